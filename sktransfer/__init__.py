@@ -1,0 +1,29 @@
+"""Transfer learning for people who think in scikit-learn."""
+
+from .backbones import (
+    Backbone,
+    ImagePreprocessing,
+    list_backbones,
+    load_backbone,
+    register_backbone,
+)
+from .cache import FeatureStore
+from .extractor import PretrainedFeatureExtractor
+from .layers import list_layers
+from .pretrained import PretrainedClassifier
+from .samples import UnreadableSamplesError
+
+__all__ = [
+    "Backbone",
+    "FeatureStore",
+    "ImagePreprocessing",
+    "PretrainedClassifier",
+    "PretrainedFeatureExtractor",
+    "UnreadableSamplesError",
+    "list_backbones",
+    "list_layers",
+    "load_backbone",
+    "register_backbone",
+]
+
+__version__ = "0.1.0.dev0"

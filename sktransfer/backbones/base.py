@@ -1,0 +1,259 @@
+"""What a backbone is: a network, its own preprocessing and its own classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+__all__ = ["Backbone", "ImagePreprocessing", "PILPreprocessing", "describe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePreprocessing:
+    """Resize the shorter side, crop the centre, scale each channel.
+
+    The values are those that a network's weights were trained with; with others
+    the same weights are a worse network.
+
+    Parameters
+    ----------
+    resize : int
+        Length of the shorter side after resizing, in pixels.
+    crop : int
+        Side of the square that is cut out of the centre, in pixels.
+    mean, std : tuple of 3 floats
+        Each channel is scaled as ``(x - mean) / std``, with x in [0, 1].
+    interpolation : {"bilinear", "bicubic", "nearest"}, default="bilinear"
+        How pixels are resampled, always with antialiasing.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, crop, crop)``."""
+        # The permuted view stays channels-last in memory: torchvision resizes such uint8
+        # tensors without a copy, bit for bit as Pillow does, several times faster.
+        # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
+        image = np.require(image, requirements=["C", "W"])
+        x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
+        mode = InterpolationMode(self.interpolation)
+        x = F.resize(x, [self.resize], interpolation=mode, antialias=True)
+        x = F.center_crop(x, [self.crop, self.crop])
+        x = F.to_dtype(x, torch.float32, scale=True)
+        return F.normalize(x, self.mean, self.std)
+
+    def with_size(self, image_size: int) -> ImagePreprocessing:
+        """Return the same steps for another crop, the resize keeping its proportion to it."""
+        resize = round(self.resize * image_size / self.crop)
+        return dataclasses.replace(self, resize=resize, crop=image_size)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (3, self.crop, self.crop)
+
+
+@dataclasses.dataclass(frozen=True)
+class PILPreprocessing:
+    """A user's own transform, given a PIL image as torchvision's and timm's transforms expect.
+
+    Parameters
+    ----------
+    transform : callable
+        Takes an RGB ``PIL.Image.Image``, returns a float tensor ``(channels, height, width)``.
+    """
+
+    transform: Callable
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        if image.dtype != np.uint8:
+            image = (image * 255).round().astype(np.uint8)
+        return torch.as_tensor(self.transform(Image.fromarray(image)), dtype=torch.float32)
+
+
+class Backbone:
+    """A pretrained network whose named stages run in order, its preprocessing and its classes.
+
+    Made by :func:`sktransfer.load_backbone`, never changed afterwards, and shared rather than
+    copied: ``sklearn.clone`` returns the same object, so that a grid search holds one copy of
+    the weights.
+
+    Parameters
+    ----------
+    name : str
+        Stands in feature names and messages.
+    module : torch.nn.Module
+        The network. It is put into ``eval`` mode and belongs to the backbone from here on.
+    kind : {"image", "array"}
+        What a sample is: an image in any of its forms, or a row of numbers given to the
+        network as it is.
+    preprocess : callable, default=None
+        From one opened sample to one tensor.
+    classes : sequence of str, default=None
+        The names of the network's outputs, for networks that are classifiers.
+    class_ids : sequence of str, default=None
+        A second name for each class: for ImageNet its WordNet id, such as "n02219486".
+    stages : mapping of str to torch.nn.Module, default=None
+        The network as named steps run in order, for networks that cannot be traced.
+    reference : tuple, default=None
+        The arguments of ``load_backbone`` that give this backbone again. With one, a pickle
+        holds the reference and the fingerprint instead of the weights.
+
+    Attributes
+    ----------
+    fingerprint : str
+        SHA-256 of everything that decides an output: the tensors by name, and the code.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        *,
+        kind: str = "image",
+        preprocess: Callable | None = None,
+        classes: Sequence[str] | None = None,
+        class_ids: Sequence[str] | None = None,
+        stages: Mapping[str, nn.Module] | None = None,
+        reference: tuple | None = None,
+    ):
+        self.name = name
+        self.module = module.eval()
+        self.kind = kind
+        self.preprocess = preprocess
+        self.classes = None if classes is None else tuple(map(str, classes))
+        self.class_ids = None if class_ids is None else tuple(class_ids)
+        self.stages = stages
+        self.reference = reference
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = _fingerprint(self.module, self.stages)
+        return self._fingerprint
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one preprocessed sample, where the preprocessing fixes it."""
+        return getattr(self.preprocess, "input_shape", None)
+
+    def with_image_size(self, image_size: int | None) -> Backbone:
+        """Return this backbone for another input size, sharing the weights."""
+        if image_size is None or self.input_shape == (3, image_size, image_size):
+            return self
+        if not hasattr(self.preprocess, "with_size"):
+            raise ValueError(
+                f"image_size={image_size} cannot be applied: the preprocessing of backbone "
+                f"{self.name!r} is {self.preprocess!r}, which has no size to change."
+            )
+        other = object.__new__(Backbone)
+        other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
+        if self.reference is not None:
+            other.reference = (*self.reference[:2], image_size)
+        return other
+
+    def __sklearn_clone__(self) -> Backbone:
+        return self
+
+    def __deepcopy__(self, memo) -> Backbone:
+        return self
+
+    def __getstate__(self) -> dict:
+        """Return what a pickle by value holds: all but the reference (there is none)."""
+        return self.__dict__ | {"_fingerprint": self.fingerprint}
+
+    def __reduce_ex__(self, protocol):
+        if self.reference is None:
+            return super().__reduce_ex__(protocol)
+        return _load_reference, (self.reference, self.fingerprint)
+
+    def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {len(self.classes)} classes"
+        return f"<Backbone {self.name!r}: {type(self.module).__name__}{classes}>"
+
+
+def _load_reference(reference: tuple, fingerprint: str) -> Backbone:
+    # At load time, not at import: the registry is built from this module.
+    from . import load_backbone
+
+    name, weights, image_size = reference
+    backbone = load_backbone(name, weights=weights, image_size=image_size, download=False)
+    if backbone.fingerprint != fingerprint:
+        raise ValueError(
+            f"The weights of backbone {name!r} (weights={weights!r}) on this machine are not those "
+            f"that the pickled estimator was fitted with: fingerprint {backbone.fingerprint[:12]}, "
+            f"expected {fingerprint[:12]}. Install the same weights, or fit again."
+        )
+    return backbone
+
+
+def _fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None) -> str:
+    """Hash tensors by name and the code that uses them."""
+    digest = hashlib.sha256(f"{module!r}{stages!r}".encode())
+    for cls in sorted({type(m) for m in module.modules()}, key=lambda c: c.__qualname__):
+        # The library's own classes are told apart by repr(module); a user's class may change
+        # its forward and keep its name.
+        if not cls.__module__.startswith(("torch.", "torchvision.", "timm.", "sktransfer.")):
+            digest.update(describe(cls).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def describe(item) -> str:
+    """Describe what a callable or value does, for a cache key: by its code, not by its address.
+
+    Parameters
+    ----------
+    item : object
+        A dataclass, a class, a function, a ``functools.partial`` or any object with a ``repr``
+        that holds no memory address.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If the item cannot be told apart from another of its kind.
+    """
+    if hasattr(item, "func") and hasattr(item, "keywords"):  # functools.partial
+        return f"partial({describe(item.func)}, {item.args!r}, {sorted(item.keywords.items())!r})"
+    if inspect.isclass(item) or inspect.isroutine(item):
+        return _describe_code(item)
+    if isinstance(item, PILPreprocessing):
+        return f"PIL({describe(item.transform)})"
+    text = repr(item)
+    if " at 0x" in text:
+        raise ValueError(
+            f"{text} cannot be part of a cache key: its repr does not say what it does. Use a "
+            "function defined in a module, or give its class a __repr__ with its settings."
+        )
+    return text
+
+
+def _describe_code(item) -> str:
+    try:
+        body = inspect.getsource(item)
+    except (OSError, TypeError):  # built in C, or typed at a prompt
+        code = getattr(item, "__code__", None)
+        body = "" if code is None else repr((code.co_code, code.co_names, code.co_consts))
+    closure = [cell.cell_contents for cell in getattr(item, "__closure__", None) or ()]
+    defaults = getattr(item, "__defaults__", None)
+    return f"{item.__module__}.{item.__qualname__}:{body}{closure!r}{defaults!r}"

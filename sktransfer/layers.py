@@ -1,0 +1,355 @@
+"""All about depth: list the layers of a network, cut it at one, pool what comes out.
+
+A network is traced into a graph of operations. Between two operations it can be cut if exactly
+one value passes: everything after then depends on everything before through that value alone.
+The stretch from one such place to the next is a *stage*. So the stages of any network are found,
+not listed, and running them in order *is* the network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import weakref
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import fx, nn
+
+from .backbones import Backbone, load_backbone
+
+__all__ = ["check_stages", "list_layers", "penultimate", "pool", "resolve_layer", "stages_of"]
+
+_STAGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_CHECKED: weakref.WeakSet = weakref.WeakSet()
+
+
+def list_layers(backbone) -> list[str]:
+    """Name the places at which a backbone can be cut, from the input to the output.
+
+    Parameters
+    ----------
+    backbone : str, Backbone or torch.nn.Module
+        See :func:`sktransfer.load_backbone`.
+
+    Returns
+    -------
+    list of str
+        The layer ``name`` is the output of the stage ``name``.
+
+    Examples
+    --------
+    >>> from sktransfer import list_layers
+    >>> layers = list_layers("efficientnet_lite0")
+    >>> layers[0], layers[-1], len(layers)
+    ('stem', 'classifier', 22)
+    """
+    return list(stages_of(load_backbone(backbone)))
+
+
+def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
+    """Return the stages of a backbone in order, by name, sharing its tensors.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    dict of str to torch.nn.Module
+        Each takes the output of the one before. Parameters keep the names they have in the
+        whole network. A network that cannot be traced is one stage called "output".
+    """
+    # Backbones of different input sizes share a module, and so its stages.
+    if backbone.module not in _STAGES:
+        _STAGES[backbone.module] = backbone.stages or _cut(backbone.module)
+    return _STAGES[backbone.module]
+
+
+@torch.inference_mode()
+def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
+    """Run the stages one after another on a probe batch: they must give what the network gives.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    probe : Tensor
+        A batch as the network takes it.
+
+    Raises
+    ------
+    ValueError
+        If stages that the user gave do not. A traced network whose stages do not (its forward
+        looks at values while it runs) counts as one that cannot be cut.
+    """
+    if backbone.module in _CHECKED:
+        return
+    x = probe
+    for stage in stages_of(backbone).values():
+        x = stage(x)
+    if not torch.allclose(x, backbone.module(probe), rtol=1e-4, atol=1e-5, equal_nan=True):
+        if backbone.stages is not None:
+            raise ValueError(
+                f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
+                "of the module. Every step must be in one of them, functions too (nn.Flatten())."
+            )
+        whole = _Whole(backbone.module, "its forward depends on values, not only on shapes")
+        _STAGES[backbone.module] = {"output": whole}
+    _CHECKED.add(backbone.module)
+
+
+def why_uncut(backbone: Backbone) -> str:
+    """Say why a network is a single stage, or nothing if it is not."""
+    return getattr(stages_of(backbone).get("output"), "why_uncut", "")
+
+
+class _Whole(nn.Module):
+    """A network that could not be traced."""
+
+    def __init__(self, module: nn.Module, why: str):
+        super().__init__()
+        self.module = module
+        self.why_uncut = why
+
+    def forward(self, x):
+        return self.module(x)
+
+
+class _Tracer(fx.Tracer):
+    """Trace into containers only.
+
+    A module without children stays whole, so that what depends on ``training`` inside it
+    (dropout, stochastic depth) is decided when it runs and not when it is traced.
+    """
+
+    def __init__(self, opaque: tuple[type, ...] = ()):
+        super().__init__()
+        self.opaque = opaque
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        childless = next(module.children(), None) is None
+        return childless or isinstance(module, self.opaque) or super().is_leaf_module(module, name)
+
+
+def _cut(module: nn.Module) -> dict[str, nn.Module]:
+    try:
+        graph = _Tracer().trace(module)
+    except Exception as error:  # tracing runs the user's forward, which may raise anything
+        return {"output": _Whole(module, f"{type(error).__name__}: {error}")}
+    (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    if not isinstance(returned, fx.Node):
+        return {"output": _Whole(module, "it returns more than one tensor")}
+    constant = _constants(graph)
+    stages: dict[str, nn.Module] = {}
+    for nodes in _stretches(graph, constant):
+        stages[_stage_name(nodes, stages)] = _stage(module, nodes, constant)
+    return stages
+
+
+def _stretches(graph: fx.Graph, constant: set[fx.Node]) -> Iterator[list[fx.Node]]:
+    """Group the nodes of a graph into stages, each ending where one value is alive."""
+    cuts = _cuts(graph, constant)
+    cuts -= _inside_blocks(graph, passable=cuts | constant | _idle(graph))
+    stretch = []
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "output"):
+            stretch.append(node)
+        if node in cuts:
+            yield stretch
+            stretch = []
+
+
+def _constants(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that do not depend on the input: parameters, and what is computed from them."""
+    constant: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "output") and constant.issuperset(node.all_input_nodes):
+            constant.add(node)
+    return constant
+
+
+def _idle(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that the output does not depend on: assertions and what they look at."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or not needed.isdisjoint(node.users):
+            needed.add(node)
+    return set(graph.nodes) - needed
+
+
+def _cuts(graph: fx.Graph, constant: set[fx.Node]) -> set[fx.Node]:
+    """Nodes after which only their own value is needed."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    last_use = {node: max((order[user] for user in node.users), default=-1) for node in order}
+    alive: set[fx.Node] = set()
+    cuts = set()
+    for node in order:
+        if node.op == "output":
+            break
+        alive = {n for n in (alive | {node}) - constant if last_use[n] > order[node]}
+        if alive == {node} and node.op != "placeholder":
+            cuts.add(node)
+    return cuts
+
+
+def _inside_blocks(graph: fx.Graph, passable: set[fx.Node]) -> set[fx.Node]:
+    """Nodes inside modules of a kind that cannot be cut where it has a residual.
+
+    A block without its residual could be cut inside, its sibling with one could not. Nobody
+    wants to know; so a class with a step of its own that is ever no cut is one stage everywhere.
+    """
+    inside: dict[str, list[fx.Node]] = {}
+    classes: dict[str, type] = {}
+    for node in graph.nodes:
+        for path, (_, cls) in _stack(node):
+            inside.setdefault(path, []).append(node)
+            classes[path] = cls
+    inside = {path: nodes[:-1] for path, nodes in inside.items()}  # the last one is the output
+    own = {path: set(nodes) for path, nodes in inside.items()}
+    for path, nodes in inside.items():
+        if classes[path] is not nn.Sequential:  # a plain list has no steps of its own
+            for parent in own:
+                if path.startswith(f"{parent}."):
+                    own[parent] -= set(nodes)
+    blocks = {cls for path, cls in classes.items() if own[path] - passable} - {nn.Sequential}
+    return {n for path, nodes in inside.items() if classes[path] in blocks for n in nodes}
+
+
+def _stack(node: fx.Node) -> list[tuple]:
+    """Modules that the node is computed in, the outermost first."""
+    return [(name, entry) for name, entry in node.meta.get("nn_module_stack", {}).items() if name]
+
+
+def _stage_name(nodes: list[fx.Node], taken: dict) -> str:
+    """Name a stretch by the outermost module that begins and ends in it."""
+    around = _stack(nodes[0].prev) + _stack(nodes[-1].next)
+    outside = {path for path, _ in around}
+    own = [qualified for path, (qualified, _) in _stack(nodes[-1]) if path not in outside]
+    step = re.sub(r"_\d+$", "", nodes[-1].name)  # a function, numbered when called again
+    parents = [qualified for _, (qualified, _) in _stack(nodes[-1])][-1:]
+    name = own[0] if own else ".".join([*parents, step])
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _stage(module: nn.Module, nodes: list[fx.Node], constant: set[fx.Node]) -> fx.GraphModule:
+    """Make a stretch of nodes a module of its own, sharing the tensors of the whole."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    entry = graph.placeholder("x")
+
+    def copy_of(node: fx.Node) -> fx.Node:
+        # From outside come the value at the cut and constants, which are made here again.
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copy_of) if node in constant else entry
+        return copies[node]
+
+    for node in nodes:
+        copies[node] = graph.node_copy(node, copy_of)
+    graph.output(copies[nodes[-1]])
+    return fx.GraphModule(module, graph)
+
+
+def has_tensors(stage: nn.Module) -> bool:
+    """Tell whether a stage has anything that was learned."""
+    return next(stage.parameters(), None) is not None
+
+
+def penultimate(backbone: Backbone) -> str:
+    """Name the layer whose output a classifier takes: the default layer for features.
+
+    The input of the last stage with weights, if that stage is linear or the backbone declares
+    classes; a network that ends otherwise is taken for an encoder, and its output is used.
+    """
+    stages = stages_of(backbone)
+    names = list(stages)
+    learned = [i for i, stage in enumerate(stages.values()) if has_tensors(stage)]
+    last = learned[-1] if learned else 0
+    linear = any(isinstance(m, nn.Linear) for m in list(stages.values())[last].modules())
+    is_classifier = backbone.classes is not None or (linear and len(learned) > 1)
+    return names[last - 1] if is_classifier and last > 0 else names[-1]
+
+
+def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
+    """Find the layer that is meant.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layer : str, int or None
+        A name of :func:`list_layers`, the name of a module that ends at such a place
+        ("layer4" is the output of its last block), a position among the layers (-1 is the
+        output), or None for the penultimate layer.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        Offering the nearest names, or saying why the network cannot be cut.
+    """
+    names = list(stages_of(backbone))
+    if layer is None:
+        return penultimate(backbone)
+    if isinstance(layer, int):
+        if not -len(names) <= layer < len(names):
+            raise ValueError(
+                f"layer={layer}: backbone {backbone.name!r} has {len(names)} layers, "
+                f"{-len(names)} to {len(names) - 1}."
+            )
+        return names[layer]
+    if layer in names:
+        return layer
+    within = [name for name in names if name.startswith(f"{layer}.")]
+    if within:
+        return within[-1]
+    raise ValueError(_unknown_layer(backbone, layer, names))
+
+
+def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:
+    why = why_uncut(backbone)
+    if why:
+        return (
+            f"layer={layer!r}: backbone {backbone.name!r} could not be traced and so not be cut "
+            f"({why}). Give its parts as load_backbone(module, stages=[…]); until then 'output' "
+            "is its only layer."
+        )
+    near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
+    return (
+        f"layer={layer!r} is not a place where backbone {backbone.name!r} can be cut. Nearest: "
+        f"{near}; all: sktransfer.list_layers({backbone.name!r})."
+    )
+
+
+def pool(activation: torch.Tensor, pooling: str | Callable | None) -> torch.Tensor:
+    """Turn activations into one vector for each sample.
+
+    Parameters
+    ----------
+    activation : Tensor of shape (n, ...)
+        ``(n, channels, height, width)`` from convolutions, ``(n, tokens, channels)`` or
+        ``(n, channels)``.
+    pooling : {"avg", "max", "flatten", "cls"}, callable or None
+        "avg" and "max" go over positions or tokens, "cls" takes the first token, "flatten"
+        keeps every number. A callable is given the activation. None is "avg".
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+    """
+    if callable(pooling):
+        return torch.as_tensor(pooling(activation)).flatten(1)
+    if pooling == "flatten" or activation.ndim == 2:
+        return activation.flatten(1)
+    if pooling == "cls":
+        if activation.ndim != 3:
+            raise ValueError(
+                f"pooling='cls' takes the first token, but the activation at this layer has shape "
+                f"{tuple(activation.shape)} and no tokens; use 'avg', 'max' or 'flatten'."
+            )
+        return activation[:, 0]
+    places = tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
+    return activation.amax(places) if pooling == "max" else activation.mean(places)
