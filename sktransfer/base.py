@@ -14,21 +14,12 @@ from torch import nn
 
 from .backbones import Backbone, load_backbone
 from .cache import FeatureStore, as_store
-from .features import Recipe, compute_features, open_sample
+from .engine import Recipe
+from .features import compute_features, open_sample
 from .layers import check_stages
 from .samples import UnreadableSamplesError, as_samples
 
 __all__ = ["BackboneEstimator"]
-
-
-class _HasLocation:
-    """Constraint: an object that names a folder, as ``joblib.Memory`` does."""
-
-    def is_satisfied_by(self, value) -> bool:
-        return hasattr(value, "location")
-
-    def __str__(self) -> str:
-        return "an object with a location"
 
 
 class BackboneEstimator(BaseEstimator):

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .base import BackboneEstimator
-from .features import Recipe, engine_for, resolve_device
+from .engine import Recipe, engine_for, resolve_device
 from .layers import resolve_layer
 
 __all__ = ["PretrainedFeatureExtractor"]

@@ -122,18 +122,19 @@ class _Tracer(fx.Tracer):
     (dropout, stochastic depth) is decided when it runs and not when it is traced.
     """
 
-    def __init__(self, opaque: tuple[type, ...] = ()):
-        super().__init__()
-        self.opaque = opaque
-
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         childless = next(module.children(), None) is None
-        return childless or isinstance(module, self.opaque) or super().is_leaf_module(module, name)
+        return childless or super().is_leaf_module(module, name)
+
+
+def trace(module: nn.Module) -> fx.Graph:
+    """Trace a network into a graph of operations, in which childless modules stay whole."""
+    return _Tracer().trace(module)
 
 
 def _cut(module: nn.Module) -> dict[str, nn.Module]:
     try:
-        graph = _Tracer().trace(module)
+        graph = trace(module)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         return {"output": _Whole(module, f"{type(error).__name__}: {error}")}
     (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args

@@ -45,7 +45,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"weights: {str(path)!r} is not a file of plain tensors ({str(error).splitlines()[0]}). "
+            f"weights: {str(path)!r} is not a file of plain tensors "
+            f"({str(error).splitlines()[0]}). "
             "Save them with torch.save(module.state_dict(), path) or as .safetensors."
         ) from error
     for key in ("state_dict", "model"):

@@ -1,0 +1,322 @@
+"""Run a network up to some of its layers, prepared to be fast and not to be trained.
+
+The one place where a network is run to get features: another way of running the same stages,
+such as another runtime, goes here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .backbones import Backbone
+from .backbones.base import describe
+from .layers import pool, stages_of, trace
+
+__all__ = ["Engine", "Recipe", "engine_for", "resolve_device"]
+
+# A fresh memory page costs 2.5 µs, and the C library gives blocks over 32 MB back after each
+# use. Activations that stay under this many bytes are not faulted in anew for each batch.
+_BYTES = 20e6
+_BYTES_GPU = 1e9
+# Past these sizes a batch is no faster, and a single sample pays for a whole one.
+_BATCH = {"image": 4, "array": 64}
+_BATCH_GPU = 256
+_ENGINES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_ENGINES_KEPT = 2  # for each network: a list of layers and the next candidate's
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn "auto" into the device there is; anything else must be there.
+
+    Parameters
+    ----------
+    device : str
+        "auto" or a name that ``torch.device`` takes. "auto" is the current accelerator, or the
+        CPU where there is none.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If the named device is not on this machine.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} cannot be used on this machine: {why}") from None
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides a sample's features, except the sample.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layers : tuple of str
+        Where to cut, in any order.
+    pooling : str, callable or None, default=None
+        See :func:`sktransfer.layers.pool`; "none" keeps whole activations.
+    precision : {"float32", "bfloat16"}, default="float32"
+        What the network computes in. Features are float32 in either case.
+    """
+
+    backbone: Backbone
+    layers: tuple[str, ...]
+    pooling: str | Callable | None = None
+    precision: str = "float32"
+
+    def key(self, layer: str) -> str:
+        """Describe all that decides the features of one layer, for the store."""
+        backbone = self.backbone
+        parts = ("v1", backbone.fingerprint, layer, describe(self.pooling), self.precision)
+        return "|".join((*parts, backbone.kind, describe(backbone.preprocess)))
+
+
+class Engine:
+    """A network up to the last of some layers, prepared to run fast and not to be trained.
+
+    Batch norm is folded into the convolution before it, activations overwrite their input,
+    images lie channels-last in memory. The first sample goes through the plain stages too, and
+    if the two disagree the plain ones are used, with a warning.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    device : torch.device
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe = recipe
+        self.device = device
+        stages = stages_of(recipe.backbone)
+        names = list(stages)
+        # In the order of the network; what follows the last one does not run at all.
+        self.layers = sorted(set(recipe.layers), key=names.index)
+        bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
+        slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
+        self.plain = [nn.Sequential(*part) for part in slices]
+        self.segments = [_prepared(part).to(device) for part in self.plain]
+        self._bytes: int | None = None  # of the largest activation of one sample
+        self._widths: dict[str, int] = {}
+
+    def run(self, tensors: Sequence[torch.Tensor], batch_size: int | str) -> dict[str, np.ndarray]:
+        """Run samples in batches of one size and return each layer's features, as float32.
+
+        A last batch that is too short is filled up with its last sample: a matrix product of
+        another height takes another kernel, and its last bits would tell how many samples
+        there were.
+        """
+        size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
+        parts = []
+        for start in range(0, len(tensors), size):
+            batch = list(tensors[start : start + size])
+            parts.append(self(torch.stack(batch + batch[-1:] * (size - len(batch)))))
+        n = len(tensors)
+        return {
+            layer: torch.cat([part[layer] for part in parts])[:n].numpy() for layer in self.layers
+        }
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run a batch ``(n, …)`` and return each layer's features, on the CPU, as float32."""
+        self._check_once(batch[:1])
+        return self._run(self.segments, batch)
+
+    @torch.inference_mode()
+    def widths(self, probe: torch.Tensor) -> dict[str, int]:
+        """Return the number of features of each layer, measured once on a probe batch."""
+        self._check_once(probe)
+        return self._widths
+
+    @torch.inference_mode()
+    def batch_size(self, sample: torch.Tensor) -> int:
+        """Return how many samples to run at a time: as many as stay cheap in memory.
+
+        It depends on shapes and the device alone, never on a timing, so that the same samples
+        meet the same batches each time.
+        """
+        self._check_once(sample[None])
+        if self.device.type != "cpu":
+            return int(np.clip(_BYTES_GPU // self._bytes, 1, _BATCH_GPU))
+        return int(np.clip(_BYTES // self._bytes, 1, _BATCH[self.recipe.backbone.kind]))
+
+    def _run(self, segments: Sequence[nn.Module], batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = batch.to(self.device, non_blocking=True)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = {}
+        with self._autocast():
+            for layer, segment in zip(self.layers, segments, strict=True):
+                x = segment(x)
+                # A copy, since the next stage may overwrite its input.
+                features[layer] = self._pooled(x).to("cpu", torch.float32, copy=True)
+        return features
+
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        if self.recipe.pooling == "none":
+            return x
+        if _channels_are_last(x, self.recipe.backbone):
+            x = x.movedim(-1, 1)
+        return pool(x, self.recipe.pooling)
+
+    def _autocast(self):
+        if self.recipe.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.recipe.precision))
+
+    def _check_once(self, probe: torch.Tensor) -> None:
+        """Measure the activations and compare with the plain stages, on the first sample."""
+        if self._bytes is not None:
+            return
+        with _largest_activation(self.segments) as largest:
+            fast = self._run(self.segments, probe)
+        self._widths = {layer: features.shape[-1] for layer, features in fast.items()}
+        comparable = self.device.type == "cpu" and self.recipe.precision == "float32"
+        if comparable and not _agree(fast, self._run(self.plain, probe)):
+            warnings.warn(
+                f"The fast form of backbone {self.recipe.backbone.name!r} does not give the same "
+                "features as its stages; the stages themselves are used, which is slower.",
+                stacklevel=2,
+            )
+            self.segments = self.plain
+        self._bytes = max(1, largest[0] // len(probe))
+
+
+def _agree(fast: dict, plain: dict, tolerance: float = 1e-4) -> bool:
+    pairs = [(fast[layer].double(), plain[layer].double()) for layer in plain]
+    return all((a - b).norm() <= tolerance * b.norm() + 1e-12 for a, b in pairs)
+
+
+def _channels_are_last(x: torch.Tensor, backbone: Backbone) -> bool:
+    """Tell ``(n, h, w, channels)`` from ``(n, channels, h, w)``: a square image has h equal to w.
+
+    Swin's blocks work channels-last, nearly everything else channels-first.
+    """
+    square = backbone.input_shape is not None and x.ndim == 4
+    return square and x.shape[1] == x.shape[2] != x.shape[3]
+
+
+@contextlib.contextmanager
+def _largest_activation(segments: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """Collect the size in bytes of the largest output of any module that is called meanwhile."""
+    largest = [1]
+
+    def note(module, args, output):
+        if isinstance(output, torch.Tensor):
+            largest[0] = max(largest[0], output.numel() * output.element_size())
+
+    hooks = [m.register_forward_hook(note) for part in segments for m in part.modules()]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _prepared(segment: nn.Sequential) -> nn.Module:
+    """Return the fast form of some stages: tensors that change are copied, others shared."""
+    try:
+        graph = trace(segment)
+    except Exception:  # a network that cannot be traced runs as it is
+        return segment
+    modules = dict(segment.named_modules(remove_duplicate=False))
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(node.target, []).append(node)
+    once = {target for target, nodes in calls.items() if len(nodes) == 1}
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            _fold_batch_norm(node, modules, once)
+    for target, nodes in calls.items():
+        _use_channels_last(target, modules)
+        _overwrite_input(target, nodes, modules)
+    graph.lint()
+    return fx.GraphModule(_Root(modules, segment), graph).eval()
+
+
+class _Root(dict):
+    """Modules by path, and parameters by path, as ``GraphModule`` wants them."""
+
+    def __init__(self, modules: dict[str, nn.Module], segment: nn.Module):
+        super().__init__(dict(segment.named_parameters()) | dict(segment.named_buffers()) | modules)
+
+
+def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
+    """Fold a batch norm into the convolution that alone feeds it (subclasses included)."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+        return
+    conv, norm = modules[source.target], modules[node.target]
+    kinds = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    if not kinds or not {source.target, node.target} <= once or norm.running_mean is None:
+        return
+    modules[source.target] = fuse_conv_bn_eval(conv, norm)
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+
+
+def _use_channels_last(target: str, modules: dict) -> None:
+    if isinstance(modules[target], nn.Conv2d):
+        conv = _shallow(modules[target])
+        for name, parameter in conv.named_parameters(recurse=False):
+            if parameter.ndim == 4:
+                laid_out = parameter.detach().contiguous(memory_format=torch.channels_last)
+                conv._parameters[name] = nn.Parameter(laid_out, requires_grad=False)
+        modules[target] = conv
+
+
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU)
+
+
+def _overwrite_input(target: str, nodes: list[fx.Node], modules: dict) -> None:
+    """Let an activation overwrite its input where nobody else reads it."""
+    alone = all(_is_own_memory(node.args[0], modules) for node in nodes)
+    if isinstance(modules[target], _ACTIVATIONS) and alone:
+        activation = _shallow(modules[target])
+        activation.inplace = True
+        modules[target] = activation
+
+
+def _is_own_memory(source, modules: dict) -> bool:
+    if not isinstance(source, fx.Node) or len(source.users) > 1 or source.op != "call_module":
+        return False
+    return isinstance(modules[source.target], nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """Copy a module without children, its tensors shared."""
+    copy = object.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    copy._parameters = dict(module._parameters)
+    return copy
+
+
+def engine_for(recipe: Recipe, device: torch.device) -> Engine:
+    """Return a prepared engine, the same again while its network lives and it is in use."""
+    engines = _ENGINES.setdefault(recipe.backbone.module, {})
+    key = (recipe, device)
+    found = engines.pop(key, None) or Engine(recipe, device)
+    engines[key] = found  # the newest last
+    while len(engines) > _ENGINES_KEPT:
+        engines.pop(next(iter(engines)))
+    return found
