@@ -9,6 +9,7 @@ from .backbones import (
 )
 from .cache import FeatureStore
 from .extractor import PretrainedFeatureExtractor
+from .finetune import FineTunedClassifier, FineTunedRegressor
 from .layers import list_layers
 from .pretrained import PretrainedClassifier
 from .samples import UnreadableSamplesError
@@ -16,6 +17,8 @@ from .samples import UnreadableSamplesError
 __all__ = [
     "Backbone",
     "FeatureStore",
+    "FineTunedClassifier",
+    "FineTunedRegressor",
     "ImagePreprocessing",
     "PretrainedClassifier",
     "PretrainedFeatureExtractor",

@@ -26,7 +26,7 @@ class BackboneEstimator(BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
 
     _parameter_constraints: dict = {
-        "backbone": [str, nn.Module, Backbone, callable],
+        "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
         "weights": [str, Path, None],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": ["array-like", None],
@@ -111,7 +111,8 @@ class BackboneEstimator(BaseEstimator):
         """
         state = super().__getstate__()
         fitted = state.get("backbone_")
-        if fitted is not None and isinstance(self.backbone, nn.Module):
+        own = isinstance(self.backbone, nn.Module) or hasattr(self.backbone, "to_backbone")
+        if fitted is not None and own:
             if self._load_own().fingerprint == fitted.fingerprint:
                 state = state | {"backbone_": None}
         return state

@@ -7,6 +7,7 @@ such as another runtime, goes here and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import warnings
@@ -76,19 +77,23 @@ class Recipe:
     pooling : str, callable or None, default=None
         See :func:`sktransfer.layers.pool`; "none" keeps whole activations.
     precision : {"float32", "bfloat16"}, default="float32"
-        What the network computes in. Features are float32 in either case.
+        What the network computes in.
+    dtype : {"float32", "float16"}, default="float32"
+        What the result is kept in.
     """
 
     backbone: Backbone
     layers: tuple[str, ...]
     pooling: str | Callable | None = None
     precision: str = "float32"
+    dtype: str = "float32"
 
     def key(self, layer: str) -> str:
         """Describe all that decides the features of one layer, for the store."""
         backbone = self.backbone
-        parts = ("v1", backbone.fingerprint, layer, describe(self.pooling), self.precision)
-        return "|".join((*parts, backbone.kind, describe(backbone.preprocess)))
+        settings = (describe(self.pooling), self.precision, self.dtype, backbone.kind)
+        preprocess = describe(backbone.preprocess)
+        return "|".join(("v1", backbone.fingerprint, layer, *settings, preprocess))
 
 
 class Engine:
@@ -107,6 +112,7 @@ class Engine:
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
         self.device = device
+        self._dtype = getattr(torch, recipe.dtype)
         stages = stages_of(recipe.backbone)
         names = list(stages)
         # In the order of the network; what follows the last one does not run at all.
@@ -114,7 +120,7 @@ class Engine:
         bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.plain = [nn.Sequential(*part) for part in slices]
-        self.segments = [_prepared(part).to(device) for part in self.plain]
+        self.segments = [_on_device(_prepared(part), device) for part in self.plain]
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
 
@@ -168,15 +174,13 @@ class Engine:
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
                 # A copy, since the next stage may overwrite its input.
-                features[layer] = self._pooled(x).to("cpu", torch.float32, copy=True)
+                features[layer] = self._pooled(x).to("cpu", self._dtype, copy=True)
         return features
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
         if self.recipe.pooling == "none":
             return x
-        if _channels_are_last(x, self.recipe.backbone):
-            x = x.movedim(-1, 1)
-        return pool(x, self.recipe.pooling)
+        return pool(x, self.recipe.pooling, square=self.recipe.backbone.input_shape is not None)
 
     def _autocast(self):
         if self.recipe.precision == "float32":
@@ -206,15 +210,6 @@ def _agree(fast: dict, plain: dict, tolerance: float = 1e-4) -> bool:
     return all((a - b).norm() <= tolerance * b.norm() + 1e-12 for a, b in pairs)
 
 
-def _channels_are_last(x: torch.Tensor, backbone: Backbone) -> bool:
-    """Tell ``(n, h, w, channels)`` from ``(n, channels, h, w)``: a square image has h equal to w.
-
-    Swin's blocks work channels-last, nearly everything else channels-first.
-    """
-    square = backbone.input_shape is not None and x.ndim == 4
-    return square and x.shape[1] == x.shape[2] != x.shape[3]
-
-
 @contextlib.contextmanager
 def _largest_activation(segments: Sequence[nn.Module]) -> Iterator[list[int]]:
     """Collect the size in bytes of the largest output of any module that is called meanwhile."""
@@ -230,6 +225,11 @@ def _largest_activation(segments: Sequence[nn.Module]) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _on_device(module: nn.Module, device: torch.device) -> nn.Module:
+    """Put a copy on an accelerator; the tensors it shares with the backbone stay on the CPU."""
+    return module if device.type == "cpu" else copy.deepcopy(module).to(device)
 
 
 def _prepared(segment: nn.Sequential) -> nn.Module:
@@ -305,10 +305,10 @@ def _is_own_memory(source, modules: dict) -> bool:
 
 def _shallow(module: nn.Module) -> nn.Module:
     """Copy a module without children, its tensors shared."""
-    copy = object.__new__(type(module))
-    copy.__dict__.update(module.__dict__)
-    copy._parameters = dict(module._parameters)
-    return copy
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin._parameters = dict(module._parameters)
+    return twin
 
 
 def engine_for(recipe: Recipe, device: torch.device) -> Engine:

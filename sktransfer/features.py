@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +16,10 @@ from .cache import FeatureStore
 from .engine import Engine, Recipe, engine_for, resolve_device
 from .samples import UnreadableSamplesError, digest, open_image
 
-__all__ = ["compute_features", "open_sample"]
+__all__ = ["compute_features", "compute_inputs", "open_sample"]
 
 _CHUNK = 128  # samples opened, computed and stored at a time
+_IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 
 
 def compute_features(
@@ -60,15 +63,73 @@ def compute_features(
         digests = [_digest(sample) for sample in samples]
         distinct, scatter = _distinct(digests)
         source = _Source(recipe, batch_size, device, n_jobs)
-        parts = []
+        tables = _Tables(len(distinct))
         for start in _progress(range(0, len(distinct), _CHUNK), recipe, verbose):
             chosen = distinct[start : start + _CHUNK]
             chunk = [samples[i] for i in chosen]
-            parts.append(_through_store(chunk, [digests[i] for i in chosen], source, store))
+            found = _through_store(chunk, [digests[i] for i in chosen], source, store)
+            tables.write(start, found)
     except _SampleError as error:
         raise UnreadableSamplesError(_problems(samples, recipe.backbone)) from error.__cause__
-    tables = {layer: np.concatenate([part[layer] for part in parts]) for layer in recipe.layers}
-    return tables if scatter is None else {k: table[scatter] for k, table in tables.items()}
+    return {layer: tables.read(layer, scatter) for layer in recipe.layers}
+
+
+def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = None) -> np.ndarray:
+    """Open and preprocess all samples: what the first stage is given.
+
+    Parameters
+    ----------
+    samples : sequence
+    backbone : Backbone
+    n_jobs : int, default=None
+
+    Returns
+    -------
+    ndarray of shape (n_samples, ...), float32
+        On disk where it is large.
+
+    Raises
+    ------
+    UnreadableSamplesError
+    """
+    tables = _Tables(len(samples))
+    source = _Source(Recipe(backbone, ()), "auto", "cpu", n_jobs)
+    try:
+        for start in range(0, len(samples), _CHUNK):
+            opened = source.open(samples[start : start + _CHUNK])
+            tables.write(start, {"input": torch.stack(opened).numpy()})
+    except _SampleError as error:
+        raise UnreadableSamplesError(_problems(samples, backbone)) from error.__cause__
+    return tables.read("input", None)
+
+
+class _Tables:
+    """Results of all samples by layer: in memory, or in a file without a name where large."""
+
+    def __init__(self, n_samples: int):
+        self.n_samples = n_samples
+        self.by_layer: dict[str, np.ndarray] = {}
+
+    def write(self, start: int, found: dict[str, np.ndarray]) -> None:
+        for layer, rows in found.items():
+            if layer not in self.by_layer:
+                self.by_layer[layer] = _empty((self.n_samples, *rows.shape[1:]), rows.dtype)
+            self.by_layer[layer][start : start + len(rows)] = rows
+
+    def read(self, layer: str, scatter: np.ndarray | None) -> np.ndarray:
+        table = self.by_layer[layer]
+        if scatter is None:
+            return table
+        result = _empty((len(scatter), *table.shape[1:]), table.dtype)
+        for start in range(0, len(scatter), _CHUNK):
+            result[start : start + _CHUNK] = table[scatter[start : start + _CHUNK]]
+        return result
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
+        return np.empty(shape, dtype)
+    return np.memmap(tempfile.TemporaryFile(), dtype, shape=shape)
 
 
 class _SampleError(Exception):
@@ -126,11 +187,11 @@ class _Source:
         return engine_for(self.recipe, resolve_device(self.device))
 
     def compute(self, samples: list) -> dict[str, np.ndarray]:
-        tensors = self._open(samples)
+        tensors = self.open(samples)
         _check_shapes(tensors)
         return self.engine.run(tensors, self.batch_size)
 
-    def _open(self, samples: list) -> list[torch.Tensor]:
+    def open(self, samples: list) -> list[torch.Tensor]:
         if self.n_jobs in (None, 1):
             return [_open(sample, self.recipe.backbone) for sample in samples]
         opened = Parallel(self.n_jobs, prefer="threads")(

@@ -325,7 +325,9 @@ def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:
     )
 
 
-def pool(activation: torch.Tensor, pooling: str | Callable | None) -> torch.Tensor:
+def pool(
+    activation: torch.Tensor, pooling: str | Callable | None, *, square: bool = False
+) -> torch.Tensor:
     """Turn activations into one vector for each sample.
 
     Parameters
@@ -336,11 +338,17 @@ def pool(activation: torch.Tensor, pooling: str | Callable | None) -> torch.Tens
     pooling : {"avg", "max", "flatten", "cls"}, callable or None
         "avg" and "max" go over positions or tokens, "cls" takes the first token, "flatten"
         keeps every number. A callable is given the activation. None is "avg".
+    square : bool, default=False
+        Whether images are square, so that ``(n, h, w, channels)``, as Swin's blocks have it,
+        can be told from ``(n, channels, h, w)``.
 
     Returns
     -------
     Tensor of shape (n, n_features)
     """
+    if square and activation.ndim == 4:
+        _, a, b, c = activation.shape
+        activation = activation.movedim(-1, 1) if a == b != c else activation
     if callable(pooling):
         return torch.as_tensor(pooling(activation)).flatten(1)
     if pooling == "flatten" or activation.ndim == 2:
@@ -354,3 +362,51 @@ def pool(activation: torch.Tensor, pooling: str | Callable | None) -> torch.Tens
         return activation[:, 0]
     places = tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
     return activation.amax(places) if pooling == "max" else activation.mean(places)
+
+
+def boundary(backbone: Backbone, trainable: str | int) -> int:
+    """Count the stages that stay frozen.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    trainable : "head", "all", int or str
+        "head" freezes all up to the penultimate layer, "all" nothing. A number trains that
+        many of the last stages that have weights (a norm counts with the convolution before
+        it). The name of a layer trains its stage and all above.
+
+    Returns
+    -------
+    int
+        How many stages of :func:`stages_of` come before the first that is trained.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no layer below the head, or more stages than there are.
+    """
+    names = list(stages_of(backbone))
+    top = names.index(penultimate(backbone)) + 1
+    if trainable == "head":
+        return top
+    if trainable == "all":
+        return 0
+    if isinstance(trainable, str):
+        position = names.index(resolve_layer(backbone, trainable))
+        if position >= top:
+            raise ValueError(
+                f"trainable={trainable!r} belongs to the head; below are {names[:top]}"
+            )
+        return position
+    weighty = [i for i, stage in enumerate(stages_of(backbone).values()) if _has_matrix(stage)]
+    weighty = [i for i in weighty if i < top]
+    if not 1 <= trainable <= len(weighty):
+        raise ValueError(
+            f"trainable={trainable}: backbone {backbone.name!r} has {len(weighty)} stages with "
+            "weights below its head; give 1 to that number, a layer's name, 'head' or 'all'."
+        )
+    return weighty[-trainable]
+
+
+def _has_matrix(stage: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in stage.parameters())

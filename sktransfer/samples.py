@@ -140,6 +140,8 @@ def digest(sample) -> bytes:
     OSError, TypeError
         If the file cannot be read, or the sample is nothing that has a digest.
     """
+    if hasattr(sample, "view_digest"):
+        return sample.view_digest()
     if isinstance(sample, str | os.PathLike):
         return xxhash.xxh3_128_digest(b"file" + Path(sample).read_bytes())
     if isinstance(sample, Image.Image):
@@ -172,6 +174,8 @@ def open_image(sample) -> np.ndarray:
     ValueError, OSError, TypeError
         Saying why the sample is no image.
     """
+    if hasattr(sample, "open_view"):
+        return sample.open_view()
     if isinstance(sample, str | os.PathLike):
         with _open_file(Path(sample)) as image:
             return _from_pil(image)

@@ -122,9 +122,10 @@ def load_backbone(
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable or Backbone
+    backbone : str, torch.nn.Module, callable, Backbone or fitted estimator
         A name from :func:`list_backbones`, ``"timm:<name>"``, your own network, or a function
-        without arguments that returns one. A module is copied and yours is left as it is.
+        without arguments that returns one; or a fitted :class:`FineTunedClassifier`. A module
+        is copied and yours is left as it is.
     weights : str, Path or None, default="default"
         For names: "default" for the recommended published weights, the name of another
         published set, the path of a file of tensors, or None for random initialisation
@@ -164,6 +165,8 @@ def load_backbone(
     >>> load_backbone("efficientnet_lite0")
     <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
     """
+    if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
+        backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):
         return backbone.with_image_size(image_size)
     if not isinstance(backbone, str):

@@ -1,0 +1,126 @@
+"""Shared by the benchmarks: the data, a count of forward passes, interleaved timing, tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import sklearn
+import torch
+from PIL import Image
+
+from sktransfer.engine import Engine
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def parser(doc: str, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Make the options that every benchmark has; its docstring is the help."""
+    kind = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=doc, formatter_class=kind)
+    made.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    if rounds is not None:
+        made.add_argument("--rounds", type=int, default=rounds)
+    return made
+
+
+def folder(data: Path, name: str) -> Path:
+    """Return a data set's folder, or leave with a message that says what is missing."""
+    path = data / name
+    if not path.is_dir():
+        sys.exit(f"No folder {path}: give the one that holds {name}/ as --data.")
+    return path
+
+
+def hymenoptera(data: Path, split: str, placeholder: bool = False) -> tuple[list[str], np.ndarray]:
+    """List images and labels of ants and bees, train (244) or val (153), sorted by path.
+
+    One file of train, ``ants/imageNotFound.gif``, is a web page's "this image could not be
+    found". It opens like any image; only a person can tell. It is left out unless asked for.
+    """
+    found = sorted(path for path in folder(data, f"hymenoptera/{split}").glob("*/*.*"))
+    kept = [path for path in found if placeholder or path.name != "imageNotFound.gif"]
+    return [str(path) for path in kept], np.array([path.parent.name for path in kept])
+
+
+def photographs(data: Path, n: int = 400) -> tuple[list[str], np.ndarray]:
+    """List n photographs of ants, bees and, fifty of them, other things, mixed; and labels."""
+    (a, y_a), (b, y_b) = hymenoptera(data, "train"), hymenoptera(data, "val")
+    others = sorted(map(str, folder(data, "imagenet50").iterdir()))
+    paths = np.array(others + a + b)
+    y = np.concatenate([["other"] * len(others), y_a, y_b])
+    order = np.random.default_rng(0).permutation(len(paths))[:n]
+    return paths[order].tolist(), y[order]
+
+
+def as_arrays(paths: list[str], size: int = 224) -> np.ndarray:
+    """Open photographs as one array ``(n, size, size, 3)``, uint8."""
+    return np.stack(
+        [np.asarray(Image.open(p).convert("RGB").resize((size, size), 2)) for p in paths]
+    )
+
+
+@contextlib.contextmanager
+def count_forward() -> Iterator[list[int]]:
+    """Count the samples that go through any network meanwhile."""
+    counted, run = [0], Engine.run
+
+    def counting(self, tensors, *args, **kwargs):
+        counted[0] += len(tensors)
+        return run(self, tensors, *args, **kwargs)
+
+    Engine.run = counting
+    try:
+        yield counted
+    finally:
+        Engine.run = run
+
+
+def timed(function: Callable) -> tuple[float, int]:
+    """Return seconds, and the pages of memory faulted in meanwhile."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    function()
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    return seconds, after.ru_minflt - before.ru_minflt
+
+
+def interleave(variants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Time every variant once a round, each round beginning with another; print all rounds."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    names, faults = list(variants), dict.fromkeys(variants, 0)
+    for r in range(rounds):
+        k = r % len(names)
+        for name in names[k:] + names[:k]:
+            seconds, faults[name] = timed(variants[name])
+            times[name].append(seconds)
+        told = (f"{n} {times[n][-1]:.4g} s ({faults[n] / 1e3:.0f}k faults)" for n in names)
+        line = "; ".join(told)
+        print(f"  round {r + 1}, load {os.getloadavg()[0]:.1f}: {line}", flush=True)
+    return times
+
+
+def ratio(a: list[float], b: list[float]) -> str:
+    """Return the median over rounds of a / b, and the smallest and largest."""
+    each = [x / y for x, y in zip(a, b, strict=True)]
+    return f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+
+
+def table(header: list[str], rows: list[list]) -> None:
+    """Print a Markdown table, and under it what it was measured on."""
+    lines = [header, ["---"] * len(header), *rows]
+    print("\n" + "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+    settings = {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "OPENBLAS_"))}
+    print(
+        f"\nPython {platform.python_version()}, scikit-learn {sklearn.__version__}, torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads, environment {settings}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )

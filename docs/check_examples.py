@@ -1,0 +1,53 @@
+"""Run the examples of README.md and docs/, or of the files that are named.
+
+    python docs/check_examples.py [FILE...]
+
+Every fenced block marked ``python`` must hold examples with ``>>>``. The blocks of a page share
+their variables, and each page starts anew in an empty folder.
+"""
+
+import contextlib
+import doctest
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+import sktransfer  # noqa: F401  # so that its thread pools are there to be limited
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCED = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def examples(page: Path) -> doctest.DocTest:
+    """Collect the examples of a page; all other lines become empty, so that numbers stay."""
+    text = page.read_text(encoding="utf-8")
+    kept = re.sub(r"[^\n]+", "", text)
+    lines, blank = text.split("\n"), kept.split("\n")
+    for block in FENCED.finditer(text):
+        first = text.count("\n", 0, block.start(1))
+        last = text.count("\n", 0, block.end(1))
+        if not block[1].startswith(">>>"):
+            raise SystemExit(f"{page}:{first + 1}: a python block without examples (>>>)")
+        blank[first:last] = lines[first:last]
+    parser = doctest.DocTestParser()
+    return parser.get_doctest("\n".join(blank), {}, page.name, str(page), 0)
+
+
+def main() -> None:
+    named = [Path(name).resolve() for name in sys.argv[1:]]
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    for page in named or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        found = examples(page)
+        # One thread: on a busy machine, small steps lose minutes waiting for a second core.
+        where = tempfile.TemporaryDirectory()
+        with threadpool_limits(1), where as folder, contextlib.chdir(folder):
+            failed, tried = runner.run(found)
+        print(f"{page.relative_to(ROOT)}: {tried} examples, {failed} failed", flush=True)
+    sys.exit(runner.failures > 0)
+
+
+if __name__ == "__main__":
+    main()

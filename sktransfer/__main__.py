@@ -1,0 +1,5 @@
+"""``python -m sktransfer``: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,216 @@
+"""What is trained on top: a head, and where its weights begin."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+__all__ = ["grow", "last_linear", "make_head", "solve_new_rows", "solve_probe", "write_rows"]
+
+# Inverse strength of the probe's L2 penalty, on standardised features. Among 1e-4 … 1 the
+# value that was best or within half a point of it on both sets of benchmarks/finetune.py.
+_PROBE_C = 0.01
+_LARGE = 20.0  # a logit that is certain
+
+
+def make_head(
+    head: str | Callable, n_features: int, n_outputs: int, dropout: float, seed: int
+) -> nn.Module:
+    """Build a head with weights drawn from a generator of its own.
+
+    Parameters
+    ----------
+    head : {"linear", "mlp"} or callable
+        "mlp" has one hidden layer of half the features, at least 64 and at most 512 units. A
+        callable is given ``(n_features, n_outputs)`` and returns a module.
+    n_features, n_outputs : int
+    dropout : float
+        Probability for each feature before the last layer.
+    seed : int
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if callable(head):
+            return head(n_features, n_outputs)
+        steps: OrderedDict[str, nn.Module] = OrderedDict()
+        if head == "mlp":
+            hidden = min(512, max(64, n_features // 2))
+            steps["hidden"] = nn.Linear(n_features, hidden)
+            steps["act"] = nn.ReLU()
+            n_features = hidden
+        if dropout:
+            steps["dropout"] = nn.Dropout(dropout)
+        steps["linear"] = nn.Linear(n_features, n_outputs)
+        return nn.Sequential(steps)
+
+
+def last_linear(head: nn.Module) -> nn.Linear:
+    """Find the layer whose rows are the outputs.
+
+    Raises
+    ------
+    ValueError
+        If the head does not end in a linear layer.
+    """
+    layers = list(head.modules())
+    if not isinstance(layers[-1], nn.Linear):
+        raise ValueError(
+            f"The head ends in {type(layers[-1]).__name__}; labels can be added only to a head "
+            "whose last layer is torch.nn.Linear."
+        )
+    return layers[-1]
+
+
+def solve_probe(
+    features: np.ndarray, target: np.ndarray, weight: np.ndarray, n_outputs: int, task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the linear model that a head starts from.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    target : ndarray of shape (n,), (n, n_labels) or (n, n_targets)
+        Codes of classes, an indicator matrix, or standardised numbers.
+    weight : ndarray of shape (n,)
+    n_outputs : int
+    task : {"multiclass", "multilabel", "regression"}
+
+    Returns
+    -------
+    coef : ndarray of shape (n_outputs, n_features)
+    intercept : ndarray of shape (n_outputs,)
+        For the features as they are given: the standardisation is folded in.
+    """
+    features = features.astype(np.float64)
+    scaler = StandardScaler().fit(features, sample_weight=weight)
+    X = scaler.transform(features)
+    if task == "regression":
+        # The same penalty per sample as the classifier's.
+        ridge = Ridge(alpha=1 / _PROBE_C).fit(X, target, sample_weight=weight)
+        coef, intercept = ridge.coef_.reshape(n_outputs, -1), np.ravel(ridge.intercept_)
+        intercept = np.broadcast_to(intercept, n_outputs).copy()
+    elif task == "multilabel":
+        pairs = [_logistic(X, column, weight, 2) for column in target.T.astype(int)]
+        coef = np.vstack([c[1] - c[0] for c, _ in pairs])
+        intercept = np.array([b[1] - b[0] for _, b in pairs])
+    else:
+        coef, intercept = _logistic(X, target.astype(int), weight, n_outputs)
+    coef = coef / scaler.scale_
+    return coef, intercept - coef @ scaler.mean_
+
+
+def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression with one row a class, absent classes far below."""
+    coef, intercept = np.zeros((n_classes, X.shape[1])), np.full(n_classes, -_LARGE)
+    present = np.unique(codes[weight > 0])
+    intercept[present] = 0.0
+    if len(present) < 2:
+        return coef, intercept
+    model = LogisticRegression(C=_PROBE_C, max_iter=200)
+    with warnings.catch_warnings():  # near enough is enough: training goes on from there
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X[weight > 0], codes[weight > 0], sample_weight=weight[weight > 0])
+    # Two classes come as one row; half of it for one and against the other is the same model.
+    binary = len(present) == 2
+    coef[present] = np.vstack([-model.coef_, model.coef_]) / 2 if binary else model.coef_
+    both = np.hstack([-model.intercept_, model.intercept_]) / 2
+    intercept[present] = both if binary else model.intercept_
+    return coef, intercept
+
+
+def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None:
+    """Put a linear model into the last layer of a head, in place."""
+    linear = last_linear(head)
+    with torch.no_grad():
+        linear.weight.copy_(torch.as_tensor(coef))
+        linear.bias.copy_(torch.as_tensor(intercept))
+
+
+def grow(head: nn.Module, sources: list[int | None]) -> nn.Module:
+    """Give the last layer another set of rows, in place; those that stay keep their bits.
+
+    Parameters
+    ----------
+    head : torch.nn.Module
+        Its last layer is linear.
+    sources : list of int or None
+        For each new row the old row that it is, or None for a label that was not known. Such
+        a row starts at zero with the mean of the old intercepts.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same head.
+    """
+    linear = last_linear(head)
+    weight, bias = linear.weight.detach(), linear.bias.detach()
+    known = [i for i, source in enumerate(sources) if source is not None]
+    old = [sources[i] for i in known]
+    new_weight = weight.new_zeros(len(sources), weight.shape[1])
+    new_bias = bias.new_full((len(sources),), float(bias.mean()))
+    new_weight[known], new_bias[known] = weight[old], bias[old]
+    linear.weight, linear.bias = nn.Parameter(new_weight), nn.Parameter(new_bias)
+    linear.out_features = len(sources)
+    return head
+
+
+def solve_new_rows(
+    features: np.ndarray,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    head: nn.Module,
+    new: list[int],
+) -> None:
+    """Fit the rows of new labels in place, those of known labels standing still.
+
+    The same penalised multinomial loss as the probe's, minimised over the new rows alone.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    codes : ndarray of shape (n,)
+        The row of each sample's label.
+    weight : ndarray of shape (n,)
+    head : torch.nn.Module
+        Its last layer is linear.
+    new : list of int
+        Rows to fit.
+    """
+    linear = last_linear(head)
+    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=weight)
+    X = scaler.transform(features.astype(np.float64))
+    old = linear(torch.as_tensor(features)).detach().double().numpy()  # (n, n_outputs)
+    hit = codes[:, None] == np.array(new)  # (n, n_new)
+
+    def loss(flat):
+        rows = flat.reshape(len(new), -1)
+        logits = old.copy()
+        logits[:, new] = X @ rows[:, 1:].T + rows[:, 0]
+        log_p = log_softmax(logits, axis=1)
+        residual = (np.exp(log_p[:, new]) - hit) * weight[:, None]
+        value = -(weight * np.take_along_axis(log_p, codes[:, None], 1)[:, 0]).sum()
+        gradient = np.column_stack([residual.sum(0), residual.T @ X + rows[:, 1:] / _PROBE_C])
+        return value + (rows[:, 1:] ** 2).sum() / (2 * _PROBE_C), gradient.ravel()
+
+    start = np.zeros((len(new), X.shape[1] + 1))
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    rows = found.x.reshape(start.shape)
+    coef = rows[:, 1:] / scaler.scale_
+    with torch.no_grad():
+        linear.weight[new] = torch.as_tensor(coef, dtype=linear.weight.dtype)
+        bias = rows[:, 0] - coef @ scaler.mean_
+        linear.bias[new] = torch.as_tensor(bias, dtype=linear.bias.dtype)

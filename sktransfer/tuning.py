@@ -1,0 +1,467 @@
+"""From samples and encoded targets to a trained tail: what classifier and regressor share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import OrderedDict
+from copy import deepcopy
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.callback import CallbackSupportMixin
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import (
+    check_is_fitted,
+)
+from torch import nn
+
+from .augment import View, make_augment
+from .backbones import Backbone
+from .base import BackboneEstimator
+from .cache import as_store
+from .engine import Recipe, engine_for, resolve_device
+from .features import compute_features, compute_inputs
+from .heads import grow, make_head, solve_new_rows, solve_probe, write_rows
+from .layers import boundary, penultimate, stages_of
+from .training import EpochWatch, KeepBest, Rows, Tail, TrainingPlan, find_lr, make_net, train
+
+__all__ = ["TunedEstimator"]
+
+_AT_ONCE = 1024  # rows of activations turned into outputs at a time
+
+
+class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
+    """Base of the estimators that train the end of a network.
+
+    A subclass encodes its targets, sets ``_task`` and ``_n_outputs``, and calls ``_fit_rows``.
+    """
+
+    _parameter_constraints: dict = {
+        **BackboneEstimator._parameter_constraints,
+        "trainable": [
+            StrOptions({"head", "all"}),
+            Interval(Integral, 1, None, closed="left"),
+            str,
+        ],
+        "head": [StrOptions({"linear", "mlp"}), callable],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "head_init": [StrOptions({"auto", "probe", "random"})],
+        "train_batch_norm": ["boolean"],
+        "augment": [StrOptions({"light", "strong"}), callable, None],
+        "n_views": [Interval(Integral, 1, None, closed="left"), None],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "layer_decay": [Interval(Real, 0, 1, closed="right")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
+        "warmup": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "gradual_unfreezing": ["boolean"],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "warm_start": ["boolean"],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "cache_dtype": [StrOptions({"float32", "float16"})],
+        "random_state": ["random_state"],
+    }
+
+    # -- the ladder of fit ---------------------------------------------------------------------
+
+    def _begin(self, X, y) -> list | np.ndarray:
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        samples = self._fit_backbone(X)
+        self._find_cut()
+        self._kept = None
+        self._announce()
+        return samples
+
+    def _announce(self) -> None:
+        root = self._init_callback_context(max_subtasks=self.max_epochs)
+        root.call_on_fit_task_begin(estimator=self)
+
+    def _fit_rows(self, samples, target, weight, tail: Tail | None = None, new=()) -> None:
+        """Train on samples and their encoded targets.
+
+        Parameters
+        ----------
+        samples : sequence
+        target : ndarray of shape (n,) or (n, n_outputs)
+        weight : ndarray of shape (n,)
+        tail : Tail, default=None
+            Where to go on from; None begins with the pretrained weights.
+        new : sequence of int, default=()
+            Rows of that tail's head that no training has seen.
+        """
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        plain = self._at_cut(samples)
+        index, self.validation_indices_ = self._split(target, seed)
+        kept = self._kept_rows()
+        rows = self._rows(samples, plain, target, weight, index, kept, seed)
+        if tail is None:
+            tail, new = self._new_tail(plain[:1], seed)
+        if len(new):
+            start = Rows([_join(plain[index], kept)], rows.target.numpy(), rows.weight.numpy())
+            self._init_head(tail, start, list(new))
+        held = self.validation_indices_
+        valid = Rows([plain[held]], target[held], weight[held]) if len(held) else None
+        self._train(tail, rows, valid, seed)
+        self._keep(plain, target, seed)
+
+    def _kept_rows(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return activations and targets from earlier calls that are trained again."""
+        return None
+
+    def _keep(self, plain: np.ndarray, target: np.ndarray, seed: int) -> None:
+        """Keep some rows for later calls."""
+
+    def _train(self, tail: Tail, rows: Rows, valid: Rows | None, seed: int) -> None:
+        device = resolve_device(self.device)
+        plan = self._plan(len(rows), seed)
+        if self.lr == "auto":
+            plan.lr = find_lr(tail, rows, plan, device)
+        self.lr_ = plan.lr
+        with self._watched() as watch:
+            plan.callbacks = [*watch, *plan.callbacks]
+            self.net_ = train(tail, rows, valid, plan, device)
+        self._settle(tail.to("cpu"), plan)
+
+    def _settle(self, tail: Tail, plan: TrainingPlan) -> None:
+        """Note what training led to, and make the tail ready for predictions."""
+        best = [c for _, c in self.net_.callbacks_ if isinstance(c, KeepBest)]
+        self.history_ = [
+            {k: v for k, v in row.items() if k != "batches"} for row in self.net_.history
+        ]
+        self.best_epoch_ = best[0].epoch_ if best else len(self.history_)
+        self.net_.device = "cpu"  # where the tail is by now
+        self._tail, self._trained_with = tail, plan
+        self._output = _output_backbone(tail)
+
+    def _plan(self, n_rows: int, seed: int) -> TrainingPlan:
+        batch_size = min(n_rows, 32) if self.batch_size == "auto" else self.batch_size
+        return TrainingPlan(
+            task=self._task,
+            lr=1.0 if self.lr == "auto" else self.lr,
+            layer_decay=self.layer_decay,
+            weight_decay=self.weight_decay,
+            optimizer=self.optimizer,
+            warmup=self.warmup,
+            label_smoothing=getattr(self, "label_smoothing", 0.0),
+            clip_norm=self.clip_norm,
+            gradual_unfreezing=self.gradual_unfreezing,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            batch_size=batch_size,
+            callbacks=list(self.callbacks or []),
+            net_params=self.net_params or {},
+            verbose=max(0, self.verbose - 1),
+            seed=seed,
+        )
+
+    # -- what is frozen ------------------------------------------------------------------------
+
+    def _find_cut(self) -> None:
+        """Settle which stages are frozen."""
+        names = list(stages_of(self.backbone_))
+        top = names.index(penultimate(self.backbone_)) + 1
+        n_frozen = boundary(self.backbone_, self.trainable)
+        self.frozen_layers_ = names[:n_frozen]
+        self.trained_layers_ = names[n_frozen:top]
+
+    def _at_cut(self, samples, *, keep: bool = True) -> np.ndarray:
+        """Compute what the frozen stages make of samples, once for each, through the store."""
+        if not self.frozen_layers_:
+            if self.backbone_.kind == "array":
+                return np.asarray(samples)
+            return compute_inputs(samples, self.backbone_, self.n_jobs)
+        cut = self.frozen_layers_[-1]
+        # With nothing trained below the head, pooled vectors are all that is needed.
+        pooling = "none" if self.trained_layers_ else None
+        recipe = Recipe(self.backbone_, (cut,), pooling, self._precision(), self.cache_dtype)
+        return compute_features(
+            samples,
+            recipe,
+            batch_size="auto",
+            device=self.device,
+            store=as_store(self.memory) if keep else None,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose if keep else 0,
+        )[cut]
+
+    def _precision(self) -> str:
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if resolve_device(self.device).type == "cuda" else "float32"
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def _split(self, target: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Set rows aside for validation, by class where every class has two."""
+        n = len(target)
+        n_valid = round(n * self.validation_fraction)
+        if n_valid == 0 or n - n_valid < 1:
+            return np.arange(n), np.arange(0)
+        codes = target if self._task == "multiclass" else np.zeros(n)
+        _, counts = np.unique(codes, return_counts=True)
+        stratified = counts.min() > 1 and min(n_valid, n - n_valid) >= len(counts)
+        cls = StratifiedShuffleSplit if stratified else ShuffleSplit
+        splitter = cls(n_splits=1, test_size=n_valid, random_state=seed)
+        index, valid = next(splitter.split(codes[:, None], codes))
+        return np.sort(index), np.sort(valid)
+
+    def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
+        """Gather the training rows, augmented if asked for, those kept from earlier behind."""
+        target, weight = target[index], weight[index]
+        if kept is not None:
+            target = np.concatenate([target, kept[1]])
+            weight = np.concatenate([weight, np.ones(len(kept[1]))])
+        if self.augment is None:
+            return Rows([_join(plain[index], kept)], target, weight)
+        augment = make_augment(self.augment, self.backbone_)
+        chosen = [samples[i] for i in index]
+        if self.n_views is None:
+            return Rows([], target, weight, self._fresh_views(chosen, augment, kept, seed))
+        # The seed is not in the views: so folds, candidates and processes share them.
+        views = [
+            self._at_cut([View(sample, augment, str(v)) for sample in chosen])
+            for v in range(self.n_views)
+        ]
+        return Rows([_join(view, kept) for view in views], target, weight)
+
+    def _fresh_views(self, chosen: list, augment, kept, seed: int):
+        """Return a function from positions to activations of views made anew each epoch."""
+
+        def fresh(positions: list[int], epoch_seed: int) -> torch.Tensor:
+            drawn = [i for i in positions if i < len(chosen)]
+            views = [View(chosen[i], augment, f"{seed}/{epoch_seed}") for i in drawn]
+            parts = dict(zip(drawn, self._at_cut(views, keep=False), strict=True)) if views else {}
+            rest = {i: kept[0][i - len(chosen)] for i in positions if i >= len(chosen)}
+            return torch.from_numpy(np.stack([(parts | rest)[i] for i in positions]))
+
+        return fresh
+
+    # -- the tail ------------------------------------------------------------------------------
+
+    def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
+        """Copy the stages to be trained, put a head on them, and say which rows are new."""
+        tail = deepcopy(self._bare_tail())
+        n_features = _features(tail, one).shape[1]
+        head = make_head(self.head, n_features, self._n_outputs, self.dropout, seed)
+        new = list(range(self._n_outputs))
+        sources = self._carried_rows(n_features)
+        if any(source is not None for source in sources):
+            head = grow(deepcopy(self.backbone_.stages["head"]), sources)
+            new = [i for i, source in enumerate(sources) if source is None]
+        tail.body[-1] = head
+        return tail.requires_grad_(True), new
+
+    def _carried_rows(self, n_features: int) -> list[int | None]:
+        """Find the row of each label in the head of the model that this one grows from."""
+        return [None] * self._n_outputs
+
+    def _bare_tail(self) -> Tail:
+        """Return the pretrained stages that are to be trained, shared, without a head."""
+        stages = {name: stages_of(self.backbone_)[name] for name in self.trained_layers_}
+        return Tail(
+            stages,
+            nn.Identity(),
+            square=self.backbone_.input_shape is not None,
+            train_batch_norm=self.train_batch_norm,
+            precision=self._precision(),
+        )
+
+    def _init_head(self, tail: Tail, rows: Rows, new: list[int]) -> None:
+        """Let the new rows of the head begin as a linear model of the features before training."""
+        init = self.head_init
+        if init == "auto":
+            init = "probe" if self.head == "linear" else "random"
+        if init == "random":
+            return
+        features = _features(tail, rows.views[0].numpy())
+        target, weight = rows.target.numpy(), rows.weight.double().numpy()
+        if len(new) < self._n_outputs:
+            solve_new_rows(features, target, weight, tail.head, new)
+        else:
+            solution = solve_probe(features, target, weight, self._n_outputs, self._task)
+            write_rows(tail.head, *solution)
+
+    # -- outputs -------------------------------------------------------------------------------
+
+    def _outputs(self, X) -> np.ndarray:
+        return self._tail_outputs(self._at_cut(self._transform_samples(X)))
+
+    def _tail_outputs(self, activations: np.ndarray) -> np.ndarray:
+        recipe = Recipe(self._output, ("output",), "none", self._precision())
+        engine = engine_for(recipe, resolve_device(self.device))
+        parts = []
+        for start in range(0, len(activations), _AT_ONCE):
+            rows = torch.from_numpy(activations[start : start + _AT_ONCE]).float()
+            parts.append(engine.run(list(rows), "auto")["output"])
+        return np.concatenate(parts).astype(np.float64)
+
+    def to_backbone(self) -> Backbone:
+        """Return the tuned network as a backbone for another estimator.
+
+        Returns
+        -------
+        Backbone
+            Its stages are the frozen ones, the tuned ones, "pooling" and "head".
+        """
+        check_is_fitted(self)
+        frozen = {name: stages_of(self.backbone_)[name] for name in self.frozen_layers_}
+        stages = OrderedDict(frozen | deepcopy(self._tail).as_stages())
+        module = nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items()))
+        return Backbone(
+            f"{self.backbone_.name}_tuned",
+            module,
+            kind=self.backbone_.kind,
+            preprocess=self.backbone_.preprocess,
+            classes=self._output_names(),
+            stages=stages,
+        )
+
+    def to_features(self, *, layer="pooling", pooling="avg", memory=None):
+        """Return the tuned network as a fitted transformer.
+
+        Parameters
+        ----------
+        layer : str, int or list, default="pooling"
+            As in :class:`PretrainedFeatureExtractor`. The default is the input of the head.
+        pooling : {"avg", "max", "flatten", "cls"} or callable, default="avg"
+        memory : default=None
+            As in :class:`PretrainedFeatureExtractor`.
+
+        Returns
+        -------
+        PretrainedFeatureExtractor
+            Not fitted; its ``fit`` trains nothing.
+        """
+        # Siblings do not import one another; this is the one door between them.
+        from .extractor import PretrainedFeatureExtractor
+
+        return PretrainedFeatureExtractor(
+            self.to_backbone(),
+            layer=layer,
+            pooling=pooling,
+            image_shape=self.image_shape,
+            device=self.device,
+            memory=memory,
+            n_jobs=self.n_jobs,
+        )
+
+    def _output_names(self):
+        return None
+
+    # -- progress ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar."""
+        root = getattr(self, "_callback_fit_ctx", None)
+        open_tasks = []
+        with _epoch_bar(self.max_epochs, self.verbose) as advance:
+
+            def begin():
+                if root is not None:
+                    task = root.subcontext(task_name="epoch")
+                    open_tasks.append(task.call_on_fit_task_begin(estimator=self))
+
+            def end():
+                advance()
+                if root is not None:
+                    open_tasks.pop().call_on_fit_task_end(estimator=self)
+
+            yield [("watch", EpochWatch(begin, end))]
+
+    # -- pickling ------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict:
+        """Return the state to pickle.
+
+        ==================== =========== =====================================================
+        attribute            pickled     why
+        ==================== =========== =====================================================
+        ``backbone_``        as above    by reference where it is registered
+        tuned tensors        if changed  the others are the backbone's, bit for bit
+        the head             yes         as arrays
+        ``net_``             no          made again around the tail; its optimizer's state is
+                                         of no use for predictions
+        prepared tail        no          made again
+        ==================== =========== =====================================================
+        """
+        state = super().__getstate__()
+        if "_tail" not in state:
+            return state
+        dropped = ("net_", "_tail", "_output")
+        plan = dataclasses.replace(self._trained_with, callbacks=[])
+        parts = {"_tensors": self._changed_tensors(), "_head": self._tail.head}
+        return (
+            {k: v for k, v in state.items() if k not in dropped} | parts | {"_trained_with": plan}
+        )
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        tensors, head = state.pop("_tensors", None), state.pop("_head", None)
+        super().__setstate__(state)
+        if tensors is not None:
+            self._rebuild(tensors, head)
+
+    def _changed_tensors(self) -> dict[str, np.ndarray]:
+        """Return the tuned tensors that are not, bit for bit, the backbone's."""
+        original = self._bare_tail().state_dict()
+        tuned = self._tail.state_dict()
+        return {
+            name: tuned[name].numpy()
+            for name, tensor in original.items()
+            if not torch.equal(tuned[name], tensor)
+        }
+
+    def _rebuild(self, tensors: dict[str, np.ndarray], head: nn.Module) -> None:
+        tail = deepcopy(self._bare_tail())
+        tail.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=False)
+        tail.body[-1] = head
+        self.net_ = make_net(tail, 1, None, self._trained_with, torch.device("cpu")).initialize()
+        self._tail = tail
+        self._output = _output_backbone(tail)
+
+
+def _join(rows: np.ndarray, kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    return rows if kept is None else np.concatenate([rows, kept[0]])
+
+
+@torch.no_grad()
+def _features(tail: Tail, activations: np.ndarray) -> np.ndarray:
+    """Run activations at the cut up to the head, as they are before training."""
+    body = tail.eval().body[:-1]
+    parts = []
+    for start in range(0, len(activations), 32):
+        rows = torch.from_numpy(activations[start : start + 32]).float()
+        parts.append(body(rows))
+    return torch.cat(parts).numpy()
+
+
+def _output_backbone(tail: Tail) -> Backbone:
+    """Wrap a trained tail so that an engine can run it. A new object for each training."""
+    body = nn.Sequential(*tail.eval().body)
+    return Backbone("tail", body, kind="array", stages={"output": body})
+
+
+@contextlib.contextmanager
+def _epoch_bar(n_epochs: int, verbose: int):
+    """Yield a function that advances a progress bar, which is drawn for verbose=1."""
+    if verbose != 1:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        task = progress.add_task("training", total=n_epochs)
+        yield lambda: progress.advance(task)
