@@ -60,7 +60,8 @@ class BackboneEstimator(BaseEstimator):
         """Return a batch as the network takes it, from one sample where need be."""
         shape = self.backbone_.input_shape
         if shape is not None:
-            return torch.zeros(1, *shape)
+            # Noise: zeros would hide steps that are left out, such as an activation.
+            return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
         try:
             return open_sample(samples[0], self.backbone_)[None]
         except Exception as error:

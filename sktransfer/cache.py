@@ -124,6 +124,7 @@ class FeatureStore:
         self._run(lambda db: db.execute("DELETE FROM features"))
         # VACUUM cannot run inside a transaction, which `_run` opens for whatever changes rows.
         self._run(lambda db: db.execute("VACUUM"))
+        self._run(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
 
     def __len__(self) -> int:
         return self._number("SELECT count(*) FROM features")
@@ -157,8 +158,9 @@ class FeatureStore:
             self._connection, self._process = db, os.getpid()
             # WAL: readers do not wait for the writer. NORMAL: a power cut may cost the last
             # entries, which will be computed again, never the file.
-            for setting in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL"):
-                db.execute(f"PRAGMA {setting}")
+            db.execute("PRAGMA page_size=16384")
+            _until_unlocked(lambda: db.execute("PRAGMA journal_mode=WAL"))
+            db.execute("PRAGMA synchronous=NORMAL")
             db.execute(_LAYOUT)
         return self._connection
 
@@ -201,6 +203,19 @@ def as_store(memory) -> FeatureStore | None:
     if isinstance(memory, str | os.PathLike):
         return FeatureStore(memory)
     return None if memory.location is None else FeatureStore(Path(memory.location) / "sktransfer")
+
+
+def _until_unlocked(action: Callable, seconds: float = 60) -> None:
+    """Try again while another process makes the file: the change to WAL does not wait itself."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _keys(recipe: str, digests: Sequence[bytes]) -> list[bytes]:

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import itertools
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -32,7 +31,6 @@ _BYTES_GPU = 1e9
 # Past these sizes a batch is no faster, and a single sample pays for a whole one.
 _BATCH = {"image": 4, "array": 64}
 _BATCH_GPU = 256
-_ENGINES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _ENGINES_KEPT = 2  # for each network: a list of layers and the next candidate's
 
 
@@ -120,7 +118,8 @@ class Engine:
         bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.plain = [nn.Sequential(*part) for part in slices]
-        self.segments = [_on_device(_prepared(part), device) for part in self.plain]
+        fast = [_prepared(part, recipe.backbone.opaque) for part in self.plain]
+        self.segments = [_on_device(part, device) for part in fast]
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
 
@@ -167,6 +166,7 @@ class Engine:
 
     def _run(self, segments: Sequence[nn.Module], batch: torch.Tensor) -> dict[str, torch.Tensor]:
         x = batch.to(self.device, non_blocking=True)
+        square = x.ndim == 4 and x.shape[2] == x.shape[3]
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         features = {}
@@ -174,13 +174,13 @@ class Engine:
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
                 # A copy, since the next stage may overwrite its input.
-                features[layer] = self._pooled(x).to("cpu", self._dtype, copy=True)
+                features[layer] = self._pooled(x, square).to("cpu", self._dtype, copy=True)
         return features
 
-    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+    def _pooled(self, x: torch.Tensor, square: bool) -> torch.Tensor:
         if self.recipe.pooling == "none":
             return x
-        return pool(x, self.recipe.pooling, square=self.recipe.backbone.input_shape is not None)
+        return pool(x, self.recipe.pooling, square=square)
 
     def _autocast(self):
         if self.recipe.precision == "float32":
@@ -232,10 +232,10 @@ def _on_device(module: nn.Module, device: torch.device) -> nn.Module:
     return module if device.type == "cpu" else copy.deepcopy(module).to(device)
 
 
-def _prepared(segment: nn.Sequential) -> nn.Module:
+def _prepared(segment: nn.Sequential, opaque: tuple) -> nn.Module:
     """Return the fast form of some stages: tensors that change are copied, others shared."""
     try:
-        graph = trace(segment)
+        graph = trace(segment, opaque)
     except Exception:  # a network that cannot be traced runs as it is
         return segment
     modules = dict(segment.named_modules(remove_duplicate=False))
@@ -313,7 +313,7 @@ def _shallow(module: nn.Module) -> nn.Module:
 
 def engine_for(recipe: Recipe, device: torch.device) -> Engine:
     """Return a prepared engine, the same again while its network lives and it is in use."""
-    engines = _ENGINES.setdefault(recipe.backbone.module, {})
+    engines = recipe.backbone.prepared.setdefault("engines", {})
     key = (recipe, device)
     found = engines.pop(key, None) or Engine(recipe, device)
     engines[key] = found  # the newest last

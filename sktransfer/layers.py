@@ -9,9 +9,10 @@ not listed, and running them in order *is* the network.
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-import weakref
 from collections.abc import Callable, Iterator
+from numbers import Integral
 
 import torch
 from torch import fx, nn
@@ -19,9 +20,6 @@ from torch import fx, nn
 from .backbones import Backbone, load_backbone
 
 __all__ = ["check_stages", "list_layers", "penultimate", "pool", "resolve_layer", "stages_of"]
-
-_STAGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_CHECKED: weakref.WeakSet = weakref.WeakSet()
 
 
 def list_layers(backbone) -> list[str]:
@@ -61,9 +59,9 @@ def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
         whole network. A network that cannot be traced is one stage called "output".
     """
     # Backbones of different input sizes share a module, and so its stages.
-    if backbone.module not in _STAGES:
-        _STAGES[backbone.module] = backbone.stages or _cut(backbone.module)
-    return _STAGES[backbone.module]
+    if "stages" not in backbone.prepared:
+        backbone.prepared["stages"] = backbone.stages or _cut(backbone)
+    return backbone.prepared["stages"]
 
 
 @torch.inference_mode()
@@ -82,20 +80,20 @@ def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
         If stages that the user gave do not. A traced network whose stages do not (its forward
         looks at values while it runs) counts as one that cannot be cut.
     """
-    if backbone.module in _CHECKED:
+    if "checked" in backbone.prepared:
         return
-    x = probe
+    x = probe.clone()  # a network may change its input
     for stage in stages_of(backbone).values():
         x = stage(x)
-    if not torch.allclose(x, backbone.module(probe), rtol=1e-4, atol=1e-5, equal_nan=True):
+    if not torch.allclose(x, backbone.module(probe.clone()), rtol=1e-4, atol=1e-5, equal_nan=True):
         if backbone.stages is not None:
             raise ValueError(
                 f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
                 "of the module. Every step must be in one of them, functions too (nn.Flatten())."
             )
         whole = _Whole(backbone.module, "its forward depends on values, not only on shapes")
-        _STAGES[backbone.module] = {"output": whole}
-    _CHECKED.add(backbone.module)
+        backbone.prepared["stages"] = {"output": whole}
+    backbone.prepared["checked"] = True
 
 
 def why_uncut(backbone: Backbone) -> str:
@@ -127,14 +125,33 @@ class _Tracer(fx.Tracer):
         return childless or super().is_leaf_module(module, name)
 
 
-def trace(module: nn.Module) -> fx.Graph:
-    """Trace a network into a graph of operations, in which childless modules stay whole."""
-    return _Tracer().trace(module)
+def trace(module: nn.Module, opaque: tuple[Callable, ...] = ()) -> fx.Graph:
+    """Trace a network into a graph of operations, in which childless modules stay whole.
+
+    Only the first argument of ``forward`` is an input; the others are as in a call without
+    them, and the assertions of that which tracing adds are taken out again.
+    """
+    graph = _Tracer(autowrap_functions=opaque).trace(module, _defaults(module))
+    extra = set([node for node in graph.nodes if node.op == "placeholder"][1:])
+    for node in graph.nodes:
+        if not extra.isdisjoint(node.all_input_nodes):
+            extra.add(node)
+    for node in reversed(graph.nodes):
+        if node in extra:
+            graph.erase_node(node)
+    return graph
 
 
-def _cut(module: nn.Module) -> dict[str, nn.Module]:
+def _defaults(module: nn.Module) -> dict:
+    """Return the arguments of ``forward`` after the first, as a call with one leaves them."""
+    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _cut(backbone: Backbone) -> dict[str, nn.Module]:
+    module = backbone.module
     try:
-        graph = trace(module)
+        graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         return {"output": _Whole(module, f"{type(error).__name__}: {error}")}
     (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
@@ -144,7 +161,7 @@ def _cut(module: nn.Module) -> dict[str, nn.Module]:
     stages: dict[str, nn.Module] = {}
     for nodes in _stretches(graph, constant):
         stages[_stage_name(nodes, stages)] = _stage(module, nodes, constant)
-    return stages
+    return stages or {"output": _Whole(module, "it computes nothing")}
 
 
 def _stretches(graph: fx.Graph, constant: set[fx.Node]) -> Iterator[list[fx.Node]]:
@@ -295,7 +312,7 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
     names = list(stages_of(backbone))
     if layer is None:
         return penultimate(backbone)
-    if isinstance(layer, int):
+    if isinstance(layer, Integral):
         if not -len(names) <= layer < len(names):
             raise ValueError(
                 f"layer={layer}: backbone {backbone.name!r} has {len(names)} layers, "

@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from .base import BackboneEstimator
+from .engine import Recipe, engine_for, resolve_device
 from .layers import resolve_layer
 
 __all__ = ["PretrainedClassifier"]
@@ -161,14 +162,20 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             offered), or a network without classes.
         """
         samples = self._fit_backbone(X)
+        self.__dict__.pop("conditional_", None)
         if self.class_map == "learn":
             self._learn_classes(samples, y)
         elif self.class_map is None:
             self.classes_ = np.array(self._source_classes())
         else:
-            self._sources = _resolve_map(self.class_map, self.backbone_)
+            self._sources = _resolve_map(self.class_map, self.backbone_, self._n_outputs(samples))
             self.classes_ = np.array(list(self._sources))
         return self
+
+    def _n_outputs(self, samples) -> int:
+        layer = resolve_layer(self.backbone_, -1)
+        recipe = Recipe(self.backbone_, (layer,))
+        return engine_for(recipe, resolve_device("cpu")).widths(self._probe(samples))[layer]
 
     def _source_classes(self) -> tuple[str, ...]:
         if self.backbone_.classes is None:
@@ -188,7 +195,10 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         theta = softmax(self._outputs(samples), axis=1)  # (n, n_source)
         onehot = np.eye(len(self.classes_))[codes]  # (n, n_classes)
         counts = theta.T @ onehot + self.smoothing * onehot.mean(axis=0)
-        self.conditional_ = counts / counts.sum(axis=1, keepdims=True)
+        total = counts.sum(axis=1, keepdims=True)
+        # Without smoothing, a class that no sample resembles at all follows the frequencies.
+        share = counts / np.where(total > 0, total, 1)
+        self.conditional_ = np.where(total > 0, share, onehot.mean(axis=0))
 
     def _outputs(self, samples) -> np.ndarray:
         layer = resolve_layer(self.backbone_, -1)
@@ -260,12 +270,13 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         return tags
 
 
-def _resolve_map(class_map: Mapping, backbone) -> dict:
+def _resolve_map(class_map: Mapping, backbone, n_outputs: int) -> dict:
     """Turn names, WordNet ids and positions into positions, the labels sorted."""
     places: dict = {}
     for names in (backbone.class_ids, backbone.classes):
-        places |= {name.lower(): i for i, name in enumerate(names or ())}
-    n_outputs = len(backbone.classes) if backbone.classes is not None else None
+        places = {name.lower(): i for i, name in enumerate(names or ())} | places
+    for names in (backbone.class_ids, backbone.classes):  # as written goes before lower case
+        places |= {name: i for i, name in enumerate(names or ())}
     labels = np.unique(np.array(list(class_map))).tolist()
     resolved = {}
     for label in labels:
@@ -284,8 +295,9 @@ def _place(source, label, places: dict, n_outputs: int | None) -> int:
         raise ValueError(
             f"class_map[{label!r}]: {source} is no class; the network has {n_outputs}."
         )
-    if str(source).lower() in places:
-        return places[str(source).lower()]
+    for name in (str(source), str(source).lower()):
+        if name in places:
+            return places[name]
     near = difflib.get_close_matches(str(source).lower(), places, n=5, cutoff=0.4)
     raise ValueError(
         f"class_map[{label!r}]: {source!r} is not a class of the network. Nearest: {near}"

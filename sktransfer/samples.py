@@ -69,7 +69,7 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
     if isinstance(X, str | os.PathLike | Image.Image):
         raise TypeError(f"Expected a list of samples, got one sample: {_label(X)}. Put it in [ ].")
     if _is_tensor(X):
-        X = _tensor_to_images(X)
+        X = _tensor_to_images(X) if X.ndim > 3 or len(X) in (1, 3, 4) else X.detach().cpu().numpy()
     elif hasattr(X, "columns") or hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray):
@@ -100,6 +100,8 @@ def _split_array(X: np.ndarray, image_shape) -> list:
         return [_reshape(sample, image_shape) for sample in X.tolist()]
     if X.ndim == 2 and image_shape is not None:
         return [_reshape(row, image_shape) for row in X]
+    if X.ndim == 3 and X.shape[-1] in (3, 4):
+        raise TypeError(f"Expected a list of samples, got one sample: {_label(X)}. Put it in [ ].")
     if X.ndim == 3 or (X.ndim == 4 and X.shape[-1] in (1, 3, 4)):
         return list(X)
     raise ValueError(

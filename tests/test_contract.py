@@ -4,11 +4,23 @@ import pytest
 from conftest import Vectors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sktransfer import PretrainedClassifier, PretrainedFeatureExtractor, load_backbone
+from sktransfer import (
+    FineTunedClassifier,
+    FineTunedRegressor,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    load_backbone,
+)
 
 ESTIMATORS = [
     PretrainedFeatureExtractor(load_backbone(Vectors())),
     PretrainedClassifier(load_backbone(Vectors()), class_map="learn"),
+    # One batch holds all rows: with smaller ones a weight of two is not a row twice.
+    FineTunedClassifier(load_backbone(Vectors()), batch_size=256, max_epochs=3, random_state=0),
+    # Adam turns gradients that are zero but for rounding into whole steps; plain SGD does not.
+    FineTunedRegressor(
+        load_backbone(Vectors()), batch_size=256, max_epochs=3, optimizer="sgd", random_state=0
+    ),
 ]
 
 

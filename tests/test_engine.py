@@ -152,7 +152,9 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_where_the_fast_form_is_wrong_the_stages_are_used_with_a_warning(bias, monkeypatch):
     prepared = engine._prepared
-    monkeypatch.setattr(engine, "_prepared", lambda part: nn.Sequential(prepared(part), Doubled()))
+    monkeypatch.setattr(
+        engine, "_prepared", lambda part, opaque: nn.Sequential(prepared(part, opaque), Doubled())
+    )
     conv = nn.Conv2d(3, 4, 3, bias=bias)
     if bias:
         nn.init.constant_(conv.bias, 0.5)  # otherwise a black image gives nothing but zeros

@@ -16,6 +16,7 @@ from torch import nn
 from .base import Backbone, ImagePreprocessing, PILPreprocessing
 from .lite import LITE, load_lite
 from .torchvision import load_torchvision, torchvision_names
+from .weights import load_weights
 
 __all__ = [
     "Backbone",
@@ -98,6 +99,8 @@ def register_backbone(name: str, factory: Callable | None = None, **settings):
         made = factory()
         if not isinstance(made, Backbone):
             made = _from_module(made, name=name, **settings)
+        if weights != "default" and weights is not None:
+            load_weights(made.module, weights)
         made.reference = (name, weights, None)
         return made
 

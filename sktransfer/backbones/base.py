@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ class ImagePreprocessing:
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, crop, crop)``."""
         # The permuted view stays channels-last in memory: torchvision resizes such uint8
-        # tensors without a copy, bit for bit as Pillow does, several times faster.
+        # tensors without a copy, within a step or two of Pillow and several times faster.
         # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
         image = np.require(image, requirements=["C", "W"])
         x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
@@ -56,7 +57,17 @@ class ImagePreprocessing:
         return F.normalize(x, self.mean, self.std)
 
     def with_size(self, image_size: int) -> ImagePreprocessing:
-        """Return the same steps for another crop, the resize keeping its proportion to it."""
+        """Return the same steps for another crop, the resize keeping its proportion to it.
+
+        Parameters
+        ----------
+        image_size : int
+            Side of the square, in pixels.
+
+        Returns
+        -------
+        ImagePreprocessing
+        """
         resize = round(self.resize * image_size / self.crop)
         return dataclasses.replace(self, resize=resize, crop=image_size)
 
@@ -96,7 +107,7 @@ class Backbone:
         Stands in feature names and messages.
     module : torch.nn.Module
         The network. It is put into ``eval`` mode and belongs to the backbone from here on.
-    kind : {"image", "array"}
+    kind : {"image", "array"}, default="image"
         What a sample is: an image in any of its forms, or a row of numbers given to the
         network as it is.
     preprocess : callable, default=None
@@ -110,6 +121,8 @@ class Backbone:
     reference : tuple, default=None
         The arguments of ``load_backbone`` that give this backbone again. With one, a pickle
         holds the reference and the fingerprint instead of the weights.
+    opaque : tuple of callable, default=()
+        Functions that are one operation when the network is traced.
 
     Attributes
     ----------
@@ -128,6 +141,7 @@ class Backbone:
         class_ids: Sequence[str] | None = None,
         stages: Mapping[str, nn.Module] | None = None,
         reference: tuple | None = None,
+        opaque: tuple[Callable, ...] = (),
     ):
         self.name = name
         self.module = module.eval()
@@ -137,7 +151,11 @@ class Backbone:
         self.class_ids = None if class_ids is None else tuple(class_ids)
         self.stages = stages
         self.reference = reference
+        self.opaque = opaque
         self._fingerprint: str | None = None
+        # What is prepared from the network (stages, engines, copies of another image size). It
+        # lives and dies with the backbone; a global table would keep every network for ever.
+        self.prepared: dict = {}
 
     @property
     def fingerprint(self) -> str:
@@ -151,7 +169,17 @@ class Backbone:
         return getattr(self.preprocess, "input_shape", None)
 
     def with_image_size(self, image_size: int | None) -> Backbone:
-        """Return this backbone for another input size, sharing the weights."""
+        """Return this backbone for another input size, sharing the weights.
+
+        Parameters
+        ----------
+        image_size : int or None
+            Side of the square, in pixels; None changes nothing.
+
+        Returns
+        -------
+        Backbone
+        """
         if image_size is None or self.input_shape == (3, image_size, image_size):
             return self
         if not hasattr(self.preprocess, "with_size"):
@@ -159,11 +187,13 @@ class Backbone:
                 f"image_size={image_size} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which has no size to change."
             )
-        other = object.__new__(Backbone)
-        other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
-        if self.reference is not None:
-            other.reference = (*self.reference[:2], image_size)
-        return other
+        sized = self.prepared.setdefault("sized", {})
+        if image_size not in sized:
+            sized[image_size] = other = object.__new__(Backbone)
+            other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
+            if self.reference is not None:
+                other.reference = (*self.reference[:2], image_size)
+        return sized[image_size]
 
     def __sklearn_clone__(self) -> Backbone:
         return self
@@ -173,7 +203,7 @@ class Backbone:
 
     def __getstate__(self) -> dict:
         """Return what a pickle by value holds: all but the reference (there is none)."""
-        return self.__dict__ | {"_fingerprint": self.fingerprint}
+        return self.__dict__ | {"_fingerprint": self.fingerprint, "prepared": {}}
 
     def __reduce_ex__(self, protocol):
         if self.reference is None:
@@ -208,11 +238,25 @@ def _fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None) -> s
         # its forward and keep its name.
         if not cls.__module__.startswith(("torch.", "torchvision.", "timm.", "sktransfer.")):
             digest.update(describe(cls).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, child in module.named_modules():
+        settings = {k: v for k, v in vars(child).items() if not k.startswith("_")}
+        for key, value in sorted(settings.items()):
+            digest.update(f"{name}.{key}={_describe_setting(value)}".encode())
+    # Not the state_dict, which leaves buffers out that are not persistent.
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _describe_setting(value) -> str:
+    """Describe a setting of a module, as far as its repr or its code says what it does."""
+    try:
+        return describe(value)
+    except ValueError:
+        return type(value).__qualname__
 
 
 def describe(item) -> str:
@@ -233,6 +277,10 @@ def describe(item) -> str:
     ValueError
         If the item cannot be told apart from another of its kind.
     """
+    if isinstance(item, nn.Module):
+        return f"{item!r}{_fingerprint(item, None)}"
+    if inspect.ismethod(item):
+        return f"{_describe_code(item)} of {describe(item.__self__)}"
     if hasattr(item, "func") and hasattr(item, "keywords"):  # functools.partial
         return f"partial({describe(item.func)}, {item.args!r}, {sorted(item.keywords.items())!r})"
     if inspect.isclass(item) or inspect.isroutine(item):
@@ -249,11 +297,15 @@ def describe(item) -> str:
 
 
 def _describe_code(item) -> str:
-    try:
-        body = inspect.getsource(item)
-    except (OSError, TypeError):  # built in C, or typed at a prompt
-        code = getattr(item, "__code__", None)
-        body = "" if code is None else repr((code.co_code, code.co_names, code.co_consts))
+    code = getattr(item, "__code__", None)
+    if code is not None:  # not the source: two lambdas of one line have the same
+        consts = [re.sub(" at 0x[0-9a-f]+", "", repr(const)) for const in code.co_consts]
+        body = repr((code.co_code.hex(), code.co_names, consts))
+    else:
+        try:
+            body = inspect.getsource(item)
+        except (OSError, TypeError):  # built in C, or typed at a prompt
+            body = ""
     closure = [cell.cell_contents for cell in getattr(item, "__closure__", None) or ()]
     defaults = getattr(item, "__defaults__", None)
     return f"{item.__module__}.{item.__qualname__}:{body}{closure!r}{defaults!r}"

@@ -52,7 +52,15 @@ def load_timm(name: str, weights, *, download: bool = True) -> Backbone:
         classes=imagenet_classes() if imagenet else None,
         class_ids=imagenet_ids() if imagenet else None,
         reference=(name, weights, None) if weights == "default" else None,
+        opaque=_untraced_functions(),
     )
+
+
+def _untraced_functions() -> tuple:
+    """Return the functions that timm asks not to be traced into."""
+    from timm.models._features_fx import get_notrace_functions
+
+    return tuple(get_notrace_functions())
 
 
 def _pretrained(timm, name: str, download: bool) -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +85,7 @@ def load_weights(
     """
     tensors = {rename(name): tensor for name, tensor in read_tensors(path).items()}
     wanted = module.state_dict()
+    tensors = {_modern(name, wanted): tensor for name, tensor in tensors.items()}
     # Old files lack the counter of batches that batch norm has kept since PyTorch 0.4.1.
     for name in wanted:
         if name.endswith("num_batches_tracked"):
@@ -100,10 +103,27 @@ def load_weights(
     if any(problems.values()):
         lines = [f"  {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
         raise ValueError("\n".join([f"weights: {str(path)!r} does not fit the network:", *lines]))
-    module.load_state_dict(tensors, assign=True)
+    state = OrderedDict(tensors)
+    # Some networks look at the version of a file; the names were just found to be today's.
+    state._metadata = wanted._metadata
+    module.load_state_dict(state, assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # assigned tensors take it from the meta parameters
     return module.eval()
+
+
+# Names in files that torchvision published before it changed its code; it renames them itself
+# while loading, after our comparison of names.
+_OLD = [
+    (r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$", r"\1\2"),  # DenseNet
+    (r"\.mlp\.linear_1\.", ".mlp.0."),  # ViT
+    (r"\.mlp\.linear_2\.", ".mlp.3."),
+]
+
+
+def _modern(name: str, wanted) -> str:
+    found = [re.sub(old, new, name) for old, new in _OLD]
+    return next((new for new in found if name not in wanted and new in wanted), name)
 
 
 def _shorten(names: list[str]) -> str:

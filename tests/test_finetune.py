@@ -1,0 +1,210 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import Vectors, run_python
+from sklearn.datasets import make_blobs
+from sklearn.model_selection import GridSearchCV, cross_validate
+from torch import nn
+
+from sktransfer import FineTunedClassifier, FineTunedRegressor, list_layers, load_backbone
+from sktransfer.heads import solve_probe
+from sktransfer.tuning import _features
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU())
+        return nn.Sequential(first, nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+
+
+@pytest.fixture
+def data():
+    X, y = make_blobs(90, 6, centers=3, cluster_std=4.0, random_state=0)
+    return X.astype(np.float32), np.array(["ant", "bee", "wasp"])[y]
+
+
+def states(backbone):
+    return {name: t.clone() for name, t in backbone.module.state_dict().items()}
+
+
+@pytest.mark.parametrize("trainable", ["head", 1, 2, "1", "all"])
+def test_what_is_frozen_keeps_its_bits(trainable, data):
+    backbone = load_backbone(network())
+    before = states(backbone)
+    model = FineTunedClassifier(backbone, trainable=trainable, random_state=0).fit(*data)
+    assert all(torch.equal(before[k], v) for k, v in backbone.module.state_dict().items())
+    frozen, trained = model.frozen_layers_, model.trained_layers_
+    assert frozen + trained == list_layers(backbone)[:-1]
+
+
+@pytest.mark.parametrize("trainable", ["head", 1, "all"])
+def test_before_the_first_epoch_the_network_is_the_probe(trainable, data):
+    X, y = data
+    codes = np.unique(y, return_inverse=True)[1]
+    model = FineTunedClassifier(load_backbone(network()), trainable=trainable, max_epochs=0)
+    model.fit(X, y)
+    features = _features(model._tail, model._at_cut(X))
+    coef, intercept = solve_probe(features, codes, np.ones(len(y)), 3, "multiclass")
+    logits = features @ coef.T + intercept
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-5)
+
+
+def test_losses_are_those_of_a_plain_loop_with_the_frozen_part_inside(data):
+    X, y = data
+    backbone = load_backbone(network())
+    settings = {"trainable": 1, "optimizer": "sgd", "lr": 0.01, "batch_size": 16, "warmup": 0.0}
+    model = FineTunedClassifier(backbone, max_epochs=0, random_state=0, **settings).fit(X, y)
+    tail, codes = (
+        model._tail.requires_grad_(True),
+        torch.as_tensor(np.searchsorted(model.classes_, y)),
+    )
+    prefix = nn.Sequential(*list(backbone.module.children())[:1]).eval()
+    optimizer = torch.optim.SGD(tail.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    generator = torch.Generator().manual_seed(model._trained_with.seed)
+    n_steps, step, expected = 3 * 6, 0, []
+    for _ in range(3):
+        order = torch.randperm(len(X), generator=generator)
+        torch.randint(2**31, (1,), generator=generator)
+        losses = []
+        for index in order.split(16):
+            with torch.no_grad():
+                x = prefix(torch.as_tensor(X)[index])
+            optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + np.cos(np.pi * step / n_steps))
+            loss = nn.functional.cross_entropy(tail(x), codes[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item() * len(index))
+            step += 1
+        expected.append(sum(losses) / len(X))
+    fitted = FineTunedClassifier(backbone, max_epochs=3, random_state=0, **settings).fit(X, y)
+    np.testing.assert_allclose([h["train_loss"] for h in fitted.history_], expected, atol=1e-4)
+
+
+def test_one_seed_gives_one_model_and_leaves_the_global_generator_alone(data):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    settings = {"trainable": "all", "dropout": 0.3, "random_state": 3, "max_epochs": 2}
+    one = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(99)
+    two = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
+    assert np.array_equal(one.predict_proba(data[0]), two.predict_proba(data[0]))
+
+
+def test_the_best_epoch_is_restored_and_the_probe_is_a_candidate(data):
+    model = FineTunedClassifier(
+        load_backbone(network()), trainable="all", lr=5.0, validation_fraction=0.3, random_state=0
+    ).fit(*data)
+    assert model.best_epoch_ == 0  # this learning rate only spoils
+    assert len(model.validation_indices_) == 27
+
+
+def test_a_loss_that_is_not_finite_says_what_to_try(data):
+    model = FineTunedClassifier(load_backbone(network()), optimizer="sgd", lr=1e30, warmup=0.0)
+    with pytest.raises(FloatingPointError, match=r"in epoch \d+ at a learning rate of .* Try lr="):
+        model.fit(*data)
+
+
+def test_a_new_label_keeps_the_rows_of_the_others(data):
+    X, y = data
+    old = y != "wasp"
+    settings = {"max_epochs": 0, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old])
+    before = model._tail.head.linear.weight.detach().clone()
+    model.partial_fit(X, y)
+    assert model.classes_.tolist() == ["ant", "bee", "wasp"]
+    assert torch.equal(model._tail.head.linear.weight[:2], before)
+    grown = FineTunedClassifier(
+        FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old]), **settings
+    ).fit(X, y)
+    assert torch.equal(grown._tail.head.linear.weight[:2], before)
+
+
+def test_rehearsal_keeps_old_classes(data):
+    X, y = data
+    old = y != "wasp"
+
+    def accuracy_on_old(rehearsal):
+        model = FineTunedClassifier(
+            load_backbone(network()), lr=0.05, rehearsal=rehearsal, random_state=0
+        )
+        model.fit(X[old], y[old]).partial_fit(X[~old], y[~old])
+        return model.score(X[old], y[old])
+
+    assert accuracy_on_old(20) > accuracy_on_old(0) + 0.2
+
+
+def test_a_pickle_opens_in_a_new_process(tmp_path, data):
+    model = FineTunedClassifier(trainable=1, max_epochs=1, random_state=0)
+    images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
+    model.fit(images, ["a", "b"] * 6)
+    changed = sum(a.nbytes for a in model._changed_tensors().values())
+    head = sum(t.numel() * 4 for t in model._tail.head.parameters())
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    assert (tmp_path / "model.pkl").stat().st_size < 1.05 * (changed + head)
+    np.savez(tmp_path / "x.npz", images=images, expected=model.predict_proba(images))
+    run_python(f"""
+import pickle, numpy as np
+d = np.load({str(tmp_path / "x.npz")!r})
+model = pickle.load(open({str(tmp_path / "model.pkl")!r}, "rb"))
+np.testing.assert_allclose(model.predict_proba(d["images"]), d["expected"], atol=1e-6)
+assert type(model.net_).__name__ == "NeuralNetClassifier"
+""")
+
+
+def test_several_labels_a_sample(data):
+    X, y = data
+    Y = np.column_stack([y == "ant", y != "bee"]).astype(int)
+    model = FineTunedClassifier(load_backbone(network()), random_state=0).fit(X, Y)
+    assert model.predict(X).shape == Y.shape
+    assert (model.predict(X) == Y).mean() > 0.8
+
+
+def test_several_targets(data):
+    X, _ = data
+    Y = np.column_stack([X[:, 0] * 1000, X[:, 1] - 50])
+    model = FineTunedRegressor(load_backbone(network()), trainable="all", random_state=0).fit(X, Y)
+    assert model.predict(X).shape == Y.shape
+    assert model.score(X, Y) > 0.5
+
+
+def test_a_grid_search_and_two_processes(data):
+    settings = {"trainable": ["head", 1], "lr": [1e-3, "auto"]}
+    model = FineTunedClassifier(load_backbone(Vectors()), max_epochs=1, random_state=0)
+    search = GridSearchCV(model, settings | {"trainable": ["head", "all"]}, cv=2).fit(*data)
+    assert search.score(*data) > 0.5
+    assert (cross_validate(model, *data, cv=2, n_jobs=2)["test_score"] > 0.4).all()
+
+
+def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
+    from sktransfer.training import Tail
+
+    backbone = load_backbone(network())
+    settings = {"trainable": 2, "max_epochs": 2, "random_state": 0, "batch_size": 30}
+    expected = FineTunedClassifier(backbone, **settings).fit(*data)
+    run = Tail._run
+
+    def limited(self, x):
+        if self.training and self.n_chunks < 4:
+            raise torch.OutOfMemoryError("no room")
+        return run(self, x)
+
+    monkeypatch.setattr(Tail, "_run", limited)
+    with pytest.warns(UserWarning, match="does not fit into the device's memory") as caught:
+        found = FineTunedClassifier(backbone, **settings).fit(*data)
+    assert len([w for w in caught if "does not fit" in str(w.message)]) == 1
+    losses = [[h["train_loss"] for h in m.history_] for m in (expected, found)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_the_tuned_network_as_a_transformer(data):
+    model = FineTunedClassifier(load_backbone(network()), trainable=1, random_state=0).fit(*data)
+    features = model.to_features().fit_transform(data[0])
+    logits = features @ model._tail.head.linear.weight.detach().numpy().T
+    logits += model._tail.head.linear.bias.detach().numpy()
+    assert (model.classes_[logits.argmax(axis=1)] == model.predict(data[0])).all()
