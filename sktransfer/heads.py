@@ -12,14 +12,15 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 __all__ = ["grow", "last_linear", "make_head", "solve_new_rows", "solve_probe", "write_rows"]
 
-# Inverse strength of the probe's L2 penalty, on standardised features. Among 1e-4 … 1 the
-# value that was best or within half a point of it on both sets of benchmarks/finetune.py.
-_PROBE_C = 0.01
+# Inverse strength of the probe's L2 penalty, on features divided by one number so that their
+# mean variance is 1. By cross-validation on hymenoptera's training part and on 200 and 600 digits,
+# 0.1 is within 0.003 of the best accuracy among 1e-5 … 10; a scale for each feature, which lifts
+# the noise of rarely active ones, costs 1 to 7 points on digits.
+_PROBE_C = 0.1
 _LARGE = 20.0  # a logit that is certain
 
 
@@ -93,11 +94,10 @@ def solve_probe(
     -------
     coef : ndarray of shape (n_outputs, n_features)
     intercept : ndarray of shape (n_outputs,)
-        For the features as they are given: the standardisation is folded in.
+        For the features as they are given: centring and scale are folded in.
     """
-    features = features.astype(np.float64)
-    scaler = StandardScaler().fit(features, sample_weight=weight)
-    X = scaler.transform(features)
+    mean, scale = _centre_and_scale(features, weight)
+    X = (features - mean) / scale
     if task == "regression":
         # The same penalty per sample as the classifier's.
         ridge = Ridge(alpha=1 / _PROBE_C).fit(X, target, sample_weight=weight)
@@ -109,8 +109,16 @@ def solve_probe(
         intercept = np.array([b[1] - b[0] for _, b in pairs])
     else:
         coef, intercept = _logistic(X, target.astype(int), weight, n_outputs)
-    coef = coef / scaler.scale_
-    return coef, intercept - coef @ scaler.mean_
+    coef = coef / scale
+    return coef, intercept - coef @ mean
+
+
+def _centre_and_scale(features: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return each feature's weighted mean and the root of their mean weighted variance."""
+    features = features.astype(np.float64)
+    mean = np.average(features, axis=0, weights=weight)
+    variance = np.average((features - mean) ** 2, axis=0, weights=weight).mean()
+    return mean, float(np.sqrt(variance)) or 1.0
 
 
 def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
@@ -191,8 +199,8 @@ def solve_new_rows(
         Rows to fit.
     """
     linear = last_linear(head)
-    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=weight)
-    X = scaler.transform(features.astype(np.float64))
+    mean, scale = _centre_and_scale(features, weight)
+    X = (features - mean) / scale
     old = linear(torch.as_tensor(features)).detach().double().numpy()  # (n, n_outputs)
     hit = codes[:, None] == np.array(new)  # (n, n_new)
 
@@ -209,8 +217,8 @@ def solve_new_rows(
     start = np.zeros((len(new), X.shape[1] + 1))
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     rows = found.x.reshape(start.shape)
-    coef = rows[:, 1:] / scaler.scale_
+    coef = rows[:, 1:] / scale
     with torch.no_grad():
         linear.weight[new] = torch.as_tensor(coef, dtype=linear.weight.dtype)
-        bias = rows[:, 0] - coef @ scaler.mean_
+        bias = rows[:, 0] - coef @ mean
         linear.bias[new] = torch.as_tensor(bias, dtype=linear.bias.dtype)

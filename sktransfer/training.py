@@ -503,7 +503,7 @@ class _RangeTest(Callback):
             group["lr"] = self.rates[self.step_] * factor
 
     def on_batch_end(self, net, loss=None, **kwargs):
-        value = float(loss)
+        value = float(loss.detach())
         self.smooth_ = value if self.smooth_ is None else 0.8 * self.smooth_ + 0.2 * value
         if self.smooth_ < self.lowest_:
             self.lowest_, self.best_rate = self.smooth_, self.rates[self.step_]

@@ -152,7 +152,7 @@ def test_a_pickle_opens_in_a_new_process(tmp_path, data):
 import pickle, numpy as np
 d = np.load({str(tmp_path / "x.npz")!r})
 model = pickle.load(open({str(tmp_path / "model.pkl")!r}, "rb"))
-np.testing.assert_allclose(model.predict_proba(d["images"]), d["expected"], atol=1e-6)
+np.testing.assert_allclose(model.predict_proba(d["images"]), d["expected"], atol=1e-5)  # other threads
 assert type(model.net_).__name__ == "NeuralNetClassifier"
 """)
 
@@ -160,7 +160,8 @@ assert type(model.net_).__name__ == "NeuralNetClassifier"
 def test_several_labels_a_sample(data):
     X, y = data
     Y = np.column_stack([y == "ant", y != "bee"]).astype(int)
-    model = FineTunedClassifier(load_backbone(network()), random_state=0).fit(X, Y)
+    settings = {"trainable": "all", "lr": 0.01, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(X, Y)
     assert model.predict(X).shape == Y.shape
     assert (model.predict(X) == Y).mean() > 0.8
 
