@@ -336,7 +336,9 @@ default="efficientnet_lite0"
         return tail, [i for i, source in enumerate(sources) if source is None]
 
     def _carried_rows(self, n_features: int) -> list[int | None]:
-        head = (self.backbone_.stages or {}).get("head")
+        stages = list((self.backbone_.stages or {"": None}).items())
+        name, head = stages[-1]
+        head = head if name.startswith("new_head") else None
         fits = head is not None and self.head_init == "auto" and self._task == "multiclass"
         if not fits or last_linear(head).in_features != n_features or self.head != "linear":
             return super()._carried_rows(n_features)

@@ -62,7 +62,7 @@ class Tail(nn.Module):
 
     def __init__(self, stages, head, *, square: bool, train_batch_norm: bool, precision: str):
         super().__init__()
-        self.names = [*stages, "pooling", "head"]
+        self.names = list(stages)
         self.body = nn.Sequential(*stages.values(), Pooling(square), head)
         self.train_batch_norm = train_batch_norm
         self.precision = precision
@@ -99,9 +99,14 @@ class Tail(nn.Module):
         chunks = x.chunk(self.n_chunks)
         return torch.cat([checkpoint(self.body, chunk, use_reentrant=False) for chunk in chunks])
 
-    def as_stages(self) -> OrderedDict[str, nn.Module]:
-        """Return the steps by name, to be the end of another backbone."""
-        return OrderedDict(zip(self.names, self.body, strict=True))
+    def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
+        """Return the frozen stages and these, with the new pooling and head behind."""
+        stages = OrderedDict(frozen)
+        for name, stage in zip([*self.names, "new_pooling", "new_head"], self.body, strict=True):
+            while name in stages:  # the network was grown before
+                name += "_"
+            stages[name] = stage
+        return stages
 
 
 class WeightedLoss(nn.Module):

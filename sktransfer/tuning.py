@@ -258,7 +258,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         new = list(range(self._n_outputs))
         sources = self._carried_rows(n_features)
         if any(source is not None for source in sources):
-            head = grow(deepcopy(self.backbone_.stages["head"]), sources)
+            head = grow(deepcopy(_last_stage(self.backbone_)), sources)
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         return tail.requires_grad_(True), new
@@ -313,11 +313,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         Returns
         -------
         Backbone
-            Its stages are the frozen ones, the tuned ones, "pooling" and "head".
+            Its stages are the frozen ones, the tuned ones, "new_pooling" and "new_head".
         """
         check_is_fitted(self)
         frozen = {name: stages_of(self.backbone_)[name] for name in self.frozen_layers_}
-        stages = OrderedDict(frozen | deepcopy(self._tail).as_stages())
+        stages = deepcopy(self._tail).as_stages(frozen)
         module = nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items()))
         return Backbone(
             f"{self.backbone_.name}_tuned",
@@ -328,13 +328,13 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             stages=stages,
         )
 
-    def to_features(self, *, layer="pooling", pooling="avg", memory=None):
-        """Return the tuned network as a fitted transformer.
+    def to_features(self, *, layer=None, pooling="avg", memory=None):
+        """Return the tuned network as a transformer.
 
         Parameters
         ----------
-        layer : str, int or list, default="pooling"
-            As in :class:`PretrainedFeatureExtractor`. The default is the input of the head.
+        layer : str, int or list, default=None
+            As in :class:`PretrainedFeatureExtractor`. None is the input of the head.
         pooling : {"avg", "max", "flatten", "cls"} or callable, default="avg"
         memory : default=None
             As in :class:`PretrainedFeatureExtractor`.
@@ -439,6 +439,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
 def _join(rows: np.ndarray, kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
     return rows if kept is None else np.concatenate([rows, kept[0]])
+
+
+def _last_stage(backbone: Backbone) -> nn.Module:
+    return list(stages_of(backbone).values())[-1]
 
 
 @torch.no_grad()

@@ -210,3 +210,18 @@ def test_the_tuned_network_as_a_transformer(data):
     logits = features @ model._tail.head.linear.weight.detach().numpy().T
     logits += model._tail.head.linear.bias.detach().numpy()
     assert (model.classes_[logits.argmax(axis=1)] == model.predict(data[0])).all()
+
+
+def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
+    images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
+    y = np.repeat(["a", "b", "c", "d"], 3)
+    model = "efficientnet_lite0"
+    for n in (6, 9, 12):
+        before = None if n == 6 else model
+        model = FineTunedClassifier(model, max_epochs=0, random_state=0).fit(images[:n], y[:n])
+        if before is not None:
+            rows = model._tail.head.linear.weight[: len(before.classes_)]
+            assert torch.equal(rows, before._tail.head.linear.weight)
+    assert model.classes_.tolist() == ["a", "b", "c", "d"]
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(again.predict_proba(images), model.predict_proba(images), atol=1e-6)
