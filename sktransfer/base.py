@@ -16,7 +16,7 @@ from .backbones import Backbone, load_backbone
 from .cache import FeatureStore, as_store
 from .engine import Recipe
 from .features import compute_features, open_sample
-from .layers import check_stages
+from .layers import check_stages, is_checked
 from .samples import UnreadableSamplesError, as_samples
 
 __all__ = ["BackboneEstimator"]
@@ -45,7 +45,8 @@ class BackboneEstimator(BaseEstimator):
             self.backbone, weights=self.weights, image_size=self.image_size
         )
         samples = self._check_samples(X, reset=True)
-        check_stages(self.backbone_, self._probe(samples))
+        if not is_checked(self.backbone_):
+            check_stages(self.backbone_, self._probe(samples))
         return samples
 
     def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:

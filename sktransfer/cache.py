@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import threading
@@ -152,7 +153,9 @@ class FeatureStore:
 
     def _connect(self) -> sqlite3.Connection:
         # A connection must not be used in a forked child: SQLite's locks belong to a process.
-        if self._connection is None or self._process != os.getpid():
+        # One to a file that was deleted would go on writing to nowhere.
+        stale = self._process != os.getpid() or not self.path.exists()
+        if self._connection is None or stale:
             self.location.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             self._connection, self._process = db, os.getpid()
@@ -201,8 +204,16 @@ def as_store(memory) -> FeatureStore | None:
     if memory is None or isinstance(memory, FeatureStore):
         return memory
     if isinstance(memory, str | os.PathLike):
-        return FeatureStore(memory)
-    return None if memory.location is None else FeatureStore(Path(memory.location) / "sktransfer")
+        return _store_at(Path(memory).absolute())
+    if memory.location is None:
+        return None
+    return _store_at(Path(memory.location).absolute() / "sktransfer")
+
+
+@functools.lru_cache(maxsize=8)
+def _store_at(location: Path) -> FeatureStore:
+    """Return one store for a folder, so that a grid search opens the file once."""
+    return FeatureStore(location)
 
 
 def _until_unlocked(action: Callable, seconds: float = 60) -> None:
@@ -230,9 +241,14 @@ def _pack(value: np.ndarray) -> bytes:
 
 
 def _unpack(value: bytes) -> np.ndarray:
-    dtype, _, shape = value[:64].decode().strip().partition(":")
-    sizes = [int(n) for n in shape.split(",") if n]
+    dtype, sizes = _unpack_header(value[:64])
     return np.frombuffer(value, dtype, offset=64).reshape(sizes)
+
+
+@functools.lru_cache(maxsize=64)
+def _unpack_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
+    dtype, _, shape = header.decode().strip().partition(":")
+    return np.dtype(dtype), tuple(int(n) for n in shape.split(",") if n)
 
 
 def _evict(db: sqlite3.Connection, max_bytes: int) -> None:

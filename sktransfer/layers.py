@@ -19,7 +19,15 @@ from torch import fx, nn
 
 from .backbones import Backbone, load_backbone
 
-__all__ = ["check_stages", "list_layers", "penultimate", "pool", "resolve_layer", "stages_of"]
+__all__ = [
+    "check_stages",
+    "is_checked",
+    "list_layers",
+    "penultimate",
+    "pool",
+    "resolve_layer",
+    "stages_of",
+]
 
 
 def list_layers(backbone) -> list[str]:
@@ -64,6 +72,11 @@ def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
     return backbone.prepared["stages"]
 
 
+def is_checked(backbone: Backbone) -> bool:
+    """Tell whether :func:`check_stages` has passed judgement."""
+    return "checked" in backbone.prepared
+
+
 @torch.inference_mode()
 def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
     """Run the stages one after another on a probe batch: they must give what the network gives.
@@ -80,7 +93,7 @@ def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
         If stages that the user gave do not. A traced network whose stages do not (its forward
         looks at values while it runs) counts as one that cannot be cut.
     """
-    if "checked" in backbone.prepared:
+    if is_checked(backbone):
         return
     x = probe.clone()  # a network may change its input
     for stage in stages_of(backbone).values():
