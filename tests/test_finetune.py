@@ -2,10 +2,18 @@ import pickle
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from conftest import Vectors, run_python
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.callback import ProgressBar
 from sklearn.datasets import make_blobs
+from sklearn.ensemble import VotingClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, list_layers, load_backbone
@@ -225,3 +233,134 @@ def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
     assert model.classes_.tolist() == ["a", "b", "c", "d"]
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_allclose(again.predict_proba(images), model.predict_proba(images), atol=1e-6)
+
+
+@pytest.fixture
+def small_images():
+    images = np.random.RandomState(0).randint(0, 120, (16, 24, 24, 3)).astype(np.uint8)
+    images[::2] += 100
+    return list(images), np.array(["bright", "dark"] * 8)
+
+
+@pytest.mark.parametrize("n_views", [1, 3, None])
+@pytest.mark.parametrize("augment", ["light", "strong"])
+def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, small_images):
+    settings = {"augment": augment, "n_views": n_views, "max_epochs": 2, "random_state": 0}
+    one, two = (FineTunedClassifier(**settings).fit(*small_images) for _ in range(2))
+    plain = FineTunedClassifier(max_epochs=2, random_state=0).fit(*small_images)
+    losses = [[h["train_loss"] for h in m.history_] for m in (one, two, plain)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_fixed_views_come_from_the_store_the_second_time(small_images, tmp_path, monkeypatch):
+    from sktransfer.engine import Engine
+
+    settings = {"augment": "light", "n_views": 2, "max_epochs": 1, "memory": tmp_path}
+    FineTunedClassifier(random_state=0, **settings).fit(*small_images)
+    monkeypatch.setattr(Engine, "run", lambda *args: pytest.fail("the network ran"))
+    FineTunedClassifier(random_state=1, **settings).fit(*small_images)
+
+
+def test_augmentation_needs_images(data):
+    with pytest.raises(ValueError, match="augment='light' needs images"):
+        FineTunedClassifier(load_backbone(network()), augment="light").fit(*data)
+
+
+def test_batch_norm_keeps_its_statistics_unless_asked(data):
+    statistics = {}
+    for train_batch_norm in (False, True):
+        model = FineTunedClassifier(
+            load_backbone(network()), trainable="all", train_batch_norm=train_batch_norm
+        ).fit(*data)
+        (norm,) = (m for m in model._tail.modules() if isinstance(m, nn.BatchNorm1d))
+        statistics[train_batch_norm] = norm.running_mean
+    assert torch.equal(statistics[False], torch.zeros(16))
+    assert not torch.equal(statistics[True], torch.zeros(16))
+
+
+def test_learning_rates_fall_towards_the_input(data):
+    model = FineTunedClassifier(
+        load_backbone(network()), trainable="all", lr=0.1, layer_decay=0.5, max_epochs=1
+    ).fit(*data)
+    rates = [group["initial_lr"] for group in model.net_.optimizer_.param_groups if group["params"]]
+    head_first = sorted(rates, reverse=True)
+    assert head_first[0] == 0.1
+    assert all(rate / 0.1 == 0.5 ** round(np.log2(0.1 / rate)) for rate in head_first)
+    assert len(set(rates)) == len(rates) > 2
+
+
+def test_stages_are_unfrozen_one_an_epoch(data):
+    weights = []
+
+    class Watch(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            weights.append([p.detach().clone() for p in net.module_.body[0].parameters()])
+
+    FineTunedClassifier(
+        load_backbone(network()),
+        trainable=1,
+        gradual_unfreezing=True,
+        max_epochs=2,
+        callbacks=[Watch()],
+    ).fit(*data)
+    original = list(network()[1].parameters())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0], original, strict=True))
+    assert not torch.equal(weights[1][0], original[0])
+
+
+def test_class_weight_and_sample_weight_shift_the_probe(data):
+    X, y = data
+    settings = {"backbone": load_backbone(network()), "max_epochs": 0}
+    plain = FineTunedClassifier(**settings).fit(X, y).predict_proba(X)[:, 0].mean()
+    heavy = {"ant": 20, "bee": 1, "wasp": 1}
+    by_class = FineTunedClassifier(class_weight=heavy, **settings).fit(X, y).predict_proba(X)
+    weight = np.where(y == "ant", 20, 1)
+    by_sample = FineTunedClassifier(**settings).fit(X, y, sample_weight=weight).predict_proba(X)
+    assert by_class[:, 0].mean() > plain + 0.1
+    np.testing.assert_allclose(by_class, by_sample, atol=1e-6)
+
+
+def test_sample_weight_is_routed(data):
+    X, y = data
+    weight = np.where(y == "ant", 20.0, 1.0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = FineTunedClassifier(load_backbone(network()), max_epochs=0)
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        routed = make_pipeline(scaler, model.set_fit_request(sample_weight=True))
+        found = routed.fit(X, y, sample_weight=weight).predict_proba(X)
+    expected = model.fit(StandardScaler().fit_transform(X), y, sample_weight=weight)
+    np.testing.assert_allclose(found, expected.predict_proba(StandardScaler().fit_transform(X)))
+
+
+def test_it_is_calibrated_and_votes(data):
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)
+    assert CalibratedClassifierCV(model, cv=2).fit(*data).score(*data) > 0.5
+    voting = VotingClassifier([("tuned", model), ("line", LogisticRegression())], voting="soft")
+    assert voting.fit(*data).score(*data) > 0.5
+
+
+def test_a_progress_bar_of_scikit_learn_counts_epochs(data, capsys):
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=3)
+    model.set_callbacks(ProgressBar()).fit(*data)
+    assert "FineTunedClassifier" in capsys.readouterr().out
+
+
+def test_warm_start_goes_on(data):
+    settings = {"optimizer": "sgd", "lr": 0.01, "head_init": "random", "random_state": 0}
+    warm = FineTunedClassifier(load_backbone(network()), warm_start=True, **settings)
+    first = [h["train_loss"] for h in warm.fit(*data).history_]
+    again = [h["train_loss"] for h in warm.fit(*data).history_]
+    assert again[0] < first[-1] + 0.05 < first[0]
+    cold = FineTunedClassifier(load_backbone(network()), **settings)
+    assert [h["train_loss"] for h in cold.fit(*data).fit(*data).history_] == first
+
+
+def test_one_class_one_sample_and_a_missing_class(data):
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1)
+    assert (model.fit(X[:5], ["only"] * 5).predict(X) == "only").all()
+    assert model.fit(X[:1], ["only"]).predict(X[:1]) == "only"
+    model.partial_fit(X[y != "wasp"], y[y != "wasp"], classes=["ant", "bee", "wasp", "only"])
+    assert model.classes_.tolist() == ["ant", "bee", "only", "wasp"]
+    with pytest.raises(ValueError, match="0 sample"):
+        model.fit(X[:0], y[:0])
