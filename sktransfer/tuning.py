@@ -109,7 +109,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         if tail is None:
             tail, new = self._new_tail(plain[:1], seed)
         if len(new):
-            start = Rows([_join(plain[index], kept)], rows.target.numpy(), rows.weight.numpy())
+            start = Rows([_join(plain, index, kept)], rows.target.numpy(), rows.weight.numpy())
             self._init_head(tail, start, list(new))
         held = self.validation_indices_
         valid = Rows([plain[held]], target[held], weight[held]) if len(held) else None
@@ -224,7 +224,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             target = np.concatenate([target, kept[1]])
             weight = np.concatenate([weight, np.ones(len(kept[1]))])
         if self.augment is None:
-            return Rows([_join(plain[index], kept)], target, weight)
+            return Rows([_join(plain, index, kept)], target, weight)
         augment = make_augment(self.augment, self.backbone_)
         chosen = [samples[i] for i in index]
         if self.n_views is None:
@@ -234,7 +234,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             self._at_cut([View(sample, augment, str(v)) for sample in chosen])
             for v in range(self.n_views)
         ]
-        return Rows([_join(view, kept) for view in views], target, weight)
+        return Rows([_join(view, index, kept) for view in views], target, weight)
 
     def _fresh_views(self, chosen: list, augment, kept, seed: int):
         """Return a function from positions to activations of views made anew each epoch."""
@@ -285,7 +285,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             init = "probe" if self.head == "linear" else "random"
         if init == "random":
             return
-        features = _features(tail, rows.views[0].numpy())
+        features = _features(tail, rows.views[0].numpy(), self.device)
         target, weight = rows.target.numpy(), rows.weight.double().numpy()
         if len(new) < self._n_outputs:
             solve_new_rows(features, target, weight, tail.head, new)
@@ -300,12 +300,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _tail_outputs(self, activations: np.ndarray) -> np.ndarray:
         recipe = Recipe(self._output, ("output",), "none", self._precision())
-        engine = engine_for(recipe, resolve_device(self.device))
-        parts = []
-        for start in range(0, len(activations), _AT_ONCE):
-            rows = torch.from_numpy(activations[start : start + _AT_ONCE]).float()
-            parts.append(engine.run(list(rows), "auto")["output"])
-        return np.concatenate(parts).astype(np.float64)
+        return _run_rows(recipe, activations, self.device).astype(np.float64)
 
     def to_backbone(self) -> Backbone:
         """Return the tuned network as a backbone for another estimator.
@@ -437,23 +432,31 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self._output = _output_backbone(tail)
 
 
-def _join(rows: np.ndarray, kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    return rows if kept is None else np.concatenate([rows, kept[0]])
+def _join(rows: np.ndarray, index, kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """Take rows and put those kept behind; all of them are not copied."""
+    taken = rows if len(index) == len(rows) else rows[index]
+    return taken if kept is None else np.concatenate([taken, kept[0]])
 
 
 def _last_stage(backbone: Backbone) -> nn.Module:
     return list(stages_of(backbone).values())[-1]
 
 
-@torch.no_grad()
-def _features(tail: Tail, activations: np.ndarray) -> np.ndarray:
-    """Run activations at the cut up to the head, as they are before training."""
-    body = tail.eval().body[:-1]
+def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarray:
+    """Run rows of activations through the one layer of a recipe."""
+    engine = engine_for(recipe, resolve_device(device))
     parts = []
-    for start in range(0, len(activations), 32):
-        rows = torch.from_numpy(activations[start : start + 32]).float()
-        parts.append(body(rows))
-    return torch.cat(parts).numpy()
+    for start in range(0, len(activations), _AT_ONCE):
+        rows = torch.from_numpy(activations[start : start + _AT_ONCE]).float()
+        parts.append(engine.run(list(rows), "auto")["output"])
+    return np.concatenate(parts)
+
+
+def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Run activations at the cut up to the head, as they are before training."""
+    body = nn.Sequential(*tail.eval().body[:-1])
+    below = Backbone("tail", body, kind="array", stages={"output": body})
+    return _run_rows(Recipe(below, ("output",), "none"), activations, device)
 
 
 def _output_backbone(tail: Tail) -> Backbone:

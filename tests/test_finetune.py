@@ -253,11 +253,11 @@ def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, s
 
 
 def test_fixed_views_come_from_the_store_the_second_time(small_images, tmp_path, monkeypatch):
-    from sktransfer.engine import Engine
+    from sktransfer.features import _Source
 
     settings = {"augment": "light", "n_views": 2, "max_epochs": 1, "memory": tmp_path}
     FineTunedClassifier(random_state=0, **settings).fit(*small_images)
-    monkeypatch.setattr(Engine, "run", lambda *args: pytest.fail("the network ran"))
+    monkeypatch.setattr(_Source, "compute", lambda *args: pytest.fail("the network ran"))
     FineTunedClassifier(random_state=1, **settings).fit(*small_images)
 
 
