@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .backbones import Backbone
-from .backbones.base import describe
+from .backbones.identity import describe
 from .layers import pool, stages_of, trace
 
 __all__ = ["Engine", "Recipe", "engine_for", "resolve_device"]
@@ -91,7 +91,7 @@ class Recipe:
         backbone = self.backbone
         settings = (describe(self.pooling), self.precision, self.dtype, backbone.kind)
         preprocess = describe(backbone.preprocess)
-        return "|".join(("v1", backbone.fingerprint, layer, *settings, preprocess))
+        return "|".join(("v2", backbone.fingerprint, layer, *settings, preprocess))
 
 
 class Engine:

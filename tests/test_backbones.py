@@ -29,6 +29,7 @@ from conftest import (
 from PIL import Image
 from sklearn.base import clone
 from torch import nn
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from sktransfer import (
@@ -41,7 +42,7 @@ from sktransfer import (
     load_backbone,
     register_backbone,
 )
-from sktransfer.backbones.base import describe
+from sktransfer.backbones.identity import describe
 from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids
 from sktransfer.backbones.weights import load_weights
 from sktransfer.layers import penultimate, stages_of
@@ -723,6 +724,49 @@ def closure(p):
     return lambda x: by_order(x, p)
 
 
+def keyword_default(p):
+    def function(x, *, p=p):
+        return by_order(x, p)
+
+    return function
+
+
+def with_global(p):
+    space = {"p": p}
+    exec("def function(x): return x * p", space)
+    return space["function"]
+
+
+def long_array(last):
+    array = np.zeros(3000)
+    array[1500] = last
+    return array
+
+
+class Holder(nn.Module):
+    def __init__(self, setting):
+        super().__init__()
+        self._setting = setting
+
+
+def hooked(k):
+    module = nn.Linear(2, 2)
+    nn.init.ones_(module.weight), nn.init.ones_(module.bias)
+    module.register_forward_hook(lambda module, args, output: output * k)
+    return module
+
+
+def subclass(method):
+    class Base:
+        def __call__(self, x, inner=method):
+            return getattr(x, inner)((2, 3))
+
+    class Sub(Base):
+        pass
+
+    return Sub()
+
+
 PAIRS = {
     "functions": (by_mean, by_order),
     "lambdas of one line": (lambda x: x.mean((2, 3)), lambda x: x.amax((2, 3))),
@@ -734,6 +778,20 @@ PAIRS = {
     "preprocessings": (TINY_SIZE, TINY_SIZE.with_size(8)),
     "transforms": (v2.Resize(8), v2.Resize(9)),
     "lambda transforms": (v2.Lambda(by_mean), v2.Lambda(by_order)),
+    "composed": (v2.Compose([v2.Lambda(by_mean)]), v2.Compose([v2.Lambda(by_order)])),
+    "first version": (v1.Compose([v1.Lambda(by_mean)]), v1.Compose([v1.Lambda(by_order)])),
+    "inner code": (
+        lambda x: torch.stack([t.amax((1, 2)) for t in x]),
+        lambda x: torch.stack([t.amin((1, 2)) for t in x]),
+    ),
+    "keyword defaults": (keyword_default(1), keyword_default(2)),
+    "globals": (with_global(1), with_global(2)),
+    "large arrays": (closure(long_array(0)), closure(long_array(1))),
+    "plain objects inside": (Holder([Pooler(1)]), Holder([Pooler(2)])),
+    "private settings": (Holder(1), Holder(2)),
+    "tensors that are no buffers": (Holder(torch.tensor(1.00001)), Holder(torch.tensor(1.00003))),
+    "hooks": (hooked(1), hooked(2)),
+    "inherited code": (subclass("amax"), subclass("amin")),
 }
 
 
@@ -755,10 +813,12 @@ def test_a_description_repeats(item):
 
 def test_what_cannot_be_described_is_refused():
     class Anonymous:
+        __slots__ = ()
+
         def __call__(self, x):
             return x
 
-    with pytest.raises(ValueError, match=r"__repr__ with its settings"):
+    with pytest.raises(ValueError, match=r"cannot be part of a cache key"):
         describe(Anonymous())
 
 

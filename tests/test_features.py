@@ -227,6 +227,8 @@ def test_two_lambdas_never_share_an_entry(store):
 
 def test_a_pooling_that_cannot_be_told_apart_is_refused_with_a_store_only(store):
     class Anonymous:
+        __slots__ = ()
+
         def __call__(self, x):
             return x.mean((2, 3))
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +12,9 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["Backbone", "ImagePreprocessing", "PILPreprocessing", "describe"]
+from .identity import fingerprint
+
+__all__ = ["Backbone", "ImagePreprocessing", "PILPreprocessing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,7 @@ class Backbone:
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = _fingerprint(self.module, self.stages)
+            self._fingerprint = fingerprint(self.module, self.stages)
         return self._fingerprint
 
     @property
@@ -228,84 +227,3 @@ def _load_reference(reference: tuple, fingerprint: str) -> Backbone:
             f"expected {fingerprint[:12]}. Install the same weights, or fit again."
         )
     return backbone
-
-
-def _fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None) -> str:
-    """Hash tensors by name and the code that uses them."""
-    digest = hashlib.sha256(f"{module!r}{stages!r}".encode())
-    for cls in sorted({type(m) for m in module.modules()}, key=lambda c: c.__qualname__):
-        # The library's own classes are told apart by repr(module); a user's class may change
-        # its forward and keep its name.
-        if not cls.__module__.startswith(("torch.", "torchvision.", "timm.", "sktransfer.")):
-            digest.update(describe(cls).encode())
-    for name, child in module.named_modules():
-        settings = {k: v for k, v in vars(child).items() if not k.startswith("_")}
-        for key, value in sorted(settings.items()):
-            digest.update(f"{name}.{key}={_describe_setting(value)}".encode())
-    # Not the state_dict, which leaves buffers out that are not persistent.
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    for name, tensor in sorted(tensors.items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _describe_setting(value) -> str:
-    """Describe a setting of a module, as far as its repr or its code says what it does."""
-    try:
-        return describe(value)
-    except ValueError:
-        return type(value).__qualname__
-
-
-def describe(item) -> str:
-    """Describe what a callable or value does, for a cache key: by its code, not by its address.
-
-    Parameters
-    ----------
-    item : object
-        A dataclass, a class, a function, a ``functools.partial`` or any object with a ``repr``
-        that holds no memory address.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the item cannot be told apart from another of its kind.
-    """
-    if isinstance(item, nn.Module):
-        return f"{item!r}{_fingerprint(item, None)}"
-    if inspect.ismethod(item):
-        return f"{_describe_code(item)} of {describe(item.__self__)}"
-    if hasattr(item, "func") and hasattr(item, "keywords"):  # functools.partial
-        return f"partial({describe(item.func)}, {item.args!r}, {sorted(item.keywords.items())!r})"
-    if inspect.isclass(item) or inspect.isroutine(item):
-        return _describe_code(item)
-    if isinstance(item, PILPreprocessing):
-        return f"PIL({describe(item.transform)})"
-    text = repr(item)
-    if " at 0x" in text:
-        raise ValueError(
-            f"{text} cannot be part of a cache key: its repr does not say what it does. Use a "
-            "function defined in a module, or give its class a __repr__ with its settings."
-        )
-    return text
-
-
-def _describe_code(item) -> str:
-    code = getattr(item, "__code__", None)
-    if code is not None:  # not the source: two lambdas of one line have the same
-        consts = [re.sub(" at 0x[0-9a-f]+", "", repr(const)) for const in code.co_consts]
-        body = repr((code.co_code.hex(), code.co_names, consts))
-    else:
-        try:
-            body = inspect.getsource(item)
-        except (OSError, TypeError):  # built in C, or typed at a prompt
-            body = ""
-    closure = [cell.cell_contents for cell in getattr(item, "__closure__", None) or ()]
-    defaults = getattr(item, "__defaults__", None)
-    return f"{item.__module__}.{item.__qualname__}:{body}{closure!r}{defaults!r}"
