@@ -11,7 +11,6 @@ import xxhash
 from torchvision.transforms import v2
 
 from .backbones import Backbone
-from .backbones.identity import describe
 from .samples import digest, open_image
 
 __all__ = ["View", "make_augment"]
@@ -63,19 +62,18 @@ class View:
         As in :mod:`sktransfer.samples`.
     augment : callable
         From a uint8 tensor ``(3, h, w)`` to another.
-    seed : str
-        With the sample's digest it fixes what is drawn.
+    key : str
+        What ``augment`` does and which view this is. With the sample's digest it fixes what is
+        drawn.
     """
 
-    def __init__(self, sample, augment: Callable, seed: str):
+    def __init__(self, sample, augment: Callable, key: str):
         self.sample = sample
         self.augment = augment
-        self.seed = seed
+        self.key = key
 
     def view_digest(self) -> bytes:
-        return xxhash.xxh3_128_digest(
-            digest(self.sample) + f"{self.seed}|{describe(self.augment)}".encode()
-        )
+        return xxhash.xxh3_128_digest(digest(self.sample) + self.key.encode())
 
     def open_view(self) -> np.ndarray:
         image = open_image(self.sample)

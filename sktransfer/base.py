@@ -114,15 +114,21 @@ class BackboneEstimator(BaseEstimator):
         state = super().__getstate__()
         fitted = state.get("backbone_")
         own = isinstance(self.backbone, nn.Module) or hasattr(self.backbone, "to_backbone")
-        if fitted is not None and own:
-            if self._load_own().fingerprint == fitted.fingerprint:
-                state = state | {"backbone_": None}
+        if fitted is not None and own and self._own_is(fitted):
+            state = state | {"backbone_": None}
         return state
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         if "backbone_" in state and state["backbone_"] is None:
             self.backbone_ = self._load_own()
+
+    def _own_is(self, fitted: Backbone) -> bool:
+        """Tell whether the parameter still gives the backbone of the fit."""
+        try:
+            return self._load_own().fingerprint == fitted.fingerprint
+        except Exception:  # it may be anything by now, such as an estimator that is not fitted
+            return False
 
     def _load_own(self) -> Backbone:
         return load_backbone(self.backbone, image_size=self.image_size)

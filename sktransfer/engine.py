@@ -174,7 +174,13 @@ class Engine:
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
                 # A copy, since the next stage may overwrite its input.
-                features[layer] = self._pooled(x, square).to("cpu", self._dtype, copy=True)
+                pooled = self._pooled(x, square)
+                features[layer] = pooled.to("cpu", self._dtype, copy=True)
+                if self._dtype == torch.float16 and not features[layer].isfinite().all():
+                    raise FloatingPointError(
+                        f"Activations of layer {layer!r} are too large for float16: use "
+                        "cache_dtype='float32'."
+                    )
         return features
 
     def _pooled(self, x: torch.Tensor, square: bool) -> torch.Tensor:

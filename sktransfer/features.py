@@ -97,6 +97,7 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
     try:
         for start in range(0, len(samples), _CHUNK):
             opened = source.open(samples[start : start + _CHUNK])
+            _check_shapes(opened)
             tables.write(start, {"input": torch.stack(opened).numpy()})
     except _SampleError as error:
         raise UnreadableSamplesError(_problems(samples, backbone)) from error.__cause__

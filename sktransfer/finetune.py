@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from numbers import Integral, Real
 
 import numpy as np
+from scipy.sparse import issparse
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.callback import with_callbacks
@@ -13,12 +13,16 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import (
+    check_classification_targets,
+    type_of_target,
+    unique_labels,
+)
 from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
 
 from .heads import grow, last_linear
 from .training import Tail
-from .tuning import TunedEstimator
+from .tuning import TunedEstimator, all_or_nothing
 
 __all__ = ["FineTunedClassifier", "FineTunedRegressor"]
 
@@ -245,6 +249,7 @@ default="efficientnet_lite0"
         self.verbose = verbose
 
     @with_callbacks
+    @all_or_nothing
     def fit(self, X, y, sample_weight=None):
         """Train on labelled samples.
 
@@ -268,13 +273,13 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss is not finite; the message says what to try.
         """
-        again = self.warm_start and hasattr(self, "_tail")
-        before = (self._tail, self.classes_) if again else None
+        before = (self._tail, self.classes_) if self._goes_on() else None
         samples = self._begin(X, y)
         self._learn(samples, y, sample_weight, [], before)
         return self
 
     @with_callbacks
+    @all_or_nothing
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Go on training, with labels that may be new.
 
@@ -308,37 +313,53 @@ default="efficientnet_lite0"
 
     def _learn(self, samples, y, sample_weight, labels: list, before) -> None:
         """Encode the labels, grow the head where need be, and train."""
-        y = self._check_labels(samples, y)
+        y = self._check_labels(samples, y, before)
         weight = _weights(sample_weight, self.class_weight, y)
         if self._task == "multilabel":
             self.classes_, target = np.arange(y.shape[1]), y.astype(np.float32)
         else:
-            self.classes_ = np.unique(np.concatenate([y, *labels]))
+            self.classes_ = unique_labels(y, *labels)
             target = np.searchsorted(self.classes_, y)
         self._n_outputs = len(self.classes_)
         tail, new = (None, ()) if before is None else self._continued(*before)
-        self._fit_rows(samples, target, weight, tail, new)
+        # A label that was only announced has a row, which nothing has taught yet.
+        seen = set(self.classes_[np.unique(target[weight > 0])].tolist()) if y.ndim == 1 else set()
+        earlier = set(self.classes_.tolist()) if before is None else self._seen
+        first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
+        self._fit_rows(samples, target, weight, tail, sorted({*new, *first}))
+        self._seen = seen if before is None else self._seen | seen
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
 
-    def _check_labels(self, samples, y) -> np.ndarray:
+    def _check_labels(self, samples, y, before) -> np.ndarray:
+        y = y.toarray() if issparse(y) else y
         check_classification_targets(y)
-        self._task = "multilabel" if type_of_target(y).startswith("multilabel") else "multiclass"
-        y = np.asarray(y) if self._task == "multilabel" else column_or_1d(y, warn=True)
+        several = type_of_target(y).startswith("multilabel")
+        task = "multilabel" if several else "multiclass"
+        y = np.asarray(y) if several else column_or_1d(y, warn=True)
         check_consistent_length(samples, y)
+        same = before is None or (
+            task == self._task and (not several or y.shape[1] == len(self.classes_))
+        )
+        if not same:
+            raise ValueError(
+                f"y is {task} with {y.shape[-1] if several else 'one'} label(s) a sample, which is "
+                f"not what this model was fitted for ({self._task}, {len(self.classes_)} classes)."
+            )
+        self._task = task
         return y
 
     def _continued(self, tail: Tail, known: np.ndarray) -> tuple[Tail, list[int]]:
         """Copy an earlier tail, its head grown to the labels of now, and name the new rows."""
-        tail = deepcopy(tail).requires_grad_(True)
+        tail = self._copy_tail(tail)
         sources = _sources(self.classes_.tolist(), known.tolist())
         if sources != list(range(len(known))):
             grow(tail.head, sources)
         return tail, [i for i, source in enumerate(sources) if source is None]
 
     def _carried_rows(self, n_features: int) -> list[int | None]:
-        stages = list((self.backbone_.stages or {"": None}).items())
-        name, head = stages[-1]
-        head = head if name.startswith("new_head") else None
+        name, head = list((self.backbone_.stages or {"": None}).items())[-1]
+        grown = name.startswith("new_head") and self.backbone_.classes is not None
+        head = head if grown else None
         fits = head is not None and self.head_init == "auto" and self._task == "multiclass"
         if not fits or last_linear(head).in_features != n_features or self.head != "linear":
             return super()._carried_rows(n_features)
@@ -399,6 +420,8 @@ default="efficientnet_lite0"
         return self.classes_[outputs.argmax(axis=1)]
 
     def _output_names(self):
+        if self._task == "multilabel":  # several outputs at once are no classes
+            return None
         return [str(label) for label in self.classes_.tolist()]
 
     def __sklearn_tags__(self):
@@ -609,6 +632,7 @@ default="efficientnet_lite0"
         self.verbose = verbose
 
     @with_callbacks
+    @all_or_nothing
     def fit(self, X, y, sample_weight=None):
         """Train on samples with numbers.
 
@@ -630,7 +654,7 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss is not finite; the message says what to try.
         """
-        again = self.warm_start and hasattr(self, "_tail")
+        again = self._goes_on()
         samples = self._begin(X, y)
         y = _check_y(y, multi_output=True, y_numeric=True, estimator=self)
         check_consistent_length(samples, y)
@@ -638,10 +662,12 @@ default="efficientnet_lite0"
         self._task, self._one_target = "regression", y.ndim == 1
         y = y.reshape(len(y), -1)
         self._n_outputs = y.shape[1]
+        if again and self._n_outputs != len(self._scaler.mean_):
+            raise ValueError(f"y has {self._n_outputs} targets, {len(self._scaler.mean_)} before.")
         if not again:  # going on means going on in the same units
             self._scaler = StandardScaler().fit(y, sample_weight=weight)
         target = self._scaler.transform(y).astype(np.float32)
-        tail = deepcopy(self._tail).requires_grad_(True) if again else None
+        tail = self._copy_tail(self._tail) if again else None
         self._fit_rows(samples, target, weight, tail)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self

@@ -163,12 +163,18 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         """
         samples = self._fit_backbone(X)
         self.__dict__.pop("conditional_", None)
+        declared, n_outputs = self.backbone_.classes, self._n_outputs(samples)
+        if declared is not None and len(declared) != n_outputs:
+            raise ValueError(
+                f"Backbone {self.backbone_.name!r} declares {len(declared)} classes and has "
+                f"{n_outputs} outputs."
+            )
         if self.class_map == "learn":
             self._learn_classes(samples, y)
         elif self.class_map is None:
             self.classes_ = np.array(self._source_classes())
         else:
-            self._sources = _resolve_map(self.class_map, self.backbone_, self._n_outputs(samples))
+            self._sources = _resolve_map(self.class_map, self.backbone_, n_outputs)
             self.classes_ = np.array(list(self._sources))
         return self
 

@@ -69,7 +69,12 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
     if isinstance(X, str | os.PathLike | Image.Image):
         raise TypeError(f"Expected a list of samples, got one sample: {_label(X)}. Put it in [ ].")
     if _is_tensor(X):
-        X = _tensor_to_images(X) if X.ndim > 3 or len(X) in (1, 3, 4) else X.detach().cpu().numpy()
+        if X.ndim == 3 and len(X) in (3, 4):  # (channels, h, w) as far as anyone can tell
+            raise TypeError(
+                f"A tensor {tuple(X.shape)} is one sample or {len(X)} grey ones: give a batch "
+                "(n, channels, h, w), with [None] before one image or [:, None] for grey ones."
+            )
+        X = _tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
     elif hasattr(X, "columns") or hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray):

@@ -6,6 +6,7 @@ could change it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -455,8 +456,10 @@ def _mean_loss(net, rows: Rows) -> float:
 def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) -> float:
     """Find a learning rate by a range test on training rows (Smith 2017).
 
-    The rate grows from 1e-6 by a constant factor each step, on a copy of the tail, until the
-    smoothed loss is four times its lowest. A tenth of the rate at the lowest is returned.
+    The rate grows from 1e-6 by a constant factor each step. Each batch's loss is compared with
+    its loss before training; a tenth of the rate at which the smoothed gain is largest is
+    returned, or, where the head begins so well that nothing is gained, of the highest rate that
+    does no harm. The weights are put back.
 
     Parameters
     ----------
@@ -486,7 +489,7 @@ def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) ->
         pass
     finally:
         tail.load_state_dict(state)
-    return float(watch.best_rate / 10)
+    return float(np.clip(watch.best_rate / 10, 1e-5, 0.1))
 
 
 class _RangeEnd(Exception):
@@ -494,12 +497,19 @@ class _RangeEnd(Exception):
 
 
 class _RangeTest(Callback):
+    """Raise the rate step by step, and compare each batch's loss with that before training.
+
+    Batches differ more among themselves than a step changes them, so that a loss alone would
+    tell which batch was easy.
+    """
+
     def __init__(self, rates: np.ndarray):
         self.rates = rates
 
     def on_train_begin(self, net, **kwargs):
-        self.step_, self.smooth_, self.lowest_, self.best_rate = 0, None, math.inf, self.rates[0]
+        self.step_, self.gain_, self.gains_, self.level_ = 0, 0.0, [], 0.0
         self.base_ = [group["lr"] / net.lr for group in net.optimizer_.param_groups]
+        self.start_ = copy.deepcopy(net.module_).eval()
 
     def on_batch_begin(self, net, batch=None, training=None, **kwargs):
         if self.step_ == len(self.rates):
@@ -507,11 +517,26 @@ class _RangeTest(Callback):
         for group, factor in zip(net.optimizer_.param_groups, self.base_, strict=True):
             group["lr"] = self.rates[self.step_] * factor
 
-    def on_batch_end(self, net, loss=None, **kwargs):
+    @torch.no_grad()
+    def on_batch_end(self, net, batch=None, loss=None, **kwargs):
+        x, y = batch
+        y = {name: value.to(net.device) for name, value in y.items()}
+        before = float(net.criterion_(self.start_(x.to(net.device)), y))
         value = float(loss.detach())
-        self.smooth_ = value if self.smooth_ is None else 0.8 * self.smooth_ + 0.2 * value
-        if self.smooth_ < self.lowest_:
-            self.lowest_, self.best_rate = self.smooth_, self.rates[self.step_]
-        if not math.isfinite(value) or self.smooth_ > 4 * self.lowest_:
+        if not math.isfinite(value):
+            raise _RangeEnd
+        self.gain_ = 0.8 * self.gain_ + 0.2 * (before - value)
+        self.level_ = max(self.level_, before)
+        self.gains_.append(self.gain_)
+        if self.gain_ < -3 * self.level_:
             raise _RangeEnd
         self.step_ += 1
+
+    @property
+    def best_rate(self) -> float:
+        """The rate that gained most; where none gained, the highest that lost next to nothing."""
+        gains = np.array(self.gains_ or [0.0])
+        best = int(gains.argmax())
+        if gains[best] < 0.01 * self.level_:
+            best = int(np.flatnonzero(gains >= -0.01 * self.level_ - 1e-12).max(initial=0))
+        return float(self.rates[best])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections import OrderedDict
 from copy import deepcopy
 from numbers import Integral, Real
@@ -21,6 +22,7 @@ from torch import nn
 
 from .augment import View, make_augment
 from .backbones import Backbone
+from .backbones.identity import describe
 from .base import BackboneEstimator
 from .cache import as_store
 from .engine import Recipe, engine_for, resolve_device
@@ -29,7 +31,7 @@ from .heads import grow, make_head, solve_new_rows, solve_probe, write_rows
 from .layers import boundary, penultimate, stages_of
 from .training import EpochWatch, KeepBest, Rows, Tail, TrainingPlan, find_lr, make_net, train
 
-__all__ = ["TunedEstimator"]
+__all__ = ["TunedEstimator", "all_or_nothing"]
 
 _AT_ONCE = 1024  # rows of activations turned into outputs at a time
 
@@ -78,11 +80,26 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
+        before = self._place() if self._goes_on() else None
         samples = self._fit_backbone(X)
         self._find_cut()
+        if before not in (None, self._place()):
+            raise ValueError(
+                "warm_start=True goes on with the network as it is cut: backbone and trainable must"
+                " be those of the fit before. Set warm_start=False to begin anew."
+            )
+        if self.patience is not None and not self.validation_fraction:
+            raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
         self._kept = None
         self._announce()
         return samples
+
+    def _goes_on(self) -> bool:
+        return self.warm_start and hasattr(self, "_tail")
+
+    def _place(self) -> tuple:
+        """Return what an earlier tail fits on."""
+        return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
     def _announce(self) -> None:
         root = self._init_callback_context(max_subtasks=self.max_epochs)
@@ -229,9 +246,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         chosen = [samples[i] for i in index]
         if self.n_views is None:
             return Rows([], target, weight, self._fresh_views(chosen, augment, kept, seed))
+        key = describe(augment)
         # The seed is not in the views: so folds, candidates and processes share them.
         views = [
-            self._at_cut([View(sample, augment, str(v)) for sample in chosen])
+            self._at_cut([View(sample, augment, f"{key}|{v}") for sample in chosen])
             for v in range(self.n_views)
         ]
         return Rows([_join(view, index, kept) for view in views], target, weight)
@@ -261,7 +279,16 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             head = grow(deepcopy(_last_stage(self.backbone_)), sources)
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
+        n_found = _n_outputs(tail, one)
+        if n_found != self._n_outputs:
+            raise ValueError(f"head= gives {n_found} outputs where {self._n_outputs} are needed.")
         return tail.requires_grad_(True), new
+
+    def _copy_tail(self, tail: Tail) -> Tail:
+        """Copy an earlier tail to go on from, with the settings of now."""
+        tail = deepcopy(tail).requires_grad_(True)
+        tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
+        return tail
 
     def _carried_rows(self, n_features: int) -> list[int | None]:
         """Find the row of each label in the head of the model that this one grows from."""
@@ -432,6 +459,27 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self._output = _output_backbone(tail)
 
 
+def all_or_nothing(method):
+    """Decorate a fit so that where it fails the estimator is what it was before.
+
+    Nothing of an earlier fit is changed in place, so that the attributes are all there is.
+    """
+
+    @functools.wraps(method)
+    def guarded(self, *args, **kwargs):
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            callbacks = {k: v for k, v in vars(self).items() if k.startswith("_skl_callbacks_to")}
+            context = {k: v for k, v in vars(self).items() if k == "_callback_fit_ctx"}
+            vars(self).clear()
+            vars(self).update(before | callbacks | context)
+            raise
+
+    return guarded
+
+
 def _join(rows: np.ndarray, index, kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
     """Take rows and put those kept behind; all of them are not copied."""
     taken = rows if len(index) == len(rows) else rows[index]
@@ -457,6 +505,12 @@ def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.nd
     body = nn.Sequential(*tail.eval().body[:-1])
     below = Backbone("tail", body, kind="array", stages={"output": body})
     return _run_rows(Recipe(below, ("output",), "none"), activations, device)
+
+
+@torch.no_grad()
+def _n_outputs(tail: Tail, one: np.ndarray) -> int:
+    """Run one row to see how many outputs a head has."""
+    return tail.eval().body(torch.from_numpy(one).float()).flatten(1).shape[1]
 
 
 def _output_backbone(tail: Tail) -> Backbone:

@@ -851,3 +851,20 @@ def test_every_torchvision_network(name, registry):
         for stage in stages_of(backbone).values():
             y = stage(y)
         assert torch.equal(y, backbone.module(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_precision_are_brought_to_the_network_s(dtype, tmp_path):
+    module = load_backbone("efficientnet_lite0").module
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    loaded = load_backbone("efficientnet_lite0", weights=tmp_path / "weights.pth")
+    assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("setting", [{"classes": ["a"]}, {"kind": "array"}, {"name": "mine"}])
+def test_what_does_not_apply_is_refused(setting):
+    with pytest.raises(ValueError, match="for modules only"):
+        load_backbone("efficientnet_lite0", **setting)
+    with pytest.raises(ValueError, match="for backbones given by name"):
+        load_backbone(nn.Linear(2, 2), weights="weights.pth")

@@ -364,3 +364,69 @@ def test_one_class_one_sample_and_a_missing_class(data):
     assert model.classes_.tolist() == ["ant", "bee", "only", "wasp"]
     with pytest.raises(ValueError, match="0 sample"):
         model.fit(X[:0], y[:0])
+
+
+def test_warm_start_with_another_cut_is_refused(data):
+    model = FineTunedClassifier(load_backbone(network()), warm_start=True).fit(*data)
+    with pytest.raises(ValueError, match="backbone and trainable must be those"):
+        model.set_params(trainable=1).fit(*data)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_fit_that_fails_leaves_the_model_as_it_was(method, data):
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), random_state=0).fit(X, y)
+    before = model.predict_proba(X)
+    model.set_params(optimizer="sgd", lr=1e30, warmup=0.0, trainable="head")
+    with pytest.raises(FloatingPointError):
+        getattr(model, method)(X, np.where(y == "ant", "aardvark", y))
+    assert model.classes_.tolist() == ["ant", "bee", "wasp"]
+    assert np.array_equal(model.predict_proba(X), before)
+
+
+def test_a_label_that_was_only_announced_is_learned_when_it_comes(data):
+    X, y = data
+    old = y != "wasp"
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)
+    model.partial_fit(X[old], y[old], classes=["ant", "bee", "wasp"]).partial_fit(X, y)
+    assert (model.predict(X[~old]) == "wasp").mean() > 0.3
+
+
+def test_labels_of_another_kind_are_refused(data):
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=0).fit(X, y)
+    with pytest.raises(ValueError, match="Mix of label input types"):
+        model.partial_fit(X[:3], [1, 2, 1])
+    with pytest.raises(ValueError, match="not what this model was fitted for"):
+        model.partial_fit(X, np.eye(3, dtype=int)[np.unique(y, return_inverse=True)[1]])
+    assert model.classes_.tolist() == ["ant", "bee", "wasp"]
+
+
+def test_the_range_test_finds_a_rate_between_no_training_and_harm(data):
+    settings = {"lr": "auto", "max_epochs": 1, "batch_size": 8}
+    rates = [
+        FineTunedClassifier(load_backbone(network()), random_state=s, **settings).fit(*data).lr_
+        for s in range(4)
+    ]
+    assert max(rates) <= 0.1
+    assert min(rates) >= 1e-4
+
+
+def test_a_head_with_another_number_of_outputs_is_refused(data):
+    model = FineTunedClassifier(load_backbone(network()), head=lambda i, o: nn.Linear(i, 10))
+    with pytest.raises(ValueError, match="head= gives 10 outputs where 3 are needed"):
+        model.fit(*data)
+
+
+def test_activations_too_large_for_half_precision_are_refused(data):
+    module = network()
+    module[0][0].weight.data *= 1e7
+    model = FineTunedClassifier(load_backbone(module), cache_dtype="float16")
+    with pytest.raises(FloatingPointError, match="cache_dtype='float32'"):
+        model.fit(*data)
+
+
+def test_a_classifier_grows_from_a_regressor(data):
+    X, y = data
+    regressor = FineTunedRegressor(load_backbone(network()), max_epochs=1).fit(X, X[:, 0])
+    assert FineTunedClassifier(regressor, max_epochs=1).fit(X, y).score(X, y) > 0.5

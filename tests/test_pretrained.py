@@ -426,3 +426,9 @@ def test_learned_classes_tell_ants_from_bees(hymenoptera, outputs):
     with Image.open(paths[0]) as image:
         image.load()
         assert made.predict([image]) == made.predict(paths[:1])
+
+
+def test_as_many_classes_as_outputs():
+    backbone = load_backbone(torch.nn.Linear(2, 3), classes=["a", "b"])
+    with pytest.raises(ValueError, match="declares 2 classes and has 3 outputs"):
+        PretrainedClassifier(backbone).fit(np.zeros((4, 2)))

@@ -305,3 +305,7 @@ def test_different_samples_have_different_digests(tmp_path):
 def test_what_has_no_contents_has_no_digest(sample):
     with pytest.raises(TypeError, match="expected a path, an image or an array"):
         digest(sample)
+
+
+def test_a_tensor_of_one_grey_image_is_one_sample():
+    assert [np.shape(sample) for sample in as_samples(torch.rand(1, 28, 27))] == [(28, 27)]

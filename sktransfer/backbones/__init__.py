@@ -168,13 +168,22 @@ def load_backbone(
     >>> load_backbone("efficientnet_lite0")
     <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
     """
+    own = {"preprocess": preprocess, "stages": stages, "classes": classes, "kind": kind}
+    own["name"] = name
+    given = sorted(key for key, value in own.items() if value is not None)
+    if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
+        raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
+    if weights != "default" and not isinstance(backbone, str):
+        raise ValueError(
+            f"weights={str(weights)!r} is for backbones given by name; load them into your module "
+            "with load_state_dict before giving it."
+        )
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
         backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):
         return backbone.with_image_size(image_size)
     if not isinstance(backbone, str):
-        settings = {"preprocess": preprocess, "stages": stages, "classes": classes}
-        made = _from_module(backbone, name=name, kind=kind, **settings)
+        made = _from_module(backbone, **own)
         return made.with_image_size(image_size)
     if weights is None:
         warnings.warn(
@@ -229,6 +238,7 @@ def _from_module(
     module, stages = deepcopy((module, stages))
     for parameter in module.parameters():
         parameter.grad = None
+    module.float()  # samples are float32
     if preprocess is not None and not isinstance(preprocess, ImagePreprocessing):
         preprocess = PILPreprocessing(preprocess)
     return Backbone(

@@ -103,7 +103,11 @@ def load_weights(
     if any(problems.values()):
         lines = [f"  {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
         raise ValueError("\n".join([f"weights: {str(path)!r} does not fit the network:", *lines]))
-    state = OrderedDict(tensors)
+    # Files in half or double precision: the network computes in that of its own tensors.
+    state = OrderedDict(
+        (name, tensor.to(wanted[name].dtype) if tensor.is_floating_point() else tensor)
+        for name, tensor in tensors.items()
+    )
     # Some networks look at the version of a file; the names were just found to be today's.
     state._metadata = wanted._metadata
     module.load_state_dict(state, assign=True)
