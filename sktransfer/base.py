@@ -17,7 +17,7 @@ from .cache import FeatureStore, as_store
 from .engine import Recipe
 from .features import compute_features, open_sample
 from .layers import check_stages, is_checked
-from .samples import UnreadableSamplesError, as_samples
+from .samples import UnreadableSamplesError, as_samples, as_texts
 
 __all__ = ["BackboneEstimator"]
 
@@ -47,12 +47,16 @@ class BackboneEstimator(BaseEstimator):
         samples = self._check_samples(X, reset=True)
         if not is_checked(self.backbone_):
             check_stages(self.backbone_, self._probe(samples))
+        if self.backbone_.kind == "text":
+            vars(self).update(self.backbone_.preprocess.check(samples, fitting=True))
         return samples
 
     def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:
         if self.backbone_.kind == "array":
             X = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
             return validate_data(self, X, reset=reset, dtype=np.float32, allow_nd=True)
+        if self.backbone_.kind == "text":
+            return as_texts(X)
         if self.image_shape is not None:
             X = validate_data(self, X, reset=reset, dtype=None)
         return as_samples(X, self.image_shape)
@@ -81,7 +85,10 @@ class BackboneEstimator(BaseEstimator):
 
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)
-        return self._check_samples(X)
+        samples = self._check_samples(X)
+        if self.backbone_.kind == "text":
+            self.backbone_.preprocess.check(samples, fitting=False)
+        return samples
 
     def _takes_rows(self) -> bool:
         """Tell whether X is a table of numbers, as far as that is known before fit."""

@@ -22,7 +22,7 @@ from .backbones import Backbone
 from .backbones.identity import describe
 from .layers import pool, stages_of, trace
 
-__all__ = ["Engine", "Recipe", "engine_for", "resolve_device"]
+__all__ = ["Engine", "Recipe", "engine_for", "group_by_shape", "resolve_device"]
 
 # A fresh memory page costs 2.5 µs, and the C library gives blocks over 32 MB back after each
 # use. Activations that stay under this many bytes are not faulted in anew for each batch.
@@ -31,6 +31,9 @@ _BYTES_GPU = 1e9
 # Past these sizes a batch is no faster, and a single sample pays for a whole one.
 _BATCH = {"image": 4, "array": 64}
 _BATCH_GPU = 256
+# Texts: the tokens of a batch. A matrix product of fewer rows is slower a row.
+_TOKENS = 512
+_TOKENS_GPU = 16384
 _ENGINES_KEPT = 2  # for each network: a list of layers and the next candidate's
 
 
@@ -72,7 +75,7 @@ class Recipe:
     backbone : Backbone
     layers : tuple of str
         Where to cut, in any order.
-    pooling : str, callable or None, default=None
+    pooling : str, callable, tuple or None, default=None
         See :func:`sktransfer.layers.pool`; "none" keeps whole activations.
     precision : {"float32", "bfloat16"}, default="float32"
         What the network computes in.
@@ -82,7 +85,7 @@ class Recipe:
 
     backbone: Backbone
     layers: tuple[str, ...]
-    pooling: str | Callable | None = None
+    pooling: str | Callable | tuple | None = None
     precision: str = "float32"
     dtype: str = "float32"
 
@@ -118,7 +121,10 @@ class Engine:
         bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.plain = [nn.Sequential(*part) for part in slices]
-        fast = [_prepared(part, recipe.backbone.opaque) for part in self.plain]
+        # There is no batch norm to fold between tokens, and their networks look at masks.
+        self._is_text = recipe.backbone.kind == "text"
+        prepared = (lambda part, _: part) if self._is_text else _prepared
+        fast = [prepared(part, recipe.backbone.opaque) for part in self.plain]
         self.segments = [_on_device(part, device) for part in fast]
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
@@ -140,6 +146,34 @@ class Engine:
             layer: torch.cat([part[layer] for part in parts])[:n].numpy() for layer in self.layers
         }
 
+    def run_groups(self, groups: Sequence[tuple], batch_size: int | str) -> dict[str, np.ndarray]:
+        """Run samples of several shapes, such as texts, those of one shape together.
+
+        Parameters
+        ----------
+        groups : sequence of (ndarray of int, sequence of Tensor)
+            Positions of the samples of one shape, and the samples.
+        batch_size : int or "auto"
+
+        Returns
+        -------
+        dict of str to ndarray
+            For each layer a row for each position; an array of objects where rows differ in
+            length.
+        """
+        n = sum(len(positions) for positions, _ in groups)
+        tables: dict[str, np.ndarray] = {}
+        for positions, tensors in groups:
+            for layer, rows in self.run(tensors, batch_size).items():
+                if layer not in tables:
+                    tables[layer] = _empty_rows(n, rows)
+                if tables[layer].dtype == object:
+                    for position, row in zip(positions, rows, strict=True):
+                        tables[layer][position] = row
+                else:
+                    tables[layer][positions] = rows
+        return tables
+
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run a batch ``(n, …)`` and return each layer's features, on the CPU, as float32."""
@@ -159,6 +193,9 @@ class Engine:
         It depends on shapes and the device alone, never on a timing, so that the same samples
         meet the same batches each time.
         """
+        if self._is_text:
+            tokens = _TOKENS if self.device.type == "cpu" else _TOKENS_GPU
+            return max(1, tokens // len(sample))
         self._check_once(sample[None])
         if self.device.type != "cpu":
             return int(np.clip(_BYTES_GPU // self._bytes, 1, _BATCH_GPU))
@@ -186,7 +223,7 @@ class Engine:
     def _pooled(self, x: torch.Tensor, square: bool) -> torch.Tensor:
         if self.recipe.pooling == "none":
             return x
-        return pool(x, self.recipe.pooling, square=square)
+        return pool(x, self.recipe.pooling, square=square, masked=self._is_text)
 
     def _autocast(self):
         if self.recipe.precision == "float32":
@@ -201,6 +238,7 @@ class Engine:
             fast = self._run(self.segments, probe)
         self._widths = {layer: features.shape[-1] for layer, features in fast.items()}
         comparable = self.device.type == "cpu" and self.recipe.precision == "float32"
+        comparable = comparable and not self._is_text
         if comparable and not _agree(fast, self._run(self.plain, probe)):
             warnings.warn(
                 f"The fast form of backbone {self.recipe.backbone.name!r} does not give the same "
@@ -209,6 +247,19 @@ class Engine:
             )
             self.segments = self.plain
         self._bytes = max(1, largest[0] // len(probe))
+
+
+def group_by_shape(tensors: Sequence[torch.Tensor]) -> list[tuple[np.ndarray, list]]:
+    """Group samples of one shape, as :meth:`Engine.run_groups` takes them."""
+    places: dict[tuple, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        places.setdefault(tuple(tensor.shape), []).append(i)
+    return [(np.array(group), [tensors[i] for i in group]) for group in places.values()]
+
+
+def _empty_rows(n: int, rows: np.ndarray) -> np.ndarray:
+    ragged = rows.ndim > 2  # positions of tokens, which differ in number
+    return np.empty(n, object) if ragged else np.empty((n, rows.shape[1]), rows.dtype)
 
 
 def _agree(fast: dict, plain: dict, tolerance: float = 1e-4) -> bool:

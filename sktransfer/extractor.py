@@ -12,15 +12,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from .base import BackboneEstimator
 from .engine import Recipe, engine_for, resolve_device
-from .layers import resolve_layer
+from .layers import resolve_layer, stages_of
+from .weighting import LEARNED_POOLINGS, TokenWeights, takes_weights
 
 __all__ = ["PretrainedFeatureExtractor"]
+
+_POOLINGS = ("avg", "max", "flatten", "cls", *LEARNED_POOLINGS)
 
 
 class PretrainedFeatureExtractor(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BackboneEstimator
 ):
-    """Turn images into vectors with a network that others have trained.
+    """Turn images or texts into vectors with a network that others have trained.
 
     Parameters
     ----------
@@ -34,10 +37,12 @@ class PretrainedFeatureExtractor(
         Where to stop: a name of :func:`sktransfer.list_layers` or a position among them (-1 is
         the network's output). A list gives several layers in one pass, side by side. None is
         the penultimate layer, the input of the network's own classifier.
-    pooling : {"avg", "max", "flatten", "cls"} or callable, default="avg"
+    pooling : {"avg", "max", "flatten", "cls", "idf", "sif"}, callable or list, default="avg"
         How an activation becomes a vector: the mean or maximum over positions, every number,
         or the first token of a transformer. A callable is given the activation, a tensor
         ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and returns ``(n, k)``.
+        For word vectors also "idf" and "sif": means weighted by how rare a word is, which
+        ``fit`` counts (see Notes). A list gives several, side by side.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were
         trained with.
@@ -65,6 +70,10 @@ class PretrainedFeatureExtractor(
         The loaded network, shared with every estimator that uses the same.
     layers_ : list of str
         The layers that are returned.
+    token_weights_ : dict of str to TokenWeights
+        What the poolings "idf" and "sif" learned.
+    oov_rate_ : float
+        For word vectors: the share of words in the texts of ``fit`` that have no vector.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -77,9 +86,18 @@ class PretrainedFeatureExtractor(
     Notes
     -----
     ``fit`` trains nothing: it loads the weights, finds the layers and checks X. Labels are
-    ignored. So there is nothing that could leak from test samples into training.
+    ignored. So there is nothing that could leak from test samples into training. The exceptions
+    are asked for by name: the poolings "idf" and "sif" count the words of the training texts.
+
+    "idf" weights a word by ``ln((1 + n) / (1 + df)) + 1``, as scikit-learn does; "sif" by
+    ``a / (a + p)``, and takes the first singular vector of the training texts out (Arora et al.
+    2017). A word that ``fit`` has not met counts as the rarest.
 
     A sample's features depend on that sample alone, not on its batch or its place in X.
+
+    References
+    ----------
+    Arora, Liang, Ma (2017). A simple but tough-to-beat baseline for sentence embeddings. ICLR.
 
     Examples
     --------
@@ -98,7 +116,7 @@ class PretrainedFeatureExtractor(
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
         "layer": [str, Integral, list, None],
-        "pooling": [StrOptions({"avg", "max", "flatten", "cls"}), callable],
+        "pooling": [StrOptions(set(_POOLINGS)), callable, list],
     }
 
     def __init__(
@@ -137,8 +155,8 @@ class PretrainedFeatureExtractor(
         ----------
         X : list, array, Series or DataFrame column of n_samples samples
             Paths, PIL images, arrays ``(h, w)`` or ``(h, w, channels)`` (uint8, or float in
-            [0, 1]), tensors ``(channels, h, w)``; for an own module without preprocessing, an
-            array ``(n_samples, …)`` of numbers.
+            [0, 1]), tensors ``(channels, h, w)``; texts; for an own module without
+            preprocessing, an array ``(n_samples, …)`` of numbers.
         y : ignored
 
         Returns
@@ -157,15 +175,51 @@ class PretrainedFeatureExtractor(
         asked = self.layer if isinstance(self.layer, list) else [self.layer]
         if not asked:
             raise ValueError("layer=[] asks for no layer at all.")
-        self.layers_ = [resolve_layer(self.backbone_, layer) for layer in asked]
-        self._widths = self._measure_widths(self._probe(samples))
+        self._check_poolings()
+        self.layers_ = [self._resolve(layer) for layer in asked]
+        learned = [p for p in self._poolings() if _is_learned(p)]
+        if learned:
+            run = {"batch_size": self.batch_size, "device": self.device}
+            self.token_weights_ = {
+                p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
+            }
+        by_pooling = [self._measure_widths(p, self._probe(samples)) for p in self._poolings()]
+        self._widths = [widths[layer] for layer in self.layers_ for widths in by_pooling]
         return self
 
-    def _measure_widths(self, probe: torch.Tensor) -> list[int]:
-        """Return the number of features of each layer."""
-        recipe = Recipe(self.backbone_, tuple(self.layers_), self.pooling, self.precision)
-        widths = engine_for(recipe, resolve_device(self.device)).widths(probe)
-        return [widths[layer] for layer in self.layers_]
+    def _poolings(self) -> list:
+        return self.pooling if isinstance(self.pooling, list) else [self.pooling]
+
+    def _blocks(self) -> list[tuple]:
+        """List what stands side by side: for each layer, each pooling."""
+        return [(layer, pooling) for layer in self.layers_ for pooling in self._poolings()]
+
+    def _check_poolings(self) -> None:
+        asked = self._poolings()
+        wrong = [p for p in asked if not callable(p) and p not in _POOLINGS]
+        if wrong or not asked:
+            raise ValueError(f"pooling={self.pooling!r}: give callables or some of {_POOLINGS}.")
+        if any(map(_is_learned, asked)) and not takes_weights(self.backbone_):
+            raise ValueError(
+                f"pooling={self.pooling!r} weights words, and backbone {self.backbone_.name!r} has "
+                "no word vectors: use 'avg', 'max' or 'cls'."
+            )
+        if "flatten" in asked and self.backbone_.kind == "text":
+            raise ValueError("pooling='flatten' of texts gives vectors of different lengths.")
+
+    def _resolve(self, layer) -> str:
+        """Find a layer; where a text's tokens are to be pooled otherwise, the last with tokens."""
+        names = list(stages_of(self.backbone_))
+        own = layer is None and self.backbone_.kind == "text" and self.pooling != "avg"
+        if own and "sentence" in names[1:]:
+            return names[names.index("sentence") - 1]
+        return resolve_layer(self.backbone_, layer)
+
+    def _measure_widths(self, pooling, probe: torch.Tensor) -> dict[str, int]:
+        """Return the number of features of each layer under one pooling."""
+        pooling = "avg" if _is_learned(pooling) else pooling
+        recipe = Recipe(self.backbone_, tuple(self.layers_), pooling, self.precision)
+        return engine_for(recipe, resolve_device(self.device)).widths(probe)
 
     def transform(self, X):
         """Run samples through the network up to the layer and pool what comes out.
@@ -186,8 +240,18 @@ class PretrainedFeatureExtractor(
             A ``ValueError`` that names the samples that cannot be read, and why.
         """
         samples = self._transform_samples(X)
-        tables = self._features(samples, tuple(self.layers_), self.pooling)
+        poolings = self._poolings()
+        if any(map(_is_learned, poolings)):  # word vectors, of which each pass is cheap
+            return np.hstack([self._pooled(samples, *block) for block in self._blocks()])
+        pooling = tuple(poolings) if len(poolings) > 1 else poolings[0]
+        tables = self._features(samples, tuple(self.layers_), pooling)
         return np.hstack([tables[layer] for layer in self.layers_])
+
+    def _pooled(self, samples, layer: str, pooling) -> np.ndarray:
+        if not _is_learned(pooling):
+            return self._features(samples, (layer,), pooling)[layer]
+        run = {"batch_size": self.batch_size, "device": self.device}
+        return self.token_weights_[pooling].transform(samples, self.backbone_, **run)
 
     @property
     def _n_features_out(self) -> int:
@@ -207,15 +271,24 @@ class PretrainedFeatureExtractor(
             "features".
         """
         check_is_fitted(self)
-        labels = ["features"] if self.layer is None else self.layers_
         names = [
-            f"{self.backbone_.name}_{label}_{i}"
-            for label, width in zip(labels, self._widths, strict=True)
+            f"{self.backbone_.name}_{self._label(layer, pooling)}_{i}"
+            for (layer, pooling), width in zip(self._blocks(), self._widths, strict=True)
             for i in range(width)
         ]
         return np.asarray(names, dtype=object)
+
+    def _label(self, layer: str, pooling) -> str:
+        label = "features" if self.layer is None else layer
+        if not isinstance(self.pooling, list):
+            return label
+        return f"{label}_{getattr(pooling, '__name__', pooling)}"
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # always float32
         return tags
+
+
+def _is_learned(pooling) -> bool:
+    return isinstance(pooling, str) and pooling in LEARNED_POOLINGS

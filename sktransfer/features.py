@@ -18,7 +18,10 @@ from .samples import UnreadableSamplesError, digest, open_image
 
 __all__ = ["compute_features", "compute_inputs", "open_sample"]
 
-_CHUNK = 128  # samples opened, computed and stored at a time
+# Samples opened, computed and stored at a time. Texts are small, and a longer chunk fills the
+# batches of each length better.
+_CHUNK = {"image": 128, "array": 128, "text": 2048}
+_AT_ONCE = 128  # rows copied at a time
 _IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 
 
@@ -51,7 +54,8 @@ def compute_features(
     Returns
     -------
     dict of str to ndarray of shape (n_samples, n_features)
-        For each layer of the recipe, float32.
+        For each layer of the recipe, float32. Whole activations of texts differ in length: an
+        array of objects, of shape ``(length, channels)`` each.
 
     Raises
     ------
@@ -60,12 +64,13 @@ def compute_features(
     """
     # Whoever cannot be opened, all who cannot are named.
     try:
-        digests = [_digest(sample) for sample in samples]
+        kind = recipe.backbone.kind
+        digests = _digests(samples, kind, store is not None)
         distinct, scatter = _distinct(digests)
         source = _Source(recipe, batch_size, device, n_jobs)
-        tables = _Tables(len(distinct))
-        for start in _progress(range(0, len(distinct), _CHUNK), recipe, verbose):
-            chosen = distinct[start : start + _CHUNK]
+        tables, size = _Tables(len(distinct)), _CHUNK[kind]
+        for start in _progress(range(0, len(distinct), size), recipe, verbose):
+            chosen = distinct[start : start + size]
             chunk = [samples[i] for i in chosen]
             found = _through_store(chunk, [digests[i] for i in chosen], source, store)
             tables.write(start, found)
@@ -86,22 +91,32 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
     Returns
     -------
     ndarray of shape (n_samples, ...), float32
-        On disk where it is large.
+        On disk where it is large. For texts an array of objects, the ids of each.
 
     Raises
     ------
     UnreadableSamplesError
     """
-    tables = _Tables(len(samples))
+    if backbone.kind == "text":
+        return _ids(samples, backbone)
+    tables, size = _Tables(len(samples)), _CHUNK[backbone.kind]
     source = _Source(Recipe(backbone, ()), "auto", "cpu", n_jobs)
     try:
-        for start in range(0, len(samples), _CHUNK):
-            opened = source.open(samples[start : start + _CHUNK])
+        for start in range(0, len(samples), size):
+            opened = source.open(samples[start : start + size])
             _check_shapes(opened)
             tables.write(start, {"input": torch.stack(opened).numpy()})
     except _SampleError as error:
         raise UnreadableSamplesError(_problems(samples, backbone)) from error.__cause__
     return tables.read("input", None)
+
+
+def _ids(texts: Sequence[str], backbone: Backbone) -> np.ndarray:
+    rows = np.empty(len(texts), object)
+    for positions, ids in backbone.preprocess.many(list(texts)):
+        for position, row in zip(positions, ids.numpy(), strict=True):
+            rows[position] = row
+    return rows
 
 
 class _Tables:
@@ -122,8 +137,8 @@ class _Tables:
         if scatter is None:
             return table
         result = _empty((len(scatter), *table.shape[1:]), table.dtype)
-        for start in range(0, len(scatter), _CHUNK):
-            result[start : start + _CHUNK] = table[scatter[start : start + _CHUNK]]
+        for start in range(0, len(scatter), _AT_ONCE):
+            result[start : start + _AT_ONCE] = table[scatter[start : start + _AT_ONCE]]
         return result
 
 
@@ -137,16 +152,23 @@ class _SampleError(Exception):
     """A sample could not be opened."""
 
 
-def _digest(sample) -> bytes:
+def _digests(samples: Sequence, kind: str, stored: bool) -> Sequence:
+    """Tell samples apart; texts that are not to be stored do so themselves."""
+    if kind == "text" and not stored:
+        return samples
+    return [_digest(sample, kind) for sample in samples]
+
+
+def _digest(sample, kind: str) -> bytes:
     try:
-        return digest(sample)
+        return digest(sample, kind)
     except Exception as error:
         raise _SampleError from error
 
 
-def _distinct(digests: list[bytes]) -> tuple[list[int], np.ndarray | None]:
+def _distinct(digests: Sequence) -> tuple[list[int], np.ndarray | None]:
     """Return one position of each distinct sample, and each sample's place among those."""
-    place: dict[bytes, int] = {}
+    place: dict = {}
     for d in digests:
         place.setdefault(d, len(place))
     if len(place) == len(digests):
@@ -171,7 +193,16 @@ def _through_store(
             store.put(recipe.key(layer), [digests[i] for i in missing], table)
             for i, value in zip(missing, table, strict=True):
                 found[layer][i] = value
-    return {layer: np.stack(values) for layer, values in found.items()}
+    return {layer: _stacked(values, recipe.backbone.kind) for layer, values in found.items()}
+
+
+def _stacked(values: list[np.ndarray], kind: str) -> np.ndarray:
+    if kind != "text" or values[0].ndim == 1:
+        return np.stack(values)
+    table = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        table[i] = value
+    return table
 
 
 class _Source:
@@ -188,6 +219,9 @@ class _Source:
         return engine_for(self.recipe, resolve_device(self.device))
 
     def compute(self, samples: list) -> dict[str, np.ndarray]:
+        if self.recipe.backbone.kind == "text":
+            groups = self.recipe.backbone.preprocess.many(samples)
+            return self.engine.run_groups(groups, self.batch_size)
         tensors = self.open(samples)
         _check_shapes(tensors)
         return self.engine.run(tensors, self.batch_size)
@@ -224,6 +258,8 @@ def open_sample(sample, backbone: Backbone) -> torch.Tensor:
     """
     if backbone.kind == "array":
         return torch.tensor(sample)
+    if backbone.kind == "text":
+        return backbone.preprocess(sample)
     return backbone.preprocess(open_image(sample))
 
 

@@ -60,8 +60,9 @@ default="efficientnet_lite0"
     n_views : int or None, default=4
         With ``augment``: how many fixed views of each image there are; their frozen part is
         computed once. None makes new ones in each epoch, through the whole network.
-    lr : float or "auto", default=1e-3
-        The highest learning rate. "auto" runs a range test on training rows.
+    lr : float or "auto", default=1e-4
+        The highest learning rate. "auto" runs a range test on training rows. A head that
+        begins at random learns ten times as fast.
     layer_decay : float, default=1.0
         Factor on the learning rate for each stage towards the input.
     weight_decay : float, default=1e-4
@@ -185,7 +186,7 @@ default="efficientnet_lite0"
         train_batch_norm=False,
         augment=None,
         n_views=4,
-        lr=1e-3,
+        lr=1e-4,
         layer_decay=1.0,
         weight_decay=1e-4,
         optimizer="adamw",
@@ -353,7 +354,7 @@ default="efficientnet_lite0"
         tail = self._copy_tail(tail)
         sources = _sources(self.classes_.tolist(), known.tolist())
         if sources != list(range(len(known))):
-            grow(tail.head, sources)
+            grow(tail.head, sources, len(known))
         return tail, [i for i, source in enumerate(sources) if source is None]
 
     def _carried_rows(self, n_features: int) -> list[int | None]:
@@ -361,7 +362,9 @@ default="efficientnet_lite0"
         grown = name.startswith("new_head") and self.backbone_.classes is not None
         head = head if grown else None
         fits = head is not None and self.head_init == "auto" and self._task == "multiclass"
-        if not fits or last_linear(head).in_features != n_features or self.head != "linear":
+        if not fits or self.head != "linear":
+            return super()._carried_rows(n_features)
+        if last_linear(head, len(self.backbone_.classes)).in_features != n_features:
             return super()._carried_rows(n_features)
         return _sources(self._output_names(), list(self.backbone_.classes))
 
@@ -477,8 +480,9 @@ default="efficientnet_lite0"
     n_views : int or None, default=4
         With ``augment``: how many fixed views of each image there are; their frozen part is
         computed once. None makes new ones in each epoch, through the whole network.
-    lr : float or "auto", default=1e-3
-        The highest learning rate. "auto" runs a range test on training rows.
+    lr : float or "auto", default=1e-4
+        The highest learning rate. "auto" runs a range test on training rows. A head that
+        begins at random learns ten times as fast.
     layer_decay : float, default=1.0
         Factor on the learning rate for each stage towards the input.
     weight_decay : float, default=1e-4
@@ -574,7 +578,7 @@ default="efficientnet_lite0"
         train_batch_norm=False,
         augment=None,
         n_views=4,
-        lr=1e-3,
+        lr=1e-4,
         layer_decay=1.0,
         weight_decay=1e-4,
         optimizer="adamw",

@@ -59,21 +59,32 @@ def make_head(
         return nn.Sequential(steps)
 
 
-def last_linear(head: nn.Module) -> nn.Linear:
+def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
     """Find the layer whose rows are the outputs.
+
+    Parameters
+    ----------
+    head : torch.nn.Module
+    n_outputs : int
+        How many outputs the head has: modules may be registered in another order than they run.
+
+    Returns
+    -------
+    torch.nn.Linear
 
     Raises
     ------
     ValueError
-        If the head does not end in a linear layer.
+        If the head has no such layer.
     """
-    layers = list(head.modules())
-    if not isinstance(layers[-1], nn.Linear):
+    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    fitting = [layer for layer in layers if layer.out_features == n_outputs]
+    if not fitting:
         raise ValueError(
-            f"The head ends in {type(layers[-1]).__name__}; labels can be added only to a head "
-            "whose last layer is torch.nn.Linear."
+            f"{type(head).__name__} as a head has no torch.nn.Linear with {n_outputs} outputs, "
+            "which the rows of labels could be written to."
         )
-    return layers[-1]
+    return fitting[-1]
 
 
 def solve_probe(
@@ -141,14 +152,26 @@ def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None:
-    """Put a linear model into the last layer of a head, in place."""
-    linear = last_linear(head)
+    """Put a linear model into the last layer of a head, in place.
+
+    Raises
+    ------
+    ValueError
+        If the head is not one linear layer with a bias (and dropout).
+    """
+    linear = last_linear(head, len(coef))
+    learned = sum(tensor.numel() for tensor in head.parameters())
+    if linear.weight.shape != coef.shape or linear.bias is None or learned != coef.size + len(coef):
+        raise ValueError(
+            "head_init='probe' writes a linear model into the head, which must be one "
+            "torch.nn.Linear with a bias. Use head='linear' or head_init='random'."
+        )
     with torch.no_grad():
         linear.weight.copy_(torch.as_tensor(coef))
         linear.bias.copy_(torch.as_tensor(intercept))
 
 
-def grow(head: nn.Module, sources: list[int | None]) -> nn.Module:
+def grow(head: nn.Module, sources: list[int | None], n_old: int) -> nn.Module:
     """Give the last layer another set of rows, in place; those that stay keep their bits.
 
     Parameters
@@ -158,20 +181,26 @@ def grow(head: nn.Module, sources: list[int | None]) -> nn.Module:
     sources : list of int or None
         For each new row the old row that it is, or None for a label that was not known. Such
         a row starts at zero with the mean of the old intercepts.
+    n_old : int
+        How many rows there were.
 
     Returns
     -------
     torch.nn.Module
         The same head.
     """
-    linear = last_linear(head)
-    weight, bias = linear.weight.detach(), linear.bias.detach()
+    linear = last_linear(head, n_old)
+    weight = linear.weight.detach()
+    bias = None if linear.bias is None else linear.bias.detach()
     known = [i for i, source in enumerate(sources) if source is not None]
     old = [sources[i] for i in known]
     new_weight = weight.new_zeros(len(sources), weight.shape[1])
-    new_bias = bias.new_full((len(sources),), float(bias.mean()))
-    new_weight[known], new_bias[known] = weight[old], bias[old]
-    linear.weight, linear.bias = nn.Parameter(new_weight), nn.Parameter(new_bias)
+    new_weight[known] = weight[old]
+    linear.weight = nn.Parameter(new_weight)
+    if bias is not None:
+        new_bias = bias.new_full((len(sources),), float(bias.mean()))
+        new_bias[known] = bias[old]
+        linear.bias = nn.Parameter(new_bias)
     linear.out_features = len(sources)
     return head
 
@@ -182,6 +211,7 @@ def solve_new_rows(
     weight: np.ndarray,
     head: nn.Module,
     new: list[int],
+    n_outputs: int,
 ) -> None:
     """Fit the rows of new labels in place, those of known labels standing still.
 
@@ -194,11 +224,15 @@ def solve_new_rows(
         The row of each sample's label.
     weight : ndarray of shape (n,)
     head : torch.nn.Module
-        Its last layer is linear.
+        One linear layer with a bias; any other stays as it is.
     new : list of int
         Rows to fit.
+    n_outputs : int
+        Rows in all.
     """
-    linear = last_linear(head)
+    linear = last_linear(head, n_outputs)
+    if linear.in_features != features.shape[1] or linear.bias is None:
+        return
     mean, scale = _centre_and_scale(features, weight)
     X = (features - mean) / scale
     old = linear(torch.as_tensor(features)).detach().double().numpy()  # (n, n_outputs)

@@ -279,7 +279,39 @@ def _stage(module: nn.Module, nodes: list[fx.Node], constant: set[fx.Node]) -> f
     for node in nodes:
         copies[node] = graph.node_copy(node, copy_of)
     graph.output(copies[nodes[-1]])
-    return fx.GraphModule(module, graph)
+    dropouts = _dropouts_as_modules(graph)
+    if not dropouts:
+        return fx.GraphModule(module, graph)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    return fx.GraphModule(tensors | dict(module.named_modules()) | dropouts, graph)
+
+
+_DROPOUTS = {
+    nn.functional.dropout: nn.Dropout,
+    nn.functional.dropout1d: nn.Dropout1d,
+    nn.functional.dropout2d: nn.Dropout2d,
+    nn.functional.dropout3d: nn.Dropout3d,
+    nn.functional.alpha_dropout: nn.AlphaDropout,
+}
+
+
+def _dropouts_as_modules(graph: fx.Graph) -> dict[str, nn.Module]:
+    """Replace dropout called as a function, in place, and return the modules by name.
+
+    Tracing wrote down that the network was not in training; a module decides when it runs.
+    """
+    made: dict[str, nn.Module] = {}
+    for node in list(graph.nodes):
+        if node.target in _DROPOUTS:
+            x = node.args[0] if node.args else node.kwargs["input"]
+            p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+            name = f"dropout_as_module_{len(made)}"
+            made[name] = _DROPOUTS[node.target](p)
+            with graph.inserting_after(node):
+                call = graph.call_module(name, (x,))
+            node.replace_all_uses_with(call)
+            graph.erase_node(node)
+    return made
 
 
 def has_tensors(stage: nn.Module) -> bool:
@@ -293,6 +325,8 @@ def penultimate(backbone: Backbone) -> str:
     The input of the last stage with weights, if that stage is linear or the backbone declares
     classes; a network that ends otherwise is taken for an encoder, and its output is used.
     """
+    if backbone.penultimate is not None:
+        return backbone.penultimate
     stages = stages_of(backbone)
     names = list(stages)
     learned = [i for i, stage in enumerate(stages.values()) if has_tensors(stage)]
@@ -356,7 +390,11 @@ def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:
 
 
 def pool(
-    activation: torch.Tensor, pooling: str | Callable | None, *, square: bool = False
+    activation: torch.Tensor,
+    pooling: str | tuple | Callable | None,
+    *,
+    square: bool = False,
+    masked: bool = False,
 ) -> torch.Tensor:
     """Turn activations into one vector for each sample.
 
@@ -365,17 +403,24 @@ def pool(
     activation : Tensor of shape (n, ...)
         ``(n, channels, height, width)`` from convolutions, ``(n, tokens, channels)`` or
         ``(n, channels)``.
-    pooling : {"avg", "max", "flatten", "cls"}, callable or None
+    pooling : {"avg", "max", "flatten", "cls"}, callable, tuple of those or None
         "avg" and "max" go over positions or tokens, "cls" takes the first token, "flatten"
-        keeps every number. A callable is given the activation. None is "avg".
+        keeps every number. A callable is given the activation. Several stand side by side.
+        None is "avg".
     square : bool, default=False
         Whether images are square, so that ``(n, h, w, channels)``, as Swin's blocks have it,
         can be told from ``(n, channels, h, w)``.
+    masked : bool, default=False
+        Whether a position whose numbers are all zero holds no token and does not count, as in
+        the activations of texts. A text without tokens is a zero vector.
 
     Returns
     -------
     Tensor of shape (n, n_features)
     """
+    if isinstance(pooling, tuple):
+        parts = [pool(activation, one, square=square, masked=masked) for one in pooling]
+        return torch.cat(parts, dim=1)
     if square and activation.ndim == 4:
         _, a, b, c = activation.shape
         activation = activation.movedim(-1, 1) if a == b != c else activation
@@ -390,8 +435,19 @@ def pool(
                 f"{tuple(activation.shape)} and no tokens; use 'avg', 'max' or 'flatten'."
             )
         return activation[:, 0]
+    if masked:
+        return _pool_tokens(activation, pooling)
     places = tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
     return activation.amax(places) if pooling == "max" else activation.mean(places)
+
+
+def _pool_tokens(activation: torch.Tensor, pooling: str | None) -> torch.Tensor:
+    """Take the mean or maximum over the positions ``(n, length, channels)`` that hold a token."""
+    here = (activation != 0).any(-1, keepdim=True)  # (n, length, 1)
+    if pooling != "max":
+        return activation.sum(1) / here.sum(1).clamp_min(1)
+    highest = activation.masked_fill(~here, -torch.inf).amax(1)
+    return highest.masked_fill(~here.any(1), 0.0)
 
 
 def boundary(backbone: Backbone, trainable: str | int) -> int:

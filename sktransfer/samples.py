@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from PIL import Image, ImageOps
 
-__all__ = ["UnreadableSamplesError", "as_samples", "digest", "open_image"]
+__all__ = ["UnreadableSamplesError", "as_samples", "as_texts", "digest", "open_image"]
 
 _SHOWN = 10  # unreadable samples named in one error
 
@@ -88,6 +88,47 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
     return samples
 
 
+def as_texts(X) -> list[str]:
+    """Bring texts in any container into a list.
+
+    Parameters
+    ----------
+    X : list, array, Series or DataFrame with one column
+        Texts.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X is a single text, is empty or is no list of texts.
+    UnreadableSamplesError
+        Naming whatever in X is no text: None, NaN, numbers, bytes.
+    """
+    if isinstance(X, str | bytes):
+        raise TypeError(f"Expected a list of texts, got one text: {str(X)[:60]!r}. Put it in [ ].")
+    if hasattr(X, "columns") or hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]
+    if isinstance(X, np.ndarray) and X.ndim != 1:
+        raise ValueError(f"Expected a list or one column of texts, got an array {X.shape}.")
+    if not isinstance(X, Sequence | np.ndarray):
+        raise TypeError(f"Expected a list, an array or a column of texts, got {type(X)}.")
+    wrong = [(i, text, _no_text(text)) for i, text in enumerate(X) if not isinstance(text, str)]
+    if wrong:
+        raise UnreadableSamplesError(wrong)
+    if not len(X):
+        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    return [str(text) for text in X]
+
+
+def _no_text(item) -> TypeError:
+    return TypeError(f"expected a text, got {item!r}; replace or drop it first")
+
+
 def _is_tensor(X) -> bool:
     return type(X).__module__.partition(".")[0] == "torch" and hasattr(X, "detach")
 
@@ -127,7 +168,7 @@ def _reshape(sample, image_shape):
     return sample.reshape(image_shape)
 
 
-def digest(sample) -> bytes:
+def digest(sample, kind: str = "image") -> bytes:
     """Return 16 bytes that two samples share only if they are the same.
 
     xxh3 takes 6 µs for a 224 x 224 image where SHA-256 takes 84; it is no defence against
@@ -137,6 +178,8 @@ def digest(sample) -> bytes:
     ----------
     sample : str, Path, PIL image, array or tensor
         A file is told by its bytes, not by its name.
+    kind : {"image", "text", "array"}, default="image"
+        Of a text a str is the text itself, otherwise the path of a file.
 
     Returns
     -------
@@ -149,6 +192,8 @@ def digest(sample) -> bytes:
     """
     if hasattr(sample, "view_digest"):
         return sample.view_digest()
+    if kind == "text":
+        return xxhash.xxh3_128_digest(b"text" + sample.encode("utf-8", "surrogatepass"))
     if isinstance(sample, str | os.PathLike):
         return xxhash.xxh3_128_digest(b"file" + Path(sample).read_bytes())
     if isinstance(sample, Image.Image):

@@ -38,12 +38,13 @@ _ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may t
 class Pooling(nn.Module):
     """Pooling as the stage between a network and its head."""
 
-    def __init__(self, square: bool):
+    def __init__(self, square: bool, masked: bool):
         super().__init__()
         self.square = square
+        self.masked = masked
 
     def forward(self, x):
-        return pool(x, "avg", square=self.square)
+        return pool(x, "avg", square=self.square, masked=self.masked)
 
 
 class Tail(nn.Module):
@@ -54,17 +55,20 @@ class Tail(nn.Module):
     stages : dict of str to torch.nn.Module
         Trained from here on.
     head : torch.nn.Module
-    square : bool
+    square, masked : bool
         See :func:`sktransfer.layers.pool`.
     train_batch_norm : bool
         Whether batch norm adapts its statistics. If not, it stays in ``eval`` mode.
     precision : {"float32", "bfloat16"}
     """
 
-    def __init__(self, stages, head, *, square: bool, train_batch_norm: bool, precision: str):
+    def __init__(
+        self, stages, head, *, square: bool, masked: bool, train_batch_norm: bool, precision: str
+    ):
         super().__init__()
         self.names = list(stages)
-        self.body = nn.Sequential(*stages.values(), Pooling(square), head)
+        self.masked = masked
+        self.body = nn.Sequential(*stages.values(), Pooling(square, masked), head)
         self.train_batch_norm = train_batch_norm
         self.precision = precision
         self.n_chunks = 1
@@ -75,13 +79,22 @@ class Tail(nn.Module):
 
     def train(self, mode: bool = True) -> Tail:
         super().train(mode)
-        for module in self.modules():
+        # A batch norm in the new head has no statistics yet that could be kept.
+        for module in self.body[:-1].modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not self.train_batch_norm:
                 module.eval()
         return self
 
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether a batch norm adapts in training, which takes two rows at least."""
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        inside = [m for m in self.body[-1].modules() if m in norms]
+        return bool(inside) or (self.train_batch_norm and bool(norms))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self._like.dtype)
+        if x.is_floating_point():  # ids of tokens stay what they are
+            x = x.to(self._like.dtype)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         low = self.precision != "float32"
@@ -165,7 +178,7 @@ class Rows(torch.utils.data.Dataset):
         weight: np.ndarray,
         fresh: Callable | None = None,
     ):
-        self.views = [torch.from_numpy(view) for view in views]
+        self.views = [as_rows(view) for view in views]
         self.target = torch.from_numpy(target)
         self.weight = torch.from_numpy(weight.astype(np.float32))
         self.fresh = fresh
@@ -184,18 +197,48 @@ class Rows(torch.utils.data.Dataset):
         if self.fresh is not None:
             return self.fresh(index.tolist(), epoch_seed), y
         if len(self.views) == 1 or generator is None:
-            return self.views[0][index], y
+            return _take(self.views[0], index), y
         which = torch.randint(len(self.views), (len(index),), generator=generator).tolist()
         pairs = zip(which, index, strict=True)
         return torch.stack([self.views[view][i] for view, i in pairs]), y
 
     def to(self, device: torch.device) -> Rows:
         """Move everything to an accelerator if it fits there with room to spare."""
+        if any(isinstance(view, list) for view in self.views):
+            return self  # texts, which are joined batch by batch
         size = sum(view.nbytes for view in self.views)
         if device.type == "cuda" and size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
             self.views = [view.to(device) for view in self.views]
             self.target, self.weight = self.target.to(device), self.weight.to(device)
         return self
+
+
+def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
+    """Turn a table into a tensor, or one of texts, which differ in length, into a list.
+
+    Parameters
+    ----------
+    view : ndarray of shape (n, ...) or array of n arrays
+
+    Returns
+    -------
+    Tensor or list of Tensor
+    """
+    if view.dtype == object:
+        return [torch.from_numpy(row) for row in view]
+    return torch.from_numpy(view)
+
+
+def _take(rows, index: torch.Tensor) -> torch.Tensor:
+    """Take some rows as one tensor, texts filled up with zeros, which hold no token."""
+    if isinstance(rows, torch.Tensor):
+        return rows[index]
+    chosen = [rows[i] for i in index.tolist()]
+    shape = [max(sizes) for sizes in zip(*(row.shape for row in chosen), strict=True)]
+    filled = chosen[0].new_zeros(len(chosen), *shape)
+    for place, row in zip(filled, chosen, strict=True):
+        place[tuple(slice(size) for size in row.shape)] = row
+    return filled
 
 
 class Batches:
@@ -207,11 +250,16 @@ class Batches:
     batch_size : int
     seed : int, default=None
         None keeps the order of the rows.
+    in_pairs : bool, default=False
+        Whether a last batch of one row joins the batch before it.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int | None = None):
+    def __init__(
+        self, rows: Rows, batch_size: int, seed: int | None = None, in_pairs: bool = False
+    ):
         self.rows = rows
         self.batch_size = batch_size
+        self.in_pairs = in_pairs
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -222,7 +270,10 @@ class Batches:
         if self.generator is not None:
             order = torch.randperm(len(self.rows), generator=self.generator)
             epoch_seed = int(torch.randint(2**31, (1,), generator=self.generator))
-        for index in order.split(self.batch_size):
+        batches = list(order.split(self.batch_size))
+        if self.in_pairs and len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for index in batches:
             yield self.rows.batch(index, epoch_seed, self.generator)
 
 
@@ -246,6 +297,7 @@ class TrainingPlan:
     net_params: dict
     verbose: int
     seed: int
+    head_factor: float = 1.0  # on the learning rate of the head
 
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -322,6 +374,7 @@ def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, de
         "batch_size": plan.batch_size,
         "iterator_train": Batches,
         "iterator_train__seed": plan.seed,
+        "iterator_train__in_pairs": tail.learns_statistics,
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
         "criterion": WeightedLoss(plan.task, plan.label_smoothing),
@@ -350,6 +403,8 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
         for i, stage in enumerate(tail.body)
         if next(stage.parameters(), None) is not None
     ]
+    name, head = settings["optimizer__param_groups"][-1]
+    settings["optimizer__param_groups"][-1] = (name, {"lr": head["lr"] * plan.head_factor})
     return settings
 
 

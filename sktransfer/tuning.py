@@ -25,15 +25,26 @@ from .backbones import Backbone
 from .backbones.identity import describe
 from .base import BackboneEstimator
 from .cache import as_store
-from .engine import Recipe, engine_for, resolve_device
+from .engine import Recipe, engine_for, group_by_shape, resolve_device
 from .features import compute_features, compute_inputs
 from .heads import grow, make_head, solve_new_rows, solve_probe, write_rows
 from .layers import boundary, penultimate, stages_of
-from .training import EpochWatch, KeepBest, Rows, Tail, TrainingPlan, find_lr, make_net, train
+from .training import (
+    EpochWatch,
+    KeepBest,
+    Rows,
+    Tail,
+    TrainingPlan,
+    as_rows,
+    find_lr,
+    make_net,
+    train,
+)
 
 __all__ = ["TunedEstimator", "all_or_nothing"]
 
 _AT_ONCE = 1024  # rows of activations turned into outputs at a time
+_FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at random
 
 
 class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
@@ -120,14 +131,16 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         plain = self._at_cut(samples)
-        index, self.validation_indices_ = self._split(target, seed)
+        index, self.validation_indices_ = self._split(target, weight, seed)
         kept = self._kept_rows()
         rows = self._rows(samples, plain, target, weight, index, kept, seed)
         if tail is None:
             tail, new = self._new_tail(plain[:1], seed)
-        if len(new):
-            start = Rows([_join(plain, index, kept)], rows.target.numpy(), rows.weight.numpy())
-            self._init_head(tail, start, list(new))
+        if len(new) or not self.frozen_layers_:
+            start = _join(plain, index, kept)
+            _restrict(tail, start)
+            if len(new):
+                self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
         held = self.validation_indices_
         valid = Rows([plain[held]], target[held], weight[held]) if len(held) else None
         self._train(tail, rows, valid, seed)
@@ -181,6 +194,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             net_params=self.net_params or {},
             verbose=max(0, self.verbose - 1),
             seed=seed,
+            head_factor=_FRESH_HEAD if self._head_init() == "random" else 1.0,
         )
 
     # -- what is frozen ------------------------------------------------------------------------
@@ -220,19 +234,23 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     # -- rows ----------------------------------------------------------------------------------
 
-    def _split(self, target: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Set rows aside for validation, by class where every class has two."""
-        n = len(target)
+    def _split(self, target, weight, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Set rows aside for validation, by class where every class has two.
+
+        Rows of no weight could tell nothing there.
+        """
+        rows = np.flatnonzero(weight > 0)
+        n = len(rows)
         n_valid = round(n * self.validation_fraction)
         if n_valid == 0 or n - n_valid < 1:
-            return np.arange(n), np.arange(0)
-        codes = target if self._task == "multiclass" else np.zeros(n)
+            return np.arange(len(target)), np.arange(0)
+        codes = target[rows] if self._task == "multiclass" else np.zeros(n)
         _, counts = np.unique(codes, return_counts=True)
         stratified = counts.min() > 1 and min(n_valid, n - n_valid) >= len(counts)
         cls = StratifiedShuffleSplit if stratified else ShuffleSplit
         splitter = cls(n_splits=1, test_size=n_valid, random_state=seed)
-        index, valid = next(splitter.split(codes[:, None], codes))
-        return np.sort(index), np.sort(valid)
+        valid = np.sort(rows[next(splitter.split(codes[:, None], codes))[1]])
+        return np.setdiff1d(np.arange(len(target)), valid), valid
 
     def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
         """Gather the training rows, augmented if asked for, those kept from earlier behind."""
@@ -276,7 +294,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         new = list(range(self._n_outputs))
         sources = self._carried_rows(n_features)
         if any(source is not None for source in sources):
-            head = grow(deepcopy(_last_stage(self.backbone_)), sources)
+            n_old = len(self.backbone_.classes)
+            head = grow(deepcopy(_last_stage(self.backbone_)), sources, n_old)
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         n_found = _n_outputs(tail, one)
@@ -301,21 +320,24 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             stages,
             nn.Identity(),
             square=self.backbone_.input_shape is not None,
+            masked=self.backbone_.kind == "text",
             train_batch_norm=self.train_batch_norm,
             precision=self._precision(),
         )
 
-    def _init_head(self, tail: Tail, rows: Rows, new: list[int]) -> None:
+    def _head_init(self) -> str:
+        if self.head_init != "auto":
+            return self.head_init
+        return "probe" if self.head == "linear" else "random"
+
+    def _init_head(self, tail: Tail, rows: np.ndarray, target, weight, new: list[int]) -> None:
         """Let the new rows of the head begin as a linear model of the features before training."""
-        init = self.head_init
-        if init == "auto":
-            init = "probe" if self.head == "linear" else "random"
-        if init == "random":
+        if self._head_init() == "random":
             return
-        features = _features(tail, rows.views[0].numpy(), self.device)
-        target, weight = rows.target.numpy(), rows.weight.double().numpy()
+        features = _features(tail, rows, self.device)
+        weight = weight.astype(np.float64)
         if len(new) < self._n_outputs:
-            solve_new_rows(features, target, weight, tail.head, new)
+            solve_new_rows(features, target, weight, tail.head, new, self._n_outputs)
         else:
             solution = solve_probe(features, target, weight, self._n_outputs, self._task)
             write_rows(tail.head, *solution)
@@ -348,6 +370,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             preprocess=self.backbone_.preprocess,
             classes=self._output_names(),
             stages=stages,
+            penultimate=list(stages)[-2],
         )
 
     def to_features(self, *, layer=None, pooling="avg", memory=None):
@@ -495,28 +518,45 @@ def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarra
     engine = engine_for(recipe, resolve_device(device))
     parts = []
     for start in range(0, len(activations), _AT_ONCE):
-        rows = torch.from_numpy(activations[start : start + _AT_ONCE]).float()
-        parts.append(engine.run(list(rows), "auto")["output"])
+        rows = as_rows(activations[start : start + _AT_ONCE])
+        rows = [row.float() if row.is_floating_point() else row for row in rows]
+        parts.append(engine.run_groups(group_by_shape(rows), "auto")["output"])
     return np.concatenate(parts)
+
+
+def _restrict(tail: Tail, rows: np.ndarray) -> None:
+    """Let a table of word vectors train only the rows that some training text uses, in place."""
+    if rows.dtype != object or not hasattr(tail.body[0], "restricted"):
+        return
+    used = np.unique(np.concatenate([row.ravel() for row in rows]))
+    tail.body[0] = tail.body[0].restricted(used[used > 0]).requires_grad_(True)
 
 
 def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Run activations at the cut up to the head, as they are before training."""
     body = nn.Sequential(*tail.eval().body[:-1])
-    below = Backbone("tail", body, kind="array", stages={"output": body})
+    below = Backbone("tail", body, kind=_kind(activations), stages={"output": body})
     return _run_rows(Recipe(below, ("output",), "none"), activations, device)
 
 
 @torch.no_grad()
 def _n_outputs(tail: Tail, one: np.ndarray) -> int:
     """Run one row to see how many outputs a head has."""
-    return tail.eval().body(torch.from_numpy(one).float()).flatten(1).shape[1]
+    row = as_rows(one)[0]
+    row = row.float() if row.is_floating_point() else row
+    return tail.eval().body(row[None]).flatten(1).shape[1]
 
 
 def _output_backbone(tail: Tail) -> Backbone:
     """Wrap a trained tail so that an engine can run it. A new object for each training."""
     body = nn.Sequential(*tail.eval().body)
-    return Backbone("tail", body, kind="array", stages={"output": body})
+    kind = "text" if tail.masked and tail.names else "array"
+    return Backbone("tail", body, kind=kind, stages={"output": body})
+
+
+def _kind(activations: np.ndarray) -> str:
+    """Tell rows of tokens, which differ in length, from rows of numbers."""
+    return "text" if activations.dtype == object else "array"
 
 
 @contextlib.contextmanager

@@ -15,9 +15,11 @@ RANKS = {
     **dict.fromkeys(["layers", "augment", "heads"], 2),
     "engine": 2.5,
     **dict.fromkeys(["features", "training"], 3),
-    "base": 3.5,
+    **dict.fromkeys(["base", "weighting"], 3.5),
+    "probing": 3.6,
     "tuning": 3.7,
     **dict.fromkeys(["extractor", "pretrained", "finetune"], 4),
+    "evidence": 4.5,
     "strategy": 5,
     **dict.fromkeys(["persistence", "display", "distributed", "demo"], 6),
     "cli": 7,
@@ -27,7 +29,11 @@ RANKS = {
 # A tuned network becomes a transformer: the one upward door, opened inside a method.
 DOORS = {("tuning", "extractor")}
 # One file for each source of backbones, the only one that imports its library.
-SOURCES = {"timm": "backbones/timm.py"}
+SOURCES = {
+    "timm": "backbones/timm.py",
+    "gensim": "backbones/wordvectors.py",
+    "transformers": "backbones/encoders.py",
+}
 
 
 def modules():

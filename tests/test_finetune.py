@@ -178,7 +178,8 @@ def test_several_labels_a_sample(data):
 def test_several_targets(data):
     X, _ = data
     Y = np.column_stack([X[:, 0] * 1000, X[:, 1] - 50])
-    model = FineTunedRegressor(load_backbone(network()), trainable="all", random_state=0).fit(X, Y)
+    settings = {"trainable": "all", "lr": 1e-3, "random_state": 0}
+    model = FineTunedRegressor(load_backbone(network()), **settings).fit(X, Y)
     assert model.predict(X).shape == Y.shape
     assert model.score(X, Y) > 0.5
 
@@ -430,3 +431,88 @@ def test_a_classifier_grows_from_a_regressor(data):
     X, y = data
     regressor = FineTunedRegressor(load_backbone(network()), max_epochs=1).fit(X, X[:, 0])
     assert FineTunedClassifier(regressor, max_epochs=1).fit(X, y).score(X, y) > 0.5
+
+
+class Backwards(nn.Module):
+    """A head whose layers are registered in the opposite order to that in which they run."""
+
+    def __init__(self, n_features, n_outputs):
+        super().__init__()
+        self.out = nn.Linear(8, n_outputs, bias=False)
+        self.hidden = nn.Linear(n_features, 8)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.hidden(x)))
+
+
+def test_a_head_of_any_order_grows(data):
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), head=Backwards, max_epochs=1)
+    model.fit(X[y != "wasp"], y[y != "wasp"])
+    assert set(model.partial_fit(X, y).predict_proba(X[:2]).shape) == {2, 3}
+
+
+@pytest.mark.parametrize("head", ["mlp", Backwards])
+def test_only_a_linear_head_begins_as_the_probe(head, data):
+    model = FineTunedClassifier(load_backbone(network()), head=head, head_init="probe")
+    with pytest.raises(ValueError, match=r"must be one torch\.nn\.Linear"):
+        model.fit(*data)
+
+
+def norm_head(n_features, n_outputs):
+    return nn.Sequential(nn.BatchNorm1d(n_features), nn.Linear(n_features, n_outputs))
+
+
+@pytest.mark.parametrize("settings", [{"head": norm_head}, {"train_batch_norm": True}])
+def test_batch_norm_that_learns_meets_no_batch_of_one_row(settings, data):
+    X, y = data
+    settings = {"trainable": "all", "batch_size": 89, "max_epochs": 2, **settings}
+    model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings).fit(X, y)
+    norms = [m for m in model._tail.modules() if isinstance(m, nn.BatchNorm1d)]
+    learned = [m for m in norms if m.num_batches_tracked > 0]
+    assert len(learned) == 1
+    assert model.predict(X).shape == y.shape
+
+
+class FunctionalDropout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 64), nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = nn.functional.dropout(torch.relu(self.first(x)), 0.5, self.training)
+        return self.last(x)
+
+
+def test_dropout_called_as_a_function_is_on_while_training_and_off_afterwards(data):
+    model = FineTunedClassifier(load_backbone(FunctionalDropout()), trainable="all", max_epochs=0)
+    tail = model.fit(*data)._tail
+    X = torch.from_numpy(data[0])
+    body = nn.Sequential(*tail.body[:-1])
+    assert torch.equal(body.eval()(X), body.eval()(X))
+    assert not torch.equal(body.train()(X), body.train()(X))
+
+
+def test_rows_without_weight_are_not_for_validation(data):
+    X, y = data
+    weight = np.arange(len(y)) % 3 == 0
+    model = FineTunedClassifier(load_backbone(network()), validation_fraction=0.3, max_epochs=1)
+    held = model.fit(X, y, sample_weight=weight).validation_indices_
+    assert len(held) == 9
+    assert weight[held].all()
+
+
+def test_the_features_of_a_tuned_network_are_the_input_of_any_head(data):
+    X, y = data
+
+    class Plain(nn.Module):
+        def __init__(self, n_features, n_outputs):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(n_features, n_outputs))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    model = FineTunedRegressor(load_backbone(network()), head=Plain, max_epochs=1)
+    features = model.fit(X, np.arange(len(y), dtype=float)).to_features().fit_transform(X)
+    assert features.shape == (len(y), 12)

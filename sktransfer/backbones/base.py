@@ -14,7 +14,24 @@ from torchvision.transforms.v2 import functional as F
 
 from .identity import fingerprint
 
-__all__ = ["Backbone", "ImagePreprocessing", "PILPreprocessing"]
+__all__ = ["Backbone", "ImagePreprocessing", "PILPreprocessing", "padded_length"]
+
+_STEP = 8  # lengths of texts are multiples of it, so that a batch finds texts of its length
+
+
+def padded_length(n_tokens: int) -> int:
+    """Return the length to which a text is filled up: a function of that text alone.
+
+    Parameters
+    ----------
+    n_tokens : int
+
+    Returns
+    -------
+    int
+        The next multiple of 8, at least 8.
+    """
+    return max(1, -(-n_tokens // _STEP)) * _STEP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +123,11 @@ class Backbone:
         Stands in feature names and messages.
     module : torch.nn.Module
         The network. It is put into ``eval`` mode and belongs to the backbone from here on.
-    kind : {"image", "array"}, default="image"
-        What a sample is: an image in any of its forms, or a row of numbers given to the
-        network as it is.
+    kind : {"image", "text", "array"}, default="image"
+        What a sample is: an image in any of its forms, a text, or a row of numbers given to
+        the network as it is.
     preprocess : callable, default=None
-        From one opened sample to one tensor.
+        From one opened sample to one tensor. For texts, ids of tokens, of which 0 is none.
     classes : sequence of str, default=None
         The names of the network's outputs, for networks that are classifiers.
     class_ids : sequence of str, default=None
@@ -122,6 +139,8 @@ class Backbone:
         holds the reference and the fingerprint instead of the weights.
     opaque : tuple of callable, default=()
         Functions that are one operation when the network is traced.
+    penultimate : str, default=None
+        The layer whose output a classifier takes, where the network does not show it.
 
     Attributes
     ----------
@@ -141,6 +160,7 @@ class Backbone:
         stages: Mapping[str, nn.Module] | None = None,
         reference: tuple | None = None,
         opaque: tuple[Callable, ...] = (),
+        penultimate: str | None = None,
     ):
         self.name = name
         self.module = module.eval()
@@ -151,6 +171,7 @@ class Backbone:
         self.stages = stages
         self.reference = reference
         self.opaque = opaque
+        self.penultimate = penultimate
         self._fingerprint: str | None = None
         # What is prepared from the network (stages, engines, copies of another image size). It
         # lives and dies with the backbone; a global table would keep every network for ever.

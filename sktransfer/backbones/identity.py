@@ -94,6 +94,8 @@ def describe(item) -> str:
 def _describe(item, seen: set[int]) -> str:
     if isinstance(item, _PLAIN):
         return f"{type(item).__name__} {item!r}"
+    if isinstance(getattr(item, "content_digest", None), str):  # large, and hashed once
+        return f"{type(item).__qualname__} {item.content_digest}"
     if isinstance(item, torch.Tensor):
         return _tensor(item)
     if isinstance(item, np.ndarray) and item.dtype != object:

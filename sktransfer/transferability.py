@@ -1,0 +1,744 @@
+"""Scores of how well features suit a task, without fine-tuning: arrays in, a number out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from numbers import Integral
+
+import numpy as np
+from scipy.special import entr, logsumexp
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import check_array, check_consistent_length, check_X_y, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+__all__ = [
+    "free_energy",
+    "gaussian_divergence",
+    "h_score",
+    "leep",
+    "logme",
+    "make_transferability_scorer",
+    "nce",
+    "prediction_entropy",
+    "probe_score",
+    "transrate",
+]
+
+# Inverse strength of the probe's penalty, the same as of the probe that a head starts from.
+_PROBE_C = 0.1
+# What LogME counts as residual at least, of the targets' sum of squares. Labels that features fit
+# exactly would have infinite evidence.
+_RESIDUAL_FLOOR = 1e-10
+_SUM_TOLERANCE = 1e-2  # a softmax over 1000 classes in half precision stays within it
+
+
+def logme(features, y, *, task="auto"):
+    """Log of the maximum evidence of a linear model on the features, per sample.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+        As the network gives them. The model has no intercept, so a shift changes the score.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Labels of any type, one-vs-rest, averaged over classes; an indicator matrix of several
+        labels; or numbers to regress on, averaged over targets.
+    task : {"auto", "classification", "regression"}, default="auto"
+        "auto" follows `sklearn.utils.multiclass.type_of_target`: numbers with a fractional part
+        are regressed on. Whole numbers are classes, also as floats; say "regression" for those.
+
+    Returns
+    -------
+    float
+        Higher is better. The value is a log density: of any sign, for the same ``y`` only to be
+        compared. It is never below that of no features, which is -1.07 for two balanced classes,
+        and stays below 10.5 for them.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, fewer than two classes, or constant targets.
+
+    Notes
+    -----
+    With weights :math:`w \\sim N(0, \\alpha^{-1} I)` and targets :math:`N(Fw, \\beta^{-1} I)` the
+    score is :math:`\\max_{\\alpha, \\beta} \\log p(y | F, \\alpha, \\beta) / n` [1]_. With the
+    singular values :math:`s` and the left vectors :math:`u` of :math:`F` and
+    :math:`t = \\alpha / \\beta`, the best :math:`\\beta` is known in closed form, which leaves
+
+    .. math:: -\\frac{n}{2} \\log \\frac{2 \\pi e\\, q(t)}{n} - \\frac12 \\sum_i \\log(1 + s_i^2/t),
+        \\quad q(t) = y^T y - \\sum_i \\frac{s_i^2}{s_i^2 + t} (u_i^T y)^2
+
+    to be maximised over one number. The fixed-point iteration of [2]_, from 1 and after its ten
+    steps, is up to 0.12 a sample below the maximum where features are weak, which is more than
+    they differ by; here the maximum is bracketed on a grid and the bracket halved.
+    Directions without a singular value cancel, so that fewer samples than features need no
+    special case (in the authors' code they do not cancel). A constant target is left out.
+    Rotating the features or multiplying them by one number does not change the score.
+
+    References
+    ----------
+    .. [1] You et al., "LogME: Practical Assessment of Pre-trained Models for Transfer Learning",
+       ICML 2021. https://arxiv.org/abs/2102.11005
+    .. [2] You et al., "Ranking and Tuning Pre-trained Models", JMLR 2022.
+       https://arxiv.org/abs/2110.10545
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.transferability import logme
+    >>> y = np.repeat(["ant", "bee"], 20)
+    >>> noise = np.random.default_rng(0).normal(size=(40, 3))
+    >>> informative = noise + 2 * (y == "bee")[:, None]
+    >>> logme(informative, y) > logme(noise, y)
+    True
+    """
+    features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
+    targets = _as_targets(y, _find_task(y, task))  # (n_samples, n_targets)
+    u, s = _thin_svd(features)
+    squares = (u.T @ targets) ** 2  # (rank, n_targets)
+    total = (targets**2).sum(0)
+    rest = np.maximum(total - squares.sum(0), 0) + _RESIDUAL_FLOOR * total
+    return float(_max_evidence(s[:, None] ** 2, squares, rest, len(targets)).mean() / len(targets))
+
+
+def _max_evidence(power, squares, rest, n_samples) -> np.ndarray:
+    """Maximise the log evidence over t = alpha / beta, for every target at once."""
+
+    def evidence(log_t):
+        gain = power / np.exp(log_t)
+        residual = (squares / (1 + gain)).sum(0) + rest
+        fit = n_samples * np.log(2 * np.pi * np.e / n_samples * residual)
+        return -(fit + np.log1p(gain).sum(0)) / 2
+
+    no_features = evidence(np.inf)
+    if not len(power):
+        return no_features
+    # The evidence may have several maxima: the best point of a grid, one unit of log t apart,
+    # and then halving steps around it.
+    grid = np.log(power.max()) + np.arange(-28.0, 15.0)
+    best = grid[np.argmax([evidence(log_t) for log_t in grid], axis=0)]  # (n_targets,)
+    for step in 0.5 ** np.arange(1, 21):
+        points = best + step * np.array([[0], [-1], [1]])
+        values = np.array([evidence(log_t) for log_t in points])
+        best = np.take_along_axis(points, values.argmax(0)[None], 0)[0]
+    return np.maximum(evidence(best), no_features)
+
+
+def _find_task(y, task: str) -> str:
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
+    if task != "auto":
+        return task
+    return "regression" if type_of_target(y).startswith("continuous") else "classification"
+
+
+def _as_targets(y, task: str) -> np.ndarray:
+    """Make one column of numbers for each class, label or target; drop constant ones."""
+    if task == "regression":
+        targets = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+    elif type_of_target(y) == "multilabel-indicator":
+        targets = np.asarray(y, dtype=np.float64)
+    else:
+        targets = _membership(_encode(y))
+    targets = targets[:, np.ptp(targets, axis=0) > 0]
+    if not targets.shape[1]:
+        raise ValueError("All targets are constant; there is nothing that features could explain.")
+    return targets
+
+
+def h_score(features, y, *, shrinkage=True):
+    """Share of the features' variance that lies between classes, summed over directions.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+    shrinkage : bool, default=True
+        Estimate the covariance as Ledoit and Wolf do. Without it the score is at its maximum
+        for pure noise as soon as there are no more samples than features.
+
+    Returns
+    -------
+    float
+        From 0, which constant features have, to ``n_classes - 1``. Higher is better.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, or fewer than two classes.
+
+    Notes
+    -----
+    Without shrinkage :math:`\\mathrm{tr}(\\Sigma^{+} \\Sigma_z)` [1]_, where :math:`\\Sigma` is the
+    covariance of the features and :math:`\\Sigma_z` that of each sample's class mean, both divided
+    by n. With shrinkage [2]_
+
+    .. math:: \\mathrm{tr}(\\Sigma_\\alpha^{-1} (1 - \\alpha) \\Sigma_z), \\quad
+        \\Sigma_\\alpha = (1 - \\alpha) \\Sigma + \\alpha \\sigma I
+
+    with :math:`\\sigma` the mean variance and :math:`\\alpha` the intensity of Ledoit and Wolf
+    [3]_. One thin singular value decomposition of the features gives both.
+
+    References
+    ----------
+    .. [1] Bao et al., "An Information-Theoretic Approach to Transferability in Task Transfer
+       Learning", ICIP 2019.
+    .. [2] Ibrahim et al., "Newer is not always better", ECML PKDD 2022.
+       https://arxiv.org/abs/2110.06893
+    .. [3] Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance
+       matrices", Journal of Multivariate Analysis 88, 2004.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.transferability import h_score
+    >>> y = np.repeat(["ant", "bee"], 20)
+    >>> noise = np.random.default_rng(0).normal(size=(40, 100))
+    >>> round(h_score(noise, y, shrinkage=False), 3), h_score(noise, y) < 0.2
+    (1.0, True)
+    """
+    features, codes = _check_labelled(features, y)
+    n_samples, n_features = features.shape
+    centred = _centre(features)
+    u, s = _thin_svd(centred)  # (n_samples, rank), (rank,)
+    membership = _membership(codes) / np.sqrt(np.bincount(codes))
+    between = ((membership.T @ u) ** 2).sum(0)  # share of each direction, in [0, 1]
+    if not shrinkage:
+        return float(between.sum())
+    alpha = _ledoit_wolf(centred, s)
+    variance = (1 - alpha) * s**2 / n_samples
+    target = alpha * (s**2).sum() / (n_samples * n_features)
+    return float((between * variance / (variance + target)).sum())
+
+
+def _ledoit_wolf(centred: np.ndarray, s: np.ndarray) -> float:
+    """Return the intensity of shrinkage; from singular values no covariance is needed.
+
+    scikit-learn's function gives the same number in ``n_samples * n_features**2`` operations.
+    """
+    n_samples, n_features = centred.shape
+    norm = (s**4).sum() / n_samples**2  # of the covariance, squared
+    distance = norm - ((s**2).sum() / n_samples) ** 2 / n_features
+    error = (((centred**2).sum(1) ** 2).sum() / n_samples - norm) / n_samples
+    return float(min(error, distance) / distance) if distance > 1e-15 * norm else 0.0
+
+
+def transrate(features, y, *, eps=1e-4, centre_classes=True):
+    """Coding rate of all features less that of the features of each class.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+    eps : float, default=0.0001
+        Squared distortion up to which features count as encoded, where the mean squared norm of
+        centred features is 1.
+    centre_classes : bool, default=True
+        Measure the features of a class from their own mean. False is the formula as published,
+        which does not see that the means of two balanced classes differ.
+
+    Returns
+    -------
+    float
+        In nats, 0 or more; 0 for constant features. Higher is better. Where a class has fewer
+        samples than there are features, noise scores nearly as high, and wider features higher:
+        compare features of one width there, or use another score.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, fewer than two classes, or ``eps`` is not positive.
+
+    Notes
+    -----
+    With :math:`Z` the features, centred and divided by one number such that their mean squared
+    norm is 1, and :math:`Z_c` the :math:`n_c` rows of class :math:`c` [1]_, less their own mean,
+
+    .. math:: R(Z) - \\sum_c \\frac{n_c}{n} R(Z_c), \\quad
+        R(Z) = \\frac12 \\log \\det (I + \\frac{1}{n \\epsilon} Z^T Z).
+
+    It stands for the mutual information of features and labels, hence the class's own mean: for
+    two balanced classes at :math:`\\pm \\mu` the rates of both, measured from the common mean, are
+    that of all, and the published form is near 0 whatever :math:`\\mu` is. The listing printed in
+    the paper also gives every class the same weight, which may make it negative, and does not
+    scale. The authors' code has these weights, and scales if told to.
+
+    References
+    ----------
+    .. [1] Huang et al., "Frustratingly Easy Transferability Estimation", ICML 2022.
+       https://arxiv.org/abs/2106.09362
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.transferability import transrate
+    >>> y = np.repeat(["ant", "bee"], 20)
+    >>> noise = np.random.default_rng(0).normal(size=(40, 3))
+    >>> transrate(noise + 2 * (y == "bee")[:, None], y) > transrate(noise, y)
+    True
+    """
+    if not eps > 0:
+        raise ValueError(f"eps={eps!r}: expected a positive number.")
+    features, codes = _check_labelled(features, y)
+    centred = _centre(features)
+    centred /= np.sqrt((centred**2).sum() / len(centred)) or 1.0
+    shares = np.bincount(codes) / len(codes)
+    groups = [centred[codes == c] for c in range(len(shares))]
+    if centre_classes:
+        groups = [_centre(rows) for rows in groups]
+    within = np.array([_coding_rate(rows, eps) for rows in groups])
+    return max(0.0, float(_coding_rate(centred, eps) - shares @ within))
+
+
+def _coding_rate(rows: np.ndarray, eps: float) -> float:
+    # Both products have the same determinant; the smaller one is cheaper.
+    gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
+    return np.linalg.slogdet(np.eye(len(gram)) + gram / (len(rows) * eps))[1] / 2
+
+
+def leep(probabilities, y):
+    """Log of the expected empirical prediction, from a network's own class probabilities.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_samples, n_source_classes)
+        Rows sum to 1.
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+
+    Returns
+    -------
+    float
+        0 at most. Higher is better: the mean log likelihood of the labels where the network's
+        probabilities are carried over by the frequencies of labels given each of its classes.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, fewer than two classes, or rows that are no
+        probabilities.
+
+    Notes
+    -----
+    With :math:`\\theta_z(x)` the probability of class :math:`z` and
+    :math:`p(y | z) = \\sum_{i: y_i = y} \\theta_z(x_i) / \\sum_i \\theta_z(x_i)` [1]_
+
+    .. math:: \\frac1n \\sum_i \\log \\sum_z p(y_i | z)\\, \\theta_z(x_i).
+
+    References
+    ----------
+    .. [1] Nguyen et al., "LEEP: A New Measure to Evaluate Transferability of Learned
+       Representations", ICML 2020. https://arxiv.org/abs/2002.12462
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import leep
+    >>> round(leep([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]], ["bee", "bee", "ant"]), 3)
+    -0.192
+    """
+    probabilities, codes = _check_labelled(probabilities, y)
+    theta = _check_probabilities(probabilities)
+    joint = _membership(codes).T @ theta  # (n_classes, n_source_classes)
+    conditional = joint / np.maximum(joint.sum(0), np.finfo(float).tiny)
+    return min(0.0, float(np.log((theta * conditional[codes]).sum(1)).mean()))
+
+
+def nce(source_labels, y):
+    """Negative conditional entropy of labels given those that a network would assign.
+
+    Parameters
+    ----------
+    source_labels : array-like of shape (n_samples,)
+        The network's class for each sample, of any type.
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+
+    Returns
+    -------
+    float
+        In nats, from minus the entropy of ``y`` up to 0, where the network's class tells the
+        label. Higher is better. It is 0 as well where every sample has a class of its own.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, or ``y`` has fewer than two classes.
+
+    Notes
+    -----
+    :math:`-H(Y | Z) = \\sum_{z, y} p(z, y) \\log p(y | z)` with the empirical frequencies [1]_.
+
+    References
+    ----------
+    .. [1] Tran et al., "Transferability and Hardness of Supervised Classification Tasks",
+       ICCV 2019. https://arxiv.org/abs/1908.08142
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import nce
+    >>> round(nce(["tabby", "tabby", "beagle", "beagle"], ["cat", "cat", "cat", "dog"]), 3)
+    -0.347
+    """
+    check_consistent_length(source_labels, y)
+    source = _encode(_check_labels(source_labels), at_least=1)
+    codes = _encode(_check_labels(y))
+    pairs, counts = np.unique(np.column_stack([source, codes]), axis=0, return_counts=True)
+    given = np.bincount(source)[pairs[:, 0]]
+    return min(0.0, float((counts * np.log(counts / given)).sum() / len(codes)))
+
+
+def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0):
+    """Cross-validated score of a linear probe, what the other scores try to predict.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Labels of any type, or numbers to regress on.
+    task : {"auto", "classification", "regression"}, default="auto"
+        As for :func:`logme`.
+    cv : int, cross-validation generator or iterable, default=5
+        A number of folds, shuffled and for classes stratified, or splits as in scikit-learn.
+        There are no more folds than samples in the largest class.
+    scoring : str or callable, default=None
+        As in scikit-learn; None is accuracy or R².
+    random_state : int, RandomState instance or None, default=0
+        For the shuffling. None draws anew each time.
+
+    Returns
+    -------
+    mean : float
+        Over folds. Higher is better.
+    standard_error : float
+        Of the mean, as if folds were independent; they share training samples, so it is
+        somewhat too small.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, more than one label a sample, or fewer than two
+        classes with two samples each; in regression, with fewer than four samples.
+
+    Notes
+    -----
+    Logistic regression with ``C=0.1`` or ridge regression with ``alpha=10``, on features centred
+    and divided by one number for all of them, their root mean variance: a scale for each feature
+    lifts the noise of rarely active ones. With one to ten samples a class this was no worse than
+    the nearest class mean (within 0.004), and up to 0.04 better, on digits and on images.
+
+    A class with one sample is never both learned and asked for: it counts as an error.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sktransfer.transferability import probe_score
+    >>> mean, standard_error = probe_score(*load_iris(return_X_y=True))
+    >>> round(mean, 2), standard_error < 0.03
+    (0.95, True)
+    """
+    features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
+    if _find_task(y, task) == "regression":
+        model, splits = Ridge(alpha=1 / _PROBE_C), _plain_folds(cv, len(y), random_state)
+    else:
+        y = column_or_1d(y)
+        splits = _stratified_folds(cv, np.bincount(_encode(y)), random_state)
+        model = LogisticRegression(C=_PROBE_C, max_iter=1000)
+    probe = make_pipeline(_OneScale(), model)
+    with warnings.catch_warnings():  # fewer members than folds is allowed, and said above
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        scores = cross_val_score(
+            probe, features, y, cv=splits, scoring=scoring, error_score="raise"
+        )
+    spread = scores.std(ddof=1) if len(scores) > 1 else np.nan
+    return float(scores.mean()), float(spread / np.sqrt(len(scores)))
+
+
+class _OneScale(TransformerMixin, BaseEstimator):
+    """Centre each feature and divide all by one number, the root of their mean variance."""
+
+    def fit(self, X, y=None):
+        self.mean_ = X.mean(0)
+        self.scale_ = float(np.sqrt(((X - self.mean_) ** 2).mean())) or 1.0
+        return self
+
+    def transform(self, X):
+        return (X - self.mean_) / self.scale_
+
+
+def _stratified_folds(cv, counts: np.ndarray, random_state):
+    if not isinstance(cv, Integral):
+        return cv
+    if (counts > 1).sum() < 2:
+        raise ValueError("Cross-validation needs two classes with at least two samples each.")
+    return StratifiedKFold(min(cv, counts.max()), shuffle=True, random_state=random_state)
+
+
+def _plain_folds(cv, n_samples: int, random_state):
+    if not isinstance(cv, Integral):
+        return cv
+    if n_samples < 4:  # R² needs two samples to test on, and as many folds
+        raise ValueError(f"Cross-validation needs at least four samples, got {n_samples}.")
+    return KFold(min(cv, n_samples // 2), shuffle=True, random_state=random_state)
+
+
+def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
+    """Squared Hellinger distance of two Gaussians, averaged over channels.
+
+    It compares what batch normalisation remembers of the data it was trained on with the same
+    statistics of other data.
+
+    Parameters
+    ----------
+    mean, var : array-like of shape (n_channels,)
+        Of one side.
+    other_mean, other_var : array-like of shape (n_channels,)
+        Of the other side; the two may change places.
+    eps : float, default=0.00001
+        Added to every variance, as batch normalisation does, so that a difference in a channel
+        that is dead on both sides does not count.
+
+    Returns
+    -------
+    float
+        From 0, the same, to 1, without overlap. Higher is farther.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, shapes that differ, negative variances, or ``eps`` is not positive.
+
+    Notes
+    -----
+    The mean over channels of
+
+    .. math:: 1 - \\sqrt{\\frac{2 \\sigma_1 \\sigma_2}{\\sigma_1^2 + \\sigma_2^2}}
+        \\exp\\left(-\\frac{(\\mu_1 - \\mu_2)^2}{4 (\\sigma_1^2 + \\sigma_2^2)}\\right).
+
+    Divergences after Kullback and Leibler are not bounded: one channel with little variance
+    would decide the mean.
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import gaussian_divergence
+    >>> gaussian_divergence([0, 1], [1, 1], [0, 1], [1, 1])
+    0.0
+    >>> round(gaussian_divergence([0, 0], [1, 1], [0, 4], [1, 1]), 3)
+    0.432
+    """
+    names = ("mean", "var", "other_mean", "other_var")
+    arrays = [
+        check_array(values, dtype=np.float64, ensure_2d=False, input_name=name)
+        for name, values in zip(names, (mean, var, other_mean, other_var), strict=True)
+    ]
+    if len({a.shape for a in arrays}) > 1:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(names, arrays, strict=True))
+        raise ValueError(f"Shapes differ: {shapes}.")
+    m1, v1, m2, v2 = arrays
+    if min(v1.min(), v2.min()) < 0 or not eps > 0:
+        raise ValueError("Variances must not be negative, and eps must be positive.")
+    v1, v2 = v1 + eps, v2 + eps
+    ratio = np.sqrt(v1 / v2)
+    overlap = -np.log((ratio + 1 / ratio) / 2) / 2 - (m1 - m2) ** 2 / (4 * (v1 + v2))  # log of it
+    return float(-np.expm1(overlap).mean() + 0.0)
+
+
+def free_energy(logits, *, temperature=1.0):
+    """Free energy of each sample: low for what a network knows, high for what it does not.
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes)
+        Outputs before a softmax.
+    temperature : float, default=1.0
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Of any sign, in the units of the logits. Lower is more familiar.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN or infinite logits, or the temperature is not positive.
+
+    Notes
+    -----
+    :math:`-T \\log \\sum_k \\exp(f_k / T)` [1]_.
+
+    References
+    ----------
+    .. [1] Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+       https://arxiv.org/abs/2010.03759
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import free_energy
+    >>> free_energy([[9.0, 0.0], [1.0, 0.0]]).round(2)
+    array([-9.  , -1.31])
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature!r}: expected a positive number.")
+    logits = check_array(logits, dtype=np.float64, input_name="logits")
+    return -temperature * logsumexp(logits / temperature, axis=1)
+
+
+def prediction_entropy(probabilities):
+    """Entropy of each sample's class probabilities, as a share of the largest possible.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_samples, n_classes)
+        Rows sum to 1; two classes at least.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        From 0, certain, to 1, every class alike: :math:`-\\sum_k p_k \\log p_k / \\log K`.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, one class only, or rows that are no probabilities.
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import prediction_entropy
+    >>> prediction_entropy([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1]]).round(3)
+    array([0.   , 1.   , 0.469])
+    """
+    probabilities = check_array(
+        probabilities, dtype=np.float64, ensure_min_features=2, input_name="probabilities"
+    )
+    p = _check_probabilities(probabilities)
+    return np.minimum(entr(p).sum(1) / np.log(p.shape[1]), 1.0)
+
+
+_FEATURE_SCORES = {f.__name__: f for f in (h_score, logme, probe_score, transrate)}
+
+
+def make_transferability_scorer(score: str | Callable, **options):
+    """Make a scorer for transformers, so that a search can choose among features.
+
+    Parameters
+    ----------
+    score : {"h_score", "logme", "probe_score", "transrate"} or callable
+        A callable is given ``(features, y)`` and returns a number, or a tuple that begins with it.
+    **options : dict
+        Further arguments of the score.
+
+    Returns
+    -------
+    callable
+        ``(estimator, X, y) -> float``: the score of ``estimator.transform(X)``. It can be
+        pickled if the score can.
+
+    Raises
+    ------
+    ValueError
+        If there is no score of that name.
+
+    Notes
+    -----
+    Transformers are not classifiers, so a search does not stratify by itself: with sorted labels
+    a fold may hold one class, and its score is NaN. These scores need nothing held out, so
+    splits of all samples, as below, use every sample and fit each candidate once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sktransfer.transferability import make_transferability_scorer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> every = np.arange(len(X))
+    >>> scorer = make_transferability_scorer("h_score")
+    >>> grid = {"n_components": [1, 3]}
+    >>> search = GridSearchCV(PCA(), grid, scoring=scorer, cv=[(every, every)])
+    >>> search.fit(X, y).best_params_
+    {'n_components': 3}
+    """
+    if not callable(score) and score not in _FEATURE_SCORES:
+        names = ", ".join(map(repr, _FEATURE_SCORES))
+        raise ValueError(f"score={score!r}: expected a callable or one of {names}.")
+    return _TransferabilityScorer(score, options)
+
+
+class _TransferabilityScorer:
+    """A class and not a closure, so that it can be pickled and read."""
+
+    def __init__(self, score: str | Callable, options: dict):
+        self.score = score
+        self.options = options
+
+    def __call__(self, estimator, X, y) -> float:
+        if not hasattr(estimator, "transform"):
+            raise TypeError(
+                f"{type(estimator).__name__} has no transform. This scorer judges features: give "
+                "it a transformer, or the part of a pipeline before the classifier."
+            )
+        score = self.score if callable(self.score) else _FEATURE_SCORES[self.score]
+        value = score(estimator.transform(X), y, **self.options)
+        return float(value[0] if isinstance(value, tuple) else value)
+
+    def __repr__(self) -> str:
+        name = getattr(self.score, "__name__", repr(self.score))  # of a function, or a text
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
+        return f"make_transferability_scorer({name}{options})"
+
+
+def _check_labelled(features, y) -> tuple[np.ndarray, np.ndarray]:
+    """Check features and labels; return them in float64 and as codes from 0."""
+    features, y = check_X_y(features, y, dtype=np.float64, ensure_min_samples=2)
+    return features, _encode(y)
+
+
+def _check_labels(y) -> np.ndarray:
+    return check_array(y, dtype=None, ensure_2d=False, input_name="labels")
+
+
+def _encode(y, at_least: int = 2) -> np.ndarray:
+    check_classification_targets(y)
+    classes, codes = np.unique(column_or_1d(y), return_inverse=True)
+    if len(classes) < at_least:
+        raise ValueError(
+            f"All samples have the label {classes[0]}; how well features tell classes apart "
+            "needs two classes at least."
+        )
+    return codes
+
+
+def _membership(codes: np.ndarray) -> np.ndarray:
+    """Return an indicator of shape (n_samples, n_classes)."""
+    return np.eye(codes.max() + 1)[codes]
+
+
+def _check_probabilities(p: np.ndarray) -> np.ndarray:
+    """Return rows that sum to 1 in float64, or say which sample's do not."""
+    sums = p.sum(1)
+    wrong = np.flatnonzero((p.min(1) < 0) | (abs(sums - 1) > _SUM_TOLERANCE))
+    if len(wrong):
+        i = wrong[0]
+        raise ValueError(
+            f"Sample {i}: not probabilities (smallest {p[i].min():.3g}, sum {sums[i]:.3g}). "
+            "If these are logits, apply a softmax first."
+        )
+    return p / sums[:, None]
+
+
+def _centre(features: np.ndarray) -> np.ndarray:
+    """Subtract means. The mean of a constant may be off by a bit, which must not count."""
+    return np.where(np.ptp(features, axis=0) > 0, features - features.mean(0), 0.0)
+
+
+def _thin_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return left vectors (n, rank) and singular values (rank,), without those that are noise."""
+    u, s, _ = np.linalg.svd(matrix, full_matrices=False)
+    kept = s > s[0] * max(matrix.shape) * np.finfo(float).eps
+    return u[:, kept], s[kept]
