@@ -62,6 +62,13 @@ def photographs(data: Path, n: int = 400) -> tuple[list[str], np.ndarray]:
     return paths[order].tolist(), y[order]
 
 
+def sst2(data: Path, split: str) -> tuple[list[str], np.ndarray]:
+    """Read sentences about films and whether they are kind (1): train, dev or test."""
+    lines = (folder(data, "sst2") / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+    pairs = [line.rsplit("\t", 1) for line in lines]
+    return [text for text, _ in pairs], np.array([int(label) for _, label in pairs])
+
+
 def as_arrays(paths: list[str], size: int = 224) -> np.ndarray:
     """Open photographs as one array ``(n, size, size, 3)``, uint8."""
     return np.stack(

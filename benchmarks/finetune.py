@@ -37,19 +37,20 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--depths", nargs="+", default=["head", "1", "2"])
     options.add_argument("--augments", nargs="+", default=["none", "light"])
+    options.add_argument("--held", nargs="+", type=float, default=[0.0, 0.2])
+    options.add_argument("--image-size", type=int)
     args = options.parse_args()
     train, val = hymenoptera(args.data, "train"), hymenoptera(args.data, "val")
     with tempfile.TemporaryDirectory() as memory:
-        rows = [row("probe", train, val, max_epochs=0, memory=memory)]
+        size = {"image_size": args.image_size, "memory": memory}
+        rows = [row("probe", train, val, max_epochs=0, **size)]
         for depth in args.depths:
             trainable = int(depth) if depth.isdigit() else depth
-            lr = 1e-3 if trainable == "head" else 1e-4
             for augment in (None if name == "none" else name for name in args.augments):
-                for held in (0.0, 0.2):
+                for held in args.held:
                     name = f"{trainable}, augment={augment}, validation_fraction={held}"
-                    settings = {"trainable": trainable, "augment": augment, "memory": memory}
-                    settings |= {"lr": lr, "validation_fraction": held}
-                    rows.append(row(name, train, val, **settings))
+                    settings = {"trainable": trainable, "augment": augment, **size}
+                    rows.append(row(name, train, val, validation_fraction=held, **settings))
     table(["what", "val, mean of three seeds", "spread", "best epochs", "seconds a fit"], rows)
 
 

@@ -5,6 +5,7 @@ from .backbones import (
     ImagePreprocessing,
     list_backbones,
     load_backbone,
+    load_word_vectors,
     register_backbone,
 )
 from .cache import FeatureStore
@@ -26,6 +27,7 @@ __all__ = [
     "list_backbones",
     "list_layers",
     "load_backbone",
+    "load_word_vectors",
     "register_backbone",
 ]
 

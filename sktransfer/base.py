@@ -27,7 +27,7 @@ class BackboneEstimator(BaseEstimator):
 
     _parameter_constraints: dict = {
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
-        "weights": [str, Path, None],
+        "weights": [str, Path, None, tuple, dict, HasMethods("get_vector")],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": ["array-like", None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -97,9 +97,10 @@ class BackboneEstimator(BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        kind = getattr(self.backbone, "kind", None)
         rows = self._takes_rows() or self.image_shape is not None
         tags.input_tags.two_d_array = rows
-        tags.input_tags.three_d_array = not rows
+        tags.input_tags.three_d_array = not rows and kind != "text"
         tags.input_tags.string = not rows
         return tags
 

@@ -30,6 +30,8 @@ __all__ = ["main"]
 _INSTALL = "The command line needs typer and rich: pip install 'sktransfer[cli]'"
 # What the library raises when it is asked for what cannot be.
 _ERRORS = (ImportError, OSError, TypeError, ValueError)
+_SMALL = ("glove_6b_50d",)  # mapped rather than read
+_TEXT = "a film"
 _MANY = 32  # photographs that take long enough for a progress bar
 
 
@@ -89,9 +91,10 @@ def layers(
     """List the layers at which a backbone can be cut. Its weights are not needed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights are meant
-        backbone = load_backbone(name, weights=None)
+        backbone = load_backbone(name, weights="default" if name in _SMALL else None)
     default = penultimate(backbone)
-    table = Table("", "layer", "output for one image", "features", header_style="bold", box=None)
+    one = "image" if backbone.input_shape else f"text ({_TEXT!r})"
+    table = Table("", "layer", f"output for one {one}", "features", header_style="bold", box=None)
     for column in (0, 3):
         table.columns[column].justify = "right"
     for i, (layer, shape, n_features) in enumerate(_measured(backbone)):
@@ -99,9 +102,10 @@ def layers(
         size = " × ".join(map(str, shape))
         table.add_row(str(i), layer, size, f"{n_features:,}", style=style)
     rich.print(table)
-    side = backbone.input_shape[-1]
+    side = backbone.input_shape[-1] if backbone.input_shape else 0
+    size = f"Images are {side} × {side}; f" if side else "F"
     rich.print(
-        f"\nImages are {side} × {side}; features are counted after average pooling. "
+        f"\n{size}eatures are counted after average pooling. "
         f"Without [bold]layer=[/], features are those of [bold]{default}[/]."
     )
 
@@ -109,7 +113,8 @@ def layers(
 @torch.inference_mode()
 def _measured(backbone: Backbone) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """Yield each layer, the shape of its output for one image and its number of features."""
-    x = torch.zeros(1, *backbone.input_shape)
+    shape = backbone.input_shape
+    x = torch.zeros(1, *shape) if shape else backbone.preprocess(_TEXT)[None]
     check_stages(backbone, x)
     stages = stages_of(backbone)
     widths = engine_for(Recipe(backbone, tuple(stages), "avg"), resolve_device("cpu")).widths(x)

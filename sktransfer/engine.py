@@ -126,6 +126,7 @@ class Engine:
         prepared = (lambda part, _: part) if self._is_text else _prepared
         fast = [prepared(part, recipe.backbone.opaque) for part in self.plain]
         self.segments = [_on_device(part, device) for part in fast]
+        self._means = _text_means(self.plain, recipe, device)
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
 
@@ -139,8 +140,7 @@ class Engine:
         size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
         parts = []
         for start in range(0, len(tensors), size):
-            batch = list(tensors[start : start + size])
-            parts.append(self(torch.stack(batch + batch[-1:] * (size - len(batch)))))
+            parts.append(self(_filled(tensors[start : start + size], size)))
         n = len(tensors)
         return {
             layer: torch.cat([part[layer] for part in parts])[:n].numpy() for layer in self.layers
@@ -161,6 +161,8 @@ class Engine:
             For each layer a row for each position; an array of objects where rows differ in
             length.
         """
+        if self._means is not None and all(ids.ndim == 2 for _, ids in groups):
+            return {self.layers[0]: self._run_means(groups)}
         n = sum(len(positions) for positions, _ in groups)
         tables: dict[str, np.ndarray] = {}
         for positions, tensors in groups:
@@ -173,6 +175,13 @@ class Engine:
                 else:
                     tables[layer][positions] = rows
         return tables
+
+    def _run_means(self, groups: Sequence[tuple]) -> np.ndarray:
+        parts = [self._means(ids) for _, ids in groups]
+        table = np.empty((sum(map(len, parts)), parts[0].shape[1]), self.recipe.dtype)
+        for (positions, _), part in zip(groups, parts, strict=True):
+            table[positions] = part.numpy()
+        return table
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -249,12 +258,32 @@ class Engine:
         self._bytes = max(1, largest[0] // len(probe))
 
 
+def _filled(batch: Sequence[torch.Tensor] | torch.Tensor, size: int) -> torch.Tensor:
+    """Make one tensor of some samples, repeating the last one up to the size of a batch."""
+    if isinstance(batch, torch.Tensor):
+        missing = size - len(batch)
+        return (
+            torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing else batch
+        )
+    batch = list(batch)
+    return torch.stack(batch + batch[-1:] * (size - len(batch)))
+
+
 def group_by_shape(tensors: Sequence[torch.Tensor]) -> list[tuple[np.ndarray, list]]:
     """Group samples of one shape, as :meth:`Engine.run_groups` takes them."""
     places: dict[tuple, list[int]] = {}
     for i, tensor in enumerate(tensors):
         places.setdefault(tuple(tensor.shape), []).append(i)
     return [(np.array(group), [tensors[i] for i in group]) for group in places.values()]
+
+
+def _text_means(plain: list, recipe: Recipe, device: torch.device) -> Callable | None:
+    """Return the shorter way from ids to means that a table of word vectors has, if it applies."""
+    table = plain[0][0] if len(plain) == 1 and len(plain[0]) == 1 else None
+    apt = recipe.pooling in (None, "avg") and recipe.precision == "float32"
+    if not apt or device.type != "cpu" or not hasattr(table, "text_means"):
+        return None
+    return table.text_means if table.shares_all else None
 
 
 def _empty_rows(n: int, rows: np.ndarray) -> np.ndarray:

@@ -528,8 +528,9 @@ def _restrict(tail: Tail, rows: np.ndarray) -> None:
     """Let a table of word vectors train only the rows that some training text uses, in place."""
     if rows.dtype != object or not hasattr(tail.body[0], "restricted"):
         return
-    used = np.unique(np.concatenate([row.ravel() for row in rows]))
-    tail.body[0] = tail.body[0].restricted(used[used > 0]).requires_grad_(True)
+    table = tail.body[0]
+    used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows)]))
+    tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)
 
 
 def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:

@@ -124,7 +124,9 @@ class TokenWeights:
         if self.pooling == "idf":
             vectors = vectors / self._mean_weight(texts, backbone, weight)[:, None]
         if self.component is not None:
-            vectors = vectors - (vectors @ self.component)[:, None] * self.component
+            # A sum for each row: the last bits of a matrix product depend on how many there are.
+            along = (vectors * self.component).sum(axis=1, keepdims=True)
+            vectors = vectors - along * self.component
         return vectors
 
     def _dense(self, n_ids: int) -> np.ndarray:

@@ -146,6 +146,17 @@ def counted(monkeypatch):
     return runs
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory):
+    """Tables of word vectors are kept in a folder of the run, not in the user's."""
+    before = os.environ.get("SKTRANSFER_HOME")
+    os.environ["SKTRANSFER_HOME"] = str(tmp_path_factory.mktemp("home"))
+    yield
+    os.environ.pop("SKTRANSFER_HOME")
+    if before is not None:
+        os.environ["SKTRANSFER_HOME"] = before
+
+
 @pytest.fixture
 def use_threads():
     """A function that sets the number of torch's threads, for one test."""

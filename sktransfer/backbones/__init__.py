@@ -14,15 +14,18 @@ from pathlib import Path
 from torch import nn
 
 from .base import Backbone, ImagePreprocessing, PILPreprocessing
+from .encoders import load_hf, load_minilm
 from .lite import LITE, load_lite
 from .torchvision import load_torchvision, torchvision_names
 from .weights import load_weights
+from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 
 __all__ = [
     "Backbone",
     "ImagePreprocessing",
     "list_backbones",
     "load_backbone",
+    "load_word_vectors",
     "register_backbone",
 ]
 
@@ -30,6 +33,11 @@ __all__ = [
 _REGISTRY: dict[str, Callable[..., Backbone]] = {}
 _REGISTRY |= dict.fromkeys(LITE, load_lite)
 _REGISTRY |= dict.fromkeys(torchvision_names(), load_torchvision)
+_REGISTRY |= {
+    "glove_6b_50d": load_glove,
+    "minilm_l6_v2": load_minilm,
+    "word-vectors": load_word_vectors_named,
+}
 
 # Backbones are never changed, so that estimators can share them. A grid search deletes each
 # fitted estimator before the next is fitted; without a holder the weights would be read anew.
@@ -126,13 +134,14 @@ def load_backbone(
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable, Backbone or fitted estimator
-        A name from :func:`list_backbones`, ``"timm:<name>"``, your own network, or a function
-        without arguments that returns one; or a fitted :class:`FineTunedClassifier`. A module
+        A name from :func:`list_backbones`, ``"timm:<name>"``, ``"hf:<folder or name>"`` for an
+        encoder of texts in the format of transformers, your own network, or a function without
+        arguments that returns one; or a fitted :class:`FineTunedClassifier`. A module
         is copied and yours is left as it is.
-    weights : str, Path or None, default="default"
+    weights : str, Path, word vectors or None, default="default"
         For names: "default" for the recommended published weights, the name of another
         published set, the path of a file of tensors, or None for random initialisation
-        (with a warning).
+        (with a warning). For "word-vectors" whatever :func:`load_word_vectors` takes.
     image_size : int, default=None
         Side of the square given to the network, in pixels; by default what its weights were
         trained with.
@@ -143,7 +152,7 @@ def load_backbone(
         For modules that cannot be traced: the same network as modules run in order.
     classes : sequence of str, default=None
         For modules that are classifiers: the names of the outputs.
-    kind : {"image", "array"}, default=None
+    kind : {"image", "text", "array"}, default=None
         For modules: what a sample is. By default "image" with ``preprocess``, else "array".
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
@@ -173,7 +182,7 @@ def load_backbone(
     given = sorted(key for key, value in own.items() if value is not None)
     if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
         raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
-    if weights != "default" and not isinstance(backbone, str):
+    if not isinstance(backbone, str) and not (isinstance(weights, str) and weights == "default"):
         raise ValueError(
             f"weights={str(weights)!r} is for backbones given by name; load them into your module "
             "with load_state_dict before giving it."
@@ -185,12 +194,18 @@ def load_backbone(
     if not isinstance(backbone, str):
         made = _from_module(backbone, **own)
         return made.with_image_size(image_size)
-    if weights is None:
+    if weights is None and backbone != "word-vectors":
         warnings.warn(
             f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "
             "Its features are a baseline, not transfer learning.",
             stacklevel=2,
         )
+    if not isinstance(weights, str | Path | None):
+        if backbone != "word-vectors":
+            raise TypeError(
+                f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}"
+            )
+        return load_word_vectors(weights)
     weights = weights if weights is None else str(weights)
     return _load_shared(backbone, weights, download).with_image_size(image_size)
 
@@ -210,6 +225,8 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
         from .timm import load_timm
 
         return load_timm(name, weights, download=download)
+    if name.startswith("hf:"):
+        return load_hf(name, weights, download=download)
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
         raise ValueError(

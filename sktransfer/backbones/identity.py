@@ -18,8 +18,8 @@ __all__ = ["describe", "fingerprint"]
 
 # Code of these is told by its name: it comes with an installation, not with the user.
 _LIBRARIES = frozenset(
-    ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "torch", "torchvision"]
-)
+    ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "tokenizers"]
+) | {"torch", "torchvision", "transformers"}
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, range, slice, PurePath, np.generic)
 _PLAIN += (type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, np.dtype)
 # What every module has, and what of it decides an output.

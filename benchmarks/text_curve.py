@@ -1,0 +1,86 @@
+"""How many sentences are needed: test accuracy on SST-2 against the number to learn from.
+
+Five draws of 50, 200 and 1,000 sentences (and all 6,920 once), the same for every model; mean and
+standard deviation over draws. Draws the picture of docs/guide/text.md.
+
+    python benchmarks/text_curve.py --picture docs/guide/text_curve.png
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from _common import parser, sst2, table
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from sktransfer import PretrainedFeatureExtractor
+
+SIZES, DRAWS = (50, 200, 1000, 6920), 5
+
+
+def models(memory: str) -> dict:
+    def on_features(step):
+        return make_pipeline(step, LogisticRegression(max_iter=5000))
+
+    extractor = PretrainedFeatureExtractor
+    return {
+        "MiniLM": on_features(extractor("minilm_l6_v2", memory=memory)),
+        "GloVe": on_features(extractor("glove_6b_50d")),
+        "TF-IDF": on_features(TfidfVectorizer()),
+    }
+
+
+def accuracies(model, train, judge, size: int) -> list[float]:
+    """Fit on draws of one size and return the accuracy of each."""
+    found = []
+    for seed in range(DRAWS if size < len(train[0]) else 1):
+        drawn = np.random.default_rng(seed).permutation(len(train[0]))[:size]
+        model.fit([train[0][i] for i in drawn], train[1][drawn])
+        found.append(model.score(*judge))
+    return found
+
+
+def draw(results: dict[str, list[list[float]]], picture: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, scores in results.items():
+        mean = np.array([np.mean(s) for s in scores])
+        spread = np.array([np.std(s) for s in scores])
+        (line,) = axes.plot(SIZES, mean, marker="o", label=f"{name} + logistic regression")
+        axes.fill_between(SIZES, mean - spread, mean + spread, alpha=0.2, color=line.get_color())
+    axes.set(xscale="log", xlabel="sentences to learn from", ylabel="accuracy on 1,821 others")
+    axes.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+    axes.minorticks_off()
+    axes.set_title("SST-2: are these words about a film kind?")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    figure.savefig(picture, dpi=110)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--picture", type=Path)
+    args = options.parse_args()
+    train, judge = sst2(args.data, "train"), sst2(args.data, "test")
+    results, rows = {}, []
+    with tempfile.TemporaryDirectory() as memory:
+        for name, model in models(memory).items():
+            results[name] = [accuracies(model, train, judge, size) for size in SIZES]
+            cells = [f"{np.mean(s):.3f} ± {np.std(s):.3f}" for s in results[name]]
+            rows.append([name, *cells])
+            print(*rows[-1], flush=True)
+    table(["", *map(str, SIZES)], rows)
+    if args.picture:
+        draw(results, args.picture)
+
+
+if __name__ == "__main__":
+    main()

