@@ -17,7 +17,7 @@ from .cache import FeatureStore, as_store
 from .engine import Recipe
 from .features import compute_features, open_sample
 from .layers import check_stages, is_checked
-from .samples import UnreadableSamplesError, as_samples, as_texts
+from .samples import UnreadableSamplesError, as_samples, as_texts, take
 
 __all__ = ["BackboneEstimator"]
 
@@ -72,16 +72,22 @@ class BackboneEstimator(BaseEstimator):
         except Exception as error:
             raise UnreadableSamplesError([(0, samples[0], error)]) from error
 
-    def _features(self, samples, layers: tuple[str, ...], pooling=None) -> dict[str, np.ndarray]:
-        return compute_features(
-            samples,
-            Recipe(self.backbone_, layers, pooling, self.precision),
-            batch_size=self.batch_size,
-            device=self.device,
-            store=as_store(self.memory),
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
+    def _features(
+        self, samples, layers: tuple[str, ...], pooling=None, rows=None
+    ) -> dict[str, np.ndarray]:
+        """Compute features of samples, or of those at some positions among them."""
+        try:
+            return compute_features(
+                samples if rows is None else take(samples, rows),
+                Recipe(self.backbone_, layers, pooling, self.precision),
+                batch_size=self.batch_size,
+                device=self.device,
+                store=as_store(self.memory),
+                n_jobs=self.n_jobs,
+                verbose=self.verbose,
+            )
+        except UnreadableSamplesError as error:
+            raise (error if rows is None else error.among(rows)) from error.__cause__
 
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .base import BackboneEstimator
 from .engine import Recipe, engine_for, resolve_device
 from .layers import resolve_layer, stages_of
+from .probing import LayerChoice, choose_layer
 from .weighting import LEARNED_POOLINGS, TokenWeights, takes_weights
 
 __all__ = ["PretrainedFeatureExtractor"]
@@ -36,7 +37,9 @@ class PretrainedFeatureExtractor(
     layer : str, int, list of those, or None, default=None
         Where to stop: a name of :func:`sktransfer.list_layers` or a position among them (-1 is
         the network's output). A list gives several layers in one pass, side by side. None is
-        the penultimate layer, the input of the network's own classifier.
+        the penultimate layer, the input of the network's own classifier. "auto" takes in
+        ``fit`` the one on which a linear model does best in cross-validation, the penultimate
+        one unless another is clearly better, and needs labels, or numbers to regress on.
     pooling : {"avg", "max", "flatten", "cls", "idf", "sif"}, callable or list, default="avg"
         How an activation becomes a vector: the mean or maximum over positions, every number,
         or the first token of a transformer. A callable is given the activation, a tensor
@@ -70,6 +73,8 @@ class PretrainedFeatureExtractor(
         The loaded network, shared with every estimator that uses the same.
     layers_ : list of str
         The layers that are returned.
+    layer_choice_ : LayerChoice
+        With ``layer="auto"``, what a probe made of each layer.
     token_weights_ : dict of str to TokenWeights
         What the poolings "idf" and "sif" learned.
     oov_rate_ : float
@@ -82,12 +87,15 @@ class PretrainedFeatureExtractor(
     See Also
     --------
     PretrainedClassifier : The network's own classes, or yours without training.
+    probe_layers : What ``layer="auto"`` looks at.
 
     Notes
     -----
     ``fit`` trains nothing: it loads the weights, finds the layers and checks X. Labels are
     ignored. So there is nothing that could leak from test samples into training. The exceptions
-    are asked for by name: the poolings "idf" and "sif" count the words of the training texts.
+    are asked for by name: the poolings "idf" and "sif" count the words of the training texts, and
+    ``layer="auto"`` runs up to 600 training samples through the network and looks at their labels.
+    With ``memory`` what was run there is not run again.
 
     "idf" weights a word by ``ln((1 + n) / (1 + df)) + 1``, as scikit-learn does; "sif" by
     ``a / (a + p)``, and takes the first singular vector of the training texts out (Arora et al.
@@ -157,7 +165,8 @@ class PretrainedFeatureExtractor(
             Paths, PIL images, arrays ``(h, w)`` or ``(h, w, channels)`` (uint8, or float in
             [0, 1]), tensors ``(channels, h, w)``; texts; for an own module without
             preprocessing, an array ``(n_samples, …)`` of numbers.
-        y : ignored
+        y : array-like of shape (n_samples,), default=None
+            Looked at with ``layer="auto"`` only.
 
         Returns
         -------
@@ -172,11 +181,8 @@ class PretrainedFeatureExtractor(
             For weights that are not on this machine and cannot be fetched.
         """
         samples = self._fit_backbone(X)
-        asked = self.layer if isinstance(self.layer, list) else [self.layer]
-        if not asked:
-            raise ValueError("layer=[] asks for no layer at all.")
         self._check_poolings()
-        self.layers_ = [self._resolve(layer) for layer in asked]
+        self.layers_ = self._find_layers(samples, y)
         learned = [p for p in self._poolings() if _is_learned(p)]
         if learned:
             run = {"batch_size": self.batch_size, "device": self.device}
@@ -186,6 +192,28 @@ class PretrainedFeatureExtractor(
         by_pooling = [self._measure_widths(p, self._probe(samples)) for p in self._poolings()]
         self._widths = [widths[layer] for layer in self.layers_ for widths in by_pooling]
         return self
+
+    def _find_layers(self, samples, y) -> list[str]:
+        if self.layer == "auto":
+            self.layer_choice_ = self._probe_layers(samples, y)
+            return [self.layer_choice_.layer]
+        asked = self.layer if isinstance(self.layer, list) else [self.layer]
+        if not asked:
+            raise ValueError("layer=[] asks for no layer at all.")
+        return [self._resolve(layer) for layer in asked]
+
+    def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
+        """Judge layers by a linear model of what they make of samples."""
+        check_consistent_length(samples, y)
+        poolings = tuple("avg" if _is_learned(p) else p for p in self._poolings())
+        pooling = poolings if len(poolings) > 1 else poolings[0]
+        return choose_layer(
+            self.backbone_,
+            y,
+            lambda names, rows: self._features(samples, names, pooling, rows),
+            layers=layers,
+            random_state=random_state,
+        )
 
     def _poolings(self) -> list:
         return self.pooling if isinstance(self.pooling, list) else [self.pooling]
@@ -287,6 +315,7 @@ class PretrainedFeatureExtractor(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # always float32
+        tags.target_tags.required = self.layer == "auto"
         return tags
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from PIL import Image, ImageOps
 
-__all__ = ["UnreadableSamplesError", "as_samples", "as_texts", "digest", "open_image"]
+__all__ = ["UnreadableSamplesError", "as_samples", "as_texts", "digest", "open_image", "take"]
 
 _SHOWN = 10  # unreadable samples named in one error
 
@@ -35,6 +35,20 @@ class UnreadableSamplesError(ValueError):
 
     def __reduce__(self):
         return type(self), (self.problems,)
+
+    def among(self, rows) -> UnreadableSamplesError:
+        """Return the same error with the positions that samples had before some were taken.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Which were taken.
+
+        Returns
+        -------
+        UnreadableSamplesError
+        """
+        return type(self)([(int(rows[i]), sample, why) for i, sample, why in self.problems])
 
 
 def _label(sample) -> str:
@@ -318,3 +332,21 @@ def _to_range(array: np.ndarray) -> np.ndarray:
 
 def _divisor(high: float) -> int:
     return next((top for top in (16, 255, 4095) if high <= top), 65535)
+
+
+def take(samples: Sequence, rows) -> Sequence:
+    """Choose samples by position.
+
+    Parameters
+    ----------
+    samples : ndarray or list
+    rows : array-like of int
+
+    Returns
+    -------
+    ndarray or list
+        The same type.
+    """
+    if isinstance(samples, np.ndarray):
+        return samples[rows]
+    return [samples[i] for i in rows]

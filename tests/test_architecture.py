@@ -10,24 +10,26 @@ ROOT = Path(sktransfer.__file__).parent
 
 # Imports point from a higher rank to a lower one. Equal ranks do not import one another.
 RANKS = {
-    **dict.fromkeys(["samples", "cache", "transferability"], 0),
+    **dict.fromkeys(["samples", "cache", "transferability", "rules"], 0),
     "backbones": 1,
     **dict.fromkeys(["layers", "augment", "heads"], 2),
     "engine": 2.5,
     **dict.fromkeys(["features", "training"], 3),
     **dict.fromkeys(["base", "weighting"], 3.5),
-    "probing": 3.6,
+    **dict.fromkeys(["probing", "evidence"], 3.6),
     "tuning": 3.7,
     **dict.fromkeys(["extractor", "pretrained", "finetune"], 4),
-    "evidence": 4.5,
+    **dict.fromkeys(["candidates", "ranking"], 4.3),
+    "study": 4.6,
     "strategy": 5,
     **dict.fromkeys(["persistence", "display", "distributed", "demo"], 6),
     "cli": 7,
     "__main__": 8,
     "__init__": 9,
 }
-# A tuned network becomes a transformer: the one upward door, opened inside a method.
-DOORS = {("tuning", "extractor")}
+# Upward doors, opened inside a method: a tuned network becomes a transformer, a recommendation a
+# plot.
+DOORS = {("tuning", "extractor"), ("rules", "display")}
 # One file for each source of backbones, the only one that imports its library.
 SOURCES = {
     "timm": "backbones/timm.py",

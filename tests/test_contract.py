@@ -14,6 +14,7 @@ from sktransfer import (
 
 ESTIMATORS = [
     PretrainedFeatureExtractor(load_backbone(Vectors())),
+    PretrainedFeatureExtractor(load_backbone(Vectors()), layer="auto"),
     PretrainedClassifier(load_backbone(Vectors()), class_map="learn"),
     # One batch holds all rows: with smaller ones a weight of two is not a row twice.
     FineTunedClassifier(

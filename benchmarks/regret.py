@@ -1,0 +1,230 @@
+"""Regret of strategy="auto": its accuracy on held-out data against that of each fixed strategy.
+
+28 tasks of 14 sources, several sizes each, drawn anew with each seed. Half of the sources serve
+to calibrate; the others are reported apart and nothing was tuned to them. So that training the
+whole network is affordable on two cores, photographs are given to the network at 128 pixels and
+small pictures at 96, to every strategy alike, and at most 300 samples are judged.
+
+Results go to --out after each fit, and a run goes on where another stopped.
+
+    python benchmarks/regret.py --draws 5                     # hours on two cores
+    python benchmarks/regret.py --strategies auto --again     # after a change of the rules
+    python benchmarks/regret.py --calibrate                   # print RULES["gains"] anew
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from _common import parser, table
+from _tasks import Task
+
+from sktransfer import FeatureStore, TransferClassifier, load_backbone, recommend_strategy
+from sktransfer.candidates import STRATEGIES
+from sktransfer.rules import RULES, describe
+
+LITE, MINILM, GLOVE = "efficientnet_lite0", "minilm_l6_v2", "glove_6b_50d"
+# source, backbone, pixels, samples of a class
+CALIBRATION = [
+    ("ants and bees", LITE, 128, (5, 20, 100)),
+    ("animals", LITE, 128, (5, 12)),
+    ("turned", LITE, 128, (10, 40)),
+    ("digits", LITE, 96, (5, 20)),
+    ("letters", LITE, 96, (5, 20)),
+    ("surfaces", LITE, 96, (5, 20)),
+    ("reviews", GLOVE, None, (20, 200)),
+]
+REPORTED = [
+    ("damaged", LITE, 128, (10, 40)),
+    ("mirrored colours", LITE, 128, (10, 60)),
+    ("odd digits", LITE, 96, (10, 60)),
+    ("faces", LITE, 96, (5, 40)),
+    ("dots", LITE, 96, (10, 40)),
+    ("shapes", LITE, 96, (10, 40)),
+    ("reviews", MINILM, None, (20, 100)),
+]
+
+
+def tasks(half: list) -> list[Task]:
+    return [Task(s, n, backbone, size) for s, backbone, size, sizes in half for n in sizes]
+
+
+class Results:
+    """Accuracy and seconds by task, draw and strategy, in a file of JSON lines."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.by_key = {self.key(**row): row for row in map(json.loads, lines)}
+
+    @staticmethod
+    def key(task, draw, strategy, **_) -> tuple:
+        return task, draw, strategy
+
+    def add(self, **row) -> None:
+        self.by_key[self.key(**row)] = row
+        with self.path.open("a") as file:
+            print(json.dumps(row), file=file)
+
+    def of(self, task: Task, strategy: str, field: str = "accuracy") -> list[float]:
+        rows = [row for (t, _, s), row in self.by_key.items() if (t, s) == (task.name, strategy)]
+        return [row[field] for row in sorted(rows, key=lambda row: row["draw"])]
+
+
+def run(task: Task, draw: int, strategy: str, data: Path) -> dict | None:
+    """Fit one strategy on one draw, with a store of its own, and judge it."""
+    train, test = task.draw(data, draw)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        settings = {
+            "image_size": task.image_size,
+            "memory": FeatureStore(folder),
+            "random_state": draw,
+        }
+        start = time.perf_counter()
+        if strategy == "evidence":
+            found = everything_tried(*train, task.backbone, **settings)
+            return {"seconds": time.perf_counter() - start, **evidence(found)}
+        model = TransferClassifier(load_backbone(task.backbone), strategy=strategy, **settings)
+        try:
+            model.fit(*train)
+        except ValueError as error:
+            if "not possible" in str(error):
+                return None
+            raise
+        seconds = time.perf_counter() - start
+        row = {"accuracy": model.score(*test), "seconds": seconds, "chosen": model.strategy_}
+    if strategy == "auto":
+        row |= evidence(model.recommendation_)
+    return row
+
+
+def everything_tried(X, y, backbone: str, **settings):
+    """Recommend after trying every strategy, however little a rule expects of it."""
+    usual = RULES["worth_trying"]
+    RULES["worth_trying"] = -1.0
+    try:
+        return recommend_strategy(X, y, load_backbone(backbone), **settings)
+    finally:
+        RULES["worth_trying"] = usual
+
+
+def evidence(found) -> dict:
+    """Keep of a recommendation what calibration needs."""
+    fixed = next(outlook for outlook in found.table if outlook.name == "features")
+    n = fixed.n_judged
+    headroom = ((1 - fixed.accuracy) * n + 0.5) / (n + 1) if n else 0.5
+    early = [outlook.gain / headroom for outlook in found.table if outlook.name == "early"]
+    return {
+        "abstains": found.strategy is None,
+        "smallest": found.evidence["size"].smallest,
+        "similarity": found.evidence["similarity"].value,
+        "leep": found.evidence["leep"],
+        "headroom": headroom,
+        "early": early[0] if early else 0.0,
+        "reasons": list(found.reasons),
+        "gains": {o.name: [o.gain, o.error, o.n_judged] for o in found.table},
+        "tried": {o.name: list(o.measured) for o in found.table},
+    }
+
+
+def measure(args, results: Results) -> None:
+    chosen = {"both": CALIBRATION + REPORTED, "first": CALIBRATION, "second": REPORTED}[args.half]
+    for draw in range(args.first, args.draws):
+        for task in tasks(chosen):
+            for strategy in args.strategies:
+                done = Results.key(task.name, draw, strategy) in results.by_key
+                if (done and not args.again) or args.only not in task.name:
+                    continue
+                row = run(task, draw, strategy, args.data)
+                if row is not None:
+                    results.add(task=task.name, draw=draw, strategy=strategy, **row)
+                    told = f"{row.get('accuracy', np.nan):.3f} {row['seconds']:.1f} s"
+                    print(f"{task.name}, draw {draw}, {strategy}: {told}", flush=True)
+
+
+def calibrate(results: Results) -> None:
+    """Fit each strategy's gain over "features" by ridge regression, on the first half only."""
+    print('"gains": {')
+    for name in STRATEGIES:
+        rows = [row for task in tasks(CALIBRATION) for row in _gains(results, task, name)]
+        if name == "features" or not rows:
+            continue
+        X, gain = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+        # In accuracy, not as a share: where nothing is left to gain, a share says nothing.
+        penalty = 0.1 * np.mean(X[:, 0] ** 2) * len(X) * np.eye(X.shape[1])
+        weights = np.linalg.solve(X.T @ X + penalty, X.T @ gain).round(2)
+        spread = np.sqrt(((gain - X @ weights) ** 2).sum() / (X[:, 0] ** 2).sum())
+        print(f'    "{name}": ({", ".join(f"{w:.2f}" for w in weights)}, {spread:.2f}),')
+    print("},")
+
+
+def _gains(results: Results, task: Task, name: str):
+    """Yield what the rules look at, times the headroom, and the gain, for each draw."""
+    by_key = results.by_key
+    for draw in range(100):
+        found = [by_key.get((task.name, draw, s)) for s in ("auto", "features", name)]
+        if None not in found:
+            seen, fixed, other = found
+            looked_at = describe(seen["smallest"], seen["similarity"], seen["early"])
+            yield np.array(looked_at) * seen["headroom"], other["accuracy"] - fixed["accuracy"]
+
+
+def report(results: Results, half: list, title: str) -> None:
+    """Print a line for each task, and the mean and worst regret of every way to decide."""
+    print(f"\n{title}")
+    regrets: dict[str, list[float]] = {}
+    rows, shares = [], []
+    for task in tasks(half):
+        means = {s: np.mean(results.of(task, s)) for s in STRATEGIES if results.of(task, s)}
+        auto = results.of(task, "auto")
+        if not auto or not means:
+            continue
+        best = max(means.values())
+        for name, value in {**means, "auto": np.mean(auto)}.items():
+            regrets.setdefault(name, []).append(best - value)
+        all_seconds = sum(np.mean(results.of(task, s, "seconds")) for s in means)
+        shares.append(np.mean(results.of(task, "auto", "seconds")) / all_seconds)
+        cells = [f"{means[s]:.3f}" if s in means else "-" for s in STRATEGIES]
+        chosen = ", ".join(dict.fromkeys(results.of(task, "auto", "chosen")))
+        spread = f"{np.mean(auto):.3f} ± {np.std(auto):.3f}"
+        rows.append([task.name, *cells, spread, chosen, f"{shares[-1]:.2f}"])
+    table(["task", *STRATEGIES, "auto (spread over draws)", "chosen", "time / all tried"], rows)
+    lines = [
+        [name, len(r), f"{100 * np.mean(r):.2f}", f"{100 * np.max(r):.2f}"]
+        for name, r in regrets.items()
+    ]
+    table(["always", "tasks", "mean regret, points", "worst"], lines)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--out", type=Path, default=Path("regret.jsonl"))
+    options.add_argument("--draws", type=int, default=1)
+    options.add_argument("--first", type=int, default=0, help="the draw to begin with")
+    options.add_argument("--half", choices=["both", "first", "second"], default="both")
+    options.add_argument("--strategies", nargs="*", default=[*STRATEGIES, "auto"])
+    options.add_argument("--only", default="", help="tasks whose name has this in it")
+    options.add_argument("--again", action="store_true", help="measure anew what is there already")
+    options.add_argument("--calibrate", action="store_true")
+    options.add_argument("--threads", type=int, default=1)
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore", UserWarning)
+    results = Results(args.out)
+    if args.calibrate:
+        calibrate(results)
+        return
+    measure(args, results)
+    print(f"\nrules: {RULES}")
+    report(results, CALIBRATION, "Sources that served to calibrate")
+    report(results, REPORTED, "Other sources")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""From evidence to a recommendation: numbers in, a choice with its reasons out. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+
+import numpy as np
+
+__all__ = [
+    "RULES",
+    "Outlook",
+    "Recommendation",
+    "decide",
+    "expected_gain",
+    "learning_rate",
+    "summarise",
+    "update",
+]
+
+# Every threshold there is. benchmarks/regret.py --calibrate reproduces "gains"; the others were
+# chosen before, on the same half of its tasks.
+RULES = {
+    # What a strategy is expected to gain over "features", as a share of the errors that those
+    # make: a constant, times log10 of the smallest class over 20 samples, times 1 - similarity,
+    # times what an earlier layer gains as such a share; and how far off that is, typically.
+    "gains": {
+        "direct": (-0.60, -0.30, -0.50, 0.00, 0.60),
+        "early": (-0.10, 0.00, 0.30, 0.00, 0.25),
+        "head": (0.00, 0.00, 0.00, 0.00, 0.08),
+        "last": (0.00, 0.10, 0.10, 0.20, 0.15),
+        "all": (-0.10, 0.30, 0.50, 0.30, 0.35),
+    },
+    # Taken for the similarity where nothing tells.
+    "unknown_similarity": 0.7,
+    # Standard deviations that are subtracted from what a strategy gains over the simplest.
+    "caution": 0.5,
+    # A strategy whose training is long is tried where it may gain this much (two sides of its
+    # expectation), in accuracy.
+    "worth_trying": 0.01,
+    # Of the folds, how many it is tried on.
+    "folds": {"last": 3, "all": 1},
+    # Rows it is tried on at most.
+    "rows": 600,
+    # Samples of a class without which it cannot be both learned and judged.
+    "fewest": 4,
+    # Standard deviation of the difference between the first two above which nothing is advised,
+    # unless the difference is larger.
+    "unclear": 0.10,
+    # Learning rate of the network's stages, between these by similarity.
+    "lr_unlike": 1e-3,
+    "lr_like": 1e-4,
+    # And of word vectors, each of which few training texts touch.
+    "lr_words": 3e-3,
+}
+
+
+def learning_rate(similarity: float | None) -> float:
+    """Return a learning rate for pretrained stages: the less alike, the higher.
+
+    Parameters
+    ----------
+    similarity : float or None
+
+    Returns
+    -------
+    float
+    """
+    if similarity is None:
+        return RULES["lr_like"]
+    return RULES["lr_unlike"] ** (1 - similarity) * RULES["lr_like"] ** similarity
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What a strategy is expected to be worth.
+
+    Parameters
+    ----------
+    name : str
+    gain : float
+        Expected difference of its accuracy from that of "features".
+    error : float
+        Standard deviation of that.
+    n_judged : int
+        Samples on which it was tried; 0 where it is an expectation by rule.
+    measured : tuple of float
+        The difference that was measured on those and its standard error; empty where it was
+        not tried.
+    accuracy : float
+        Expected accuracy in cross-validation; NaN where none could be measured.
+    seconds : float
+        Estimate for fitting it on all samples on this device; NaN where nothing was timed.
+    """
+
+    name: str
+    gain: float
+    error: float
+    n_judged: int = 0
+    accuracy: float = math.nan
+    measured: tuple[float, ...] = ()
+    seconds: float = math.nan
+
+    @property
+    def value(self) -> float:
+        """The gain less caution: what decides."""
+        return self.gain - RULES["caution"] * self.error
+
+
+def expected_gain(
+    name: str, headroom: float, smallest: int, similarity: float | None, early: float
+) -> tuple[float, float]:
+    """Predict by rule what a strategy gains over "features".
+
+    Parameters
+    ----------
+    name : str
+    headroom : float
+        The errors of "features", as a share of samples.
+    smallest : int
+        Samples of the smallest class.
+    similarity : float or None
+    early : float
+        What an earlier layer gained in the probe, as a share of the headroom.
+
+    Returns
+    -------
+    gain, error : float
+    """
+    if name == "features":
+        return 0.0, 0.0
+    *weights, spread = RULES["gains"][name]
+    return headroom * float(np.dot(weights, describe(smallest, similarity, early))), (
+        headroom * spread
+    )
+
+
+def describe(smallest: int, similarity: float | None, early: float) -> list[float]:
+    """Return what the rules look at: 1, size, unlikeness and the early layers' gain."""
+    similarity = RULES["unknown_similarity"] if similarity is None else similarity
+    return [1.0, float(np.clip(math.log10(smallest / 20), -1.5, 1.5)), 1 - similarity, early]
+
+
+def summarise(differences: np.ndarray) -> tuple[float, ...]:
+    """Return the mean and its standard error of what a strategy gained on each sample.
+
+    Parameters
+    ----------
+    differences : ndarray of shape (n,)
+        Over "features", sample by sample: 1, 0 or -1.
+
+    Returns
+    -------
+    tuple of float
+        Empty where there are none.
+    """
+    n = len(differences)
+    if n == 0:
+        return ()
+    # One more sample that differs: no difference among ten is not certainty.
+    return float(differences.mean()), math.sqrt((differences.var() + 1 / n) / n)
+
+
+def update(expected: tuple[float, float], measured: tuple[float, ...]) -> tuple[float, float]:
+    """Combine what a rule predicts with what was measured, each by how sure it is.
+
+    Parameters
+    ----------
+    expected : tuple of float
+        Gain and its standard deviation.
+    measured : tuple of float
+        Gain and its standard error, or nothing.
+
+    Returns
+    -------
+    gain, error : float
+        The mean and the standard deviation of the normal distribution that the product of the
+        two is.
+    """
+    gain, error = expected
+    if not measured or error == 0:
+        return gain, error
+    found, chance = measured
+    weight = error**2 / (error**2 + chance**2)
+    return gain + weight * (found - gain), math.sqrt(weight) * chance
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """Which strategy suits, why, at what cost and how sure that is.
+
+    Parameters
+    ----------
+    strategy : str or None
+        The recommended one; None where the evidence cannot tell.
+    runner_up : str or None
+    confidence : float
+        Probability that the recommended strategy is no worse than the runner-up.
+    reasons : tuple of str
+        In words.
+    table : tuple of Outlook
+        All strategies that the network allows, the simplest first.
+    fallback : str
+        What is done where nothing is recommended.
+    evidence : dict
+        "size", "similarity", "layers" and "leep", as they were measured.
+    """
+
+    strategy: str | None
+    runner_up: str | None
+    confidence: float
+    reasons: tuple[str, ...]
+    table: tuple[Outlook, ...]
+    fallback: str = "features"
+    evidence: dict = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def chosen(self) -> str:
+        """The recommended strategy, or what is done without a recommendation."""
+        return self.strategy or self.fallback
+
+    def rows(self) -> list[list[str]]:
+        """Return the table of evidence as text."""
+        return [
+            [
+                outlook.name,
+                _number(outlook.accuracy, "{:.3f}"),
+                f"{outlook.gain:+.3f} ± {outlook.error:.3f}",
+                f"tried on {outlook.n_judged}" if outlook.n_judged else "by rule",
+                _number(outlook.seconds, "{:.1f} s"),
+            ]
+            for outlook in self.table
+        ]
+
+    def __repr__(self) -> str:
+        head = f"Recommended: {self.strategy}" if self.strategy else "No recommendation"
+        if self.strategy and self.runner_up:
+            head += f", then {self.runner_up} (confidence {self.confidence:.0%})"
+        lines = [head, *(f"  - {reason}" for reason in self.reasons), ""]
+        rows = [_HEADER, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+        lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        head = self.strategy or "no recommendation"
+        reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows()
+        )
+        header = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
+        return (
+            f"<div><b>Recommended: {html.escape(head)}</b><ul>{reasons}</ul>"
+            f"<table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table></div>"
+        )
+
+    def plot(self, ax=None):
+        """Draw what each strategy is expected to be worth.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        StrategyDisplay
+        """
+        from .display import StrategyDisplay
+
+        return StrategyDisplay.from_recommendation(self, ax=ax)
+
+
+_HEADER = ["strategy", "accuracy", "gain over features", "evidence", "time"]
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else form.format(value)
+
+
+def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidence: dict):
+    """Take the strategy whose gain less caution is highest, or none.
+
+    Parameters
+    ----------
+    outlooks : list of Outlook
+        The simplest first.
+    reasons : list of str
+        What the evidence says so far.
+    too_little : str
+        Why nothing can be told, or nothing.
+    evidence : dict
+
+    Returns
+    -------
+    Recommendation
+    """
+    ranked = sorted(outlooks, key=lambda outlook: -outlook.value)  # stable: the simplest of equals
+    best, *others = ranked
+    second = others[0] if others else None
+    spread = math.hypot(best.error, second.error) if second else 0.0
+    ahead = best.gain - second.gain if second else 0.0
+    confidence = _normal_cdf(ahead / spread) if spread else 1.0
+    if not too_little and spread > max(RULES["unclear"], ahead):
+        differ = f"{best.name} and {second.name} differ by {ahead:+.2f} ± {spread:.2f}"
+        too_little = f"too little to tell: {differ}"
+    runner_up = second.name if second else None
+    if too_little:
+        return Recommendation(
+            None, runner_up, math.nan, (too_little, *reasons), tuple(outlooks), evidence=evidence
+        )
+    why = _why(best, second, ahead, spread)
+    return Recommendation(
+        best.name, runner_up, confidence, (why, *reasons), tuple(outlooks), evidence=evidence
+    )
+
+
+def _why(best: Outlook, second: Outlook | None, ahead: float, spread: float) -> str:
+    if second is None:
+        return f"{best.name} is the only one that this network allows"
+    if ahead > spread:
+        return f"{best.name} is expected to be {ahead:.3f} better than {second.name}"
+    return (
+        f"{best.name} and {second.name} differ by {ahead:+.3f} ± {spread:.3f}, less than can be "
+        "told; the surer one is taken"
+    )
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * (1 + math.erf(z / math.sqrt(2)))

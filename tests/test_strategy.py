@@ -1,0 +1,407 @@
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from conftest import TinyNet, Vectors, images, random_backbone, run_python, tiny_backbone
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sktransfer import candidates, load_backbone, study
+from sktransfer.candidates import STRATEGIES, available, halving, make_folds, trainable
+from sktransfer.ranking import rank_backbones
+from sktransfer.rules import RULES, Outlook, decide, expected_gain, learning_rate, summarise, update
+from sktransfer.strategy import TransferClassifier, probe_layers, recommend_strategy
+
+
+@pytest.mark.filterwarnings("ignore")  # the checks provoke them
+@parametrize_with_checks([TransferClassifier(load_backbone(Vectors()), max_epochs=1)])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+class Deeper(TinyNet):
+    """Four convolutions with batch norm, three classes: every strategy is possible."""
+
+    def __init__(self):
+        super().__init__()
+        for i in range(3):
+            self.insert(3, _Block(i))
+
+
+def _Block(seed):
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+
+
+def deeper_backbone():
+    settings = {"preprocess": tiny_backbone().preprocess, "classes": ["a", "b", "c"]}
+    return load_backbone(Deeper(), **settings)
+
+
+@pytest.fixture(scope="module")
+def colours():
+    """Two kinds of pictures that are told apart easily, and labels."""
+    X = images(48)
+    y = np.array(["dark", "light"] * 24)
+    X = [(x // 3 if label == "dark" else 255 - x // 3) for x, label in zip(X, y, strict=True)]
+    return X, y
+
+
+# -- candidates --------------------------------------------------------------------------------
+
+
+def test_strategies_are_those_that_the_network_allows():
+    assert available(deeper_backbone()) == list(STRATEGIES)
+    assert available(tiny_backbone()) == ["direct", "features", "head", "all"]
+    assert "direct" not in available(load_backbone(Vectors()))
+    assert available(random_backbone("resnet18")) == list(STRATEGIES)
+
+
+def test_the_last_stages_are_two_where_there_are_more():
+    assert trainable("last", deeper_backbone()) == 2
+    assert trainable("last", load_backbone(Vectors())) == 1
+    assert trainable("all", tiny_backbone()) == "all"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_is_a_classifier(strategy, colours):
+    X, y = colours
+    model = TransferClassifier(
+        deeper_backbone(), strategy=strategy, max_epochs=2, random_state=0
+    ).fit(X, y)
+    assert model.strategy_ == strategy and model.recommendation_ is None
+    assert model.classes_.tolist() == ["dark", "light"]
+    assert model.predict_proba(X).shape == (48, 2)
+    assert model.score(X, y) > 0.9 or strategy == "direct"
+    np.testing.assert_array_equal(
+        model.predict(X), model.classes_[model.predict_proba(X).argmax(axis=1)]
+    )
+
+
+def test_early_takes_a_layer_before_the_penultimate_one(colours):
+    model = TransferClassifier(deeper_backbone(), strategy="early").fit(*colours)
+    assert model.estimator_[0].layer in candidates.candidate_layers(model.backbone_)[:-1]
+
+
+def test_a_strategy_that_is_not_possible_is_refused_with_those_that_are(colours):
+    with pytest.raises(ValueError, match=r"allows \['direct', 'features', 'head', 'all'\]"):
+        TransferClassifier(tiny_backbone(), strategy="early").fit(*colours)
+
+
+def test_a_name_that_is_none_is_refused(colours):
+    with pytest.raises(ValueError, match="'strategy' parameter"):
+        TransferClassifier(tiny_backbone(), strategy="best").fit(*colours)
+
+
+def test_the_classifier_on_features_is_the_one_given(colours):
+    X, y = colours
+    model = TransferClassifier(
+        tiny_backbone(), strategy="features", estimator=KNeighborsClassifier(3)
+    ).fit(X, y)
+    assert isinstance(model.estimator_[-1], KNeighborsClassifier)
+    assert model.estimator_[-1] is not model.estimator
+    without = TransferClassifier(tiny_backbone(), estimator=LinearSVC())
+    assert not hasattr(without, "predict_proba")
+
+
+# -- auto --------------------------------------------------------------------------------------
+
+
+def test_auto_is_the_same_for_the_same_seed_and_explains_itself(colours):
+    X, y = colours
+    backbone = deeper_backbone()
+    first, second = (
+        TransferClassifier(backbone, max_epochs=2, random_state=3).fit(X, y) for _ in range(2)
+    )
+    assert first.strategy_ == second.strategy_ == first.recommendation_.chosen
+    assert repr(first.recommendation_) == repr(second.recommendation_)
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+def test_times_decide_nothing(colours, monkeypatch):
+    X, y = colours
+    backbone = deeper_backbone()
+    found = []
+    for seconds in (1e-6, 1e6):
+        monkeypatch.setattr("sktransfer.evidence._seconds", lambda action, s=seconds: s)
+        found.append(recommend_strategy(X, y, backbone, max_epochs=2, random_state=0))
+    assert found[0].strategy == found[1].strategy
+    assert [o.gain for o in found[0].table] == [o.gain for o in found[1].table]
+    assert all(a.seconds < b.seconds for a, b in zip(*(f.table for f in found), strict=True))
+
+
+def test_the_pass_over_the_samples_is_shared_by_all_candidates(colours, counted):
+    X, y = colours
+    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(X, y)
+    # Features at all layers; pooled and whole activations of the trained cuts; the outputs.
+    # Without a store each of 3 to 5 folds of each strategy would run them again.
+    image_runs = [n for n in counted if n == len(X)]
+    assert len(image_runs) <= 5
+
+
+def test_the_store_of_the_user_is_used_and_kept(colours, tmp_path):
+    X, y = colours
+    model = TransferClassifier(tiny_backbone(), strategy="features", memory=tmp_path).fit(X, y)
+    assert (tmp_path / "features.sqlite").exists()
+    assert model.estimator_[0].memory == tmp_path
+    alone = TransferClassifier(tiny_backbone(), strategy="head", max_epochs=1).fit(X, y)
+    assert alone.estimator_.memory is None
+
+
+def test_with_too_few_samples_it_abstains_and_uses_features(colours):
+    X, y = colours[0][:9], np.array(["a"] * 3 + ["b"] * 6)
+    model = TransferClassifier(tiny_backbone(), random_state=0).fit(X, y)
+    found = model.recommendation_
+    assert found.strategy is None and found.chosen == model.strategy_ == "features"
+    assert found.reasons[0] == "too little to tell: 3 samples in class 'a'"
+    assert "No recommendation" in repr(found)
+
+
+@pytest.mark.parametrize("y", [["a"] * 6, ["a"] * 5 + ["b"], list("abcdef")])
+@pytest.mark.parametrize("strategy", ["auto", "search", "features", "early", "head"])
+def test_classes_of_one_and_one_class_alone_are_fitted(y, strategy, colours):
+    X = colours[0][:6]
+    model = TransferClassifier(deeper_backbone(), strategy=strategy, max_epochs=1).fit(X, y)
+    assert set(model.predict(X)) <= set(y)
+    np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("y", [[-1, 1], [3, 7], [True, False], ["ä", "b c"], [0.0, 1.0]])
+def test_labels_of_any_type_come_back(y, colours):
+    X, y = colours[0], np.resize(y, 48)
+    model = TransferClassifier(tiny_backbone(), max_epochs=1, random_state=0).fit(X, y)
+    assert model.predict(X).dtype == y.dtype and set(model.predict(X)) <= set(y)
+
+
+def test_labels_are_needed(colours):
+    with pytest.raises(ValueError, match="requires y"):
+        TransferClassifier(tiny_backbone()).fit(colours[0], None)
+    with pytest.raises(ValueError, match="inconsistent"):
+        TransferClassifier(tiny_backbone()).fit(*[colours[0], colours[1][:-1]])
+
+
+# -- as an estimator ---------------------------------------------------------------------------
+
+
+def test_strategy_is_a_parameter_to_be_searched(colours, tmp_path):
+    X, y = colours
+    model = TransferClassifier(deeper_backbone(), max_epochs=1, memory=tmp_path, random_state=0)
+    grid = {"strategy": ["direct", "features", "head", "auto"]}
+    search = GridSearchCV(model, grid, cv=2).fit(X, y)
+    assert search.best_params_["strategy"] != "direct"
+    assert search.best_score_ > 0.9
+
+
+def test_search_halves_the_candidates(colours):
+    X, y = colours
+    model = TransferClassifier(
+        deeper_backbone(), strategy="search", max_epochs=1, random_state=0
+    ).fit(X, y)
+    assert [len(found) for found in model.search_] == [6, 3, 2]
+    assert model.strategy_ == next(iter(model.search_[-1]))
+
+
+def test_halving_keeps_the_better_half_and_gives_them_more():
+    seen = []
+
+    def score(name, rows):
+        seen.append((name, len(rows)))
+        return {"a": 0.3, "b": 0.9, "c": 0.5, "d": 0.9}[name]
+
+    y = np.repeat([0, 1], 100)
+    rounds = halving(list("abcd"), score, y, 0)
+    assert [sorted(found) for found in rounds] == [list("abcd"), ["b", "d"]]
+    assert next(iter(rounds[-1])) == "b"  # the simpler of equals
+    assert {n for _, n in seen[:4]} == {100} and {n for _, n in seen[4:]} == {200}
+
+
+def test_a_pickle_predicts_the_same_in_a_new_process(colours, tmp_path):
+    X, y = colours
+    backbone = load_backbone("efficientnet_lite0", image_size=32)
+    model = TransferClassifier(backbone, strategy="last", max_epochs=1, random_state=0).fit(X, y)
+    joblib.dump((model, X), tmp_path / "model.joblib")
+    code = (
+        "import sys, joblib; model, X = joblib.load(sys.argv[1]); "
+        "print(*model.predict(X), model.strategy_)"
+    )
+    told = run_python(code, tmp_path / "model.joblib").split()
+    assert told == [*model.predict(X), "last"]
+
+
+def test_a_network_of_ones_own_is_pickled_once(colours, tmp_path):
+    X, y = colours
+    model = TransferClassifier(Deeper(), strategy="features", image_shape=None)
+    model.set_params(backbone=deeper_backbone()).fit(X, y)
+    again = joblib.load(joblib.dump(model, tmp_path / "m")[0])
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert again.estimator_[0].backbone_ is again.backbone_
+
+
+def test_clones_share_the_network_and_folds_run_in_processes():
+    X, y = make_blobs(60, random_state=0)
+    model = TransferClassifier(load_backbone(Vectors()), strategy="features")
+    assert clone(model).backbone is model.backbone
+    assert cross_val_score(model, X, y, cv=2, n_jobs=2).mean() > 0.8
+
+
+# -- rules -------------------------------------------------------------------------------------
+
+
+def test_what_is_expected_is_continuous_and_grows_with_size_where_training_needs_it():
+    sizes = range(5, 500, 5)
+    gains = [expected_gain("all", 0.2, n, 0.2, 0.0)[0] for n in sizes]
+    assert (np.diff(gains) >= 0).all() and gains[-1] > gains[0]
+    assert np.abs(np.diff(gains)).max() < 0.03
+    assert expected_gain("all", 0.0, 100, 0.2, 0.0) == (0.0, 0.0)  # nothing is left to gain
+    assert expected_gain("features", 0.5, 5, None, 0.0) == (0.0, 0.0)
+
+
+def test_training_is_expected_to_pay_more_where_data_are_unlike():
+    for name in ("early", "all"):
+        unlike, alike = (expected_gain(name, 0.2, 50, s, 0.0)[0] for s in (0.1, 0.9))
+        assert unlike > alike
+
+
+def test_measurement_replaces_expectation_as_it_grows_surer():
+    expected = (0.1, 0.05)
+    assert update(expected, summarise(np.array([]))) == expected
+    few, many = (update(expected, summarise(np.zeros(n))) for n in (10, 1000))
+    assert 0 < many[0] < few[0] < 0.1
+    assert many[1] < few[1] < 0.05
+
+
+def test_learning_rate_lies_between_the_two_of_the_table():
+    rates = [learning_rate(s) for s in (0.0, 0.5, 1.0)]
+    assert rates[0] > rates[1] > rates[2]
+    assert rates[::2] == pytest.approx([RULES["lr_unlike"], RULES["lr_like"]])
+    assert learning_rate(None) == RULES["lr_like"]
+
+
+def _decided(*gains):
+    names = list(STRATEGIES)[1:]
+    table = [Outlook(n, g, e, 10, 0.8 + g) for n, (g, e) in zip(names, gains, strict=False)]
+    return decide(table, [], "", {})
+
+
+def test_the_simpler_is_taken_where_the_difference_is_below_its_uncertainty():
+    assert _decided((0, 0), (0.02, 0.05)).strategy == "features"
+    assert _decided((0, 0), (0.05, 0.02)).strategy == "early"
+    tie = _decided((0, 0), (0.0, 0.0))
+    assert (tie.strategy, tie.runner_up) == ("features", "early")
+
+
+def test_it_abstains_where_nothing_is_separated():
+    vague = _decided((0, 0), (0.05, 0.3))
+    assert vague.strategy is None and "too little to tell: features and early" in vague.reasons[0]
+    assert _decided((0, 0), (0.5, 0.2)).strategy == "early"
+
+
+def test_confidence_is_the_probability_that_the_runner_up_is_no_better():
+    assert _decided((0, 0), (0.05, 0.025)).confidence == pytest.approx(0.977, abs=1e-3)
+
+
+def test_a_recommendation_can_be_read_as_text_and_as_a_page(colours):
+    X, y = colours
+    found = recommend_strategy(X, y, deeper_backbone(), max_epochs=1, random_state=0)
+    text, page = repr(found), found._repr_html_()
+    assert "48 samples, 24 in the smallest class" in text
+    assert "similarity to the network's own data" in text and "LEEP" in text
+    assert all(name in text and f"<td>{name}</td>" in page for name in STRATEGIES)
+    assert all(outlook.seconds > 0 for outlook in found.table)
+    assert found.runner_up in STRATEGIES and found.strategy != found.runner_up
+    assert found.evidence["size"].smallest == 24
+
+
+def test_labels_are_escaped_on_the_page(colours):
+    y = np.array(["<b>"] * 3 + ["c"] * 6)
+    page = recommend_strategy(colours[0][:9], y, tiny_backbone())._repr_html_()
+    assert "<b>&lt;" not in page and "&lt;b&gt;" in page
+
+
+def test_folds_judge_each_row_once_by_models_that_know_two_classes():
+    codes = np.repeat([0, 1, 2], [20, 20, 1])
+    folds = make_folds(codes, 0)
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(41))
+    assert all(len(np.unique(codes[train])) > 1 for train, _ in folds)
+    assert make_folds(np.array([0, 1, 2]), 0) == []
+    among = np.arange(0, 41, 2)
+    assert set(np.concatenate([test for _, test in make_folds(codes, 0, among)])) == set(among)
+
+
+def test_long_training_is_tried_only_where_it_may_pay(colours, monkeypatch):
+    X, y = colours
+    tried = []
+    judge = study.Study.judge
+    monkeypatch.setattr(
+        study.Study,
+        "judge",
+        lambda self, name, folds: (tried.append(name), judge(self, name, folds))[1],
+    )
+    gains = dict.fromkeys(RULES["gains"], (0.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setitem(RULES, "gains", gains)
+    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(X, y)
+    assert "all" not in tried and "last" not in tried and "features" in tried
+    tried.clear()
+    monkeypatch.setitem(RULES, "gains", dict.fromkeys(gains, (1.0, 0.0, 0.0, 0.0, 1.0)))
+    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(X, y)
+    assert {"all", "last"} <= set(tried)
+
+
+# -- layers and backbones ----------------------------------------------------------------------
+
+
+def test_layers_are_probed_in_one_pass(counted):
+    digits = load_digits()
+    X, y = list(digits.images[:60] / 16), digits.target[:60]
+    choice = probe_layers(X, y, layers=["blocks.2", "blocks.10", -2], image_size=32)
+    assert counted == [60]
+    assert choice.layers == ("blocks.2", "blocks.10", "dropout")
+    assert choice.scores.max() > 0.5
+
+
+def test_backbones_are_ranked_by_each_score(colours):
+    X, y = colours
+    good, other = deeper_backbone(), tiny_backbone(1)
+    for score in ("probe", "logme", "h_score", "transrate", "leep", "nce"):
+        found = rank_backbones(X, y, {"good": good, "other": other}, score=score)
+        assert set(found.names) == {"good", "other"} and found.score == score
+        assert found.scores[0] >= found.scores[1]
+        assert found.best in repr(found)
+
+
+def test_a_network_that_tells_nothing_is_last():
+    X, y = make_blobs(60, random_state=0)
+    constant = load_backbone(Vectors())
+    nothing = Vectors()
+    nothing.w1.data.zero_()
+    candidates_ = {"nothing": load_backbone(nothing), "good": constant}
+    for score in ("probe", "logme", "h_score"):
+        assert rank_backbones(X, y, candidates_, score=score).best == "good"
+
+
+def test_networks_without_classes_have_no_score_that_needs_them():
+    X, y = make_blobs(30, random_state=0)
+    found = rank_backbones(X, y, {"own": load_backbone(Vectors())}, score="leep")
+    assert np.isnan(found.scores[0])
+
+
+def test_what_cannot_be_ranked_is_refused(colours):
+    with pytest.raises(ValueError, match="one of 'logme'"):
+        rank_backbones(*colours, [tiny_backbone()], score="best")
+    with pytest.raises(ValueError, match="give a dictionary"):
+        rank_backbones(*colours, [tiny_backbone(), tiny_backbone(1)])
+
+
+def test_warnings_of_trial_fits_do_not_reach_the_user(colours):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        TransferClassifier(tiny_backbone(), max_epochs=1, random_state=0).fit(*colours)
