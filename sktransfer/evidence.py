@@ -163,10 +163,25 @@ def measure_similarity(
     if not why:
         return _by_batch_norm(backbone, samples, rows, own, device)
     if own:
-        scale, power = CALIBRATION["entropy_scale"], CALIBRATION["entropy_power"]
-        value = float(np.exp(-((own["entropy"] / scale) ** power)))
-        return Similarity(value, "predictions", **own)
+        return Similarity(by_predictions(own["entropy"]), "predictions", **own)
     return Similarity(None, why=f"{why}, and no classes of its own")
+
+
+def by_predictions(entropy: float) -> float:
+    """Return the similarity that the mean entropy of a network's predictions speaks for.
+
+    Parameters
+    ----------
+    entropy : float
+        As a share of the largest possible.
+
+    Returns
+    -------
+    float
+    """
+    return float(
+        np.exp(-((entropy / CALIBRATION["entropy_scale"]) ** CALIBRATION["entropy_power"]))
+    )
 
 
 def _own_predictions(outputs: np.ndarray | None) -> dict[str, float]:

@@ -1,0 +1,82 @@
+"""How like the network's own data are photographs, changed photographs, drawings, noise?
+
+What `recommend_strategy` measures of similarity, for the three networks at hand with batch norm:
+the value from their batch norms, the divergence behind it, and, for the default network, what its
+own predictions say (the value that a network without batch norm would have, the mean confidence,
+the entropy as a share of the largest, the free energy). Up to 128 samples a row; nothing is drawn
+at random but the noise.
+
+    python benchmarks/similarity.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from _common import folder, hymenoptera, parser, table
+from _tasks import _square, letters
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_digits, load_sample_images
+
+from sktransfer import PretrainedFeatureExtractor, load_backbone
+from sktransfer.evidence import by_predictions, measure_similarity
+
+NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+
+def blurred(images: list, radius: float) -> list:
+    blur = ImageFilter.GaussianBlur(radius)
+    return [np.asarray(Image.fromarray(image).filter(blur)) for image in images]
+
+
+def sources(data: Path) -> dict[str, list]:
+    """Samples by name, in the order that a person would give them."""
+    opened = [Image.open(p).convert("RGB") for p in sorted(folder(data, "imagenet50").iterdir())]
+    photos = [_square(image) for image in opened]
+    generator = np.random.default_rng(1)
+    grey = [image.mean(-1).astype(np.uint8) for image in photos]
+    shuffled = [generator.permutation(i.reshape(-1, 3)).reshape(i.shape) for i in photos]
+    return {
+        "imagenet50": photos,
+        "ants and bees, val": hymenoptera(data, "val")[0],
+        "scikit-learn's two photographs": load_sample_images().images,
+        "scikit-image's photographs": [
+            getattr(skimage.data, name)() for name in ("astronaut", "cat", "coffee", "rocket")
+        ],
+        "imagenet50, grey": grey,
+        "imagenet50, colours inverted": [255 - image for image in photos],
+        "imagenet50, blurred, radius 2": blurred(photos, 2),
+        "imagenet50, blurred, radius 6": blurred(photos, 6),
+        "faces, 25 pixels wide": list(skimage.data.lfw_subset()[:100].astype(np.float32)),
+        "letters, drawn": letters(data, generator)[0][0],
+        "digits, 8 pixels wide": list(load_digits().images[:128] / 16),
+        "imagenet50, pixels shuffled": shuffled,
+        "noise": list(generator.integers(0, 256, (50, 224, 224, 3), dtype=np.uint8)),
+    }
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    backbones = [load_backbone(name) for name in NETWORKS]
+    outputs = PretrainedFeatureExtractor(layer=-1)
+    rows = []
+    for name, samples in sources(args.data).items():
+        logits = outputs.fit(samples).transform(samples)
+        found = [measure_similarity(backbone, samples, logits) for backbone in backbones]
+        first = found[0]
+        values = [f"{one.value:.2f}" for one in found]
+        told = [first.divergences.mean(), by_predictions(first.entropy), first.confidence]
+        told = [*told, first.entropy, first.energy]
+        rows.append([name, *values, *(f"{value:.2f}" for value in told)])
+        print(*rows[-1], flush=True)
+    by_norm = [name.removeprefix("efficientnet_") for name in NETWORKS]
+    table(
+        ["samples", *by_norm, "divergence", "by predictions", "confidence", "entropy", "energy"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
