@@ -13,10 +13,10 @@ from scipy.special import softmax
 from torch import nn
 
 from .backbones import Backbone
-from .engine import resolve_device
-from .features import open_sample
-from .layers import boundary, stages_of
-from .samples import UnreadableSamplesError
+from .engine import Recipe, resolve_device
+from .features import compute_features, open_sample
+from .layers import boundary, penultimate, pool, stages_of
+from .samples import UnreadableSamplesError, take
 from .transferability import free_energy, gaussian_divergence, prediction_entropy
 
 __all__ = ["Similarity", "Size", "Timing", "measure_similarity", "measure_size", "measure_timing"]
@@ -35,6 +35,7 @@ CALIBRATION = {
     "entropy_scale": 0.6,
     "entropy_power": 4.0,
 }
+_TIMED = 8  # samples in the probe batch that is timed
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -303,13 +304,13 @@ class Timing:
 def measure_timing(
     backbone: Backbone, samples: Sequence, trainable: dict, *, device: str = "auto"
 ) -> Timing:
-    """Time a probe batch: forward, and forward and backward through what is trained.
+    """Time a probe batch: opened and run forward, and forward and backward through what is trained.
 
     Parameters
     ----------
     backbone : Backbone
     samples : sequence
-        The first few are run.
+        The first eight are run.
     trainable : dict
         What is trained, by strategy, as ``trainable`` of :class:`FineTunedClassifier`.
     device : str, default="auto"
@@ -318,19 +319,20 @@ def measure_timing(
     -------
     Timing
     """
+    few = take(samples, range(min(_TIMED, len(samples))))
+    recipe = Recipe(backbone, (penultimate(backbone),))
+    forward = _seconds(lambda: compute_features(few, recipe, device=device)) / len(few)
     on = resolve_device(device)
-    few = range(min(4, len(samples)))
-    opened = list(_opened(backbone, samples, few))
+    opened = list(_opened(backbone, few, range(len(few))))
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
-    opening = _seconds(lambda: list(_opened(backbone, samples, few))) / len(opened)
-    forward = _seconds(lambda: _forward(stages, batch)) / len(batch)
-    cuts = {name: boundary(backbone, what) for name, what in trainable.items()}
-    step = {
-        name: _seconds(lambda cut=cut: _step(stages, batch, cut)) / len(batch)
-        for name, cut in cuts.items()
-    }
-    return Timing(opening + forward, step)
+    top = boundary(backbone, "head")
+    step = {}
+    for name, what in trainable.items():
+        cut = boundary(backbone, what)
+        x = _forward(stages[:cut], batch)  # frozen, and run once for all epochs
+        step[name] = _seconds(lambda x=x, cut=cut: _step(stages[cut:top], x)) / len(batch)
+    return Timing(forward, step)
 
 
 @torch.no_grad()
@@ -340,18 +342,13 @@ def _forward(stages: list[nn.Module], batch: torch.Tensor) -> torch.Tensor:
     return batch
 
 
-def _step(stages: list[nn.Module], batch: torch.Tensor, cut: int) -> None:
-    """Run the stages above the cut forward and backward; what is below is not part of a step."""
-    x = _step_input(stages, batch, cut)
-    for stage in stages[cut:]:
+def _step(stages: list[nn.Module], x: torch.Tensor) -> None:
+    """Run stages forward and backward, and a head of a few outputs on their pooled result."""
+    for stage in stages:
         x = stage(x)
-    if x.requires_grad:
-        x.float().sum().backward()
-
-
-def _step_input(stages, batch, cut) -> torch.Tensor:
-    with torch.no_grad():
-        return _forward(stages[:cut], batch)
+    x = pool(x, "avg")
+    head = x.new_ones(8, x.shape[1], requires_grad=True)
+    nn.functional.linear(x, head).sum().backward()
 
 
 def _seconds(action) -> float:

@@ -48,6 +48,8 @@ RULES = {
     # Standard deviation of the difference between the first two above which nothing is advised,
     # unless the difference is larger.
     "unclear": 0.10,
+    # A difference in accuracy that is not worth a mention: confidence leaves it out of account.
+    "hardly_matters": 0.01,
     # Learning rate of the network's stages, between these by similarity.
     "lr_unlike": 1e-3,
     "lr_like": 1e-4,
@@ -196,13 +198,15 @@ class Recommendation:
         The recommended one; None where the evidence cannot tell.
     runner_up : str or None
     confidence : float
-        Probability that the recommended strategy is no worse than the runner-up.
+        Probability that no other strategy is better by more than a point (``RULES``), taken
+        against each of the others and the least of these.
     reasons : tuple of str
         In words.
     table : tuple of Outlook
         All strategies that the network allows, the simplest first.
     fallback : str
-        What is done where nothing is recommended.
+        What is done where nothing is recommended: the best guess, or "features" where there is
+        too little to guess by.
     evidence : dict
         "size", "similarity", "layers" and "leep", as they were measured.
     """
@@ -297,28 +301,50 @@ def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidenc
     Recommendation
     """
     ranked = sorted(outlooks, key=lambda outlook: -outlook.value)  # stable: the simplest of equals
-    best, *others = ranked
+    best, others = ranked[0], ranked[1:]
     second = others[0] if others else None
-    spread = math.hypot(best.error, second.error) if second else 0.0
-    ahead = best.gain - second.gain if second else 0.0
-    confidence = _normal_cdf(ahead / spread) if spread else 1.0
-    if not too_little and spread > max(RULES["unclear"], ahead):
-        differ = f"{best.name} and {second.name} differ by {ahead:+.2f} ± {spread:.2f}"
-        too_little = f"too little to tell: {differ}"
-    runner_up = second.name if second else None
-    if too_little:
-        return Recommendation(
-            None, runner_up, math.nan, (too_little, *reasons), tuple(outlooks), evidence=evidence
-        )
-    why = _why(best, second, ahead, spread)
+    # With next to nothing to learn from, fixed features can go wrong least; else the best guess.
+    fallback = "features" if too_little else best.name
+    too_little = too_little or _unclear(best, others)
+    why = too_little or _why(best, second)
+    confidence = min((_probability(best, other) for other in others), default=1.0)
     return Recommendation(
-        best.name, runner_up, confidence, (why, *reasons), tuple(outlooks), evidence=evidence
+        None if too_little else best.name,
+        second.name if second else None,
+        math.nan if too_little else confidence,
+        (why, *reasons),
+        tuple(outlooks),
+        fallback,
+        evidence,
     )
 
 
-def _why(best: Outlook, second: Outlook | None, ahead: float, spread: float) -> str:
+def _compare(best: Outlook, other: Outlook) -> tuple[float, float]:
+    """Return by how much one is expected to be better than another, and how sure that is."""
+    return best.gain - other.gain, math.hypot(best.error, other.error)
+
+
+def _unclear(best: Outlook, others: list[Outlook]) -> str:
+    """Say which other strategy may as well be better by far, or nothing."""
+    for other in others:
+        ahead, spread = _compare(best, other)
+        if spread > max(RULES["unclear"], ahead):
+            differ = f"{best.name} and {other.name} differ by {ahead:+.2f} ± {spread:.2f}"
+            return f"too little to tell: {differ}"
+    return ""
+
+
+def _probability(best: Outlook, other: Outlook) -> float:
+    """Return the probability that another strategy is not better by more than hardly matters."""
+    ahead, spread = _compare(best, other)
+    ahead += RULES["hardly_matters"]
+    return _normal_cdf(ahead / spread) if spread else float(ahead >= 0)
+
+
+def _why(best: Outlook, second: Outlook | None) -> str:
     if second is None:
         return f"{best.name} is the only one that this network allows"
+    ahead, spread = _compare(best, second)
     if ahead > spread:
         return f"{best.name} is expected to be {ahead:.3f} better than {second.name}"
     return (

@@ -305,8 +305,13 @@ def test_it_abstains_where_nothing_is_separated():
     assert _decided((0, 0), (0.5, 0.2)).strategy == "early"
 
 
-def test_confidence_is_the_probability_that_the_runner_up_is_no_better():
-    assert _decided((0, 0), (0.05, 0.025)).confidence == pytest.approx(0.977, abs=1e-3)
+def test_confidence_is_the_probability_that_no_other_is_better_by_more_than_a_point():
+    assert _decided((0, 0), (0.05, 0.025)).confidence == pytest.approx(0.9918, abs=1e-4)
+    assert _decided((0, 0), (0.0, 0.0)).confidence == 1.0  # whichever is taken
+    # The least over all others, not that of the runner-up alone.
+    three = _decided((0, 0), (0.05, 0.01), (0.03, 0.04))
+    assert three.strategy == "early"
+    assert three.confidence == pytest.approx(0.767, abs=1e-3)
 
 
 def test_a_recommendation_can_be_read_as_text_and_as_a_page(colours):
