@@ -161,12 +161,10 @@ class Engine:
             For each layer a row for each position; an array of objects where rows differ in
             length.
         """
-        if self._means is not None and all(ids.ndim == 2 for _, ids in groups):
-            return {self.layers[0]: self._run_means(groups)}
         n = sum(len(positions) for positions, _ in groups)
         tables: dict[str, np.ndarray] = {}
         for positions, tensors in groups:
-            for layer, rows in self.run(tensors, batch_size).items():
+            for layer, rows in self._run_group(tensors, batch_size).items():
                 if layer not in tables:
                     tables[layer] = _empty_rows(n, rows)
                 if tables[layer].dtype == object:
@@ -176,12 +174,12 @@ class Engine:
                     tables[layer][positions] = rows
         return tables
 
-    def _run_means(self, groups: Sequence[tuple]) -> np.ndarray:
-        parts = [self._means(ids) for _, ids in groups]
-        table = np.empty((sum(map(len, parts)), parts[0].shape[1]), self.recipe.dtype)
-        for (positions, _), part in zip(groups, parts, strict=True):
-            table[positions] = part.numpy()
-        return table
+    def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
+        """Run samples of one shape. The way they take follows from it, and so from each alone."""
+        if self._means is not None and tensors.ndim == 2:
+            (layer,) = self.layers
+            return {layer: self._kept(layer, self._means(tensors)).numpy()}
+        return self.run(tensors, batch_size)
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -219,15 +217,19 @@ class Engine:
         with self._autocast():
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
-                # A copy, since the next stage may overwrite its input.
-                pooled = self._pooled(x, square)
-                features[layer] = pooled.to("cpu", self._dtype, copy=True)
-                if self._dtype == torch.float16 and not features[layer].isfinite().all():
-                    raise FloatingPointError(
-                        f"Activations of layer {layer!r} are too large for float16: use "
-                        "cache_dtype='float32'."
-                    )
+                features[layer] = self._kept(layer, self._pooled(x, square))
         return features
+
+    def _kept(self, layer: str, pooled: torch.Tensor) -> torch.Tensor:
+        """Bring features to the CPU in the type in which they are kept."""
+        # A copy, since the next stage may overwrite its input.
+        kept = pooled.to("cpu", self._dtype, copy=True)
+        if self._dtype == torch.float16 and not kept.isfinite().all():
+            raise FloatingPointError(
+                f"Activations of layer {layer!r} are too large for float16: use "
+                "cache_dtype='float32'."
+            )
+        return kept
 
     def _pooled(self, x: torch.Tensor, square: bool) -> torch.Tensor:
         if self.recipe.pooling == "none":

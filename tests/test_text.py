@@ -24,6 +24,8 @@ from sktransfer import (
     UnreadableSamplesError,
     load_word_vectors,
 )
+from sktransfer.backbones.tables import WordVectors
+from sktransfer.backbones.wordvectors import _backbone
 from sktransfer.layers import pool
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "story", "the", "a"]
@@ -38,6 +40,18 @@ def vectors():
 @pytest.fixture(scope="module")
 def backbone(vectors):
     return load_word_vectors(vectors)
+
+
+def letters_of(word):
+    return [ord(letter) % 16 for letter in word]
+
+
+@pytest.fixture(scope="module")
+def subwords(vectors):
+    """Vectors with 16 rows behind those of the words, for the letters of unknown words."""
+    rows = np.random.default_rng(2).normal(size=(16, 6)).astype(np.float32)
+    matrix = np.concatenate([list(vectors.values()), rows])
+    return _backbone("letters", WordVectors.from_words(WORDS, matrix, subwords=letters_of), None)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +98,17 @@ def test_a_text_alone_has_the_features_it_has_among_others(backbone, pooling, da
     np.testing.assert_array_equal(features[::-1], extractor.transform(texts[::-1]))
     one = PretrainedFeatureExtractor(backbone, pooling=pooling, batch_size=1).fit(texts)
     np.testing.assert_allclose(one.transform(texts), features, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", ["avg", "max"]])
+def test_words_with_subwords_do_not_change_the_texts_beside_them(subwords, pooling, data, tmp_path):
+    texts = [*data[0], "goodish film", "the", "unheard of", "good " * 25]
+    extractor = PretrainedFeatureExtractor(subwords, pooling=pooling, memory=tmp_path).fit(texts)
+    features = extractor.transform(texts)
+    apart = clone(extractor).set_params(memory=None).fit(texts)
+    alone = np.vstack([apart.transform([text]) for text in texts])
+    np.testing.assert_array_equal(features, alone)
+    np.testing.assert_array_equal(features[::-1], apart.transform(texts[::-1]))
 
 
 def test_idf_is_that_of_scikit_learn(backbone, vectors, data):
