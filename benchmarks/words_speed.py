@@ -99,11 +99,11 @@ def large(path: Path, n_words: int = 1_000_000, dim: int = 300) -> None:
     """Write a file in word2vec's binary format."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
-        file.write(f"{n_words} {dim}\\n".encode())
+        file.write(f"{n_words} {dim}\n".encode())
         for start in range(0, n_words, 10_000):
             block = rng.standard_normal((10_000, dim), dtype=np.float32)
             for i, row in enumerate(block):
-                file.write(f"w{start + i} ".encode() + row.tobytes() + b"\\n")
+                file.write(f"w{start + i} ".encode() + row.tobytes() + b"\n")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import run_python
+from conftest import TESTS, run_python
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import nn
 
@@ -108,6 +108,33 @@ def test_binary_files_of_word2vec(tmp_path, suffix, end):
     path = tmp_path / f"vectors.bin{suffix}"
     path.write_bytes(gzip.compress(binary(end=end)) if suffix else binary(end=end))
     np.testing.assert_array_equal(vectors_of(load_word_vectors(str(path))), MATRIX)
+
+
+@pytest.mark.parametrize("byte", [b"\n", b"7\n", b" 1\n", b"\r\n"])
+@pytest.mark.parametrize("dim", [5, 40_000])
+def test_binary_numbers_may_hold_ends_of_lines_and_digits(tmp_path, byte, dim):
+    pytest.importorskip("gensim")
+    matrix = np.random.default_rng(0).standard_normal((3, dim)).astype(np.float32)
+    matrix[0, :1].view(np.uint8)[: len(byte)] = np.frombuffer(byte, np.uint8)
+    (tmp_path / "v.bin").write_bytes(binary(WORDS[:3], matrix))
+    found = vectors_of(load_word_vectors(tmp_path / "v.bin"), WORDS[:3])
+    np.testing.assert_array_equal(found, matrix)
+
+
+def test_text_whose_first_line_is_longer_than_what_is_looked_at(tmp_path):
+    matrix = np.random.default_rng(0).standard_normal((2, 30_000)).astype(np.float32)
+    path = text_file(tmp_path / "v.txt", words=["a", "b"], matrix=matrix)
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path), ["a", "b"]), matrix)
+
+
+def test_the_file_that_the_benchmark_makes_is_one_of_word2vec(tmp_path, monkeypatch):
+    pytest.importorskip("gensim")
+    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
+    words_speed = pytest.importorskip("words_speed", exc_type=ImportError)
+    words_speed.large(tmp_path / "large.bin", n_words=10_000, dim=4)
+    backbone = load_word_vectors(tmp_path / "large.bin")
+    assert backbone.preprocess.vectors.vocabulary.word(10_000) == "w9999"
+    assert backbone.stages["embedding"].dim == 4
 
 
 def test_words_with_spaces_as_in_glove_840b(tmp_path):

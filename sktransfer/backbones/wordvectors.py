@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import re
 import struct
 import warnings
 import weakref
@@ -43,6 +44,7 @@ __all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "open_s
 _GLOVE = "glove_6b_50d"
 _LINES = 4096  # lines of a text file read at a time
 _HEAD = 2**17  # bytes that tell what a file is: a line of a thousand numbers is 10 kB
+_CONTROL = re.compile(rb"[^\t\n\r\x20-\xff]")
 _GZIP, _FASTTEXT, _PICKLE = b"\x1f\x8b", b"\xba\x16\x4f\x2f", b"\x80"
 
 # Vectors that are in use, so that a file is not opened twice in a process.
@@ -411,9 +413,17 @@ def _kind(path: Path, head: bytes) -> str:
     header = _header(first)
     if header is None:
         return "text" if _n_numbers(first) else _refuse(path, head)
+    return "text" if _goes_on_as_text(rest, header[1], len(head) == _HEAD) else "word2vec"
+
+
+def _goes_on_as_text(rest: bytes, dim: int, cut: bool) -> bool:
+    """Tell whether numbers that can be read follow a header, or bytes of floats."""
     line, end, _ = rest.partition(b"\n")
-    parts = line.split()[1:] if end or len(head) < _HEAD else line.split()[1:-1]
-    return "text" if all(map(_is_number, parts[-header[1] :])) else "word2vec"
+    parts = line.split()[1 : None if end or not cut else -1]
+    if not all(map(_is_number, parts[-dim:])):
+        return False
+    # Floats too may begin with the end of a line, or a digit before it.
+    return len(parts) >= dim or not (_CONTROL.search(rest) if end else not parts)
 
 
 def _refuse(path: Path, head: bytes):
