@@ -386,7 +386,7 @@ def nce(source_labels, y):
     -0.347
     """
     check_consistent_length(source_labels, y)
-    source = _encode(_check_labels(source_labels), at_least=1)
+    source = np.unique(column_or_1d(_check_labels(source_labels)), return_inverse=True)[1]
     codes = _encode(_check_labels(y))
     pairs, counts = np.unique(np.column_stack([source, codes]), axis=0, return_counts=True)
     given = np.bincount(source)[pairs[:, 0]]
@@ -703,10 +703,10 @@ def _check_labels(y) -> np.ndarray:
     return check_array(y, dtype=None, ensure_2d=False, input_name="labels")
 
 
-def _encode(y, at_least: int = 2) -> np.ndarray:
+def _encode(y) -> np.ndarray:
     check_classification_targets(y)
     classes, codes = np.unique(column_or_1d(y), return_inverse=True)
-    if len(classes) < at_least:
+    if len(classes) < 2:
         raise ValueError(
             f"All samples have the label {classes[0]}; how well features tell classes apart "
             "needs two classes at least."
