@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,10 +14,34 @@ from torchvision.transforms import v2
 from .backbones import Backbone
 from .samples import digest, open_image
 
-__all__ = ["View", "make_augment"]
+__all__ = ["View", "make_augment", "seeded"]
 
-# Transforms draw from torch's global generator, which threads share.
-_GENERATOR = threading.Lock()
+_GENERATOR = threading.RLock()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Let torch's global generator begin at a seed, and put it back afterwards.
+
+    Threads share that generator, and one that puts it back would disturb another that draws.
+    So this is one thread's at a time; it should hold what draws and nothing that waits.
+
+    Parameters
+    ----------
+    seed : int
+    device : torch.device, default=None
+        An accelerator whose generator is meant as well as the CPU's.
+    """
+    device = torch.device("cpu") if device is None else device
+    with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Not torch.manual_seed, which seeds every accelerator and puts none of them back.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+        yield
 
 
 def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
@@ -27,7 +52,8 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
     augment : {"light", "strong"} or callable
         "light" crops between 60 and 100 % of the area and mirrors; "strong" crops 25 to 100 %,
         mirrors, applies one random colour or geometry change (TrivialAugment, Müller & Hutter
-        2021) and erases a patch. A callable is given a uint8 tensor ``(3, h, w)``.
+        2021) and erases a patch. A callable is given a uint8 tensor ``(3, h, w)`` and draws from
+        torch's global generator, as torchvision's transforms do; no other is seeded.
     backbone : Backbone
         Its own preprocessing follows the augmentation.
 
@@ -61,7 +87,8 @@ class View:
     sample : object
         As in :mod:`sktransfer.samples`.
     augment : callable
-        From a uint8 tensor ``(3, h, w)`` to another.
+        From a uint8 tensor ``(3, h, w)`` to another. Only torch's generator is seeded: what is
+        drawn from numpy's or Python's differs from call to call, and is kept as first drawn.
     key : str
         What ``augment`` does and which view this is. With the sample's digest it fixes what is
         drawn.
@@ -81,8 +108,7 @@ class View:
             image = (image * 255).round().astype(np.uint8)
         tensor = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
         seed = xxhash.xxh3_64_intdigest(self.view_digest()) >> 1
-        with _GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             tensor = self.augment(tensor)
         return tensor.permute(1, 2, 0).numpy()
 

@@ -302,7 +302,7 @@ default="efficientnet_lite0"
         """
         before, labels = None, [] if classes is None else [np.asarray(classes)]
         if hasattr(self, "_tail"):
-            self._validate_params()
+            self._check_settings()
             samples = self._check_samples(X)
             self._announce()
             before = (self._tail, self.classes_)

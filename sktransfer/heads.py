@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
+
+from .augment import seeded
 
 __all__ = ["grow", "last_linear", "make_head", "solve_new_rows", "solve_probe", "write_rows"]
 
@@ -43,10 +46,10 @@ def make_head(
     -------
     torch.nn.Module
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if callable(head):
-            return head(n_features, n_outputs)
+            # Some return a module of theirs, which is not ours to train.
+            return deepcopy(head(n_features, n_outputs))
         steps: OrderedDict[str, nn.Module] = OrderedDict()
         if head == "mlp":
             hidden = min(512, max(64, n_features // 2))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import threading
 from collections.abc import Callable, Iterator
 from numbers import Integral
 
@@ -28,6 +29,9 @@ __all__ = [
     "resolve_layer",
     "stages_of",
 ]
+
+# torch.fx patches nn.Module for the whole process while it traces: one thread at a time.
+_TRACING = threading.RLock()
 
 
 def list_layers(backbone) -> list[str]:
@@ -67,9 +71,10 @@ def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
         whole network. A network that cannot be traced is one stage called "output".
     """
     # Backbones of different input sizes share a module, and so its stages.
-    if "stages" not in backbone.prepared:
-        backbone.prepared["stages"] = backbone.stages or _cut(backbone)
-    return backbone.prepared["stages"]
+    with _TRACING:  # two threads must not cut one network twice
+        if "stages" not in backbone.prepared:
+            backbone.prepared["stages"] = backbone.stages or _cut(backbone)
+        return backbone.prepared["stages"]
 
 
 def is_checked(backbone: Backbone) -> bool:
@@ -130,8 +135,23 @@ class _Tracer(fx.Tracer):
     """Trace into containers only.
 
     A module without children stays whole, so that what depends on ``training`` inside it
-    (dropout, stochastic depth) is decided when it runs and not when it is traced.
+    (dropout, stochastic depth) is decided when it runs and not when it is traced. Other threads
+    meet the patched ``nn.Module`` as well, and run their networks as if it were not.
     """
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.thread = threading.get_ident()
+
+    def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
+
+    def getattr(self, attr: str, value, parameter_proxy_cache: dict):
+        if threading.get_ident() != self.thread:
+            return value
+        return super().getattr(attr, value, parameter_proxy_cache)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         childless = next(module.children(), None) is None
@@ -144,7 +164,8 @@ def trace(module: nn.Module, opaque: tuple[Callable, ...] = ()) -> fx.Graph:
     Only the first argument of ``forward`` is an input; the others are as in a call without
     them, and the assertions of that which tracing adds are taken out again.
     """
-    graph = _Tracer(autowrap_functions=opaque).trace(module, _defaults(module))
+    with _TRACING:
+        graph = _Tracer(autowrap_functions=opaque).trace(module, _defaults(module))
     extra = set([node for node in graph.nodes if node.op == "placeholder"][1:])
     for node in graph.nodes:
         if not extra.isdisjoint(node.all_input_nodes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import warnings
 from collections import OrderedDict
@@ -25,12 +26,24 @@ from skorch.callbacks import (
     Unfreezer,
 )
 from skorch.helper import predefined_split
+from skorch.utils import to_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import default_collate
 
+from .augment import seeded
 from .layers import pool
 
-__all__ = ["Batches", "Rows", "Tail", "TrainingPlan", "find_lr", "train"]
+__all__ = [
+    "Batches",
+    "Rows",
+    "Table",
+    "Tail",
+    "TrainingPlan",
+    "check_net_params",
+    "find_lr",
+    "train",
+]
 
 _ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may take
 
@@ -60,6 +73,13 @@ class Tail(nn.Module):
     train_batch_norm : bool
         Whether batch norm adapts its statistics. If not, it stays in ``eval`` mode.
     precision : {"float32", "bfloat16"}
+
+    Attributes
+    ----------
+    n_chunks : int
+        Into how many parts a batch is divided where memory is short.
+    seed : int
+        Of what is drawn in training (dropout); each batch has the next one.
     """
 
     def __init__(
@@ -72,6 +92,7 @@ class Tail(nn.Module):
         self.train_batch_norm = train_batch_norm
         self.precision = precision
         self.n_chunks = 1
+        self.seed = 0
 
     @property
     def head(self) -> nn.Module:
@@ -92,26 +113,40 @@ class Tail(nn.Module):
         inside = [m for m in self.body[-1].modules() if m in norms]
         return bool(inside) or (self.train_batch_norm and bool(norms))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None):
+        """Return outputs; with weights, which pass by, outputs and weights for the loss."""
         if x.is_floating_point():  # ids of tokens stay what they are
             x = x.to(self._like.dtype)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         low = self.precision != "float32"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
-            return self._run(x).float()
+            output = self._run(x).float()
+        return output if weight is None else (output, weight)
 
     @property
     def _like(self) -> torch.Tensor:
         return next(self.parameters())
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        if self.n_chunks == 1 or not self.training:
-            return self.body(x)
+        chunks = x.chunk(self.n_chunks)
+        if not self.training:
+            return torch.cat([self.body(chunk) for chunk in chunks])
+        seeds = range(self.seed, self.seed + len(chunks))
+        self.seed += len(chunks)
         # Each chunk is run again when its gradients are wanted, so that only one chunk's
         # activations are alive at a time. The sums are those of the whole batch.
-        chunks = x.chunk(self.n_chunks)
-        return torch.cat([checkpoint(self.body, chunk, use_reentrant=False) for chunk in chunks])
+        run = self._draw if len(chunks) == 1 else self._draw_again
+        return torch.cat([run(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)])
+
+    def _draw(self, x: torch.Tensor, seed: int) -> torch.Tensor:
+        """Run the body in training, what it draws given by a seed."""
+        with seeded(seed, x.device):
+            return self.body(x)
+
+    def _draw_again(self, x: torch.Tensor, seed: int) -> torch.Tensor:
+        kept = {"use_reentrant": False, "preserve_rng_state": False}  # the seed does that
+        return checkpoint(self._draw, x, seed, **kept)
 
     def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
         """Return the frozen stages and these, with the new pooling and head behind."""
@@ -124,7 +159,7 @@ class Tail(nn.Module):
 
 
 class WeightedLoss(nn.Module):
-    """The weighted mean of a loss over a batch.
+    """The weighted mean of a loss over a batch, of outputs that come with their weights.
 
     Parameters
     ----------
@@ -139,9 +174,10 @@ class WeightedLoss(nn.Module):
         self.task = task
         self.label_smoothing = label_smoothing
 
-    def forward(self, output: torch.Tensor, y: dict[str, torch.Tensor]) -> torch.Tensor:
-        loss = self._each(output, y["target"])  # (n,)
-        return (loss * y["weight"]).sum() / y["weight"].sum().clamp_min(1e-12)
+    def forward(self, output: tuple, target: torch.Tensor) -> torch.Tensor:
+        output, weight = output
+        loss = self._each(output, target)  # (n,)
+        return (loss * weight).sum() / weight.sum().clamp_min(1e-12)
 
     def _each(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         smooth = self.label_smoothing
@@ -157,12 +193,53 @@ class WeightedLoss(nn.Module):
         return loss.mean(dim=1)
 
 
+class Table:
+    """Some rows of an array and others behind them, copied only when they are asked for.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...) or array of n arrays
+        In memory or in a file that is mapped.
+    index : ndarray of int, default=None
+        Which of them; None for all.
+    behind : ndarray, default=None
+        More rows.
+    """
+
+    def __init__(self, rows: np.ndarray, index=None, behind: np.ndarray | None = None):
+        self.rows = rows
+        self.index = np.arange(len(rows)) if index is None else index
+        self.behind = behind
+
+    def __len__(self) -> int:
+        return len(self.index) + (0 if self.behind is None else len(self.behind))
+
+    def __getitem__(self, at) -> np.ndarray:
+        at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
+        front = at < len(self.index)
+        if front.all():
+            return self.rows[self.index[at]]
+        taken = np.empty((len(at), *self.rows.shape[1:]), self.rows.dtype)
+        taken[front] = self.rows[self.index[at[front]]]
+        taken[~front] = self.behind[at[~front] - len(self.index)]
+        return taken
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * self.rows[:1].nbytes
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows are texts, which differ in length."""
+        return self.rows.dtype == object
+
+
 class Rows(torch.utils.data.Dataset):
     """Training rows: activations at the cut, targets, weights.
 
     Parameters
     ----------
-    views : sequence of ndarray of shape (n, ...)
+    views : sequence of Table or ndarray of shape (n, ...)
         The activations; more than one where each sample has several augmented views, of which
         an epoch takes one at random.
     target : ndarray of shape (n,) or (n, n_outputs)
@@ -173,12 +250,12 @@ class Rows(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        views: Sequence[np.ndarray],
+        views: Sequence[Table | np.ndarray],
         target: np.ndarray,
         weight: np.ndarray,
         fresh: Callable | None = None,
     ):
-        self.views = [as_rows(view) for view in views]
+        self.views = [view if isinstance(view, Table) else Table(view) for view in views]
         self.target = torch.from_numpy(target)
         self.weight = torch.from_numpy(weight.astype(np.float32))
         self.fresh = fresh
@@ -188,27 +265,32 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int):
         x, y = self.batch(torch.tensor([i]), 0, None)
-        return x[0], {name: value[0] for name, value in y.items()}
+        return {name: value[0] for name, value in x.items()}, y[0]
 
-    def batch(self, index: torch.Tensor, epoch_seed: int, generator) -> tuple[torch.Tensor, dict]:
-        """Return the activations, targets and weights of some rows."""
+    def batch(self, index: torch.Tensor, epoch_seed: int, generator) -> tuple[dict, torch.Tensor]:
+        """Return the activations and weights of some rows, and their targets."""
         index = index.to(self.target.device)
-        y = {"target": self.target[index], "weight": self.weight[index]}
+        x = self._activations(index, epoch_seed, generator)
+        return {"x": x, "weight": self.weight[index]}, self.target[index]
+
+    def _activations(self, index: torch.Tensor, epoch_seed: int, generator) -> torch.Tensor:
         if self.fresh is not None:
-            return self.fresh(index.tolist(), epoch_seed), y
+            return self.fresh(index.tolist(), epoch_seed)
         if len(self.views) == 1 or generator is None:
-            return _take(self.views[0], index), y
-        which = torch.randint(len(self.views), (len(index),), generator=generator).tolist()
-        pairs = zip(which, index, strict=True)
-        return torch.stack([self.views[view][i] for view, i in pairs]), y
+            return _take(self.views[0], index)
+        which = torch.randint(len(self.views), (len(index),), generator=generator).to(index.device)
+        taken = _take(self.views[0], index)
+        for number, view in enumerate(self.views[1:], start=1):
+            taken[which == number] = _take(view, index[which == number])
+        return taken
 
     def to(self, device: torch.device) -> Rows:
         """Move everything to an accelerator if it fits there with room to spare."""
-        if any(isinstance(view, list) for view in self.views):
-            return self  # texts, which are joined batch by batch
+        if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
+            return self  # texts are joined batch by batch
         size = sum(view.nbytes for view in self.views)
-        if device.type == "cuda" and size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
-            self.views = [view.to(device) for view in self.views]
+        if size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            self.views = [_tensor(view).to(device) for view in self.views]
             self.target, self.weight = self.target.to(device), self.weight.to(device)
         return self
 
@@ -225,18 +307,33 @@ def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
     Tensor or list of Tensor
     """
     if view.dtype == object:
-        return [torch.from_numpy(row) for row in view]
-    return torch.from_numpy(view)
+        return [torch.from_numpy(np.require(row, requirements="W")) for row in view]
+    return torch.from_numpy(np.require(view, requirements="W"))
 
 
-def _take(rows, index: torch.Tensor) -> torch.Tensor:
+def _is_ragged(view) -> bool:
+    return isinstance(view, Table) and view.is_ragged
+
+
+def _tensor(view: Table | torch.Tensor) -> torch.Tensor:
+    return as_rows(view[:]) if isinstance(view, Table) else view
+
+
+def _take(view: Table | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Take some rows as one tensor, texts filled up with zeros, which hold no token."""
-    if isinstance(rows, torch.Tensor):
-        return rows[index]
-    chosen = [rows[i] for i in index.tolist()]
-    shape = [max(sizes) for sizes in zip(*(row.shape for row in chosen), strict=True)]
-    filled = chosen[0].new_zeros(len(chosen), *shape)
-    for place, row in zip(filled, chosen, strict=True):
+    if isinstance(view, torch.Tensor):
+        return view[index]
+    rows = as_rows(view[index.numpy()])
+    return _filled(rows) if isinstance(rows, list) else rows
+
+
+def _filled(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Join rows that differ in length; a token may be one id, or several beside others."""
+    rank = max(row.ndim for row in rows)
+    rows = [row if row.ndim == rank else row.unsqueeze(1) for row in rows]
+    shape = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
+    filled = rows[0].new_zeros(len(rows), *shape)
+    for place, row in zip(filled, rows, strict=True):
         place[tuple(slice(size) for size in row.shape)] = row
     return filled
 
@@ -246,7 +343,8 @@ class Batches:
 
     Parameters
     ----------
-    rows : Rows
+    rows : Rows or torch.utils.data.Dataset
+        Another dataset is what skorch makes of an array.
     batch_size : int
     seed : int, default=None
         None keeps the order of the rows.
@@ -254,9 +352,7 @@ class Batches:
         Whether a last batch of one row joins the batch before it.
     """
 
-    def __init__(
-        self, rows: Rows, batch_size: int, seed: int | None = None, in_pairs: bool = False
-    ):
+    def __init__(self, rows, batch_size: int, seed: int | None = None, in_pairs: bool = False):
         self.rows = rows
         self.batch_size = batch_size
         self.in_pairs = in_pairs
@@ -265,7 +361,7 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict]]:
+    def __iter__(self) -> Iterator[tuple]:
         order, epoch_seed = torch.arange(len(self.rows)), 0
         if self.generator is not None:
             order = torch.randperm(len(self.rows), generator=self.generator)
@@ -274,7 +370,12 @@ class Batches:
         if self.in_pairs and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]
         for index in batches:
-            yield self.rows.batch(index, epoch_seed, self.generator)
+            yield self._batch(index, epoch_seed)
+
+    def _batch(self, index: torch.Tensor, epoch_seed: int) -> tuple:
+        if isinstance(self.rows, Rows):
+            return self.rows.batch(index, epoch_seed, self.generator)
+        return tuple(default_collate([self.rows[i] for i in index.tolist()]))
 
 
 @dataclasses.dataclass
@@ -297,10 +398,64 @@ class TrainingPlan:
     net_params: dict
     verbose: int
     seed: int
+    n_outputs: int
     head_factor: float = 1.0  # on the learning rate of the head
 
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+# What of skorch's is decided here, and by which parameter of the estimators.
+_DECIDED = {
+    "lr": "lr",
+    "optimizer__lr": "lr",
+    "optimizer__param_groups": "layer_decay",
+    "optimizer__weight_decay": "weight_decay",
+    "optimizer": "optimizer",
+    "max_epochs": "max_epochs",
+    "batch_size": "batch_size",
+    "iterator_train__batch_size": "batch_size",
+    "iterator_train__seed": "random_state",
+    "train_split": "validation_fraction",
+    "device": "device",
+    "verbose": "verbose",
+    "warm_start": "warm_start",
+    "module": "head",
+    "criterion": "label_smoothing",
+    "callbacks__clip": "clip_norm",
+    "callbacks__schedule": "warmup",
+    "callbacks__best": "validation_fraction",
+    "callbacks__stop": "patience",
+    "callbacks__freeze": "gradual_unfreezing",
+}
+_OURS = ("iterator_train", "iterator_valid", "dataset", "classes", "predict_nonlinearity")
+_OURS += ("callbacks__finite", "callbacks__watch")
+
+
+def check_net_params(net_params: dict) -> None:
+    """Refuse parameters of the skorch net that are decided by the estimator.
+
+    Parameters
+    ----------
+    net_params : dict
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter to use.
+    """
+    for key in net_params:
+        parameter = next((p for name, p in _DECIDED.items() if _is_of(key, name)), None)
+        if parameter is not None:
+            raise ValueError(f"net_params[{key!r}]: use the estimator's parameter {parameter}.")
+        if any(_is_of(key, name) for name in _OURS):
+            raise ValueError(f"net_params[{key!r}] cannot be changed: training stands on it.")
+
+
+def _is_of(key: str, name: str) -> bool:
+    """Tell whether a key is that name, or a setting of a thing that is ours altogether."""
+    ours = name.startswith(("callbacks__", "module", "criterion", "dataset"))
+    return key == name or (ours and key.startswith(f"{name}__"))
 
 
 def train(
@@ -309,7 +464,8 @@ def train(
     """Train a tail in place and return the skorch net that did it.
 
     Without enough device memory, the batch is split into chunks that are run one after
-    another, and training starts again from the same weights with the same numbers.
+    another, and training starts again from the same weights with the same numbers (but for what
+    dropout draws).
 
     Parameters
     ----------
@@ -327,24 +483,34 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss is not finite.
+        If the loss is not finite, or a weight at the end.
+    torch.OutOfMemoryError
+        If not even one row fits, or batch norm would see the parts of a batch.
     """
     before = _copy_state(tail)
     while True:
         try:
             return _train_once(tail, rows, valid, plan, device)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if tail.n_chunks >= min(plan.batch_size, len(rows)):
                 raise
-            _make_chunks(tail, plan)
+            _make_chunks(tail, plan, error)
             tail.load_state_dict(before)
 
 
-def _make_chunks(tail: Tail, plan: TrainingPlan) -> None:
+def _make_chunks(tail: Tail, plan: TrainingPlan, error: Exception) -> None:
+    if tail.learns_statistics:
+        raise torch.OutOfMemoryError(
+            f"A batch of {plan.batch_size} does not fit into the device's memory, and batch norm "
+            "that learns (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
+            "batch_size."
+        ) from error
     if tail.n_chunks == 1:
+        drops = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in tail.modules())
+        same = "but for what dropout draws" if drops else "with the same result"
         warnings.warn(
             f"A batch of {plan.batch_size} does not fit into the device's memory: it is run in "
-            "parts whose gradients are added up, with the same result, more slowly.",
+            f"parts whose gradients are added up, {same}, more slowly.",
             stacklevel=2,
         )
     tail.n_chunks *= 2
@@ -358,12 +524,17 @@ def _copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _train_once(tail, rows, valid, plan, device) -> skorch.NeuralNet:
-    cuda = [device] if device.type == "cuda" else []
-    # Dropout draws from the global generator, which is put back afterwards.
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(plan.seed)
-        net = make_net(tail, len(rows), valid, plan, device)
+    tail.seed = plan.seed
+    net = make_net(tail, len(rows), valid, plan, device)
+    try:
         return net.fit(rows.to(device), y=None)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "Batch norm that learns (train_batch_norm=True, or in the head) needs two rows a batch "
+            f"at least: {len(rows)} rows, batch_size={plan.batch_size}."
+        ) from error
 
 
 def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, device):
@@ -378,14 +549,28 @@ def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, de
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
         "criterion": WeightedLoss(plan.task, plan.label_smoothing),
+        "predict_nonlinearity": _NONLINEARITIES[plan.task],
         "device": str(device),
         "verbose": plan.verbose,
         "callbacks": _callbacks(tail, n_rows, valid, plan),
         **_optimizer(tail, plan, device),
     }
     if plan.task != "regression":
-        settings["callbacks__valid_acc"] = None  # it would want the labels as one array
+        settings["classes"] = list(range(plan.n_outputs))
+        settings["callbacks__valid_acc"] = None  # a column of the history that nobody asked for
     return cls(tail, **settings | plan.net_params)
+
+
+_NONLINEARITIES = {
+    "multiclass": functools.partial(torch.softmax, dim=-1),
+    "multilabel": torch.sigmoid,
+    "regression": None,
+}
+
+
+def learned_stages(tail: Tail) -> list[int]:
+    """Return the places in a tail's body of what has parameters, the head last."""
+    return [i for i, stage in enumerate(tail.body) if next(stage.parameters(), None) is not None]
 
 
 def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
@@ -397,15 +582,13 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
         settings["optimizer__momentum"] = 0.9
     if device.type == "cuda" and optimizer in _OPTIMIZERS.values():
         settings["optimizer__fused"] = True
-    depth = len(tail.body) - 1
-    settings["optimizer__param_groups"] = [
-        (f"body.{i}.*", {"lr": plan.lr * plan.layer_decay ** (depth - i)})
-        for i, stage in enumerate(tail.body)
-        if next(stage.parameters(), None) is not None
-    ]
-    name, head = settings["optimizer__param_groups"][-1]
-    settings["optimizer__param_groups"][-1] = (name, {"lr": head["lr"] * plan.head_factor})
-    return settings
+    groups = [
+        (f"body.{i}.*", {"lr": plan.lr * plan.layer_decay**depth})
+        for depth, i in enumerate(reversed(learned_stages(tail)))
+    ][::-1]
+    name, head = groups[-1]
+    groups[-1] = (name, {"lr": head["lr"] * plan.head_factor})
+    return settings | {"optimizer__param_groups": groups}
 
 
 def _callbacks(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan) -> list:
@@ -433,7 +616,7 @@ def _silent(text: str) -> None:
 
 def _unfreezing(tail: Tail) -> list:
     """Train the head alone in the first epoch, then one more stage each (Howard & Ruder 2018)."""
-    stages = [i for i, s in enumerate(tail.body) if next(s.parameters(), None) is not None][:-1]
+    stages = learned_stages(tail)[:-1]
     callbacks: list = [("freeze", Freezer([f"body.{i}.*" for i in stages]))] if stages else []
     for wait, i in enumerate(reversed(stages)):
         callbacks.append((f"unfreeze_{i}", Unfreezer(f"body.{i}.*", at=wait + 2)))
@@ -469,16 +652,30 @@ class EpochWatch(Callback):
 
 
 class StopOnNonFinite(Callback):
-    """Stop as soon as a loss is NaN or infinite, and say what to try."""
+    """Stop as soon as a loss is NaN or infinite, or a weight at the end; say what to try."""
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        # A network may have infinite buffers of its own, such as a mask.
+        state = net.module_.state_dict()
+        self.finite_ = [name for name, tensor in state.items() if tensor.isfinite().all()]
 
     def on_batch_end(self, net, batch=None, training=None, loss=None, **kwargs):
         value = net.history[-1, "batches", -1]["train_loss" if training else "valid_loss"]
         if not math.isfinite(value):
-            lr = max(group["lr"] for group in net.optimizer_.param_groups)
-            raise FloatingPointError(
-                f"The loss is {value} in epoch {len(net.history)} at a learning rate of {lr:.3g}. "
-                f"Try lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
-            )
+            rates = [group["lr"] for group in net.optimizer_.param_groups]
+            self._stop(net, f"The loss is {value}", max(rates))
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        # The last step's weights have met no loss.
+        state = net.module_.state_dict()
+        if not all(state[name].isfinite().all() for name in self.finite_):
+            self._stop(net, "Weights are NaN or infinite", net.lr)
+
+    def _stop(self, net, what: str, lr: float):
+        raise FloatingPointError(
+            f"{what} in epoch {len(net.history)} at a learning rate of {lr:.3g}. "
+            f"Try lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
+        )
 
 
 class KeepBest(Callback):
@@ -504,17 +701,17 @@ class KeepBest(Callback):
 def _mean_loss(net, rows: Rows) -> float:
     total = 0.0
     for batch in Batches(rows, net.batch_size):
-        total += net.validation_step(batch)["loss"].item() * len(batch[0])
+        total += net.validation_step(batch)["loss"].item() * len(batch[1])
     return total / len(rows)
 
 
 def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) -> float:
     """Find a learning rate by a range test on training rows (Smith 2017).
 
-    The rate grows from 1e-6 by a constant factor each step. Each batch's loss is compared with
-    its loss before training; a tenth of the rate at which the smoothed gain is largest is
-    returned, or, where the head begins so well that nothing is gained, of the highest rate that
-    does no harm. The weights are put back.
+    The rate grows from 1e-6 by a constant factor each step. Each batch's loss after the step is
+    compared with its loss before training, both as in prediction, without dropout; a tenth of
+    the rate at which the smoothed gain is largest is returned, or, where the head begins so well
+    that nothing is gained, of the highest rate that does no harm. The weights are put back.
 
     Parameters
     ----------
@@ -538,6 +735,7 @@ def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) ->
     test = dataclasses.replace(
         plan, lr=rates[0], max_epochs=epochs, callbacks=[("range", watch)], verbose=0, warmup=0.0
     )
+    test.net_params = without_callbacks(plan.net_params)
     try:
         train(tail, rows, None, test, device)
     except (_RangeEnd, FloatingPointError):
@@ -572,15 +770,11 @@ class _RangeTest(Callback):
         for group, factor in zip(net.optimizer_.param_groups, self.base_, strict=True):
             group["lr"] = self.rates[self.step_] * factor
 
-    @torch.no_grad()
-    def on_batch_end(self, net, batch=None, loss=None, **kwargs):
-        x, y = batch
-        y = {name: value.to(net.device) for name, value in y.items()}
-        before = float(net.criterion_(self.start_(x.to(net.device)), y))
-        value = float(loss.detach())
-        if not math.isfinite(value):
+    def on_batch_end(self, net, batch=None, **kwargs):
+        before, after = (_loss(net, module, batch) for module in (self.start_, net.module_))
+        if not math.isfinite(after):
             raise _RangeEnd
-        self.gain_ = 0.8 * self.gain_ + 0.2 * (before - value)
+        self.gain_ = 0.8 * self.gain_ + 0.2 * (before - after)
         self.level_ = max(self.level_, before)
         self.gains_.append(self.gain_)
         if self.gain_ < -3 * self.level_:
@@ -595,3 +789,23 @@ class _RangeTest(Callback):
         if gains[best] < 0.01 * self.level_:
             best = int(np.flatnonzero(gains >= -0.01 * self.level_ - 1e-12).max(initial=0))
         return float(self.rates[best])
+
+
+@torch.no_grad()
+def _loss(net, module: nn.Module, batch: tuple) -> float:
+    x, target = to_device(batch, net.device)
+    return float(net.criterion_(module.eval()(**x), target))
+
+
+def without_callbacks(net_params: dict) -> dict:
+    """Return the parameters of a net without those of callbacks, which are not always there.
+
+    Parameters
+    ----------
+    net_params : dict
+
+    Returns
+    -------
+    dict
+    """
+    return {key: v for key, v in net_params.items() if not key.startswith("callbacks")}

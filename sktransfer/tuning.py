@@ -36,9 +36,11 @@ from .training import (
     Tail,
     TrainingPlan,
     as_rows,
+    check_net_params,
     find_lr,
     make_net,
     train,
+    without_callbacks,
 )
 
 __all__ = ["TunedEstimator", "all_or_nothing"]
@@ -91,6 +93,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
+        self._check_settings()
         before = self._place() if self._goes_on() else None
         samples = self._fit_backbone(X)
         self._find_cut()
@@ -99,11 +102,16 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
                 "warm_start=True goes on with the network as it is cut: backbone and trainable must"
                 " be those of the fit before. Set warm_start=False to begin anew."
             )
-        if self.patience is not None and not self.validation_fraction:
-            raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
         self._kept = None
         self._announce()
         return samples
+
+    def _check_settings(self) -> None:
+        """Check what the table of constraints cannot say, before anything is computed."""
+        self._validate_params()
+        check_net_params(self.net_params or {})
+        if self.patience is not None and not self.validation_fraction:
+            raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
 
     def _goes_on(self) -> bool:
         return self.warm_start and hasattr(self, "_tail")
@@ -177,8 +185,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _plan(self, n_rows: int, seed: int) -> TrainingPlan:
         batch_size = min(n_rows, 32) if self.batch_size == "auto" else self.batch_size
+        net_params = dict(self.net_params or {})
+        more = net_params.pop("callbacks", None) or ()
         return TrainingPlan(
             task=self._task,
+            n_outputs=self._n_outputs,
             lr=1.0 if self.lr == "auto" else self.lr,
             layer_decay=self.layer_decay,
             weight_decay=self.weight_decay,
@@ -190,8 +201,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             patience=self.patience,
             max_epochs=self.max_epochs,
             batch_size=batch_size,
-            callbacks=list(self.callbacks or []),
-            net_params=self.net_params or {},
+            callbacks=[_own_copy(c) for c in (*(self.callbacks or ()), *more)],
+            net_params=net_params,
             verbose=max(0, self.verbose - 1),
             seed=seed,
             head_factor=_FRESH_HEAD if self._head_init() == "random" else 1.0,
@@ -450,7 +461,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         if "_tail" not in state:
             return state
         dropped = ("net_", "_tail", "_output")
-        plan = dataclasses.replace(self._trained_with, callbacks=[])
+        net_params = without_callbacks(self._trained_with.net_params)
+        plan = dataclasses.replace(self._trained_with, callbacks=[], net_params=net_params)
         parts = {"_tensors": self._changed_tensors(), "_head": self._tail.head}
         return (
             {k: v for k, v in state.items() if k not in dropped} | parts | {"_trained_with": plan}
@@ -507,6 +519,14 @@ def _join(rows: np.ndarray, index, kept: tuple[np.ndarray, np.ndarray] | None) -
     """Take rows and put those kept behind; all of them are not copied."""
     taken = rows if len(index) == len(rows) else rows[index]
     return taken if kept is None else np.concatenate([taken, kept[0]])
+
+
+def _own_copy(callback):
+    """Copy a user's callback, which training changes; one that cannot be copied is used."""
+    try:
+        return deepcopy(callback)
+    except Exception:  # it may hold anything: a file, a connection
+        return callback
 
 
 def _last_stage(backbone: Backbone) -> nn.Module:

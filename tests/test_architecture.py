@@ -12,7 +12,8 @@ ROOT = Path(sktransfer.__file__).parent
 RANKS = {
     **dict.fromkeys(["samples", "cache", "transferability", "rules"], 0),
     "backbones": 1,
-    **dict.fromkeys(["layers", "augment", "heads"], 2),
+    **dict.fromkeys(["layers", "augment"], 2),
+    "heads": 2.1,
     "engine": 2.5,
     **dict.fromkeys(["features", "training"], 3),
     **dict.fromkeys(["base", "weighting"], 3.5),

@@ -1,5 +1,7 @@
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
 import sklearn
@@ -13,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, list_layers, load_backbone
@@ -516,3 +518,179 @@ def test_the_features_of_a_tuned_network_are_the_input_of_any_head(data):
     model = FineTunedRegressor(load_backbone(network()), head=Plain, max_epochs=1)
     features = model.fit(X, np.arange(len(y), dtype=float)).to_features().fit_transform(X)
     assert features.shape == (len(y), 12)
+
+
+def test_networks_are_cut_and_trained_in_several_threads_at_once(data):
+    expected = list_layers(load_backbone(network()))
+    backbones = [load_backbone(network()) for _ in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(layers == expected for layers in pool.map(list_layers, backbones))
+    settings = {"trainable": "all", "dropout": 0.5, "max_epochs": 2, "random_state": 0}
+    state = torch.get_rng_state()
+    alone = cross_validate(FineTunedClassifier(network(), **settings), *data, cv=4)
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        together = cross_validate(FineTunedClassifier(network(), **settings), *data, cv=4)
+    assert np.array_equal(alone["test_score"], together["test_score"])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_seed_gives_one_model_in_several_threads(data):
+    backbone = load_backbone(network())
+
+    def probabilities(_):
+        model = FineTunedClassifier(backbone, head="mlp", dropout=0.5, random_state=0)
+        return model.fit(*data).predict_proba(data[0])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(probabilities, range(6)))
+    assert all(np.array_equal(one, found[0]) for one in found)
+
+
+def test_views_made_in_threads_do_not_wait_for_the_training_that_waits_for_them(small_images):
+    settings = {"augment": "light", "n_views": None, "max_epochs": 1, "image_size": 32}
+    one, two = (
+        FineTunedClassifier(dropout=0.3, n_jobs=n_jobs, random_state=0, **settings).fit(
+            *small_images
+        )
+        for n_jobs in (None, 2)
+    )
+    assert one.history_[0]["train_loss"] == two.history_[0]["train_loss"]
+
+
+def test_layer_decay_counts_stages_with_parameters_from_the_head_down(data):
+    model = FineTunedClassifier(
+        load_backbone(network()), trainable="all", lr=0.1, layer_decay=0.8, max_epochs=1
+    ).fit(*data)
+    rates = [group["initial_lr"] for group in model.net_.optimizer_.param_groups if group["params"]]
+    n = len(rates)
+    assert n > 2
+    np.testing.assert_allclose(rates, [0.1 * 0.8 ** (n - 1 - i) for i in range(n)])
+
+
+def test_the_range_test_is_not_misled_by_dropout(data):
+    def rate(dropout, seed):
+        model = FineTunedClassifier(
+            load_backbone(network()),
+            lr="auto",
+            dropout=dropout,
+            trainable="all",
+            max_epochs=1,
+            batch_size=16,
+            random_state=seed,
+        )
+        return model.fit(*data).lr_
+
+    # The loss with dropout is above that without, whatever the rate: that is no harm done.
+    plain, dropped = ([rate(dropout, seed) for seed in range(3)] for dropout in (0.0, 0.7))
+    assert np.median(dropped) >= np.median(plain) / 3
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_an_error(data):
+    X, y = data
+
+    class Spoil(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            next(net.module_.parameters()).data.fill_(float("nan"))
+
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1, callbacks=[Spoil()])
+    with pytest.raises(FloatingPointError, match=r"Weights are NaN .* in epoch 1 .* Try lr="):
+        model.fit(X, y)
+
+
+def test_infinite_buffers_of_a_network_are_its_own(data):
+    module = network()
+    module[1].register_buffer("mask", torch.full((3,), -torch.inf))
+    FineTunedClassifier(load_backbone(module), trainable=1, max_epochs=1).fit(*data)
+
+
+@pytest.mark.parametrize(
+    ("key", "parameter"),
+    [
+        ("lr", "lr"),
+        ("max_epochs", "max_epochs"),
+        ("batch_size", "batch_size"),
+        ("iterator_train__batch_size", "batch_size"),
+        ("optimizer", "optimizer"),
+        ("optimizer__weight_decay", "weight_decay"),
+        ("train_split", "validation_fraction"),
+        ("criterion", "label_smoothing"),
+        ("device", "device"),
+        ("module", "head"),
+        ("verbose", "verbose"),
+        ("callbacks__best", "validation_fraction"),
+        ("callbacks__stop__patience", "patience"),
+    ],
+)
+def test_net_params_that_are_parameters_here_are_refused(key, parameter, data):
+    model = FineTunedClassifier(load_backbone(network()), net_params={key: None})
+    with pytest.raises(ValueError, match=f"net_params.*the estimator's parameter {parameter}"):
+        model.fit(*data)
+
+
+@pytest.mark.parametrize("key", ["iterator_train", "iterator_valid", "callbacks__finite"])
+def test_net_params_that_would_break_training_are_refused(key, data):
+    model = FineTunedClassifier(load_backbone(network()), net_params={key: None})
+    with pytest.raises(ValueError, match="cannot be changed"):
+        model.fit(*data)
+
+
+def test_other_net_params_pass_and_callbacks_are_added(data):
+    net_params = {"optimizer__nesterov": True, "callbacks": [("mine", Callback())]}
+    settings = {"max_epochs": 1, "optimizer": "sgd", "lr": "auto"}
+    model = FineTunedClassifier(
+        load_backbone(network()), validation_fraction=0.2, net_params=net_params, **settings
+    ).fit(*data)
+    assert {"finite", "best", "mine"} <= {name for name, _ in model.net_.callbacks_}
+    assert all(group["nesterov"] for group in model.net_.optimizer_.param_groups)
+    stop = ("es", EarlyStopping(monitor="train_loss"))
+    model.set_params(callbacks=[stop], net_params={"callbacks__es__patience": 2}).fit(*data)
+    assert dict(model.net_.callbacks_)["es"].patience == 2
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict(data[0]), model.predict(data[0]))
+
+
+def test_callbacks_are_copied(data):
+    mine = EarlyStopping(monitor="train_loss", patience=2)
+    before = dict(vars(mine))
+    model = FineTunedClassifier(load_backbone(network()), callbacks=[("mine", mine)]).fit(*data)
+    assert vars(mine) == before
+    assert hasattr(dict(model.net_.callbacks_)["mine"], "misses_")
+
+
+def test_scores_of_skorch_are_those_of_the_labels(data):
+    class Labels(Callback):
+        def on_batch_end(self, net, batch=None, **kwargs):
+            assert batch[1].ndim == 1
+
+    scores = [
+        EpochScoring("accuracy", lower_is_better=False, name="held"),
+        EpochScoring("roc_auc_ovr", lower_is_better=False, name="auc"),
+        EpochScoring("accuracy", lower_is_better=False, on_train=True, name="shown"),
+        EpochScoring(lambda net, X, y=None: len(net.predict(X)), name="n"),
+        Labels(),
+    ]
+    X, y = data
+    model = FineTunedClassifier(
+        load_backbone(network()),
+        head_init="random",
+        lr=0.01,
+        validation_fraction=0.3,
+        max_epochs=1,
+        callbacks=scores,
+        random_state=0,
+    ).fit(X, y)
+    row, held = model.history_[0], model.validation_indices_
+    assert model.best_epoch_ == 1
+    assert row["held"] == model.score(X[held], y[held])
+    assert row["auc"] > 0.5
+    assert 0 < row["shown"] <= 1
+    assert row["n"] == len(held)
+
+
+def test_the_net_predicts_from_activations(data):
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), trainable=1, max_epochs=1).fit(X, y)
+    found = model.net_.predict_proba(model._at_cut(X))
+    np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
+    regressor = FineTunedRegressor(load_backbone(network()), max_epochs=1).fit(X, X[:, 0])
+    assert regressor.net_.predict(regressor._at_cut(X)).shape == (len(X), 1)
