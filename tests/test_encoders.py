@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -65,7 +66,8 @@ def write_folder(folder, family="bert", **settings):
     """Write a small random network of a family and its tokenizer, as its makers would."""
     config, small, padding, _ = FAMILIES[family]
     tokenizer = tiny_tokenizer(padding)
-    config = config(vocab_size=len(tokenizer), pad_token_id=padding, **small | settings)
+    settings = {"vocab_size": len(tokenizer)} | small | settings
+    config = config(pad_token_id=padding, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.AutoModel.from_config(config)
@@ -418,6 +420,21 @@ def test_names_that_are_not_here_say_what_to_do(name):
         load_hf(name, "default", download=False)
 
 
+@pytest.mark.parametrize("left", [[], ["tokenizer_config.json"]])
+def test_a_folder_without_the_tokenizers_files_is_refused(folder, left):
+    for path in folder.glob("*token*"):
+        if path.name not in left:
+            path.unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json.*AutoTokenizer"):
+        load(folder)
+
+
+def test_a_tokenizer_that_knows_few_of_the_networks_tokens_is_refused(tmp_path):
+    write_folder(tmp_path, vocab_size=40)
+    with pytest.raises(ValueError, match=r"has 16 of the network's 40 tokens"):
+        load(tmp_path)
+
+
 def test_networks_that_are_no_encoders_are_refused(tmp_path):
     small = {"d_model": 16, "d_ff": 24, "num_layers": 1, "num_heads": 2, "d_kv": 8}
     tokenizer = tiny_tokenizer(0)
@@ -488,6 +505,39 @@ def test_a_changed_folder_is_told_when_a_pickle_is_opened(folder, monkeypatch):
     backbones._SHARED.clear()
     with pytest.raises(ValueError, match="fingerprint"):
         pickle.loads(state)
+
+
+@pytest.mark.parametrize(
+    "changed", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"]
+)
+def test_a_changed_folder_is_loaded_anew(folder, changed):
+    add_sentence(folder, {"pooling_mode_mean_tokens": True})
+    before = load_backbone(f"hf:{folder}")
+    assert load_backbone(f"hf:{folder}") is before
+    path = folder / changed
+    if path.suffix == ".safetensors":
+        tensors = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        text = path.read_text().replace('"cat"', '"cow"').replace("mean", "cls")
+        path.write_text(text)
+    os.utime(path, ns=(1, 1))
+    after = load_backbone(f"hf:{folder}")
+    assert not torch.equal(run(after, ["the cat"])[0], run(before, ["the cat"])[0])
+    assert torch.equal(run(after, ["the cat"])[0], run(load(folder), ["the cat"])[0])
+
+
+def test_a_relative_folder_is_found_from_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    backbone = load_backbone(f"hf:{folder.name}")
+    state = pickle.dumps(backbone)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(backbones, "_SHARED", {})
+    again = pickle.loads(state)
+    assert again is not backbone
+    assert again.name == backbone.name == "hf:encoder"
+    assert torch.equal(run(again, TEXTS[:1])[0], run(backbone, TEXTS[:1])[0])
 
 
 def test_a_backbone_with_random_weights_pickles_by_value(folder):

@@ -15,6 +15,7 @@ from conftest import TESTS, run_python
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import nn
 
+from sktransfer import load_backbone
 from sktransfer.backbones import tables, wordvectors
 from sktransfer.backbones.tables import WordTable, WordVectors
 from sktransfer.backbones.vocabulary import Vocabulary, WordPreprocessing, split_chunk
@@ -121,6 +122,32 @@ def test_binary_numbers_may_hold_ends_of_lines_and_digits(tmp_path, byte, dim):
     np.testing.assert_array_equal(found, matrix)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_gzipped_files_are_known_by_their_content(tmp_path, facebook, fasttext, suffix):
+    zipped = tmp_path / f"zipped.bin{suffix}"
+    zipped.write_bytes(gzip.compress(binary()))
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(zipped)), MATRIX)
+    zipped.write_bytes(gzip.compress(facebook.read_bytes()))
+    assert_embedded_as_by_gensim(load_word_vectors(zipped), fasttext.wv, ["landlord", "payee"])
+    zipped.write_bytes(gzip.compress(facebook.read_bytes())[:-20])
+    with pytest.raises(ValueError, match="compressed file is damaged"):
+        load_word_vectors(zipped)
+
+
+def test_a_suffix_alone_makes_no_gzipped_file(tmp_path):
+    pytest.importorskip("gensim")
+    (tmp_path / "v.bin.gz").write_bytes(binary())
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.bin.gz")), MATRIX)
+
+
+def test_a_header_that_announces_too_much_takes_no_memory(tmp_path):
+    pytest.importorskip("gensim")
+    for header in (b"99999999999 300", b"2 99999999999999", b"0 0"):
+        (tmp_path / "v.bin").write_bytes(header + b"\na \x00\x00\x80?\xff" * 2)
+        with pytest.raises(ValueError, match="announced"):
+            load_word_vectors(tmp_path / "v.bin")
+
+
 def test_text_whose_first_line_is_longer_than_what_is_looked_at(tmp_path):
     matrix = np.random.default_rng(0).standard_normal((2, 30_000)).astype(np.float32)
     path = text_file(tmp_path / "v.txt", words=["a", "b"], matrix=matrix)
@@ -141,6 +168,18 @@ def test_words_with_spaces_as_in_glove_840b(tmp_path):
     words = ["at", ". . .", "at name@domain.com", "on"]
     path = text_file(tmp_path / "glove.txt", words=words, matrix=MATRIX[:4], header=False)
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path), words), MATRIX[:4])
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_mark_of_utf_8_at_the_beginning_is_none_of_the_word(tmp_path, header):
+    (tmp_path / "v.txt").write_text(lines(header=header), encoding="utf-8-sig")
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.txt")), MATRIX)
+
+
+def test_a_first_word_that_ends_with_a_number_does_not_set_the_dimension(tmp_path):
+    (tmp_path / "v.txt").write_text("2 000 0.5 0.25\n" + lines(header=False))
+    with pytest.raises(ValueError, match="entry 1: not a word and 5 numbers, but b'2 000"):
+        load_word_vectors(tmp_path / "v.txt")
 
 
 def test_lines_of_other_systems_and_blank_lines_at_the_end(tmp_path):
@@ -180,6 +219,24 @@ def test_files_that_keyed_vectors_were_saved_to(tmp_path, separately, suffix):
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
+def test_arrays_beside_a_file_are_missed_and_their_changes_seen(tmp_path):
+    path = tmp_path / "saved.kv"
+    keyed_vectors().save(str(path), separately=["vectors"])
+    arrays = tmp_path / "saved.kv.vectors.npy"
+    first, by_name = load_word_vectors(path), load_backbone("word-vectors", weights=path)
+    np.save(arrays, MATRIX * 2)
+    os.utime(arrays, ns=(1, 1))
+    for again in (load_word_vectors(path), load_backbone("word-vectors", weights=path)):
+        np.testing.assert_array_equal(vectors_of(again), MATRIX * 2)
+    for before in (first, by_name):
+        np.testing.assert_array_equal(vectors_of(before), MATRIX)
+    arrays.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"'saved\.kv\.vectors\.npy', and that is not there"
+    ):
+        load_word_vectors(path)
+
+
 def test_saved_fasttext_vectors(tmp_path, fasttext):
     fasttext.wv.save(str(tmp_path / "saved.kv"))
     backbone = load_word_vectors(tmp_path / "saved.kv")
@@ -211,6 +268,9 @@ def test_no_code_in_a_saved_file_runs(tmp_path, monkeypatch, fasttext):
         [np.array(WORDS), MATRIX.tolist()],
         (WORDS, torch.from_numpy(MATRIX)),
         (WORDS, np.asfortranarray(MATRIX.astype(np.float64))),
+        (WORDS, MATRIX[::-1, ::-1].copy()[::-1, ::-1]),
+        (WORDS, nn.Parameter(torch.from_numpy(MATRIX.copy()))),
+        (WORDS, torch.from_numpy(MATRIX.astype(np.float64)).requires_grad_()),
         VECTORS,
     ],
 )
@@ -284,6 +344,13 @@ def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
         b"0 300\n": "no words",
         b"a 1 2\nb 3\n": "entry 2: not a word and 2 numbers",
         b"a 1 2\nb 3 4 5\n": "entry 2: not a word and 2 numbers",
+        b"a 1  2\nb 3  4\n": "entry 1: .* two spaces",
+        b"a  1 2\nb  3 4\n": "entry 1: .* two spaces",
+        b"a\t1 2\nb\t3 4\n": "entry 1: .* no tab",
+        b"2 2\na\t1\t2\nb\t3\t4\n": "entry 1: .* no tab",
+        b"a\t1\t2\nb\t3\t4\n": "no tab",
+        b"a 1 2\rb 3 4\r": "CR alone",
+        b"2 0\na\nb\n": "0 numbers",
         b"a 1 2\nb 3 x\n": "'b' has b'x' for a number",
         b"a 1 2\nb 3 4 \nc nan 1\n": "vector of 'c'.*NaN",
         gzip.compress(lines().encode())[:-20]: "compressed file is damaged",
@@ -307,6 +374,9 @@ def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
         ({"a": [1, 2], "b": [1]}, ValueError, "no matrix of numbers"),
         ((["a", "b"], [[1, 2], [np.nan, 0]]), ValueError, "vector of 'b'"),
         ((["a", 2], MATRIX[:2]), TypeError, "must be a str"),
+        ((WORDS, MATRIX.astype(complex)), ValueError, "complex"),
+        ((WORDS, torch.from_numpy(MATRIX).cfloat()), ValueError, "complex"),
+        ((WORDS, nn.Embedding(12, 5)), ValueError, "no matrix of numbers"),
         (3, TypeError, "got int"),
     ],
 )
@@ -323,6 +393,14 @@ def test_arguments_are_checked(tmp_path):
         load_word_vectors(VECTORS, vocabulary="good")
     with pytest.raises(ValueError, match="max_words=0"):
         load_word_vectors(VECTORS, max_words=0)
+    for wrong in (1.5, "10", True):
+        with pytest.raises(TypeError, match="max_words="):
+            load_word_vectors(VECTORS, max_words=wrong)
+    some = load_word_vectors(tmp_path / "vectors.txt", max_words=np.int64(3))
+    assert some.preprocess.vectors.n_words == 3
+    for wrong in (CountVectorizer(), "word"):
+        with pytest.raises(TypeError, match=r"tokenizer= is a callable .*build_analyzer"):
+            load_word_vectors(VECTORS, tokenizer=wrong)
     for given in (VECTORS, tmp_path / "vectors.txt"):
         with pytest.raises(ValueError, match="vocabulary="):
             load_word_vectors(given, vocabulary=["unheard"])
@@ -444,6 +522,22 @@ def test_a_tokenizer_of_scikit_learn_takes_the_place_of_the_default():
     assert P("The film, don't!").tolist() == [2] + [0] * 7
     with pytest.raises(TypeError, match="list of str, and gave 3"):
         load_word_vectors(VECTORS, tokenizer=lambda text: [3]).preprocess("a")
+    for wrong in (str.lower, len, lambda text: None, str.encode):
+        P = load_word_vectors(VECTORS, tokenizer=wrong).preprocess
+        for ask in (P, P.tokens, lambda text, P=P: P.check([text], True)):
+            with pytest.raises(TypeError, match="tokenizer= must give a list of str"):
+                ask("The film")
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, iter])
+def test_tokens_may_come_in_any_container(kind):
+    P = load_word_vectors(VECTORS, tokenizer=lambda text: kind(text.split())).preprocess
+    assert P("the film").tolist() == [1, 2] + [0] * 6
+
+
+def test_a_word_of_thousands_of_contractions_is_no_deep_recursion():
+    assert split_chunk("x" + "'s" * 1500, FIND) == ["x", *["'s"] * 1500]
+    assert split_chunk("zorro" + "n't" * 1500 + "!", FIND) == ["zorro", *["n't"] * 1500, "!"]
 
 
 # -- from texts to ids ---------------------------------------------------------------------------

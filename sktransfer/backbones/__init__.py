@@ -14,11 +14,11 @@ from pathlib import Path
 from torch import nn
 
 from .base import Backbone, ImagePreprocessing, PILPreprocessing
-from .encoders import load_hf, load_minilm
+from .encoders import files_of_folder, load_hf, load_minilm
 from .lite import LITE, load_lite
 from .torchvision import load_torchvision, torchvision_names
 from .weights import load_weights
-from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
+from .wordvectors import beside, load_glove, load_word_vectors, load_word_vectors_named
 
 __all__ = [
     "Backbone",
@@ -212,7 +212,7 @@ def load_backbone(
 
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
     """Load once for all estimators of this process; the last two stay in memory."""
-    key = name, weights, _stamp(weights)
+    key = name, weights, _stamp(name, weights)
     found = _SHARED.pop(key, None) or _load_named(name, weights, download)
     _SHARED[key] = found  # the newest last
     while len(_SHARED) > 2:
@@ -236,12 +236,12 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
     return _REGISTRY[name](name, weights, download=download)
 
 
-def _stamp(weights: str | None) -> tuple | None:
-    """Tell a local file's versions apart, so that a changed file is read again."""
-    if weights is None or not Path(weights).is_file():
-        return None
-    status = Path(weights).stat()
-    return status.st_mtime_ns, status.st_size
+def _stamp(name: str, weights: str | None) -> tuple:
+    """Tell the versions of local files apart, so that a changed one is read again."""
+    path = Path(weights or "").expanduser()
+    files = [path, *beside(path)] if path.is_file() else files_of_folder(name)
+    versions = ((file, file.stat()) for file in files)
+    return tuple((str(file), s.st_mtime_ns, s.st_size) for file, s in versions)
 
 
 def _from_module(

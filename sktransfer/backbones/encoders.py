@@ -11,9 +11,11 @@ import contextlib
 import copy
 import hashlib
 import json
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,12 @@ from torch.nn import functional as F
 from .base import Backbone, padded_length
 from .weights import check_sha256, random_weights
 
-__all__ = ["TokenizerPreprocessing", "load_hf", "load_minilm"]
+__all__ = ["TokenizerPreprocessing", "files_of_folder", "load_hf", "load_minilm"]
 
 _LONGEST = 512  # tokens of a text where neither the folder nor the network says how many
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files that are read of a folder
+# Any one of these has a vocabulary in it.
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*-vocab.*", "*.vocab")
 _CHUNK = 4096  # texts whose encodings, much larger than their ids, are in memory at a time
 # Added to the scores of positions without a token. Finite in bfloat16 too: a text without any
 # token then attends to all its positions alike and stays a number.
@@ -370,13 +375,15 @@ def load_hf(name: str, weights, *, download: bool = True) -> Backbone:
     Returns
     -------
     Backbone
+        Named after the folder. It pickles by the folder's whole path.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder and the files are not to be had from the hub.
     ValueError
-        If the folder has no safetensors, lacks tensors, or asks for what is not supported.
+        If the folder has no safetensors or no tokenizer, lacks tensors, or asks for what is not
+        supported.
     """
     return _load(name, _folder(name, download), weights)
 
@@ -391,20 +398,44 @@ def _transformers():
     return transformers
 
 
+def _local(name: str) -> Path | None:
+    """Return the folder on this machine that a name means, if it is one."""
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    there = name.startswith("hf:") and folder.is_dir()
+    return Path(os.path.abspath(folder)) if there else None
+
+
+def files_of_folder(name: str) -> list[Path]:
+    """List the files in a local folder that decide what is made of it; none for other names.
+
+    Parameters
+    ----------
+    name : str
+        "hf:" and the path of a folder.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = _local(name)
+    inside = [] if folder is None else chain(folder.glob("*"), folder.glob("*/*"))
+    return sorted(path for path in inside if path.suffix in _SUFFIXES and path.is_file())
+
+
 def _folder(name: str, download: bool) -> Path:
     """Return the local folder that a name means, brought from the hub if need be."""
     _transformers()
-    short = name.removeprefix("hf:")
-    if Path(short).expanduser().is_dir():
-        return Path(short).expanduser()
+    local = _local(name)
+    if local is not None:
+        return local
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                short,
+                name.removeprefix("hf:"),
                 local_files_only=not download,
-                allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"],
+                allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES],
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
         )
@@ -425,17 +456,19 @@ def _load(name: str, folder: Path, weights) -> Backbone:
             "tokenizer; give it as 'hf:<folder>'."
         )
     _transformers()
-    settings = _sentence_settings(folder)
+    settings, local = _sentence_settings(folder), _local(name)
     inside = folder / settings["path"]
     model = _model(name, inside, weights)
     stages = _stages(name, model, Sentence(settings["pooling"], settings["normalise"]))
+    # A pickle may be opened in another working directory, and its features keep their names.
+    full = name if local is None else f"hf:{local}"
     return Backbone(
-        name,
+        name if local is None else f"hf:{local.name}",
         _in_order(stages),
         kind="text",
-        preprocess=_preprocessing(name, inside, settings, _n_positions(model)),
+        preprocess=_preprocessing(name, inside, settings, model),
         stages=stages,
-        reference=(name, "default", None) if weights == "default" else None,
+        reference=(full, "default", None) if weights == "default" else None,
     )
 
 
@@ -548,25 +581,39 @@ def _json(path: Path):
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _preprocessing(name: str, folder: Path, settings: dict, n_positions: int):
+def _preprocessing(name: str, folder: Path, settings: dict, model: nn.Module):
     from transformers import AutoTokenizer
 
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        _refuse_tokenizer(name, folder, "no tokenizer.json nor other file with a vocabulary")
     with _quiet(), _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     if not tokenizer.is_fast:
         raise ValueError(f"backbone {name!r}: its tokenizer has no tokenizer.json.")
+    n_ids = model.config.vocab_size
+    if len(tokenizer) < n_ids / 2:  # tables are filled up, by far less
+        _refuse_tokenizer(name, folder, f"{len(tokenizer)} of the network's {n_ids} tokens")
     found = [c for p in sorted(folder.glob("sentence_*_config.json")) if (c := _json(p))]
     own = found[0] if found else {}
     backend = tokenizer.backend_tokenizer
     if own.get("do_lower_case"):
         _lower(backend)
     wanted = own.get("max_seq_length") or min(_LONGEST, tokenizer.model_max_length)
+    n_positions = _n_positions(model)
     if padded_length(wanted) > n_positions:  # filled up, a text must not be longer than that
         wanted = n_positions // 8 * 8
     backend.enable_truncation(wanted, direction=tokenizer.truncation_side)
     return TokenizerPreprocessing(backend.to_str(), wanted, settings["prompt"])
+
+
+def _refuse_tokenizer(name: str, folder: Path, found: str):
+    # transformers makes one that knows no word, and every text would be the same.
+    raise ValueError(
+        f"backbone {name!r}: {str(folder)!r} has {found}. Bring the tokenizer's files too: "
+        "AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
+    )
 
 
 def _lower(tokenizer) -> None:

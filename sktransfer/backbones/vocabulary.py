@@ -119,7 +119,7 @@ def _encode(word: str) -> bytes:
 _EDGES = re.compile(r"([\W_]*)(.*?)([\W_]*)", re.DOTALL)
 _RUNS = re.compile(r"(.)\1*", re.DOTALL)
 # As in the Penn Treebank and so in GloVe: http://www.cis.upenn.edu/~treebank/tokenizer.sed
-_CONTRACTION = re.compile(r"(.+?)(n't|'(?:s|re|ve|ll|d|m))", re.IGNORECASE | re.DOTALL)
+_CONTRACTION = re.compile(r"(?:n't|'(?:s|re|ve|ll|d|m))\Z", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d.,:/-]*\d")
 # First at what joins words loosely, so that "u.s.-backed" keeps its "u.s.".
 _SEPARATORS = re.compile(r"([^\w'.,:]+|_+)"), re.compile(r"([\W_]+)")
@@ -145,17 +145,34 @@ def split_chunk(chunk: str, find: Callable[[str], int]) -> list[str]:
     list of str
         Known tokens, and words that are not known. Signs that are not known are left out.
     """
+    before: list[str] = []
+    behind: list[str] = []
+    rest: str | None = chunk
+    while rest is not None:
+        first, rest, last = _opened_up(rest, find)
+        before += first
+        behind[:0] = last
+    return before + behind
+
+
+def _opened_up(chunk: str, find) -> tuple[list[str], str | None, list[str]]:
+    """Return the first tokens of a chunk, what is yet to be taken apart, and the last tokens."""
     if _is_whole(chunk, find):
-        return [chunk]
+        return [chunk], None, []
     chunk = unicodedata.normalize("NFC", chunk).replace("’", "'")
     lead, core, tail = _EDGES.fullmatch(chunk).groups()
     if not core:
-        return _signs(lead, find)
+        return _signs(lead, find), None, []
     n_lead, n_tail = _extent(lead, core, tail, find)
     start, end = len(lead) - n_lead, len(lead) + len(core) + n_tail
-    word = chunk[start:end]
-    inner = [word] if n_lead or n_tail or find(word) else _split_word(word, find)
-    return [*_signs(chunk[:start], find), *inner, *_signs(chunk[end:], find)]
+    word, before, behind = chunk[start:end], _signs(chunk[:start], find), _signs(chunk[end:], find)
+    if n_lead or n_tail or find(word):
+        return [*before, word], None, behind
+    # From the third last letter on, and behind at least one: "n't" alone is no contraction.
+    contraction = _CONTRACTION.search(word, max(1, len(word) - 3))
+    if contraction and find(contraction[0]):
+        return before, word[: contraction.start()], [contraction[0], *behind]
+    return [*before, *_split_word(word, find)], None, behind
 
 
 def _is_whole(chunk: str, find) -> bool:
@@ -177,9 +194,6 @@ def _extent(lead: str, core: str, tail: str, find) -> tuple[int, int]:
 
 def _split_word(word: str, find) -> list[str]:
     """Take a word apart that is not known; it begins and ends with a letter or digit."""
-    contraction = _CONTRACTION.fullmatch(word)
-    if contraction and find(contraction[2]):
-        return [*split_chunk(contraction[1], find), contraction[2]]
     if _NUMBER.fullmatch(word):
         return [word]
     for separator in _SEPARATORS:
@@ -327,7 +341,7 @@ class WordPreprocessing:
             joined = f" {_MARK} ".join(texts)
         if self.tokenizer is None:
             return joined.split()
-        marked = chain.from_iterable(([_MARK], self.tokenizer(text)) for text in texts)
+        marked = chain.from_iterable(([_MARK], self._chunks(text)) for text in texts)
         return list(chain.from_iterable(marked))[1:]
 
     def check(self, texts: Sequence[str], fitting: bool) -> dict[str, float]:
@@ -365,9 +379,13 @@ class WordPreprocessing:
             stacklevel=4,
         )
 
-    @property
-    def _chunks(self) -> Callable[[str], Sequence[str]]:
-        return str.split if self.tokenizer is None else self.tokenizer
+    def _chunks(self, text: str) -> Iterable[str]:
+        if self.tokenizer is None:
+            return text.split()
+        tokens = self.tokenizer(text)
+        if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
+            raise TypeError(f"tokenizer= must give a list of str for a text, and gave {tokens!r}")
+        return tokens
 
     def _split(self, chunk: str) -> Sequence[str]:
         if self.tokenizer is None:

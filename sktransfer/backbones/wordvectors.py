@@ -10,21 +10,26 @@ import contextlib
 import csv
 import dataclasses
 import difflib
+import glob
 import gzip
 import hashlib
 import io
 import pickle
 import re
+import shutil
 import struct
+import tempfile
 import warnings
 import weakref
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from .base import Backbone
@@ -39,12 +44,14 @@ from .tables import (
 )
 from .vocabulary import Vocabulary, WordPreprocessing
 
-__all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "open_source"]
+__all__ = ["beside", "load_glove", "load_word_vectors", "load_word_vectors_named", "open_source"]
 
 _GLOVE = "glove_6b_50d"
 _LINES = 4096  # lines of a text file read at a time
+_LOOKED_AT = 100  # of these, to find how many numbers a word has
 _HEAD = 2**17  # bytes that tell what a file is: a line of a thousand numbers is 10 kB
 _CONTROL = re.compile(rb"[^\t\n\r\x20-\xff]")
+_BOM = b"\xef\xbb\xbf"
 _GZIP, _FASTTEXT, _PICKLE = b"\x1f\x8b", b"\xba\x16\x4f\x2f", b"\x80"
 
 # Vectors that are in use, so that a file is not opened twice in a process.
@@ -76,7 +83,7 @@ def load_word_vectors(
     vocabulary : iterable of str, default=None
         The words to keep, as they stand in the file.
     max_words : int, default=None
-        How many words to keep, from the beginning: files list the frequent ones first.
+        How many words to keep, at least 1, from the beginning: files list the frequent ones first.
     name : str, default="word-vectors"
         Stands in feature names and messages.
 
@@ -119,7 +126,8 @@ def load_word_vectors(
     >>> backbone.stages["embedding"](ids[None])[0, :2].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    _check_bounds(vocabulary, max_words)
+    _check_arguments(tokenizer, vocabulary, max_words)
+    max_words = None if max_words is None else int(max_words)
     kept = None if vocabulary is None else tuple(sorted({str(word) for word in vocabulary}))
     if isinstance(weights, str | Path):
         vectors = open_source(str(weights), kept, max_words)
@@ -160,9 +168,16 @@ def _backbone(name: str, vectors: WordVectors, tokenizer, reference=None) -> Bac
     )
 
 
-def _check_bounds(vocabulary, max_words) -> None:
+def _check_arguments(tokenizer, vocabulary, max_words) -> None:
+    if tokenizer is not None and not callable(tokenizer):
+        raise TypeError(
+            "tokenizer= is a callable from a text to its words, such as "
+            f"CountVectorizer().build_analyzer(), got {tokenizer!r}"
+        )
     if isinstance(vocabulary, str):
         raise TypeError("vocabulary= is an iterable of words, and not one str")
+    if max_words is not None and (not isinstance(max_words, Integral) or max_words is True):
+        raise TypeError(f"max_words={max_words!r}: a whole number, or None for all")
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words={max_words}: at least 1, or None for all")
 
@@ -223,12 +238,24 @@ def _parts(weights) -> tuple:
             f"{type(weights).__name__}"
         )
     try:
-        matrix = np.asarray(matrix, np.float32)
-    except (ValueError, TypeError) as error:
+        matrix = _as_matrix(matrix)
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"The vectors are no matrix of numbers: {error}") from None
     if not all(isinstance(word, str) for word in words):
         raise TypeError("words: every one must be a str")
     return words, matrix, matrix[:0], None
+
+
+def _as_matrix(matrix) -> np.ndarray:
+    """Bring numbers into float32, without a copy where they are such."""
+    if isinstance(matrix, torch.Tensor) and not matrix.is_complex():
+        matrix = matrix.detach().float().cpu()
+    matrix = np.asarray(matrix)
+    if matrix.dtype.kind == "c":
+        raise ValueError("they are complex")
+    matrix = matrix.astype(np.float32, copy=False)
+    # torch has no tensors that run backwards.
+    return matrix.copy() if min(matrix.strides, default=0) < 0 else matrix
 
 
 def _parts_of_gensim(kv) -> tuple:
@@ -282,16 +309,25 @@ def open_source(
     """
     path = _glove_file("glove_6B_50d_emb.npy") if source == _GLOVE else _existing(source)
     wanted = None if vocabulary is None else hashlib.sha256(repr(vocabulary).encode()).hexdigest()
-    status = path.stat()
     stamp = {"version": 2, "path": str(path), "bounds": [wanted, max_words]}
     key = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
-    stamp |= {"size": status.st_size, "modified": status.st_mtime_ns}
+    stamp["files"] = [[p.name, *_version(p)] for p in (path, *beside(path))]
     found = _OPEN.get(repr(stamp))
     if found is None:
         origin = (source if source == _GLOVE else str(path), vocabulary, max_words)
         found = _through_cache(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
         _OPEN[repr(stamp)] = found
     return found
+
+
+def beside(path: Path) -> list[Path]:
+    """List the arrays that ``KeyedVectors.save`` put into files beside a file."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.*.np[yz]"))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _through_cache(folder: Path, stamp: dict, origin: tuple) -> WordVectors:
@@ -409,10 +445,11 @@ def _kind(path: Path, head: bytes) -> str:
         return "fasttext"
     if head.startswith(_PICKLE):
         return "gensim"
-    first, _, rest = head.partition(b"\n")
+    first, _, rest = head.removeprefix(_BOM).partition(b"\n")
     header = _header(first)
     if header is None:
-        return "text" if _n_numbers(first) else _refuse(path, head)
+        is_text = _n_numbers(first) and b"\r" not in first.rstrip()
+        return "text" if is_text else _refuse(path, head)
     return "text" if _goes_on_as_text(rest, header[1], len(head) == _HEAD) else "word2vec"
 
 
@@ -426,9 +463,15 @@ def _goes_on_as_text(rest: bytes, dim: int, cut: bool) -> bool:
     return len(parts) >= dim or not (_CONTROL.search(rest) if end else not parts)
 
 
+_TABS = " Between a word and its numbers stands one space each, and no tab: write spaces for tabs."
+
+
 def _refuse(path: Path, head: bytes):
     hint = " Unpack the archive first." if head.startswith(b"PK") else ""
     hint = " Give (words, matrix)." if head.startswith(b"\x93NUMPY") else hint
+    first = head.partition(b"\n")[0].rstrip()
+    hint = " Its lines end with CR alone; write LF for it." if b"\r" in first else hint
+    hint = _TABS if not hint and b"\t" in first else hint
     raise ValueError(
         f"{path}: not a file of word vectors (word2vec, GloVe, FastText, KeyedVectors); it begins "
         f"with {head[:24]!r}.{hint}"
@@ -458,6 +501,11 @@ def _n_numbers(line: bytes) -> int:
     return len(parts) - (wrong[-1] + 1 if wrong else 0)
 
 
+def _dimension(lines: Iterable[bytes]) -> int:
+    """Return how many numbers most lines end with: a word may end with a number, too."""
+    return Counter(filter(None, map(_n_numbers, lines))).most_common(1)[0][0]
+
+
 def _read_text(path: Path, vocabulary, max_words) -> Iterator[tuple[list[str], np.ndarray]]:
     """Read lines of a word and its numbers, with or without a header."""
     kept = None if vocabulary is None else {word.encode() for word in vocabulary}
@@ -472,14 +520,18 @@ def _read_text(path: Path, vocabulary, max_words) -> Iterator[tuple[list[str], n
                 yield word, numbers
 
     with _opened(path) as file, _unbroken(path):
-        first = file.readline()
-        header = _header(first)
-        n_words, dim = header or (0, _n_numbers(first))
-        chosen = islice(entries(file if header else chain([first], file)), max_words)
+        first = [line.removeprefix(_BOM) for line in islice(file, 1)]
+        header = _header(first[0])
+        first += islice(file, _LOOKED_AT)
+        n_words, dim = header or (0, _dimension(first))
+        if not dim:
+            raise ValueError(f"{path}: words of 0 numbers are announced")
+        lines = chain(first[1:] if header else first, file)
+        chosen = islice(entries(lines), max_words)
         while batch := list(islice(chosen, _LINES)):
             words = [word.decode("utf-8", "replace") for word, _ in batch]
             yield words, _parsed(path, words, [numbers for _, numbers in batch], dim)
-        if n_lines < n_words and not file.readline():
+        if n_lines < n_words and next(lines, None) is None:
             raise ValueError(f"{path}: {n_words} words are announced, the file ends at {n_lines}")
 
 
@@ -495,12 +547,19 @@ def _parted(line: bytes, dim: int, where: str) -> tuple[bytes, bytes]:
     """Split a line into its word, which may hold spaces, and its numbers."""
     line = line.rstrip(b" \r\n")
     word, _, numbers = line.partition(b" ")
-    if numbers and numbers.count(b" ") == dim - 1:
-        return word, numbers
-    word, *parts = line.rsplit(b" ", dim)
-    if len(parts) < dim or _is_number(word.split(b" ")[-1]):
-        raise ValueError(f"{where}: not a word and {dim} numbers, but {line[:40]!r}…")
-    return word, b" ".join(parts)
+    if not numbers or numbers.count(b" ") != dim - 1:
+        word, *parts = line.rsplit(b" ", dim)
+        numbers = b" ".join(parts) if len(parts) == dim and word.strip() else b""
+    if not numbers or not _is_word(word):
+        hint = _TABS if b"\t" in line else " It has two spaces in a row." * (b"  " in line)
+        raise ValueError(f"{where}: not a word and {dim} numbers, but {line[:40]!r}….{hint}")
+    return word, numbers
+
+
+def _is_word(word: bytes) -> bool:
+    """Tell a word, which may hold spaces as in GloVe 840B, from one that swallowed numbers."""
+    last = re.split(rb"\s", word)[-1]
+    return last == word or word.isspace() or not (last == b"" or _is_number(last))
 
 
 def _parsed(path: Path, words: list[str], lines: list[bytes], dim: int) -> np.ndarray:
@@ -546,14 +605,45 @@ def _read_with_gensim(path: Path, kind: str, vocabulary, max_words) -> tuple:
     try:
         if kind == "gensim":
             return _parts_of_gensim(_unpickled(path))
-        if kind == "fasttext":
-            return _parts_of_gensim(load_facebook_vectors(str(path)))
         limit = max_words if vocabulary is None else None
-        read = KeyedVectors.load_word2vec_format
-        return _parts_of_gensim(read(path, binary=True, limit=limit, unicode_errors="replace"))
+        with _unbroken(path), _unzipped(path) as plain:
+            if kind == "fasttext":
+                return _parts_of_gensim(load_facebook_vectors(str(plain)))
+            _check_announced(plain, limit)
+            read = KeyedVectors.load_word2vec_format
+            return _parts_of_gensim(read(plain, binary=True, limit=limit, unicode_errors="replace"))
     except (ValueError, EOFError, AssertionError, NotImplementedError, struct.error) as error:
         why = str(error) or type(error).__name__
         raise ValueError(f"{path}: not a file of word vectors that can be read: {why}") from error
+
+
+@contextlib.contextmanager
+def _unzipped(path: Path) -> Iterator[Path]:
+    """Give the file without compression, under a name that tells gensim nothing.
+
+    gensim judges by the suffix, and reads FastText's matrices past what unpacks them.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP
+    if not zipped and path.suffix not in (".gz", ".bz2", ".xz", ".zst"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "vectors"
+        with _opened(path) as file, plain.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 2**20)
+        yield plain
+
+
+def _check_announced(path: Path, limit: int | None) -> None:
+    """Refuse a header that announces more than there is, before room is made for it."""
+    with path.open("rb") as file:
+        n_words, dim = _header(file.readline().removeprefix(_BOM))
+    least = min(n_words, limit or n_words) * (4 * dim + 1)
+    if not dim or least > path.stat().st_size:
+        raise ValueError(
+            f"{n_words} words of {dim} numbers are announced, in {path.stat().st_size} bytes"
+        )
 
 
 # What the pickle of a KeyedVectors may name. gensim's classes become `_Saved`, which does nothing.
@@ -594,9 +684,14 @@ def _unpickled(path: Path):
     if not isinstance(saved, _Saved):
         raise ValueError("no KeyedVectors")
     for name in vars(saved).get("__numpys", []):
-        beside = path.with_name(f"{path.name}.{name}.npy")
+        own = path.with_name(f"{path.name}.{name}.npy")
         zipped = path.with_name(f"{path.name}.{name}.npz")
-        found = np.load(zipped)["val"] if zipped.exists() else np.load(beside, mmap_mode="r")
+        if not own.exists() and not zipped.exists():
+            raise FileNotFoundError(
+                f"{path}: its {name} are in a file beside it, {own.name!r}, and that is not "
+                "there. Bring all files that KeyedVectors.save wrote."
+            )
+        found = np.load(zipped)["val"] if zipped.exists() else np.load(own, mmap_mode="r")
         setattr(saved, name, found)
     return _composed(saved) if hasattr(saved, "vectors_ngrams") else saved
 
