@@ -20,8 +20,8 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
 
-from .heads import grow, last_linear
-from .training import Tail
+from .heads import grow
+from .training import Table, Tail
 from .tuning import TunedEstimator, all_or_nothing
 
 __all__ = ["FineTunedClassifier", "FineTunedRegressor"]
@@ -84,11 +84,12 @@ default="efficientnet_lite0"
         before training is a candidate. With 0 all rows train.
     patience : int, default=None
         Epochs without a better validation loss after which training stops.
-    class_weight : dict, "balanced" or None, default=None
-        As in scikit-learn.
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        As in scikit-learn: a list, with one for each column, for an indicator matrix.
     rehearsal : int, default=0
-        Activations per class kept from each call, to be mixed into later calls of
-        ``partial_fit``, so that old classes do not fade. They are part of a pickle.
+        Training activations per class kept from each call with their weights, to be mixed into
+        later calls of ``partial_fit``, so that old classes do not fade. They are part of a
+        pickle. Not for an indicator matrix.
     warm_start : bool, default=False
         Whether a second ``fit`` goes on from the first one's weights.
     callbacks : list of skorch callbacks, default=None
@@ -170,7 +171,7 @@ default="efficientnet_lite0"
     _parameter_constraints: dict = {
         **TunedEstimator._parameter_constraints,
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "rehearsal": [Interval(Integral, 0, None, closed="left")],
     }
 
@@ -302,7 +303,8 @@ default="efficientnet_lite0"
         """
         before, labels = None, [] if classes is None else [np.asarray(classes)]
         if hasattr(self, "_tail"):
-            self._check_settings()
+            self._check_settings(y)
+            self._check_unchanged()
             samples = self._check_samples(X)
             self._announce()
             before = (self._tail, self.classes_)
@@ -315,7 +317,7 @@ default="efficientnet_lite0"
     def _learn(self, samples, y, sample_weight, labels: list, before) -> None:
         """Encode the labels, grow the head where need be, and train."""
         y = self._check_labels(samples, y, before)
-        weight = _weights(sample_weight, self.class_weight, y)
+        weight = _weights(sample_weight, y)
         if self._task == "multilabel":
             self.classes_, target = np.arange(y.shape[1]), y.astype(np.float32)
         else:
@@ -327,8 +329,10 @@ default="efficientnet_lite0"
         seen = set(self.classes_[np.unique(target[weight > 0])].tolist()) if y.ndim == 1 else set()
         earlier = set(self.classes_.tolist()) if before is None else self._seen
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
-        self._fit_rows(samples, target, weight, tail, sorted({*new, *first}))
+        total, kept = self._with_class_weight(target, weight)
+        plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
         self._seen = seen if before is None else self._seen | seen
+        self._keep(plain, target, weight)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
 
     def _check_labels(self, samples, y, before) -> np.ndarray:
@@ -346,6 +350,8 @@ default="efficientnet_lite0"
                 f"y is {task} with {y.shape[-1] if several else 'one'} label(s) a sample, which is "
                 f"not what this model was fitted for ({self._task}, {len(self.classes_)} classes)."
             )
+        if several and self.rehearsal:
+            raise ValueError("rehearsal= keeps rows by class, which an indicator matrix has not.")
         self._task = task
         return y
 
@@ -357,38 +363,61 @@ default="efficientnet_lite0"
             grow(tail.head, sources, len(known))
         return tail, [i for i, source in enumerate(sources) if source is None]
 
-    def _carried_rows(self, n_features: int) -> list[int | None]:
-        name, head = list((self.backbone_.stages or {"": None}).items())[-1]
-        grown = name.startswith("new_head") and self.backbone_.classes is not None
-        head = head if grown else None
-        fits = head is not None and self.head_init == "auto" and self._task == "multiclass"
-        if not fits or self.head != "linear":
-            return super()._carried_rows(n_features)
-        if last_linear(head, len(self.backbone_.classes)).in_features != n_features:
-            return super()._carried_rows(n_features)
-        return _sources(self._output_names(), list(self.backbone_.classes))
+    def _carried_rows(self) -> list[int | None]:
+        if self.head_init != "auto" or self._task != "multiclass":
+            return super()._carried_rows()
+        known = getattr(self.backbone_, "label_rows", {})
+        return [known.get(label) for label in self.classes_.tolist()]
 
-    def _kept_rows(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _label_rows(self) -> dict:
+        if self._task == "multilabel":
+            return {}
+        # A label that was announced and never seen has a row that says never.
+        return {k: i for i, k in enumerate(self.classes_.tolist()) if k in self._seen}
+
+    def _with_class_weight(self, target, weight) -> tuple[np.ndarray, tuple | None]:
+        """Apply ``class_weight`` to the rows of this call and to those kept from earlier ones."""
+        kept = self._kept_rows()
+        if self.class_weight is None:
+            return weight, kept
+        if self._task == "multilabel":
+            return weight * compute_sample_weight(self.class_weight, target), kept
+        codes = target if kept is None else np.concatenate([target, kept[1]])
+        factor = compute_sample_weight(self.class_weight, self.classes_[codes])
+        if kept is not None:
+            kept = (*kept[:2], kept[2] * factor[len(target) :])
+        return weight * factor[: len(target)], kept
+
+    def _kept_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return activations, codes and weights from earlier calls that are trained again."""
         if not self._kept:
             return None
-        codes = np.repeat(
-            np.searchsorted(self.classes_, list(self._kept)), [len(a) for a in self._kept.values()]
-        )
-        return np.concatenate(list(self._kept.values())), codes
+        rows, weights = zip(*self._kept.values(), strict=True)
+        codes = np.searchsorted(self.classes_, list(self._kept))
+        codes = np.repeat(codes, [len(weight) for weight in weights])
+        return np.concatenate(rows), codes, np.concatenate(weights)
 
-    def _keep(self, plain: np.ndarray, target: np.ndarray, seed: int) -> None:
-        """Keep up to ``rehearsal`` activations of each class, old and new alike."""
-        if not self.rehearsal or self._task == "multilabel":
+    def _keep(self, plain: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
+        """Keep up to ``rehearsal`` activations of each class, old and new alike.
+
+        Only of rows that trained: those set aside for validation stay unseen.
+        """
+        if not self.rehearsal:
             return
-        generator = np.random.RandomState(seed)
+        generator = np.random.RandomState(self._trained_with.seed)
+        trained = np.setdiff1d(np.flatnonzero(weight > 0), self.validation_indices_)
         kept = dict(self._kept or {})
-        for code in np.unique(target):
-            label = self.classes_[code]
-            rows = plain[target == code]
-            pool = np.concatenate([rows, kept[label]]) if label in kept else rows
-            chosen = generator.permutation(len(pool))[: self.rehearsal]
-            kept[label] = pool[np.sort(chosen)]
+        for code in np.unique(target[trained]):
+            label, rows = self.classes_[code], trained[target[trained] == code]
+            kept[label] = self._mixed(plain, weight, rows, kept.get(label), generator)
         self._kept = dict(sorted(kept.items()))
+
+    def _mixed(self, plain, weight, rows, old, generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw some among rows of one class and those kept of it, with their weights."""
+        table = Table(plain, rows, None if old is None else old[0])
+        weights = weight[rows] if old is None else np.concatenate([weight[rows], old[1]])
+        chosen = np.sort(generator.permutation(len(table))[: self.rehearsal])
+        return table[chosen], weights[chosen]
 
     def predict_proba(self, X):
         """Give the probability of each class.
@@ -433,11 +462,9 @@ default="efficientnet_lite0"
         return tags
 
 
-def _weights(sample_weight, class_weight, y) -> np.ndarray:
-    weight = _check_sample_weight(sample_weight, np.zeros((len(y), 1)), dtype=np.float64)
-    if class_weight is not None:
-        weight = weight * compute_sample_weight(class_weight, y)
-    return weight
+def _weights(sample_weight, y) -> np.ndarray:
+    rows = np.zeros((len(y), 1))
+    return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
 
 
 def _sources(labels: list, known: list) -> list[int | None]:
@@ -662,7 +689,7 @@ default="efficientnet_lite0"
         samples = self._begin(X, y)
         y = _check_y(y, multi_output=True, y_numeric=True, estimator=self)
         check_consistent_length(samples, y)
-        weight = _weights(sample_weight, None, y)
+        weight = _weights(sample_weight, y)
         self._task, self._one_target = "regression", y.ndim == 1
         y = y.reshape(len(y), -1)
         self._n_outputs = y.shape[1]

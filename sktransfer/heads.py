@@ -17,7 +17,15 @@ from torch import nn
 
 from .augment import seeded
 
-__all__ = ["grow", "last_linear", "make_head", "solve_new_rows", "solve_probe", "write_rows"]
+__all__ = [
+    "carry_rows",
+    "grow",
+    "last_linear",
+    "make_head",
+    "solve_new_rows",
+    "solve_probe",
+    "write_rows",
+]
 
 # Inverse strength of the probe's L2 penalty, on features divided by one number so that their
 # mean variance is 1. By cross-validation on hymenoptera's training part and on 200 and 600 digits,
@@ -163,15 +171,26 @@ def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None
         If the head is not one linear layer with a bias (and dropout).
     """
     linear = last_linear(head, len(coef))
-    learned = sum(tensor.numel() for tensor in head.parameters())
-    if linear.weight.shape != coef.shape or linear.bias is None or learned != coef.size + len(coef):
+    if linear.weight.shape == coef.shape and linear.bias is not None:
+        with torch.no_grad():
+            linear.weight.copy_(torch.as_tensor(coef))
+            linear.bias.copy_(torch.as_tensor(intercept))
+    if not _is_one_linear(head, linear, coef.shape[1]):
         raise ValueError(
             "head_init='probe' writes a linear model into the head, which must be one "
             "torch.nn.Linear with a bias. Use head='linear' or head_init='random'."
         )
-    with torch.no_grad():
-        linear.weight.copy_(torch.as_tensor(coef))
-        linear.bias.copy_(torch.as_tensor(intercept))
+
+
+@torch.no_grad()
+def _is_one_linear(head: nn.Module, linear: nn.Linear, n_features: int) -> bool:
+    """Tell whether a head is that layer and nothing else, by its size and by what it gives."""
+    learned = sum(tensor.numel() for tensor in head.parameters())
+    n_own = linear.out_features * (n_features + 1)
+    if linear.in_features != n_features or linear.bias is None or learned != n_own:
+        return False
+    x = torch.randn(8, n_features, generator=torch.Generator().manual_seed(0)) * 3
+    return torch.allclose(head.eval()(x), linear(x), rtol=1e-4, atol=1e-6)
 
 
 def grow(head: nn.Module, sources: list[int | None], n_old: int) -> nn.Module:
@@ -208,6 +227,51 @@ def grow(head: nn.Module, sources: list[int | None], n_old: int) -> nn.Module:
     return head
 
 
+def carry_rows(old: nn.Module, head: nn.Module, sources: list[int | None], n_old: int) -> None:
+    """Let a new head begin with the tensors of an old one of its kind, in place.
+
+    Parameters
+    ----------
+    old : torch.nn.Module
+        It stays as it is.
+    head : torch.nn.Module
+    sources : list of int or None
+        As in :func:`grow`.
+    n_old : int
+        How many rows the old one has.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in more than dropout and the number of rows.
+    """
+    if _steps(old, n_old) != _steps(head, len(sources)):
+        raise ValueError(
+            "The model that this one grows from has a head of another kind, so that its rows for "
+            "labels that both know cannot be carried over. Give the same head= to both, or "
+            "head_init='random' (or 'probe', for a linear head) to begin with a new head."
+        )
+    grown = grow(deepcopy(old), sources, n_old)
+    pairs = zip(head.state_dict().values(), grown.state_dict().values(), strict=True)
+    for tensor, value in pairs:
+        tensor.copy_(value)
+
+
+def _steps(head: nn.Module, n_outputs: int) -> list[tuple] | None:
+    """List what a head computes with, but for dropout and its number of rows."""
+    if not any(isinstance(m, nn.Linear) and m.out_features == n_outputs for m in head.modules()):
+        return None
+    last = last_linear(head, n_outputs)
+    steps: list[tuple] = []
+    for module in head.modules():
+        if isinstance(module, nn.Sequential | nn.modules.dropout._DropoutNd | nn.Identity):
+            continue
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        shapes = [tuple(tensor.shape[int(module is last) :]) for tensor in tensors]
+        steps.append((type(module), shapes))
+    return steps
+
+
 def solve_new_rows(
     features: np.ndarray,
     codes: np.ndarray,
@@ -234,7 +298,7 @@ def solve_new_rows(
         Rows in all.
     """
     linear = last_linear(head, n_outputs)
-    if linear.in_features != features.shape[1] or linear.bias is None:
+    if not _is_one_linear(head, linear, features.shape[1]):
         return
     mean, scale = _centre_and_scale(features, weight)
     X = (features - mean) / scale

@@ -225,13 +225,17 @@ class Table:
         return taken
 
     @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    @property
     def nbytes(self) -> int:
         return len(self) * self.rows[:1].nbytes
 
     @property
     def is_ragged(self) -> bool:
         """Whether rows are texts, which differ in length."""
-        return self.rows.dtype == object
+        return self.dtype == object
 
 
 class Rows(torch.utils.data.Dataset):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import warnings
 from collections import OrderedDict
 from copy import deepcopy
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.base import _clone_parametrized
 from sklearn.callback import CallbackSupportMixin
-from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
@@ -27,17 +29,19 @@ from .base import BackboneEstimator
 from .cache import as_store
 from .engine import Recipe, engine_for, group_by_shape, resolve_device
 from .features import compute_features, compute_inputs
-from .heads import grow, make_head, solve_new_rows, solve_probe, write_rows
+from .heads import carry_rows, make_head, solve_new_rows, solve_probe, write_rows
 from .layers import boundary, penultimate, stages_of
 from .training import (
     EpochWatch,
     KeepBest,
     Rows,
+    Table,
     Tail,
     TrainingPlan,
     as_rows,
     check_net_params,
     find_lr,
+    learned_stages,
     make_net,
     train,
     without_callbacks,
@@ -46,6 +50,8 @@ from .training import (
 __all__ = ["TunedEstimator", "all_or_nothing"]
 
 _AT_ONCE = 1024  # rows of activations turned into outputs at a time
+# What later calls of partial_fit or warm starts cannot change.
+_SETTLED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
 _FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at random
 
 
@@ -89,29 +95,48 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     # -- the ladder of fit ---------------------------------------------------------------------
 
     def _begin(self, X, y) -> list | np.ndarray:
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
-        self._check_settings()
-        before = self._place() if self._goes_on() else None
+        self._check_settings(y)
+        before = None
+        if self._goes_on():
+            self._check_unchanged()
+            before = self._place()
         samples = self._fit_backbone(X)
         self._find_cut()
         if before not in (None, self._place()):
             raise ValueError(
-                "warm_start=True goes on with the network as it is cut: backbone and trainable must"
-                " be those of the fit before. Set warm_start=False to begin anew."
+                "warm_start=True goes on with the network of the fit before, but backbone= has "
+                "other weights by now. Set warm_start=False to begin anew."
             )
         self._kept = None
         self._announce()
         return samples
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, y) -> None:
         """Check what the table of constraints cannot say, before anything is computed."""
         self._validate_params()
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
         check_net_params(self.net_params or {})
         if self.patience is not None and not self.validation_fraction:
             raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on from an earlier fit with what it cannot apply any more."""
+        changed = [name for name, value in self._begun_with.items() if self._differs(name, value)]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)}: set anew since the fit that partial_fit or warm_start=True "
+                "goes on from. Set the earlier value, or begin anew: warm_start=False and fit."
+            )
+
+    def _differs(self, name: str, before) -> bool:
+        now, plain = getattr(self, name), (str, Real, Path)
+        if now is before or (isinstance(now, plain) and isinstance(before, plain)):
+            return now is not before and now != before
+        # Another object may hold the same network.
+        return name != "backbone" or isinstance(now, str) or not self._own_is(self.backbone_)
 
     def _goes_on(self) -> bool:
         return self.warm_start and hasattr(self, "_tail")
@@ -124,7 +149,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         root = self._init_callback_context(max_subtasks=self.max_epochs)
         root.call_on_fit_task_begin(estimator=self)
 
-    def _fit_rows(self, samples, target, weight, tail: Tail | None = None, new=()) -> None:
+    def _fit_rows(
+        self, samples, target, weight, tail: Tail | None = None, new=(), kept=None
+    ) -> np.ndarray:
         """Train on samples and their encoded targets.
 
         Parameters
@@ -136,34 +163,35 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             Where to go on from; None begins with the pretrained weights.
         new : sequence of int, default=()
             Rows of that tail's head that no training has seen.
+        kept : tuple of three ndarray, default=None
+            Activations, targets and weights from earlier calls that are trained again.
+
+        Returns
+        -------
+        ndarray
+            The activations of the samples at the cut.
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         plain = self._at_cut(samples)
-        index, self.validation_indices_ = self._split(target, weight, seed)
-        kept = self._kept_rows()
+        index, held = self._split(target, weight, seed)
+        self.validation_indices_ = held
         rows = self._rows(samples, plain, target, weight, index, kept, seed)
         if tail is None:
             tail, new = self._new_tail(plain[:1], seed)
         if len(new) or not self.frozen_layers_:
-            start = _join(plain, index, kept)
+            start = Table(plain, index, None if kept is None else kept[0])
             _restrict(tail, start)
             if len(new):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
-        held = self.validation_indices_
-        valid = Rows([plain[held]], target[held], weight[held]) if len(held) else None
+        valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
         self._train(tail, rows, valid, seed)
-        self._keep(plain, target, seed)
-
-    def _kept_rows(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return activations and targets from earlier calls that are trained again."""
-        return None
-
-    def _keep(self, plain: np.ndarray, target: np.ndarray, seed: int) -> None:
-        """Keep some rows for later calls."""
+        self._begun_with = {name: getattr(self, name) for name in _SETTLED}
+        return plain
 
     def _train(self, tail: Tail, rows: Rows, valid: Rows | None, seed: int) -> None:
         device = resolve_device(self.device)
         plan = self._plan(len(rows), seed)
+        self._check_unfreezing(tail)
         if self.lr == "auto":
             plan.lr = find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
@@ -171,6 +199,16 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             plan.callbacks = [*watch, *plan.callbacks]
             self.net_ = train(tail, rows, valid, plan, device)
         self._settle(tail.to("cpu"), plan)
+
+    def _check_unfreezing(self, tail: Tail) -> None:
+        n_stages = len(learned_stages(tail))
+        if self.gradual_unfreezing and 0 < self.max_epochs < n_stages:
+            warnings.warn(
+                f"gradual_unfreezing=True trains one stage more each epoch: with max_epochs="
+                f"{self.max_epochs} the first {n_stages - self.max_epochs} of {n_stages} stages "
+                "stay as they are.",
+                stacklevel=2,
+            )
 
     def _settle(self, tail: Tail, plan: TrainingPlan) -> None:
         """Note what training led to, and make the tail ready for predictions."""
@@ -246,51 +284,57 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     # -- rows ----------------------------------------------------------------------------------
 
     def _split(self, target, weight, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Set rows aside for validation, by class where every class has two.
+        """Set rows aside for validation, of each class its share.
 
-        Rows of no weight could tell nothing there.
+        Rows of no weight could tell nothing there, and each class keeps a row to train on.
         """
-        rows = np.flatnonzero(weight > 0)
-        n = len(rows)
-        n_valid = round(n * self.validation_fraction)
-        if n_valid == 0 or n - n_valid < 1:
-            return np.arange(len(target)), np.arange(0)
-        codes = target[rows] if self._task == "multiclass" else np.zeros(n)
-        _, counts = np.unique(codes, return_counts=True)
-        stratified = counts.min() > 1 and min(n_valid, n - n_valid) >= len(counts)
-        cls = StratifiedShuffleSplit if stratified else ShuffleSplit
-        splitter = cls(n_splits=1, test_size=n_valid, random_state=seed)
-        valid = np.sort(rows[next(splitter.split(codes[:, None], codes))[1]])
-        return np.setdiff1d(np.arange(len(target)), valid), valid
+        every = np.arange(len(target))
+        rows = np.random.RandomState(seed).permutation(np.flatnonzero(weight > 0))
+        n_valid = round(len(rows) * self.validation_fraction)
+        if self.validation_fraction and n_valid == 0 and len(rows) > 1:
+            warnings.warn(
+                f"validation_fraction={self.validation_fraction} of {len(rows)} rows is no row: "
+                "all of them train.",
+                stacklevel=2,
+            )
+        codes = target[rows] if self._task == "multiclass" else np.zeros(len(rows))
+        rest = np.setdiff1d(np.arange(len(rows)), np.unique(codes, return_index=True)[1])
+        rest = rest[np.argsort(codes[rest], kind="stable")]  # class by class
+        # Every k-th row of these is each class's share, rounded up or down.
+        n_valid = min(n_valid, len(rest))
+        chosen = (np.arange(n_valid) + 0.5) * len(rest) / max(n_valid, 1)
+        valid = np.sort(rows[rest[chosen.astype(int)]])
+        return np.setdiff1d(every, valid), valid
 
     def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
         """Gather the training rows, augmented if asked for, those kept from earlier behind."""
         target, weight = target[index], weight[index]
+        behind = None
         if kept is not None:
-            target = np.concatenate([target, kept[1]])
-            weight = np.concatenate([weight, np.ones(len(kept[1]))])
+            behind = kept[0]
+            target, weight = np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]])
         if self.augment is None:
-            return Rows([_join(plain, index, kept)], target, weight)
+            return Rows([Table(plain, index, behind)], target, weight)
         augment = make_augment(self.augment, self.backbone_)
         chosen = [samples[i] for i in index]
         if self.n_views is None:
-            return Rows([], target, weight, self._fresh_views(chosen, augment, kept, seed))
+            return Rows([], target, weight, self._fresh_views(chosen, augment, behind, seed))
         key = describe(augment)
         # The seed is not in the views: so folds, candidates and processes share them.
         views = [
             self._at_cut([View(sample, augment, f"{key}|{v}") for sample in chosen])
             for v in range(self.n_views)
         ]
-        return Rows([_join(view, index, kept) for view in views], target, weight)
+        return Rows([Table(view, behind=behind) for view in views], target, weight)
 
-    def _fresh_views(self, chosen: list, augment, kept, seed: int):
+    def _fresh_views(self, chosen: list, augment, behind, seed: int):
         """Return a function from positions to activations of views made anew each epoch."""
 
         def fresh(positions: list[int], epoch_seed: int) -> torch.Tensor:
             drawn = [i for i in positions if i < len(chosen)]
             views = [View(chosen[i], augment, f"{seed}/{epoch_seed}") for i in drawn]
             parts = dict(zip(drawn, self._at_cut(views, keep=False), strict=True)) if views else {}
-            rest = {i: kept[0][i - len(chosen)] for i in positions if i >= len(chosen)}
+            rest = {i: behind[i - len(chosen)] for i in positions if i >= len(chosen)}
             return torch.from_numpy(np.stack([(parts | rest)[i] for i in positions]))
 
         return fresh
@@ -302,11 +346,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         tail = deepcopy(self._bare_tail())
         n_features = _features(tail, one).shape[1]
         head = make_head(self.head, n_features, self._n_outputs, self.dropout, seed)
-        new = list(range(self._n_outputs))
-        sources = self._carried_rows(n_features)
+        new, sources = list(range(self._n_outputs)), self._carried_rows()
         if any(source is not None for source in sources):
-            n_old = len(self.backbone_.classes)
-            head = grow(deepcopy(_last_stage(self.backbone_)), sources, n_old)
+            old = _last_stage(self.backbone_)
+            carry_rows(old, head, sources, len(self.backbone_.classes))
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         n_found = _n_outputs(tail, one)
@@ -320,20 +363,14 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
         return tail
 
-    def _carried_rows(self, n_features: int) -> list[int | None]:
+    def _carried_rows(self) -> list[int | None]:
         """Find the row of each label in the head of the model that this one grows from."""
         return [None] * self._n_outputs
 
     def _bare_tail(self) -> Tail:
         """Return the pretrained stages that are to be trained, shared, without a head."""
-        stages = {name: stages_of(self.backbone_)[name] for name in self.trained_layers_}
-        return Tail(
-            stages,
-            nn.Identity(),
-            square=self.backbone_.input_shape is not None,
-            masked=self.backbone_.kind == "text",
-            train_batch_norm=self.train_batch_norm,
-            precision=self._precision(),
+        return bare_tail(
+            self.backbone_, self.trained_layers_, self.train_batch_norm, self._precision()
         )
 
     def _head_init(self) -> str:
@@ -370,19 +407,18 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         Backbone
             Its stages are the frozen ones, the tuned ones, "new_pooling" and "new_head".
         """
-        check_is_fitted(self)
-        frozen = {name: stages_of(self.backbone_)[name] for name in self.frozen_layers_}
-        stages = deepcopy(self._tail).as_stages(frozen)
-        module = nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items()))
-        return Backbone(
-            f"{self.backbone_.name}_tuned",
-            module,
-            kind=self.backbone_.kind,
-            preprocess=self.backbone_.preprocess,
-            classes=self._output_names(),
-            stages=stages,
-            penultimate=list(stages)[-2],
+        check_is_fitted(
+            self,
+            msg="This %(name)s is not fitted, nor is a clone of a fitted one: as a value that a "
+            "search clones, give its to_backbone() instead.",
         )
+        prepared = self._output.prepared  # one for each training, shared by all that grow from it
+        if "tuned" not in prepared:
+            tail = deepcopy(self._tail)
+            prepared["tuned"] = TunedBackbone(
+                self.backbone_, self.frozen_layers_, tail, self._output_names(), self._label_rows()
+            )
+        return prepared["tuned"]
 
     def to_features(self, *, layer=None, pooling="avg", memory=None):
         """Return the tuned network as a transformer.
@@ -409,12 +445,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             pooling=pooling,
             image_shape=self.image_shape,
             device=self.device,
+            precision="float32" if self.precision == "auto" else self.precision,
             memory=memory,
             n_jobs=self.n_jobs,
         )
 
     def _output_names(self):
         return None
+
+    def _label_rows(self) -> dict:
+        """Return the row of the head for each label that was learned."""
+        return {}
 
     # -- progress ------------------------------------------------------------------------------
 
@@ -475,23 +516,152 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         if tensors is not None:
             self._rebuild(tensors, head)
 
+    def __sklearn_clone__(self):
+        """Share a fitted model given as ``backbone``: what is frozen clones to itself."""
+        if not hasattr(self.backbone, "_tail"):
+            return _clone_parametrized(self)
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self) | {"backbone": self.backbone.to_backbone()})
+        new = _clone_parametrized(twin)
+        new.backbone = self.backbone
+        return new
+
     def _changed_tensors(self) -> dict[str, np.ndarray]:
         """Return the tuned tensors that are not, bit for bit, the backbone's."""
-        original = self._bare_tail().state_dict()
-        tuned = self._tail.state_dict()
-        return {
-            name: tuned[name].numpy()
-            for name, tensor in original.items()
-            if not torch.equal(tuned[name], tensor)
-        }
+        return changed_tensors(self._bare_tail(), self._tail)
 
     def _rebuild(self, tensors: dict[str, np.ndarray], head: nn.Module) -> None:
-        tail = deepcopy(self._bare_tail())
-        tail.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=False)
-        tail.body[-1] = head
+        tail = restored_tail(self._bare_tail(), tensors, head)
         self.net_ = make_net(tail, 1, None, self._trained_with, torch.device("cpu")).initialize()
         self._tail = tail
         self._output = _output_backbone(tail)
+
+
+class TunedBackbone(Backbone):
+    """A tuned network as a backbone. Its pickle holds what differs from where it came from.
+
+    Parameters
+    ----------
+    origin : Backbone
+    frozen : list of str
+        The stages of the origin that were not trained.
+    tail : Tail
+        The others and the head; it belongs to this backbone from here on.
+    classes : list of str or None
+        Names of the outputs.
+    label_rows : dict
+        The row of the head for each label that was learned.
+    """
+
+    def __init__(self, origin: Backbone, frozen, tail: Tail, classes, label_rows: dict):
+        stages = tail.as_stages({name: stages_of(origin)[name] for name in frozen})
+        super().__init__(
+            f"{origin.name}_tuned",
+            nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items())),
+            kind=origin.kind,
+            preprocess=origin.preprocess,
+            classes=classes,
+            stages=stages,
+            penultimate=list(stages)[-2],
+        )
+        self.origin, self.frozen, self.tail = origin, frozen, tail
+        self.label_rows = label_rows
+
+    def __reduce_ex__(self, protocol):
+        bare = bare_tail(
+            self.origin, self.tail.names, self.tail.train_batch_norm, self.tail.precision
+        )
+        settings = (self.tail.names, self.tail.train_batch_norm, self.tail.precision)
+        parts = (settings, changed_tensors(bare, self.tail), self.tail.head)
+        resized = None if self.preprocess is self.origin.preprocess else self.preprocess
+        about = (self.classes, self.label_rows, resized)
+        return _open_tuned, (self.origin, self.frozen, *parts, *about)
+
+
+def _open_tuned(origin, frozen, settings, tensors, head, classes, label_rows, resized):
+    """Make a tuned backbone again of what its pickle holds."""
+    tail = restored_tail(bare_tail(origin, *settings), tensors, head)
+    made = TunedBackbone(origin, frozen, tail, classes, label_rows)
+    if resized is not None:
+        made.preprocess = resized
+    return made
+
+
+def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str) -> Tail:
+    """Return some stages of a backbone as a tail without a head, their tensors shared.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    names : list of str
+        The stages.
+    train_batch_norm : bool
+    precision : {"float32", "bfloat16"}
+
+    Returns
+    -------
+    Tail
+    """
+    return Tail(
+        {name: stages_of(backbone)[name] for name in names},
+        nn.Identity(),
+        square=backbone.input_shape is not None,
+        masked=backbone.kind == "text",
+        train_batch_norm=train_batch_norm,
+        precision=precision,
+    )
+
+
+def changed_tensors(bare: Tail, tail: Tail) -> dict[str, np.ndarray]:
+    """Return the tensors of a trained tail that are not, bit for bit, what they were.
+
+    Parameters
+    ----------
+    bare : Tail
+        Before training.
+    tail : Tail
+
+    Returns
+    -------
+    dict of str to ndarray
+        The head is not among them. Of word vectors, the rows that changed and their ids.
+    """
+    original, tuned = bare.state_dict(), tail.state_dict()
+    if hasattr(bare.body[0], "restricted"):
+        tuned |= _changed_rows(bare.body[0], tail.body[0])
+    return {
+        name: tuned[name].numpy()
+        for name, tensor in original.items()
+        if not torch.equal(tuned[name], tensor)
+    }
+
+
+def _changed_rows(original, table) -> dict[str, torch.Tensor]:
+    """Return the rows of a table of word vectors without those that are as in another."""
+    before = original.restricted(table.index.numpy()).rows
+    # What the other has of its own would be replaced, so it stays.
+    keep = (table.rows != before).any(1) | torch.isin(table.index, original.index)
+    return {"body.0.index": table.index[keep], "body.0.rows": table.rows.detach()[keep]}
+
+
+def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -> Tail:
+    """Make a trained tail again.
+
+    Parameters
+    ----------
+    bare : Tail
+    tensors : dict of str to ndarray
+        What :func:`changed_tensors` gave.
+    head : torch.nn.Module
+
+    Returns
+    -------
+    Tail
+    """
+    tail = deepcopy(bare)
+    tail.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=False)
+    tail.body[-1] = head
+    return tail
 
 
 def all_or_nothing(method):
@@ -513,12 +683,6 @@ def all_or_nothing(method):
             raise
 
     return guarded
-
-
-def _join(rows: np.ndarray, index, kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    """Take rows and put those kept behind; all of them are not copied."""
-    taken = rows if len(index) == len(rows) else rows[index]
-    return taken if kept is None else np.concatenate([taken, kept[0]])
 
 
 def _own_copy(callback):
@@ -544,12 +708,12 @@ def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarra
     return np.concatenate(parts)
 
 
-def _restrict(tail: Tail, rows: np.ndarray) -> None:
+def _restrict(tail: Tail, rows: Table) -> None:
     """Let a table of word vectors train only the rows that some training text uses, in place."""
-    if rows.dtype != object or not hasattr(tail.body[0], "restricted"):
+    if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
         return
     table = tail.body[0]
-    used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows)]))
+    used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
     tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)
 
 

@@ -1,4 +1,5 @@
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -7,19 +8,31 @@ import pytest
 import sklearn
 import torch
 from conftest import Vectors, run_python
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar
 from sklearn.datasets import make_blobs
 from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
-from sktransfer import FineTunedClassifier, FineTunedRegressor, list_layers, load_backbone
+from sktransfer import (
+    FineTunedClassifier,
+    FineTunedRegressor,
+    list_layers,
+    load_backbone,
+    load_word_vectors,
+)
+from sktransfer.features import compute_inputs
 from sktransfer.heads import solve_probe
+from sktransfer.layers import stages_of
+from sktransfer.training import Pooling, Rows, Table, WarmupCosine
 from sktransfer.tuning import _features
 
 
@@ -371,7 +384,7 @@ def test_one_class_one_sample_and_a_missing_class(data):
 
 def test_warm_start_with_another_cut_is_refused(data):
     model = FineTunedClassifier(load_backbone(network()), warm_start=True).fit(*data)
-    with pytest.raises(ValueError, match="backbone and trainable must be those"):
+    with pytest.raises(ValueError, match="trainable: set anew since the fit"):
         model.set_params(trainable=1).fit(*data)
 
 
@@ -694,3 +707,391 @@ def test_the_net_predicts_from_activations(data):
     np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
     regressor = FineTunedRegressor(load_backbone(network()), max_epochs=1).fit(X, X[:, 0])
     assert regressor.net_.predict(regressor._at_cut(X)).shape == (len(X), 1)
+
+
+def linear_head(n_features, n_outputs):
+    return nn.Linear(n_features, n_outputs)
+
+
+def last_rows(model, n):
+    layers = [m for m in model._tail.head.modules() if isinstance(m, nn.Linear)]
+    return layers[-1].weight[:n]
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", linear_head])
+def test_a_model_grows_with_any_head_and_with_dropout(head, data):
+    X, y = data
+    old = y != "wasp"
+    two = FineTunedClassifier(load_backbone(network()), head=head, max_epochs=3, random_state=0)
+    two.fit(X[old], y[old])
+    dropout = 0.0 if head is linear_head else 0.5
+    grown = FineTunedClassifier(two, head=head, dropout=dropout, max_epochs=0, random_state=1)
+    grown.fit(X, y)
+    assert torch.equal(last_rows(grown, 2), last_rows(two, 2))
+    assert any(isinstance(m, nn.Dropout) for m in grown._tail.head.modules()) == (dropout > 0)
+
+
+def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
+    X, y = data
+    two = FineTunedClassifier(load_backbone(network()), head="mlp", max_epochs=1)
+    two.fit(X[y != "wasp"], y[y != "wasp"])
+    with pytest.raises(ValueError, match="head of another kind.* head_init='random'"):
+        FineTunedClassifier(two).fit(X, y)
+    anew = FineTunedClassifier(two, head_init="probe", max_epochs=0).fit(X, y)
+    assert anew._tail.head.linear.in_features == 12
+
+
+def test_labels_are_known_again_by_their_value(data):
+    X, y = data
+    codes = np.unique(y, return_inverse=True)[1]
+    settings = {"max_epochs": 0, "random_state": 0}
+    two = FineTunedClassifier(load_backbone(network()), **settings).fit(
+        X[codes < 2], codes[codes < 2]
+    )
+    as_float = FineTunedClassifier(two, **settings).fit(X, codes.astype(float))
+    assert torch.equal(last_rows(as_float, 2), last_rows(two, 2))
+    as_text = FineTunedClassifier(two, **settings).fit(X, codes.astype(str))
+    assert not torch.equal(last_rows(as_text, 2), last_rows(two, 2))
+
+
+def test_a_row_that_nothing_taught_is_not_carried(data):
+    X, y = data
+    old = y != "wasp"
+    settings = {"max_epochs": 0, "random_state": 0}
+    announced = FineTunedClassifier(load_backbone(network()), **settings)
+    announced.partial_fit(X[old], y[old], classes=["ant", "bee", "wasp"])
+    weightless = FineTunedClassifier(load_backbone(network()), **settings)
+    weightless.fit(X, y, sample_weight=old.astype(float))
+    for model in (announced, weightless):
+        grown = FineTunedClassifier(model, **settings).fit(X, y)
+        assert torch.equal(last_rows(grown, 2), last_rows(model, 2))
+        assert (grown.predict(X[~old]) == "wasp").mean() > 0.3
+
+
+def test_a_fitted_model_is_shared_by_the_clones_of_what_grows_from_it(data):
+    X, y = data
+    two = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)
+    two.fit(X[y != "wasp"], y[y != "wasp"])
+    grown = FineTunedClassifier(two, max_epochs=1, random_state=0)
+    assert clone(make_pipeline(StandardScaler(), grown))[-1].backbone is two
+    search = GridSearchCV(grown, {"lr": [1e-4, 1e-3]}, cv=2, error_score="raise").fit(X, y)
+    assert search.best_estimator_.backbone_ is two.to_backbone()
+    assert not hasattr(clone(two), "classes_")
+    with pytest.raises(NotFittedError, match=r"give its to_backbone\(\)"):
+        FineTunedClassifier(clone(two)).fit(X, y)
+
+
+def test_only_what_trained_is_kept_for_rehearsal(data):
+    X, y = data
+    weight = np.where(np.arange(len(y)) % 5 == 0, 0.0, 2.0)
+    model = FineTunedClassifier(
+        load_backbone(network()), validation_fraction=0.3, rehearsal=1000, max_epochs=1
+    ).fit(X, y, sample_weight=weight)
+    kept = np.concatenate([rows for rows, _ in model._kept.values()])
+    trained = np.setdiff1d(np.flatnonzero(weight), model.validation_indices_)
+    expected = model._at_cut(X)[trained]
+    assert {row.tobytes() for row in kept} == {row.tobytes() for row in expected}
+    assert len(kept) == len(trained)
+    assert all((weights == 2.0).all() for _, weights in model._kept.values())
+
+
+@pytest.mark.parametrize("class_weight", [{"ant": 5.0, "bee": 1.0, "wasp": 1.0}, "balanced"])
+def test_kept_rows_weigh_what_they_weighed_and_their_class(class_weight, data, monkeypatch):
+    X, y = data
+    model = FineTunedClassifier(
+        load_backbone(network()), class_weight=class_weight, rehearsal=4, max_epochs=1
+    ).fit(X, y, sample_weight=np.full(len(y), 0.5))
+    seen, rows = [], FineTunedClassifier._rows
+
+    def watched(self, *args):
+        seen.append(rows(self, *args))
+        return seen[-1]
+
+    monkeypatch.setattr(FineTunedClassifier, "_rows", watched)
+    model.partial_fit(X[:6], np.repeat("bee", 6))
+    found = seen[0].weight.numpy()[6:]
+    expected = [2.5, 0.5, 0.5] if class_weight != "balanced" else [18 / 24, 18 / 60, 18 / 24]
+    np.testing.assert_allclose(found, np.repeat(expected, 4))
+
+
+def test_rehearsal_needs_classes(data):
+    X, y = data
+    Y = np.column_stack([y == "ant", y == "bee"]).astype(int)
+    with pytest.raises(ValueError, match="rehearsal= keeps rows by class"):
+        FineTunedClassifier(load_backbone(network()), rehearsal=3).fit(X, Y)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trainable", "all"),
+        ("head", "mlp"),
+        ("dropout", 0.5),
+        ("image_size", 8),
+        ("backbone", nn.Linear(6, 2)),
+    ],
+)
+def test_what_going_on_cannot_change_is_refused_by_name(name, value, warm_start, data):
+    model = FineTunedClassifier(load_backbone(network()), warm_start=warm_start, max_epochs=1)
+    model.fit(*data).set_params(**{name: value})
+    with pytest.raises(ValueError, match=f"^{name}: set anew since the fit"):
+        (model.fit if warm_start else model.partial_fit)(*data)
+
+
+def test_another_object_with_the_same_network_is_the_same_backbone(data):
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(*data)
+    model = pickle.loads(pickle.dumps(model)).partial_fit(*data)
+    model.set_params(backbone=load_backbone(network()), lr=1e-3).partial_fit(*data)
+    with pytest.raises(ValueError, match="patience= needs rows to watch"):
+        model.set_params(patience=2).partial_fit(*data)
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        model.set_params(patience=None).partial_fit(data[0], None)
+
+
+@pytest.mark.parametrize("n_rare", [1, 2])
+def test_validation_takes_its_share_of_each_class_and_leaves_each_one(n_rare, data):
+    X, y = data
+    y = y.astype(object)
+    y[:n_rare] = "rare"
+    settings = {"validation_fraction": 0.4, "max_epochs": 0}
+    for seed in range(4):
+        model = FineTunedClassifier(load_backbone(network()), random_state=seed, **settings)
+        held = model.fit(X, y).validation_indices_
+        assert len(held) == len(set(held)) == 36
+        for label in ("ant", "bee", "wasp"):
+            assert abs((y[held] == label).sum() - 0.4 * (y == label).sum()) <= 1
+        assert (y[held] == "rare").sum() < n_rare
+
+
+def test_a_share_of_no_row_is_told(data):
+    model = FineTunedClassifier(load_backbone(network()), validation_fraction=0.1, max_epochs=0)
+    with pytest.warns(UserWarning, match=r"validation_fraction=0\.1 of 4 rows is no row"):
+        model.fit(data[0][:4], ["a", "b", "a", "b"])
+
+
+def out_of_memory(monkeypatch, limit, *, training):
+    """Let a tail run at most so many rows at a time, in training or otherwise."""
+    run = nn.Sequential.forward
+
+    def limited(self, x):
+        if isinstance(self[-2], Pooling) and self.training == training and len(x) > limit:
+            raise torch.OutOfMemoryError("no room")
+        return run(self, x)
+
+    monkeypatch.setattr(nn.Sequential, "forward", limited)
+
+
+def test_validation_runs_in_parts_where_memory_is_short(data, monkeypatch):
+    settings = {"validation_fraction": 0.5, "max_epochs": 2, "random_state": 0, "lr": "auto"}
+    backbone = load_backbone(network())
+    expected = FineTunedClassifier(backbone, trainable=1, **settings).fit(*data)
+    with monkeypatch.context() as patch:
+        out_of_memory(patch, 8, training=False)
+        with pytest.warns(UserWarning, match="with the same result"):
+            found = FineTunedClassifier(backbone, trainable=1, **settings).fit(*data)
+    losses = [[h["valid_loss"] for h in model.history_] for model in (expected, found)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_memory_that_is_short_for_batch_norm_that_learns_is_an_error(data, monkeypatch):
+    out_of_memory(monkeypatch, 8, training=True)
+    model = FineTunedClassifier(load_backbone(network()), trainable="all", train_batch_norm=True)
+    with pytest.raises(torch.OutOfMemoryError, match="Set a smaller batch_size"):
+        model.fit(*data)
+
+
+def test_parts_of_a_batch_draw_other_dropout_and_say_so(data, monkeypatch):
+    out_of_memory(monkeypatch, 8, training=True)
+    model = FineTunedClassifier(load_backbone(network()), dropout=0.5, max_epochs=1)
+    with pytest.warns(UserWarning, match="but for what dropout draws"):
+        model.fit(*data)
+
+
+def test_a_file_of_what_grew_holds_only_what_changed(small_images):
+    X, y = small_images
+    settings = {"image_size": 32, "trainable": 1, "max_epochs": 1, "random_state": 0}
+    two = FineTunedClassifier(**settings).fit(X, y)
+    grown = FineTunedClassifier(two, **settings).fit(X, ["bright", "dark", "x", "z"] * 4)
+    again = pickle.loads(pickle.dumps(grown))
+    assert np.array_equal(again.predict_proba(X), grown.predict_proba(X))
+    n = sum(p.numel() * 4 for model in (two, grown) for p in model._tail.parameters())
+    assert len(pickle.dumps(grown)) < 1.05 * n
+    features = two.to_features().fit(X)
+    assert len(pickle.dumps(features)) < 1.05 * len(pickle.dumps(two))
+    opened = pickle.loads(pickle.dumps(features))
+    assert np.array_equal(opened.transform(X), features.transform(X))
+    sized = two.to_backbone().with_image_size(48)
+    assert pickle.loads(pickle.dumps(sized)).input_shape == (3, 48, 48)
+
+
+def test_a_large_table_is_not_copied_into_memory(data, monkeypatch):
+    seen, make = [], Table.__init__
+
+    def noted(self, rows, *args):
+        seen.append(rows)
+        make(self, rows, *args)
+
+    monkeypatch.setattr(Table, "__init__", noted)
+    monkeypatch.setattr("sktransfer.features._IN_MEMORY", 100)
+    model = FineTunedClassifier(
+        load_backbone(network()), trainable=1, validation_fraction=0.2, rehearsal=2, max_epochs=1
+    ).fit(*data)
+    model.partial_fit(*data)
+    assert len(seen) > 4
+    assert all(isinstance(rows, np.memmap) for rows in seen)
+
+
+def test_rows_of_a_table_come_from_both_parts():
+    rows, behind = np.arange(10.0)[:, None], np.arange(90.0, 93.0)[:, None]
+    table = Table(rows, np.array([7, 2]), behind)
+    assert len(table) == 5
+    assert table[np.array([4, 0, 1])].ravel().tolist() == [92.0, 7.0, 2.0]
+    assert table[1:].ravel().tolist() == [2.0, 90.0, 91.0, 92.0]
+
+
+def test_texts_whose_tokens_are_one_id_or_several_are_joined():
+    texts = np.empty(2, object)
+    texts[:] = [np.array([5, 6, 7]), np.array([[1, 2], [3, 0]])]
+    for row in texts:
+        row.flags.writeable = False  # as a store gives them
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x, _ = Rows([texts], np.zeros(2), np.ones(2)).batch(torch.tensor([0, 1]), 0, None)
+    assert x["x"].tolist() == [[[5, 0], [6, 0], [7, 0]], [[1, 2], [3, 0], [0, 0]]]
+
+
+def test_word_vectors_that_did_not_change_are_not_in_a_file():
+    vectors = np.random.default_rng(0).normal(size=(5000, 20)).astype(np.float32)
+    words = [f"w{i}" for i in range(len(vectors))]
+    backbone = load_word_vectors((words, vectors))
+    texts = [" ".join(words[i : i + 500]) for i in range(0, 5000, 500)]
+    settings = {"trainable": "all", "random_state": 0, "lr": 0.01}
+    model = FineTunedClassifier(backbone, max_epochs=0, **settings).fit(texts, ["a", "b"] * 5)
+    assert model._changed_tensors() == {}
+    model.set_params(max_epochs=1, weight_decay=0.0).partial_fit(texts[:2], ["a", "b"])
+    changed = model._changed_tensors()
+    assert len(changed["body.0.index"]) == len(changed["body.0.rows"]) == 1000
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
+
+
+def test_batch_norm_that_learns_from_one_row_says_what_it_needs(data):
+    settings = {"trainable": "all", "train_batch_norm": True, "batch_size": 1}
+    with pytest.raises(ValueError, match="needs two rows a batch"):
+        FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
+
+
+def test_too_few_epochs_to_unfreeze_are_told(data):
+    settings = {"trainable": "all", "gradual_unfreezing": True}
+    with pytest.warns(UserWarning, match="the first 1 of 3 stages stay"):
+        FineTunedClassifier(load_backbone(network()), max_epochs=2, **settings).fit(*data)
+
+
+def test_negative_weights_are_refused(data):
+    with pytest.raises(ValueError, match="Negative values"):
+        FineTunedClassifier(load_backbone(network())).fit(*data, sample_weight=-np.ones(90))
+
+
+def test_class_weight_of_several_labels_is_a_list(data):
+    X, y = data
+    Y = np.column_stack([y == "ant", y != "bee"]).astype(int)
+    settings = {"backbone": load_backbone(network()), "max_epochs": 0}
+    plain = FineTunedClassifier(**settings).fit(X, Y).predict_proba(X).mean(axis=0)
+    heavy = FineTunedClassifier(class_weight=[{0: 1, 1: 9}, {0: 1, 1: 1}], **settings).fit(X, Y)
+    assert heavy.predict_proba(X).mean(axis=0)[0] > plain[0]
+    with pytest.raises(ValueError, match="class_weight should be a list of dicts"):
+        FineTunedClassifier(class_weight={0: 1, 1: 5}, **settings).fit(X, Y)
+
+
+def test_features_of_a_tuned_network_keep_its_precision(data):
+    model = FineTunedClassifier(load_backbone(network()), precision="bfloat16", max_epochs=1)
+    assert model.fit(*data).to_features().precision == "bfloat16"
+    assert len(np.unique(model.predict(data[0]))) > 1
+
+
+def test_half_precision_activations_train(data):
+    settings = {"trainable": 1, "cache_dtype": "float16", "lr": 1e-3}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
+    assert model.score(*data) > 0.5
+
+
+def test_patience_stops(data):
+    settings = {"optimizer": "sgd", "lr": 5.0, "validation_fraction": 0.3, "max_epochs": 20}
+    model = FineTunedClassifier(load_backbone(network()), patience=2, random_state=0, **settings)
+    assert len(model.fit(*data).history_) < 20
+
+
+def test_settings_of_the_loop_reach_skorch(data):
+    settings = {"label_smoothing": 0.2, "clip_norm": 0.7, "weight_decay": 0.03, "max_epochs": 1}
+    net = FineTunedClassifier(load_backbone(network()), **settings).fit(*data).net_
+    assert net.criterion_.label_smoothing == 0.2
+    assert dict(net.callbacks_)["clip"].gradient_clip_value == 0.7
+    assert {group["weight_decay"] for group in net.optimizer_.param_groups} == {0.03}
+
+
+def test_the_probe_of_a_fit_is_balanced(data):
+    X, y = data
+    weight, old = np.linspace(0.1, 3, len(y)), y != "wasp"
+    for rows in (old, slice(None)):
+        settings = {"max_epochs": 0, "class_weight": "balanced"}
+        model = FineTunedClassifier(load_backbone(network()), **settings)
+        model.fit(X[rows], y[rows], sample_weight=weight[rows])
+        total = weight[rows] * compute_sample_weight("balanced", y[rows])
+        Z = model._at_cut(X[rows]).astype(float)
+        mean = np.average(Z, axis=0, weights=total)
+        Z = (Z - mean) / np.sqrt(np.average((Z - mean) ** 2, axis=0, weights=total).mean())
+        probe = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000)
+        expected = probe.fit(Z, y[rows], sample_weight=total).predict_proba(Z)
+        np.testing.assert_allclose(model.predict_proba(X[rows]), expected, atol=2e-3)
+
+
+def test_losses_on_images_are_those_of_a_plain_loop(small_images):
+    X, y = small_images
+    settings = {"trainable": 1, "batch_size": 8, "lr": 1e-3, "random_state": 0, "image_size": 32}
+    start = FineTunedClassifier(max_epochs=0, **settings).fit(X, y)
+    stages = stages_of(start.backbone_)
+    prefix = nn.Sequential(*[stages[name] for name in start.frozen_layers_]).eval()
+    tail = start._tail.requires_grad_(True).train()
+    inputs = torch.from_numpy(compute_inputs(X, start.backbone_))
+    codes = torch.as_tensor(np.searchsorted(start.classes_, y))
+    optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-3, weight_decay=1e-4)
+    generator = torch.Generator().manual_seed(start._trained_with.seed)
+    schedule, step, expected = WarmupCosine(4, 0.1), 0, []
+    for _ in range(2):
+        order = torch.randperm(16, generator=generator)
+        torch.randint(2**31, (1,), generator=generator)
+        losses = []
+        for index in order.split(8):
+            optimizer.param_groups[0]["lr"] = 1e-3 * schedule(step)
+            with torch.no_grad():
+                x = prefix(inputs[index])
+            loss = nn.functional.cross_entropy(tail(x), codes[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+        expected.append(np.mean(losses))
+    fitted = FineTunedClassifier(max_epochs=2, **settings).fit(X, y)
+    np.testing.assert_allclose([h["train_loss"] for h in fitted.history_], expected, atol=1e-4)
+
+
+def test_candidates_of_a_search_share_each_sample(small_images, tmp_path, counted):
+    model = FineTunedClassifier(image_size=32, max_epochs=1, memory=tmp_path)
+    GridSearchCV(model, {"lr": [1e-4, 1e-3]}, cv=2).fit(*small_images)
+    from_network = FineTunedClassifier(image_size=32, max_epochs=1, memory=tmp_path)
+    n_before = sum(counted)
+    from_network.fit(*small_images)  # nothing is left to compute but outputs of the tail
+    assert sum(counted) - n_before <= 16
+
+
+def test_a_regressor_and_its_file(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 6)).astype(np.float32)
+    with torch.random.fork_rng():
+        module = nn.Sequential(nn.Linear(6, 900), nn.ReLU(), nn.Linear(900, 300), nn.ReLU())
+    backbone = load_backbone(module)
+    model = FineTunedRegressor(backbone, trainable=1, max_epochs=1, lr=1e-2).fit(X, X[:, 0])
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict(X), model.predict(X))

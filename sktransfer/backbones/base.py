@@ -209,7 +209,7 @@ class Backbone:
             )
         sized = self.prepared.setdefault("sized", {})
         if image_size not in sized:
-            sized[image_size] = other = object.__new__(Backbone)
+            sized[image_size] = other = object.__new__(type(self))
             other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
             if self.reference is not None:
                 other.reference = (*self.reference[:2], image_size)
