@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from .base import BackboneEstimator
 from .engine import Recipe, engine_for, resolve_device
 from .layers import resolve_layer, stages_of
-from .probing import LayerChoice, choose_layer
+from .probing import LayerChoice, candidate_layers, choose_layer
 from .weighting import LEARNED_POOLINGS, TokenWeights, takes_weights
 
 __all__ = ["PretrainedFeatureExtractor"]
@@ -181,46 +181,50 @@ class PretrainedFeatureExtractor(
             For weights that are not on this machine and cannot be fetched.
         """
         samples = self._fit_backbone(X)
+        for name in ("token_weights_", "layer_choice_"):  # of an earlier fit
+            vars(self).pop(name, None)
         self._check_poolings()
-        self.layers_ = self._find_layers(samples, y)
+        self._blocks = self._find_blocks(samples, y)
+        self.layers_ = list(dict.fromkeys(layer for layer, _ in self._blocks))
         learned = [p for p in self._poolings() if _is_learned(p)]
         if learned:
             run = {"batch_size": self.batch_size, "device": self.device}
             self.token_weights_ = {
                 p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
             }
-        by_pooling = [self._measure_widths(p, self._probe(samples)) for p in self._poolings()]
-        self._widths = [widths[layer] for layer in self.layers_ for widths in by_pooling]
+        by_pooling = {p: self._measure_widths(p, self._probe(samples)) for p in self._poolings()}
+        self._widths = [by_pooling[pooling][layer] for layer, pooling in self._blocks]
         return self
 
-    def _find_layers(self, samples, y) -> list[str]:
-        if self.layer == "auto":
-            self.layer_choice_ = self._probe_layers(samples, y)
-            return [self.layer_choice_.layer]
+    def _find_blocks(self, samples, y) -> list[tuple]:
+        """List what stands side by side: for each layer that is asked for, each pooling of it."""
         asked = self.layer if isinstance(self.layer, list) else [self.layer]
         if not asked:
             raise ValueError("layer=[] asks for no layer at all.")
-        return [self._resolve(layer) for layer in asked]
+        if self.layer == "auto":
+            self.layer_choice_ = self._probe_layers(samples, y)
+            asked = [self.layer_choice_.layer]
+        tokens = self._layers_of_tokens(samples)
+        return [(self._resolve(layer, p, tokens), p) for layer in asked for p in self._poolings()]
 
     def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
         """Judge layers by a linear model of what they make of samples."""
         check_consistent_length(samples, y)
         poolings = tuple("avg" if _is_learned(p) else p for p in self._poolings())
         pooling = poolings if len(poolings) > 1 else poolings[0]
+        choosy = next((p for p in poolings if p != "avg"), "avg")
+        tokens = self._layers_of_tokens(samples)
+        asked = [*candidate_layers(self.backbone_)[:-1], None] if layers is None else layers
         return choose_layer(
             self.backbone_,
             y,
             lambda names, rows: self._features(samples, names, pooling, rows),
-            layers=layers,
+            layers=[self._resolve(layer, choosy, tokens) for layer in asked],
             random_state=random_state,
         )
 
     def _poolings(self) -> list:
         return self.pooling if isinstance(self.pooling, list) else [self.pooling]
-
-    def _blocks(self) -> list[tuple]:
-        """List what stands side by side: for each layer, each pooling."""
-        return [(layer, pooling) for layer in self.layers_ for pooling in self._poolings()]
 
     def _check_poolings(self) -> None:
         asked = self._poolings()
@@ -228,25 +232,50 @@ class PretrainedFeatureExtractor(
         if wrong or not asked:
             raise ValueError(f"pooling={self.pooling!r}: give callables or some of {_POOLINGS}.")
         if any(map(_is_learned, asked)) and not takes_weights(self.backbone_):
+            stages = stages_of(self.backbone_).values()
+            table = any(hasattr(stage, "with_weights") for stage in stages)
             raise ValueError(
                 f"pooling={self.pooling!r} weights words, and backbone {self.backbone_.name!r} has "
-                "no word vectors: use 'avg', 'max' or 'cls'."
+                f"{'more stages than its' if table else 'no'} word vectors: use 'avg' or 'max'."
             )
         if "flatten" in asked and self.backbone_.kind == "text":
             raise ValueError("pooling='flatten' of texts gives vectors of different lengths.")
 
-    def _resolve(self, layer) -> str:
-        """Find a layer; where a text's tokens are to be pooled otherwise, the last with tokens."""
-        names = list(stages_of(self.backbone_))
-        own = layer is None and self.backbone_.kind == "text" and self.pooling != "avg"
-        if own and "sentence" in names[1:]:
-            return names[names.index("sentence") - 1]
-        return resolve_layer(self.backbone_, layer)
+    def _resolve(self, layer, pooling, tokens: list[str] | None) -> str:
+        """Find a layer for a pooling, the last with tokens where those are to be pooled anew."""
+        found = resolve_layer(self.backbone_, layer)
+        if tokens is None or pooling == "avg" or found in tokens:
+            return found
+        if layer is None and tokens:
+            return tokens[-1]
+        if callable(pooling):  # it may have its own way with a vector
+            return found
+        raise ValueError(
+            f"pooling={pooling!r} goes over the tokens of a text, and layer {found!r} of backbone "
+            f"{self.backbone_.name!r} gives a single vector: use 'avg' there, or a layer with "
+            f"tokens: {tokens}."
+        )
+
+    @torch.inference_mode()
+    def _layers_of_tokens(self, samples) -> list[str] | None:
+        """Name the layers that give a vector for each token of a text; None without texts."""
+        if self.backbone_.kind != "text":
+            return None
+        found, x = [], self._probe(samples)
+        for name, stage in stages_of(self.backbone_).items():
+            x = stage(x)
+            if x.ndim == 3:
+                found.append(name)
+        return found
+
+    def _layers_for(self, pooling) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer for layer, p in self._blocks if p == pooling))
 
     def _measure_widths(self, pooling, probe: torch.Tensor) -> dict[str, int]:
         """Return the number of features of each layer under one pooling."""
+        layers = self._layers_for(pooling)
         pooling = "avg" if _is_learned(pooling) else pooling
-        recipe = Recipe(self.backbone_, tuple(self.layers_), pooling, self.precision)
+        recipe = Recipe(self.backbone_, layers, pooling, self.precision)
         return engine_for(recipe, resolve_device(self.device)).widths(probe)
 
     def transform(self, X):
@@ -268,18 +297,35 @@ class PretrainedFeatureExtractor(
             A ``ValueError`` that names the samples that cannot be read, and why.
         """
         samples = self._transform_samples(X)
-        poolings = self._poolings()
-        if any(map(_is_learned, poolings)):  # word vectors, of which each pass is cheap
-            return np.hstack([self._pooled(samples, *block) for block in self._blocks()])
-        pooling = tuple(poolings) if len(poolings) > 1 else poolings[0]
-        tables = self._features(samples, tuple(self.layers_), pooling)
-        return np.hstack([tables[layer] for layer in self.layers_])
+        found: dict[tuple, np.ndarray] = {}
+        for layers, poolings in self._passes():
+            found |= self._run_pass(samples, layers, poolings)
+        return np.hstack([found[block] for block in self._blocks])
 
-    def _pooled(self, samples, layer: str, pooling) -> np.ndarray:
-        if not _is_learned(pooling):
-            return self._features(samples, (layer,), pooling)[layer]
-        run = {"batch_size": self.batch_size, "device": self.device}
-        return self.token_weights_[pooling].transform(samples, self.backbone_, **run)
+    def _passes(self) -> list[tuple[tuple[str, ...], tuple]]:
+        """Group the poolings that go over the same layers: one pass serves them."""
+        if takes_weights(self.backbone_):  # each pass is cheap, and "avg" has a way of its own
+            return [((layer,), (pooling,)) for layer, pooling in self._blocks]
+        passes: dict[tuple[str, ...], tuple] = {}
+        for pooling in dict.fromkeys(self._poolings()):
+            layers = self._layers_for(pooling)
+            passes[layers] = (*passes.get(layers, ()), pooling)
+        return list(passes.items())
+
+    def _run_pass(self, samples, layers: tuple[str, ...], poolings: tuple) -> dict:
+        """Compute the blocks of some layers and poolings."""
+        if _is_learned(poolings[0]):
+            run = {"batch_size": self.batch_size, "device": self.device}
+            vectors = self.token_weights_[poolings[0]].transform(samples, self.backbone_, **run)
+            return {(layers[0], poolings[0]): vectors}
+        tables = self._features(samples, layers, poolings if len(poolings) > 1 else poolings[0])
+        widths = dict(zip(self._blocks, self._widths, strict=True))
+        found = {}
+        for layer in layers:
+            ends = np.cumsum([widths[layer, pooling] for pooling in poolings])[:-1]
+            parts = np.split(tables[layer], ends, axis=1)
+            found |= {(layer, p): part for p, part in zip(poolings, parts, strict=True)}
+        return found
 
     @property
     def _n_features_out(self) -> int:
@@ -301,7 +347,7 @@ class PretrainedFeatureExtractor(
         check_is_fitted(self)
         names = [
             f"{self.backbone_.name}_{self._label(layer, pooling)}_{i}"
-            for (layer, pooling), width in zip(self._blocks(), self._widths, strict=True)
+            for (layer, pooling), width in zip(self._blocks, self._widths, strict=True)
             for i in range(width)
         ]
         return np.asarray(names, dtype=object)
