@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from .backbones import Backbone, load_backbone
+from .backbones import Backbone, kind_of_name, load_backbone
 from .cache import FeatureStore, as_store
 from .engine import Recipe
 from .features import compute_features, open_sample
@@ -21,13 +21,16 @@ from .samples import UnreadableSamplesError, as_samples, as_texts, take
 
 __all__ = ["BackboneEstimator"]
 
+_VECTORS = ("keys", "get_vector", "build_vocab")
+
 
 class BackboneEstimator(BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
 
     _parameter_constraints: dict = {
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
-        "weights": [str, Path, None, tuple, dict, HasMethods("get_vector")],
+        # What load_word_vectors takes: pairs, mappings, gensim's vectors and models.
+        "weights": [str, Path, None, tuple, list, *map(HasMethods, _VECTORS)],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": ["array-like", None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -41,6 +44,7 @@ class BackboneEstimator(BaseEstimator):
     def _fit_backbone(self, X) -> list | np.ndarray:
         """Load the backbone, check X, and check the stages on a probe; return the samples."""
         self._validate_params()
+        vars(self).pop("oov_rate_", None)  # of an earlier fit
         self.backbone_ = load_backbone(
             self.backbone, weights=self.weights, image_size=self.image_size
         )
@@ -103,7 +107,7 @@ class BackboneEstimator(BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        kind = getattr(self.backbone, "kind", None)
+        kind = getattr(self.backbone, "kind", None) or kind_of_name(self.backbone)
         rows = self._takes_rows() or self.image_shape is not None
         tags.input_tags.two_d_array = rows
         tags.input_tags.three_d_array = not rows and kind != "text"
@@ -121,13 +125,14 @@ class BackboneEstimator(BaseEstimator):
                                                they are and must be the same at load
         ``backbone_``, from a file yes         the file may not be there at load
         ``backbone_``, of the      no          made again from the parameter, unless that
-        user's module                          was changed since ``fit``
+        user's module or vectors               was changed since ``fit``
         prepared networks          no          they live beside the backbone, not here
         ========================== =========== ===========================================
         """
         state = super().__getstate__()
         fitted = state.get("backbone_")
         own = isinstance(self.backbone, nn.Module) or hasattr(self.backbone, "to_backbone")
+        own = own or not isinstance(self.weights, str | Path | None)
         if fitted is not None and own and self._own_is(fitted):
             state = state | {"backbone_": None}
         return state
@@ -145,4 +150,4 @@ class BackboneEstimator(BaseEstimator):
             return False
 
     def _load_own(self) -> Backbone:
-        return load_backbone(self.backbone, image_size=self.image_size)
+        return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)

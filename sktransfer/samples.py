@@ -123,6 +123,8 @@ def as_texts(X) -> list[str]:
     """
     if isinstance(X, str | bytes):
         raise TypeError(f"Expected a list of texts, got one text: {str(X)[:60]!r}. Put it in [ ].")
+    if hasattr(X, "to_pylist") and not hasattr(X, "columns"):  # an array of pyarrow
+        X = X.to_pylist()
     if hasattr(X, "columns") or hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:

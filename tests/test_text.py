@@ -111,6 +111,36 @@ def test_words_with_subwords_do_not_change_the_texts_beside_them(subwords, pooli
     np.testing.assert_array_equal(features[::-1], apart.transform(texts[::-1]))
 
 
+@pytest.mark.filterwarnings("ignore:.*no vector")
+@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", "cls", ["avg", "max"], ["avg"]])
+def test_a_word_whose_vector_is_zero_is_no_token(vectors, pooling):
+    zeros = vectors | {"nought": np.zeros(6, np.float32)}
+    texts = ["bad film", "bad nought film nought", "nought good", "nought", "good"]
+    without = [text.replace("nought", " ").strip() for text in texts]
+    made = PretrainedFeatureExtractor(load_word_vectors(zeros), pooling=pooling).fit(texts)
+    plain = PretrainedFeatureExtractor(load_word_vectors(vectors), pooling=pooling).fit(without)
+    np.testing.assert_array_equal(made.transform(texts), plain.transform(without))
+    assert made.oov_rate_ == pytest.approx(4 / 10)
+
+
+def test_an_unknown_word_whose_parts_are_zero_is_no_token(vectors):
+    matrix = np.concatenate([list(vectors.values()), np.zeros((16, 6), np.float32)])
+    letters = WordVectors.from_words(WORDS, matrix, subwords=letters_of)
+    for pooling in ("avg", "max", "idf", "sif"):
+        made = PretrainedFeatureExtractor(_backbone("letters", letters, None), pooling=pooling)
+        features = made.fit_transform(["good film", "good unheard film", "the"])
+        np.testing.assert_array_equal(features[0], features[1])
+
+
+def test_tuned_vectors_count_a_zero_as_no_token(vectors):
+    zeros = load_word_vectors(vectors | {"nought": np.zeros(6, np.float32)})
+    texts, y = ["good film", "good nought film", "bad", "bad nought"], [0, 0, 1, 1]
+    for trainable in ("head", "all"):
+        model = FineTunedClassifier(zeros, trainable=trainable, lr=0.01, random_state=0)
+        proba = model.fit(texts, y).predict_proba(texts)
+        np.testing.assert_array_equal(proba[::2], proba[1::2])
+
+
 def test_idf_is_that_of_scikit_learn(backbone, vectors, data):
     texts = data[0]
     features = PretrainedFeatureExtractor(backbone, pooling="idf").fit_transform(texts)
@@ -154,6 +184,69 @@ def test_several_poolings_stand_side_by_side_with_names(backbone, data):
         "word-vectors_features_sif_0",
         "word-vectors_features_avg_5",
     ]
+
+
+@pytest.mark.parametrize("pooling", [["avg"], ["avg", "max"], ["cls", "avg", "idf", "max"]])
+def test_a_list_of_poolings_is_its_parts_side_by_side(backbone, subwords, pooling, data):
+    for vectors in (backbone, subwords):
+        texts = [*data[0], "goodish"]
+        together = PretrainedFeatureExtractor(vectors, pooling=pooling).fit_transform(texts)
+        parts = [
+            PretrainedFeatureExtractor(vectors, pooling=p).fit_transform(texts) for p in pooling
+        ]
+        np.testing.assert_array_equal(together, np.hstack(parts))
+
+
+@pytest.fixture(scope="module")
+def tuned(backbone, data):
+    settings = {"trainable": "all", "lr": 0.01, "random_state": 0}
+    return FineTunedClassifier(backbone, **settings).fit(*data)
+
+
+@pytest.mark.parametrize("pooling", ["max", "cls", ["avg", "max"]])
+def test_a_tuned_model_pools_its_tokens_as_it_is_told(tuned, pooling, data):
+    texts = data[0]
+    features = PretrainedFeatureExtractor(tuned, pooling=pooling).fit(texts)
+    asked = pooling if isinstance(pooling, list) else [pooling]
+    table = tuned._tail.body[0]
+    with torch.no_grad():
+        tokens = [table(tuned.backbone_.preprocess(text)[None]) for text in texts]
+    expected = np.hstack(
+        [torch.cat([pool(x, p, masked=True) for x in tokens]).numpy() for p in asked]
+    )
+    np.testing.assert_allclose(features.transform(texts), expected, atol=1e-6)
+    again = tuned.to_features(pooling=pooling).fit_transform(texts)
+    np.testing.assert_array_equal(again, features.transform(texts))
+
+
+def test_poolings_without_tokens_to_go_over_are_refused(tuned, data):
+    for layer in ("new_pooling", "new_head", ["embedding", -1]):
+        with pytest.raises(ValueError, match=r"pooling='max' goes over .* tokens: \['embedding'\]"):
+            PretrainedFeatureExtractor(tuned, layer=layer, pooling="max").fit(data[0])
+    vectors = PretrainedFeatureExtractor(tuned, layer="new_head").fit_transform(data[0])
+    own = PretrainedFeatureExtractor(tuned, layer="new_head", pooling=lambda x: x)
+    np.testing.assert_array_equal(own.fit_transform(data[0]), vectors)
+
+
+def test_layer_auto_looks_at_layers_whose_tokens_can_be_pooled(tuned, data):
+    made = PretrainedFeatureExtractor(tuned, layer="auto", pooling=["avg", "max"]).fit(*data)
+    assert made.layer_choice_.layers == ("embedding",)
+    assert made.transform(data[0]).shape == (60, 12)
+
+
+@pytest.mark.parametrize("pooling", ["idf", "sif", ["avg", "idf"]])
+def test_weights_of_words_are_for_tables_that_were_not_tuned(tuned, pooling, data):
+    with pytest.raises(ValueError, match="has more stages than its word vectors"):
+        PretrainedFeatureExtractor(tuned, pooling=pooling).fit(data[0])
+
+
+def test_nothing_of_an_earlier_fit_is_left(backbone, data):
+    made = PretrainedFeatureExtractor(backbone, layer="auto", pooling="sif").fit(*data)
+    made.set_params(layer=None, pooling="avg").fit(data[0])
+    assert not hasattr(made, "token_weights_")
+    assert not hasattr(made, "layer_choice_")
+    made.set_params(backbone="efficientnet_lite0").fit(np.zeros((1, 32, 32, 3), np.uint8))
+    assert not hasattr(made, "oov_rate_")
 
 
 @pytest.mark.parametrize("pooling", ["flatten", [], ["avg", "mean"]])

@@ -23,6 +23,7 @@ from .wordvectors import beside, load_glove, load_word_vectors, load_word_vector
 __all__ = [
     "Backbone",
     "ImagePreprocessing",
+    "kind_of_name",
     "list_backbones",
     "load_backbone",
     "load_word_vectors",
@@ -33,15 +34,31 @@ __all__ = [
 _REGISTRY: dict[str, Callable[..., Backbone]] = {}
 _REGISTRY |= dict.fromkeys(LITE, load_lite)
 _REGISTRY |= dict.fromkeys(torchvision_names(), load_torchvision)
-_REGISTRY |= {
+_TEXT = {
     "glove_6b_50d": load_glove,
     "minilm_l6_v2": load_minilm,
     "word-vectors": load_word_vectors_named,
 }
+_REGISTRY |= _TEXT
 
 # Backbones are never changed, so that estimators can share them. A grid search deletes each
 # fitted estimator before the next is fitted; without a holder the weights would be read anew.
 _SHARED: dict[tuple, Backbone] = {}
+
+
+def kind_of_name(name) -> str | None:
+    """Tell what the samples of a backbone are, where its name alone says so.
+
+    Parameters
+    ----------
+    name : object
+
+    Returns
+    -------
+    {"text", None}
+    """
+    is_text = isinstance(name, str) and (name in _TEXT or name.startswith("hf:"))
+    return "text" if is_text else None
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

@@ -210,6 +210,7 @@ class WordTable(nn.Module):
         Parameters
         ----------
         ids : Tensor of shape (n, length)
+            Without words whose vectors are all zero, as ``WordPreprocessing`` leaves them out.
 
         Returns
         -------

@@ -249,6 +249,7 @@ class _Memo(dict):
     def __init__(self, split: Callable[[str], Sequence[str]], vectors):
         self.split = split
         self.vectors = vectors
+        self.rows = vectors.matrix.numpy()
         self.unknown: dict[str, list[str]] = {}  # by chunk, where there are any
         self.grams: list[list[int]] = [[]]
         self.codes = _Codes(self)
@@ -263,18 +264,21 @@ class _Memo(dict):
 
     def _id(self, token: str) -> int:
         found = self.vectors.vocabulary.find_form(token)
-        if found or self.vectors.subwords is None or len(token) > _LONGEST:
-            return found
+        if found:
+            return found if self.rows[found - 1].any() else 0
+        if self.vectors.subwords is None or len(token) > _LONGEST:
+            return 0
         first = self.vectors.n_words + 1
         grams = [first + bucket for bucket in self.vectors.subwords(token)]
-        if not grams:
+        # What is zero is no token to a network.
+        if not grams or not self.rows[[gram - 1 for gram in grams]].sum(0).any():
             return 0
         self.grams.append(grams)
         return 1 - len(self.grams)
 
 
 class WordPreprocessing:
-    """From a text to the ids of its words. Words without a vector are left out.
+    """From a text to the ids of its words. Words without a vector, or of zeros, are left out.
 
     Parameters
     ----------
@@ -409,7 +413,7 @@ class WordPreprocessing:
         ValueError
             If nothing says what the tokenizer does.
         """
-        parts = ("words v1", self.vectors.content_digest, describe(self.tokenizer))
+        parts = ("words v2", self.vectors.content_digest, describe(self.tokenizer))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def __getstate__(self) -> dict:
