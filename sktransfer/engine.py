@@ -127,6 +127,7 @@ class Engine:
         fast = [prepared(part, recipe.backbone.opaque) for part in self.plain]
         self.segments = [_on_device(part, device) for part in fast]
         self._means = _text_means(self.plain, recipe, device)
+        self._divisor = 1  # of the size of batches, where the device's memory is short
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
 
@@ -136,15 +137,38 @@ class Engine:
         A last batch that is too short is filled up with its last sample: a matrix product of
         another height takes another kernel, and its last bits would tell how many samples
         there were.
+
+        Where a batch does not fit into the memory of a device, it and all that come later are
+        half as large, with one warning.
         """
         size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
-        parts = []
-        for start in range(0, len(tensors), size):
-            parts.append(self(_filled(tensors[start : start + size], size)))
-        n = len(tensors)
-        return {
-            layer: torch.cat([part[layer] for part in parts])[:n].numpy() for layer in self.layers
-        }
+        parts, start = [], 0
+        while start < len(tensors):
+            fitting = max(1, size // self._divisor)
+            batch = tensors[start : start + fitting]
+            try:
+                part = self(_filled(batch, fitting))
+            except torch.OutOfMemoryError:
+                if fitting == 1:
+                    raise
+                part = None
+            if part is None:  # here, where the error holds the batch's tensors no longer
+                self._halve(fitting)
+                continue
+            parts.append({layer: rows[: len(batch)] for layer, rows in part.items()})
+            start += fitting
+        return {layer: torch.cat([part[layer] for part in parts]).numpy() for layer in self.layers}
+
+    def _halve(self, size: int) -> None:
+        if self._divisor == 1:
+            warnings.warn(
+                f"Batches of {size} do not fit into the memory of {self.device}: smaller ones are "
+                "used from here on. Give a smaller batch_size=, or make room on the device.",
+                stacklevel=2,
+            )
+        self._divisor *= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # pieces too small for what comes next
 
     def run_groups(self, groups: Sequence[tuple], batch_size: int | str) -> dict[str, np.ndarray]:
         """Run samples of several shapes, such as texts, those of one shape together.

@@ -208,6 +208,42 @@ def test_every_batch_is_of_one_size(size, batches, monkeypatch):
     assert features[made.layers[0]].shape == (7, 32)
 
 
+@pytest.mark.parametrize("batch_size", [16, "auto"])
+def test_where_memory_is_short_batches_are_halved_with_one_warning(batch_size, monkeypatch):
+    made, sizes = engine_of(tiny_backbone(), "2"), []
+    x = noise(21, 3, 16, 16)
+    expected = made.run(x, batch_size)["2"]
+    call, fits = Engine.__call__, 1 if batch_size == "auto" else 5
+
+    def short(self, batch):
+        sizes.append(len(batch))
+        if len(batch) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return call(self, batch)
+
+    monkeypatch.setattr(Engine, "__call__", short)
+    with pytest.warns(UserWarning, match="do not fit into the memory") as caught:
+        found = made.run(x, batch_size)["2"]
+    assert len(caught) == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert sizes[:3] == ([16, 8, 4] if batch_size == 16 else [4, 2, 1])
+    sizes.clear()
+    again = made.run(x, batch_size)["2"]  # what was learned of the device is kept
+    np.testing.assert_array_equal(again, found)
+    assert set(sizes) == {4 if batch_size == 16 else 1}
+
+
+def test_a_single_sample_that_does_not_fit_is_an_error(monkeypatch):
+    made = engine_of(tiny_backbone(), "2")
+
+    def none(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Engine, "__call__", none)
+    with pytest.warns(UserWarning, match="do not fit"), pytest.raises(torch.OutOfMemoryError):
+        made.run(noise(3, 3, 16, 16), 2)
+
+
 @pytest.mark.parametrize(
     ("backbone", "shape", "at_most"),
     [(tiny_backbone, (3, 16, 16), 4), (lambda: load_backbone(Vectors()), (5,), 64)],
