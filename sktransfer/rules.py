@@ -14,35 +14,48 @@ __all__ = [
     "Recommendation",
     "decide",
     "expected_gain",
+    "headroom_of",
+    "is_settled",
     "learning_rate",
     "summarise",
     "update",
 ]
 
-# Every threshold there is. benchmarks/regret.py --calibrate reproduces "gains"; the others were
-# chosen before, on the same half of its tasks.
+# Every threshold there is. benchmarks/regret.py --calibrate reproduces "gains" and "direct"; the
+# others were chosen on the same half of its tasks.
 RULES = {
     # What a strategy is expected to gain over "features", as a share of the errors that those
     # make: a constant, times log10 of the smallest class over 20 samples, times 1 - similarity,
     # times what an earlier layer gains as such a share; and how far off that is, typically.
     "gains": {
-        "direct": (-0.60, -0.30, -0.50, 0.00, 0.60),
-        "early": (-0.10, 0.00, 0.30, 0.00, 0.25),
-        "head": (0.00, 0.00, 0.00, 0.00, 0.08),
-        "last": (0.00, 0.10, 0.10, 0.20, 0.15),
-        "all": (-0.10, 0.30, 0.50, 0.30, 0.35),
+        "early": (0.15, -0.26, 0.08, 0.00, 0.36),
+        "head": (0.00, 0.00, 0.00, 0.00, 0.05),
+        "last": (0.03, -0.05, -0.01, 0.10, 0.13),
+        "all": (0.09, -0.14, 0.12, 0.18, 0.24),
     },
+    # The accuracy of direct use: a constant, times the share of the labels that the network's
+    # own classes explain (transferability.explained_share); and how far off that is.
+    "direct": (0.17, 0.88, 0.08),
     # Taken for the similarity where nothing tells.
     "unknown_similarity": 0.7,
     # Standard deviations that are subtracted from what a strategy gains over the simplest.
-    "caution": 0.5,
-    # A strategy whose training is long is tried where it may gain this much (two sides of its
-    # expectation), in accuracy.
-    "worth_trying": 0.01,
-    # Of the folds, how many it is tried on.
-    "folds": {"last": 3, "all": 1},
-    # Rows it is tried on at most.
+    "caution": 0.25,
+    # Errors in samples that are added to those which "features" makes in cross-validation: none
+    # among ten is not certainty, and samples to come are often less like those at hand.
+    "more_errors": (3, 20),
+    # A strategy whose training is long is tried on another fold where it may, within one standard
+    # deviation, be better by this than the best so far, in accuracy,
+    "worth_trying": 0.005,
+    # and is not settled to be better by this many standard deviations,
+    "settled": 1.5,
+    # on so many folds at most.
+    "folds": {"head": 5, "last": 5, "all": 5},
+    # Rows that strategies are tried on at most.
     "rows": 600,
+    # The others are tried on several splits where rows are few: up to so many splits, and judged
+    # samples.
+    "splits": 5,
+    "judged": 300,
     # Samples of a class without which it cannot be both learned and judged.
     "fewest": 4,
     # Standard deviation of the difference between the first two above which nothing is advised,
@@ -72,6 +85,24 @@ def learning_rate(similarity: float | None) -> float:
     if similarity is None:
         return RULES["lr_like"]
     return RULES["lr_unlike"] ** (1 - similarity) * RULES["lr_like"] ** similarity
+
+
+def headroom_of(accuracy: float, n: int) -> float:
+    """Return the share of errors that "features" may be expected to make.
+
+    Parameters
+    ----------
+    accuracy : float
+        In cross-validation.
+    n : int
+        Samples judged.
+
+    Returns
+    -------
+    float
+    """
+    errors, samples = RULES["more_errors"]
+    return ((1 - accuracy) * n + errors) / (n + samples) if n else 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +141,28 @@ class Outlook:
         return self.gain - RULES["caution"] * self.error
 
 
+def is_settled(outlook: Outlook, others: list[Outlook]) -> bool:
+    """Tell whether trying a strategy further could hardly change what is taken.
+
+    Parameters
+    ----------
+    outlook : Outlook
+        Of the strategy that is being tried.
+    others : list of Outlook
+        All that were looked at before.
+
+    Returns
+    -------
+    bool
+    """
+    best = max(others, key=lambda other: other.value)
+    hopeless = outlook.gain + outlook.error < best.value + RULES["worth_trying"]
+    ahead, spread = _compare(outlook, best)
+    return hopeless or ahead > RULES["settled"] * spread
+
+
 def expected_gain(
-    name: str, headroom: float, smallest: int, similarity: float | None, early: float
+    name: str, headroom: float, smallest: int, similarity: float | None, hint: float
 ) -> tuple[float, float]:
     """Predict by rule what a strategy gains over "features".
 
@@ -123,8 +174,9 @@ def expected_gain(
     smallest : int
         Samples of the smallest class.
     similarity : float or None
-    early : float
-        What an earlier layer gained in the probe, as a share of the headroom.
+    hint : float
+        For "direct", the share of the labels that the network's own classes explain. For others
+        what an earlier layer gained in the probe, as a share of the headroom.
 
     Returns
     -------
@@ -132,16 +184,18 @@ def expected_gain(
     """
     if name == "features":
         return 0.0, 0.0
+    if name == "direct":
+        constant, slope, spread = RULES["direct"]
+        return constant + slope * hint - (1 - headroom), spread
     *weights, spread = RULES["gains"][name]
-    return headroom * float(np.dot(weights, describe(smallest, similarity, early))), (
-        headroom * spread
-    )
+    share = float(np.dot(weights, describe(smallest, similarity, hint)))
+    return headroom * share, headroom * spread
 
 
-def describe(smallest: int, similarity: float | None, early: float) -> list[float]:
-    """Return what the rules look at: 1, size, unlikeness and the early layers' gain."""
+def describe(smallest: int, similarity: float | None, hint: float) -> list[float]:
+    """Return what the rules look at: 1, size, unlikeness and a hint."""
     similarity = RULES["unknown_similarity"] if similarity is None else similarity
-    return [1.0, float(np.clip(math.log10(smallest / 20), -1.5, 1.5)), 1 - similarity, early]
+    return [1.0, float(np.clip(math.log10(smallest / 20), -1.5, 1.5)), 1 - similarity, hint]
 
 
 def summarise(differences: np.ndarray) -> tuple[float, ...]:
@@ -208,7 +262,7 @@ class Recommendation:
         What is done where nothing is recommended: the best guess, or "features" where there is
         too little to guess by.
     evidence : dict
-        "size", "similarity", "layers" and "leep", as they were measured.
+        "size", "similarity", "layers", "leep" and "explained", as they were measured.
     """
 
     strategy: str | None

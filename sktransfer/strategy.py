@@ -88,8 +88,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     Notes
     -----
     Where there is no recommendation "auto" takes the best guess, and with fewer than four samples
-    in a class "features": nothing else can go as little wrong. Everything is measured on the samples given to ``fit``, so that a cross-validation
-    around it is an honest one.
+    in a class "features": nothing else can go as little wrong. Everything is measured
+    on the samples given to ``fit``, so that a cross-validation around it is an honest one.
 
     Examples
     --------

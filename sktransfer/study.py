@@ -24,11 +24,13 @@ from .rules import (
     Recommendation,
     decide,
     expected_gain,
+    headroom_of,
+    is_settled,
     learning_rate,
     summarise,
     update,
 )
-from .transferability import leep
+from .transferability import explained_share, leep
 from .weighting import takes_weights
 
 __all__ = ["Study"]
@@ -98,6 +100,11 @@ class Study:
         return self.tables[resolve_layer(self.backbone, -1)]
 
     @functools.cached_property
+    def explained(self) -> float:
+        """The share of the labels that the network's own classes explain."""
+        return explained_share(softmax(self.outputs.astype(np.float64), axis=1), self.codes)
+
+    @functools.cached_property
     def similarity(self) -> Similarity:
         """How like the samples are to the network's own."""
         device = self.run["device"]
@@ -115,10 +122,11 @@ class Study:
         )
 
     @functools.cached_property
-    def folds(self) -> list:
-        """How rows are split to try strategies on."""
+    def splits(self) -> list[list]:
+        """How rows are split to try strategies on: several times where they are few."""
         rows = subsample(self.codes, RULES["rows"], self.seed)
-        return make_folds(self.codes, self.seed, rows)
+        n_splits = int(np.clip(RULES["judged"] // len(rows), 1, RULES["splits"]))
+        return [make_folds(self.codes, self.seed + i, rows) for i in range(n_splits)]
 
     @functools.cached_property
     def timing(self) -> Timing:
@@ -174,44 +182,59 @@ class Study:
         Recommendation
         """
         size = measure_size(self.y)
-        evidence = {"size": size, "similarity": self.similarity, "layers": None, "leep": math.nan}
+        evidence = {"size": size, "similarity": self.similarity}
+        evidence |= {"layers": None, "leep": math.nan, "explained": math.nan}
         if len(self.classes) < 2:
             return decide([Outlook("features", 0.0, 0.0)], [], "there is one class only", evidence)
         evidence["layers"] = self.layers
         if self.outputs is not None:
-            evidence["leep"] = leep(softmax(self.outputs, axis=1), self.codes)
+            evidence["leep"] = leep(softmax(self.outputs.astype(np.float64), axis=1), self.codes)
+            evidence["explained"] = self.explained
         outlooks = [self._timed(o) if timed else o for o in self._outlooks(size.smallest)]
-        return decide(outlooks, _in_words(evidence), _too_little(size, self.folds), evidence)
+        return decide(outlooks, _in_words(evidence), _too_little(size, self.splits[0]), evidence)
 
     def _outlooks(self, smallest: int) -> list[Outlook]:
         """Try what is cheap, then what is long where it may be worth it."""
-        reference = self.judge("features", self.folds)
-        n = int(np.isfinite(reference).sum())
+        reference = [self.judge("features", folds) for folds in self.splits]
+        n = int(np.isfinite(reference[0]).sum())
         accuracy = float(np.nanmean(reference)) if n else math.nan
-        # Half an error is added: none among ten is not certainty.
-        headroom = ((1 - accuracy) * n + 0.5) / (n + 1) if n else 0.5
+        headroom = headroom_of(accuracy, n)
         found = {"features": Outlook("features", 0.0, 0.0, n, accuracy)}
-        similarity, early = self.similarity.value, 0.0
+        early = 0.0
         for name in [name for name in _ORDER if name in self.names]:
-            expected = expected_gain(name, headroom, smallest, similarity, early)
-            differences = self._tried(name, expected, reference)
-            measured = summarise(differences)
-            gain, error = update(expected, measured)
-            found[name] = Outlook(
-                name, gain, error, len(differences), min(1.0, accuracy + gain), measured
-            )
+            hint = self.explained if name == "direct" else early
+            expected = expected_gain(name, headroom, smallest, self.similarity.value, hint)
+            search = self._tried_long if name in RULES["folds"] else self._tried
+            found[name] = search(name, expected, reference, list(found.values()))
             if name == "early":
-                early = gain / headroom
+                early = found[name].gain / headroom
         return [found[name] for name in self.names]
 
-    def _tried(self, name: str, expected: tuple, reference: np.ndarray) -> np.ndarray:
-        """Return what a strategy gained on each sample that it was tried on, if it was."""
-        folds = self.folds[: RULES["folds"].get(name, len(self.folds))]
-        long = name in RULES["folds"]
-        if not folds or (long and expected[0] + expected[1] < RULES["worth_trying"]):
-            return np.empty(0)
-        differences = self.judge(name, folds) - reference
-        return differences[np.isfinite(differences)]
+    def _tried(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
+        """Judge a strategy that costs next to nothing on all splits."""
+        hits = [self.judge(name, folds) for folds in self.splits]
+        gained = np.mean(np.subtract(hits, reference), axis=0)
+        return self._outlook(name, expected, gained, others)
+
+    def _tried_long(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
+        """Judge a strategy fold by fold, as long as it is not settled whether it is the best."""
+        gained = np.full(len(self.codes), np.nan)
+        outlook = self._outlook(name, expected, gained, others)
+        for fold in self.splits[0][: RULES["folds"][name]]:
+            if is_settled(outlook, others):
+                break
+            hits = self.judge(name, [fold])
+            gained = np.where(np.isfinite(hits), hits - reference[0], gained)
+            outlook = self._outlook(name, expected, gained, others)
+        return outlook
+
+    def _outlook(self, name: str, expected: tuple, gained: np.ndarray, others: list) -> Outlook:
+        """Weigh a rule and what a strategy gained, sample by sample, NaN where not judged."""
+        gained = gained[np.isfinite(gained)]
+        measured = summarise(gained)
+        gain, error = update(expected, measured)
+        accuracy = min(1.0, others[0].accuracy + gain)
+        return Outlook(name, gain, error, len(gained), accuracy, measured)
 
     def _timed(self, outlook: Outlook) -> Outlook:
         epochs = self._settings.max_epochs
@@ -249,5 +272,8 @@ def _in_words(evidence: dict) -> list[str]:
         score, error = layers.score_of(layers.layer)
         words.append(f"layer {layers.layer!r} is better: {score:.2f} ± {error:.2f}")
     if not math.isnan(evidence["leep"]):
-        words.append(f"its own classes explain the labels with a LEEP of {evidence['leep']:.2f}")
+        words.append(
+            f"the network's own classes explain {evidence['explained']:.0%} of the labels, "
+            f"those of other samples given (LEEP {evidence['leep']:.2f})"
+        )
     return words

@@ -16,6 +16,7 @@ from sklearn.utils import check_array, check_consistent_length, check_X_y, colum
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 __all__ = [
+    "explained_share",
     "free_energy",
     "gaussian_divergence",
     "h_score",
@@ -347,6 +348,64 @@ def leep(probabilities, y):
     joint = _membership(codes).T @ theta  # (n_classes, n_source_classes)
     conditional = joint / np.maximum(joint.sum(0), np.finfo(float).tiny)
     return min(0.0, float(np.log((theta * conditional[codes]).sum(1)).mean()))
+
+
+def explained_share(probabilities, y, *, smoothing=0.01):
+    """Mean probability that a network's own classes give to labels they have not been shown.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_samples, n_source_classes)
+        Rows sum to 1.
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+    smoothing : float, default=0.01
+        Samples' worth of the labels' overall frequencies that each source class begins with.
+
+    Returns
+    -------
+    float
+        From 0 to 1. Higher is better. Labels that have nothing to do with the source classes
+        have about the sum of their squared shares: 0.5 for two balanced ones.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, lengths that differ, fewer than two classes, rows that are no
+        probabilities, or ``smoothing`` is not positive.
+
+    See Also
+    --------
+    leep : The same predictor, judged by the labels that it was made from.
+
+    Notes
+    -----
+    The predictor of :func:`leep`, for each sample made from the others:
+
+    .. math:: \\frac1n \\sum_i \\sum_z p_{-i}(y_i | z)\\, \\theta_z(x_i).
+
+    With fewer samples than source classes LEEP is near its maximum whatever the labels are, since
+    each sample has source classes of its own. This is not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.transferability import explained_share, leep
+    >>> own_class_each = np.eye(10)
+    >>> y = np.repeat(["ant", "bee"], 5)
+    >>> round(leep(own_class_each, y), 3), round(explained_share(own_class_each, y), 3)
+    (0.0, 0.444)
+    """
+    if not smoothing > 0:
+        raise ValueError(f"smoothing={smoothing!r}: expected a positive number.")
+    probabilities, codes = _check_labelled(probabilities, y)
+    theta = _check_probabilities(probabilities)
+    counts = np.bincount(codes)
+    others = theta.sum(0) - theta  # (n_samples, n_source_classes), what the others have of each
+    own = (_membership(codes).T @ theta)[codes] - theta  # of those, with the same label
+    prior = (counts[codes] - 1)[:, None] / (len(codes) - 1)
+    given = (own + smoothing * prior) / (others + smoothing)
+    return float(np.clip((theta * given).sum(1).mean(), 0.0, 1.0))
 
 
 def nce(source_labels, y):

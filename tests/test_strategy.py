@@ -14,7 +14,17 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sktransfer import candidates, load_backbone, study
 from sktransfer.candidates import STRATEGIES, available, halving, make_folds, trainable
 from sktransfer.ranking import rank_backbones
-from sktransfer.rules import RULES, Outlook, decide, expected_gain, learning_rate, summarise, update
+from sktransfer.rules import (
+    RULES,
+    Outlook,
+    decide,
+    expected_gain,
+    headroom_of,
+    is_settled,
+    learning_rate,
+    summarise,
+    update,
+)
 from sktransfer.strategy import TransferClassifier, probe_layers, recommend_strategy
 
 
@@ -125,6 +135,16 @@ def test_auto_is_the_same_for_the_same_seed_and_explains_itself(colours):
     assert first.strategy_ == second.strategy_ == first.recommendation_.chosen
     assert repr(first.recommendation_) == repr(second.recommendation_)
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+def test_auto_is_the_advised_strategy_fitted_with_the_same_seed(colours):
+    X, y = colours
+    backbone = deeper_backbone()
+    auto = TransferClassifier(backbone, max_epochs=2, random_state=3).fit(X, y)
+    advice = recommend_strategy(X, y, backbone, max_epochs=2, random_state=3)
+    assert advice.chosen == auto.strategy_
+    named = clone(auto).set_params(strategy=auto.strategy_).fit(X, y)
+    np.testing.assert_array_equal(named.predict_proba(X), auto.predict_proba(X))
 
 
 def test_times_decide_nothing(colours, monkeypatch):
@@ -256,19 +276,28 @@ def test_clones_share_the_network_and_folds_run_in_processes():
 # -- rules -------------------------------------------------------------------------------------
 
 
-def test_what_is_expected_is_continuous_and_grows_with_size_where_training_needs_it():
-    sizes = range(5, 500, 5)
-    gains = [expected_gain("all", 0.2, n, 0.2, 0.0)[0] for n in sizes]
-    assert (np.diff(gains) >= 0).all() and gains[-1] > gains[0]
-    assert np.abs(np.diff(gains)).max() < 0.03
-    assert expected_gain("all", 0.0, 100, 0.2, 0.0) == (0.0, 0.0)  # nothing is left to gain
+@pytest.mark.parametrize("name", RULES["gains"])
+def test_what_is_expected_is_continuous_in_size_and_similarity(name):
+    by_size = [expected_gain(name, 0.2, n, 0.2, 0.0)[0] for n in range(5, 500, 5)]
+    by_similarity = [expected_gain(name, 0.2, 50, s, 0.0)[0] for s in np.linspace(0, 1, 50)]
+    assert np.abs(np.diff(by_size)).max() < 0.03
+    assert np.abs(np.diff(by_similarity)).max() < 0.03
+    assert expected_gain(name, 0.0, 100, 0.2, 0.0) == (0.0, 0.0)  # nothing is left to gain
+
+
+def test_fixed_features_are_what_gains_are_measured_from():
     assert expected_gain("features", 0.5, 5, None, 0.0) == (0.0, 0.0)
 
 
-def test_training_is_expected_to_pay_more_where_data_are_unlike():
+def test_training_and_earlier_layers_are_expected_to_pay_more_where_data_are_unlike():
     for name in ("early", "all"):
         unlike, alike = (expected_gain(name, 0.2, 50, s, 0.0)[0] for s in (0.1, 0.9))
         assert unlike > alike
+
+
+def test_direct_use_is_expected_to_pay_where_its_classes_explain_the_labels():
+    knows, does_not = (expected_gain("direct", 0.1, 5, 0.9, share)[0] for share in (0.95, 0.5))
+    assert knows > 0 > does_not
 
 
 def test_measurement_replaces_expectation_as_it_grows_surer():
@@ -277,6 +306,35 @@ def test_measurement_replaces_expectation_as_it_grows_surer():
     few, many = (update(expected, summarise(np.zeros(n))) for n in (10, 1000))
     assert 0 < many[0] < few[0] < 0.1
     assert many[1] < few[1] < 0.05
+
+
+def test_errors_to_come_are_never_thought_to_be_none():
+    assert 0.05 < headroom_of(1.0, 10) < 0.15
+    assert headroom_of(1.0, 1000) < 0.01
+    assert headroom_of(0.6, 10_000) == pytest.approx(0.4, abs=1e-3)
+    assert headroom_of(float("nan"), 0) == 0.5
+
+
+def test_a_strategy_is_tried_on_until_it_can_hardly_change_the_choice():
+    best = [Outlook("features", 0.0, 0.0), Outlook("early", 0.1, 0.02)]
+    assert is_settled(Outlook("all", 0.0, 0.05), best)  # out of reach
+    assert not is_settled(Outlook("all", 0.1, 0.05), best)
+    assert is_settled(Outlook("all", 0.3, 0.05), best)  # out of doubt
+
+
+def test_few_rows_are_split_several_times_and_many_once():
+    X, y = make_blobs(80, centers=2, n_features=4, random_state=0)
+
+    def n_splits(n):
+        rows = {"X": X[:n].astype(np.float32), "y": y[:n]}
+        with TransferClassifier(load_backbone(Vectors()))._study(**rows) as found:
+            splits = found.splits
+        assert all(len(folds) in (3, 5) for folds in splits)
+        tests = [np.concatenate([test for _, test in folds]) for folds in splits]
+        assert all(sorted(test) == list(range(n)) for test in tests)
+        return len(splits)
+
+    assert [n_splits(n) for n in (20, 80)] == [5, 3]
 
 
 def test_learning_rate_lies_between_the_two_of_the_table():
@@ -342,23 +400,37 @@ def test_folds_judge_each_row_once_by_models_that_know_two_classes():
     assert set(np.concatenate([test for _, test in make_folds(codes, 0, among)])) == set(among)
 
 
-def test_long_training_is_tried_only_where_it_may_pay(colours, monkeypatch):
-    X, y = colours
-    tried = []
-    judge = study.Study.judge
-    monkeypatch.setattr(
-        study.Study,
-        "judge",
-        lambda self, name, folds: (tried.append(name), judge(self, name, folds))[1],
-    )
+@pytest.fixture
+def tried(monkeypatch):
+    """Names of the strategies in the order in which folds of theirs are judged."""
+    names, judge = [], study.Study.judge
+
+    def noting(self, name, folds):
+        names.append(name)
+        return judge(self, name, folds)
+
+    monkeypatch.setattr(study.Study, "judge", noting)
+    return names
+
+
+def test_long_training_is_tried_only_where_it_may_pay(colours, tried, monkeypatch):
+    model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0)
     gains = dict.fromkeys(RULES["gains"], (0.0, 0.0, 0.0, 0.0, 0.0))
     monkeypatch.setitem(RULES, "gains", gains)
-    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(X, y)
-    assert "all" not in tried and "last" not in tried and "features" in tried
+    model.fit(*colours)
+    assert not {"head", "last", "all"} & set(tried) and {"features", "early"} <= set(tried)
     tried.clear()
     monkeypatch.setitem(RULES, "gains", dict.fromkeys(gains, (1.0, 0.0, 0.0, 0.0, 1.0)))
-    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(X, y)
+    model.fit(*colours)
     assert {"all", "last"} <= set(tried)
+
+
+@pytest.mark.parametrize(("settled", "n_folds"), [(-np.inf, 0), (np.inf, 5)])
+def test_a_trial_stops_where_the_choice_is_settled(settled, n_folds, colours, tried, monkeypatch):
+    monkeypatch.setitem(RULES, "settled", settled)
+    monkeypatch.setitem(RULES, "worth_trying", -np.inf)
+    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(*colours)
+    assert tried.count("all") == n_folds
 
 
 # -- layers and backbones ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer.transferability import (
     _ledoit_wolf,
     _thin_svd,
+    explained_share,
     free_energy,
     gaussian_divergence,
     h_score,
@@ -665,3 +666,38 @@ def test_the_scorer_says_what_it_needs():
     assert make_transferability_scorer("logme")(pipeline[:-1], X, y) == logme(
         StandardScaler().fit_transform(X), y
     )
+
+
+def explained_by_hand(theta, y, smoothing):
+    """Leave each sample out and make the predictor of the others anew."""
+    total = 0.0
+    for i, (row, label) in enumerate(zip(theta, y, strict=True)):
+        others = np.arange(len(y)) != i
+        same = others & (y == label)
+        prior = same.sum() / others.sum()
+        given = (theta[same].sum(0) + smoothing * prior) / (theta[others].sum(0) + smoothing)
+        total += (given * row).sum()
+    return total / len(y)
+
+
+@pytest.mark.parametrize("smoothing", [0.01, 1.0])
+def test_the_explained_share_leaves_each_sample_out(smoothing):
+    rng = np.random.default_rng(0)
+    theta, y = rng.dirichlet(np.full(7, 0.3), 20), rng.integers(0, 3, 20)
+    expected = explained_by_hand(theta, y, smoothing)
+    assert explained_share(theta, y, smoothing=smoothing) == pytest.approx(expected)
+
+
+def test_a_source_class_for_each_sample_explains_nothing_and_one_for_each_label_all():
+    y = np.repeat([0, 7], 20)
+    assert explained_share(np.eye(40), y) < 0.5  # where LEEP is at its maximum
+    assert explained_share(np.eye(2)[(y == 7).astype(int)], y) > 0.99
+    noise = np.random.default_rng(0).dirichlet(np.ones(50), 40)
+    assert explained_share(noise, y) == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_explained_share_wants_probabilities_and_a_positive_smoothing():
+    with pytest.raises(ValueError, match="softmax"):
+        explained_share([[3.0, -1.0], [0.5, 0.5]], [0, 1])
+    with pytest.raises(ValueError, match="positive"):
+        explained_share(np.eye(2), [0, 1], smoothing=0)
