@@ -291,18 +291,22 @@ class Recommendation:
             for outlook in self.table
         ]
 
+    @property
+    def title(self) -> str:
+        """The recommendation in a line."""
+        if not self.strategy:
+            return "No recommendation"
+        then = f", then {self.runner_up}" if self.runner_up else ""
+        return f"Recommended: {self.strategy}{then} (confidence {self.confidence:.0%})"
+
     def __repr__(self) -> str:
-        head = f"Recommended: {self.strategy}" if self.strategy else "No recommendation"
-        if self.strategy and self.runner_up:
-            head += f", then {self.runner_up} (confidence {self.confidence:.0%})"
-        lines = [head, *(f"  - {reason}" for reason in self.reasons), ""]
+        lines = [self.title, *(f"  - {reason}" for reason in self.reasons), ""]
         rows = [_HEADER, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
-        head = self.strategy or "no recommendation"
         reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
         cells = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
@@ -310,7 +314,7 @@ class Recommendation:
         )
         header = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
         return (
-            f"<div><b>Recommended: {html.escape(head)}</b><ul>{reasons}</ul>"
+            f"<div><b>{html.escape(self.title)}</b><ul>{reasons}</ul>"
             f"<table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table></div>"
         )
 
