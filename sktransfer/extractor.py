@@ -31,9 +31,12 @@ class PretrainedFeatureExtractor(
     backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
         A name of :func:`sktransfer.list_backbones`, your own network or a function that makes
         one, or what :func:`sktransfer.load_backbone` returns. The default needs no download.
-    weights : str, Path or None, default="default"
+    weights : str, Path, word vectors or None, default="default"
         "default" for the recommended published weights, the name of another published set,
-        the path of a file, or None for random ones. For names only.
+        the path of a file, or None for random ones. For names only. For "word-vectors" also
+        vectors in memory, in every form that :func:`sktransfer.load_word_vectors` takes;
+        ``clone`` copies such an object, a search for each fit, and shares what that function
+        returns, given as ``backbone``.
     layer : str, int, list of those, or None, default=None
         Where to stop: a name of :func:`sktransfer.list_layers` or a position among them (-1 is
         the network's output). A list gives several layers in one pass, side by side. None is
@@ -45,7 +48,9 @@ class PretrainedFeatureExtractor(
         or the first token of a transformer. A callable is given the activation, a tensor
         ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and returns ``(n, k)``.
         For word vectors also "idf" and "sif": means weighted by how rare a word is, which
-        ``fit`` counts (see Notes). A list gives several, side by side.
+        ``fit`` counts (see Notes). A list gives several, side by side. Without a ``layer``,
+        "avg" of texts is what their encoder itself makes of a text, and the others go over
+        the tokens of the last layer that has any.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were
         trained with.
@@ -72,7 +77,7 @@ class PretrainedFeatureExtractor(
     backbone_ : Backbone
         The loaded network, shared with every estimator that uses the same.
     layers_ : list of str
-        The layers that are returned.
+        The layers that are returned, each once.
     layer_choice_ : LayerChoice
         With ``layer="auto"``, what a probe made of each layer.
     token_weights_ : dict of str to TokenWeights

