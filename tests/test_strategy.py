@@ -351,15 +351,17 @@ def _decided(*gains):
 
 
 def test_the_simpler_is_taken_where_the_difference_is_below_its_uncertainty():
-    assert _decided((0, 0), (0.02, 0.05)).strategy == "features"
-    assert _decided((0, 0), (0.05, 0.02)).strategy == "early"
+    gain, error = 0.02, 0.02 / RULES["caution"]
+    assert _decided((0, 0), (gain, 1.1 * error)).chosen == "features"
+    assert _decided((0, 0), (gain, 0.9 * error)).chosen == "early"
     tie = _decided((0, 0), (0.0, 0.0))
     assert (tie.strategy, tie.runner_up) == ("features", "early")
 
 
 def test_it_abstains_where_nothing_is_separated():
     vague = _decided((0, 0), (0.05, 0.3))
-    assert vague.strategy is None and "too little to tell: features and early" in vague.reasons[0]
+    assert vague.strategy is None and "too little to tell: early and features" in vague.reasons[0]
+    assert vague.chosen == "early"  # the best guess
     assert _decided((0, 0), (0.5, 0.2)).strategy == "early"
 
 
