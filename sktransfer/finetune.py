@@ -35,7 +35,8 @@ class FineTunedClassifier(ClassifierMixin, TunedEstimator):
     backbone : str, torch.nn.Module, callable, Backbone or fitted model, \
 default="efficientnet_lite0"
         As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose tuned
-        weights are then the beginning, with its head's rows for labels that both know.
+        weights are then the beginning, with its head's rows for labels that both know. Its
+        head must be of the kind that ``head`` names.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
     trainable : "head", "all", int or str, default="head"
@@ -50,7 +51,8 @@ default="efficientnet_lite0"
     head_init : {"auto", "probe", "random"}, default="auto"
         "probe" solves regularised logistic regression on the frozen features first, so that
         training begins where :class:`PretrainedFeatureExtractor` and a linear classifier end
-        (LP-FT, Kumar et al. 2022). "auto" is that for a linear head, "random" otherwise.
+        (LP-FT, Kumar et al. 2022). "auto" is that for a linear head, "random" otherwise, and
+        where the backbone is a fitted model its head for the labels that both know.
     train_batch_norm : bool, default=False
         Whether batch norm in the trained stages adapts its statistics.
     augment : {"light", "strong"}, callable or None, default=None
@@ -80,7 +82,7 @@ default="efficientnet_lite0"
     max_epochs : int, default=10
         Passes over the training rows. With 0 the model is the probe.
     validation_fraction : float, default=0.0
-        Share of rows set aside, by class. The best epoch on them is restored, and the state
+        Share of rows set aside, of each class. The best epoch on them is restored, and the state
         before training is a candidate. With 0 all rows train.
     patience : int, default=None
         Epochs without a better validation loss after which training stops.
@@ -93,9 +95,10 @@ default="efficientnet_lite0"
     warm_start : bool, default=False
         Whether a second ``fit`` goes on from the first one's weights.
     callbacks : list of skorch callbacks, default=None
-        Added to the loop.
+        Copies are added to the loop; ``net_.callbacks_`` has them.
     net_params : dict, default=None
-        Parameters of the ``skorch.NeuralNetClassifier``, over those set here.
+        More parameters of the ``skorch.NeuralNetClassifier``, such as
+        ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.
     image_size : int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
@@ -273,7 +276,7 @@ default="efficientnet_lite0"
         ValueError
             For unknown names, unreadable samples or labels that do not fit.
         FloatingPointError
-            If the loss is not finite; the message says what to try.
+            If the loss or a weight is not finite; the message says what to try.
         """
         before = (self._tail, self.classes_) if self._goes_on() else None
         samples = self._begin(X, y)
@@ -300,6 +303,12 @@ default="efficientnet_lite0"
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If ``backbone``, ``weights``, ``image_size``, ``trainable``, ``head`` or ``dropout`` was
+            set anew since the first call.
         """
         before, labels = None, [] if classes is None else [np.asarray(classes)]
         if hasattr(self, "_tail"):
@@ -532,9 +541,10 @@ default="efficientnet_lite0"
     warm_start : bool, default=False
         Whether a second ``fit`` goes on from the first one's weights.
     callbacks : list of skorch callbacks, default=None
-        Added to the loop.
+        Copies are added to the loop; ``net_.callbacks_`` has them.
     net_params : dict, default=None
-        Parameters of the ``skorch.NeuralNetRegressor``, over those set here.
+        More parameters of the ``skorch.NeuralNetRegressor``, such as
+        ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.
     image_size : int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
