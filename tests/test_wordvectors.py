@@ -148,6 +148,19 @@ def test_a_header_that_announces_too_much_takes_no_memory(tmp_path):
             load_word_vectors(tmp_path / "v.bin")
 
 
+@pytest.mark.parametrize("dim", range(2, 6))
+def test_binary_numbers_of_any_bytes(tmp_path, dim):
+    pytest.importorskip("gensim")
+    rng = np.random.default_rng(dim)
+    for i in range(40):
+        matrix = rng.integers(0, 256, (3, 4 * dim), np.uint8)
+        matrix[0, -2:] = (0x35, 0x0A) if i % 2 else (0x0A, 0x35)
+        matrix = np.nan_to_num(matrix.view(np.float32), nan=1, posinf=1, neginf=1)
+        (tmp_path / f"{i}.bin").write_bytes(binary(["a", "bb", "c"], matrix, end=b""))
+        found = vectors_of(load_word_vectors(tmp_path / f"{i}.bin"), ["a", "bb", "c"])
+        np.testing.assert_array_equal(found, matrix)
+
+
 def test_text_whose_first_line_is_longer_than_what_is_looked_at(tmp_path):
     matrix = np.random.default_rng(0).standard_normal((2, 30_000)).astype(np.float32)
     path = text_file(tmp_path / "v.txt", words=["a", "b"], matrix=matrix)
@@ -214,9 +227,11 @@ def test_files_that_gensim_writes_in_the_format_of_word2vec(tmp_path):
 @pytest.mark.parametrize("suffix", ["kv", "kv.gz"])
 @pytest.mark.parametrize("separately", [[], ["vectors"]])
 def test_files_that_keyed_vectors_were_saved_to(tmp_path, separately, suffix):
-    path = tmp_path / f"saved.{suffix}"
-    keyed_vectors().save(str(path), separately=separately)
+    path, kv = tmp_path / f"saved.{suffix}", keyed_vectors()
+    kv.save(str(path), separately=separately)
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
+    (tmp_path / "again.pkl").write_bytes(pickle.dumps(kv))
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "again.pkl")), MATRIX)
 
 
 def test_arrays_beside_a_file_are_missed_and_their_changes_seen(tmp_path):

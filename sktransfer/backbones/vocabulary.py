@@ -22,6 +22,7 @@ __all__ = ["Vocabulary", "WordPreprocessing", "split_chunk"]
 
 _OOV_BOUND = 0.3  # share of unknown tokens above which vectors and texts do not belong together
 _MEMO = 200_000  # chunks whose ids are remembered, some 50 MB
+_DIGITS = re.compile(r"\d\D*\d")
 _LONGEST = 64  # letters of an unknown word that has subwords; what is longer is an address
 _STEP = 8  # numbers of subwords are multiples of it, so that texts share shapes
 
@@ -93,7 +94,7 @@ class Vocabulary:
         Vectors made by word2vec from Google News write numbers of several digits as "####".
         """
         found = self.find(word) or self.find(word.lower())
-        if not found and sum(map(str.isdigit, word)) > 1:
+        if not found and _DIGITS.search(word):
             found = self.find(re.sub(r"\d", "#", word))
         return found
 
@@ -116,7 +117,7 @@ def _encode(word: str) -> bytes:
 
 # -- taking texts apart --------------------------------------------------------------------------
 
-_EDGES = re.compile(r"([\W_]*)(.*?)([\W_]*)", re.DOTALL)
+_EDGE = re.compile(r"[\W_]*")
 _RUNS = re.compile(r"(.)\1*", re.DOTALL)
 # As in the Penn Treebank and so in GloVe: http://www.cis.upenn.edu/~treebank/tokenizer.sed
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|re|ve|ll|d|m))\Z", re.IGNORECASE)
@@ -160,7 +161,7 @@ def _opened_up(chunk: str, find) -> tuple[list[str], str | None, list[str]]:
     if _is_whole(chunk, find):
         return [chunk], None, []
     chunk = unicodedata.normalize("NFC", chunk).replace("’", "'")
-    lead, core, tail = _EDGES.fullmatch(chunk).groups()
+    lead, core, tail = _edges(chunk)
     if not core:
         return _signs(lead, find), None, []
     n_lead, n_tail = _extent(lead, core, tail, find)
@@ -173,6 +174,13 @@ def _opened_up(chunk: str, find) -> tuple[list[str], str | None, list[str]]:
     if contraction and find(contraction[0]):
         return before, word[: contraction.start()], [contraction[0], *behind]
     return [*before, *_split_word(word, find)], None, behind
+
+
+def _edges(chunk: str) -> tuple[str, str, str]:
+    """Part a chunk into the signs before its first letter, what lies between, and those behind."""
+    start = _EDGE.match(chunk).end()
+    end = max(start, len(chunk) - _EDGE.match(chunk[::-1]).end())
+    return chunk[:start], chunk[start:end], chunk[end:]
 
 
 def _is_whole(chunk: str, find) -> bool:

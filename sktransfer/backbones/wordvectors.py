@@ -457,7 +457,7 @@ def _goes_on_as_text(rest: bytes, dim: int, cut: bool) -> bool:
     """Tell whether numbers that can be read follow a header, or bytes of floats."""
     line, end, _ = rest.partition(b"\n")
     parts = line.split()[1 : None if end or not cut else -1]
-    if not all(map(_is_number, parts[-dim:])):
+    if _CONTROL.search(line) or not all(map(_is_number, parts[-dim:])):
         return False
     # Floats too may begin with the end of a line, or a digit before it.
     return len(parts) >= dim or not (_CONTROL.search(rest) if end else not parts)
@@ -684,6 +684,8 @@ def _unpickled(path: Path):
     if not isinstance(saved, _Saved):
         raise ValueError("no KeyedVectors")
     for name in vars(saved).get("__numpys", []):
+        if getattr(saved, name, None) is not None:  # pickled again after it was saved
+            continue
         own = path.with_name(f"{path.name}.{name}.npy")
         zipped = path.with_name(f"{path.name}.{name}.npz")
         if not own.exists() and not zipped.exists():
