@@ -577,6 +577,11 @@ def learned_stages(tail: Tail) -> list[int]:
     return [i for i, stage in enumerate(tail.body) if next(stage.parameters(), None) is not None]
 
 
+def _pattern(stage: int, plan: TrainingPlan) -> str:
+    """Match the parameters of a stage by name, which compiling puts a name before."""
+    return f"{'_orig_mod.' * bool(plan.net_params.get('compile'))}body.{stage}.*"
+
+
 def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     """Name the optimizer and a learning rate for each stage, falling towards the input."""
     optimizer = _OPTIMIZERS.get(plan.optimizer, plan.optimizer)
@@ -587,7 +592,7 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     if device.type == "cuda" and optimizer in _OPTIMIZERS.values():
         settings["optimizer__fused"] = True
     groups = [
-        (f"body.{i}.*", {"lr": plan.lr * plan.layer_decay**depth})
+        (_pattern(i, plan), {"lr": plan.lr * plan.layer_decay**depth})
         for depth, i in enumerate(reversed(learned_stages(tail)))
     ][::-1]
     name, head = groups[-1]
@@ -605,7 +610,7 @@ def _callbacks(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan) 
     step = LRScheduler(policy=policy, lr_lambda=schedule, step_every="batch")
     callbacks.append(("schedule", step))
     if plan.gradual_unfreezing:
-        callbacks += _unfreezing(tail)
+        callbacks += _unfreezing(tail, plan)
     if valid is not None:
         callbacks.append(("best", KeepBest()))
         if plan.patience is not None:
@@ -618,12 +623,12 @@ def _silent(text: str) -> None:
     pass
 
 
-def _unfreezing(tail: Tail) -> list:
+def _unfreezing(tail: Tail, plan: TrainingPlan) -> list:
     """Train the head alone in the first epoch, then one more stage each (Howard & Ruder 2018)."""
-    stages = learned_stages(tail)[:-1]
-    callbacks: list = [("freeze", Freezer([f"body.{i}.*" for i in stages]))] if stages else []
-    for wait, i in enumerate(reversed(stages)):
-        callbacks.append((f"unfreeze_{i}", Unfreezer(f"body.{i}.*", at=wait + 2)))
+    stages = {i: _pattern(i, plan) for i in learned_stages(tail)[:-1]}
+    callbacks: list = [("freeze", Freezer(list(stages.values())))] if stages else []
+    for wait, (i, pattern) in enumerate(reversed(stages.items())):
+        callbacks.append((f"unfreeze_{i}", Unfreezer(pattern, at=wait + 2)))
     return callbacks
 
 

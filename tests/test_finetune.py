@@ -1108,3 +1108,19 @@ def test_a_file_of_a_regressor_holds_the_changed_tensors(tmp_path):
     tensors = [*module.parameters(), *model._tail.parameters()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert (tmp_path / "model.joblib").stat().st_size < 1.05 * size
+
+
+@pytest.mark.filterwarnings("ignore:gradual_unfreezing")  # one epoch is all it has
+def test_a_compiled_net_has_the_same_rates_and_freezes_the_same(data):
+    settings = {"trainable": "all", "layer_decay": 0.5, "max_epochs": 1, "random_state": 0}
+    compiled = {"compile": True, "compile__backend": "eager"}
+    plain, model = (
+        FineTunedClassifier(
+            load_backbone(network()), gradual_unfreezing=True, net_params=net_params, **settings
+        ).fit(*data)
+        for net_params in (None, compiled)
+    )
+    rates = [[g["initial_lr"] for g in m.net_.optimizer_.param_groups] for m in (plain, model)]
+    assert rates[0] == rates[1]
+    assert len(model._changed_tensors()) == 0  # one epoch trains the head alone
+    assert len(pickle.loads(pickle.dumps(model)).predict(data[0])) == len(data[0])
