@@ -73,8 +73,8 @@ def load_word_vectors(
     weights : str, Path, (words, matrix), mapping or gensim.models.KeyedVectors
         A file: word2vec binary or text, GloVe text, FastText ``.vec`` or ``.bin``, each also
         gzipped, or one that ``KeyedVectors.save`` wrote. Or a list of words and a matrix
-        ``(n_words, dim)``, a mapping from words to vectors, or gensim's object. A float32 matrix
-        is used as it is, without a copy; do not change it afterwards.
+        ``(n_words, dim)``, a mapping from words to vectors, or gensim's vectors or model. A
+        float32 matrix is used as it is, without a copy; do not change it afterwards.
     tokenizer : callable, default=None
         From a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default
         texts are split at white space; what the vectors do not know whole is taken apart at
