@@ -48,12 +48,12 @@ RULES = {
     "worth_trying": 0.005,
     # and is not settled to be better by this many standard deviations,
     "settled": 1.5,
-    # on so many folds at most.
-    "folds": {"head": 5, "last": 5, "all": 5},
+    # until so many samples have been judged, and their fold with them.
+    "judged_long": 24,
     # Rows that strategies are tried on at most.
     "rows": 600,
-    # The others are tried on several splits where rows are few: up to so many splits, and judged
-    # samples.
+    # What is cheap is tried on several splits where rows are few: up to so many splits, and up to
+    # so many samples judged in all.
     "splits": 5,
     "judged": 300,
     # Samples of a class without which it cannot be both learned and judged.

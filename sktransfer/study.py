@@ -204,7 +204,7 @@ class Study:
         for name in [name for name in _ORDER if name in self.names]:
             hint = self.explained if name == "direct" else early
             expected = expected_gain(name, headroom, smallest, self.similarity.value, hint)
-            search = self._tried_long if name in RULES["folds"] else self._tried
+            search = self._tried_long if name in _TRAINED else self._tried
             found[name] = search(name, expected, reference, list(found.values()))
             if name == "early":
                 early = found[name].gain / headroom
@@ -220,8 +220,8 @@ class Study:
         """Judge a strategy fold by fold, as long as it is not settled whether it is the best."""
         gained = np.full(len(self.codes), np.nan)
         outlook = self._outlook(name, expected, gained, others)
-        for fold in self.splits[0][: RULES["folds"][name]]:
-            if is_settled(outlook, others):
+        for fold in self.splits[0]:
+            if outlook.n_judged >= RULES["judged_long"] or is_settled(outlook, others):
                 break
             hits = self.judge(name, [fold])
             gained = np.where(np.isfinite(hits), hits - reference[0], gained)

@@ -427,10 +427,11 @@ def test_long_training_is_tried_only_where_it_may_pay(colours, tried, monkeypatc
     assert {"all", "last"} <= set(tried)
 
 
-@pytest.mark.parametrize(("settled", "n_folds"), [(-np.inf, 0), (np.inf, 5)])
+@pytest.mark.parametrize(("settled", "n_folds"), [(-np.inf, 0), (np.inf, 3)])
 def test_a_trial_stops_where_the_choice_is_settled(settled, n_folds, colours, tried, monkeypatch):
     monkeypatch.setitem(RULES, "settled", settled)
     monkeypatch.setitem(RULES, "worth_trying", -np.inf)
+    monkeypatch.setitem(RULES, "judged_long", 21)  # of five folds of 48 rows, three judge as many
     TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(*colours)
     assert tried.count("all") == n_folds
 
