@@ -1,9 +1,9 @@
 """Regret of strategy="auto": its accuracy on held-out data against that of each fixed strategy.
 
-24 tasks of 14 sources, one to three sizes each, drawn anew with each seed. Half of the sources serve
-to calibrate; the others are reported apart and nothing was tuned to them. So that training the
-whole network is affordable on two cores, photographs are given to the network at 128 pixels and
-small pictures at 96, to every strategy alike, and at most 300 samples are judged.
+24 tasks of 14 sources, one to three sizes each, drawn anew with each seed. Half of the sources
+serve to calibrate; the others are reported apart and nothing was tuned to them. So that training
+the whole network is affordable on two cores, photographs are given to the network at 128 pixels
+and small pictures at 96, to every strategy alike, and at most 300 samples are judged.
 
 "auto" is the strategy that it advises, fitted with the same seed (a test asserts that), so that
 only its advice is computed and timed anew; the time of both is counted.
