@@ -21,7 +21,8 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
 
 from .heads import grow
-from .training import Table, Tail
+from .rows import Table
+from .tail import Tail
 from .tuning import TunedEstimator, all_or_nothing
 
 __all__ = ["FineTunedClassifier", "FineTunedRegressor"]

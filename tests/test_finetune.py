@@ -32,8 +32,10 @@ from sktransfer import (
 from sktransfer.features import compute_inputs
 from sktransfer.heads import solve_probe
 from sktransfer.layers import stages_of
-from sktransfer.training import Pooling, Rows, Table, Tail, WarmupCosine
+from sktransfer.rows import Rows, Table
+from sktransfer.tail import Pooling, Tail
 from sktransfer.tuning import _features
+from sktransfer.watching import WarmupCosine
 
 
 def network():

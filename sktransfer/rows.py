@@ -1,0 +1,203 @@
+"""Training rows: activations at the cut with targets and weights, in batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+__all__ = ["Batches", "Rows", "Table", "as_rows"]
+
+_ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may take
+
+
+class Table:
+    """Some rows of an array and others behind them, copied only when they are asked for.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...) or array of n arrays
+        In memory or in a file that is mapped.
+    index : ndarray of int, default=None
+        Which of them; None for all.
+    behind : ndarray, default=None
+        More rows.
+    """
+
+    def __init__(self, rows: np.ndarray, index=None, behind: np.ndarray | None = None):
+        self.rows = rows
+        self.index = np.arange(len(rows)) if index is None else index
+        self.behind = behind
+
+    def __len__(self) -> int:
+        return len(self.index) + (0 if self.behind is None else len(self.behind))
+
+    def __getitem__(self, at) -> np.ndarray:
+        at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
+        front = at < len(self.index)
+        if front.all():
+            return self.rows[self.index[at]]
+        taken = np.empty((len(at), *self.rows.shape[1:]), self.rows.dtype)
+        taken[front] = self.rows[self.index[at[front]]]
+        taken[~front] = self.behind[at[~front] - len(self.index)]
+        return taken
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * self.rows[:1].nbytes
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows are texts, which differ in length."""
+        return self.dtype == object
+
+
+class Rows(torch.utils.data.Dataset):
+    """Training rows: activations at the cut, targets, weights.
+
+    Parameters
+    ----------
+    views : sequence of Table or ndarray of shape (n, ...)
+        The activations; more than one where each sample has several augmented views, of which
+        an epoch takes one at random.
+    target : ndarray of shape (n,) or (n, n_outputs)
+    weight : ndarray of shape (n,)
+    fresh : callable, default=None
+        From positions and an epoch's seed to activations, for views made anew.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[Table | np.ndarray],
+        target: np.ndarray,
+        weight: np.ndarray,
+        fresh: Callable | None = None,
+    ):
+        self.views = [view if isinstance(view, Table) else Table(view) for view in views]
+        self.target = torch.from_numpy(target)
+        self.weight = torch.from_numpy(weight.astype(np.float32))
+        self.fresh = fresh
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, i: int):
+        x, y = self.batch(torch.tensor([i]), 0, None)
+        return {name: value[0] for name, value in x.items()}, y[0]
+
+    def batch(self, index: torch.Tensor, epoch_seed: int, generator) -> tuple[dict, torch.Tensor]:
+        """Return the activations and weights of some rows, and their targets."""
+        index = index.to(self.target.device)
+        x = self._activations(index, epoch_seed, generator)
+        return {"x": x, "weight": self.weight[index]}, self.target[index]
+
+    def _activations(self, index: torch.Tensor, epoch_seed: int, generator) -> torch.Tensor:
+        if self.fresh is not None:
+            return self.fresh(index.tolist(), epoch_seed)
+        if len(self.views) == 1 or generator is None:
+            return _take(self.views[0], index)
+        which = torch.randint(len(self.views), (len(index),), generator=generator).to(index.device)
+        taken = _take(self.views[0], index)
+        for number, view in enumerate(self.views[1:], start=1):
+            taken[which == number] = _take(view, index[which == number])
+        return taken
+
+    def to(self, device: torch.device) -> Rows:
+        """Move everything to an accelerator if it fits there with room to spare."""
+        if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
+            return self  # texts are joined batch by batch
+        size = sum(view.nbytes for view in self.views)
+        if size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            self.views = [_tensor(view).to(device) for view in self.views]
+            self.target, self.weight = self.target.to(device), self.weight.to(device)
+        return self
+
+
+def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
+    """Turn a table into a tensor, or one of texts, which differ in length, into a list.
+
+    Parameters
+    ----------
+    view : ndarray of shape (n, ...) or array of n arrays
+
+    Returns
+    -------
+    Tensor or list of Tensor
+    """
+    if view.dtype == object:
+        return [torch.from_numpy(np.require(row, requirements="W")) for row in view]
+    return torch.from_numpy(np.require(view, requirements="W"))
+
+
+def _is_ragged(view) -> bool:
+    return isinstance(view, Table) and view.is_ragged
+
+
+def _tensor(view: Table | torch.Tensor) -> torch.Tensor:
+    return as_rows(view[:]) if isinstance(view, Table) else view
+
+
+def _take(view: Table | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Take some rows as one tensor, texts filled up with zeros, which hold no token."""
+    if isinstance(view, torch.Tensor):
+        return view[index]
+    rows = as_rows(view[index.numpy()])
+    return _filled(rows) if isinstance(rows, list) else rows
+
+
+def _filled(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Join rows that differ in length; a token may be one id, or several beside others."""
+    rank = max(row.ndim for row in rows)
+    rows = [row if row.ndim == rank else row.unsqueeze(1) for row in rows]
+    shape = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
+    filled = rows[0].new_zeros(len(rows), *shape)
+    for place, row in zip(filled, rows, strict=True):
+        place[tuple(slice(size) for size in row.shape)] = row
+    return filled
+
+
+class Batches:
+    """Iterate over rows in batches, each epoch in a new order drawn from its own generator.
+
+    Parameters
+    ----------
+    rows : Rows or torch.utils.data.Dataset
+        Another dataset is what skorch makes of an array.
+    batch_size : int
+    seed : int, default=None
+        None keeps the order of the rows.
+    in_pairs : bool, default=False
+        Whether a last batch of one row joins the batch before it.
+    """
+
+    def __init__(self, rows, batch_size: int, seed: int | None = None, in_pairs: bool = False):
+        self.rows = rows
+        self.batch_size = batch_size
+        self.in_pairs = in_pairs
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple]:
+        order, epoch_seed = torch.arange(len(self.rows)), 0
+        if self.generator is not None:
+            order = torch.randperm(len(self.rows), generator=self.generator)
+            epoch_seed = int(torch.randint(2**31, (1,), generator=self.generator))
+        batches = list(order.split(self.batch_size))
+        if self.in_pairs and len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for index in batches:
+            yield self._batch(index, epoch_seed)
+
+    def _batch(self, index: torch.Tensor, epoch_seed: int) -> tuple:
+        if isinstance(self.rows, Rows):
+            return self.rows.batch(index, epoch_seed, self.generator)
+        return tuple(default_collate([self.rows[i] for i in index.tolist()]))
