@@ -17,7 +17,7 @@ from .cache import FeatureStore, as_store
 from .engine import Recipe
 from .features import compute_features, open_sample
 from .layers import check_stages, is_checked
-from .samples import UnreadableSamplesError, as_samples, as_texts, take
+from .samples import UnreadableSamplesError, as_samples, as_texts, named_among, take
 
 __all__ = ["BackboneEstimator"]
 
@@ -80,9 +80,10 @@ class BackboneEstimator(BaseEstimator):
         self, samples, layers: tuple[str, ...], pooling=None, rows=None
     ) -> dict[str, np.ndarray]:
         """Compute features of samples, or of those at some positions among them."""
-        try:
+        rows = range(len(samples)) if rows is None else rows
+        with named_among(rows):
             return compute_features(
-                samples if rows is None else take(samples, rows),
+                samples if len(rows) == len(samples) else take(samples, rows),
                 Recipe(self.backbone_, layers, pooling, self.precision),
                 batch_size=self.batch_size,
                 device=self.device,
@@ -90,8 +91,6 @@ class BackboneEstimator(BaseEstimator):
                 n_jobs=self.n_jobs,
                 verbose=self.verbose,
             )
-        except UnreadableSamplesError as error:
-            raise (error if rows is None else error.among(rows)) from error.__cause__
 
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)

@@ -17,7 +17,7 @@ from .finetune import FineTunedClassifier
 from .layers import _has_matrix, penultimate, stages_of
 from .pretrained import PretrainedClassifier
 from .probing import LinearProbe, candidate_layers, choose_layer, subsample
-from .samples import take
+from .samples import named_among, take
 
 __all__ = ["STRATEGIES", "Settings", "available", "halving", "make_candidate", "measure"]
 
@@ -51,7 +51,9 @@ class Settings:
     batch_size : int or "auto"
     seed : int
     tables : dict of str to ndarray
-        Features by layer of all samples, in which "early" looks for its layer.
+        Features by layer of some samples, in which "early" looks for its layer.
+    table_rows : ndarray of int
+        Which samples these are, ascending.
     """
 
     backbone: Backbone
@@ -62,6 +64,7 @@ class Settings:
     batch_size: int | str
     seed: int
     tables: dict
+    table_rows: np.ndarray
 
 
 def available(backbone: Backbone) -> list[str]:
@@ -137,10 +140,12 @@ def make_candidate(name: str, settings: Settings, y, rows: np.ndarray | None = N
 
 def early_layer(settings: Settings, y, rows: np.ndarray | None = None) -> str:
     """Find the best layer before the penultimate one, by the rows given only."""
-    own = np.arange(len(y)) if rows is None else rows
+    rows = np.arange(len(y)) if rows is None else rows
+    known = np.isin(rows, settings.table_rows)
+    own = np.searchsorted(settings.table_rows, rows[known])
     return choose_layer(
         settings.backbone,
-        y,
+        y[known],
         lambda names, chosen: {name: settings.tables[name][own[chosen]] for name in names},
         layers=candidate_layers(settings.backbone)[:-1],
         random_state=settings.seed,
@@ -148,7 +153,7 @@ def early_layer(settings: Settings, y, rows: np.ndarray | None = None) -> str:
 
 
 def measure(
-    name: str, settings: Settings, samples: Sequence, codes: np.ndarray, folds: list
+    name: str, settings: Settings, samples: Sequence, y: np.ndarray, folds: list
 ) -> np.ndarray:
     """Cross-validate a strategy.
 
@@ -157,7 +162,8 @@ def measure(
     name : str
     settings : Settings
     samples : sequence
-    codes : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,)
+        Labels.
     folds : list of (train, test)
         Some or all of a split.
 
@@ -167,13 +173,15 @@ def measure(
         1.0 where a sample's class is predicted by a model that has not seen it, 0.0 where not,
         NaN for samples that no fold judges.
     """
-    hits = np.full(len(codes), np.nan)
+    hits = np.full(len(y), np.nan)
     for train, test in folds:
-        model = make_candidate(name, settings, codes[train], train)
+        model = make_candidate(name, settings, y[train], train)
         with warnings.catch_warnings():  # of what they find in samples, the last fit tells
             warnings.simplefilter("ignore", UserWarning)
-            model.fit(take(samples, train), codes[train])
-            hits[test] = model.predict(take(samples, test)) == codes[test]
+            with named_among(train):
+                model.fit(take(samples, train), y[train])
+            with named_among(test):
+                hits[test] = model.predict(take(samples, test)) == y[test]
     return hits
 
 
@@ -215,14 +223,15 @@ def halving(
     names : list of str
         The simplest first.
     score : callable
-        Given a name and rows, returns an accuracy.
+        Given a name and rows, returns an accuracy, or NaN where there is none.
     y : ndarray of shape (n_samples,)
     seed : int
 
     Returns
     -------
     list of dict
-        For each round the scores by name; the first name in the last one is the best.
+        For each round the scores by name; the first name in the last one is the best. A round
+        without scores leaves nobody out.
 
     References
     ----------
@@ -231,10 +240,12 @@ def halving(
     """
     rounds = []
     n_rounds = max(1, int(np.ceil(np.log2(len(names)))))
+    fewest = min(len(y), max(20, 4 * len(np.unique(y))))  # so that classes can be split
     for left in reversed(range(n_rounds)):
-        rows = subsample(y, max(len(y) // 2**left, min(len(y), 20)), seed)
+        rows = subsample(y, max(len(y) // 2**left, fewest), seed)
         found = {name: score(name, rows) for name in names}
-        rounds.append(dict(sorted(found.items(), key=lambda item: -item[1])))
-        kept = list(rounds[-1])[: max(1, -(-len(names) // 2))]
-        names = [name for name in names if name in kept]
+        rounds.append(dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1]))))
+        if not np.isnan(list(found.values())).all():
+            kept = list(rounds[-1])[: max(1, -(-len(names) // 2))]
+            names = [name for name in names if name in kept]
     return rounds

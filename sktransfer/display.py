@@ -23,6 +23,14 @@ def _axes(ax, height: float):
     return plt.subplots(figsize=(6.4, height), layout="constrained")[1]
 
 
+def _with_backbone(estimator):
+    """Return an estimator, or the step of a pipeline, that runs a network."""
+    for step in [estimator, *(step for _, step in getattr(estimator, "steps", ()))]:
+        if hasattr(step, "backbone"):
+            return step
+    raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
+
+
 class LayerProbeDisplay:
     """What a linear probe makes of each layer.
 
@@ -90,8 +98,9 @@ class LayerProbeDisplay:
 
         Parameters
         ----------
-        estimator : estimator of sktransfer
-            Fitted, or with a ``backbone`` to load; its image size is used.
+        estimator : estimator of sktransfer, or a pipeline with one
+            Fitted, or with a ``backbone`` to load. Its pooling, its image size and how it runs
+            are used.
         X : list, array, Series or DataFrame column of n_samples samples
             As in :func:`probe_layers`.
         y : array-like of shape (n_samples,)
@@ -103,11 +112,12 @@ class LayerProbeDisplay:
         -------
         LayerProbeDisplay
         """
+        estimator = _with_backbone(estimator)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
-        own = {"image_shape": estimator.image_shape, "memory": estimator.memory}
-        if not fitted:
-            own |= {"weights": estimator.weights, "image_size": estimator.image_size}
+        names = ("image_shape", "memory", "pooling", "device", "n_jobs")
+        names += () if fitted else ("weights", "image_size")
+        own = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
         return cls.from_choice(probe_layers(X, y, backbone, **own | settings), ax=ax)
 
     def plot(self, ax=None):
@@ -187,7 +197,8 @@ class BackboneRankingDisplay:
         -------
         BackboneRankingDisplay
         """
-        return cls(ranking.names, ranking.scores, ranking.errors, score_name=ranking.score).plot(ax)
+        name = {"probe": "cross-validated score of a probe"}.get(ranking.score, ranking.score)
+        return cls(ranking.names, ranking.scores, ranking.errors, score_name=name).plot(ax)
 
     @classmethod
     def from_backbones(cls, X, y, backbones, *, ax=None, **settings):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +20,16 @@ from .layers import boundary, penultimate, pool, stages_of
 from .samples import UnreadableSamplesError, take
 from .transferability import free_energy, gaussian_divergence, prediction_entropy
 
-__all__ = ["Similarity", "Size", "Timing", "measure_similarity", "measure_size", "measure_timing"]
+__all__ = [
+    "Similarity",
+    "Size",
+    "Timing",
+    "by_predictions",
+    "measure_similarity",
+    "measure_size",
+    "measure_timing",
+    "seconds_of",
+]
 
 # Measured by benchmarks/similarity.py; docs/guide/choosing.md has the numbers.
 CALIBRATION = {
@@ -36,6 +46,7 @@ CALIBRATION = {
     "entropy_power": 4.0,
 }
 _TIMED = 8  # samples in the probe batch that is timed
+_UNTOUCHED = "its batch norms have seen no data"  # and the weights are random
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -163,9 +174,9 @@ def measure_similarity(
     why = _why_no_statistics(backbone)
     if not why:
         return _by_batch_norm(backbone, samples, rows, own, device)
-    if own:
+    if own and why != _UNTOUCHED:
         return Similarity(by_predictions(own["entropy"]), "predictions", **own)
-    return Similarity(None, why=f"{why}, and no classes of its own")
+    return Similarity(None, why=why if own else f"{why}, and no classes of its own", **own)
 
 
 def by_predictions(entropy: float) -> float:
@@ -197,11 +208,12 @@ def _own_predictions(outputs: np.ndarray | None) -> dict[str, float]:
 
 
 def _why_no_statistics(backbone: Backbone) -> str:
-    norms = [m for m in backbone.module.modules() if _remembers(m)]
+    stages = stages_of(backbone).values()
+    norms = [m for stage in stages for m in stage.modules() if _remembers(m)]
     if not norms:
         return "the network has no batch norm"
     untouched = all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)
-    return "its batch norms have seen no data" if untouched else ""
+    return _UNTOUCHED if untouched else ""
 
 
 def _remembers(module: nn.Module) -> bool:
@@ -211,6 +223,8 @@ def _remembers(module: nn.Module) -> bool:
 def _by_batch_norm(backbone: Backbone, samples, rows, own: dict, device: str) -> Similarity:
     network, norms = _copy_with_norms(backbone, device)
     layers, divergences = _divergences(network, norms, _opened(backbone, samples, rows))
+    if not layers:
+        return Similarity(None, why="no batch norm was reached", **own)
     noise = CALIBRATION["noise_divergence"]
     if backbone.kind == "image" and backbone.input_shape is not None:
         images = np.random.default_rng(0).integers(
@@ -290,15 +304,19 @@ class Timing:
         Opening a sample and running the network.
     step : dict
         One training step's share, by what is trained.
+    once : dict
+        What is fitted on features of all samples, in seconds for all.
     """
 
     forward: float
     step: dict
+    once: dict = dataclasses.field(default_factory=dict)
 
     def seconds(self, strategy: str, n_samples: int, max_epochs: int) -> float:
         """Estimate what fitting a strategy takes, without what a store may hold already."""
+        # What is trained runs once more before, so that the head begins as the probe.
         epochs = max_epochs * n_samples * self.step.get(strategy, 0.0)
-        return (0.0 if strategy == "all" else n_samples * self.forward) + epochs
+        return n_samples * self.forward + epochs + self.once.get(strategy, 0.0)
 
 
 def measure_timing(
@@ -321,8 +339,8 @@ def measure_timing(
     """
     few = take(samples, range(min(_TIMED, len(samples))))
     recipe = Recipe(backbone, (penultimate(backbone),))
-    forward = _seconds(lambda: compute_features(few, recipe, device=device)) / len(few)
     on = resolve_device(device)
+    forward = seconds_of(lambda: compute_features(few, recipe, device=device), on) / len(few)
     opened = list(_opened(backbone, few, range(len(few))))
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
@@ -331,7 +349,8 @@ def measure_timing(
     for name, what in trainable.items():
         cut = boundary(backbone, what)
         x = _forward(stages[:cut], batch)  # frozen, and run once for all epochs
-        step[name] = _seconds(lambda x=x, cut=cut: _step(stages[cut:top], x)) / len(batch)
+        run = functools.partial(_step, stages[cut:top], x)
+        step[name] = seconds_of(run, on) / len(batch)
     return Timing(forward, step)
 
 
@@ -351,11 +370,27 @@ def _step(stages: list[nn.Module], x: torch.Tensor) -> None:
     nn.functional.linear(x, head).sum().backward()
 
 
-def _seconds(action) -> float:
-    """Time the second run; the first one sets things up."""
+def seconds_of(action: Callable, on: torch.device | None = None) -> float:
+    """Time the second run of something; the first one sets things up.
+
+    Parameters
+    ----------
+    action : callable
+    on : torch.device, default=None
+        Whose work is waited for.
+
+    Returns
+    -------
+    float
+    """
     action()
+    _wait(on)
     start = time.perf_counter()
     action()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _wait(on)
     return time.perf_counter() - start
+
+
+def _wait(on: torch.device | None) -> None:
+    if on is not None and on.type != "cpu":
+        torch.accelerator.synchronize(on)

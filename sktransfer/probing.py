@@ -114,7 +114,7 @@ def choose_layer(
     ----------
     backbone : Backbone
     y : array-like of shape (n_samples,)
-        Labels, or numbers to regress on.
+        Labels, or numbers to regress on. Whole numbers are labels.
     compute : callable
         Given names of layers and positions of samples, returns the features
         ``(n_positions, n_features)`` of each layer, from one pass: called once.
@@ -133,9 +133,11 @@ def choose_layer(
         If there is no ``y``, or it is no labels and no numbers.
     """
     if y is None:
-        raise ValueError("layer='auto' requires y to be passed, but the target y is None.")
+        raise ValueError("Choosing a layer requires y to be passed, but the target y is None.")
     asked = candidate_layers(backbone) if layers is None else layers
     names = tuple(dict.fromkeys(resolve_layer(backbone, layer) for layer in asked))
+    if not names:
+        raise ValueError("layers=[] asks for no layer at all.")
     y = column_or_1d(y, warn=True)
     rows = subsample(y, _ROWS, random_state)
     tables = compute(names, rows)

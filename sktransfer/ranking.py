@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length
+from torch import nn
 
-from .backbones import load_backbone
+from .backbones import Backbone, load_backbone
 from .extractor import PretrainedFeatureExtractor
 from .layers import penultimate, resolve_layer
 from .probing import subsample
@@ -39,7 +40,7 @@ class BackboneRanking:
     score : str
         What was computed.
     n_features : tuple of int
-        Width of the features of each.
+        Width of the features of each; 0 where it was not run.
     seconds : tuple of float
         What the features of each took.
     """
@@ -83,7 +84,7 @@ def rank_backbones(
     X : list, array, Series or DataFrame column of n_samples samples
         As in :meth:`PretrainedFeatureExtractor.fit`; of more than 1000, that many are looked at.
     y : array-like of shape (n_samples,)
-        Labels of any type.
+        Labels of any type; for "probe" and "logme" also numbers to regress on.
     backbones : list or dict
         Names, modules or :class:`Backbone`; a dictionary gives them other names.
     score : {"probe", "logme", "h_score", "transrate", "leep", "nce"} or callable, \
@@ -111,7 +112,7 @@ default="probe"
     Raises
     ------
     ValueError
-        If a score is not known, or two backbones have one name.
+        If a score is not known, two backbones have one name, or y and X differ in length.
 
     See Also
     --------
@@ -129,21 +130,22 @@ default="probe"
     """
     function, on_predictions = _score_of(score)
     y = column_or_1d(y, warn=True)
-    check_classification_targets(y)
-    if not len(backbones):
-        raise ValueError(f"backbones={backbones!r} names no network.")
     rows = subsample(y, _ROWS, check_random_state(random_state))
     settings = {"image_shape": image_shape, "device": device, "memory": memory, "n_jobs": n_jobs}
-    found = []
+    found: list[tuple] = []
     for name, backbone in _named(backbones, image_size).items():
+        if on_predictions and backbone.classes is None:
+            found.append((name, np.nan, np.nan, 0, 0.0))
+            continue
         start = time.perf_counter()
         layer = resolve_layer(backbone, -1) if on_predictions else penultimate(backbone)
-        table = _table(backbone, layer, X, rows, settings)
+        table = _table(backbone, layer, X, y, rows, settings)
         seconds = time.perf_counter() - start
-        missing = on_predictions and backbone.classes is None
-        value = np.nan if missing else function(table, y[rows])
+        value = function(table, y[rows])
         value, error = value if isinstance(value, tuple) else (value, np.nan)
         found.append((name, float(value), float(error), table.shape[1], seconds))
+    if not found:
+        raise ValueError("backbones= names no network.")
     found.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
     names, scores, errors, widths, times = zip(*found, strict=True)
     label = score if isinstance(score, str) else getattr(score, "__name__", "score")
@@ -165,6 +167,8 @@ def _score_of(score) -> tuple[Callable, bool]:
 
 
 def _named(backbones, image_size) -> dict:
+    if isinstance(backbones, str | nn.Module | Backbone):
+        raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
     if not isinstance(backbones, dict):
         loaded = [load_backbone(b, image_size=image_size) for b in backbones]
         if len({b.name for b in loaded}) < len(loaded):
@@ -172,10 +176,11 @@ def _named(backbones, image_size) -> dict:
                 f"Two backbones have one name among {[b.name for b in loaded]}: give a dictionary."
             )
         return {b.name: b for b in loaded}
-    return {name: load_backbone(b, image_size=image_size) for name, b in backbones.items()}
+    return {str(name): load_backbone(b, image_size=image_size) for name, b in backbones.items()}
 
 
-def _table(backbone, layer: str, X, rows: np.ndarray, settings: dict) -> np.ndarray:
+def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
     extractor = PretrainedFeatureExtractor(backbone, layer=layer, **settings).fit(X)
     samples = extractor._transform_samples(X)
+    check_consistent_length(samples, y)
     return extractor._features(samples, (layer,), "avg", rows)[layer]

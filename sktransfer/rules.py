@@ -39,7 +39,9 @@ RULES = {
     # Taken for the similarity where nothing tells.
     "unknown_similarity": 0.7,
     # Standard deviations that are subtracted from what a strategy gains over the simplest.
-    "caution": 0.1,
+    "caution": 0.25,
+    # What training stages of the network must bring to be worth it, in accuracy.
+    "effort": {"last": 0.005, "all": 0.005},
     # Errors in samples that are added to those which "features" makes in cross-validation: none
     # among ten is not certainty, and samples to come are often less like those at hand.
     "more_errors": (3, 20),
@@ -137,8 +139,9 @@ class Outlook:
 
     @property
     def value(self) -> float:
-        """The gain less caution: what decides."""
-        return self.gain - RULES["caution"] * self.error
+        """The gain less caution and effort: what decides."""
+        effort = RULES["effort"].get(self.name, 0.0)
+        return self.gain - RULES["caution"] * self.error - effort
 
 
 def is_settled(outlook: Outlook, others: list[Outlook]) -> bool:
@@ -364,7 +367,7 @@ def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidenc
     # With next to nothing to learn from, fixed features can go wrong least; else the best guess.
     fallback = "features" if too_little else best.name
     too_little = too_little or _unclear(best, others)
-    why = too_little or _why(best, second)
+    why = too_little or _why(best, second, outlooks)
     confidence = min((_probability(best, other) for other in others), default=1.0)
     return Recommendation(
         None if too_little else best.name,
@@ -399,15 +402,16 @@ def _probability(best: Outlook, other: Outlook) -> float:
     return _normal_cdf(ahead / spread) if spread else float(ahead >= 0)
 
 
-def _why(best: Outlook, second: Outlook | None) -> str:
+def _why(best: Outlook, second: Outlook | None, outlooks: list[Outlook]) -> str:
     if second is None:
         return f"{best.name} is the only one that this network allows"
     ahead, spread = _compare(best, second)
     if ahead > spread:
         return f"{best.name} is expected to be {ahead:.3f} better than {second.name}"
+    kind = "simpler" if outlooks.index(best) < outlooks.index(second) else "likelier"
     return (
         f"{best.name} and {second.name} differ by {ahead:+.3f} ± {spread:.3f}, less than can be "
-        "told; the surer one is taken"
+        f"told for certain; the {kind} one is taken"
     )
 
 

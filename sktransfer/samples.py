@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -11,7 +12,15 @@ import numpy as np
 import xxhash
 from PIL import Image, ImageOps
 
-__all__ = ["UnreadableSamplesError", "as_samples", "as_texts", "digest", "open_image", "take"]
+__all__ = [
+    "UnreadableSamplesError",
+    "as_samples",
+    "as_texts",
+    "digest",
+    "named_among",
+    "open_image",
+    "take",
+]
 
 _SHOWN = 10  # unreadable samples named in one error
 
@@ -334,6 +343,21 @@ def _to_range(array: np.ndarray) -> np.ndarray:
 
 def _divisor(high: float) -> int:
     return next((top for top in (16, 255, 4095) if high <= top), 65535)
+
+
+@contextlib.contextmanager
+def named_among(rows):
+    """Let an error about samples that were taken name them by their positions among all.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Which were taken.
+    """
+    try:
+        yield
+    except UnreadableSamplesError as error:
+        raise error.among(rows) from error.__cause__
 
 
 def take(samples: Sequence, rows) -> Sequence:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from numbers import Integral
 
-from sklearn.base import ClassifierMixin
+import numpy as np
+from sklearn.base import ClassifierMixin, is_classifier
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -177,7 +179,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             return self.recommendation_.chosen
         if self.strategy == "search":
             self.search_ = halving(study.names, study.score, study.codes, study.seed)
-            return next(iter(self.search_[-1]))
+            best, accuracy = next(iter(self.search_[-1].items()))
+            return "features" if math.isnan(accuracy) else best
         if self.strategy not in study.names:
             raise ValueError(
                 f"strategy={self.strategy!r} is not possible with backbone "
@@ -192,10 +195,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
+        if self.estimator is not None and not is_classifier(self.estimator):
+            raise ValueError(f"estimator={self.estimator!r} is no classifier.")
         samples = self._fit_backbone(X)
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(samples, y)
-        check_classification_targets(y)
+        y = _check_labels(samples, y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _store(self.memory) as memory:
             run = {"memory": memory, "device": self.device}
@@ -225,7 +228,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         samples = self._transform_samples(X)
         return self.estimator_.predict(samples)
 
-    @available_if(lambda self: self.estimator is None or hasattr(self.estimator, "predict_proba"))
+    @available_if(lambda self: self._offers("predict_proba"))
     def predict_proba(self, X):
         """Give the probability of each class.
 
@@ -242,6 +245,47 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         """
         samples = self._transform_samples(X)
         return self.estimator_.predict_proba(samples)
+
+    @available_if(lambda self: self._offers("decision_function"))
+    def decision_function(self, X):
+        """Give scores of the classes, there where ``estimator`` has them.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+        """
+        samples = self._transform_samples(X)
+        return self.estimator_.decision_function(samples)
+
+    def _offers(self, method: str) -> bool:
+        """Tell whether the classifier has a method: the fitted one, or the one to be fitted."""
+        if hasattr(self, "estimator_"):
+            return hasattr(self.estimator_, method)
+        if self.estimator is None:
+            return method == "predict_proba"
+        return hasattr(self.estimator, method)
+
+
+def _check_labels(samples, y):
+    """Return labels as an array without missing ones."""
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(samples, y)
+    missing = np.flatnonzero([_is_missing(label) for label in y]) if y.dtype == object else []
+    if len(missing):
+        raise ValueError(f"Input y contains a missing label: {y[missing[0]]!r} at {missing[0]}.")
+    check_classification_targets(y)
+    return y
+
+
+def _is_missing(label) -> bool:
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # pandas.NA is neither equal nor unequal to anything
+        return True
 
 
 @contextlib.contextmanager
@@ -268,13 +312,16 @@ def recommend_strategy(
     backbone="efficientnet_lite0",
     *,
     weights="default",
+    estimator=None,
     max_epochs=10,
     image_size=None,
     image_shape=None,
+    batch_size="auto",
     device="auto",
     memory=None,
     n_jobs=None,
     random_state=None,
+    verbose=0,
 ) -> Recommendation:
     """Say which strategy suits samples and labels, why, at what cost, and how sure that is.
 
@@ -288,12 +335,16 @@ def recommend_strategy(
         As in :class:`PretrainedFeatureExtractor`, like the parameters below.
     weights : str, Path or None, default="default"
         Which weights, for names.
+    estimator : classifier, default=None
+        As in :class:`TransferClassifier`.
     max_epochs : int, default=10
         As in :class:`TransferClassifier`.
     image_size : int, default=None
         Side of the square given to the network, in pixels.
     image_shape : tuple of int, default=None
         Shape of flattened images.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step.
     device : str, default="auto"
         Where the network runs.
     memory : None, str, Path, FeatureStore or object with a location, default=None
@@ -302,6 +353,8 @@ def recommend_strategy(
         Threads that open and preprocess samples.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds and of what is trained.
+    verbose : int, default=0
+        1 shows progress bars.
 
     Returns
     -------
@@ -337,13 +390,16 @@ def recommend_strategy(
     model = TransferClassifier(
         backbone,
         weights=weights,
+        estimator=estimator,
         max_epochs=max_epochs,
         image_size=image_size,
         image_shape=image_shape,
+        batch_size=batch_size,
         device=device,
         memory=memory,
         n_jobs=n_jobs,
         random_state=random_state,
+        verbose=verbose,
     )
     with model._study(X, y) as study:
         return study.recommend(timed=True)

@@ -12,12 +12,27 @@ from scipy.special import softmax
 
 from .backbones import Backbone
 from .cache import as_store
-from .candidates import Settings, available, make_candidate, make_folds, measure, trainable
+from .candidates import (
+    Settings,
+    available,
+    early_layer,
+    make_candidate,
+    make_folds,
+    measure,
+    trainable,
+)
 from .engine import Recipe
-from .evidence import Similarity, Timing, measure_similarity, measure_size, measure_timing
+from .evidence import (
+    Similarity,
+    Timing,
+    measure_similarity,
+    measure_size,
+    measure_timing,
+    seconds_of,
+)
 from .features import compute_features
-from .layers import resolve_layer
-from .probing import LayerChoice, candidate_layers, choose_layer, subsample
+from .layers import penultimate, resolve_layer
+from .probing import LayerChoice, LinearProbe, candidate_layers, choose_layer, subsample
 from .rules import (
     RULES,
     Outlook,
@@ -30,6 +45,7 @@ from .rules import (
     summarise,
     update,
 )
+from .samples import named_among, take
 from .transferability import explained_share, leep
 from .weighting import takes_weights
 
@@ -73,24 +89,29 @@ class Study:
         self.classes, self.codes = np.unique(y, return_inverse=True)
         self.seed = seed
         self.run = run
-        self._settings = Settings(backbone, classifier, max_epochs, 1e-4, run, batch_size, seed, {})
+        # All that is measured is measured on these: what so many do not tell apart hardly matters.
+        self.rows = subsample(self.codes, RULES["rows"], seed)
+        self._settings = Settings(
+            backbone, classifier, max_epochs, 1e-4, run, batch_size, seed, {}, self.rows
+        )
 
     # -- what is computed once -----------------------------------------------------------------
 
     @functools.cached_property
     def tables(self) -> dict[str, np.ndarray]:
-        """Features of all samples at every layer worth probing, and the outputs: one pass."""
+        """Features of the rows at every layer worth probing, and the outputs: one pass."""
         layers = candidate_layers(self.backbone)
         if self.backbone.classes is not None:
             layers.append(resolve_layer(self.backbone, -1))
-        return compute_features(
-            self.samples,
-            Recipe(self.backbone, tuple(dict.fromkeys(layers)), "avg"),
-            device=self.run["device"],
-            store=as_store(self.run["memory"]),
-            n_jobs=self.run["n_jobs"],
-            verbose=self.run["verbose"],
-        )
+        with named_among(self.rows):
+            return compute_features(
+                take(self.samples, self.rows),
+                Recipe(self.backbone, tuple(dict.fromkeys(layers)), "avg"),
+                device=self.run["device"],
+                store=as_store(self.run["memory"]),
+                n_jobs=self.run["n_jobs"],
+                verbose=self.run["verbose"],
+            )
 
     @functools.cached_property
     def outputs(self) -> np.ndarray | None:
@@ -102,20 +123,25 @@ class Study:
     @functools.cached_property
     def explained(self) -> float:
         """The share of the labels that the network's own classes explain."""
-        return explained_share(softmax(self.outputs.astype(np.float64), axis=1), self.codes)
+        return explained_share(self._own_probabilities(), self.codes[self.rows])
+
+    def _own_probabilities(self) -> np.ndarray:
+        return softmax(self.outputs.astype(np.float64), axis=1)
 
     @functools.cached_property
     def similarity(self) -> Similarity:
         """How like the samples are to the network's own."""
         device = self.run["device"]
-        return measure_similarity(self.backbone, self.samples, self.outputs, device=device)
+        with named_among(self.rows):
+            few = take(self.samples, self.rows)
+            return measure_similarity(self.backbone, few, self.outputs, device=device)
 
     @functools.cached_property
     def layers(self) -> LayerChoice:
         """What a probe makes of each layer."""
         return choose_layer(
             self.backbone,
-            self.codes,
+            self.codes[self.rows],
             lambda names, rows: {name: self.tables[name][rows] for name in names},
             layers=candidate_layers(self.backbone),
             random_state=self.seed,
@@ -124,20 +150,34 @@ class Study:
     @functools.cached_property
     def splits(self) -> list[list]:
         """How rows are split to try strategies on: several times where they are few."""
-        rows = subsample(self.codes, RULES["rows"], self.seed)
-        n_splits = int(np.clip(RULES["judged"] // len(rows), 1, RULES["splits"]))
-        return [make_folds(self.codes, self.seed + i, rows) for i in range(n_splits)]
+        n_splits = int(np.clip(RULES["judged"] // len(self.rows), 1, RULES["splits"]))
+        return [make_folds(self.codes, self.seed + i, self.rows) for i in range(n_splits)]
 
     @functools.cached_property
     def timing(self) -> Timing:
         """Seconds for a sample, forward and in training."""
         what = {name: trainable(name, self.backbone) for name in self.names if name in _TRAINED}
         device = self.run["device"]
-        return measure_timing(self.backbone, self.samples, what, device=device)
+        timing = measure_timing(self.backbone, self.samples, what, device=device)
+        return dataclasses.replace(timing, once=self._fitting_seconds())
+
+    def _fitting_seconds(self) -> dict[str, float]:
+        """Time what is fitted on features: a linear classifier, and the choice of a layer."""
+        table, codes = self.tables[penultimate(self.backbone)], self.codes[self.rows]
+        fitted = seconds_of(lambda: LinearProbe(random_state=self.seed).fit(table, codes))
+        found = {"features": fitted, "direct": 0.0, "early": fitted}
+        if "early" in self.names:
+            settings = self.settings("early")
+            found["early"] += seconds_of(lambda: early_layer(settings, self.y))
+        return found
 
     @property
     def names(self) -> list[str]:
-        return available(self.backbone)
+        """The strategies that the network allows; without epochs nothing of it is trained."""
+        names = available(self.backbone)
+        if self._settings.max_epochs:
+            return names
+        return [name for name in names if name not in ("last", "all")]
 
     # -- strategies ----------------------------------------------------------------------------
 
@@ -160,12 +200,12 @@ class Study:
 
     def judge(self, name: str, folds: list) -> np.ndarray:
         """Cross-validate a strategy: 1, 0 or NaN for each sample."""
-        return measure(name, self.settings(name), self.samples, self.codes, folds)
+        return measure(name, self.settings(name), self.samples, self.y, folds)
 
     def score(self, name: str, rows: np.ndarray) -> float:
-        """Return the cross-validated accuracy of a strategy on some rows; 0 where there is none."""
+        """Return the cross-validated accuracy of a strategy on some rows; NaN without folds."""
         folds = make_folds(self.codes, self.seed, rows)
-        return float(np.nanmean(self.judge(name, folds))) if folds else 0.0
+        return float(np.nanmean(self.judge(name, folds))) if folds else math.nan
 
     # -- the recommendation --------------------------------------------------------------------
 
@@ -188,7 +228,7 @@ class Study:
             return decide([Outlook("features", 0.0, 0.0)], [], "there is one class only", evidence)
         evidence["layers"] = self.layers
         if self.outputs is not None:
-            evidence["leep"] = leep(softmax(self.outputs.astype(np.float64), axis=1), self.codes)
+            evidence["leep"] = leep(self._own_probabilities(), self.codes[self.rows])
             evidence["explained"] = self.explained
         outlooks = [self._timed(o) if timed else o for o in self._outlooks(size.smallest)]
         return decide(outlooks, _in_words(evidence), _too_little(size, self.splits[0]), evidence)
@@ -233,7 +273,7 @@ class Study:
         gained = gained[np.isfinite(gained)]
         measured = summarise(gained)
         gain, error = update(expected, measured)
-        accuracy = min(1.0, others[0].accuracy + gain)
+        accuracy = float(np.clip(others[0].accuracy + gain, 0.0, 1.0))  # NaN stays NaN
         return Outlook(name, gain, error, len(gained), accuracy, measured)
 
     def _timed(self, outlook: Outlook) -> Outlook:

@@ -99,7 +99,7 @@ def logme(features, y, *, task="auto"):
     """
     features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
     targets = _as_targets(y, _find_task(y, task))  # (n_samples, n_targets)
-    u, s = _thin_svd(features)
+    u, s = _thin_svd(_scaled(features))
     squares = (u.T @ targets) ** 2  # (rank, n_targets)
     total = (targets**2).sum(0)
     rest = np.maximum(total - squares.sum(0), 0) + _RESIDUAL_FLOOR * total
@@ -205,7 +205,7 @@ def h_score(features, y, *, shrinkage=True):
     """
     features, codes = _check_labelled(features, y)
     n_samples, n_features = features.shape
-    centred = _centre(features)
+    centred = _scaled(_centre(_scaled(features)))
     u, s = _thin_svd(centred)  # (n_samples, rank), (rank,)
     membership = _membership(codes) / np.sqrt(np.bincount(codes))
     between = ((membership.T @ u) ** 2).sum(0)  # share of each direction, in [0, 1]
@@ -794,6 +794,11 @@ def _check_probabilities(p: np.ndarray) -> np.ndarray:
 def _centre(features: np.ndarray) -> np.ndarray:
     """Subtract means. The mean of a constant may be off by a bit, which must not count."""
     return np.where(np.ptp(features, axis=0) > 0, features - features.mean(0), 0.0)
+
+
+def _scaled(features: np.ndarray) -> np.ndarray:
+    """Divide by the largest number, so that squares are neither lost nor infinite."""
+    return np.ascontiguousarray(features / (np.abs(features).max() or 1.0))
 
 
 def _thin_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,8 @@ import builtins
 import numpy as np
 import pytest
 from conftest import TinyNet, images, run_python, tiny_backbone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.rules import Outlook, decide
@@ -70,6 +72,18 @@ def test_an_estimator_lends_its_backbone(pictures, fit):
     _, ax = plt.subplots()
     display = LayerProbeDisplay.from_estimator(extractor, *pictures, layers=["1", "4"], ax=ax)
     assert display.ax_ is ax and list(display.layers) == ["1", "4"]
+
+
+def test_an_estimator_lends_its_pooling_also_from_within_a_pipeline(pictures):
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), pooling="flatten", layer="2")
+    model = make_pipeline(extractor, LogisticRegression())
+    display = LayerProbeDisplay.from_estimator(model, *pictures, layers=["1", "2"], random_state=0)
+    wide = probe_layers(
+        *pictures, tiny_backbone(), layers=["1", "2"], pooling="flatten", random_state=0
+    )
+    np.testing.assert_array_equal(display.scores, wide.scores)
+    with pytest.raises(TypeError, match="no backbone"):
+        LayerProbeDisplay.from_estimator(LogisticRegression(), *pictures)
 
 
 def test_networks_are_drawn_best_first_from_the_top(pictures):

@@ -96,9 +96,28 @@ def test_every_batch_norm_that_is_reached_counts_once():
     assert found.noise > 0
 
 
-def test_batch_norms_that_saw_no_data_tell_nothing():
-    found = measure_similarity(random_backbone("resnet18").with_image_size(32), images(2))
+@pytest.mark.parametrize("outputs", [None, np.eye(2, 1000)])
+def test_batch_norms_that_saw_no_data_tell_nothing(outputs):
+    backbone = random_backbone("resnet18").with_image_size(32)
+    found = measure_similarity(backbone, images(2), outputs)
     assert found.value is None and "no data" in found.why
+
+
+class Idle(nn.Module):
+    """A batch norm with statistics that the forward never reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.aux, self.h = nn.Linear(4, 8), nn.BatchNorm1d(3), nn.Linear(8, 2)
+        self.aux.running_mean.fill_(0.5)
+
+    def forward(self, x):
+        return self.h(torch.relu(self.f(x)))
+
+
+def test_a_batch_norm_that_is_never_reached_tells_nothing():
+    X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    assert measure_similarity(load_backbone(Idle()), X).value is None
 
 
 def test_without_batch_norm_predictions_speak():
@@ -149,7 +168,9 @@ def test_times_are_positive_and_scale_with_samples_and_epochs():
     timing = Timing(0.1, {"head": 0.01, "all": 0.4})
     assert timing.seconds("features", 10, 5) == pytest.approx(1.0)
     assert timing.seconds("head", 10, 5) == pytest.approx(1.0 + 0.5)
-    assert timing.seconds("all", 10, 5) == pytest.approx(20.0)  # runs whole in each epoch
+    assert timing.seconds("all", 10, 5) == pytest.approx(1.0 + 20.0)  # runs whole in each epoch
+    timing = Timing(0.1, {}, {"features": 0.7})
+    assert timing.seconds("features", 10, 5) == pytest.approx(1.7)
 
 
 def test_a_network_without_stages_of_its_own_kind_can_be_timed():

@@ -6,12 +6,19 @@ import pytest
 from conftest import TinyNet, Vectors, images, random_backbone, run_python, tiny_backbone
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sktransfer import candidates, load_backbone, study
+from sktransfer import (
+    UnreadableSamplesError,
+    candidates,
+    load_backbone,
+    load_word_vectors,
+    study,
+)
 from sktransfer.candidates import STRATEGIES, available, halving, make_folds, trainable
 from sktransfer.ranking import rank_backbones
 from sktransfer.rules import (
@@ -152,7 +159,7 @@ def test_times_decide_nothing(colours, monkeypatch):
     backbone = deeper_backbone()
     found = []
     for seconds in (1e-6, 1e6):
-        monkeypatch.setattr("sktransfer.evidence._seconds", lambda action, s=seconds: s)
+        monkeypatch.setattr("sktransfer.evidence.seconds_of", lambda action, on=None, s=seconds: s)
         found.append(recommend_strategy(X, y, backbone, max_epochs=2, random_state=0))
     assert found[0].strategy == found[1].strategy
     assert [o.gain for o in found[0].table] == [o.gain for o in found[1].table]
@@ -219,6 +226,86 @@ def test_strategy_is_a_parameter_to_be_searched(colours, tmp_path):
     search = GridSearchCV(model, grid, cv=2).fit(X, y)
     assert search.best_params_["strategy"] != "direct"
     assert search.best_score_ > 0.9
+
+
+def test_the_classifier_given_meets_the_labels_as_they_are(colours):
+    X, y = colours
+    own = LogisticRegression(class_weight={"dark": 2, "light": 1})
+    for strategy in ("auto", "search"):
+        model = TransferClassifier(
+            deeper_backbone(), strategy=strategy, estimator=own, max_epochs=1, random_state=0
+        )
+        assert model.fit(X, y).score(X, y) > 0.9
+
+
+def test_what_is_no_classifier_is_refused(colours):
+    with pytest.raises(ValueError, match="no classifier"):
+        TransferClassifier(tiny_backbone(), estimator=Ridge()).fit(*colours)
+
+
+def test_methods_are_those_of_the_fitted_classifier(colours):
+    model = TransferClassifier(tiny_backbone(), strategy="features", estimator=LinearSVC())
+    assert hasattr(model, "decision_function") and not hasattr(model, "predict_proba")
+    model.fit(*colours)
+    np.testing.assert_array_equal(
+        model.decision_function(colours[0]) > 0, model.predict(colours[0]) == "light"
+    )
+    model.set_params(strategy="head", max_epochs=1).fit(*colours)
+    assert hasattr(model, "predict_proba") and not hasattr(model, "decision_function")
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_missing_label_is_named(missing, colours):
+    y = colours[1].astype(object)
+    y[7] = missing
+    with pytest.raises(ValueError, match=r"missing label: .* at 7"):
+        TransferClassifier(tiny_backbone()).fit(colours[0], y)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "search", "features"])
+def test_unreadable_samples_are_named_by_their_place_among_all(strategy, colours):
+    X, y = list(colours[0]), colours[1]
+    X[40] = "nowhere.png"
+    with pytest.raises(UnreadableSamplesError, match=r"sample 40, 'nowhere.png'"):
+        TransferClassifier(deeper_backbone(), strategy=strategy, max_epochs=1).fit(X, y)
+
+
+def test_without_epochs_nothing_of_the_network_is_advised(colours):
+    found = recommend_strategy(*colours, deeper_backbone(), max_epochs=0, random_state=0)
+    assert {"last", "all"}.isdisjoint(outlook.name for outlook in found.table)
+
+
+def test_accuracies_that_are_not_known_are_not_shown_as_perfect(colours):
+    found = recommend_strategy(colours[0][:6], list("abcdef"), tiny_backbone(), max_epochs=1)
+    assert all(np.isnan(outlook.accuracy) for outlook in found.table)
+
+
+def test_no_more_samples_are_looked_at_than_the_table_says(colours, counted, monkeypatch):
+    monkeypatch.setitem(RULES, "rows", 12)
+    recommend_strategy(*colours, tiny_backbone(), max_epochs=0, random_state=0)
+    assert max(counted) <= 12
+
+
+def test_search_without_scores_leaves_nobody_out():
+    rounds = halving(list("abc"), lambda name, rows: np.nan, np.arange(6), 0)
+    assert [sorted(found) for found in rounds] == [list("abc")] * 2
+
+
+def test_search_gives_small_classes_enough_rows_to_be_split(colours):
+    y = np.repeat(np.arange(12), 4)
+    model = TransferClassifier(deeper_backbone(), strategy="search", max_epochs=1, random_state=0)
+    assert not np.isnan(list(model.fit(colours[0], y).search_[0].values())).any()
+
+
+@pytest.mark.parametrize("strategy", ["auto", "all"])
+def test_texts_are_classified_too(strategy):
+    words = {"good": [1.0, 0.0], "bad": [-1.0, 0.2], "film": [0.0, 1.0], "plot": [0.1, 0.9]}
+    X = ["good film", "bad film", "good plot", "bad plot", "good good film", "bad bad plot"] * 3
+    y = ["kind", "unkind"] * 9
+    model = TransferClassifier(
+        load_word_vectors(words), strategy=strategy, max_epochs=2, random_state=0
+    )
+    assert model.fit(X, y).score(X, y) == 1.0
 
 
 def test_search_halves_the_candidates(colours):
@@ -358,8 +445,21 @@ def test_the_simpler_is_taken_where_the_difference_is_below_its_uncertainty():
     assert (tie.strategy, tie.runner_up) == ("features", "early")
 
 
+def test_training_stages_must_bring_more_than_its_effort():
+    effort = RULES["effort"]["all"]
+    for gain, taken in ((0.8 * effort, "features"), (1.2 * effort, "all")):
+        table = [Outlook("features", 0.0, 0.0), Outlook("all", gain, 0.0)]
+        assert decide(table, [], "", {}).strategy == taken
+
+
+def test_the_reasons_say_which_kind_is_taken_where_little_can_be_told():
+    simple, likely = _decided((0, 0), (0.001, 0.02)), _decided((0, 0), (0.03, 0.04))
+    assert simple.strategy == "features" and "the simpler one is taken" in simple.reasons[0]
+    assert likely.strategy == "early" and "the likelier one is taken" in likely.reasons[0]
+
+
 def test_it_abstains_where_nothing_is_separated():
-    vague = _decided((0, 0), (0.05, 0.3))
+    vague = _decided((0, 0), (0.1, 0.3))
     assert vague.strategy is None and "too little to tell: early and features" in vague.reasons[0]
     assert vague.chosen == "early"  # the best guess
     assert _decided((0, 0), (0.5, 0.2)).strategy == "early"
@@ -474,7 +574,20 @@ def test_networks_without_classes_have_no_score_that_needs_them():
     assert np.isnan(found.scores[0])
 
 
+def test_networks_are_ranked_by_numbers_too(colours):
+    X = colours[0]
+    y = np.array([x.mean() for x in X]) + 0.01
+    found = rank_backbones(X, y, {"one": deeper_backbone(), 2: tiny_backbone()}, score="logme")
+    assert np.isfinite(found.scores).all() and set(found.names) == {"one", "2"}
+
+
 def test_what_cannot_be_ranked_is_refused(colours):
+    with pytest.raises(ValueError, match="inconsistent"):
+        rank_backbones(colours[0], colours[1][:20], [tiny_backbone()])
+    with pytest.raises(TypeError, match="one network"):
+        rank_backbones(*colours, "efficientnet_lite0")
+    with pytest.raises(ValueError, match="no network"):
+        rank_backbones(*colours, [])
     with pytest.raises(ValueError, match="one of 'logme'"):
         rank_backbones(*colours, [tiny_backbone()], score="best")
     with pytest.raises(ValueError, match="give a dictionary"):
