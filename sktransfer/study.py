@@ -230,10 +230,12 @@ class Study:
         if self.outputs is not None:
             evidence["leep"] = leep(self._own_probabilities(), self.codes[self.rows])
             evidence["explained"] = self.explained
-        outlooks = [self._timed(o) if timed else o for o in self._outlooks(size.smallest)]
-        return decide(outlooks, _in_words(evidence), _too_little(size, self.splits[0]), evidence)
+        too_little = _too_little(size, self.splits[0])
+        outlooks = self._outlooks(size.smallest, try_long=not too_little)
+        outlooks = [self._timed(outlook) if timed else outlook for outlook in outlooks]
+        return decide(outlooks, _in_words(evidence), too_little, evidence)
 
-    def _outlooks(self, smallest: int) -> list[Outlook]:
+    def _outlooks(self, smallest: int, try_long: bool) -> list[Outlook]:
         """Try what is cheap, then what is long where it may be worth it."""
         reference = [self.judge("features", folds) for folds in self.splits]
         n = int(np.isfinite(reference[0]).sum())
@@ -245,6 +247,7 @@ class Study:
             hint = self.explained if name == "direct" else early
             expected = expected_gain(name, headroom, smallest, self.similarity.value, hint)
             search = self._tried_long if name in _TRAINED else self._tried
+            search = self._by_rule if name in _TRAINED and not try_long else search
             found[name] = search(name, expected, reference, list(found.values()))
             if name == "early":
                 early = found[name].gain / headroom
@@ -255,6 +258,10 @@ class Study:
         hits = [self.judge(name, folds) for folds in self.splits]
         gained = np.mean(np.subtract(hits, reference), axis=0)
         return self._outlook(name, expected, gained, others)
+
+    def _by_rule(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
+        """Take what a rule says of a strategy."""
+        return self._outlook(name, expected, np.empty(0), others)
 
     def _tried_long(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
         """Judge a strategy fold by fold, as long as it is not settled whether it is the best."""

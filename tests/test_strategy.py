@@ -184,13 +184,14 @@ def test_the_store_of_the_user_is_used_and_kept(colours, tmp_path):
     assert alone.estimator_.memory is None
 
 
-def test_with_too_few_samples_it_abstains_and_uses_features(colours):
+def test_with_too_few_samples_it_abstains_and_uses_features(colours, tried):
     X, y = colours[0][:9], np.array(["a"] * 3 + ["b"] * 6)
     model = TransferClassifier(tiny_backbone(), random_state=0).fit(X, y)
     found = model.recommendation_
     assert found.strategy is None and found.chosen == model.strategy_ == "features"
     assert found.reasons[0] == "too little to tell: 3 samples in class 'a'"
     assert "No recommendation" in repr(found)
+    assert {"head", "last", "all"}.isdisjoint(tried)  # nothing could be told from it
 
 
 @pytest.mark.parametrize("y", [["a"] * 6, ["a"] * 5 + ["b"], list("abcdef")])
