@@ -464,7 +464,8 @@ def probe_layers(
     >>> from sktransfer import probe_layers
     >>> digits = load_digits()
     >>> X, y = list(digits.images[:100] / 16), digits.target[:100]
-    >>> probe_layers(X, y, layers=["blocks.4", "blocks.10", None], image_size=64).layer
+    >>> layers = ["blocks.4", "blocks.10", None]
+    >>> probe_layers(X, y, layers=layers, image_size=64, random_state=0).layer
     'blocks.10'
     """
     extractor = PretrainedFeatureExtractor(
