@@ -2,6 +2,7 @@
 
 The same 1,000 sentences, batch size 32 there and "auto" here; equality first, to 1e-4.
 
+    pip install sentence-transformers
     python benchmarks/encoder_speed.py
 """
 
