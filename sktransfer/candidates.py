@@ -19,7 +19,7 @@ from .pretrained import PretrainedClassifier
 from .probing import LinearProbe, candidate_layers, choose_layer, subsample
 from .samples import named_among, take
 
-__all__ = ["STRATEGIES", "Settings", "available", "halving", "make_candidate", "measure"]
+__all__ = ["STRATEGIES", "TRAINED", "Settings", "available", "halving", "make_candidate", "measure"]
 
 # The simplest and cheapest first: of two that are worth the same the first is taken.
 STRATEGIES = {

@@ -230,11 +230,8 @@ def _by_batch_norm(backbone: Backbone, samples, rows, own: dict, device: str) ->
         images = np.random.default_rng(0).integers(
             0, 256, (CALIBRATION["noise_images"], *backbone.input_shape[1:], 3), dtype=np.uint8
         )
-        noise = float(
-            _divergences(network, norms, _opened(backbone, list(images), range(len(images))))[
-                1
-            ].mean()
-        )
+        opened = _opened(backbone, images, range(len(images)))
+        noise = float(_divergences(network, norms, opened)[1].mean())
     share = divergences.mean() / max(noise, 1e-12)
     value = float(np.exp(-((CALIBRATION["sharpness"] * share) ** 2)))
     return Similarity(value, "batch norm", "", layers, divergences, noise, **own)

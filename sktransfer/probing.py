@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from .backbones import Backbone
 from .layers import _has_matrix, penultimate, resolve_layer, stages_of
+from .rules import summarise
 
 __all__ = [
     "LayerChoice",
@@ -167,9 +168,7 @@ def _smooth(gains: np.ndarray) -> np.ndarray:
 
 
 def _standard_error(gains: np.ndarray) -> np.ndarray:
-    # One more sample that differs: no difference among ten is not certainty.
-    n = gains.shape[1]
-    return np.sqrt((gains.var(1) + 1 / n) / n)
+    return np.array([summarise(row)[1] for row in gains])
 
 
 def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from .base import BackboneEstimator
 from .cache import FeatureStore
-from .candidates import STRATEGIES, halving
+from .candidates import STRATEGIES, available, halving
 from .extractor import PretrainedFeatureExtractor
 from .probing import LayerChoice
 from .rules import Recommendation
@@ -181,10 +181,11 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             self.search_ = halving(study.names, study.score, study.codes, study.seed)
             best, accuracy = next(iter(self.search_[-1].items()))
             return "features" if math.isnan(accuracy) else best
-        if self.strategy not in study.names:
+        possible = available(self.backbone_)  # what is asked for by name is done, epochs or none
+        if self.strategy not in possible:
             raise ValueError(
                 f"strategy={self.strategy!r} is not possible with backbone "
-                f"{self.backbone_.name!r}, which allows {study.names}."
+                f"{self.backbone_.name!r}, which allows {possible}."
             )
         return self.strategy
 

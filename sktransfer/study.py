@@ -13,6 +13,7 @@ from scipy.special import softmax
 from .backbones import Backbone
 from .cache import as_store
 from .candidates import (
+    TRAINED,
     Settings,
     available,
     early_layer,
@@ -156,7 +157,7 @@ class Study:
     @functools.cached_property
     def timing(self) -> Timing:
         """Seconds for a sample, forward and in training."""
-        what = {name: trainable(name, self.backbone) for name in self.names if name in _TRAINED}
+        what = {name: trainable(name, self.backbone) for name in self.names if name in TRAINED}
         device = self.run["device"]
         timing = measure_timing(self.backbone, self.samples, what, device=device)
         return dataclasses.replace(timing, once=self._fitting_seconds())
@@ -231,12 +232,13 @@ class Study:
             evidence["leep"] = leep(self._own_probabilities(), self.codes[self.rows])
             evidence["explained"] = self.explained
         too_little = _too_little(size, self.splits[0])
-        outlooks = self._outlooks(size.smallest, try_long=not too_little)
+        # Where nothing could be told from long trials there are none.
+        outlooks = self._outlooks(size.smallest, [] if too_little else self.splits[0])
         outlooks = [self._timed(outlook) if timed else outlook for outlook in outlooks]
         return decide(outlooks, _in_words(evidence), too_little, evidence)
 
-    def _outlooks(self, smallest: int, try_long: bool) -> list[Outlook]:
-        """Try what is cheap, then what is long where it may be worth it."""
+    def _outlooks(self, smallest: int, folds: list) -> list[Outlook]:
+        """Try what is cheap, then, on folds, what is long where it may be worth it."""
         reference = [self.judge("features", folds) for folds in self.splits]
         n = int(np.isfinite(reference[0]).sum())
         accuracy = float(np.nanmean(reference)) if n else math.nan
@@ -246,9 +248,11 @@ class Study:
         for name in [name for name in _ORDER if name in self.names]:
             hint = self.explained if name == "direct" else early
             expected = expected_gain(name, headroom, smallest, self.similarity.value, hint)
-            search = self._tried_long if name in _TRAINED else self._tried
-            search = self._by_rule if name in _TRAINED and not try_long else search
-            found[name] = search(name, expected, reference, list(found.values()))
+            others = list(found.values())
+            if name in TRAINED:
+                found[name] = self._tried_long(name, expected, reference[0], others, folds)
+            else:
+                found[name] = self._tried(name, expected, reference, others)
             if name == "early":
                 early = found[name].gain / headroom
         return [found[name] for name in self.names]
@@ -259,19 +263,17 @@ class Study:
         gained = np.mean(np.subtract(hits, reference), axis=0)
         return self._outlook(name, expected, gained, others)
 
-    def _by_rule(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
-        """Take what a rule says of a strategy."""
-        return self._outlook(name, expected, np.empty(0), others)
-
-    def _tried_long(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
+    def _tried_long(
+        self, name: str, expected: tuple, reference: np.ndarray, others: list, folds: list
+    ) -> Outlook:
         """Judge a strategy fold by fold, as long as it is not settled whether it is the best."""
         gained = np.full(len(self.codes), np.nan)
         outlook = self._outlook(name, expected, gained, others)
-        for fold in self.splits[0]:
+        for fold in folds:
             if outlook.n_judged >= RULES["judged_long"] or is_settled(outlook, others):
                 break
             hits = self.judge(name, [fold])
-            gained = np.where(np.isfinite(hits), hits - reference[0], gained)
+            gained = np.where(np.isfinite(hits), hits - reference, gained)
             outlook = self._outlook(name, expected, gained, others)
         return outlook
 
@@ -289,7 +291,6 @@ class Study:
         return dataclasses.replace(outlook, seconds=seconds)
 
 
-_TRAINED = ("head", "last", "all")
 # What an earlier layer gains tells what training the network may.
 _ORDER = ("early", "direct", "head", "last", "all")
 

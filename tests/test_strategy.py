@@ -276,6 +276,11 @@ def test_without_epochs_nothing_of_the_network_is_advised(colours):
     assert {"last", "all"}.isdisjoint(outlook.name for outlook in found.table)
 
 
+def test_a_strategy_asked_for_by_name_is_fitted_without_epochs_too(colours):
+    model = TransferClassifier(deeper_backbone(), strategy="all", max_epochs=0).fit(*colours)
+    assert model.strategy_ == "all" and model.score(*colours) > 0.9
+
+
 def test_accuracies_that_are_not_known_are_not_shown_as_perfect(colours):
     found = recommend_strategy(colours[0][:6], list("abcdef"), tiny_backbone(), max_epochs=1)
     assert all(np.isnan(outlook.accuracy) for outlook in found.table)
