@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 from skorch.utils import to_device
-from torch import nn
 
 from .rows import Rows
 from .tail import Tail, copy_state
-from .training import TrainingPlan, train, without_callbacks
+from .training import TrainingPlan, run_in_parts, tail_of, train, without_callbacks
 
 __all__ = ["find_lr"]
 
@@ -76,7 +75,7 @@ class _RangeTest(Callback):
     def on_train_begin(self, net, **kwargs):
         self.step_, self.gain_, self.gains_, self.level_ = 0, 0.0, [], 0.0
         self.base_ = [group["lr"] / net.lr for group in net.optimizer_.param_groups]
-        self.start_ = copy.deepcopy(net.module_).eval()
+        self.start_ = copy.deepcopy(tail_of(net)).eval()
 
     def on_batch_begin(self, net, batch=None, training=None, **kwargs):
         if self.step_ == len(self.rates):
@@ -85,7 +84,9 @@ class _RangeTest(Callback):
             group["lr"] = self.rates[self.step_] * factor
 
     def on_batch_end(self, net, batch=None, **kwargs):
-        before, after = (_loss(net, module, batch) for module in (self.start_, net.module_))
+        after = _loss(net, tail_of(net), batch)
+        self.start_.n_chunks = tail_of(net).n_chunks
+        before = _loss(net, self.start_, batch)
         if not math.isfinite(after):
             raise _RangeEnd
         self.gain_ = 0.8 * self.gain_ + 0.2 * (before - after)
@@ -106,6 +107,7 @@ class _RangeTest(Callback):
 
 
 @torch.no_grad()
-def _loss(net, module: nn.Module, batch: tuple) -> float:
+def _loss(net, tail: Tail, batch: tuple) -> float:
     x, target = to_device(batch, net.device)
-    return float(net.criterion_(module.eval()(**x), target))
+    output = run_in_parts(tail.eval(), lambda: tail(**x), len(target))
+    return float(net.criterion_(output, target))

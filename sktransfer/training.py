@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import warnings
+from collections.abc import Callable
 
 import skorch
 import torch
@@ -24,10 +25,18 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from .rows import Batches, Rows
-from .tail import Tail, copy_state, learned_stages
+from .tail import Tail, learned_stages
 from .watching import KeepBest, StopOnNonFinite, WarmupCosine
 
-__all__ = ["TrainingPlan", "check_net_params", "make_net", "train", "without_callbacks"]
+__all__ = [
+    "TrainingPlan",
+    "check_net_params",
+    "make_net",
+    "run_in_parts",
+    "tail_of",
+    "train",
+    "without_callbacks",
+]
 
 
 class WeightedLoss(nn.Module):
@@ -150,10 +159,6 @@ def train(
 ) -> skorch.NeuralNet:
     """Train a tail in place and return the skorch net that did it.
 
-    Without enough device memory, the batch is split into chunks that are run one after
-    another, and training starts again from the same weights with the same numbers (but for what
-    dropout draws).
-
     Parameters
     ----------
     tail : Tail
@@ -174,39 +179,6 @@ def train(
     torch.OutOfMemoryError
         If not even one row fits, or batch norm would see the parts of a batch.
     """
-    before = copy_state(tail)
-    while True:
-        try:
-            return _train_once(tail, rows, valid, plan, device)
-        except torch.OutOfMemoryError as error:
-            if tail.n_chunks >= min(plan.batch_size, len(rows)):
-                raise
-            _make_chunks(tail, plan, error)
-            tail.load_state_dict(before)
-
-
-def _make_chunks(tail: Tail, plan: TrainingPlan, error: Exception) -> None:
-    if tail.learns_statistics:
-        raise torch.OutOfMemoryError(
-            f"A batch of {plan.batch_size} does not fit into the device's memory, and batch norm "
-            "that learns (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
-            "batch_size."
-        ) from error
-    if tail.n_chunks == 1:
-        drops = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in tail.modules())
-        same = "but for what dropout draws" if drops else "with the same result"
-        warnings.warn(
-            f"A batch of {plan.batch_size} does not fit into the device's memory: it is run in "
-            f"parts whose gradients are added up, {same}, more slowly.",
-            stacklevel=2,
-        )
-    tail.n_chunks *= 2
-    tail.zero_grad(set_to_none=True)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _train_once(tail, rows, valid, plan, device) -> skorch.NeuralNet:
     tail.seed = plan.seed
     net = make_net(tail, len(rows), valid, plan, device)
     try:
@@ -220,9 +192,97 @@ def _train_once(tail, rows, valid, plan, device) -> skorch.NeuralNet:
         ) from error
 
 
+def run_in_parts(tail: Tail, run: Callable, n_rows: int):
+    """Call a function that runs a batch through a tail, in parts where memory is short.
+
+    Without enough device memory the tail divides batches from here on, and the function is called
+    again: the gradients of the parts add up to those of the batch.
+
+    Parameters
+    ----------
+    tail : Tail
+    run : callable
+        Without arguments.
+    n_rows : int
+        In the batch.
+
+    Returns
+    -------
+    object
+        What the function returns.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If not even one row fits, or batch norm would see the parts of a batch.
+    """
+    while True:
+        seed = tail.seed
+        try:
+            return run()
+        except torch.OutOfMemoryError as error:
+            _check_divisible(tail, n_rows, error)
+        # Here, where the error holds the batch's tensors no longer.
+        _divide(tail, n_rows)
+        tail.seed = seed
+        tail.zero_grad(set_to_none=True)
+
+
+def _check_divisible(tail: Tail, n_rows: int, error: Exception) -> None:
+    if tail.learns_statistics:
+        raise torch.OutOfMemoryError(
+            f"A batch of {n_rows} does not fit into the device's memory, and batch norm that "
+            "learns (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
+            "batch_size."
+        ) from error
+    if tail.n_chunks >= n_rows:
+        raise error
+
+
+def _divide(tail: Tail, n_rows: int) -> None:
+    if tail.n_chunks == 1:
+        drops = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in tail.modules())
+        same = "but for what dropout draws" if drops else "with the same result"
+        warnings.warn(
+            f"A batch of {n_rows} does not fit into the device's memory: it is run in "
+            f"parts whose gradients are added up, {same}, more slowly.",
+            stacklevel=2,
+        )
+    tail.n_chunks *= 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _InParts:
+    """A net whose steps are run in parts where memory is short; callbacks see each one once."""
+
+    def train_step_single(self, batch, **fit_params):
+        return self._in_parts(super().train_step_single, batch, fit_params)
+
+    def validation_step(self, batch, **fit_params):
+        return self._in_parts(super().validation_step, batch, fit_params)
+
+    def _in_parts(self, step: Callable, batch: tuple, fit_params: dict):
+        run = functools.partial(step, batch, **fit_params)
+        return run_in_parts(tail_of(self), run, len(batch[1]))
+
+
+class _ClassifierNet(_InParts, skorch.NeuralNetClassifier):
+    pass
+
+
+class _RegressorNet(_InParts, skorch.NeuralNetRegressor):
+    pass
+
+
+def tail_of(net: skorch.NeuralNet) -> Tail:
+    """Return the tail that a net trains, without the wrapper of a compiled one."""
+    return getattr(net.module_, "_orig_mod", net.module_)
+
+
 def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, device):
     """Assemble the skorch net: what to train, on what, how, and what to watch."""
-    cls = skorch.NeuralNetRegressor if plan.task == "regression" else skorch.NeuralNetClassifier
+    cls = _RegressorNet if plan.task == "regression" else _ClassifierNet
     settings = {
         "max_epochs": plan.max_epochs,
         "batch_size": plan.batch_size,

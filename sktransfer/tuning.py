@@ -460,14 +460,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar."""
         root = getattr(self, "_callback_fit_ctx", None)
         open_tasks: list = []
-        n_begun = 0
         with _epoch_bar(self.max_epochs, self.verbose) as advance:
 
             def begin():
-                # Without memory training begins again, and its epochs are counted already.
-                nonlocal n_begun
-                n_begun += 1
-                if root is not None and n_begun <= self.max_epochs:
+                if root is not None:
                     task = root.subcontext(task_name="epoch")
                     open_tasks.append(task.call_on_fit_task_begin(estimator=self))
 

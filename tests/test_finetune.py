@@ -1,3 +1,4 @@
+import math
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -174,12 +175,12 @@ def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     assert (tmp_path / "model.pkl").stat().st_size < 1.05 * (changed + head)
     np.savez(tmp_path / "x.npz", images=images, expected=model.predict_proba(images))
     run_python(f"""
-import pickle, numpy as np
+import pickle, numpy as np, skorch
 d = np.load({str(tmp_path / "x.npz")!r})
 model = pickle.load(open({str(tmp_path / "model.pkl")!r}, "rb"))
 # The tests run on one thread, this process on all: sums differ in their last bits.
 np.testing.assert_allclose(model.predict_proba(d["images"]), d["expected"], atol=1e-5)
-assert type(model.net_).__name__ == "NeuralNetClassifier"
+assert isinstance(model.net_, skorch.NeuralNetClassifier)
 """)
 
 
@@ -899,6 +900,55 @@ def test_validation_runs_in_parts_where_memory_is_short(data, monkeypatch):
         with pytest.warns(UserWarning, match="with the same result"):
             found = FineTunedClassifier(backbone, trainable=1, **settings).fit(*data)
     losses = [[h["valid_loss"] for h in model.history_] for model in (expected, found)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+class Counting(Callback):
+    """Count what skorch tells its callbacks."""
+
+    def initialize(self):
+        self.counts_ = dict.fromkeys(["on_epoch_begin", "on_batch_end", "on_grad_computed"], 0)
+        return self
+
+    def notify(self, event):
+        self.counts_[event] += 1
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.notify("on_epoch_begin")
+
+    def on_batch_end(self, net, **kwargs):
+        self.notify("on_batch_end")
+
+    def on_grad_computed(self, net, **kwargs):
+        self.notify("on_grad_computed")
+
+
+def test_where_memory_gets_short_later_only_that_step_is_run_again(data, monkeypatch):
+    backbone, steps = load_backbone(network()), []
+    settings = {"trainable": 1, "max_epochs": 3, "batch_size": 20, "random_state": 0}
+    expected = FineTunedClassifier(backbone, **settings).fit(*data)
+    run = Tail._run
+
+    def limited(self, x):
+        if self.training:
+            steps.append(len(x))
+            if len(steps) > 4 and self.n_chunks < 2:
+                raise torch.OutOfMemoryError("no room")
+        return run(self, x)
+
+    monkeypatch.setattr(Tail, "_run", limited)
+    found = FineTunedClassifier(backbone, callbacks=[Counting()], **settings)
+    with pytest.warns(UserWarning, match="with the same result"):
+        found.fit(*data)
+    n_batches = 3 * math.ceil(len(data[0]) / 20)
+    (counting,) = (c for _, c in found.net_.callbacks_ if isinstance(c, Counting))
+    assert counting.counts_ == {
+        "on_epoch_begin": 3,
+        "on_batch_end": n_batches,
+        "on_grad_computed": n_batches,
+    }
+    assert len(steps) == n_batches + 1
+    losses = [[h["train_loss"] for h in model.history_] for model in (expected, found)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
