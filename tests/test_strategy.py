@@ -20,6 +20,7 @@ from sktransfer import (
     study,
 )
 from sktransfer.candidates import STRATEGIES, available, halving, make_folds, trainable
+from sktransfer.engine import Engine
 from sktransfer.ranking import rank_backbones
 from sktransfer.rules import (
     RULES,
@@ -166,13 +167,29 @@ def test_times_decide_nothing(colours, monkeypatch):
     assert all(a.seconds < b.seconds for a, b in zip(*(f.table for f in found), strict=True))
 
 
-def test_the_pass_over_the_samples_is_shared_by_all_candidates(colours, counted):
+@pytest.fixture
+def seen(monkeypatch):
+    """What went through the network: a recipe and a sample, in order."""
+    found = []
+    run = Engine.run
+
+    def watched(self, tensors, batch_size):
+        recipe = self.recipe
+        if recipe.backbone.name != "tail":  # not what is trained on top
+            found.extend((recipe.layers, recipe.pooling, t.numpy().tobytes()) for t in tensors)
+        return run(self, tensors, batch_size)
+
+    monkeypatch.setattr(Engine, "run", watched)
+    return found
+
+
+@pytest.mark.parametrize("strategy", ["auto", "search"])
+def test_no_sample_passes_the_same_stages_twice(strategy, colours, seen):
     X, y = colours
-    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(X, y)
-    # Features at all layers; pooled and whole activations of the trained cuts; the outputs.
-    # Without a store each of 3 to 5 folds of each strategy would run them again.
-    image_runs = [n for n in counted if n == len(X)]
-    assert len(image_runs) <= 5
+    TransferClassifier(deeper_backbone(), strategy=strategy, max_epochs=1, random_state=0).fit(X, y)
+    assert len(set(seen)) == len(seen)
+    # All layers pooled and the outputs; the cuts of "features", "direct", "head" and "last".
+    assert len({what[:2] for what in seen}) <= 5
 
 
 def test_the_store_of_the_user_is_used_and_kept(colours, tmp_path):
