@@ -235,6 +235,9 @@ def report(results: Results, half: list, title: str) -> None:
         spread = f"{auto.mean():.3f} ± {auto.std():.3f}"
         regret = f"{100 * (best - auto.mean()):.1f}"
         rows.append([task.name, len(auto), *cells, spread, regret, chosen, f"{shares[-1]:.2f}"])
+    if not rows:
+        print("no task has all strategies and auto yet")
+        return
     header = ["task", "draws", *STRATEGIES, "auto", "regret, points", "chosen", "time"]
     table(header, rows)
     print(f"time: auto's as a share of fitting each once; median {np.median(shares):.2f}")

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 
 from .augment import seeded
+from .scaling import PROBE_C, OneScale
 
 __all__ = [
     "carry_rows",
@@ -27,11 +28,6 @@ __all__ = [
     "write_rows",
 ]
 
-# Inverse strength of the probe's L2 penalty, on features divided by one number so that their
-# mean variance is 1. By cross-validation on hymenoptera's training part and on 200 and 600 digits,
-# 0.1 is within 0.003 of the best accuracy among 1e-5 … 10; a scale for each feature, which lifts
-# the noise of rarely active ones, costs 1 to 7 points on digits.
-_PROBE_C = 0.1
 _LARGE = 20.0  # a logit that is certain
 
 
@@ -118,11 +114,11 @@ def solve_probe(
     intercept : ndarray of shape (n_outputs,)
         For the features as they are given: centring and scale are folded in.
     """
-    mean, scale = _centre_and_scale(features, weight)
-    X = (features - mean) / scale
+    scaler = OneScale().fit(features, sample_weight=weight)
+    X = scaler.transform(features)
     if task == "regression":
         # The same penalty per sample as the classifier's.
-        ridge = Ridge(alpha=1 / _PROBE_C).fit(X, target, sample_weight=weight)
+        ridge = Ridge(alpha=1 / PROBE_C).fit(X, target, sample_weight=weight)
         coef, intercept = ridge.coef_.reshape(n_outputs, -1), np.ravel(ridge.intercept_)
         intercept = np.broadcast_to(intercept, n_outputs).copy()
     elif task == "multilabel":
@@ -131,16 +127,8 @@ def solve_probe(
         intercept = np.array([b[1] - b[0] for _, b in pairs])
     else:
         coef, intercept = _logistic(X, target.astype(int), weight, n_outputs)
-    coef = coef / scale
-    return coef, intercept - coef @ mean
-
-
-def _centre_and_scale(features: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return each feature's weighted mean and the root of their mean weighted variance."""
-    features = features.astype(np.float64)
-    mean = np.average(features, axis=0, weights=weight)
-    variance = np.average((features - mean) ** 2, axis=0, weights=weight).mean()
-    return mean, float(np.sqrt(variance)) or 1.0
+    coef = coef / scaler.scale_
+    return coef, intercept - coef @ scaler.mean_
 
 
 def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +138,7 @@ def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
     intercept[present] = 0.0
     if len(present) < 2:
         return coef, intercept
-    model = LogisticRegression(C=_PROBE_C, max_iter=200)
+    model = LogisticRegression(C=PROBE_C, max_iter=200)
     with warnings.catch_warnings():  # near enough is enough: training goes on from there
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X[weight > 0], codes[weight > 0], sample_weight=weight[weight > 0])
@@ -300,8 +288,8 @@ def solve_new_rows(
     linear = last_linear(head, n_outputs)
     if not _is_one_linear(head, linear, features.shape[1]):
         return
-    mean, scale = _centre_and_scale(features, weight)
-    X = (features - mean) / scale
+    scaler = OneScale().fit(features, sample_weight=weight)
+    X = scaler.transform(features)
     old = linear(torch.as_tensor(features)).detach().double().numpy()  # (n, n_outputs)
     hit = codes[:, None] == np.array(new)  # (n, n_new)
 
@@ -312,14 +300,14 @@ def solve_new_rows(
         log_p = log_softmax(logits, axis=1)
         residual = (np.exp(log_p[:, new]) - hit) * weight[:, None]
         value = -(weight * np.take_along_axis(log_p, codes[:, None], 1)[:, 0]).sum()
-        gradient = np.column_stack([residual.sum(0), residual.T @ X + rows[:, 1:] / _PROBE_C])
-        return value + (rows[:, 1:] ** 2).sum() / (2 * _PROBE_C), gradient.ravel()
+        gradient = np.column_stack([residual.sum(0), residual.T @ X + rows[:, 1:] / PROBE_C])
+        return value + (rows[:, 1:] ** 2).sum() / (2 * PROBE_C), gradient.ravel()
 
     start = np.zeros((len(new), X.shape[1] + 1))
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     rows = found.x.reshape(start.shape)
-    coef = rows[:, 1:] / scale
+    coef = rows[:, 1:] / scaler.scale_
     with torch.no_grad():
         linear.weight[new] = torch.as_tensor(coef, dtype=linear.weight.dtype)
-        bias = rows[:, 0] - coef @ mean
+        bias = rows[:, 0] - coef @ scaler.mean_
         linear.bias[new] = torch.as_tensor(bias, dtype=linear.bias.dtype)

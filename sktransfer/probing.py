@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from .backbones import Backbone
 from .layers import _has_matrix, penultimate, resolve_layer, stages_of
 from .rules import summarise
+from .scaling import PROBE_C, OneScale
 
 __all__ = [
     "LayerChoice",
@@ -35,7 +36,6 @@ _ROWS = 600
 _PENALTIES = 10.0 ** np.arange(-4, 4)
 # An earlier or later layer must beat the default by this many standard errors of the difference.
 _CERTAIN = 1.0
-_C = 0.1  # inverse penalty where there is too little to choose it by, as in heads.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,10 +336,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, counts = np.unique(y, return_counts=True)
-        self._mean = X.mean(0)
-        self._scale = float(np.sqrt(((X - self._mean) ** 2).mean())) or 1.0
-        self._basis = None
-        X = (X - self._mean) / self._scale
+        self._scaler, self._basis = OneScale().fit(X), None
+        X = self._scaler.transform(X)
         if X.shape[0] < X.shape[1]:
             self._basis = np.linalg.svd(X, full_matrices=False)[2].T  # (n_features, rank)
             X = X @ self._basis
@@ -354,7 +352,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         if len(self.Cs) == 1:
             return self.Cs[0]
         if len(counts) == 1 or counts.min() < 5:
-            return _C
+            return PROBE_C
         losses = np.zeros(len(self.Cs))
         folds = StratifiedKFold(3, shuffle=True, random_state=self.random_state)
         for train, test in folds.split(X, y):
@@ -366,7 +364,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def _turned(self, X) -> np.ndarray:
         check_is_fitted(self)
-        X = (validate_data(self, X, dtype=np.float64, reset=False) - self._mean) / self._scale
+        X = self._scaler.transform(validate_data(self, X, dtype=np.float64, reset=False))
         return X if self._basis is None else X @ self._basis
 
     def predict_proba(self, X):

@@ -8,12 +8,13 @@ from numbers import Integral
 
 import numpy as np
 from scipy.special import entr, logsumexp
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import check_array, check_consistent_length, check_X_y, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from .scaling import PROBE_C, OneScale
 
 __all__ = [
     "explained_share",
@@ -29,8 +30,6 @@ __all__ = [
     "transrate",
 ]
 
-# Inverse strength of the probe's penalty, the same as of the probe that a head starts from.
-_PROBE_C = 0.1
 # What LogME counts as residual at least, of the targets' sum of squares. Labels that features fit
 # exactly would have infinite evidence.
 _RESIDUAL_FLOOR = 1e-10
@@ -503,12 +502,12 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
     """
     features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
     if _find_task(y, task) == "regression":
-        model, splits = Ridge(alpha=1 / _PROBE_C), _plain_folds(cv, len(y), random_state)
+        model, splits = Ridge(alpha=1 / PROBE_C), _plain_folds(cv, len(y), random_state)
     else:
         y = column_or_1d(y)
         splits = _stratified_folds(cv, np.bincount(_encode(y)), random_state)
-        model = LogisticRegression(C=_PROBE_C, max_iter=1000)
-    probe = make_pipeline(_OneScale(), model)
+        model = LogisticRegression(C=PROBE_C, max_iter=1000)
+    probe = make_pipeline(OneScale(), model)
     with warnings.catch_warnings():  # fewer members than folds is allowed, and said above
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         scores = cross_val_score(
@@ -516,18 +515,6 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
         )
     spread = scores.std(ddof=1) if len(scores) > 1 else np.nan
     return float(scores.mean()), float(spread / np.sqrt(len(scores)))
-
-
-class _OneScale(TransformerMixin, BaseEstimator):
-    """Centre each feature and divide all by one number, the root of their mean variance."""
-
-    def fit(self, X, y=None):
-        self.mean_ = X.mean(0)
-        self.scale_ = float(np.sqrt(((X - self.mean_) ** 2).mean())) or 1.0
-        return self
-
-    def transform(self, X):
-        return (X - self.mean_) / self.scale_
 
 
 def _stratified_folds(cv, counts: np.ndarray, random_state):
