@@ -12,7 +12,7 @@ from sklearn.callback import with_callbacks
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import (
     check_classification_targets,
     type_of_target,
@@ -281,7 +281,7 @@ default="efficientnet_lite0"
         """
         before = (self._tail, self.classes_) if self._goes_on() else None
         samples = self._begin(X, y)
-        self._learn(samples, y, sample_weight, [], before)
+        self._learn(samples, y, sample_weight, None, before)
         return self
 
     @with_callbacks
@@ -324,14 +324,17 @@ default="efficientnet_lite0"
         self._learn(samples, y, sample_weight, labels, before)
         return self
 
-    def _learn(self, samples, y, sample_weight, labels: list, before) -> None:
-        """Encode the labels, grow the head where need be, and train."""
+    def _learn(self, samples, y, sample_weight, labels: list | None, before) -> None:
+        """Encode the labels, grow the head where need be, and train.
+
+        With a list of more labels, which may be empty, others may still come.
+        """
         y = self._check_labels(samples, y, before)
         weight = _weights(sample_weight, y)
         if self._task == "multilabel":
             self.classes_, target = np.arange(y.shape[1]), y.astype(np.float32)
         else:
-            self.classes_ = unique_labels(y, *labels)
+            self.classes_ = unique_labels(y, *(labels or ()))
             target = np.searchsorted(self.classes_, y)
         self._n_outputs = len(self.classes_)
         tail, new = (None, ()) if before is None else self._continued(*before)
@@ -339,7 +342,9 @@ default="efficientnet_lite0"
         seen = set(self.classes_[np.unique(target[weight > 0])].tolist()) if y.ndim == 1 else set()
         earlier = set(self.classes_.tolist()) if before is None else self._seen
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
-        total, kept = self._with_class_weight(target, weight)
+        total, kept = self._with_class_weight(target, weight, labels is not None)
+        if not (total >= 0).all() or not total.any():
+            raise ValueError("Weights must not be negative, nor all zero: see class_weight.")
         plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
         self._seen = seen if before is None else self._seen | seen
         self._keep(plain, target, weight)
@@ -359,6 +364,11 @@ default="efficientnet_lite0"
             raise ValueError(
                 f"y is {task} with {y.shape[-1] if several else 'one'} label(s) a sample, which is "
                 f"not what this model was fitted for ({self._task}, {len(self.classes_)} classes)."
+            )
+        if several and not np.isin(y, (0, 1)).all():
+            raise ValueError(
+                "y with several columns must be an indicator matrix of 0 and 1, got values "
+                f"{np.unique(y)[:5].tolist()}."
             )
         if several and self.rehearsal:
             raise ValueError("rehearsal= keeps rows by class, which an indicator matrix has not.")
@@ -385,7 +395,9 @@ default="efficientnet_lite0"
         # A label that was announced and never seen has a row that says never.
         return {k: i for i, k in enumerate(self.classes_.tolist()) if k in self._seen}
 
-    def _with_class_weight(self, target, weight) -> tuple[np.ndarray, tuple | None]:
+    def _with_class_weight(
+        self, target, weight, more_may_come: bool
+    ) -> tuple[np.ndarray, tuple | None]:
         """Apply ``class_weight`` to the rows of this call and to those kept from earlier ones."""
         kept = self._kept_rows()
         if self.class_weight is None:
@@ -393,10 +405,25 @@ default="efficientnet_lite0"
         if self._task == "multilabel":
             return weight * compute_sample_weight(self.class_weight, target), kept
         codes = target if kept is None else np.concatenate([target, kept[1]])
-        factor = compute_sample_weight(self.class_weight, self.classes_[codes])
+        factor = self._class_factors(codes, more_may_come)[codes]
         if kept is not None:
             kept = (*kept[:2], kept[2] * factor[len(target) :])
         return weight * factor[: len(target)], kept
+
+    def _class_factors(self, codes: np.ndarray, more_may_come: bool) -> np.ndarray:
+        """Return the factor of each label."""
+        weights, known = self.class_weight, self.classes_
+        if isinstance(weights, list):
+            raise ValueError("class_weight as a list is for an indicator matrix of labels.")
+        if isinstance(weights, dict):
+            if more_may_come:
+                labels = set(known.tolist())
+                weights = {label: w for label, w in weights.items() if label in labels}
+            return compute_class_weight(weights, classes=known, y=known)
+        factor = np.ones(len(known))
+        present = np.unique(codes)
+        factor[present] = compute_class_weight(weights, classes=present, y=codes)
+        return factor
 
     def _kept_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Return activations, codes and weights from earlier calls that are trained again."""

@@ -226,7 +226,9 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         if self.class_map is None:
             return softmax(outputs, axis=1)
         if self.class_map == "learn":
-            return softmax(outputs, axis=1) @ self.conditional_
+            # Row by row: a product of matrices rounds otherwise as its shape changes.
+            shares = [row @ self.conditional_ for row in softmax(outputs, axis=1)]
+            return np.array(shares).reshape(-1, len(self.classes_))
         groups = [logsumexp(outputs[:, list(s)], axis=1) for s in self._sources.values()]
         return softmax(np.column_stack(groups), axis=1)
 

@@ -11,7 +11,7 @@ import torch
 from skorch.callbacks import Callback
 from skorch.utils import to_device
 
-from .rows import Rows
+from .rows import Rows, count_batches
 from .tail import Tail, copy_state
 from .training import TrainingPlan, run_in_parts, tail_of, train, without_callbacks
 
@@ -44,13 +44,15 @@ def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) ->
     rates = np.geomspace(1e-6, 1.0, 61)
     state = copy_state(tail)
     watch = _RangeTest(rates)
-    epochs = math.ceil(len(rates) / math.ceil(len(rows) / plan.batch_size))
+    n_batches = count_batches(len(rows), plan.batch_size, tail.learns_statistics)
+    epochs = math.ceil(len(rates) / n_batches)
     test = dataclasses.replace(
         plan, lr=rates[0], max_epochs=epochs, callbacks=[("range", watch)], verbose=0, warmup=0.0
     )
     test.net_params = without_callbacks(plan.net_params)
     try:
-        train(tail, rows, None, test, device)
+        if train(tail, rows, None, test, device).was_stopped:
+            raise KeyboardInterrupt  # nothing here stops early but the user
     except (_RangeEnd, FloatingPointError):
         pass
     finally:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-__all__ = ["Batches", "Rows", "Table", "as_rows"]
+__all__ = ["Batches", "Rows", "Table", "as_rows", "count_batches"]
 
 _ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may take
 
@@ -69,6 +69,8 @@ class Rows(torch.utils.data.Dataset):
         an epoch takes one at random.
     target : ndarray of shape (n,) or (n, n_outputs)
     weight : ndarray of shape (n,)
+        In batches they come divided by their mean, so that a loss times weight, averaged over
+        batches of any size, is the weighted mean over all rows.
     fresh : callable, default=None
         From positions and an epoch's seed to activations, for views made anew.
     """
@@ -83,6 +85,7 @@ class Rows(torch.utils.data.Dataset):
         self.views = [view if isinstance(view, Table) else Table(view) for view in views]
         self.target = torch.from_numpy(target)
         self.weight = torch.from_numpy(weight.astype(np.float32))
+        self.relative = torch.from_numpy((weight / (weight.mean() or 1.0)).astype(np.float32))
         self.fresh = fresh
 
     def __len__(self) -> int:
@@ -96,7 +99,7 @@ class Rows(torch.utils.data.Dataset):
         """Return the activations and weights of some rows, and their targets."""
         index = index.to(self.target.device)
         x = self._activations(index, epoch_seed, generator)
-        return {"x": x, "weight": self.weight[index]}, self.target[index]
+        return {"x": x, "weight": self.relative[index]}, self.target[index]
 
     def _activations(self, index: torch.Tensor, epoch_seed: int, generator) -> torch.Tensor:
         if self.fresh is not None:
@@ -116,7 +119,7 @@ class Rows(torch.utils.data.Dataset):
         size = sum(view.nbytes for view in self.views)
         if size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
             self.views = [_tensor(view).to(device) for view in self.views]
-            self.target, self.weight = self.target.to(device), self.weight.to(device)
+            self.target, self.relative = self.target.to(device), self.relative.to(device)
         return self
 
 
@@ -132,8 +135,8 @@ def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
     Tensor or list of Tensor
     """
     if view.dtype == object:
-        return [torch.from_numpy(np.require(row, requirements="W")) for row in view]
-    return torch.from_numpy(np.require(view, requirements="W"))
+        return [torch.from_numpy(np.require(row, requirements=["C", "W"])) for row in view]
+    return torch.from_numpy(np.require(view, requirements=["C", "W"]))
 
 
 def _is_ragged(view) -> bool:
@@ -184,7 +187,7 @@ class Batches:
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return count_batches(len(self.rows), self.batch_size, self.in_pairs)
 
     def __iter__(self) -> Iterator[tuple]:
         order, epoch_seed = torch.arange(len(self.rows)), 0
@@ -192,7 +195,7 @@ class Batches:
             order = torch.randperm(len(self.rows), generator=self.generator)
             epoch_seed = int(torch.randint(2**31, (1,), generator=self.generator))
         batches = list(order.split(self.batch_size))
-        if self.in_pairs and len(batches) > 1 and len(batches[-1]) == 1:
+        if len(batches) > len(self):
             batches[-2:] = [torch.cat(batches[-2:])]
         for index in batches:
             yield self._batch(index, epoch_seed)
@@ -201,3 +204,22 @@ class Batches:
         if isinstance(self.rows, Rows):
             return self.rows.batch(index, epoch_seed, self.generator)
         return tuple(default_collate([self.rows[i] for i in index.tolist()]))
+
+
+def count_batches(n_rows: int, batch_size: int, in_pairs: bool) -> int:
+    """Count the batches of an epoch.
+
+    Parameters
+    ----------
+    n_rows : int
+    batch_size : int
+    in_pairs : bool
+        As in :class:`Batches`.
+
+    Returns
+    -------
+    int
+    """
+    n_batches = math.ceil(n_rows / batch_size)
+    joined = in_pairs and n_batches > 1 and n_rows - (n_batches - 1) * batch_size == 1
+    return n_batches - joined

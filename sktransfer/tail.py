@@ -48,7 +48,8 @@ class Tail(nn.Module):
     square, masked : bool
         See :func:`sktransfer.layers.pool`.
     train_batch_norm : bool
-        Whether batch norm adapts its statistics. If not, it stays in ``eval`` mode.
+        Whether batch norm adapts its statistics, in stages that learn. If not, it stays in
+        ``eval`` mode.
     precision : {"float32", "bfloat16"}
 
     Attributes
@@ -69,7 +70,16 @@ class Tail(nn.Module):
         self.train_batch_norm = train_batch_norm
         self.precision = precision
         self.n_chunks = 1
-        self.seed = 0
+        # As a tensor: a network compiled for one seed would be compiled again for the next.
+        self._seed = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def seed(self) -> int:
+        return int(self._seed)
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed.fill_(seed)
 
     @property
     def head(self) -> nn.Module:
@@ -78,17 +88,19 @@ class Tail(nn.Module):
     def train(self, mode: bool = True) -> Tail:
         super().train(mode)
         # A batch norm in the new head has no statistics yet that could be kept.
-        for module in self.body[:-1].modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not self.train_batch_norm:
-                module.eval()
+        for stage in self.body[:-1]:
+            learned = list(stage.parameters())
+            frozen = bool(learned) and not any(p.requires_grad for p in learned)
+            if frozen or not self.train_batch_norm:
+                for module in filter(_keeps_statistics, stage.modules()):
+                    module.eval()
         return self
 
     @property
     def learns_statistics(self) -> bool:
         """Whether a batch norm adapts in training, which takes two rows at least."""
-        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        inside = [m for m in self.body[-1].modules() if m in norms]
-        return bool(inside) or (self.train_batch_norm and bool(norms))
+        where = self if self.train_batch_norm else self.body[-1]
+        return any(map(_keeps_statistics, where.modules()))
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None):
         """Return outputs; with weights, which pass by, outputs and weights for the loss."""
@@ -106,11 +118,12 @@ class Tail(nn.Module):
         return next(self.parameters())
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        chunks = x.chunk(self.n_chunks)
+        whole = self.n_chunks > 1 and self.training and self.learns_statistics
+        chunks = [x] if whole else x.chunk(self.n_chunks)
         if not self.training:
-            return torch.cat([self.body(chunk) for chunk in chunks])
-        seeds = range(self.seed, self.seed + len(chunks))
-        self.seed += len(chunks)
+            return torch.cat([self._through(chunk) for chunk in chunks])
+        seeds = [self.seed + i for i in range(len(chunks))]
+        self._seed += len(chunks)
         # Each chunk is run again when its gradients are wanted, so that only one chunk's
         # activations are alive at a time. The sums are those of the whole batch.
         run = self._draw if len(chunks) == 1 else self._draw_again
@@ -119,7 +132,11 @@ class Tail(nn.Module):
     def _draw(self, x: torch.Tensor, seed: int) -> torch.Tensor:
         """Run the body in training, what it draws given by a seed."""
         with seeded(seed, x.device):
-            return self.body(x)
+            return self._through(x)
+
+    def _through(self, x: torch.Tensor) -> torch.Tensor:
+        # A step that works in place would change the batch, which may be run again.
+        return self.body(x.clone())
 
     def _draw_again(self, x: torch.Tensor, seed: int) -> torch.Tensor:
         kept = {"use_reentrant": False, "preserve_rng_state": False}  # the seed does that
@@ -133,6 +150,13 @@ class Tail(nn.Module):
                 name += "_"
             stages[name] = stage
         return stages
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Tell whether a module looks at a batch as a whole in training, or adapts to it."""
+    norms = nn.modules.batchnorm
+    tracks = isinstance(module, norms._NormBase) and module.track_running_stats
+    return isinstance(module, norms._BatchNorm) or tracks
 
 
 def learned_stages(tail: Tail) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import inspect
 import warnings
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ from skorch.callbacks import (
 from skorch.helper import predefined_split
 from torch import nn
 
-from .rows import Batches, Rows
+from .rows import Batches, Rows, count_batches
 from .tail import Tail, learned_stages
 from .watching import KeepBest, StopOnNonFinite, WarmupCosine
 
@@ -40,7 +40,10 @@ __all__ = [
 
 
 class WeightedLoss(nn.Module):
-    """The weighted mean of a loss over a batch, of outputs that come with their weights.
+    """The mean over a batch of loss times weight, of outputs that come with their weights.
+
+    Dividing by the weights of the batch itself would take away what they are for where batches
+    are small: a batch of one row would have its full loss whatever the row's weight.
 
     Parameters
     ----------
@@ -58,7 +61,7 @@ class WeightedLoss(nn.Module):
     def forward(self, output: tuple, target: torch.Tensor) -> torch.Tensor:
         output, weight = output
         loss = self._each(output, target)  # (n,)
-        return (loss * weight).sum() / weight.sum().clamp_min(1e-12)
+        return (loss * weight).mean()
 
     def _each(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         smooth = self.label_smoothing
@@ -183,6 +186,8 @@ def train(
     net = make_net(tail, len(rows), valid, plan, device)
     try:
         return net.fit(rows.to(device), y=None)
+    except _Interrupted:
+        raise KeyboardInterrupt from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -229,7 +234,7 @@ def run_in_parts(tail: Tail, run: Callable, n_rows: int):
 
 
 def _check_divisible(tail: Tail, n_rows: int, error: Exception) -> None:
-    if tail.learns_statistics:
+    if tail.training and tail.learns_statistics:
         raise torch.OutOfMemoryError(
             f"A batch of {n_rows} does not fit into the device's memory, and batch norm that "
             "learns (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
@@ -241,11 +246,10 @@ def _check_divisible(tail: Tail, n_rows: int, error: Exception) -> None:
 
 def _divide(tail: Tail, n_rows: int) -> None:
     if tail.n_chunks == 1:
-        drops = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in tail.modules())
-        same = "but for what dropout draws" if drops else "with the same result"
         warnings.warn(
             f"A batch of {n_rows} does not fit into the device's memory: it is run in "
-            f"parts whose gradients are added up, {same}, more slowly.",
+            "parts whose gradients are added up, more slowly, with the same result but for what "
+            "is drawn at random on the way (dropout).",
             stacklevel=2,
         )
     tail.n_chunks *= 2
@@ -253,8 +257,34 @@ def _divide(tail: Tail, n_rows: int) -> None:
         torch.cuda.empty_cache()
 
 
-class _InParts:
-    """A net whose steps are run in parts where memory is short; callbacks see each one once."""
+class _Interrupted(BaseException):
+    """Ctrl-C, by a name that skorch does not know."""
+
+
+class _OwnLoop:
+    """What is different here from skorch's loop.
+
+    Steps are run in parts where memory is short; callbacks see each one once. And skorch ends
+    training quietly on KeyboardInterrupt, so that a search which is to be stopped would go on
+    with a model that is half trained. Callbacks that stop early raise it, too, and may.
+    """
+
+    was_stopped = False  # by a callback
+
+    def notify(self, *args, **kwargs):
+        try:
+            super().notify(*args, **kwargs)
+        except KeyboardInterrupt:
+            self.was_stopped = True
+            raise
+
+    def fit_loop(self, *args, **kwargs):
+        try:
+            return super().fit_loop(*args, **kwargs)
+        except KeyboardInterrupt:
+            if self.was_stopped:
+                raise
+            raise _Interrupted from None
 
     def train_step_single(self, batch, **fit_params):
         return self._in_parts(super().train_step_single, batch, fit_params)
@@ -267,11 +297,11 @@ class _InParts:
         return run_in_parts(tail_of(self), run, len(batch[1]))
 
 
-class _ClassifierNet(_InParts, skorch.NeuralNetClassifier):
+class _ClassifierNet(_OwnLoop, skorch.NeuralNetClassifier):
     pass
 
 
-class _RegressorNet(_InParts, skorch.NeuralNetRegressor):
+class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
     pass
 
 
@@ -320,7 +350,10 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     """Name the optimizer and a learning rate for each stage, falling towards the input."""
     optimizer = _OPTIMIZERS.get(plan.optimizer, plan.optimizer)
     settings = {"optimizer": optimizer, "lr": plan.lr}
-    settings["optimizer__weight_decay"] = plan.weight_decay
+    if "weight_decay" in inspect.signature(optimizer).parameters:
+        settings["optimizer__weight_decay"] = plan.weight_decay
+    elif plan.weight_decay:
+        raise ValueError(f"{optimizer.__name__} has no weight decay: set weight_decay=0.")
     if optimizer is torch.optim.SGD:
         settings["optimizer__momentum"] = 0.9
     if device.type == "cuda" and optimizer in _OPTIMIZERS.values():
@@ -335,7 +368,8 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
 
 
 def _callbacks(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan) -> list:
-    n_steps = plan.max_epochs * math.ceil(n_rows / plan.batch_size)
+    n_batches = count_batches(n_rows, plan.batch_size, tail.learns_statistics)
+    n_steps = plan.max_epochs * n_batches
     callbacks: list = [("finite", StopOnNonFinite())]
     if plan.clip_norm is not None:
         callbacks.append(("clip", GradientNormClipping(plan.clip_norm)))
@@ -347,10 +381,11 @@ def _callbacks(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan) 
         callbacks += _unfreezing(tail, plan)
     if valid is not None:
         callbacks.append(("best", KeepBest()))
-        if plan.patience is not None:
-            stop = EarlyStopping(monitor="valid_loss", patience=plan.patience, sink=_silent)
-            callbacks.append(("stop", stop))
-    return callbacks + list(plan.callbacks)
+    callbacks += plan.callbacks
+    if valid is not None and plan.patience is not None:
+        stop = EarlyStopping(monitor="valid_loss", patience=plan.patience, sink=_silent)
+        callbacks.append(("stop", stop))  # the last, as those behind it would miss an epoch
+    return callbacks
 
 
 def _silent(text: str) -> None:

@@ -180,13 +180,15 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             if len(new):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
         valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
-        self._train(tail, rows, valid, seed)
+        self._train(tail, rows, valid, seed, len(new) > 0 and self._head_init() == "random")
         self._begun_with = {name: getattr(self, name) for name in _SETTLED}
         return plain
 
-    def _train(self, tail: Tail, rows: Rows, valid: Rows | None, seed: int) -> None:
+    def _train(
+        self, tail: Tail, rows: Rows, valid: Rows | None, seed: int, fresh_head: bool
+    ) -> None:
         device = resolve_device(self.device)
-        plan = self._plan(len(rows), seed)
+        plan = self._plan(len(rows), seed, fresh_head)
         self._check_unfreezing(tail)
         if self.lr == "auto":
             plan.lr = find_lr(tail, rows, plan, device)
@@ -217,7 +219,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self._tail, self._trained_with = tail, plan
         self._output = _output_backbone(tail)
 
-    def _plan(self, n_rows: int, seed: int) -> TrainingPlan:
+    def _plan(self, n_rows: int, seed: int, fresh_head: bool) -> TrainingPlan:
         batch_size = min(n_rows, 32) if self.batch_size == "auto" else self.batch_size
         net_params = dict(self.net_params or {})
         more = net_params.pop("callbacks", None) or ()
@@ -239,7 +241,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             net_params=net_params,
             verbose=max(0, self.verbose - 1),
             seed=seed,
-            head_factor=_FRESH_HEAD if self._head_init() == "random" else 1.0,
+            head_factor=_FRESH_HEAD if fresh_head else 1.0,
         )
 
     # -- what is frozen ------------------------------------------------------------------------
@@ -287,17 +289,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         every = np.arange(len(target))
         rows = np.random.RandomState(seed).permutation(np.flatnonzero(weight > 0))
         n_valid = round(len(rows) * self.validation_fraction)
-        if self.validation_fraction and n_valid == 0 and len(rows) > 1:
-            warnings.warn(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows is no row: "
-                "all of them train.",
-                stacklevel=2,
-            )
         codes = target[rows] if self._task == "multiclass" else np.zeros(len(rows))
         rest = np.setdiff1d(np.arange(len(rows)), np.unique(codes, return_index=True)[1])
         rest = rest[np.argsort(codes[rest], kind="stable")]  # class by class
         # Every k-th row of these is each class's share, rounded up or down.
         n_valid = min(n_valid, len(rest))
+        if self.validation_fraction and n_valid == 0 and len(rows) > 1:
+            warnings.warn(
+                f"validation_fraction={self.validation_fraction} of {len(rows)} rows, one of each "
+                "class aside, is no row: all of them train.",
+                stacklevel=2,
+            )
         chosen = (np.arange(n_valid) + 0.5) * len(rest) / max(n_valid, 1)
         valid = np.sort(rows[rest[chosen.astype(int)]])
         return np.setdiff1d(every, valid), valid
@@ -357,6 +359,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """Copy an earlier tail to go on from, with the settings of now."""
         tail = deepcopy(tail).requires_grad_(True)
         tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
+        tail.n_chunks = 1  # memory may be larger by now, or batches smaller
         return tail
 
     def _carried_rows(self) -> list[int | None]:
@@ -518,6 +521,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         new.backbone = self.backbone
         return new
 
+    def set_params(self, **params):
+        """Set parameters; those of a fitted model given as ``backbone``, on a copy of it."""
+        if "backbone" in params:
+            super().set_params(backbone=params.pop("backbone"))
+        nested = any(name.startswith("backbone__") for name in params)
+        if nested and hasattr(self.backbone, "_tail"):
+            given = self.backbone  # clones share it with its owner
+            self.backbone = object.__new__(type(given))
+            vars(self.backbone).update(vars(given))
+        return super().set_params(**params)
+
     def _changed_tensors(self) -> dict[str, np.ndarray]:
         """Return the tuned tensors that are not, bit for bit, the backbone's."""
         return changed_tensors(self._bare_tail(), self._tail)
@@ -594,7 +608,7 @@ def _n_outputs(tail: Tail, one: np.ndarray) -> int:
     """Run one row to see how many outputs a head has."""
     row = as_rows(one)[0]
     row = row.float() if row.is_floating_point() else row
-    return tail.eval().body(row[None]).flatten(1).shape[1]
+    return tail.eval()(row[None]).flatten(1).shape[1]
 
 
 def _output_backbone(tail: Tail) -> Backbone:

@@ -33,7 +33,7 @@ from sktransfer import (
 from sktransfer.features import compute_inputs
 from sktransfer.heads import solve_probe
 from sktransfer.layers import stages_of
-from sktransfer.rows import Rows, Table
+from sktransfer.rows import Batches, Rows, Table
 from sktransfer.tail import Pooling, Tail
 from sktransfer.tuning import _features
 from sktransfer.watching import WarmupCosine
@@ -867,7 +867,7 @@ def test_validation_takes_its_share_of_each_class_and_leaves_each_one(n_rare, da
 
 def test_a_share_of_no_row_is_told(data):
     model = FineTunedClassifier(load_backbone(network()), validation_fraction=0.1, max_epochs=0)
-    with pytest.warns(UserWarning, match=r"validation_fraction=0\.1 of 4 rows is no row"):
+    with pytest.warns(UserWarning, match=r"validation_fraction=0\.1 of 4 rows, .* is no row"):
         model.fit(data[0][:4], ["a", "b", "a", "b"])
 
 
@@ -962,8 +962,258 @@ def test_memory_that_is_short_for_batch_norm_that_learns_is_an_error(data, monke
 def test_parts_of_a_batch_draw_other_dropout_and_say_so(data, monkeypatch):
     out_of_memory(monkeypatch, 8, training=True)
     model = FineTunedClassifier(load_backbone(network()), dropout=0.5, max_epochs=1)
-    with pytest.warns(UserWarning, match="but for what dropout draws"):
+    with pytest.warns(UserWarning, match="but for what is drawn at random"):
         model.fit(*data)
+
+
+class InPlace(nn.Sequential):
+    """A network whose first step changes its input."""
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            super().__init__(
+                nn.SiLU(inplace=True), nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)
+            )
+
+
+@pytest.mark.parametrize("trainable", ["head", 1, "all"])
+def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, data, monkeypatch):
+    X, y = data
+    before = X.copy()
+    backbone = load_backbone(InPlace())
+    settings = {"trainable": trainable, "max_epochs": 2, "lr": "auto", "random_state": 0}
+    model = FineTunedClassifier(backbone, **settings).fit(X, y)
+    assert np.array_equal(X, before)
+    turned = model.predict_proba(X[::-1])[::-1]
+    assert np.array_equal(X, before)
+    np.testing.assert_allclose(turned, model.predict_proba(X), atol=1e-6)
+    out_of_memory(monkeypatch, 8, training=True)
+    with pytest.warns(UserWarning, match="with the same result"):
+        divided = FineTunedClassifier(backbone, **settings).fit(X, y)
+    np.testing.assert_allclose(divided.predict_proba(X), model.predict_proba(X), atol=1e-4)
+
+
+def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
+    settings = {"trainable": "all", "max_epochs": 1, "warm_start": True, "random_state": 0}
+    backbone = load_backbone(network())
+    expected = FineTunedClassifier(backbone, **settings).fit(*data)
+    found = FineTunedClassifier(backbone, **settings)
+    with monkeypatch.context() as patch:
+        out_of_memory(patch, 8, training=True)
+        with pytest.warns(UserWarning, match="with the same result"):
+            found.fit(*data)
+    for model in (expected, found):
+        model.set_params(train_batch_norm=True).fit(*data)
+    proba = found.predict_proba(data[0])
+    np.testing.assert_allclose(proba, expected.predict_proba(data[0]), atol=1e-4)
+    counts = [m for name, m in found._tail.state_dict().items() if "num_batches" in name]
+    assert [int(count) for count in counts] == [math.ceil(90 / 32)]
+
+
+def test_validation_runs_in_parts_beside_batch_norm_that_learns(data, monkeypatch):
+    out_of_memory(monkeypatch, 8, training=False)
+    settings = {"validation_fraction": 0.5, "max_epochs": 1, "train_batch_norm": True}
+    with pytest.warns(UserWarning, match="with the same result"):
+        FineTunedClassifier(load_backbone(network()), trainable="all", **settings).fit(*data)
+
+
+def test_norms_that_track_statistics_see_whole_batches(data, monkeypatch):
+    out_of_memory(monkeypatch, 8, training=True)
+
+    def head(n_features, n_outputs):
+        rows = nn.Unflatten(1, (1, n_features))
+        norm = nn.InstanceNorm1d(1, track_running_stats=True)
+        return nn.Sequential(rows, norm, nn.Flatten(), nn.Linear(n_features, n_outputs))
+
+    with pytest.raises(torch.OutOfMemoryError, match="Set a smaller batch_size"):
+        FineTunedClassifier(load_backbone(network()), head=head).fit(*data)
+
+
+def test_the_schedule_ends_where_a_last_row_joins_another_batch(data):
+    X, y = data
+    settings = {"trainable": "all", "batch_size": 32, "max_epochs": 5, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), train_batch_norm=True, **settings)
+    model.set_params(callbacks=[Rates()]).fit(X[:33], y[:33])
+    (rates,) = (c.rates_ for _, c in model.net_.callbacks_ if isinstance(c, Rates))
+    assert len(rates) == 5 and rates[-1] < 0.1 * max(rates)
+    assert len(Batches(Rows([X[:33]], np.zeros(33), np.ones(33)), 32, in_pairs=True)) == 1
+    assert len(Batches(Rows([X[:4]], np.zeros(4), np.ones(4)), 1, in_pairs=True)) == 3
+
+
+def test_a_rate_is_looked_for_as_far_where_a_last_row_joins_another_batch(data):
+    found = []
+    for n in (32, 33):
+        model = FineTunedClassifier(load_backbone(network()), trainable="all", lr="auto")
+        model.set_params(train_batch_norm=True, max_epochs=1, random_state=0)
+        found.append(model.fit(data[0][:n], data[1][:n]).lr_)
+    assert found[1] > 0.3 * found[0] > 1e-5
+
+
+class Rates(Callback):
+    """Note the learning rate of the last stage at each step."""
+
+    def initialize(self):
+        self.rates_ = []
+        return self
+
+    def on_batch_end(self, net, training=None, **kwargs):
+        self.rates_.append(net.optimizer_.param_groups[-1]["lr"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_weights_count_whatever_the_size_of_batches(data, batch_size):
+    X, y = data
+    settings = {"head_init": "random", "batch_size": batch_size, "max_epochs": 3, "lr": 1e-3}
+    weight = np.where(y == "wasp", 100.0, 1.0)
+    shares = []
+    for w in (None, weight):
+        model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings)
+        shares.append((model.fit(X, y, sample_weight=w).predict(X) == "wasp").mean())
+    assert shares[1] > shares[0] + 0.2
+
+
+def test_the_validation_loss_is_the_weighted_mean(data):
+    X, y = data
+    weight = np.random.RandomState(0).choice([1e-3, 1.0], len(y))
+    settings = {"validation_fraction": 0.5, "batch_size": 4, "max_epochs": 1, "lr": 1e-9}
+    model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings)
+    model.fit(X, y, sample_weight=weight)
+    held = model.validation_indices_
+    own = model.predict_proba(X[held])[y[held][:, None] == model.classes_]
+    expected = -np.average(np.log(own), weights=weight[held])
+    assert model.history_[0]["valid_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("values", [(-1, 1), (0, 2), (1, 2)])
+def test_an_indicator_matrix_of_other_values_is_refused(data, values):
+    y = np.random.RandomState(0).choice(values, (90, 3))
+    with pytest.raises(ValueError, match="indicator matrix of 0 and 1"):
+        FineTunedClassifier(load_backbone(network())).fit(data[0], y)
+
+
+def test_a_class_may_have_its_weight_before_it_comes(data):
+    X, y = data
+    weights, known = {"wasp": 3.0}, y != "wasp"
+    model = FineTunedClassifier(load_backbone(network()), class_weight=weights, random_state=0)
+    model.partial_fit(X[known], y[known])
+    plain = FineTunedClassifier(load_backbone(network()), random_state=0)
+    plain.partial_fit(X[known], y[known])
+    assert np.array_equal(model.predict_proba(X), plain.predict_proba(X))
+    announced = clone(model).partial_fit(X[known], y[known], classes=["ant", "bee", "wasp"])
+    assert announced.partial_fit(X, y).score(X, y) > 0.6
+    with pytest.raises(ValueError, match="not in class_weight"):
+        clone(model).set_params(class_weight={"hornet": 3.0}).fit(X, y)
+
+
+@pytest.mark.parametrize("weights", [{"ant": -1.0}, dict.fromkeys(["ant", "bee", "wasp"], 0.0)])
+def test_class_weights_that_say_nothing_are_refused(data, weights):
+    model = FineTunedClassifier(load_backbone(network()), class_weight=weights)
+    with pytest.raises(ValueError, match="must not be negative, nor all zero"):
+        model.fit(*data)
+
+
+def test_callbacks_see_the_epoch_after_which_patience_ends(data):
+    settings = {"validation_fraction": 0.4, "patience": 2, "max_epochs": 50, "lr": 0.3}
+    counting, score = Counting(), EpochScoring("accuracy", lower_is_better=False, name="acc")
+    model = FineTunedClassifier(load_backbone(network()), trainable="all", **settings)
+    model.set_params(callbacks=[score, counting], random_state=0).fit(*data)
+    assert 2 < len(model.history_) < 50
+    assert all("acc" in epoch for epoch in model.history_)
+
+
+@pytest.mark.parametrize("lr", [1e-4, "auto"])
+def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, lr, monkeypatch):
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0).fit(*data)
+    before = model.predict_proba(data[0])
+    step, calls = Tail._run, []
+
+    def pressed(self, x):
+        calls.append(self.training)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, x)
+
+    monkeypatch.setattr(Tail, "_run", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(lr=lr, max_epochs=3).fit(*data)
+    assert len(calls) == 4
+    assert np.array_equal(model.predict_proba(data[0]), before)
+
+
+def test_a_callback_may_stop_training(data):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise KeyboardInterrupt
+
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=9, callbacks=[Stop()])
+    assert len(model.fit(*data).history_) == 2
+
+
+def test_statistics_of_a_stage_that_has_not_begun_to_learn_stay(data):
+    settings = {"trainable": "all", "train_batch_norm": True, "gradual_unfreezing": True}
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1, **settings)
+    with pytest.warns(UserWarning, match="stay as they are"):
+        model.fit(*data)
+    assert not model._changed_tensors()
+    model.set_params(max_epochs=4).fit(*data)
+    assert any("running_mean" in name for name in model._changed_tensors())
+
+
+def test_a_search_over_parameters_of_a_fitted_backbone_leaves_it_alone(data):
+    X, y = data
+    few = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0).fit(X, y)
+    search = GridSearchCV(FineTunedClassifier(few, max_epochs=1), {"backbone__lr": [1e-3]}, cv=2)
+    search.fit(X, y)
+    assert few.lr == 1e-4 and search.best_estimator_.backbone.lr == 1e-3
+
+
+def test_only_rows_that_begin_at_random_learn_faster(data):
+    X, y = data
+    rates = Rates()
+    settings = {"head": "mlp", "lr": 1e-3, "max_epochs": 1, "random_state": 0, "warmup": 0.0}
+    few = FineTunedClassifier(load_backbone(network()), **settings, callbacks=[rates])
+    few.fit(X, y)
+
+    def highest(model):
+        (found,) = (c.rates_ for _, c in model.net_.callbacks_ if isinstance(c, Rates))
+        return max(found)
+
+    first = highest(few)
+    assert highest(few.set_params(warm_start=True).fit(X, y)) == pytest.approx(first / 10)
+    grown = FineTunedClassifier(few, **settings, callbacks=[rates]).fit(X, y)
+    assert highest(grown) == pytest.approx(first / 10)
+    more = np.where(np.arange(len(y)) % 4 == 0, "fly", y)
+    assert highest(clone(grown).fit(X, more)) == pytest.approx(first)
+
+
+def test_a_share_of_rows_that_classes_need_is_told(data):
+    model = FineTunedClassifier(load_backbone(network()), validation_fraction=0.5, max_epochs=0)
+    with pytest.warns(UserWarning, match="one of each class aside, is no row"):
+        model.fit(data[0][:3], ["a", "b", "c"])
+
+
+def test_an_optimizer_without_weight_decay_says_so(data):
+    model = FineTunedClassifier(load_backbone(network()), optimizer=torch.optim.Rprop)
+    with pytest.raises(ValueError, match="set weight_decay=0"):
+        model.fit(*data)
+    model.set_params(weight_decay=0.0, max_epochs=2).fit(*data)
+
+
+def test_a_compiled_network_is_not_compiled_again_for_each_step(data):
+    from torch._dynamo.utils import counters
+
+    found = []
+    for max_epochs in (1, 6):
+        torch.compiler.reset()
+        counters.clear()
+        settings = {"trainable": 1, "max_epochs": max_epochs, "random_state": 0}
+        net_params = {"compile": True, "compile__backend": "eager"}
+        model = FineTunedClassifier(load_backbone(network()), net_params=net_params, **settings)
+        assert model.fit(*data).score(*data) > 0.5
+        found.append(counters["stats"]["unique_graphs"])
+    assert found[0] == found[1] > 0
 
 
 def test_a_file_of_what_grew_holds_only_what_changed(small_images):
