@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, _clone_parametrized
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
@@ -113,6 +113,27 @@ class BackboneEstimator(BaseEstimator):
         tags.input_tags.string = not rows
         return tags
 
+    def __sklearn_clone__(self):
+        """Share a fitted model given as ``backbone``: what is frozen clones to itself."""
+        if not _is_tuned(self.backbone):
+            return _clone_parametrized(self)
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self) | {"backbone": self.backbone.to_backbone()})
+        new = _clone_parametrized(twin)
+        new.backbone = self.backbone
+        return new
+
+    def set_params(self, **params):
+        """Set parameters; those of a fitted model given as ``backbone``, on a copy of it."""
+        if "backbone" in params:
+            super().set_params(backbone=params.pop("backbone"))
+        nested = any(name.startswith("backbone__") for name in params)
+        if nested and _is_tuned(self.backbone):
+            given = self.backbone  # clones share it with its owner
+            self.backbone = object.__new__(type(given))
+            vars(self.backbone).update(vars(given))
+        return super().set_params(**params)
+
     def __getstate__(self) -> dict:
         """Return the state to pickle.
 
@@ -150,3 +171,8 @@ class BackboneEstimator(BaseEstimator):
 
     def _load_own(self) -> Backbone:
         return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
+
+
+def _is_tuned(backbone) -> bool:
+    """Tell whether a backbone is a fitted model, which owns a tuned network."""
+    return hasattr(backbone, "to_backbone") and hasattr(backbone, "backbone_")

@@ -148,6 +148,7 @@ def early_layer(settings: Settings, y, rows: np.ndarray | None = None) -> str:
         y[known],
         lambda names, chosen: {name: settings.tables[name][own[chosen]] for name in names},
         layers=candidate_layers(settings.backbone)[:-1],
+        task="classification",
         random_state=settings.seed,
     ).layer
 

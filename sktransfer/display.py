@@ -23,11 +23,13 @@ def _axes(ax, height: float):
     return plt.subplots(figsize=(6.4, height), layout="constrained")[1]
 
 
-def _with_backbone(estimator):
-    """Return an estimator, or the step of a pipeline, that runs a network."""
-    for step in [estimator, *(step for _, step in getattr(estimator, "steps", ()))]:
+def _with_backbone(estimator, X):
+    """Return an estimator, or the step of a pipeline, that runs a network, and what it is given."""
+    if hasattr(estimator, "backbone"):
+        return estimator, X
+    for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
         if hasattr(step, "backbone"):
-            return step
+            return step, estimator[:i].transform(X) if i else X
     raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
 
 
@@ -100,7 +102,7 @@ class LayerProbeDisplay:
         ----------
         estimator : estimator of sktransfer, or a pipeline with one
             Fitted, or with a ``backbone`` to load. Its pooling, its image size and how it runs
-            are used.
+            are used, and the fitted steps of a pipeline before it.
         X : list, array, Series or DataFrame column of n_samples samples
             As in :func:`probe_layers`.
         y : array-like of shape (n_samples,)
@@ -112,12 +114,13 @@ class LayerProbeDisplay:
         -------
         LayerProbeDisplay
         """
-        estimator = _with_backbone(estimator)
+        estimator, X = _with_backbone(estimator, X)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
-        names = ("image_shape", "memory", "pooling", "device", "n_jobs")
+        names = ("image_shape", "memory", "pooling", "device", "n_jobs", "task")
         names += () if fitted else ("weights", "image_size")
         own = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
+        own["random_state"] = getattr(estimator, "random_state", 0)  # 0 is the extractor's
         return cls.from_choice(probe_layers(X, y, backbone, **own | settings), ax=ax)
 
     def plot(self, ax=None):

@@ -43,6 +43,9 @@ class PretrainedFeatureExtractor(
         the penultimate layer, the input of the network's own classifier. "auto" takes in
         ``fit`` the one on which a linear model does best in cross-validation, the penultimate
         one unless another is clearly better, and needs labels, or numbers to regress on.
+    task : {"auto", "classification", "regression"}, default="auto"
+        With ``layer="auto"``, whether the targets are labels or numbers to regress on. "auto"
+        takes whole numbers as labels.
     pooling : {"avg", "max", "flatten", "cls", "idf", "sif"}, callable or list, default="avg"
         How an activation becomes a vector: the mean or maximum over positions, every number,
         or the first token of a transformer. A callable is given the activation, a tensor
@@ -129,6 +132,7 @@ class PretrainedFeatureExtractor(
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
         "layer": [str, Integral, list, None],
+        "task": [StrOptions({"auto", "classification", "regression"})],
         "pooling": [StrOptions(set(_POOLINGS)), callable, list],
     }
 
@@ -138,6 +142,7 @@ class PretrainedFeatureExtractor(
         *,
         weights="default",
         layer=None,
+        task="auto",
         pooling="avg",
         image_size=None,
         image_shape=None,
@@ -151,6 +156,7 @@ class PretrainedFeatureExtractor(
         self.backbone = backbone
         self.weights = weights
         self.layer = layer
+        self.task = task
         self.pooling = pooling
         self.image_size = image_size
         self.image_shape = image_shape
@@ -225,6 +231,7 @@ class PretrainedFeatureExtractor(
             y,
             lambda names, rows: self._features(samples, names, pooling, rows),
             layers=[self._resolve(layer, choosy, tokens) for layer in asked],
+            task=self.task,
             random_state=random_state,
         )
 
@@ -312,7 +319,7 @@ class PretrainedFeatureExtractor(
         if takes_weights(self.backbone_):  # each pass is cheap, and "avg" has a way of its own
             return [((layer,), (pooling,)) for layer, pooling in self._blocks]
         passes: dict[tuple[str, ...], tuple] = {}
-        for pooling in dict.fromkeys(self._poolings()):
+        for pooling in dict.fromkeys(pooling for _, pooling in self._blocks):
             layers = self._layers_for(pooling)
             passes[layers] = (*passes.get(layers, ()), pooling)
         return list(passes.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold, StratifiedKFold
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
@@ -25,6 +26,7 @@ __all__ = [
     "LinearProbe",
     "candidate_layers",
     "choose_layer",
+    "encode_target",
     "judge",
     "make_probe_folds",
     "subsample",
@@ -32,6 +34,7 @@ __all__ = [
 
 # Rows that are probed at most: what so many do not tell apart hardly matters.
 _ROWS = 600
+_FEWEST_DRAWN = 5  # of each class among them
 # Penalties tried, as shares of the mean squared length of a centred row of features.
 _PENALTIES = 10.0 ** np.arange(-4, 4)
 # An earlier or later layer must beat the default by this many standard errors of the difference.
@@ -107,6 +110,7 @@ def choose_layer(
     compute: Callable[[tuple[str, ...], np.ndarray], dict[str, np.ndarray]],
     *,
     layers: Sequence[str | int] | None = None,
+    task: str = "auto",
     random_state=None,
 ) -> LayerChoice:
     """Probe layers and take the default one unless another is clearly better.
@@ -115,12 +119,14 @@ def choose_layer(
     ----------
     backbone : Backbone
     y : array-like of shape (n_samples,)
-        Labels, or numbers to regress on. Whole numbers are labels.
+        Labels, or numbers to regress on.
     compute : callable
         Given names of layers and positions of samples, returns the features
         ``(n_positions, n_features)`` of each layer, from one pass: called once.
     layers : sequence of str or int, default=None
-        Candidates; None takes :func:`candidate_layers`.
+        Candidates, in any order; None takes :func:`candidate_layers`.
+    task : {"auto", "classification", "regression"}, default="auto"
+        What y is; see :func:`encode_target`.
     random_state : int, RandomState instance or None, default=None
         For the folds, and for the choice of rows, where there are more than 600.
 
@@ -136,10 +142,12 @@ def choose_layer(
     if y is None:
         raise ValueError("Choosing a layer requires y to be passed, but the target y is None.")
     asked = candidate_layers(backbone) if layers is None else layers
-    names = tuple(dict.fromkeys(resolve_layer(backbone, layer) for layer in asked))
-    if not names:
+    wanted = {resolve_layer(backbone, layer) for layer in asked}
+    if not wanted:
         raise ValueError("layers=[] asks for no layer at all.")
-    y = column_or_1d(y, warn=True)
+    # From the input to the output: which layers are neighbours is the network's to say.
+    names = tuple(name for name in stages_of(backbone) if name in wanted)
+    y = encode_target(y, task)
     rows = subsample(y, _ROWS, random_state)
     tables = compute(names, rows)
     check_consistent_length(tables[names[0]], rows)
@@ -172,11 +180,12 @@ def _standard_error(gains: np.ndarray) -> np.ndarray:
 
 
 def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
-    """Choose up to n rows, as many of each class as its share, sorted.
+    """Choose up to n rows, as many of each class as its share but five at least, sorted.
 
     Parameters
     ----------
     y : ndarray of shape (n_samples,)
+        Labels, or numbers (floats).
     n : int
     random_state : int, RandomState instance or None, default=None
 
@@ -190,16 +199,56 @@ def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
     if is_numbers(y):
         return np.sort(shuffled[:n])
     # In the order of the share of its class that each row completes, every class is drawn evenly.
+    # A class that is rare among very many would have no row; what is rare matters most.
     codes = np.unique(y, return_inverse=True)[1][shuffled]
-    place = np.empty(len(y))
-    for code, count in enumerate(np.bincount(codes)):
-        place[codes == code] = (np.arange(count) + 0.5) / count
+    place, counts = np.empty(len(y)), np.bincount(codes)
+    first = min(_FEWEST_DRAWN, n // len(counts))
+    for code, count in enumerate(counts):
+        nth = np.arange(count)
+        place[codes == code] = (nth + 0.5) / count - (nth < first)
     return np.sort(shuffled[np.argsort(place, kind="stable")[:n]])
 
 
-def is_numbers(y) -> bool:
-    """Tell whether y are numbers to regress on; whole numbers are labels."""
-    return type_of_target(y) == "continuous"
+def encode_target(y, task: str = "auto") -> np.ndarray:
+    """Return labels as codes (integers), numbers to regress on as floats.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+    task : {"auto", "classification", "regression"}, default="auto"
+        "auto" takes whole numbers as labels, as scikit-learn does.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int or float64
+    """
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
+    y = column_or_1d(y, warn=True)
+    if task == "regression" or (task == "auto" and type_of_target(y) == "continuous"):
+        return check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+    if task == "auto" and _look_like_numbers(y):
+        warnings.warn(
+            f"y has {len(np.unique(y))} distinct whole numbers, which are taken as labels. If they "
+            "are numbers to regress on set task='regression', else task='classification'.",
+            stacklevel=2,
+        )
+    else:
+        check_classification_targets(y)
+    return np.unique(y, return_inverse=True)[1]
+
+
+def _look_like_numbers(y: np.ndarray) -> bool:
+    """Tell whether labels are many whole numbers with gaps, few samples each."""
+    if y.dtype.kind not in "iuf" or not np.isfinite(y).all():
+        return False
+    n_labels = len(np.unique(y))
+    return bool(20 < n_labels <= y.max() - y.min() and len(y) < 10 * n_labels)
+
+
+def is_numbers(y: np.ndarray) -> bool:
+    """Tell whether :func:`encode_target` made numbers, and not codes, of a target."""
+    return y.dtype.kind == "f"
 
 
 def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -208,26 +257,33 @@ def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray,
     Parameters
     ----------
     y : ndarray of shape (n_samples,)
+        From :func:`encode_target`.
     random_state : int, RandomState instance or None, default=None
 
     Returns
     -------
     list of (train, test)
-        No more than samples in the smallest class; empty where that has fewer than three.
+        No more than samples in the smallest class that has three; empty where none has. Samples
+        of smaller classes are spread over the folds.
     """
     n_folds = 10 if len(y) <= 100 else 5
     seed = check_random_state(random_state).randint(2**31 - 1)
     if is_numbers(y):
         splitter = KFold(min(n_folds, len(y)), shuffle=True, random_state=seed)
         return list(splitter.split(y[:, None]))
-    check_classification_targets(y)
-    smallest = np.unique(y, return_counts=True)[1].min()
-    if smallest < 3:
+    counts = np.bincount(y)[y]  # of each sample's class
+    ample = np.flatnonzero(counts >= 3)
+    if len(np.unique(y[ample])) < min(2, len(np.unique(y))):
         return []
     # Each class keeps its share in every fold. Leaving out one sample makes its class the rarest,
     # so that a model which knows nothing is never right.
-    splitter = StratifiedKFold(min(n_folds, smallest), shuffle=True, random_state=seed)
-    return list(splitter.split(y[:, None], y))
+    n_folds = min(n_folds, counts[ample].min())
+    splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    tests = [ample[test] for _, test in splitter.split(ample[:, None], y[ample])]
+    scarce = np.flatnonzero(counts < 3)
+    scarce = scarce[np.argsort(y[scarce], kind="stable")]  # the two of a class in different folds
+    tests = [np.sort(np.append(test, scarce[i::n_folds])) for i, test in enumerate(tests)]
+    return [(np.setdiff1d(np.arange(len(y)), test), test) for test in tests]
 
 
 def judge(features: np.ndarray, y: np.ndarray, folds: list) -> np.ndarray:
@@ -237,7 +293,7 @@ def judge(features: np.ndarray, y: np.ndarray, folds: list) -> np.ndarray:
     ----------
     features : ndarray of shape (n_samples, n_features)
     y : ndarray of shape (n_samples,)
-        Labels, or numbers.
+        From :func:`encode_target`.
     folds : list of (train, test)
         From :func:`make_probe_folds`.
 
@@ -250,13 +306,13 @@ def judge(features: np.ndarray, y: np.ndarray, folds: list) -> np.ndarray:
     Notes
     -----
     Ridge regression on the labels' indicators; the penalty is the one of eight whose squared
-    error over all folds is least. A class with fewer than three samples has no direction of its
-    own to be found: without folds the nearest class mean decides, the sample itself left out of
-    its class. A class of one is always missed.
+    error over all folds is least. Where fewer than two classes have three samples there are no
+    folds: the nearest class mean decides, the sample itself left out of its class. A class of one
+    is always missed.
     """
     features = features.astype(np.float64)
     if is_numbers(y):
-        residual = _residuals(features, y[:, None].astype(np.float64), folds)
+        residual = _residuals(features, y[:, None], folds)
         return 1 - residual[:, 0] ** 2 / (y.var() or 1.0)
     codes = np.unique(y, return_inverse=True)[1]
     counts = np.bincount(codes)
@@ -363,14 +419,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         return self.Cs[int(losses.argmin())]
 
     def _turned(self, X) -> np.ndarray:
-        check_is_fitted(self)
         X = self._scaler.transform(validate_data(self, X, dtype=np.float64, reset=False))
         return X if self._basis is None else X @ self._basis
 
     def predict_proba(self, X):
         """Give the probability of each class, ``(n_samples, n_classes)``."""
+        check_is_fitted(self)
         return self.model_.predict_proba(self._turned(X))
 
     def predict(self, X):
         """Give the most probable class."""
+        check_is_fitted(self)
         return self.model_.predict(self._turned(X))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from torch import nn
 from .backbones import Backbone, load_backbone
 from .extractor import PretrainedFeatureExtractor
 from .layers import penultimate, resolve_layer
-from .probing import subsample
+from .probing import encode_target, is_numbers, subsample
 from .transferability import h_score, leep, logme, nce, probe_score, transrate
 
 __all__ = ["BackboneRanking", "rank_backbones"]
@@ -70,6 +71,7 @@ def rank_backbones(
     backbones,
     *,
     score="probe",
+    task="auto",
     image_size=None,
     image_shape=None,
     device="auto",
@@ -84,7 +86,7 @@ def rank_backbones(
     X : list, array, Series or DataFrame column of n_samples samples
         As in :meth:`PretrainedFeatureExtractor.fit`; of more than 1000, that many are looked at.
     y : array-like of shape (n_samples,)
-        Labels of any type; for "probe" and "logme" also numbers to regress on.
+        Labels of any type; for "probe" and "logme" also numbers to regress on: see ``task``.
     backbones : list or dict
         Names, modules or :class:`Backbone`; a dictionary gives them other names.
     score : {"probe", "logme", "h_score", "transrate", "leep", "nce"} or callable, \
@@ -92,6 +94,8 @@ default="probe"
         "probe" is the cross-validated accuracy of a linear classifier. The others are the
         functions of ``sktransfer.transferability``; "leep" and "nce" need networks with classes.
         A callable is given features and labels and returns a number.
+    task : {"auto", "classification", "regression"}, default="auto"
+        What y is. "auto" takes whole numbers as labels.
     image_size : int, default=None
         Side of the square given to the networks, in pixels; None is what each was trained with.
     image_shape : tuple of int, default=None
@@ -128,9 +132,10 @@ default="probe"
     >>> rank_backbones(list(digits.images[:80] / 16), digits.target[:80], sizes).best
     '96 pixels'
     """
-    function, on_predictions = _score_of(score)
     y = column_or_1d(y, warn=True)
-    rows = subsample(y, _ROWS, check_random_state(random_state))
+    target = encode_target(y, task)
+    function, on_predictions = _score_of(score, is_numbers(target))
+    rows = subsample(target, _ROWS, check_random_state(random_state))
     settings = {"image_shape": image_shape, "device": device, "memory": memory, "n_jobs": n_jobs}
     found: list[tuple] = []
     for name, backbone in _named(backbones, image_size).items():
@@ -152,10 +157,13 @@ default="probe"
     return BackboneRanking(names, np.array(scores), np.array(errors), label, widths, times)
 
 
-def _score_of(score) -> tuple[Callable, bool]:
+def _score_of(score, numbers: bool) -> tuple[Callable, bool]:
     """Return the function, and whether it looks at predictions."""
     if callable(score):
         return score, False
+    if score in ("logme", "probe"):
+        task = "regression" if numbers else "classification"
+        return functools.partial(_ON_FEATURES[score], task=task), False
     if score in _ON_FEATURES:
         return _ON_FEATURES[score], False
     if score == "leep":
@@ -167,7 +175,8 @@ def _score_of(score) -> tuple[Callable, bool]:
 
 
 def _named(backbones, image_size) -> dict:
-    if isinstance(backbones, str | nn.Module | Backbone):
+    one = isinstance(backbones, str | nn.Module | Backbone) or hasattr(backbones, "to_backbone")
+    if one:
         raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
     if not isinstance(backbones, dict):
         loaded = [load_backbone(b, image_size=image_size) for b in backbones]

@@ -344,7 +344,13 @@ def _number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else form.format(value)
 
 
-def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidence: dict):
+def decide(
+    outlooks: list[Outlook],
+    reasons: list[str],
+    too_little: str,
+    evidence: dict,
+    fallback: str | None = None,
+) -> Recommendation:
     """Take the strategy whose gain less caution is highest, or none.
 
     Parameters
@@ -356,6 +362,8 @@ def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidenc
     too_little : str
         Why nothing can be told, or nothing.
     evidence : dict
+    fallback : str, default=None
+        What is done where nothing can be told; None is the best guess.
 
     Returns
     -------
@@ -364,8 +372,6 @@ def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidenc
     ranked = sorted(outlooks, key=lambda outlook: -outlook.value)  # stable: the simplest of equals
     best, others = ranked[0], ranked[1:]
     second = others[0] if others else None
-    # With next to nothing to learn from, fixed features can go wrong least; else the best guess.
-    fallback = "features" if too_little else best.name
     too_little = too_little or _unclear(best, others)
     why = too_little or _why(best, second, outlooks)
     confidence = min((_probability(best, other) for other in others), default=1.0)
@@ -375,7 +381,7 @@ def decide(outlooks: list[Outlook], reasons: list[str], too_little: str, evidenc
         math.nan if too_little else confidence,
         (why, *reasons),
         tuple(outlooks),
-        fallback,
+        fallback or best.name,
         evidence,
     )
 

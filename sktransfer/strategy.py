@@ -22,6 +22,7 @@ from .extractor import PretrainedFeatureExtractor
 from .probing import LayerChoice
 from .rules import Recommendation
 from .study import Study
+from .tuning import all_or_nothing
 
 __all__ = ["TransferClassifier", "probe_layers", "recommend_strategy"]
 
@@ -89,9 +90,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     Notes
     -----
-    Where there is no recommendation "auto" takes the best guess, and with fewer than four samples
-    in a class "features": nothing else can go as little wrong. Everything is measured
-    on the samples given to ``fit``, so that a cross-validation around it is an honest one.
+    Where there is no recommendation "auto" takes the best guess, and where most samples are in
+    classes of fewer than four "features": nothing else can go as little wrong. Everything is
+    measured on the samples given to ``fit``, so that a cross-validation around it is an honest one.
 
     Examples
     --------
@@ -145,6 +146,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @all_or_nothing
     def fit(self, X, y):
         """Choose a strategy, unless one is given, and fit it.
 
@@ -168,10 +170,18 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         with self._study(X, y) as study:
             self.recommendation_ = self.search_ = None
             self.strategy_ = self._settle(study)
-            model = study.make(self.strategy_).fit(study.samples, study.y)
-            _set_memory(model, self.memory)
-        self.estimator_, self.classes_ = model, study.classes
+            self.estimator_ = study.make(self.strategy_).fit(study.samples, study.y)
+        self.classes_ = study.classes
+        self._fitted()  # with the user's store from here on
         return self
+
+    def _fitted(self):
+        """Return the fitted estimator, which runs as this one is asked to by now."""
+        first = getattr(self.estimator_, "steps", [("", self.estimator_)])[0][1]
+        run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
+        if any(getattr(first, name) is not value for name, value in run.items()):
+            first.set_params(**run)
+        return self.estimator_
 
     def _settle(self, study: Study) -> str:
         if self.strategy == "auto":
@@ -227,7 +237,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ndarray of shape (n_samples,)
         """
         samples = self._transform_samples(X)
-        return self.estimator_.predict(samples)
+        return self._fitted().predict(samples)
 
     @available_if(lambda self: self._offers("predict_proba"))
     def predict_proba(self, X):
@@ -245,7 +255,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             In the order of ``classes_``.
         """
         samples = self._transform_samples(X)
-        return self.estimator_.predict_proba(samples)
+        return self._fitted().predict_proba(samples)
 
     @available_if(lambda self: self._offers("decision_function"))
     def decision_function(self, X):
@@ -260,7 +270,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ndarray of shape (n_samples,) or (n_samples, n_classes)
         """
         samples = self._transform_samples(X)
-        return self.estimator_.decision_function(samples)
+        return self._fitted().decision_function(samples)
 
     def _offers(self, method: str) -> bool:
         """Tell whether the classifier has a method: the fitted one, or the one to be fitted."""
@@ -299,12 +309,6 @@ def _store(memory):
         store = FeatureStore(folder)
         yield store
         store._remove()
-
-
-def _set_memory(model, memory) -> None:
-    """Give a fitted model the user's store instead of the one that it was fitted with."""
-    steps = getattr(model, "steps", [("", model)])
-    steps[0][1].set_params(memory=memory)
 
 
 def recommend_strategy(
@@ -413,6 +417,7 @@ def probe_layers(
     *,
     weights="default",
     layers=None,
+    task="auto",
     pooling="avg",
     image_size=None,
     image_shape=None,
@@ -428,13 +433,15 @@ def probe_layers(
     X : list, array, Series or DataFrame column of n_samples samples
         As in :meth:`PretrainedFeatureExtractor.fit`.
     y : array-like of shape (n_samples,)
-        Labels, or numbers to regress on.
+        Labels, or numbers to regress on: see ``task``.
     backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
         As in :class:`PretrainedFeatureExtractor`, like the parameters below.
     weights : str, Path or None, default="default"
         Which weights, for names.
     layers : list of str or int, default=None
-        Layers to probe; None is the end of every stage with weights.
+        Layers to probe, in any order; None is the end of every stage with weights.
+    task : {"auto", "classification", "regression"}, default="auto"
+        What y is. "auto" takes whole numbers as labels.
     pooling : {"avg", "max", "flatten", "cls"}, callable or list, default="avg"
         How an activation becomes a vector.
     image_size : int, default=None
@@ -472,6 +479,7 @@ def probe_layers(
     extractor = PretrainedFeatureExtractor(
         backbone,
         weights=weights,
+        task=task,
         pooling=pooling,
         image_size=image_size,
         image_shape=image_shape,

@@ -145,6 +145,7 @@ class Study:
             self.codes[self.rows],
             lambda names, rows: {name: self.tables[name][rows] for name in names},
             layers=candidate_layers(self.backbone),
+            task="classification",
             random_state=self.seed,
         )
 
@@ -201,7 +202,10 @@ class Study:
 
     def judge(self, name: str, folds: list) -> np.ndarray:
         """Cross-validate a strategy: 1, 0 or NaN for each sample."""
-        return measure(name, self.settings(name), self.samples, self.y, folds)
+        # Progress is of interest where it is long: a bar for each trial would not tell anything.
+        settings = self.settings(name)
+        settings = dataclasses.replace(settings, run=settings.run | {"verbose": 0})
+        return measure(name, settings, self.samples, self.y, folds)
 
     def score(self, name: str, rows: np.ndarray) -> float:
         """Return the cross-validated accuracy of a strategy on some rows; NaN without folds."""
@@ -232,10 +236,16 @@ class Study:
             evidence["leep"] = leep(self._own_probabilities(), self.codes[self.rows])
             evidence["explained"] = self.explained
         too_little = _too_little(size, self.splits[0])
-        # Where nothing could be told from long trials there are none.
-        outlooks = self._outlooks(size.smallest, [] if too_little else self.splits[0])
+        # Where nothing could be told from long trials there are none. One tiny class beside
+        # others takes away the certainty, not what is known of the others.
+        counts = np.bincount(self.codes)
+        ample = counts[counts >= RULES["fewest"]]
+        blind = len(ample) < 2 or ample.sum() < len(self.codes) / 2 or not self.splits[0]
+        outlooks = self._outlooks(size.smallest, [] if blind else self.splits[0])
         outlooks = [self._timed(outlook) if timed else outlook for outlook in outlooks]
-        return decide(outlooks, _in_words(evidence), too_little, evidence)
+        # With next to nothing to learn from, fixed features can go wrong least.
+        fallback = "features" if blind else None
+        return decide(outlooks, _in_words(evidence), too_little, evidence, fallback)
 
     def _outlooks(self, smallest: int, folds: list) -> list[Outlook]:
         """Try what is cheap, then, on folds, what is long where it may be worth it."""

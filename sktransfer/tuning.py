@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.base import _clone_parametrized
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -510,27 +509,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         super().__setstate__(state)
         if tensors is not None:
             self._rebuild(tensors, head)
-
-    def __sklearn_clone__(self):
-        """Share a fitted model given as ``backbone``: what is frozen clones to itself."""
-        if not hasattr(self.backbone, "_tail"):
-            return _clone_parametrized(self)
-        twin = object.__new__(type(self))
-        vars(twin).update(vars(self) | {"backbone": self.backbone.to_backbone()})
-        new = _clone_parametrized(twin)
-        new.backbone = self.backbone
-        return new
-
-    def set_params(self, **params):
-        """Set parameters; those of a fitted model given as ``backbone``, on a copy of it."""
-        if "backbone" in params:
-            super().set_params(backbone=params.pop("backbone"))
-        nested = any(name.startswith("backbone__") for name in params)
-        if nested and hasattr(self.backbone, "_tail"):
-            given = self.backbone  # clones share it with its owner
-            self.backbone = object.__new__(type(given))
-            vars(self.backbone).update(vars(given))
-        return super().set_params(**params)
 
     def _changed_tensors(self) -> dict[str, np.ndarray]:
         """Return the tuned tensors that are not, bit for bit, the backbone's."""

@@ -5,6 +5,7 @@ import pytest
 from conftest import TinyNet, images, run_python, tiny_backbone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.rules import Outlook, decide
@@ -133,3 +134,14 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 def test_the_module_is_imported_without_matplotlib():
     code = "import sys, sktransfer.display; print('matplotlib' in sys.modules)"
     assert run_python(code).strip() == "False"
+
+
+def test_a_pipelines_earlier_steps_are_applied(pictures):
+    X, y = pictures
+    scaled = [x / 255 for x in X]
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), layer="auto")
+    step = FunctionTransformer(lambda X: [x / 255 for x in X])
+    display = LayerProbeDisplay.from_estimator(make_pipeline(step, extractor).fit(X, y), X, y)
+    expected = LayerProbeDisplay.from_estimator(extractor.fit(scaled, y), scaled, y)
+    assert np.array_equal(display.scores, expected.scores)
+    assert display.chosen == extractor.layers_[0]

@@ -3,6 +3,7 @@ import pytest
 from conftest import TinyNet, Vectors, images, tiny_backbone, tiny_vit
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -12,6 +13,8 @@ from sktransfer import (
     UnreadableSamplesError,
     list_layers,
     load_backbone,
+    probe_layers,
+    rank_backbones,
 )
 from sktransfer.layers import penultimate
 from sktransfer.probing import (
@@ -20,6 +23,7 @@ from sktransfer.probing import (
     _residuals,
     candidate_layers,
     choose_layer,
+    encode_target,
     judge,
     make_probe_folds,
     subsample,
@@ -49,6 +53,7 @@ def test_candidates_of_networks_of_other_kinds_are_layers_in_order():
 
 
 def judged(features, y):
+    y = encode_target(y)
     return judge(features, y, make_probe_folds(y, 0))
 
 
@@ -244,3 +249,63 @@ def test_the_probe_takes_one_class():
     probe = LinearProbe().fit(TOLD[:5], Y[:5])
     assert probe.predict(TOLD[:2]).tolist() == ["ant", "ant"]
     assert probe.predict_proba(TOLD[:2]).tolist() == [[1.0], [1.0]]
+
+
+def test_of_rare_classes_among_many_samples_five_are_drawn():
+    y = np.array([0] * 10_000 + [1] * 7 + [2] * 2)
+    rows = subsample(y, 600, 0)
+    assert len(rows) == 600 and np.bincount(y[rows]).tolist() == [593, 5, 2]
+    many = subsample(np.arange(1000), 600, 0)  # more classes than rows
+    assert len(many) == len(set(many)) == 600
+
+
+def test_a_tiny_class_leaves_the_judgement_of_the_others():
+    y = np.append(Y, ["rare", "rare", "single"])
+    features = np.vstack([TOLD, RNG.normal(size=(3, 12))])
+    hits = judged(features, y)
+    assert hits[:60].mean() > 0.95 and hits[-1] == 0.0
+    codes = encode_target(y)
+    folds = make_probe_folds(codes, 0)
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(63))
+    assert all(not set(train) & set(test) for train, test in folds)
+    assert not any({60, 61} <= set(test) for _, test in folds)
+
+
+def test_layers_are_probed_in_the_order_of_the_network():
+    def compute(names, rows):
+        return {name: RNG.normal(size=(len(rows), 4)) for name in names}
+
+    for layers in (["4", "0", "2"], ["2", "4", "0"]):
+        assert choose_layer(tiny_backbone(), Y, compute, layers=layers).layers == ("0", "2", "4")
+    assert choose_layer(tiny_backbone(), Y, compute, layers=["2", "0"]).default == "2"
+
+
+def test_whole_numbers_are_labels_unless_told():
+    y = RNG.permutation(np.arange(100, 160)) * 3.0
+    with pytest.warns(UserWarning, match="60 distinct whole numbers"):
+        assert encode_target(y).dtype.kind == "i"
+    assert encode_target(y, "classification").dtype.kind == "i"
+    assert (encode_target(y, "regression") == y).all()
+    assert encode_target(np.arange(60), "auto").dtype.kind == "i"  # as an encoder numbers labels
+    assert encode_target(y + 0.5).dtype.kind == "f"
+    with pytest.raises(ValueError, match="task='other'"):
+        encode_target(y, "other")
+    with pytest.raises(ValueError, match="NaN"):
+        encode_target([1.5, np.nan], "regression")
+
+
+def test_a_task_that_is_told_is_the_one_that_is_probed():
+    X = images(40)
+    y = np.array([float(np.sum(x, dtype=np.int64) // 100) for x in X])
+    extractor = PretrainedFeatureExtractor(small_backbone(), layer="auto", task="regression")
+    assert not extractor.fit(X, y).layer_choice_.is_accuracy
+    assert not probe_layers(X, y, small_backbone(), task="regression").is_accuracy
+    ranking = rank_backbones(X, y, {"a": small_backbone()}, task="regression")
+    shifted = rank_backbones(X, y + 0.5, {"a": small_backbone()})
+    assert ranking.scores[0] == pytest.approx(shifted.scores[0], rel=1e-6)
+
+
+def test_a_probe_that_is_not_fitted_says_so():
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(LinearProbe(), method)(NOISE)

@@ -9,10 +9,13 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import (
+    FineTunedClassifier,
+    PretrainedFeatureExtractor,
     UnreadableSamplesError,
     candidates,
     load_backbone,
@@ -621,3 +624,67 @@ def test_warnings_of_trial_fits_do_not_reach_the_user(colours):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         TransferClassifier(tiny_backbone(), max_epochs=1, random_state=0).fit(*colours)
+
+
+def test_one_tiny_class_does_not_decide_for_the_others(colours):
+    X, y = colours
+    X, y = [*X, *images(2, seed=9)], np.append(y, ["rare", "rare"])
+    backbone = deeper_backbone()
+    found = recommend_strategy(X, y, backbone, max_epochs=1, random_state=0)
+    assert found.strategy is None and "2 samples in class 'rare'" in found.reasons[0]
+    values = {outlook.name: outlook.value for outlook in found.table}
+    assert values[found.chosen] == max(values.values())
+    few = recommend_strategy(X[:6], y[:6], backbone, max_epochs=1, random_state=0)
+    assert few.strategy is None and few.chosen == "features"
+
+
+@pytest.mark.parametrize("n_rare", [2, 5])
+def test_a_class_that_is_rare_among_very_many_samples_is_seen(n_rare):
+    rng = np.random.default_rng(0)
+    X = list(rng.integers(0, 255, (2500 + n_rare, 4, 4, 3), dtype=np.uint8))
+    y = np.array(["ok"] * 2500 + ["bad"] * n_rare)
+    found = recommend_strategy(X, y, deeper_backbone(), max_epochs=0, random_state=0)
+    assert f"{n_rare} in the smallest class" in " ".join(found.reasons)
+    for score in ("probe", "leep"):
+        assert np.isfinite(rank_backbones(X, y, {"a": deeper_backbone()}, score=score).scores).all()
+
+
+def test_where_a_fitted_model_runs_can_be_set_anew(colours, tmp_path):
+    model = TransferClassifier(deeper_backbone(), strategy="features", random_state=0)
+    model.fit(*colours)
+    expected = model.predict_proba(colours[0])
+    model.set_params(n_jobs=2, memory=tmp_path).predict(colours[0])
+    assert any(tmp_path.iterdir())
+    assert np.array_equal(model.predict_proba(colours[0]), expected)
+    with pytest.raises(ValueError, match="nowhere"):
+        model.set_params(device="nowhere").predict(images(3, seed=5))
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was(colours):
+    X, y = colours
+    model = TransferClassifier(deeper_backbone(), strategy="features", random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    model.set_params(strategy="early", estimator=LogisticRegression(C=-1.0))
+    with pytest.raises(ValueError, match="C"):
+        model.fit(X, y)
+    assert model.strategy_ == "features"
+    assert np.array_equal(model.predict_proba(X), expected)
+
+
+def test_a_tuned_model_is_the_backbone_in_a_search_of_any_estimator(colours):
+    X, y = colours
+    tuned = FineTunedClassifier(deeper_backbone(), trainable=1, max_epochs=1).fit(X, y)
+    for model in (
+        TransferClassifier(tuned, strategy="features"),
+        make_pipeline(PretrainedFeatureExtractor(tuned), LogisticRegression()),
+    ):
+        assert cross_val_score(model, X, y, cv=2).mean() > 0.9
+    with pytest.raises(TypeError, match="is one network"):
+        rank_backbones(X, y, tuned)
+
+
+def test_trials_draw_no_bars(colours, capsys):
+    model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0, verbose=1)
+    model.fit(*colours)
+    shown = capsys.readouterr().out
+    assert 0 < shown.count("training") + shown.count("running") + shown.count("%") < 30
