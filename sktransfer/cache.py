@@ -28,7 +28,7 @@ class FeatureStore:
 
     One SQLite file. SQLite makes every write whole or nothing, whoever is killed meanwhile,
     and lets any number of processes read while one writes. Each row carries a checksum; a row
-    that fails it, or a file that is no database, counts as absent and is written again.
+    that fails it, or a file that is no such database, counts as absent and is written again.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ class FeatureStore:
     """
 
     def __init__(self, location: str | os.PathLike, *, max_bytes: int | None = None):
-        self.location = Path(location)
+        # Where the process works may change.
+        self.location = Path(location).expanduser().absolute()
         self.max_bytes = max_bytes
         self._connection: sqlite3.Connection | None = None
         self._process: int | None = None
@@ -94,7 +95,7 @@ class FeatureStore:
             return db.execute(select, keys).fetchall()
 
         rows = self._run(look_up)
-        return {k: _unpack(v) for k, v, c in rows if xxhash.xxh3_64_digest(v) == c}
+        return {k: _unpack(v) for k, v, c in rows if _is_sound(k, v, c)}
 
     def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
         """Keep what was computed for samples.
@@ -109,7 +110,7 @@ class FeatureStore:
         now = time.time()
         packed = [_pack(value) for value in values]
         rows = [
-            (key, value, xxhash.xxh3_64_digest(value), now)
+            (key, value, _checksum(key, value), now)
             for key, value in zip(_keys(recipe, digests), packed, strict=True)
         ]
 
@@ -144,9 +145,10 @@ class FeatureStore:
             try:
                 with self._connect() as db:
                     return action(db)
-            except sqlite3.OperationalError:
-                raise  # a full disk, a folder that may not be written: the user should know
-            except sqlite3.DatabaseError:
+            except sqlite3.DatabaseError as error:
+                # A full disk, a folder that may not be written: the user should know.
+                if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                    raise sqlite3.OperationalError(f"{self.path}: {error}") from error
                 self._remove()
                 with self._connect() as db:
                     return action(db)
@@ -158,6 +160,7 @@ class FeatureStore:
         if self._connection is None or stale:
             self.location.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+            db.text_factory = bytes  # a damaged row may call its numbers text
             self._connection, self._process = db, os.getpid()
             # WAL: readers do not wait for the writer. NORMAL: a power cut may cost the last
             # entries, which will be computed again, never the file.
@@ -227,6 +230,23 @@ def _until_unlocked(action: Callable, seconds: float = 60) -> None:
             if "locked" not in str(error) or time.monotonic() > end:
                 raise
         time.sleep(0.01)
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """Tell a layout that is not ours from circumstances that the user can change."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+
+
+def _checksum(key: bytes, value: bytes) -> bytes:
+    """Hash a row with its key: a damaged index could give another row's."""
+    hasher = xxhash.xxh3_64(key)
+    hasher.update(value)
+    return hasher.digest()
+
+
+def _is_sound(key, value, checksum) -> bool:
+    kinds = isinstance(key, bytes) and isinstance(value, bytes)
+    return kinds and _checksum(key, value) == checksum
 
 
 def _keys(recipe: str, digests: Sequence[bytes]) -> list[bytes]:

@@ -340,7 +340,9 @@ def _largest_activation(segments: Sequence[nn.Module]) -> Iterator[list[int]]:
         if isinstance(output, torch.Tensor):
             largest[0] = max(largest[0], output.numel() * output.element_size())
 
-    hooks = [m.register_forward_hook(note) for part in segments for m in part.modules()]
+    modules = [m for part in segments for m in part.modules()]
+    modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]  # take no hooks
+    hooks = [module.register_forward_hook(note) for module in modules]
     try:
         yield largest
     finally:
@@ -360,6 +362,8 @@ def _prepared(segment: nn.Sequential, opaque: tuple) -> nn.Module:
     except Exception:  # a network that cannot be traced runs as it is
         return segment
     modules = dict(segment.named_modules(remove_duplicate=False))
+    if any(hasattr(module, "parametrizations") for module in modules.values()):
+        return segment  # weights that are computed when they are asked for cannot be replaced
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -388,7 +392,10 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
         return
     conv, norm = modules[source.target], modules[node.target]
+    if conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks:
+        return
     kinds = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    kinds = kinds and not norm._forward_pre_hooks
     if not kinds or not {source.target, node.target} <= once or norm.running_mean is None:
         return
     modules[source.target] = fuse_conv_bn_eval(conv, norm)

@@ -12,7 +12,8 @@ import difflib
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Container, Iterator
 from numbers import Integral
 
 import torch
@@ -84,26 +85,34 @@ def is_checked(backbone: Backbone) -> bool:
 
 @torch.inference_mode()
 def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
-    """Run the stages one after another on a probe batch: they must give what the network gives.
+    """Run the stages one after another on a probe: they must give what the network gives.
+
+    A place where what comes out has no row for each sample, as between time steps and batch
+    swapped, is no end of a stage.
 
     Parameters
     ----------
     backbone : Backbone
     probe : Tensor
-        A batch as the network takes it.
+        One sample as the network takes it, as a batch.
 
     Raises
     ------
     ValueError
-        If stages that the user gave do not. A traced network whose stages do not (its forward
-        looks at values while it runs) counts as one that cannot be cut.
+        If stages that the user gave do not, or the network's output is not one tensor with a row
+        for each sample. A traced network whose stages do not (its forward looks at values while
+        it runs) counts as one that cannot be cut.
     """
     if is_checked(backbone):
         return
-    x = probe.clone()  # a network may change its input
-    for stage in stages_of(backbone).values():
-        x = stage(x)
-    if not torch.allclose(x, backbone.module(probe.clone()), rtol=1e-4, atol=1e-5, equal_nan=True):
+    expected = backbone.module(probe.clone())  # a network may change its input
+    pair = torch.cat([probe, _another(probe)])
+    _check_output(backbone, expected, backbone.module(pair.clone()))
+    alone, both = ([*_run_stages(backbone, x)] for x in (probe, pair))
+    mixed = {i for i in range(len(alone)) if not _has_rows(alone[i], both[i])}
+    found = None if mixed >= {len(alone) - 1} else alone[-1]
+    same = found is not None and found.shape == expected.shape
+    if not same or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
         if backbone.stages is not None:
             raise ValueError(
                 f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
@@ -111,7 +120,56 @@ def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
             )
         whole = _Whole(backbone.module, "its forward depends on values, not only on shapes")
         backbone.prepared["stages"] = {"output": whole}
+    elif mixed and backbone.stages is not None:
+        names = [list(backbone.stages)[i] for i in sorted(mixed)]
+        raise ValueError(
+            f"Stages {names} of backbone {backbone.name!r} do not give a row for each sample: "
+            "put each together with the one after it."
+        )
+    elif mixed:
+        backbone.prepared["stages"] = _cut(backbone, mixed)
     backbone.prepared["checked"] = True
+
+
+def _another(probe: torch.Tensor) -> torch.Tensor:
+    """Return a sample that is not the probe: other numbers, or other words in its places."""
+    return probe / 2 if probe.is_floating_point() else probe.flip(-1)
+
+
+def _run_stages(backbone: Backbone, x: torch.Tensor) -> Iterator:
+    x = x.clone()
+    for stage in stages_of(backbone).values():
+        x = stage(x)
+        # The next stage may work in place.
+        yield x.clone() if isinstance(x, torch.Tensor) else x
+
+
+def _has_rows(alone, both) -> bool:
+    """Tell whether of one sample there is one row, and of two there are two."""
+    pair = isinstance(alone, torch.Tensor) and isinstance(both, torch.Tensor)
+    return pair and min(alone.ndim, both.ndim) > 0 and (len(alone), len(both)) == (1, 2)
+
+
+def _check_output(backbone: Backbone, alone, both) -> None:
+    if not isinstance(alone, torch.Tensor):
+        raise ValueError(
+            f"Backbone {backbone.name!r} returns {type(alone).__name__}: give a module that "
+            "returns one tensor, such as one around it that chooses."
+        )
+    if not _has_rows(alone, both):
+        raise ValueError(
+            f"Backbone {backbone.name!r} returns shape {tuple(both.shape)} for a batch of two: "
+            "a row for each sample is needed, first."
+        )
+    if not both.is_floating_point() or not both.isfinite().all():
+        return
+    if (both[0] - alone[0]).norm() > 1e-2 * alone.norm() + 1e-6:
+        warnings.warn(
+            f"Backbone {backbone.name!r} gives other numbers for a sample in another batch, as "
+            "batch norm without running statistics does, or what draws at random: so will its "
+            "features.",
+            stacklevel=2,
+        )
 
 
 def why_uncut(backbone: Backbone) -> str:
@@ -155,7 +213,8 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         childless = next(module.children(), None) is None
-        return childless or super().is_leaf_module(module, name)
+        compiled = isinstance(module, torch.jit.ScriptModule)
+        return childless or compiled or super().is_leaf_module(module, name)
 
 
 def trace(module: nn.Module, opaque: tuple[Callable, ...] = ()) -> fx.Graph:
@@ -182,7 +241,8 @@ def _defaults(module: nn.Module) -> dict:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _cut(backbone: Backbone) -> dict[str, nn.Module]:
+def _cut(backbone: Backbone, joined: Container[int] = ()) -> dict[str, nn.Module]:
+    """Cut a network into stages, some of them, by position, joined with those after them."""
     module = backbone.module
     try:
         graph = trace(module, backbone.opaque)
@@ -193,8 +253,13 @@ def _cut(backbone: Backbone) -> dict[str, nn.Module]:
         return {"output": _Whole(module, "it returns more than one tensor")}
     constant = _constants(graph)
     stages: dict[str, nn.Module] = {}
-    for nodes in _stretches(graph, constant):
+    nodes: list[fx.Node] = []
+    for i, stretch in enumerate(_stretches(graph, constant)):
+        nodes += stretch
+        if i in joined:
+            continue
         stages[_stage_name(nodes, stages)] = _stage(module, nodes, constant)
+        nodes = []
     return stages or {"output": _Whole(module, "it computes nothing")}
 
 
@@ -448,7 +513,8 @@ def pool(
         _, a, b, c = activation.shape
         activation = activation.movedim(-1, 1) if a == b != c else activation
     if callable(pooling):
-        return torch.as_tensor(pooling(activation)).flatten(1)
+        # A copy: it may work in place, and the next stage is given the same.
+        return torch.as_tensor(pooling(activation.clone())).flatten(1)
     if pooling == "flatten" or activation.ndim == 2:
         return activation.flatten(1)
     if pooling == "cls":

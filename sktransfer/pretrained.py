@@ -285,14 +285,22 @@ def _resolve_map(class_map: Mapping, backbone, n_outputs: int) -> dict:
         places = {name.lower(): i for i, name in enumerate(names or ())} | places
     for names in (backbone.class_ids, backbone.classes):  # as written goes before lower case
         places |= {name: i for i, name in enumerate(names or ())}
+    if not class_map:
+        raise ValueError("class_map={} names no label.")
     labels = np.unique(np.array(list(class_map))).tolist()
+    if set(labels) != set(class_map):  # an array of both 1 and "z" is one of texts
+        raise ValueError(
+            f"Labels of class_map must be of one type, all texts or all numbers: {list(class_map)}."
+        )
     resolved = {}
     for label in labels:
         sources = class_map[label]
         sources = [sources] if isinstance(sources, str | Integral) else list(sources)
         if not sources:
             raise ValueError(f"class_map[{label!r}] names no class of the network.")
-        resolved[label] = [_place(source, label, places, n_outputs) for source in sources]
+        # A class may be named twice, by its name and its position; it counts once.
+        found = [_place(source, label, places, n_outputs) for source in sources]
+        resolved[label] = list(dict.fromkeys(found))
     return resolved
 
 

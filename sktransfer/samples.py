@@ -320,6 +320,7 @@ def _over_white(array: np.ndarray) -> np.ndarray:
 
 def _to_range(array: np.ndarray) -> np.ndarray:
     """Bring an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1]."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:

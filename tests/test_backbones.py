@@ -4,13 +4,17 @@ import functools
 import gc
 import hashlib
 import importlib
+import logging
 import os
 import pickle
 import re
+import threading
+import types
 import urllib.error
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -767,6 +771,67 @@ def subclass(method):
     return Sub()
 
 
+def with_class(*bases, **members):
+    """An object of a class made with some members."""
+    return type("Made", bases or (Pooler,), members)(*(() if bases else (1,)))
+
+
+def using(**members):
+    cls = type("Constants", (), members)
+    return lambda x: x * cls.constant
+
+
+def of_module(factor):
+    helpers = types.ModuleType("helpers_of_a_user")
+    exec(f"def scaled(x):\n    return x * {factor}\n", vars(helpers))
+    function = types.FunctionType(by_helpers.__code__, {"helpers": helpers})
+    function.__module__ = __name__
+    return function
+
+
+def by_helpers(x):
+    return helpers.scaled(x)  # noqa: F821
+
+
+def long_objects(value):
+    array = np.zeros(3000, object)
+    array[1500] = value
+    return array
+
+
+def with_settings(settings):
+    module = nn.Linear(4, 3)
+    nn.init.ones_(module.weight), nn.init.ones_(module.bias)
+    module.settings = settings
+    return module
+
+
+LINEARS = [nn.Linear(4, 4), nn.Linear(4, 4)]
+SHARED = {1: (0, 1, 0, 1), 2: (0, 1, 1, 0)}
+
+
+def tied(k):
+    network = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
+    for layer in network:
+        nn.init.ones_(layer.weight)
+    network[2].weight = network[k - 1].weight
+    return network
+
+
+class Scripted(nn.Module):
+    def forward(self, x):
+        return torch.relu(x)
+
+
+class ScriptedOtherwise(nn.Module):
+    def forward(self, x):
+        return torch.tanh(x)
+
+
+LOGGER, LOCK, LOCK_LIKE = logging.getLogger(__name__), threading.Lock(), object()
+FACTORS = pd.Series([1.0, 2.0])
+
+
 PAIRS = {
     "functions": (by_mean, by_order),
     "lambdas of one line": (lambda x: x.mean((2, 3)), lambda x: x.amax((2, 3))),
@@ -792,7 +857,50 @@ PAIRS = {
     "tensors that are no buffers": (Holder(torch.tensor(1.00001)), Holder(torch.tensor(1.00003))),
     "hooks": (hooked(1), hooked(2)),
     "inherited code": (subclass("amax"), subclass("amin")),
+    "class attributes": (with_class(factor=1), with_class(factor=2)),
+    "properties": (
+        with_class(factor=property(lambda self: 1)),
+        with_class(factor=property(lambda self: 2)),
+    ),
+    "constants of a class that is used": (using(constant=1), using(constant=2)),
+    "modules of the user's": (of_module(1), of_module(2)),
+    "order of a dictionary": (Holder({"a": 1, "b": 2}), Holder({"b": 2, "a": 1})),
+    "long arrays of objects": (Holder(long_objects(1)), Holder(long_objects(2))),
+    "what stands beside a logger": (
+        Holder({"scale": 1, "log": logging.getLogger("a")}),
+        Holder({"scale": 2, "log": logging.getLogger("a")}),
+    ),
 }
+NETWORKS = {
+    "class attributes": lambda k: with_class(nn.Module, factor=k),
+    "what stands beside a logger": lambda k: with_settings({"scale": k, "log": LOGGER}),
+    "order of shared modules": lambda k: nn.ModuleList([LINEARS[i] for i in SHARED[k]]),
+    "which weights are shared": tied,
+    "scripted code": lambda k: torch.jit.script(Scripted() if k == 1 else ScriptedOtherwise()),
+    "order of a dictionary": lambda k: with_settings(dict.fromkeys(["ab", "ba"][k - 1])),
+}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_networks_that_differ_have_other_fingerprints(make):
+    assert load_backbone(make(1)).fingerprint != load_backbone(make(2)).fingerprint
+    assert load_backbone(make(1)).fingerprint == load_backbone(make(1)).fingerprint
+
+
+def test_a_network_may_hold_or_use_what_cannot_be_told():
+    class Logging(nn.Linear):
+        def forward(self, x):
+            LOGGER.debug("forward %s %s", LOCK, copy.copy(x))
+            return super().forward(x)
+
+    network = Logging(4, 3)
+    network.labels = pd.Index(["a", "b", "c"])
+    network.lock = LOCK_LIKE
+    fingerprint = load_backbone(network).fingerprint
+    assert fingerprint == load_backbone(network).fingerprint
+    network.labels = pd.Index(["a", "b", "d"])
+    assert fingerprint != load_backbone(network).fingerprint
+    assert describe(lambda a: a * FACTORS.sum()) == describe(lambda a: a * FACTORS.sum())
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
@@ -820,6 +928,23 @@ def test_what_cannot_be_described_is_refused():
 
     with pytest.raises(ValueError, match=r"cannot be part of a cache key"):
         describe(Anonymous())
+
+
+def test_random_weights_of_a_registered_network_are_refused(registry):
+    register_backbone("mine", lambda: TinyNet(1))
+    with pytest.raises(ValueError, match="weights=None: backbone 'mine' was registered"):
+        load_backbone("mine", weights=None)
+
+
+def test_a_pickle_of_a_registered_network_with_a_file_needs_no_file(registry, tmp_path):
+    register_backbone("mine", lambda: TinyNet(1), preprocess=TINY_SIZE)
+    path = tmp_path / "weights.pth"
+    torch.save(TinyNet(2).state_dict(), path)
+    made = PretrainedFeatureExtractor("mine", weights=path).fit(images(2))
+    expected = made.transform(images(2))
+    written = pickle.dumps(made)
+    path.unlink()
+    assert np.array_equal(pickle.loads(written).transform(images(2)), expected)
 
 
 def test_two_duplicate_names_are_told_apart_by_their_ids():

@@ -263,3 +263,59 @@ def test_as_store_takes_all_that_scikit_learn_calls_memory(tmp_path, store):
     memory = joblib.Memory(tmp_path, verbose=0)
     assert as_store(memory).location == Path(memory.location) / "sktransfer"
     assert as_store(joblib.Memory(None)) is None
+
+
+def test_a_damaged_index_gives_no_other_samples_features(tmp_path):
+    digests = [str(i).encode() for i in range(40)]
+    path = closed_store(tmp_path / "store", digests, rows(*range(40)))
+    whole = path.read_bytes()
+    rng = np.random.RandomState(0)
+    for position in rng.choice(np.arange(16384, len(whole)), 150, replace=False):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << rng.randint(8)
+        folder = tmp_path / "damaged"
+        folder.mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            file.unlink()
+        (folder / path.name).write_bytes(damaged)
+        found = FeatureStore(folder).get("recipe", digests)
+        for i, value in enumerate(found):
+            assert value is None or (value == i).all()
+
+
+def test_a_row_moved_to_another_key_counts_as_absent(store):
+    store.put("recipe", [b"a", b"b"], rows(1, 2))
+    db = sqlite3.connect(store.path)
+    db.execute("CREATE TEMP TABLE moved AS SELECT * FROM features")
+    keys = [key for (key,) in db.execute("SELECT key FROM moved ORDER BY key")]
+    db.execute("DELETE FROM features")
+    for key, other in (keys, keys[::-1]):
+        query = "INSERT INTO features SELECT ?, value, checksum, used FROM moved WHERE key = ?"
+        db.execute(query, [key, other])
+    db.commit()
+    db.close()
+    assert store.get("recipe", [b"a", b"b"]) == [None, None]
+
+
+def test_a_table_of_another_layout_is_made_anew(tmp_path):
+    db = sqlite3.connect(tmp_path / "features.sqlite")
+    db.execute("CREATE TABLE features (key BLOB PRIMARY KEY, value BLOB)")
+    db.commit()
+    db.close()
+    store = FeatureStore(tmp_path)
+    store.put("recipe", [b"a"], rows(1))
+    assert store.get("recipe", [b"a"])[0][0] == 1.0
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    (tmp_path / "features.sqlite").mkdir()
+    with pytest.raises(sqlite3.OperationalError, match=r"features\.sqlite"):
+        FeatureStore(tmp_path).put("recipe", [b"a"], rows(1))
+
+
+def test_a_place_is_the_same_wherever_the_process_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = FeatureStore("here")
+    monkeypatch.chdir("/")
+    store.put("recipe", [b"a"], rows(1))
+    assert (tmp_path / "here").is_dir()

@@ -411,3 +411,45 @@ def test_auto_is_the_accelerator_or_the_cpu():
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match=rf"device='{device}' cannot be used on this machine: ."):
         resolve_device(device)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.spectral_norm,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_are_computed_when_asked_for_stay_so(norm):
+    conv = norm(nn.Conv2d(3, 6, 3))
+    module = nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten())
+    enliven(module)
+    X = np.random.RandomState(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    found = PretrainedFeatureExtractor(load_backbone(module), layer=-1).fit_transform(X)
+    with torch.inference_mode():
+        expected = module.eval()(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_on_what_could_be_folded_run():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    module[1].register_forward_hook(lambda module, args, output: output.clamp(max=1.0))
+    X = np.random.RandomState(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    X[3] *= 20  # where the hook acts
+    X[0] *= 0.01
+    found = PretrainedFeatureExtractor(load_backbone(module), layer=-1).fit_transform(X)
+    with torch.inference_mode():
+        expected = module.eval()(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["script", "trace"])
+def test_compiled_modules_run_whole(way):
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    X = np.random.RandomState(0).normal(size=(5, 4)).astype(np.float32)
+    given = torch.from_numpy(X)
+    made = torch.jit.script(module) if way == "script" else torch.jit.trace(module, given)
+    found = PretrainedFeatureExtractor(load_backbone(made), layer=-1).fit_transform(X)
+    np.testing.assert_allclose(found, module(given).detach().numpy(), rtol=1e-5, atol=1e-6)

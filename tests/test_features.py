@@ -14,6 +14,7 @@ from torch import nn
 
 from sktransfer import (
     FeatureStore,
+    ImagePreprocessing,
     PretrainedFeatureExtractor,
     UnreadableSamplesError,
     load_backbone,
@@ -344,3 +345,14 @@ def test_nothing_is_logged_or_seeded(caplog):
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert not caplog.records
+
+
+def test_of_a_very_thin_image_only_the_middle_is_resized():
+    steps = ImagePreprocessing(36, 32, (0.0,) * 3, (1.0,) * 3)
+    column = np.arange(400, dtype=np.float32)[:, None, None] / 400
+    image = np.broadcast_to(column, (400, 2, 3))
+    found, part = steps(image), steps(image[168:232])
+    assert found.shape == (3, 32, 32) and torch.equal(found, part)
+    assert abs(float(found.mean()) - 0.5) < 0.01
+    huge = np.zeros((1, 200_000, 3), np.uint8)  # 13 GB, were it resized as a whole
+    assert steps(huge).shape == (3, 32, 32)

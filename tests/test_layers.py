@@ -416,7 +416,7 @@ def test_stages_are_checked_once_for_each_network():
     backbone.module.register_forward_hook(lambda *args: calls.append(1))
     for _ in range(3):
         check_stages(backbone, torch.ones(1, 4))
-    assert len(calls) == 1
+    assert len(calls) == 2  # a sample alone, and beside another
 
 
 def test_has_tensors_tells_learned_stages():
@@ -471,3 +471,109 @@ def test_blocks_that_keep_channels_last_are_pooled_over_positions(pooling, own):
     flat = activation.movedim(-1, 1).flatten(2)
     wanted = {"avg": flat.mean(2), "max": flat.amax(2), "flatten": flat.flatten(1)}[pooling]
     np.testing.assert_allclose(features.fit_transform(X), wanted, rtol=1e-4, atol=1e-6)
+
+
+class TimeFirst(nn.Module):
+    """A recurrent network in torch's default layout: time steps before samples inside."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.enc, self.head = nn.GRU(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.enc(x.transpose(0, 1))[0].mean(0))
+
+
+class Frames(nn.Module):
+    """A network that looks at the frames of a clip as if they were samples."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.cnn = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    def forward(self, x):
+        return self.cnn(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
+
+
+@pytest.mark.parametrize("network", [TimeFirst, Frames])
+@pytest.mark.parametrize("n_steps", [1, 2, 6])
+def test_there_is_no_layer_where_samples_have_no_row_each(network, n_steps):
+    X = np.random.RandomState(0).normal(size=(70, n_steps, 4)).astype(np.float32)
+    backbone = load_backbone(network())
+    every = PretrainedFeatureExtractor(backbone, layer=0).fit(X)
+    with torch.inference_mode():
+        expected = backbone.module(torch.from_numpy(X)).numpy()
+    for layer in list_layers(backbone):
+        found = every.set_params(layer=layer).fit(X).transform(X)
+        alone = np.vstack([every.transform(x[None]) for x in X[:5]])
+        np.testing.assert_allclose(found[:5], alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_given_stages_must_give_a_row_for_each_sample():
+    module = TimeFirst()
+
+    class Swap(nn.Module):
+        def forward(self, x):
+            return x.transpose(0, 1)
+
+    class Rest(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.head = module.enc, module.head
+
+        def forward(self, x):
+            return self.head(self.enc(x)[0].mean(0))
+
+    backbone = load_backbone(module, stages={"swap": Swap(), "rest": Rest()})
+    with pytest.raises(ValueError, match=r"Stages \['swap'\]"):
+        check_stages(backbone, torch.ones(1, 6, 4))
+
+
+class Returns(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.linear = what, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.what(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda x: (x, x), "returns tuple"),
+        (lambda x: {"out": x}, "returns dict"),
+        (lambda x: x.mean(), "a row for each sample"),
+        (lambda x: x.T, "a row for each sample"),
+    ],
+)
+def test_an_output_that_is_not_a_row_for_each_sample_is_told(what, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainedFeatureExtractor(load_backbone(Returns(what))).fit(np.ones((5, 4), np.float32))
+
+
+def test_batch_norm_without_statistics_is_told():
+    norm = nn.BatchNorm1d(2, track_running_stats=False)
+    backbone = load_backbone(nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), norm))
+    with pytest.warns(UserWarning, match="in another batch"):
+        check_stages(backbone, torch.randn(1, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_pooling_that_works_in_place_changes_nothing_else():
+    X = np.random.RandomState(0).normal(size=(6, 3, 16, 16)).astype(np.float32)
+    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)), kind="array")
+
+    def clamped(activation):
+        return activation.clamp_(0, 0.1).mean((2, 3))
+
+    settings = {"layer": [0, 1]}
+    both = PretrainedFeatureExtractor(backbone, pooling=[clamped, "avg"], **settings)
+    plain = PretrainedFeatureExtractor(backbone, pooling="avg", **settings)
+    found, expected = both.fit_transform(X), plain.fit_transform(X)
+    averages = np.hstack([found[:, 4:8], found[:, 13:]])
+    np.testing.assert_allclose(averages, expected, rtol=1e-5)

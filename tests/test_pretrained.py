@@ -161,6 +161,8 @@ def test_names_that_differ_in_capitals_only_are_different_classes(name, place, p
         ({"x": ["a"], "y": [3]}, r"class_map\['y'\]: 3 is no class; the network has 3"),
         ({"x": ["a"], "y": [-1]}, r"class_map\['y'\]: -1 is no class"),
         ({"x": ["a"], "y": []}, r"class_map\['y'\] names no class"),
+        ({}, "names no label"),
+        ({1: ["a"], "z": ["b"]}, "must be of one type"),
     ],
 )
 def test_what_is_no_class_of_the_network_is_refused(mapping, message):
@@ -349,6 +351,12 @@ def test_a_samples_probabilities_depend_on_it_alone():
     made = classifier(class_map="learn").fit(X, Y)
     alone = np.vstack([made.predict_proba([image]) for image in X])
     assert np.array_equal(alone, made.predict_proba(X))
+
+
+def test_a_class_named_twice_counts_once():
+    twice = classifier(class_map={"x": ["a", 0, "a"], "y": ["b"]}).fit(X)
+    once = classifier(class_map={"x": ["a"], "y": ["b"]}).fit(X)
+    assert np.array_equal(twice.predict_proba(X), once.predict_proba(X))
 
 
 # pickles

@@ -309,3 +309,10 @@ def test_what_has_no_contents_has_no_digest(sample):
 
 def test_a_tensor_of_one_grey_image_is_one_sample():
     assert [np.shape(sample) for sample in as_samples(torch.rand(1, 28, 27))] == [(28, 27)]
+
+
+def test_bytes_in_the_other_order_are_the_same_numbers():
+    dark = np.arange(48, dtype=np.uint16).reshape(4, 4, 3)
+    assert np.array_equal(open_image(dark.astype(">u2")), open_image(dark.astype("<u2")))
+    light = np.linspace(0, 1, 48).reshape(4, 4, 3)
+    assert np.array_equal(open_image(light.astype(">f4")), open_image(light.astype("<f4")))

@@ -121,12 +121,18 @@ def register_backbone(name: str, factory: Callable | None = None, **settings):
         return lambda function: register_backbone(name, function, **settings)
 
     def load(name: str, weights, *, download: bool = True) -> Backbone:
+        if weights is None:
+            raise ValueError(
+                f"weights=None: backbone {name!r} was registered as a function that returns a "
+                "network with its weights. Register one that returns it without, by another name."
+            )
         made = factory()
         if not isinstance(made, Backbone):
             made = _from_module(made, name=name, **settings)
-        if weights != "default" and weights is not None:
+        if weights == "default":
+            made.reference = (name, weights, None)
+        else:  # the file may not be there where a pickle is opened
             load_weights(made.module, weights)
-        made.reference = (name, weights, None)
         return made
 
     _REGISTRY[name] = load
@@ -211,20 +217,22 @@ def load_backbone(
     if not isinstance(backbone, str):
         made = _from_module(backbone, **own)
         return made.with_image_size(image_size)
-    if weights is None and backbone != "word-vectors":
-        warnings.warn(
-            f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "
-            "Its features are a baseline, not transfer learning.",
-            stacklevel=2,
-        )
     if not isinstance(weights, str | Path | None):
         if backbone != "word-vectors":
             raise TypeError(
                 f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}"
             )
         return load_word_vectors(weights)
-    weights = weights if weights is None else str(weights)
-    return _load_shared(backbone, weights, download).with_image_size(image_size)
+    if weights is not None:
+        weights = str(Path(weights).expanduser() if str(weights).startswith("~") else weights)
+    found = _load_shared(backbone, weights, download).with_image_size(image_size)
+    if weights is None and backbone != "word-vectors":
+        warnings.warn(
+            f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "
+            "Its features are a baseline, not transfer learning.",
+            stacklevel=2,
+        )
+    return found
 
 
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:

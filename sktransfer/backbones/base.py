@@ -64,7 +64,7 @@ class ImagePreprocessing:
         # The permuted view stays channels-last in memory: torchvision resizes such uint8
         # tensors without a copy, within a step or two of Pillow and several times faster.
         # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
-        image = np.require(image, requirements=["C", "W"])
+        image = np.require(_middle(image), requirements=["C", "W"])
         x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
         mode = InterpolationMode(self.interpolation)
         x = F.resize(x, [self.resize], interpolation=mode, antialias=True)
@@ -90,6 +90,17 @@ class ImagePreprocessing:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         return (3, self.crop, self.crop)
+
+
+_THIN = 32  # times the shorter side
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """Cut what no crop reaches off a very long or high image: resized it might fill the memory."""
+    height, width = image.shape[:2]
+    longest = _THIN * min(height, width)
+    top, left = (max(0, side - longest) // 2 for side in (height, width))
+    return image[top : height - top, left : width - left]
 
 
 @dataclasses.dataclass(frozen=True)
