@@ -94,7 +94,7 @@ def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
     ----------
     backbone : Backbone
     probe : Tensor
-        One sample as the network takes it, as a batch.
+        A batch as the network takes it, of which the first sample is looked at.
 
     Raises
     ------
@@ -105,6 +105,7 @@ def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
     """
     if is_checked(backbone):
         return
+    probe = probe[:1]
     expected = backbone.module(probe.clone())  # a network may change its input
     pair = torch.cat([probe, _another(probe)])
     _check_output(backbone, expected, backbone.module(pair.clone()))
