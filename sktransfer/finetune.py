@@ -22,6 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, _check_y, check_consi
 
 from .heads import grow
 from .rows import Table
+from .samples import check_present
 from .tail import Tail
 from .tuning import TunedEstimator, all_or_nothing
 
@@ -352,6 +353,8 @@ default="efficientnet_lite0"
 
     def _check_labels(self, samples, y, before) -> np.ndarray:
         y = y.toarray() if issparse(y) else y
+        if np.ndim(y) == 1:
+            check_present(np.asarray(y))
         check_classification_targets(y)
         several = type_of_target(y).startswith("multilabel")
         task = "multilabel" if several else "multiclass"

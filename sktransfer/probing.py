@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from .backbones import Backbone
 from .layers import _has_matrix, penultimate, resolve_layer, stages_of
 from .rules import summarise
+from .samples import check_present
 from .scaling import PROBE_C, OneScale
 
 __all__ = [
@@ -225,6 +226,7 @@ def encode_target(y, task: str = "auto") -> np.ndarray:
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
     y = column_or_1d(y, warn=True)
+    check_present(y)
     if task == "regression" or (task == "auto" and type_of_target(y) == "continuous"):
         return check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
     if task == "auto" and _look_like_numbers(y):

@@ -51,7 +51,7 @@ RULES = {
     # and is not settled to be better by this many standard deviations,
     "settled": 1.5,
     # until so many samples have been judged, and their fold with them.
-    "judged_long": 24,
+    "judged_long": 72,
     # Rows that strategies are tried on at most.
     "rows": 600,
     # What is cheap is tried on several splits where rows are few: up to so many splits, and up to

@@ -16,6 +16,7 @@ __all__ = [
     "UnreadableSamplesError",
     "as_samples",
     "as_texts",
+    "check_present",
     "digest",
     "named_among",
     "open_image",
@@ -377,3 +378,27 @@ def take(samples: Sequence, rows) -> Sequence:
     if isinstance(samples, np.ndarray):
         return samples[rows]
     return [samples[i] for i in rows]
+
+
+def check_present(y: np.ndarray) -> None:
+    """Refuse labels of which some are missing.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If a label is None, NaN or pandas' NA; those of floats are for scikit-learn to find.
+    """
+    missing = np.flatnonzero([_is_missing(label) for label in y]) if y.dtype == object else []
+    if len(missing):
+        raise ValueError(f"Input y contains a missing label: {y[missing[0]]!r} at {missing[0]}.")
+
+
+def _is_missing(label) -> bool:
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # pandas.NA is neither equal nor unequal to anything
+        return True

@@ -7,7 +7,6 @@ import math
 import tempfile
 from numbers import Integral
 
-import numpy as np
 from sklearn.base import ClassifierMixin, is_classifier
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -21,6 +20,7 @@ from .candidates import STRATEGIES, available, halving
 from .extractor import PretrainedFeatureExtractor
 from .probing import LayerChoice
 from .rules import Recommendation
+from .samples import check_present
 from .study import Study
 from .tuning import all_or_nothing
 
@@ -285,18 +285,9 @@ def _check_labels(samples, y):
     """Return labels as an array without missing ones."""
     y = column_or_1d(y, warn=True)
     check_consistent_length(samples, y)
-    missing = np.flatnonzero([_is_missing(label) for label in y]) if y.dtype == object else []
-    if len(missing):
-        raise ValueError(f"Input y contains a missing label: {y[missing[0]]!r} at {missing[0]}.")
+    check_present(y)
     check_classification_targets(y)
     return y
-
-
-def _is_missing(label) -> bool:
-    try:
-        return label is None or bool(label != label)
-    except TypeError:  # pandas.NA is neither equal nor unequal to anything
-        return True
 
 
 @contextlib.contextmanager

@@ -1426,3 +1426,11 @@ def test_a_compiled_net_has_the_same_rates_and_freezes_the_same(data):
     assert rates[0] == rates[1]
     assert len(model._changed_tensors()) == 0  # one epoch trains the head alone
     assert len(pickle.loads(pickle.dumps(model)).predict(data[0])) == len(data[0])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_label_is_named(data, missing):
+    y = data[1].astype(object)
+    y[7] = missing
+    with pytest.raises(ValueError, match=r"missing label: .* at 7"):
+        FineTunedClassifier(load_backbone(network())).fit(data[0], y)
