@@ -353,8 +353,8 @@ default="efficientnet_lite0"
 
     def _check_labels(self, samples, y, before) -> np.ndarray:
         y = y.toarray() if issparse(y) else y
-        if np.ndim(y) == 1:
-            check_present(np.asarray(y))
+        if str(getattr(y, "dtype", "object")) == "object":
+            check_present(np.asarray(y, dtype=object).ravel())
         check_classification_targets(y)
         several = type_of_target(y).startswith("multilabel")
         task = "multilabel" if several else "multiclass"

@@ -402,3 +402,5 @@ def _is_missing(label) -> bool:
         return label is None or bool(label != label)
     except TypeError:  # pandas.NA is neither equal nor unequal to anything
         return True
+    except ValueError:  # several labels in one, which is for others to refuse
+        return False
