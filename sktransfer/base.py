@@ -117,9 +117,7 @@ class BackboneEstimator(BaseEstimator):
         """Share a fitted model given as ``backbone``: what is frozen clones to itself."""
         if not _is_tuned(self.backbone):
             return _clone_parametrized(self)
-        twin = object.__new__(type(self))
-        vars(twin).update(vars(self) | {"backbone": self.backbone.to_backbone()})
-        new = _clone_parametrized(twin)
+        new = _clone_parametrized(_twin(self, backbone=self.backbone.to_backbone()))
         new.backbone = self.backbone
         return new
 
@@ -129,9 +127,7 @@ class BackboneEstimator(BaseEstimator):
             super().set_params(backbone=params.pop("backbone"))
         nested = any(name.startswith("backbone__") for name in params)
         if nested and _is_tuned(self.backbone):
-            given = self.backbone  # clones share it with its owner
-            self.backbone = object.__new__(type(given))
-            vars(self.backbone).update(vars(given))
+            self.backbone = _twin(self.backbone)  # clones share it with its owner
         return super().set_params(**params)
 
     def __getstate__(self) -> dict:
@@ -171,6 +167,13 @@ class BackboneEstimator(BaseEstimator):
 
     def _load_own(self) -> Backbone:
         return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
+
+
+def _twin(estimator, **changed):
+    """Copy an estimator, its attributes shared. ``copy`` would go through the pickle's state."""
+    twin = object.__new__(type(estimator))
+    vars(twin).update(vars(estimator) | changed)
+    return twin
 
 
 def _is_tuned(backbone) -> bool:

@@ -130,7 +130,6 @@ class Engine:
         self._divisor = 1  # of the size of batches, where the device's memory is short
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
-        self._overwrites = False  # whether a network changes its input
 
     def run(self, tensors: Sequence[torch.Tensor], batch_size: int | str) -> dict[str, np.ndarray]:
         """Run samples in batches of one size and return each layer's features, as float32.
@@ -238,8 +237,6 @@ class Engine:
         square = x.ndim == 4 and x.shape[2] == x.shape[3]
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        if self._overwrites and x is batch:
-            x = x.clone()
         features = {}
         with self._autocast():
             for layer, segment in zip(self.layers, segments, strict=True):
@@ -272,24 +269,19 @@ class Engine:
         """Measure the activations and compare with the plain stages, on the first sample."""
         if self._bytes is not None:
             return
-        # In the layout of batches, where nothing but the network could copy it.
-        own = probe.contiguous(memory_format=torch.channels_last) if probe.ndim == 4 else probe
-        given, own = own, own.clone()
+        # Copies, since a network may change its input, and the probe is a sample of the caller's.
         with _largest_activation(self.segments) as largest:
-            fast = self._run(self.segments, own)
-        self._overwrites = not torch.equal(own, given)
+            fast = self._run(self.segments, probe.clone())
         self._widths = {layer: features.shape[-1] for layer, features in fast.items()}
         comparable = self.device.type == "cpu" and self.recipe.precision == "float32"
         comparable = comparable and not self._is_text
-        own = given.clone()
-        if comparable and not _agree(fast, self._run(self.plain, own)):
+        if comparable and not _agree(fast, self._run(self.plain, probe.clone())):
             warnings.warn(
                 f"The fast form of backbone {self.recipe.backbone.name!r} does not give the same "
                 "features as its stages; the stages themselves are used, which is slower.",
                 stacklevel=2,
             )
             self.segments = self.plain
-        self._overwrites |= not torch.equal(own, given)
         self._bytes = max(1, largest[0] // len(probe))
 
 

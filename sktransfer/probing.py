@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.utils import check_array, check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from .backbones import Backbone
@@ -21,6 +21,7 @@ from .layers import _has_matrix, penultimate, resolve_layer, stages_of
 from .rules import summarise
 from .samples import check_present
 from .scaling import PROBE_C, OneScale
+from .transferability import find_task
 
 __all__ = [
     "LayerChoice",
@@ -223,11 +224,9 @@ def encode_target(y, task: str = "auto") -> np.ndarray:
     -------
     ndarray of shape (n_samples,), int or float64
     """
-    if task not in ("auto", "classification", "regression"):
-        raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
     y = column_or_1d(y, warn=True)
     check_present(y)
-    if task == "regression" or (task == "auto" and type_of_target(y) == "continuous"):
+    if find_task(y, task) == "regression":
         return check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
     if task == "auto" and _look_like_numbers(y):
         warnings.warn(
@@ -281,11 +280,9 @@ def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray,
     # so that a model which knows nothing is never right.
     n_folds = min(n_folds, counts[ample].min())
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    tests = [ample[test] for _, test in splitter.split(ample[:, None], y[ample])]
-    scarce = np.flatnonzero(counts < 3)
-    scarce = scarce[np.argsort(y[scarce], kind="stable")]  # the two of a class in different folds
-    tests = [np.sort(np.append(test, scarce[i::n_folds])) for i, test in enumerate(tests)]
-    return [(np.setdiff1d(np.arange(len(y)), test), test) for test in tests]
+    with warnings.catch_warnings():  # smaller classes are in some folds only
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(splitter.split(y[:, None], y))
 
 
 def judge(features: np.ndarray, y: np.ndarray, folds: list) -> np.ndarray:

@@ -89,11 +89,10 @@ class Tail(nn.Module):
         super().train(mode)
         # A batch norm in the new head has no statistics yet that could be kept.
         for stage in self.body[:-1]:
-            learned = list(stage.parameters())
-            frozen = bool(learned) and not any(p.requires_grad for p in learned)
-            if frozen or not self.train_batch_norm:
-                for module in filter(_keeps_statistics, stage.modules()):
-                    module.eval()
+            if self.train_batch_norm and _learns(stage):
+                continue
+            for module in filter(_keeps_statistics, stage.modules()):
+                module.eval()
         return self
 
     @property
@@ -150,6 +149,12 @@ class Tail(nn.Module):
                 name += "_"
             stages[name] = stage
         return stages
+
+
+def _learns(stage: nn.Module) -> bool:
+    """Tell whether a stage is not frozen; one without parameters never is."""
+    parameters = list(stage.parameters())
+    return not parameters or any(parameter.requires_grad for parameter in parameters)
 
 
 def _keeps_statistics(module: nn.Module) -> bool:

@@ -97,7 +97,7 @@ def logme(features, y, *, task="auto"):
     True
     """
     features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
-    targets = _as_targets(y, _find_task(y, task))  # (n_samples, n_targets)
+    targets = _as_targets(y, find_task(y, task))  # (n_samples, n_targets)
     u, s = _thin_svd(_scaled(features))
     squares = (u.T @ targets) ** 2  # (rank, n_targets)
     total = (targets**2).sum(0)
@@ -128,7 +128,8 @@ def _max_evidence(power, squares, rest, n_samples) -> np.ndarray:
     return np.maximum(evidence(best), no_features)
 
 
-def _find_task(y, task: str) -> str:
+def find_task(y, task: str) -> str:
+    """Tell labels from numbers to regress on; whole numbers are labels unless ``task`` says so."""
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
     if task != "auto":
@@ -501,7 +502,7 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
     (0.95, True)
     """
     features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
-    if _find_task(y, task) == "regression":
+    if find_task(y, task) == "regression":
         model, splits = Ridge(alpha=1 / PROBE_C), _plain_folds(cv, len(y), random_state)
     else:
         y = column_or_1d(y)

@@ -1003,8 +1003,10 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
         out_of_memory(patch, 8, training=True)
         with pytest.warns(UserWarning, match="with the same result"):
             found.fit(*data)
+        assert found._tail.n_chunks > 1
     for model in (expected, found):
         model.set_params(train_batch_norm=True).fit(*data)
+        assert model._tail.n_chunks == 1
     proba = found.predict_proba(data[0])
     np.testing.assert_allclose(proba, expected.predict_proba(data[0]), atol=1e-4)
     counts = [m for name, m in found._tail.state_dict().items() if "num_batches" in name]

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import importlib.util
 import inspect
+import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -224,7 +225,7 @@ def load_backbone(
             )
         return load_word_vectors(weights)
     if weights is not None:
-        weights = str(Path(weights).expanduser() if str(weights).startswith("~") else weights)
+        weights = os.path.expanduser(weights)
     found = _load_shared(backbone, weights, download).with_image_size(image_size)
     if weights is None and backbone != "word-vectors":
         warnings.warn(
@@ -263,7 +264,7 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
 
 def _stamp(name: str, weights: str | None) -> tuple:
     """Tell the versions of local files apart, so that a changed one is read again."""
-    path = Path(weights or "").expanduser()
+    path = Path(weights or "")
     files = [path, *beside(path)] if path.is_file() else files_of_folder(name)
     versions = ((file, file.stat()) for file in files)
     return tuple((str(file), s.st_mtime_ns, s.st_size) for file, s in versions)
