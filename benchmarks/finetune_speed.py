@@ -22,8 +22,8 @@ from _common import hymenoptera, parser, table
 from torch import nn
 
 from sktransfer import FineTunedClassifier, ImagePreprocessing, load_backbone
-from sktransfer.features import compute_inputs
-from sktransfer.layers import stages_of
+from sktransfer.backbones.stages import stages_of
+from sktransfer.features.compute import compute_inputs
 
 EPOCHS = 10
 

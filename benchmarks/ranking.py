@@ -24,7 +24,7 @@ from _tasks import Task
 from scipy.stats import weightedtau
 
 from sktransfer import Backbone, FeatureStore, FineTunedClassifier, load_backbone, rank_backbones
-from sktransfer.layers import stages_of
+from sktransfer.backbones.stages import stages_of
 
 SCORES = ("probe", "logme", "h_score", "transrate", "leep", "nce")
 # source, pixels, samples of a class

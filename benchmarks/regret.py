@@ -31,8 +31,8 @@ from _common import parser, table
 from _tasks import Task
 
 from sktransfer import FeatureStore, TransferClassifier, load_backbone, recommend_strategy
-from sktransfer.candidates import STRATEGIES
-from sktransfer.rules import RULES, describe, expected_gain, headroom_of, update
+from sktransfer.selection.rules import RULES, describe, expected_gain, headroom_of, update
+from sktransfer.selection.strategies import STRATEGIES
 
 LITE, MINILM, GLOVE = "efficientnet_lite0", "minilm_l6_v2", "glove_6b_50d"
 # source, backbone, pixels, samples of a class

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits, load_sample_images
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
-from sktransfer.evidence import by_predictions, measure_similarity
+from sktransfer.selection.similarity import by_predictions, measure_similarity
 
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 

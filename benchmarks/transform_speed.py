@@ -27,10 +27,11 @@ from _common import hymenoptera, interleave, parser, ratio, table
 from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
-from sktransfer.engine import Recipe, engine_for, resolve_device
-from sktransfer.features import open_sample
-from sktransfer.layers import penultimate
-from sktransfer.samples import open_image
+from sktransfer.backbones.layers import penultimate
+from sktransfer.data.images import open_image
+from sktransfer.engines.base import Recipe, resolve_device
+from sktransfer.engines.select import engine_for
+from sktransfer.features.compute import open_sample
 
 
 def headless(module: nn.Module) -> nn.Module:

@@ -4,19 +4,23 @@ from .backbones import (
     Backbone,
     ImagePreprocessing,
     list_backbones,
+    list_layers,
     load_backbone,
     load_word_vectors,
     register_backbone,
 )
-from .cache import FeatureStore
-from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
-from .extractor import PretrainedFeatureExtractor
-from .finetune import FineTunedClassifier, FineTunedRegressor
-from .layers import list_layers
-from .pretrained import PretrainedClassifier
-from .ranking import rank_backbones
-from .samples import UnreadableSamplesError
-from .strategy import TransferClassifier, probe_layers, recommend_strategy
+from .data import UnreadableSamplesError
+from .features import FeatureStore, PretrainedClassifier, PretrainedFeatureExtractor
+from .finetuning import FineTunedClassifier, FineTunedRegressor
+from .selection import (
+    BackboneRankingDisplay,
+    LayerProbeDisplay,
+    StrategyDisplay,
+    TransferClassifier,
+    probe_layers,
+    rank_backbones,
+    recommend_strategy,
+)
 
 __all__ = [
     "Backbone",

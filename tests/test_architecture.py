@@ -2,53 +2,44 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import run_python
 
 import sktransfer
+from tests.support import run_python
 
 ROOT = Path(sktransfer.__file__).parent
 
-# Imports point from a higher rank to a lower one. Equal ranks do not import one another.
-RANKS = {
-    "scaling": 0,
-    **dict.fromkeys(["samples", "cache", "transferability", "rules"], 0.5),
-    "backbones": 1,
-    **dict.fromkeys(["layers", "augment"], 2),
-    **dict.fromkeys(["heads", "rows"], 2.1),
-    "engine": 2.5,
-    "tail": 2.6,
-    "watching": 2.8,
-    **dict.fromkeys(["features", "training"], 3),
-    "range_test": 3.2,
-    **dict.fromkeys(["base", "weighting"], 3.5),
-    **dict.fromkeys(["probing", "evidence"], 3.6),
-    "tuning": 3.7,
-    **dict.fromkeys(["extractor", "pretrained", "finetune"], 4),
-    **dict.fromkeys(["candidates", "ranking"], 4.3),
-    "study": 4.6,
-    "strategy": 5,
-    **dict.fromkeys(["persistence", "display", "distributed", "demo"], 6),
-    "cli": 7,
-    "__main__": 8,
-    "__init__": 9,
-}
-# Upward doors, opened inside a method: a tuned network becomes a transformer, a recommendation a
-# plot.
-DOORS = {("tuning", "extractor"), ("rules", "display")}
+# Each package imports only those before it in this list. All imports count, those inside functions
+# too; the root may import everything and is imported by nobody.
+ORDER = [
+    "data",
+    "transferability",
+    "backbones",
+    "engines",
+    "features",
+    "finetuning",
+    "selection",
+    "inspection",
+    "persistence",
+    "cli",
+    "__main__",
+    "__init__",
+]
+WITHOUT_TORCH = ["data", "transferability"]
 # One file for each source of backbones, the only one that imports its library.
 SOURCES = {
-    "timm": "backbones/timm.py",
-    "gensim": "backbones/wordvectors.py",
-    "transformers": "backbones/encoders.py",
+    "timm": ["backbones/timm.py"],
+    "gensim": ["backbones/words/formats.py"],
+    "transformers": ["backbones/huggingface.py"],
 }
+OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}
 
 
 def modules():
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
-def component(path: str) -> str:
-    """The part of the package that a file belongs to."""
+def package(path: str) -> str:
+    """The package that a file belongs to, or the file's name in the root."""
     return path.removesuffix(".py").partition("/")[0]
 
 
@@ -61,44 +52,68 @@ def imports(path: str, top_level: bool = False):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = folder[: len(folder) - node.level + 1] if node.level else []
-            yield ".".join([*base, *([node.module] if node.module else [])])
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # "from .. import x" and "from . import x" import the submodule x, where there is one.
+            yield from (inner_name(module, alias.name) for alias in node.names)
+
+
+def inner_name(module: str, name: str) -> str:
+    """The submodule that is imported, or the module that a name is imported from."""
+    path = ROOT.parent / module.replace(".", "/") / name
+    is_module = path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+    return f"{module}.{name}" if is_module else module
 
 
 def inner_imports(path: str):
-    """Yield the parts of the package that a file imports; "" is the package root."""
+    """Yield the modules of the package that a file imports, as paths; "" is the root."""
     for name in imports(path):
         top, _, rest = name.partition(".")
         if top == "sktransfer":
-            yield rest.partition(".")[0]
+            yield rest
+
+
+def file_of(module: str) -> str:
+    path = module.replace(".", "/")
+    return f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
 
 
 @pytest.mark.parametrize("path", modules())
-def test_imports_point_down_and_never_through_the_root(path):
-    own = component(path)
-    assert own in RANKS, f"{path} has no rank: give it one in this test and in docs"
-    found = set(inner_imports(path)) - {own}
-    assert "" not in found, f"{path} imports the package root"
-    upward = [other for other in found if RANKS[other] >= RANKS[own] and (own, other) not in DOORS]
-    assert not upward, f"{path} imports {upward}, of no lower rank"
+def test_imports_follow_the_order_of_packages(path):
+    own = package(path)
+    assert own in ORDER, f"{path}: add {own!r} to ORDER and to docs/architecture.md"
+    found = {name.partition(".")[0] for name in inner_imports(path)} - {own}
+    assert "" not in found, f"{path} imports the root"
+    upward = [other for other in found if ORDER.index(other) >= ORDER.index(own)]
+    assert not upward, f"{path} imports {upward}, which do not come before {own!r} in ORDER"
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if RANKS.get(component(path), 1) < 1])
-def test_the_lowest_rank_knows_no_torch(path):
+def test_no_files_import_each_other_in_a_circle():
+    graph = {path: {file_of(m) for m in inner_imports(path)} - {path} for path in modules()}
+    while leaves := [path for path, found in graph.items() if not found & graph.keys()]:
+        for path in leaves:
+            del graph[path]
+    assert not graph, f"these files import each other in a circle: {sorted(graph)}"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if package(p) in WITHOUT_TORCH])
+def test_the_first_packages_do_not_import_torch(path):
     assert not {name.partition(".")[0] for name in imports(path)} & {"torch", "torchvision"}
 
 
 @pytest.mark.parametrize(("library", "only"), SOURCES.items())
 def test_a_library_of_networks_is_imported_by_one_file(library, only):
     users = [p for p in modules() if library in {n.partition(".")[0] for n in imports(p)}]
-    assert users == [only]
+    assert users == only
 
 
 # The tests around it would hold of nothing if they found nothing.
-def test_the_map_above_is_read_from_real_files():
-    assert {"samples.py", "cache.py", "engine.py", "backbones/base.py"} <= set(modules())
-    assert set(inner_imports("extractor.py")) >= {"base", "engine", "layers"}
-    assert "backbones" in set(inner_imports("backbones/base.py"))
-    assert "torch" in {name.partition(".")[0] for name in imports("engine.py")}
+def test_the_imports_above_are_read_from_real_files():
+    assert {"data/images.py", "engines/torch.py", "backbones/words/table.py"} <= set(modules())
+    assert set(inner_imports("features/extractor.py")) >= {"backbones", "features.base"}
+    assert "torch" in {name.partition(".")[0] for name in imports("engines/torch.py")}
+    assert [p for p in ORDER if p != "inspection" and p != "persistence"] == [
+        p for p in ORDER if p in {package(path) for path in modules()}
+    ]
 
 
 def test_helpers_have_owners():
@@ -111,10 +126,9 @@ def test_importing_the_package_loads_no_optional_library():
     assert run_python(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if RANKS.get(component(path), 0) < 6])
+@pytest.mark.parametrize("path", [p for p in modules() if package(p) != "cli"])
 def test_optional_libraries_are_imported_where_they_are_used(path):
     # scikit-learn loads some of these itself, where they are installed, so that sys.modules
     # would not tell.
-    optional = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}
     tops = {name.partition(".")[0] for name in imports(path, top_level=True)}
-    assert not tops & optional
+    assert not tops & OPTIONAL

@@ -1,7 +1,6 @@
 """scikit-learn's own checks, over an own network on plain vectors: no failure is expected."""
 
 import pytest
-from conftest import Vectors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import (
@@ -11,6 +10,7 @@ from sktransfer import (
     PretrainedFeatureExtractor,
     load_backbone,
 )
+from tests.support import Vectors
 
 ESTIMATORS = [
     PretrainedFeatureExtractor(load_backbone(Vectors())),

@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from .base import Backbone, ImagePreprocessing
+from .base import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
+from .preprocessing import ImagePreprocessing
 from .weights import load_weights, random_weights
 
-__all__ = ["LITE", "load_lite"]
+__all__ = ["LITE", "ConvNormAct", "InvertedResidual", "SamePadConv2d", "lite_network", "load_lite"]
 
 # name: (width, depth, image size). Tan & Le 2019 (arXiv:1905.11946) in the "lite" variant:
 # no squeeze-and-excitation, ReLU6, stem and head not scaled.
@@ -172,5 +173,5 @@ def load_lite(name: str, weights, *, download: bool = True) -> Backbone:
         preprocess=scale,
         classes=imagenet_classes(),
         class_ids=imagenet_ids(),
-        reference=(name, weights, None) if weights == "default" else None,
+        loaded_by=(name, weights) if weights == "default" else None,
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from .base import Backbone, ImagePreprocessing
+from .base import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
+from .preprocessing import ImagePreprocessing
 from .weights import load_weights, random_weights
 
 __all__ = ["load_timm", "timm_names"]
@@ -51,7 +52,7 @@ def load_timm(name: str, weights, *, download: bool = True) -> Backbone:
         preprocess=_preprocessing(timm, module),
         classes=imagenet_classes() if imagenet else None,
         class_ids=imagenet_ids() if imagenet else None,
-        reference=(name, weights, None) if weights == "default" else None,
+        loaded_by=(name, weights) if weights == "default" else None,
         opaque=_untraced_functions(),
     )
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from .base import Backbone, ImagePreprocessing
+from .base import Backbone
 from .imagenet import imagenet_ids, unique_names
+from .preprocessing import ImagePreprocessing
 from .weights import check_sha256, load_weights, random_weights
 
 __all__ = ["load_torchvision", "torchvision_names"]
@@ -56,7 +57,7 @@ def load_torchvision(name: str, weights, *, download: bool = True) -> Backbone:
         preprocess=_preprocessing(published),
         classes=None if categories is None else unique_names(categories, imagenet_ids()),
         class_ids=None if categories is None else imagenet_ids(),
-        reference=(name, published.name, None) if by_name else None,
+        loaded_by=(name, published.name) if by_name else None,
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-__all__ = ["check_sha256", "load_weights", "random_weights", "read_tensors"]
+__all__ = ["check_sha256", "load_weights", "random_weights", "read_tensors", "seeded"]
 
 _SHOWN = 8  # names listed in an error before "and n more"
 
@@ -151,3 +153,31 @@ def check_sha256(path: Path, prefix: str) -> None:
             f"weights: {str(path)!r} is damaged or another file: its SHA-256 begins with "
             f"{found[: len(prefix)]}, expected {prefix}. Delete it and fetch it again."
         )
+
+
+_GENERATOR = threading.RLock()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Let torch's global generator begin at a seed, and put it back afterwards.
+
+    Threads share that generator, and one that puts it back would disturb another that draws.
+    So this is one thread's at a time; it should hold what draws and nothing that waits.
+
+    Parameters
+    ----------
+    seed : int
+    device : torch.device, default=None
+        An accelerator whose generator is meant as well as the CPU's.
+    """
+    device = torch.device("cpu") if device is None else device
+    with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Not torch.manual_seed, which seeds every accelerator and puts none of them back.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+        yield

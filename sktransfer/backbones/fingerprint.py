@@ -1,0 +1,300 @@
+"""A digest of all that decides what a network computes: tensors, structure and source code."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import inspect
+import pickle
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import PurePath
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+__all__ = ["describe", "fingerprint"]
+
+# Code of these is told by its name: it comes with an installation, not with the user.
+_LIBRARIES = frozenset(
+    ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "tokenizers"]
+) | {"torch", "torchvision", "transformers"}
+
+_PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, range, slice, PurePath, np.generic)
+_PLAIN += (type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, np.dtype)
+
+# What every module has, and what of it decides an output.
+_INTERNAL = set(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
+_LONG = 200  # characters; a longer description of a part is replaced by its hash
+
+
+def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None) -> str:
+    """Hash everything that decides a network's output.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    stages : mapping of str to torch.nn.Module, default=None
+        Where the network is given as stages, how it is divided.
+
+    Returns
+    -------
+    str
+        SHA-256 over its tensors (buffers that are not saved included), its settings, its hooks
+        and, for classes of the user's, their code. What nothing tells apart, such as a lock, is
+        told by its type.
+    """
+    return _Describer(lenient=True).fingerprint(module, stages)
+
+
+def describe(item) -> str:
+    """Describe what a callable or value does, for a cache key: by content, not by address.
+
+    Parameters
+    ----------
+    item : object
+        A function is told by its code, closure, defaults and the globals that it uses; an object
+        by its class and its attributes; arrays and tensors by all their numbers.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If the item cannot be told apart from another of its kind.
+    """
+    return _Describer(lenient=False).describe(item)
+
+
+class _Describer:
+    """Describes one item and all that it leads to, each thing once.
+
+    Parameters
+    ----------
+    lenient : bool
+        Whether what cannot be told apart is told by its type; else it is an error.
+    """
+
+    def __init__(self, lenient: bool):
+        self.lenient = lenient
+        self.open: set[int] = set()  # what is being described: it may lead to itself
+        self.done: dict[object, tuple[object, str]] = {}  # with the object: its id stays its own
+
+    def describe(self, item) -> str:
+        if isinstance(item, _PLAIN):
+            return f"{type(item).__name__} {item!r}"
+        if isinstance(getattr(item, "content_digest", None), str):  # large, and hashed once
+            return f"{type(item).__qualname__} {item.content_digest}"
+        if isinstance(item, torch.Tensor):
+            return _tensor(item)
+        if isinstance(item, np.ndarray) and item.dtype != object:
+            return f"array{item.dtype.str}{item.shape}{_sha(np.ascontiguousarray(item))}"
+        if isinstance(item, types.ModuleType):
+            return f"module {item.__name__}"
+        if id(item) in self.open:
+            return "itself"
+        if id(item) not in self.done:
+            self.open.add(id(item))
+            try:
+                text = self._structure(item)
+            finally:
+                self.open.discard(id(item))
+            # What many things lead to would be written as often.
+            text = text if len(text) <= _LONG else hashlib.sha256(text.encode()).hexdigest()
+            self.done[id(item)] = item, text
+        return self.done[id(item)][1]
+
+    def _structure(self, item) -> str:
+        """Describe what has parts."""
+        name = type(item).__name__
+        if isinstance(item, nn.Module):
+            return f"{type(item).__qualname__} {self.fingerprint(item, None)}"
+        if isinstance(item, np.ndarray):
+            return f"array of objects{item.shape}{self.describe(item.ravel().tolist())}"
+        if isinstance(item, Mapping):  # the order of its items is content, too
+            return f"{name} {[(self.describe(k), self.describe(v)) for k, v in item.items()]}"
+        if isinstance(item, set | frozenset):
+            return f"{name} {sorted(self.describe(i) for i in item)}"
+        if isinstance(item, list | tuple):
+            return f"{name} {[self.describe(i) for i in item]}"
+        return self._code(item) or self._object(item)
+
+    def fingerprint(self, module: nn.Module, stages) -> str:
+        digest = hashlib.sha256(repr(None if stages is None else list(stages)).encode())
+        # The same module or tensor in two places is told from two that are equal: both places
+        # count, and which of them is the first.
+        first: dict[int, str] = {}
+        for name, child in module.named_modules(remove_duplicate=False):
+            if first.setdefault(id(child), name) != name:
+                digest.update(f"{name}={first[id(child)]}".encode())
+                continue
+            digest.update(f"{name}:{self._class(type(child))}".encode())
+            for key, value in sorted(_settings(child).items()):
+                digest.update(f"{key}={self._setting(value)}".encode())
+        tensors = [*module.named_parameters(remove_duplicate=False)]
+        tensors += module.named_buffers(remove_duplicate=False)
+        place: dict[int, str] = {}
+        for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+            shared = place.setdefault(id(tensor), name) != name
+            told = place[id(tensor)] if shared else _tensor(tensor)
+            digest.update(f"{name}{told}".encode())
+        return digest.hexdigest()
+
+    def _setting(self, value) -> str:
+        """Describe a setting of a module, as far as it can be told."""
+        try:
+            return self.describe(value)
+        except ValueError:
+            return type(value).__qualname__
+
+    def _code(self, item) -> str:
+        """Describe a callable or a class, or return nothing."""
+        if isinstance(item, types.CodeType):
+            consts = [self.describe(const) for const in item.co_consts]
+            return repr((item.co_code.hex(), item.co_names, item.co_freevars, consts))
+        if isinstance(item, functools.partial):
+            return f"partial {self.describe((item.func, item.args, item.keywords))}"
+        if isinstance(item, types.MethodType):
+            return f"{self.describe(item.__func__)} of {self.describe(item.__self__)}"
+        if isinstance(item, types.FunctionType):
+            return self._function(item)
+        if isinstance(item, property):
+            return f"property {self.describe((item.fget, item.fset))}"
+        if isinstance(item, functools.cached_property):
+            return f"property {self.describe(item.func)}"
+        if inspect.isclass(item):
+            return self._class(item)
+        return _name(item) if inspect.isroutine(item) else ""
+
+    def _function(self, function: types.FunctionType) -> str:
+        if _is_library(function):
+            return _name(function)
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        names = sorted(_names(function.__code__))
+        found = function.__globals__
+        used = {name: _used_of(found[name], names) for name in names if name in found}
+        around = (function.__defaults__, function.__kwdefaults__, cells, used)
+        return f"{self.describe(function.__code__)}{self.describe(around)}"
+
+    def _class(self, cls: type) -> str:
+        """Name a class and describe the user's classes that it inherits from."""
+        parts = [_name(cls)]
+        for base in cls.__mro__:
+            if not _is_library(base):
+                parts.append(self._members(base))
+        return " ".join(parts)
+
+    def _members(self, cls: type) -> str:
+        """Describe the code and the constants of one class of the user's."""
+        if ("members", id(cls)) not in self.done:
+            self.done["members", id(cls)] = cls, "itself"
+            members = {k: v for k, v in vars(cls).items() if _is_member(k, v)}
+            members = {k: getattr(v, "__func__", v) for k, v in members.items()}
+            told = {
+                k: self._setting(v) if _is_value(v) else self.describe(v)
+                for k, v in members.items()
+            }
+            text = hashlib.sha256(repr(told).encode()).hexdigest()
+            self.done["members", id(cls)] = cls, text
+        return self.done["members", id(cls)][1]
+
+    def _object(self, item) -> str:
+        """Describe an object by its class and its attributes, or by what a pickle of it holds."""
+        try:
+            return self._state(item)
+        except ValueError:
+            if _is_library(type(item)):
+                try:
+                    return f"{_name(type(item))} {_sha(np.frombuffer(pickle.dumps(item), 'u1'))}"
+                except Exception:  # whatever its own way to be pickled may raise
+                    pass
+            if not self.lenient:
+                raise
+        return _name(type(item))
+
+    def _state(self, item) -> str:
+        state = getattr(item, "__dict__", None)
+        if state is not None:
+            return f"{self._class(type(item))} {self.describe(dict(sorted(state.items())))}"
+        text = repr(item)
+        if " at 0x" in text:
+            raise ValueError(
+                f"{text} cannot be part of a cache key: nothing says what it does. Use a function, "
+                "or an object whose attributes hold its settings."
+            )
+        return f"{_name(type(item))} {text}"
+
+
+def _settings(module: nn.Module) -> dict:
+    if isinstance(module, torch.jit.ScriptModule):
+        return {"code": getattr(module, "code", "")}
+    if isinstance(module, fx.GraphModule):
+        return {"code": module.code}
+    return {key: value for key, value in vars(module).items() if key not in _INTERNAL}
+
+
+def _used_of(value, names: list[str]):
+    """Return a global that a function uses; of a module of the user's, what is used of it."""
+    if not isinstance(value, types.ModuleType) or _is_installed(value.__name__):
+        return value
+    return {name: vars(value)[name] for name in names if name in vars(value)}
+
+
+def _is_member(name: str, value) -> bool:
+    """Tell whether something in a class's namespace is of the user's making."""
+    inner = name.startswith("__") and name.endswith("__")
+    return inspect.isroutine(value) or not (inner or name.startswith("_abc_"))
+
+
+def _is_value(member) -> bool:
+    return not (inspect.isroutine(member) or isinstance(member, property | type))
+
+
+def _is_filled(cell) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Return the global names that a function and those inside it may use."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _is_library(item) -> bool:
+    return _is_installed(str(getattr(item, "__module__", None)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_installed(module: str) -> bool:
+    """Tell whether a module came with an installation, by its name or by where it lies."""
+    top = module.partition(".")[0]
+    if top == "__main__":
+        return False
+    if top in _LIBRARIES or top in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(PurePath(file).parts))
+
+
+def _name(item) -> str:
+    module = getattr(item, "__module__", "")
+    return f"{module}.{getattr(item, '__qualname__', type(item).__qualname__)}"
+
+
+def _tensor(tensor: torch.Tensor) -> str:
+    tensor = tensor.detach().cpu().contiguous()
+    numbers = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0)
+    return f"tensor{tensor.dtype}{tuple(tensor.shape)}{_sha(numbers)}"
+
+
+def _sha(numbers: np.ndarray) -> str:
+    return hashlib.sha256(numbers).hexdigest()

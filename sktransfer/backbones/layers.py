@@ -1,0 +1,153 @@
+"""Layers by name: list, resolve, find the penultimate one and the first that is trained."""
+
+from __future__ import annotations
+
+import difflib
+from numbers import Integral
+
+from torch import nn
+
+from .base import Backbone
+from .registry import load_backbone
+from .stages import _has_matrix, has_tensors, stages_of, why_uncut
+
+__all__ = ["boundary", "list_layers", "penultimate", "resolve_layer"]
+
+
+def list_layers(backbone) -> list[str]:
+    """Name the places at which a backbone can be cut, from the input to the output.
+
+    Parameters
+    ----------
+    backbone : str, Backbone or torch.nn.Module
+        See :func:`sktransfer.load_backbone`.
+
+    Returns
+    -------
+    list of str
+        The layer ``name`` is the output of the stage ``name``.
+
+    Examples
+    --------
+    >>> from sktransfer import list_layers
+    >>> layers = list_layers("efficientnet_lite0")
+    >>> layers[0], layers[-1], len(layers)
+    ('stem', 'classifier', 22)
+    """
+    return list(stages_of(load_backbone(backbone)))
+
+
+def penultimate(backbone: Backbone) -> str:
+    """Name the layer whose output a classifier takes: the default layer for features.
+
+    The input of the last stage with weights, if that stage is linear or the backbone declares
+    classes; a network that ends otherwise is taken for an encoder, and its output is used.
+    """
+    if backbone.penultimate is not None:
+        return backbone.penultimate
+    stages = stages_of(backbone)
+    names = list(stages)
+    if backbone.kind == "text" and backbone.classes is None:
+        return names[-1]  # an encoder's last block holds linear layers and is no classifier
+    learned = [i for i, stage in enumerate(stages.values()) if has_tensors(stage)]
+    last = learned[-1] if learned else 0
+    linear = any(isinstance(m, nn.Linear) for m in list(stages.values())[last].modules())
+    is_classifier = backbone.classes is not None or (linear and len(learned) > 1)
+    return names[last - 1] if is_classifier and last > 0 else names[-1]
+
+
+def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
+    """Find the layer that is meant.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layer : str, int or None
+        A name of :func:`list_layers`, the name of a module that ends at such a place
+        ("layer4" is the output of its last block), a position among the layers (-1 is the
+        output), or None for the penultimate layer.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        Offering the nearest names, or saying why the network cannot be cut.
+    """
+    names = list(stages_of(backbone))
+    if layer is None:
+        return penultimate(backbone)
+    if isinstance(layer, Integral):
+        if not -len(names) <= layer < len(names):
+            raise ValueError(
+                f"layer={layer}: backbone {backbone.name!r} has {len(names)} layers, "
+                f"{-len(names)} to {len(names) - 1}."
+            )
+        return names[layer]
+    if layer in names:
+        return layer
+    within = [name for name in names if name.startswith(f"{layer}.")]
+    if within:
+        return within[-1]
+    raise ValueError(_unknown_layer(backbone, layer, names))
+
+
+def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:
+    why = why_uncut(backbone)
+    if why:
+        return (
+            f"layer={layer!r}: backbone {backbone.name!r} could not be traced and so not be cut "
+            f"({why}). Give its parts as load_backbone(module, stages=[…]); until then 'output' "
+            "is its only layer."
+        )
+    near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
+    return (
+        f"layer={layer!r} is not a place where backbone {backbone.name!r} can be cut. Nearest: "
+        f"{near}; all: sktransfer.list_layers({backbone.name!r})."
+    )
+
+
+def boundary(backbone: Backbone, trainable: str | int) -> int:
+    """Count the stages that stay frozen.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    trainable : "head", "all", int or str
+        "head" freezes all up to the penultimate layer, "all" nothing. A number trains that
+        many of the last stages that have weights (a norm counts with the convolution before
+        it). The name of a layer trains its stage and all above.
+
+    Returns
+    -------
+    int
+        How many stages of :func:`stages_of` come before the first that is trained.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no layer below the head, or more stages than there are.
+    """
+    names = list(stages_of(backbone))
+    top = names.index(penultimate(backbone)) + 1
+    if trainable == "head":
+        return top
+    if trainable == "all":
+        return 0
+    if isinstance(trainable, str):
+        position = names.index(resolve_layer(backbone, trainable))
+        if position >= top:
+            raise ValueError(
+                f"trainable={trainable!r} belongs to the head; below are {names[:top]}"
+            )
+        return position
+    weighty = [i for i, stage in enumerate(stages_of(backbone).values()) if _has_matrix(stage)]
+    weighty = [i for i in weighty if i < top]
+    if not 1 <= trainable <= len(weighty):
+        raise ValueError(
+            f"trainable={trainable}: backbone {backbone.name!r} has {len(weighty)} stages with "
+            "weights below its head; give 1 to that number, a layer's name, 'head' or 'all'."
+        )
+    return weighty[-trainable]

@@ -1,0 +1,342 @@
+"""Backbones by name: a registry and a function to add to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib.util
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+from torch import nn
+
+from .base import Backbone
+from .huggingface import files_of_folder, load_hf, load_minilm
+from .lite import LITE, load_lite
+from .preprocessing import ImagePreprocessing, PILPreprocessing
+from .torchvision import load_torchvision, torchvision_names
+from .weights import load_weights
+from .words.formats import beside
+from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
+
+__all__ = ["kind_of_name", "list_backbones", "load_backbone", "register_backbone"]
+
+# name: a loader taking (name, weights, *, download) and returning a Backbone
+_REGISTRY: dict[str, Callable[..., Backbone]] = {}
+_REGISTRY |= dict.fromkeys(LITE, load_lite)
+_REGISTRY |= dict.fromkeys(torchvision_names(), load_torchvision)
+
+_TEXT = {
+    "glove_6b_50d": load_glove,
+    "minilm_l6_v2": load_minilm,
+    "word-vectors": load_word_vectors_named,
+}
+
+_REGISTRY |= _TEXT
+
+# Backbones are never changed, so that estimators can share them. A grid search deletes each
+# fitted estimator before the next is fitted; without a holder the weights would be read anew.
+_SHARED: dict[tuple, Backbone] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The arguments of :func:`load_backbone` that give a backbone again; what a pickle holds.
+
+    Parameters
+    ----------
+    name, weights : str
+    image_size : int, default=None
+    """
+
+    name: str
+    weights: str
+    image_size: int | None = None
+
+    def load(self, fingerprint: str) -> Backbone:
+        """Load the backbone from this machine's files, and compare its weights.
+
+        Parameters
+        ----------
+        fingerprint : str
+            Of the backbone that was pickled.
+
+        Returns
+        -------
+        Backbone
+
+        Raises
+        ------
+        ValueError
+            If the weights on this machine are others.
+        """
+        arguments = {"weights": self.weights, "image_size": self.image_size}
+        backbone = load_backbone(self.name, download=False, **arguments)
+        if backbone.fingerprint != fingerprint:
+            raise ValueError(
+                f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "
+                "are not those that the pickled estimator was fitted with: fingerprint "
+                f"{backbone.fingerprint[:12]}, expected {fingerprint[:12]}. Install the same "
+                "weights, or fit again."
+            )
+        return backbone
+
+
+def kind_of_name(name) -> str | None:
+    """Tell what the samples of a backbone are, where its name alone says so.
+
+    Parameters
+    ----------
+    name : object
+
+    Returns
+    -------
+    {"text", None}
+    """
+    is_text = isinstance(name, str) and (name in _TEXT or name.startswith("hf:"))
+    return "text" if is_text else None
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """List the names that :func:`load_backbone` knows.
+
+    Parameters
+    ----------
+    pattern : str, default="*"
+        Shell-style, as in ``fnmatch``. Names of timm are listed for patterns that begin with
+        "timm:", if timm is installed.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from sktransfer import list_backbones
+    >>> list_backbones("vgg1?")
+    ['vgg11', 'vgg13', 'vgg16', 'vgg19']
+    """
+    names = list(_REGISTRY)
+    if pattern.startswith("timm:") and importlib.util.find_spec("timm"):
+        from .timm import timm_names
+
+        names += timm_names()
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def register_backbone(name: str, factory: Callable | None = None, **settings):
+    """Give a network a name, so that estimators know it and pickle it by reference.
+
+    Parameters
+    ----------
+    name : str
+        The name to register.
+    factory : callable, default=None
+        Called without arguments, returns the pretrained ``torch.nn.Module`` or a
+        :class:`Backbone`. Without it, a decorator is returned.
+    **settings
+        ``preprocess``, ``classes``, ``stages`` and ``kind`` as in :func:`load_backbone`, for a
+        factory that returns a module.
+
+    Returns
+    -------
+    callable
+        The factory.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sktransfer import load_backbone, register_backbone
+    >>> @register_backbone("tiny")
+    ... def tiny():
+    ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> load_backbone("tiny")
+    <Backbone 'tiny': Sequential>
+    """
+    if factory is None:
+        return lambda function: register_backbone(name, function, **settings)
+
+    def load(name: str, weights, *, download: bool = True) -> Backbone:
+        if weights is None:
+            raise ValueError(
+                f"weights=None: backbone {name!r} was registered as a function that returns a "
+                "network with its weights. Register one that returns it without, by another name."
+            )
+        made = factory()
+        if not isinstance(made, Backbone):
+            made = _from_module(made, name=name, **settings)
+        if weights == "default":
+            made.loaded_by = (name, weights)
+        else:  # the file may not be there where a pickle is opened
+            load_weights(made.module, weights)
+        return made
+
+    _REGISTRY[name] = load
+    _SHARED.clear()
+    return factory
+
+
+def load_backbone(
+    backbone: str | nn.Module | Callable | Backbone,
+    *,
+    weights: str | Path | None = "default",
+    image_size: int | None = None,
+    preprocess: Callable | None = None,
+    stages=None,
+    classes=None,
+    kind: str | None = None,
+    name: str | None = None,
+    download: bool = True,
+) -> Backbone:
+    """Build a backbone from a name, a module or a factory of modules.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable, Backbone or fitted estimator
+        A name from :func:`list_backbones`, ``"timm:<name>"``, ``"hf:<folder or name>"`` for an
+        encoder of texts in the format of transformers, your own network, or a function without
+        arguments that returns one; or a fitted :class:`FineTunedClassifier`. A module
+        is copied and yours is left as it is.
+    weights : str, Path, word vectors or None, default="default"
+        For names: "default" for the recommended published weights, the name of another
+        published set, the path of a file of tensors, or None for random initialisation
+        (with a warning). For "word-vectors" whatever :func:`load_word_vectors` takes.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels; by default what its weights were
+        trained with.
+    preprocess : callable, default=None
+        For modules: from a ``PIL.Image.Image`` in RGB to a tensor ``(channels, height, width)``.
+        Without it, samples are arrays of numbers and reach the module as float32 as they are.
+    stages : sequence or mapping of torch.nn.Module, default=None
+        For modules that cannot be traced: the same network as modules run in order.
+    classes : sequence of str, default=None
+        For modules that are classifiers: the names of the outputs.
+    kind : {"image", "text", "array"}, default=None
+        For modules: what a sample is. By default "image" with ``preprocess``, else "array".
+    name : str, default=None
+        For modules: the name in feature names; by default that of the class.
+    download : bool, default=True
+        Whether published weights may be fetched.
+
+    Returns
+    -------
+    Backbone
+        Names give the same object again as long as it is one of the last two loaded.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name (the nearest ones are offered) or weights that do not fit.
+    FileNotFoundError
+        For weights that are neither here nor to be fetched.
+
+    Examples
+    --------
+    >>> from sktransfer import load_backbone
+    >>> load_backbone("efficientnet_lite0")
+    <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
+    """
+    own = {"preprocess": preprocess, "stages": stages, "classes": classes, "kind": kind}
+    own["name"] = name
+    given = sorted(key for key, value in own.items() if value is not None)
+    if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
+        raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
+    if not isinstance(backbone, str) and not (isinstance(weights, str) and weights == "default"):
+        raise ValueError(
+            f"weights={str(weights)!r} is for backbones given by name; load them into your module "
+            "with load_state_dict before giving it."
+        )
+    if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
+        backbone = backbone.to_backbone()
+    if isinstance(backbone, Backbone):
+        return backbone.with_image_size(image_size)
+    if not isinstance(backbone, str):
+        made = _from_module(backbone, **own)
+        return made.with_image_size(image_size)
+    if not isinstance(weights, str | Path | None):
+        if backbone != "word-vectors":
+            raise TypeError(
+                f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}"
+            )
+        return load_word_vectors(weights)
+    if weights is not None:
+        weights = os.path.expanduser(weights)
+    found = _load_shared(backbone, weights, download).with_image_size(image_size)
+    if weights is None and backbone != "word-vectors":
+        warnings.warn(
+            f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "
+            "Its features are a baseline, not transfer learning.",
+            stacklevel=2,
+        )
+    return found
+
+
+def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
+    """Load once for all estimators of this process; the last two stay in memory."""
+    key = name, weights, _stamp(name, weights)
+    found = _SHARED.pop(key, None) or _load_named(name, weights, download)
+    if found.loaded_by is not None:
+        found.reference = Reference(*found.loaded_by)
+    _SHARED[key] = found  # the newest last
+    while len(_SHARED) > 2:
+        _SHARED.pop(next(iter(_SHARED)))
+    return found
+
+
+def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
+    if name.startswith("timm:"):
+        from .timm import load_timm
+
+        return load_timm(name, weights, download=download)
+    if name.startswith("hf:"):
+        return load_hf(name, weights, download=download)
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
+        raise ValueError(
+            f"backbone {name!r} is not known. Nearest: {near}; all: sktransfer.list_backbones(). "
+            "A name of your own needs sktransfer.register_backbone first."
+        )
+    return _REGISTRY[name](name, weights, download=download)
+
+
+def _stamp(name: str, weights: str | None) -> tuple:
+    """Tell the versions of local files apart, so that a changed one is read again."""
+    path = Path(weights or "")
+    files = [path, *beside(path)] if path.is_file() else files_of_folder(name)
+    versions = ((file, file.stat()) for file in files)
+    return tuple((str(file), s.st_mtime_ns, s.st_size) for file, s in versions)
+
+
+def _from_module(
+    module, *, name=None, preprocess=None, stages=None, classes=None, kind=None
+) -> Backbone:
+    if not isinstance(module, nn.Module):
+        if not callable(module) or (inspect.isclass(module) and not issubclass(module, nn.Module)):
+            raise TypeError(f"backbone: a name, a torch.nn.Module or a factory, got {module!r}")
+        module = module()
+    # In one call, so that stages taken out of the module stay parts of its copy.
+    module, stages = deepcopy((module, stages))
+    for parameter in module.parameters():
+        parameter.grad = None
+    module.float()  # samples are float32
+    if preprocess is not None and not isinstance(preprocess, ImagePreprocessing):
+        preprocess = PILPreprocessing(preprocess)
+    return Backbone(
+        name or type(module).__name__.lower(),
+        module,
+        kind=kind or ("array" if preprocess is None else "image"),
+        preprocess=preprocess,
+        classes=classes,
+        stages=None if stages is None else dict(_named_stages(stages)),
+    )
+
+
+def _named_stages(stages):
+    if hasattr(stages, "items"):
+        return stages.items()
+    return ((f"stage{i}", stage) for i, stage in enumerate(stages))

@@ -1,0 +1,1 @@
+"""Word vectors as a backbone: file formats, tables kept on disk, tokens and vocabulary."""

@@ -1,0 +1,282 @@
+"""Texts to ids of words."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+
+from ...data import padded_length
+from ..fingerprint import describe
+from .tokens import split_chunk
+
+__all__ = ["WordPreprocessing"]
+
+_OOV_BOUND = 0.3  # share of unknown tokens above which vectors and texts do not belong together
+_MEMO = 200_000  # chunks whose ids are remembered, some 50 MB
+_LONGEST = 64  # letters of an unknown word that has subwords; what is longer is an address
+_STEP = 8  # numbers of subwords are multiples of it, so that texts share shapes
+
+# -- from texts to ids ---------------------------------------------------------------------------
+_MARK = "\ufdd0"  # stands between texts: a code point that Unicode keeps for such purposes
+_BETWEEN = -(2**62)
+_SEVERAL = 2**40  # codes from here on are places in a list of ids
+
+
+class _Codes(dict):
+    """One number for each chunk: its id, 0 for none, or the place of its several ids."""
+
+    def __init__(self, memo: _Memo):
+        super().__init__({_MARK: _BETWEEN})
+        self.memo = memo
+        self.several: list[tuple[int, ...]] = []
+
+    def __missing__(self, chunk: str) -> int:
+        ids = self.memo[chunk]
+        code = ids[0] if len(ids) == 1 else 0
+        if len(ids) > 1:
+            code = _SEVERAL + len(self.several)
+            self.several.append(ids)
+        self[chunk] = code
+        return code
+
+
+class _Memo(dict):
+    """Ids of chunks, found when they are first asked for.
+
+    A negative id -i stands for the i-th entry of ``grams``: the ids of an unknown word's n-grams.
+    """
+
+    def __init__(self, split: Callable[[str], Sequence[str]], vectors):
+        self.split = split
+        self.vectors = vectors
+        self.rows = vectors.matrix.numpy()
+        self.unknown: dict[str, list[str]] = {}  # by chunk, where there are any
+        self.grams: list[list[int]] = [[]]
+        self.codes = _Codes(self)
+
+    def __missing__(self, chunk: str) -> tuple[int, ...]:
+        tokens = self.split(chunk)
+        ids = [self._id(token) for token in tokens]
+        if 0 in ids:
+            self.unknown[chunk] = [token for token, i in zip(tokens, ids, strict=True) if not i]
+        self[chunk] = found = tuple(filter(None, ids))
+        return found
+
+    def _id(self, token: str) -> int:
+        found = self.vectors.vocabulary.find_form(token)
+        if found:
+            return found if self.rows[found - 1].any() else 0
+        if self.vectors.subwords is None or len(token) > _LONGEST:
+            return 0
+        first = self.vectors.n_words + 1
+        grams = [first + bucket for bucket in self.vectors.subwords(token)]
+        # What is zero is no token to a network.
+        if not grams or not self.rows[[gram - 1 for gram in grams]].sum(0).any():
+            return 0
+        self.grams.append(grams)
+        return 1 - len(self.grams)
+
+
+class WordPreprocessing:
+    """From a text to the ids of its words. Words without a vector, or of zeros, are left out.
+
+    Parameters
+    ----------
+    vectors : WordVectors
+    tokenizer : callable, default=None
+        From a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default
+        texts are split at white space and then by :func:`split_chunk`.
+
+    Examples
+    --------
+    >>> from sktransfer.backbones.tables import WordVectors
+    >>> from sktransfer.backbones.vocabulary import WordPreprocessing
+    >>> vectors = WordVectors.from_words(["do", "n't", "panic"], [[1.0], [2.0], [3.0]])
+    >>> preprocess = WordPreprocessing(vectors)
+    >>> preprocess.tokens("Don't panic")
+    ['Do', "n't", 'panic']
+    >>> preprocess("Don't panic")
+    tensor([1, 2, 3, 0, 0, 0, 0, 0])
+    """
+
+    def __init__(self, vectors, tokenizer: Callable[[str], Sequence[str]] | None = None):
+        self.vectors = vectors
+        self.tokenizer = tokenizer
+        self._memo: _Memo | None = None
+
+    def __call__(self, text: str) -> torch.Tensor:
+        """Return the ids of one text, ``(length,)`` or, with subwords, ``(length, k)``."""
+        return self.many([text])[0][1][0]
+
+    def tokens(self, text: str) -> list[str]:
+        """Return the tokens of a text, those that have no vector included."""
+        return [token for chunk in self._chunks(text) for token in self._split(chunk)]
+
+    def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
+        """Turn texts into ids, those of one shape together.
+
+        Parameters
+        ----------
+        texts : sequence of str
+
+        Returns
+        -------
+        list of (ndarray of shape (g,), Tensor of shape (g, length) or (g, length, k))
+            Positions of the texts, and their ids, filled up with 0. An unknown word that has
+            subwords is k ids, of which the vectors' mean is taken.
+        """
+        memo = self._remembered()
+        chunks = self._marked_chunks(texts)
+        codes = np.fromiter(map(memo.codes.__getitem__, chunks), np.int64, len(chunks))
+        text = np.cumsum(codes == _BETWEEN)
+        some = (codes != _BETWEEN) & (codes != 0)
+        codes, text = _expanded(codes[some], text[some], memo.codes.several)
+        # One more, so that position -1 is "no token".
+        return _grouped(np.append(codes, 0), np.bincount(text, minlength=len(texts)), memo.grams)
+
+    def _marked_chunks(self, texts: Sequence[str]) -> list[str]:
+        """Return the chunks of all texts in one list, with a mark between two texts.
+
+        One ``split`` of all texts together takes half the time of one for each.
+        """
+        joined = f" {_MARK} ".join(texts)
+        if joined.count(_MARK) >= len(texts):
+            texts = [text.replace(_MARK, " ") for text in texts]
+            joined = f" {_MARK} ".join(texts)
+        if self.tokenizer is None:
+            return joined.split()
+        marked = chain.from_iterable(([_MARK], self._chunks(text)) for text in texts)
+        return list(chain.from_iterable(marked))[1:]
+
+    def check(self, texts: Sequence[str], fitting: bool) -> dict[str, float]:
+        """Count the tokens without a vector and warn where they are many.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        fitting : bool
+            Otherwise nothing is counted.
+
+        Returns
+        -------
+        dict
+            ``oov_rate_``, the share of tokens that are left out.
+        """
+        if not fitting:
+            return {}
+        memo = self._remembered()
+        chunks = list(chain.from_iterable(map(self._chunks, texts)))
+        n_known = sum(map(len, map(memo.__getitem__, chunks)))
+        without = (memo.unknown[chunk] for chunk in chunks if chunk in memo.unknown)
+        unknown = Counter(chain.from_iterable(without))
+        rate = unknown.total() / max(1, n_known + unknown.total())
+        if rate > _OOV_BOUND:
+            self._warn(rate, [word for word, _ in unknown.most_common(5)])
+        return {"oov_rate_": rate}
+
+    def _warn(self, rate: float, words: list[str]) -> None:
+        warnings.warn(
+            f"{rate:.0%} of the tokens have no vector among {self.vectors.n_words} words and are "
+            f"left out, most often {words}. Use vectors of the texts' language and subject, ones "
+            "with subwords (FastText .bin), or a tokenizer= that splits texts as these vectors "
+            "were made.",
+            stacklevel=4,
+        )
+
+    def _chunks(self, text: str) -> Iterable[str]:
+        if self.tokenizer is None:
+            return text.split()
+        tokens = self.tokenizer(text)
+        if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
+            raise TypeError(f"tokenizer= must give a list of str for a text, and gave {tokens!r}")
+        return tokens
+
+    def _split(self, chunk: str) -> Sequence[str]:
+        if self.tokenizer is None:
+            return split_chunk(chunk, self.vectors.vocabulary.find_form)
+        if not isinstance(chunk, str):
+            raise TypeError(f"tokenizer= must give a list of str, and gave {chunk!r} in it")
+        return [chunk]
+
+    def _remembered(self) -> _Memo:
+        # Begun anew only between calls: negative ids refer to the memo they were found in.
+        if self._memo is None or len(self._memo) > _MEMO:
+            self._memo = _Memo(self._split, self.vectors)
+        return self._memo
+
+    @property
+    def content_digest(self) -> str:
+        """Hash of all that decides the ids.
+
+        Raises
+        ------
+        ValueError
+            If nothing says what the tokenizer does.
+        """
+        parts = ("words v2", self.vectors.content_digest, describe(self.tokenizer))
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_memo": None}
+
+    def __repr__(self) -> str:
+        tokenizer = "" if self.tokenizer is None else f", tokenizer={self.tokenizer!r}"
+        return f"WordPreprocessing({self.vectors!r}{tokenizer})"
+
+
+def _expanded(codes: np.ndarray, text: np.ndarray, several: list) -> tuple:
+    """Put the ids of chunks that have several where their code stands."""
+    found = codes >= _SEVERAL
+    if not found.any():
+        return codes, text
+    ids = [several[i] for i in (codes[found] - _SEVERAL).tolist()]
+    sizes = np.ones(len(codes), np.int64)
+    sizes[found] = [len(some) for some in ids]
+    codes, text = np.repeat(codes, sizes), np.repeat(text, sizes)
+    codes[codes >= _SEVERAL] = np.fromiter(chain.from_iterable(ids), np.int64)
+    return codes, text
+
+
+def _grouped(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> list[tuple]:
+    """Fill texts of one shape into arrays. The last of ids is 0; text i has counts[i] of them."""
+    starts = np.cumsum(counts) - counts
+    different, which = np.unique(counts, return_inverse=True)
+    lengths = np.array([padded_length(n) for n in different.tolist()], np.int64)[which]
+    widths = _widths(ids, counts, grams)
+    groups = []
+    for length, k in sorted(set(zip(lengths.tolist(), widths.tolist(), strict=True))):
+        (positions,) = np.nonzero((lengths == length) & (widths == k))
+        place = np.arange(length)  # (length,)
+        inside = place < counts[positions, None]  # (g, length)
+        filled = ids[np.where(inside, starts[positions, None] + place, -1)]
+        filled = _with_grams(filled, k, grams) if k else filled
+        groups.append((positions, torch.from_numpy(filled)))
+    return groups
+
+
+def _widths(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> np.ndarray:
+    """Return, for each text, the number of ids that its tokens have; 0 where it is just one."""
+    widths = np.zeros(len(counts), np.int64)
+    (unknown,) = np.nonzero(ids < 0)
+    if len(unknown):
+        sizes = np.array([-(-len(g) // _STEP) * _STEP for g in grams])
+        texts = np.searchsorted(np.cumsum(counts), unknown, side="right")
+        np.maximum.at(widths, texts, sizes[-ids[unknown]])
+    return widths
+
+
+def _with_grams(ids: np.ndarray, k: int, grams: list[list[int]]) -> np.ndarray:
+    filled = np.zeros((*ids.shape, k), np.int64)
+    filled[..., 0] = np.maximum(ids, 0)
+    different, which = np.unique(ids[ids < 0], return_inverse=True)
+    rows = np.zeros((len(different), k), np.int64)
+    for row, i in zip(rows, different.tolist(), strict=True):
+        row[: len(grams[-i])] = grams[-i]
+    filled[ids < 0] = rows[which]
+    return filled

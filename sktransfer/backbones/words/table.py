@@ -1,0 +1,180 @@
+"""The stage that turns ids of words into vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .vectors import WordVectors
+
+__all__ = ["WordTable"]
+
+
+class WordTable(nn.Module):
+    """The stage that turns ids into vectors. Where there is no token it gives zeros.
+
+    The vectors stay where they are: a copy of the module shares them, and ``to(device)`` moves
+    only what is trained. Rows are looked up on the CPU and the result goes to the ids' device.
+
+    Parameters
+    ----------
+    vectors : WordVectors
+    index : Tensor of int64, shape (n,), default=None
+        Ids whose rows are this module's own, sorted.
+    rows : Tensor of shape (n, dim), default=None
+        These rows, which can be trained.
+    token_weight : Tensor of shape (n_ids,), default=None
+        What each vector is multiplied by. That of id 0 does not matter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sktransfer.backbones.tables import WordTable, WordVectors
+    >>> table = WordTable(WordVectors.from_words(["a", "b"], [[1.0, 2.0], [3.0, 4.0]]))
+    >>> table(torch.tensor([[2, 1, 0]]))
+    tensor([[[3., 4.],
+             [1., 2.],
+             [0., 0.]]])
+    """
+
+    def __init__(self, vectors: WordVectors, index=None, rows=None, token_weight=None):
+        super().__init__()
+        self.vectors = vectors
+        index = torch.empty(0, dtype=torch.int64) if index is None else index
+        self.register_buffer("index", index)
+        self.rows = nn.Parameter(torch.empty(0, vectors.dim) if rows is None else rows)
+        self.register_buffer("token_weight", token_weight)
+
+    @property
+    def n_words(self) -> int:
+        return self.vectors.n_words
+
+    @property
+    def n_ids(self) -> int:
+        return self.vectors.n_ids
+
+    @property
+    def dim(self) -> int:
+        return self.vectors.dim
+
+    @property
+    def shares_all(self) -> bool:
+        """Whether every vector is as it was read: no rows of its own and no weights."""
+        return len(self.index) == 0 and self.token_weight is None
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Turn ids ``(n, length)`` or ``(n, length, k)`` into vectors ``(n, length, dim)``."""
+        return self._weighted(ids) if ids.ndim == 2 else self._mean(ids)
+
+    @torch.no_grad()
+    def text_means(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the mean vector of each text's tokens in one step, zeros where it has none.
+
+        The same as :meth:`forward` and the mean over tokens, without the vectors in between.
+        Each text's sum is its own, whatever stands beside it.
+
+        Parameters
+        ----------
+        ids : Tensor of shape (n, length)
+            Without words whose vectors are all zero, as ``WordPreprocessing`` leaves them out.
+
+        Returns
+        -------
+        Tensor of shape (n, dim)
+        """
+        some = ids > 0
+        counts = some.sum(1)
+        starts = counts.cumsum(0) - counts
+        return F.embedding_bag(ids[some] - 1, self.vectors.matrix, starts, mode="mean")
+
+    def _mean(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the mean over those of k ids that are not 0."""
+        some = ids != 0  # (n, length, k)
+        counts = some.sum(-1).flatten()
+        vectors = self._weighted(ids[some])  # in the order of tokens
+        every = torch.arange(len(vectors), device=ids.device)
+        starts = counts.cumsum(0) - counts
+        if len(vectors) == 0:
+            return vectors.new_zeros(*ids.shape[:2], self.dim)
+        # Sums each token's vectors in their order, so that a text's last bits are its own.
+        return F.embedding_bag(every, vectors, starts, mode="mean").view(*ids.shape[:2], self.dim)
+
+    def _weighted(self, ids: torch.Tensor) -> torch.Tensor:
+        vectors = self._look_up(ids)
+        if self.token_weight is None:
+            return vectors
+        weight = self.token_weight[ids].masked_fill(ids == 0, 0.0)
+        return vectors * weight.unsqueeze(-1)
+
+    def _look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        if len(self.index) == 0:
+            return self._shared(ids)
+        place = torch.searchsorted(self.index, ids).clamp_(max=len(self.index) - 1)
+        own = self.index[place] == ids
+        vectors = F.embedding(place, self.rows)
+        own_or_none = own | (ids == 0)
+        if own_or_none.all():  # in training: the shared table is not needed
+            return vectors.masked_fill(~own.unsqueeze(-1), 0.0)
+        return torch.where(own.unsqueeze(-1), vectors, self._shared(ids))
+
+    def _shared(self, ids: torch.Tensor) -> torch.Tensor:
+        there = ids.cpu()
+        # Indexing takes a matrix that lies by columns (the GloVe package's) without a copy.
+        vectors = self.vectors.matrix[(there - 1).clamp_(min=0)]
+        return vectors.masked_fill_((there == 0).unsqueeze(-1), 0.0).to(ids.device)
+
+    def restricted(self, ids: np.ndarray) -> WordTable:
+        """Return a table that is equal to this one, with rows of its own for some ids.
+
+        Parameters
+        ----------
+        ids : ndarray of int
+            Those whose rows are to be trained; 0 is ignored.
+
+        Returns
+        -------
+        WordTable
+        """
+        index = torch.from_numpy(np.unique(ids).astype(np.int64)).to(self.index.device)
+        index = index[index > 0]
+        rows = self._look_up(index).detach().clone()
+        return WordTable(self.vectors, index, rows, self.token_weight)
+
+    def with_weights(self, token_weight) -> WordTable:
+        """Return this table with a factor for each id.
+
+        Parameters
+        ----------
+        token_weight : array-like of shape (n_ids,)
+
+        Returns
+        -------
+        WordTable
+
+        Raises
+        ------
+        ValueError
+            If there is not one for each id.
+        """
+        weight = torch.tensor(np.asarray(token_weight), dtype=torch.float32)
+        if weight.shape != (self.n_ids,):
+            raise ValueError(f"token_weight has shape {tuple(weight.shape)}, not ({self.n_ids},)")
+        return WordTable(self.vectors, self.index, self.rows.detach(), weight)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Take the sizes of what is loaded: which rows are trained is part of the state."""
+        for name in ("index", "rows", "token_weight"):
+            given, own = state_dict.get(prefix + name), getattr(self, name)
+            if given is None or (own is not None and own.shape == given.shape):
+                continue
+            empty = torch.empty_like(given, device=self.index.device)
+            if name == "rows":
+                own.data = empty  # the same parameter, for an optimizer that knows it
+            else:
+                setattr(self, name, empty)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"{self.n_words} words, dim={self.dim}, {len(self.index)} rows of its own"

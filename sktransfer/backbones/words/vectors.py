@@ -1,0 +1,229 @@
+"""Word vectors that processes share: memory-mapped, opened again by their source."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .formats import (
+    _GLOVE,
+    Subwords,
+    _check_finite,
+    _existing,
+    _glove_file,
+    _read,
+    _version,
+    beside,
+)
+from .mapped import CacheError, cache_folder, map_entry, write_entry
+from .vocabulary import Vocabulary
+
+__all__ = ["WordVectors", "open_source", "table_digest"]
+
+_AT_ONCE = 65536  # rows that are hashed at a time
+
+
+class WordVectors:
+    """Words and their vectors: shared by all that use them, never copied, never changed.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+        The words; id i has row i - 1.
+    matrix : ndarray of shape (n_rows, dim), float32
+        In memory or mapped. Rows behind those of the words are the vectors of subwords.
+    subwords : callable, default=None
+        From a word to the numbers of its n-grams, counted from the first row behind the words.
+    source : tuple, default=None
+        What ``wordvectors.open_source`` makes these vectors of again. A pickle then holds this and
+        the digest instead of the numbers.
+    digest : str, default=None
+        The content digest, where it is known.
+
+    Attributes
+    ----------
+    content_digest : str
+        SHA-256 of the words and all numbers, computed once.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        matrix: np.ndarray,
+        *,
+        subwords: Callable[[str], list[int]] | None = None,
+        source: tuple | None = None,
+        digest: str | None = None,
+    ):
+        self.vocabulary = vocabulary
+        self.subwords = subwords
+        self.source = source
+        self._digest = digest
+        with warnings.catch_warnings():  # a read-only array: torch warns, and nothing here writes
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.matrix = torch.from_numpy(matrix)
+
+    @classmethod
+    def from_words(cls, words: Iterable[str], matrix, **settings) -> WordVectors:
+        """Make vectors of a list of words and their rows in the same order."""
+        return cls(Vocabulary.from_words(words), np.asarray(matrix, np.float32), **settings)
+
+    @property
+    def n_words(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def n_ids(self) -> int:
+        """One more than the largest id: words, subwords, and 0 for none."""
+        return len(self.matrix) + 1
+
+    @property
+    def dim(self) -> int:
+        return self.matrix.shape[1]
+
+    @property
+    def content_digest(self) -> str:
+        if self._digest is None:
+            numbers, rows = hashlib.sha256(), self.matrix.numpy()
+            for start in range(0, len(rows), _AT_ONCE):
+                numbers.update(np.ascontiguousarray(rows[start : start + _AT_ONCE]).reshape(-1))
+            self._digest = table_digest(numbers, self.vocabulary, self.subwords)
+        return self._digest
+
+    def __copy__(self) -> WordVectors:
+        return self
+
+    def __deepcopy__(self, memo) -> WordVectors:
+        return self
+
+    def __reduce__(self):
+        if self.source is not None:
+            return _reopened, (self.source, self.content_digest)
+        parts = (self.vocabulary, np.array(self.matrix), self.subwords, self.content_digest)
+        return _rebuilt, parts
+
+    def __repr__(self) -> str:
+        return f"<WordVectors: {self.n_words} words, {self.dim} numbers each>"
+
+
+def table_digest(numbers, vocabulary: Vocabulary, subwords) -> str:
+    """Finish the SHA-256 of a table's numbers with its words and subwords."""
+    for name in ("letters", "offsets"):
+        numbers.update(np.ascontiguousarray(vocabulary.arrays[name]))
+    numbers.update(repr(subwords).encode())
+    return numbers.hexdigest()
+
+
+def _rebuilt(vocabulary, matrix, subwords, digest) -> WordVectors:
+    return WordVectors(vocabulary, matrix, subwords=subwords, digest=digest)
+
+
+def _reopened(source: tuple, digest: str) -> WordVectors:
+    # At load time, not at import: the readers of files are built from this module.
+    from .vectors import open_source
+
+    found = open_source(*source)
+    if found.content_digest != digest:
+        raise ValueError(
+            f"The word vectors of {source[0]!r} on this machine are not those that the pickle was "
+            f"made with: digest {found.content_digest[:12]}, expected {digest[:12]}. Bring the "
+            "same file, or fit again."
+        )
+    return found
+
+
+# Vectors that are in use, so that a file is not opened twice in a process.
+_OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+# -- what has been read before -------------------------------------------------------------------
+
+
+def open_source(
+    source: str, vocabulary: tuple[str, ...] | None = None, max_words: int | None = None
+) -> WordVectors:
+    """Open a file of word vectors or the GloVe package, reading it only if that is new.
+
+    Parameters
+    ----------
+    source : str
+        A path or "glove_6b_50d".
+    vocabulary : tuple of str, default=None
+    max_words : int, default=None
+
+    Returns
+    -------
+    WordVectors
+        The same object again while it is in use.
+    """
+    path = _glove_file("glove_6B_50d_emb.npy") if source == _GLOVE else _existing(source)
+    wanted = None if vocabulary is None else hashlib.sha256(repr(vocabulary).encode()).hexdigest()
+    stamp = {"version": 2, "path": str(path), "bounds": [wanted, max_words]}
+    key = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
+    stamp["files"] = [[p.name, *_version(p)] for p in (path, *beside(path))]
+    found = _OPEN.get(repr(stamp))
+    if found is None:
+        origin = (source if source == _GLOVE else str(path), vocabulary, max_words)
+        found = _through_cache(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
+        _OPEN[repr(stamp)] = found
+    return found
+
+
+def _through_cache(folder: Path, stamp: dict, origin: tuple) -> WordVectors:
+    entry = map_entry(folder, stamp)
+    if entry is None:
+        try:
+            write_entry(folder, stamp, lambda write: _copy(origin, write))
+            entry = map_entry(folder, stamp)
+        except CacheError as error:
+            _warn_unkept(folder, error)
+    if entry is None:  # it cannot be written, or another process has just replaced it
+        arrays: dict[str, list] = {}
+        meta = _copy(origin, lambda name, array: arrays.setdefault(name, []).append(array))
+        entry = meta, {name: np.concatenate(parts) for name, parts in arrays.items()}
+    return _mapped(*entry, origin)
+
+
+def _warn_unkept(folder: Path, error: Exception) -> None:
+    warnings.warn(
+        f"The table cannot be kept in {folder.parent} ({error}): it stays in memory and is read "
+        "anew by each process. Set SKTRANSFER_HOME to a folder that can be written.",
+        stacklevel=5,
+    )
+
+
+def _mapped(meta: dict, arrays: dict[str, np.ndarray], origin: tuple) -> WordVectors:
+    arrays = dict(arrays)
+    matrix = arrays.pop("matrix").reshape(-1, meta["dim"])
+    subwords = None if meta["subwords"] is None else Subwords(*meta["subwords"])
+    return WordVectors(
+        Vocabulary(**arrays), matrix, subwords=subwords, source=origin, digest=meta["digest"]
+    )
+
+
+def _copy(origin: tuple, write: Callable[[str, np.ndarray], None]) -> dict:
+    """Read a source through, hand its arrays to ``write`` and return what else there is to know."""
+    subwords, batches = _read(*origin)
+    numbers, words, dim = hashlib.sha256(), [], 0
+    for some, rows in batches:
+        rows = np.ascontiguousarray(rows, np.float32)
+        _check_finite(some, rows)
+        numbers.update(rows.reshape(-1))
+        words += some
+        dim = rows.shape[1]
+        # Row by row, also where the file holds columns: a row is what is looked up.
+        write("matrix", rows.reshape(-1))
+    if not words:
+        raise ValueError(f"{origin[0]}: no words" + (" of vocabulary=" if origin[1] else ""))
+    vocabulary = Vocabulary.from_words(words)
+    for name, array in vocabulary.arrays.items():
+        write(name, array)
+    fields = None if subwords is None else dataclasses.astuple(subwords)
+    return {"dim": dim, "subwords": fields, "digest": table_digest(numbers, vocabulary, subwords)}

@@ -1,0 +1,93 @@
+"""Fold batch norm, use channels-last memory and let activations work in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..backbones import trace
+
+
+def _prepared(segment: nn.Sequential, opaque: tuple) -> nn.Module:
+    """Return the fast form of some stages: tensors that change are copied, others shared."""
+    try:
+        graph = trace(segment, opaque)
+    except Exception:  # a network that cannot be traced runs as it is
+        return segment
+    modules = dict(segment.named_modules(remove_duplicate=False))
+    if any(hasattr(module, "parametrizations") for module in modules.values()):
+        return segment  # weights that are computed when they are asked for cannot be replaced
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(node.target, []).append(node)
+    once = {target for target, nodes in calls.items() if len(nodes) == 1}
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            _fold_batch_norm(node, modules, once)
+    for target, nodes in calls.items():
+        _use_channels_last(target, modules)
+        _overwrite_input(target, nodes, modules)
+    graph.lint()
+    return fx.GraphModule(_Root(modules, segment), graph).eval()
+
+
+class _Root(dict):
+    """Modules by path, and parameters by path, as ``GraphModule`` wants them."""
+
+    def __init__(self, modules: dict[str, nn.Module], segment: nn.Module):
+        super().__init__(dict(segment.named_parameters()) | dict(segment.named_buffers()) | modules)
+
+
+def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
+    """Fold a batch norm into the convolution that alone feeds it (subclasses included)."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+        return
+    conv, norm = modules[source.target], modules[node.target]
+    if conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks:
+        return
+    kinds = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    kinds = kinds and not norm._forward_pre_hooks
+    if not kinds or not {source.target, node.target} <= once or norm.running_mean is None:
+        return
+    modules[source.target] = fuse_conv_bn_eval(conv, norm)
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+
+
+def _use_channels_last(target: str, modules: dict) -> None:
+    if isinstance(modules[target], nn.Conv2d):
+        conv = _shallow(modules[target])
+        for name, parameter in conv.named_parameters(recurse=False):
+            if parameter.ndim == 4:
+                laid_out = parameter.detach().contiguous(memory_format=torch.channels_last)
+                conv._parameters[name] = nn.Parameter(laid_out, requires_grad=False)
+        modules[target] = conv
+
+
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU)
+
+
+def _overwrite_input(target: str, nodes: list[fx.Node], modules: dict) -> None:
+    """Let an activation overwrite its input where nobody else reads it."""
+    alone = all(_is_own_memory(node.args[0], modules) for node in nodes)
+    if isinstance(modules[target], _ACTIVATIONS) and alone:
+        activation = _shallow(modules[target])
+        activation.inplace = True
+        modules[target] = activation
+
+
+def _is_own_memory(source, modules: dict) -> bool:
+    if not isinstance(source, fx.Node) or len(source.users) > 1 or source.op != "call_module":
+        return False
+    return isinstance(modules[source.target], nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """Copy a module without children, its tensors shared."""
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin._parameters = dict(module._parameters)
+    return twin

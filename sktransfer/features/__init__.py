@@ -1,0 +1,25 @@
+"""From samples to features through the store: the extractor, direct use and layer choice."""
+
+from .base import BackboneEstimator, all_or_nothing
+from .compute import compute_features, compute_inputs, open_sample
+from .extractor import PretrainedFeatureExtractor
+from .layer_choice import LayerChoice, candidate_layers, choose_layer
+from .pretrained import PretrainedClassifier
+from .store import FeatureStore, as_store
+from .word_weights import takes_weights
+
+__all__ = [
+    "BackboneEstimator",
+    "FeatureStore",
+    "LayerChoice",
+    "PretrainedClassifier",
+    "PretrainedFeatureExtractor",
+    "all_or_nothing",
+    "as_store",
+    "candidate_layers",
+    "choose_layer",
+    "compute_features",
+    "compute_inputs",
+    "open_sample",
+    "takes_weights",
+]

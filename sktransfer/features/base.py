@@ -1,0 +1,202 @@
+"""What the estimators share: their parameters about running, X, the backbone and its pickle."""
+
+from __future__ import annotations
+
+import functools
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _clone_parametrized
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+from ..backbones import Backbone, check_stages, is_checked, kind_of_name, load_backbone
+from ..data import UnreadableSamplesError, as_samples, as_texts, named_among, take
+from ..engines import Recipe
+from .compute import compute_features, open_sample
+from .store import FeatureStore, as_store
+
+__all__ = ["BackboneEstimator", "all_or_nothing"]
+
+_VECTORS = ("keys", "get_vector", "build_vocab")
+
+
+class BackboneEstimator(BaseEstimator):
+    """Base of all estimators that run samples through a backbone."""
+
+    _parameter_constraints: dict = {
+        "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
+        # What load_word_vectors takes: pairs, mappings, gensim's vectors and models.
+        "weights": [str, Path, None, tuple, list, *map(HasMethods, _VECTORS)],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_shape": ["array-like", None],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "memory": [None, str, Path, FeatureStore, HasMethods("cache")],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    def _fit_backbone(self, X) -> list | np.ndarray:
+        """Load the backbone, check X, and check the stages on a probe; return the samples."""
+        self._validate_params()
+        vars(self).pop("oov_rate_", None)  # of an earlier fit
+        self.backbone_ = load_backbone(
+            self.backbone, weights=self.weights, image_size=self.image_size
+        )
+        samples = self._check_samples(X, reset=True)
+        if not is_checked(self.backbone_):
+            check_stages(self.backbone_, self._probe(samples))
+        if self.backbone_.kind == "text":
+            vars(self).update(self.backbone_.preprocess.check(samples, fitting=True))
+        return samples
+
+    def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:
+        if self.backbone_.kind == "array":
+            X = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+            return validate_data(self, X, reset=reset, dtype=np.float32, allow_nd=True)
+        if self.backbone_.kind == "text":
+            return as_texts(X)
+        if self.image_shape is not None:
+            X = validate_data(self, X, reset=reset, dtype=None)
+        return as_samples(X, self.image_shape)
+
+    def _probe(self, samples) -> torch.Tensor:
+        """Return a batch as the network takes it, from one sample where need be."""
+        shape = self.backbone_.input_shape
+        if shape is not None:
+            # Noise: zeros would hide steps that are left out, such as an activation.
+            return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            return open_sample(samples[0], self.backbone_)[None]
+        except Exception as error:
+            raise UnreadableSamplesError([(0, samples[0], error)]) from error
+
+    def _features(
+        self, samples, layers: tuple[str, ...], pooling=None, rows=None
+    ) -> dict[str, np.ndarray]:
+        """Compute features of samples, or of those at some positions among them."""
+        rows = range(len(samples)) if rows is None else rows
+        with named_among(rows):
+            return compute_features(
+                samples if len(rows) == len(samples) else take(samples, rows),
+                Recipe(self.backbone_, layers, pooling, self.precision),
+                batch_size=self.batch_size,
+                device=self.device,
+                store=as_store(self.memory),
+                n_jobs=self.n_jobs,
+                verbose=self.verbose,
+            )
+
+    def _transform_samples(self, X) -> list | np.ndarray:
+        check_is_fitted(self)
+        samples = self._check_samples(X)
+        if self.backbone_.kind == "text":
+            self.backbone_.preprocess.check(samples, fitting=False)
+        return samples
+
+    def _takes_rows(self) -> bool:
+        """Tell whether X is a table of numbers, as far as that is known before fit."""
+        kind = getattr(self.backbone, "kind", None)
+        return kind == "array" or (kind is None and not isinstance(self.backbone, str))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        kind = getattr(self.backbone, "kind", None) or kind_of_name(self.backbone)
+        rows = self._takes_rows() or self.image_shape is not None
+        tags.input_tags.two_d_array = rows
+        tags.input_tags.three_d_array = not rows and kind != "text"
+        tags.input_tags.string = not rows
+        return tags
+
+    def __sklearn_clone__(self):
+        """Share a fitted model given as ``backbone``: what is frozen clones to itself."""
+        if not _is_tuned(self.backbone):
+            return _clone_parametrized(self)
+        new = _clone_parametrized(_twin(self, backbone=self.backbone.to_backbone()))
+        new.backbone = self.backbone
+        return new
+
+    def set_params(self, **params):
+        """Set parameters; those of a fitted model given as ``backbone``, on a copy of it."""
+        if "backbone" in params:
+            super().set_params(backbone=params.pop("backbone"))
+        nested = any(name.startswith("backbone__") for name in params)
+        if nested and _is_tuned(self.backbone):
+            self.backbone = _twin(self.backbone)  # clones share it with its owner
+        return super().set_params(**params)
+
+    def __getstate__(self) -> dict:
+        """Return the state to pickle.
+
+        ========================== =========== ===========================================
+        attribute                  pickled     why
+        ========================== =========== ===========================================
+        parameters                 yes         as given; a module of the user's by value
+        ``backbone_``, registered  reference   name and fingerprint; weights stay where
+                                               they are and must be the same at load
+        ``backbone_``, from a file yes         the file may not be there at load
+        ``backbone_``, of the      no          made again from the parameter, unless that
+        user's module or vectors               was changed since ``fit``
+        prepared networks          no          they live beside the backbone, not here
+        ========================== =========== ===========================================
+        """
+        state = super().__getstate__()
+        fitted = state.get("backbone_")
+        own = isinstance(self.backbone, nn.Module) or hasattr(self.backbone, "to_backbone")
+        own = own or not isinstance(self.weights, str | Path | None)
+        if fitted is not None and own and self._own_is(fitted):
+            state = state | {"backbone_": None}
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "backbone_" in state and state["backbone_"] is None:
+            self.backbone_ = self._load_own()
+
+    def _own_is(self, fitted: Backbone) -> bool:
+        """Tell whether the parameter still gives the backbone of the fit."""
+        try:
+            return self._load_own().fingerprint == fitted.fingerprint
+        except Exception:  # it may be anything by now, such as an estimator that is not fitted
+            return False
+
+    def _load_own(self) -> Backbone:
+        return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
+
+
+def _twin(estimator, **changed):
+    """Copy an estimator, its attributes shared. ``copy`` would go through the pickle's state."""
+    twin = object.__new__(type(estimator))
+    vars(twin).update(vars(estimator) | changed)
+    return twin
+
+
+def _is_tuned(backbone) -> bool:
+    """Tell whether a backbone is a fitted model, which owns a tuned network."""
+    return hasattr(backbone, "to_backbone") and hasattr(backbone, "backbone_")
+
+
+def all_or_nothing(method):
+    """Decorate a fit so that where it fails the estimator is what it was before.
+
+    Nothing of an earlier fit is changed in place, so that the attributes are all there is.
+    """
+
+    @functools.wraps(method)
+    def guarded(self, *args, **kwargs):
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            callbacks = {k: v for k, v in vars(self).items() if k.startswith("_skl_callbacks_to")}
+            context = {k: v for k, v in vars(self).items() if k == "_callback_fit_ctx"}
+            vars(self).clear()
+            vars(self).update(before | callbacks | context)
+            raise
+
+    return guarded

@@ -1,0 +1,160 @@
+"""Probe the layers of a network with a linear model, all of them from one pass over the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.utils.validation import check_consistent_length
+
+from ..backbones import Backbone, penultimate, resolve_layer, stages_of
+from ..backbones.stages import _has_matrix
+from ..data import encode_target, is_numbers
+from ..transferability import judge, make_probe_folds, subsample, summarise
+
+__all__ = ["LayerChoice", "candidate_layers", "choose_layer"]
+
+# Rows that are probed at most: what so many do not tell apart hardly matters.
+_ROWS = 600
+
+# An earlier or later layer must beat the default by this many standard errors of the difference.
+_CERTAIN = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerChoice:
+    """What a linear probe makes of several layers, and the layer to take.
+
+    Parameters
+    ----------
+    layers : tuple of str
+        From the input to the output.
+    scores : ndarray of shape (n_layers,)
+        Cross-validated accuracy, or R² for numbers.
+    errors : ndarray of shape (n_layers,)
+        Standard error of each, from the spread over samples.
+    layer : str
+        The chosen layer.
+    default : str
+        The penultimate layer, which is chosen unless another is clearly better.
+    n_features : tuple of int
+        The width of each layer.
+    is_accuracy : bool
+        Whether scores are accuracies.
+    """
+
+    layers: tuple[str, ...]
+    scores: np.ndarray
+    errors: np.ndarray
+    layer: str
+    default: str
+    n_features: tuple[int, ...]
+    is_accuracy: bool = True
+
+    def score_of(self, layer: str) -> tuple[float, float]:
+        """Return the score of a layer and its standard error."""
+        i = self.layers.index(layer)
+        return float(self.scores[i]), float(self.errors[i])
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{'>' if layer == self.layer else ' '} {layer:<20} {score:.3f} ± {error:.3f}"
+            for layer, score, error in zip(self.layers, self.scores, self.errors, strict=True)
+        ]
+        return "\n".join(lines)
+
+
+def candidate_layers(backbone: Backbone) -> list[str]:
+    """Name the layers that are worth probing: the last place before each next stage with weights.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    list of str
+        From the input to the penultimate layer, which is the last.
+    """
+    stages = stages_of(backbone)
+    names = list(stages)
+    top = names.index(penultimate(backbone))
+    heavy = [i for i, stage in enumerate(stages.values()) if _has_matrix(stage)]
+    ends = [i - 1 for i in heavy if 0 < i <= top and any(j < i for j in heavy)]
+    return [names[i] for i in [*ends, top]]
+
+
+def choose_layer(
+    backbone: Backbone,
+    y,
+    compute: Callable[[tuple[str, ...], np.ndarray], dict[str, np.ndarray]],
+    *,
+    layers: Sequence[str | int] | None = None,
+    task: str = "auto",
+    random_state=None,
+) -> LayerChoice:
+    """Probe layers and take the default one unless another is clearly better.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    y : array-like of shape (n_samples,)
+        Labels, or numbers to regress on.
+    compute : callable
+        Given names of layers and positions of samples, returns the features
+        ``(n_positions, n_features)`` of each layer, from one pass: called once.
+    layers : sequence of str or int, default=None
+        Candidates, in any order; None takes :func:`candidate_layers`.
+    task : {"auto", "classification", "regression"}, default="auto"
+        What y is; see :func:`encode_target`.
+    random_state : int, RandomState instance or None, default=None
+        For the folds, and for the choice of rows, where there are more than 600.
+
+    Returns
+    -------
+    LayerChoice
+
+    Raises
+    ------
+    ValueError
+        If there is no ``y``, or it is no labels and no numbers.
+    """
+    if y is None:
+        raise ValueError("Choosing a layer requires y to be passed, but the target y is None.")
+    asked = candidate_layers(backbone) if layers is None else layers
+    wanted = {resolve_layer(backbone, layer) for layer in asked}
+    if not wanted:
+        raise ValueError("layers=[] asks for no layer at all.")
+    # From the input to the output: which layers are neighbours is the network's to say.
+    names = tuple(name for name in stages_of(backbone) if name in wanted)
+    y = encode_target(y, task)
+    rows = subsample(y, _ROWS, random_state)
+    tables = compute(names, rows)
+    check_consistent_length(tables[names[0]], rows)
+    folds = make_probe_folds(y[rows], random_state)
+    gains = np.array([judge(tables[name], y[rows], folds) for name in names])
+    widths = tuple(tables[name].shape[1] for name in names)
+    return _decide(gains, names, penultimate(backbone), widths, not is_numbers(y))
+
+
+def _decide(gains: np.ndarray, names, default: str, widths, is_accuracy) -> LayerChoice:
+    """Choose from what each layer gains on each sample, ``(n_layers, n)``."""
+    default = default if default in names else names[-1]
+    # The same samples are judged at every layer, so that differences are surer than scores.
+    over = _smooth(gains) - gains[names.index(default)]
+    value = over.mean(1) - _CERTAIN * _standard_error(over)
+    value[names.index(default)] = 0.0
+    best = int(np.argmax(value))
+    scores, errors = gains.mean(1), _standard_error(gains)
+    return LayerChoice(names, scores, errors, names[best], default, widths, is_accuracy)
+
+
+def _smooth(gains: np.ndarray) -> np.ndarray:
+    """Average over neighbouring layers, which are alike: a single high one is mostly chance."""
+    padded = np.concatenate([gains[:1], gains, gains[-1:]])
+    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+
+
+def _standard_error(gains: np.ndarray) -> np.ndarray:
+    return np.array([summarise(row)[1] for row in gains])

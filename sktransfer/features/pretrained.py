@@ -1,0 +1,320 @@
+"""Direct use: a pretrained classifier as it is, or its classes mapped onto yours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length
+
+from ..backbones import resolve_layer
+from ..engines import Recipe, engine_for, resolve_device
+from .base import BackboneEstimator
+
+__all__ = ["PretrainedClassifier"]
+
+
+class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
+    """Classify with a network that others have trained, without training anything.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`. Its outputs are taken for logits.
+    weights : str, Path or None, default="default"
+        As in :class:`PretrainedFeatureExtractor`.
+    class_map : dict, "learn" or None, default=None
+        None: the network's own classes. A dictionary: each of your labels with the network's
+        classes that mean it, by name, position or WordNet id; a label's probability is that of
+        its classes among all that are mentioned. "learn": p(label | class of the network) is
+        estimated from labelled samples.
+    smoothing : float, default=1.0
+        For ``class_map="learn"``: samples' worth of the labels' overall frequencies that each
+        class of the network starts with. 0 is the plain estimate.
+    image_size : int, default=None
+        As in :class:`PretrainedFeatureExtractor`, like the parameters below.
+    image_shape : tuple of int, default=None
+        Shape of flattened images.
+    batch_size : int or "auto", default="auto"
+        Samples run at a time.
+    device : str, default="auto"
+        Where the network runs.
+    precision : {"float32", "bfloat16"}, default="float32"
+        What the network computes in.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where outputs are kept, by sample.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    verbose : int, default=0
+        1 shows a progress bar for each call.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The network's own classes in its order, or your labels, sorted.
+    backbone_ : Backbone
+        The loaded network.
+    conditional_ : ndarray of shape (n_classes_of_the_network, n_classes)
+        p(label | class of the network), for ``class_map="learn"``.
+    n_features_in_ : int
+        Numbers in a sample, where X is a table.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X is a table with names.
+
+    See Also
+    --------
+    PretrainedFeatureExtractor : Features of the same networks.
+
+    Notes
+    -----
+    With ``class_map="learn"`` the prediction is the empirical predictor of Nguyen et al.
+    (2020), equation 2:
+
+    .. math:: p(y | x) = \\sum_z \\hat p(y | z) \\, \\theta(x)_z
+
+    where theta(x) are the network's probabilities over its classes z and the estimate is
+
+    .. math::
+        \\hat p(y | z) = \\frac{\\sum_{i: y_i = y} \\theta(x_i)_z + \\alpha \\pi_y}
+                            {\\sum_i \\theta(x_i)_z + \\alpha}
+
+    with pi the labels' frequencies and alpha the ``smoothing``, which is ours: without it a
+    class that no training sample resembles would decide by rounding errors.
+
+    References
+    ----------
+    Nguyen, Hassner, Seeger, Archambeau (2020). LEEP: A new measure to evaluate transferability
+    of learned representations. ICML. arXiv:2002.12462.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import PretrainedClassifier
+    >>> photos = load_sample_images().images
+    >>> PretrainedClassifier().fit(photos).predict(photos).tolist()
+    ['palace', 'daisy']
+    >>> by_hand = PretrainedClassifier(class_map={"plant": ["daisy"], "house": ["palace", 497]})
+    >>> by_hand.fit(photos).predict(photos).tolist()
+    ['house', 'plant']
+    """
+
+    _parameter_constraints: dict = {
+        **BackboneEstimator._parameter_constraints,
+        "class_map": [dict, StrOptions({"learn"}), None],
+        "smoothing": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        weights="default",
+        class_map=None,
+        smoothing=1.0,
+        image_size=None,
+        image_shape=None,
+        batch_size="auto",
+        device="auto",
+        precision="float32",
+        memory=None,
+        n_jobs=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.class_map = class_map
+        self.smoothing = smoothing
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Load the network and settle the classes.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`. Looked at only for
+            ``class_map="learn"``.
+        y : array-like of shape (n_samples,), default=None
+            Labels, needed for ``class_map="learn"`` and not looked at otherwise.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For a name in ``class_map`` that the network does not have (the nearest are
+            offered), or a network without classes.
+        """
+        samples = self._fit_backbone(X)
+        self.__dict__.pop("conditional_", None)
+        declared, n_outputs = self.backbone_.classes, self._n_outputs(samples)
+        if declared is not None and len(declared) != n_outputs:
+            raise ValueError(
+                f"Backbone {self.backbone_.name!r} declares {len(declared)} classes and has "
+                f"{n_outputs} outputs."
+            )
+        if self.class_map == "learn":
+            self._learn_classes(samples, y)
+        elif self.class_map is None:
+            self.classes_ = np.array(self._source_classes())
+        else:
+            self._sources = _resolve_map(self.class_map, self.backbone_, n_outputs)
+            self.classes_ = np.array(list(self._sources))
+        return self
+
+    def _n_outputs(self, samples) -> int:
+        layer = resolve_layer(self.backbone_, -1)
+        recipe = Recipe(self.backbone_, (layer,))
+        return engine_for(recipe, resolve_device("cpu")).widths(self._probe(samples))[layer]
+
+    def _source_classes(self) -> tuple[str, ...]:
+        if self.backbone_.classes is None:
+            raise ValueError(
+                f"Backbone {self.backbone_.name!r} declares no classes: give them as "
+                "load_backbone(module, classes=[…]), or use class_map='learn'."
+            )
+        return self.backbone_.classes
+
+    def _learn_classes(self, samples, y) -> None:
+        if y is None:
+            raise ValueError("class_map='learn' requires y to be passed, but the target y is None.")
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(samples, y)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        theta = softmax(self._outputs(samples), axis=1)  # (n, n_source)
+        onehot = np.eye(len(self.classes_))[codes]  # (n, n_classes)
+        counts = theta.T @ onehot + self.smoothing * onehot.mean(axis=0)
+        total = counts.sum(axis=1, keepdims=True)
+        # Without smoothing, a class that no sample resembles at all follows the frequencies.
+        share = counts / np.where(total > 0, total, 1)
+        self.conditional_ = np.where(total > 0, share, onehot.mean(axis=0))
+
+    def _outputs(self, samples) -> np.ndarray:
+        layer = resolve_layer(self.backbone_, -1)
+        return self._features(samples, (layer,))[layer].astype(np.float64)
+
+    def predict_proba(self, X):
+        """Give the probability of each class.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            In the order of ``classes_``.
+        """
+        outputs = self._outputs(self._transform_samples(X))
+        if self.class_map is None:
+            return softmax(outputs, axis=1)
+        if self.class_map == "learn":
+            # Row by row: a product of matrices rounds otherwise as its shape changes.
+            shares = [row @ self.conditional_ for row in softmax(outputs, axis=1)]
+            return np.array(shares).reshape(-1, len(self.classes_))
+        groups = [logsumexp(outputs[:, list(s)], axis=1) for s in self._sources.values()]
+        return softmax(np.column_stack(groups), axis=1)
+
+    def predict(self, X):
+        """Give the most probable class.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_top_k(self, X, k=5):
+        """Give the k most probable classes and their probabilities.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+        k : int, default=5
+            At most the number of classes.
+
+        Returns
+        -------
+        classes : ndarray of shape (n_samples, k)
+            The most probable first.
+        probabilities : ndarray of shape (n_samples, k)
+
+        Raises
+        ------
+        ValueError
+            If k is not between 1 and the number of classes.
+        """
+        probabilities = self.predict_proba(X)
+        if not 1 <= k <= len(self.classes_):
+            raise ValueError(f"k={k}: give 1 to {len(self.classes_)}, the number of classes.")
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+        return self.classes_[order], np.take_along_axis(probabilities, order, axis=1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.class_map == "learn"
+        return tags
+
+
+def _resolve_map(class_map: Mapping, backbone, n_outputs: int) -> dict:
+    """Turn names, WordNet ids and positions into positions, the labels sorted."""
+    places: dict = {}
+    for names in (backbone.class_ids, backbone.classes):
+        places = {name.lower(): i for i, name in enumerate(names or ())} | places
+    for names in (backbone.class_ids, backbone.classes):  # as written goes before lower case
+        places |= {name: i for i, name in enumerate(names or ())}
+    if not class_map:
+        raise ValueError("class_map={} names no label.")
+    labels = np.unique(np.array(list(class_map))).tolist()
+    if set(labels) != set(class_map):  # an array of both 1 and "z" is one of texts
+        raise ValueError(
+            f"Labels of class_map must be of one type, all texts or all numbers: {list(class_map)}."
+        )
+    resolved = {}
+    for label in labels:
+        sources = class_map[label]
+        sources = [sources] if isinstance(sources, str | Integral) else list(sources)
+        if not sources:
+            raise ValueError(f"class_map[{label!r}] names no class of the network.")
+        # A class may be named twice, by its name and its position; it counts once.
+        found = [_place(source, label, places, n_outputs) for source in sources]
+        resolved[label] = list(dict.fromkeys(found))
+    return resolved
+
+
+def _place(source, label, places: dict, n_outputs: int | None) -> int:
+    if isinstance(source, Integral):
+        if 0 <= source and (n_outputs is None or source < n_outputs):
+            return int(source)
+        raise ValueError(
+            f"class_map[{label!r}]: {source} is no class; the network has {n_outputs}."
+        )
+    for name in (str(source), str(source).lower()):
+        if name in places:
+            return places[name]
+    near = difflib.get_close_matches(str(source).lower(), places, n=5, cutoff=0.4)
+    raise ValueError(
+        f"class_map[{label!r}]: {source!r} is not a class of the network. Nearest: {near}"
+    )

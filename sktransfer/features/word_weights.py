@@ -1,0 +1,160 @@
+"""Weighted means of word vectors: weights of words learned from texts, without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..backbones import Backbone, stages_of
+from ..engines import Recipe
+from .compute import compute_features
+
+__all__ = ["LEARNED_POOLINGS", "TokenWeights", "takes_weights"]
+
+LEARNED_POOLINGS = ("idf", "sif")
+
+# Arora, Liang, Ma (2017) find 1e-3 to 1e-4 best and little difference between them.
+_SIF_A = 1e-3
+
+
+def takes_weights(backbone: Backbone) -> bool:
+    """Tell whether a backbone is a table of word vectors, whose rows can be weighted."""
+    stages = list(stages_of(backbone).values())
+    return len(stages) == 1 and hasattr(stages[0], "with_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWeights:
+    """What "idf" or "sif" learned from texts.
+
+    Parameters
+    ----------
+    pooling : {"idf", "sif"}
+    ids : ndarray of shape (n_seen,), int64
+        Ids of the words that the texts hold, ascending.
+    weights : ndarray of shape (n_seen,), float32
+        Their weights.
+    unseen : float
+        The weight of every other word.
+    component : ndarray of shape (n_features,) or None, default=None
+        The direction that is taken out of every vector, of length 1.
+
+    Notes
+    -----
+    "idf": ``ln((1 + n) / (1 + df)) + 1`` for a word in ``df`` of ``n`` texts, as in
+    :class:`sklearn.feature_extraction.text.TfidfTransformer`; the vector of a text is the
+    weighted mean.
+
+    "sif": ``a / (a + p)`` for a word that is a share ``p`` of all words, ``a = 1e-3``; the mean
+    over all words of a text, less its part along the first singular vector of the texts learned
+    from.
+
+    References
+    ----------
+    Arora, Liang, Ma (2017). A simple but tough-to-beat baseline for sentence embeddings. ICLR.
+    """
+
+    pooling: str
+    ids: np.ndarray
+    weights: np.ndarray
+    unseen: float
+    component: np.ndarray | None = None
+
+    @classmethod
+    def learn(cls, pooling: str, texts: Sequence[str], backbone: Backbone, **run) -> TokenWeights:
+        """Learn weights, and for "sif" the common component, from texts.
+
+        Parameters
+        ----------
+        pooling : {"idf", "sif"}
+        texts : sequence of str
+        backbone : Backbone
+            Word vectors.
+        **run
+            Of :func:`sktransfer.features.compute_features`.
+
+        Returns
+        -------
+        TokenWeights
+        """
+        text, ids = _occurrences(backbone.preprocess.many(list(texts)))
+        if pooling == "idf":
+            pairs = np.unique(np.column_stack([ids, text]), axis=0)
+            seen, df = np.unique(pairs[:, 0], return_counts=True)
+            weights = np.log((1 + len(texts)) / (1 + df)) + 1
+            return cls(pooling, seen, weights.astype(np.float32), float(np.log1p(len(texts)) + 1))
+        seen, counts = np.unique(ids, return_counts=True)
+        weights = _SIF_A / (_SIF_A + counts / max(1, counts.sum()))
+        made = cls(pooling, seen, weights.astype(np.float32), 1.0)
+        vectors = made.transform(texts, backbone, **run)
+        # Of the uncentred matrix, as in the paper.
+        values, directions = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
+        component = directions[:, -1] if values[-1] > 0 else np.zeros(vectors.shape[1])
+        return dataclasses.replace(made, component=component.astype(np.float32))
+
+    def transform(self, texts: Sequence[str], backbone: Backbone, **run) -> np.ndarray:
+        """Return the vectors of texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        backbone : Backbone
+            As in :meth:`learn`.
+        **run
+            Of :func:`sktransfer.features.compute_features`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features), float32
+        """
+        name, table = next(iter(stages_of(backbone).items()))
+        weight = self._dense(table.n_ids)
+        stages = {name: table.with_weights(torch.from_numpy(weight))}
+        weighted = Backbone(
+            backbone.name,
+            stages[name],
+            kind="text",
+            preprocess=backbone.preprocess,
+            stages=stages,
+        )
+        vectors = compute_features(texts, Recipe(weighted, (name,), "avg"), **run)[name]
+        if self.pooling == "idf":
+            vectors = vectors / self._mean_weight(texts, backbone, weight)[:, None]
+        if self.component is not None:
+            # A sum for each row: the last bits of a matrix product depend on how many there are.
+            along = (vectors * self.component).sum(axis=1, keepdims=True)
+            vectors = vectors - along * self.component
+        return vectors
+
+    def _dense(self, n_ids: int) -> np.ndarray:
+        weight = np.full(n_ids, self.unseen, np.float32)
+        weight[self.ids] = self.weights
+        weight[0] = 0.0
+        return weight
+
+    def _mean_weight(self, texts, backbone: Backbone, weight: np.ndarray) -> np.ndarray:
+        """Return the mean weight of each text's tokens, or 1 where there are none."""
+        mean = np.ones(len(texts), np.float32)
+        for positions, ids in backbone.preprocess.many(list(texts)):
+            ids = ids.numpy()
+            ids = ids.reshape(*ids.shape[:2], -1)  # (g, length, parts of a token)
+            parts = np.maximum(1, (ids > 0).sum(2))
+            token = weight[ids].sum(2) / parts  # (g, length)
+            n_tokens = (ids > 0).any(2).sum(1)
+            found = n_tokens > 0
+            mean[positions[found]] = token.sum(1)[found] / n_tokens[found]
+        return mean
+
+
+def _occurrences(groups) -> tuple[np.ndarray, np.ndarray]:
+    """List all occurrences of ids, and the text of each."""
+    text, found = [], []
+    for positions, ids in groups:
+        flat = ids.numpy().reshape(len(ids), -1)
+        rows, columns = np.nonzero(flat)
+        text.append(positions[rows])
+        found.append(flat[rows, columns])
+    return np.concatenate(text), np.concatenate(found)

@@ -1,0 +1,587 @@
+"""From samples and encoded targets to a trained tail: what classifier and regressor share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from copy import deepcopy
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from torch import nn
+
+from ..backbones import Backbone, boundary, describe, penultimate, stages_of
+from ..engines import Recipe, engine_for, group_by_shape, resolve_device
+from ..features import BackboneEstimator, as_store, compute_features, compute_inputs
+from .augment import View, make_augment
+from .callbacks import EpochWatch, KeepBest
+from .heads import carry_rows, make_head, solve_new_rows, solve_probe, write_rows
+from .loop import make_net, train
+from .lr_finder import find_lr
+from .plan import TrainingPlan, check_net_params, without_callbacks
+from .rows import Rows, Table, as_rows
+from .tail import Tail, learned_stages
+from .tuned import TunedBackbone, bare_tail, changed_tensors, restored_tail
+
+__all__ = ["TunedEstimator"]
+
+_AT_ONCE = 1024  # rows of activations turned into outputs at a time
+
+# What later calls of partial_fit or warm starts cannot change.
+_SETTLED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
+_FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at random
+
+
+class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
+    """Base of the estimators that train the end of a network.
+
+    A subclass encodes its targets, sets ``_task`` and ``_n_outputs``, and calls ``_fit_rows``.
+    """
+
+    _parameter_constraints: dict = {
+        **BackboneEstimator._parameter_constraints,
+        "trainable": [
+            StrOptions({"head", "all"}),
+            Interval(Integral, 1, None, closed="left"),
+            str,
+        ],
+        "head": [StrOptions({"linear", "mlp"}), callable],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "head_init": [StrOptions({"auto", "probe", "random"})],
+        "train_batch_norm": ["boolean"],
+        "augment": [StrOptions({"light", "strong"}), callable, None],
+        "n_views": [Interval(Integral, 1, None, closed="left"), None],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "layer_decay": [Interval(Real, 0, 1, closed="right")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
+        "warmup": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "gradual_unfreezing": ["boolean"],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "warm_start": ["boolean"],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "cache_dtype": [StrOptions({"float32", "float16"})],
+        "random_state": ["random_state"],
+    }
+
+    # -- the ladder of fit ---------------------------------------------------------------------
+
+    def _begin(self, X, y) -> list | np.ndarray:
+        self._check_settings(y)
+        before = None
+        if self._goes_on():
+            self._check_unchanged()
+            before = self._place()
+        samples = self._fit_backbone(X)
+        self._find_cut()
+        if before not in (None, self._place()):
+            raise ValueError(
+                "warm_start=True goes on with the network of the fit before, but backbone= has "
+                "other weights by now. Set warm_start=False to begin anew."
+            )
+        self._kept = None
+        self._announce()
+        return samples
+
+    def _check_settings(self, y) -> None:
+        """Check what the table of constraints cannot say, before anything is computed."""
+        self._validate_params()
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        check_net_params(self.net_params or {})
+        if self.patience is not None and not self.validation_fraction:
+            raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on from an earlier fit with what it cannot apply any more."""
+        changed = [name for name, value in self._begun_with.items() if self._differs(name, value)]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)}: set anew since the fit that partial_fit or warm_start=True "
+                "goes on from. Set the earlier value, or begin anew: warm_start=False and fit."
+            )
+
+    def _differs(self, name: str, before) -> bool:
+        now, plain = getattr(self, name), (str, Real, Path)
+        if now is before or (isinstance(now, plain) and isinstance(before, plain)):
+            return now is not before and now != before
+        # Another object may hold the same network.
+        return name != "backbone" or isinstance(now, str) or not self._own_is(self.backbone_)
+
+    def _goes_on(self) -> bool:
+        return self.warm_start and hasattr(self, "_tail")
+
+    def _place(self) -> tuple:
+        """Return what an earlier tail fits on."""
+        return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
+
+    def _announce(self) -> None:
+        root = self._init_callback_context(max_subtasks=self.max_epochs)
+        root.call_on_fit_task_begin(estimator=self)
+
+    def _fit_rows(
+        self, samples, target, weight, tail: Tail | None = None, new=(), kept=None
+    ) -> np.ndarray:
+        """Train on samples and their encoded targets.
+
+        Parameters
+        ----------
+        samples : sequence
+        target : ndarray of shape (n,) or (n, n_outputs)
+        weight : ndarray of shape (n,)
+        tail : Tail, default=None
+            Where to go on from; None begins with the pretrained weights.
+        new : sequence of int, default=()
+            Rows of that tail's head that no training has seen.
+        kept : tuple of three ndarray, default=None
+            Activations, targets and weights from earlier calls that are trained again.
+
+        Returns
+        -------
+        ndarray
+            The activations of the samples at the cut.
+        """
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        plain = self._at_cut(samples)
+        index, held = self._split(target, weight, seed)
+        self.validation_indices_ = held
+        rows = self._rows(samples, plain, target, weight, index, kept, seed)
+        if tail is None:
+            tail, new = self._new_tail(plain[:1], seed)
+        if len(new) or not self.frozen_layers_:
+            start = Table(plain, index, None if kept is None else kept[0])
+            _restrict(tail, start)
+            if len(new):
+                self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
+        valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
+        self._train(tail, rows, valid, seed, len(new) > 0 and self._head_init() == "random")
+        self._begun_with = {name: getattr(self, name) for name in _SETTLED}
+        return plain
+
+    def _train(
+        self, tail: Tail, rows: Rows, valid: Rows | None, seed: int, fresh_head: bool
+    ) -> None:
+        device = resolve_device(self.device)
+        plan = self._plan(len(rows), seed, fresh_head)
+        self._check_unfreezing(tail)
+        if self.lr == "auto":
+            plan.lr = find_lr(tail, rows, plan, device)
+        self.lr_ = plan.lr
+        with self._watched() as watch:
+            plan.callbacks = [*watch, *plan.callbacks]
+            self.net_ = train(tail, rows, valid, plan, device)
+        self._settle(tail.to("cpu"), plan)
+
+    def _check_unfreezing(self, tail: Tail) -> None:
+        n_stages = len(learned_stages(tail))
+        if self.gradual_unfreezing and 0 < self.max_epochs < n_stages:
+            warnings.warn(
+                f"gradual_unfreezing=True trains one stage more each epoch: with max_epochs="
+                f"{self.max_epochs} the first {n_stages - self.max_epochs} of {n_stages} stages "
+                "stay as they are.",
+                stacklevel=2,
+            )
+
+    def _settle(self, tail: Tail, plan: TrainingPlan) -> None:
+        """Note what training led to, and make the tail ready for predictions."""
+        best = [c for _, c in self.net_.callbacks_ if isinstance(c, KeepBest)]
+        self.history_ = [
+            {k: v for k, v in row.items() if k != "batches"} for row in self.net_.history
+        ]
+        self.best_epoch_ = best[0].epoch_ if best else len(self.history_)
+        self.net_.device = "cpu"  # where the tail is by now
+        self._tail, self._trained_with = tail, plan
+        self._output = _output_backbone(tail)
+
+    def _plan(self, n_rows: int, seed: int, fresh_head: bool) -> TrainingPlan:
+        batch_size = min(n_rows, 32) if self.batch_size == "auto" else self.batch_size
+        net_params = dict(self.net_params or {})
+        more = net_params.pop("callbacks", None) or ()
+        return TrainingPlan(
+            task=self._task,
+            n_outputs=self._n_outputs,
+            lr=1.0 if self.lr == "auto" else self.lr,
+            layer_decay=self.layer_decay,
+            weight_decay=self.weight_decay,
+            optimizer=self.optimizer,
+            warmup=self.warmup,
+            label_smoothing=getattr(self, "label_smoothing", 0.0),
+            clip_norm=self.clip_norm,
+            gradual_unfreezing=self.gradual_unfreezing,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            batch_size=batch_size,
+            callbacks=[_own_copy(c) for c in (*(self.callbacks or ()), *more)],
+            net_params=net_params,
+            verbose=max(0, self.verbose - 1),
+            seed=seed,
+            head_factor=_FRESH_HEAD if fresh_head else 1.0,
+        )
+
+    # -- what is frozen ------------------------------------------------------------------------
+
+    def _find_cut(self) -> None:
+        """Settle which stages are frozen."""
+        names = list(stages_of(self.backbone_))
+        top = names.index(penultimate(self.backbone_)) + 1
+        n_frozen = boundary(self.backbone_, self.trainable)
+        self.frozen_layers_ = names[:n_frozen]
+        self.trained_layers_ = names[n_frozen:top]
+
+    def _at_cut(self, samples, *, keep: bool = True) -> np.ndarray:
+        """Compute what the frozen stages make of samples, once for each, through the store."""
+        if not self.frozen_layers_:
+            if self.backbone_.kind == "array":
+                return np.asarray(samples)
+            return compute_inputs(samples, self.backbone_, self.n_jobs)
+        cut = self.frozen_layers_[-1]
+        # With nothing trained below the head, pooled vectors are all that is needed.
+        pooling = "none" if self.trained_layers_ else None
+        recipe = Recipe(self.backbone_, (cut,), pooling, self._precision(), self.cache_dtype)
+        return compute_features(
+            samples,
+            recipe,
+            batch_size="auto",
+            device=self.device,
+            store=as_store(self.memory) if keep else None,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose if keep else 0,
+        )[cut]
+
+    def _precision(self) -> str:
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if resolve_device(self.device).type == "cuda" else "float32"
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def _split(self, target, weight, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Set rows aside for validation, of each class its share.
+
+        Rows of no weight could tell nothing there, and each class keeps a row to train on.
+        """
+        every = np.arange(len(target))
+        rows = np.random.RandomState(seed).permutation(np.flatnonzero(weight > 0))
+        n_valid = round(len(rows) * self.validation_fraction)
+        codes = target[rows] if self._task == "multiclass" else np.zeros(len(rows))
+        rest = np.setdiff1d(np.arange(len(rows)), np.unique(codes, return_index=True)[1])
+        rest = rest[np.argsort(codes[rest], kind="stable")]  # class by class
+        # Every k-th row of these is each class's share, rounded up or down.
+        n_valid = min(n_valid, len(rest))
+        if self.validation_fraction and n_valid == 0 and len(rows) > 1:
+            warnings.warn(
+                f"validation_fraction={self.validation_fraction} of {len(rows)} rows, one of each "
+                "class aside, is no row: all of them train.",
+                stacklevel=2,
+            )
+        chosen = (np.arange(n_valid) + 0.5) * len(rest) / max(n_valid, 1)
+        valid = np.sort(rows[rest[chosen.astype(int)]])
+        return np.setdiff1d(every, valid), valid
+
+    def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
+        """Gather the training rows, augmented if asked for, those kept from earlier behind."""
+        target, weight = target[index], weight[index]
+        behind = None
+        if kept is not None:
+            behind = kept[0]
+            target, weight = np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]])
+        if self.augment is None:
+            return Rows([Table(plain, index, behind)], target, weight)
+        augment = make_augment(self.augment, self.backbone_)
+        chosen = [samples[i] for i in index]
+        if self.n_views is None:
+            return Rows([], target, weight, self._fresh_views(chosen, augment, behind, seed))
+        key = describe(augment)
+        # The seed is not in the views: so folds, candidates and processes share them.
+        views = [
+            self._at_cut([View(sample, augment, f"{key}|{v}") for sample in chosen])
+            for v in range(self.n_views)
+        ]
+        return Rows([Table(view, behind=behind) for view in views], target, weight)
+
+    def _fresh_views(self, chosen: list, augment, behind, seed: int):
+        """Return a function from positions to activations of views made anew each epoch."""
+
+        def fresh(positions: list[int], epoch_seed: int) -> torch.Tensor:
+            drawn = [i for i in positions if i < len(chosen)]
+            views = [View(chosen[i], augment, f"{seed}/{epoch_seed}") for i in drawn]
+            parts = dict(zip(drawn, self._at_cut(views, keep=False), strict=True)) if views else {}
+            rest = {i: behind[i - len(chosen)] for i in positions if i >= len(chosen)}
+            return torch.from_numpy(np.stack([(parts | rest)[i] for i in positions]))
+
+        return fresh
+
+    # -- the tail ------------------------------------------------------------------------------
+
+    def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
+        """Copy the stages to be trained, put a head on them, and say which rows are new."""
+        tail = deepcopy(self._bare_tail())
+        n_features = _features(tail, one).shape[1]
+        head = make_head(self.head, n_features, self._n_outputs, self.dropout, seed)
+        new, sources = list(range(self._n_outputs)), self._carried_rows()
+        if any(source is not None for source in sources):
+            old = _last_stage(self.backbone_)
+            carry_rows(old, head, sources, len(self.backbone_.classes))
+            new = [i for i, source in enumerate(sources) if source is None]
+        tail.body[-1] = head
+        n_found = _n_outputs(tail, one)
+        if n_found != self._n_outputs:
+            raise ValueError(f"head= gives {n_found} outputs where {self._n_outputs} are needed.")
+        return tail.requires_grad_(True), new
+
+    def _copy_tail(self, tail: Tail) -> Tail:
+        """Copy an earlier tail to go on from, with the settings of now."""
+        tail = deepcopy(tail).requires_grad_(True)
+        tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
+        tail.n_chunks = 1  # memory may be larger by now, or batches smaller
+        return tail
+
+    def _carried_rows(self) -> list[int | None]:
+        """Find the row of each label in the head of the model that this one grows from."""
+        return [None] * self._n_outputs
+
+    def _bare_tail(self) -> Tail:
+        """Return the pretrained stages that are to be trained, shared, without a head."""
+        return bare_tail(
+            self.backbone_, self.trained_layers_, self.train_batch_norm, self._precision()
+        )
+
+    def _head_init(self) -> str:
+        if self.head_init != "auto":
+            return self.head_init
+        return "probe" if self.head == "linear" else "random"
+
+    def _init_head(self, tail: Tail, rows: np.ndarray, target, weight, new: list[int]) -> None:
+        """Let the new rows of the head begin as a linear model of the features before training."""
+        if self._head_init() == "random":
+            return
+        features = _features(tail, rows, self.device)
+        weight = weight.astype(np.float64)
+        if len(new) < self._n_outputs:
+            solve_new_rows(features, target, weight, tail.head, new, self._n_outputs)
+        else:
+            solution = solve_probe(features, target, weight, self._n_outputs, self._task)
+            write_rows(tail.head, *solution)
+
+    # -- outputs -------------------------------------------------------------------------------
+
+    def _outputs(self, X) -> np.ndarray:
+        return self._tail_outputs(self._at_cut(self._transform_samples(X)))
+
+    def _tail_outputs(self, activations: np.ndarray) -> np.ndarray:
+        recipe = Recipe(self._output, ("output",), "none", self._precision())
+        return _run_rows(recipe, activations, self.device).astype(np.float64)
+
+    def to_backbone(self) -> Backbone:
+        """Return the tuned network as a backbone for another estimator.
+
+        Returns
+        -------
+        Backbone
+            Its stages are the frozen ones, the tuned ones, "new_pooling" and "new_head".
+        """
+        check_is_fitted(
+            self,
+            msg="This %(name)s is not fitted, nor is a clone of a fitted one: as a value that a "
+            "search clones, give its to_backbone() instead.",
+        )
+        prepared = self._output.prepared  # one for each training, shared by all that grow from it
+        if "tuned" not in prepared:
+            tail = deepcopy(self._tail)
+            prepared["tuned"] = TunedBackbone(
+                self.backbone_, self.frozen_layers_, tail, self._output_names(), self._label_rows()
+            )
+        return prepared["tuned"]
+
+    def to_features(self, *, layer=None, pooling="avg", memory=None):
+        """Return the tuned network as a transformer.
+
+        Parameters
+        ----------
+        layer : str, int or list, default=None
+            As in :class:`PretrainedFeatureExtractor`. None is the input of the head.
+        pooling : {"avg", "max", "flatten", "cls"} or callable, default="avg"
+        memory : default=None
+            As in :class:`PretrainedFeatureExtractor`.
+
+        Returns
+        -------
+        PretrainedFeatureExtractor
+            Not fitted; its ``fit`` trains nothing.
+        """
+        # Siblings do not import one another; this is the one door between them.
+        from ..features import PretrainedFeatureExtractor
+
+        return PretrainedFeatureExtractor(
+            self.to_backbone(),
+            layer=layer,
+            pooling=pooling,
+            image_shape=self.image_shape,
+            device=self.device,
+            precision="float32" if self.precision == "auto" else self.precision,
+            memory=memory,
+            n_jobs=self.n_jobs,
+        )
+
+    def _output_names(self):
+        return None
+
+    def _label_rows(self) -> dict:
+        """Return the row of the head for each label that was learned."""
+        return {}
+
+    # -- progress ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar."""
+        root = getattr(self, "_callback_fit_ctx", None)
+        open_tasks: list = []
+        with _epoch_bar(self.max_epochs, self.verbose) as advance:
+
+            def begin():
+                if root is not None:
+                    task = root.subcontext(task_name="epoch")
+                    open_tasks.append(task.call_on_fit_task_begin(estimator=self))
+
+            def end():
+                advance()
+                if open_tasks:
+                    open_tasks.pop().call_on_fit_task_end(estimator=self)
+
+            yield [("watch", EpochWatch(begin, end))]
+
+    # -- pickling ------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict:
+        """Return the state to pickle.
+
+        ==================== =========== =====================================================
+        attribute            pickled     why
+        ==================== =========== =====================================================
+        ``backbone_``        as above    by reference where it is registered
+        tuned tensors        if changed  the others are the backbone's, bit for bit
+        the head             yes         as arrays
+        ``net_``             no          made again around the tail; its optimizer's state is
+                                         of no use for predictions
+        prepared tail        no          made again
+        ==================== =========== =====================================================
+        """
+        state = super().__getstate__()
+        if "_tail" not in state:
+            return state
+        dropped = ("net_", "_tail", "_output")
+        net_params = without_callbacks(self._trained_with.net_params)
+        plan = dataclasses.replace(self._trained_with, callbacks=[], net_params=net_params)
+        parts = {"_tensors": self._changed_tensors(), "_head": self._tail.head}
+        return (
+            {k: v for k, v in state.items() if k not in dropped} | parts | {"_trained_with": plan}
+        )
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        tensors, head = state.pop("_tensors", None), state.pop("_head", None)
+        super().__setstate__(state)
+        if tensors is not None:
+            self._rebuild(tensors, head)
+
+    def _changed_tensors(self) -> dict[str, np.ndarray]:
+        """Return the tuned tensors that are not, bit for bit, the backbone's."""
+        return changed_tensors(self._bare_tail(), self._tail)
+
+    def _rebuild(self, tensors: dict[str, np.ndarray], head: nn.Module) -> None:
+        tail = restored_tail(self._bare_tail(), tensors, head)
+        self.net_ = make_net(tail, 1, None, self._trained_with, torch.device("cpu")).initialize()
+        self._tail = tail
+        self._output = _output_backbone(tail)
+
+
+def _own_copy(callback):
+    """Copy a user's callback, which training changes; one that cannot be copied is used."""
+    try:
+        return deepcopy(callback)
+    except Exception:  # it may hold anything: a file, a connection
+        return callback
+
+
+def _last_stage(backbone: Backbone) -> nn.Module:
+    return list(stages_of(backbone).values())[-1]
+
+
+def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarray:
+    """Run rows of activations through the one layer of a recipe."""
+    engine = engine_for(recipe, resolve_device(device))
+    parts = []
+    for start in range(0, len(activations), _AT_ONCE):
+        rows = as_rows(activations[start : start + _AT_ONCE])
+        rows = [row.float() if row.is_floating_point() else row for row in rows]
+        parts.append(engine.run_groups(group_by_shape(rows), "auto")["output"])
+    return np.concatenate(parts)
+
+
+def _restrict(tail: Tail, rows: Table) -> None:
+    """Let a table of word vectors train only the rows that some training text uses, in place."""
+    if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
+        return
+    table = tail.body[0]
+    used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
+    tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)
+
+
+def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Run activations at the cut up to the head, as they are before training."""
+    body = nn.Sequential(*tail.eval().body[:-1])
+    below = Backbone("tail", body, kind=_kind(activations), stages={"output": body})
+    return _run_rows(Recipe(below, ("output",), "none"), activations, device)
+
+
+@torch.no_grad()
+def _n_outputs(tail: Tail, one: np.ndarray) -> int:
+    """Run one row to see how many outputs a head has."""
+    row = as_rows(one)[0]
+    row = row.float() if row.is_floating_point() else row
+    return tail.eval()(row[None]).flatten(1).shape[1]
+
+
+def _output_backbone(tail: Tail) -> Backbone:
+    """Wrap a trained tail so that an engine can run it. A new object for each training."""
+    body = nn.Sequential(*tail.eval().body)
+    kind = "text" if tail.masked and tail.names else "array"
+    return Backbone("tail", body, kind=kind, stages={"output": body})
+
+
+def _kind(activations: np.ndarray) -> str:
+    """Tell rows of tokens, which differ in length, from rows of numbers."""
+    return "text" if activations.dtype == object else "array"
+
+
+@contextlib.contextmanager
+def _epoch_bar(n_epochs: int, verbose: int):
+    """Yield a function that advances a progress bar, which is drawn for verbose=1."""
+    if verbose != 1:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        task = progress.add_task("training", total=n_epochs)
+        yield lambda: progress.advance(task)
+
+
+def _weights(sample_weight, y) -> np.ndarray:
+    rows = np.zeros((len(y), 1))
+    return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)

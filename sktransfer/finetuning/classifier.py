@@ -1,0 +1,504 @@
+"""Fine-tune the end of a pretrained network, or put a new classifier on top of it."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.sparse import issparse
+from scipy.special import expit, softmax
+from sklearn.base import ClassifierMixin
+from sklearn.callback import with_callbacks
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.validation import check_consistent_length
+
+from ..data import check_present
+from ..features import all_or_nothing
+from .base import TunedEstimator, _weights
+from .heads import grow
+from .rows import Table
+from .tail import Tail
+
+__all__ = ["FineTunedClassifier"]
+
+
+class FineTunedClassifier(ClassifierMixin, TunedEstimator):
+    """Train a new classifier on a pretrained network, and as much of the network as you like.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable, Backbone or fitted model, \
+default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose tuned
+        weights are then the beginning, with its head's rows for labels that both know. Its
+        head must be of the kind that ``head`` names.
+    weights : str, Path or None, default="default"
+        As in :class:`PretrainedFeatureExtractor`.
+    trainable : "head", "all", int or str, default="head"
+        What is trained. "head": the new classifier only; the network computes each sample
+        once. A number: that many of the last stages with weights. The name of a layer: from
+        there up. "all": everything.
+    head : {"linear", "mlp"} or callable, default="linear"
+        "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
+        module.
+    dropout : float, default=0.0
+        Probability for each feature before the head's last layer.
+    head_init : {"auto", "probe", "random"}, default="auto"
+        "probe" solves regularised logistic regression on the frozen features first, so that
+        training begins where :class:`PretrainedFeatureExtractor` and a linear classifier end
+        (LP-FT, Kumar et al. 2022). "auto" is that for a linear head, "random" otherwise, and
+        where the backbone is a fitted model its head for the labels that both know.
+    train_batch_norm : bool, default=False
+        Whether batch norm in the trained stages adapts its statistics.
+    augment : {"light", "strong"}, callable or None, default=None
+        Random changes to training images. "light" crops and mirrors; "strong" adds colour,
+        geometry and erasing. A callable is given a uint8 tensor ``(3, h, w)``, as torchvision's
+        v2 transforms are.
+    n_views : int or None, default=4
+        With ``augment``: how many fixed views of each image there are; their frozen part is
+        computed once. None makes new ones in each epoch, through the whole network.
+    lr : float or "auto", default=1e-4
+        The highest learning rate. "auto" runs a range test on training rows. A head that
+        begins at random learns ten times as fast.
+    layer_decay : float, default=1.0
+        Factor on the learning rate for each stage towards the input.
+    weight_decay : float, default=1e-4
+        Of the optimizer.
+    optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"
+        "sgd" has a momentum of 0.9.
+    warmup : float, default=0.1
+        Share of the steps in which the learning rate rises; then it falls as a half cosine.
+    label_smoothing : float, default=0.0
+        As in ``torch.nn.CrossEntropyLoss``.
+    clip_norm : float, default=None
+        Bound on the norm of the gradient.
+    gradual_unfreezing : bool, default=False
+        Train the head alone in the first epoch, and one more stage in each further one.
+    max_epochs : int, default=10
+        Passes over the training rows. With 0 the model is the probe.
+    validation_fraction : float, default=0.0
+        Share of rows set aside, of each class. The best epoch on them is restored, and the state
+        before training is a candidate. With 0 all rows train.
+    patience : int, default=None
+        Epochs without a better validation loss after which training stops.
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        As in scikit-learn: a list, with one for each column, for an indicator matrix.
+    rehearsal : int, default=0
+        Training activations per class kept from each call with their weights, to be mixed into
+        later calls of ``partial_fit``, so that old classes do not fade. They are part of a
+        pickle. Not for an indicator matrix.
+    warm_start : bool, default=False
+        Whether a second ``fit`` goes on from the first one's weights.
+    callbacks : list of skorch callbacks, default=None
+        Copies are added to the loop; ``net_.callbacks_`` has them.
+    net_params : dict, default=None
+        More parameters of the ``skorch.NeuralNetClassifier``, such as
+        ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.
+    image_size : int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    image_shape : tuple of int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step; "auto" is 32, or all if they are fewer.
+    device : str, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        What the network computes in. "auto" is bfloat16 on a CUDA device, else float32.
+    cache_dtype : {"float32", "float16"}, default="float32"
+        What activations at the cut are kept in.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where activations at the cut are kept, by sample: shared by folds, candidates and
+        processes.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the head, the order of rows, dropout, and the split for validation.
+    verbose : int, default=0
+        1 shows progress bars, 2 skorch's table.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels; for an indicator matrix the numbers of its columns.
+    backbone_ : Backbone
+        The pretrained network, unchanged.
+    net_ : skorch.NeuralNetClassifier
+        What trained the stages above the cut.
+    frozen_layers_, trained_layers_ : list of str
+        The stages below and above the cut.
+    history_ : list of dict
+        One entry an epoch: losses, durations.
+    best_epoch_ : int
+        The epoch whose weights are used; 0 is the state before training.
+    validation_indices_ : ndarray of int
+        Positions of the rows that were set aside.
+    lr_ : float
+        The learning rate used.
+    n_features_in_ : int
+        Numbers in a sample, where X is a table.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X is a table with names.
+
+    See Also
+    --------
+    FineTunedRegressor : The same for numbers.
+    PretrainedFeatureExtractor : Fixed features for any estimator.
+
+    Notes
+    -----
+    The frozen stages run once for each sample, in ``eval`` mode and without gradients, before
+    training begins; the loop sees only what they computed. So they cannot change, and ten
+    epochs cost no more passes through them than one.
+
+    References
+    ----------
+    Kumar, Raghunathan, Jones, Ma, Liang (2022). Fine-tuning can distort pretrained features and
+    underperform out-of-distribution. ICLR. arXiv:2202.10054.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTunedClassifier
+    >>> digits = load_digits()
+    >>> X, y = digits.images[:40] / 16, digits.target[:40]
+    >>> model = FineTunedClassifier(max_epochs=2, random_state=0).fit(X[:30], y[:30])
+    >>> model.predict(X[30:]).shape
+    (10,)
+    """
+
+    _parameter_constraints: dict = {
+        **TunedEstimator._parameter_constraints,
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+        "rehearsal": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        weights="default",
+        trainable="head",
+        head="linear",
+        dropout=0.0,
+        head_init="auto",
+        train_batch_norm=False,
+        augment=None,
+        n_views=4,
+        lr=1e-4,
+        layer_decay=1.0,
+        weight_decay=1e-4,
+        optimizer="adamw",
+        warmup=0.1,
+        label_smoothing=0.0,
+        clip_norm=None,
+        gradual_unfreezing=False,
+        max_epochs=10,
+        validation_fraction=0.0,
+        patience=None,
+        class_weight=None,
+        rehearsal=0,
+        warm_start=False,
+        callbacks=None,
+        net_params=None,
+        image_size=None,
+        image_shape=None,
+        batch_size="auto",
+        device="auto",
+        precision="auto",
+        cache_dtype="float32",
+        memory=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.trainable = trainable
+        self.head = head
+        self.dropout = dropout
+        self.head_init = head_init
+        self.train_batch_norm = train_batch_norm
+        self.augment = augment
+        self.n_views = n_views
+        self.lr = lr
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.clip_norm = clip_norm
+        self.gradual_unfreezing = gradual_unfreezing
+        self.max_epochs = max_epochs
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.class_weight = class_weight
+        self.rehearsal = rehearsal
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.net_params = net_params
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.cache_dtype = cache_dtype
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @all_or_nothing
+    def fit(self, X, y, sample_weight=None):
+        """Train on labelled samples.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels of any type, or an indicator matrix for several labels a sample.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the loss and in the probe.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For unknown names, unreadable samples or labels that do not fit.
+        FloatingPointError
+            If the loss or a weight is not finite; the message says what to try.
+        """
+        before = (self._tail, self.classes_) if self._goes_on() else None
+        samples = self._begin(X, y)
+        self._learn(samples, y, sample_weight, None, before)
+        return self
+
+    @with_callbacks
+    @all_or_nothing
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Go on training, with labels that may be new.
+
+        A label that was not known gets a row of its own in the head; the rows of the others
+        are the same, bit for bit, before training begins. Each call trains ``max_epochs``
+        epochs with a new optimizer.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+        y : array-like of shape (n_samples,)
+        classes : array-like, default=None
+            Labels to be known from the first call on, where some come later.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If ``backbone``, ``weights``, ``image_size``, ``trainable``, ``head`` or ``dropout`` was
+            set anew since the first call.
+        """
+        before, labels = None, [] if classes is None else [np.asarray(classes)]
+        if hasattr(self, "_tail"):
+            self._check_settings(y)
+            self._check_unchanged()
+            samples = self._check_samples(X)
+            self._announce()
+            before = (self._tail, self.classes_)
+            labels.append(self.classes_)
+        else:
+            samples = self._begin(X, y)
+        self._learn(samples, y, sample_weight, labels, before)
+        return self
+
+    def _learn(self, samples, y, sample_weight, labels: list | None, before) -> None:
+        """Encode the labels, grow the head where need be, and train.
+
+        With a list of more labels, which may be empty, others may still come.
+        """
+        y = self._check_labels(samples, y, before)
+        weight = _weights(sample_weight, y)
+        if self._task == "multilabel":
+            self.classes_, target = np.arange(y.shape[1]), y.astype(np.float32)
+        else:
+            self.classes_ = unique_labels(y, *(labels or ()))
+            target = np.searchsorted(self.classes_, y)
+        self._n_outputs = len(self.classes_)
+        tail, new = (None, ()) if before is None else self._continued(*before)
+        # A label that was only announced has a row, which nothing has taught yet.
+        seen = set(self.classes_[np.unique(target[weight > 0])].tolist()) if y.ndim == 1 else set()
+        earlier = set(self.classes_.tolist()) if before is None else self._seen
+        first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
+        total, kept = self._with_class_weight(target, weight, labels is not None)
+        if not (total >= 0).all() or not total.any():
+            raise ValueError("Weights must not be negative, nor all zero: see class_weight.")
+        plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
+        self._seen = seen if before is None else self._seen | seen
+        self._keep(plain, target, weight)
+        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
+
+    def _check_labels(self, samples, y, before) -> np.ndarray:
+        y = y.toarray() if issparse(y) else y
+        if str(getattr(y, "dtype", "object")) == "object":
+            check_present(np.asarray(y, dtype=object).ravel())
+        check_classification_targets(y)
+        several = type_of_target(y).startswith("multilabel")
+        task = "multilabel" if several else "multiclass"
+        y = np.asarray(y) if several else column_or_1d(y, warn=True)
+        check_consistent_length(samples, y)
+        same = before is None or (
+            task == self._task and (not several or y.shape[1] == len(self.classes_))
+        )
+        if not same:
+            raise ValueError(
+                f"y is {task} with {y.shape[-1] if several else 'one'} label(s) a sample, which is "
+                f"not what this model was fitted for ({self._task}, {len(self.classes_)} classes)."
+            )
+        if several and not np.isin(y, (0, 1)).all():
+            raise ValueError(
+                "y with several columns must be an indicator matrix of 0 and 1, got values "
+                f"{np.unique(y)[:5].tolist()}."
+            )
+        if several and self.rehearsal:
+            raise ValueError("rehearsal= keeps rows by class, which an indicator matrix has not.")
+        self._task = task
+        return y
+
+    def _continued(self, tail: Tail, known: np.ndarray) -> tuple[Tail, list[int]]:
+        """Copy an earlier tail, its head grown to the labels of now, and name the new rows."""
+        tail = self._copy_tail(tail)
+        sources = _sources(self.classes_.tolist(), known.tolist())
+        if sources != list(range(len(known))):
+            grow(tail.head, sources, len(known))
+        return tail, [i for i, source in enumerate(sources) if source is None]
+
+    def _carried_rows(self) -> list[int | None]:
+        if self.head_init != "auto" or self._task != "multiclass":
+            return super()._carried_rows()
+        known = getattr(self.backbone_, "label_rows", {})
+        return [known.get(label) for label in self.classes_.tolist()]
+
+    def _label_rows(self) -> dict:
+        if self._task == "multilabel":
+            return {}
+        # A label that was announced and never seen has a row that says never.
+        return {k: i for i, k in enumerate(self.classes_.tolist()) if k in self._seen}
+
+    def _with_class_weight(
+        self, target, weight, more_may_come: bool
+    ) -> tuple[np.ndarray, tuple | None]:
+        """Apply ``class_weight`` to the rows of this call and to those kept from earlier ones."""
+        kept = self._kept_rows()
+        if self.class_weight is None:
+            return weight, kept
+        if self._task == "multilabel":
+            return weight * compute_sample_weight(self.class_weight, target), kept
+        codes = target if kept is None else np.concatenate([target, kept[1]])
+        factor = self._class_factors(codes, more_may_come)[codes]
+        if kept is not None:
+            kept = (*kept[:2], kept[2] * factor[len(target) :])
+        return weight * factor[: len(target)], kept
+
+    def _class_factors(self, codes: np.ndarray, more_may_come: bool) -> np.ndarray:
+        """Return the factor of each label."""
+        weights, known = self.class_weight, self.classes_
+        if isinstance(weights, list):
+            raise ValueError("class_weight as a list is for an indicator matrix of labels.")
+        if isinstance(weights, dict):
+            if more_may_come:
+                labels = set(known.tolist())
+                weights = {label: w for label, w in weights.items() if label in labels}
+            return compute_class_weight(weights, classes=known, y=known)
+        factor = np.ones(len(known))
+        present = np.unique(codes)
+        factor[present] = compute_class_weight(weights, classes=present, y=codes)
+        return factor
+
+    def _kept_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return activations, codes and weights from earlier calls that are trained again."""
+        if not self._kept:
+            return None
+        rows, weights = zip(*self._kept.values(), strict=True)
+        codes = np.searchsorted(self.classes_, list(self._kept))
+        codes = np.repeat(codes, [len(weight) for weight in weights])
+        return np.concatenate(rows), codes, np.concatenate(weights)
+
+    def _keep(self, plain: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
+        """Keep up to ``rehearsal`` activations of each class, old and new alike.
+
+        Only of rows that trained: those set aside for validation stay unseen.
+        """
+        if not self.rehearsal:
+            return
+        generator = np.random.RandomState(self._trained_with.seed)
+        trained = np.setdiff1d(np.flatnonzero(weight > 0), self.validation_indices_)
+        kept = dict(self._kept or {})
+        for code in np.unique(target[trained]):
+            label, rows = self.classes_[code], trained[target[trained] == code]
+            kept[label] = self._mixed(plain, weight, rows, kept.get(label), generator)
+        self._kept = dict(sorted(kept.items()))
+
+    def _mixed(self, plain, weight, rows, old, generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw some among rows of one class and those kept of it, with their weights."""
+        table = Table(plain, rows, None if old is None else old[0])
+        weights = weight[rows] if old is None else np.concatenate([weight[rows], old[1]])
+        chosen = np.sort(generator.permutation(len(table))[: self.rehearsal])
+        return table[chosen], weights[chosen]
+
+    def predict_proba(self, X):
+        """Give the probability of each class.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            In the order of ``classes_``. For an indicator matrix each column is the
+            probability of that label.
+        """
+        outputs = self._outputs(X)
+        return expit(outputs) if self._task == "multilabel" else softmax(outputs, axis=1)
+
+    def predict(self, X):
+        """Give the most probable class, or all labels above one half.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_labels)
+        """
+        outputs = self._outputs(X)
+        if self._task == "multilabel":
+            return (outputs > 0).astype(int)
+        return self.classes_[outputs.argmax(axis=1)]
+
+    def _output_names(self):
+        if self._task == "multilabel":  # several outputs at once are no classes
+            return None
+        return [str(label) for label in self.classes_.tolist()]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _sources(labels: list, known: list) -> list[int | None]:
+    """Return the place of each label among those that were known."""
+    place = {label: i for i, label in enumerate(known)}
+    return [place.get(label) for label in labels]

@@ -1,0 +1,313 @@
+"""What is trained on top: a head, and where its weights begin."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from torch import nn
+
+from ..backbones import seeded
+from ..transferability import PROBE_C, OneScale
+
+__all__ = [
+    "carry_rows",
+    "grow",
+    "last_linear",
+    "make_head",
+    "solve_new_rows",
+    "solve_probe",
+    "write_rows",
+]
+
+_LARGE = 20.0  # a logit that is certain
+
+
+def make_head(
+    head: str | Callable, n_features: int, n_outputs: int, dropout: float, seed: int
+) -> nn.Module:
+    """Build a head with weights drawn from a generator of its own.
+
+    Parameters
+    ----------
+    head : {"linear", "mlp"} or callable
+        "mlp" has one hidden layer of half the features, at least 64 and at most 512 units. A
+        callable is given ``(n_features, n_outputs)`` and returns a module.
+    n_features, n_outputs : int
+    dropout : float
+        Probability for each feature before the last layer.
+    seed : int
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    with seeded(seed):
+        if callable(head):
+            # Some return a module of theirs, which is not ours to train.
+            return deepcopy(head(n_features, n_outputs))
+        steps: OrderedDict[str, nn.Module] = OrderedDict()
+        if head == "mlp":
+            hidden = min(512, max(64, n_features // 2))
+            steps["hidden"] = nn.Linear(n_features, hidden)
+            steps["act"] = nn.ReLU()
+            n_features = hidden
+        if dropout:
+            steps["dropout"] = nn.Dropout(dropout)
+        steps["linear"] = nn.Linear(n_features, n_outputs)
+        return nn.Sequential(steps)
+
+
+def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
+    """Find the layer whose rows are the outputs.
+
+    Parameters
+    ----------
+    head : torch.nn.Module
+    n_outputs : int
+        How many outputs the head has: modules may be registered in another order than they run.
+
+    Returns
+    -------
+    torch.nn.Linear
+
+    Raises
+    ------
+    ValueError
+        If the head has no such layer.
+    """
+    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    fitting = [layer for layer in layers if layer.out_features == n_outputs]
+    if not fitting:
+        raise ValueError(
+            f"{type(head).__name__} as a head has no torch.nn.Linear with {n_outputs} outputs, "
+            "which the rows of labels could be written to."
+        )
+    return fitting[-1]
+
+
+def solve_probe(
+    features: np.ndarray, target: np.ndarray, weight: np.ndarray, n_outputs: int, task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the linear model that a head starts from.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    target : ndarray of shape (n,), (n, n_labels) or (n, n_targets)
+        Codes of classes, an indicator matrix, or standardised numbers.
+    weight : ndarray of shape (n,)
+    n_outputs : int
+    task : {"multiclass", "multilabel", "regression"}
+
+    Returns
+    -------
+    coef : ndarray of shape (n_outputs, n_features)
+    intercept : ndarray of shape (n_outputs,)
+        For the features as they are given: centring and scale are folded in.
+    """
+    scaler = OneScale().fit(features, sample_weight=weight)
+    X = scaler.transform(features)
+    if task == "regression":
+        # The same penalty per sample as the classifier's.
+        ridge = Ridge(alpha=1 / PROBE_C).fit(X, target, sample_weight=weight)
+        coef, intercept = ridge.coef_.reshape(n_outputs, -1), np.ravel(ridge.intercept_)
+        intercept = np.broadcast_to(intercept, n_outputs).copy()
+    elif task == "multilabel":
+        pairs = [_logistic(X, column, weight, 2) for column in target.T.astype(int)]
+        coef = np.vstack([c[1] - c[0] for c, _ in pairs])
+        intercept = np.array([b[1] - b[0] for _, b in pairs])
+    else:
+        coef, intercept = _logistic(X, target.astype(int), weight, n_outputs)
+    coef = coef / scaler.scale_
+    return coef, intercept - coef @ scaler.mean_
+
+
+def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression with one row a class, absent classes far below."""
+    coef, intercept = np.zeros((n_classes, X.shape[1])), np.full(n_classes, -_LARGE)
+    present = np.unique(codes[weight > 0])
+    intercept[present] = 0.0
+    if len(present) < 2:
+        return coef, intercept
+    model = LogisticRegression(C=PROBE_C, max_iter=200)
+    with warnings.catch_warnings():  # near enough is enough: training goes on from there
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X[weight > 0], codes[weight > 0], sample_weight=weight[weight > 0])
+    # Two classes come as one row; half of it for one and against the other is the same model.
+    binary = len(present) == 2
+    coef[present] = np.vstack([-model.coef_, model.coef_]) / 2 if binary else model.coef_
+    both = np.hstack([-model.intercept_, model.intercept_]) / 2
+    intercept[present] = both if binary else model.intercept_
+    return coef, intercept
+
+
+def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None:
+    """Put a linear model into the last layer of a head, in place.
+
+    Raises
+    ------
+    ValueError
+        If the head is not one linear layer with a bias (and dropout).
+    """
+    linear = last_linear(head, len(coef))
+    if linear.weight.shape == coef.shape and linear.bias is not None:
+        with torch.no_grad():
+            linear.weight.copy_(torch.as_tensor(coef))
+            linear.bias.copy_(torch.as_tensor(intercept))
+    if not _is_one_linear(head, linear, coef.shape[1]):
+        raise ValueError(
+            "head_init='probe' writes a linear model into the head, which must be one "
+            "torch.nn.Linear with a bias. Use head='linear' or head_init='random'."
+        )
+
+
+@torch.no_grad()
+def _is_one_linear(head: nn.Module, linear: nn.Linear, n_features: int) -> bool:
+    """Tell whether a head is that layer and nothing else, by its size and by what it gives."""
+    learned = sum(tensor.numel() for tensor in head.parameters())
+    n_own = linear.out_features * (n_features + 1)
+    if linear.in_features != n_features or linear.bias is None or learned != n_own:
+        return False
+    x = torch.randn(8, n_features, generator=torch.Generator().manual_seed(0)) * 3
+    return torch.allclose(head.eval()(x), linear(x), rtol=1e-4, atol=1e-6)
+
+
+def grow(head: nn.Module, sources: list[int | None], n_old: int) -> nn.Module:
+    """Give the last layer another set of rows, in place; those that stay keep their bits.
+
+    Parameters
+    ----------
+    head : torch.nn.Module
+        Its last layer is linear.
+    sources : list of int or None
+        For each new row the old row that it is, or None for a label that was not known. Such
+        a row starts at zero with the mean of the old intercepts.
+    n_old : int
+        How many rows there were.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same head.
+    """
+    linear = last_linear(head, n_old)
+    weight = linear.weight.detach()
+    bias = None if linear.bias is None else linear.bias.detach()
+    known = [i for i, source in enumerate(sources) if source is not None]
+    old = [sources[i] for i in known]
+    new_weight = weight.new_zeros(len(sources), weight.shape[1])
+    new_weight[known] = weight[old]
+    linear.weight = nn.Parameter(new_weight)
+    if bias is not None:
+        new_bias = bias.new_full((len(sources),), float(bias.mean()))
+        new_bias[known] = bias[old]
+        linear.bias = nn.Parameter(new_bias)
+    linear.out_features = len(sources)
+    return head
+
+
+def carry_rows(old: nn.Module, head: nn.Module, sources: list[int | None], n_old: int) -> None:
+    """Let a new head begin with the tensors of an old one of its kind, in place.
+
+    Parameters
+    ----------
+    old : torch.nn.Module
+        It stays as it is.
+    head : torch.nn.Module
+    sources : list of int or None
+        As in :func:`grow`.
+    n_old : int
+        How many rows the old one has.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in more than dropout and the number of rows.
+    """
+    if _steps(old, n_old) != _steps(head, len(sources)):
+        raise ValueError(
+            "The model that this one grows from has a head of another kind, so that its rows for "
+            "labels that both know cannot be carried over. Give the same head= to both, or "
+            "head_init='random' (or 'probe', for a linear head) to begin with a new head."
+        )
+    grown = grow(deepcopy(old), sources, n_old)
+    pairs = zip(head.state_dict().values(), grown.state_dict().values(), strict=True)
+    for tensor, value in pairs:
+        tensor.copy_(value)
+
+
+def _steps(head: nn.Module, n_outputs: int) -> list[tuple] | None:
+    """List what a head computes with, but for dropout and its number of rows."""
+    if not any(isinstance(m, nn.Linear) and m.out_features == n_outputs for m in head.modules()):
+        return None
+    last = last_linear(head, n_outputs)
+    steps: list[tuple] = []
+    for module in head.modules():
+        if isinstance(module, nn.Sequential | nn.modules.dropout._DropoutNd | nn.Identity):
+            continue
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        shapes = [tuple(tensor.shape[int(module is last) :]) for tensor in tensors]
+        steps.append((type(module), shapes))
+    return steps
+
+
+def solve_new_rows(
+    features: np.ndarray,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    head: nn.Module,
+    new: list[int],
+    n_outputs: int,
+) -> None:
+    """Fit the rows of new labels in place, those of known labels standing still.
+
+    The same penalised multinomial loss as the probe's, minimised over the new rows alone.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    codes : ndarray of shape (n,)
+        The row of each sample's label.
+    weight : ndarray of shape (n,)
+    head : torch.nn.Module
+        One linear layer with a bias; any other stays as it is.
+    new : list of int
+        Rows to fit.
+    n_outputs : int
+        Rows in all.
+    """
+    linear = last_linear(head, n_outputs)
+    if not _is_one_linear(head, linear, features.shape[1]):
+        return
+    scaler = OneScale().fit(features, sample_weight=weight)
+    X = scaler.transform(features)
+    old = linear(torch.as_tensor(features)).detach().double().numpy()  # (n, n_outputs)
+    hit = codes[:, None] == np.array(new)  # (n, n_new)
+
+    def loss(flat):
+        rows = flat.reshape(len(new), -1)
+        logits = old.copy()
+        logits[:, new] = X @ rows[:, 1:].T + rows[:, 0]
+        log_p = log_softmax(logits, axis=1)
+        residual = (np.exp(log_p[:, new]) - hit) * weight[:, None]
+        value = -(weight * np.take_along_axis(log_p, codes[:, None], 1)[:, 0]).sum()
+        gradient = np.column_stack([residual.sum(0), residual.T @ X + rows[:, 1:] / PROBE_C])
+        return value + (rows[:, 1:] ** 2).sum() / (2 * PROBE_C), gradient.ravel()
+
+    start = np.zeros((len(new), X.shape[1] + 1))
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    rows = found.x.reshape(start.shape)
+    coef = rows[:, 1:] / scaler.scale_
+    with torch.no_grad():
+        linear.weight[new] = torch.as_tensor(coef, dtype=linear.weight.dtype)
+        bias = rows[:, 0] - coef @ scaler.mean_
+        linear.bias[new] = torch.as_tensor(bias, dtype=linear.bias.dtype)

@@ -1,0 +1,311 @@
+"""Train the end of a network on activations at a cut: skorch's loop, and what it is given.
+
+The frozen part is not here. What it computes is an array by now, so nothing in this module
+could change it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+
+import skorch
+import torch
+from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, LRScheduler, Unfreezer
+from skorch.helper import predefined_split
+from torch import nn
+
+from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine
+from .plan import _OURS, TrainingPlan
+from .rows import Batches, Rows, count_batches
+from .tail import Tail, learned_stages
+
+__all__ = ["WeightedLoss", "make_net", "run_in_parts", "tail_of", "train"]
+
+
+class WeightedLoss(nn.Module):
+    """The mean over a batch of loss times weight, of outputs that come with their weights.
+
+    Dividing by the weights of the batch itself would take away what they are for where batches
+    are small: a batch of one row would have its full loss whatever the row's weight.
+
+    Parameters
+    ----------
+    task : {"multiclass", "multilabel", "regression"}
+        Cross-entropy, binary cross-entropy for each label, squared error.
+    label_smoothing : float, default=0
+        As in ``torch.nn.CrossEntropyLoss`` (Szegedy et al. 2016).
+    """
+
+    def __init__(self, task: str, label_smoothing: float = 0.0):
+        super().__init__()
+        self.task = task
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output: tuple, target: torch.Tensor) -> torch.Tensor:
+        output, weight = output
+        loss = self._each(output, target)  # (n,)
+        return (loss * weight).mean()
+
+    def _each(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        smooth = self.label_smoothing
+        if self.task == "multiclass":
+            return nn.functional.cross_entropy(
+                output, target, reduction="none", label_smoothing=smooth
+            )
+        if self.task == "multilabel":
+            target = target * (1 - smooth) + smooth / 2
+            loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+        else:
+            loss = nn.functional.mse_loss(output, target, reduction="none")
+        return loss.mean(dim=1)
+
+
+_OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+_OURS += ("callbacks__finite", "callbacks__watch")
+
+
+def train(
+    tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, device: torch.device
+) -> skorch.NeuralNet:
+    """Train a tail in place and return the skorch net that did it.
+
+    Parameters
+    ----------
+    tail : Tail
+    rows : Rows
+    valid : Rows or None
+        Where given, the best epoch on them is restored, the state before training included.
+    plan : TrainingPlan
+    device : torch.device
+
+    Returns
+    -------
+    skorch.NeuralNet
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite, or a weight at the end.
+    torch.OutOfMemoryError
+        If not even one row fits, or batch norm would see the parts of a batch.
+    """
+    tail.seed = plan.seed
+    net = make_net(tail, len(rows), valid, plan, device)
+    try:
+        return net.fit(rows.to(device), y=None)
+    except _Interrupted:
+        raise KeyboardInterrupt from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "Batch norm that learns (train_batch_norm=True, or in the head) needs two rows a batch "
+            f"at least: {len(rows)} rows, batch_size={plan.batch_size}."
+        ) from error
+
+
+def run_in_parts(tail: Tail, run: Callable, n_rows: int):
+    """Call a function that runs a batch through a tail, in parts where memory is short.
+
+    Without enough device memory the tail divides batches from here on, and the function is called
+    again: the gradients of the parts add up to those of the batch.
+
+    Parameters
+    ----------
+    tail : Tail
+    run : callable
+        Without arguments.
+    n_rows : int
+        In the batch.
+
+    Returns
+    -------
+    object
+        What the function returns.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If not even one row fits, or batch norm would see the parts of a batch.
+    """
+    while True:
+        seed = tail.seed
+        try:
+            return run()
+        except torch.OutOfMemoryError as error:
+            _check_divisible(tail, n_rows, error)
+        # Here, where the error holds the batch's tensors no longer.
+        _divide(tail, n_rows)
+        tail.seed = seed
+        tail.zero_grad(set_to_none=True)
+
+
+def _check_divisible(tail: Tail, n_rows: int, error: Exception) -> None:
+    if tail.training and tail.learns_statistics:
+        raise torch.OutOfMemoryError(
+            f"A batch of {n_rows} does not fit into the device's memory, and batch norm that "
+            "learns (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
+            "batch_size."
+        ) from error
+    if tail.n_chunks >= n_rows:
+        raise error
+
+
+def _divide(tail: Tail, n_rows: int) -> None:
+    if tail.n_chunks == 1:
+        warnings.warn(
+            f"A batch of {n_rows} does not fit into the device's memory: it is run in "
+            "parts whose gradients are added up, more slowly, with the same result but for what "
+            "is drawn at random on the way (dropout).",
+            stacklevel=2,
+        )
+    tail.n_chunks *= 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, by a name that skorch does not know."""
+
+
+class _OwnLoop:
+    """What is different here from skorch's loop.
+
+    Steps are run in parts where memory is short; callbacks see each one once. And skorch ends
+    training quietly on KeyboardInterrupt, so that a search which is to be stopped would go on
+    with a model that is half trained. Callbacks that stop early raise it, too, and may.
+    """
+
+    was_stopped = False  # by a callback
+
+    def notify(self, *args, **kwargs):
+        try:
+            super().notify(*args, **kwargs)
+        except KeyboardInterrupt:
+            self.was_stopped = True
+            raise
+
+    def fit_loop(self, *args, **kwargs):
+        try:
+            return super().fit_loop(*args, **kwargs)
+        except KeyboardInterrupt:
+            if self.was_stopped:
+                raise
+            raise _Interrupted from None
+
+    def train_step_single(self, batch, **fit_params):
+        return self._in_parts(super().train_step_single, batch, fit_params)
+
+    def validation_step(self, batch, **fit_params):
+        return self._in_parts(super().validation_step, batch, fit_params)
+
+    def _in_parts(self, step: Callable, batch: tuple, fit_params: dict):
+        run = functools.partial(step, batch, **fit_params)
+        return run_in_parts(tail_of(self), run, len(batch[1]))
+
+
+class _ClassifierNet(_OwnLoop, skorch.NeuralNetClassifier):
+    pass
+
+
+class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
+    pass
+
+
+def tail_of(net: skorch.NeuralNet) -> Tail:
+    """Return the tail that a net trains, without the wrapper of a compiled one."""
+    return getattr(net.module_, "_orig_mod", net.module_)
+
+
+def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, device):
+    """Assemble the skorch net: what to train, on what, how, and what to watch."""
+    cls = _RegressorNet if plan.task == "regression" else _ClassifierNet
+    settings = {
+        "max_epochs": plan.max_epochs,
+        "batch_size": plan.batch_size,
+        "iterator_train": Batches,
+        "iterator_train__seed": plan.seed,
+        "iterator_train__in_pairs": tail.learns_statistics,
+        "iterator_valid": Batches,
+        "train_split": None if valid is None else predefined_split(valid.to(device)),
+        "criterion": WeightedLoss(plan.task, plan.label_smoothing),
+        "predict_nonlinearity": _NONLINEARITIES[plan.task],
+        "device": str(device),
+        "verbose": plan.verbose,
+        "callbacks": _callbacks(tail, n_rows, valid, plan),
+        **_optimizer(tail, plan, device),
+    }
+    if plan.task != "regression":
+        settings["classes"] = list(range(plan.n_outputs))
+        settings["callbacks__valid_acc"] = None  # a column of the history that nobody asked for
+    return cls(tail, **settings | plan.net_params)
+
+
+_NONLINEARITIES = {
+    "multiclass": functools.partial(torch.softmax, dim=-1),
+    "multilabel": torch.sigmoid,
+    "regression": None,
+}
+
+
+def _pattern(stage: int, plan: TrainingPlan) -> str:
+    """Match the parameters of a stage by name, which compiling puts a name before."""
+    return f"{'_orig_mod.' * bool(plan.net_params.get('compile'))}body.{stage}.*"
+
+
+def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
+    """Name the optimizer and a learning rate for each stage, falling towards the input."""
+    optimizer = _OPTIMIZERS.get(plan.optimizer, plan.optimizer)
+    settings = {"optimizer": optimizer, "lr": plan.lr}
+    if "weight_decay" in inspect.signature(optimizer).parameters:
+        settings["optimizer__weight_decay"] = plan.weight_decay
+    elif plan.weight_decay:
+        raise ValueError(f"{optimizer.__name__} has no weight decay: set weight_decay=0.")
+    if optimizer is torch.optim.SGD:
+        settings["optimizer__momentum"] = 0.9
+    if device.type == "cuda" and optimizer in _OPTIMIZERS.values():
+        settings["optimizer__fused"] = True
+    groups = [
+        (_pattern(i, plan), {"lr": plan.lr * plan.layer_decay**depth})
+        for depth, i in enumerate(reversed(learned_stages(tail)))
+    ][::-1]
+    name, head = groups[-1]
+    groups[-1] = (name, {"lr": head["lr"] * plan.head_factor})
+    return settings | {"optimizer__param_groups": groups}
+
+
+def _callbacks(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan) -> list:
+    n_batches = count_batches(n_rows, plan.batch_size, tail.learns_statistics)
+    n_steps = plan.max_epochs * n_batches
+    callbacks: list = [("finite", StopOnNonFinite())]
+    if plan.clip_norm is not None:
+        callbacks.append(("clip", GradientNormClipping(plan.clip_norm)))
+    schedule = WarmupCosine(n_steps, plan.warmup)
+    policy = torch.optim.lr_scheduler.LambdaLR
+    step = LRScheduler(policy=policy, lr_lambda=schedule, step_every="batch")
+    callbacks.append(("schedule", step))
+    if plan.gradual_unfreezing:
+        callbacks += _unfreezing(tail, plan)
+    if valid is not None:
+        callbacks.append(("best", KeepBest()))
+    callbacks += plan.callbacks
+    if valid is not None and plan.patience is not None:
+        stop = EarlyStopping(monitor="valid_loss", patience=plan.patience, sink=_silent)
+        callbacks.append(("stop", stop))  # the last, as those behind it would miss an epoch
+    return callbacks
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def _unfreezing(tail: Tail, plan: TrainingPlan) -> list:
+    """Train the head alone in the first epoch, then one more stage each (Howard & Ruder 2018)."""
+    stages = {i: _pattern(i, plan) for i in learned_stages(tail)[:-1]}
+    callbacks: list = [("freeze", Freezer(list(stages.values())))] if stages else []
+    for wait, (i, pattern) in enumerate(reversed(stages.items())):
+        callbacks.append((f"unfreeze_{i}", Unfreezer(pattern, at=wait + 2)))
+    return callbacks

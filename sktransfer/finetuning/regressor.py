@@ -1,0 +1,261 @@
+"""A regressor that fine-tunes a backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.callback import with_callbacks
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import _check_y, check_consistent_length
+
+from ..features import all_or_nothing
+from .base import TunedEstimator, _weights
+
+__all__ = ["FineTunedRegressor"]
+
+
+class FineTunedRegressor(MultiOutputMixin, RegressorMixin, TunedEstimator):
+    """Predict one or several numbers with a pretrained network whose end is trained.
+
+    Targets are standardised inside, so that learning rates mean the same whatever their scale.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable, Backbone or fitted model, \
+default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose tuned
+        weights are then the beginning.
+    weights : str, Path or None, default="default"
+        As in :class:`PretrainedFeatureExtractor`.
+    trainable : "head", "all", int or str, default="head"
+        What is trained. "head": the new head only; the network computes each sample
+        once. A number: that many of the last stages with weights. The name of a layer: from
+        there up. "all": everything.
+    head : {"linear", "mlp"} or callable, default="linear"
+        "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
+        module.
+    dropout : float, default=0.0
+        Probability for each feature before the head's last layer.
+    head_init : {"auto", "probe", "random"}, default="auto"
+        "probe" solves ridge regression on the frozen features first. "auto" is that for a
+        linear head, "random" otherwise.
+    train_batch_norm : bool, default=False
+        Whether batch norm in the trained stages adapts its statistics.
+    augment : {"light", "strong"}, callable or None, default=None
+        Random changes to training images. "light" crops and mirrors; "strong" adds colour,
+        geometry and erasing. A callable is given a uint8 tensor ``(3, h, w)``, as torchvision's
+        v2 transforms are.
+    n_views : int or None, default=4
+        With ``augment``: how many fixed views of each image there are; their frozen part is
+        computed once. None makes new ones in each epoch, through the whole network.
+    lr : float or "auto", default=1e-4
+        The highest learning rate. "auto" runs a range test on training rows. A head that
+        begins at random learns ten times as fast.
+    layer_decay : float, default=1.0
+        Factor on the learning rate for each stage towards the input.
+    weight_decay : float, default=1e-4
+        Of the optimizer.
+    optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"
+        "sgd" has a momentum of 0.9.
+    warmup : float, default=0.1
+        Share of the steps in which the learning rate rises; then it falls as a half cosine.
+    clip_norm : float, default=None
+        Bound on the norm of the gradient.
+    gradual_unfreezing : bool, default=False
+        Train the head alone in the first epoch, and one more stage in each further one.
+    max_epochs : int, default=10
+        Passes over the training rows. With 0 the model is the probe.
+    validation_fraction : float, default=0.0
+        Share of rows set aside. The best epoch on them is restored, and the state
+        before training is a candidate. With 0 all rows train.
+    patience : int, default=None
+        Epochs without a better validation loss after which training stops.
+    warm_start : bool, default=False
+        Whether a second ``fit`` goes on from the first one's weights.
+    callbacks : list of skorch callbacks, default=None
+        Copies are added to the loop; ``net_.callbacks_`` has them.
+    net_params : dict, default=None
+        More parameters of the ``skorch.NeuralNetRegressor``, such as
+        ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.
+    image_size : int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    image_shape : tuple of int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step; "auto" is 32, or all if they are fewer.
+    device : str, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        What the network computes in. "auto" is bfloat16 on a CUDA device, else float32.
+    cache_dtype : {"float32", "float16"}, default="float32"
+        What activations at the cut are kept in.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where activations at the cut are kept, by sample: shared by folds, candidates and
+        processes.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the head, the order of rows, dropout, and the split for validation.
+    verbose : int, default=0
+        1 shows progress bars, 2 skorch's table.
+
+    Attributes
+    ----------
+    backbone_ : Backbone
+        The pretrained network, unchanged.
+    net_ : skorch.NeuralNetRegressor
+        What trained the stages above the cut.
+    frozen_layers_, trained_layers_ : list of str
+        The stages below and above the cut.
+    history_ : list of dict
+        One entry an epoch: losses, durations.
+    best_epoch_ : int
+        The epoch whose weights are used; 0 is the state before training.
+    validation_indices_ : ndarray of int
+        Positions of the rows that were set aside.
+    lr_ : float
+        The learning rate used.
+    n_features_in_ : int
+        Numbers in a sample, where X is a table.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X is a table with names.
+
+    See Also
+    --------
+    FineTunedClassifier : The same for labels.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTunedRegressor
+    >>> digits = load_digits()
+    >>> X, ink = digits.images[:40] / 16, digits.data[:40].sum(axis=1)
+    >>> model = FineTunedRegressor(max_epochs=2, random_state=0).fit(X[:30], ink[:30])
+    >>> model.predict(X[30:]).shape
+    (10,)
+    """
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        weights="default",
+        trainable="head",
+        head="linear",
+        dropout=0.0,
+        head_init="auto",
+        train_batch_norm=False,
+        augment=None,
+        n_views=4,
+        lr=1e-4,
+        layer_decay=1.0,
+        weight_decay=1e-4,
+        optimizer="adamw",
+        warmup=0.1,
+        clip_norm=None,
+        gradual_unfreezing=False,
+        max_epochs=10,
+        validation_fraction=0.0,
+        patience=None,
+        warm_start=False,
+        callbacks=None,
+        net_params=None,
+        image_size=None,
+        image_shape=None,
+        batch_size="auto",
+        device="auto",
+        precision="auto",
+        cache_dtype="float32",
+        memory=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.trainable = trainable
+        self.head = head
+        self.dropout = dropout
+        self.head_init = head_init
+        self.train_batch_norm = train_batch_norm
+        self.augment = augment
+        self.n_views = n_views
+        self.lr = lr
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.clip_norm = clip_norm
+        self.gradual_unfreezing = gradual_unfreezing
+        self.max_epochs = max_epochs
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.net_params = net_params
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.cache_dtype = cache_dtype
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @all_or_nothing
+    def fit(self, X, y, sample_weight=None):
+        """Train on samples with numbers.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For unknown names, unreadable samples or targets that are no numbers.
+        FloatingPointError
+            If the loss is not finite; the message says what to try.
+        """
+        again = self._goes_on()
+        samples = self._begin(X, y)
+        y = _check_y(y, multi_output=True, y_numeric=True, estimator=self)
+        check_consistent_length(samples, y)
+        weight = _weights(sample_weight, y)
+        self._task, self._one_target = "regression", y.ndim == 1
+        y = y.reshape(len(y), -1)
+        self._n_outputs = y.shape[1]
+        if again and self._n_outputs != len(self._scaler.mean_):
+            raise ValueError(f"y has {self._n_outputs} targets, {len(self._scaler.mean_)} before.")
+        if not again:  # going on means going on in the same units
+            self._scaler = StandardScaler().fit(y, sample_weight=weight)
+        target = self._scaler.transform(y).astype(np.float32)
+        tail = self._copy_tail(self._tail) if again else None
+        self._fit_rows(samples, target, weight, tail)
+        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
+        return self
+
+    def predict(self, X):
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets), float64
+        """
+        outputs = self._outputs(X)
+        values = self._scaler.inverse_transform(outputs)
+        return values[:, 0] if self._one_target else values

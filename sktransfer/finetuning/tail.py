@@ -1,0 +1,162 @@
+"""The end of a network that is trained: stages and head, what changed, and it as a backbone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..backbones import seeded
+from ..engines import pool
+
+__all__ = ["Pooling", "Tail", "copy_state", "learned_stages"]
+
+
+class Pooling(nn.Module):
+    """Pooling as the stage between a network and its head."""
+
+    def __init__(self, square: bool, masked: bool):
+        super().__init__()
+        self.square = square
+        self.masked = masked
+
+    def forward(self, x):
+        return pool(x, "avg", square=self.square, masked=self.masked)
+
+
+class Tail(nn.Module):
+    """The stages above the cut and the head.
+
+    Parameters
+    ----------
+    stages : dict of str to torch.nn.Module
+        Trained from here on.
+    head : torch.nn.Module
+    square, masked : bool
+        See :func:`sktransfer.layers.pool`.
+    train_batch_norm : bool
+        Whether batch norm adapts its statistics, in stages that learn. If not, it stays in
+        ``eval`` mode.
+    precision : {"float32", "bfloat16"}
+
+    Attributes
+    ----------
+    n_chunks : int
+        Into how many parts a batch is divided where memory is short.
+    seed : int
+        Of what is drawn in training (dropout); each batch has the next one.
+    """
+
+    def __init__(
+        self, stages, head, *, square: bool, masked: bool, train_batch_norm: bool, precision: str
+    ):
+        super().__init__()
+        self.names = list(stages)
+        self.masked = masked
+        self.body = nn.Sequential(*stages.values(), Pooling(square, masked), head)
+        self.train_batch_norm = train_batch_norm
+        self.precision = precision
+        self.n_chunks = 1
+        # As a tensor: a network compiled for one seed would be compiled again for the next.
+        self._seed = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def seed(self) -> int:
+        return int(self._seed)
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed.fill_(seed)
+
+    @property
+    def head(self) -> nn.Module:
+        return self.body[-1]
+
+    def train(self, mode: bool = True) -> Tail:
+        super().train(mode)
+        # A batch norm in the new head has no statistics yet that could be kept.
+        for stage in self.body[:-1]:
+            if self.train_batch_norm and _learns(stage):
+                continue
+            for module in filter(_keeps_statistics, stage.modules()):
+                module.eval()
+        return self
+
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether a batch norm adapts in training, which takes two rows at least."""
+        where = self if self.train_batch_norm else self.body[-1]
+        return any(map(_keeps_statistics, where.modules()))
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None):
+        """Return outputs; with weights, which pass by, outputs and weights for the loss."""
+        if x.is_floating_point():  # ids of tokens stay what they are
+            x = x.to(self._like.dtype)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        low = self.precision != "float32"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+            output = self._run(x).float()
+        return output if weight is None else (output, weight)
+
+    @property
+    def _like(self) -> torch.Tensor:
+        return next(self.parameters())
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        whole = self.n_chunks > 1 and self.training and self.learns_statistics
+        chunks = [x] if whole else x.chunk(self.n_chunks)
+        if not self.training:
+            return torch.cat([self._through(chunk) for chunk in chunks])
+        seeds = [self.seed + i for i in range(len(chunks))]
+        self._seed += len(chunks)
+        # Each chunk is run again when its gradients are wanted, so that only one chunk's
+        # activations are alive at a time. The sums are those of the whole batch.
+        run = self._draw if len(chunks) == 1 else self._draw_again
+        return torch.cat([run(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)])
+
+    def _draw(self, x: torch.Tensor, seed: int) -> torch.Tensor:
+        """Run the body in training, what it draws given by a seed."""
+        with seeded(seed, x.device):
+            return self._through(x)
+
+    def _through(self, x: torch.Tensor) -> torch.Tensor:
+        # A step that works in place would change the batch, which may be run again.
+        return self.body(x.clone())
+
+    def _draw_again(self, x: torch.Tensor, seed: int) -> torch.Tensor:
+        kept = {"use_reentrant": False, "preserve_rng_state": False}  # the seed does that
+        return checkpoint(self._draw, x, seed, **kept)
+
+    def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
+        """Return the frozen stages and these, with the new pooling and head behind."""
+        stages = OrderedDict(frozen)
+        for name, stage in zip([*self.names, "new_pooling", "new_head"], self.body, strict=True):
+            while name in stages:  # the network was grown before
+                name += "_"
+            stages[name] = stage
+        return stages
+
+
+def _learns(stage: nn.Module) -> bool:
+    """Tell whether a stage is not frozen; one without parameters never is."""
+    parameters = list(stage.parameters())
+    return not parameters or any(parameter.requires_grad for parameter in parameters)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Tell whether a module looks at a batch as a whole in training, or adapts to it."""
+    norms = nn.modules.batchnorm
+    tracks = isinstance(module, norms._NormBase) and module.track_running_stats
+    return isinstance(module, norms._BatchNorm) or tracks
+
+
+def learned_stages(tail: Tail) -> list[int]:
+    """Return the places in a tail's body of what has parameters, the head last."""
+    return [i for i, stage in enumerate(tail.body) if next(stage.parameters(), None) is not None]
+
+
+def copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

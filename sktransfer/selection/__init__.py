@@ -1,0 +1,15 @@
+"""Choose a strategy, a layer and a backbone from measurements, and plot the evidence."""
+
+from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
+from .ranking import probe_layers, rank_backbones
+from .transfer import TransferClassifier, recommend_strategy
+
+__all__ = [
+    "BackboneRankingDisplay",
+    "LayerProbeDisplay",
+    "StrategyDisplay",
+    "TransferClassifier",
+    "probe_layers",
+    "rank_backbones",
+    "recommend_strategy",
+]

@@ -1,0 +1,276 @@
+"""Order candidate networks by how well they suit a task, without training them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.validation import check_consistent_length
+from torch import nn
+
+from ..backbones import Backbone, load_backbone, penultimate, resolve_layer
+from ..data import encode_target, is_numbers
+from ..features import LayerChoice, PretrainedFeatureExtractor
+from ..transferability import h_score, leep, logme, nce, probe_score, subsample, transrate
+
+__all__ = ["BackboneRanking", "probe_layers", "rank_backbones"]
+
+_ON_FEATURES = {"logme": logme, "h_score": h_score, "transrate": transrate, "probe": probe_score}
+
+# These look at the network's own predictions, so it must have classes.
+_ON_PREDICTIONS = {"leep": leep, "nce": nce}
+_ROWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneRanking:
+    """Networks in the order of a score, the best first.
+
+    Parameters
+    ----------
+    names : tuple of str
+    scores : ndarray of shape (n_backbones,)
+        NaN, and last, where a network has no such score.
+    errors : ndarray of shape (n_backbones,)
+        Standard errors, where the score has them, else NaN.
+    score : str
+        What was computed.
+    n_features : tuple of int
+        Width of the features of each; 0 where it was not run.
+    seconds : tuple of float
+        What the features of each took.
+    """
+
+    names: tuple[str, ...]
+    scores: np.ndarray
+    errors: np.ndarray
+    score: str
+    n_features: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def best(self) -> str:
+        return self.names[0]
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name in self.names)
+        return "\n".join(
+            f"{name:<{width}}  {self.score} {score:.3f}" + (f" ± {e:.3f}" if e == e else "")
+            for name, score, e in zip(self.names, self.scores, self.errors, strict=True)
+        )
+
+
+def rank_backbones(
+    X,
+    y,
+    backbones,
+    *,
+    score="probe",
+    task="auto",
+    image_size=None,
+    image_shape=None,
+    device="auto",
+    memory=None,
+    n_jobs=None,
+    random_state=None,
+) -> BackboneRanking:
+    """Order candidate networks by a score of their features, without training them.
+
+    Parameters
+    ----------
+    X : list, array, Series or DataFrame column of n_samples samples
+        As in :meth:`PretrainedFeatureExtractor.fit`; of more than 1000, that many are looked at.
+    y : array-like of shape (n_samples,)
+        Labels of any type; for "probe" and "logme" also numbers to regress on: see ``task``.
+    backbones : list or dict
+        Names, modules or :class:`Backbone`; a dictionary gives them other names.
+    score : {"probe", "logme", "h_score", "transrate", "leep", "nce"} or callable, \
+default="probe"
+        "probe" is the cross-validated accuracy of a linear classifier. The others are the
+        functions of ``sktransfer.transferability``; "leep" and "nce" need networks with classes.
+        A callable is given features and labels and returns a number.
+    task : {"auto", "classification", "regression"}, default="auto"
+        What y is. "auto" takes whole numbers as labels.
+    image_size : int, default=None
+        Side of the square given to the networks, in pixels; None is what each was trained with.
+    image_shape : tuple of int, default=None
+        Shape of flattened images.
+    device : str, default="auto"
+        Where the networks run.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where features are kept, by sample.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        For the choice of samples.
+
+    Returns
+    -------
+    BackboneRanking
+
+    Raises
+    ------
+    ValueError
+        If a score is not known, two backbones have one name, or y and X differ in length.
+
+    See Also
+    --------
+    BackboneRankingDisplay : A plot of it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import load_backbone, rank_backbones
+    >>> digits = load_digits()
+    >>> lite = load_backbone("efficientnet_lite0")
+    >>> sizes = {f"{side} pixels": lite.with_image_size(side) for side in (32, 96)}
+    >>> rank_backbones(list(digits.images[:80] / 16), digits.target[:80], sizes).best
+    '96 pixels'
+    """
+    y = column_or_1d(y, warn=True)
+    target = encode_target(y, task)
+    function, on_predictions = _score_of(score, is_numbers(target))
+    rows = subsample(target, _ROWS, check_random_state(random_state))
+    settings = {"image_shape": image_shape, "device": device, "memory": memory, "n_jobs": n_jobs}
+    found: list[tuple] = []
+    for name, backbone in _named(backbones, image_size).items():
+        if on_predictions and backbone.classes is None:
+            found.append((name, np.nan, np.nan, 0, 0.0))
+            continue
+        start = time.perf_counter()
+        layer = resolve_layer(backbone, -1) if on_predictions else penultimate(backbone)
+        table = _table(backbone, layer, X, y, rows, settings)
+        seconds = time.perf_counter() - start
+        value = function(table, y[rows])
+        value, error = value if isinstance(value, tuple) else (value, np.nan)
+        found.append((name, float(value), float(error), table.shape[1], seconds))
+    if not found:
+        raise ValueError("backbones= names no network.")
+    found.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
+    names, scores, errors, widths, times = zip(*found, strict=True)
+    label = score if isinstance(score, str) else getattr(score, "__name__", "score")
+    return BackboneRanking(names, np.array(scores), np.array(errors), label, widths, times)
+
+
+def _score_of(score, numbers: bool) -> tuple[Callable, bool]:
+    """Return the function, and whether it looks at predictions."""
+    if callable(score):
+        return score, False
+    if score in ("logme", "probe"):
+        task = "regression" if numbers else "classification"
+        return functools.partial(_ON_FEATURES[score], task=task), False
+    if score in _ON_FEATURES:
+        return _ON_FEATURES[score], False
+    if score == "leep":
+        return lambda logits, y: leep(softmax(logits.astype(np.float64), axis=1), y), True
+    if score == "nce":
+        return lambda logits, y: nce(logits.argmax(axis=1), y), True
+    known = ", ".join(map(repr, [*_ON_FEATURES, *_ON_PREDICTIONS]))
+    raise ValueError(f"score={score!r}: expected a callable or one of {known}.")
+
+
+def _named(backbones, image_size) -> dict:
+    one = isinstance(backbones, str | nn.Module | Backbone) or hasattr(backbones, "to_backbone")
+    if one:
+        raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
+    if not isinstance(backbones, dict):
+        loaded = [load_backbone(b, image_size=image_size) for b in backbones]
+        if len({b.name for b in loaded}) < len(loaded):
+            raise ValueError(
+                f"Two backbones have one name among {[b.name for b in loaded]}: give a dictionary."
+            )
+        return {b.name: b for b in loaded}
+    return {str(name): load_backbone(b, image_size=image_size) for name, b in backbones.items()}
+
+
+def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
+    extractor = PretrainedFeatureExtractor(backbone, layer=layer, **settings).fit(X)
+    samples = extractor._transform_samples(X)
+    check_consistent_length(samples, y)
+    return extractor._features(samples, (layer,), "avg", rows)[layer]
+
+
+def probe_layers(
+    X,
+    y,
+    backbone="efficientnet_lite0",
+    *,
+    weights="default",
+    layers=None,
+    task="auto",
+    pooling="avg",
+    image_size=None,
+    image_shape=None,
+    device="auto",
+    memory=None,
+    n_jobs=None,
+    random_state=None,
+) -> LayerChoice:
+    """Tell what a linear probe makes of each layer, from one pass over the samples.
+
+    Parameters
+    ----------
+    X : list, array, Series or DataFrame column of n_samples samples
+        As in :meth:`PretrainedFeatureExtractor.fit`.
+    y : array-like of shape (n_samples,)
+        Labels, or numbers to regress on: see ``task``.
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`, like the parameters below.
+    weights : str, Path or None, default="default"
+        Which weights, for names.
+    layers : list of str or int, default=None
+        Layers to probe, in any order; None is the end of every stage with weights.
+    task : {"auto", "classification", "regression"}, default="auto"
+        What y is. "auto" takes whole numbers as labels.
+    pooling : {"avg", "max", "flatten", "cls"}, callable or list, default="avg"
+        How an activation becomes a vector.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels.
+    image_shape : tuple of int, default=None
+        Shape of flattened images.
+    device : str, default="auto"
+        Where the network runs.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where features are kept, by sample.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        For the folds, and for the choice of rows, where there are more than 600.
+
+    Returns
+    -------
+    LayerChoice
+        Cross-validated accuracies, or R² for numbers, with standard errors, and the layer to take.
+
+    See Also
+    --------
+    LayerProbeDisplay : A plot of it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import probe_layers
+    >>> digits = load_digits()
+    >>> X, y = list(digits.images[:100] / 16), digits.target[:100]
+    >>> layers = ["blocks.4", "blocks.10", None]
+    >>> probe_layers(X, y, layers=layers, image_size=64, random_state=0).layer
+    'blocks.10'
+    """
+    extractor = PretrainedFeatureExtractor(
+        backbone,
+        weights=weights,
+        task=task,
+        pooling=pooling,
+        image_size=image_size,
+        image_shape=image_shape,
+        device=device,
+        memory=memory,
+        n_jobs=n_jobs,
+    ).fit(X)
+    samples = extractor._transform_samples(X)
+    return extractor._probe_layers(samples, y, layers, random_state)

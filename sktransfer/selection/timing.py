@@ -1,0 +1,124 @@
+"""How long strategies take: time one forward and one training step, and estimate the rest."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from ..backbones import Backbone, boundary, penultimate, stages_of
+from ..data import take
+from ..engines import Recipe, pool, resolve_device
+from ..features import compute_features
+from .similarity import _opened
+
+__all__ = ["Timing", "measure_timing", "seconds_of"]
+
+_TIMED = 8  # samples in the probe batch that is timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds for one sample, measured on a probe batch on this machine.
+
+    Parameters
+    ----------
+    forward : float
+        Opening a sample and running the network.
+    step : dict
+        One training step's share, by what is trained.
+    once : dict
+        What is fitted on features of all samples, in seconds for all.
+    """
+
+    forward: float
+    step: dict
+    once: dict = dataclasses.field(default_factory=dict)
+
+    def seconds(self, strategy: str, n_samples: int, max_epochs: int) -> float:
+        """Estimate what fitting a strategy takes, without what a store may hold already."""
+        # What is trained runs once more before, so that the head begins as the probe.
+        epochs = max_epochs * n_samples * self.step.get(strategy, 0.0)
+        return n_samples * self.forward + epochs + self.once.get(strategy, 0.0)
+
+
+def measure_timing(
+    backbone: Backbone, samples: Sequence, trainable: dict, *, device: str = "auto"
+) -> Timing:
+    """Time a probe batch: opened and run forward, and forward and backward through what is trained.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    samples : sequence
+        The first eight are run.
+    trainable : dict
+        What is trained, by strategy, as ``trainable`` of :class:`FineTunedClassifier`.
+    device : str, default="auto"
+
+    Returns
+    -------
+    Timing
+    """
+    few = take(samples, range(min(_TIMED, len(samples))))
+    recipe = Recipe(backbone, (penultimate(backbone),))
+    on = resolve_device(device)
+    forward = seconds_of(lambda: compute_features(few, recipe, device=device), on) / len(few)
+    opened = list(_opened(backbone, few, range(len(few))))
+    batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
+    stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
+    top = boundary(backbone, "head")
+    step = {}
+    for name, what in trainable.items():
+        cut = boundary(backbone, what)
+        x = _forward(stages[:cut], batch)  # frozen, and run once for all epochs
+        run = functools.partial(_step, stages[cut:top], x)
+        step[name] = seconds_of(run, on) / len(batch)
+    return Timing(forward, step)
+
+
+@torch.no_grad()
+def _forward(stages: list[nn.Module], batch: torch.Tensor) -> torch.Tensor:
+    for stage in stages:
+        batch = stage(batch)
+    return batch
+
+
+def _step(stages: list[nn.Module], x: torch.Tensor) -> None:
+    """Run stages forward and backward, and a head of a few outputs on their pooled result."""
+    for stage in stages:
+        x = stage(x)
+    x = pool(x, "avg")
+    head = x.new_ones(8, x.shape[1], requires_grad=True)
+    nn.functional.linear(x, head).sum().backward()
+
+
+def seconds_of(action: Callable, on: torch.device | None = None) -> float:
+    """Time the second run of something; the first one sets things up.
+
+    Parameters
+    ----------
+    action : callable
+    on : torch.device, default=None
+        Whose work is waited for.
+
+    Returns
+    -------
+    float
+    """
+    action()
+    _wait(on)
+    start = time.perf_counter()
+    action()
+    _wait(on)
+    return time.perf_counter() - start
+
+
+def _wait(on: torch.device | None) -> None:
+    if on is not None and on.type != "cpu":
+        torch.accelerator.synchronize(on)

@@ -1,0 +1,397 @@
+"""Which strategy, from measurements: a recommendation, and a classifier that follows it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from numbers import Integral
+
+from sklearn.base import ClassifierMixin, is_classifier
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length
+
+from ..data import check_present
+from ..features import BackboneEstimator, FeatureStore, all_or_nothing
+from .recommendation import Recommendation
+from .strategies import STRATEGIES, available, halving
+from .study import Study
+
+__all__ = ["TransferClassifier", "recommend_strategy"]
+
+
+class TransferClassifier(ClassifierMixin, BackboneEstimator):
+    """Classify with a pretrained network, used in the way that suits the data.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`.
+    weights : str, Path or None, default="default"
+        As in :class:`PretrainedFeatureExtractor`.
+    strategy : str, default="auto"
+        "auto" chooses by :func:`recommend_strategy`. "search" cross-validates all that the
+        network allows, by successive halving. Or one of them: "direct", the network's own
+        classes mapped onto yours; "features", a linear classifier on those of the penultimate
+        layer; "early", on those of an earlier layer; "head", a new classifier trained as part
+        of the network; "last", the last two stages trained with it; "all", everything.
+    estimator : classifier, default=None
+        What is fitted on features. None is logistic regression whose penalty is chosen by
+        cross-validation.
+    max_epochs : int, default=10
+        Passes over the training rows, where stages or a head are trained.
+    image_size : int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    image_shape : tuple of int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step, as in :class:`FineTunedClassifier`.
+    device : str, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where features are kept, by sample. Without it they are kept for the time of a fit, so
+        that the candidates share them.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the folds, of heads, and of the order of rows.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    strategy_ : str
+        The strategy that was fitted.
+    estimator_ : estimator
+        The fitted one.
+    recommendation_ : Recommendation or None
+        With ``strategy="auto"``, why. It has no times: what is chosen does not depend on them.
+    search_ : list of dict or None
+        With ``strategy="search"``, the accuracies of each round.
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    backbone_ : Backbone
+        The pretrained network, unchanged.
+    n_features_in_ : int
+        Numbers in a sample, where X is a table.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X is a table with names.
+
+    See Also
+    --------
+    recommend_strategy : The recommendation alone, with estimated times.
+
+    Notes
+    -----
+    Where there is no recommendation "auto" takes the best guess, and where most samples are in
+    classes of fewer than four "features": nothing else can go as little wrong. Everything is
+    measured on the samples given to ``fit``, so that a cross-validation around it is an honest one.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import TransferClassifier
+    >>> digits = load_digits()
+    >>> X, y = list(digits.images[:60] / 16), digits.target[:60]
+    >>> model = TransferClassifier(strategy="features", image_size=64).fit(X[:40], y[:40])
+    >>> model.predict(X[40:]).shape
+    (20,)
+    """
+
+    _parameter_constraints: dict = {
+        **BackboneEstimator._parameter_constraints,
+        "strategy": [StrOptions({"auto", "search", *STRATEGIES})],
+        "estimator": [HasMethods(["fit", "predict"]), None],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+    del _parameter_constraints["precision"]
+    precision = "float32"
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        weights="default",
+        strategy="auto",
+        estimator=None,
+        max_epochs=10,
+        image_size=None,
+        image_shape=None,
+        batch_size="auto",
+        device="auto",
+        memory=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.strategy = strategy
+        self.estimator = estimator
+        self.max_epochs = max_epochs
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.device = device
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @all_or_nothing
+    def fit(self, X, y):
+        """Choose a strategy, unless one is given, and fit it.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`.
+        y : array-like of shape (n_samples,)
+            Labels of any type.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For unknown names, unreadable samples, labels that do not fit, or a strategy that
+            the network does not allow.
+        """
+        with self._study(X, y) as study:
+            self.recommendation_ = self.search_ = None
+            self.strategy_ = self._settle(study)
+            self.estimator_ = study.make(self.strategy_).fit(study.samples, study.y)
+        self.classes_ = study.classes
+        self._fitted()  # with the user's store from here on
+        return self
+
+    def _fitted(self):
+        """Return the fitted estimator, which runs as this one is asked to by now."""
+        first = getattr(self.estimator_, "steps", [("", self.estimator_)])[0][1]
+        run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
+        if any(getattr(first, name) is not value for name, value in run.items()):
+            first.set_params(**run)
+        return self.estimator_
+
+    def _settle(self, study: Study) -> str:
+        if self.strategy == "auto":
+            self.recommendation_ = study.recommend()
+            return self.recommendation_.chosen
+        if self.strategy == "search":
+            self.search_ = halving(study.names, study.score, study.codes, study.seed)
+            best, accuracy = next(iter(self.search_[-1].items()))
+            return "features" if math.isnan(accuracy) else best
+        possible = available(self.backbone_)  # what is asked for by name is done, epochs or none
+        if self.strategy not in possible:
+            raise ValueError(
+                f"strategy={self.strategy!r} is not possible with backbone "
+                f"{self.backbone_.name!r}, which allows {possible}."
+            )
+        return self.strategy
+
+    @contextlib.contextmanager
+    def _study(self, X, y):
+        """Check X and y and yield what there is to study, with a store for that time."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        if self.estimator is not None and not is_classifier(self.estimator):
+            raise ValueError(f"estimator={self.estimator!r} is no classifier.")
+        samples = self._fit_backbone(X)
+        y = _check_labels(samples, y)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with _store(self.memory) as memory:
+            run = {"memory": memory, "device": self.device}
+            run |= {"n_jobs": self.n_jobs, "verbose": self.verbose}
+            yield Study(
+                self.backbone_,
+                samples,
+                y,
+                seed,
+                classifier=self.estimator,
+                max_epochs=self.max_epochs,
+                batch_size=self.batch_size,
+                run=run,
+            )
+
+    def predict(self, X):
+        """Give the most probable class.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        samples = self._transform_samples(X)
+        return self._fitted().predict(samples)
+
+    @available_if(lambda self: self._offers("predict_proba"))
+    def predict_proba(self, X):
+        """Give the probability of each class.
+
+        There where ``estimator`` has it.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            In the order of ``classes_``.
+        """
+        samples = self._transform_samples(X)
+        return self._fitted().predict_proba(samples)
+
+    @available_if(lambda self: self._offers("decision_function"))
+    def decision_function(self, X):
+        """Give scores of the classes, there where ``estimator`` has them.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+        """
+        samples = self._transform_samples(X)
+        return self._fitted().decision_function(samples)
+
+    def _offers(self, method: str) -> bool:
+        """Tell whether the classifier has a method: the fitted one, or the one to be fitted."""
+        if hasattr(self, "estimator_"):
+            return hasattr(self.estimator_, method)
+        if self.estimator is None:
+            return method == "predict_proba"
+        return hasattr(self.estimator, method)
+
+
+def _check_labels(samples, y):
+    """Return labels as an array without missing ones."""
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(samples, y)
+    check_present(y)
+    check_classification_targets(y)
+    return y
+
+
+@contextlib.contextmanager
+def _store(memory):
+    """Yield the store that was given, or one for the time being."""
+    if memory is not None:
+        yield memory
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store = FeatureStore(folder)
+        yield store
+        store._remove()
+
+
+def recommend_strategy(
+    X,
+    y,
+    backbone="efficientnet_lite0",
+    *,
+    weights="default",
+    estimator=None,
+    max_epochs=10,
+    image_size=None,
+    image_shape=None,
+    batch_size="auto",
+    device="auto",
+    memory=None,
+    n_jobs=None,
+    random_state=None,
+    verbose=0,
+) -> Recommendation:
+    """Say which strategy suits samples and labels, why, at what cost, and how sure that is.
+
+    Parameters
+    ----------
+    X : list, array, Series or DataFrame column of n_samples samples
+        As in :meth:`PretrainedFeatureExtractor.fit`.
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`, like the parameters below.
+    weights : str, Path or None, default="default"
+        Which weights, for names.
+    estimator : classifier, default=None
+        As in :class:`TransferClassifier`.
+    max_epochs : int, default=10
+        As in :class:`TransferClassifier`.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels.
+    image_shape : tuple of int, default=None
+        Shape of flattened images.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step.
+    device : str, default="auto"
+        Where the network runs.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where features are kept, by sample.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the folds and of what is trained.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Returns
+    -------
+    Recommendation
+        Its ``strategy`` is None where the evidence cannot tell.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`TransferClassifier.fit`.
+
+    See Also
+    --------
+    TransferClassifier : A classifier that follows the recommendation.
+
+    Notes
+    -----
+    Features of all layers come from one pass. Strategies that cost next to nothing on them are
+    cross-validated; training stages of the network is tried where a rule expects that it may
+    gain something, on the folds that ``sktransfer.rules.RULES`` names. Rule and measurement are
+    weighed by how sure each is. Seconds are those of a probe batch on this device, times the
+    number of samples and epochs; they decide nothing.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import recommend_strategy
+    >>> digits = load_digits()
+    >>> few = recommend_strategy(list(digits.images[:20] / 16), digits.target[:20], image_size=64)
+    >>> print(few.strategy, few.reasons[0], sep=": ")
+    None: too little to tell: 2 samples in class 0
+    """
+    model = TransferClassifier(
+        backbone,
+        weights=weights,
+        estimator=estimator,
+        max_epochs=max_epochs,
+        image_size=image_size,
+        image_shape=image_shape,
+        batch_size=batch_size,
+        device=device,
+        memory=memory,
+        n_jobs=n_jobs,
+        random_state=random_state,
+        verbose=verbose,
+    )
+    with model._study(X, y) as study:
+        return study.recommend(timed=True)

@@ -1,0 +1,143 @@
+"""Measures of how far samples are from the data that a network was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import entr, logsumexp
+from sklearn.utils import check_array
+
+from .scores import _check_probabilities
+
+__all__ = ["free_energy", "gaussian_divergence", "prediction_entropy"]
+
+
+def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
+    """Squared Hellinger distance of two Gaussians, averaged over channels.
+
+    It compares what batch normalisation remembers of the data it was trained on with the same
+    statistics of other data.
+
+    Parameters
+    ----------
+    mean, var : array-like of shape (n_channels,)
+        Of one side.
+    other_mean, other_var : array-like of shape (n_channels,)
+        Of the other side; the two may change places.
+    eps : float, default=0.00001
+        Added to every variance, as batch normalisation does, so that a difference in a channel
+        that is dead on both sides does not count.
+
+    Returns
+    -------
+    float
+        From 0, the same, to 1, without overlap. Higher is farther.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, shapes that differ, negative variances, or ``eps`` is not positive.
+
+    Notes
+    -----
+    The mean over channels of
+
+    .. math:: 1 - \\sqrt{\\frac{2 \\sigma_1 \\sigma_2}{\\sigma_1^2 + \\sigma_2^2}}
+        \\exp\\left(-\\frac{(\\mu_1 - \\mu_2)^2}{4 (\\sigma_1^2 + \\sigma_2^2)}\\right).
+
+    Divergences after Kullback and Leibler are not bounded: one channel with little variance
+    would decide the mean.
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import gaussian_divergence
+    >>> gaussian_divergence([0, 1], [1, 1], [0, 1], [1, 1])
+    0.0
+    >>> round(gaussian_divergence([0, 0], [1, 1], [0, 4], [1, 1]), 3)
+    0.432
+    """
+    names = ("mean", "var", "other_mean", "other_var")
+    arrays = [
+        check_array(values, dtype=np.float64, ensure_2d=False, input_name=name)
+        for name, values in zip(names, (mean, var, other_mean, other_var), strict=True)
+    ]
+    if len({a.shape for a in arrays}) > 1:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(names, arrays, strict=True))
+        raise ValueError(f"Shapes differ: {shapes}.")
+    m1, v1, m2, v2 = arrays
+    if min(v1.min(), v2.min()) < 0 or not eps > 0:
+        raise ValueError("Variances must not be negative, and eps must be positive.")
+    v1, v2 = v1 + eps, v2 + eps
+    ratio = np.sqrt(v1 / v2)
+    overlap = -np.log((ratio + 1 / ratio) / 2) / 2 - (m1 - m2) ** 2 / (4 * (v1 + v2))  # log of it
+    return float(-np.expm1(overlap).mean() + 0.0)
+
+
+def free_energy(logits, *, temperature=1.0):
+    """Free energy of each sample: low for what a network knows, high for what it does not.
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes)
+        Outputs before a softmax.
+    temperature : float, default=1.0
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Of any sign, in the units of the logits. Lower is more familiar.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN or infinite logits, or the temperature is not positive.
+
+    Notes
+    -----
+    :math:`-T \\log \\sum_k \\exp(f_k / T)` [1]_.
+
+    References
+    ----------
+    .. [1] Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+       https://arxiv.org/abs/2010.03759
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import free_energy
+    >>> free_energy([[9.0, 0.0], [1.0, 0.0]]).round(2)
+    array([-9.  , -1.31])
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature!r}: expected a positive number.")
+    logits = check_array(logits, dtype=np.float64, input_name="logits")
+    return -temperature * logsumexp(logits / temperature, axis=1)
+
+
+def prediction_entropy(probabilities):
+    """Entropy of each sample's class probabilities, as a share of the largest possible.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_samples, n_classes)
+        Rows sum to 1; two classes at least.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        From 0, certain, to 1, every class alike: :math:`-\\sum_k p_k \\log p_k / \\log K`.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN, one class only, or rows that are no probabilities.
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import prediction_entropy
+    >>> prediction_entropy([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1]]).round(3)
+    array([0.   , 1.   , 0.469])
+    """
+    probabilities = check_array(
+        probabilities, dtype=np.float64, ensure_min_features=2, input_name="probabilities"
+    )
+    p = _check_probabilities(probabilities)
+    return np.minimum(entr(p).sum(1) / np.log(p.shape[1]), 1.0)

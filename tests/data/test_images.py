@@ -1,0 +1,319 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from sktransfer.data.base import UnreadableSamplesError
+from sktransfer.data.images import as_samples, digest, open_image
+from tests.support import DATA
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
+PATHS = ["b.jpg", "a.jpg", "c.jpg"]
+
+
+def object_array(samples):
+    array = np.empty(len(samples), object)
+    array[:] = samples
+    return array
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        list,
+        tuple,
+        object_array,
+        np.array,  # <U5
+        lambda paths: np.array(paths)[:, None],
+        lambda paths: object_array(paths)[:, None],
+        pd.Series,
+        lambda paths: pd.Series(paths, dtype=object, index=[7, 7, 7]),
+        lambda paths: pd.DataFrame({"path": paths}),
+        pl.Series,
+        lambda paths: pl.DataFrame({"path": paths}),
+    ],
+)
+def test_a_column_of_paths_is_a_list_in_its_order(container):
+    assert as_samples(container(PATHS)) == PATHS
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(4, 6, 5), (4, 6, 5, 1), (4, 6, 5, 3), (4, 6, 5, 4)])
+def test_an_array_of_images_is_split_along_its_first_axis(shape, dtype):
+    X = RNG.integers(0, 2, shape).astype(dtype)
+    samples = as_samples(X)
+    assert len(samples) == 4
+    assert all(np.array_equal(sample, row) for sample, row in zip(samples, X, strict=True))
+
+
+def test_images_of_different_sizes_stay_as_they_came():
+    X = [COLOUR, GREY, Image.fromarray(COLOUR), torch.zeros(3, 4, 4), "a.jpg"]
+    assert all(a is b for a, b in zip(as_samples(X), X, strict=True))
+    assert all(a is b for a, b in zip(as_samples(object_array(X)), X, strict=True))
+
+
+def test_a_tensor_of_images_has_its_channels_first():
+    X = torch.from_numpy(RNG.integers(0, 256, (4, 3, 6, 5), dtype=np.uint8))
+    samples = as_samples(X)
+    assert len(samples) == 4
+    assert np.array_equal(samples[1], X[1].permute(1, 2, 0))
+
+
+def test_a_tensor_of_grey_images_holds_as_many_samples_as_rows():
+    X = torch.from_numpy(RNG.integers(0, 256, (7, 6, 5), dtype=np.uint8))
+    samples = as_samples(X)
+    assert len(samples) == 7
+    assert np.array_equal(samples[1], X[1])
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
+def test_flattened_rows_take_the_shape_that_is_given(shape):
+    images = RNG.integers(0, 256, (4, *shape), dtype=np.uint8)
+    rows = images.reshape(4, -1)
+    for X in (rows, list(rows)):
+        assert np.array_equal(as_samples(X, image_shape=shape), images)
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        ([], ValueError, "0 sample"),
+        (np.zeros((0, 6, 5)), ValueError, "0 sample"),
+        ("a.jpg", TypeError, r"one sample: 'a.jpg'. Put it in \[ \]"),
+        (Image.fromarray(COLOUR), TypeError, "one sample"),
+        ({"a.jpg"}, TypeError, "a list, an array or a column"),
+        (np.zeros((4, 30)), ValueError, r"\(4, 30\).*image_shape"),
+        (np.zeros((4, 3, 6, 5)), ValueError, r"\(4, 3, 6, 5\).*\(n, h, w, channels\)"),
+        (pd.DataFrame({"a": PATHS, "b": PATHS}), ValueError, "one column"),
+    ],
+)
+def test_what_is_no_list_of_samples_is_refused(X, error, message):
+    with pytest.raises(error, match=message):
+        as_samples(X)
+
+
+@pytest.mark.parametrize("image", [COLOUR, torch.zeros(3, 6, 5)])
+def test_one_colour_image_is_no_list_of_grey_ones(image):
+    with pytest.raises((TypeError, ValueError), match="one sample"):
+        as_samples(image)
+
+
+def test_rows_of_another_length_than_image_shape_are_refused():
+    with pytest.raises(ValueError, match=r"30 numbers.*image_shape=\(6, 6\) \(36 numbers\)"):
+        as_samples(np.zeros((4, 30)), image_shape=(6, 6))
+
+
+def test_colour_is_opened_as_it_is_in_every_form(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(COLOUR).permute(2, 0, 1)
+    for sample in (tmp_path / "a.png", str(tmp_path / "a.png"), COLOUR, tensor):
+        opened = open_image(sample)
+        assert opened.dtype == np.uint8
+        assert np.array_equal(opened, COLOUR)
+    assert np.array_equal(open_image(Image.fromarray(COLOUR)), COLOUR)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
+def test_small_integers_of_any_type_are_bytes(dtype):
+    opened = open_image(COLOUR.astype(dtype))
+    assert opened.dtype == np.uint8
+    assert np.array_equal(opened, COLOUR)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_from_0_to_1_stay_floats(dtype):
+    image = (COLOUR / 255).astype(dtype)
+    opened = open_image(image)
+    assert opened.dtype == np.float32
+    assert np.array_equal(opened, image.astype(np.float32))
+
+
+@pytest.mark.parametrize("grey", [GREY, GREY[..., None], Image.fromarray(GREY)])
+def test_grey_gets_three_equal_channels(grey):
+    assert np.array_equal(open_image(grey), np.repeat(GREY[..., None], 3, axis=2))
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path):
+    Image.fromarray(GREY > 100).save(tmp_path / "a.png")
+    white = np.where(GREY > 100, 255, 0)
+    for sample in (GREY > 100, tmp_path / "a.png"):
+        assert np.array_equal(open_image(sample)[..., 0], white)
+
+
+@pytest.mark.parametrize("form", ["array", "floats", "image", "file"])
+def test_transparent_pixels_lie_over_white(form, tmp_path):
+    alpha = np.array([0, 255, 100, 200, 1, 128], np.uint8)
+    rgba = np.dstack([COLOUR, np.repeat(alpha[:, None], 5, axis=1)])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    sample = {
+        "array": rgba,
+        "floats": rgba / 255,
+        "image": Image.fromarray(rgba),
+        "file": tmp_path / "a.png",
+    }[form]
+    share = rgba[..., 3:] / 255
+    wanted = COLOUR * share + 255 * (1 - share)
+    opened = open_image(sample) * (255 if form == "floats" else 1)
+    assert np.abs(opened - wanted).max() <= (1e-3 if form == "floats" else 1)
+    assert np.array_equal(opened[0], np.full((5, 3), 255))  # alpha 0
+    np.testing.assert_allclose(opened[1], COLOUR[1], atol=1e-3)  # alpha 255
+
+
+@pytest.mark.parametrize(
+    ("transparency", "second"), [({}, (0, 0, 255)), ({"transparency": 1}, (255, 255, 255))]
+)
+def test_a_palette_is_looked_up(transparency, second, tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", **transparency)
+    assert open_image(tmp_path / "a.png").tolist() == [[[255, 0, 0], list(second)]]
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    image.save(tmp_path / "a.jpg", quality=100)
+    opened = open_image(tmp_path / "a.jpg")
+    assert np.abs(opened.astype(int) - [255, 0, 0]).max() <= 2
+    assert np.array_equal(open_image(image)[0, 0], [255, 0, 0])
+
+
+def test_16_bits_keep_every_value(tmp_path):
+    deep = np.array([[0, 1, 255, 256], [257, 32768, 65534, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    wanted = np.repeat((deep / 65535).astype(np.float32)[..., None], 3, axis=2)
+    for sample in (tmp_path / "a.png", deep, Image.open(tmp_path / "a.png")):
+        assert np.array_equal(open_image(sample), wanted)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_the_rotation_stored_in_a_file_is_applied(orientation, turns, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(COLOUR).save(tmp_path / "plain.jpg", quality=95)
+    Image.fromarray(COLOUR).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    plain = np.asarray(Image.open(tmp_path / "plain.jpg"))
+    assert np.array_equal(open_image(tmp_path / "turned.jpg"), np.rot90(plain, turns))
+
+
+@pytest.mark.data
+def test_the_placeholder_among_the_ants_is_an_image_as_any_other(hymenoptera):
+    files, _ = hymenoptera["train"]
+    assert open_image(DATA / "hymenoptera/train/ants/imageNotFound.gif").shape == (300, 300, 3)
+    assert len({digest(file) for file in files}) == len(files) == 245
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def cut_short(path):
+    Image.effect_noise((64, 64), 50).save(path)
+    return write(path, path.read_bytes()[:500])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: write(p / "a.jpg", b""), ValueError, r"not an image \(0 bytes\)"),
+        (lambda p: write(p / "a.jpg", b"<html>"), ValueError, r"not an image \(6 bytes\)"),
+        (lambda p: cut_short(p / "a.jpg"), ValueError, "damaged image"),
+        (lambda p: cut_short(p / "a.png"), ValueError, "damaged image"),
+        (lambda p: p, IsADirectoryError, "Is a directory"),
+        (lambda p: p / "none.jpg", FileNotFoundError, "No such file"),
+        (lambda p: np.full((6, 5), np.nan), ValueError, "NaN or infinity"),
+        (lambda p: np.full((6, 5), np.inf), ValueError, "NaN or infinity"),
+        (lambda p: np.full((6, 5), -0.5), ValueError, "from -0.5 to -0.5"),
+        (lambda p: np.zeros((6, 5, 2)), ValueError, "2 channels"),
+        (lambda p: torch.zeros(5, 6, 5), ValueError, "5 channels.*channels first"),
+        (lambda p: np.zeros(30), ValueError, r"shape \(30,\) is no image"),
+        (lambda p: np.zeros((0, 5, 3)), ValueError, r"shape \(0, 5, 3\) is no image"),
+        (lambda p: np.zeros((6, 5), complex), TypeError, "complex128"),
+        (lambda p: 17, TypeError, "expected a path, an image or an array, got int"),
+    ],
+)
+def test_what_is_no_image_says_why(make, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        open_image(make(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("high", "divisor"), [(16, 16), (17, 255), (255, 255), (256, 4095), (4095, 4095), (4096, 65535)]
+)
+def test_numbers_out_of_range_are_offered_a_divisor(high, divisor):
+    image = np.array([[0.0, high]])
+    with pytest.raises(ValueError, match=rf"float64 values from 0 to {high}:.*divide by {divisor}"):
+        open_image(image)
+    assert open_image(image / divisor).max() <= 1
+
+
+def test_at_most_ten_unreadable_samples_are_named_with_place_and_cause():
+    problems = [(3 * i, f"{i}.jpg", ValueError(f"cause {i}")) for i in range(13)]
+    message = str(UnreadableSamplesError(problems))
+    assert "13 samples could not be read" in message
+    assert "sample 27, '9.jpg': cause 9" in message
+    assert "10.jpg" not in message
+    assert "3 more" in message
+
+
+def test_samples_without_a_name_are_told_by_type_and_shape():
+    why = ValueError("too dark")
+    message = str(UnreadableSamplesError([(0, COLOUR, why), (2, Image.fromarray(GREY), why)]))
+    assert "sample 0, ndarray (6, 5, 3): too dark" in message
+    assert "sample 2, Image (5, 6): too dark" in message
+
+
+def test_the_error_comes_back_whole_from_another_process():
+    error = UnreadableSamplesError([(4, "a.jpg", ValueError("0 bytes"))])
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is UnreadableSamplesError
+    assert str(copy) == str(error) == "1 sample could not be read:\n  sample 4, 'a.jpg': 0 bytes"
+    assert copy.problems[0][:2] == (4, "a.jpg")
+
+
+def test_equal_samples_have_one_digest(tmp_path):
+    first, second = (write(tmp_path / name, b"same") for name in ("a.jpg", "b.jpg"))
+    assert digest(first) == digest(str(second))
+    tensor = torch.from_numpy(COLOUR).permute(2, 0, 1)
+    arrays = (COLOUR, np.asfortranarray(COLOUR), COLOUR[::-1][::-1], tensor)
+    assert len({digest(sample) for sample in (*arrays, Image.fromarray(COLOUR))}) == 1
+    assert len(digest(COLOUR)) == 16
+
+
+def test_different_samples_have_different_digests(tmp_path):
+    zeros = np.zeros((4, 6), np.uint8)
+    samples = [
+        zeros,
+        zeros.reshape(6, 4),
+        zeros.astype(np.int8),
+        zeros.astype(np.float32),
+        zeros.view(np.uint16),
+        zeros + np.eye(4, 6, dtype=np.uint8),
+        write(tmp_path / "a", b""),
+        write(tmp_path / "b", zeros.tobytes()),
+    ]
+    assert len({digest(sample) for sample in samples}) == len(samples)
+
+
+@pytest.mark.parametrize("sample", [17, None, ["a.jpg"]])
+def test_what_has_no_contents_has_no_digest(sample):
+    with pytest.raises(TypeError, match="expected a path, an image or an array"):
+        digest(sample)
+
+
+def test_a_tensor_of_one_grey_image_is_one_sample():
+    assert [np.shape(sample) for sample in as_samples(torch.rand(1, 28, 27))] == [(28, 27)]
+
+
+def test_bytes_in_the_other_order_are_the_same_numbers():
+    dark = np.arange(48, dtype=np.uint16).reshape(4, 4, 3)
+    assert np.array_equal(open_image(dark.astype(">u2")), open_image(dark.astype("<u2")))
+    light = np.linspace(0, 1, 48).reshape(4, 4, 3)
+    assert np.array_equal(open_image(light.astype(">f4")), open_image(light.astype("<f4")))

@@ -1,0 +1,358 @@
+import logging
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from torch import nn
+
+from sktransfer import (
+    FeatureStore,
+    ImagePreprocessing,
+    PretrainedFeatureExtractor,
+    UnreadableSamplesError,
+    load_backbone,
+)
+from sktransfer.engines.base import Recipe
+from sktransfer.features.compute import compute_features, open_sample
+from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone
+
+LITE = "efficientnet_lite0"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "store")
+
+
+def compute(samples, backbone=None, layers=("4",), pooling="avg", precision="float32", **how):
+    recipe = Recipe(backbone or tiny_backbone(), tuple(layers), pooling, precision)
+    return compute_features(samples, recipe, **how)
+
+
+def plain(samples, backbone):
+    """The features of TinyNet's penultimate layer, computed by hand."""
+    x = torch.stack([TINY_SIZE(image) for image in samples])
+    with torch.inference_mode():
+        return nn.Sequential(*list(backbone.module)[:5])(x).numpy()
+
+
+# values
+
+
+def test_features_are_what_the_network_computes():
+    backbone, X = tiny_backbone(), images(5)
+    tables = compute(X, backbone, layers=["4"])
+    assert tables["4"].dtype == np.float32
+    np.testing.assert_allclose(tables["4"], plain(X, backbone), rtol=1e-5, atol=1e-6)
+
+
+def test_several_layers_come_as_several_tables():
+    tables = compute(images(5), layers=["5", "2"])
+    assert {layer: table.shape for layer, table in tables.items()} == {"5": (5, 3), "2": (5, 8)}
+
+
+def test_samples_of_a_backbone_without_preprocessing_reach_it_as_they_are():
+    X = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    backbone = load_backbone(Vectors())
+    with torch.inference_mode():
+        wanted = backbone.module(torch.from_numpy(X))
+    layer = PretrainedFeatureExtractor(backbone, layer=-1).fit(X).layers_[0]
+    np.testing.assert_allclose(compute(X, backbone, [layer])[layer], wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(open_sample(X[2], backbone), torch.from_numpy(X[2]))
+
+
+def test_more_samples_than_one_chunk_keep_their_order(counted):
+    X = images(300, (4, 4))
+    backbone = tiny_backbone()
+    features = compute(X, backbone)["4"]
+    assert counted == [128, 128, 44]
+    np.testing.assert_allclose(features, plain(X, backbone), rtol=1e-5, atol=1e-6)
+
+
+# a sample's features depend on that sample alone
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 16, "auto"])
+def test_a_samples_features_do_not_depend_on_its_company(batch_size):
+    X = images(7, (80, 70))
+    extractor = PretrainedFeatureExtractor(LITE, image_size=64, batch_size=batch_size).fit(X)
+    features = extractor.transform(X)
+    for i, image in enumerate(X):
+        assert np.array_equal(extractor.transform([image])[0], features[i])
+    order = np.random.default_rng(0).permutation(7)
+    assert np.array_equal(extractor.transform([X[i] for i in order]), features[order])
+
+
+def test_a_samples_features_do_not_depend_on_its_company_with_threads(use_threads):
+    use_threads(2)
+    X = images(5, (80, 70))
+    extractor = PretrainedFeatureExtractor(LITE, image_size=64).fit(X)
+    features = extractor.transform(X)
+    assert np.array_equal(np.vstack([extractor.transform([x]) for x in X]), features)
+    assert np.array_equal(extractor.transform(X[::-1])[::-1], features)
+
+
+def test_features_hardly_depend_on_the_batch_size():
+    X = images(7, (80, 70))
+    extractor = PretrainedFeatureExtractor(LITE, image_size=64, batch_size=1).fit(X)
+    first = extractor.transform(X)
+    for batch_size in (2, 5, 16):
+        other = extractor.set_params(batch_size=batch_size).transform(X)
+        np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_the_same_bits_each_time_and_after_other_calls():
+    X = images(5)
+    extractor = PretrainedFeatureExtractor(tiny_backbone()).fit(X)
+    first = extractor.transform(X)
+    extractor.transform(images(9, seed=1))
+    PretrainedFeatureExtractor(extractor.backbone, layer=1, pooling="max").fit_transform(X)
+    assert np.array_equal(extractor.transform(X), first)
+
+
+def test_opening_in_threads_changes_nothing():
+    X = images(9)
+    assert np.array_equal(compute(X)["4"], compute(X, n_jobs=2)["4"])
+
+
+# each distinct sample once
+
+
+def test_equal_samples_are_computed_once_and_scattered_back(counted):
+    distinct = images(4)
+    order = [2, 0, 2, 3, 1, 1, 2, 0]
+    features = compute([distinct[i] for i in order])["4"]
+    assert sum(counted) == 4
+    assert np.array_equal(features, compute(distinct)["4"][order])
+
+
+def test_a_file_and_its_copy_are_one_sample(counted, tmp_path):
+    Image.fromarray(images(1)[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    features = compute([tmp_path / "a.png", str(tmp_path / "b.png"), images(1)[0]])["4"]
+    assert sum(counted) == 2  # a file is told by its bytes, an array by its pixels
+    assert np.array_equal(features[0], features[1])
+    np.testing.assert_array_equal(features[0], features[2])
+
+
+# through the store
+
+
+def test_what_is_stored_is_not_computed_again(counted, store):
+    X = images(6)
+    first = compute(X[:4], store=store)["4"]
+    second = compute(X, store=store)["4"]
+    assert counted == [4, 2]
+    assert np.array_equal(second[:4], first)
+    assert np.array_equal(second, compute(X)["4"])
+
+
+def test_another_process_finds_what_is_stored(counted, store):
+    compute(images(4), store=store)
+    copy = pickle.loads(pickle.dumps(store))
+    compute(images(4), backbone=pickle.loads(pickle.dumps(tiny_backbone())), store=copy)
+    assert counted == [4]
+
+
+def test_layers_are_stored_one_by_one(counted, store):
+    X = images(4)
+    compute(X, layers=["2", "4"], store=store)
+    compute(X, layers=["4"], store=store)
+    compute(X, layers=["2"], store=store)
+    assert counted == [4]
+    compute(X, layers=["2", "5"], store=store)
+    assert counted == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": tiny_backbone(1)},
+        {"layers": ["2"]},
+        {"pooling": "max"},
+        {"precision": "bfloat16"},
+        {"backbone": load_backbone(tiny_backbone(), image_size=20)},
+    ],
+)
+def test_whatever_decides_a_value_is_another_entry(change, counted, store):
+    X = images(4)
+    compute(X, store=store)
+    changed = compute(X, store=store, **change)
+    assert counted == [4, 4]
+    assert len(store) == 8
+    fresh = compute(X, **change)
+    assert all(np.array_equal(changed[layer], table) for layer, table in fresh.items())
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"n_jobs": 2}, {"device": "cpu"}])
+def test_how_a_value_is_computed_is_not_part_of_its_entry(change, counted, store):
+    compute(images(4), store=store)
+    compute(images(4), store=store, **change)
+    assert counted == [4]
+
+
+def test_a_damaged_entry_is_computed_again(counted, store):
+    X = images(4)
+    first = compute(X, store=store)["4"]
+    store._run(lambda db: db.execute("UPDATE features SET value = x'00' WHERE rowid = 2"))
+    assert np.array_equal(compute(X, store=store)["4"], first)
+    compute(X, store=store)
+    assert counted == [4, 1]
+
+
+def mean_of_first_row(x):
+    return x[:, :, 0].mean(2)
+
+
+def test_a_function_as_pooling_is_stored_under_its_code(counted, store):
+    for _ in range(2):
+        compute(images(4), layers=["2"], pooling=mean_of_first_row, store=store)
+    assert counted == [4]
+
+
+def test_two_lambdas_never_share_an_entry(store):
+    X = images(4)
+    for pooling in (lambda x: x.mean((2, 3)), lambda x: x.amax((2, 3))):
+        stored = compute(X, layers=["2"], pooling=pooling, store=store)["2"]
+        assert np.array_equal(stored, compute(X, layers=["2"], pooling=pooling)["2"])
+    first, second = [lambda x: x.mean((2, 3)), lambda x: x.amax((2, 3))]
+    stored = [compute(X, layers=["2"], pooling=p, store=store)["2"] for p in (first, second)]
+    assert not np.array_equal(*stored)
+
+
+def test_a_pooling_that_cannot_be_told_apart_is_refused_with_a_store_only(store):
+    class Anonymous:
+        __slots__ = ()
+
+        def __call__(self, x):
+            return x.mean((2, 3))
+
+    assert compute(images(2), layers=["2"], pooling=Anonymous())["2"].shape == (2, 8)
+    with pytest.raises(ValueError, match="cannot be part of a cache key"):
+        compute(images(2), layers=["2"], pooling=Anonymous(), store=store)
+
+
+def test_a_grid_search_runs_each_image_once(counted, tmp_path):
+    X, y = images(20, (40, 40)), np.arange(20) % 2
+    pipeline = make_pipeline(PretrainedFeatureExtractor(memory=tmp_path), LogisticRegression())
+    search = GridSearchCV(pipeline, {"logisticregression__C": np.logspace(-3, 3, 8)}, cv=5)
+    search.fit(X, y)
+    assert sum(counted) == 20
+    search.predict(X)
+    assert sum(counted) == 20
+
+
+@pytest.mark.parametrize("given", [str, FeatureStore, joblib.Memory])
+def test_every_kind_of_memory_serves_a_grid_search(given, counted, tmp_path):
+    X, y = images(10), np.arange(10) % 2
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), memory=given(tmp_path))
+    pipeline = make_pipeline(extractor, LogisticRegression())
+    GridSearchCV(pipeline, {"logisticregression__C": [1, 10]}, cv=2).fit(X, y)
+    assert sum(counted) == 10
+
+
+def test_without_memory_a_grid_search_runs_each_image_for_every_fit_and_score(counted):
+    X, y = images(10), np.arange(10) % 2
+    pipeline = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
+    GridSearchCV(pipeline, {"logisticregression__C": [1, 10]}, cv=2).fit(X, y)
+    assert sum(counted) == 2 * 2 * (5 + 5) + 10
+
+
+# samples that cannot be read
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("with_store", [False, True])
+def test_every_unreadable_sample_is_named(n_jobs, with_store, tmp_path, store):
+    files = []
+    for i, image in enumerate(images(24)):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        files.append(tmp_path / f"{i}.png")
+    for i in range(0, 24, 2):
+        files[i].write_bytes(b"")
+    files[4].unlink()
+    with pytest.raises(UnreadableSamplesError) as info:
+        compute(files, n_jobs=n_jobs, store=store if with_store else None)
+    message = str(info.value)
+    assert message.startswith("12 samples could not be read")
+    assert f"sample 2, {str(files[2])!r}: not an image (0 bytes)" in message
+    assert f"sample 4, {str(files[4])!r}: [Errno 2] No such file" in message
+    assert "sample 3," not in message
+    assert [i for i, *_ in info.value.problems] == list(range(0, 24, 2))
+    assert "sample 20," not in message
+    assert "2 more" in message
+
+
+def test_a_bad_sample_beyond_the_first_chunk_is_found_too():
+    X = images(140, (4, 4))
+    X[137] = np.full((4, 4), np.nan)
+    with pytest.raises(UnreadableSamplesError, match=r"sample 137, ndarray \(4, 4\): contains NaN"):
+        compute(X)
+
+
+def test_readable_samples_are_computed_even_if_a_later_call_fails(counted, store):
+    X = images(4)
+    compute(X, store=store)
+    with pytest.raises(UnreadableSamplesError):
+        compute([*X, np.zeros(3)], store=store)
+    compute(X, store=store)
+    assert counted == [4]
+
+
+def test_preprocessing_of_several_shapes_is_explained():
+    def as_it_is(image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+    backbone = load_backbone(TinyNet(), preprocess=as_it_is)
+    X = [images(1, (8, 8))[0], images(1, (9, 8))[0]]
+    with pytest.raises(ValueError, match=r"different shapes, .*add a resize and a crop"):
+        compute(X, backbone)
+
+
+def test_an_error_of_the_network_is_not_taken_for_a_bad_sample():
+    backbone = load_backbone(nn.Sequential(nn.Linear(4, 3), nn.Linear(5, 2)))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        compute(np.zeros((3, 4), np.float32), backbone, ["1"])
+
+
+# progress
+
+
+def test_a_bar_is_drawn_only_when_asked_for(capsys):
+    pytest.importorskip("rich")
+    compute(images(3))
+    assert capsys.readouterr() == ("", "")
+    compute(images(3), verbose=1)
+    assert "tinynet features" in capsys.readouterr().out
+
+
+def test_without_rich_a_bar_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "rich.progress", None)
+    with pytest.raises(ImportError, match=r"pip install 'sktransfer\[cli\]'"):
+        compute(images(3), verbose=1)
+
+
+def test_nothing_is_logged_or_seeded(caplog):
+    caplog.set_level(logging.DEBUG)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    compute(images(3))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert not caplog.records
+
+
+def test_of_a_very_thin_image_only_the_middle_is_resized():
+    steps = ImagePreprocessing(36, 32, (0.0,) * 3, (1.0,) * 3)
+    column = np.arange(400, dtype=np.float32)[:, None, None] / 400
+    image = np.broadcast_to(column, (400, 2, 3))
+    found, part = steps(image), steps(image[168:232])
+    assert found.shape == (3, 32, 32) and torch.equal(found, part)
+    assert abs(float(found.mean()) - 0.5) < 0.01
+    huge = np.zeros((1, 200_000, 3), np.uint8)  # 13 GB, were it resized as a whole
+    assert steps(huge).shape == (3, 32, 32)

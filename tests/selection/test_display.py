@@ -1,0 +1,147 @@
+import builtins
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from sktransfer import PretrainedFeatureExtractor, load_backbone
+from sktransfer.selection.ranking import probe_layers
+from sktransfer.selection.recommendation import Outlook, decide
+from tests.support import TinyNet, images, run_python, tiny_backbone
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+from sktransfer.selection.display import (  # noqa: E402
+    BackboneRankingDisplay,
+    LayerProbeDisplay,
+    StrategyDisplay,
+)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def pictures():
+    return images(12), np.arange(12) % 2
+
+
+def drawn_points(ax):
+    """All numbers of the lines with markers, by axis."""
+    lines = [line for line in ax.lines if line.get_marker() in ("o", "s")]
+    return [np.column_stack(line.get_data()) for line in lines]
+
+
+def test_layers_are_drawn_in_order_with_the_chosen_one_marked():
+    display = LayerProbeDisplay(["a", "b", "c"], [0.5, 0.9, 0.7], [0.1, 0.1, 0.1], chosen="b")
+    assert not hasattr(display, "ax_")
+    ax = display.plot().ax_
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b", "c"]
+    points, mark = drawn_points(ax)
+    assert points[:, 1].tolist() == [0.5, 0.9, 0.7]
+    assert mark.tolist() == [[1.0, 0.9]]
+    assert display.figure_ is ax.figure
+
+
+def test_what_was_probed_is_what_is_drawn(pictures):
+    backbone = load_backbone(TinyNet(), preprocess=tiny_backbone().preprocess)
+    choice = probe_layers(*pictures, backbone, layers=["0", "1", "4"])
+    display = LayerProbeDisplay.from_choice(choice)
+    np.testing.assert_array_equal(drawn_points(display.ax_)[0][:, 1], choice.scores)
+    assert display.ax_.get_ylabel() == "accuracy of a probe"
+
+
+def test_numbers_to_regress_on_are_named(pictures):
+    y = np.linspace(0, 1, 12) + 0.01
+    choice = probe_layers(pictures[0], y, tiny_backbone(), layers=["0", "4"])
+    assert LayerProbeDisplay.from_choice(choice).ax_.get_ylabel() == "R² of a probe"
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_an_estimator_lends_its_backbone(pictures, fit):
+    extractor = PretrainedFeatureExtractor(tiny_backbone())
+    if fit:
+        extractor.fit(pictures[0])
+    _, ax = plt.subplots()
+    display = LayerProbeDisplay.from_estimator(extractor, *pictures, layers=["1", "4"], ax=ax)
+    assert display.ax_ is ax and list(display.layers) == ["1", "4"]
+
+
+def test_an_estimator_lends_its_pooling_also_from_within_a_pipeline(pictures):
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), pooling="flatten", layer="2")
+    model = make_pipeline(extractor, LogisticRegression())
+    display = LayerProbeDisplay.from_estimator(model, *pictures, layers=["1", "2"], random_state=0)
+    wide = probe_layers(
+        *pictures, tiny_backbone(), layers=["1", "2"], pooling="flatten", random_state=0
+    )
+    np.testing.assert_array_equal(display.scores, wide.scores)
+    with pytest.raises(TypeError, match="no backbone"):
+        LayerProbeDisplay.from_estimator(LogisticRegression(), *pictures)
+
+
+def test_networks_are_drawn_best_first_from_the_top(pictures):
+    display = BackboneRankingDisplay.from_backbones(
+        *pictures, {"one": tiny_backbone(), "two": tiny_backbone(1)}, score="logme"
+    )
+    ax = display.ax_
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(display.names)
+    assert display.scores[0] >= display.scores[1]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert ax.get_xlabel() == "logme"
+
+
+def recommendation(confident=True):
+    errors = 0.01 if confident else 0.3
+    table = [Outlook("features", 0.0, 0.0, 40, 0.8), Outlook("all", 0.1, errors, 0, 0.9)]
+    return decide(table, [], "", {})
+
+
+def test_a_recommendation_is_drawn_with_what_was_tried_apart_from_rules():
+    display = recommendation().plot()
+    assert isinstance(display, StrategyDisplay)
+    tried, by_rule = drawn_points(display.ax_)
+    assert tried.tolist() == [[0.0, 0.0]] and by_rule.tolist() == [[0.1, 1.0]]
+    labels = {t.get_text(): t.get_fontweight() for t in display.ax_.get_yticklabels()}
+    assert labels == {"features": "normal", "all": "bold"}
+    assert display.ax_.get_title() == "recommended: all; features are right for 0.80"
+
+
+def test_no_recommendation_is_said_to_be_none():
+    assert recommendation(False).plot().ax_.get_title().startswith("no recommendation")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    found = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return found(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match="pip install"):
+        LayerProbeDisplay(["a"], [1.0]).plot()
+
+
+def test_the_module_is_imported_without_matplotlib():
+    code = "import sys, sktransfer.display; print('matplotlib' in sys.modules)"
+    assert run_python(code).strip() == "False"
+
+
+def test_a_pipelines_earlier_steps_are_applied(pictures):
+    X, y = pictures
+    other = images(12, seed=1)  # what the step makes of X
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), layer="auto")
+    step = FunctionTransformer(lambda X: other)
+    display = LayerProbeDisplay.from_estimator(make_pipeline(step, extractor).fit(X, y), X, y)
+    expected = LayerProbeDisplay.from_estimator(extractor.fit(other, y), other, y)
+    assert np.array_equal(display.scores, expected.scores)
+    assert display.chosen == extractor.layers_[0]

@@ -1,0 +1,127 @@
+"""Data, networks and processes that several test files share."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision import models
+
+from sktransfer import ImagePreprocessing, load_backbone
+
+TESTS = Path(__file__).resolve().parent
+DATA = TESTS.parents[1] / "shared" / "data"
+
+
+class Vectors(nn.Module):
+    """An own network on rows of any length; the same weights each time."""
+
+    def __init__(self, n_outputs: int = 32, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.w1 = nn.Parameter(torch.randn(64, 64, generator=generator) / 4)
+        self.w2 = nn.Parameter(torch.randn(64, n_outputs, generator=generator))
+
+    def forward(self, x):
+        x = nn.functional.pad(x.flatten(1), (0, 64))[:, :64]
+        return torch.tanh(x @ self.w1) @ self.w2
+
+
+class TinyNet(nn.Sequential):
+    """An own image classifier of four steps and three classes, batch norm included."""
+
+    def __init__(self, seed: int = 0):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(
+                nn.Conv2d(3, 8, 3, stride=2, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(8, 3),
+            )
+        enliven(self, seed)
+
+
+TINY_SIZE = ImagePreprocessing(18, 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def tiny_backbone(seed: int = 0, **settings):
+    settings = {"preprocess": TINY_SIZE, "classes": ["a", "b", "c"]} | settings
+    return load_backbone(TinyNet(seed), **settings)
+
+
+def tiny_vit(n_classes: int = 3) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = models.VisionTransformer(
+            image_size=16,
+            patch_size=8,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=12,
+            mlp_dim=24,
+            num_classes=n_classes,
+        )
+        nn.init.normal_(module.heads.head.weight)  # torchvision leaves it at zero
+    return module.eval()
+
+
+def tiny_swin(n_classes: int = 3) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return models.SwinTransformer(
+            patch_size=[4, 4],
+            embed_dim=12,
+            depths=[2, 2],
+            num_heads=[2, 2],
+            window_size=[2, 2],
+            num_classes=n_classes,
+        ).eval()
+
+
+def enliven(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give batch norms statistics as after training: untouched ones would hide wrong folding."""
+    generator = torch.Generator().manual_seed(seed)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.running_var, norm.weight.data):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            for tensor in (norm.running_mean, norm.bias.data):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 4)
+    return module.eval()
+
+
+def random_backbone(name: str):
+    """A backbone by name with random weights, without the warning that says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_backbone(name, weights=None)
+
+
+def images(n: int, size=(20, 24), seed: int = 0) -> list[np.ndarray]:
+    """Distinct photographs, as far as a network can tell: smooth colours with some noise."""
+    rng = np.random.default_rng(seed)
+    ramps = [np.linspace(0, 1, side) for side in size]
+    ramp = np.add.outer(*ramps)[..., None] / 2
+    colours = rng.uniform(0.2, 1, (n, 1, 1, 3))
+    noise = rng.uniform(0, 60, (n, *size, 3))
+    return list((ramp * colours * 195 + noise).astype(np.uint8))
+
+
+def run_python(code: str, *args, timeout: float = 120, path: Path = TESTS.parent) -> str:
+    """Run code in a new interpreter that can import what lies in ``path``; return its output."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=os.environ | {"PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
