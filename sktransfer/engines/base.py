@@ -52,7 +52,7 @@ class Recipe:
     layers : tuple of str
         Where to cut, in any order.
     pooling : str, callable, tuple or None, default=None
-        See :func:`sktransfer.layers.pool`; "none" keeps whole activations.
+        See :func:`sktransfer.engines.pool`; "none" keeps whole activations.
     precision : {"float32", "bfloat16"}, default="float32"
         What the network computes in.
     dtype : {"float32", "float16"}, default="float32"

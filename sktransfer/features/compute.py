@@ -40,7 +40,7 @@ def compute_features(
     Parameters
     ----------
     samples : sequence
-        As :func:`sktransfer.samples.as_samples` returns them, or an array of rows.
+        As :func:`sktransfer.data.as_samples` returns them, or an array of rows.
     recipe : Recipe
     batch_size : int or "auto", default="auto"
     device : str, default="auto"

@@ -56,7 +56,7 @@ class View:
     Parameters
     ----------
     sample : object
-        As in :mod:`sktransfer.samples`.
+        As in :mod:`sktransfer.data`.
     augment : callable
         From a uint8 tensor ``(3, h, w)`` to another. Only torch's generator is seeded: what is
         drawn from numpy's or Python's differs from call to call, and is kept as first drawn.

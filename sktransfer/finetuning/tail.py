@@ -35,7 +35,7 @@ class Tail(nn.Module):
         Trained from here on.
     head : torch.nn.Module
     square, masked : bool
-        See :func:`sktransfer.layers.pool`.
+        See :func:`sktransfer.engines.pool`.
     train_batch_norm : bool
         Whether batch norm adapts its statistics, in stages that learn. If not, it stays in
         ``eval`` mode.

@@ -46,7 +46,7 @@ def reads(monkeypatch):
     """The sources that have been read through."""
     seen = []
     read = formats._read
-    monkeypatch.setattr(formats, "_read", lambda *of: seen.append(of[0]) or read(*of))
+    monkeypatch.setattr(vectors_module, "_read", lambda *of: seen.append(of[0]) or read(*of))
     return seen
 
 
@@ -1056,7 +1056,7 @@ def test_glove_knows_near_words_and_contractions(glove):
 
 
 def test_glove_by_name(glove):
-    assert glove.reference == ("glove_6b_50d", "default", None)
+    assert glove.loaded_by == ("glove_6b_50d", "default")
     with pytest.raises(ValueError, match="has only its own"):
         load_glove("glove_6b_50d", None)
 

@@ -23,7 +23,7 @@ ROW = 64 + 400  # bytes of 100 float32 and their header
 WRITER = """
 import sys, time
 import numpy as np
-from cache import FeatureStore
+from store import FeatureStore
 store = FeatureStore(sys.argv[1])
 who = int(sys.argv[2])
 print("ready", flush=True)
@@ -57,7 +57,7 @@ def closed_store(location, digests, values) -> Path:
 def writer(location, who=0, n=20):
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, str(location), str(who), str(n)],
-        env=os.environ | {"PYTHONPATH": str(Path(sktransfer.__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(sktransfer.__file__).parent / "features")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

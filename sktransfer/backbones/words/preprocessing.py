@@ -95,8 +95,8 @@ class WordPreprocessing:
 
     Examples
     --------
-    >>> from sktransfer.backbones.tables import WordVectors
-    >>> from sktransfer.backbones.vocabulary import WordPreprocessing
+    >>> from sktransfer.backbones.words.vectors import WordVectors
+    >>> from sktransfer.backbones.words.preprocessing import WordPreprocessing
     >>> vectors = WordVectors.from_words(["do", "n't", "panic"], [[1.0], [2.0], [3.0]])
     >>> preprocess = WordPreprocessing(vectors)
     >>> preprocess.tokens("Don't panic")

@@ -31,7 +31,8 @@ class WordTable(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from sktransfer.backbones.tables import WordTable, WordVectors
+    >>> from sktransfer.backbones.words.table import WordTable
+    >>> from sktransfer.backbones.words.vectors import WordVectors
     >>> table = WordTable(WordVectors.from_words(["a", "b"], [[1.0, 2.0], [3.0, 4.0]]))
     >>> table(torch.tensor([[2, 1, 0]]))
     tensor([[[3., 4.],

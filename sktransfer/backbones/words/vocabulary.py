@@ -34,7 +34,7 @@ class Vocabulary:
 
     Examples
     --------
-    >>> from sktransfer.backbones.vocabulary import Vocabulary
+    >>> from sktransfer.backbones.words.vocabulary import Vocabulary
     >>> vocabulary = Vocabulary.from_words(["film", "good"])
     >>> vocabulary.find("good"), vocabulary.find("bad"), vocabulary.word(1)
     (2, 0, 'film')
