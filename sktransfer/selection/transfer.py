@@ -367,8 +367,8 @@ def recommend_strategy(
     Features of all layers come from one pass. Strategies that cost next to nothing on them are
     cross-validated; training stages of the network is tried where a rule expects that it may
     gain something, on the folds that ``sktransfer.selection.rules.RULES`` names. Rule and
-    measurement are weighed by how sure each is. Seconds are those of a probe batch on this device, times the
-    number of samples and epochs; they decide nothing.
+    measurement are weighed by how sure each is. Seconds are those of a probe batch on this
+    device, times the number of samples and epochs; they decide nothing.
 
     Examples
     --------
