@@ -5,7 +5,9 @@
 Each folder holds a version of the package, such as ``sktransfer`` (the default). Counted are
 
 - files: Python files, and those with more than 400 lines;
-- layers of imports: files on the longest chain of imports, imports inside functions left out;
+- parts: packages, and files beside them;
+- levels: parts on the longest chain of imports between parts,
+  imports inside functions left out;
 - imports: pairs of files of which one imports the other, imports inside functions included;
 - circles: groups of files that import one another, directly or not, imports inside functions
   included; and the files in them;
@@ -72,6 +74,17 @@ class Package:
 
     def graph(self, lazy: bool) -> dict[Path, set[Path]]:
         return {path: self.imports(path, lazy) for path in self.text}
+
+    def parts(self) -> dict[str, set[str]]:
+        """Return the imports between packages and single files in the root."""
+        graph: dict[str, set[str]] = {}
+        for path, imported in self.graph(lazy=False).items():
+            own = self.part(path)
+            graph.setdefault(own, set()).update(set(map(self.part, imported)) - {own})
+        return graph
+
+    def part(self, path: Path) -> str:
+        return path.relative_to(self.root).parts[0]
 
     def body_lengths(self) -> np.ndarray:
         lengths = []
@@ -150,12 +163,12 @@ def reachable(graph: dict[Path, set[Path]], start: Path) -> set[Path]:
     return found
 
 
-def n_layers(graph: dict[Path, set[Path]]) -> int | str:
-    """Return the number of files on the longest chain of imports."""
-    depth: dict[Path, int] = {}
+def n_levels(graph: dict[str, set[str]]) -> int | str:
+    """Return the number of parts on the longest chain of imports."""
+    depth: dict[str, int] = {}
     try:
-        for path in TopologicalSorter(graph).static_order():
-            depth[path] = 1 + max((depth[other] for other in graph[path]), default=0)
+        for part in TopologicalSorter(graph).static_order():
+            depth[part] = 1 + max((depth[other] for other in graph[part]), default=0)
     except CycleError:
         return "circular"
     return max(depth.values())
@@ -170,7 +183,8 @@ def figures(package: Package) -> dict[str, object]:
     return {
         "files": len(package.text),
         "files with more than 400 lines": len(long),
-        "layers of imports": n_layers(package.graph(lazy=False)),
+        "parts of the package": len(package.parts()),
+        "levels": n_levels(package.parts()),
         "imports": sum(map(len, lazy.values())),
         "circles (files in them)": f"{len(found)} ({sum(map(len, found))})",
         "comparisons with a kind (files)": f"{sum(compared.values())} ({len(compared)})",
