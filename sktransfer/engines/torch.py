@@ -62,7 +62,7 @@ class Engine:
         prepared = (lambda part, _: part) if self._is_text else _prepared
         fast = [prepared(part, recipe.backbone.opaque) for part in self.plain]
         self.segments = [_on_device(part, device) for part in fast]
-        self._means = _text_means(self.plain, recipe, device)
+        self._fused = _fused_pooling(self.plain, recipe, device)
         self._divisor = 1  # of the size of batches, where the device's memory is short
         self._bytes: int | None = None  # of the largest activation of one sample
         self._widths: dict[str, int] = {}
@@ -136,9 +136,9 @@ class Engine:
 
     def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
         """Run samples of one shape. The way they take follows from it, and so from each alone."""
-        if self._means is not None and tensors.ndim == 2:
+        if self._fused is not None:
             (layer,) = self.layers
-            return {layer: self._kept(layer, self._means(tensors)).numpy()}
+            return {layer: self._kept(layer, self._fused(tensors)).numpy()}
         return self.run(tensors, batch_size)
 
     @torch.inference_mode()
@@ -221,13 +221,13 @@ class Engine:
         self._bytes = max(1, largest[0] // len(probe))
 
 
-def _text_means(plain: list, recipe: Recipe, device: torch.device) -> Callable | None:
-    """Return the shorter way from ids to means that a table of word vectors has, if it applies."""
-    table = plain[0][0] if len(plain) == 1 and len(plain[0]) == 1 else None
-    apt = recipe.pooling in (None, "avg") and recipe.precision == "float32"
-    if not apt or device.type != "cpu" or not hasattr(table, "text_means"):
+def _fused_pooling(plain: list, recipe: Recipe, device: torch.device) -> Callable | None:
+    """Return the function for stage and pooling in one that a single stage offers, or None."""
+    stage = plain[0][0] if len(plain) == 1 and len(plain[0]) == 1 else None
+    applies = recipe.precision == "float32" and device.type == "cpu"
+    if not applies or not hasattr(stage, "fused_pooling"):
         return None
-    return table.text_means if table.shares_all else None
+    return stage.fused_pooling(recipe.pooling)
 
 
 def _agree(fast: dict, plain: dict, tolerance: float = 1e-4) -> bool:

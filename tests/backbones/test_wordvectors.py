@@ -695,6 +695,22 @@ def test_ids_become_their_vectors_and_no_token_becomes_zero(kind):
         table(torch.tensor([[13]]))
 
 
+@pytest.mark.parametrize("shape", [(40, 16), (40, 8, 8)])
+def test_fused_pooling_is_the_stage_and_the_mean_of_tokens(shape):
+    table = load_word_vectors(VECTORS).stages["embedding"]
+    ids = torch.randint(1, 13, shape, generator=torch.Generator().manual_seed(0))
+    ids[::3, 5:] = ids[0] = 0
+    fused = table.fused_pooling(None)(ids)
+    expected = pool(table(ids).detach(), "avg", masked=True)
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
+    for i in range(len(ids)):
+        assert torch.equal(table.fused_pooling("avg")(ids[i : i + 1])[0], fused[i])
+    others = [table.fused_pooling("max"), table.fused_pooling(("avg", "max"))]
+    others += [table.restricted([2]).fused_pooling("avg")]
+    others += [table.with_weights(np.ones(13)).fused_pooling("avg")]
+    assert others == [None] * 4
+
+
 def test_weights_multiply_each_vector():
     weight = np.arange(13.0)
     weight[0] = np.nan  # that of no token does not matter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -69,26 +71,44 @@ class WordTable(nn.Module):
         """Turn ids ``(n, length)`` or ``(n, length, k)`` into vectors ``(n, length, dim)``."""
         return self._weighted(ids) if ids.ndim == 2 else self._mean(ids)
 
-    @torch.no_grad()
-    def text_means(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the mean vector of each text's tokens in one step, zeros where it has none.
+    def fused_pooling(self, pooling) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Return one function for this stage and the pooling that follows, or None.
 
-        The same as :meth:`forward` and the mean over tokens, without the vectors in between.
-        Each text's sum is its own, whatever stands beside it.
+        An engine that runs this stage alone may call it instead of the two. It reads the shared
+        matrix, so it is for ids on the CPU and float32.
 
         Parameters
         ----------
-        ids : Tensor of shape (n, length)
-            Without words whose vectors are all zero, as ``WordPreprocessing`` leaves them out.
+        pooling : str, callable, tuple or None
+            As in :func:`sktransfer.engines.pool`.
 
         Returns
         -------
-        Tensor of shape (n, dim)
+        callable or None
+            From ids to a tensor ``(n, dim)``. None if the pooling is not the mean, or if this
+            table has rows or weights of its own.
+        """
+        is_mean = pooling is None or (isinstance(pooling, str) and pooling == "avg")
+        return self._text_means if is_mean and self.shares_all else None
+
+    @torch.no_grad()
+    def _text_means(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the mean vector of each text's tokens, zeros for a text without tokens.
+
+        Equal to :meth:`forward` and the mean over tokens, without the vectors in between. Each
+        text is summed alone, so that its last bits do not depend on the others. Ids must not
+        contain words whose vectors are all zero; ``WordPreprocessing`` leaves them out.
         """
         some = ids > 0
-        counts = some.sum(1)
+        counts = some.flatten(1).sum(1)
         starts = counts.cumsum(0) - counts
-        return F.embedding_bag(ids[some] - 1, self.vectors.matrix, starts, mode="mean")
+        rows, matrix = ids[some] - 1, self.vectors.matrix
+        if ids.ndim == 2:
+            return F.embedding_bag(rows, matrix, starts, mode="mean")
+        n_parts = some.sum(2, keepdim=True)  # (n, length, 1)
+        n_tokens = (n_parts > 0).sum(1, keepdim=True)  # (n, 1, 1)
+        share = (1 / (n_parts * n_tokens).float()).expand(ids.shape)[some]
+        return F.embedding_bag(rows, matrix, starts, mode="sum", per_sample_weights=share)
 
     def _mean(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the mean over those of k ids that are not 0."""
