@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +13,7 @@ from ..backbones import Backbone
 from ..data import UnreadableSamplesError, digest, open_image
 from ..engines import Engine, Recipe, engine_for, resolve_device
 from .store import FeatureStore
+from .tables import empty_table
 
 __all__ = ["compute_features", "compute_inputs", "open_sample"]
 
@@ -22,7 +21,6 @@ __all__ = ["compute_features", "compute_inputs", "open_sample"]
 # batches of each length better.
 _CHUNK = {"image": 128, "array": 128, "text": 2048}
 _AT_ONCE = 128  # rows copied at a time
-_IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 
 
 def compute_features(
@@ -129,23 +127,17 @@ class _Tables:
     def write(self, start: int, found: dict[str, np.ndarray]) -> None:
         for layer, rows in found.items():
             if layer not in self.by_layer:
-                self.by_layer[layer] = _empty((self.n_samples, *rows.shape[1:]), rows.dtype)
+                self.by_layer[layer] = empty_table((self.n_samples, *rows.shape[1:]), rows.dtype)
             self.by_layer[layer][start : start + len(rows)] = rows
 
     def read(self, layer: str, scatter: np.ndarray | None) -> np.ndarray:
         table = self.by_layer[layer]
         if scatter is None:
             return table
-        result = _empty((len(scatter), *table.shape[1:]), table.dtype)
+        result = empty_table((len(scatter), *table.shape[1:]), table.dtype)
         for start in range(0, len(scatter), _AT_ONCE):
             result[start : start + _AT_ONCE] = table[scatter[start : start + _AT_ONCE]]
         return result
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    if math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
-        return np.empty(shape, dtype)
-    return np.memmap(tempfile.TemporaryFile(), dtype, shape=shape)
 
 
 class _SampleError(Exception):
@@ -190,7 +182,7 @@ def _through_store(
     if missing:
         new = source.compute([samples[i] for i in missing])
         for layer, table in new.items():
-            store.put(recipe.key(layer), [digests[i] for i in missing], table)
+            store.try_put(recipe.key(layer), [digests[i] for i in missing], table)
             for i, value in zip(missing, table, strict=True):
                 found[layer][i] = value
     return {layer: _stacked(values, recipe.backbone.kind) for layer, values in found.items()}

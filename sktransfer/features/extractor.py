@@ -312,7 +312,9 @@ class PretrainedFeatureExtractor(
         found: dict[tuple, np.ndarray] = {}
         for layers, poolings in self._passes():
             found |= self._run_pass(samples, layers, poolings)
-        return np.hstack([found[block] for block in self._blocks])
+        blocks = [found[block] for block in self._blocks]
+        # A single block is not copied: both together would be twice the output.
+        return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
     def _passes(self) -> list[tuple[tuple[str, ...], tuple]]:
         """Group the poolings that go over the same layers: one pass serves them."""

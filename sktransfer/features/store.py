@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
+from urllib.request import pathname2url
 
 import numpy as np
 import xxhash
@@ -20,8 +24,13 @@ CREATE TABLE IF NOT EXISTS features (
     key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL, used REAL NOT NULL
 )
 """
-
+_COLUMNS = [b"key", b"value", b"checksum", b"used"]
+_MARK = 0x736B7466  # "sktf", as SQLite's application_id: the file is a feature store
+_MAGIC = b"SQLite format 3\0"
 _AT_ONCE = 500  # keys in one query; SQLite allows at least 999 variables
+# What the user can change: a full disk, missing permissions. The file itself is sound.
+_READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
 class FeatureStore:
@@ -29,14 +38,23 @@ class FeatureStore:
 
     One SQLite file. SQLite makes every write whole or nothing, whoever is killed meanwhile,
     and lets any number of processes read while one writes. Each row carries a checksum; a row
-    that fails it, or a file that is no such database, counts as absent and is written again.
+    that fails it, or a damaged file, counts as absent and is written again. A file of the same
+    name that is another program's database is refused. Where the folder cannot be written, what
+    it holds is read, and nothing is added.
 
     Parameters
     ----------
     location : str or Path
-        A folder, made if need be. The file in it is ``features.sqlite``.
+        A folder, made if need be; "~" is the home folder. The file in it is
+        ``features.sqlite``.
     max_bytes : int, default=None
-        Bound on the features kept, in bytes. Above it the least recently used go first.
+        Bound on the features kept, in bytes, at least 1. Above it the least recently used go
+        first. None is no bound.
+
+    Raises
+    ------
+    ValueError
+        If ``location`` is no path or ``max_bytes`` no positive integer.
 
     Examples
     --------
@@ -52,11 +70,21 @@ class FeatureStore:
     """
 
     def __init__(self, location: str | os.PathLike, *, max_bytes: int | None = None):
+        if not isinstance(location, str | os.PathLike) or not os.fspath(location):
+            raise ValueError(f"location={location!r}: give the path of a folder.")
+        counts = isinstance(max_bytes, Integral) and not isinstance(max_bytes, bool)
+        if max_bytes is not None and not (counts and max_bytes > 0):
+            raise ValueError(
+                f"max_bytes={max_bytes!r}: give a positive integer, a number of bytes, or None "
+                "for no bound."
+            )
         # Where the process works may change.
         self.location = Path(location).expanduser().absolute()
         self.max_bytes = max_bytes
         self._connection: sqlite3.Connection | None = None
         self._process: int | None = None
+        self._is_read_only = False
+        self._has_warned = False
         self._lock = threading.Lock()
 
     @property
@@ -90,12 +118,13 @@ class FeatureStore:
 
         def look_up(db):
             if self.max_bytes is not None:
-                touch = f"UPDATE features SET used = ? WHERE key IN ({marks})"
-                db.execute(touch, [time.time(), *keys])
+                with _if_writable():
+                    touch = f"UPDATE features SET used = ? WHERE key IN ({marks})"
+                    db.execute(touch, [time.time(), *keys])
             select = f"SELECT key, value, checksum FROM features WHERE key IN ({marks})"
             return db.execute(select, keys).fetchall()
 
-        rows = self._run(look_up)
+        rows = self._run(look_up, if_damaged=[])
         return {k: _unpack(v) for k, v, c in rows if _is_sound(k, v, c)}
 
     def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
@@ -107,6 +136,11 @@ class FeatureStore:
         digests : sequence of bytes
         values : ndarray of shape (n, ...)
             One row for each sample, of any shape and numeric type.
+
+        Raises
+        ------
+        sqlite3.OperationalError
+            If the disk is full or the folder cannot be written.
         """
         now = time.time()
         packed = [_pack(value) for value in values]
@@ -121,6 +155,32 @@ class FeatureStore:
                 _evict(db, self.max_bytes)
 
         self._run(write)
+
+    def try_put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
+        """Keep what was computed for samples, or warn, once, where that fails.
+
+        Parameters
+        ----------
+        recipe, digests, values
+            As in :meth:`put`.
+
+        Returns
+        -------
+        bool
+            Whether the values were kept.
+        """
+        try:
+            self.put(recipe, digests, values)
+        except (sqlite3.OperationalError, OSError) as error:
+            if not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"Features cannot be written to the store and will be computed again next "
+                    f"time: {error}. Make room, or give a folder that can be written as memory=.",
+                    stacklevel=2,
+                )
+            return False
+        return True
 
     def clear(self) -> None:
         """Remove every entry and give the disk space back."""
@@ -138,10 +198,14 @@ class FeatureStore:
         return self._number("SELECT coalesce(sum(length(value)), 0) FROM features")
 
     def _number(self, query: str) -> int:
-        return self._run(lambda db: db.execute(query).fetchone()[0])
+        return self._run(lambda db: db.execute(query).fetchone()[0], if_damaged=0)
 
-    def _run(self, action: Callable):
-        """Run one transaction; where the file is damaged, begin a new one and run it there."""
+    def _run(self, action: Callable, if_damaged=None):
+        """Run one transaction; where the file is damaged, begin a new one and run it there.
+
+        A damaged file that cannot be written cannot be replaced: ``if_damaged`` is returned, or
+        with None the error raised.
+        """
         with self._lock:
             try:
                 with self._connect() as db:
@@ -150,6 +214,11 @@ class FeatureStore:
                 # A full disk, a folder that may not be written: the user should know.
                 if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                     raise sqlite3.OperationalError(f"{self.path}: {error}") from error
+                if self._is_read_only:
+                    self._disconnect()
+                    if if_damaged is None:
+                        raise
+                    return if_damaged
                 self._remove()
                 with self._connect() as db:
                     return action(db)
@@ -159,22 +228,81 @@ class FeatureStore:
         # One to a file that was deleted would go on writing to nowhere.
         stale = self._process != os.getpid() or not self.path.exists()
         if self._connection is None or stale:
-            self.location.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-            db.text_factory = bytes  # a damaged row may call its numbers text
-            self._connection, self._process = db, os.getpid()
-            # WAL: readers do not wait for the writer. NORMAL: a power cut may cost the last
-            # entries, which will be computed again, never the file.
-            db.execute("PRAGMA page_size=16384")
-            _until_unlocked(lambda: db.execute("PRAGMA journal_mode=WAL"))
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute(_LAYOUT)
+            self._connection, self._is_read_only = self._open()
+            self._process = os.getpid()
         return self._connection
 
-    def _remove(self) -> None:
+    def _open(self) -> tuple[sqlite3.Connection, bool]:
+        """Open the file, to be read only where it cannot be written."""
+        try:
+            return self._open_to_write(), False
+        except sqlite3.OperationalError as error:
+            if not _is_among(error, _READ_ONLY | _NO_ROOM) or not self.path.is_file():
+                raise
+        return self._open_to_read(), True
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        self.location.mkdir(parents=True, exist_ok=True)
+        db = self._opened(str(self.path))
+        # WAL: readers do not wait for the writer. NORMAL: a power cut may cost the last
+        # entries, which will be computed again, never the file.
+        db.execute("PRAGMA page_size=16384")
+        _until_unlocked(lambda: db.execute("PRAGMA journal_mode=WAL"))
+        db.execute("PRAGMA synchronous=NORMAL")
+        if not _columns(db):
+            db.execute(f"PRAGMA application_id={_MARK}")
+            db.execute(_LAYOUT)
+        return db
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        """Open a file that cannot be written.
+
+        Where no file can be made beside it, what only the log of another process holds is left out.
+        """
+        address = f"file:{pathname2url(str(self.path))}"
+        try:
+            return self._opened(f"{address}?mode=ro", uri=True)
+        except sqlite3.OperationalError:
+            return self._opened(f"{address}?immutable=1", uri=True)
+
+    def _opened(self, address: str, **settings) -> sqlite3.Connection:
+        """Connect to the file, and refuse one that is not a feature store."""
+        db = sqlite3.connect(address, timeout=60, check_same_thread=False, **settings)
+        db.text_factory = bytes  # a damaged row may call its numbers text
+        try:
+            self._check_owner(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check_owner(self, db: sqlite3.Connection) -> None:
+        columns = _columns(db)
+        if columns == _COLUMNS or not db.execute("SELECT name FROM sqlite_master").fetchall():
+            return
+        if db.execute("PRAGMA application_id").fetchone()[0] == _MARK:
+            raise sqlite3.DatabaseError("the layout of the table is damaged")
+        raise ValueError(
+            f"{self.path} is a database of another program, and is left as it is: give another "
+            "folder as memory=, or move the file away."
+        )
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+    def _remove(self) -> None:
+        """Remove a damaged file. One that SQLite did not write is kept under another name."""
+        self._disconnect()
+        if not _is_sqlite(self.path):
+            kept = self.path.with_suffix(".damaged")
+            self.path.replace(kept)
+            warnings.warn(
+                f"{self.path} was no database: it is called {kept.name} now, and a new store "
+                "takes its place.",
+                stacklevel=2,
+            )
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
@@ -199,16 +327,24 @@ def as_store(memory) -> FeatureStore | None:
     Parameters
     ----------
     memory : None, str, Path, FeatureStore or object with a ``location``
-        For the last, such as ``joblib.Memory``, a folder beside its own is used.
+        For the last, such as ``joblib.Memory``, a folder beside its own is used. In a path, "~"
+        is the home folder.
 
     Returns
     -------
     FeatureStore or None
+
+    Raises
+    ------
+    ValueError
+        If the path is empty.
     """
     if memory is None or isinstance(memory, FeatureStore):
         return memory
     if isinstance(memory, str | os.PathLike):
-        return _store_at(Path(memory).absolute())
+        if not os.fspath(memory):
+            raise ValueError("memory='' is no folder: give its path, or None to keep nothing.")
+        return _store_at(Path(memory).expanduser().absolute())
     if memory.location is None:
         return None
     return _store_at(Path(memory.location).absolute() / "sktransfer")
@@ -231,6 +367,31 @@ def _until_unlocked(action: Callable, seconds: float = 60) -> None:
             if "locked" not in str(error) or time.monotonic() > end:
                 raise
         time.sleep(0.01)
+
+
+def _columns(db: sqlite3.Connection) -> list[bytes]:
+    """Name the columns of the table, none where it does not exist."""
+    return [row[1] for row in db.execute("PRAGMA table_info(features)")]
+
+
+def _is_sqlite(path: Path) -> bool:
+    """Tell whether SQLite wrote a file, which may be damaged behind its first bytes."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) in (_MAGIC, b"")
+
+
+def _is_among(error: sqlite3.OperationalError, codes: set[int]) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes  # without the extension
+
+
+@contextlib.contextmanager
+def _if_writable() -> Iterator[None]:
+    """Leave out a write where the disk is full or the file cannot be written."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if not _is_among(error, _READ_ONLY | _NO_ROOM):
+            raise
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:

@@ -264,6 +264,19 @@ def test_without_memory_a_grid_search_runs_each_image_for_every_fit_and_score(co
     assert sum(counted) == 2 * 2 * (5 + 5) + 10
 
 
+def test_features_that_cannot_be_stored_are_returned_with_one_warning(small_disk):
+    X = np.random.default_rng(0).normal(size=(2000, 9)).astype(np.float32)
+    backbone = load_backbone(Vectors(50))
+    extractor = PretrainedFeatureExtractor(backbone, layer=-1, memory=small_disk / "store")
+    with pytest.warns(
+        UserWarning, match="cannot be written to the store .* disk is full"
+    ) as caught:
+        features = extractor.fit_transform(X)
+    assert len(caught) == 1
+    expected = PretrainedFeatureExtractor(backbone, layer=-1).fit_transform(X)
+    np.testing.assert_array_equal(features, expected)
+
+
 # samples that cannot be read
 
 

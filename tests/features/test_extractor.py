@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 import warnings
 
 import joblib
@@ -18,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
 
 from sktransfer import (
     PretrainedFeatureExtractor,
@@ -531,3 +533,25 @@ def test_a_pooling_that_is_set_after_fit_waits_for_the_next(files):
     expected = made.transform(files)
     assert np.array_equal(made.set_params(pooling="max").transform(files), expected)
     assert not np.array_equal(made.fit(files).transform(files), expected)
+
+
+class Wide(nn.Module):
+    """16 kB of features of a sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 4000))
+
+    def forward(self, x):
+        return x[:, :1] * self.scale
+
+
+def test_transform_needs_little_more_memory_than_its_output():
+    X = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
+    extractor = PretrainedFeatureExtractor(load_backbone(Wide())).fit(X)
+    extractor.transform(X[:2])
+    tracemalloc.start()
+    features = extractor.transform(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert features.nbytes < peak < 1.3 * features.nbytes

@@ -19,7 +19,7 @@ from sktransfer.features.store import FeatureStore, as_store
 
 ROW = 64 + 400  # bytes of 100 float32 and their header
 
-# Other processes need no torch: cache.py stands alone (test_architecture.py holds it to that).
+# Other processes need no torch: store.py stands alone.
 WRITER = """
 import sys, time
 import numpy as np
@@ -297,14 +297,136 @@ def test_a_row_moved_to_another_key_counts_as_absent(store):
     assert store.get("recipe", [b"a", b"b"]) == [None, None]
 
 
-def test_a_table_of_another_layout_is_made_anew(tmp_path):
-    db = sqlite3.connect(tmp_path / "features.sqlite")
-    db.execute("CREATE TABLE features (key BLOB PRIMARY KEY, value BLOB)")
+FOREIGN = {
+    "another layout": "CREATE TABLE features (id INTEGER PRIMARY KEY, name TEXT)",
+    "other tables": "CREATE TABLE notes (text TEXT)",
+}
+
+
+@pytest.mark.parametrize("layout", FOREIGN)
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(layout, tmp_path):
+    path = tmp_path / "features.sqlite"
+    db = sqlite3.connect(path)
+    db.execute(FOREIGN[layout])
     db.commit()
     db.close()
+    content = path.read_bytes()
+    store = FeatureStore(tmp_path)
+    for use in (lambda: store.put("recipe", [b"a"], rows(1)), lambda: store.get("recipe", [b"a"])):
+        with pytest.raises(ValueError, match=r"features\.sqlite is a database of another program"):
+            use()
+    assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_that_is_no_database_is_kept_under_another_name(tmp_path):
+    (tmp_path / "features.sqlite").write_text("my notes")
+    with pytest.warns(UserWarning, match=r"was no database: it is called features\.damaged now"):
+        FeatureStore(tmp_path).put("recipe", [b"a"], rows(1))
+    assert (tmp_path / "features.damaged").read_text() == "my notes"
+    assert FeatureStore(tmp_path).get("recipe", [b"a"])[0][0] == 1
+
+
+def test_a_damaged_layout_of_our_own_is_made_anew(tmp_path):
     store = FeatureStore(tmp_path)
     store.put("recipe", [b"a"], rows(1))
-    assert store.get("recipe", [b"a"])[0][0] == 1.0
+    with sqlite3.connect(store.path) as db:
+        db.execute("ALTER TABLE features RENAME COLUMN value TO valuf")
+    fresh = FeatureStore(tmp_path)
+    assert fresh.get("recipe", [b"a"]) == [None]
+    fresh.put("recipe", [b"a"], rows(2))
+    assert fresh.get("recipe", [b"a"])[0][0] == 2
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.put("recipe", [b"a"], rows(1))
+    with sqlite3.connect(store.path) as db:
+        db.execute("PRAGMA application_id=0")  # it was not marked
+    assert FeatureStore(tmp_path).get("recipe", [b"a"])[0][0] == 1
+
+
+# where nothing can be written
+
+
+@pytest.mark.parametrize("max_bytes", [None, 10 * ROW])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_store_that_cannot_be_written_is_read(is_open, max_bytes, tmp_path, make_read_only):
+    other = FeatureStore(tmp_path / "store")
+    other.put("recipe", [b"a"], rows(1))
+    if not is_open:  # otherwise the files of WAL lie beside
+        other._disconnect()
+    make_read_only(tmp_path / "store")
+    store = FeatureStore(tmp_path / "store", max_bytes=max_bytes)
+    assert store.get("recipe", [b"b"]) == [None]
+    if not is_open:
+        assert store.get("recipe", [b"a"])[0][0] == 1
+        assert len(store) == 1
+    with pytest.raises(sqlite3.OperationalError, match=r"features\.sqlite: attempt to write"):
+        store.put("recipe", [b"b"], rows(2))
+    with pytest.warns(UserWarning, match=r"cannot be written to the store") as caught:
+        assert not store.try_put("recipe", [b"b"], rows(2))
+        assert not store.try_put("recipe", [b"b"], rows(2))
+    assert len(caught) == 1
+
+
+def test_damage_that_cannot_be_written_is_a_miss(tmp_path, make_read_only):
+    digests = [i.to_bytes(4, "big") for i in range(400)]
+    path = closed_store(tmp_path / "store", digests, np.ones((400, 100)))
+    content = path.read_bytes()
+    path.write_bytes(content[:16384] + b"\xff" * (len(content) - 16384))
+    make_read_only(tmp_path / "store")
+    store = FeatureStore(tmp_path / "store")
+    assert store.get("recipe", digests) == [None] * 400
+    assert path.stat().st_size == len(content)
+
+
+def test_a_store_on_a_full_disk_is_read_and_says_that_nothing_is_added(small_disk):
+    store = FeatureStore(small_disk / "store")
+    store.put("recipe", [b"a"], rows(1))
+    many = [i.to_bytes(4, "big") for i in range(2000)]
+    with pytest.warns(UserWarning, match="disk is full") as caught:
+        assert not store.try_put("recipe", many, np.ones((2000, 100), np.float32))
+        assert not store.try_put("recipe", many, np.ones((2000, 100), np.float32))
+    assert len(caught) == 1
+    assert store.get("recipe", [b"a", many[0]])[0][0] == 1
+    assert len(store) == 1
+    assert store.try_put("recipe", [b"b"], rows(2))
+
+
+def test_a_store_without_room_keeps_what_it_has(store):
+    store.put("recipe", [b"a"], rows(1))
+    store._connect().execute("PRAGMA max_page_count=1")  # SQLite raises it to what there is
+    with pytest.warns(UserWarning, match="disk is full"):
+        assert not store.try_put("recipe", list(map(bytes, range(99))), np.ones((99, 999)))
+    assert store.get("recipe", [b"a"])[0][0] == 1
+
+
+# its parameters
+
+
+@pytest.mark.parametrize("max_bytes", [-5, 0, True, 1.5, "1"])
+def test_a_bound_that_is_no_number_of_bytes_is_refused(max_bytes, tmp_path):
+    with pytest.raises(ValueError, match=f"max_bytes={max_bytes!r}: give a positive integer"):
+        FeatureStore(tmp_path, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize("location", [3, None, ""])
+def test_a_location_that_is_no_path_is_refused(location):
+    with pytest.raises(ValueError, match=f"location={location!r}: give the path of a folder"):
+        FeatureStore(location)
+
+
+def test_an_empty_path_is_no_memory():
+    with pytest.raises(ValueError, match="memory='' is no folder"):
+        as_store("")
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for store in (as_store("~/store"), as_store(Path("~/store")), FeatureStore("~/store")):
+        assert store.location == tmp_path / "home" / "store"
 
 
 def test_an_error_of_the_disk_names_the_file(tmp_path):

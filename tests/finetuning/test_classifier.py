@@ -1,4 +1,5 @@
 import math
+import mmap
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -1243,13 +1244,13 @@ def test_a_large_table_is_not_copied_into_memory(data, monkeypatch):
         make(self, rows, *args)
 
     monkeypatch.setattr(Table, "__init__", noted)
-    monkeypatch.setattr("sktransfer.features.compute._IN_MEMORY", 100)
+    monkeypatch.setattr("sktransfer.features.tables._IN_MEMORY", 100)
     model = FineTunedClassifier(
         load_backbone(network()), trainable=1, validation_fraction=0.2, rehearsal=2, max_epochs=1
     ).fit(*data)
     model.partial_fit(*data)
     assert len(seen) > 4
-    assert all(isinstance(rows, np.memmap) for rows in seen)
+    assert all(isinstance(rows.base, mmap.mmap) for rows in seen)
 
 
 def test_rows_of_a_table_come_from_both_parts():

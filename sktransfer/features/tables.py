@@ -1,0 +1,87 @@
+"""Tables of results: in memory, or in a temporary file where they are large."""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import shutil
+import tempfile
+
+import numpy as np
+
+__all__ = ["empty_table"]
+
+_IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
+_AT_ONCE = 2**20  # bytes written at a time
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def empty_table(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array to be filled, in memory or, above 2 GiB, in a file without a name.
+
+    The space on disk is reserved at once: a write to a mapped file on a full disk would kill the
+    process.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+
+    Returns
+    -------
+    ndarray
+        Its values are undefined.
+
+    Raises
+    ------
+    OSError
+        If the disk of temporary files has no room for it.
+    """
+    dtype = np.dtype(dtype)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes <= _IN_MEMORY or dtype.hasobject:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        _reserve(file, n_bytes)
+        mapped = mmap.mmap(file.fileno(), n_bytes)
+    # Not np.memmap: joblib would send the name of its file to other processes, and it has none.
+    return np.ndarray(shape, dtype, mapped)
+
+
+def _reserve(file, n_bytes: int) -> None:
+    try:
+        _allocate(file, n_bytes)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            error.errno,
+            f"{_megabytes(n_bytes)} of temporary disk space are needed, and {folder} has "
+            f"{_megabytes(free)} free ({error.strerror}): make room there, set TMPDIR to another "
+            "folder, or compute fewer samples at a time.",
+        ) from error
+
+
+def _allocate(file, n_bytes: int) -> None:
+    try:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except AttributeError:  # not on macOS and Windows
+        _write_zeros(file, n_bytes)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _write_zeros(file, n_bytes)
+
+
+def _write_zeros(file, n_bytes: int) -> None:
+    zeros = memoryview(bytes(_AT_ONCE))
+    written = 0
+    while written < n_bytes:
+        written += file.write(zeros[: n_bytes - written])
+    os.fsync(file.fileno())  # some file systems find room only now
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB"
