@@ -21,7 +21,7 @@ from ..backbones import Backbone, boundary, describe, penultimate, stages_of
 from ..engines import Recipe, engine_for, group_by_shape, resolve_device
 from ..features import BackboneEstimator, as_store, compute_features, compute_inputs
 from .augment import View, make_augment
-from .callbacks import EpochWatch, KeepBest
+from .callbacks import EpochProgress, KeepBest, own_copy
 from .heads import carry_rows, make_head, solve_new_rows, solve_probe, write_rows
 from .loop import make_net, train
 from .lr_finder import find_lr
@@ -225,7 +225,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             patience=self.patience,
             max_epochs=self.max_epochs,
             batch_size=batch_size,
-            callbacks=[_own_copy(c) for c in (*(self.callbacks or ()), *more)],
+            callbacks=[own_copy(c) for c in (*(self.callbacks or ()), *more)],
             net_params=net_params,
             verbose=max(0, self.verbose - 1),
             seed=seed,
@@ -463,7 +463,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
                 if open_tasks:
                     open_tasks.pop().call_on_fit_task_end(estimator=self)
 
-            yield [("watch", EpochWatch(begin, end))]
+            yield [("progress", EpochProgress(begin, end))]
 
     # -- pickling ------------------------------------------------------------------------------
 
@@ -505,17 +505,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _rebuild(self, tensors: dict[str, np.ndarray], head: nn.Module) -> None:
         tail = restored_tail(self._bare_tail(), tensors, head)
-        self.net_ = make_net(tail, 1, None, self._trained_with, torch.device("cpu")).initialize()
+        self.net_ = make_net(tail, None, self._trained_with, torch.device("cpu")).initialize()
         self._tail = tail
         self._output = _output_backbone(tail)
-
-
-def _own_copy(callback):
-    """Copy a user's callback, which training changes; one that cannot be copied is used."""
-    try:
-        return deepcopy(callback)
-    except Exception:  # it may hold anything: a file, a connection
-        return callback
 
 
 def _last_stage(backbone: Backbone) -> nn.Module:

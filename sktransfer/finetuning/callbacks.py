@@ -1,45 +1,141 @@
-"""What watches training: the schedule, progress, losses that are not finite, the best epoch."""
+"""Callbacks of the training loop: learning rate, progress, finite losses, the best epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
+from skorch.dataset import get_len
 
-from .rows import Batches, Rows
+from .rows import Batches, Rows, count_batches
 from .tail import copy_state
 
-__all__ = ["EpochWatch", "KeepBest", "StopOnNonFinite", "WarmupCosine"]
+__all__ = [
+    "EpochProgress",
+    "KeepBest",
+    "StopOnNonFinite",
+    "WarmupCosine",
+    "own_copy",
+    "sets_learning_rate",
+    "warmup_cosine",
+]
 
 
-class WarmupCosine:
-    """Factor on the learning rate: up in a line, down in half a cosine (Loshchilov 2017)."""
+def sets_learning_rate(callback) -> bool:
+    """Tell whether an entry of ``callbacks`` is one of skorch's learning rate schedulers.
 
-    def __init__(self, n_steps: int, warmup: float):
-        self.n_steps = n_steps
-        self.n_warmup = round(n_steps * warmup)
-
-    def __call__(self, step: int) -> float:
-        if step < self.n_warmup:
-            return (step + 1) / (self.n_warmup + 1)
-        done = (step - self.n_warmup) / max(1, self.n_steps - self.n_warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    Parameters
+    ----------
+    callback : Callback, type or tuple of str and Callback
+    """
+    callback = callback[1] if isinstance(callback, tuple) else callback
+    cls = callback if isinstance(callback, type) else type(callback)
+    return issubclass(cls, LRScheduler)
 
 
-class EpochWatch(Callback):
-    """Call two functions around each epoch: progress bars hang there."""
+def own_copy(callback):
+    """Copy a callback of the user, which training changes; one that cannot be copied is used."""
+    try:
+        return deepcopy(callback)
+    except Exception:  # it may hold anything: a file, a connection
+        return callback
 
-    def __init__(self, begin: Callable[[], None], end: Callable[[], None]):
+
+def warmup_cosine(step: int, n_steps: int, warmup: float) -> float:
+    """Return the factor on the learning rate at a step (Loshchilov & Hutter 2017).
+
+    Parameters
+    ----------
+    step : int
+        From 0.
+    n_steps : int
+    warmup : float
+        Share of the steps in which the factor rises linearly; then it falls as a half cosine.
+
+    Returns
+    -------
+    float
+    """
+    n_warmup = round(n_steps * warmup)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    done = (step - n_warmup) / max(1, n_steps - n_warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class WarmupCosine(Callback):
+    """Set the learning rates before each step of a training.
+
+    Each training (``fit``, or ``partial_fit`` of the net) is a schedule of its own. Where
+    something else sets a rate, such as another callback, the schedule ends: that rate stays.
+
+    Parameters
+    ----------
+    warmup : float
+        As in :func:`warmup_cosine`.
+    in_pairs : bool
+        As in :class:`Batches`.
+    """
+
+    def __init__(self, warmup: float, in_pairs: bool = False):
+        self.warmup = warmup
+        self.in_pairs = in_pairs
+
+    def initialize(self):
+        self.rates_: list[float] = []
+        return self
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        n_batches = count_batches(get_len(X), net.batch_size, self.in_pairs)
+        self.n_steps_, self.step_ = net.max_epochs * n_batches, 0
+        groups = net.optimizer_.param_groups
+        if _rates(net) != self.rates_:  # and not where the training before has ended
+            for group in groups:
+                group["initial_lr"] = group["lr"]
+        self._set(net)
+
+    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
+        if not training or _rates(net) != self.rates_:
+            return
+        self._set(net)
+        net.history.record_batch("event_lr", self.rates_[0])
+        self.step_ += 1
+
+    def _set(self, net) -> None:
+        factor = warmup_cosine(self.step_, self.n_steps_, self.warmup)
+        for group in net.optimizer_.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.rates_ = _rates(net)
+
+
+def _rates(net) -> list[float]:
+    return [float(group["lr"]) for group in net.optimizer_.param_groups]
+
+
+class EpochProgress(Callback):
+    """Call two functions around each epoch of one training: progress bars hang there.
+
+    They belong to the call of ``fit``: later trainings of the net do without, and a pickle of it
+    does not hold them.
+    """
+
+    def __init__(self, begin: Callable[[], None] | None, end: Callable[[], None] | None):
         self.begin = begin
         self.end = end
 
     def on_epoch_begin(self, net, **kwargs):
-        self.begin()
+        if self.begin is not None:
+            self.begin()
 
     def on_epoch_end(self, net, **kwargs):
-        self.end()
+        if self.end is not None:
+            self.end()
+
+    def on_train_end(self, net, **kwargs):
+        self.begin = self.end = None
 
 
 class StopOnNonFinite(Callback):

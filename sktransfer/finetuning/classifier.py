@@ -93,7 +93,9 @@ default="efficientnet_lite0"
     warm_start : bool, default=False
         Whether a second ``fit`` goes on from the first one's weights.
     callbacks : list of skorch callbacks, default=None
-        Copies are added to the loop; ``net_.callbacks_`` has them.
+        Copies are added to the loop; ``net_.callbacks_`` has them. A learning rate
+        scheduler (``LRScheduler``) among them replaces the schedule that ``warmup`` belongs to, and
+        a rate that another callback sets stays.
     net_params : dict, default=None
         More parameters of the ``skorch.NeuralNetClassifier``, such as
         ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.

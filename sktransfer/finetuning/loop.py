@@ -13,20 +13,20 @@ from collections.abc import Callable
 
 import skorch
 import torch
-from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, LRScheduler, Unfreezer
+from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, Unfreezer
 from skorch.helper import predefined_split
 from torch import nn
 
-from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine
-from .plan import _OURS, TrainingPlan
-from .rows import Batches, Rows, count_batches
+from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
+from .plan import TrainingPlan
+from .rows import Batches, Rows
 from .tail import Tail, learned_stages
 
 __all__ = ["WeightedLoss", "make_net", "run_in_parts", "tail_of", "train"]
 
 
 class WeightedLoss(nn.Module):
-    """The mean over a batch of loss times weight, of outputs that come with their weights.
+    """The mean over a batch of loss times weight, where outputs come with weights.
 
     Dividing by the weights of the batch itself would take away what they are for where batches
     are small: a batch of one row would have its full loss whatever the row's weight.
@@ -44,10 +44,10 @@ class WeightedLoss(nn.Module):
         self.task = task
         self.label_smoothing = label_smoothing
 
-    def forward(self, output: tuple, target: torch.Tensor) -> torch.Tensor:
-        output, weight = output
+    def forward(self, output: torch.Tensor | tuple, target: torch.Tensor) -> torch.Tensor:
+        output, weight = output if isinstance(output, tuple) else (output, None)
         loss = self._each(output, target)  # (n,)
-        return (loss * weight).mean()
+        return (loss if weight is None else loss * weight).mean()
 
     def _each(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         smooth = self.label_smoothing
@@ -64,7 +64,6 @@ class WeightedLoss(nn.Module):
 
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-_OURS += ("callbacks__finite", "callbacks__watch")
 
 
 def train(
@@ -93,7 +92,7 @@ def train(
         If not even one row fits, or batch norm would see the parts of a batch.
     """
     tail.seed = plan.seed
-    net = make_net(tail, len(rows), valid, plan, device)
+    net = make_net(tail, valid, plan, device)
     try:
         return net.fit(rows.to(device), y=None)
     except _Interrupted:
@@ -176,10 +175,19 @@ class _OwnLoop:
 
     Steps are run in parts where memory is short; callbacks see each one once. And skorch ends
     training quietly on KeyboardInterrupt, so that a search which is to be stopped would go on
-    with a model that is half trained. Callbacks that stop early raise it, too, and may.
+    with a model that is half trained. Callbacks that stop early raise it, too, and may. After
+    training the module is used for predictions, without gradients; it may be trained again.
     """
 
     was_stopped = False  # by a callback
+
+    def partial_fit(self, *args, **kwargs):
+        if self.initialized_:
+            tail_of(self).requires_grad_(True)
+        try:
+            return super().partial_fit(*args, **kwargs)
+        finally:
+            tail_of(self).n_trainings += 1
 
     def notify(self, *args, **kwargs):
         try:
@@ -220,7 +228,7 @@ def tail_of(net: skorch.NeuralNet) -> Tail:
     return getattr(net.module_, "_orig_mod", net.module_)
 
 
-def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, device):
+def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.device):
     """Assemble the skorch net: what to train, on what, how, and what to watch."""
     cls = _RegressorNet if plan.task == "regression" else _ClassifierNet
     settings = {
@@ -235,7 +243,7 @@ def make_net(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan, de
         "predict_nonlinearity": _NONLINEARITIES[plan.task],
         "device": str(device),
         "verbose": plan.verbose,
-        "callbacks": _callbacks(tail, n_rows, valid, plan),
+        "callbacks": _callbacks(tail, valid, plan),
         **_optimizer(tail, plan, device),
     }
     if plan.task != "regression":
@@ -277,16 +285,12 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     return settings | {"optimizer__param_groups": groups}
 
 
-def _callbacks(tail: Tail, n_rows: int, valid: Rows | None, plan: TrainingPlan) -> list:
-    n_batches = count_batches(n_rows, plan.batch_size, tail.learns_statistics)
-    n_steps = plan.max_epochs * n_batches
+def _callbacks(tail: Tail, valid: Rows | None, plan: TrainingPlan) -> list:
     callbacks: list = [("finite", StopOnNonFinite())]
     if plan.clip_norm is not None:
         callbacks.append(("clip", GradientNormClipping(plan.clip_norm)))
-    schedule = WarmupCosine(n_steps, plan.warmup)
-    policy = torch.optim.lr_scheduler.LambdaLR
-    step = LRScheduler(policy=policy, lr_lambda=schedule, step_every="batch")
-    callbacks.append(("schedule", step))
+    if not any(map(sets_learning_rate, plan.callbacks)):
+        callbacks.append(("schedule", WarmupCosine(plan.warmup, tail.learns_statistics)))
     if plan.gradual_unfreezing:
         callbacks += _unfreezing(tail, plan)
     if valid is not None:

@@ -56,6 +56,7 @@ _DECIDED = {
 }
 
 _OURS = ("iterator_train", "iterator_valid", "dataset", "classes", "predict_nonlinearity")
+_OURS += ("callbacks__finite", "callbacks__progress")
 
 
 def check_net_params(net_params: dict) -> None:

@@ -45,6 +45,8 @@ class Tail(nn.Module):
     ----------
     n_chunks : int
         Into how many parts a batch is divided where memory is short.
+    n_trainings : int
+        How often it was trained: what is prepared from it is of no use after the next time.
     seed : int
         Of what is drawn in training (dropout); each batch has the next one.
     """
@@ -59,6 +61,7 @@ class Tail(nn.Module):
         self.train_batch_norm = train_batch_norm
         self.precision = precision
         self.n_chunks = 1
+        self.n_trainings = 0
         # As a tensor: a network compiled for one seed would be compiled again for the next.
         self._seed = torch.zeros((), dtype=torch.int64)
 

@@ -12,7 +12,6 @@ import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar
-from sklearn.datasets import make_blobs
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -33,24 +32,12 @@ from sktransfer import (
 from sktransfer.backbones.stages import stages_of
 from sktransfer.features.compute import compute_inputs
 from sktransfer.finetuning.base import _features
-from sktransfer.finetuning.callbacks import WarmupCosine
+from sktransfer.finetuning.callbacks import warmup_cosine
 from sktransfer.finetuning.heads import solve_probe
 from sktransfer.finetuning.rows import Batches, Rows, Table
 from sktransfer.finetuning.tail import Pooling, Tail
+from tests.finetuning.conftest import network
 from tests.support import Vectors, run_python
-
-
-def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        first = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU())
-        return nn.Sequential(first, nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
-
-
-@pytest.fixture
-def data():
-    X, y = make_blobs(90, 6, centers=3, cluster_std=4.0, random_state=0)
-    return X.astype(np.float32), np.array(["ant", "bee", "wasp"])[y]
 
 
 def states(backbone):
@@ -1368,13 +1355,13 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
     codes = torch.as_tensor(np.searchsorted(start.classes_, y))
     optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-3, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(start._trained_with.seed)
-    schedule, step, expected = WarmupCosine(4, 0.1), 0, []
+    step, expected = 0, []
     for _ in range(2):
         order = torch.randperm(16, generator=generator)
         torch.randint(2**31, (1,), generator=generator)
         losses = []
         for index in order.split(8):
-            optimizer.param_groups[0]["lr"] = 1e-3 * schedule(step)
+            optimizer.param_groups[0]["lr"] = 1e-3 * warmup_cosine(step, 4, 0.1)
             with torch.no_grad():
                 x = prefix(inputs[index])
             loss = nn.functional.cross_entropy(tail(x), codes[index])

@@ -1,0 +1,20 @@
+"""A small network on vectors, and vectors with labels, for all tests of fine-tuning."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_blobs
+from torch import nn
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU())
+        return nn.Sequential(first, nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+
+
+@pytest.fixture
+def data():
+    X, y = make_blobs(90, 6, centers=3, cluster_std=4.0, random_state=0)
+    return X.astype(np.float32), np.array(["ant", "bee", "wasp"])[y]
