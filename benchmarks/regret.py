@@ -13,7 +13,7 @@ Results go to --out after each fit, and a run goes on where another stopped.
     python benchmarks/regret.py --draws 5                     # hours on two cores
     python benchmarks/regret.py --strategies auto --again     # after a change of the rules
     python benchmarks/regret.py --half first --strategies evidence --draws 3
-    python benchmarks/regret.py --calibrate --draws 3         # print RULES["gains"] anew
+    python benchmarks/regret.py --calibrate --draws 3         # print the priors anew
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ from _common import parser, table
 from _tasks import Task
 
 from sktransfer import FeatureStore, TransferClassifier, load_backbone, recommend_strategy
-from sktransfer.selection.rules import RULES, describe, expected_gain, headroom_of, update
+from sktransfer.selection.rules import (
+    RULES,
+    Evidence,
+    ExplainedLabels,
+    ShareOfErrors,
+    headroom_of,
+    rule_inputs,
+    update,
+)
 from sktransfer.selection.strategies import STRATEGIES
 
 LITE, MINILM, GLOVE = "efficientnet_lite0", "minilm_l6_v2", "glove_6b_50d"
@@ -131,7 +139,7 @@ def what_is_cheap(X, y, backbone, **settings):
 
 def evidence(found) -> dict:
     """Keep of a recommendation what calibration needs."""
-    by_name = {outlook.name: outlook for outlook in found.table}
+    by_name = {estimate.name: estimate for estimate in found.table}
     fixed = by_name["features"]
     return {
         "chosen": found.chosen,
@@ -165,18 +173,20 @@ def measure(args, results: Results) -> None:
 
 
 def calibrate(results: Results, draws: int) -> None:
-    """Print RULES["gains"] and RULES["direct"], from the first half only."""
-    found, gains = _seen(results, draws), {}
-    for name in ("early", "head", "last", "all"):
-        gains[name] = _fit_gain(name, found, gains.get("early"))
-        RULES["gains"].update(gains)
-    print('"gains": {')
-    for name, numbers in gains.items():
-        print(f'    "{name}": ({", ".join(f"{number:.2f}" for number in numbers)}),')
-    direct = [(r["seen"]["explained"], r["direct"]) for r in found if "direct" in r]
-    slope, constant = np.polyfit(*zip(*direct, strict=True), 1)
-    spread = np.std([accuracy - constant - slope * share for share, accuracy in direct])
-    print(f'}},\n"direct": ({constant:.2f}, {slope:.2f}, {spread:.2f}),')
+    """Print the priors of the strategies, from the first half only."""
+    found, priors = _seen(results, draws), {}
+    for name, strategy in STRATEGIES.items():
+        if isinstance(strategy.prior, ShareOfErrors):
+            hint = strategy.prior.hint_from
+            priors[name] = ShareOfErrors(*_fit_gain(name, found, priors.get(hint), hint), hint)
+        elif isinstance(strategy.prior, ExplainedLabels):
+            pairs = [(r["seen"]["explained"], r[name]) for r in found if name in r]
+            slope, constant = np.polyfit(*zip(*pairs, strict=True), 1)
+            spread = np.std([accuracy - constant - slope * share for share, accuracy in pairs])
+            numbers = (round(float(number), 2) for number in (constant, slope, spread))
+            priors[name] = ExplainedLabels(*numbers)
+    for name, prior in priors.items():
+        print(f"{name}: {prior}")
 
 
 def _seen(results: Results, draws: int) -> list[dict]:
@@ -191,10 +201,10 @@ def _seen(results: Results, draws: int) -> list[dict]:
     return found
 
 
-def _fit_gain(name: str, found: list[dict], early: tuple | None) -> tuple:
+def _fit_gain(name: str, found: list[dict], before: ShareOfErrors | None, hint_from: str) -> tuple:
     """Fit a strategy's gain over "features" by ridge regression; return weights and spread."""
     rows = [row for row in found if name in row]
-    X = np.array([_looked_at(row["seen"], early is not None) for row in rows])
+    X = np.array([_looked_at(row["seen"], before, hint_from) for row in rows])
     gain = np.array([row[name] - row["features"] for row in rows])
     # In accuracy, not as a share: where nothing is left to gain, a share says nothing.
     penalty = 0.1 * np.mean(X[:, 0] ** 2) * len(X) * np.eye(X.shape[1])
@@ -203,13 +213,13 @@ def _fit_gain(name: str, found: list[dict], early: tuple | None) -> tuple:
     return *weights.tolist(), round(float(spread), 2)
 
 
-def _looked_at(seen: dict, with_early: bool) -> np.ndarray:
+def _looked_at(seen: dict, before: ShareOfErrors | None, hint_from: str) -> np.ndarray:
     """Return what a rule looks at, times the headroom."""
     headroom, hint = headroom_of(*seen["fixed"]), 0.0
-    if with_early and "early" in seen["tried"]:
-        expected = expected_gain("early", headroom, seen["smallest"], seen["similarity"], 0.0)
-        hint = update(expected, tuple(seen["tried"]["early"]))[0] / headroom
-    return headroom * np.array(describe(seen["smallest"], seen["similarity"], hint))
+    if before and hint_from in seen["tried"]:
+        expected = before(Evidence(headroom, seen["smallest"], seen["similarity"]))
+        hint = update(expected, tuple(seen["tried"][hint_from]))[0] / headroom
+    return headroom * np.array(rule_inputs(seen["smallest"], seen["similarity"], hint))
 
 
 def report(results: Results, half: list, title: str) -> None:

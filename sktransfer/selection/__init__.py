@@ -2,11 +2,14 @@
 
 from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
 from .ranking import probe_layers, rank_backbones
+from .strategies import STRATEGIES, Strategy
 from .transfer import TransferClassifier, recommend_strategy
 
 __all__ = [
+    "STRATEGIES",
     "BackboneRankingDisplay",
     "LayerProbeDisplay",
+    "Strategy",
     "StrategyDisplay",
     "TransferClassifier",
     "probe_layers",

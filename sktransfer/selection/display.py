@@ -303,13 +303,12 @@ class StrategyDisplay:
         StrategyDisplay
         """
         table = recommendation.table
-        by_name = {outlook.name: outlook for outlook in table}
         return cls(
-            [outlook.name for outlook in table],
-            [outlook.gain for outlook in table],
-            [outlook.error for outlook in table],
-            [outlook.n_judged > 0 for outlook in table],
-            accuracy=by_name["features"].accuracy,
+            [estimate.name for estimate in table],
+            [estimate.gain for estimate in table],
+            [estimate.error for estimate in table],
+            [estimate.n_judged > 0 for estimate in table],
+            accuracy=recommendation.accuracy,
             recommended=recommendation.strategy,
         ).plot(ax)
 

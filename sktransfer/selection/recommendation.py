@@ -6,14 +6,19 @@ import dataclasses
 import html
 import math
 
+from .display import StrategyDisplay
 from .rules import RULES
 
-__all__ = ["Outlook", "Recommendation", "decide", "is_settled"]
+__all__ = ["REFERENCE", "Recommendation", "StrategyEstimate", "decide", "is_settled"]
+
+# The strategy from which gains are measured, and the one to use where nothing can be told.
+REFERENCE = "features"
+_HEADER = ["strategy", "accuracy", "gain over features", "evidence", "time"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outlook:
-    """What a strategy is expected to be worth.
+class StrategyEstimate:
+    """The estimated accuracy and cost of a strategy.
 
     Parameters
     ----------
@@ -21,16 +26,17 @@ class Outlook:
     gain : float
         Expected difference of its accuracy from that of "features".
     error : float
-        Standard deviation of that.
+        Standard deviation of the gain.
     n_judged : int
-        Samples on which it was tried; 0 where it is an expectation by rule.
-    measured : tuple of float
-        The difference that was measured on those and its standard error; empty where it was
-        not tried.
+        Number of samples on which it was tried; 0 if the estimate follows from a rule alone.
     accuracy : float
-        Expected accuracy in cross-validation; NaN where none could be measured.
+        Expected accuracy in cross-validation; NaN if none could be measured.
+    measured : tuple of float
+        Difference measured on those samples and its standard error; empty if it was not tried.
     seconds : float
-        Estimate for fitting it on all samples on this device; NaN where nothing was timed.
+        Estimated time to fit it on all samples on this device; NaN if nothing was timed.
+    effort : float
+        Accuracy that it must gain to be worth its training.
     """
 
     name: str
@@ -40,86 +46,92 @@ class Outlook:
     accuracy: float = math.nan
     measured: tuple[float, ...] = ()
     seconds: float = math.nan
+    effort: float = 0.0
 
     @property
     def value(self) -> float:
-        """The gain less caution and effort: what decides."""
-        effort = RULES["effort"].get(self.name, 0.0)
-        return self.gain - RULES["caution"] * self.error - effort
+        """The gain less caution and effort, by which strategies are ordered."""
+        return self.gain - RULES["caution"] * self.error - self.effort
 
 
-def is_settled(outlook: Outlook, others: list[Outlook]) -> bool:
-    """Tell whether trying a strategy further could hardly change what is taken.
+def is_settled(estimate: StrategyEstimate, others: list[StrategyEstimate]) -> bool:
+    """Tell whether another trial of a strategy could hardly change the choice.
 
     Parameters
     ----------
-    outlook : Outlook
-        Of the strategy that is being tried.
-    others : list of Outlook
-        All that were looked at before.
+    estimate : StrategyEstimate
+        Of the strategy under trial.
+    others : list of StrategyEstimate
+        All strategies estimated before.
 
     Returns
     -------
     bool
     """
     best = max(others, key=lambda other: other.value)
-    hopeless = outlook.gain + outlook.error < best.value + RULES["worth_trying"]
-    ahead, spread = _compare(outlook, best)
+    hopeless = estimate.gain + estimate.error < best.value + RULES["worth_trying"]
+    ahead, spread = _compare(estimate, best)
     return hopeless or ahead > RULES["settled"] * spread
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """Which strategy suits, why, at what cost and how sure that is.
+    """A recommended strategy with its reasons, its cost and its confidence.
 
     Parameters
     ----------
     strategy : str or None
-        The recommended one; None where the evidence cannot tell.
+        The recommended strategy; None if the evidence does not suffice.
     runner_up : str or None
+        The second best strategy.
     confidence : float
-        Probability that no other strategy is better by more than a point (``RULES``), taken
-        against each of the others and the least of these.
+        Probability that no other strategy is better by more than one point (``RULES``): the
+        smallest of the probabilities for each of the others.
     reasons : tuple of str
-        In words.
-    table : tuple of Outlook
+        The reasons in words.
+    table : tuple of StrategyEstimate
         All strategies that the network allows, the simplest first.
     fallback : str
-        What is done where nothing is recommended: the best guess, or "features" where there is
-        too little to guess by.
+        The strategy that :class:`TransferClassifier` uses without a recommendation: the best
+        guess, or "features" where there are too few samples for a guess.
     evidence : dict
-        "size", "similarity", "layers", "leep" and "explained", as they were measured.
+        The measurements "size", "similarity", "layers", "leep" and "explained".
     """
 
     strategy: str | None
     runner_up: str | None
     confidence: float
     reasons: tuple[str, ...]
-    table: tuple[Outlook, ...]
-    fallback: str = "features"
+    table: tuple[StrategyEstimate, ...]
+    fallback: str = REFERENCE
     evidence: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def chosen(self) -> str:
-        """The recommended strategy, or what is done without a recommendation."""
+        """The recommended strategy, or the fallback without a recommendation."""
         return self.strategy or self.fallback
 
+    @property
+    def accuracy(self) -> float:
+        """The cross-validated accuracy of "features"; NaN if none could be measured."""
+        return next((e.accuracy for e in self.table if e.name == REFERENCE), math.nan)
+
     def rows(self) -> list[list[str]]:
-        """Return the table of evidence as text."""
+        """Return the table of estimates as text."""
         return [
             [
-                outlook.name,
-                _number(outlook.accuracy, "{:.3f}"),
-                f"{outlook.gain:+.3f} ± {outlook.error:.3f}",
-                f"tried on {outlook.n_judged}" if outlook.n_judged else "by rule",
-                _number(outlook.seconds, "{:.1f} s"),
+                estimate.name,
+                _number(estimate.accuracy, "{:.3f}"),
+                f"{estimate.gain:+.3f} ± {estimate.error:.3f}",
+                f"tried on {estimate.n_judged}" if estimate.n_judged else "by rule",
+                _number(estimate.seconds, "{:.1f} s"),
             ]
-            for outlook in self.table
+            for estimate in self.table
         ]
 
     @property
     def title(self) -> str:
-        """The recommendation in a line."""
+        """The recommendation in one line."""
         if not self.strategy:
             return "No recommendation"
         then = f", then {self.runner_up}" if self.runner_up else ""
@@ -144,23 +156,19 @@ class Recommendation:
             f"<table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table></div>"
         )
 
-    def plot(self, ax=None):
-        """Draw what each strategy is expected to be worth.
+    def plot(self, ax=None) -> StrategyDisplay:
+        """Plot the estimated gain of each strategy.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
+            Where to plot; None makes a new figure.
 
         Returns
         -------
         StrategyDisplay
         """
-        from .display import StrategyDisplay
-
         return StrategyDisplay.from_recommendation(self, ax=ax)
-
-
-_HEADER = ["strategy", "accuracy", "gain over features", "evidence", "time"]
 
 
 def _number(value: float, form: str) -> str:
@@ -168,54 +176,55 @@ def _number(value: float, form: str) -> str:
 
 
 def decide(
-    outlooks: list[Outlook],
+    estimates: list[StrategyEstimate],
     reasons: list[str],
     too_little: str,
     evidence: dict,
     fallback: str | None = None,
 ) -> Recommendation:
-    """Take the strategy whose gain less caution is highest, or none.
+    """Recommend the strategy with the highest value, or none.
 
     Parameters
     ----------
-    outlooks : list of Outlook
-        The simplest first.
+    estimates : list of StrategyEstimate
+        The simplest strategy first.
     reasons : list of str
-        What the evidence says so far.
+        The evidence in words.
     too_little : str
-        Why nothing can be told, or nothing.
+        Why the evidence does not suffice; empty if it does.
     evidence : dict
+        The measurements.
     fallback : str, default=None
-        What is done where nothing can be told; None is the best guess.
+        The strategy to use without a recommendation; None is the best guess.
 
     Returns
     -------
     Recommendation
     """
-    ranked = sorted(outlooks, key=lambda outlook: -outlook.value)  # stable: the simplest of equals
+    ranked = sorted(estimates, key=lambda e: -e.value)  # stable: of equals the simplest is first
     best, others = ranked[0], ranked[1:]
     second = others[0] if others else None
     too_little = too_little or _unclear(best, others)
-    why = too_little or _why(best, second, outlooks)
+    why = too_little or _why(best, second, estimates)
     confidence = min((_probability(best, other) for other in others), default=1.0)
     return Recommendation(
         None if too_little else best.name,
         second.name if second else None,
         math.nan if too_little else confidence,
         (why, *reasons),
-        tuple(outlooks),
+        tuple(estimates),
         fallback or best.name,
         evidence,
     )
 
 
-def _compare(best: Outlook, other: Outlook) -> tuple[float, float]:
-    """Return by how much one is expected to be better than another, and how sure that is."""
+def _compare(best: StrategyEstimate, other: StrategyEstimate) -> tuple[float, float]:
+    """Return the expected difference of two strategies and its standard deviation."""
     return best.gain - other.gain, math.hypot(best.error, other.error)
 
 
-def _unclear(best: Outlook, others: list[Outlook]) -> str:
-    """Say which other strategy may as well be better by far, or nothing."""
+def _unclear(best: StrategyEstimate, others: list[StrategyEstimate]) -> str:
+    """Name another strategy that may be better by far; return "" if there is none."""
     for other in others:
         ahead, spread = _compare(best, other)
         if spread > max(RULES["unclear"], ahead):
@@ -224,20 +233,22 @@ def _unclear(best: Outlook, others: list[Outlook]) -> str:
     return ""
 
 
-def _probability(best: Outlook, other: Outlook) -> float:
+def _probability(best: StrategyEstimate, other: StrategyEstimate) -> float:
     """Return the probability that another strategy is not better by more than hardly matters."""
     ahead, spread = _compare(best, other)
     ahead += RULES["hardly_matters"]
     return _normal_cdf(ahead / spread) if spread else float(ahead >= 0)
 
 
-def _why(best: Outlook, second: Outlook | None, outlooks: list[Outlook]) -> str:
+def _why(
+    best: StrategyEstimate, second: StrategyEstimate | None, estimates: list[StrategyEstimate]
+) -> str:
     if second is None:
         return f"{best.name} is the only one that this network allows"
     ahead, spread = _compare(best, second)
     if ahead > spread:
         return f"{best.name} is expected to be {ahead:.3f} better than {second.name}"
-    kind = "simpler" if outlooks.index(best) < outlooks.index(second) else "likelier"
+    kind = "simpler" if estimates.index(best) < estimates.index(second) else "likelier"
     return (
         f"{best.name} and {second.name} differ by {ahead:+.3f} ± {spread:.3f}, less than can be "
         f"told for certain; the {kind} one is taken"

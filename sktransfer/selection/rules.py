@@ -1,64 +1,151 @@
-"""From evidence to a recommendation: numbers in, a choice with its reasons out. No torch."""
+"""Rules: predict from the evidence what a strategy gains. Numbers in, numbers out, no torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["RULES", "describe", "expected_gain", "headroom_of", "learning_rate", "update"]
+__all__ = [
+    "RULES",
+    "Evidence",
+    "ExplainedLabels",
+    "ShareOfErrors",
+    "headroom_of",
+    "learning_rate",
+    "rule_inputs",
+    "update",
+]
 
-# Every threshold there is. benchmarks/regret.py --calibrate --draws 3 prints "gains" and "direct"
-# anew, to 0.04 of these on another processor, whose last bits training makes larger; the others
-# were chosen on the same half of its tasks.
+# The thresholds that no single strategy owns; those of one strategy are in its record
+# (strategies.py). They were chosen on the first half of the tasks of benchmarks/regret.py.
 RULES = {
-    # What a strategy is expected to gain over "features", as a share of the errors that those
-    # make: a constant, times log10 of the smallest class over 20 samples, times 1 - similarity,
-    # times what an earlier layer gains as such a share; and how far off that is, typically.
-    "gains": {
-        "early": (0.15, -0.27, 0.07, 0.00, 0.35),
-        "head": (0.01, 0.00, 0.00, 0.00, 0.05),
-        "last": (0.04, -0.06, -0.02, 0.10, 0.13),
-        "all": (0.10, -0.15, 0.11, 0.18, 0.23),
-    },
-    # The accuracy of direct use: a constant, times the share of the labels that the network's
-    # own classes explain (transferability.explained_share); and how far off that is.
-    "direct": (0.18, 0.87, 0.08),
-    # Taken for the similarity where nothing tells.
+    # The similarity that is assumed where it cannot be measured.
     "unknown_similarity": 0.7,
-    # Standard deviations that are subtracted from what a strategy gains over the simplest.
+    # Standard deviations that are subtracted from the gain of a strategy over the reference.
     "caution": 0.25,
-    # What training stages of the network must bring to be worth it, in accuracy.
-    "effort": {"last": 0.005, "all": 0.005},
-    # Errors in samples that are added to those which "features" makes in cross-validation: none
-    # among ten is not certainty, and samples to come are often less like those at hand.
+    # Added to the errors of the reference in cross-validation, and to the samples judged: no error
+    # among ten samples is not certainty, and new samples often differ more than those at hand.
     "more_errors": (3, 20),
-    # A strategy whose training is long is tried on another fold where it may, within one standard
-    # deviation, be better by this than the best so far, in accuracy,
+    # A trained strategy is tried on another fold where, within one standard deviation, its accuracy
+    # may exceed that of the best so far by this much,
     "worth_trying": 0.005,
-    # and is not settled to be better by this many standard deviations,
+    # and is not better than it by more than this many standard deviations,
     "settled": 1.5,
-    # until so many samples have been judged, and their fold with them.
+    # until this many samples have been judged.
     "judged_long": 72,
-    # Rows that strategies are tried on at most.
+    # The largest number of samples on which strategies are tried.
     "rows": 600,
-    # What is cheap is tried on several splits where rows are few: up to so many splits, and up to
-    # so many samples judged in all.
+    # Strategies without training are tried on several splits where samples are few: at most this
+    # many splits, and at most this many samples judged in all.
     "splits": 5,
     "judged": 300,
-    # Samples of a class without which it cannot be both learned and judged.
+    # The least number of samples of a class with which it can be both learned and judged.
     "fewest": 4,
-    # Standard deviation of the difference between the first two above which nothing is advised,
-    # unless the difference is larger.
+    # The standard deviation of the difference between two strategies above which none is
+    # recommended, unless the difference is larger.
     "unclear": 0.10,
-    # A difference in accuracy that is not worth a mention: confidence leaves it out of account.
+    # A difference in accuracy that the confidence ignores.
     "hardly_matters": 0.01,
-    # Learning rate of the network's stages, between these by similarity.
+    # The learning rate of pretrained stages lies between these two, by similarity.
     "lr_unlike": 1e-3,
     "lr_like": 1e-4,
-    # And of word vectors, each of which few training texts touch.
+    # The learning rate of word vectors, each of which occurs in few training texts.
     "lr_words": 3e-3,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """The measurements from which the gain of a strategy is predicted.
+
+    Parameters
+    ----------
+    headroom : float
+        Expected share of errors of the reference strategy, "features".
+    smallest : int
+        Number of samples of the smallest class.
+    similarity : float or None
+        Similarity of the samples to the network's training data, from 0 to 1; None if unknown.
+    explained : float, default=nan
+        Share of the labels that the network's own classes explain.
+    gains : mapping of str to float
+        Gains of the strategies estimated before, as shares of the headroom.
+    """
+
+    headroom: float
+    smallest: int
+    similarity: float | None
+    explained: float = math.nan
+    gains: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareOfErrors:
+    """Predict a gain as a share of the errors of the reference.
+
+    The share is linear in the logarithm of the size of the smallest class, in the unlikeness of
+    the data and in the gain of another strategy.
+
+    Parameters
+    ----------
+    constant : float
+    size : float
+        Weight of log10 of the smallest class over 20 samples.
+    unlikeness : float
+        Weight of one minus the similarity.
+    hint : float
+        Weight of the gain of the strategy ``hint_from``, itself a share of the errors.
+    spread : float
+        Standard deviation of the share.
+    hint_from : str, default=""
+        Name of a strategy that stands before in the table.
+    """
+
+    constant: float
+    size: float
+    unlikeness: float
+    hint: float
+    spread: float
+    hint_from: str = ""
+
+    def __call__(self, evidence: Evidence) -> tuple[float, float]:
+        """Return the expected gain in accuracy and its standard deviation."""
+        weights = [self.constant, self.size, self.unlikeness, self.hint]
+        hint = evidence.gains.get(self.hint_from, 0.0)
+        share = float(np.dot(weights, rule_inputs(evidence.smallest, evidence.similarity, hint)))
+        return evidence.headroom * share, evidence.headroom * self.spread
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedLabels:
+    """Predict an accuracy from the share of the labels that the network's own classes explain.
+
+    Parameters
+    ----------
+    constant : float
+    slope : float
+        Weight of :func:`sktransfer.transferability.explained_share`.
+    spread : float
+        Standard deviation of the accuracy.
+    """
+
+    constant: float
+    slope: float
+    spread: float
+
+    def __call__(self, evidence: Evidence) -> tuple[float, float]:
+        """Return the expected gain in accuracy and its standard deviation."""
+        accuracy = self.constant + self.slope * evidence.explained
+        return accuracy - (1 - evidence.headroom), self.spread
+
+
+def rule_inputs(smallest: int, similarity: float | None, hint: float) -> list[float]:
+    """Return the inputs of :class:`ShareOfErrors`: 1, size, unlikeness and a hint."""
+    similarity = RULES["unknown_similarity"] if similarity is None else similarity
+    return [1.0, float(np.clip(math.log10(smallest / 20), -1.5, 1.5)), 1 - similarity, hint]
 
 
 def learning_rate(similarity: float | None) -> float:
@@ -78,14 +165,14 @@ def learning_rate(similarity: float | None) -> float:
 
 
 def headroom_of(accuracy: float, n: int) -> float:
-    """Return the share of errors that "features" may be expected to make.
+    """Return the share of errors that the reference is expected to make.
 
     Parameters
     ----------
     accuracy : float
         In cross-validation.
     n : int
-        Samples judged.
+        Number of samples judged.
 
     Returns
     -------
@@ -95,58 +182,20 @@ def headroom_of(accuracy: float, n: int) -> float:
     return ((1 - accuracy) * n + errors) / (n + samples) if n else 0.5
 
 
-def expected_gain(
-    name: str, headroom: float, smallest: int, similarity: float | None, hint: float
-) -> tuple[float, float]:
-    """Predict by rule what a strategy gains over "features".
-
-    Parameters
-    ----------
-    name : str
-    headroom : float
-        The errors of "features", as a share of samples.
-    smallest : int
-        Samples of the smallest class.
-    similarity : float or None
-    hint : float
-        For "direct", the share of the labels that the network's own classes explain. For others
-        what an earlier layer gained in the probe, as a share of the headroom.
-
-    Returns
-    -------
-    gain, error : float
-    """
-    if name == "features":
-        return 0.0, 0.0
-    if name == "direct":
-        constant, slope, spread = RULES["direct"]
-        return constant + slope * hint - (1 - headroom), spread
-    *weights, spread = RULES["gains"][name]
-    share = float(np.dot(weights, describe(smallest, similarity, hint)))
-    return headroom * share, headroom * spread
-
-
-def describe(smallest: int, similarity: float | None, hint: float) -> list[float]:
-    """Return what the rules look at: 1, size, unlikeness and a hint."""
-    similarity = RULES["unknown_similarity"] if similarity is None else similarity
-    return [1.0, float(np.clip(math.log10(smallest / 20), -1.5, 1.5)), 1 - similarity, hint]
-
-
 def update(expected: tuple[float, float], measured: tuple[float, ...]) -> tuple[float, float]:
-    """Combine what a rule predicts with what was measured, each by how sure it is.
+    """Combine the prediction of a rule with a measurement, each weighted by its precision.
 
     Parameters
     ----------
     expected : tuple of float
         Gain and its standard deviation.
     measured : tuple of float
-        Gain and its standard error, or nothing.
+        Gain and its standard error; empty without a measurement.
 
     Returns
     -------
     gain, error : float
-        The mean and the standard deviation of the normal distribution that the product of the
-        two is.
+        Mean and standard deviation of the normal distribution that is the product of the two.
     """
     gain, error = expected
     if not measured or error == 0:

@@ -1,10 +1,14 @@
-"""The strategies by name: an estimator for each, and what each is worth in cross-validation."""
+"""The strategies: one record for each, in one table.
+
+To add a strategy, add its record to ``STRATEGIES``. The recommendation, ``TransferClassifier`` and
+the plots read everything they need from there.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from sklearn.base import clone
@@ -12,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 
 from ..backbones import Backbone, penultimate, stages_of
 from ..backbones.stages import _has_matrix
-from ..data import named_among, take
 from ..features import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
@@ -20,88 +23,166 @@ from ..features import (
     choose_layer,
 )
 from ..finetuning import FineTunedClassifier
-from ..transferability import LinearProbe, subsample
+from ..transferability import LinearProbe
+from .recommendation import REFERENCE
+from .rules import Evidence, ExplainedLabels, ShareOfErrors
+from .timing import seconds_of
 
-__all__ = [
-    "STRATEGIES",
-    "TRAINED",
-    "Settings",
-    "available",
-    "early_layer",
-    "halving",
-    "make_candidate",
-    "measure",
-    "trainable",
-]
+__all__ = ["STRATEGIES", "Strategy", "Task", "available"]
 
-# The simplest and cheapest first: of two that are worth the same the first is taken.
-STRATEGIES = {
-    "direct": "the network's own classes, mapped onto yours",
-    "features": "features of the penultimate layer and a linear classifier",
-    "early": "features of an earlier layer and a linear classifier",
-    "head": "a new classifier, trained with the network fixed",
-    "last": "the last stages trained, with a new classifier",
-    "all": "the whole network trained",
-}
-
-TRAINED = ("head", "last", "all")
-_LAST_STAGES = 2
+_LAST_STAGES = 2  # trained by "last", where the network has more
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What all candidates share.
+class Task(Protocol):
+    """The attributes of a study that the records of strategies may use.
 
-    Parameters
+    Attributes
     ----------
     backbone : Backbone
+    y : ndarray of shape (n_samples,)
+        The labels.
+    rows : ndarray of int
+        Positions of the samples whose features are known, ascending.
     classifier : estimator or None
-        On features; None is :class:`LinearProbe`.
+        The classifier on features; None is :class:`LinearProbe`.
     max_epochs : int
-    lr : float
-        Learning rate of the network's own stages.
-    run : dict
-        device, memory, n_jobs, verbose.
     batch_size : int or "auto"
     seed : int
-    tables : dict of str to ndarray
-        Features by layer of some samples, in which "early" looks for its layer.
-    table_rows : ndarray of int
-        Which samples these are, ascending.
+    learning_rate : float
+        Learning rate of pretrained stages.
     """
 
     backbone: Backbone
+    y: np.ndarray
+    rows: np.ndarray
     classifier: object
     max_epochs: int
-    lr: float
-    run: dict
     batch_size: int | str
     seed: int
-    tables: dict
-    table_rows: np.ndarray
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    def features(self, layers: tuple[str, ...], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the pooled features of each layer for some of ``rows``."""
 
 
-def available(backbone: Backbone) -> list[str]:
-    """Name the strategies that a network allows, the simplest first.
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+    """A way to use a pretrained network, and what is needed to choose it.
+
+    Parameters
+    ----------
+    name : str
+        The value of ``strategy`` in :class:`TransferClassifier`.
+    summary : str
+        What is fitted, in a few words.
+    make : callable
+        Given a :class:`Task` and the positions of the training samples, returns a classifier of
+        raw samples that is not fitted. The parameters device, memory, n_jobs and verbose are set
+        afterwards, where it has them.
+    prior : callable
+        Given :class:`Evidence`, returns the expected gain in accuracy over the reference strategy
+        and its standard deviation.
+    is_available : callable, default=None
+        Given a backbone, tells whether the network allows the strategy. None is always.
+    trainable : callable, default=None
+        Given a backbone, returns what is trained, as ``trainable`` of
+        :class:`FineTunedClassifier`. Strategies that train are tried on one fold after another, and
+        only while they may be the best. None is a strategy without training.
+    needs_epochs : bool, default=False
+        Whether the strategy is left out of the choice with ``max_epochs=0``.
+    effort : float, default=0.0
+        Accuracy that it must gain to be worth its training.
+    fitting_time : callable, default=None
+        Given a :class:`Task`, returns the seconds that it takes to fit what is on top of the
+        features. None is no time.
+    """
+
+    name: str
+    summary: str
+    make: Callable[[Task, np.ndarray], object]
+    prior: Callable[[Evidence], tuple[float, float]]
+    is_available: Callable[[Backbone], bool] | None = None
+    trainable: Callable[[Backbone], str | int] | None = None
+    needs_epochs: bool = False
+    effort: float = 0.0
+    fitting_time: Callable[[Task], float] | None = None
+
+
+def available(backbone: Backbone, max_epochs: int | None = None) -> list[str]:
+    """Return the names of the strategies that a network allows, the simplest first.
 
     Parameters
     ----------
     backbone : Backbone
+    max_epochs : int, default=None
+        With 0, strategies that need epochs are left out.
 
     Returns
     -------
     list of str
     """
-    n_stages = _n_trainable(backbone)
-    possible = {
-        "direct": backbone.classes is not None,
-        "features": True,
-        "early": len(candidate_layers(backbone)) > 1,
-        "head": True,
-        "last": n_stages > 1,
-        "all": n_stages > 0,
-    }
-    return [name for name in STRATEGIES if possible[name]]
+    return [
+        name
+        for name, strategy in STRATEGIES.items()
+        if (strategy.is_available is None or strategy.is_available(backbone))
+        and not (strategy.needs_epochs and max_epochs == 0)
+    ]
+
+
+def _direct(task: Task, rows: np.ndarray):
+    return PretrainedClassifier(task.backbone, class_map="learn")
+
+
+def _on_features(task: Task, layer: str | None):
+    own = task.classifier
+    classifier = LinearProbe(random_state=task.seed) if own is None else clone(own)
+    return make_pipeline(PretrainedFeatureExtractor(task.backbone, layer=layer), classifier)
+
+
+def _features(task: Task, rows: np.ndarray):
+    return _on_features(task, None)
+
+
+def _early(task: Task, rows: np.ndarray):
+    return _on_features(task, early_layer(task, rows))
+
+
+def early_layer(task: Task, rows: np.ndarray) -> str:
+    """Return the best layer before the penultimate one, by cross-validation on some samples."""
+    known = rows[np.isin(rows, task.rows)]
+    return choose_layer(
+        task.backbone,
+        task.y[known],
+        lambda names, chosen: task.features(names, known[chosen]),
+        layers=candidate_layers(task.backbone)[:-1],
+        task="classification",
+        random_state=task.seed,
+    ).layer
+
+
+def _trained(task: Task, trainable: str | int, **settings):
+    return FineTunedClassifier(
+        task.backbone,
+        trainable=trainable,
+        **settings,
+        max_epochs=task.max_epochs,
+        batch_size=task.batch_size,
+        random_state=task.seed,
+    )
+
+
+def _head(task: Task, rows: np.ndarray):
+    return _trained(task, "head")
+
+
+def _last(task: Task, rows: np.ndarray):
+    return _trained(task, _last_stages(task.backbone), lr=task.learning_rate)
+
+
+def _all(task: Task, rows: np.ndarray):
+    return _trained(task, "all", lr=task.learning_rate)
 
 
 def _n_trainable(backbone: Backbone) -> int:
@@ -111,128 +192,76 @@ def _n_trainable(backbone: Backbone) -> int:
     return sum(_has_matrix(stage) for _, stage in stages[: top + 1])
 
 
-def trainable(name: str, backbone: Backbone) -> str | int:
-    """Return what a strategy trains, as ``trainable`` of :class:`FineTunedClassifier`."""
-    return min(_LAST_STAGES, _n_trainable(backbone) - 1) if name == "last" else name
+def _last_stages(backbone: Backbone) -> int:
+    return min(_LAST_STAGES, _n_trainable(backbone) - 1)
 
 
-def make_candidate(name: str, settings: Settings, y, rows: np.ndarray | None = None):
-    """Make the estimator of a strategy, not fitted.
+def _probe_seconds(task: Task) -> float:
+    """Time the linear probe on the features of the penultimate layer."""
+    layer = penultimate(task.backbone)
+    table = task.features((layer,), task.rows)[layer]
+    return seconds_of(lambda: LinearProbe(random_state=task.seed).fit(table, task.y[task.rows]))
 
-    Parameters
-    ----------
-    name : {"direct", "features", "early", "head", "last", "all"}
-    settings : Settings
-    y : ndarray of shape (n,)
-        The labels it will be given.
-    rows : ndarray of int, default=None
-        Which of all samples they belong to; None is all.
 
-    Returns
-    -------
-    estimator
-    """
-    backbone, run = settings.backbone, settings.run
-    if name == "direct":
-        return PretrainedClassifier(backbone, class_map="learn", **run)
-    if name in ("features", "early"):
-        layer = None if name == "features" else early_layer(settings, y, rows)
-        own = settings.classifier
-        classifier = LinearProbe(random_state=settings.seed) if own is None else clone(own)
-        return make_pipeline(PretrainedFeatureExtractor(backbone, layer=layer, **run), classifier)
-    own_lr = {} if name == "head" else {"lr": settings.lr}
-    return FineTunedClassifier(
-        backbone,
-        trainable=trainable(name, backbone),
-        **own_lr,
-        max_epochs=settings.max_epochs,
-        batch_size=settings.batch_size,
-        random_state=settings.seed,
-        **run,
+def _early_seconds(task: Task) -> float:
+    every = np.arange(len(task.y))
+    return _probe_seconds(task) + seconds_of(lambda: early_layer(task, every))
+
+
+# From the simplest to the most expensive: of two with the same value the first is recommended. The
+# numbers of the priors are printed by benchmarks/regret.py --calibrate --draws 3, to 0.04 of these
+# on another processor, where training amplifies differences in the last bits.
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy(
+            "direct",
+            "the network's own classes, mapped onto yours",
+            make=_direct,
+            prior=ExplainedLabels(0.18, 0.87, 0.08),
+            is_available=lambda backbone: backbone.classes is not None,
+        ),
+        Strategy(
+            REFERENCE,
+            "a linear classifier on the features of the penultimate layer",
+            make=_features,
+            prior=lambda evidence: (0.0, 0.0),
+            fitting_time=_probe_seconds,
+        ),
+        Strategy(
+            "early",
+            "a linear classifier on the features of an earlier layer",
+            make=_early,
+            prior=ShareOfErrors(0.15, -0.27, 0.07, 0.00, 0.35),
+            is_available=lambda backbone: len(candidate_layers(backbone)) > 1,
+            fitting_time=_early_seconds,
+        ),
+        Strategy(
+            "head",
+            "a new classifier, trained with the network fixed",
+            make=_head,
+            prior=ShareOfErrors(0.01, 0.00, 0.00, 0.00, 0.05, "early"),
+            trainable=lambda backbone: "head",
+        ),
+        Strategy(
+            "last",
+            "the last two stages trained with a new classifier",
+            make=_last,
+            prior=ShareOfErrors(0.04, -0.06, -0.02, 0.10, 0.13, "early"),
+            is_available=lambda backbone: _n_trainable(backbone) > 1,
+            trainable=_last_stages,
+            needs_epochs=True,
+            effort=0.005,
+        ),
+        Strategy(
+            "all",
+            "the whole network trained with a new classifier",
+            make=_all,
+            prior=ShareOfErrors(0.10, -0.15, 0.11, 0.18, 0.23, "early"),
+            is_available=lambda backbone: _n_trainable(backbone) > 0,
+            trainable=lambda backbone: "all",
+            needs_epochs=True,
+            effort=0.005,
+        ),
     )
-
-
-def early_layer(settings: Settings, y, rows: np.ndarray | None = None) -> str:
-    """Find the best layer before the penultimate one, by the rows given only."""
-    rows = np.arange(len(y)) if rows is None else rows
-    known = np.isin(rows, settings.table_rows)
-    own = np.searchsorted(settings.table_rows, rows[known])
-    return choose_layer(
-        settings.backbone,
-        y[known],
-        lambda names, chosen: {name: settings.tables[name][own[chosen]] for name in names},
-        layers=candidate_layers(settings.backbone)[:-1],
-        task="classification",
-        random_state=settings.seed,
-    ).layer
-
-
-def measure(
-    name: str, settings: Settings, samples: Sequence, y: np.ndarray, folds: list
-) -> np.ndarray:
-    """Cross-validate a strategy.
-
-    Parameters
-    ----------
-    name : str
-    settings : Settings
-    samples : sequence
-    y : ndarray of shape (n_samples,)
-        Labels.
-    folds : list of (train, test)
-        Some or all of a split.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        1.0 where a sample's class is predicted by a model that has not seen it, 0.0 where not,
-        NaN for samples that no fold judges.
-    """
-    hits = np.full(len(y), np.nan)
-    for train, test in folds:
-        model = make_candidate(name, settings, y[train], train)
-        with warnings.catch_warnings():  # of what they find in samples, the last fit tells
-            warnings.simplefilter("ignore", UserWarning)
-            with named_among(train):
-                model.fit(take(samples, train), y[train])
-            with named_among(test):
-                hits[test] = model.predict(take(samples, test)) == y[test]
-    return hits
-
-
-def halving(
-    names: list[str], score: Callable[[str, np.ndarray], float], y: np.ndarray, seed: int
-) -> list[dict]:
-    """Search by successive halving: all on a few samples, the better half on twice as many.
-
-    Parameters
-    ----------
-    names : list of str
-        The simplest first.
-    score : callable
-        Given a name and rows, returns an accuracy, or NaN where there is none.
-    y : ndarray of shape (n_samples,)
-    seed : int
-
-    Returns
-    -------
-    list of dict
-        For each round the scores by name; the first name in the last one is the best. A round
-        without scores leaves nobody out.
-
-    References
-    ----------
-    Jamieson, Talwalkar (2016). Non-stochastic best arm identification and hyperparameter
-    optimization. AISTATS. arXiv:1502.07943.
-    """
-    rounds = []
-    n_rounds = max(1, int(np.ceil(np.log2(len(names)))))
-    fewest = min(len(y), max(20, 4 * len(np.unique(y))))  # so that classes can be split
-    for left in reversed(range(n_rounds)):
-        rows = subsample(y, max(len(y) // 2**left, fewest), seed)
-        found = {name: score(name, rows) for name in names}
-        rounds.append(dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1]))))
-        if not np.isnan(list(found.values())).all():
-            kept = list(rounds[-1])[: max(1, -(-len(names) // 2))]
-            names = [name for name in names if name in kept]
-    return rounds
+}

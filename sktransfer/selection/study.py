@@ -1,4 +1,4 @@
-"""All that is measured about one task: each thing once, and only if it is asked for."""
+"""The study of one task: all measurements, each made once and only if it is asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import softmax
 
-from ..backbones import Backbone, penultimate, resolve_layer
+from ..backbones import Backbone, resolve_layer
 from ..data import named_among, take
 from ..engines import Recipe
 from ..features import (
@@ -21,37 +21,30 @@ from ..features import (
     compute_features,
     takes_weights,
 )
-from ..transferability import LinearProbe, explained_share, leep, make_folds, subsample, summarise
-from .recommendation import Outlook, Recommendation, decide, is_settled
-from .rules import RULES, expected_gain, headroom_of, learning_rate, update
-from .similarity import Similarity, measure_similarity, measure_size
-from .strategies import (
-    TRAINED,
-    Settings,
-    available,
-    early_layer,
-    make_candidate,
-    measure,
-    trainable,
-)
-from .timing import Timing, measure_timing, seconds_of
+from ..transferability import explained_share, leep, make_folds, subsample, summarise
+from .recommendation import REFERENCE, Recommendation, StrategyEstimate, decide, is_settled
+from .rules import RULES, Evidence, headroom_of, learning_rate, update
+from .similarity import Similarity, Size, measure_similarity, measure_size
+from .strategies import STRATEGIES, available
+from .timing import Timing, measure_timing
+from .trials import out_of_fold_hits, set_running
 
 __all__ = ["Study"]
 
 
 class Study:
-    """Samples, labels and a network, and what is found out about them.
+    """Measure a task: samples, their labels and a network.
 
     Parameters
     ----------
     backbone : Backbone
     samples : sequence
-        As an estimator has checked them.
+        Checked by an estimator.
     y : ndarray of shape (n_samples,)
         Labels.
     seed : int
     classifier : estimator or None
-        On features.
+        The classifier on features; None is :class:`LinearProbe`.
     max_epochs : int
     batch_size : int or "auto"
     run : dict
@@ -75,18 +68,19 @@ class Study:
         self.y = y
         self.classes, self.codes = np.unique(y, return_inverse=True)
         self.seed = seed
+        self.classifier = classifier
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
         self.run = run
-        # All that is measured is measured on these: what so many do not tell apart hardly matters.
+        # The samples that are measured: a difference that so many do not show hardly matters.
         self.rows = subsample(self.codes, RULES["rows"], seed)
-        self._settings = Settings(
-            backbone, classifier, max_epochs, 1e-4, run, batch_size, seed, {}, self.rows
-        )
+        self.names = available(backbone, max_epochs)
 
     # -- what is computed once -----------------------------------------------------------------
 
     @functools.cached_property
     def tables(self) -> dict[str, np.ndarray]:
-        """Features of the rows at every layer worth probing, and the outputs: one pass."""
+        """The features of ``rows`` at every candidate layer, and the outputs: one pass."""
         layers = candidate_layers(self.backbone)
         if self.backbone.classes is not None:
             layers.append(resolve_layer(self.backbone, -1))
@@ -100,9 +94,14 @@ class Study:
                 verbose=self.run["verbose"],
             )
 
+    def features(self, layers: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the pooled features of each layer for some of ``rows``."""
+        positions = np.searchsorted(self.rows, rows)
+        return {layer: self.tables[layer][positions] for layer in layers}
+
     @functools.cached_property
     def outputs(self) -> np.ndarray | None:
-        """The network's logits, where it has classes."""
+        """The network's logits for ``rows``, where it has classes."""
         if self.backbone.classes is None:
             return None
         return self.tables[resolve_layer(self.backbone, -1)]
@@ -110,6 +109,8 @@ class Study:
     @functools.cached_property
     def explained(self) -> float:
         """The share of the labels that the network's own classes explain."""
+        if self.outputs is None:
+            return math.nan
         return explained_share(self._own_probabilities(), self.codes[self.rows])
 
     def _own_probabilities(self) -> np.ndarray:
@@ -117,7 +118,7 @@ class Study:
 
     @functools.cached_property
     def similarity(self) -> Similarity:
-        """How like the samples are to the network's own."""
+        """The similarity of the samples to the network's training data."""
         device = self.run["device"]
         with named_among(self.rows):
             few = take(self.samples, self.rows)
@@ -125,73 +126,50 @@ class Study:
 
     @functools.cached_property
     def layers(self) -> LayerChoice:
-        """What a probe makes of each layer."""
+        """The score of a linear probe at each layer."""
         return choose_layer(
             self.backbone,
             self.codes[self.rows],
-            lambda names, rows: {name: self.tables[name][rows] for name in names},
+            lambda names, chosen: self.features(names, self.rows[chosen]),
             layers=candidate_layers(self.backbone),
             task="classification",
             random_state=self.seed,
         )
 
     @functools.cached_property
+    def learning_rate(self) -> float:
+        """The learning rate of pretrained stages."""
+        if takes_weights(self.backbone):
+            return RULES["lr_words"]
+        return learning_rate(self.similarity.value)
+
+    @functools.cached_property
     def splits(self) -> list[list]:
-        """How rows are split to try strategies on: several times where they are few."""
+        """The splits on which strategies are tried: several where there are few samples."""
         n_splits = int(np.clip(RULES["judged"] // len(self.rows), 1, RULES["splits"]))
         return [make_folds(self.codes, self.seed + i, self.rows) for i in range(n_splits)]
 
     @functools.cached_property
     def timing(self) -> Timing:
-        """Seconds for a sample, forward and in training."""
-        what = {name: trainable(name, self.backbone) for name in self.names if name in TRAINED}
-        device = self.run["device"]
-        timing = measure_timing(self.backbone, self.samples, what, device=device)
-        return dataclasses.replace(timing, once=self._fitting_seconds())
-
-    def _fitting_seconds(self) -> dict[str, float]:
-        """Time what is fitted on features: a linear classifier, and the choice of a layer."""
-        table, codes = self.tables[penultimate(self.backbone)], self.codes[self.rows]
-        fitted = seconds_of(lambda: LinearProbe(random_state=self.seed).fit(table, codes))
-        found = {"features": fitted, "direct": 0.0, "early": fitted}
-        if "early" in self.names:
-            settings = self.settings("early")
-            found["early"] += seconds_of(lambda: early_layer(settings, self.y))
-        return found
-
-    @property
-    def names(self) -> list[str]:
-        """The strategies that the network allows; without epochs nothing of it is trained."""
-        names = available(self.backbone)
-        if self._settings.max_epochs:
-            return names
-        return [name for name in names if name not in ("last", "all")]
+        """Seconds for one sample, forward and in training, and for what is fitted on features."""
+        chosen = {name: STRATEGIES[name] for name in self.names}
+        trained = {n: s.trainable(self.backbone) for n, s in chosen.items() if s.trainable}
+        timing = measure_timing(self.backbone, self.samples, trained, device=self.run["device"])
+        once = {n: s.fitting_time(self) for n, s in chosen.items() if s.fitting_time}
+        return dataclasses.replace(timing, once=once)
 
     # -- strategies ----------------------------------------------------------------------------
 
-    def settings(self, name: str) -> Settings:
-        """Return the settings of a strategy; only what it needs is computed."""
-        if name == "early":
-            return dataclasses.replace(self._settings, tables=self.tables)
-        if name in ("last", "all"):
-            return dataclasses.replace(self._settings, lr=self._learning_rate())
-        return self._settings
-
-    def _learning_rate(self) -> float:
-        if takes_weights(self.backbone):
-            return RULES["lr_words"]
-        return learning_rate(self.similarity.value)
-
-    def make(self, name: str):
-        """Make the estimator of a strategy for all samples, not fitted."""
-        return make_candidate(name, self.settings(name), self.y)
+    def make(self, name: str, rows: np.ndarray | None = None, **run):
+        """Make the estimator of a strategy for some samples or for all, not fitted."""
+        rows = np.arange(len(self.y)) if rows is None else rows
+        return set_running(STRATEGIES[name].make(self, rows), **self.run | run)
 
     def judge(self, name: str, folds: list) -> np.ndarray:
         """Cross-validate a strategy: 1, 0 or NaN for each sample."""
-        # Progress is of interest where it is long: a bar for each trial would not tell anything.
-        settings = self.settings(name)
-        settings = dataclasses.replace(settings, run=settings.run | {"verbose": 0})
-        return measure(name, settings, self.samples, self.y, folds)
+        # A progress bar for each trial would be of no use.
+        make = functools.partial(self.make, name, verbose=0)
+        return out_of_fold_hits(make, self.samples, self.y, folds)
 
     def score(self, name: str, rows: np.ndarray) -> float:
         """Return the cross-validated accuracy of a strategy on some rows; NaN without folds."""
@@ -201,12 +179,12 @@ class Study:
     # -- the recommendation --------------------------------------------------------------------
 
     def recommend(self, *, timed: bool = False) -> Recommendation:
-        """Weigh the evidence.
+        """Estimate every strategy and recommend one.
 
         Parameters
         ----------
         timed : bool, default=False
-            Whether to estimate seconds, which decide nothing.
+            Whether to estimate seconds, which do not influence the choice.
 
         Returns
         -------
@@ -216,82 +194,83 @@ class Study:
         evidence = {"size": size, "similarity": self.similarity}
         evidence |= {"layers": None, "leep": math.nan, "explained": math.nan}
         if len(self.classes) < 2:
-            return decide([Outlook("features", 0.0, 0.0)], [], "there is one class only", evidence)
+            only = StrategyEstimate(REFERENCE, 0.0, 0.0)
+            return decide([only], [], "there is one class only", evidence)
         evidence["layers"] = self.layers
         if self.outputs is not None:
             evidence["leep"] = leep(self._own_probabilities(), self.codes[self.rows])
             evidence["explained"] = self.explained
+        estimates = self._estimates(size.smallest, [] if self._is_blind() else self.splits[0])
+        estimates = [self._timed(estimate) if timed else estimate for estimate in estimates]
         too_little = _too_little(size, self.splits[0])
-        # Where nothing could be told from long trials there are none. One tiny class beside
-        # others takes away the certainty, not what is known of the others.
+        # With next to nothing to learn from, fixed features are the least likely to go wrong.
+        fallback = REFERENCE if self._is_blind() else None
+        return decide(estimates, _in_words(evidence), too_little, evidence, fallback)
+
+    def _is_blind(self) -> bool:
+        """Tell whether there are too few samples for trials of what is trained.
+
+        One tiny class beside others takes away the certainty, not what is known of the others.
+        """
         counts = np.bincount(self.codes)
         ample = counts[counts >= RULES["fewest"]]
-        blind = len(ample) < 2 or ample.sum() < len(self.codes) / 2 or not self.splits[0]
-        outlooks = self._outlooks(size.smallest, [] if blind else self.splits[0])
-        outlooks = [self._timed(outlook) if timed else outlook for outlook in outlooks]
-        # With next to nothing to learn from, fixed features can go wrong least.
-        fallback = "features" if blind else None
-        return decide(outlooks, _in_words(evidence), too_little, evidence, fallback)
+        return len(ample) < 2 or ample.sum() < len(self.codes) / 2 or not self.splits[0]
 
-    def _outlooks(self, smallest: int, folds: list) -> list[Outlook]:
-        """Try what is cheap, then, on folds, what is long where it may be worth it."""
-        reference = [self.judge("features", folds) for folds in self.splits]
+    def _estimates(self, smallest: int, folds: list) -> list[StrategyEstimate]:
+        """Estimate every strategy; those that are trained are tried where that may pay."""
+        reference = [self.judge(REFERENCE, folds) for folds in self.splits]
         n = int(np.isfinite(reference[0]).sum())
         accuracy = float(np.nanmean(reference)) if n else math.nan
+        found = {REFERENCE: StrategyEstimate(REFERENCE, 0.0, 0.0, n, accuracy)}
         headroom = headroom_of(accuracy, n)
-        found = {"features": Outlook("features", 0.0, 0.0, n, accuracy)}
-        early = 0.0
-        for name in [name for name in _ORDER if name in self.names]:
-            hint = self.explained if name == "direct" else early
-            expected = expected_gain(name, headroom, smallest, self.similarity.value, hint)
+        for name in [name for name in self.names if name != REFERENCE]:
             others = list(found.values())
-            if name in TRAINED:
-                found[name] = self._tried_long(name, expected, reference[0], others, folds)
+            gains = {other.name: other.gain / headroom for other in others}
+            seen = Evidence(headroom, smallest, self.similarity.value, self.explained, gains)
+            expected = STRATEGIES[name].prior(seen)
+            if STRATEGIES[name].trainable:
+                found[name] = self._tried_by_fold(name, expected, reference[0], others, folds)
             else:
                 found[name] = self._tried(name, expected, reference, others)
-            if name == "early":
-                early = found[name].gain / headroom
         return [found[name] for name in self.names]
 
-    def _tried(self, name: str, expected: tuple, reference: list, others: list) -> Outlook:
-        """Judge a strategy that costs next to nothing on all splits."""
+    def _tried(self, name: str, expected: tuple, reference: list, others: list) -> StrategyEstimate:
+        """Estimate a strategy from trials on all splits."""
         hits = [self.judge(name, folds) for folds in self.splits]
         gained = np.mean(np.subtract(hits, reference), axis=0)
-        return self._outlook(name, expected, gained, others)
+        return self._estimate(name, expected, gained, others)
 
-    def _tried_long(
+    def _tried_by_fold(
         self, name: str, expected: tuple, reference: np.ndarray, others: list, folds: list
-    ) -> Outlook:
-        """Judge a strategy fold by fold, as long as it is not settled whether it is the best."""
+    ) -> StrategyEstimate:
+        """Estimate a strategy from one fold after another, until the choice is settled."""
         gained = np.full(len(self.codes), np.nan)
-        outlook = self._outlook(name, expected, gained, others)
+        estimate = self._estimate(name, expected, gained, others)
         for fold in folds:
-            if outlook.n_judged >= RULES["judged_long"] or is_settled(outlook, others):
+            if estimate.n_judged >= RULES["judged_long"] or is_settled(estimate, others):
                 break
             hits = self.judge(name, [fold])
             gained = np.where(np.isfinite(hits), hits - reference, gained)
-            outlook = self._outlook(name, expected, gained, others)
-        return outlook
+            estimate = self._estimate(name, expected, gained, others)
+        return estimate
 
-    def _outlook(self, name: str, expected: tuple, gained: np.ndarray, others: list) -> Outlook:
-        """Weigh a rule and what a strategy gained, sample by sample, NaN where not judged."""
+    def _estimate(
+        self, name: str, expected: tuple, gained: np.ndarray, others: list
+    ) -> StrategyEstimate:
+        """Combine a rule with what a strategy gained on each sample, NaN where not judged."""
         gained = gained[np.isfinite(gained)]
         measured = summarise(gained)
         gain, error = update(expected, measured)
         accuracy = float(np.clip(others[0].accuracy + gain, 0.0, 1.0))  # NaN stays NaN
-        return Outlook(name, gain, error, len(gained), accuracy, measured)
+        effort = STRATEGIES[name].effort
+        return StrategyEstimate(name, gain, error, len(gained), accuracy, measured, effort=effort)
 
-    def _timed(self, outlook: Outlook) -> Outlook:
-        epochs = self._settings.max_epochs
-        seconds = self.timing.seconds(outlook.name, len(self.codes), epochs)
-        return dataclasses.replace(outlook, seconds=seconds)
-
-
-# What an earlier layer gains tells what training the network may.
-_ORDER = ("early", "direct", "head", "last", "all")
+    def _timed(self, estimate: StrategyEstimate) -> StrategyEstimate:
+        seconds = self.timing.seconds(estimate.name, len(self.codes), self.max_epochs)
+        return dataclasses.replace(estimate, seconds=seconds)
 
 
-def _too_little(size, folds: list) -> str:
+def _too_little(size: Size, folds: list) -> str:
     if size.smallest < RULES["fewest"] or not folds:
         samples = "sample" if size.smallest == 1 else "samples"
         label = size.smallest_label
@@ -300,7 +279,7 @@ def _too_little(size, folds: list) -> str:
 
 
 def _in_words(evidence: dict) -> list[str]:
-    """Say what size, similarity, layers and the network's own classes are."""
+    """Describe size, similarity, layers and the network's own classes in words."""
     size, similarity, layers = (evidence[key] for key in ("size", "similarity", "layers"))
     words = [f"{size.n_samples} samples, {size.smallest} in the smallest class"]
     if similarity.value is None:

@@ -9,16 +9,17 @@ from numbers import Integral
 
 from sklearn.base import ClassifierMixin, is_classifier
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length
 
 from ..data import check_present
 from ..features import BackboneEstimator, FeatureStore, all_or_nothing
-from .recommendation import Recommendation
-from .strategies import STRATEGIES, available, halving
+from .recommendation import REFERENCE, Recommendation
+from .strategies import STRATEGIES, available
 from .study import Study
+from .trials import halving, set_running
 
 __all__ = ["TransferClassifier", "recommend_strategy"]
 
@@ -103,7 +104,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
-        "strategy": [StrOptions({"auto", "search", *STRATEGIES})],
+        "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "random_state": ["random_state"],
@@ -173,11 +174,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def _fitted(self):
         """Return the fitted estimator, which runs as this one is asked to by now."""
-        first = getattr(self.estimator_, "steps", [("", self.estimator_)])[0][1]
         run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
-        if any(getattr(first, name) is not value for name, value in run.items()):
-            first.set_params(**run)
-        return self.estimator_
+        return set_running(self.estimator_, **run)
 
     def _settle(self, study: Study) -> str:
         if self.strategy == "auto":
@@ -186,7 +184,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         if self.strategy == "search":
             self.search_ = halving(study.names, study.score, study.codes, study.seed)
             best, accuracy = next(iter(self.search_[-1].items()))
-            return "features" if math.isnan(accuracy) else best
+            return REFERENCE if math.isnan(accuracy) else best
         possible = available(self.backbone_)  # what is asked for by name is done, epochs or none
         if self.strategy not in possible:
             raise ValueError(
@@ -195,6 +193,22 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             )
         return self.strategy
 
+    def _check_choices(self) -> None:
+        """Check what the table of constraints cannot say, before anything is computed."""
+        self._validate_params()
+        known = ["auto", "search", *STRATEGIES]
+        if self.strategy not in known:
+            raise ValueError(
+                f"The 'strategy' parameter of {type(self).__name__} must be one of {known}. Got "
+                f"{self.strategy!r} instead."
+            )
+        is_class = isinstance(self.estimator, type)
+        if self.estimator is not None and (is_class or not is_classifier(self.estimator)):
+            raise ValueError(
+                f"estimator={self.estimator!r} is no classifier: give an instance of one, such as "
+                "LogisticRegression()."
+            )
+
     @contextlib.contextmanager
     def _study(self, X, y):
         """Check X and y and yield what there is to study, with a store for that time."""
@@ -202,8 +216,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        if self.estimator is not None and not is_classifier(self.estimator):
-            raise ValueError(f"estimator={self.estimator!r} is no classifier.")
+        self._check_choices()
         samples = self._fit_backbone(X)
         y = _check_labels(samples, y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -8,7 +8,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.selection.ranking import probe_layers
-from sktransfer.selection.recommendation import Outlook, decide
+from sktransfer.selection.recommendation import StrategyEstimate, decide
 from tests.support import TinyNet, images, run_python, tiny_backbone
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -100,7 +100,10 @@ def test_networks_are_drawn_best_first_from_the_top(pictures):
 
 def recommendation(confident=True):
     errors = 0.01 if confident else 0.3
-    table = [Outlook("features", 0.0, 0.0, 40, 0.8), Outlook("all", 0.1, errors, 0, 0.9)]
+    table = [
+        StrategyEstimate("features", 0.0, 0.0, 40, 0.8),
+        StrategyEstimate("all", 0.1, errors, 0, 0.9),
+    ]
     return decide(table, [], "", {})
 
 
@@ -132,7 +135,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 
 
 def test_the_module_is_imported_without_matplotlib():
-    code = "import sys, sktransfer.display; print('matplotlib' in sys.modules)"
+    code = "import sys, sktransfer.selection.display; print('matplotlib' in sys.modules)"
     assert run_python(code).strip() == "False"
 
 

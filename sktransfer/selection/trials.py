@@ -1,0 +1,108 @@
+"""Trials: fit and judge estimators on folds, and search among strategies by halving."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..data import named_among, take
+from ..transferability import subsample
+
+__all__ = ["halving", "out_of_fold_hits", "set_running"]
+
+
+def set_running(model, **settings):
+    """Set how a model runs its network, in place, where that is not as wanted.
+
+    Parameters
+    ----------
+    model : estimator
+        Runs a network, or is a pipeline whose first step does.
+    **settings
+        device, memory, n_jobs and verbose; those that the model does not have are ignored.
+
+    Returns
+    -------
+    estimator
+        The same.
+    """
+    first = getattr(model, "steps", [("", model)])[0][1]
+    changed = {
+        name: value for name, value in settings.items() if getattr(first, name, value) is not value
+    }
+    if changed:
+        first.set_params(**changed)
+    return model
+
+
+def out_of_fold_hits(
+    make: Callable[[np.ndarray], object], samples: Sequence, y: np.ndarray, folds: list
+) -> np.ndarray:
+    """Cross-validate a classifier and tell which samples it classifies correctly.
+
+    Parameters
+    ----------
+    make : callable
+        Given the positions of training samples, returns an estimator that is not fitted.
+    samples : sequence
+    y : ndarray of shape (n_samples,)
+        Labels.
+    folds : list of (train, test)
+        All of a split, or some.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        1.0 for a correct and 0.0 for a wrong prediction of a model that was not fitted on the
+        sample; NaN for samples in none of the test sets.
+    """
+    hits = np.full(len(y), np.nan)
+    for train, test in folds:
+        model = make(train)
+        with warnings.catch_warnings():  # the last fit repeats the warnings about samples
+            warnings.simplefilter("ignore", UserWarning)
+            with named_among(train):
+                model.fit(take(samples, train), y[train])
+            with named_among(test):
+                hits[test] = model.predict(take(samples, test)) == y[test]
+    return hits
+
+
+def halving(
+    names: list[str], score: Callable[[str, np.ndarray], float], y: np.ndarray, seed: int
+) -> list[dict]:
+    """Search by successive halving: all on a few samples, the better half on twice as many.
+
+    Parameters
+    ----------
+    names : list of str
+        The simplest first.
+    score : callable
+        Given a name and rows, returns an accuracy, or NaN if there is none.
+    y : ndarray of shape (n_samples,)
+        Labels.
+    seed : int
+
+    Returns
+    -------
+    list of dict
+        The scores of each round by name, the best first. A round without scores keeps all names.
+
+    References
+    ----------
+    Jamieson, Talwalkar (2016). Non-stochastic best arm identification and hyperparameter
+    optimization. AISTATS. arXiv:1502.07943.
+    """
+    rounds = []
+    n_rounds = max(1, int(np.ceil(np.log2(len(names)))))
+    fewest = min(len(y), max(20, 4 * len(np.unique(y))))  # so that classes can be split
+    for left in reversed(range(n_rounds)):
+        rows = subsample(y, max(len(y) // 2**left, fewest), seed)
+        found = {name: score(name, rows) for name in names}
+        rounds.append(dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1]))))
+        if not np.isnan(list(found.values())).all():
+            kept = list(rounds[-1])[: max(1, -(-len(names) // 2))]
+            names = [name for name in names if name in kept]
+    return rounds

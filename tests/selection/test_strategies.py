@@ -1,0 +1,89 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from sktransfer import StrategyDisplay, TransferClassifier, load_backbone, recommend_strategy
+from sktransfer.selection.strategies import STRATEGIES, Strategy, available
+from tests.selection.support import deeper_backbone
+from tests.support import Vectors, random_backbone, tiny_backbone
+
+
+def test_strategies_are_those_that_the_network_allows():
+    assert available(deeper_backbone()) == list(STRATEGIES)
+    assert available(tiny_backbone()) == ["direct", "features", "head", "all"]
+    assert "direct" not in available(load_backbone(Vectors()))
+    assert available(random_backbone("resnet18")) == list(STRATEGIES)
+
+
+def test_the_last_stages_are_two_where_there_are_more():
+    assert STRATEGIES["last"].trainable(deeper_backbone()) == 2
+    assert STRATEGIES["last"].trainable(load_backbone(Vectors())) == 1
+    assert STRATEGIES["all"].trainable(tiny_backbone()) == "all"
+
+
+class Brightness(ClassifierMixin, BaseEstimator):
+    """Classify by the mean brightness of a picture, without a network."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        self.means_ = [np.mean([x.mean() for x in X[y == c]]) for c in self.classes_]
+        return self
+
+    def predict_proba(self, X):
+        return -np.abs([[x.mean() - mean for mean in self.means_] for x in X])
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+class BrightnessOfLists(Brightness):
+    """The same for lists of pictures."""
+
+    def fit(self, X, y):
+        return super().fit(np.array(X), np.asarray(y))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """One record in the table, and nothing else."""
+    record = Strategy(
+        "toy",
+        "the brightness of a picture",
+        make=lambda task, rows: BrightnessOfLists(),
+        prior=lambda evidence: (0.1, 0.2),
+    )
+    monkeypatch.setitem(STRATEGIES, "toy", record)
+
+
+def test_a_strategy_is_one_record(toy, colours):
+    X, y = colours
+    backbone = tiny_backbone()
+    found = recommend_strategy(X, y, backbone, max_epochs=0, random_state=0)
+    estimate = found.table[-1]
+    assert estimate.name == "toy" and estimate.n_judged == 48
+    assert estimate.accuracy > 0.9 and estimate.seconds > 0
+    assert "toy" in repr(found) and "<td>toy</td>" in found._repr_html_()
+    model = TransferClassifier(backbone, strategy="toy").fit(X, y)
+    assert isinstance(model.estimator_, Brightness) and model.score(X, y) > 0.9
+    search = TransferClassifier(backbone, strategy="search", max_epochs=0, random_state=0)
+    assert "toy" in search.fit(X, y).search_[0]
+
+
+def test_the_plot_shows_a_new_strategy(toy, colours):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    display = recommend_strategy(*colours, tiny_backbone(), max_epochs=0, random_state=0).plot()
+    assert isinstance(display, StrategyDisplay)
+    assert "toy" in [label.get_text() for label in display.ax_.get_yticklabels()]
+
+
+def test_a_strategy_can_be_recommended_for_its_prior_alone(toy, colours, monkeypatch):
+    for name in list(STRATEGIES):
+        certain = (0.5, 0.0) if name == "toy" else (0.0, 0.0)
+        record = STRATEGIES[name]
+        changed = {"prior": lambda evidence, certain=certain: certain}
+        monkeypatch.setitem(STRATEGIES, name, dataclasses.replace(record, **changed))
+    model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(*colours)
+    assert model.strategy_ == model.recommendation_.strategy == "toy"
