@@ -132,3 +132,58 @@ def test_optional_libraries_are_imported_where_they_are_used(path):
     # would not tell.
     tops = {name.partition(".")[0] for name in imports(path, top_level=True)}
     assert not tops & OPTIONAL
+
+
+# Where the name of a modality may decide something: the modalities and the sources of backbones.
+MODALITIES = {"image", "text", "array"}
+MODALITY_CLASSES = {"ImageModality", "TextModality", "ArrayModality"}
+SOURCES_OF_BACKBONES = ["huggingface", "imagenet", "lite", "timm", "torchvision", "wordvectors"]
+KNOW_MODALITIES = (
+    "data/",
+    "backbones/words/",
+    *(f"backbones/{s}.py" for s in SOURCES_OF_BACKBONES),
+)
+
+
+def constants(node: ast.AST) -> set:
+    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+
+
+def names(node: ast.AST) -> set:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def branches_on_modality(tree: ast.AST):
+    """Yield comparisons with a modality's name, tables by such names, and checks of the class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare | ast.MatchValue) and constants(node) & MODALITIES:
+            yield node
+        if isinstance(node, ast.Dict):
+            keys = {k.value for k in node.keys if isinstance(k, ast.Constant)}
+            if len(keys & MODALITIES) > 1:
+                yield node
+        if isinstance(node, ast.Compare | ast.Call) and names(node) & MODALITY_CLASSES:
+            yield node
+
+
+def test_no_file_outside_data_and_the_sources_branches_on_a_modality():
+    others = [path for path in modules() if not path.startswith(KNOW_MODALITIES)]
+    trees = {path: ast.parse((ROOT / path).read_text()) for path in others}
+    found = [f"{p}:{n.lineno}" for p, tree in trees.items() for n in branches_on_modality(tree)]
+    assert len(others) > 30
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'x = backbone.kind == "text"',
+        'x = "image" != modality.name',
+        'if modality.name in ("text", "array"): pass',
+        'size = {"image": 1, "array": 2}[modality.name]',
+        "x = isinstance(modality, TextModality)",
+        'match name:\n    case "image": pass',
+    ],
+)
+def test_a_branch_on_a_modality_would_be_found(code):
+    assert list(branches_on_modality(ast.parse(code)))

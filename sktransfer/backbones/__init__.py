@@ -7,7 +7,7 @@ from .base import Backbone
 from .fingerprint import describe
 from .layers import boundary, list_layers, penultimate, resolve_layer
 from .preprocessing import ImagePreprocessing
-from .registry import kind_of_name, list_backbones, load_backbone, register_backbone
+from .registry import list_backbones, load_backbone, modality_of, register_backbone
 from .stages import check_stages, is_checked, stages_of, trace
 from .weights import seeded
 from .wordvectors import load_word_vectors
@@ -19,11 +19,11 @@ __all__ = [
     "check_stages",
     "describe",
     "is_checked",
-    "kind_of_name",
     "list_backbones",
     "list_layers",
     "load_backbone",
     "load_word_vectors",
+    "modality_of",
     "penultimate",
     "register_backbone",
     "resolve_layer",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from ..data import Modality, get_modality
 from .fingerprint import fingerprint
 
 __all__ = ["Backbone"]
@@ -25,7 +26,7 @@ class Backbone:
         Stands in feature names and messages.
     module : torch.nn.Module
         The network. It is put into ``eval`` mode and belongs to the backbone from here on.
-    kind : {"image", "text", "array"}, default="image"
+    modality : {"image", "text", "array"}, another registered name or Modality, default="image"
         What a sample is: an image in any of its forms, a text, or a row of numbers given to
         the network as it is.
     preprocess : callable, default=None
@@ -55,7 +56,7 @@ class Backbone:
         name: str,
         module: nn.Module,
         *,
-        kind: str = "image",
+        modality: str | Modality = "image",
         preprocess: Callable | None = None,
         classes: Sequence[str] | None = None,
         class_ids: Sequence[str] | None = None,
@@ -66,7 +67,7 @@ class Backbone:
     ):
         self.name = name
         self.module = module.eval()
-        self.kind = kind
+        self.modality = get_modality(modality)
         self.preprocess = preprocess
         self.classes = None if classes is None else tuple(map(str, classes))
         self.class_ids = None if class_ids is None else tuple(class_ids)

@@ -172,7 +172,7 @@ def _load(name: str, folder: Path, weights) -> Backbone:
     return Backbone(
         name if local is None else f"hf:{local.name}",
         _in_order(stages),
-        kind="text",
+        modality="text",
         preprocess=_preprocessing(name, inside, settings, model),
         stages=stages,
         loaded_by=(full, "default") if weights == "default" else None,

@@ -47,7 +47,7 @@ def penultimate(backbone: Backbone) -> str:
         return backbone.penultimate
     stages = stages_of(backbone)
     names = list(stages)
-    if backbone.kind == "text" and backbone.classes is None:
+    if backbone.modality.has_tokens and backbone.classes is None:
         return names[-1]  # an encoder's last block holds linear layers and is no classifier
     learned = [i for i, stage in enumerate(stages.values()) if has_tensors(stage)]
     last = learned[-1] if learned else 0

@@ -1,4 +1,4 @@
-"""Preprocessing of images: from an RGB array to the tensor that the weights expect."""
+"""Preprocessing: from an opened sample to the tensor that the weights expect."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["ImagePreprocessing", "PILPreprocessing"]
+from ..data import Modality
+
+__all__ = ["ImagePreprocessing", "TransformPreprocessing", "as_preprocessing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,18 +85,40 @@ def _middle(image: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class PILPreprocessing:
-    """A user's own transform, given a PIL image as torchvision's and timm's transforms expect.
+class TransformPreprocessing:
+    """A user's own transform of one sample.
 
     Parameters
     ----------
     transform : callable
-        Takes an RGB ``PIL.Image.Image``, returns a float tensor ``(channels, height, width)``.
+        Takes what :meth:`sktransfer.data.Modality.for_transform` gives: for images an RGB
+        ``PIL.Image.Image``, as torchvision's and timm's transforms do. Returns a tensor without a
+        batch axis: for images ``(channels, height, width)``, for texts ids of tokens.
+    modality : Modality
     """
 
     transform: Callable
+    modality: Modality
 
-    def __call__(self, image: np.ndarray) -> torch.Tensor:
-        if image.dtype != np.uint8:
-            image = (image * 255).round().astype(np.uint8)
-        return torch.as_tensor(self.transform(Image.fromarray(image)), dtype=torch.float32)
+    def __call__(self, opened) -> torch.Tensor:
+        made = self.transform(self.modality.for_transform(opened))
+        return torch.as_tensor(made, dtype=None if self.modality.has_tokens else torch.float32)
+
+
+def as_preprocessing(preprocess: Callable | None, modality: Modality) -> Callable | None:
+    """Make a preprocessing of what a user gives.
+
+    Parameters
+    ----------
+    preprocess : callable or None
+        One with ``input_shape`` or ``many`` is a preprocessing already, such as those of other
+        backbones.
+    modality : Modality
+
+    Returns
+    -------
+    callable or None
+    """
+    if preprocess is None or hasattr(preprocess, "input_shape") or hasattr(preprocess, "many"):
+        return preprocess
+    return TransformPreprocessing(preprocess, modality)

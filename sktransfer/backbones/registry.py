@@ -15,16 +15,17 @@ from pathlib import Path
 
 from torch import nn
 
+from ..data import Modality, get_modality
 from .base import Backbone
 from .huggingface import files_of_folder, load_hf, load_minilm
 from .lite import LITE, load_lite
-from .preprocessing import ImagePreprocessing, PILPreprocessing
+from .preprocessing import as_preprocessing
 from .torchvision import load_torchvision, torchvision_names
 from .weights import load_weights
 from .words.formats import beside
 from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 
-__all__ = ["kind_of_name", "list_backbones", "load_backbone", "register_backbone"]
+__all__ = ["list_backbones", "load_backbone", "modality_of", "register_backbone"]
 
 # name: a loader taking (name, weights, *, download) and returning a Backbone
 _REGISTRY: dict[str, Callable[..., Backbone]] = {}
@@ -38,6 +39,9 @@ _TEXT = {
 }
 
 _REGISTRY |= _TEXT
+
+# name: modality; those of images are not listed
+_MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
 
 # Backbones are never changed, so that estimators can share them. A grid search deletes each
 # fitted estimator before the next is fitted; without a holder the weights would be read anew.
@@ -87,19 +91,25 @@ class Reference:
         return backbone
 
 
-def kind_of_name(name) -> str | None:
-    """Tell what the samples of a backbone are, where its name alone says so.
+def modality_of(backbone) -> Modality:
+    """Tell what the samples of a backbone are, before it is loaded.
 
     Parameters
     ----------
-    name : object
+    backbone : str, torch.nn.Module, callable, Backbone or estimator
+        As :func:`load_backbone` takes it.
 
     Returns
     -------
-    {"text", None}
+    Modality
+        As far as the argument tells: that of a function which makes the network is "array".
     """
-    is_text = isinstance(name, str) and (name in _TEXT or name.startswith("hf:"))
-    return "text" if is_text else None
+    if isinstance(backbone, str):
+        by_prefix = "text" if backbone.startswith("hf:") else "image"
+        return get_modality(_MODALITY_OF.get(backbone, by_prefix))
+    if hasattr(backbone, "to_backbone"):  # an estimator of ours
+        return modality_of(getattr(backbone, "backbone_", backbone.backbone))
+    return getattr(backbone, "modality", None) or get_modality("array")
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -140,7 +150,7 @@ def register_backbone(name: str, factory: Callable | None = None, **settings):
         Called without arguments, returns the pretrained ``torch.nn.Module`` or a
         :class:`Backbone`. Without it, a decorator is returned.
     **settings
-        ``preprocess``, ``classes``, ``stages`` and ``kind`` as in :func:`load_backbone`, for a
+        ``preprocess``, ``classes``, ``stages`` and ``modality`` as in :func:`load_backbone`, for a
         factory that returns a module.
 
     Returns
@@ -177,6 +187,7 @@ def register_backbone(name: str, factory: Callable | None = None, **settings):
         return made
 
     _REGISTRY[name] = load
+    _MODALITY_OF[name] = settings.get("modality") or "image"
     _SHARED.clear()
     return factory
 
@@ -189,7 +200,7 @@ def load_backbone(
     preprocess: Callable | None = None,
     stages=None,
     classes=None,
-    kind: str | None = None,
+    modality: str | Modality | None = None,
     name: str | None = None,
     download: bool = True,
 ) -> Backbone:
@@ -216,7 +227,7 @@ def load_backbone(
         For modules that cannot be traced: the same network as modules run in order.
     classes : sequence of str, default=None
         For modules that are classifiers: the names of the outputs.
-    kind : {"image", "text", "array"}, default=None
+    modality : {"image", "text", "array"}, another registered name or Modality, default=None
         For modules: what a sample is. By default "image" with ``preprocess``, else "array".
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
@@ -241,8 +252,8 @@ def load_backbone(
     >>> load_backbone("efficientnet_lite0")
     <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
     """
-    own = {"preprocess": preprocess, "stages": stages, "classes": classes, "kind": kind}
-    own["name"] = name
+    own = {"preprocess": preprocess, "stages": stages, "classes": classes, "name": name}
+    own["modality"] = modality
     given = sorted(key for key, value in own.items() if value is not None)
     if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
         raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
@@ -313,7 +324,7 @@ def _stamp(name: str, weights: str | None) -> tuple:
 
 
 def _from_module(
-    module, *, name=None, preprocess=None, stages=None, classes=None, kind=None
+    module, *, name=None, preprocess=None, stages=None, classes=None, modality=None
 ) -> Backbone:
     if not isinstance(module, nn.Module):
         if not callable(module) or (inspect.isclass(module) and not issubclass(module, nn.Module)):
@@ -324,13 +335,12 @@ def _from_module(
     for parameter in module.parameters():
         parameter.grad = None
     module.float()  # samples are float32
-    if preprocess is not None and not isinstance(preprocess, ImagePreprocessing):
-        preprocess = PILPreprocessing(preprocess)
+    modality = get_modality(modality or ("array" if preprocess is None else "image"))
     return Backbone(
         name or type(module).__name__.lower(),
         module,
-        kind=kind or ("array" if preprocess is None else "image"),
-        preprocess=preprocess,
+        modality=modality,
+        preprocess=as_preprocessing(preprocess, modality),
         classes=classes,
         stages=None if stages is None else dict(_named_stages(stages)),
     )

@@ -122,7 +122,7 @@ def _backbone(name: str, vectors: WordVectors, tokenizer, loaded_by=None) -> Bac
     return Backbone(
         name,
         nn.Sequential(OrderedDict(embedding=table)),
-        kind="text",
+        modality="text",
         preprocess=WordPreprocessing(vectors, tokenizer),
         stages={"embedding": table},
         loaded_by=loaded_by,

@@ -1,24 +1,44 @@
 """What one raw sample is: check a collection, open, digest and group samples; check labels.
 
+A modality, such as image, text or array, is one object; ``register_modality`` adds another.
 No torch: everything here works on paths, arrays and texts.
 """
 
-from .base import UnreadableSamplesError, named_among, take
-from .images import as_samples, digest, open_image
+from .arrays import ArrayModality
+from .base import (
+    Modality,
+    SampleView,
+    UnreadableSamplesError,
+    digest_array,
+    get_modality,
+    named_among,
+    register_modality,
+    take,
+)
+from .images import ImageModality, as_samples, digest, open_image, read_image
 from .targets import check_present, encode_target, find_task, is_numbers
-from .texts import as_texts, padded_length
+from .texts import TextModality, as_texts, padded_length
 
 __all__ = [
+    "ArrayModality",
+    "ImageModality",
+    "Modality",
+    "SampleView",
+    "TextModality",
     "UnreadableSamplesError",
     "as_samples",
     "as_texts",
     "check_present",
     "digest",
+    "digest_array",
     "encode_target",
     "find_task",
+    "get_modality",
     "is_numbers",
     "named_among",
     "open_image",
     "padded_length",
+    "read_image",
+    "register_modality",
     "take",
 ]

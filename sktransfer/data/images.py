@@ -1,19 +1,125 @@
-"""Images: check a collection, open one image as RGB, compute its digest."""
+"""Samples that are images: check X, read files once, digest them, open any form as RGB."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import stat
+from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 import xxhash
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
+from sklearn.utils import check_array
 
-from .base import _label
+from .base import (
+    Modality,
+    SampleView,
+    _label,
+    digest_array,
+    plain_array,
+    register_modality,
+    unwrap_column,
+)
 
-__all__ = ["as_samples", "digest", "open_image"]
+__all__ = ["ImageModality", "as_samples", "digest", "open_image", "read_image"]
+
+# An image file is at most this many times the limit of pixels long: what the largest pixels that
+# Pillow reads, 16-bit RGBA, take without compression.
+_BYTES_PER_PIXEL = 8
+_STRIP = 2**22  # pixels of an image that are converted at a time
+
+
+class ImageModality(Modality):
+    """Images: paths of files, PIL images, arrays and tensors.
+
+    Notes
+    -----
+    A file may announce many more pixels than it has bytes. The limit is Pillow's own,
+    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million pixels unless you set it; None for no limit), read
+    at each image and compared with the header before anything is decoded. Pillow warns above it
+    and refuses twice as many; here, more than the limit is an error. A file of more than eight
+    bytes for each pixel of the limit is refused before it is read, as are pipes and devices.
+    """
+
+    name = "image"
+    noun = "images"
+    # A batch of more is no faster on a CPU, and a single sample pays for a whole one.
+    batch_size = 4
+    takes_augment = True
+
+    def check(self, X, *, image_shape=None, validate: Callable = check_array) -> list:
+        if image_shape is None:
+            return as_samples(X)
+        shape = check_image_shape(image_shape)
+        try:
+            X = validate(X, dtype=None)
+        except ValueError as error:
+            raise ValueError(
+                f"image_shape={shape} takes a table with one flattened image a row: {error}"
+            ) from error
+        return as_samples(X, shape)
+
+    def read(self, sample):
+        return read_image(sample)
+
+    def digest(self, sample) -> bytes:
+        return digest(sample)
+
+    def open(self, sample) -> np.ndarray:
+        return open_image(sample)
+
+    def for_transform(self, opened: np.ndarray) -> Image.Image:
+        if opened.dtype != np.uint8:
+            opened = (opened * 255).round().astype(np.uint8)
+        return Image.fromarray(opened)
+
+    def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, 256, (n, *shape[1:], 3), dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _ImageFile:
+    """An image file whose bytes were read once, so that digest and image are of the same bytes."""
+
+    path: str | os.PathLike
+    content: bytes
+
+    @property
+    def bytes_read(self) -> int:
+        return len(self.content)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+def check_image_shape(image_shape) -> tuple[int, ...]:
+    """Check the parameter ``image_shape``.
+
+    Parameters
+    ----------
+    image_shape : array-like of int
+        ``(height, width)`` or ``(height, width, channels)`` of the images in a table.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ValueError
+        If these are not two or three positive numbers, or not 1, 3 or 4 channels.
+    """
+    shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in shape)
+    if not whole or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"image_shape={image_shape!r}: give (height, width) or (height, width, channels) of "
+            "the images in a table, in pixels, with 1, 3 or 4 channels."
+        )
+    return tuple(int(n) for n in shape)
 
 
 def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
@@ -40,17 +146,9 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
     """
     if isinstance(X, str | os.PathLike | Image.Image):
         raise TypeError(f"Expected a list of samples, got one sample: {_label(X)}. Put it in [ ].")
-    if _is_tensor(X):
-        if X.ndim == 3 and len(X) in (3, 4):  # (channels, h, w) as far as anyone can tell
-            raise TypeError(
-                f"A tensor {tuple(X.shape)} is one sample or {len(X)} grey ones: give a batch "
-                "(n, channels, h, w), with [None] before one image or [:, None] for grey ones."
-            )
-        X = _tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
-    elif hasattr(X, "columns") or hasattr(X, "to_numpy"):
-        X = X.to_numpy()
+    X = _tensor_to_array(X) if _is_tensor(X) else unwrap_column(X)
     if isinstance(X, np.ndarray):
-        samples = _split_array(X, image_shape)
+        samples = _split_array(_unmasked(X), image_shape)
     elif isinstance(X, Sequence):
         samples = [_reshape(sample, image_shape) for sample in X]
     else:
@@ -58,6 +156,22 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
     if not samples:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     return samples
+
+
+def _tensor_to_array(X) -> np.ndarray:
+    if X.ndim == 3 and len(X) in (3, 4):  # (channels, h, w) as far as anyone can tell
+        raise TypeError(
+            f"A tensor {tuple(X.shape)} is one sample or {len(X)} grey ones: give a batch "
+            "(n, channels, h, w), with [None] before one image or [:, None] for grey ones."
+        )
+    return _tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
+
+
+def _unmasked(X: np.ndarray) -> np.ndarray:
+    try:
+        return plain_array(X)
+    except ValueError as error:
+        raise ValueError(f"X is {error}.") from None
 
 
 def _is_tensor(X) -> bool:
@@ -99,18 +213,88 @@ def _reshape(sample, image_shape):
     return sample.reshape(image_shape)
 
 
-def digest(sample, kind: str = "image") -> bytes:
-    """Return 16 bytes that two samples share only if they are the same.
+# -- files -----------------------------------------------------------------------------------------
 
-    xxh3 takes 6 µs for a 224 x 224 image where SHA-256 takes 84; it is no defence against
-    someone who builds collisions on purpose, and a feature store needs none.
+
+def read_image(sample):
+    """Read the file of a sample, if it is one, into memory.
 
     Parameters
     ----------
-    sample : str, Path, PIL image, array or tensor
+    sample : str, Path, PIL image, array, tensor or SampleView
+
+    Returns
+    -------
+    object
+        What :func:`digest` and :func:`open_image` take; a sample that is no file is returned as
+        it is.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be read, is no regular file or is too long.
+    """
+    if isinstance(sample, SampleView):
+        return sample.read()
+    if isinstance(sample, _ImageFile) or not isinstance(sample, str | os.PathLike):
+        return sample
+    return _ImageFile(sample, _read_file(sample))
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    limit = Image.MAX_IMAGE_PIXELS
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file, but a pipe or a device")
+        if limit is not None and status.st_size > limit * _BYTES_PER_PIXEL:
+            raise ValueError(
+                f"{status.st_size} bytes are more than an image of {limit} pixels takes; "
+                "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
+            )
+        return file.read()
+
+
+def _open_without_waiting(path, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to would wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_file(file: _ImageFile) -> Image.Image:
+    """Read the header of an image, and refuse one with too many pixels."""
+    try:
+        image = Image.open(io.BytesIO(file.content))
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"not an image ({len(file.content)} bytes)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_too_many_pixels(str(error))) from error
+    return image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse an image from a file with more pixels than the limit, before they are decoded."""
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit and isinstance(image, ImageFile.ImageFile):
+        raise ValueError(_too_many_pixels(f"{width} x {height} pixels, the limit is {limit}"))
+
+
+def _too_many_pixels(found: str) -> str:
+    return (
+        f"too many pixels to decode ({found.rstrip('.')}). Where you trust the file, raise "
+        "PIL.Image.MAX_IMAGE_PIXELS."
+    )
+
+
+# -- digest ----------------------------------------------------------------------------------------
+
+
+def digest(sample) -> bytes:
+    """Return 16 bytes that two images share only if they are the same.
+
+    Parameters
+    ----------
+    sample : str, Path, PIL image, array, tensor or SampleView
         A file is told by its bytes, not by its name.
-    kind : {"image", "text", "array"}, default="image"
-        Of a text a str is the text itself, otherwise the path of a file.
 
     Returns
     -------
@@ -118,24 +302,31 @@ def digest(sample, kind: str = "image") -> bytes:
 
     Raises
     ------
-    OSError, TypeError
+    OSError, ValueError, TypeError
         If the file cannot be read, or the sample is nothing that has a digest.
     """
-    if hasattr(sample, "view_digest"):
-        return sample.view_digest()
-    if kind == "text":
-        return xxhash.xxh3_128_digest(b"text" + sample.encode("utf-8", "surrogatepass"))
-    if isinstance(sample, str | os.PathLike):
-        return xxhash.xxh3_128_digest(b"file" + Path(sample).read_bytes())
+    if isinstance(sample, SampleView):
+        return sample.digest()
+    sample = read_image(sample)
+    if isinstance(sample, _ImageFile):
+        state = xxhash.xxh3_128(b"file")
+        state.update(sample.content)
+        return state.digest()
     if isinstance(sample, Image.Image):
-        sample = _from_pil(sample)
+        return digest_array(_from_pil(sample))
+    return digest_array(_numbers(sample))
+
+
+def _numbers(sample) -> np.ndarray:
+    """Return the array that a sample is, if it is one."""
     if _is_tensor(sample):
         sample = _tensor_to_images(sample)
     if not isinstance(sample, np.ndarray):
         raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
-    state = xxhash.xxh3_128(f"{sample.dtype.str}{sample.shape}".encode())
-    state.update(np.ascontiguousarray(sample).data)
-    return state.digest()
+    return plain_array(sample)
+
+
+# -- pixels ----------------------------------------------------------------------------------------
 
 
 def open_image(sample) -> np.ndarray:
@@ -143,7 +334,7 @@ def open_image(sample) -> np.ndarray:
 
     Parameters
     ----------
-    sample : str, Path, PIL image, array or tensor
+    sample : str, Path, PIL image, array, tensor or SampleView
         Grey images get three equal channels; transparent pixels lie over white; rotation
         stored in the file is applied; 16-bit images keep their range.
 
@@ -154,51 +345,68 @@ def open_image(sample) -> np.ndarray:
 
     Raises
     ------
-    ValueError, OSError, TypeError
+    ValueError, OSError, TypeError, MemoryError
         Saying why the sample is no image.
     """
-    if hasattr(sample, "open_view"):
-        return sample.open_view()
-    if isinstance(sample, str | os.PathLike):
-        with _open_file(Path(sample)) as image:
+    if isinstance(sample, SampleView):
+        return sample.open()
+    sample = read_image(sample)
+    if isinstance(sample, _ImageFile):
+        with _open_file(sample) as image:
             return _from_pil(image)
     if isinstance(sample, Image.Image):
         return _from_pil(sample)
-    if _is_tensor(sample):
-        sample = _tensor_to_images(sample)
-    if isinstance(sample, np.ndarray):
-        return _from_array(sample)
-    raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
-
-
-def _open_file(path: Path) -> Image.Image:
-    content = path.read_bytes()
-    try:
-        return Image.open(io.BytesIO(content))
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"not an image ({len(content)} bytes)") from None
+    return _from_array(_numbers(sample))
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
+    _check_pixels(image)
     try:
-        image = ImageOps.exif_transpose(image)
+        image = _upright(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return _from_array(_deep(image))
+        return _rgb(image)
     except OSError as error:  # the pixels end before the image does
         raise ValueError(f"damaged image ({error})") from None
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _from_array(_deep(image))
+    except MemoryError as error:
+        width, height = image.size
+        raise MemoryError(f"not enough memory to decode {width} x {height} pixels") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an image and apply the rotation that its file asks for."""
+    image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Convert an image to RGB, a large one in strips: a copy of it in RGBA would be larger yet."""
+    width, height = image.size
+    n_rows = max(1, _STRIP // max(1, width))
+    if height <= n_rows:
+        return np.asarray(_strip_to_rgb(image))
+    result = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, n_rows):
+        strip = image.crop((0, top, width, min(top + n_rows, height)))
+        result[top : top + n_rows] = np.asarray(_strip_to_rgb(strip))
+    return result
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # Pillow converts premultiplied grey to LA alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _deep(image: Image.Image) -> np.ndarray:
     """Read the modes of more than 8 bits. Pillow opens 16-bit files as 32-bit integers, too."""
     array = np.asarray(image)
-    if array.dtype.kind == "f":
-        return array
-    return (array / 65535).astype(np.float32)
+    return array if array.dtype.kind == "f" else np.divide(array, 65535, dtype=np.float32)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -250,3 +458,6 @@ def _to_range(array: np.ndarray) -> np.ndarray:
 
 def _divisor(high: float) -> int:
     return next((top for top in (16, 255, 4095) if high <= top), 65535)
+
+
+register_modality(ImageModality())

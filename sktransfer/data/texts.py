@@ -1,31 +1,44 @@
-"""Texts: check a collection, and the length to which token ids are padded."""
+"""Samples that are texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import xxhash
+from sklearn.utils import check_array
 
-from .base import UnreadableSamplesError
+from .base import Modality, UnreadableSamplesError, register_modality, unwrap_column
 
-__all__ = ["as_texts", "padded_length"]
+__all__ = ["TextModality", "as_texts", "padded_length"]
 
 _STEP = 8  # lengths of texts are multiples of it, so that a batch finds texts of its length
+# The tokens of a batch. A matrix product of fewer rows is slower a row.
+_TOKENS = 512
+_TOKENS_ON_ACCELERATOR = 16384
 
 
-def padded_length(n_tokens: int) -> int:
-    """Return the length to which a text is filled up: a function of that text alone.
+class TextModality(Modality):
+    """Texts, which a tokenizer turns into ids of tokens."""
 
-    Parameters
-    ----------
-    n_tokens : int
+    name = "text"
+    noun = "texts"
+    chunk_size = 2048  # texts are small, and a long chunk fills the batches of each length
+    has_tokens = True
+    is_hashable = True
 
-    Returns
-    -------
-    int
-        The next multiple of 8, at least 8.
-    """
-    return max(1, -(-n_tokens // _STEP)) * _STEP
+    def check(self, X, *, image_shape=None, validate: Callable = check_array) -> list[str]:
+        return as_texts(X)
+
+    def digest(self, sample: str) -> bytes:
+        return xxhash.xxh3_128_digest(b"text" + sample.encode("utf-8", "surrogatepass"))
+
+    def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
+        return max(1, (_TOKENS if on_cpu else _TOKENS_ON_ACCELERATOR) // shape[0])
+
+    def set_tags(self, input_tags, *, from_table: bool = False) -> None:
+        input_tags.two_d_array = input_tags.three_d_array = False
+        input_tags.string = True
 
 
 def as_texts(X) -> list[str]:
@@ -49,10 +62,7 @@ def as_texts(X) -> list[str]:
     """
     if isinstance(X, str | bytes):
         raise TypeError(f"Expected a list of texts, got one text: {str(X)[:60]!r}. Put it in [ ].")
-    if hasattr(X, "to_pylist") and not hasattr(X, "columns"):  # an array of pyarrow
-        X = X.to_pylist()
-    if hasattr(X, "columns") or hasattr(X, "to_numpy"):
-        X = X.to_numpy()
+    X = unwrap_column(X)
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
         X = X[:, 0]
     if isinstance(X, np.ndarray) and X.ndim != 1:
@@ -69,3 +79,21 @@ def as_texts(X) -> list[str]:
 
 def _no_text(item) -> TypeError:
     return TypeError(f"expected a text, got {item!r}; replace or drop it first")
+
+
+def padded_length(n_tokens: int) -> int:
+    """Return the length to which a text is filled up: a function of that text alone.
+
+    Parameters
+    ----------
+    n_tokens : int
+
+    Returns
+    -------
+    int
+        The next multiple of 8, at least 8.
+    """
+    return max(1, -(-n_tokens // _STEP)) * _STEP
+
+
+register_modality(TextModality())

@@ -68,7 +68,7 @@ class Recipe:
     def key(self, layer: str) -> str:
         """Describe all that decides the features of one layer, for the store."""
         backbone = self.backbone
-        settings = (describe(self.pooling), self.precision, self.dtype, backbone.kind)
+        settings = (describe(self.pooling), self.precision, self.dtype, describe(backbone.modality))
         preprocess = describe(backbone.preprocess)
         return "|".join(("v2", backbone.fingerprint, layer, *settings, preprocess))
 

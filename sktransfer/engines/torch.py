@@ -24,14 +24,6 @@ __all__ = ["Engine"]
 _BYTES = 20e6
 _BYTES_GPU = 1e9
 
-# Past these sizes a batch is no faster, and a single sample pays for a whole one.
-_BATCH = {"image": 4, "array": 64}
-_BATCH_GPU = 256
-
-# Texts: the tokens of a batch. A matrix product of fewer rows is slower a row.
-_TOKENS = 512
-_TOKENS_GPU = 16384
-
 
 class Engine:
     """A network up to the last of some layers, prepared to run fast and not to be trained.
@@ -58,8 +50,8 @@ class Engine:
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.plain = [nn.Sequential(*part) for part in slices]
         # There is no batch norm to fold between tokens, and their networks look at masks.
-        self._is_text = recipe.backbone.kind == "text"
-        prepared = (lambda part, _: part) if self._is_text else _prepared
+        self._modality = recipe.backbone.modality
+        prepared = (lambda part, _: part) if self._modality.has_tokens else _prepared
         fast = [prepared(part, recipe.backbone.opaque) for part in self.plain]
         self.segments = [_on_device(part, device) for part in fast]
         self._fused = _fused_pooling(self.plain, recipe, device)
@@ -160,13 +152,12 @@ class Engine:
         It depends on shapes and the device alone, never on a timing, so that the same samples
         meet the same batches each time.
         """
-        if self._is_text:
-            tokens = _TOKENS if self.device.type == "cpu" else _TOKENS_GPU
-            return max(1, tokens // len(sample))
+        on_cpu = self.device.type == "cpu"
+        most = self._modality.batch_limit(tuple(sample.shape), on_cpu)
+        if self._modality.has_tokens:
+            return most
         self._check_once(sample[None])
-        if self.device.type != "cpu":
-            return int(np.clip(_BYTES_GPU // self._bytes, 1, _BATCH_GPU))
-        return int(np.clip(_BYTES // self._bytes, 1, _BATCH[self.recipe.backbone.kind]))
+        return int(np.clip((_BYTES if on_cpu else _BYTES_GPU) // self._bytes, 1, most))
 
     def _run(self, segments: Sequence[nn.Module], batch: torch.Tensor) -> dict[str, torch.Tensor]:
         x = batch.to(self.device, non_blocking=True)
@@ -194,7 +185,7 @@ class Engine:
     def _pooled(self, x: torch.Tensor, square: bool) -> torch.Tensor:
         if self.recipe.pooling == "none":
             return x
-        return pool(x, self.recipe.pooling, square=square, masked=self._is_text)
+        return pool(x, self.recipe.pooling, square=square, masked=self._modality.has_tokens)
 
     def _autocast(self):
         if self.recipe.precision == "float32":
@@ -210,7 +201,7 @@ class Engine:
             fast = self._run(self.segments, probe.clone())
         self._widths = {layer: features.shape[-1] for layer, features in fast.items()}
         comparable = self.device.type == "cpu" and self.recipe.precision == "float32"
-        comparable = comparable and not self._is_text
+        comparable = comparable and not self._modality.has_tokens
         if comparable and not _agree(fast, self._run(self.plain, probe.clone())):
             warnings.warn(
                 f"The fast form of backbone {self.recipe.backbone.name!r} does not give the same "

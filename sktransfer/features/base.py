@@ -13,8 +13,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ..backbones import Backbone, check_stages, is_checked, kind_of_name, load_backbone
-from ..data import UnreadableSamplesError, as_samples, as_texts, named_among, take
+from ..backbones import Backbone, check_stages, is_checked, load_backbone, modality_of
+from ..data import UnreadableSamplesError, named_among, take
 from ..engines import Recipe
 from .compute import compute_features, open_sample
 from .store import FeatureStore, as_store
@@ -51,19 +51,17 @@ class BackboneEstimator(BaseEstimator):
         samples = self._check_samples(X, reset=True)
         if not is_checked(self.backbone_):
             check_stages(self.backbone_, self._probe(samples))
-        if self.backbone_.kind == "text":
-            vars(self).update(self.backbone_.preprocess.check(samples, fitting=True))
+        vars(self).update(self._check_by_preprocessing(samples, fitting=True))
         return samples
 
+    def _check_by_preprocessing(self, samples, *, fitting: bool) -> dict:
+        """Let the preprocessing warn about samples, and return what it has measured."""
+        check = getattr(self.backbone_.preprocess, "check", None)
+        return {} if check is None else check(samples, fitting=fitting)
+
     def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:
-        if self.backbone_.kind == "array":
-            X = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
-            return validate_data(self, X, reset=reset, dtype=np.float32, allow_nd=True)
-        if self.backbone_.kind == "text":
-            return as_texts(X)
-        if self.image_shape is not None:
-            X = validate_data(self, X, reset=reset, dtype=None)
-        return as_samples(X, self.image_shape)
+        validate = functools.partial(validate_data, self, reset=reset)
+        return self.backbone_.modality.check(X, image_shape=self.image_shape, validate=validate)
 
     def _probe(self, samples) -> torch.Tensor:
         """Return a batch as the network takes it, from one sample where need be."""
@@ -95,22 +93,13 @@ class BackboneEstimator(BaseEstimator):
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)
         samples = self._check_samples(X)
-        if self.backbone_.kind == "text":
-            self.backbone_.preprocess.check(samples, fitting=False)
+        self._check_by_preprocessing(samples, fitting=False)
         return samples
-
-    def _takes_rows(self) -> bool:
-        """Tell whether X is a table of numbers, as far as that is known before fit."""
-        kind = getattr(self.backbone, "kind", None)
-        return kind == "array" or (kind is None and not isinstance(self.backbone, str))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        kind = getattr(self.backbone, "kind", None) or kind_of_name(self.backbone)
-        rows = self._takes_rows() or self.image_shape is not None
-        tags.input_tags.two_d_array = rows
-        tags.input_tags.three_d_array = not rows and kind != "text"
-        tags.input_tags.string = not rows
+        modality = modality_of(self.backbone)
+        modality.set_tags(tags.input_tags, from_table=self.image_shape is not None)
         return tags
 
     def __sklearn_clone__(self):

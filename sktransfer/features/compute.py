@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils.parallel import Parallel, delayed
 
 from ..backbones import Backbone
-from ..data import UnreadableSamplesError, digest, open_image
+from ..data import Modality, UnreadableSamplesError
 from ..engines import Engine, Recipe, engine_for, resolve_device
 from .store import FeatureStore
 from .tables import empty_table
 
 __all__ = ["compute_features", "compute_inputs", "open_sample"]
 
-# Samples opened, computed and stored at a time. Texts are small, and a longer chunk fills the
-# batches of each length better.
-_CHUNK = {"image": 128, "array": 128, "text": 2048}
-_AT_ONCE = 128  # rows copied at a time
+_BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
 
 
 def compute_features(
@@ -38,7 +37,7 @@ def compute_features(
     Parameters
     ----------
     samples : sequence
-        As :func:`sktransfer.data.as_samples` returns them, or an array of rows.
+        As the ``check`` of their modality returns them.
     recipe : Recipe
     batch_size : int or "auto", default="auto"
     device : str, default="auto"
@@ -60,21 +59,13 @@ def compute_features(
     UnreadableSamplesError
         Naming the samples that cannot be read.
     """
-    # Whoever cannot be opened, all who cannot are named.
-    try:
-        kind = recipe.backbone.kind
-        digests = _digests(samples, kind, store is not None)
-        distinct, scatter = _distinct(digests)
-        source = _Source(recipe, batch_size, device, n_jobs)
-        tables, size = _Tables(len(distinct)), _CHUNK[kind]
-        for start in _progress(range(0, len(distinct), size), recipe, verbose):
-            chosen = distinct[start : start + size]
-            chunk = [samples[i] for i in chosen]
-            found = _through_store(chunk, [digests[i] for i in chosen], source, store)
-            tables.write(start, found)
-    except _SampleError as error:
-        raise UnreadableSamplesError(_problems(samples, recipe.backbone)) from error.__cause__
-    return {layer: tables.read(layer, scatter) for layer in recipe.layers}
+    backbone, size = recipe.backbone, recipe.backbone.modality.chunk_size
+    run = _Run(len(samples), _Source(recipe, batch_size, device, n_jobs), store)
+    for start in _progress(range(0, len(samples), size), recipe, verbose):
+        with _unreadable_named(samples, start, backbone):
+            for part in _read(samples, range(start, start + size), backbone.modality):
+                run.add(part)
+    return {layer: run.tables.by_layer[layer] for layer in recipe.layers}
 
 
 def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = None) -> np.ndarray:
@@ -95,26 +86,17 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
     ------
     UnreadableSamplesError
     """
-    if backbone.kind == "text":
-        return _ids(samples, backbone)
-    tables, size = _Tables(len(samples)), _CHUNK[backbone.kind]
+    if backbone.preprocess is None and isinstance(samples, np.ndarray):
+        return samples
+    tables, modality = _Tables(len(samples)), backbone.modality
     source = _Source(Recipe(backbone, ()), "auto", "cpu", n_jobs)
-    try:
-        for start in range(0, len(samples), size):
-            opened = source.open(samples[start : start + size])
-            _check_shapes(opened)
-            tables.write(start, {"input": torch.stack(opened).numpy()})
-    except _SampleError as error:
-        raise UnreadableSamplesError(_problems(samples, backbone)) from error.__cause__
-    return tables.read("input", None)
-
-
-def _ids(texts: Sequence[str], backbone: Backbone) -> np.ndarray:
-    rows = np.empty(len(texts), object)
-    for positions, ids in backbone.preprocess.many(list(texts)):
-        for position, row in zip(positions, ids.numpy(), strict=True):
-            rows[position] = row
-    return rows
+    for start in range(0, len(samples), modality.chunk_size):
+        with _unreadable_named(samples, start, backbone):
+            for part in _read(samples, range(start, start + modality.chunk_size), modality):
+                for places, tensors in source.groups(part):
+                    rows = _stacked([tensor.numpy() for tensor in tensors], modality.has_tokens)
+                    tables.write([part[i].position for i in places], {"input": rows})
+    return tables.by_layer["input"]
 
 
 class _Tables:
@@ -124,53 +106,94 @@ class _Tables:
         self.n_samples = n_samples
         self.by_layer: dict[str, np.ndarray] = {}
 
-    def write(self, start: int, found: dict[str, np.ndarray]) -> None:
+    def write(self, positions: Sequence[int], found: dict[str, np.ndarray]) -> None:
         for layer, rows in found.items():
             if layer not in self.by_layer:
                 self.by_layer[layer] = empty_table((self.n_samples, *rows.shape[1:]), rows.dtype)
-            self.by_layer[layer][start : start + len(rows)] = rows
+            self.by_layer[layer][positions] = rows
 
-    def read(self, layer: str, scatter: np.ndarray | None) -> np.ndarray:
-        table = self.by_layer[layer]
-        if scatter is None:
-            return table
-        result = empty_table((len(scatter), *table.shape[1:]), table.dtype)
-        for start in range(0, len(scatter), _AT_ONCE):
-            result[start : start + _AT_ONCE] = table[scatter[start : start + _AT_ONCE]]
-        return result
+    def repeat(self, sources: Sequence[int], positions: Sequence[int]) -> None:
+        """Copy rows of samples to the positions of others that are equal to them."""
+        for table in self.by_layer.values():
+            table[positions] = table[sources]
+
+
+class _Sample(NamedTuple):
+    """A sample whose file is in memory, and its position among all samples."""
+
+    position: int
+    content: object
 
 
 class _SampleError(Exception):
-    """A sample could not be opened."""
+    """A sample could not be read or opened; its cause says why."""
+
+    def __init__(self, position: int):
+        super().__init__(position)
+        self.position = position
 
 
-def _digests(samples: Sequence, kind: str, stored: bool) -> Sequence:
-    """Tell samples apart; texts that are not to be stored do so themselves."""
-    if kind == "text" and not stored:
-        return samples
-    return [_digest(sample, kind) for sample in samples]
+def _read(samples: Sequence, positions: range, modality: Modality) -> Iterator[list[_Sample]]:
+    """Read the files of some samples, and yield as many at a time as may be in memory."""
+    part, n_bytes = [], 0
+    for position in positions[: len(samples) - positions.start]:
+        try:
+            content = modality.read(samples[position])
+        except Exception as error:
+            raise _SampleError(position) from error
+        part.append(_Sample(position, content))
+        n_bytes += getattr(content, "bytes_read", 0)
+        if n_bytes >= _BYTES_READ:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part
 
 
-def _digest(sample, kind: str) -> bytes:
+class _Run:
+    """Computes features of samples part by part; of equal samples, only the first.
+
+    Parameters
+    ----------
+    n_samples : int
+    source : _Source
+    store : FeatureStore or None
+    """
+
+    def __init__(self, n_samples: int, source: _Source, store: FeatureStore | None):
+        self.source, self.store = source, store
+        self.tables = _Tables(n_samples)
+        self.first: dict[object, int] = {}  # by digest
+
+    def add(self, samples: list[_Sample]) -> None:
+        """Compute the features of some samples and put them into the tables."""
+        digests = self._digests(samples)
+        pairs = list(zip(samples, digests, strict=True))
+        new = [(s, d) for s, d in pairs if self.first.setdefault(d, s.position) == s.position]
+        if new:
+            found = _through_store(*map(list, zip(*new, strict=True)), self.source, self.store)
+            self.tables.write([sample.position for sample, _ in new], found)
+        again = [(self.first[d], s.position) for s, d in pairs if self.first[d] != s.position]
+        if again:
+            self.tables.repeat(*map(list, zip(*again, strict=True)))
+
+    def _digests(self, samples: list[_Sample]) -> list:
+        """Tell samples apart; those that can be keys and are not to be stored do so themselves."""
+        modality = self.source.recipe.backbone.modality
+        if modality.is_hashable and self.store is None:
+            return [sample.content for sample in samples]
+        return [_digest(sample, modality) for sample in samples]
+
+
+def _digest(sample: _Sample, modality: Modality) -> bytes:
     try:
-        return digest(sample, kind)
+        return modality.digest(sample.content)
     except Exception as error:
-        raise _SampleError from error
-
-
-def _distinct(digests: Sequence) -> tuple[list[int], np.ndarray | None]:
-    """Return one position of each distinct sample, and each sample's place among those."""
-    place: dict = {}
-    for d in digests:
-        place.setdefault(d, len(place))
-    if len(place) == len(digests):
-        return list(range(len(digests))), None
-    scatter = np.array([place[d] for d in digests])
-    return np.unique(scatter, return_index=True)[1].tolist(), scatter
+        raise _SampleError(sample.position) from error
 
 
 def _through_store(
-    samples: list, digests: list[bytes], source: _Source, store: FeatureStore | None
+    samples: list[_Sample], digests: list[bytes], source: _Source, store: FeatureStore | None
 ) -> dict[str, np.ndarray]:
     """Look features up, compute those that are missing, keep them."""
     recipe = source.recipe
@@ -185,11 +208,13 @@ def _through_store(
             store.try_put(recipe.key(layer), [digests[i] for i in missing], table)
             for i, value in zip(missing, table, strict=True):
                 found[layer][i] = value
-    return {layer: _stacked(values, recipe.backbone.kind) for layer, values in found.items()}
+    tokens = recipe.backbone.modality.has_tokens
+    return {k: _stacked(rows, tokens and rows[0].ndim > 1) for k, rows in found.items()}
 
 
-def _stacked(values: list[np.ndarray], kind: str) -> np.ndarray:
-    if kind != "text" or values[0].ndim == 1:
+def _stacked(values: list[np.ndarray], ragged: bool) -> np.ndarray:
+    """Make one array of rows: of objects, where rows of tokens differ in length."""
+    if not ragged:
         return np.stack(values)
     table = np.empty(len(values), object)
     for i, value in enumerate(values):
@@ -210,29 +235,35 @@ class _Source:
     def engine(self) -> Engine:
         return engine_for(self.recipe, resolve_device(self.device))
 
-    def compute(self, samples: list) -> dict[str, np.ndarray]:
-        if self.recipe.backbone.kind == "text":
-            groups = self.recipe.backbone.preprocess.many(samples)
+    def compute(self, samples: list[_Sample]) -> dict[str, np.ndarray]:
+        groups = self.groups(samples)
+        if self.recipe.backbone.modality.has_tokens:
             return self.engine.run_groups(groups, self.batch_size)
-        tensors = self.open(samples)
-        _check_shapes(tensors)
+        ((_, tensors),) = groups
         return self.engine.run(tensors, self.batch_size)
 
-    def open(self, samples: list) -> list[torch.Tensor]:
+    def groups(self, samples: list[_Sample]) -> list[tuple[np.ndarray, Sequence[torch.Tensor]]]:
+        """Open and preprocess samples, and group those of one shape."""
+        backbone = self.recipe.backbone
+        if hasattr(backbone.preprocess, "many"):
+            return backbone.preprocess.many([sample.content for sample in samples])
+        return backbone.modality.group(self._open(samples))
+
+    def _open(self, samples: list[_Sample]) -> list[torch.Tensor]:
+        backbone = self.recipe.backbone
         if self.n_jobs in (None, 1):
-            return [_open(sample, self.recipe.backbone) for sample in samples]
+            return [_open(sample, backbone) for sample in samples]
         opened = Parallel(self.n_jobs, prefer="threads")(
-            delayed(_open)(sample, self.recipe.backbone) for sample in samples
+            delayed(_open)(sample, backbone) for sample in samples
         )
         return list(opened)
 
 
-def _open(sample, backbone: Backbone) -> torch.Tensor:
-    """Open and preprocess one sample."""
+def _open(sample: _Sample, backbone: Backbone) -> torch.Tensor:
     try:
-        return open_sample(sample, backbone)
+        return open_sample(sample.content, backbone)
     except Exception as error:
-        raise _SampleError from error
+        raise _SampleError(sample.position) from error
 
 
 def open_sample(sample, backbone: Backbone) -> torch.Tensor:
@@ -248,30 +279,36 @@ def open_sample(sample, backbone: Backbone) -> torch.Tensor:
     Tensor
         Without a batch axis.
     """
-    if backbone.kind == "array":
-        return torch.tensor(sample)
-    if backbone.kind == "text":
-        return backbone.preprocess(sample)
-    return backbone.preprocess(open_image(sample))
+    opened = backbone.modality.open(sample)
+    return torch.tensor(opened) if backbone.preprocess is None else backbone.preprocess(opened)
 
 
-def _problems(samples: Sequence, backbone: Backbone) -> list[tuple[int, object, Exception]]:
+@contextlib.contextmanager
+def _unreadable_named(samples: Sequence, start: int, backbone: Backbone):
+    """Turn the error about one sample into one that names all from its chunk on."""
+    try:
+        yield
+    except _SampleError as error:
+        problems = _problems(samples, start, backbone, {error.position: error.__cause__})
+        raise UnreadableSamplesError(problems) from error.__cause__
+
+
+def _problems(samples: Sequence, start: int, backbone: Backbone, known: dict) -> list[tuple]:
+    """Try samples from a position on. What failed once is named even if it passes by now."""
     problems = []
-    for i, sample in enumerate(samples):
-        try:
-            open_sample(sample, backbone)
-        except Exception as error:
-            problems.append((i, sample, error))
+    for i in range(start, len(samples)):
+        error = known[i] if i in known else _error_of(samples[i], backbone)
+        if error is not None:
+            problems.append((i, samples[i], error))
     return problems
 
 
-def _check_shapes(tensors: list[torch.Tensor]) -> None:
-    shapes = {tuple(t.shape) for t in tensors}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"The preprocessing returns tensors of different shapes, {sorted(shapes)[:3]}; a "
-            "network needs one shape: add a resize and a crop to it."
-        )
+def _error_of(sample, backbone: Backbone) -> Exception | None:
+    try:
+        open_sample(sample, backbone)
+    except Exception as error:
+        return error
+    return None
 
 
 def _progress(steps: range, recipe: Recipe, verbose: int):

@@ -250,7 +250,7 @@ class PretrainedFeatureExtractor(
                 f"pooling={self.pooling!r} weights words, and backbone {self.backbone_.name!r} has "
                 f"{'more stages than its' if table else 'no'} word vectors: use 'avg' or 'max'."
             )
-        if "flatten" in asked and self.backbone_.kind == "text":
+        if "flatten" in asked and self.backbone_.modality.has_tokens:
             raise ValueError("pooling='flatten' of texts gives vectors of different lengths.")
 
     def _resolve(self, layer, pooling, tokens: list[str] | None) -> str:
@@ -271,7 +271,7 @@ class PretrainedFeatureExtractor(
     @torch.inference_mode()
     def _layers_of_tokens(self, samples) -> list[str] | None:
         """Name the layers that give a vector for each token of a text; None without texts."""
-        if self.backbone_.kind != "text":
+        if not self.backbone_.modality.has_tokens:
             return None
         found, x = [], self._probe(samples)
         for name, stage in stages_of(self.backbone_).items():

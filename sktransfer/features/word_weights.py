@@ -116,7 +116,7 @@ class TokenWeights:
         weighted = Backbone(
             backbone.name,
             stages[name],
-            kind="text",
+            modality=backbone.modality,
             preprocess=backbone.preprocess,
             stages=stages,
         )

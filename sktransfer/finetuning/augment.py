@@ -10,7 +10,7 @@ import xxhash
 from torchvision.transforms import v2
 
 from ..backbones import Backbone, seeded
-from ..data import digest, open_image
+from ..data import SampleView, digest, open_image, read_image
 
 __all__ = ["View", "make_augment"]
 
@@ -37,8 +37,9 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
     ValueError
         If samples are no images.
     """
-    if backbone.kind != "image":
-        raise ValueError(f"augment={augment!r} needs images; samples here are {backbone.kind}s.")
+    if not backbone.modality.takes_augment:
+        noun = backbone.modality.noun
+        raise ValueError(f"augment={augment!r} needs images; samples here are {noun}.")
     if callable(augment):
         return augment
     size = getattr(backbone.preprocess, "resize", 256)
@@ -50,13 +51,13 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
     return v2.Compose(steps)
 
 
-class View:
+class View(SampleView):
     """One augmented view of a sample. It is opened and digested as a sample of its own.
 
     Parameters
     ----------
     sample : object
-        As in :mod:`sktransfer.data`.
+        An image in any of its forms.
     augment : callable
         From a uint8 tensor ``(3, h, w)`` to another. Only torch's generator is seeded: what is
         drawn from numpy's or Python's differs from call to call, and is kept as first drawn.
@@ -70,15 +71,23 @@ class View:
         self.augment = augment
         self.key = key
 
-    def view_digest(self) -> bytes:
+    @property
+    def bytes_read(self) -> int:
+        return getattr(self.sample, "bytes_read", 0)
+
+    def read(self) -> View:
+        return View(read_image(self.sample), self.augment, self.key)
+
+    def digest(self) -> bytes:
         return xxhash.xxh3_128_digest(digest(self.sample) + self.key.encode())
 
-    def open_view(self) -> np.ndarray:
+    def open(self) -> np.ndarray:
         image = open_image(self.sample)
         if image.dtype != np.uint8:
             image = (image * 255).round().astype(np.uint8)
-        tensor = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
-        seed = xxhash.xxh3_64_intdigest(self.view_digest()) >> 1
+        # A copy: the augmentation may work in place, and an array is the user's own.
+        tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
+        seed = xxhash.xxh3_64_intdigest(self.digest()) >> 1
         with seeded(seed):
             tensor = self.augment(tensor)
         return tensor.permute(1, 2, 0).numpy()

@@ -245,8 +245,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     def _at_cut(self, samples, *, keep: bool = True) -> np.ndarray:
         """Compute what the frozen stages make of samples, once for each, through the store."""
         if not self.frozen_layers_:
-            if self.backbone_.kind == "array":
-                return np.asarray(samples)
             return compute_inputs(samples, self.backbone_, self.n_jobs)
         cut = self.frozen_layers_[-1]
         # With nothing trained below the head, pooled vectors are all that is needed.
@@ -537,7 +535,8 @@ def _restrict(tail: Tail, rows: Table) -> None:
 def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Run activations at the cut up to the head, as they are before training."""
     body = nn.Sequential(*tail.eval().body[:-1])
-    below = Backbone("tail", body, kind=_kind(activations), stages={"output": body})
+    modality = _rows_modality(activations.dtype == object)
+    below = Backbone("tail", body, modality=modality, stages={"output": body})
     return _run_rows(Recipe(below, ("output",), "none"), activations, device)
 
 
@@ -552,13 +551,13 @@ def _n_outputs(tail: Tail, one: np.ndarray) -> int:
 def _output_backbone(tail: Tail) -> Backbone:
     """Wrap a trained tail so that an engine can run it. A new object for each training."""
     body = nn.Sequential(*tail.eval().body)
-    kind = "text" if tail.masked and tail.names else "array"
-    return Backbone("tail", body, kind=kind, stages={"output": body})
+    modality = _rows_modality(tail.masked and bool(tail.names))
+    return Backbone("tail", body, modality=modality, stages={"output": body})
 
 
-def _kind(activations: np.ndarray) -> str:
-    """Tell rows of tokens, which differ in length, from rows of numbers."""
-    return "text" if activations.dtype == object else "array"
+def _rows_modality(has_tokens: bool) -> str:
+    """Name the modality whose batches suit rows of tokens, which differ in length, or others."""
+    return "text" if has_tokens else "array"
 
 
 @contextlib.contextmanager

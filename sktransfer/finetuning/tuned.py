@@ -36,7 +36,7 @@ class TunedBackbone(Backbone):
         super().__init__(
             f"{origin.name}_tuned",
             nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items())),
-            kind=origin.kind,
+            modality=origin.modality,
             preprocess=origin.preprocess,
             classes=classes,
             stages=stages,
@@ -84,7 +84,7 @@ def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str)
         {name: stages_of(backbone)[name] for name in names},
         nn.Identity(),
         square=backbone.input_shape is not None,
-        masked=backbone.kind == "text",
+        masked=backbone.modality.has_tokens,
         train_batch_norm=train_batch_norm,
         precision=precision,
     )

@@ -214,15 +214,21 @@ def _by_batch_norm(backbone: Backbone, samples, rows, own: dict, device: str) ->
     if not layers:
         return Similarity(None, why="no batch norm was reached", **own)
     noise = CALIBRATION["noise_divergence"]
-    if backbone.kind == "image" and backbone.input_shape is not None:
-        images = np.random.default_rng(0).integers(
-            0, 256, (CALIBRATION["noise_images"], *backbone.input_shape[1:], 3), dtype=np.uint8
-        )
+    images = _noise(backbone)
+    if images is not None:
         opened = _opened(backbone, images, range(len(images)))
         noise = float(_divergences(network, norms, opened)[1].mean())
     share = divergences.mean() / max(noise, 1e-12)
     value = float(np.exp(-((CALIBRATION["sharpness"] * share) ** 2)))
     return Similarity(value, "batch norm", "", layers, divergences, noise, **own)
+
+
+def _noise(backbone: Backbone):
+    """Return samples of noise, where the modality has any and the size is known."""
+    if backbone.input_shape is None:
+        return None
+    n_samples, rng = CALIBRATION["noise_images"], np.random.default_rng(0)
+    return backbone.modality.make_noise(n_samples, backbone.input_shape, rng)
 
 
 def _copy_with_norms(backbone: Backbone, device: str) -> tuple[nn.Module, dict[str, nn.Module]]:

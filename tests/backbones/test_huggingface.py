@@ -161,7 +161,7 @@ def test_a_network_is_cut_at_its_blocks_or_stays_whole(family, folders):
     inside = ["embeddings", "layer.0", "layer.1"] if family in CUT else ["encoder"]
     backbone = load(folders[family])
     assert list(backbone.stages) == [*inside, "sentence"]
-    assert backbone.kind == "text"
+    assert backbone.modality.name == "text"
     for name, stage in backbone.stages.items():
         assert backbone.module.get_submodule(name) is stage
     ids = backbone.preprocess(TEXTS[0])[None]

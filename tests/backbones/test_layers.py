@@ -560,7 +560,8 @@ def test_batch_norm_without_statistics_is_told():
 
 def test_a_pooling_that_works_in_place_changes_nothing_else():
     X = np.random.RandomState(0).normal(size=(6, 3, 16, 16)).astype(np.float32)
-    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)), kind="array")
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3))
+    backbone = load_backbone(module, modality="array")
 
     def clamped(activation):
         return activation.clamp_(0, 0.1).mean((2, 3))

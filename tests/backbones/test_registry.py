@@ -538,12 +538,13 @@ def test_a_backbone_does_not_follow_the_module_it_was_made_of():
 def test_a_module_its_class_and_a_factory_are_the_same(given):
     backbone = load_backbone(given)
     assert same_bits(backbone.module.state_dict(), Vectors().state_dict())
-    assert (backbone.name, backbone.kind) == ("vectors", "array")
+    assert (backbone.name, backbone.modality.name) == ("vectors", "array")
 
 
 def test_own_settings_are_kept():
     backbone = tiny_backbone(name="mine")
-    assert (backbone.name, backbone.kind, backbone.classes) == ("mine", "image", ("a", "b", "c"))
+    assert (backbone.name, backbone.classes) == ("mine", ("a", "b", "c"))
+    assert backbone.modality.name == "image"
     assert repr(backbone) == "<Backbone 'mine': TinyNet, 3 classes>"
 
 

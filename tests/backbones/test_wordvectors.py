@@ -775,7 +775,7 @@ def test_copies_share_the_vectors():
 
 def test_the_backbone_has_one_stage_with_weights():
     backbone = load_word_vectors(VECTORS, name="mine")
-    assert (backbone.kind, backbone.name) == ("text", "mine")
+    assert (backbone.modality.name, backbone.name) == ("text", "mine")
     assert list(stages_of(backbone)) == ["embedding"]
     check_stages(backbone, IDS)
     assert boundary(backbone, 1) == 0
@@ -795,7 +795,7 @@ def test_what_decides_the_features_is_in_the_fingerprint():
     swapped = [*WORDS[1::-1], *WORDS[2:]]
     others = [load_word_vectors((WORDS, moved)), load_word_vectors((swapped, MATRIX))]
     weighted = WordTable(base.preprocess.vectors).with_weights(np.ones(13))
-    others.append(type(base)("b", weighted, kind="text", stages={"embedding": weighted}))
+    others.append(type(base)("b", weighted, modality="text", stages={"embedding": weighted}))
     assert len({b.fingerprint for b in [base, *others]}) == 4
 
 

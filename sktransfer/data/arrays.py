@@ -1,0 +1,43 @@
+"""Samples that are rows of numbers, given to a network as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.utils import check_array
+
+from .base import Modality, digest_array, plain_array, register_modality
+
+__all__ = ["ArrayModality"]
+
+
+class ArrayModality(Modality):
+    """Rows of numbers of any shape, as float32."""
+
+    name = "array"
+    noun = "arrays"
+
+    def check(self, X, *, image_shape=None, validate: Callable = check_array) -> np.ndarray:
+        if hasattr(X, "detach"):  # a tensor
+            X = X.detach().cpu().numpy()
+        if np.ma.isMaskedArray(X):
+            X = _unmasked(X)
+        return validate(X, dtype=np.float32, allow_nd=True)
+
+    def digest(self, sample: np.ndarray) -> bytes:
+        return digest_array(sample)
+
+    def set_tags(self, input_tags, *, from_table: bool = False) -> None:
+        input_tags.two_d_array = True
+        input_tags.three_d_array = input_tags.string = False
+
+
+def _unmasked(X: np.ma.MaskedArray) -> np.ndarray:
+    try:
+        return plain_array(X)
+    except ValueError as error:
+        raise ValueError(f"X is {error}.") from None
+
+
+register_modality(ArrayModality())

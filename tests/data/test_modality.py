@@ -1,0 +1,235 @@
+"""A modality of one's own in one file: sound clips, arrays of one dimension and any length."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
+from torch import nn
+
+from sktransfer import (
+    FeatureStore,
+    FineTunedClassifier,
+    PretrainedFeatureExtractor,
+    UnreadableSamplesError,
+    load_backbone,
+)
+from sktransfer.data import Modality, digest_array, get_modality, register_modality
+
+LENGTH = 400
+
+
+class Sound(Modality):
+    """Clips; each opened one is counted."""
+
+    name = "sound"
+    noun = "clips"
+    chunk_size = 8
+    batch_size = 16
+
+    def check(self, X, *, image_shape=None, validate=None):
+        clips = [np.asarray(clip, np.float32) for clip in X]
+        if not clips or any(clip.ndim != 1 for clip in clips):
+            raise ValueError("X must be a list of clips, each an array of shape (n_values,).")
+        return clips
+
+    def digest(self, sample):
+        return digest_array(sample)
+
+    def open(self, sample):
+        OPENED.append(len(sample))
+        if not np.isfinite(sample).all():
+            raise ValueError("contains NaN or infinity")
+        return sample / np.abs(sample).max()
+
+    def set_tags(self, input_tags, *, from_table=False):
+        input_tags.two_d_array = input_tags.three_d_array = input_tags.string = False
+        input_tags.one_d_array = True
+
+
+class Counter(list):
+    """Clips that were opened; no part of what decides a value, and so of no cache key."""
+
+    content_digest = "counter"
+
+
+OPENED = Counter()
+
+
+class Ears(nn.Sequential):
+    """A network of two convolutions and two classes."""
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            super().__init__(
+                nn.Conv1d(1, 8, 9, stride=4),
+                nn.ReLU(),
+                nn.Conv1d(8, 8, 3),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool1d(4),
+                nn.Flatten(),
+                nn.Linear(32, 2),
+            )
+
+
+def fixed_length(clip):
+    return torch.from_numpy(np.resize(clip, LENGTH))[None]
+
+
+def clips(n, seed=0):
+    """Low and high tones with noise, by turns, of different lengths and loudness."""
+    rng = np.random.default_rng(seed)
+    X = []
+    for i in range(n):
+        t = np.arange(rng.integers(200, 600))
+        tone = np.sin(t * (0.1, 0.9)[i % 2] + rng.uniform(0, 6))
+        X.append(rng.uniform(1, 50) * (tone + rng.normal(0, 0.3, len(t))))
+    return X, np.array(["low", "high"] * n)[:n]
+
+
+@pytest.fixture
+def backbone():
+    register_modality(Sound())
+    OPENED.clear()
+    return load_backbone(Ears(), modality="sound", preprocess=fixed_length, classes=["a", "b"])
+
+
+def by_hand(X):
+    with torch.inference_mode():
+        loudest = [np.abs(clip).max() for clip in X]
+        scaled = [np.float32(clip) / np.float32(top) for clip, top in zip(X, loudest, strict=True)]
+        x = torch.stack([fixed_length(clip) for clip in scaled])
+        return nn.Sequential(*list(Ears())[:-1])(x).numpy()
+
+
+def test_features_are_what_the_network_makes_of_opened_clips(backbone):
+    X, _ = clips(20)
+    found = PretrainedFeatureExtractor(backbone).fit(X).transform(X)
+    np.testing.assert_allclose(found, by_hand(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_the_store_opens_each_distinct_clip_once(backbone, tmp_path, n_jobs):
+    X, _ = clips(20)
+    store = FeatureStore(tmp_path)
+    extractor = PretrainedFeatureExtractor(backbone, memory=store, n_jobs=n_jobs).fit(X)
+    OPENED.clear()
+    first = extractor.transform([*X, *X[::-1]])
+    assert len(OPENED) == len(store) == 20
+    np.testing.assert_array_equal(first[:20], first[20:][::-1])
+    np.testing.assert_array_equal(extractor.transform(X), first[:20])
+    assert len(OPENED) == 20
+
+
+@pytest.mark.parametrize("trainable", ["head", 1, "all"])
+def test_fine_tuning_learns_tones(backbone, trainable):
+    X, y = clips(40)
+    model = FineTunedClassifier(
+        backbone, trainable=trainable, lr=1e-2, max_epochs=15, random_state=0
+    ).fit(X, y)
+    new, labels = clips(20, seed=1)
+    assert model.score(new, labels) >= 0.9
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(new), model.predict_proba(new))
+    tuned = model.to_features().fit(new).transform(new)
+    assert tuned.shape == (20, 32)
+
+
+def test_fine_tuning_takes_the_frozen_part_from_the_store(backbone, tmp_path):
+    X, y = clips(12)
+    model = FineTunedClassifier(backbone, trainable=1, max_epochs=1, memory=tmp_path)
+    model.set_params(random_state=0).fit(X, y)
+    OPENED.clear()
+    clone(model).fit(X, y)
+    assert not OPENED
+
+
+def test_a_pipeline_is_cross_validated(backbone, tmp_path):
+    X, y = clips(24)
+    extractor = PretrainedFeatureExtractor(backbone, memory=tmp_path)
+    pipeline = make_pipeline(extractor, LogisticRegression(C=100))
+    assert cross_val_score(pipeline, X, y, cv=3).mean() >= 0.8
+
+
+def test_a_fitted_extractor_pickles_with_its_modality(backbone):
+    X, _ = clips(6)
+    extractor = PretrainedFeatureExtractor(backbone).fit(X)
+    again = pickle.loads(pickle.dumps(extractor))
+    np.testing.assert_array_equal(again.transform(X), extractor.transform(X))
+
+
+def test_an_unreadable_clip_is_named(backbone):
+    X, _ = clips(12)
+    X[9][3] = np.nan
+    with pytest.raises(UnreadableSamplesError, match=r"sample 9, ndarray .*contains NaN"):
+        PretrainedFeatureExtractor(backbone).fit(X).transform(X)
+
+
+def test_clips_that_are_no_clips_are_refused(backbone):
+    with pytest.raises(ValueError, match="a list of clips"):
+        PretrainedFeatureExtractor(backbone).fit(np.zeros((3, 2, 2)))
+
+
+def test_augment_is_refused_with_the_name_of_the_samples(backbone):
+    X, y = clips(6)
+    model = FineTunedClassifier(backbone, augment="light", max_epochs=1)
+    with pytest.raises(ValueError, match="augment='light' needs images; samples here are clips"):
+        model.fit(X, y)
+
+
+def test_tags_are_those_of_the_modality(backbone):
+    for estimator in (PretrainedFeatureExtractor(backbone), FineTunedClassifier(backbone)):
+        tags = get_tags(estimator).input_tags
+        assert tags.one_d_array
+        assert not (tags.two_d_array or tags.three_d_array or tags.string)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "images", "strings"),
+    [
+        ("efficientnet_lite0", False, True, True),
+        ("glove_6b_50d", False, False, True),
+        ("hf:any", False, False, True),
+        (nn.Linear(3, 2), True, False, False),
+    ],
+)
+def test_tags_are_known_before_the_backbone_is_loaded(name, rows, images, strings):
+    tags = get_tags(PretrainedFeatureExtractor(name)).input_tags
+    assert (tags.two_d_array, tags.three_d_array, tags.string) == (rows, images, strings)
+
+
+def test_an_estimator_as_backbone_has_the_tags_of_its_own_backbone():
+    inner = FineTunedClassifier("glove_6b_50d")
+    tags = get_tags(PretrainedFeatureExtractor(inner)).input_tags
+    assert (tags.two_d_array, tags.three_d_array, tags.string) == (False, False, True)
+
+
+def test_tensors_of_different_shapes_are_explained():
+    register_modality(Sound())
+    uneven = load_backbone(Ears(), modality="sound", preprocess=lambda c: torch.from_numpy(c)[None])
+    X, _ = clips(3)
+    with pytest.raises(ValueError, match="different shapes"):
+        PretrainedFeatureExtractor(uneven).fit(X).transform(X)
+
+
+def test_an_unknown_modality_is_answered_with_those_that_are_known():
+    with pytest.raises(ValueError, match=r"modality='smell'.*'array', 'image'.*register_modality"):
+        load_backbone(nn.Linear(3, 2), modality="smell")
+
+
+@pytest.mark.parametrize("given", [Sound, "sound", Modality()])
+def test_only_modalities_with_a_name_are_registered(given):
+    with pytest.raises(TypeError, match="an instance of Modality with a name"):
+        register_modality(given)
+
+
+def test_a_modality_is_found_by_its_name_and_may_be_given_itself():
+    sound = register_modality(Sound())
+    assert get_modality("sound") is get_modality(sound) is sound
+    assert load_backbone(Ears(), modality=sound).modality is sound
