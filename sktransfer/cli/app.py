@@ -1,10 +1,12 @@
-"""The command line: a tour, backbones, their layers, names of photographs, feature stores."""
+"""The commands of the command line: demo, backbones, layers, predict and cache."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -29,41 +31,47 @@ try:
     from rich.columns import Columns
     from rich.console import Console
     from rich.table import Table
-except ImportError:  # `main` says so
+except ImportError:  # reported by `main`
     typer = None  # type: ignore[assignment]
 
+_INSTALL = "The command line requires typer and rich: pip install 'sktransfer[cli]'"
+_TIMM = "The networks of timm require: pip install 'sktransfer[timm]'"
 
-_INSTALL = "The command line needs typer and rich: pip install 'sktransfer[cli]'"
-
-# What the library raises when it is asked for what cannot be.
+# Exceptions whose message is meant for users; any other one is a bug and keeps its traceback.
 _ERRORS = (ImportError, OSError, TypeError, ValueError)
-_SMALL = ("glove_6b_50d",)  # mapped rather than read
-_TEXT = "a film"
-_MANY = 32  # photographs that take long enough for a progress bar
+# Backbones that have no architecture without their weights.
+_NEED_WEIGHTS = ("glove_6b_50d",)
+_TEXT = "a film"  # the sample of text backbones whose shapes are shown
+_PROGRESS_FROM = 32  # photographs
 
 
 def main() -> None:
-    """Run the command line; what the library objects to is one message and exit code 1."""
+    """Run the command line. Errors are printed as one message, with exit code 1."""
     if typer is None:
         sys.exit(_INSTALL)
-    app = typer.Typer(
-        help="Transfer learning for people who think in scikit-learn.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    for command in (demo, backbones, layers, predict, cache):
-        app.command()(command)
     try:
-        app(prog_name="sktransfer")
+        make_app()(prog_name="sktransfer")
     except _ERRORS as error:
         console = Console(stderr=True, style="red", soft_wrap=True)
         console.print(str(error), markup=False, highlight=False)
         sys.exit(1)
 
 
+def make_app() -> typer.Typer:
+    """Make the typer application with all commands."""
+    app = typer.Typer(
+        help="Transfer learning with the scikit-learn API.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for command in (demo, backbones, layers, predict, cache):
+        app.command()(command)
+    return app
+
+
 def demo() -> None:
-    """Take a tour of a minute or two: photographs, digits, a saved model. Works offline."""
+    """Run a demonstration on photographs and digits. Takes one or two minutes, works offline."""
     from .demo import run
 
     run()
@@ -71,15 +79,15 @@ def demo() -> None:
 
 def backbones(
     pattern: Annotated[
-        str, typer.Argument(help="A part of the name, or shell-style: vgg, 'vgg1?', 'timm:vit*'.")
+        str,
+        typer.Argument(help="A part of the name, or a shell-style pattern: vgg, 'timm:vit*'."),
     ] = "*",
 ) -> None:
-    """List the pretrained networks by name."""
+    """List the names of backbones."""
     names = list_backbones(_as_pattern(pattern))
     if not names:
-        hint = " Names of timm need: pip install 'sktransfer[timm]'" if ":" in pattern else ""
-        raise ValueError(f"No backbone is called {pattern!r}.{hint}")
-    if not rich.get_console().is_terminal:  # for grep and its like
+        raise ValueError(f"No backbone matches {pattern!r}. {_hint(pattern)}")
+    if not rich.get_console().is_terminal:  # one name a line, for grep and similar programs
         print(*names, sep="\n")
         return
     rich.print(Columns(names, padding=(0, 3)))
@@ -92,16 +100,27 @@ def _as_pattern(text: str) -> str:
     return f"{text}*" if text.startswith("timm:") else f"*{text}*"
 
 
+def _hint(pattern: str) -> str:
+    if pattern.startswith("timm:") and find_spec("timm") is None:
+        return _TIMM
+    similar = get_close_matches(pattern.strip("*"), list_backbones(), n=3)
+    if similar:
+        return f"Similar names: {', '.join(similar)}."
+    return "Run 'sktransfer backbones' to list all names."
+
+
 def layers(
-    name: Annotated[str, typer.Argument(help="A backbone, as `sktransfer backbones` lists them.")],
+    name: Annotated[str, typer.Argument(help="The name of a backbone.")],
 ) -> None:
-    """List the layers at which a backbone can be cut. Its weights are not needed."""
+    """List the layers of a backbone with the shapes of their outputs. No weights are needed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # random weights are meant
-        backbone = load_backbone(name, weights="default" if name in _SMALL else None)
+        warnings.simplefilter("ignore")  # random weights are intended
+        backbone = load_backbone(name, weights="default" if name in _NEED_WEIGHTS else None)
     default = penultimate(backbone)
-    one = "image" if backbone.input_shape else f"text ({_TEXT!r})"
-    table = Table("", "layer", f"output for one {one}", "features", header_style="bold", box=None)
+    sample = "image" if backbone.input_shape else f"text ({_TEXT!r})"
+    table = Table(
+        "", "layer", f"output for one {sample}", "features", header_style="bold", box=None
+    )
     for column in (0, 3):
         table.columns[column].justify = "right"
     for i, (layer, shape, n_features) in enumerate(_measured(backbone)):
@@ -109,12 +128,14 @@ def layers(
         size = " × ".join(map(str, shape))
         table.add_row(str(i), layer, size, f"{n_features:,}", style=style)
     rich.print(table)
-    side = backbone.input_shape[-1] if backbone.input_shape else 0
-    size = f"Images are {side} × {side}; f" if side else "F"
-    rich.print(
-        f"\n{size}eatures are counted after average pooling. "
-        f"Without [bold]layer=[/], features are those of [bold]{default}[/]."
-    )
+    rich.print(f"\n{_size(backbone)}'features' is their number after average pooling.")
+    rich.print(f"The default layer is [bold]{default}[/].")
+
+
+def _size(backbone: Backbone) -> str:
+    if not backbone.input_shape:
+        return ""
+    return f"The input is {backbone.input_shape[-1]} × {backbone.input_shape[-2]} pixels. "
 
 
 @torch.inference_mode()
@@ -131,15 +152,18 @@ def _measured(backbone: Backbone) -> Iterator[tuple[str, tuple[int, ...], int]]:
 
 
 def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Photographs.")],
-    backbone: Annotated[str, typer.Option(help="Whose classes to use.")] = "efficientnet_lite0",
-    weights: Annotated[str, typer.Option(help="A published set, or a file.")] = "default",
-    k: Annotated[int, typer.Option("-k", min=1, help="How many names for each photograph.")] = 3,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files.")],
+    backbone: Annotated[
+        str, typer.Option(help="The backbone whose classes are predicted.")
+    ] = "efficientnet_lite0",
+    weights: Annotated[
+        str, typer.Option(help="The name of published weights, or a file.")
+    ] = "default",
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of classes for each image.")] = 3,
 ) -> None:
-    """Name what is on photographs, with a network's own classes."""
-    classifier = PretrainedClassifier(
-        backbone, weights=weights, verbose=int(len(paths) > _MANY)
-    ).fit(paths)
+    """Predict the most probable classes of photographs."""
+    verbose = int(len(paths) > _PROGRESS_FROM)
+    classifier = PretrainedClassifier(backbone, weights=weights, verbose=verbose).fit(paths)
     table = Table("photograph", "class", "probability", header_style="bold", box=None)
     table.columns[2].justify = "right"
     for path, names, probabilities in zip(paths, *classifier.predict_top_k(paths, k), strict=True):
@@ -149,14 +173,17 @@ def predict(
 
 
 def cache(
-    folder: Annotated[Path, typer.Argument(help="What was given as memory=.")],
-    clear: Annotated[bool, typer.Option("--clear", help="Remove every entry.")] = False,
+    folder: Annotated[Path, typer.Argument(help="The folder that was passed as memory=.")],
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
 ) -> None:
-    """Say what a feature store holds, or empty it."""
+    """Show the number and the size of the entries of a feature store, or remove them."""
     store = FeatureStore(folder)
     if not store.path.is_file():
-        raise FileNotFoundError(f"There is no feature store in {str(folder)!r}.")
+        raise FileNotFoundError(
+            f"There is no feature store in {str(folder)!r}. Pass the folder that was given as "
+            "memory= to an estimator."
+        )
     if clear:
         store.clear()
     size = store.path.stat().st_size
-    rich.print(f"{len(store):,} entries, {store.nbytes:,} bytes; the file has {size:,} bytes")
+    rich.print(f"{len(store):,} entries, {store.nbytes:,} bytes; size of the file: {size:,} bytes")

@@ -1,7 +1,6 @@
-"""A tour in a minute or two, on data that ships with scikit-learn: photographs, digits, a file.
+"""A demonstration on photographs and digits that ship with scikit-learn.
 
-Only the command line imports this module, and it needs rich. What is heavier is imported where
-it is used.
+Only the command line imports this module. It requires rich.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from rich.table import Table
 
 __all__ = ["Digits", "Row", "run"]
 
-DRAWS = 5
-LABELS = 10  # a class, to learn from
-OTHERS = 500  # to be judged by
+N_DRAWS = 5
+N_LABELS = 10  # training samples of each class
+N_TEST = 500
 
-# An early, a middle and a late place of the network, and the last before its classifier.
+# An early, a middle and a late layer, and the penultimate one.
 LAYERS = ["blocks.4", "blocks.9", "blocks.14", None]
 
-# Digits of 8 x 8 pixels have no detail for which 224 x 224 would be needed. What tells them
-# apart is where a stroke is, so every place is kept and no average taken.
+# Images of 8 x 8 pixels have no detail that an input of 224 x 224 would show. Digits differ in the
+# position of strokes, so the features of all positions are kept instead of their average.
 SETTINGS = {"image_size": 64, "pooling": "flatten"}
 
-# What the new process runs. It is given a folder and nothing else.
+# The program of the new process. Its only argument is the folder.
 READER = """
 import sys
 import joblib, numpy, sktransfer
@@ -46,7 +45,7 @@ numpy.save(folder + "/again.npy", search.predict(numpy.load(folder + "/digits.np
 
 @dataclasses.dataclass
 class Row:
-    """A line of the closing table."""
+    """A row of the summary."""
 
     what: str
     result: str
@@ -54,59 +53,58 @@ class Row:
 
 
 def run() -> None:
-    """Run the tour and print what comes out.
+    """Run the demonstration and print its results.
 
     Raises
     ------
     AssertionError
-        If the saved model predicts something else in a new process.
+        If the saved model makes other predictions in a new process.
     """
     from threadpoolctl import threadpool_limits
 
     console = rich.get_console()  # the one that scikit-learn's progress bars use
     start = time.perf_counter()
     console.print(
-        "\n[bold]sktransfer[/]: one network that others have trained on ImageNet, "
-        "EfficientNet-Lite0, and data that ships with scikit-learn. Nothing is downloaded, and "
-        "the network stays as it is."
+        "\n[bold]sktransfer[/]: EfficientNet-Lite0, a network trained on ImageNet, is applied to "
+        "data that ship with scikit-learn. Nothing is downloaded, and the network is not trained."
     )
-    # Steps this small gain nothing from a second thread, and lose minutes where it has to wait
-    # for a core that is busy with something else.
+    # The tasks are too small to gain from a second thread, and waiting for a busy core takes
+    # minutes.
     with threadpool_limits(1), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         rows = [_photographs(console)]
         digits = Digits(console, Path(folder))
         rows += digits.compare()
         rows.append(digits.new_process())
-    _closing_table(console, rows, time.perf_counter() - start)
+    _print_summary(console, rows, time.perf_counter() - start)
 
 
 def _photographs(console: Console) -> Row:
-    """Name what is on scikit-learn's two sample photographs."""
+    """Classify the two sample photographs of scikit-learn."""
     from sklearn.datasets import load_sample_images
 
     from ..features import PretrainedClassifier
 
-    _heading(console, "1. What is on two photographs? In the network's own classes")
+    _heading(console, "1. Classify two photographs into the classes of ImageNet")
     start = time.perf_counter()
     photos = load_sample_images()
     classifier = PretrainedClassifier().fit(photos.images)
     names, probabilities = classifier.predict_top_k(photos.images, k=3)
-    table = _plain_table("photograph", "first guess", "second", "third")
-    for file, *guesses in zip(photos.filenames, names, probabilities, strict=True):
-        cells = [f"{name} [dim]{100 * p:.0f} %[/]" for name, p in zip(*guesses, strict=True)]
+    table = _plain_table("photograph", "most probable class", "second", "third")
+    for file, *predicted in zip(photos.filenames, names, probabilities, strict=True):
+        cells = [f"{name} [dim]{100 * p:.0f} %[/]" for name, p in zip(*predicted, strict=True)]
         table.add_row(Path(file).name, *cells)
     console.print(table)
-    return Row("Two photographs named", ", ".join(names[:, 0]), time.perf_counter() - start)
+    return Row("Classes of two photographs", ", ".join(names[:, 0]), time.perf_counter() - start)
 
 
 class Digits:
-    """Digits from a few labels: raw pixels against fixed features, then a saved model.
+    """Compare raw pixels with fixed features on digits, and save the model.
 
     Parameters
     ----------
     console : rich.console.Console
     folder : Path
-        For the feature store and the saved model.
+        The place of the feature store and of the saved model.
     """
 
     def __init__(self, console: Console, folder: Path):
@@ -121,35 +119,35 @@ class Digits:
         self.images = images.reshape(-1, 8, 8) / 16  # from [0, 16] to [0, 1]
 
     def compare(self) -> list[Row]:
-        """Compare the two on the same draws of digits to learn from and to be judged by."""
+        """Compare both on the same random splits into training and test samples."""
         from sklearn.base import clone
 
-        setting = f"{LABELS} labels a class, {DRAWS} draws"
-        _heading(self.console, f"2. Which digit? {setting}, each judged by {OTHERS} other digits")
+        setting = f"{N_LABELS} training samples a class, {N_TEST} test samples, {N_DRAWS} draws"
+        _heading(self.console, f"2. Classify digits: {setting}")
         once = self.fill_store()
         (self.first, *others), searches = self.draws(), self.searches()
         results = {name: [self.fit_with_bar(name, search)] for name, search in searches.items()}
         self.search = searches["fixed features"]
-        self.show_layers()
+        self.print_layers()
         for draw in track(others, f"{len(others)} more draws", console=self.console):
             for name, search in searches.items():
-                results[name].append(self.judge(clone(search), draw))
+                results[name].append(self.evaluate(clone(search), draw))
         return [once, *(_summary(name, rounds) for name, rounds in results.items())]
 
     def fill_store(self) -> Row:
-        """Run every digit through the network once and keep four layers.
+        """Compute the features of all digits at all layers in one pass.
 
-        Features of a digit depend on that digit alone: those that judge tell nothing to those
-        that are learned from. A grid search would fill the store by itself, one layer at a time.
+        The features of a sample depend on that sample alone, so that test samples do not leak into
+        the training. Without this step, the grid search fills the store one layer at a time.
         """
         self.console.print(
-            f"All {len(self.y):,} digits pass the network once. What {len(LAYERS)} of its layers "
-            "give is kept in a store, from which every search reads.\n"
+            f"The features of {len(self.y):,} digits at {len(LAYERS)} layers are computed in one "
+            "pass and kept in a feature store, which all searches read.\n"
         )
         start = time.perf_counter()
         self.extractor(layer=LAYERS, verbose=1).fit_transform(self.images)
         result = f"{len(self.y):,} digits, {len(LAYERS)} layers, {self.store.nbytes / 1e6:.0f} MB"
-        return Row("The network, each digit once", result, time.perf_counter() - start)
+        return Row("Features of all digits", result, time.perf_counter() - start)
 
     def extractor(self, **settings):
         from ..features import PretrainedFeatureExtractor
@@ -159,14 +157,14 @@ class Digits:
     def draws(self) -> list[tuple[np.ndarray, np.ndarray]]:
         from sklearn.model_selection import StratifiedShuffleSplit
 
-        n_train = LABELS * len(np.unique(self.y))
+        n_train = N_LABELS * len(np.unique(self.y))
         splitter = StratifiedShuffleSplit(
-            DRAWS, train_size=n_train, test_size=OTHERS, random_state=0
+            N_DRAWS, train_size=n_train, test_size=N_TEST, random_state=0
         )
         return list(splitter.split(self.y, self.y))
 
     def searches(self) -> dict:
-        """Make the two searches: the same classifiers, with the network before them and without."""
+        """Make two searches over the same classifiers, without and with the network."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV
         from sklearn.pipeline import Pipeline
@@ -188,63 +186,63 @@ class Digits:
         }
 
     def fit_with_bar(self, name: str, search) -> tuple[float, float]:
-        """Judge a search on the first draw, with scikit-learn's progress bar."""
+        """Evaluate a search on the first draw, with a progress bar of scikit-learn."""
         from sklearn.callback import ProgressBar
         from sklearn.model_selection import ParameterGrid
 
         n = len(ParameterGrid(search.param_grid))
         self.console.print(f"\nFirst draw, {name}: {n} candidates, {search.cv} folds")
-        result = self.judge(search.set_callbacks(ProgressBar(0)), self.first)
+        result = self.evaluate(search.set_callbacks(ProgressBar(0)), self.first)
         search.set_callbacks()
         return result
 
-    def judge(self, search, draw) -> tuple[float, float]:
-        """Fit on the one part of a draw, score on the other; return the accuracy and seconds."""
+    def evaluate(self, search, draw) -> tuple[float, float]:
+        """Return the test accuracy and the seconds of fitting and predicting."""
         train, test = draw
         start = time.perf_counter()
         search.fit(self.images[train], self.y[train])
         accuracy = search.score(self.images[test], self.y[test])
         return accuracy, time.perf_counter() - start
 
-    def show_layers(self) -> None:
-        """Print what the search found at each layer, in cross-validation on the first draw."""
+    def print_layers(self) -> None:
+        """Print the cross-validated accuracy of each layer on the first draw."""
         names = [layer or "penultimate (the default)" for layer in LAYERS]
         scores = self.search.cv_results_["mean_test_score"]
         tried = list(self.search.cv_results_["param_features__layer"])
-        table = _plain_table("\nlayer", "\naccuracy in cross-validation")
+        table = _plain_table("\nlayer", "\ncross-validated accuracy")
         for layer, name in zip(LAYERS, names, strict=True):
             best = max(s for s, t in zip(scores, tried, strict=True) if t == layer)
-            chosen = layer == self.search.best_params_["features__layer"]
-            table.add_row(name, f"{100 * best:.1f} %{'  chosen' if chosen else ''}")
+            selected = layer == self.search.best_params_["features__layer"]
+            table.add_row(name, f"{100 * best:.1f} %{'  selected' if selected else ''}")
         self.console.print(table, "")
 
     def new_process(self) -> Row:
-        """Save the search, open it in a new process, compare what both predict."""
-        _heading(self.console, "3. Saved with joblib, opened in a new process")
+        """Save the search, load it in a new process, and compare the predictions."""
+        _heading(self.console, "3. Save the model with joblib and load it in a new process")
         start = time.perf_counter()
         digits = self.images[self.first[1]]
         expected = self.search.predict(digits)
         self.save(digits)
-        with self.console.status("A new process predicts"):
+        with self.console.status("Predicting in a new process"):
             subprocess.run([sys.executable, "-c", READER, str(self.folder)], check=True)
         equal = np.sum(np.load(self.folder / "again.npy") == expected)
         if equal < len(digits):
-            raise AssertionError(f"only {equal} of {len(digits)} predictions are the same")
-        result = f"{equal} of {len(digits)} predictions the same"
-        return Row("Saved, opened in a new process", result, time.perf_counter() - start)
+            raise AssertionError(f"only {equal} of {len(digits)} predictions are equal")
+        result = f"{equal} of {len(digits)} predictions equal"
+        return Row("Loaded in a new process", result, time.perf_counter() - start)
 
     def save(self, digits: np.ndarray) -> None:
         import joblib
 
-        # The new process is to run the network itself, not to look into this one's store.
+        # The new process must run the network instead of reading the store of this one.
         network = self.search.best_estimator_.set_params(features__memory=None)[0].backbone_
         path = self.folder / "search.joblib"
         joblib.dump(self.search, path)
         np.save(self.folder / "digits.npy", digits)
         weights = sum(t.nbytes for t in network.module.state_dict().values())
         self.console.print(
-            f"The file holds {path.stat().st_size / 1e3:.0f} kB. The network's {weights / 1e6:.0f} "
-            "MB are not among them: it is named, with a fingerprint of its weights."
+            f"The size of the file is {path.stat().st_size / 1e3:.0f} kB. It contains the name of "
+            f"the network and a fingerprint, but not its weights of {weights / 1e6:.0f} MB."
         )
 
 
@@ -254,8 +252,8 @@ def _flatten(images: np.ndarray) -> np.ndarray:
 
 def _summary(name: str, rounds: list[tuple[float, float]]) -> Row:
     accuracies, seconds = np.array(rounds).T
-    result = f"{100 * accuracies.mean():.1f} % right (± {100 * accuracies.std():.1f})"
-    return Row(f"Digits from {name}", result, seconds.sum())
+    result = f"{100 * accuracies.mean():.1f} % accuracy (± {100 * accuracies.std():.1f})"
+    return Row(f"Digits, {name}", result, seconds.sum())
 
 
 def _heading(console: Console, text: str) -> None:
@@ -268,9 +266,9 @@ def _plain_table(*columns: str) -> Table:
     return table
 
 
-def _closing_table(console: Console, rows: list[Row], seconds: float) -> None:
+def _print_summary(console: Console, rows: list[Row], seconds: float) -> None:
     table = Table(box=rich.box.SIMPLE_HEAD, header_style="bold", show_footer=True)
-    table.add_column("What", "All")
+    table.add_column("Step", "Total")
     table.add_column("Result")
     table.add_column("Seconds", f"{seconds:.1f}", justify="right")
     for row in rows:
