@@ -8,6 +8,7 @@ import torch
 
 from sktransfer.backbones import registry as registry_module
 from sktransfer.engines.torch import Engine
+from tests.offline import block_network
 from tests.support import DATA
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
@@ -26,6 +27,14 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(Engine, "run", counting)
     return runs
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Connections to other machines fail, in this process and in those of ``run_python``."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        block_network(monkeypatch.setattr)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

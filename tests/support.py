@@ -15,6 +15,14 @@ from sktransfer import ImagePreprocessing, load_backbone
 
 TESTS = Path(__file__).resolve().parent
 DATA = TESTS.parents[1] / "shared" / "data"
+OFFLINE = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("offline", {str(TESTS / "offline.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.block_network()
+del spec, module
+"""
 
 
 class Vectors(nn.Module):
@@ -114,10 +122,10 @@ def images(n: int, size=(20, 24), seed: int = 0) -> list[np.ndarray]:
     return list((ramp * colours * 195 + noise).astype(np.uint8))
 
 
-def run_python(code: str, *args, timeout: float = 120, path: Path = TESTS.parent) -> str:
-    """Run code in a new interpreter that can import what lies in ``path``; return its output."""
+def run_python(code: str, *args, timeout: float = 300, path: Path = TESTS.parent) -> str:
+    """Run code in a new interpreter without network that can import what lies in ``path``."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
+        [sys.executable, "-c", OFFLINE + code, *map(str, args)],
         env=os.environ | {"PYTHONPATH": str(path)},
         capture_output=True,
         text=True,

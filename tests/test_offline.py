@@ -1,0 +1,41 @@
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.offline import MESSAGE
+from tests.support import run_python
+
+ELSEWHERE = "192.0.2.1"  # reserved for documentation, RFC 5737
+
+
+@pytest.mark.parametrize("connect", ["connect", "connect_ex"])
+def test_addresses_of_other_machines_are_blocked(connect):
+    with socket.socket() as sock, pytest.raises(OSError, match=MESSAGE):
+        getattr(sock, connect)((ELSEWHERE, 80))
+
+
+def test_names_of_other_machines_are_blocked():
+    with pytest.raises(urllib.error.URLError, match=MESSAGE):
+        urllib.request.urlopen("http://example.org", timeout=1)
+
+
+def test_this_machine_can_be_reached():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(("localhost", server.getsockname()[1])) as sock:
+            connection, _ = server.accept()
+            with connection:
+                sock.sendall(b"x")
+                assert connection.recv(1) == b"x"
+
+
+def test_processes_that_tests_start_are_blocked():
+    code = f"""
+import socket
+try:
+    socket.create_connection(("{ELSEWHERE}", 80), timeout=1)
+except OSError as error:
+    print(error)
+"""
+    assert MESSAGE in run_python(code)
