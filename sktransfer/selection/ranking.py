@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_consistent_length
 from torch import nn
 
@@ -65,6 +67,13 @@ class BackboneRanking:
         )
 
 
+@validate_params(
+    {
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=False,
+)
 def rank_backbones(
     X,
     y,
@@ -116,7 +125,10 @@ default="probe"
     Raises
     ------
     ValueError
-        If a score is not known, two backbones have one name, or y and X differ in length.
+        If a score is not known, is not for numbers or gives no number, if two backbones have one
+        name, or if y and X differ in length.
+    TypeError
+        If ``backbones`` is no list or dictionary, or one of them is no network.
 
     See Also
     --------
@@ -146,9 +158,8 @@ default="probe"
         layer = resolve_layer(backbone, -1) if on_predictions else penultimate(backbone)
         table = _table(backbone, layer, X, y, rows, settings)
         seconds = time.perf_counter() - start
-        value = function(table, y[rows])
-        value, error = value if isinstance(value, tuple) else (value, np.nan)
-        found.append((name, float(value), float(error), table.shape[1], seconds))
+        value, error = _numbers(function(table, y[rows]), score)
+        found.append((name, value, error, table.shape[1], seconds))
     if not found:
         raise ValueError("backbones= names no network.")
     found.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
@@ -161,31 +172,62 @@ def _score_of(score, numbers: bool) -> tuple[Callable, bool]:
     """Return the function, and whether it looks at predictions."""
     if callable(score):
         return score, False
+    known = [*_ON_FEATURES, *_ON_PREDICTIONS]
+    if score not in known:
+        choices = ", ".join(map(repr, known))
+        raise ValueError(f"score={score!r}: expected a callable or one of {choices}.")
     if score in ("logme", "probe"):
         task = "regression" if numbers else "classification"
         return functools.partial(_ON_FEATURES[score], task=task), False
+    if numbers:
+        raise ValueError(
+            f"score={score!r} is for labels, and y holds numbers: use 'probe' or 'logme', or "
+            "task='classification'."
+        )
     if score in _ON_FEATURES:
         return _ON_FEATURES[score], False
     if score == "leep":
         return lambda logits, y: leep(softmax(logits.astype(np.float64), axis=1), y), True
-    if score == "nce":
-        return lambda logits, y: nce(logits.argmax(axis=1), y), True
-    known = ", ".join(map(repr, [*_ON_FEATURES, *_ON_PREDICTIONS]))
-    raise ValueError(f"score={score!r}: expected a callable or one of {known}.")
+    return lambda logits, y: nce(logits.argmax(axis=1), y), True
+
+
+def _numbers(value, score) -> tuple[float, float]:
+    """Return a score and its standard error, NaN if the score comes without one."""
+    try:
+        number, error = value if isinstance(value, tuple) else (value, np.nan)
+        return float(number), float(error)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"score={score!r} returned {value!r}: return a number, or a tuple of a number and its "
+            "standard error."
+        ) from None
 
 
 def _named(backbones, image_size) -> dict:
     one = isinstance(backbones, str | nn.Module | Backbone) or hasattr(backbones, "to_backbone")
     if one:
         raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
+    if not isinstance(backbones, dict | list | tuple):
+        raise TypeError(f"backbones={backbones!r}: expected a list or a dictionary of networks.")
     if not isinstance(backbones, dict):
-        loaded = [load_backbone(b, image_size=image_size) for b in backbones]
+        loaded = [_loaded(i, b, image_size) for i, b in enumerate(backbones)]
         if len({b.name for b in loaded}) < len(loaded):
             raise ValueError(
                 f"Two backbones have one name among {[b.name for b in loaded]}: give a dictionary."
             )
         return {b.name: b for b in loaded}
-    return {str(name): load_backbone(b, image_size=image_size) for name, b in backbones.items()}
+    return {str(name): _loaded(name, b, image_size) for name, b in backbones.items()}
+
+
+def _loaded(key, backbone, image_size) -> Backbone:
+    """Load one of ``backbones``; an error names its position or key."""
+    known = isinstance(backbone, str | nn.Module | Backbone) or callable(backbone)
+    if not known and not hasattr(backbone, "to_backbone"):
+        raise TypeError(
+            f"backbones[{key!r}]={backbone!r}: expected a name, a torch.nn.Module, a function that "
+            "makes one, or a Backbone."
+        )
+    return load_backbone(backbone, image_size=image_size)
 
 
 def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
@@ -195,6 +237,10 @@ def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.n
     return extractor._features(samples, (layer,), "avg", rows)[layer]
 
 
+@validate_params(
+    {"layers": [list, tuple, None], "random_state": ["random_state"]},
+    prefer_skip_nested_validation=False,
+)
 def probe_layers(
     X,
     y,
@@ -247,6 +293,11 @@ def probe_layers(
     LayerChoice
         Cross-validated accuracies, or R² for numbers, with standard errors, and the layer to take.
 
+    Raises
+    ------
+    ValueError
+        If a layer is not known, or y is missing, holds missing values or differs from X in length.
+
     See Also
     --------
     LayerProbeDisplay : A plot of it.
@@ -261,6 +312,9 @@ def probe_layers(
     >>> probe_layers(X, y, layers=layers, image_size=64, random_state=0).layer
     'blocks.10'
     """
+    wrong = [x for x in layers or () if not isinstance(x, str | Integral | None)]
+    if wrong:
+        raise TypeError(f"layers={layers!r}: {wrong[0]!r} is no name, no position and not None.")
     extractor = PretrainedFeatureExtractor(
         backbone,
         weights=weights,

@@ -50,14 +50,63 @@ def test_networks_are_ranked_by_numbers_too(colours):
     assert np.isfinite(found.scores).all() and set(found.names) == {"one", "2"}
 
 
-def test_what_cannot_be_ranked_is_refused(colours):
+BAD_RANKINGS = [
+    ({"backbones": 5}, TypeError, r"backbones=5"),
+    ({"backbones": None}, TypeError, r"backbones=None"),
+    ({"backbones": "efficientnet_lite0"}, TypeError, "one network"),
+    ({"backbones": [5]}, TypeError, r"backbones\[0\]=5"),
+    ({"backbones": {"mine": 5}}, TypeError, r"backbones\['mine'\]=5"),
+    ({"backbones": []}, ValueError, "no network"),
+    ({"score": "best"}, ValueError, r"score='best'.* one of 'logme'"),
+    ({"score": 5}, ValueError, "score=5"),
+    ({"score": lambda features, y: "high"}, ValueError, "score=.* returned 'high'"),
+    ({"score": lambda features, y: None}, ValueError, "score=.* returned None"),
+    ({"score": lambda features, y: np.ones(3)}, ValueError, "score=.* returned array"),
+    ({"task": "nope"}, ValueError, "task='nope'"),
+    ({"image_size": 0}, ValueError, "'image_size' parameter of rank_backbones"),
+    ({"image_size": "big"}, ValueError, "'image_size' parameter of rank_backbones"),
+    ({"random_state": "x"}, ValueError, "'random_state' parameter of rank_backbones"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), BAD_RANKINGS)
+def test_an_error_names_the_parameter_of_a_ranking(settings, error, message, colours):
+    with pytest.raises(error, match=message) as raised:
+        rank_backbones(*colours, **{"backbones": [tiny_backbone()]} | settings)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("score", ["leep", "nce", "h_score", "transrate"])
+def test_scores_of_labels_are_refused_for_numbers(score, colours):
+    with pytest.raises(ValueError, match=f"score='{score}' is for labels"):
+        rank_backbones(colours[0], np.linspace(0, 1, 48), [tiny_backbone()], score=score)
+
+
+def test_a_score_may_come_with_its_error(colours):
+    found = rank_backbones(*colours, [tiny_backbone()], score=lambda features, y: (0.5, 0.1))
+    assert (found.scores[0], found.errors[0]) == (0.5, 0.1)
+
+
+def test_labels_and_names_that_do_not_fit_are_refused(colours):
     with pytest.raises(ValueError, match="inconsistent"):
         rank_backbones(colours[0], colours[1][:20], [tiny_backbone()])
-    with pytest.raises(TypeError, match="one network"):
-        rank_backbones(*colours, "efficientnet_lite0")
-    with pytest.raises(ValueError, match="no network"):
-        rank_backbones(*colours, [])
-    with pytest.raises(ValueError, match="one of 'logme'"):
-        rank_backbones(*colours, [tiny_backbone()], score="best")
     with pytest.raises(ValueError, match="give a dictionary"):
         rank_backbones(*colours, [tiny_backbone(), tiny_backbone(1)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": "1"}, "'layers' parameter of probe_layers"),
+        ({"layers": 3}, "'layers' parameter of probe_layers"),
+        ({"layers": [1.5]}, r"layers=\[1.5\]: 1.5 is no name"),
+        ({"layers": [["1"]]}, r"layers=\[\['1'\]\]: \['1'\] is no name"),
+        ({"layers": []}, r"layers=\[\]"),
+        ({"layers": ["nope"]}, "layer='nope'"),
+        ({"random_state": "x"}, "'random_state' parameter of probe_layers"),
+        ({"random_state": -3}, "'random_state' parameter of probe_layers"),
+    ],
+)
+def test_an_error_names_the_parameter_of_a_probe(settings, message, colours):
+    with pytest.raises((ValueError, TypeError), match=message):
+        probe_layers(*colours, tiny_backbone(), **settings)

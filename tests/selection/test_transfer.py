@@ -58,11 +58,6 @@ def test_a_strategy_that_is_not_possible_is_refused_with_those_that_are(colours)
         TransferClassifier(tiny_backbone(), strategy="early").fit(*colours)
 
 
-def test_a_name_that_is_none_is_refused(colours):
-    with pytest.raises(ValueError, match="'strategy' parameter"):
-        TransferClassifier(tiny_backbone(), strategy="best").fit(*colours)
-
-
 def test_the_classifier_on_features_is_the_one_given(colours):
     X, y = colours
     model = TransferClassifier(
@@ -165,9 +160,21 @@ def test_the_classifier_given_meets_the_labels_as_they_are(colours):
         assert model.fit(X, y).score(X, y) > 0.9
 
 
-def test_what_is_no_classifier_is_refused(colours):
-    with pytest.raises(ValueError, match="no classifier"):
-        TransferClassifier(tiny_backbone(), estimator=Ridge()).fit(*colours)
+@pytest.mark.parametrize("wrong", [Ridge(), 5, "svc", LogisticRegression, make_pipeline(Ridge())])
+def test_an_estimator_that_is_no_classifier_is_refused_by_name(wrong, colours):
+    for call in (
+        lambda: TransferClassifier(tiny_backbone(), estimator=wrong).fit(*colours),
+        lambda: recommend_strategy(*colours, tiny_backbone(), estimator=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"estimator=|'estimator' parameter") as raised:
+            call()
+        assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("wrong", ["best", 5, None, ["features"]])
+def test_a_strategy_that_is_none_is_refused_by_name(wrong, colours):
+    with pytest.raises(ValueError, match="'strategy' parameter of TransferClassifier"):
+        TransferClassifier(tiny_backbone(), strategy=wrong).fit(*colours)
 
 
 def test_methods_are_those_of_the_fitted_classifier(colours):
