@@ -592,7 +592,7 @@ def test_minilm_gives_what_sentence_transformers_gives(minilm):
 
 def test_minilm_has_six_blocks_and_takes_256_tokens(minilm):
     assert list(minilm.stages) == ["embeddings", *(f"layer.{i}" for i in range(6)), "sentence"]
-    assert minilm.reference == ("minilm_l6_v2", "default", None)
+    assert minilm.loaded_by == ("minilm_l6_v2", "default")
     with pytest.warns(UserWarning, match="1 of 6 texts are longer than the 256 tokens"):
         minilm.preprocess.check(SENTENCES)
 
