@@ -69,8 +69,10 @@ def test_the_classes_of_the_network_keep_its_order():
 
 
 def test_labels_are_not_needed_and_samples_are_not_opened():
-    classifier().fit(["not", "files"])
-    classifier(class_map={"x": ["a"], "y": ["b"]}).fit(["not", "files"])
+    own = classifier().fit(["not", "files"])
+    assert own.classes_.tolist() == ["a", "b", "c"]
+    mapped = classifier(class_map={"x": ["a"], "y": ["b"]}).fit(["not", "files"])
+    assert mapped.classes_.tolist() == ["x", "y"]
 
 
 def test_a_network_without_classes_says_what_to_give():

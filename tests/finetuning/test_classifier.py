@@ -23,6 +23,7 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
 from sktransfer import (
+    FeatureStore,
     FineTunedClassifier,
     FineTunedRegressor,
     list_layers,
@@ -257,13 +258,15 @@ def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, s
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_fixed_views_come_from_the_store_the_second_time(small_images, tmp_path, monkeypatch):
-    from sktransfer.features.compute import _Source
-
+def test_fixed_views_come_from_the_store_the_second_time(small_images, tmp_path, counted):
     settings = {"augment": "light", "n_views": 2, "max_epochs": 1, "memory": tmp_path}
     FineTunedClassifier(random_state=0, **settings).fit(*small_images)
-    monkeypatch.setattr(_Source, "compute", lambda *args: pytest.fail("the network ran"))
+    n_entries = len(FeatureStore(tmp_path))
+    assert n_entries >= 2 * len(small_images[0])
+    counted.clear()
     FineTunedClassifier(random_state=1, **settings).fit(*small_images)
+    assert len(FeatureStore(tmp_path)) == n_entries
+    assert sum(counted) < n_entries  # the trained stages alone
 
 
 def test_augmentation_needs_images(data):
@@ -602,7 +605,9 @@ def test_weights_that_are_not_finite_after_the_last_step_are_an_error(data):
 def test_infinite_buffers_of_a_network_are_its_own(data):
     module = network()
     module[1].register_buffer("mask", torch.full((3,), -torch.inf))
-    FineTunedClassifier(load_backbone(module), trainable=1, max_epochs=1).fit(*data)
+    model = FineTunedClassifier(load_backbone(module), trainable=1, max_epochs=1).fit(*data)
+    assert np.isfinite(model.predict_proba(data[0])).all()
+    assert model.backbone_.module[1].mask.tolist() == [-np.inf] * 3
 
 
 @pytest.mark.parametrize(
