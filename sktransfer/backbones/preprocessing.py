@@ -14,44 +14,86 @@ from ..data import Modality
 
 __all__ = ["ImagePreprocessing", "TransformPreprocessing", "as_preprocessing"]
 
+_CROP_MODES = ("center", "squash", "border")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImagePreprocessing:
-    """Resize the shorter side, crop the centre, scale each channel.
+    """Resize an image, crop its centre and scale each channel.
 
-    The values are those that a network's weights were trained with; with others
-    the same weights are a worse network.
+    The values are those that the weights of a network were trained with. With other values the
+    same weights give worse features.
 
     Parameters
     ----------
-    resize : int
-        Length of the shorter side after resizing, in pixels.
-    crop : int
-        Side of the square that is cut out of the centre, in pixels.
+    resize : int or (int, int)
+        Size to which the image is resized, in pixels: the side of a square, or height and width.
+        ``crop_mode`` says how an image of another aspect ratio is brought to it.
+    crop : int or (int, int)
+        Size that is cut out of the centre, in pixels: the side of a square, or height and width.
     mean, std : tuple of 3 floats
         Each channel is scaled as ``(x - mean) / std``, with x in [0, 1].
     interpolation : {"bilinear", "bicubic", "nearest"}, default="bilinear"
         How pixels are resampled, always with antialiasing.
+    crop_mode : {"center", "squash", "border"}, default="center"
+        "center" keeps the aspect ratio, and the image covers ``resize``. "squash" changes the
+        aspect ratio to that of ``resize``. "border" keeps the aspect ratio, the image fits into
+        ``resize``, and what is missing of ``crop`` is filled with ``mean``. The names are
+        those of timm.
     """
 
-    resize: int
-    crop: int
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bilinear"
+    crop_mode: str = "center"
+
+    def __post_init__(self):
+        if self.crop_mode not in _CROP_MODES:
+            raise ValueError(f"crop_mode={self.crop_mode!r}: one of {', '.join(_CROP_MODES)}")
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
-        """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, crop, crop)``."""
+        """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, *crop)``."""
+        x = self._resized(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
+        x = self._with_border(x) if self.crop_mode == "border" else x
+        x = F.center_crop(x, list(_pair(self.crop)))
+        x = F.to_dtype(x, torch.float32, scale=True)
+        return F.normalize(x, self.mean, self.std)
+
+    def _resized(self, image: np.ndarray) -> torch.Tensor:
+        size = self._resized_size(*image.shape[:2])
+        mode = InterpolationMode(self.interpolation)
+        if self.crop_mode != "center" and image.dtype == np.uint8:
+            # Pillow chooses the order of its two passes by the sizes, torchvision does not: where
+            # the sides are scaled by different factors, values differ by up to 30 of 255.
+            return F.pil_to_tensor(F.resize(Image.fromarray(image), size, interpolation=mode))
         # The permuted view stays channels-last in memory: torchvision resizes such uint8
         # tensors without a copy, within a step or two of Pillow and several times faster.
         # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
-        image = np.require(_middle(image), requirements=["C", "W"])
-        x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w)
-        mode = InterpolationMode(self.interpolation)
-        x = F.resize(x, [self.resize], interpolation=mode, antialias=True)
-        x = F.center_crop(x, [self.crop, self.crop])
-        x = F.to_dtype(x, torch.float32, scale=True)
-        return F.normalize(x, self.mean, self.std)
+        image = np.require(image, requirements=["C", "W"])
+        x = torch.from_numpy(image).permute(2, 0, 1)
+        return F.resize(x, size, interpolation=mode, antialias=True)
+
+    def _resized_size(self, height: int, width: int) -> list[int]:
+        """Return the size to resize an image to; one number stands for the shorter side."""
+        target = _pair(self.resize)
+        if self.crop_mode == "squash":
+            return list(target)
+        if self.crop_mode == "center" and target[0] == target[1]:
+            return [target[0]]
+        ratios = height / target[0], width / target[1]
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return [max(1, round(side / ratio)) for side in (height, width)]
+
+    def _with_border(self, x: torch.Tensor) -> torch.Tensor:
+        """Fill an image ``(3, h, w)`` that is smaller than the crop with the mean."""
+        missing = [max(0, c - n) for c, n in zip(_pair(self.crop), x.shape[1:], strict=True)]
+        high, wide = missing
+        fill = [float(round(255 * value)) for value in self.mean]
+        fill = fill if x.dtype == torch.uint8 else [value / 255 for value in fill]
+        before = [wide // 2, high // 2]
+        return F.pad(x, [*before, wide - before[0], high - before[1]], fill=fill)
 
     def with_size(self, image_size: int) -> ImagePreprocessing:
         """Return the same steps for another crop, the resize keeping its proportion to it.
@@ -65,12 +107,24 @@ class ImagePreprocessing:
         -------
         ImagePreprocessing
         """
-        resize = round(self.resize * image_size / self.crop)
+        sides = zip(_pair(self.resize), _pair(self.crop), strict=True)
+        high, wide = (round(resize * image_size / crop) for resize, crop in sides)
+        resize = high if high == wide else (high, wide)
         return dataclasses.replace(self, resize=resize, crop=image_size)
 
     @property
+    def resize_size(self) -> tuple[int, int]:
+        """Height and width of ``resize``."""
+        return _pair(self.resize)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
-        return (3, self.crop, self.crop)
+        """Shape of one preprocessed image, ``(3, height, width)``."""
+        return (3, *_pair(self.crop))
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if np.ndim(size) == 0 else tuple(size)
 
 
 _THIN = 32  # times the shorter side

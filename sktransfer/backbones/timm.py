@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from torch import nn
@@ -81,8 +82,18 @@ def _pretrained(timm, name: str, download: bool) -> nn.Module:
 
 def _preprocessing(timm, module: nn.Module) -> ImagePreprocessing:
     config = timm.data.resolve_model_data_config(module)
-    size = config["input_size"][-1]
-    resize = int(size / config["crop_pct"])
+    crop = tuple(config["input_size"][1:])
+    resize = tuple(math.floor(side / config["crop_pct"]) for side in crop)
     return ImagePreprocessing(
-        resize, size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
+        _side(resize),
+        _side(crop),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["interpolation"],
+        config["crop_mode"],
     )
+
+
+def _side(size: tuple[int, int]) -> int | tuple[int, int]:
+    """Return one number for a square."""
+    return size[0] if size[0] == size[1] else size

@@ -42,11 +42,11 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
         raise ValueError(f"augment={augment!r} needs images; samples here are {noun}.")
     if callable(augment):
         return augment
-    size = getattr(backbone.preprocess, "resize", 256)
+    size = getattr(backbone.preprocess, "resize_size", (256, 256))
     if augment == "light":
-        crop = v2.RandomResizedCrop((size, size), scale=(0.6, 1.0), antialias=True)
+        crop = v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True)
         return v2.Compose([crop, v2.RandomHorizontalFlip()])
-    crop = v2.RandomResizedCrop((size, size), scale=(0.25, 1.0), antialias=True)
+    crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)
     steps = [crop, v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(), v2.RandomErasing(p=0.25)]
     return v2.Compose(steps)
 

@@ -83,7 +83,7 @@ def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str)
     return Tail(
         {name: stages_of(backbone)[name] for name in names},
         nn.Identity(),
-        square=backbone.input_shape is not None,
+        square=len(set((backbone.input_shape or (0, 1))[-2:])) == 1,
         masked=backbone.modality.has_tokens,
         train_batch_norm=train_batch_norm,
         precision=precision,
