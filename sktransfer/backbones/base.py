@@ -9,6 +9,7 @@ from torch import nn
 
 from ..data import Modality, get_modality
 from .fingerprint import fingerprint
+from .weights import check_finite
 
 __all__ = ["Backbone"]
 
@@ -49,6 +50,11 @@ class Backbone:
     ----------
     fingerprint : str
         SHA-256 of everything that decides an output: the tensors by name, and the code.
+
+    Raises
+    ------
+    ValueError
+        If a tensor of the network holds NaN or infinity, or a negative running variance.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Backbone:
         opaque: tuple[Callable, ...] = (),
         penultimate: str | None = None,
     ):
+        check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
         self.module = module.eval()
         self.modality = get_modality(modality)

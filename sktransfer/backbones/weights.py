@@ -1,21 +1,33 @@
-"""Read tensors from files, safely, and say exactly what does not fit."""
+"""Read tensors from files without running code, and name every tensor that does not fit."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["check_sha256", "load_weights", "random_weights", "read_tensors", "seeded"]
+__all__ = [
+    "check_finite",
+    "check_sha256",
+    "first_line",
+    "load_weights",
+    "random_weights",
+    "read_tensors",
+    "seeded",
+]
 
-_SHOWN = 8  # names listed in an error before "and n more"
+_SHOWN = 4  # names listed in an error before "and n more"
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -41,24 +53,57 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights: no file {str(path)!r}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+    read = load_file if path.suffix == ".safetensors" else _read_torch
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        found = read(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(
-            f"weights: {str(path)!r} is not a file of plain tensors "
-            f"({str(error).splitlines()[0]}). "
+            f"weights: {str(path)!r} is not a file of plain tensors ({first_line(error)}). "
             "Save them with torch.save(module.state_dict(), path) or as .safetensors."
         ) from error
+    if not isinstance(found, dict) or not all(map(_is_named_tensor, found.items())):
+        raise ValueError(
+            f"weights: {str(path)!r} holds no dictionary of tensors by name: keys must be str and "
+            "values dense tensors with data."
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def _read_torch(path: Path):
+    """Read what ``torch.save`` wrote: the dictionary inside of what a training script saves."""
+    found = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
-        raise ValueError(f"weights: {str(path)!r} holds no dictionary of tensors by name.")
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return found
+
+
+def _is_named_tensor(item) -> bool:
+    name, tensor = item
+    return isinstance(name, str) and isinstance(tensor, torch.Tensor) and _is_dense(tensor)
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor has one number for each element, in memory."""
+    special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or is_lazy(tensor)
+    return tensor.layout is torch.strided and not special
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type where it has none.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str
+        At most 200 characters.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def load_weights(
@@ -83,7 +128,8 @@ def load_weights(
     Raises
     ------
     ValueError
-        Listing the missing and the unexpected names and the shapes that differ.
+        Listing the missing and the unexpected names, the shapes and the types that differ, or
+        naming a tensor that holds NaN or infinity.
     """
     tensors = {rename(name): tensor for name, tensor in read_tensors(path).items()}
     wanted = module.state_dict()
@@ -92,30 +138,106 @@ def load_weights(
     for name in wanted:
         if name.endswith("num_batches_tracked"):
             tensors.setdefault(name, torch.tensor(0))
-    shapes = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
-    ]
-    problems = {
-        "missing": [name for name in wanted if name not in tensors],
-        "unexpected": [name for name in tensors if name not in wanted],
-        "of another shape": shapes,
-    }
-    if any(problems.values()):
-        lines = [f"  {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
-        raise ValueError("\n".join([f"weights: {str(path)!r} does not fit the network:", *lines]))
+    _check_fit(tensors, wanted, path)
     # Files in half or double precision: the network computes in that of its own tensors.
-    state = OrderedDict(
-        (name, tensor.to(wanted[name].dtype) if tensor.is_floating_point() else tensor)
-        for name, tensor in tensors.items()
-    )
+    state = OrderedDict((n, _as_own(tensor, wanted[n].dtype)) for n, tensor in tensors.items())
     # Some networks look at the version of a file; the names were just found to be today's.
     state._metadata = wanted._metadata
     module.load_state_dict(state, assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # assigned tensors take it from the meta parameters
+    check_finite(f"weights: {str(path)!r}", module)
     return module.eval()
+
+
+def _check_fit(tensors: dict, wanted: dict, path: str | Path) -> None:
+    """Raise ValueError unless a file has the tensors that a module wants, and no others."""
+    common = [name for name in wanted if name in tensors]
+    problems = {
+        "missing": [name for name in wanted if name not in tensors],
+        "unexpected": [name for name in tensors if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in common
+            if tensors[name].shape != wanted[name].shape
+        ],
+        "of another type": [
+            f"{name} {_kind(tensors[name])} instead of {_kind(wanted[name])}"
+            for name in common
+            if _kind(tensors[name]) != _kind(wanted[name])
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"  {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
+        raise ValueError("\n".join([f"weights: {str(path)!r} does not fit the network:", *lines]))
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Name the kind of numbers within which a change of precision is a conversion."""
+    if tensor.dtype == torch.bool:
+        return "bool"
+    kinds = {"complex": tensor.is_complex(), "floating": tensor.is_floating_point()}
+    return next((kind for kind, holds in kinds.items() if holds), "integer")
+
+
+def _as_own(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor in a network's precision, with its own memory for each element."""
+    tensor = tensor.to(dtype)
+    return tensor.contiguous() if 0 in tensor.stride() else tensor
+
+
+def check_finite(source: str, *modules: nn.Module) -> None:
+    """Raise ``ValueError`` by name if networks hold numbers that they cannot compute with.
+
+    Parameters
+    ----------
+    source : str
+        Stands before the name of the tensor in the message.
+    *modules : torch.nn.Module
+        Tensors that several of them share are looked at once.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or a running statistic of batch norm is NaN or infinite, a running
+        variance is negative, or another buffer holds NaN. Other buffers may hold infinity, as
+        masks of attention do.
+    """
+    seen: set[int] = set()
+    for module in modules:
+        masks = {name for name, _ in module.named_buffers() if not _is_statistic(name)}
+        for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+            if id(tensor) not in seen:
+                _check_tensor(name, tensor, source, may_be_infinite=name in masks)
+            seen.add(id(tensor))
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, source: str, may_be_infinite: bool) -> None:
+    if not (_is_dense(tensor) and _kind(tensor) in ("floating", "complex") and tensor.numel()):
+        return
+    low, high = _extremes(tensor.detach())
+    problem = "NaN" if math.isnan(low) else None
+    if not may_be_infinite and (math.isinf(low) or math.isinf(high)):
+        problem = "infinity"
+    if not problem and low < 0 and name.rpartition(".")[2] == "running_var":
+        problem = f"a negative variance ({low:.3g})"
+    if problem:
+        raise ValueError(
+            f"{source}: tensor {name!r} holds {problem}. The network would compute nonsense: give "
+            "weights whose numbers are finite."
+        )
+
+
+def _extremes(tensor: torch.Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest number; both are NaN if one number is."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor  # no such kernel for float8
+    low, high = torch.aminmax(tensor)
+    return float(low), float(high)
 
 
 # Names in files that torchvision published before it changed its code; it renames them itself

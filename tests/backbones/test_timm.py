@@ -128,7 +128,10 @@ def assert_as_by_timm(preprocess, config, photo):
     found = preprocess(photo)
     assert found.shape == expected.shape == preprocess.input_shape
     levels = (found - expected).abs() * torch.tensor(config["std"])[:, None, None] * 255
-    assert levels.max() <= 2.01
+    # "center" is resized by torchvision: beside sharp edges a value in 10,000 may be further off.
+    n_off = (levels > 2.01).sum()
+    assert n_off <= (levels.numel() / 10_000 if config["crop_mode"] == "center" else 0)
+    assert levels.max() <= 5
 
 
 @pytest.mark.parametrize("config", one_of_each(presets()), ids=str)
