@@ -16,19 +16,37 @@ from .base import (
     take,
 )
 from .images import ImageModality, as_samples, digest, open_image, read_image
-from .targets import check_present, encode_target, find_task, is_numbers
+from .labels import check_labels, check_numbers, check_target, check_weights, naming
+from .targets import (
+    ClassTarget,
+    IndicatorTarget,
+    NumericTarget,
+    Target,
+    class_target,
+    encode_target,
+    find_task,
+    is_numbers,
+)
 from .texts import TextModality, as_texts, padded_length
 
 __all__ = [
     "ArrayModality",
+    "ClassTarget",
     "ImageModality",
+    "IndicatorTarget",
     "Modality",
+    "NumericTarget",
     "SampleView",
+    "Target",
     "TextModality",
     "UnreadableSamplesError",
     "as_samples",
     "as_texts",
-    "check_present",
+    "check_labels",
+    "check_numbers",
+    "check_target",
+    "check_weights",
+    "class_target",
     "digest",
     "digest_array",
     "encode_target",
@@ -36,6 +54,7 @@ __all__ = [
     "get_modality",
     "is_numbers",
     "named_among",
+    "naming",
     "open_image",
     "padded_length",
     "read_image",

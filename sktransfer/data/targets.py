@@ -1,33 +1,81 @@
-"""Targets: find the task, encode labels and refuse missing ones."""
+"""Targets: what distinguishes one task from another, as an object for each. No torch."""
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
-from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from scipy.special import expit, softmax
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
-__all__ = ["check_present", "encode_target", "find_task", "is_numbers"]
+from .labels import check_numbers, check_target, naming
+
+__all__ = [
+    "ClassTarget",
+    "IndicatorTarget",
+    "NumericTarget",
+    "Target",
+    "class_target",
+    "encode_target",
+    "find_task",
+    "is_numbers",
+]
 
 
-def encode_target(y, task: str = "auto") -> np.ndarray:
-    """Return labels as codes (integers), numbers to regress on as floats.
+def find_task(y, task: str) -> str:
+    """Distinguish labels from numbers to regress on.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_columns)
+    task : {"auto", "classification", "regression"}
+        "auto" takes numbers with a fractional part as numbers, and all else as labels.
+
+    Returns
+    -------
+    {"classification", "regression"}
+
+    Raises
+    ------
+    ValueError
+        If there is no such task, or y holds nothing that could be a target.
+    """
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
+    if task != "auto":
+        return task
+    found = naming("y", type_of_target, y)
+    return "regression" if found.startswith("continuous") else "classification"
+
+
+def encode_target(y, task: str = "auto", n_samples: int | None = None) -> np.ndarray:
+    """Check y and encode it: labels as codes (integers), numbers to regress on as floats.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
     task : {"auto", "classification", "regression"}, default="auto"
         "auto" takes whole numbers as labels, as scikit-learn does.
+    n_samples : int, default=None
+        How many values there must be; None accepts any number.
 
     Returns
     -------
     ndarray of shape (n_samples,), int or float64
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_labels` and :func:`check_numbers`.
     """
-    y = column_or_1d(y, warn=True)
-    check_present(y)
+    y = column_or_1d(check_target(y, n_samples), warn=True, input_name="y")
     if find_task(y, task) == "regression":
-        return check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+        return check_numbers(y).astype(np.float64)
     if task == "auto" and _look_like_numbers(y):
         warnings.warn(
             f"y has {len(np.unique(y))} distinct whole numbers, which are taken as labels. If they "
@@ -35,13 +83,13 @@ def encode_target(y, task: str = "auto") -> np.ndarray:
             stacklevel=2,
         )
     else:
-        check_classification_targets(y)
+        naming("y", check_classification_targets, y)
     return np.unique(y, return_inverse=True)[1]
 
 
 def _look_like_numbers(y: np.ndarray) -> bool:
     """Tell whether labels are many whole numbers with gaps, few samples each."""
-    if y.dtype.kind not in "iuf" or not np.isfinite(y).all():
+    if y.dtype.kind not in "iuf":
         return False
     n_labels = len(np.unique(y))
     return bool(20 < n_labels <= y.max() - y.min() and len(y) < 10 * n_labels)
@@ -52,36 +100,228 @@ def is_numbers(y: np.ndarray) -> bool:
     return y.dtype.kind == "f"
 
 
-def check_present(y: np.ndarray) -> None:
-    """Refuse labels of which some are missing.
+class Target:
+    """What distinguishes one task from another: how y is encoded and what outputs mean.
+
+    Attributes
+    ----------
+    name : {"multiclass", "multilabel", "regression"}
+    loss : str
+        The loss of the outputs, by its name in ``finetuning.loop``.
+    probe : str
+        The linear model of the encoded target, by its name in ``transferability.probes``.
+    labels : list or None
+        The label of each output; None where outputs stand for no labels.
+    """
+
+    name: str
+    loss: str
+    probe: str
+    labels: list | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs a network needs."""
+        raise NotImplementedError
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return what a loss compares outputs with, ``(n_samples,)`` or ``(n_samples, n)``."""
+        raise NotImplementedError
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """Return predictions, in the form of y, from outputs ``(n_samples, n_outputs)``."""
+        raise NotImplementedError
+
+    def strata(self, encoded: np.ndarray) -> np.ndarray:
+        """Return the group of each row in a stratified split, ``(n_samples,)``; one by default."""
+        return np.zeros(len(encoded), int)
+
+
+class ClassTarget(Target):
+    """One label for each sample, encoded as its position in ``classes``.
 
     Parameters
     ----------
-    y : ndarray of shape (n_samples,)
+    classes : ndarray of shape (n_classes,)
+        Sorted.
+    """
+
+    name, loss, probe = "multiclass", "cross_entropy", "multinomial"
+
+    def __init__(self, classes: np.ndarray):
+        self.classes = classes
+
+    @property
+    def labels(self) -> list:
+        """The label of each output."""
+        return self.classes.tolist()
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs a network needs: one for each class."""
+        return len(self.classes)
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return the position of each label, ``(n_samples,)``."""
+        return np.searchsorted(self.classes, y)
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the most probable label of each row of outputs."""
+        return self.classes[outputs.argmax(axis=1)]
+
+    def strata(self, encoded: np.ndarray) -> np.ndarray:
+        """Return the class of each row."""
+        return encoded
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probability of each class, ``(n_samples, n_classes)``."""
+        return softmax(outputs, axis=1)
+
+    def present(self, encoded: np.ndarray) -> set:
+        """Return the labels that occur among encoded ones."""
+        return set(self.classes[np.unique(encoded)].tolist())
+
+    def class_factors(self, class_weight, encoded: np.ndarray, partial: bool) -> np.ndarray:
+        """Return the factor that ``class_weight`` gives each row.
+
+        Parameters
+        ----------
+        class_weight : dict or "balanced"
+        encoded : ndarray of shape (n_samples,)
+        partial : bool
+            Whether a dictionary may name labels that come later.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        if isinstance(class_weight, list):
+            raise ValueError("class_weight as a list is for an indicator matrix of labels.")
+        if isinstance(class_weight, dict):
+            weights = self._known(class_weight) if partial else class_weight
+            return compute_class_weight(weights, classes=self.classes, y=self.classes)[encoded]
+        factor, present = np.ones(len(self.classes)), np.unique(encoded)
+        factor[present] = compute_class_weight(class_weight, classes=present, y=encoded)
+        return factor[encoded]
+
+    def _known(self, weights: dict) -> dict:
+        labels = set(self.classes.tolist())
+        return {label: weight for label, weight in weights.items() if label in labels}
+
+
+class IndicatorTarget(Target):
+    """Several labels for each sample, as an indicator matrix of 0 and 1.
+
+    Parameters
+    ----------
+    n_labels : int
+        Columns of the matrix.
+    """
+
+    name, loss, probe = "multilabel", "binary_cross_entropy", "one_vs_rest"
+
+    def __init__(self, n_labels: int):
+        self.classes = np.arange(n_labels)
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs a network needs: one for each label."""
+        return len(self.classes)
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return the matrix as float32, ``(n_samples, n_labels)``."""
+        return y.astype(np.float32)
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """Return 1 for the labels that are more probable than not, else 0."""
+        return (outputs > 0).astype(int)
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probability of each label, ``(n_samples, n_labels)``."""
+        return expit(outputs)
+
+    def present(self, encoded: np.ndarray) -> set:
+        """Return no labels: the number of columns is all that is known."""
+        return set()
+
+    def class_factors(self, class_weight, encoded: np.ndarray, partial: bool) -> np.ndarray:
+        """Return the factor that ``class_weight`` gives each row, ``(n_samples,)``."""
+        return compute_sample_weight(class_weight, encoded)
+
+
+class NumericTarget(Target):
+    """One or several numbers for each sample, standardised.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Whose means and standard deviations are used.
+    weight : ndarray of shape (n_samples,), default=None
+        Of the samples, in means and standard deviations.
+    """
+
+    name, loss, probe = "regression", "squared_error", "ridge"
+
+    def __init__(self, y: np.ndarray, weight: np.ndarray | None = None):
+        self.is_flat = y.ndim == 1  # and not a column
+        if weight is not None:  # by a power of two, so that squares of it stay finite
+            weight = np.ldexp(weight, -np.frexp(weight.max())[1])
+        self.scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs a network needs: one for each target."""
+        return len(self.scaler.mean_)
+
+    def in_the_form_of(self, y: np.ndarray) -> NumericTarget:
+        """Return a target with the same units whose predictions have the form of y."""
+        n_targets = 1 if y.ndim == 1 else y.shape[1]
+        if n_targets != self.n_outputs:
+            raise ValueError(f"y has {n_targets} targets, {self.n_outputs} before.")
+        target = copy.copy(self)
+        target.is_flat = y.ndim == 1
+        return target
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return standardised targets as float32, ``(n_samples, n_targets)``."""
+        return self.scaler.transform(y.reshape(len(y), -1)).astype(np.float32)
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """Return outputs in the units and in the shape of y."""
+        values = self.scaler.inverse_transform(outputs)
+        return values[:, 0] if self.is_flat else values
+
+
+def class_target(y, n_samples: int, classes: Sequence = ()) -> tuple:
+    """Make the target of a classifier.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_labels), dense or sparse
+        Labels, or an indicator matrix.
+    n_samples : int
+    classes : sequence of array-like, default=()
+        More labels than those in y.
+
+    Returns
+    -------
+    target : ClassTarget or IndicatorTarget
+    y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+        Checked.
 
     Raises
     ------
     ValueError
-        If a label is None, NaN or pandas' NA; those of floats are for scikit-learn to find.
+        As :func:`check_labels`, or if an indicator matrix has other values than 0 and 1.
     """
-    missing = np.flatnonzero([_is_missing(label) for label in y]) if y.dtype == object else []
-    if len(missing):
-        raise ValueError(f"Input y contains a missing label: {y[missing[0]]!r} at {missing[0]}.")
-
-
-def _is_missing(label) -> bool:
-    try:
-        return label is None or bool(label != label)
-    except TypeError:  # pandas.NA is neither equal nor unequal to anything
-        return True
-    except ValueError:  # several labels in one, which is for others to refuse
-        return False
-
-
-def find_task(y, task: str) -> str:
-    """Tell labels from numbers to regress on; whole numbers are labels unless ``task`` says so."""
-    if task not in ("auto", "classification", "regression"):
-        raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
-    if task != "auto":
-        return task
-    return "regression" if type_of_target(y).startswith("continuous") else "classification"
+    y = check_target(y, n_samples)
+    naming("y", check_classification_targets, y)
+    if not type_of_target(y).startswith("multilabel"):
+        y = column_or_1d(y, warn=True, input_name="y")
+        return ClassTarget(naming("y", unique_labels, y, *classes)), y
+    if not np.isin(y, (0, 1)).all():
+        raise ValueError(
+            "y with several columns must be an indicator matrix of 0 and 1, got values "
+            f"{np.unique(y)[:5].tolist()}."
+        )
+    return IndicatorTarget(y.shape[1]), y

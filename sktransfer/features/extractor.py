@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from ..backbones import resolve_layer, stages_of
+from ..data import check_target
 from ..engines import Recipe, engine_for, resolve_device
 from .base import BackboneEstimator
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
@@ -220,7 +221,6 @@ class PretrainedFeatureExtractor(
 
     def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
         """Judge layers by a linear model of what they make of samples."""
-        check_consistent_length(samples, y)
         poolings = tuple("avg" if _is_learned(p) else p for p in self._poolings())
         pooling = poolings if len(poolings) > 1 else poolings[0]
         choosy = next((p for p in poolings if p != "avg"), "avg")
@@ -228,7 +228,7 @@ class PretrainedFeatureExtractor(
         asked = [*candidate_layers(self.backbone_)[:-1], None] if layers is None else layers
         return choose_layer(
             self.backbone_,
-            y,
+            check_target(y, len(samples)),
             lambda names, rows: self._features(samples, names, pooling, rows),
             layers=[self._resolve(layer, choosy, tokens) for layer in asked],
             task=self.task,

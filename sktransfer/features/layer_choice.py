@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_consistent_length
 from ..backbones import Backbone, penultimate, resolve_layer, stages_of
 from ..backbones.stages import _has_matrix
 from ..data import encode_target, is_numbers
-from ..transferability import judge, make_probe_folds, subsample, summarise
+from ..transferability import make_probe_folds, out_of_fold_scores, subsample, summarise
 
 __all__ = ["LayerChoice", "candidate_layers", "choose_layer"]
 
@@ -120,20 +120,18 @@ def choose_layer(
     ValueError
         If there is no ``y``, or it is no labels and no numbers.
     """
-    if y is None:
-        raise ValueError("Choosing a layer requires y to be passed, but the target y is None.")
+    y = encode_target(y, task)
     asked = candidate_layers(backbone) if layers is None else layers
     wanted = {resolve_layer(backbone, layer) for layer in asked}
     if not wanted:
         raise ValueError("layers=[] asks for no layer at all.")
     # From the input to the output: which layers are neighbours is the network's to say.
     names = tuple(name for name in stages_of(backbone) if name in wanted)
-    y = encode_target(y, task)
     rows = subsample(y, _ROWS, random_state)
     tables = compute(names, rows)
     check_consistent_length(tables[names[0]], rows)
     folds = make_probe_folds(y[rows], random_state)
-    gains = np.array([judge(tables[name], y[rows], folds) for name in names])
+    gains = np.array([out_of_fold_scores(tables[name], y[rows], folds) for name in names])
     widths = tuple(tables[name].shape[1] for name in names)
     return _decide(gains, names, penultimate(backbone), widths, not is_numbers(y))
 

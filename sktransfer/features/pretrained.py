@@ -9,12 +9,10 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length
 
 from ..backbones import resolve_layer
+from ..data import check_labels
 from ..engines import Recipe, engine_for, resolve_device
 from .base import BackboneEstimator
 
@@ -194,10 +192,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     def _learn_classes(self, samples, y) -> None:
         if y is None:
             raise ValueError("class_map='learn' requires y to be passed, but the target y is None.")
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(samples, y)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.classes_, codes = np.unique(check_labels(y, len(samples)), return_inverse=True)
         theta = softmax(self._outputs(samples), axis=1)  # (n, n_source)
         onehot = np.eye(len(self.classes_))[codes]  # (n, n_classes)
         counts = theta.T @ onehot + self.smoothing * onehot.mean(axis=0)

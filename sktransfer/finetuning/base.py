@@ -14,15 +14,16 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ..backbones import Backbone, boundary, describe, penultimate, stages_of
 from ..engines import Recipe, engine_for, group_by_shape, resolve_device
 from ..features import BackboneEstimator, as_store, compute_features, compute_inputs
+from ..transferability import hold_out, solve_probe
 from .augment import View, make_augment
 from .callbacks import EpochProgress, KeepBest, own_copy
-from .heads import carry_rows, make_head, solve_new_rows, solve_probe, write_rows
+from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .loop import make_net, train
 from .lr_finder import find_lr
 from .plan import TrainingPlan, check_net_params, without_callbacks
@@ -42,7 +43,7 @@ _FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at
 class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     """Base of the estimators that train the end of a network.
 
-    A subclass encodes its targets, sets ``_task`` and ``_n_outputs``, and calls ``_fit_rows``.
+    A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
     """
 
     _parameter_constraints: dict = {
@@ -157,7 +158,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         plain = self._at_cut(samples)
-        index, held = self._split(target, weight, seed)
+        strata = self._target.strata(target)
+        index, held = hold_out(strata, weight, self.validation_fraction, seed)
         self.validation_indices_ = held
         rows = self._rows(samples, plain, target, weight, index, kept, seed)
         if tail is None:
@@ -212,8 +214,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         net_params = dict(self.net_params or {})
         more = net_params.pop("callbacks", None) or ()
         return TrainingPlan(
-            task=self._task,
-            n_outputs=self._n_outputs,
+            target=self._target,
             lr=1.0 if self.lr == "auto" else self.lr,
             layer_decay=self.layer_decay,
             weight_decay=self.weight_decay,
@@ -267,29 +268,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     # -- rows ----------------------------------------------------------------------------------
 
-    def _split(self, target, weight, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Set rows aside for validation, of each class its share.
-
-        Rows of no weight could tell nothing there, and each class keeps a row to train on.
-        """
-        every = np.arange(len(target))
-        rows = np.random.RandomState(seed).permutation(np.flatnonzero(weight > 0))
-        n_valid = round(len(rows) * self.validation_fraction)
-        codes = target[rows] if self._task == "multiclass" else np.zeros(len(rows))
-        rest = np.setdiff1d(np.arange(len(rows)), np.unique(codes, return_index=True)[1])
-        rest = rest[np.argsort(codes[rest], kind="stable")]  # class by class
-        # Every k-th row of these is each class's share, rounded up or down.
-        n_valid = min(n_valid, len(rest))
-        if self.validation_fraction and n_valid == 0 and len(rows) > 1:
-            warnings.warn(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows, one of each "
-                "class aside, is no row: all of them train.",
-                stacklevel=2,
-            )
-        chosen = (np.arange(n_valid) + 0.5) * len(rest) / max(n_valid, 1)
-        valid = np.sort(rows[rest[chosen.astype(int)]])
-        return np.setdiff1d(every, valid), valid
-
     def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
         """Gather the training rows, augmented if asked for, those kept from earlier behind."""
         target, weight = target[index], weight[index]
@@ -329,16 +307,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """Copy the stages to be trained, put a head on them, and say which rows are new."""
         tail = deepcopy(self._bare_tail())
         n_features = _features(tail, one).shape[1]
-        head = make_head(self.head, n_features, self._n_outputs, self.dropout, seed)
-        new, sources = list(range(self._n_outputs)), self._carried_rows()
+        n_outputs = self._target.n_outputs
+        head = make_head(self.head, n_features, n_outputs, self.dropout, seed)
+        new, sources = list(range(n_outputs)), self._carried_rows()
         if any(source is not None for source in sources):
             old = _last_stage(self.backbone_)
             carry_rows(old, head, sources, len(self.backbone_.classes))
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         n_found = _n_outputs(tail, one)
-        if n_found != self._n_outputs:
-            raise ValueError(f"head= gives {n_found} outputs where {self._n_outputs} are needed.")
+        if n_found != n_outputs:
+            raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")
         return tail.requires_grad_(True), new
 
     def _copy_tail(self, tail: Tail) -> Tail:
@@ -350,7 +329,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _carried_rows(self) -> list[int | None]:
         """Find the row of each label in the head of the model that this one grows from."""
-        return [None] * self._n_outputs
+        return [None] * self._target.n_outputs
 
     def _bare_tail(self) -> Tail:
         """Return the pretrained stages that are to be trained, shared, without a head."""
@@ -369,11 +348,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             return
         features = _features(tail, rows, self.device)
         weight = weight.astype(np.float64)
-        if len(new) < self._n_outputs:
-            solve_new_rows(features, target, weight, tail.head, new, self._n_outputs)
+        if len(new) < self._target.n_outputs:
+            solve_new_rows(features, target, weight, tail.head, new, self._target.n_outputs)
         else:
-            solution = solve_probe(features, target, weight, self._n_outputs, self._task)
-            write_rows(tail.head, *solution)
+            write_rows(tail.head, *solve_probe(features, target, weight, self._target))
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -571,8 +549,3 @@ def _epoch_bar(n_epochs: int, verbose: int):
     with Progress() as progress:
         task = progress.add_task("training", total=n_epochs)
         yield lambda: progress.advance(task)
-
-
-def _weights(sample_weight, y) -> np.ndarray:
-    rows = np.zeros((len(y), 1))
-    return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)

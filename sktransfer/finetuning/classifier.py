@@ -5,19 +5,13 @@ from __future__ import annotations
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import issparse
-from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import check_consistent_length
 
-from ..data import check_present
+from ..data import check_labels, check_weights, class_target
 from ..features import all_or_nothing
-from .base import TunedEstimator, _weights
+from .base import TunedEstimator
 from .heads import grow
 from .rows import Table
 from .tail import Tail
@@ -310,7 +304,7 @@ default="efficientnet_lite0"
             If ``backbone``, ``weights``, ``image_size``, ``trainable``, ``head`` or ``dropout`` was
             set anew since the first call.
         """
-        before, labels = None, [] if classes is None else [np.asarray(classes)]
+        before, labels = None, [] if classes is None else [check_labels(classes, name="classes")]
         if hasattr(self, "_tail"):
             self._check_settings(y)
             self._check_unchanged()
@@ -328,53 +322,42 @@ default="efficientnet_lite0"
 
         With a list of more labels, which may be empty, others may still come.
         """
-        y = self._check_labels(samples, y, before)
-        weight = _weights(sample_weight, y)
-        if self._task == "multilabel":
-            self.classes_, target = np.arange(y.shape[1]), y.astype(np.float32)
-        else:
-            self.classes_ = unique_labels(y, *(labels or ()))
-            target = np.searchsorted(self.classes_, y)
-        self._n_outputs = len(self.classes_)
+        y = self._find_target(samples, y, labels or (), before)
+        weight = check_weights(sample_weight, len(samples))
+        self.classes_, target = self._target.classes, self._target.encode(y)
         tail, new = (None, ()) if before is None else self._continued(*before)
         # A label that was only announced has a row, which nothing has taught yet.
-        seen = set(self.classes_[np.unique(target[weight > 0])].tolist()) if y.ndim == 1 else set()
+        seen = self._target.present(target[weight > 0])
         earlier = set(self.classes_.tolist()) if before is None else self._seen
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
         total, kept = self._with_class_weight(target, weight, labels is not None)
         if not (total >= 0).all() or not total.any():
-            raise ValueError("Weights must not be negative, nor all zero: see class_weight.")
+            raise ValueError(
+                "sample_weight times class_weight must not be negative, nor 0 for every sample."
+            )
         plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
         self._seen = seen if before is None else self._seen | seen
         self._keep(plain, target, weight)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
 
-    def _check_labels(self, samples, y, before) -> np.ndarray:
-        y = y.toarray() if issparse(y) else y
-        if str(getattr(y, "dtype", "object")) == "object":
-            check_present(np.asarray(y, dtype=object).ravel())
-        check_classification_targets(y)
-        several = type_of_target(y).startswith("multilabel")
-        task = "multilabel" if several else "multiclass"
-        y = np.asarray(y) if several else column_or_1d(y, warn=True)
-        check_consistent_length(samples, y)
-        same = before is None or (
-            task == self._task and (not several or y.shape[1] == len(self.classes_))
-        )
-        if not same:
+    def _find_target(self, samples, y, labels, before) -> np.ndarray:
+        """Set the target of this fit and return y as it was checked."""
+        earlier = None if before is None else self._target
+        self._target, y = class_target(y, len(samples), labels)
+        if earlier is not None and not self._goes_with(earlier):
             raise ValueError(
-                f"y is {task} with {y.shape[-1] if several else 'one'} label(s) a sample, which is "
-                f"not what this model was fitted for ({self._task}, {len(self.classes_)} classes)."
+                f"y is {self._target.name} with {self._target.n_outputs} labels, which is not what "
+                f"this model was fitted for ({earlier.name}, {earlier.n_outputs} classes)."
             )
-        if several and not np.isin(y, (0, 1)).all():
-            raise ValueError(
-                "y with several columns must be an indicator matrix of 0 and 1, got values "
-                f"{np.unique(y)[:5].tolist()}."
-            )
-        if several and self.rehearsal:
+        if self._target.labels is None and self.rehearsal:
             raise ValueError("rehearsal= keeps rows by class, which an indicator matrix has not.")
-        self._task = task
         return y
+
+    def _goes_with(self, earlier) -> bool:
+        """Tell whether the target's outputs are those of an earlier one, or more of them."""
+        several = self._target.labels is None
+        same_number = self._target.n_outputs == earlier.n_outputs
+        return type(self._target) is type(earlier) and (same_number or not several)
 
     def _continued(self, tail: Tail, known: np.ndarray) -> tuple[Tail, list[int]]:
         """Copy an earlier tail, its head grown to the labels of now, and name the new rows."""
@@ -385,16 +368,14 @@ default="efficientnet_lite0"
         return tail, [i for i, source in enumerate(sources) if source is None]
 
     def _carried_rows(self) -> list[int | None]:
-        if self.head_init != "auto" or self._task != "multiclass":
+        if self.head_init != "auto" or self._target.labels is None:
             return super()._carried_rows()
         known = getattr(self.backbone_, "label_rows", {})
-        return [known.get(label) for label in self.classes_.tolist()]
+        return [known.get(label) for label in self._target.labels]
 
     def _label_rows(self) -> dict:
-        if self._task == "multilabel":
-            return {}
         # A label that was announced and never seen has a row that says never.
-        return {k: i for i, k in enumerate(self.classes_.tolist()) if k in self._seen}
+        return {k: i for i, k in enumerate(self._target.labels or ()) if k in self._seen}
 
     def _with_class_weight(
         self, target, weight, more_may_come: bool
@@ -403,28 +384,11 @@ default="efficientnet_lite0"
         kept = self._kept_rows()
         if self.class_weight is None:
             return weight, kept
-        if self._task == "multilabel":
-            return weight * compute_sample_weight(self.class_weight, target), kept
-        codes = target if kept is None else np.concatenate([target, kept[1]])
-        factor = self._class_factors(codes, more_may_come)[codes]
+        every = target if kept is None else np.concatenate([target, kept[1]])
+        factor = self._target.class_factors(self.class_weight, every, more_may_come)
         if kept is not None:
             kept = (*kept[:2], kept[2] * factor[len(target) :])
         return weight * factor[: len(target)], kept
-
-    def _class_factors(self, codes: np.ndarray, more_may_come: bool) -> np.ndarray:
-        """Return the factor of each label."""
-        weights, known = self.class_weight, self.classes_
-        if isinstance(weights, list):
-            raise ValueError("class_weight as a list is for an indicator matrix of labels.")
-        if isinstance(weights, dict):
-            if more_may_come:
-                labels = set(known.tolist())
-                weights = {label: w for label, w in weights.items() if label in labels}
-            return compute_class_weight(weights, classes=known, y=known)
-        factor = np.ones(len(known))
-        present = np.unique(codes)
-        factor[present] = compute_class_weight(weights, classes=present, y=codes)
-        return factor
 
     def _kept_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Return activations, codes and weights from earlier calls that are trained again."""
@@ -471,7 +435,7 @@ default="efficientnet_lite0"
             probability of that label.
         """
         outputs = self._outputs(X)
-        return expit(outputs) if self._task == "multilabel" else softmax(outputs, axis=1)
+        return self._target.probabilities(outputs)
 
     def predict(self, X):
         """Give the most probable class, or all labels above one half.
@@ -485,14 +449,11 @@ default="efficientnet_lite0"
         ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
         outputs = self._outputs(X)
-        if self._task == "multilabel":
-            return (outputs > 0).astype(int)
-        return self.classes_[outputs.argmax(axis=1)]
+        return self._target.decode(outputs)
 
     def _output_names(self):
-        if self._task == "multilabel":  # several outputs at once are no classes
-            return None
-        return [str(label) for label in self.classes_.tolist()]
+        labels = self._target.labels  # several outputs at once are no classes
+        return None if labels is None else [str(label) for label in labels]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
@@ -11,12 +10,10 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 
 from ..backbones import seeded
-from ..transferability import PROBE_C, OneScale
+from ..transferability import PROBE_C, GlobalScaler
 
 __all__ = [
     "carry_rows",
@@ -24,11 +21,8 @@ __all__ = [
     "last_linear",
     "make_head",
     "solve_new_rows",
-    "solve_probe",
     "write_rows",
 ]
-
-_LARGE = 20.0  # a logit that is certain
 
 
 def make_head(
@@ -92,62 +86,6 @@ def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
             "which the rows of labels could be written to."
         )
     return fitting[-1]
-
-
-def solve_probe(
-    features: np.ndarray, target: np.ndarray, weight: np.ndarray, n_outputs: int, task: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the linear model that a head starts from.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n, n_features)
-    target : ndarray of shape (n,), (n, n_labels) or (n, n_targets)
-        Codes of classes, an indicator matrix, or standardised numbers.
-    weight : ndarray of shape (n,)
-    n_outputs : int
-    task : {"multiclass", "multilabel", "regression"}
-
-    Returns
-    -------
-    coef : ndarray of shape (n_outputs, n_features)
-    intercept : ndarray of shape (n_outputs,)
-        For the features as they are given: centring and scale are folded in.
-    """
-    scaler = OneScale().fit(features, sample_weight=weight)
-    X = scaler.transform(features)
-    if task == "regression":
-        # The same penalty per sample as the classifier's.
-        ridge = Ridge(alpha=1 / PROBE_C).fit(X, target, sample_weight=weight)
-        coef, intercept = ridge.coef_.reshape(n_outputs, -1), np.ravel(ridge.intercept_)
-        intercept = np.broadcast_to(intercept, n_outputs).copy()
-    elif task == "multilabel":
-        pairs = [_logistic(X, column, weight, 2) for column in target.T.astype(int)]
-        coef = np.vstack([c[1] - c[0] for c, _ in pairs])
-        intercept = np.array([b[1] - b[0] for _, b in pairs])
-    else:
-        coef, intercept = _logistic(X, target.astype(int), weight, n_outputs)
-    coef = coef / scaler.scale_
-    return coef, intercept - coef @ scaler.mean_
-
-
-def _logistic(X, codes, weight, n_classes) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression with one row a class, absent classes far below."""
-    coef, intercept = np.zeros((n_classes, X.shape[1])), np.full(n_classes, -_LARGE)
-    present = np.unique(codes[weight > 0])
-    intercept[present] = 0.0
-    if len(present) < 2:
-        return coef, intercept
-    model = LogisticRegression(C=PROBE_C, max_iter=200)
-    with warnings.catch_warnings():  # near enough is enough: training goes on from there
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X[weight > 0], codes[weight > 0], sample_weight=weight[weight > 0])
-    # Two classes come as one row; half of it for one and against the other is the same model.
-    binary = len(present) == 2
-    coef[present] = np.vstack([-model.coef_, model.coef_]) / 2 if binary else model.coef_
-    both = np.hstack([-model.intercept_, model.intercept_]) / 2
-    intercept[present] = both if binary else model.intercept_
-    return coef, intercept
 
 
 def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None:
@@ -288,7 +226,7 @@ def solve_new_rows(
     linear = last_linear(head, n_outputs)
     if not _is_one_linear(head, linear, features.shape[1]):
         return
-    scaler = OneScale().fit(features, sample_weight=weight)
+    scaler = GlobalScaler().fit(features, sample_weight=weight)
     X = scaler.transform(features)
     old = linear(torch.as_tensor(features)).detach().double().numpy()  # (n, n_outputs)
     hit = codes[:, None] == np.array(new)  # (n, n_new)

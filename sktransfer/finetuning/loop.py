@@ -6,6 +6,7 @@ could change it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -33,34 +34,35 @@ class WeightedLoss(nn.Module):
 
     Parameters
     ----------
-    task : {"multiclass", "multilabel", "regression"}
-        Cross-entropy, binary cross-entropy for each label, squared error.
+    name : {"cross_entropy", "binary_cross_entropy", "squared_error"}
+        The ``loss`` of a target.
     label_smoothing : float, default=0
         As in ``torch.nn.CrossEntropyLoss`` (Szegedy et al. 2016).
     """
 
-    def __init__(self, task: str, label_smoothing: float = 0.0):
+    def __init__(self, name: str, label_smoothing: float = 0.0):
         super().__init__()
-        self.task = task
+        self.name = name
         self.label_smoothing = label_smoothing
 
     def forward(self, output: torch.Tensor | tuple, target: torch.Tensor) -> torch.Tensor:
         output, weight = output if isinstance(output, tuple) else (output, None)
-        loss = self._each(output, target)  # (n,)
+        loss = _OBJECTIVES[self.name].loss(output, target, self.label_smoothing)  # (n,)
         return (loss if weight is None else loss * weight).mean()
 
-    def _each(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        smooth = self.label_smoothing
-        if self.task == "multiclass":
-            return nn.functional.cross_entropy(
-                output, target, reduction="none", label_smoothing=smooth
-            )
-        if self.task == "multilabel":
-            target = target * (1 - smooth) + smooth / 2
-            loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-        else:
-            loss = nn.functional.mse_loss(output, target, reduction="none")
-        return loss.mean(dim=1)
+
+def _cross_entropy(output, target, smoothing: float) -> torch.Tensor:
+    return nn.functional.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
+
+
+def _binary_cross_entropy(output, target, smoothing: float) -> torch.Tensor:
+    target = target * (1 - smoothing) + smoothing / 2
+    loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+    return loss.mean(dim=1)
+
+
+def _squared_error(output, target, smoothing: float) -> torch.Tensor:
+    return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
 
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -230,7 +232,7 @@ def tail_of(net: skorch.NeuralNet) -> Tail:
 
 def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.device):
     """Assemble the skorch net: what to train, on what, how, and what to watch."""
-    cls = _RegressorNet if plan.task == "regression" else _ClassifierNet
+    objective = _OBJECTIVES[plan.target.loss]
     settings = {
         "max_epochs": plan.max_epochs,
         "batch_size": plan.batch_size,
@@ -239,23 +241,44 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         "iterator_train__in_pairs": tail.learns_statistics,
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
-        "criterion": WeightedLoss(plan.task, plan.label_smoothing),
-        "predict_nonlinearity": _NONLINEARITIES[plan.task],
+        "criterion": WeightedLoss(plan.target.loss, plan.label_smoothing),
+        "predict_nonlinearity": objective.nonlinearity,
         "device": str(device),
         "verbose": plan.verbose,
         "callbacks": _callbacks(tail, valid, plan),
         **_optimizer(tail, plan, device),
     }
-    if plan.task != "regression":
-        settings["classes"] = list(range(plan.n_outputs))
+    if objective.net is _ClassifierNet:
+        settings["classes"] = list(range(plan.target.n_outputs))
         settings["callbacks__valid_acc"] = None  # a column of the history that nobody asked for
-    return cls(tail, **settings | plan.net_params)
+    return objective.net(tail, **settings | plan.net_params)
 
 
-_NONLINEARITIES = {
-    "multiclass": functools.partial(torch.softmax, dim=-1),
-    "multilabel": torch.sigmoid,
-    "regression": None,
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """What training needs to know about a target, by the name of its loss.
+
+    Parameters
+    ----------
+    loss : callable
+        From outputs, targets and label smoothing to a loss for each row.
+    nonlinearity : callable or None
+        From outputs to predictions of the skorch net.
+    net : type
+        The skorch net.
+    """
+
+    loss: Callable
+    nonlinearity: Callable | None
+    net: type
+
+
+_OBJECTIVES = {
+    "cross_entropy": _Objective(
+        _cross_entropy, functools.partial(torch.softmax, dim=-1), _ClassifierNet
+    ),
+    "binary_cross_entropy": _Objective(_binary_cross_entropy, torch.sigmoid, _ClassifierNet),
+    "squared_error": _Objective(_squared_error, None, _RegressorNet),
 }
 
 

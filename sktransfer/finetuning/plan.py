@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..data import Target
+
 __all__ = ["TrainingPlan", "check_net_params", "without_callbacks"]
 
 
@@ -11,7 +13,7 @@ __all__ = ["TrainingPlan", "check_net_params", "without_callbacks"]
 class TrainingPlan:
     """How the tail is trained; the fields are parameters of the estimators."""
 
-    task: str
+    target: Target
     lr: float
     layer_decay: float
     weight_decay: float
@@ -27,7 +29,6 @@ class TrainingPlan:
     net_params: dict
     verbose: int
     seed: int
-    n_outputs: int
     head_factor: float = 1.0  # on the learning rate of the head
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.callback import with_callbacks
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import _check_y, check_consistent_length
 
+from ..data import NumericTarget, check_numbers, check_weights
 from ..features import all_or_nothing
-from .base import TunedEstimator, _weights
+from .base import TunedEstimator
 
 __all__ = ["FineTunedRegressor"]
 
@@ -231,19 +229,14 @@ default="efficientnet_lite0"
         """
         again = self._goes_on()
         samples = self._begin(X, y)
-        y = _check_y(y, multi_output=True, y_numeric=True, estimator=self)
-        check_consistent_length(samples, y)
-        weight = _weights(sample_weight, y)
-        self._task, self._one_target = "regression", y.ndim == 1
-        y = y.reshape(len(y), -1)
-        self._n_outputs = y.shape[1]
-        if again and self._n_outputs != len(self._scaler.mean_):
-            raise ValueError(f"y has {self._n_outputs} targets, {len(self._scaler.mean_)} before.")
-        if not again:  # going on means going on in the same units
-            self._scaler = StandardScaler().fit(y, sample_weight=weight)
-        target = self._scaler.transform(y).astype(np.float32)
+        y = check_numbers(y, len(samples))
+        weight = check_weights(sample_weight, len(samples))
+        if again:  # in the same units
+            self._target = self._target.in_the_form_of(y)
+        else:
+            self._target = NumericTarget(y, weight)
         tail = self._copy_tail(self._tail) if again else None
-        self._fit_rows(samples, target, weight, tail)
+        self._fit_rows(samples, self._target.encode(y), weight, tail)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self
 
@@ -259,5 +252,4 @@ default="efficientnet_lite0"
         ndarray of shape (n_samples,) or (n_samples, n_targets), float64
         """
         outputs = self._outputs(X)
-        values = self._scaler.inverse_transform(outputs)
-        return values[:, 0] if self._one_target else values
+        return self._target.decode(outputs)

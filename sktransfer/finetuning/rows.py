@@ -84,7 +84,7 @@ class Rows(torch.utils.data.Dataset):
     ):
         self.views = [view if isinstance(view, Table) else Table(view) for view in views]
         self.target = torch.from_numpy(target)
-        self.weight = torch.from_numpy(weight.astype(np.float32))
+        self.weight = torch.from_numpy(weight.astype(np.float64))  # 1e-300 is 0 as a float32
         self.relative = torch.from_numpy((weight / (weight.mean() or 1.0)).astype(np.float32))
         self.fresh = fresh
 

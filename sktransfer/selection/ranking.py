@@ -12,11 +12,10 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, validate_params
-from sklearn.utils.validation import check_consistent_length
 from torch import nn
 
 from ..backbones import Backbone, load_backbone, penultimate, resolve_layer
-from ..data import encode_target, is_numbers
+from ..data import check_target, encode_target, is_numbers
 from ..features import LayerChoice, PretrainedFeatureExtractor
 from ..transferability import h_score, leep, logme, nce, probe_score, subsample, transrate
 
@@ -144,7 +143,7 @@ default="probe"
     >>> rank_backbones(list(digits.images[:80] / 16), digits.target[:80], sizes).best
     '96 pixels'
     """
-    y = column_or_1d(y, warn=True)
+    y = column_or_1d(check_target(y), warn=True)
     target = encode_target(y, task)
     function, on_predictions = _score_of(score, is_numbers(target))
     rows = subsample(target, _ROWS, check_random_state(random_state))
@@ -233,7 +232,7 @@ def _loaded(key, backbone, image_size) -> Backbone:
 def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
     extractor = PretrainedFeatureExtractor(backbone, layer=layer, **settings).fit(X)
     samples = extractor._transform_samples(X)
-    check_consistent_length(samples, y)
+    check_target(y, len(samples))
     return extractor._features(samples, (layer,), "avg", rows)[layer]
 
 

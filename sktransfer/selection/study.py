@@ -21,7 +21,7 @@ from ..features import (
     compute_features,
     takes_weights,
 )
-from ..transferability import explained_share, leep, make_folds, subsample, summarise
+from ..transferability import explained_share, leep, make_trial_folds, subsample, summarise
 from .recommendation import REFERENCE, Recommendation, StrategyEstimate, decide, is_settled
 from .rules import RULES, Evidence, headroom_of, learning_rate, update
 from .similarity import Similarity, Size, measure_similarity, measure_size
@@ -147,7 +147,7 @@ class Study:
     def splits(self) -> list[list]:
         """The splits on which strategies are tried: several where there are few samples."""
         n_splits = int(np.clip(RULES["judged"] // len(self.rows), 1, RULES["splits"]))
-        return [make_folds(self.codes, self.seed + i, self.rows) for i in range(n_splits)]
+        return [make_trial_folds(self.codes, self.seed + i, self.rows) for i in range(n_splits)]
 
     @functools.cached_property
     def timing(self) -> Timing:
@@ -173,7 +173,7 @@ class Study:
 
     def score(self, name: str, rows: np.ndarray) -> float:
         """Return the cross-validated accuracy of a strategy on some rows; NaN without folds."""
-        folds = make_folds(self.codes, self.seed, rows)
+        folds = make_trial_folds(self.codes, self.seed, rows)
         return float(np.nanmean(self.judge(name, folds))) if folds else math.nan
 
     # -- the recommendation --------------------------------------------------------------------

@@ -8,13 +8,11 @@ import tempfile
 from numbers import Integral
 
 from sklearn.base import ClassifierMixin, is_classifier
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length
 
-from ..data import check_present
+from ..data import check_labels
 from ..features import BackboneEstimator, FeatureStore, all_or_nothing
 from .recommendation import REFERENCE, Recommendation
 from .strategies import STRATEGIES, available
@@ -218,7 +216,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             )
         self._check_choices()
         samples = self._fit_backbone(X)
-        y = _check_labels(samples, y)
+        y = check_labels(y, len(samples))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _store(self.memory) as memory:
             run = {"memory": memory, "device": self.device}
@@ -288,15 +286,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         if self.estimator is None:
             return method == "predict_proba"
         return hasattr(self.estimator, method)
-
-
-def _check_labels(samples, y):
-    """Return labels as an array without missing ones."""
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(samples, y)
-    check_present(y)
-    check_classification_targets(y)
-    return y
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Folds and subsamples for probes and trials."""
+"""Splits of rows: folds, a hold-out set, and a smaller sample of all rows. Stratified by class."""
 
 from __future__ import annotations
 
@@ -11,11 +11,71 @@ from sklearn.utils import check_random_state
 
 from ..data import is_numbers
 
-__all__ = ["make_folds", "make_probe_folds", "subsample"]
+__all__ = [
+    "check_folds",
+    "hold_out",
+    "make_folds",
+    "make_probe_folds",
+    "make_trial_folds",
+    "subsample",
+]
+
+_FEWEST_DRAWN = 5  # of each class, in a subsample
 
 
-def make_folds(codes: np.ndarray, seed: int, among: np.ndarray | None = None) -> list:
-    """Split rows into training and judging: five folds for few samples, three for more.
+def make_folds(y: np.ndarray, n_folds: int, random_state=None) -> list[tuple]:
+    """Split rows into folds, each of which is once the test set: shuffled, labels stratified.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Codes of labels (integers), or numbers to regress on (floats).
+    n_folds : int
+        Where a class has fewer samples it is in some of the test sets only.
+    random_state : int, RandomState instance or None, default=None
+
+    Returns
+    -------
+    list of (train, test)
+        Ascending positions.
+    """
+    maker = KFold if is_numbers(y) else StratifiedKFold
+    splitter = maker(n_folds, shuffle=True, random_state=random_state)
+    with warnings.catch_warnings():  # callers say what happens to such a class
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(splitter.split(np.empty((len(y), 0)), y))
+
+
+def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split rows to compare layers: ten folds for up to 100 samples, else five.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        From ``encode_target``.
+    random_state : int, RandomState instance or None, default=None
+
+    Returns
+    -------
+    list of (train, test)
+        No more than samples in the smallest class that has three; empty where fewer than two
+        classes have. Samples of smaller classes are spread over the folds.
+    """
+    n_folds = 10 if len(y) <= 100 else 5
+    seed = check_random_state(random_state).randint(2**31 - 1)
+    if is_numbers(y):
+        return make_folds(y, min(n_folds, len(y)), seed)
+    counts = np.bincount(y)[y]  # of each sample's class
+    ample = np.flatnonzero(counts >= 3)
+    if len(np.unique(y[ample])) < min(2, len(np.unique(y))):
+        return []
+    # Each class keeps its share in every fold. Leaving out one sample makes its class the rarest,
+    # so that a model which knows nothing is never right.
+    return make_folds(y, min(n_folds, counts[ample].min()), seed)
+
+
+def make_trial_folds(codes: np.ndarray, seed: int, among: np.ndarray | None = None) -> list[tuple]:
+    """Split rows to compare strategies: five folds for fewer than 100 samples, else three.
 
     Parameters
     ----------
@@ -27,7 +87,8 @@ def make_folds(codes: np.ndarray, seed: int, among: np.ndarray | None = None) ->
     Returns
     -------
     list of (train, test)
-        Empty where fewer than two classes have two samples.
+        Empty where fewer than two classes have two samples. A class of one sample is never
+        tested by a model that has seen it.
     """
     among = np.arange(len(codes)) if among is None else among
     counts = np.bincount(codes[among])
@@ -35,14 +96,78 @@ def make_folds(codes: np.ndarray, seed: int, among: np.ndarray | None = None) ->
     if (counts > 1).sum() < 2:
         return []
     n_folds = max(2, min(5 if len(among) < 100 else 3, counts.min()))
-    splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a class of one is never judged by a model that knows it
-        warnings.simplefilter("ignore", UserWarning)
-        splits = list(splitter.split(among, codes[among]))
+    splits = make_folds(codes[among], n_folds, seed)
     return [(among[a], among[b]) for a, b in splits if len(np.unique(codes[among[a]])) > 1]
 
 
-_FEWEST_DRAWN = 5  # of each class among them
+def check_folds(cv, y: np.ndarray, random_state):
+    """Return the folds of a ``cv`` parameter, checked against the size of y.
+
+    Parameters
+    ----------
+    cv : int, cross-validation generator or iterable
+        A number of folds, at most that of samples in the largest class.
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Codes of labels, or numbers to regress on.
+    random_state : int, RandomState instance or None
+
+    Returns
+    -------
+    list of (train, test), or cv itself where it is no number
+
+    Raises
+    ------
+    ValueError
+        If samples are too few.
+    """
+    if not isinstance(cv, Integral):
+        return cv
+    if is_numbers(y):
+        if len(y) < 4:  # R² needs two samples to test on, and as many folds
+            raise ValueError(f"Cross-validation needs at least four samples, got {len(y)}.")
+        return make_folds(y, min(cv, len(y) // 2), random_state)
+    counts = np.bincount(y)
+    if (counts > 1).sum() < 2:
+        raise ValueError("Cross-validation needs two classes with at least two samples each.")
+    return make_folds(y, min(cv, counts.max()), random_state)
+
+
+def hold_out(
+    strata: np.ndarray, weight: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into those to train on and a hold-out set, stratified.
+
+    Parameters
+    ----------
+    strata : ndarray of shape (n_samples,)
+        The group of each row; each keeps one row to train on.
+    weight : ndarray of shape (n_samples,)
+        Rows of no weight are not held out: they could tell nothing there.
+    fraction : float
+        Of the rows with a weight, to be held out.
+    seed : int
+
+    Returns
+    -------
+    train, held_out : ndarray of int
+        Ascending. ``StratifiedShuffleSplit`` refuses groups of one row and hold-out sets smaller
+        than the number of groups; this does not.
+    """
+    rows = np.random.RandomState(seed).permutation(np.flatnonzero(weight > 0))
+    groups = strata[rows]
+    rest = np.setdiff1d(np.arange(len(rows)), np.unique(groups, return_index=True)[1])
+    rest = rest[np.argsort(groups[rest], kind="stable")]  # group by group
+    # Every k-th row of these is each group's share, rounded up or down.
+    n_held = min(round(len(rows) * fraction), len(rest))
+    if fraction and n_held == 0 and len(rows) > 1:
+        warnings.warn(
+            f"validation_fraction={fraction} of {len(rows)} rows, one of each class aside, is no "
+            "row: all of them train.",
+            stacklevel=2,
+        )
+    chosen = (np.arange(n_held) + 0.5) * len(rest) / max(n_held, 1)
+    held = np.sort(rows[rest[chosen.astype(int)]])
+    return np.setdiff1d(np.arange(len(strata)), held), held
 
 
 def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
@@ -73,52 +198,3 @@ def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
         nth = np.arange(count)
         place[codes == code] = (nth + 0.5) / count - (nth < first)
     return np.sort(shuffled[np.argsort(place, kind="stable")[:n]])
-
-
-def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split rows into training and judging, by class: ten folds for up to 100 samples, else five.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-        From :func:`encode_target`.
-    random_state : int, RandomState instance or None, default=None
-
-    Returns
-    -------
-    list of (train, test)
-        No more than samples in the smallest class that has three; empty where none has. Samples
-        of smaller classes are spread over the folds.
-    """
-    n_folds = 10 if len(y) <= 100 else 5
-    seed = check_random_state(random_state).randint(2**31 - 1)
-    if is_numbers(y):
-        splitter = KFold(min(n_folds, len(y)), shuffle=True, random_state=seed)
-        return list(splitter.split(y[:, None]))
-    counts = np.bincount(y)[y]  # of each sample's class
-    ample = np.flatnonzero(counts >= 3)
-    if len(np.unique(y[ample])) < min(2, len(np.unique(y))):
-        return []
-    # Each class keeps its share in every fold. Leaving out one sample makes its class the rarest,
-    # so that a model which knows nothing is never right.
-    n_folds = min(n_folds, counts[ample].min())
-    splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # smaller classes are in some folds only
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        return list(splitter.split(y[:, None], y))
-
-
-def _stratified_folds(cv, counts: np.ndarray, random_state):
-    if not isinstance(cv, Integral):
-        return cv
-    if (counts > 1).sum() < 2:
-        raise ValueError("Cross-validation needs two classes with at least two samples each.")
-    return StratifiedKFold(min(cv, counts.max()), shuffle=True, random_state=random_state)
-
-
-def _plain_folds(cv, n_samples: int, random_state):
-    if not isinstance(cv, Integral):
-        return cv
-    if n_samples < 4:  # R² needs two samples to test on, and as many folds
-        raise ValueError(f"Cross-validation needs at least four samples, got {n_samples}.")
-    return KFold(min(cv, n_samples // 2), shuffle=True, random_state=random_state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..data import check_target
 from .scores import h_score, logme, probe_score, transrate
 
 __all__ = ["make_transferability_scorer"]
@@ -73,7 +74,10 @@ class _TransferabilityScorer:
                 "it a transformer, or the part of a pipeline before the classifier."
             )
         score = self.score if callable(self.score) else _FEATURE_SCORES[self.score]
-        value = score(estimator.transform(X), y, **self.options)
+        features = estimator.transform(X)
+        if y is not None:  # a callable may do without
+            y = check_target(y, features.shape[0])
+        value = score(features, y, **self.options)
         return float(value[0] if isinstance(value, tuple) else value)
 
     def __repr__(self) -> str:

@@ -1,26 +1,21 @@
-"""Transferability scores: features or predictions and labels in, a number out."""
+"""Transferability scores of features: features and labels in, a number out."""
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.utils import check_array, check_consistent_length, check_X_y, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import type_of_target
 
-from ..data import find_task
-from .folds import _plain_folds, _stratified_folds
-from .probes import PROBE_C, OneScale
+from ..data import check_labels, check_numbers, check_target, find_task
+from .checks import check_features, check_labelled, encode_classes, membership
+from .folds import check_folds
+from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
 
-__all__ = ["explained_share", "h_score", "leep", "logme", "nce", "probe_score", "transrate"]
+__all__ = ["h_score", "logme", "probe_score", "transrate"]
 
 # What LogME counts as residual at least, of the targets' sum of squares. Labels that features fit
 # exactly would have infinite evidence.
 _RESIDUAL_FLOOR = 1e-10
-_SUM_TOLERANCE = 1e-2  # a softmax over 1000 classes in half precision stays within it
 
 
 def logme(features, y, *, task="auto"):
@@ -83,8 +78,8 @@ def logme(features, y, *, task="auto"):
     >>> logme(informative, y) > logme(noise, y)
     True
     """
-    features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
-    targets = _as_targets(y, find_task(y, task))  # (n_samples, n_targets)
+    features = check_features(features)
+    targets = _as_targets(check_target(y, len(features)), task)  # (n_samples, n_targets)
     u, s = _thin_svd(_scaled(features))
     squares = (u.T @ targets) ** 2  # (rank, n_targets)
     total = (targets**2).sum(0)
@@ -117,15 +112,15 @@ def _max_evidence(power, squares, rest, n_samples) -> np.ndarray:
 
 def _as_targets(y, task: str) -> np.ndarray:
     """Make one column of numbers for each class, label or target; drop constant ones."""
-    if task == "regression":
-        targets = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+    if find_task(y, task) == "regression":
+        targets = check_numbers(y).astype(np.float64).reshape(len(y), -1)
     elif type_of_target(y) == "multilabel-indicator":
-        targets = np.asarray(y, dtype=np.float64)
+        targets = y.astype(np.float64)
     else:
-        targets = _membership(_encode(y))
+        targets = membership(encode_classes(y))
     targets = targets[:, np.ptp(targets, axis=0) > 0]
     if not targets.shape[1]:
-        raise ValueError("All targets are constant; there is nothing that features could explain.")
+        raise ValueError("y is constant; there is nothing that features could explain.")
     return targets
 
 
@@ -181,12 +176,12 @@ def h_score(features, y, *, shrinkage=True):
     >>> round(h_score(noise, y, shrinkage=False), 3), h_score(noise, y) < 0.2
     (1.0, True)
     """
-    features, codes = _check_labelled(features, y)
+    features, codes = check_labelled(features, y)
     n_samples, n_features = features.shape
     centred = _scaled(_centre(_scaled(features)))
     u, s = _thin_svd(centred)  # (n_samples, rank), (rank,)
-    membership = _membership(codes) / np.sqrt(np.bincount(codes))
-    between = ((membership.T @ u) ** 2).sum(0)  # share of each direction, in [0, 1]
+    shares = membership(codes) / np.sqrt(np.bincount(codes))
+    between = ((shares.T @ u) ** 2).sum(0)  # share of each direction, in [0, 1]
     if not shrinkage:
         return float(between.sum())
     alpha = _ledoit_wolf(centred, s)
@@ -264,9 +259,8 @@ def transrate(features, y, *, eps=1e-4, centre_classes=True):
     """
     if not eps > 0:
         raise ValueError(f"eps={eps!r}: expected a positive number.")
-    features, codes = _check_labelled(features, y)
-    centred = _centre(features)
-    centred /= np.sqrt((centred**2).sum() / len(centred)) or 1.0
+    features, codes = check_labelled(features, y)
+    centred = GlobalScaler().fit_transform(features) / np.sqrt(features.shape[1])
     shares = np.bincount(codes) / len(codes)
     groups = [centred[codes == c] for c in range(len(shares))]
     if centre_classes:
@@ -279,155 +273,6 @@ def _coding_rate(rows: np.ndarray, eps: float) -> float:
     # Both products have the same determinant; the smaller one is cheaper.
     gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
     return np.linalg.slogdet(np.eye(len(gram)) + gram / (len(rows) * eps))[1] / 2
-
-
-def leep(probabilities, y):
-    """Log of the expected empirical prediction, from a network's own class probabilities.
-
-    Parameters
-    ----------
-    probabilities : array-like of shape (n_samples, n_source_classes)
-        Rows sum to 1.
-    y : array-like of shape (n_samples,)
-        Labels of any type.
-
-    Returns
-    -------
-    float
-        0 at most. Higher is better: the mean log likelihood of the labels where the network's
-        probabilities are carried over by the frequencies of labels given each of its classes.
-
-    Raises
-    ------
-    ValueError
-        If there are NaN, lengths that differ, fewer than two classes, or rows that are no
-        probabilities.
-
-    Notes
-    -----
-    With :math:`\\theta_z(x)` the probability of class :math:`z` and
-    :math:`p(y | z) = \\sum_{i: y_i = y} \\theta_z(x_i) / \\sum_i \\theta_z(x_i)` [1]_
-
-    .. math:: \\frac1n \\sum_i \\log \\sum_z p(y_i | z)\\, \\theta_z(x_i).
-
-    References
-    ----------
-    .. [1] Nguyen et al., "LEEP: A New Measure to Evaluate Transferability of Learned
-       Representations", ICML 2020. https://arxiv.org/abs/2002.12462
-
-    Examples
-    --------
-    >>> from sktransfer.transferability import leep
-    >>> round(leep([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]], ["bee", "bee", "ant"]), 3)
-    -0.192
-    """
-    probabilities, codes = _check_labelled(probabilities, y)
-    theta = _check_probabilities(probabilities)
-    joint = _membership(codes).T @ theta  # (n_classes, n_source_classes)
-    conditional = joint / np.maximum(joint.sum(0), np.finfo(float).tiny)
-    return min(0.0, float(np.log((theta * conditional[codes]).sum(1)).mean()))
-
-
-def explained_share(probabilities, y, *, smoothing=0.01):
-    """Mean probability that a network's own classes give to labels they have not been shown.
-
-    Parameters
-    ----------
-    probabilities : array-like of shape (n_samples, n_source_classes)
-        Rows sum to 1.
-    y : array-like of shape (n_samples,)
-        Labels of any type.
-    smoothing : float, default=0.01
-        Samples' worth of the labels' overall frequencies that each source class begins with.
-
-    Returns
-    -------
-    float
-        From 0 to 1. Higher is better. Labels that have nothing to do with the source classes
-        have about the sum of their squared shares: 0.5 for two balanced ones.
-
-    Raises
-    ------
-    ValueError
-        If there are NaN, lengths that differ, fewer than two classes, rows that are no
-        probabilities, or ``smoothing`` is not positive.
-
-    See Also
-    --------
-    leep : The same predictor, judged by the labels that it was made from.
-
-    Notes
-    -----
-    The predictor of :func:`leep`, for each sample made from the others:
-
-    .. math:: \\frac1n \\sum_i \\sum_z p_{-i}(y_i | z)\\, \\theta_z(x_i).
-
-    With fewer samples than source classes LEEP is near its maximum whatever the labels are, since
-    each sample has source classes of its own. This is not.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sktransfer.transferability import explained_share, leep
-    >>> own_class_each = np.eye(10)
-    >>> y = np.repeat(["ant", "bee"], 5)
-    >>> round(leep(own_class_each, y), 3), round(explained_share(own_class_each, y), 3)
-    (0.0, 0.444)
-    """
-    if not smoothing > 0:
-        raise ValueError(f"smoothing={smoothing!r}: expected a positive number.")
-    probabilities, codes = _check_labelled(probabilities, y)
-    theta = _check_probabilities(probabilities)
-    counts = np.bincount(codes)
-    others = theta.sum(0) - theta  # (n_samples, n_source_classes), what the others have of each
-    own = (_membership(codes).T @ theta)[codes] - theta  # of those, with the same label
-    prior = (counts[codes] - 1)[:, None] / (len(codes) - 1)
-    given = (own + smoothing * prior) / (others + smoothing)
-    return float(np.clip((theta * given).sum(1).mean(), 0.0, 1.0))
-
-
-def nce(source_labels, y):
-    """Negative conditional entropy of labels given those that a network would assign.
-
-    Parameters
-    ----------
-    source_labels : array-like of shape (n_samples,)
-        The network's class for each sample, of any type.
-    y : array-like of shape (n_samples,)
-        Labels of any type.
-
-    Returns
-    -------
-    float
-        In nats, from minus the entropy of ``y`` up to 0, where the network's class tells the
-        label. Higher is better. It is 0 as well where every sample has a class of its own.
-
-    Raises
-    ------
-    ValueError
-        If there are NaN, lengths that differ, or ``y`` has fewer than two classes.
-
-    Notes
-    -----
-    :math:`-H(Y | Z) = \\sum_{z, y} p(z, y) \\log p(y | z)` with the empirical frequencies [1]_.
-
-    References
-    ----------
-    .. [1] Tran et al., "Transferability and Hardness of Supervised Classification Tasks",
-       ICCV 2019. https://arxiv.org/abs/1908.08142
-
-    Examples
-    --------
-    >>> from sktransfer.transferability import nce
-    >>> round(nce(["tabby", "tabby", "beagle", "beagle"], ["cat", "cat", "cat", "dog"]), 3)
-    -0.347
-    """
-    check_consistent_length(source_labels, y)
-    source = np.unique(column_or_1d(_check_labels(source_labels)), return_inverse=True)[1]
-    codes = _encode(_check_labels(y))
-    pairs, counts = np.unique(np.column_stack([source, codes]), axis=0, return_counts=True)
-    given = np.bincount(source)[pairs[:, 0]]
-    return min(0.0, float((counts * np.log(counts / given)).sum() / len(codes)))
 
 
 def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0):
@@ -479,60 +324,18 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
     >>> round(mean, 2), standard_error < 0.03
     (0.95, True)
     """
-    features, y = check_X_y(features, y, dtype=np.float64, multi_output=True, ensure_min_samples=2)
+    features = check_features(features)
+    y = check_target(y, len(features))
     if find_task(y, task) == "regression":
-        model, splits = Ridge(alpha=1 / PROBE_C), _plain_folds(cv, len(y), random_state)
+        y = check_numbers(y)
+        probe, splits = RidgeProbe(), check_folds(cv, y, random_state)
     else:
-        y = column_or_1d(y)
-        splits = _stratified_folds(cv, np.bincount(_encode(y)), random_state)
-        model = LogisticRegression(C=PROBE_C, max_iter=1000)
-    probe = make_pipeline(OneScale(), model)
-    with warnings.catch_warnings():  # fewer members than folds is allowed, and said above
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        scores = cross_val_score(
-            probe, features, y, cv=splits, scoring=scoring, error_score="raise"
-        )
+        y = check_labels(y)
+        codes = encode_classes(y)
+        probe, splits = LinearProbe((PROBE_C,)), check_folds(cv, codes, random_state)
+    scores = cross_val_score(probe, features, y, cv=splits, scoring=scoring, error_score="raise")
     spread = scores.std(ddof=1) if len(scores) > 1 else np.nan
     return float(scores.mean()), float(spread / np.sqrt(len(scores)))
-
-
-def _check_labelled(features, y) -> tuple[np.ndarray, np.ndarray]:
-    """Check features and labels; return them in float64 and as codes from 0."""
-    features, y = check_X_y(features, y, dtype=np.float64, ensure_min_samples=2)
-    return features, _encode(y)
-
-
-def _check_labels(y) -> np.ndarray:
-    return check_array(y, dtype=None, ensure_2d=False, input_name="labels")
-
-
-def _encode(y) -> np.ndarray:
-    check_classification_targets(y)
-    classes, codes = np.unique(column_or_1d(y), return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"All samples have the label {classes[0]}; how well features tell classes apart "
-            "needs two classes at least."
-        )
-    return codes
-
-
-def _membership(codes: np.ndarray) -> np.ndarray:
-    """Return an indicator of shape (n_samples, n_classes)."""
-    return np.eye(codes.max() + 1)[codes]
-
-
-def _check_probabilities(p: np.ndarray) -> np.ndarray:
-    """Return rows that sum to 1 in float64, or say which sample's do not."""
-    sums = p.sum(1)
-    wrong = np.flatnonzero((p.min(1) < 0) | (abs(sums - 1) > _SUM_TOLERANCE))
-    if len(wrong):
-        i = wrong[0]
-        raise ValueError(
-            f"Sample {i}: not probabilities (smallest {p[i].min():.3g}, sum {sums[i]:.3g}). "
-            "If these are logits, apply a softmax first."
-        )
-    return p / sums[:, None]
 
 
 def _centre(features: np.ndarray) -> np.ndarray:

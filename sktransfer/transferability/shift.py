@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import entr, logsumexp
 from sklearn.utils import check_array
 
-from .scores import _check_probabilities
+from .checks import check_probabilities
 
 __all__ = ["free_energy", "gaussian_divergence", "prediction_entropy"]
 
@@ -139,5 +139,5 @@ def prediction_entropy(probabilities):
     probabilities = check_array(
         probabilities, dtype=np.float64, ensure_min_features=2, input_name="probabilities"
     )
-    p = _check_probabilities(probabilities)
+    p = check_probabilities(probabilities)
     return np.minimum(entr(p).sum(1) / np.log(p.shape[1]), 1.0)

@@ -19,7 +19,7 @@ from sktransfer.backbones.layers import penultimate
 from sktransfer.data.targets import encode_target
 from sktransfer.features.layer_choice import _decide, candidate_layers, choose_layer
 from sktransfer.transferability.folds import make_probe_folds, subsample
-from sktransfer.transferability.probes import LinearProbe, _residuals, judge
+from sktransfer.transferability.probes import LinearProbe, _residuals, out_of_fold_scores
 from tests.support import TinyNet, Vectors, images, tiny_backbone, tiny_vit
 
 RNG = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def test_candidates_of_networks_of_other_kinds_are_layers_in_order():
 
 def judged(features, y):
     y = encode_target(y)
-    return judge(features, y, make_probe_folds(y, 0))
+    return out_of_fold_scores(features, y, make_probe_folds(y, 0))
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (50, 8)])

@@ -31,12 +31,13 @@ from sktransfer import (
     load_word_vectors,
 )
 from sktransfer.backbones.stages import stages_of
+from sktransfer.data import ClassTarget
 from sktransfer.features.compute import compute_inputs
 from sktransfer.finetuning.base import _features
 from sktransfer.finetuning.callbacks import warmup_cosine
-from sktransfer.finetuning.heads import solve_probe
 from sktransfer.finetuning.rows import Batches, Rows, Table
 from sktransfer.finetuning.tail import Pooling, Tail
+from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import network
 from tests.support import Vectors, run_python
 
@@ -62,7 +63,7 @@ def test_before_the_first_epoch_the_network_is_the_probe(trainable, data):
     model = FineTunedClassifier(load_backbone(network()), trainable=trainable, max_epochs=0)
     model.fit(X, y)
     features = _features(model._tail, model._at_cut(X))
-    coef, intercept = solve_probe(features, codes, np.ones(len(y)), 3, "multiclass")
+    coef, intercept = solve_probe(features, codes, np.ones(len(y)), ClassTarget(np.arange(3)))
     logits = features @ coef.T + intercept
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-5)

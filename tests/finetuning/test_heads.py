@@ -4,13 +4,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from sktransfer.data import ClassTarget
 from sktransfer.finetuning.heads import (
     carry_rows,
     make_head,
     solve_new_rows,
-    solve_probe,
     write_rows,
 )
+from sktransfer.transferability import solve_probe
 
 
 def test_a_module_that_a_factory_returns_is_copied():
@@ -34,7 +35,7 @@ def test_the_probe_is_logistic_regression_with_weights(n_classes):
     X, codes = rng.normal(size=(80, 5)) * 7 + 3, rng.integers(n_classes, size=80)
     X[:, 0] += codes * 5
     weight = rng.uniform(0.1, 3, 80) * np.where(codes == 0, 4.0, 1.0)
-    coef, intercept = solve_probe(X, codes, weight, n_classes, "multiclass")
+    coef, intercept = solve_probe(X, codes, weight, ClassTarget(np.arange(n_classes)))
     mean = np.average(X, axis=0, weights=weight)
     scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight).mean())
     Z = (X - mean) / scale

@@ -16,15 +16,13 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sktransfer.transferability.predictions import explained_share, leep, nce
 from sktransfer.transferability.scorer import make_transferability_scorer
 from sktransfer.transferability.scores import (
     _ledoit_wolf,
     _thin_svd,
-    explained_share,
     h_score,
-    leep,
     logme,
-    nce,
     probe_score,
     transrate,
 )
