@@ -51,7 +51,7 @@ def plain_loop(start: FineTunedClassifier, X, codes, X_val) -> tuple[np.ndarray,
     """Train from the state before training of a fitted model; return predictions and seconds."""
     stages = stages_of(start.backbone_)
     frozen = copy.deepcopy(nn.Sequential(*[stages[name] for name in start.frozen_layers_]))
-    tail = copy.deepcopy(start._tail).requires_grad_(True)
+    tail = copy.deepcopy(start._tuned.tail).requires_grad_(True)
     net = skorch.NeuralNetClassifier(
         Loop(frozen, tail),
         criterion=nn.CrossEntropyLoss,
@@ -83,7 +83,7 @@ def ideal(start: FineTunedClassifier, X, codes, X_val) -> float:
     """Time the frozen stages once, and ten epochs of the rest by hand."""
     begin = time.perf_counter()
     cut, cut_val = start._at_cut(X), torch.from_numpy(start._at_cut(X_val))
-    tail, target = copy.deepcopy(start._tail).requires_grad_(True), torch.as_tensor(codes)
+    tail, target = copy.deepcopy(start._tuned.tail).requires_grad_(True), torch.as_tensor(codes)
     optimizer = torch.optim.AdamW(tail.parameters(), lr=start.lr, weight_decay=1e-4)
     rows = torch.from_numpy(cut)
     for _ in range(EPOCHS):

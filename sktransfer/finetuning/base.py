@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from copy import deepcopy
 from numbers import Integral, Real
@@ -18,22 +17,26 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ..backbones import Backbone, boundary, describe, penultimate, stages_of
-from ..engines import Recipe, engine_for, group_by_shape, resolve_device
-from ..features import BackboneEstimator, as_store, compute_features, compute_inputs
+from ..engines import Recipe, resolve_device
+from ..features import (
+    BackboneEstimator,
+    PretrainedFeatureExtractor,
+    as_store,
+    compute_features,
+    compute_inputs,
+)
 from ..transferability import hold_out, solve_probe
 from .augment import View, make_augment
 from .callbacks import EpochProgress, KeepBest, own_copy
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
-from .loop import make_net, train
+from .loop import train
 from .lr_finder import find_lr
-from .plan import TrainingPlan, check_net_params, without_callbacks
-from .rows import Rows, Table, as_rows
+from .plan import TrainingPlan, check_net_params
+from .rows import Rows, Table
 from .tail import Tail, learned_stages
-from .tuned import TunedBackbone, bare_tail, changed_tensors, restored_tail
+from .tuned import TunedNetwork, bare_tail, head_inputs, head_outputs
 
 __all__ = ["TunedEstimator"]
-
-_AT_ONCE = 1024  # rows of activations turned into outputs at a time
 
 # What later calls of partial_fit or warm starts cannot change.
 _SETTLED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
@@ -124,7 +127,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return name != "backbone" or isinstance(now, str) or not self._own_is(self.backbone_)
 
     def _goes_on(self) -> bool:
-        return self.warm_start and hasattr(self, "_tail")
+        return self.warm_start and hasattr(self, "_tuned")
 
     def _place(self) -> tuple:
         """Return what an earlier tail fits on."""
@@ -185,8 +188,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self.lr_ = plan.lr
         with self._watched() as watch:
             plan.callbacks = [*watch, *plan.callbacks]
-            self.net_ = train(tail, rows, valid, plan, device)
-        self._settle(tail.to("cpu"), plan)
+            net = train(tail, rows, valid, plan, device)
+        best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
+        self.best_epoch_ = best[0] if best else len(net.history)
+        self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
 
     def _check_unfreezing(self, tail: Tail) -> None:
         n_stages = len(learned_stages(tail))
@@ -197,17 +202,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
                 "stay as they are.",
                 stacklevel=2,
             )
-
-    def _settle(self, tail: Tail, plan: TrainingPlan) -> None:
-        """Note what training led to, and make the tail ready for predictions."""
-        best = [c for _, c in self.net_.callbacks_ if isinstance(c, KeepBest)]
-        self.history_ = [
-            {k: v for k, v in row.items() if k != "batches"} for row in self.net_.history
-        ]
-        self.best_epoch_ = best[0].epoch_ if best else len(self.history_)
-        self.net_.device = "cpu"  # where the tail is by now
-        self._tail, self._trained_with = tail, plan
-        self._output = _output_backbone(tail)
 
     def _plan(self, n_rows: int, seed: int, fresh_head: bool) -> TrainingPlan:
         batch_size = min(n_rows, 32) if self.batch_size == "auto" else self.batch_size
@@ -306,7 +300,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
         """Copy the stages to be trained, put a head on them, and say which rows are new."""
         tail = deepcopy(self._bare_tail())
-        n_features = _features(tail, one).shape[1]
+        n_features = head_inputs(tail, one).shape[1]
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, self.dropout, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()
@@ -315,7 +309,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             carry_rows(old, head, sources, len(self.backbone_.classes))
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
-        n_found = _n_outputs(tail, one)
+        n_found = head_outputs(tail, one)
         if n_found != n_outputs:
             raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")
         return tail.requires_grad_(True), new
@@ -346,7 +340,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """Let the new rows of the head begin as a linear model of the features before training."""
         if self._head_init() == "random":
             return
-        features = _features(tail, rows, self.device)
+        features = head_inputs(tail, rows, self.device)
         weight = weight.astype(np.float64)
         if len(new) < self._target.n_outputs:
             solve_new_rows(features, target, weight, tail.head, new, self._target.n_outputs)
@@ -355,12 +349,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     # -- outputs -------------------------------------------------------------------------------
 
-    def _outputs(self, X) -> np.ndarray:
-        return self._tail_outputs(self._at_cut(self._transform_samples(X)))
+    @property
+    def net_(self):
+        return self._tuned.net
 
-    def _tail_outputs(self, activations: np.ndarray) -> np.ndarray:
-        recipe = Recipe(self._output, ("output",), "none", self._precision())
-        return _run_rows(recipe, activations, self.device).astype(np.float64)
+    @property
+    def history_(self):
+        return self._tuned.history
+
+    def _outputs(self, X) -> np.ndarray:
+        activations = self._at_cut(self._transform_samples(X))
+        return self._tuned.outputs(activations, self.device, self._precision())
 
     def to_backbone(self) -> Backbone:
         """Return the tuned network as a backbone for another estimator.
@@ -375,13 +374,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             msg="This %(name)s is not fitted, nor is a clone of a fitted one: as a value that a "
             "search clones, give its to_backbone() instead.",
         )
-        prepared = self._output.prepared  # one for each training, shared by all that grow from it
-        if "tuned" not in prepared:
-            tail = deepcopy(self._tail)
-            prepared["tuned"] = TunedBackbone(
-                self.backbone_, self.frozen_layers_, tail, self._output_names(), self._label_rows()
-            )
-        return prepared["tuned"]
+        return self._tuned.as_backbone(self._output_names(), self._label_rows())
 
     def to_features(self, *, layer=None, pooling="avg", memory=None):
         """Return the tuned network as a transformer.
@@ -399,9 +392,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         PretrainedFeatureExtractor
             Not fitted; its ``fit`` trains nothing.
         """
-        # Siblings do not import one another; this is the one door between them.
-        from ..features import PretrainedFeatureExtractor
-
         return PretrainedFeatureExtractor(
             self.to_backbone(),
             layer=layer,
@@ -444,61 +434,25 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     # -- pickling ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict:
-        """Return the state to pickle.
+        """Return the state to pickle: what was learned in the layout of files.
 
-        ==================== =========== =====================================================
-        attribute            pickled     why
-        ==================== =========== =====================================================
-        ``backbone_``        as above    by reference where it is registered
-        tuned tensors        if changed  the others are the backbone's, bit for bit
-        the head             yes         as arrays
-        ``net_``             no          made again around the tail; its optimizer's state is
-                                         of no use for predictions
-        prepared tail        no          made again
-        ==================== =========== =====================================================
+        As the other attributes are pickled by :class:`BackboneEstimator`, ``backbone_`` is that of
+        before the training, and ``_network`` is what :meth:`TunedNetwork.state` tells.
         """
-        state = super().__getstate__()
-        if "_tail" not in state:
-            return state
-        dropped = ("net_", "_tail", "_output")
-        net_params = without_callbacks(self._trained_with.net_params)
-        plan = dataclasses.replace(self._trained_with, callbacks=[], net_params=net_params)
-        parts = {"_tensors": self._changed_tensors(), "_head": self._tail.head}
-        return (
-            {k: v for k, v in state.items() if k not in dropped} | parts | {"_trained_with": plan}
-        )
+        state = dict(super().__getstate__())
+        tuned = state.pop("_tuned", None)
+        return state if tuned is None else state | {"_network": tuned.state()}
 
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
-        tensors, head = state.pop("_tensors", None), state.pop("_head", None)
+        network = state.pop("_network", None)
         super().__setstate__(state)
-        if tensors is not None:
-            self._rebuild(tensors, head)
-
-    def _changed_tensors(self) -> dict[str, np.ndarray]:
-        """Return the tuned tensors that are not, bit for bit, the backbone's."""
-        return changed_tensors(self._bare_tail(), self._tail)
-
-    def _rebuild(self, tensors: dict[str, np.ndarray], head: nn.Module) -> None:
-        tail = restored_tail(self._bare_tail(), tensors, head)
-        self.net_ = make_net(tail, None, self._trained_with, torch.device("cpu")).initialize()
-        self._tail = tail
-        self._output = _output_backbone(tail)
+        if network is not None:
+            self._tuned = TunedNetwork.from_state(self.backbone_, network)
 
 
 def _last_stage(backbone: Backbone) -> nn.Module:
     return list(stages_of(backbone).values())[-1]
-
-
-def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarray:
-    """Run rows of activations through the one layer of a recipe."""
-    engine = engine_for(recipe, resolve_device(device))
-    parts = []
-    for start in range(0, len(activations), _AT_ONCE):
-        rows = as_rows(activations[start : start + _AT_ONCE])
-        rows = [row.float() if row.is_floating_point() else row for row in rows]
-        parts.append(engine.run_groups(group_by_shape(rows), "auto")["output"])
-    return np.concatenate(parts)
 
 
 def _restrict(tail: Tail, rows: Table) -> None:
@@ -508,34 +462,6 @@ def _restrict(tail: Tail, rows: Table) -> None:
     table = tail.body[0]
     used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
     tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)
-
-
-def _features(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """Run activations at the cut up to the head, as they are before training."""
-    body = nn.Sequential(*tail.eval().body[:-1])
-    modality = _rows_modality(activations.dtype == object)
-    below = Backbone("tail", body, modality=modality, stages={"output": body})
-    return _run_rows(Recipe(below, ("output",), "none"), activations, device)
-
-
-@torch.no_grad()
-def _n_outputs(tail: Tail, one: np.ndarray) -> int:
-    """Run one row to see how many outputs a head has."""
-    row = as_rows(one)[0]
-    row = row.float() if row.is_floating_point() else row
-    return tail.eval()(row[None]).flatten(1).shape[1]
-
-
-def _output_backbone(tail: Tail) -> Backbone:
-    """Wrap a trained tail so that an engine can run it. A new object for each training."""
-    body = nn.Sequential(*tail.eval().body)
-    modality = _rows_modality(tail.masked and bool(tail.names))
-    return Backbone("tail", body, modality=modality, stages={"output": body})
-
-
-def _rows_modality(has_tokens: bool) -> str:
-    """Name the modality whose batches suit rows of tokens, which differ in length, or others."""
-    return "text" if has_tokens else "array"
 
 
 @contextlib.contextmanager

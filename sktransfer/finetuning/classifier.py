@@ -272,7 +272,7 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss or a weight is not finite; the message says what to try.
         """
-        before = (self._tail, self.classes_) if self._goes_on() else None
+        before = (self._tuned.tail, self.classes_) if self._goes_on() else None
         samples = self._begin(X, y)
         self._learn(samples, y, sample_weight, None, before)
         return self
@@ -305,12 +305,12 @@ default="efficientnet_lite0"
             set anew since the first call.
         """
         before, labels = None, [] if classes is None else [check_labels(classes, name="classes")]
-        if hasattr(self, "_tail"):
+        if hasattr(self, "_tuned"):
             self._check_settings(y)
             self._check_unchanged()
             samples = self._check_samples(X)
             self._announce()
-            before = (self._tail, self.classes_)
+            before = (self._tuned.tail, self.classes_)
             labels.append(self.classes_)
         else:
             samples = self._begin(X, y)
@@ -406,7 +406,7 @@ default="efficientnet_lite0"
         """
         if not self.rehearsal:
             return
-        generator = np.random.RandomState(self._trained_with.seed)
+        generator = np.random.RandomState(self._tuned.plan.seed)
         trained = np.setdiff1d(np.flatnonzero(weight > 0), self.validation_indices_)
         kept = dict(self._kept or {})
         for code in np.unique(target[trained]):

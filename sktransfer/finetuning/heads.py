@@ -16,7 +16,9 @@ from ..backbones import seeded
 from ..transferability import PROBE_C, GlobalScaler
 
 __all__ = [
+    "build_module",
     "carry_rows",
+    "describe_module",
     "grow",
     "last_linear",
     "make_head",
@@ -58,6 +60,59 @@ def make_head(
             steps["dropout"] = nn.Dropout(dropout)
         steps["linear"] = nn.Linear(n_features, n_outputs)
         return nn.Sequential(steps)
+
+
+# Settings that make a layer of each kind again.
+_DESCRIBED = {
+    nn.Linear: lambda layer: (layer.in_features, layer.out_features, layer.bias is not None),
+    nn.ReLU: lambda layer: (layer.inplace,),
+    nn.Dropout: lambda layer: (layer.p, layer.inplace),
+}
+
+
+def describe_module(module: nn.Module) -> tuple | nn.Module:
+    """Describe a module by names and numbers, without its tensors.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    tuple or torch.nn.Module
+        ``(name of the class, settings)`` for the layers that :func:`make_head` uses; for
+        ``Sequential`` the settings are ``(name, description)`` of each layer. The module itself
+        where it has any other layer.
+    """
+    if type(module) in _DESCRIBED:
+        return type(module).__name__, _DESCRIBED[type(module)](module)
+    if type(module) is not nn.Sequential:
+        return module
+    layers = tuple((name, describe_module(layer)) for name, layer in module.named_children())
+    if any(isinstance(description, nn.Module) for _, description in layers):
+        return module
+    return "Sequential", layers
+
+
+def build_module(description: tuple | nn.Module) -> nn.Module:
+    """Make a module of its description; its tensors are to be loaded.
+
+    Parameters
+    ----------
+    description : tuple or torch.nn.Module
+        What :func:`describe_module` returned. A module is copied.
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    if isinstance(description, nn.Module):
+        return deepcopy(description)
+    name, settings = description
+    if name == "Sequential":
+        return nn.Sequential(OrderedDict((key, build_module(layer)) for key, layer in settings))
+    (cls,) = (cls for cls in _DESCRIBED if cls.__name__ == name)
+    return nn.utils.skip_init(cls, *settings) if cls is nn.Linear else cls(*settings)
 
 
 def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:

@@ -96,7 +96,10 @@ def train(
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
     try:
-        return net.fit(rows.to(device), y=None)
+        net.fit(rows.to(device), y=None)
+        # Later trainings validate where the tail is then.
+        net.train_split = None if valid is None else predefined_split(valid)
+        return net
     except _Interrupted:
         raise KeyboardInterrupt from None
     except ValueError as error:

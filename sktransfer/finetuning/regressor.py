@@ -235,7 +235,7 @@ default="efficientnet_lite0"
             self._target = self._target.in_the_form_of(y)
         else:
             self._target = NumericTarget(y, weight)
-        tail = self._copy_tail(self._tail) if again else None
+        tail = self._copy_tail(self._tuned.tail) if again else None
         self._fit_rows(samples, self._target.encode(y), weight, tail)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self

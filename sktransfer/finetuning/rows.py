@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,6 +32,10 @@ class Table:
         self.rows = rows
         self.index = np.arange(len(rows)) if index is None else index
         self.behind = behind
+
+    def __getstate__(self) -> dict:
+        """Return what a pickle or a copy holds: the rows of the table, in memory, and no others."""
+        return {"rows": self[:], "index": np.arange(len(self)), "behind": None}
 
     def __len__(self) -> int:
         return len(self.index) + (0 if self.behind is None else len(self.behind))
@@ -113,14 +118,16 @@ class Rows(torch.utils.data.Dataset):
         return taken
 
     def to(self, device: torch.device) -> Rows:
-        """Move everything to an accelerator if it fits there with room to spare."""
+        """Return these rows on an accelerator if they fit there with room to spare."""
         if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
             return self  # texts are joined batch by batch
         size = sum(view.nbytes for view in self.views)
-        if size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
-            self.views = [_tensor(view).to(device) for view in self.views]
-            self.target, self.relative = self.target.to(device), self.relative.to(device)
-        return self
+        if size >= _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            return self
+        moved = copy.copy(self)
+        moved.views = [_tensor(view).to(device) for view in self.views]
+        moved.target, moved.relative = self.target.to(device), self.relative.to(device)
+        return moved
 
 
 def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:

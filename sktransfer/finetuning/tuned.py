@@ -1,18 +1,222 @@
-"""A tuned network: the backbone it came from, the tensors that changed and its head."""
+"""The fitted state of a fine-tuned estimator: frozen stages, trained stages and a new head."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import numpy as np
+import skorch
 import torch
+from skorch.history import History
 from torch import nn
 
 from ..backbones import Backbone, stages_of
+from ..engines import Recipe, engine_for, group_by_shape, resolve_device
+from .heads import build_module, describe_module
+from .loop import make_net, tail_of
+from .plan import TrainingPlan, without_callbacks
+from .rows import as_rows
 from .tail import Tail
 
-__all__ = ["TunedBackbone", "bare_tail", "changed_tensors", "restored_tail"]
+__all__ = [
+    "TunedBackbone",
+    "TunedNetwork",
+    "bare_tail",
+    "changed_tensors",
+    "head_inputs",
+    "head_outputs",
+    "restored_tail",
+]
+
+_FORMAT = 1  # of the state that files hold; files of earlier formats must open
+_AT_ONCE = 1024  # rows of activations turned into outputs at a time
+
+
+class TunedNetwork:
+    """A network whose last stages were trained: what a fine-tuned estimator has learned.
+
+    Parameters
+    ----------
+    origin : Backbone
+        The pretrained network, which stays as it is.
+    frozen : sequence of str
+        The stages of the origin that were not trained.
+    tail : Tail
+        The other stages and the head.
+    plan : TrainingPlan
+        How the tail was trained.
+    history : sequence of dict, default=()
+        One entry for each epoch of training.
+    """
+
+    def __init__(
+        self,
+        origin: Backbone,
+        frozen: Sequence[str],
+        tail: Tail,
+        plan: TrainingPlan,
+        history: Sequence[dict] = (),
+    ):
+        self.origin, self.frozen = origin, list(frozen)
+        self.tail, self.plan = tail, plan
+        self._history = history
+        self._made: dict = {}
+
+    @classmethod
+    def of_training(
+        cls, origin: Backbone, frozen: Sequence[str], net: skorch.NeuralNet, plan: TrainingPlan
+    ) -> TunedNetwork:
+        """Take over what a training led to, moved to the CPU."""
+        tuned = cls(origin, frozen, tail_of(net).to("cpu"), plan)
+        net.device = "cpu"
+        # The state of an optimizer goes where the parameters are when it is loaded.
+        net.optimizer_.load_state_dict(net.optimizer_.state_dict())
+        tuned.net = net
+        return tuned
+
+    @functools.cached_property
+    def net(self) -> skorch.NeuralNet:
+        """The net that trained the tail, or one that can go on training it."""
+        net = make_net(self.tail, None, self.plan, torch.device("cpu")).initialize()
+        net.history_ = History({**row, "batches": []} for row in self._history)
+        return net
+
+    @property
+    def history(self) -> list[dict]:
+        """One entry for each epoch of training, without those of its batches."""
+        return [{k: v for k, v in row.items() if k != "batches"} for row in self.net.history]
+
+    def outputs(self, activations: np.ndarray, device: str, precision: str) -> np.ndarray:
+        """Run activations at the cut through the tail.
+
+        Parameters
+        ----------
+        activations : ndarray of shape (n_samples, ...) or array of n_samples arrays
+        device : str
+        precision : {"float32", "bfloat16"}
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float64
+        """
+        output = self._once("output", functools.partial(_output_backbone, self.tail))
+        recipe = Recipe(output, ("output",), "none", precision)
+        return _run_rows(recipe, activations, device).astype(np.float64)
+
+    def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:
+        """Return the network as a backbone, one object until it is trained again.
+
+        Parameters
+        ----------
+        classes : sequence of str or None
+            Names of the outputs.
+        label_rows : dict
+            The row of the head for each label that was learned.
+
+        Returns
+        -------
+        TunedBackbone
+            It holds a copy of the tail.
+        """
+
+        def make() -> TunedBackbone:
+            copy = TunedNetwork(self.origin, self.frozen, deepcopy(self.tail), self.plan)
+            return TunedBackbone(copy, classes, label_rows)
+
+        return self._once("backbone", make)
+
+    def _once(self, key: str, make: Callable):
+        """Return what is made from the tail, made anew after each training of it."""
+        if self._made.get("n_trainings") != self.tail.n_trainings:
+            self._made = {"n_trainings": self.tail.n_trainings}
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    # -- the format of files ---------------------------------------------------------------
+
+    def changed_tensors(self) -> dict[str, np.ndarray]:
+        """Return the trained tensors, without the head's, that are not the origin's."""
+        tail = self.tail
+        bare = bare_tail(self.origin, tail.names, tail.train_batch_norm, tail.precision)
+        return changed_tensors(bare, tail)
+
+    def state(self) -> dict:
+        """Return what a file holds of this network; the origin is not part of it.
+
+        ============ ==================================================================
+        key          value
+        ============ ==================================================================
+        ``format``   number of this layout
+        ``frozen``   names of the stages that were not trained
+        ``trained``  names of the stages that were
+        ``settings`` ``train_batch_norm`` and ``precision``
+        ``tensors``  name to array: the trained tensors that are not, bit for bit, the
+                     origin's; of word vectors the rows that changed and their ids
+        ``head``     description of the head by names and numbers, or the module itself
+                     where it has other layers than those of ``head="mlp"``
+        ``weights``  name to array: the tensors of the head, where it is described
+        ``plan``     fields of the plan of training, without callbacks
+        ``history``  one dictionary for each epoch, without those of its batches
+        ============ ==================================================================
+        """
+        head = describe_module(self.tail.head)
+        weights = {} if isinstance(head, nn.Module) else self.tail.head.state_dict()
+        return {
+            "format": _FORMAT,
+            "frozen": self.frozen,
+            "trained": self.tail.names,
+            "settings": {
+                "train_batch_norm": self.tail.train_batch_norm,
+                "precision": self.tail.precision,
+            },
+            "tensors": self.changed_tensors(),
+            "head": head,
+            "weights": {name: tensor.numpy(force=True) for name, tensor in weights.items()},
+            "plan": _plan_state(self.plan),
+            "history": self.history,
+        }
+
+    @classmethod
+    def from_state(cls, origin: Backbone, state: dict) -> TunedNetwork:
+        """Make a network again of what a file holds and the backbone it came from.
+
+        Parameters
+        ----------
+        origin : Backbone
+        state : dict
+            What :meth:`state` returned, in this or an earlier version.
+
+        Returns
+        -------
+        TunedNetwork
+
+        Raises
+        ------
+        ValueError
+            If a later version wrote the state.
+        """
+        if state["format"] > _FORMAT:
+            raise ValueError(
+                f"The file holds a tuned network in format {state['format']}; this version of "
+                f"sktransfer reads formats up to {_FORMAT}: install a later version."
+            )
+        head = build_module(state["head"])
+        if state["weights"]:
+            head.load_state_dict({k: torch.from_numpy(v) for k, v in state["weights"].items()})
+        bare = bare_tail(origin, state["trained"], **state["settings"])
+        tail = restored_tail(bare, state["tensors"], head)
+        plan = TrainingPlan(**state["plan"])
+        return cls(origin, state["frozen"], tail, plan, state["history"])
+
+
+def _plan_state(plan: TrainingPlan) -> dict:
+    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+    return fields | {"callbacks": [], "net_params": without_callbacks(plan.net_params)}
 
 
 class TunedBackbone(Backbone):
@@ -20,19 +224,18 @@ class TunedBackbone(Backbone):
 
     Parameters
     ----------
-    origin : Backbone
-    frozen : list of str
-        The stages of the origin that were not trained.
-    tail : Tail
-        The others and the head; it belongs to this backbone from here on.
-    classes : list of str or None
+    network : TunedNetwork
+        It belongs to this backbone from here on.
+    classes : sequence of str or None
         Names of the outputs.
     label_rows : dict
         The row of the head for each label that was learned.
     """
 
-    def __init__(self, origin: Backbone, frozen, tail: Tail, classes, label_rows: dict):
-        stages = tail.as_stages({name: stages_of(origin)[name] for name in frozen})
+    def __init__(self, network: TunedNetwork, classes, label_rows: dict):
+        origin = network.origin
+        frozen = {name: stages_of(origin)[name] for name in network.frozen}
+        stages = network.tail.as_stages(frozen)
         super().__init__(
             f"{origin.name}_tuned",
             nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items())),
@@ -42,24 +245,18 @@ class TunedBackbone(Backbone):
             stages=stages,
             penultimate=list(stages)[-2],
         )
-        self.origin, self.frozen, self.tail = origin, frozen, tail
-        self.label_rows = label_rows
+        self.network, self.label_rows = network, label_rows
 
     def __reduce_ex__(self, protocol):
-        bare = bare_tail(
-            self.origin, self.tail.names, self.tail.train_batch_norm, self.tail.precision
-        )
-        settings = (self.tail.names, self.tail.train_batch_norm, self.tail.precision)
-        parts = (settings, changed_tensors(bare, self.tail), self.tail.head)
-        resized = None if self.preprocess is self.origin.preprocess else self.preprocess
+        origin = self.network.origin
+        resized = None if self.preprocess is origin.preprocess else self.preprocess
         about = (self.classes, self.label_rows, resized)
-        return _open_tuned, (self.origin, self.frozen, *parts, *about)
+        return _open_tuned, (origin, self.network.state(), *about)
 
 
-def _open_tuned(origin, frozen, settings, tensors, head, classes, label_rows, resized):
+def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> TunedBackbone:
     """Make a tuned backbone again of what its pickle holds."""
-    tail = restored_tail(bare_tail(origin, *settings), tensors, head)
-    made = TunedBackbone(origin, frozen, tail, classes, label_rows)
+    made = TunedBackbone(TunedNetwork.from_state(origin, state), classes, label_rows)
     if resized is not None:
         made.preprocess = resized
     return made
@@ -140,3 +337,42 @@ def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -
     tail.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=False)
     tail.body[-1] = head
     return tail
+
+
+def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarray:
+    """Run rows of activations through the one layer of a recipe."""
+    engine = engine_for(recipe, resolve_device(device))
+    parts = []
+    for start in range(0, len(activations), _AT_ONCE):
+        rows = as_rows(activations[start : start + _AT_ONCE])
+        rows = [row.float() if row.is_floating_point() else row for row in rows]
+        parts.append(engine.run_groups(group_by_shape(rows), "auto")["output"])
+    return np.concatenate(parts)
+
+
+def head_inputs(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Run activations at the cut up to the head, as they are before training."""
+    body = nn.Sequential(*tail.eval().body[:-1])
+    modality = _rows_modality(activations.dtype == object)
+    below = Backbone("tail", body, modality=modality, stages={"output": body})
+    return _run_rows(Recipe(below, ("output",), "none"), activations, device)
+
+
+@torch.no_grad()
+def head_outputs(tail: Tail, one: np.ndarray) -> int:
+    """Run one row to see how many outputs a head has."""
+    row = as_rows(one)[0]
+    row = row.float() if row.is_floating_point() else row
+    return tail.eval()(row[None]).flatten(1).shape[1]
+
+
+def _output_backbone(tail: Tail) -> Backbone:
+    """Wrap a trained tail so that an engine can run it. A new object for each training."""
+    body = nn.Sequential(*tail.eval().body)
+    modality = _rows_modality(tail.masked and bool(tail.names))
+    return Backbone("tail", body, modality=modality, stages={"output": body})
+
+
+def _rows_modality(has_tokens: bool) -> str:
+    """Name the modality whose batches suit rows of tokens, which differ in length, or others."""
+    return "text" if has_tokens else "array"

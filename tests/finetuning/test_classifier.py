@@ -33,10 +33,10 @@ from sktransfer import (
 from sktransfer.backbones.stages import stages_of
 from sktransfer.data import ClassTarget
 from sktransfer.features.compute import compute_inputs
-from sktransfer.finetuning.base import _features
 from sktransfer.finetuning.callbacks import warmup_cosine
 from sktransfer.finetuning.rows import Batches, Rows, Table
 from sktransfer.finetuning.tail import Pooling, Tail
+from sktransfer.finetuning.tuned import head_inputs
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import network
 from tests.support import Vectors, run_python
@@ -62,7 +62,7 @@ def test_before_the_first_epoch_the_network_is_the_probe(trainable, data):
     codes = np.unique(y, return_inverse=True)[1]
     model = FineTunedClassifier(load_backbone(network()), trainable=trainable, max_epochs=0)
     model.fit(X, y)
-    features = _features(model._tail, model._at_cut(X))
+    features = head_inputs(model._tuned.tail, model._at_cut(X))
     coef, intercept = solve_probe(features, codes, np.ones(len(y)), ClassTarget(np.arange(3)))
     logits = features @ coef.T + intercept
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -75,12 +75,12 @@ def test_losses_are_those_of_a_plain_loop_with_the_frozen_part_inside(data):
     settings = {"trainable": 1, "optimizer": "sgd", "lr": 0.01, "batch_size": 16, "warmup": 0.0}
     model = FineTunedClassifier(backbone, max_epochs=0, random_state=0, **settings).fit(X, y)
     tail, codes = (
-        model._tail.requires_grad_(True),
+        model._tuned.tail.requires_grad_(True),
         torch.as_tensor(np.searchsorted(model.classes_, y)),
     )
     prefix = nn.Sequential(*list(backbone.module.children())[:1]).eval()
     optimizer = torch.optim.SGD(tail.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    generator = torch.Generator().manual_seed(model._trained_with.seed)
+    generator = torch.Generator().manual_seed(model._tuned.plan.seed)
     n_steps, step, expected = 3 * 6, 0, []
     for _ in range(3):
         order = torch.randperm(len(X), generator=generator)
@@ -131,14 +131,14 @@ def test_a_new_label_keeps_the_rows_of_the_others(data):
     old = y != "wasp"
     settings = {"max_epochs": 0, "random_state": 0}
     model = FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old])
-    before = model._tail.head.linear.weight.detach().clone()
+    before = model._tuned.tail.head.linear.weight.detach().clone()
     model.partial_fit(X, y)
     assert model.classes_.tolist() == ["ant", "bee", "wasp"]
-    assert torch.equal(model._tail.head.linear.weight[:2], before)
+    assert torch.equal(model._tuned.tail.head.linear.weight[:2], before)
     grown = FineTunedClassifier(
         FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old]), **settings
     ).fit(X, y)
-    assert torch.equal(grown._tail.head.linear.weight[:2], before)
+    assert torch.equal(grown._tuned.tail.head.linear.weight[:2], before)
 
 
 def test_rehearsal_keeps_old_classes(data):
@@ -159,8 +159,8 @@ def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     model = FineTunedClassifier(trainable=1, max_epochs=1, random_state=0)
     images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
     model.fit(images, ["a", "b"] * 6)
-    changed = sum(a.nbytes for a in model._changed_tensors().values())
-    head = sum(t.numel() * 4 for t in model._tail.head.parameters())
+    changed = sum(a.nbytes for a in model._tuned.changed_tensors().values())
+    head = sum(t.numel() * 4 for t in model._tuned.tail.head.parameters())
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     assert (tmp_path / "model.pkl").stat().st_size < 1.05 * (changed + head)
     np.savez(tmp_path / "x.npz", images=images, expected=model.predict_proba(images))
@@ -222,8 +222,8 @@ def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
 def test_the_tuned_network_as_a_transformer(data):
     model = FineTunedClassifier(load_backbone(network()), trainable=1, random_state=0).fit(*data)
     features = model.to_features().fit_transform(data[0])
-    logits = features @ model._tail.head.linear.weight.detach().numpy().T
-    logits += model._tail.head.linear.bias.detach().numpy()
+    logits = features @ model._tuned.tail.head.linear.weight.detach().numpy().T
+    logits += model._tuned.tail.head.linear.bias.detach().numpy()
     assert (model.classes_[logits.argmax(axis=1)] == model.predict(data[0])).all()
 
 
@@ -235,8 +235,8 @@ def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
         before = None if n == 6 else model
         model = FineTunedClassifier(model, max_epochs=0, random_state=0).fit(images[:n], y[:n])
         if before is not None:
-            rows = model._tail.head.linear.weight[: len(before.classes_)]
-            assert torch.equal(rows, before._tail.head.linear.weight)
+            rows = model._tuned.tail.head.linear.weight[: len(before.classes_)]
+            assert torch.equal(rows, before._tuned.tail.head.linear.weight)
     assert model.classes_.tolist() == ["a", "b", "c", "d"]
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_allclose(again.predict_proba(images), model.predict_proba(images), atol=1e-6)
@@ -281,7 +281,7 @@ def test_batch_norm_keeps_its_statistics_unless_asked(data):
         model = FineTunedClassifier(
             load_backbone(network()), trainable="all", train_batch_norm=train_batch_norm
         ).fit(*data)
-        (norm,) = (m for m in model._tail.modules() if isinstance(m, nn.BatchNorm1d))
+        (norm,) = (m for m in model._tuned.tail.modules() if isinstance(m, nn.BatchNorm1d))
         statistics[train_batch_norm] = norm.running_mean
     assert torch.equal(statistics[False], torch.zeros(16))
     assert not torch.equal(statistics[True], torch.zeros(16))
@@ -476,7 +476,7 @@ def test_batch_norm_that_learns_meets_no_batch_of_one_row(settings, data):
     X, y = data
     settings = {"trainable": "all", "batch_size": 89, "max_epochs": 2, **settings}
     model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings).fit(X, y)
-    norms = [m for m in model._tail.modules() if isinstance(m, nn.BatchNorm1d)]
+    norms = [m for m in model._tuned.tail.modules() if isinstance(m, nn.BatchNorm1d)]
     learned = [m for m in norms if m.num_batches_tracked > 0]
     assert len(learned) == 1
     assert model.predict(X).shape == y.shape
@@ -494,7 +494,7 @@ class FunctionalDropout(nn.Module):
 
 def test_dropout_called_as_a_function_is_on_while_training_and_off_afterwards(data):
     model = FineTunedClassifier(load_backbone(FunctionalDropout()), trainable="all", max_epochs=0)
-    tail = model.fit(*data)._tail
+    tail = model.fit(*data)._tuned.tail
     X = torch.from_numpy(data[0])
     body = nn.Sequential(*tail.body[:-1])
     assert torch.equal(body.eval()(X), body.eval()(X))
@@ -709,7 +709,7 @@ def linear_head(n_features, n_outputs):
 
 
 def last_rows(model, n):
-    layers = [m for m in model._tail.head.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in model._tuned.tail.head.modules() if isinstance(m, nn.Linear)]
     return layers[-1].weight[:n]
 
 
@@ -723,7 +723,7 @@ def test_a_model_grows_with_any_head_and_with_dropout(head, data):
     grown = FineTunedClassifier(two, head=head, dropout=dropout, max_epochs=0, random_state=1)
     grown.fit(X, y)
     assert torch.equal(last_rows(grown, 2), last_rows(two, 2))
-    assert any(isinstance(m, nn.Dropout) for m in grown._tail.head.modules()) == (dropout > 0)
+    assert any(isinstance(m, nn.Dropout) for m in grown._tuned.tail.head.modules()) == (dropout > 0)
 
 
 def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
@@ -733,7 +733,7 @@ def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
     with pytest.raises(ValueError, match=r"head of another kind.* head_init='random'"):
         FineTunedClassifier(two).fit(X, y)
     anew = FineTunedClassifier(two, head_init="probe", max_epochs=0).fit(X, y)
-    assert anew._tail.head.linear.in_features == 12
+    assert anew._tuned.tail.head.linear.in_features == 12
 
 
 def test_labels_are_known_again_by_their_value(data):
@@ -997,13 +997,13 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
         out_of_memory(patch, 8, training=True)
         with pytest.warns(UserWarning, match="with the same result"):
             found.fit(*data)
-        assert found._tail.n_chunks > 1
+        assert found._tuned.tail.n_chunks > 1
     for model in (expected, found):
         model.set_params(train_batch_norm=True).fit(*data)
-        assert model._tail.n_chunks == 1
+        assert model._tuned.tail.n_chunks == 1
     proba = found.predict_proba(data[0])
     np.testing.assert_allclose(proba, expected.predict_proba(data[0]), atol=1e-4)
-    counts = [m for name, m in found._tail.state_dict().items() if "num_batches" in name]
+    counts = [m for name, m in found._tuned.tail.state_dict().items() if "num_batches" in name]
     assert [int(count) for count in counts] == [math.ceil(90 / 32)]
 
 
@@ -1152,9 +1152,9 @@ def test_statistics_of_a_stage_that_has_not_begun_to_learn_stay(data):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, **settings)
     with pytest.warns(UserWarning, match="stay as they are"):
         model.fit(*data)
-    assert not model._changed_tensors()
+    assert not model._tuned.changed_tensors()
     model.set_params(max_epochs=4).fit(*data)
-    assert any("running_mean" in name for name in model._changed_tensors())
+    assert any("running_mean" in name for name in model._tuned.changed_tensors())
 
 
 def test_a_search_over_parameters_of_a_fitted_backbone_leaves_it_alone(data):
@@ -1219,7 +1219,7 @@ def test_a_file_of_what_grew_holds_only_what_changed(small_images):
     grown = FineTunedClassifier(two, **settings).fit(X, ["bright", "dark", "x", "z"] * 4)
     again = pickle.loads(pickle.dumps(grown))
     assert np.array_equal(again.predict_proba(X), grown.predict_proba(X))
-    n = sum(p.numel() * 4 for model in (two, grown) for p in model._tail.parameters())
+    n = sum(p.numel() * 4 for model in (two, grown) for p in model._tuned.tail.parameters())
     assert len(pickle.dumps(grown)) < 1.05 * n
     features = two.to_features().fit(X)
     assert len(pickle.dumps(features)) < 1.05 * len(pickle.dumps(two))
@@ -1272,9 +1272,9 @@ def test_word_vectors_that_did_not_change_are_not_in_a_file():
     texts = [" ".join(words[i : i + 500]) for i in range(0, 5000, 500)]
     settings = {"trainable": "all", "random_state": 0, "lr": 0.01}
     model = FineTunedClassifier(backbone, max_epochs=0, **settings).fit(texts, ["a", "b"] * 5)
-    assert model._changed_tensors() == {}
+    assert model._tuned.changed_tensors() == {}
     model.set_params(max_epochs=1, weight_decay=0.0).partial_fit(texts[:2], ["a", "b"])
-    changed = model._changed_tensors()
+    changed = model._tuned.changed_tensors()
     assert len(changed["body.0.index"]) == len(changed["body.0.rows"]) == 1000
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
@@ -1356,11 +1356,11 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
     start = FineTunedClassifier(max_epochs=0, **settings).fit(X, y)
     stages = stages_of(start.backbone_)
     prefix = nn.Sequential(*[stages[name] for name in start.frozen_layers_]).eval()
-    tail = start._tail.requires_grad_(True).train()
+    tail = start._tuned.tail.requires_grad_(True).train()
     inputs = torch.from_numpy(compute_inputs(X, start.backbone_))
     codes = torch.as_tensor(np.searchsorted(start.classes_, y))
     optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-3, weight_decay=1e-4)
-    generator = torch.Generator().manual_seed(start._trained_with.seed)
+    generator = torch.Generator().manual_seed(start._tuned.plan.seed)
     step, expected = 0, []
     for _ in range(2):
         order = torch.randperm(16, generator=generator)
@@ -1403,7 +1403,7 @@ def test_a_file_of_a_regressor_holds_the_changed_tensors(tmp_path):
     joblib.dump(model, tmp_path / "model.joblib")
     again = joblib.load(tmp_path / "model.joblib")
     assert np.array_equal(again.predict(X), model.predict(X))
-    tensors = [*module.parameters(), *model._tail.parameters()]
+    tensors = [*module.parameters(), *model._tuned.tail.parameters()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert (tmp_path / "model.joblib").stat().st_size < 1.05 * size
 
@@ -1420,7 +1420,7 @@ def test_a_compiled_net_has_the_same_rates_and_freezes_the_same(data):
     )
     rates = [[g["initial_lr"] for g in m.net_.optimizer_.param_groups] for m in (plain, model)]
     assert rates[0] == rates[1]
-    assert len(model._changed_tensors()) == 0  # one epoch trains the head alone
+    assert len(model._tuned.changed_tensors()) == 0  # one epoch trains the head alone
     assert len(pickle.loads(pickle.dumps(model)).predict(data[0])) == len(data[0])
 
 

@@ -1,0 +1,107 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
+from tests.finetuning.conftest import network
+from tests.finetuning.test_callbacks import Rates, rates_of
+
+NETS = {"trainable": 1, "max_epochs": 2, "lr": 0.01, "random_state": 0}
+
+
+def fitted(data, **settings):
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), **NETS | settings).fit(X, y)
+    return model, model._at_cut(X), np.searchsorted(model.classes_, y)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"validation_fraction": 0.2, "patience": 3},
+        {"verbose": 1},
+        {"gradual_unfreezing": True, "max_epochs": 4},
+        {"callbacks": [Rates()], "optimizer": "sgd", "clip_norm": 1.0},
+    ],
+)
+def test_a_copy_of_the_net_goes_on_and_leaves_the_model_alone(settings, copied, data):
+    model, activations, codes = fitted(data, **settings)
+    before = model.predict_proba(data[0])
+    net = copied(model.net_)
+    np.testing.assert_allclose(net.predict_proba(activations), before, atol=1e-6)
+    net.partial_fit(activations, codes)
+    losses = net.history[:, "train_loss"]
+    assert len(losses) == 2 * model.max_epochs
+    assert losses[-1] < losses[0]
+    assert np.array_equal(before, model.predict_proba(data[0]))
+    assert len(model.history_) == model.max_epochs
+
+
+def test_a_pickle_of_the_net_holds_no_rows_that_trained():
+    X = np.random.default_rng(0).normal(size=(4000, 6)).astype(np.float32)
+    settings = NETS | {"validation_fraction": 0.01, "batch_size": 4000}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(X, X[:, 0] > 0)
+    assert len(pickle.dumps(model.net_)) < 4000 * 16 * 4 / 2  # half of the table at the cut
+
+
+def test_the_model_follows_its_net(data):
+    model, activations, codes = fitted(data)
+    before, backbone = model.predict_proba(data[0]), model.to_backbone()
+    model.net_.partial_fit(activations, codes)
+    after = model.predict_proba(data[0])
+    assert np.abs(before - after).max() > 1e-4
+    np.testing.assert_allclose(model.net_.predict_proba(activations), after, atol=1e-6)
+    assert model.to_backbone() is not backbone
+    assert len(model.history_) == 4
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(data[0]), after)
+
+
+def test_the_net_of_an_opened_model_has_its_history_and_goes_on(data):
+    model, activations, codes = fitted(data, validation_fraction=0.2)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.history_ == model.history_
+    for column in ("epoch", "train_loss", "valid_loss", "dur"):
+        assert again.net_.history[:, column] == model.net_.history[:, column]
+    again.net_.partial_fit(activations, codes)
+    losses = again.net_.history[:, "train_loss"]
+    assert len(losses) == 4
+    assert losses[3] < losses[0]
+    assert len(pickle.loads(pickle.dumps(again)).net_.history) == 4
+
+
+def test_the_rate_of_a_net_that_goes_on_falls_over_the_rows_that_it_is_given(data):
+    settings = {"batch_size": 30, "warmup": 0.0, "trainable": "head", "callbacks": [Rates()]}
+    model, activations, codes = fitted(data, **settings)
+    first = list(rates_of(model))
+    model.net_.partial_fit(activations, codes)
+    np.testing.assert_allclose(rates_of(model)[6:], first)
+    model.net_.partial_fit(np.tile(activations, (2, 1)), np.tile(codes, 2))
+    longer = rates_of(model)[12:]
+    assert (len(longer), longer[0], longer[6]) == (12, 0.01, pytest.approx(0.005))
+    model.net_.set_params(lr=0.5).partial_fit(activations, codes)
+    assert rates_of(model)[24] == 0.5
+
+
+class Stop(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_a_net_that_a_callback_stops_goes_on(data):
+    model, activations, codes = fitted(data, callbacks=[Stop()])
+    model.net_.partial_fit(activations, codes)
+    assert len(model.history_) == 2
+
+
+def test_the_net_of_a_regressor_goes_on(data):
+    X, _ = data
+    model = FineTunedRegressor(load_backbone(network()), max_epochs=2, lr=0.01)
+    model.fit(X, 1000 * X[:, 0] + 5000)
+    model.net_.partial_fit(model._at_cut(X), torch.zeros(len(X), 1))
+    assert len(model.history_) == 4
