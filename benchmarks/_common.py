@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: the data, a count of forward passes, interleaved timing, tables."""
+"""Functions that the benchmarks share: data sets, counters, timing and tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parser(doc: str, rounds: int | None = None) -> argparse.ArgumentParser:
 
 
 def folder(data: Path, name: str) -> Path:
-    """Return a data set's folder, or leave with a message that says what is missing."""
+    """Return the folder of a data set, or exit with a message if it is missing."""
     path = data / name
     if not path.is_dir():
         sys.exit(f"No folder {path}: give the one that holds {name}/ as --data.")
@@ -44,8 +44,8 @@ def folder(data: Path, name: str) -> Path:
 def hymenoptera(data: Path, split: str, placeholder: bool = False) -> tuple[list[str], np.ndarray]:
     """List images and labels of ants and bees, train (244) or val (153), sorted by path.
 
-    One file of train, ``ants/imageNotFound.gif``, is a web page's "this image could not be
-    found". It opens like any image; only a person can tell. It is left out unless asked for.
+    One training file, ``ants/imageNotFound.gif``, shows the words "this image could not be found".
+    It is included only with ``placeholder=True``.
     """
     found = sorted(path for path in folder(data, f"hymenoptera/{split}").glob("*/*.*"))
     kept = [path for path in found if placeholder or path.name != "imageNotFound.gif"]
@@ -53,7 +53,7 @@ def hymenoptera(data: Path, split: str, placeholder: bool = False) -> tuple[list
 
 
 def photographs(data: Path, n: int = 400) -> tuple[list[str], np.ndarray]:
-    """List n photographs of ants, bees and, fifty of them, other things, mixed; and labels."""
+    """Return n photographs of ants, bees and 50 other objects, shuffled, and their labels."""
     (a, y_a), (b, y_b) = hymenoptera(data, "train"), hymenoptera(data, "val")
     others = sorted(map(str, folder(data, "imagenet50").iterdir()))
     paths = np.array(others + a + b)
@@ -63,7 +63,7 @@ def photographs(data: Path, n: int = 400) -> tuple[list[str], np.ndarray]:
 
 
 def sst2(data: Path, split: str) -> tuple[list[str], np.ndarray]:
-    """Read sentences about films and whether they are kind (1): train, dev or test."""
+    """Read sentences and labels (1 is positive) of a split: train, dev or test."""
     lines = (folder(data, "sst2") / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.rsplit("\t", 1) for line in lines]
     return [text for text, _ in pairs], np.array([int(label) for _, label in pairs])
@@ -78,7 +78,7 @@ def as_arrays(paths: list[str], size: int = 224) -> np.ndarray:
 
 @contextlib.contextmanager
 def count_forward() -> Iterator[list[int]]:
-    """Count the samples that go through any network meanwhile."""
+    """Count the samples that pass through any network in the context."""
     counted, run = [0], Engine.run
 
     def counting(self, tensors, *args, **kwargs):
@@ -93,7 +93,7 @@ def count_forward() -> Iterator[list[int]]:
 
 
 def timed(function: Callable) -> tuple[float, int]:
-    """Return seconds, and the pages of memory faulted in meanwhile."""
+    """Return the seconds and the number of page faults of a call."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     function()
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -101,7 +101,7 @@ def timed(function: Callable) -> tuple[float, int]:
 
 
 def interleave(variants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Time every variant once a round, each round beginning with another; print all rounds."""
+    """Time every variant once a round, in rotating order; print all rounds."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     names, faults = list(variants), dict.fromkeys(variants, 0)
     for r in range(rounds):
@@ -109,8 +109,8 @@ def interleave(variants: dict[str, Callable], rounds: int) -> dict[str, list[flo
         for name in names[k:] + names[:k]:
             seconds, faults[name] = timed(variants[name])
             times[name].append(seconds)
-        told = (f"{n} {times[n][-1]:.4g} s ({faults[n] / 1e3:.0f}k faults)" for n in names)
-        line = "; ".join(told)
+        results = (f"{n} {times[n][-1]:.4g} s ({faults[n] / 1e3:.0f}k faults)" for n in names)
+        line = "; ".join(results)
         print(f"  round {r + 1}, load {os.getloadavg()[0]:.1f}: {line}", flush=True)
     return times
 
@@ -122,7 +122,7 @@ def ratio(a: list[float], b: list[float]) -> str:
 
 
 def table(header: list[str], rows: list[list]) -> None:
-    """Print a Markdown table, and under it what it was measured on."""
+    """Print a Markdown table, and the versions and settings below it."""
     lines = [header, ["---"] * len(header), *rows]
     print("\n" + "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
     settings = {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "OPENBLAS_"))}

@@ -1,8 +1,7 @@
-"""Tasks made from what is at hand: named, of several sizes, drawn anew with each seed.
+"""Classification tasks made from the data sets at hand, drawn at random for each seed.
 
-Each source is a function of a generator that returns two pools, to learn from and to be judged
-by, as samples and labels. Pools never share a photograph: where one gives several samples, all
-are in the same pool.
+Each source is a function of a random generator that returns a training pool and a test pool, as
+samples and labels. If several samples come from one photograph, all of them are in the same pool.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from _common import folder, hymenoptera
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from sklearn.datasets import load_digits
 
-AT_MOST = 300  # samples to be judged by
+AT_MOST = 300  # test samples
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A source at one size, in the settings with which all strategies are run."""
+    """A source at one size, with the settings of all strategies."""
 
     source: str
     n_per_class: int
@@ -36,7 +35,7 @@ class Task:
         return f"{self.source}{suffix}, {self.n_per_class} a class"
 
     def draw(self, data: Path, seed: int):
-        """Return samples and labels to learn from, and to be judged by."""
+        """Return training samples and labels, and test samples and labels."""
         generator = np.random.default_rng([seed, *self.source.encode()])
         (X, y), (X_test, y_test) = SOURCES[self.source](data, generator)
         chosen = [
@@ -105,7 +104,7 @@ def _made_of_photos(data, generator, changes: dict[str, Callable]):
 
 
 def turned(data, generator):
-    """Which side of a photograph is up."""
+    """The rotation of a photograph."""
     turns = {f"{90 * k}": lambda image, k=k: np.rot90(image, k).copy() for k in range(4)}
     return _made_of_photos(data, generator, turns)
 
@@ -126,13 +125,13 @@ def _blurred(image: np.ndarray) -> np.ndarray:
 
 
 def damaged(data, generator):
-    """What was done to a photograph: nothing, blur, noise, or a hard compression."""
+    """The damage of a photograph: none, blur, noise or strong compression."""
     changes = {"none": np.array, "blur": _blurred, "noise": _noisy, "jpeg": _jpeg}
     return _made_of_photos(data, generator, changes)
 
 
 def mirrored_colours(data, generator):
-    """Whether red and blue were exchanged."""
+    """Whether the red and the blue channel were exchanged."""
     changes = {"rgb": np.array, "bgr": lambda image: image[..., ::-1].copy()}
     return _made_of_photos(data, generator, changes)
 
@@ -141,7 +140,7 @@ SURFACES = ["brick", "grass", "gravel", "cell", "coins", "moon", "page", "text",
 
 
 def surfaces(data, generator):
-    """Which of nine grey pictures a patch is from; the judges' patches are from the right half."""
+    """Which of nine grey images a patch is from; test patches are from the right half."""
     import skimage.data
 
     pools = []
@@ -158,14 +157,14 @@ def surfaces(data, generator):
 
 
 def _canvas(generator):
-    """A sheet of a random shade and a pen of another."""
+    """A blank image of a random shade and a drawing colour of another one."""
     paper, ink = generator.choice([0, 40, 90, 160, 210, 255], 2, replace=False).tolist()
     image = Image.new("L", (96, 96), paper)
     return image, ImageDraw.Draw(image), ink
 
 
 def letters(data, generator):
-    """Ten letters in matplotlib's fonts, turned and moved a little."""
+    """Ten letters in the fonts of matplotlib, rotated and shifted at random."""
     import matplotlib
 
     fonts = sorted(Path(matplotlib.get_data_path(), "fonts/ttf").glob("DejaVu*.ttf"))
@@ -183,7 +182,7 @@ def letters(data, generator):
 
 
 def dots(data, generator):
-    """How many dots, one to five."""
+    """The number of dots, one to five."""
     X, y = [], []
     for n in [1, 2, 3, 4, 5] * 120:
         image, pen, ink = _canvas(generator)
@@ -197,7 +196,7 @@ def dots(data, generator):
 
 
 def shapes(data, generator):
-    """Triangle, square, pentagon or ellipse, of any size and turn."""
+    """Triangle, square, pentagon or ellipse, of random size and rotation."""
     X, y = [], []
     for corners in [3, 4, 5, 40] * 150:
         image, pen, ink = _canvas(generator)
@@ -212,7 +211,7 @@ def shapes(data, generator):
 
 
 def reviews(data, generator):
-    """Good or bad, sentences from reviews of films (SST-2)."""
+    """Positive or negative sentences from film reviews (SST-2)."""
     pools = []
     for part in ("train", "dev"):
         with (folder(data, "sst2") / f"{part}.tsv").open(encoding="utf-8") as file:

@@ -1,12 +1,13 @@
-"""Grid search over a Pipeline that begins with a network: five folds, eight candidates.
+"""Measure a grid search over a pipeline with a network: five folds, eight candidates.
 
-Shows: the time of GridSearchCV over (extractor with `memory=`, StandardScaler,
-LogisticRegression) on 400 images, as a multiple of extracting once and searching on the
-vectors: with an empty store (cold, target 1.15) and with a filled one (warm, target 0.25).
-Scores and the chosen parameter are asserted to be equal first, forward passes to be 400 and 0.
+The time of GridSearchCV over (extractor with `memory=`, StandardScaler, LogisticRegression) on
+400 images, as a multiple of extracting the features once and searching on them: with an empty
+store (first run, target 1.15) and with a filled one (second run, target 0.25). Scores and the
+selected parameter are asserted to be equal first, and the samples passed through the network to
+be 400 and 0.
 
-Three forms of the same photographs: a list of arrays 224 x 224 x 3, one array of them (each
-fold then copies its images), and paths (each is read for its digest at every look-up).
+The photographs are given in three forms: a list of arrays 224 x 224 x 3, one array of them (each
+fold then copies its images), and paths (each file is read for its digest at every look-up).
 
     python benchmarks/grid_search.py
 """
@@ -34,7 +35,7 @@ def search(steps, X, y) -> GridSearchCV:
 
 
 def ideal(X, y) -> GridSearchCV:
-    """Extract once, search on the vectors: what nobody should have to write."""
+    """Extract the features once and search on them."""
     return search(AFTER, PretrainedFeatureExtractor().fit_transform(X), y)
 
 

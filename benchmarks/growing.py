@@ -1,8 +1,9 @@
-"""Digits 0 to 6 learned first, 7 to 9 added: what becomes of the old ones.
+"""Measure the accuracy on old classes after new ones were added: digits 0 to 6, then 7 to 9.
 
-40 images a class to learn from, the rest of those drawn (1,200 in all) to be judged by; three
-seeds. The second call of `partial_fit` sees 7 to 9 only. Accuracy on the old classes before it,
-after it with rehearsal (10 activations a class) and without; and on the new classes after it.
+40 training images a class, the others of 1,200 for testing, three seeds. The second call of
+`partial_fit` receives 7 to 9 only. The accuracy on the old classes is measured before it, after
+it with rehearsal (10 activations a class) and without, and the accuracy on the new classes after
+it.
 
     python benchmarks/growing.py
 """
@@ -19,7 +20,7 @@ from sktransfer import FineTunedClassifier
 
 
 def grow(X, y, old, learn, rehearsal: int, seed: int, memory: str) -> list[float]:
-    """Learn old classes, then new ones; return accuracies on rows that were not learned from."""
+    """Fit the old classes, then the new ones; return test accuracies."""
     model = FineTunedClassifier(
         trainable="head", image_size=128, rehearsal=rehearsal, memory=memory, random_state=seed
     )

@@ -1,11 +1,11 @@
-"""Fifty photographs named by three networks, with their own scaling and with the usual one.
+"""Measure the accuracy of three networks on 50 photographs, with two preprocessings.
 
-Shows: top-1 and top-5 of efficientnet_lite0/1/2 on imagenet50 (the truth is the WordNet id
-that begins each file's name); that the outputs are those of the reference implementation
-`efficientnet_lite_pytorch` for the same inputs (asserted, 1e-4 relative; for inputs made with
-Pillow the distance is printed, and first choices are compared); and what the same weights are
-worth when given the mean and deviation that most ImageNet networks take: preprocessing travels
-with the weights. One photograph is two points in a hundred: read differences with care.
+Top-1 and top-5 of efficientnet_lite0/1/2 on imagenet50, whose file names begin with the WordNet
+id of the class. The outputs are asserted to equal those of `efficientnet_lite_pytorch` for the
+same inputs (1e-4 relative); for inputs made with Pillow, the distance is printed and the
+predictions are compared. The same weights are also evaluated with the mean and the standard
+deviation that most ImageNet networks use, which shows that preprocessing belongs to the weights.
+One photograph is two percentage points.
 
     python benchmarks/imagenet50.py
 """
@@ -33,7 +33,7 @@ def reference(name: str, size: int):
     """Return the published implementation, and its preprocessing written out with Pillow."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints where it read
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the file name
         model = EfficientNet.from_pretrained(name.replace("_", "-"), _weights_file(name)).eval()
     crop = v2.Compose([v2.Resize(size + 32, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
 

@@ -1,10 +1,10 @@
-"""Do the scores order networks as fine-tuning would? Weighted Kendall tau, five draws.
+"""Measure how well scores rank networks: weighted Kendall tau, five draws.
 
-Nine networks that differ in truth: EfficientNet-Lite 0, 1 and 2, the first at three input sizes,
-cut after two thirds, and with its weights damaged by noise of three strengths. Three data sets,
-each drawn anew five times. The truth is the accuracy on held-out samples of the last two stages
-fine-tuned for five epochs; a tau of 1 is the same order, 0 none, and its weights make the top count
-most (Vigna 2015).
+Nine networks of different quality: EfficientNet-Lite 0, 1 and 2, the first at three input sizes,
+cut after two thirds of its stages, and with noise of three strengths added to its weights. Three
+data sets, drawn at random five times. The reference is the test accuracy after fine-tuning the
+last two stages for five epochs. A tau of 1 is the same order, 0 is no relation; the weights
+emphasise the top of the ranking (Vigna 2015).
 
     python benchmarks/ranking.py                 # half an hour on one core
 """
@@ -32,7 +32,7 @@ TASKS = [("ants and bees", 128, 40), ("digits", 96, 12), ("damaged", 128, 25)]
 
 
 def damaged(backbone: Backbone, strength: float) -> Backbone:
-    """Add noise to all weights, as a share of each tensor's own spread."""
+    """Add noise to all weights, relative to the standard deviation of each tensor."""
     module, generator = copy.deepcopy(backbone.module), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in module.parameters():
@@ -44,7 +44,7 @@ def damaged(backbone: Backbone, strength: float) -> Backbone:
 
 
 def shortened(backbone: Backbone, last: str) -> Backbone:
-    """Cut a network after a stage; it has no classes then."""
+    """Return the first stages of a network, as a backbone without classes."""
     stages = stages_of(backbone)
     names = list(stages)
     kept = {name: stages[name] for name in names[: names.index(last) + 1]}
@@ -85,7 +85,7 @@ def measure(task: Task, draw: int, args) -> dict:
 
 
 def tau(row: dict, score: str) -> float:
-    """Compare the order by a score with that by truth, over networks that have the score."""
+    """Return the weighted tau of a score, over the networks for which it is defined."""
     names = [name for name, value in row[score].items() if not np.isnan(value)]
     return weightedtau([row[score][n] for n in names], [row["truth"][n] for n in names]).statistic
 

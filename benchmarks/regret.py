@@ -1,19 +1,19 @@
-"""Regret of strategy="auto": its accuracy on held-out data against that of each fixed strategy.
+"""Measure the regret of strategy="auto": its test accuracy compared with each fixed strategy.
 
-25 tasks of 14 sources, one to three sizes each, drawn anew with each seed. Half of the sources
-serve to calibrate; the others are reported apart and nothing was tuned to them. So that training
-the whole network is affordable on two cores, photographs are given to the network at 128 pixels
-and small pictures at 96, to every strategy alike, and at most 300 samples are judged.
+25 tasks from 14 sources with one to three sizes each, drawn at random for each seed. Half of the
+sources are used for calibration; the others are reported separately, and nothing was tuned on
+them. To make training the whole network affordable on two cores, photographs have an input size
+of 128 pixels and small images of 96, for all strategies, and at most 300 samples are tested.
 
-"auto" is the strategy that it advises, fitted with the same seed (a test asserts that), so that
-only its advice is computed and timed anew; the time of both is counted.
+"auto" is the recommended strategy, fitted with the same seed (a test asserts that), so that only
+the recommendation is computed and timed again; its time includes the fit.
 
-Results go to --out after each fit, and a run goes on where another stopped.
+Results are written to --out after each fit, and an interrupted run can be continued.
 
     python benchmarks/regret.py --draws 5                     # hours on two cores
     python benchmarks/regret.py --strategies auto --again     # after a change of the rules
     python benchmarks/regret.py --half first --strategies evidence --draws 3
-    python benchmarks/regret.py --calibrate --draws 3         # print the priors anew
+    python benchmarks/regret.py --calibrate --draws 3         # print the priors again
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def tasks(half: list) -> list[Task]:
 
 
 class Results:
-    """Accuracy and seconds by task, draw and strategy, in a file of JSON lines."""
+    """Accuracies and seconds by task, draw and strategy, in a file of JSON lines."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -92,18 +92,18 @@ class Results:
         return advice | {"accuracy": fitted["accuracy"], "seconds": seconds}
 
     def drawn(self, task: Task) -> list[int]:
-        """The draws of which everything is there."""
+        """The draws for which all results exist."""
         rows = [(draw, s) for (name, draw, s) in self.by_key if name == task.name]
         return sorted(d for d, s in rows if s == "auto" and (d, "all") in rows)
 
     def of(self, task: Task, strategy: str, field: str = "accuracy") -> np.ndarray:
-        """Return what a strategy reached on each of these draws; empty if it is not possible."""
+        """Return the accuracy of a strategy on each draw; empty if it is not available."""
         rows = [self.by_key.get((task.name, d, strategy)) for d in self.drawn(task)]
         return np.array([row[field] for row in rows if row is not None])
 
 
 def run(task: Task, draw: int, strategy: str, data: Path) -> dict | None:
-    """Fit one strategy on one draw, with a store of its own, and judge it."""
+    """Fit and evaluate one strategy on one draw, with a store of its own."""
     train, test = task.draw(data, draw)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settings = {
@@ -138,7 +138,7 @@ def what_is_cheap(X, y, backbone, **settings):
 
 
 def evidence(found) -> dict:
-    """Keep of a recommendation what calibration needs."""
+    """Return the parts of a recommendation that the calibration needs."""
     by_name = {estimate.name: estimate for estimate in found.table}
     fixed = by_name["features"]
     return {
@@ -190,7 +190,7 @@ def calibrate(results: Results, draws: int) -> None:
 
 
 def _seen(results: Results, draws: int) -> list[dict]:
-    """Gather for each draw of a task what was seen before training, and accuracies afterwards."""
+    """Return the evidence before training and the accuracies afterwards, for each draw."""
     found = []
     for task in tasks(CALIBRATION):
         for draw in range(draws):
@@ -206,7 +206,7 @@ def _fit_gain(name: str, found: list[dict], before: ShareOfErrors | None, hint_f
     rows = [row for row in found if name in row]
     X = np.array([_looked_at(row["seen"], before, hint_from) for row in rows])
     gain = np.array([row[name] - row["features"] for row in rows])
-    # In accuracy, not as a share: where nothing is left to gain, a share says nothing.
+    # In accuracy, not as a share of the errors, which is undefined without errors.
     penalty = 0.1 * np.mean(X[:, 0] ** 2) * len(X) * np.eye(X.shape[1])
     weights = np.linalg.solve(X.T @ X + penalty, X.T @ gain).round(2)
     spread = np.sqrt(((gain - X @ weights) ** 2).sum() / (X[:, 0] ** 2).sum())
@@ -223,7 +223,7 @@ def _looked_at(seen: dict, before: ShareOfErrors | None, hint_from: str) -> np.n
 
 
 def report(results: Results, half: list, title: str) -> None:
-    """Print a line for each task, and the mean and worst regret of every way to decide."""
+    """Print a row for each task, and the mean and the largest regret of every strategy."""
     print(f"\n{title}")
     regrets: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "auto")}
     rows, shares = [], []
@@ -234,7 +234,7 @@ def report(results: Results, half: list, title: str) -> None:
             continue
         best = max(means.values())
         for name, found in regrets.items():
-            # Where a strategy is not possible, who always takes it is left with "features".
+            # If a strategy is not available, "features" is used instead.
             means_too = means | {"auto": auto.mean()}
             found.append(best - means_too.get(name, means["features"]))
         all_seconds = sum(results.of(task, s, "seconds").mean() for s in means)

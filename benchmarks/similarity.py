@@ -1,10 +1,10 @@
-"""How like the network's own data are photographs, changed photographs, drawings, noise?
+"""Measure the similarity to ImageNet of photographs, changed photographs, drawings and noise.
 
-What `recommend_strategy` measures of similarity, for the three networks at hand with batch norm:
-the value from their batch norms, the divergence behind it, and, for the default network, what its
-own predictions say (the value that a network without batch norm would have, the mean confidence,
-the entropy as a share of the largest, the free energy). Up to 128 samples a row; nothing is drawn
-at random but the noise.
+The similarity that `recommend_strategy` measures, for three networks with batch normalisation:
+its value, the divergence that it is computed from, and, for the default network, the measures
+that are based on its predictions (the value for a network without batch normalisation, the mean
+confidence, the relative entropy, the free energy). Up to 128 samples a row; only the noise is
+random.
 
     python benchmarks/similarity.py
 """
@@ -32,7 +32,7 @@ def blurred(images: list, radius: float) -> list:
 
 
 def sources(data: Path) -> dict[str, list]:
-    """Samples by name, in the order that a person would give them."""
+    """Return samples by name, in the expected order of similarity."""
     opened = [Image.open(p).convert("RGB") for p in sorted(folder(data, "imagenet50").iterdir())]
     photos = [_square(image) for image in opened]
     generator = np.random.default_rng(1)

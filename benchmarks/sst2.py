@@ -1,11 +1,11 @@
-"""Sentences about films: test accuracy of each way to use word vectors and a sentence encoder.
+"""Measure the test accuracy of word vectors and of a sentence encoder on SST-2.
 
-6,920 sentences to learn from, 1,821 to be judged by (one standard error is 0.010). Logistic
-regression has scikit-learn's defaults but for max_iter. What is drawn at random has three seeds.
-Nothing is chosen on test; learning rates were chosen on dev (--split dev).
+6,920 training and 1,821 test sentences (the standard error is 0.010). Logistic regression has the
+defaults of scikit-learn except max_iter. Random models have three seeds. Nothing is selected on
+the test sentences; learning rates were selected on the development sentences (--split dev).
 
     python benchmarks/sst2.py
-    python benchmarks/sst2.py --encoder     # the encoder's rows, tuning included: half an hour
+    python benchmarks/sst2.py --encoder     # with the encoder, including fine-tuning: half an hour
 """
 
 from __future__ import annotations

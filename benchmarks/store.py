@@ -1,10 +1,10 @@
-"""What keeping and finding features costs, and telling images apart.
+"""Measure the time to store and to find features, and to digest images.
 
-Shows: microseconds a sample to put and to get 1,280 float32, 400 samples at a time, for
-FeatureStore, joblib.Memory and one .npy file each; and to digest an image of 224 x 224 x 3
-bytes. "Opened anew" is what each `transform` of an extractor with `memory="folder"` does; its
-put, like that of the last two, goes to a new folder, that of the first to rows that are there.
-What is got back is asserted to be what was put.
+Microseconds a sample to put and to get 1,280 float32, 400 samples at a time, for FeatureStore,
+joblib.Memory and one .npy file for each sample; and to digest an image of 224 x 224 x 3 bytes.
+"Opened anew" is what each `transform` of an extractor with `memory="folder"` does. It puts into a
+new folder, as do the last two; the first one puts entries that exist. The result of get is
+asserted to equal the argument of put.
 
     python benchmarks/store.py
 """

@@ -1,7 +1,7 @@
-"""How many sentences are needed: test accuracy on SST-2 against the number to learn from.
+"""Measure the test accuracy on SST-2 against the number of training sentences.
 
-Five draws of 50, 200 and 1,000 sentences (and all 6,920 once), the same for every model; mean and
-standard deviation over draws. Draws the picture of docs/guide/text.md.
+Five random draws of 50, 200 and 1,000 sentences (and all 6,920 once), the same for every model;
+mean and standard deviation over the draws. Draws the figure of docs/guide/text.md.
 
     python benchmarks/text_curve.py --picture docs/guide/text_curve.png
 """

@@ -1,14 +1,15 @@
-"""How much faster `transform` is than the loop that everybody writes.
+"""Measure the speed of `transform`, compared with a plain loop.
 
-Shows: seconds for the 397 images of hymenoptera, against a plain eager loop (batch 32, default
-memory layout, torch.no_grad) of the same network up to the same layer over the same images, in
-one process. Features are asserted to be equal to 1e-4 (each sample's relative L2 distance)
-first. Target: twice as fast in float32. Rows "from paths" and "from arrays" decode and
-preprocess on both sides with the same functions; rows "network" begin at preprocessed tensors.
+Seconds for the 397 images of hymenoptera, compared with an eager loop (batches of 32, default
+memory layout, torch.no_grad) of the same network up to the same layer, in one process. The
+features are asserted to be equal to 1e-4 first (relative L2 distance of each sample). Target:
+twice as fast in float32. In the rows "from paths" and "from arrays", both sides decode and
+preprocess with the same functions; the rows "network" start from preprocessed tensors.
 
-What the C library's allocator has met before decides whether large activations are faulted in
-anew (faults are printed with each round), and the plain loop's large batches change it for all
-that follows in the process. `--only` runs one variant in a process of its own.
+Whether the memory of large activations is requested from the operating system again in each batch
+depends on the previous allocations of the process (page faults are printed for each round), and
+the large batches of the plain loop change it for the rest of the process. `--only` runs one
+variant in a process of its own.
 
     python benchmarks/transform_speed.py                    # minutes on two cores
     python benchmarks/transform_speed.py --compile          # and rows for torch.compile
@@ -35,7 +36,7 @@ from sktransfer.features.compute import open_sample
 
 
 def headless(module: nn.Module) -> nn.Module:
-    """Copy a network without its last linear layer, as tutorials do."""
+    """Copy a network without its last linear layer."""
     copied = copy.deepcopy(module)
     name = [name for name, m in copied.named_modules() if isinstance(m, nn.Linear)][-1]
     copied.set_submodule(name, nn.Identity())
@@ -60,7 +61,7 @@ def assert_close(name: str, features: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def measure(what: str, variants: dict, args, n: int) -> list[list]:
-    """Assert that all variants give what the first gives, then time; one row for each."""
+    """Assert that all variants are equal to the first, then time them; return a row for each."""
     print(f"{what}, {n} images", flush=True)
     if args.only:
         variants = {args.only: variants[args.only]}
@@ -76,7 +77,7 @@ def measure(what: str, variants: dict, args, n: int) -> list[list]:
 
 
 def through_network(name: str, weights, paths, args) -> list[list]:
-    """Compare from preprocessed tensors on: the network alone."""
+    """Compare the network alone, on preprocessed tensors."""
     backbone = load_backbone(name, weights=weights)
     tensors = [open_sample(path, backbone) for path in paths]
     plain = headless(backbone.module)
@@ -91,7 +92,7 @@ def through_network(name: str, weights, paths, args) -> list[list]:
         "transform": lambda: engine.run(tensors, "auto")[layer],
     }
     if args.compile:
-        whole = tensors[: len(tensors) // 8 * 8]  # another batch size is compiled anew
+        whole = tensors[: len(tensors) // 8 * 8]  # other sizes compile again
         fast = partial(loop, torch.compile(last), size=8, layout=torch.channels_last)
         rest = partial(loop, last, size=8, layout=torch.channels_last)
         variants["torch.compile, channels-last, batch 8"] = lambda: np.concatenate(
@@ -101,7 +102,7 @@ def through_network(name: str, weights, paths, args) -> list[list]:
 
 
 def through_transform(paths, args) -> list[list]:
-    """Compare from samples on: paths, and images that are decoded already."""
+    """Compare from paths and from decoded images."""
     extractor = PretrainedFeatureExtractor(device="cpu").fit(paths[:1])
     backbone = extractor.backbone_
     plain, arrays = headless(backbone.module), [open_image(path) for path in paths]

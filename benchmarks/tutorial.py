@@ -1,7 +1,8 @@
-"""The way a tutorial fine-tunes ResNet-18 with skorch, against ours: lines, and what moved.
+"""Compare the code of a tutorial that fine-tunes ResNet-18 with skorch and sktransfer.
 
-The tutorial's code freezes by `requires_grad` and trains the whole network in the loop; batch norm
-of the frozen part then drifts. Random weights, since no others are here; 32 photographs, one epoch.
+Counted are lines of code and frozen tensors that changed. The code of the tutorial freezes by
+`requires_grad` and trains the whole network; the statistics of batch normalisation in the frozen
+part then change. Random weights, 32 photographs, one epoch.
 
     python benchmarks/tutorial.py
 """

@@ -1,10 +1,10 @@
-"""Texts a second through word vectors, against a plain loop over gensim's vectors.
+"""Measure texts a second of word vectors, compared with a loop over the vectors of gensim.
 
-The loop is what a user writes: tokens as the extractor's own tokenizer gives them, each looked up,
-the mean of those that are known. Its tokens are given to it for nothing in one variant and made by
-a regular expression in the other. Equality first, to 1e-5. Then the memory and the time of opening
-tables: GloVe's 400,000 x 50 of the package, and one of 1,000,000 x 300 made here (1.2 GB on disk),
-read once and opened by a second process.
+The loop looks up each token and averages the vectors of known ones. In one variant it is given
+the tokens of the extractor's tokenizer, in the other it makes them by a regular expression.
+Equality is asserted first, to 1e-5. Then the memory and the time of opening tables are measured:
+the 400,000 x 50 of GloVe, and a table of 1,000,000 x 300 that is made here (1.2 GB on disk), read
+once and opened by a second process.
 
     python benchmarks/words_speed.py
     python benchmarks/words_speed.py --large
@@ -45,7 +45,7 @@ print(f"{{seconds:.2f}} s, {{opened - before:.0f}} MB, first text {{use * 1e3:.0
 
 
 def keyed_vectors(extractor):
-    """Put the extractor's words and vectors into gensim's object."""
+    """Return the words and vectors of the extractor as KeyedVectors of gensim."""
     from gensim.models import KeyedVectors
 
     vectors = extractor.backbone_.stages["embedding"].vectors
@@ -56,7 +56,7 @@ def keyed_vectors(extractor):
 
 
 def loop(kv, tokens) -> np.ndarray:
-    """Mean the vectors of known tokens, text by text."""
+    """Average the vectors of known tokens, text by text."""
     rows = []
     for text in tokens:
         found = [kv[word] for word in text if word in kv]
@@ -96,7 +96,7 @@ def opened(name: str, weights: str, home: str) -> str:
 
 
 def large(path: Path, n_words: int = 1_000_000, dim: int = 300) -> None:
-    """Write a file in word2vec's binary format."""
+    """Write a file in the binary format of word2vec."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
         file.write(f"{n_words} {dim}\n".encode())
