@@ -187,3 +187,18 @@ def test_no_file_outside_data_and_the_sources_branches_on_a_modality():
 )
 def test_a_branch_on_a_modality_would_be_found(code):
     assert list(branches_on_modality(ast.parse(code)))
+
+
+def test_no_module_branches_on_the_name_of_a_task():
+    """A task is an object; only ``find_task`` and its callers know the values of ``task=``."""
+    names = {"multiclass", "multilabel", "regression", "classification"}
+
+    def compared(path: str) -> bool:
+        tree = ast.parse((ROOT / path).read_text())
+        compares = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+        texts = [n.value for c in compares for n in ast.walk(c) if isinstance(n, ast.Constant)]
+        return bool(names & {text for text in texts if isinstance(text, str)})
+
+    outside = [path for path in modules() if package(path) not in ("data", "transferability")]
+    assert not [path for path in outside if compared(path)]
+    assert compared("data/targets.py")

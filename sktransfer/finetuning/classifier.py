@@ -332,9 +332,7 @@ default="efficientnet_lite0"
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
         total, kept = self._with_class_weight(target, weight, labels is not None)
         if not (total >= 0).all() or not total.any():
-            raise ValueError(
-                "sample_weight times class_weight must not be negative, nor 0 for every sample."
-            )
+            raise ValueError("class_weight times sample_weight must not be negative, nor all zero.")
         plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
         self._seen = seen if before is None else self._seen | seen
         self._keep(plain, target, weight)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import KFold, cross_val_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import (
@@ -16,10 +15,8 @@ from sktransfer import (
     rank_backbones,
 )
 from sktransfer.backbones.layers import penultimate
-from sktransfer.data.targets import encode_target
 from sktransfer.features.layer_choice import _decide, candidate_layers, choose_layer
-from sktransfer.transferability.folds import make_probe_folds, subsample
-from sktransfer.transferability.probes import LinearProbe, _residuals, out_of_fold_scores
+from sktransfer.transferability.folds import subsample
 from tests.support import TinyNet, Vectors, images, tiny_backbone, tiny_vit
 
 RNG = np.random.default_rng(0)
@@ -43,58 +40,6 @@ def test_candidates_of_networks_of_other_kinds_are_layers_in_order():
         found, names = candidate_layers(backbone), list_layers(backbone)
         assert [names.index(name) for name in found] == sorted({*map(names.index, found)})
         assert found[-1] == penultimate(backbone)
-
-
-def judged(features, y):
-    y = encode_target(y)
-    return out_of_fold_scores(features, y, make_probe_folds(y, 0))
-
-
-@pytest.mark.parametrize("shape", [(30, 50), (50, 8)])
-def test_residuals_are_those_of_ridge_regression_that_has_not_seen_the_sample(shape, monkeypatch):
-    monkeypatch.setattr("sktransfer.transferability.probes._PENALTIES", np.array([0.1]))
-    X, target = RNG.normal(size=shape) + 3, RNG.normal(size=(shape[0], 2))
-    folds = list(KFold(5, shuffle=True, random_state=0).split(X))
-    expected = np.empty_like(target)
-    for train, test in folds:
-        penalty = 0.1 * ((X[train] - X[train].mean(0)) ** 2).sum() / len(train)
-        expected[test] = target[test] - Ridge(penalty).fit(X[train], target[train]).predict(X[test])
-    np.testing.assert_allclose(_residuals(X, target, folds), expected, rtol=1e-6, atol=1e-9)
-
-
-def test_the_penalty_with_the_least_error_is_taken():
-    target = NOISE[:, :1] * 2.0
-    folds = make_probe_folds(target[:, 0], 0)
-    assert (_residuals(NOISE, target, folds) ** 2).mean() < 1e-3 * target.var()
-    alone = _residuals(RNG.normal(size=(60, 12)), target, folds)  # these tell nothing of it
-    assert (alone**2).mean() < 1.2 * target.var()
-
-
-def test_accuracy_is_high_where_features_tell_and_chance_where_not():
-    assert judged(TOLD, Y).mean() > 0.95
-    noise = np.mean([judged(RNG.normal(size=(60, 100)), Y).mean() for _ in range(20)])
-    assert 0.25 < noise < 0.4
-
-
-@pytest.mark.parametrize("shape", [(20, 5), (20, 40)])
-def test_constant_features_and_repeated_columns_are_no_accident(shape):
-    codes = np.repeat([0, 1], 10)
-    assert np.isfinite(judged(np.ones(shape), codes)).all()
-    column = RNG.normal(size=(20, 1)) + 5 * codes[:, None]
-    assert judged(np.repeat(column, shape[1], axis=1), codes).mean() > 0.9
-
-
-def test_tiny_classes_are_judged_by_the_nearest_mean_without_the_sample():
-    features = np.array([[0.0], [1.0], [10.0], [11.0], [0.4]])
-    codes = np.array([0, 0, 1, 1, 2])
-    # Without itself 0.0 is at 1 from its own class and at 0.4 from the single one, and so on.
-    assert judged(features, codes).tolist() == [0.0, 0.0, 1.0, 1.0, 0.0]
-
-
-def test_numbers_are_judged_by_their_explained_variance():
-    y = NOISE[:, 0] * 3 + 0.1 * RNG.normal(size=60)
-    assert judged(NOISE, y).mean() > 0.95
-    assert judged(NOISE[:, 1:], y).mean() < 0.3
 
 
 def test_one_call_computes_all_layers_and_the_telling_one_is_chosen():
@@ -130,16 +75,6 @@ def test_without_labels_there_is_no_choice():
 def test_an_unknown_layer_is_named():
     with pytest.raises(ValueError, match="Nearest"):
         choose_layer(tiny_backbone(), Y, dict, layers=["nowhere"])
-
-
-def test_a_choice_among_more_rows_than_are_probed_uses_all_classes():
-    y = np.array([0] * 5000 + [1] * 40)
-    rows = subsample(y, 1000, 0)
-    assert len(rows) == 1000 and (np.diff(rows) > 0).all()
-    assert 6 <= (y[rows] == 1).sum() <= 10
-    assert (subsample(y, 1000, 0) == rows).all() and (subsample(y, 1000, 1) != rows).any()
-    assert (subsample(y[:10], 1000) == np.arange(10)).all()
-    assert len(subsample(RNG.normal(size=3000), 1000, 0)) == 1000
 
 
 def labelled(n=24):
@@ -217,53 +152,6 @@ def test_numbers_choose_a_layer_too():
     assert not extractor.layer_choice_.is_accuracy
 
 
-# -- the classifier on features ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(60, 12), (60, 200)])
-def test_the_probe_is_logistic_regression_on_one_scale(shape):
-    X = RNG.normal(size=shape) * 5 + np.repeat([0, 1, 2], 20)[:, None]
-    probe = LinearProbe(Cs=(0.1,)).fit(X, Y)
-    scale = np.sqrt(((X - X.mean(0)) ** 2).mean())
-    plain = LogisticRegression(C=0.1, max_iter=1000).fit((X - X.mean(0)) / scale, Y)
-    expected = plain.predict_proba((X - X.mean(0)) / scale)
-    np.testing.assert_allclose(probe.predict_proba(X), expected, atol=1e-3)
-    assert (probe.predict(X) == plain.predict((X - X.mean(0)) / scale)).all()
-
-
-def test_the_probe_chooses_its_penalty_where_classes_suffice():
-    assert LinearProbe(random_state=0).fit(TOLD, Y).C_ == 1.0
-    mixed = np.random.default_rng(1).permutation(Y)
-    assert LinearProbe(random_state=0).fit(TOLD, mixed).C_ == 0.01
-    assert LinearProbe().fit(TOLD[::6], Y[::6]).C_ == 0.1
-
-
-def test_the_probe_takes_one_class():
-    probe = LinearProbe().fit(TOLD[:5], Y[:5])
-    assert probe.predict(TOLD[:2]).tolist() == ["ant", "ant"]
-    assert probe.predict_proba(TOLD[:2]).tolist() == [[1.0], [1.0]]
-
-
-def test_of_rare_classes_among_many_samples_five_are_drawn():
-    y = np.array([0] * 10_000 + [1] * 7 + [2] * 2)
-    rows = subsample(y, 600, 0)
-    assert len(rows) == 600 and np.bincount(y[rows]).tolist() == [593, 5, 2]
-    many = subsample(np.arange(1000), 600, 0)  # more classes than rows
-    assert len(many) == len(set(many)) == 600
-
-
-def test_a_tiny_class_leaves_the_judgement_of_the_others():
-    y = np.append(Y, ["rare", "rare", "single"])
-    features = np.vstack([TOLD, RNG.normal(size=(3, 12))])
-    hits = judged(features, y)
-    assert hits[:60].mean() > 0.95 and hits[-1] == 0.0
-    codes = encode_target(y)
-    folds = make_probe_folds(codes, 0)
-    assert sorted(np.concatenate([test for _, test in folds])) == list(range(63))
-    assert all(not set(train) & set(test) for train, test in folds)
-    assert not any({60, 61} <= set(test) for _, test in folds)
-
-
 def test_layers_are_probed_in_the_order_of_the_network():
     def compute(names, rows):
         return {name: RNG.normal(size=(len(rows), 4)) for name in names}
@@ -271,20 +159,6 @@ def test_layers_are_probed_in_the_order_of_the_network():
     for layers in (["4", "0", "2"], ["2", "4", "0"]):
         assert choose_layer(tiny_backbone(), Y, compute, layers=layers).layers == ("0", "2", "4")
     assert choose_layer(tiny_backbone(), Y, compute, layers=["2", "0"]).default == "2"
-
-
-def test_whole_numbers_are_labels_unless_told():
-    y = RNG.permutation(np.arange(100, 160)) * 3.0
-    with pytest.warns(UserWarning, match="60 distinct whole numbers"):
-        assert encode_target(y).dtype.kind == "i"
-    assert encode_target(y, "classification").dtype.kind == "i"
-    assert (encode_target(y, "regression") == y).all()
-    assert encode_target(np.arange(60), "auto").dtype.kind == "i"  # as an encoder numbers labels
-    assert encode_target(y + 0.5).dtype.kind == "f"
-    with pytest.raises(ValueError, match="task='other'"):
-        encode_target(y, "other")
-    with pytest.raises(ValueError, match="NaN"):
-        encode_target([1.5, np.nan], "regression")
 
 
 def test_a_task_that_is_told_is_the_one_that_is_probed():
@@ -296,9 +170,3 @@ def test_a_task_that_is_told_is_the_one_that_is_probed():
     ranking = rank_backbones(X, y, {"a": small_backbone()}, task="regression")
     shifted = rank_backbones(X, y + 0.5, {"a": small_backbone()})
     assert ranking.scores[0] == pytest.approx(shifted.scores[0], rel=1e-6)
-
-
-def test_a_probe_that_is_not_fitted_says_so():
-    for method in ("predict", "predict_proba"):
-        with pytest.raises(NotFittedError):
-            getattr(LinearProbe(), method)(NOISE)

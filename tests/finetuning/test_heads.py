@@ -1,17 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from sktransfer.data import ClassTarget
 from sktransfer.finetuning.heads import (
     carry_rows,
     make_head,
     solve_new_rows,
     write_rows,
 )
-from sktransfer.transferability import solve_probe
 
 
 def test_a_module_that_a_factory_returns_is_copied():
@@ -27,22 +24,6 @@ def test_one_seed_gives_one_head_and_leaves_the_global_generator_alone(kind):
     one, two = (make_head(kind, 5, 2, 0.1, seed=3).eval() for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(one(torch.ones(1, 5)), two(torch.ones(1, 5)))
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_the_probe_is_logistic_regression_with_weights(n_classes):
-    rng = np.random.default_rng(0)
-    X, codes = rng.normal(size=(80, 5)) * 7 + 3, rng.integers(n_classes, size=80)
-    X[:, 0] += codes * 5
-    weight = rng.uniform(0.1, 3, 80) * np.where(codes == 0, 4.0, 1.0)
-    coef, intercept = solve_probe(X, codes, weight, ClassTarget(np.arange(n_classes)))
-    mean = np.average(X, axis=0, weights=weight)
-    scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight).mean())
-    Z = (X - mean) / scale
-    model = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(Z, codes, sample_weight=weight)
-    logits = X @ coef.T + intercept
-    found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found, model.predict_proba(Z), atol=1e-3)
 
 
 def zeros_behind_tanh():

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
-from sktransfer.transferability.folds import make_trial_folds
+from sktransfer.transferability.folds import hold_out, make_folds, make_trial_folds, subsample
+
+RNG = np.random.default_rng(0)
 
 
 def test_folds_judge_each_row_once_by_models_that_know_two_classes():
@@ -13,3 +16,50 @@ def test_folds_judge_each_row_once_by_models_that_know_two_classes():
     assert set(np.concatenate([test for _, test in make_trial_folds(codes, 0, among)])) == set(
         among
     )
+
+
+def test_a_choice_among_more_rows_than_are_probed_uses_all_classes():
+    y = np.array([0] * 5000 + [1] * 40)
+    rows = subsample(y, 1000, 0)
+    assert len(rows) == 1000 and (np.diff(rows) > 0).all()
+    assert 6 <= (y[rows] == 1).sum() <= 10
+    assert (subsample(y, 1000, 0) == rows).all() and (subsample(y, 1000, 1) != rows).any()
+    assert (subsample(y[:10], 1000) == np.arange(10)).all()
+    assert len(subsample(RNG.normal(size=3000), 1000, 0)) == 1000
+
+
+def test_of_rare_classes_among_many_samples_five_are_drawn():
+    y = np.array([0] * 10_000 + [1] * 7 + [2] * 2)
+    rows = subsample(y, 600, 0)
+    assert len(rows) == 600 and np.bincount(y[rows]).tolist() == [593, 5, 2]
+    many = subsample(np.arange(1000), 600, 0)  # more classes than rows
+    assert len(many) == len(set(many)) == 600
+
+
+@pytest.mark.parametrize("y", [np.repeat([0, 1], [30, 12]), RNG.normal(size=42)])
+def test_folds_test_each_row_once(y):
+    folds = make_folds(y, 4, 0)
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(42))
+    assert all(not set(train) & set(test) and len(train) + len(test) == 42 for train, test in folds)
+    if y.dtype.kind == "i":
+        assert [int(y[test].sum()) for _, test in folds] == [3] * 4
+
+
+def test_a_hold_out_set_is_stratified_and_leaves_a_row_of_each_group():
+    groups = np.repeat([0, 1, 2], [40, 20, 1])
+    train, held = hold_out(groups, np.ones(61), 0.3, seed=0)
+    assert sorted([*train, *held]) == list(range(61))
+    assert np.bincount(groups[held], minlength=3).tolist() == [12, 6, 0]
+    assert (held != hold_out(groups, np.ones(61), 0.3, seed=1)[1]).any()
+
+
+def test_rows_without_a_weight_are_not_held_out():
+    weight = np.repeat([0.0, 1.0], 30)
+    train, held = hold_out(np.zeros(60, int), weight, 0.5, seed=0)
+    assert len(held) == 15 and held.min() >= 30 and len(train) == 45
+
+
+def test_a_hold_out_set_of_no_rows_is_announced():
+    with pytest.warns(UserWarning, match=r"validation_fraction=0.1 of 3 rows"):
+        train, held = hold_out(np.arange(3), np.ones(3), 0.1, seed=0)
+    assert len(train) == 3 and not len(held)
