@@ -11,9 +11,9 @@ Each folder holds a version of the package, such as ``sktransfer`` (the default)
 - imports: pairs of files of which one imports the other, imports inside functions included;
 - circles: groups of files that import one another, directly or not, imports inside functions
   included; and the files in them;
-- comparisons with a kind: comparisons of something called ``kind`` or ``input`` with the name of a
-  kind of sample, such as ``backbone.kind == "image"``, and the files that hold them. The packages
-  that define the kinds (``data``, ``backbones``) are left out;
+- comparisons with a kind: comparisons of something called ``kind``, ``modality`` or the like with
+  the name of a kind of sample, such as ``backbone.kind == "image"``, and the files that hold them.
+  The packages that define the kinds (``data``, ``backbones``) are left out;
 - lines of a function: lines of its body without the docstring, blank lines and comments.
 """
 
@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 KINDS = {"image", "images", "text", "texts", "array", "arrays", "words"}
+NAMES = {"kind", "input", "modality", "name", "noun"}
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
@@ -140,7 +141,7 @@ def compares_kind(node: ast.AST) -> bool:
         return False
     sides = [ast.unparse(side).rpartition(".")[2] for side in (node.left, *node.comparators)]
     values = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
-    return any(s in ("kind", "input") for s in sides) and bool(
+    return any(s in NAMES for s in sides) and bool(
         {value for value in values if isinstance(value, str)} & KINDS
     )
 
