@@ -26,6 +26,7 @@ from .targets import (
     encode_target,
     find_task,
     is_numbers,
+    open_target,
 )
 from .texts import TextModality, as_texts, padded_length
 
@@ -56,6 +57,7 @@ __all__ = [
     "named_among",
     "naming",
     "open_image",
+    "open_target",
     "padded_length",
     "read_image",
     "register_modality",

@@ -24,6 +24,7 @@ __all__ = [
     "encode_target",
     "find_task",
     "is_numbers",
+    "open_target",
 ]
 
 
@@ -132,9 +133,20 @@ class Target:
         """Return predictions, in the form of y, from outputs ``(n_samples, n_outputs)``."""
         raise NotImplementedError
 
+    def scaled(self, encoded: np.ndarray) -> np.ndarray:
+        """Return an encoded target as a linear model takes it; by default as it is."""
+        return encoded
+
     def strata(self, encoded: np.ndarray) -> np.ndarray:
         """Return the group of each row in a stratified split, ``(n_samples,)``; one by default."""
         return np.zeros(len(encoded), int)
+
+    def state(self) -> dict:
+        """Return what a file holds of this target: its name, and arrays and numbers by name."""
+        return {"name": self.name} | vars(self)
+
+    def __reduce__(self):
+        return open_target, (self.state(),)
 
 
 class ClassTarget(Target):
@@ -250,7 +262,7 @@ class IndicatorTarget(Target):
 
 
 class NumericTarget(Target):
-    """One or several numbers for each sample, standardised.
+    """One or several numbers for each sample, which outputs give standardised.
 
     Parameters
     ----------
@@ -266,12 +278,13 @@ class NumericTarget(Target):
         self.is_flat = y.ndim == 1  # and not a column
         if weight is not None:  # by a power of two, so that squares of it stay finite
             weight = np.ldexp(weight, -np.frexp(weight.max())[1])
-        self.scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        self.mean, self.scale = scaler.mean_, scaler.scale_
 
     @property
     def n_outputs(self) -> int:
         """How many outputs a network needs: one for each target."""
-        return len(self.scaler.mean_)
+        return len(self.mean)
 
     def in_the_form_of(self, y: np.ndarray) -> NumericTarget:
         """Return a target with the same units whose predictions have the form of y."""
@@ -283,13 +296,40 @@ class NumericTarget(Target):
         return target
 
     def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return targets in the units of y as float64, ``(n_samples, n_targets)``."""
+        return y.reshape(len(y), -1).astype(np.float64)
+
+    def scaled(self, encoded: np.ndarray) -> np.ndarray:
         """Return standardised targets as float32, ``(n_samples, n_targets)``."""
-        return self.scaler.transform(y.reshape(len(y), -1)).astype(np.float32)
+        return ((encoded - self.mean) / self.scale).astype(np.float32)
+
+    def in_units(self, outputs: np.ndarray) -> np.ndarray:
+        """Return outputs in the units of y as float64, ``(n_samples, n_targets)``."""
+        return outputs.astype(np.float64) * self.scale + self.mean
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """Return outputs in the units and in the shape of y."""
-        values = self.scaler.inverse_transform(outputs)
+        values = self.in_units(outputs)
         return values[:, 0] if self.is_flat else values
+
+
+def open_target(state: dict) -> Target:
+    """Make a target again of what :meth:`Target.state` returned.
+
+    Parameters
+    ----------
+    state : dict
+
+    Returns
+    -------
+    Target
+    """
+    fields = dict(state)
+    name = fields.pop("name")
+    (cls,) = (c for c in (ClassTarget, IndicatorTarget, NumericTarget) if c.name == name)
+    target = object.__new__(cls)
+    vars(target).update(fields)
+    return target
 
 
 def class_target(y, n_samples: int, classes: Sequence = ()) -> tuple:

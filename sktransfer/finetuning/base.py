@@ -345,6 +345,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         if len(new) < self._target.n_outputs:
             solve_new_rows(features, target, weight, tail.head, new, self._target.n_outputs)
         else:
+            target = self._target.scaled(target)
             write_rows(tail.head, *solve_probe(features, target, weight, self._target))
 
     # -- outputs -------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ import inspect
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import skorch
 import torch
 from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, Unfreezer
 from skorch.helper import predefined_split
 from torch import nn
 
+from ..data import Target
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .plan import TrainingPlan
 from .rows import Batches, Rows
@@ -34,20 +36,20 @@ class WeightedLoss(nn.Module):
 
     Parameters
     ----------
-    name : {"cross_entropy", "binary_cross_entropy", "squared_error"}
-        The ``loss`` of a target.
+    target : Target
+        It names the loss.
     label_smoothing : float, default=0
         As in ``torch.nn.CrossEntropyLoss`` (Szegedy et al. 2016).
     """
 
-    def __init__(self, name: str, label_smoothing: float = 0.0):
+    def __init__(self, target: Target, label_smoothing: float = 0.0):
         super().__init__()
-        self.name = name
+        self.target = target
         self.label_smoothing = label_smoothing
 
     def forward(self, output: torch.Tensor | tuple, target: torch.Tensor) -> torch.Tensor:
         output, weight = output if isinstance(output, tuple) else (output, None)
-        loss = _OBJECTIVES[self.name].loss(output, target, self.label_smoothing)  # (n,)
+        loss = _OBJECTIVES[self.target.loss].loss(output, target, self.label_smoothing)  # (n,)
         return (loss if weight is None else loss * weight).mean()
 
 
@@ -224,8 +226,22 @@ class _ClassifierNet(_OwnLoop, skorch.NeuralNetClassifier):
     pass
 
 
+class _IndicatorNet(_OwnLoop, skorch.NeuralNetClassifier):
+    """Predict an indicator matrix, where skorch predicts the most probable column."""
+
+    def predict(self, X) -> np.ndarray:
+        return (self.predict_proba(X) > 0.5).astype(int)
+
+
 class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
-    pass
+    """Take and predict targets in their own units; outputs and the loss are standardised."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        target, y_true = self.criterion_.target, y_true.reshape(len(y_true), -1)
+        mean, scale = (
+            torch.as_tensor(x, device=y_true.device) for x in (target.mean, target.scale)
+        )
+        return super().get_loss(y_pred, ((y_true - mean) / scale).float(), *args, **kwargs)
 
 
 def tail_of(net: skorch.NeuralNet) -> Tail:
@@ -244,15 +260,15 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         "iterator_train__in_pairs": tail.learns_statistics,
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
-        "criterion": WeightedLoss(plan.target.loss, plan.label_smoothing),
-        "predict_nonlinearity": objective.nonlinearity,
+        "criterion": WeightedLoss(plan.target, plan.label_smoothing),
+        "predict_nonlinearity": functools.partial(objective.nonlinearity, target=plan.target),
         "device": str(device),
         "verbose": plan.verbose,
         "callbacks": _callbacks(tail, valid, plan),
         **_optimizer(tail, plan, device),
     }
-    if objective.net is _ClassifierNet:
-        settings["classes"] = list(range(plan.target.n_outputs))
+    if objective.classes is not None:
+        settings["classes"] = objective.classes(plan.target.n_outputs)
         settings["callbacks__valid_acc"] = None  # a column of the history that nobody asked for
     return objective.net(tail, **settings | plan.net_params)
 
@@ -265,23 +281,41 @@ class _Objective:
     ----------
     loss : callable
         From outputs, targets and label smoothing to a loss for each row.
-    nonlinearity : callable or None
-        From outputs to predictions of the skorch net.
+    nonlinearity : callable
+        From outputs and the target to predictions of the skorch net.
     net : type
         The skorch net.
+    classes : callable, default=None
+        From the number of outputs to the classes of the skorch net, by which scikit-learn's
+        scorers tell an indicator matrix from one label a sample.
     """
 
     loss: Callable
-    nonlinearity: Callable | None
+    nonlinearity: Callable
     net: type
+    classes: Callable | None = None
+
+
+def _softmax(output: torch.Tensor, target: Target) -> torch.Tensor:
+    return output.softmax(dim=-1)
+
+
+def _sigmoid(output: torch.Tensor, target: Target) -> torch.Tensor:
+    return output.sigmoid()
+
+
+def _in_units(output: torch.Tensor, target: Target) -> torch.Tensor:
+    return torch.from_numpy(target.in_units(output.numpy(force=True)))
 
 
 _OBJECTIVES = {
     "cross_entropy": _Objective(
-        _cross_entropy, functools.partial(torch.softmax, dim=-1), _ClassifierNet
+        _cross_entropy, _softmax, _ClassifierNet, lambda n_classes: list(range(n_classes))
     ),
-    "binary_cross_entropy": _Objective(_binary_cross_entropy, torch.sigmoid, _ClassifierNet),
-    "squared_error": _Objective(_squared_error, None, _RegressorNet),
+    "binary_cross_entropy": _Objective(
+        _binary_cross_entropy, _sigmoid, _IndicatorNet, lambda n_labels: [[0, 1]] * n_labels
+    ),
+    "squared_error": _Objective(_squared_error, _in_units, _RegressorNet),
 }
 
 

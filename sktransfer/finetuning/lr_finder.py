@@ -113,4 +113,4 @@ class _RangeTest(Callback):
 def _loss(net, tail: Tail, batch: tuple) -> float:
     x, target = to_device(batch, net.device)
     output = run_in_parts(tail.eval(), lambda: tail(**x), len(target))
-    return float(net.criterion_(output, target))
+    return float(net.get_loss(output, target))

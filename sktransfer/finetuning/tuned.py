@@ -15,6 +15,7 @@ from skorch.history import History
 from torch import nn
 
 from ..backbones import Backbone, stages_of
+from ..data import open_target
 from ..engines import Recipe, engine_for, group_by_shape, resolve_device
 from .heads import build_module, describe_module
 from .loop import make_net, tail_of
@@ -210,13 +211,14 @@ class TunedNetwork:
             head.load_state_dict({k: torch.from_numpy(v) for k, v in state["weights"].items()})
         bare = bare_tail(origin, state["trained"], **state["settings"])
         tail = restored_tail(bare, state["tensors"], head)
-        plan = TrainingPlan(**state["plan"])
+        plan = TrainingPlan(**state["plan"] | {"target": open_target(state["plan"]["target"])})
         return cls(origin, state["frozen"], tail, plan, state["history"])
 
 
 def _plan_state(plan: TrainingPlan) -> dict:
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
-    return fields | {"callbacks": [], "net_params": without_callbacks(plan.net_params)}
+    plain = {"target": plan.target.state(), "callbacks": []}
+    return fields | plain | {"net_params": without_callbacks(plan.net_params)}
 
 
 class TunedBackbone(Backbone):

@@ -3,8 +3,8 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
-from skorch.callbacks import Callback
+from sklearn.metrics import get_scorer, mean_absolute_error
+from skorch.callbacks import BatchScoring, Callback, EpochScoring
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from tests.finetuning.conftest import network
@@ -99,9 +99,65 @@ def test_a_net_that_a_callback_stops_goes_on(data):
     assert len(model.history_) == 2
 
 
-def test_the_net_of_a_regressor_goes_on(data):
+def units(X, n_targets):
+    y = 1000 * X[:, 0].astype(float) + 5000
+    return y if n_targets == 1 else np.column_stack([y, X[:, 1]])
+
+
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_the_net_of_a_regressor_takes_and_predicts_the_units_of_y(n_targets, data):
     X, _ = data
-    model = FineTunedRegressor(load_backbone(network()), max_epochs=2, lr=0.01)
-    model.fit(X, 1000 * X[:, 0] + 5000)
-    model.net_.partial_fit(model._at_cut(X), torch.zeros(len(X), 1))
-    assert len(model.history_) == 4
+    y = units(X, n_targets)
+    model = FineTunedRegressor(load_backbone(network()), max_epochs=2, lr=0.01).fit(X, y)
+    activations = model._at_cut(X)
+    np.testing.assert_allclose(
+        model.net_.predict(activations), model.predict(X).reshape(len(X), -1), rtol=1e-5
+    )
+    model.net_.partial_fit(activations, y)
+    losses = [epoch["train_loss"] for epoch in model.history_]
+    assert len(losses) == 4
+    assert losses[3] < losses[0] < 1  # of standardised targets
+    assert model.score(X, y) > 0.4
+
+
+@pytest.mark.parametrize("on_train", [False, True])
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_scores_of_a_regressor_are_in_the_units_of_y(on_train, n_targets, data):
+    X, _ = data
+    y = units(X, n_targets)
+    scores = [
+        EpochScoring("neg_mean_absolute_error", name="epoch", on_train=on_train),
+        BatchScoring("neg_mean_absolute_error", name="batch", on_train=on_train),
+    ]
+    settings = {"max_epochs": 1, "lr": 1e-12, "validation_fraction": 0.3, "random_state": 0}
+    model = FineTunedRegressor(load_backbone(network()), callbacks=scores, **settings).fit(X, y)
+    held = model.validation_indices_
+    rows = np.setdiff1d(np.arange(len(X)), held) if on_train else held
+    expected = -mean_absolute_error(y[rows], model.predict(X[rows]))
+    assert model.history_[0]["epoch"] == pytest.approx(expected, rel=1e-4)
+    assert model.history_[0]["batch"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_targets_far_from_zero_keep_their_digits(data):
+    X, _ = data
+    y = X[:, 0].astype(float)
+    settings = {"trainable": "all", "max_epochs": 3, "lr": 1e-3, "random_state": 0}
+    model = FineTunedRegressor(load_backbone(network()), **settings)
+    expected = model.fit(X, y).predict(X)
+    np.testing.assert_allclose(model.fit(X, y + 1.7e9).predict(X) - 1.7e9, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "f1_micro", "roc_auc", "average_precision"])
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_scores_of_an_indicator_matrix(scoring, n_labels, data):
+    X, y = data
+    Y = np.column_stack([y == "ant", y != "bee", X[:, 0] > 0])[:, :n_labels].astype(int)
+    score = EpochScoring(scoring, name="score", lower_is_better=False)
+    settings = {"max_epochs": 1, "lr": 1e-12, "validation_fraction": 0.3, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), callbacks=[score], **settings).fit(X, Y)
+    held, scorer = model.validation_indices_, get_scorer(scoring)
+    labels = scoring in ("accuracy", "f1_micro")
+    found = model.predict(X[held]) if labels else model.predict_proba(X[held])
+    expected = scorer._score_func(Y[held], found, **scorer._kwargs)
+    assert model.history_[0]["score"] == pytest.approx(expected)
+    assert np.array_equal(model.net_.predict(model._at_cut(X)), model.predict(X))
