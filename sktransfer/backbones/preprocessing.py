@@ -72,9 +72,9 @@ class ImagePreprocessing:
         # The permuted view stays channels-last in memory: torchvision resizes such uint8
         # tensors without a copy, within a step or two of Pillow and several times faster.
         # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
-        image = np.require(image, requirements=["C", "W"])
-        x = torch.from_numpy(image).permute(2, 0, 1)
-        return F.resize(x, size, interpolation=mode, antialias=True)
+        image = np.require(image if image.strides[2] else image[..., :1], requirements=["C", "W"])
+        x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w), or (1, h, w) of a grey one
+        return F.resize(x, size, interpolation=mode, antialias=True).expand(3, -1, -1)
 
     def _resized_size(self, height: int, width: int) -> list[int]:
         """Return the size to resize an image to; one number stands for the shorter side."""
@@ -166,14 +166,14 @@ def as_preprocessing(preprocess: Callable | None, modality: Modality) -> Callabl
     Parameters
     ----------
     preprocess : callable or None
-        One with ``input_shape`` or ``many`` is a preprocessing already, such as those of other
-        backbones.
+        A preprocessing, such as that of another backbone, is returned as it is.
     modality : Modality
 
     Returns
     -------
     callable or None
     """
-    if preprocess is None or hasattr(preprocess, "input_shape") or hasattr(preprocess, "many"):
+    ready = isinstance(preprocess, ImagePreprocessing | TransformPreprocessing | None)
+    if ready or hasattr(preprocess, "many"):
         return preprocess
     return TransformPreprocessing(preprocess, modality)

@@ -352,8 +352,7 @@ def open_image(sample) -> np.ndarray:
         return sample.open()
     sample = read_image(sample)
     if isinstance(sample, _ImageFile):
-        with _open_file(sample) as image:
-            return _from_pil(image)
+        return _from_pil(_open_file(sample))  # no name here, so that a turned one is freed early
     if isinstance(sample, Image.Image):
         return _from_pil(sample)
     return _from_array(_numbers(sample))
@@ -416,6 +415,8 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"an array of shape {array.shape} is no image (h, w) or (h, w, channels)")
     channels = array.shape[2]
+    if channels == 1 and array.dtype == np.float32:
+        return np.broadcast_to(array, (*array.shape[:2], 3))  # three copies may be 1 GB
     if channels == 1:
         return np.repeat(array, 3, axis=2)
     if channels == 4:
@@ -440,7 +441,7 @@ def _to_range(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return (array / 65535).astype(np.float32)
+        return np.divide(array, 65535, dtype=np.float32)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"an array of dtype {array.dtype} is no image")
     low, high = (array.min(), array.max()) if array.size else (0, 0)
@@ -449,7 +450,7 @@ def _to_range(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f" and 0 <= low and high <= 255:
         return array.astype(np.uint8)
     if array.dtype.kind == "f" and 0 <= low and high <= 1:
-        return array.astype(np.float32)
+        return array.astype(np.float32, copy=False)
     raise ValueError(
         f"{array.dtype} values from {low:g} to {high:g}: give floats in [0, 1], or uint8. "
         f"Perhaps divide by {_divisor(high)}."

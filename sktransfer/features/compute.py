@@ -126,11 +126,11 @@ class _Sample(NamedTuple):
 
 
 class _SampleError(Exception):
-    """A sample could not be read or opened; its cause says why."""
+    """A sample could not be read or opened. joblib replaces ``__cause__`` by a traceback."""
 
-    def __init__(self, position: int):
-        super().__init__(position)
-        self.position = position
+    def __init__(self, position: int, cause: Exception):
+        super().__init__(position, cause)
+        self.position, self.cause = position, cause
 
 
 def _read(samples: Sequence, positions: range, modality: Modality) -> Iterator[list[_Sample]]:
@@ -140,7 +140,7 @@ def _read(samples: Sequence, positions: range, modality: Modality) -> Iterator[l
         try:
             content = modality.read(samples[position])
         except Exception as error:
-            raise _SampleError(position) from error
+            raise _SampleError(position, error) from error
         part.append(_Sample(position, content))
         n_bytes += getattr(content, "bytes_read", 0)
         if n_bytes >= _BYTES_READ:
@@ -189,7 +189,7 @@ def _digest(sample: _Sample, modality: Modality) -> bytes:
     try:
         return modality.digest(sample.content)
     except Exception as error:
-        raise _SampleError(sample.position) from error
+        raise _SampleError(sample.position, error) from error
 
 
 def _through_store(
@@ -263,7 +263,7 @@ def _open(sample: _Sample, backbone: Backbone) -> torch.Tensor:
     try:
         return open_sample(sample.content, backbone)
     except Exception as error:
-        raise _SampleError(sample.position) from error
+        raise _SampleError(sample.position, error) from error
 
 
 def open_sample(sample, backbone: Backbone) -> torch.Tensor:
@@ -289,8 +289,8 @@ def _unreadable_named(samples: Sequence, start: int, backbone: Backbone):
     try:
         yield
     except _SampleError as error:
-        problems = _problems(samples, start, backbone, {error.position: error.__cause__})
-        raise UnreadableSamplesError(problems) from error.__cause__
+        problems = _problems(samples, start, backbone, {error.position: error.cause})
+        raise UnreadableSamplesError(problems) from error.cause
 
 
 def _problems(samples: Sequence, start: int, backbone: Backbone, known: dict) -> list[tuple]:

@@ -1,15 +1,25 @@
+import multiprocessing
+import os
 import pickle
+import resource
+import struct
+import threading
+import zlib
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.data import images
 from sktransfer.data.base import UnreadableSamplesError
 from sktransfer.data.images import as_samples, digest, open_image
-from tests.support import DATA
+from sktransfer.data.texts import as_texts
+from tests.support import DATA, tiny_backbone
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -317,3 +327,190 @@ def test_bytes_in_the_other_order_are_the_same_numbers():
     assert np.array_equal(open_image(dark.astype(">u2")), open_image(dark.astype("<u2")))
     light = np.linspace(0, 1, 48).reshape(4, 4, 3)
     assert np.array_equal(open_image(light.astype(">f4")), open_image(light.astype("<f4")))
+
+
+# hostile files
+
+
+def png(path, width, height):
+    """Write a grey PNG that announces a size and ends after a few pixels."""
+
+    def chunk(name, content):
+        whole = name + content
+        return struct.pack(">I", len(content)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    return write(path, b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("width", [10_000, 20_000])  # above the limit, above twice the limit
+def test_more_pixels_than_pillows_limit_are_refused_by_the_header(width, tmp_path):
+    path = png(tmp_path / "a.png", width, 10_000)
+    with pytest.raises(ValueError, match=r"too many pixels .*raise PIL.Image.MAX_IMAGE_PIXELS"):
+        open_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("given", [lambda path: path, Image.open])
+def test_the_limit_on_pixels_is_the_one_that_pillow_has_now(given, tmp_path, monkeypatch):
+    image = np.zeros((10, 12, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 119)
+    with pytest.raises(ValueError, match="12 x 10 pixels, the limit is 119"):
+        open_image(given(tmp_path / "a.png"))
+    for limit in (120, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert np.array_equal(open_image(given(tmp_path / "a.png")), image)
+
+
+def test_a_file_longer_than_any_image_within_the_limit_is_not_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.png", bytes(8 * 100 + 1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for use in (open_image, digest):
+        with pytest.raises(ValueError, match="801 bytes are more than an image of 100 pixels"):
+            use(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.parametrize("use", [open_image, digest])
+def test_a_pipe_is_refused_and_not_waited_for(use, tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Timer(2, lambda: os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK)))
+    writer.daemon = True
+    writer.start()  # lets code that waits go on
+    with pytest.raises(ValueError, match="not a regular file"):
+        use(path)
+    writer.cancel()
+
+
+def test_a_device_is_refused():
+    with pytest.raises(ValueError, match="not a regular file"):
+        open_image(os.devnull)
+
+
+def test_a_decoded_image_is_not_copied_whole_on_the_way_to_rgb(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("P", (4000, 4000)).save(path, transparency=0, compress_level=1)
+    assert peak_of(lambda: open_image(path)) < 13 * 4000**2  # 1 decoded, 3 RGB, strips
+
+
+def peak_of(action) -> int:
+    """Return the bytes by which a child process grows at most while it runs an action."""
+
+    def measure(end):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        action()
+        end.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=measure, args=(sender,))
+    child.start()
+    assert receiver.poll(60)
+    peak = receiver.recv() * 1024
+    child.join()
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("mode", "info"), [("RGBA", {}), ("LA", {}), ("P", {"transparency": 1}), ("CMYK", {})]
+)
+def test_strips_give_the_pixels_of_the_whole(mode, info, monkeypatch):
+    rng = np.random.default_rng(0)
+    shape = (37, 23, len(Image.new(mode, (1, 1)).getbands()))
+    pixels = rng.integers(0, 3 if mode == "P" else 256, shape, dtype=np.uint8)
+    image = Image.fromarray(pixels.squeeze(), None if mode in ("RGBA", "LA") else mode)
+    image.info |= info
+    whole = open_image(image)
+    monkeypatch.setattr(images, "_STRIP", 23 * 5)
+    assert np.array_equal(open_image(image), whole)
+
+
+def test_an_image_that_does_not_fit_into_memory_says_so():
+    class Huge(Image.Image):
+        def load(self):
+            raise MemoryError
+
+    huge = Image.new("RGB", (5, 6))
+    huge.__class__ = Huge
+    with pytest.raises(MemoryError, match="not enough memory to decode 5 x 6 pixels"):
+        open_image(huge)
+
+
+def test_a_cause_without_words_is_told_by_its_type():
+    message = str(UnreadableSamplesError([(0, "a.png", MemoryError())]))
+    assert message == "1 sample could not be read:\n  sample 0, 'a.png': MemoryError"
+
+
+# subclasses and containers
+
+
+def test_premultiplied_grey_is_opened_as_grey_with_alpha():
+    premultiplied = Image.fromarray(np.dstack([GREY, GREY[::-1]])).convert("La")
+    assert np.array_equal(open_image(premultiplied), open_image(premultiplied.convert("LA")))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_matrix_is_an_array(dtype):
+    image = (GREY / 255).astype(dtype)
+    matrix = np.asmatrix(image)
+    (sample,) = as_samples([matrix])
+    opened = open_image(sample)
+    assert type(opened) is np.ndarray
+    assert np.array_equal(opened, open_image(image))
+    assert digest(matrix) == digest(image)
+
+
+def test_masked_values_are_refused_and_an_empty_mask_is_none():
+    image = np.ma.array(GREY, mask=GREY > 100)
+    for use in (open_image, digest):
+        with pytest.raises(ValueError, match=r"masked values: fill them first"):
+            use(image)
+        assert np.array_equal(use(np.ma.array(GREY, mask=False)), use(GREY))
+    with pytest.raises(ValueError, match="X is a masked array"):
+        as_samples(image[None])
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        pa.array,
+        lambda paths: pa.array(paths, pa.large_string()),
+        lambda paths: pa.chunked_array([paths[:1], paths[1:]]),
+        lambda paths: pa.table({"path": paths}),
+        lambda paths: pa.RecordBatch.from_pydict({"path": paths}),
+    ],
+)
+def test_a_column_of_pyarrow_is_a_list_in_its_order(container):
+    assert as_samples(container(PATHS)) == PATHS
+    assert as_texts(container(PATHS)) == PATHS
+
+
+def test_a_table_of_pyarrow_must_have_one_column():
+    with pytest.raises(ValueError, match=r"one column of samples, got \['a', 'b'\]"):
+        as_samples(pa.table({"a": PATHS, "b": PATHS}))
+
+
+def test_a_tensor_array_of_pyarrow_holds_images():
+    images = RNG.integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
+    assert np.array_equal(as_samples(pa.FixedShapeTensorArray.from_numpy_ndarray(images)), images)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [[1], [6, 5, 2], [0, 30], [-6, -5], (6.0, 5), ["a", "b"], [[6, 5]], [6, 5, 3, 1], [True, 30]],
+)
+def test_an_image_shape_that_is_none_is_named(shape):
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), image_shape=shape)
+    with pytest.raises(ValueError, match=r"image_shape=.*give \(height, width\) or"):
+        extractor.fit(np.zeros((4, 30)))
+
+
+@pytest.mark.parametrize("X", [np.zeros((4, 30)), [GREY, GREY], [1, 2], ["a.jpg", "b.jpg"]])
+def test_an_x_that_does_not_fit_image_shape_names_it(X):
+    with pytest.raises(ValueError, match=r"image_shape=\(1, 2\)"):
+        PretrainedFeatureExtractor(tiny_backbone(), image_shape=[1, 2]).fit(X)

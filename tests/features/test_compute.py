@@ -19,6 +19,7 @@ from sktransfer import (
     load_backbone,
 )
 from sktransfer.engines.base import Recipe
+from sktransfer.features import compute as compute_module
 from sktransfer.features.compute import compute_features, open_sample
 from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone
 
@@ -275,6 +276,70 @@ def test_features_that_cannot_be_stored_are_returned_with_one_warning(small_disk
     assert len(caught) == 1
     expected = PretrainedFeatureExtractor(backbone, layer=-1).fit_transform(X)
     np.testing.assert_array_equal(features, expected)
+
+
+class Meanwhile:
+    """A preprocessing that does something else first, once, and is no other one because of it."""
+
+    content_digest = "meanwhile"
+
+    def __init__(self):
+        self.action = None
+
+    def __call__(self, image):
+        action, self.action = self.action, None
+        if action is not None:
+            action()
+        return TINY_SIZE(np.array(image))
+
+
+def test_a_file_replaced_after_its_digest_is_not_stored_under_it(store, tmp_path):
+    for name, image in zip("abc", images(3), strict=True):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    first, second, other = (tmp_path / f"{name}.png" for name in "abc")
+    original = second.read_bytes()
+    preprocess = Meanwhile()
+    backbone = load_backbone(TinyNet(), preprocess=preprocess, classes=["a", "b", "c"])
+    extractor = PretrainedFeatureExtractor(backbone, memory=store).fit([first])
+    preprocess.action = lambda: second.write_bytes(other.read_bytes())
+    extractor.transform([first, second])
+    assert second.read_bytes() != original
+    second.write_bytes(original)
+    expected = PretrainedFeatureExtractor(backbone).fit([first]).transform([second])
+    np.testing.assert_array_equal(extractor.transform([second]), expected)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_an_error_that_passes_keeps_its_cause(n_jobs):
+    def fail():
+        raise OSError(5, "Input/output error")
+
+    preprocess = Meanwhile()
+    backbone = load_backbone(TinyNet(), preprocess=preprocess)
+    X = images(6)
+    extractor = PretrainedFeatureExtractor(backbone, n_jobs=n_jobs).fit(X)
+    preprocess.action = fail
+    with pytest.raises(UnreadableSamplesError, match=r"1 sample .*\n.*Input/output error") as info:
+        extractor.transform(X)
+    assert isinstance(info.value.__cause__, OSError)
+    assert len(info.value.problems) == 1
+
+
+def test_files_are_in_memory_a_few_at_a_time(tmp_path, monkeypatch):
+    paths = []
+    for i, image in enumerate(images(9)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    expected = compute(paths)["4"]
+    limit = 2 * paths[0].stat().st_size
+    monkeypatch.setattr(compute_module, "_BYTES_READ", limit)
+    sizes, add = [], compute_module._Run.add
+    monkeypatch.setattr(
+        compute_module._Run, "add", lambda run, part: (sizes.append(len(part)), add(run, part))
+    )
+    np.testing.assert_allclose(compute([*paths, paths[0]])["4"], [*expected, expected[0]], 1e-5)
+    assert sum(sizes) == 10
+    assert max(sizes) <= 3
 
 
 # samples that cannot be read
