@@ -22,7 +22,6 @@ from .lite import LITE, load_lite
 from .preprocessing import as_preprocessing
 from .torchvision import load_torchvision, torchvision_names
 from .weights import load_weights
-from .words.formats import beside
 from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 
 __all__ = ["list_backbones", "load_backbone", "modality_of", "register_backbone"]
@@ -318,7 +317,7 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
 def _stamp(name: str, weights: str | None) -> tuple:
     """Tell the versions of local files apart, so that a changed one is read again."""
     path = Path(weights or "")
-    files = [path, *beside(path)] if path.is_file() else files_of_folder(name)
+    files = [path] if path.is_file() else files_of_folder(name)
     versions = ((file, file.stat()) for file in files)
     return tuple((str(file), s.st_mtime_ns, s.st_size) for file, s in versions)
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from .base import Backbone
-from .words.formats import _GLOVE, _check_finite, _chosen, _parts
+from .words.formats import GLOVE, check_finite_rows, positions_kept, read_object
 from .words.preprocessing import WordPreprocessing
 from .words.table import WordTable
 from .words.vectors import WordVectors, open_source
@@ -33,9 +33,9 @@ def load_word_vectors(
     ----------
     weights : str, Path, (words, matrix), mapping or gensim.models.KeyedVectors
         A file: word2vec binary or text, GloVe text, FastText ``.vec`` or ``.bin``, each also
-        gzipped, or one that ``KeyedVectors.save`` wrote. Or a list of words and a matrix
-        ``(n_words, dim)``, a mapping from words to vectors, or gensim's vectors or model. A
-        float32 matrix is used as it is, without a copy; do not change it afterwards.
+        gzipped. Or a list of words and a matrix ``(n_words, dim)``, a mapping from words to
+        vectors, or gensim's vectors or model, such as ``KeyedVectors.load(path)``. A float32
+        matrix is used as it is, without a copy; do not change it afterwards.
     tokenizer : callable, default=None
         From a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default
         texts are split at white space; what the vectors do not know whole is taken apart at
@@ -59,22 +59,25 @@ def load_word_vectors(
     FileNotFoundError
         If there is no such file; the nearest names are offered.
     ValueError
-        If the file holds no word vectors, ends early, or has lines of different lengths, or if
-        words and vectors do not match.
+        If the file holds no word vectors, is shorter or longer than it announces, ends inside a
+        line, or has lines of different lengths; if a vector holds NaN or infinity; or if words
+        and vectors do not match.
     ImportError
         If gensim is needed and missing.
 
     Notes
     -----
-    Text files are read here and not by gensim, which takes a word with a space in it for numbers
-    and needs several times as long. Nothing in a file is executed: gensim's own files, which are
-    pickles, may hold its vectors and arrays and nothing else. Of equal words the first counts.
+    Binary files are read by gensim, after what they announce was compared with their size. Text
+    files are read here: gensim takes a word with a space in it for numbers and needs several
+    times as long. Files that gensim saved are pickles, which can run code when they are opened,
+    and are refused. Of equal words the first counts.
 
     Words that FastText ``.bin`` files do not list get the mean of their n-grams' vectors
     (Bojanowski et al. 2017, arXiv:1607.04606).
 
     Tables of files are kept in the folder ``word-vectors`` below ``$SKTRANSFER_HOME``, by default
-    the user's folder for caches.
+    the user's folder for caches. Each process compares their checksums once; a table that is
+    damaged is made again from its file.
 
     Examples
     --------
@@ -102,7 +105,7 @@ def load_word_vectors_named(name: str, weights, *, download: bool = True) -> Bac
     if weights is None or (isinstance(weights, str) and weights == "default"):
         raise ValueError(
             f"backbone={name!r} needs weights='<file of word vectors>' (word2vec, GloVe or "
-            f"FastText); {_GLOVE!r} brings its own."
+            f"FastText); {GLOVE!r} brings its own."
         )
     return load_word_vectors(weights, name=name)
 
@@ -114,7 +117,7 @@ def load_glove(name: str, weights, *, download: bool = True) -> Backbone:
             f"weights={weights!r}: {name!r} has only its own. For a file of word vectors use "
             "backbone='word-vectors'."
         )
-    return _backbone(name, open_source(_GLOVE), None, loaded_by=(name, weights))
+    return _backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
 
 
 def _backbone(name: str, vectors: WordVectors, tokenizer, loaded_by=None) -> Backbone:
@@ -144,14 +147,14 @@ def _check_arguments(tokenizer, vocabulary, max_words) -> None:
 
 
 def _in_memory(weights, vocabulary, max_words) -> WordVectors:
-    words, matrix, grams, subwords = _parts(weights)
+    words, matrix, grams, subwords = read_object(weights)
     if not words or matrix.ndim != 2 or len(matrix) != len(words) or not matrix.shape[1]:
         raise ValueError(f"{len(words)} words and vectors of shape {matrix.shape} do not match")
-    chosen = _chosen(words, vocabulary, max_words)
+    chosen = positions_kept(words, vocabulary, max_words)
     if len(chosen) < len(words):
         words, matrix = [words[i] for i in chosen], matrix[chosen]
     if not words:
         raise ValueError("None of the words is in vocabulary=.")
     matrix = np.concatenate([matrix, grams]) if len(grams) else matrix
-    _check_finite(words, matrix)
+    check_finite_rows(words, matrix, "word vectors")
     return WordVectors.from_words(words, matrix, subwords=subwords)

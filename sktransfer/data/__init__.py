@@ -1,7 +1,8 @@
 """What one raw sample is: check a collection, open, digest and group samples; check labels.
 
 A modality, such as image, text or array, is one object; ``register_modality`` adds another.
-No torch: everything here works on paths, arrays and texts.
+No torch: everything here works on paths, arrays and texts. ``disk`` holds what the caches of all
+packages share.
 """
 
 from .arrays import ArrayModality
@@ -15,6 +16,7 @@ from .base import (
     register_modality,
     take,
 )
+from .disk import CacheError, checksum, new_folder, writing
 from .images import ImageModality, as_samples, digest, open_image, read_image
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
 from .targets import (
@@ -32,6 +34,7 @@ from .texts import TextModality, as_texts, padded_length
 
 __all__ = [
     "ArrayModality",
+    "CacheError",
     "ClassTarget",
     "ImageModality",
     "IndicatorTarget",
@@ -47,6 +50,7 @@ __all__ = [
     "check_numbers",
     "check_target",
     "check_weights",
+    "checksum",
     "class_target",
     "digest",
     "digest_array",
@@ -56,10 +60,12 @@ __all__ = [
     "is_numbers",
     "named_among",
     "naming",
+    "new_folder",
     "open_image",
     "open_target",
     "padded_length",
     "read_image",
     "register_modality",
     "take",
+    "writing",
 ]

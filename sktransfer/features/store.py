@@ -17,6 +17,8 @@ from urllib.request import pathname2url
 import numpy as np
 import xxhash
 
+from ..data import checksum
+
 __all__ = ["FeatureStore", "as_store"]
 
 _LAYOUT = """
@@ -145,7 +147,7 @@ class FeatureStore:
         now = time.time()
         packed = [_pack(value) for value in values]
         rows = [
-            (key, value, _checksum(key, value), now)
+            (key, value, checksum(key, value), now)
             for key, value in zip(_keys(recipe, digests), packed, strict=True)
         ]
 
@@ -399,16 +401,10 @@ def _is_damage(error: sqlite3.OperationalError) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
-def _checksum(key: bytes, value: bytes) -> bytes:
-    """Hash a row with its key: a damaged index could give another row's."""
-    hasher = xxhash.xxh3_64(key)
-    hasher.update(value)
-    return hasher.digest()
-
-
-def _is_sound(key, value, checksum) -> bool:
+def _is_sound(key, value, expected) -> bool:
+    """Compare a row with its checksum, which covers the key: a damaged index finds other rows."""
     kinds = isinstance(key, bytes) and isinstance(value, bytes)
-    return kinds and _checksum(key, value) == checksum
+    return kinds and checksum(key, value) == expected
 
 
 def _keys(recipe: str, digests: Sequence[bytes]) -> list[bytes]:

@@ -1,9 +1,11 @@
 import copy
+import gc
 import gzip
 import multiprocessing
 import os
 import pickle
 import shutil
+import struct
 import sys
 import threading
 import warnings
@@ -14,10 +16,11 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import nn
 
-from sktransfer import load_backbone
+from sktransfer import PretrainedFeatureExtractor, backbones
 from sktransfer.backbones.layers import boundary
 from sktransfer.backbones.stages import check_stages, stages_of
-from sktransfer.backbones.words import formats, mapped
+from sktransfer.backbones.words import binary as binary_module
+from sktransfer.backbones.words import formats, mapped, text
 from sktransfer.backbones.words import vectors as vectors_module
 from sktransfer.backbones.words.preprocessing import WordPreprocessing
 from sktransfer.backbones.words.table import WordTable
@@ -45,8 +48,8 @@ def home(tmp_path, monkeypatch):
 def reads(monkeypatch):
     """The sources that have been read through."""
     seen = []
-    read = formats._read
-    monkeypatch.setattr(vectors_module, "_read", lambda *of: seen.append(of[0]) or read(*of))
+    read = formats.read_source
+    monkeypatch.setattr(vectors_module, "read_source", lambda *of: seen.append(of[0]) or read(*of))
     return seen
 
 
@@ -208,7 +211,7 @@ def test_numbers_are_parsed_alike_with_and_without_pandas(tmp_path, monkeypatch)
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((200, 7)) * 10.0 ** rng.integers(-30, 30, (200, 7))
     written = [" ".join(map(repr, row.tolist())).encode() for row in rows]
-    for found in (formats._by_pandas(written), formats._by_numpy(written, 7)):
+    for found in (text._by_pandas(written, 7), text._by_numpy(written, 7)):
         np.testing.assert_array_equal(found, rows.astype(np.float32))
     monkeypatch.setitem(sys.modules, "pandas", None)
     path = text_file(tmp_path / "v.txt")
@@ -226,56 +229,31 @@ def test_files_that_gensim_writes_in_the_format_of_word2vec(tmp_path):
         np.testing.assert_array_equal(found, MATRIX)
 
 
-@pytest.mark.parametrize("suffix", ["kv", "kv.gz"])
-@pytest.mark.parametrize("separately", [[], ["vectors"]])
-def test_files_that_keyed_vectors_were_saved_to(tmp_path, separately, suffix):
-    path, kv = tmp_path / f"saved.{suffix}", keyed_vectors()
-    kv.save(str(path), separately=separately)
-    np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
-    (tmp_path / "again.pkl").write_bytes(pickle.dumps(kv))
-    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "again.pkl")), MATRIX)
-
-
-def test_arrays_beside_a_file_are_missed_and_their_changes_seen(tmp_path):
-    path = tmp_path / "saved.kv"
-    keyed_vectors().save(str(path), separately=["vectors"])
-    arrays = tmp_path / "saved.kv.vectors.npy"
-    first, by_name = load_word_vectors(path), load_backbone("word-vectors", weights=path)
-    np.save(arrays, MATRIX * 2)
-    os.utime(arrays, ns=(1, 1))
-    for again in (load_word_vectors(path), load_backbone("word-vectors", weights=path)):
-        np.testing.assert_array_equal(vectors_of(again), MATRIX * 2)
-    for before in (first, by_name):
-        np.testing.assert_array_equal(vectors_of(before), MATRIX)
-    arrays.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"'saved\.kv\.vectors\.npy', and that is not there"
-    ):
-        load_word_vectors(path)
-
-
-def test_saved_fasttext_vectors(tmp_path, fasttext):
-    fasttext.wv.save(str(tmp_path / "saved.kv"))
-    backbone = load_word_vectors(tmp_path / "saved.kv")
-    assert_embedded_as_by_gensim(backbone, fasttext.wv, ["landlord", "landlords"])
-
-
 class Malicious:
     def __reduce__(self):
         return os.mkdir, ("was-here",)
 
 
-def test_no_code_in_a_saved_file_runs(tmp_path, monkeypatch, fasttext):
+@pytest.mark.parametrize("suffix", ["kv", "kv.gz"])
+def test_saved_objects_are_refused_and_no_code_in_them_runs(tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     kv = keyed_vectors()
     kv.extra = Malicious()
-    kv.save("saved.kv")
-    with pytest.raises(ValueError, match=r"posix\.mkdir|nt\.mkdir"):
-        load_word_vectors("saved.kv")
+    kv.save(f"saved.{suffix}")
+    with pytest.raises(ValueError, match=r"A pickle, .* load it with gensim .*model\.wv"):
+        load_word_vectors(f"saved.{suffix}")
     assert not (tmp_path / "was-here").exists()
-    fasttext.save("model.kv")
-    with pytest.raises(ValueError, match=r"FastText, and a pickle .*model\.wv"):
-        load_word_vectors("model.kv")
+
+
+def test_what_gensim_loads_takes_the_place_of_a_saved_file(tmp_path, fasttext):
+    models = pytest.importorskip("gensim.models")
+    path = str(tmp_path / "saved.kv")
+    keyed_vectors().save(path, separately=["vectors"])
+    for kv in (models.KeyedVectors.load(path), models.KeyedVectors.load(path, mmap="r")):
+        np.testing.assert_array_equal(vectors_of(load_word_vectors(kv)), MATRIX)
+    fasttext.wv.save(path)
+    again = models.fasttext.FastTextKeyedVectors.load(path)
+    assert_embedded_as_by_gensim(load_word_vectors(again), fasttext.wv, ["landlord", "landlords"])
 
 
 @pytest.mark.parametrize(
@@ -372,8 +350,13 @@ def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
         b"a 1 2\nb 3 4 \nc nan 1\n": "vector of 'c'.*NaN",
         gzip.compress(lines().encode())[:-20]: "compressed file is damaged",
         b"2 2\na \x00\x00\x80?": "not a file of word vectors that can be read",
-        pickle.dumps({"a": [1.0]}): "no KeyedVectors",
-        b"\x80\x04broken": "damaged pickle",
+        pickle.dumps({"a": [1.0]}): "A pickle",
+        b"9" * 5000 + b" 4\na 1 2\n": "entry 2: not a word and 1 numbers",
+        b"a 1e39 2\nb 3 4\n": r"v\.txt: the vector of 'a'",
+        b"2 2\na 1 2\nb 3 4\nc 5 6\n": "2 words are announced, and more lines follow",
+        b"2 2\na 1 2\nb 3 4": "ends inside this line, and its last number",
+        b"a 1 2\nb 3 4": "ends inside this line",
+        gzip.compress(b"a 1 2\nb 3 4.12"): "ends inside this line",
     }
     for content, message in cases.items():
         path.write_bytes(content)
@@ -619,6 +602,111 @@ def facebook(tmp_path, fasttext):
     path = tmp_path / "model.bin"
     pytest.importorskip("gensim.models.fasttext").save_facebook_model(fasttext, str(path))
     return path
+
+
+def header_of(content):
+    """Return the numbers at the beginning of a FastText file, by name, and the rest."""
+    size = struct.calcsize(binary_module._HEADER)
+    numbers = struct.unpack(binary_module._HEADER, content[:size])
+    return dict(zip(binary_module._FIELDS, numbers, strict=True)), content[size:]
+
+
+def announcing(content, **changes):
+    """Return a FastText file whose header holds other numbers."""
+    header, rest = header_of(content)
+    return struct.pack(binary_module._HEADER, *(header | changes).values()) + rest
+
+
+def of_shape(content, *shape):
+    """Return a FastText file whose matrix has another shape by its header."""
+    header, _ = header_of(content)
+    known = struct.pack("<2q", header["size"] + header["bucket"], header["dim"])
+    return content.replace(known, struct.pack("<2q", *shape), 1)
+
+
+HUGE = 2**31 - 1
+HOSTILE = {
+    "103 bytes": lambda good: good[:103],
+    "the header alone": lambda good: good[: struct.calcsize(binary_module._HEADER)],
+    "a longer file": lambda good: good + b"xyz",
+    "a word without an end": lambda good: good[:110] + b"a" * 20_000,
+    "quantised": lambda good: good.replace(b"\0" + good[193:209], b"\1" + good[193:209], 1),
+    **{
+        f"{name}={value}": lambda good, name=name, value=value: announcing(good, **{name: value})
+        for name, values in {
+            "dim": (0, -1, 7, HUGE),
+            "size": (0, -1, 5, HUGE),
+            "bucket": (-1, 49, 51, HUGE),
+            "n_labels": (1, HUGE),
+            "n_pruned": (1, 2**62),
+            "minn": (-1,),
+            "maxn": (-1, HUGE),
+            "t": (float("inf"), float("nan")),
+        }.items()
+        for value in values
+    },
+    **{
+        f"shape {shape}": lambda good, shape=shape: of_shape(good, *shape)
+        for shape in [(2**40, 6), (57, 2**40), (-57, -6), (0, 0), (56, 6), (57, 5), (2**62, 2**62)]
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_fasttext_file_announces_is_compared_with_its_size(tmp_path, facebook, name):
+    content = HOSTILE[name](facebook.read_bytes())
+    assert content != facebook.read_bytes()
+    (tmp_path / "hostile.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"hostile\.bin: not a file of word vectors"):
+        load_word_vectors(tmp_path / "hostile.bin")
+
+
+@pytest.mark.parametrize("kind", ["fasttext", "word2vec"])
+def test_binary_files_cut_anywhere_are_refused(tmp_path, facebook, kind):
+    pytest.importorskip("gensim")
+    content = facebook.read_bytes() if kind == "fasttext" else binary(end=b"")
+    rng = np.random.default_rng(0)
+    for size in rng.integers(20, len(content) - 1, 30).tolist():
+        path = tmp_path / f"{size}.bin"
+        path.write_bytes(content[:size])
+        try:
+            found = load_word_vectors(path)
+        except ValueError as error:
+            assert path.name in str(error)
+        else:  # the output layer of FastText may be missing as a whole
+            assert kind == "fasttext"
+            assert found.fingerprint == load_word_vectors(facebook).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"11 5\n", "11 words of 5 numbers are announced, and 24 bytes follow"),
+        (b"13 5\n", "13 words are announced, word 13 is not complete"),
+        (b"12 4\n", "announced"),
+        (b"12 6\n", "announced"),
+    ],
+)
+def test_word2vec_files_hold_what_they_announce(tmp_path, header, message):
+    pytest.importorskip("gensim")
+    content = binary(end=b"").replace(b"12 5\n", header)
+    (tmp_path / "v.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"v\.bin: .*{message}"):
+        load_word_vectors(tmp_path / "v.bin")
+
+
+def test_a_bound_reads_the_beginning_of_a_word2vec_file(tmp_path):
+    pytest.importorskip("gensim")
+    (tmp_path / "v.bin").write_bytes(binary()[:-40])
+    found = vectors_of(load_word_vectors(tmp_path / "v.bin", max_words=9), WORDS[:9])
+    np.testing.assert_array_equal(found, MATRIX[:9])
+
+
+@pytest.mark.parametrize("n_numbers", [3, 60_000])
+def test_lines_of_any_length_are_read(tmp_path, n_numbers):
+    (tmp_path / "v.txt").write_text("a" + " 1" * n_numbers + "\nb" + " 2" * n_numbers + "\n")
+    backbone = load_word_vectors(tmp_path / "v.txt")
+    assert vectors_of(backbone, ["a", "b"]).tolist() == [[1.0] * n_numbers, [2.0] * n_numbers]
 
 
 def test_unseen_words_get_the_mean_of_their_ngrams(facebook, fasttext):
@@ -898,9 +986,17 @@ def garble(path):
     path.write_bytes(b"{")
 
 
+def flip(path, byte=-1):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 4
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [(n, cut) for n in ("matrix", "letters", "offsets", "hashes", "order", "meta.json")]
+    + [(n, flip) for n in ("matrix", "letters", "offsets", "hashes", "order", "meta.json")]
     + [("meta.json", garble), ("order", os.remove), ("", shutil.rmtree)],
 )
 def test_a_damaged_entry_is_made_again(tmp_path, reads, home, name, damage):
@@ -915,6 +1011,49 @@ def test_a_damaged_entry_is_made_again(tmp_path, reads, home, name, damage):
     load_word_vectors(path)
     assert len(reads) == 2
     assert list((home / "word-vectors").iterdir()) == [entry]
+
+
+@pytest.mark.parametrize("byte", range(0, 600, 37))
+def test_one_bit_of_the_settings_is_no_other_table(tmp_path, reads, home, byte):
+    path = text_file(tmp_path / "v.txt")
+    fingerprint = load_word_vectors(path).fingerprint
+    (settings,) = (home / "word-vectors").glob("*/meta.json")
+    flip(settings, byte % len(settings.read_bytes()))
+    assert load_word_vectors(path).fingerprint == fingerprint
+    assert len(reads) == 2
+
+
+def test_a_damaged_table_does_not_reach_the_feature_store(tmp_path, home):
+    path = text_file(tmp_path / "v.txt")
+    settings = {"weights": str(path), "memory": tmp_path / "store"}
+    texts = ["the film", "good film"]
+    expected = PretrainedFeatureExtractor("word-vectors", weights=str(path)).fit_transform(texts)
+    for name in ("matrix", "order"):
+        backbones.registry._SHARED.clear()
+        gc.collect()  # a table in use is not opened again
+        (array,) = (home / "word-vectors").glob(f"*/{name}")
+        flip(array, 3)
+        found = PretrainedFeatureExtractor("word-vectors", **settings).fit_transform(texts)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_checksums_are_compared_once_in_a_process(tmp_path, monkeypatch, home):
+    path = text_file(tmp_path / "v.txt")
+    load_word_vectors(path)
+    (folder,) = (home / "word-vectors").iterdir()
+    for file in folder.iterdir():
+        os.utime(file, (1e9, 1e9))  # what was written just now may be written again unseen
+    hashed = []
+    checksum = mapped.checksum
+    monkeypatch.setattr(
+        mapped, "checksum", lambda *parts: hashed.append(len(parts[0])) or checksum(*parts)
+    )
+    for _ in range(3):
+        load_word_vectors(path)
+    assert sorted(hashed)[-5:].count(MATRIX.size) == 1
+    assert len(hashed) == 5 + 3  # each array once, the settings each time
+    flip(folder / "matrix")
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
 def test_a_write_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch, home):

@@ -13,14 +13,12 @@ import numpy as np
 import torch
 
 from .formats import (
-    _GLOVE,
+    GLOVE,
     Subwords,
-    _check_finite,
-    _existing,
-    _glove_file,
-    _read,
-    _version,
-    beside,
+    check_finite_rows,
+    glove_file,
+    read_source,
+    word_file,
 )
 from .mapped import CacheError, cache_folder, map_entry, write_entry
 from .vocabulary import Vocabulary
@@ -126,9 +124,6 @@ def _rebuilt(vocabulary, matrix, subwords, digest) -> WordVectors:
 
 
 def _reopened(source: tuple, digest: str) -> WordVectors:
-    # At load time, not at import: the readers of files are built from this module.
-    from .vectors import open_source
-
     found = open_source(*source)
     if found.content_digest != digest:
         raise ValueError(
@@ -163,14 +158,15 @@ def open_source(
     WordVectors
         The same object again while it is in use.
     """
-    path = _glove_file("glove_6B_50d_emb.npy") if source == _GLOVE else _existing(source)
+    path = glove_file("glove_6B_50d_emb.npy") if source == GLOVE else word_file(source)
     wanted = None if vocabulary is None else hashlib.sha256(repr(vocabulary).encode()).hexdigest()
-    stamp = {"version": 2, "path": str(path), "bounds": [wanted, max_words]}
+    stamp = {"version": 3, "path": str(path), "bounds": [wanted, max_words]}
     key = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
-    stamp["files"] = [[p.name, *_version(p)] for p in (path, *beside(path))]
+    status = path.stat()
+    stamp["file"] = [status.st_size, status.st_mtime_ns]
     found = _OPEN.get(repr(stamp))
     if found is None:
-        origin = (source if source == _GLOVE else str(path), vocabulary, max_words)
+        origin = (source if source == GLOVE else str(path), vocabulary, max_words)
         found = _through_cache(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
         _OPEN[repr(stamp)] = found
     return found
@@ -210,11 +206,11 @@ def _mapped(meta: dict, arrays: dict[str, np.ndarray], origin: tuple) -> WordVec
 
 def _copy(origin: tuple, write: Callable[[str, np.ndarray], None]) -> dict:
     """Read a source through, hand its arrays to ``write`` and return what else there is to know."""
-    subwords, batches = _read(*origin)
+    subwords, batches = read_source(*origin)
     numbers, words, dim = hashlib.sha256(), [], 0
     for some, rows in batches:
         rows = np.ascontiguousarray(rows, np.float32)
-        _check_finite(some, rows)
+        check_finite_rows(some, rows, origin[0])
         numbers.update(rows.reshape(-1))
         words += some
         dim = rows.shape[1]

@@ -1,0 +1,114 @@
+"""What all caches on disk share: checksums, atomic replacement, removal of abandoned files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+__all__ = ["CacheError", "checksum", "new_folder", "remove_abandoned", "writing"]
+
+_ABANDONED = 24 * 3600  # seconds after which no process is still writing a temporary folder
+
+
+class CacheError(Exception):
+    """An entry of a cache could not be written."""
+
+
+def checksum(*parts) -> bytes:
+    """Compute the checksum of bytes that are kept in a cache.
+
+    Parameters
+    ----------
+    *parts : bytes-like
+        Hashed one after another, as if they were joined.
+
+    Returns
+    -------
+    bytes
+        64-bit xxh3, 8 bytes. It finds damage, not forgery.
+    """
+    hasher = xxhash.xxh3_64()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turn errors of the file system into :class:`CacheError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(str(error)) from error
+
+
+@contextlib.contextmanager
+def new_folder(place: Path) -> Iterator[Path]:
+    """Make a temporary folder beside a place and move it there at the end.
+
+    A reader finds the old folder or the new one, never a part of one. If the block raises,
+    the temporary folder is removed and the place stays as it was.
+
+    Parameters
+    ----------
+    place : Path
+        The folder to write or to replace.
+
+    Yields
+    ------
+    Path
+        An empty folder on the same file system.
+
+    Raises
+    ------
+    CacheError
+        If the file system does not allow it.
+    """
+    with writing():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(place.parent)
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
+    try:
+        yield new
+        with writing():
+            _move(new, place)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove temporary folders that killed processes left more than a day ago.
+
+    Parameters
+    ----------
+    parent : Path
+        The folder in which :func:`new_folder` works.
+    """
+    for folder in [*parent.glob(".new-*"), *parent.glob(".old-*")]:
+        with contextlib.suppress(OSError):  # another process removes it too
+            if time.time() - folder.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(folder)
+
+
+def _move(new: Path, place: Path) -> None:
+    """Move a new folder to its place, where another process may do the same."""
+    try:
+        os.rename(new, place)
+        return
+    except OSError:  # the place holds an older, a damaged or another process's folder
+        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent))
+    try:
+        os.rename(place, aside / "entry")
+        os.rename(new, place)
+    except OSError:
+        if not place.exists():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
