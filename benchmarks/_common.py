@@ -18,7 +18,7 @@ import sklearn
 import torch
 from PIL import Image
 
-from sktransfer.engines.torch import Engine
+from sktransfer.engines.base import Engine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

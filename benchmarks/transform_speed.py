@@ -30,9 +30,9 @@ from torch import nn
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.backbones.layers import penultimate
 from sktransfer.data.images import open_image
-from sktransfer.engines.base import Recipe, resolve_device
-from sktransfer.engines.select import engine_for
+from sktransfer.engines import resolve_device
 from sktransfer.features.compute import open_sample
+from sktransfer.features.recipe import Recipe
 
 
 def headless(module: nn.Module) -> nn.Module:
@@ -83,7 +83,7 @@ def through_network(name: str, weights, paths, args) -> list[list]:
     plain = headless(backbone.module)
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     layer = penultimate(backbone)
-    engine = engine_for(Recipe(backbone, (layer,), "avg"), resolve_device("cpu"))
+    engine = Recipe(backbone, (layer,)).engine(resolve_device("cpu"))
     variants = {
         "plain loop": lambda: loop(plain, tensors),
         "plain loop, channels-last, batch 8": lambda: loop(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sktransfer.backbones import registry as registry_module
-from sktransfer.engines.torch import Engine
+from sktransfer.engines.base import Engine
 from tests.offline import block_network
 from tests.support import DATA
 

@@ -20,8 +20,8 @@ from ..backbones import (
     penultimate,
     stages_of,
 )
-from ..engines import Recipe, engine_for, resolve_device
-from ..features import FeatureStore, PretrainedClassifier
+from ..engines import resolve_device
+from ..features import FeatureStore, PretrainedClassifier, Recipe
 
 __all__ = ["backbones", "cache", "demo", "layers", "main", "predict"]
 
@@ -145,7 +145,7 @@ def _measured(backbone: Backbone) -> Iterator[tuple[str, tuple[int, ...], int]]:
     x = torch.zeros(1, *shape) if shape else backbone.preprocess(_TEXT)[None]
     check_stages(backbone, x)
     stages = stages_of(backbone)
-    widths = engine_for(Recipe(backbone, tuple(stages), "avg"), resolve_device("cpu")).widths(x)
+    widths = Recipe(backbone, tuple(stages)).engine(resolve_device("cpu")).widths(x)
     for layer, stage in stages.items():
         x = stage(x)
         yield layer, tuple(x.shape[1:]), widths[layer]

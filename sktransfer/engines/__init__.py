@@ -1,8 +1,20 @@
-"""Run stages fast: batching, memory, fusion and pooling; one file for each runtime."""
+"""Run stages fast: batching, memory, fusion and pooling; one file for each runtime.
 
-from .base import Recipe, group_by_shape, resolve_device
-from .pooling import pool
-from .select import engine_for
-from .torch import Engine
+An engine takes stages, layers and a pooling. It knows no backbone and no store.
+"""
 
-__all__ = ["Engine", "Recipe", "engine_for", "group_by_shape", "pool", "resolve_device"]
+from .base import Engine, resolve_device
+from .pooling import POOLINGS, as_pooling, pool
+from .select import ENGINES, engine_for
+from .torch import TorchEngine
+
+__all__ = [
+    "ENGINES",
+    "POOLINGS",
+    "Engine",
+    "TorchEngine",
+    "as_pooling",
+    "engine_for",
+    "pool",
+    "resolve_device",
+]

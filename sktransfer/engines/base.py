@@ -1,20 +1,31 @@
-"""What every engine shares: the recipe, the device, batches and groups by shape."""
+"""What every engine shares: the device, batches, short memory and the check on a first sample."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import abc
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
-from ..backbones import Backbone, describe
+from ..data import Modality, get_modality
+from .pooling import pool
 
-__all__ = ["Recipe", "group_by_shape", "resolve_device"]
+__all__ = ["Engine", "resolve_device"]
+
+# A fresh memory page costs 2.5 µs, and the C library gives blocks over 32 MB back after each
+# use. Activations that stay under this many bytes are not faulted in anew for each batch.
+_BYTES = 20e6
+_BYTES_ON_ACCELERATOR = 1e9
+_TOLERANCE = 1e-4  # relative L2 distance of the prepared stages' features to the stages' own
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn "auto" into the device there is; anything else must be there.
+    """Turn "auto" into a device, and check that a named one is on this machine.
 
     Parameters
     ----------
@@ -42,56 +53,316 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that decides a sample's features, except the sample.
+class Engine(abc.ABC):
+    """Run the stages of a network up to some layers, fast and without training.
+
+    A subclass, one for each runtime, prepares ``segments`` in its ``__init__`` and runs a batch
+    in :meth:`forward`. This class makes batches, makes them smaller where the memory of a device
+    is short, and compares the first sample's features with those of the stages themselves. If
+    the two disagree, the stages are used, with a warning.
 
     Parameters
     ----------
-    backbone : Backbone
-    layers : tuple of str
-        Where to cut, in any order.
-    pooling : str, callable, tuple or None, default=None
+    stages : mapping of str to torch.nn.Module
+        The stages of a network in order; each takes the output of the one before. A stage may
+        have a method ``fused_pooling(pooling)``, which returns one function for the stage and the
+        pooling, or None. It is used where that stage runs alone.
+    layers : sequence of str
+        The stages whose outputs are wanted, in any order. Later stages do not run.
+    pooling : str, callable or tuple, default="avg"
         See :func:`sktransfer.engines.pool`; "none" keeps whole activations.
+    device : torch.device
+    modality : Modality or str, default="array"
+        Says whether a sample is a sequence of tokens, and how many samples a batch holds at most.
     precision : {"float32", "bfloat16"}, default="float32"
-        What the network computes in.
+        What the stages compute in.
     dtype : {"float32", "float16"}, default="float32"
-        What the result is kept in.
+        What features are returned in.
+    opaque : tuple of callable, default=()
+        Functions that are one operation where the stages are traced.
+    name : str, default="network"
+        What messages call the network.
+
+    Attributes
+    ----------
+    layers : list of str
+        In the order of the network, each once.
+    segments : list of torch.nn.Sequential
+        The stages, divided at the layers.
     """
 
-    backbone: Backbone
-    layers: tuple[str, ...]
-    pooling: str | Callable | tuple | None = None
-    precision: str = "float32"
-    dtype: str = "float32"
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        layers: Sequence[str],
+        pooling: str | Callable | tuple = "avg",
+        *,
+        device: torch.device,
+        modality: Modality | str = "array",
+        precision: str = "float32",
+        dtype: str = "float32",
+        opaque: tuple[Callable, ...] = (),
+        name: str = "network",
+    ):
+        names = list(stages)
+        self.layers = sorted(set(layers), key=names.index)
+        bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
+        slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
+        self.segments = [nn.Sequential(*part) for part in slices]
+        self.pooling = pooling
+        self.device = device
+        self.modality = get_modality(modality)
+        self.precision = precision
+        self.opaque = opaque
+        self.name = name
+        self._dtype = getattr(torch, dtype)
+        self._fused = self._fused_pooling()
+        self._falls_back = False  # to the stages as they are
+        self._largest_batch: int | None = None  # where the device's memory is short
+        self._bytes: int | None = None  # of the largest activation of one sample
+        self._widths: dict[str, int] = {}
 
-    def key(self, layer: str) -> str:
-        """Describe all that decides the features of one layer, for the store."""
-        backbone = self.backbone
-        settings = (describe(self.pooling), self.precision, self.dtype, describe(backbone.modality))
-        preprocess = describe(backbone.preprocess)
-        return "|".join(("v2", backbone.fingerprint, layer, *settings, preprocess))
+    # -- what a runtime defines ----------------------------------------------------------------
+
+    @abc.abstractmethod
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run a batch through the prepared stages.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (n, ...)
+
+        Returns
+        -------
+        dict of str to Tensor of shape (n, n_features)
+            The features of each layer, on the CPU, in the type in which they are returned.
+        """
+
+    def modules(self) -> Iterable[nn.Module]:
+        """Return the modules that :meth:`forward` calls, so that their outputs are measured."""
+        return ()
+
+    @property
+    def needs_check(self) -> bool:
+        """Whether the prepared stages can be compared with the stages themselves."""
+        return self.device.type == "cpu" and self.precision == "float32"
+
+    # -- running -------------------------------------------------------------------------------
+
+    def run(
+        self, tensors: Sequence[torch.Tensor] | torch.Tensor, batch_size: int | str = "auto"
+    ) -> dict[str, np.ndarray]:
+        """Run samples of one shape in batches.
+
+        Where a batch does not fit into the memory of a device, it and all that come later are
+        half as large, with one warning.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor or Tensor of shape (n, ...)
+        batch_size : int or "auto", default="auto"
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n, n_features)
+        """
+        size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
+        parts, start = [], 0
+        while start < len(tensors):
+            fitting = min(size, self._largest_batch or size, len(tensors))
+            try:
+                part = self(_as_batch(tensors[start : start + fitting]))
+            except torch.OutOfMemoryError:
+                if fitting == 1:
+                    raise
+                part = None
+            if part is None:  # here, where the error holds the batch's tensors no longer
+                self._halve(fitting)
+                continue
+            parts.append(part)
+            start += fitting
+        return {layer: torch.cat([part[layer] for part in parts]).numpy() for layer in self.layers}
+
+    def _halve(self, size: int) -> None:
+        if self._largest_batch is None:
+            warnings.warn(
+                f"Batches of {size} do not fit into the memory of {self.device}: smaller ones are "
+                "used from here on. Give a smaller batch_size=, or make room on the device.",
+                stacklevel=2,
+            )
+        self._largest_batch = size // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # pieces too small for what comes next
+
+    def run_groups(
+        self, groups: Sequence[tuple], batch_size: int | str = "auto"
+    ) -> dict[str, np.ndarray]:
+        """Run samples of several shapes, such as texts, those of one shape together.
+
+        Parameters
+        ----------
+        groups : sequence of (ndarray of int, sequence of Tensor)
+            Positions of the samples of one shape, and the samples.
+        batch_size : int or "auto", default="auto"
+
+        Returns
+        -------
+        dict of str to ndarray
+            For each layer a row for each position; an array of objects where rows differ in
+            length.
+        """
+        n = sum(len(positions) for positions, _ in groups)
+        tables: dict[str, np.ndarray] = {}
+        for positions, tensors in groups:
+            for layer, rows in self._run_group(tensors, batch_size).items():
+                if layer not in tables:
+                    tables[layer] = self._empty_table(n, rows)
+                _put(tables[layer], positions, rows)
+        return tables
+
+    def _empty_table(self, n: int, rows: np.ndarray) -> np.ndarray:
+        # Tokens differ in number.
+        ragged = rows.ndim > 2 and self.modality.has_tokens
+        return np.empty(n, object) if ragged else np.empty((n, *rows.shape[1:]), rows.dtype)
+
+    def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
+        if self._fused is None:
+            return self.run(tensors, batch_size)
+        (layer,) = self.layers
+        return {layer: self._as_features(layer, self._fused(_as_batch(tensors))).numpy()}
+
+    def _fused_pooling(self) -> Callable | None:
+        """Return the function for stage and pooling in one that a single stage offers, or None."""
+        single = len(self.segments) == 1 and len(self.segments[0]) == 1
+        offer = getattr(self.segments[0][0], "fused_pooling", None) if single else None
+        if offer is None or self.precision != "float32" or self.device.type != "cpu":
+            return None
+        return offer(self.pooling)
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run a batch ``(n, ...)`` and return each layer's features, on the CPU."""
+        self._inspect(batch[:1])
+        return self._run_stages(batch) if self._falls_back else self.forward(batch)
+
+    @torch.inference_mode()
+    def widths(self, probe: torch.Tensor) -> dict[str, int]:
+        """Return the number of features of each layer, measured once on a probe batch."""
+        self._inspect(probe)
+        return self._widths
+
+    @torch.inference_mode()
+    def batch_size(self, sample: torch.Tensor) -> int:
+        """Return how many samples to run at a time: as many as stay cheap in memory.
+
+        It depends on shapes and the device alone, never on a timing.
+        """
+        on_cpu = self.device.type == "cpu"
+        limit = self.modality.batch_limit(tuple(sample.shape), on_cpu)
+        if self.modality.has_tokens:
+            return limit
+        self._inspect(sample[None])
+        return int(np.clip((_BYTES if on_cpu else _BYTES_ON_ACCELERATOR) // self._bytes, 1, limit))
+
+    # -- through modules -----------------------------------------------------------------------
+
+    def run_modules(
+        self, segments: Sequence[nn.Module], batch: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Run a batch through one module for each layer.
+
+        Parameters
+        ----------
+        segments : sequence of torch.nn.Module
+            One for each layer, each given the output of the one before.
+        batch : Tensor of shape (n, ...)
+
+        Returns
+        -------
+        dict of str to Tensor of shape (n, n_features)
+        """
+        x = batch.to(self.device, non_blocking=True)
+        square = x.ndim == 4 and x.shape[2] == x.shape[3]
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = {}
+        with self._autocast():
+            for layer, segment in zip(self.layers, segments, strict=True):
+                x = segment(x)
+                pooled = pool(x, self.pooling, square=square, masked=self.modality.has_tokens)
+                features[layer] = self._as_features(layer, pooled)
+        return features
+
+    def _run_stages(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.run_modules(self.segments, batch)
+
+    def _as_features(self, layer: str, pooled: torch.Tensor) -> torch.Tensor:
+        """Bring features to the CPU in the type in which they are returned."""
+        # A copy, since the next stage may overwrite its input.
+        kept = pooled.to("cpu", self._dtype, copy=True)
+        if self._dtype == torch.float16 and not kept.isfinite().all():
+            raise FloatingPointError(
+                f"Activations of layer {layer!r} are too large for float16: use "
+                "cache_dtype='float32'."
+            )
+        return kept
+
+    def _autocast(self):
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+    # -- the first sample ----------------------------------------------------------------------
+
+    def _inspect(self, probe: torch.Tensor) -> None:
+        """Measure the activations and compare with the stages, once."""
+        if self._bytes is not None:
+            return
+        # Copies, since a network may change its input, and the probe is a sample of the caller's.
+        with _largest_output(self.modules()) as largest:
+            found = self.forward(probe.clone())
+        self._widths = {layer: features.shape[-1] for layer, features in found.items()}
+        if self.needs_check and not _agree(found, self._run_stages(probe.clone())):
+            warnings.warn(
+                f"The fast form of backbone {self.name!r} does not give the same features as its "
+                "stages; the stages themselves are used, which is slower.",
+                stacklevel=2,
+            )
+            self._falls_back = True
+        self._bytes = max(1, largest[0] // len(probe))
 
 
-def _filled(batch: Sequence[torch.Tensor] | torch.Tensor, size: int) -> torch.Tensor:
-    """Make one tensor of some samples, repeating the last one up to the size of a batch."""
-    if isinstance(batch, torch.Tensor):
-        missing = size - len(batch)
-        return (
-            torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing else batch
-        )
-    batch = list(batch)
-    return torch.stack(batch + batch[-1:] * (size - len(batch)))
+def _as_batch(tensors: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+    return tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
 
 
-def group_by_shape(tensors: Sequence[torch.Tensor]) -> list[tuple[np.ndarray, list]]:
-    """Group samples of one shape, as :meth:`Engine.run_groups` takes them."""
-    places: dict[tuple, list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        places.setdefault(tuple(tensor.shape), []).append(i)
-    return [(np.array(group), [tensors[i] for i in group]) for group in places.values()]
+def _put(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
+    if table.dtype != object:
+        table[positions] = rows
+        return
+    for position, row in zip(positions, rows, strict=True):
+        table[position] = row
 
 
-def _empty_rows(n: int, rows: np.ndarray) -> np.ndarray:
-    ragged = rows.ndim > 2  # positions of tokens, which differ in number
-    return np.empty(n, object) if ragged else np.empty((n, rows.shape[1]), rows.dtype)
+def _agree(found: dict, expected: dict) -> bool:
+    pairs = [(found[layer].double(), expected[layer].double()) for layer in expected]
+    return all((a - b).norm() <= _TOLERANCE * b.norm() + 1e-12 for a, b in pairs)
+
+
+@contextlib.contextmanager
+def _largest_output(modules: Iterable[nn.Module]) -> Iterator[list[int]]:
+    """Collect the size in bytes of the largest output of any of some modules meanwhile."""
+    largest = [1]
+
+    def note(module, args, output):
+        if isinstance(output, torch.Tensor):
+            largest[0] = max(largest[0], output.numel() * output.element_size())
+
+    # Compiled modules take no hooks.
+    modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()

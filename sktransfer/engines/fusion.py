@@ -8,9 +8,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..backbones import trace
 
+__all__ = ["prepare"]
 
-def _prepared(segment: nn.Sequential, opaque: tuple) -> nn.Module:
-    """Return the fast form of some stages: tensors that change are copied, others shared."""
+
+def prepare(segment: nn.Sequential, opaque: tuple) -> nn.Module:
+    """Make the fast form of some stages.
+
+    Parameters
+    ----------
+    segment : torch.nn.Sequential
+    opaque : tuple of callable
+        Functions that are one operation where the stages are traced.
+
+    Returns
+    -------
+    torch.nn.Module
+        Tensors that change are copies, the others are shared. Stages that cannot be traced are
+        returned as they are.
+    """
     try:
         graph = trace(segment, opaque)
     except Exception:  # a network that cannot be traced runs as it is

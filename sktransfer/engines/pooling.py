@@ -1,4 +1,4 @@
-"""Pool activations into one vector for each sample."""
+"""Pool the activations of a layer into one vector for each sample."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["pool"]
+__all__ = ["POOLINGS", "as_pooling", "pool"]
+
+
+def as_pooling(pooling: str | Callable | tuple | None) -> str | Callable | tuple:
+    """Return the pooling that is meant, so that one computation has one name.
+
+    Parameters
+    ----------
+    pooling : str, callable, tuple of those or None
+        None is "avg".
+
+    Returns
+    -------
+    str, callable or tuple
+    """
+    return "avg" if pooling is None else pooling
 
 
 def pool(
     activation: torch.Tensor,
-    pooling: str | tuple | Callable | None,
+    pooling: str | Callable | tuple,
     *,
     square: bool = False,
     masked: bool = False,
@@ -23,10 +38,10 @@ def pool(
     activation : Tensor of shape (n, ...)
         ``(n, channels, height, width)`` from convolutions, ``(n, tokens, channels)`` or
         ``(n, channels)``.
-    pooling : {"avg", "max", "flatten", "cls"}, callable, tuple of those or None
+    pooling : {"avg", "max", "flatten", "cls", "none"}, callable or tuple of those
         "avg" and "max" go over positions or tokens, "cls" takes the first token, "flatten"
-        keeps every number. A callable is given the activation. Several stand side by side.
-        None is "avg".
+        keeps every number, "none" returns the activation as it is. A callable is given the
+        activation. Several stand side by side.
     square : bool, default=False
         Whether images are square, so that ``(n, h, w, channels)``, as Swin's blocks have it,
         can be told from ``(n, channels, h, w)``.
@@ -38,34 +53,69 @@ def pool(
     -------
     Tensor of shape (n, n_features)
     """
+    if pooling == "none":
+        return activation
     if isinstance(pooling, tuple):
         parts = [pool(activation, one, square=square, masked=masked) for one in pooling]
         return torch.cat(parts, dim=1)
     if square and activation.ndim == 4:
-        _, a, b, c = activation.shape
-        activation = activation.movedim(-1, 1) if a == b != c else activation
+        activation = _channels_first(activation)
     if callable(pooling):
         # A copy: it may work in place, and the next stage is given the same.
         return torch.as_tensor(pooling(activation.clone())).flatten(1)
-    if pooling == "flatten" or activation.ndim == 2:
-        return activation.flatten(1)
-    if pooling == "cls":
-        if activation.ndim != 3:
-            raise ValueError(
-                f"pooling='cls' takes the first token, but the activation at this layer has shape "
-                f"{tuple(activation.shape)} and no tokens; use 'avg', 'max' or 'flatten'."
-            )
-        return activation[:, 0]
-    if masked:
-        return _pool_tokens(activation, pooling)
-    places = tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
-    return activation.amax(places) if pooling == "max" else activation.mean(places)
+    if activation.ndim == 2:
+        return activation
+    return _BY_NAME[pooling](activation, masked)
 
 
-def _pool_tokens(activation: torch.Tensor, pooling: str | None) -> torch.Tensor:
-    """Take the mean or maximum over the positions ``(n, length, channels)`` that hold a token."""
-    here = (activation != 0).any(-1, keepdim=True)  # (n, length, 1)
-    if pooling != "max":
-        return activation.sum(1) / here.sum(1).clamp_min(1)
+def _channels_first(activation: torch.Tensor) -> torch.Tensor:
+    """Move the channels of ``(n, h, w, channels)`` forward, where the shape shows that order."""
+    _, a, b, c = activation.shape
+    return activation.movedim(-1, 1) if a == b != c else activation
+
+
+def _mean(activation: torch.Tensor, masked: bool) -> torch.Tensor:
+    if not masked:
+        return activation.mean(_positions(activation))
+    return activation.sum(1) / _holds_token(activation).sum(1).clamp_min(1)
+
+
+def _max(activation: torch.Tensor, masked: bool) -> torch.Tensor:
+    if not masked:
+        return activation.amax(_positions(activation))
+    here = _holds_token(activation)
     highest = activation.masked_fill(~here, -torch.inf).amax(1)
     return highest.masked_fill(~here.any(1), 0.0)
+
+
+def _first_token(activation: torch.Tensor, masked: bool) -> torch.Tensor:
+    if activation.ndim != 3:
+        raise ValueError(
+            f"pooling='cls' takes the first token, but the activation at this layer has shape "
+            f"{tuple(activation.shape)} and no tokens; use 'avg', 'max' or 'flatten'."
+        )
+    return activation[:, 0]
+
+
+def _flatten(activation: torch.Tensor, masked: bool) -> torch.Tensor:
+    return activation.flatten(1)
+
+
+def _positions(activation: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes of positions: of ``(n, tokens, channels)`` or ``(n, channels, ...)``."""
+    return tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
+
+
+def _holds_token(activation: torch.Tensor) -> torch.Tensor:
+    """Return which positions of ``(n, length, channels)`` hold a token: ``(n, length, 1)``."""
+    return (activation != 0).any(-1, keepdim=True)
+
+
+# Each takes the activation and whether zeros are padding, and returns ``(n, n_features)``.
+_BY_NAME: dict[str, Callable[[torch.Tensor, bool], torch.Tensor]] = {
+    "avg": _mean,
+    "max": _max,
+    "flatten": _flatten,
+    "cls": _first_token,
+}
+POOLINGS = tuple(_BY_NAME)

@@ -1,23 +1,54 @@
-"""Choose an engine for a recipe, and keep the last ones."""
+"""Choose an engine, and keep the last ones that were prepared for a network."""
 
 from __future__ import annotations
 
-import torch
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
-from .base import Recipe
-from .torch import Engine
+from torch import nn
 
-__all__ = ["engine_for"]
+from .base import Engine
+from .torch import TorchEngine
 
+__all__ = ["ENGINES", "engine_for"]
+
+# A runtime is one class and one entry here.
+ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine}
 _ENGINES_KEPT = 2  # for each network: a list of layers and the next candidate's
+_LOCK = threading.Lock()
 
 
-def engine_for(recipe: Recipe, device: torch.device) -> Engine:
-    """Return a prepared engine, the same again while its network lives and it is in use."""
-    engines = recipe.backbone.prepared.setdefault("engines", {})
-    key = (recipe, device)
-    found = engines.pop(key, None) or Engine(recipe, device)
-    engines[key] = found  # the newest last
-    while len(engines) > _ENGINES_KEPT:
-        engines.pop(next(iter(engines)))
+def engine_for(
+    stages: Mapping[str, nn.Module],
+    layers: Sequence[str],
+    pooling: str | Callable | tuple = "avg",
+    *,
+    kept: dict,
+    engine: str = "torch",
+    **settings,
+) -> Engine:
+    """Return a prepared engine, the same again while it is among the last that were used.
+
+    Parameters
+    ----------
+    stages : mapping of str to torch.nn.Module
+    layers : sequence of str
+    pooling : str, callable or tuple, default="avg"
+    kept : dict
+        Where engines of this network are kept. It lives as long as the network does.
+    engine : str, default="torch"
+        The runtime, a key of ``ENGINES``.
+    **settings
+        Of :class:`Engine`.
+
+    Returns
+    -------
+    Engine
+    """
+    key = (engine, tuple(layers), pooling, *sorted(settings.items(), key=lambda item: item[0]))
+    with _LOCK:
+        found = kept.pop(key, None) or ENGINES[engine](stages, layers, pooling, **settings)
+        kept[key] = found  # the newest last
+        while len(kept) > _ENGINES_KEPT:
+            kept.pop(next(iter(kept)))
     return found

@@ -5,6 +5,7 @@ from .compute import compute_features, compute_inputs, open_sample
 from .extractor import PretrainedFeatureExtractor
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .pretrained import PretrainedClassifier
+from .recipe import Recipe
 from .store import FeatureStore, as_store
 from .word_weights import takes_weights
 
@@ -14,6 +15,7 @@ __all__ = [
     "LayerChoice",
     "PretrainedClassifier",
     "PretrainedFeatureExtractor",
+    "Recipe",
     "all_or_nothing",
     "as_store",
     "candidate_layers",

@@ -15,8 +15,8 @@ from torch import nn
 
 from ..backbones import Backbone, check_stages, is_checked, load_backbone, modality_of
 from ..data import UnreadableSamplesError, named_among, take
-from ..engines import Recipe
 from .compute import compute_features, open_sample
+from .recipe import Recipe
 from .store import FeatureStore, as_store
 
 __all__ = ["BackboneEstimator", "all_or_nothing"]

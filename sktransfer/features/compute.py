@@ -13,7 +13,8 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from ..backbones import Backbone
 from ..data import Modality, UnreadableSamplesError
-from ..engines import Engine, Recipe, engine_for, resolve_device
+from ..engines import Engine, resolve_device
+from .recipe import Recipe
 from .store import FeatureStore
 from .tables import empty_table
 
@@ -233,7 +234,7 @@ class _Source:
 
     @functools.cached_property
     def engine(self) -> Engine:
-        return engine_for(self.recipe, resolve_device(self.device))
+        return self.recipe.engine(resolve_device(self.device))
 
     def compute(self, samples: list[_Sample]) -> dict[str, np.ndarray]:
         groups = self.groups(samples)

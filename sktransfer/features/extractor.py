@@ -12,14 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..backbones import resolve_layer, stages_of
 from ..data import check_target
-from ..engines import Recipe, engine_for, resolve_device
+from ..engines import POOLINGS, resolve_device
 from .base import BackboneEstimator
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
+from .recipe import Recipe
 from .word_weights import LEARNED_POOLINGS, TokenWeights, takes_weights
 
 __all__ = ["PretrainedFeatureExtractor"]
 
-_POOLINGS = ("avg", "max", "flatten", "cls", *LEARNED_POOLINGS)
+_POOLINGS = (*POOLINGS, *LEARNED_POOLINGS)
 
 
 class PretrainedFeatureExtractor(
@@ -288,7 +289,7 @@ class PretrainedFeatureExtractor(
         layers = self._layers_for(pooling)
         pooling = "avg" if _is_learned(pooling) else pooling
         recipe = Recipe(self.backbone_, layers, pooling, self.precision)
-        return engine_for(recipe, resolve_device(self.device)).widths(probe)
+        return recipe.engine(resolve_device(self.device)).widths(probe)
 
     def transform(self, X):
         """Run samples through the network up to the layer and pool what comes out.

@@ -13,8 +13,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..backbones import resolve_layer
 from ..data import check_labels
-from ..engines import Recipe, engine_for, resolve_device
+from ..engines import resolve_device
 from .base import BackboneEstimator
+from .recipe import Recipe
 
 __all__ = ["PretrainedClassifier"]
 
@@ -179,7 +180,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     def _n_outputs(self, samples) -> int:
         layer = resolve_layer(self.backbone_, -1)
         recipe = Recipe(self.backbone_, (layer,))
-        return engine_for(recipe, resolve_device("cpu")).widths(self._probe(samples))[layer]
+        return recipe.engine(resolve_device("cpu")).widths(self._probe(samples))[layer]
 
     def _source_classes(self) -> tuple[str, ...]:
         if self.backbone_.classes is None:
@@ -221,9 +222,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         if self.class_map is None:
             return softmax(outputs, axis=1)
         if self.class_map == "learn":
-            # Row by row: a product of matrices rounds otherwise as its shape changes.
-            shares = [row @ self.conditional_ for row in softmax(outputs, axis=1)]
-            return np.array(shares).reshape(-1, len(self.classes_))
+            return softmax(outputs, axis=1) @ self.conditional_
         groups = [logsumexp(outputs[:, list(s)], axis=1) for s in self._sources.values()]
         return softmax(np.column_stack(groups), axis=1)
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..backbones import Backbone, stages_of
-from ..engines import Recipe
-from .compute import compute_features
+from ..engines import resolve_device
+from .recipe import Recipe
 
 __all__ = ["LEARNED_POOLINGS", "TokenWeights", "takes_weights"]
 
@@ -64,7 +64,15 @@ class TokenWeights:
     component: np.ndarray | None = None
 
     @classmethod
-    def learn(cls, pooling: str, texts: Sequence[str], backbone: Backbone, **run) -> TokenWeights:
+    def learn(
+        cls,
+        pooling: str,
+        texts: Sequence[str],
+        backbone: Backbone,
+        *,
+        batch_size: int | str = "auto",
+        device: str = "auto",
+    ) -> TokenWeights:
         """Learn weights, and for "sif" the common component, from texts.
 
         Parameters
@@ -73,8 +81,8 @@ class TokenWeights:
         texts : sequence of str
         backbone : Backbone
             Word vectors.
-        **run
-            Of :func:`sktransfer.features.compute_features`.
+        batch_size : int or "auto", default="auto"
+        device : str, default="auto"
 
         Returns
         -------
@@ -89,13 +97,20 @@ class TokenWeights:
         seen, counts = np.unique(ids, return_counts=True)
         weights = _SIF_A / (_SIF_A + counts / max(1, counts.sum()))
         made = cls(pooling, seen, weights.astype(np.float32), 1.0)
-        vectors = made.transform(texts, backbone, **run)
+        vectors = made.transform(texts, backbone, batch_size=batch_size, device=device)
         # Of the uncentred matrix, as in the paper.
         values, directions = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
         component = directions[:, -1] if values[-1] > 0 else np.zeros(vectors.shape[1])
         return dataclasses.replace(made, component=component.astype(np.float32))
 
-    def transform(self, texts: Sequence[str], backbone: Backbone, **run) -> np.ndarray:
+    def transform(
+        self,
+        texts: Sequence[str],
+        backbone: Backbone,
+        *,
+        batch_size: int | str = "auto",
+        device: str = "auto",
+    ) -> np.ndarray:
         """Return the vectors of texts.
 
         Parameters
@@ -103,8 +118,8 @@ class TokenWeights:
         texts : sequence of str
         backbone : Backbone
             As in :meth:`learn`.
-        **run
-            Of :func:`sktransfer.features.compute_features`.
+        batch_size : int or "auto", default="auto"
+        device : str, default="auto"
 
         Returns
         -------
@@ -113,18 +128,14 @@ class TokenWeights:
         name, table = next(iter(stages_of(backbone).items()))
         weight = self._dense(table.n_ids)
         stages = {name: table.with_weights(torch.from_numpy(weight))}
-        weighted = Backbone(
-            backbone.name,
-            stages[name],
-            modality=backbone.modality,
-            preprocess=backbone.preprocess,
-            stages=stages,
-        )
-        vectors = compute_features(texts, Recipe(weighted, (name,), "avg"), **run)[name]
+        engine = Recipe(backbone, (name,)).engine(resolve_device(device), stages)
+        groups = backbone.preprocess.many(list(texts))
+        vectors = engine.run_groups(groups, batch_size)[name]
         if self.pooling == "idf":
             vectors = vectors / self._mean_weight(texts, backbone, weight)[:, None]
         if self.component is not None:
-            # A sum for each row: the last bits of a matrix product depend on how many there are.
+            # A sum for each row: what is left may be small, and the rounding of a matrix product,
+            # which depends on the number of rows, would show in it.
             along = (vectors * self.component).sum(axis=1, keepdims=True)
             vectors = vectors - along * self.component
         return vectors

@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ..backbones import Backbone, boundary, describe, penultimate, stages_of
-from ..engines import Recipe, resolve_device
+from ..engines import resolve_device
 from ..features import (
     BackboneEstimator,
     PretrainedFeatureExtractor,
+    Recipe,
     as_store,
     compute_features,
     compute_inputs,
@@ -243,7 +244,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             return compute_inputs(samples, self.backbone_, self.n_jobs)
         cut = self.frozen_layers_[-1]
         # With nothing trained below the head, pooled vectors are all that is needed.
-        pooling = "none" if self.trained_layers_ else None
+        pooling = "none" if self.trained_layers_ else "avg"
         recipe = Recipe(self.backbone_, (cut,), pooling, self._precision(), self.cache_dtype)
         return compute_features(
             samples,

@@ -15,8 +15,8 @@ from skorch.history import History
 from torch import nn
 
 from ..backbones import Backbone, stages_of
-from ..data import open_target
-from ..engines import Recipe, engine_for, group_by_shape, resolve_device
+from ..data import get_modality, open_target
+from ..engines import engine_for, resolve_device
 from .heads import build_module, describe_module
 from .loop import make_net, tail_of
 from .plan import TrainingPlan, without_callbacks
@@ -104,9 +104,10 @@ class TunedNetwork:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
-        output = self._once("output", functools.partial(_output_backbone, self.tail))
-        recipe = Recipe(output, ("output",), "none", precision)
-        return _run_rows(recipe, activations, device).astype(np.float64)
+        body, engines = self._once("body", lambda: (nn.Sequential(*self.tail.eval().body), {}))
+        has_tokens = self.tail.masked and bool(self.tail.names)
+        settings = {"has_tokens": has_tokens, "precision": precision}
+        return _run_rows(body, activations, device, engines, **settings).astype(np.float64)
 
     def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:
         """Return the network as a backbone, one object until it is trained again.
@@ -341,23 +342,32 @@ def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -
     return tail
 
 
-def _run_rows(recipe: Recipe, activations: np.ndarray, device: str) -> np.ndarray:
-    """Run rows of activations through the one layer of a recipe."""
-    engine = engine_for(recipe, resolve_device(device))
+def _run_rows(
+    body: nn.Module,
+    activations: np.ndarray,
+    device: str,
+    engines: dict,
+    *,
+    has_tokens: bool,
+    precision: str = "float32",
+) -> np.ndarray:
+    """Run rows of activations through one stage; the engines for it are kept in a dictionary."""
+    modality = get_modality("text" if has_tokens else "array")
+    how = {"device": resolve_device(device), "modality": modality, "precision": precision}
+    engine = engine_for({"output": body}, ("output",), "none", kept=engines, **how)
     parts = []
     for start in range(0, len(activations), _AT_ONCE):
         rows = as_rows(activations[start : start + _AT_ONCE])
         rows = [row.float() if row.is_floating_point() else row for row in rows]
-        parts.append(engine.run_groups(group_by_shape(rows), "auto")["output"])
+        parts.append(engine.run_groups(modality.group(rows))["output"])
     return np.concatenate(parts)
 
 
 def head_inputs(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Run activations at the cut up to the head, as they are before training."""
     body = nn.Sequential(*tail.eval().body[:-1])
-    modality = _rows_modality(activations.dtype == object)
-    below = Backbone("tail", body, modality=modality, stages={"output": body})
-    return _run_rows(Recipe(below, ("output",), "none"), activations, device)
+    has_tokens = activations.dtype == object  # rows of tokens differ in length
+    return _run_rows(body, activations, device, {}, has_tokens=has_tokens)
 
 
 @torch.no_grad()
@@ -366,15 +376,3 @@ def head_outputs(tail: Tail, one: np.ndarray) -> int:
     row = as_rows(one)[0]
     row = row.float() if row.is_floating_point() else row
     return tail.eval()(row[None]).flatten(1).shape[1]
-
-
-def _output_backbone(tail: Tail) -> Backbone:
-    """Wrap a trained tail so that an engine can run it. A new object for each training."""
-    body = nn.Sequential(*tail.eval().body)
-    modality = _rows_modality(tail.masked and bool(tail.names))
-    return Backbone("tail", body, modality=modality, stages={"output": body})
-
-
-def _rows_modality(has_tokens: bool) -> str:
-    """Name the modality whose batches suit rows of tokens, which differ in length, or others."""
-    return "text" if has_tokens else "array"

@@ -12,9 +12,9 @@ from scipy.special import softmax
 
 from ..backbones import Backbone, resolve_layer
 from ..data import named_among, take
-from ..engines import Recipe
 from ..features import (
     LayerChoice,
+    Recipe,
     as_store,
     candidate_layers,
     choose_layer,

@@ -13,8 +13,8 @@ from torch import nn
 
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..data import take
-from ..engines import Recipe, pool, resolve_device
-from ..features import compute_features
+from ..engines import pool, resolve_device
+from ..features import Recipe, compute_features
 from .similarity import _opened
 
 __all__ = ["Timing", "measure_timing", "seconds_of"]

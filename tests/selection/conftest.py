@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sktransfer.engines.torch import Engine
+from sktransfer.engines.base import Engine
 from sktransfer.selection import study
 from tests.support import images
 

@@ -1,0 +1,84 @@
+"""What decides a sample's features, and the engine and the store key that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from ..backbones import Backbone, describe, stages_of
+from ..engines import Engine, as_pooling, engine_for
+
+__all__ = ["Recipe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides a sample's features, except the sample.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layers : tuple of str
+        Where to cut, in any order.
+    pooling : str, callable, tuple or None, default="avg"
+        See :func:`sktransfer.engines.pool`; None is "avg", "none" keeps whole activations.
+    precision : {"float32", "bfloat16"}, default="float32"
+        What the network computes in.
+    dtype : {"float32", "float16"}, default="float32"
+        What the result is kept in.
+    """
+
+    backbone: Backbone
+    layers: tuple[str, ...]
+    pooling: str | Callable | tuple | None = "avg"
+    precision: str = "float32"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "pooling", as_pooling(self.pooling))
+
+    def key(self, layer: str) -> str:
+        """Describe all that decides the features of one layer, for the store.
+
+        Parameters
+        ----------
+        layer : str
+
+        Returns
+        -------
+        str
+        """
+        backbone = self.backbone
+        settings = (describe(self.pooling), self.precision, self.dtype, describe(backbone.modality))
+        preprocess = describe(backbone.preprocess)
+        return "|".join(("v3", backbone.fingerprint, layer, *settings, preprocess))
+
+    def engine(self, device: torch.device, stages: Mapping[str, nn.Module] | None = None) -> Engine:
+        """Return the engine that computes the features.
+
+        Parameters
+        ----------
+        device : torch.device
+        stages : mapping of str to torch.nn.Module, default=None
+            Run instead of the backbone's own. Without, the engine is kept beside the backbone.
+
+        Returns
+        -------
+        Engine
+        """
+        backbone = self.backbone
+        return engine_for(
+            stages_of(backbone) if stages is None else stages,
+            self.layers,
+            self.pooling,
+            kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
+            device=device,
+            modality=backbone.modality,
+            precision=self.precision,
+            dtype=self.dtype,
+            opaque=backbone.opaque,
+            name=backbone.name,
+        )

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sktransfer import list_layers, load_backbone
+from sktransfer.engines import Engine, TorchEngine, resolve_device
+from sktransfer.features.recipe import Recipe
+from tests.support import TINY_SIZE, Vectors, tiny_backbone
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def engine_of(backbone, *layers, **settings):
+    return Recipe(backbone, layers or (list_layers(backbone)[-2],), **settings).engine(CPU)
+
+
+# batches
+
+
+@pytest.mark.parametrize(
+    ("size", "batches"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (7, [7]), (10**30, [7])]
+)
+def test_a_batch_holds_no_more_samples_than_there_are(size, batches, monkeypatch):
+    seen = []
+    call = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", lambda self, x: seen.append(len(x)) or call(self, x))
+    backbone = load_backbone(Vectors())
+    made = engine_of(backbone, list_layers(backbone)[-1])
+    features = made.run(list(noise(7, 5)), size)
+    assert seen == batches
+    assert features[made.layers[0]].shape == (7, 32)
+
+
+@pytest.mark.parametrize("batch_size", [16, "auto"])
+def test_where_memory_is_short_batches_are_halved_with_one_warning(batch_size, monkeypatch):
+    made, sizes = engine_of(tiny_backbone(), "2"), []
+    x = noise(21, 3, 16, 16)
+    expected = made.run(x, batch_size)["2"]
+    call, fits = Engine.__call__, 1 if batch_size == "auto" else 5
+
+    def short(self, batch):
+        sizes.append(len(batch))
+        if len(batch) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return call(self, batch)
+
+    monkeypatch.setattr(Engine, "__call__", short)
+    with pytest.warns(UserWarning, match="do not fit into the memory") as caught:
+        found = made.run(x, batch_size)["2"]
+    assert len(caught) == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert sizes[:3] == ([16, 8, 4] if batch_size == 16 else [4, 2, 1])
+    sizes.clear()
+    again = made.run(x, batch_size)["2"]  # what was learned of the device is kept
+    np.testing.assert_array_equal(again, found)
+    assert sizes == ([4] * 5 + [1] if batch_size == 16 else [1] * 21)
+
+
+def test_a_single_sample_that_does_not_fit_is_an_error(monkeypatch):
+    made = engine_of(tiny_backbone(), "2")
+
+    def none(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Engine, "__call__", none)
+    with pytest.warns(UserWarning, match="do not fit"), pytest.raises(torch.OutOfMemoryError):
+        made.run(noise(3, 3, 16, 16), 2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "at_most"),
+    [(tiny_backbone, (3, 16, 16), 4), (lambda: load_backbone(Vectors()), (5,), 64)],
+)
+def test_small_samples_run_in_batches_of_a_bounded_size(backbone, shape, at_most):
+    assert engine_of(backbone()).batch_size(noise(*shape)) == at_most
+
+
+def test_large_activations_run_in_small_batches():
+    module = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    size = TINY_SIZE.with_size(400)  # 16 * 400 * 400 * 4 = 10.24 MB a sample
+    sizes = []
+    for side in (100, 350, 400, 600):
+        backbone = load_backbone(module, preprocess=size.with_size(side))
+        made = engine_of(backbone, list_layers(backbone)[-1])
+        sizes.append(made.batch_size(noise(3, side, side)))
+    assert sizes == [4, 2, 1, 1]
+
+
+# stages, and nothing else
+
+
+class Doubling(Engine):
+    """A runtime that does with each sample what the one stage of a test does."""
+
+    def forward(self, batch):
+        return {self.layers[0]: 2 * batch}
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+def test_a_runtime_is_a_forward():
+    made = Doubling({"double": Double()}, ["double"], device=CPU)
+    x = noise(5, 3)
+    assert np.array_equal(made.run(x, 2)["double"], 2 * x)
+
+
+def test_a_runtime_that_gives_other_features_is_not_used():
+    made = Doubling({"relu": nn.ReLU()}, ["relu"], device=CPU, name="net")
+    x = noise(5, 3)
+    with pytest.warns(UserWarning, match="fast form of backbone 'net' does not give the same"):
+        found = made.run(x, 2)["relu"]
+    assert np.array_equal(found, x.relu())
+
+
+def test_samples_without_tokens_are_one_table_whatever_their_rank():
+    x = noise(4, 3, 5, 5)
+    made = TorchEngine({"relu": nn.ReLU()}, ["relu"], "none", device=CPU)
+    found = made.run_groups([(np.array([2, 0]), x[:2]), (np.array([1, 3]), x[2:])])["relu"]
+    assert found.dtype == np.float32
+    assert np.array_equal(found[[2, 0, 1, 3]], x.relu())
+
+
+def test_rows_of_tokens_differ_in_length():
+    a, b = noise(1, 3, 2), noise(2, 5, 2)
+    made = TorchEngine({"relu": nn.ReLU()}, ["relu"], "none", device=CPU, modality="text")
+    found = made.run_groups([(np.array([1]), a), (np.array([0, 2]), b)])["relu"]
+    assert [row.shape for row in found] == [(5, 2), (3, 2), (5, 2)]
+    assert np.array_equal(found[2], b[1].relu())
+
+
+class Means(nn.Module):
+    """A stage with a function of its own for the mean of what it gives."""
+
+    def forward(self, x):
+        return 2 * x
+
+    def fused_pooling(self, pooling):
+        return (lambda x: x.mean(1)) if pooling == "avg" else None
+
+
+@pytest.mark.parametrize(
+    ("pooling", "more", "factor"), [("avg", [], 1), ("max", [], 2), ("avg", [nn.ReLU()], 2)]
+)
+def test_a_stage_that_pools_itself_does_so_where_it_runs_alone(pooling, more, factor):
+    stages = {"means": Means(), **{str(i): stage for i, stage in enumerate(more)}}
+    made = TorchEngine(stages, [list(stages)[-1]], pooling, device=CPU, modality="text")
+    x = noise(4, 3, 2).abs()
+    (found,) = made.run_groups([(np.arange(4), x)]).values()
+    expected = x.mean(1) if pooling == "avg" else x.amax(1)
+    np.testing.assert_allclose(found, factor * expected, rtol=1e-6)
+
+
+# devices
+
+
+def test_auto_is_the_accelerator_or_the_cpu():
+    found = resolve_device("auto")
+    has_accelerator = torch.accelerator.is_available()
+    assert (found.type != "cpu") is has_accelerator
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("device", ["cuda:97", "nonsense", ""])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ValueError, match=rf"device='{device}' cannot be used on this machine: ."):
+        resolve_device(device)

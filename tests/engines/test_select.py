@@ -1,0 +1,65 @@
+import threading
+
+import torch
+from torch import nn
+
+from sktransfer import load_backbone
+from sktransfer.engines import ENGINES, TorchEngine, engine_for
+from sktransfer.features.recipe import Recipe
+
+CPU = torch.device("cpu")
+STAGES = {str(i): nn.Linear(4, 4) for i in range(4)}
+
+
+def test_an_engine_is_prepared_once_and_shared_by_equal_calls():
+    kept = {}
+    first = engine_for(STAGES, ["2"], "avg", kept=kept, device=CPU)
+    assert isinstance(first, TorchEngine)
+    assert engine_for(STAGES, ("2",), "avg", kept=kept, device=CPU) is first
+    assert engine_for(STAGES, ["2"], "max", kept=kept, device=CPU) is not first
+    assert engine_for(STAGES, ["2"], "avg", kept={}, device=CPU) is not first
+
+
+def test_fits_with_one_image_size_share_an_engine():
+    def engine_of_a_fit():
+        backbone = load_backbone("efficientnet_lite0", image_size=64)
+        return Recipe(backbone, ("stem",)).engine(CPU)
+
+    assert engine_of_a_fit() is engine_of_a_fit()
+
+
+def test_only_the_engines_used_last_are_kept():
+    kept = {}
+    first, second, third = (engine_for(STAGES, [n], kept=kept, device=CPU) for n in "123")
+    assert engine_for(STAGES, ["3"], kept=kept, device=CPU) is third
+    assert engine_for(STAGES, ["2"], kept=kept, device=CPU) is second
+    assert engine_for(STAGES, ["1"], kept=kept, device=CPU) is not first
+    assert len(kept) == 2
+
+
+def test_another_runtime_is_one_entry(monkeypatch):
+    class Reversed(TorchEngine):
+        def forward(self, batch):
+            return {layer: -x for layer, x in super().forward(batch).items()}
+
+    monkeypatch.setitem(ENGINES, "reversed", Reversed)
+    x, kept = torch.ones(2, 4), {}
+    expected = engine_for(STAGES, ["0"], kept=kept, device=CPU)(x)["0"]
+    found = engine_for(STAGES, ["0"], kept=kept, device=CPU, engine="reversed")
+    assert torch.equal(found.forward(x)["0"], -expected)
+
+
+def test_threads_share_an_engine():
+    kept, found = {}, []
+
+    def use():
+        for i in range(50):
+            found.append(engine_for(STAGES, [str(i % 2)], kept=kept, device=CPU))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 200
+    assert len(set(map(id, found))) == 2
