@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +54,8 @@ class Block(nn.Module):
     ``relative`` computes what MPNet adds to the scores for the distance of two positions. There
     all blocks share it; here each has its own, which training may move apart.
     """
+
+    relative: Any  # a module with compute_position_bias, or None
 
     def __init__(self, block: nn.Module, relative: nn.Module | None = None):
         super().__init__()
@@ -113,7 +116,7 @@ class Sentence(nn.Module):
 # -- cutting ---------------------------------------------------------------------------------------
 
 
-def _stages(name: str, model: nn.Module, sentence: nn.Module) -> dict[str, nn.Module]:
+def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
     """Cut a network into its embeddings and blocks, or leave it whole where that is not it."""
     padding = getattr(model.config, "pad_token_id", None) or 0
     whole = Whole(model, padding)
@@ -143,7 +146,7 @@ def _run(stages: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _cut(model: nn.Module, padding: int) -> dict[str, nn.Module]:
+def _cut(model: Any, padding: int) -> dict[str, nn.Module]:
     encoder = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT
     relative = None
     if hasattr(encoder, "compute_position_bias"):  # MPNet

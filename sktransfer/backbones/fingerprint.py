@@ -23,7 +23,19 @@ _LIBRARIES = frozenset(
     ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "tokenizers"]
 ) | {"torch", "torchvision", "transformers"}
 
-_PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, range, slice, PurePath, np.generic)
+_PLAIN: tuple[type, ...] = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    enum.Enum,
+    range,
+    slice,
+    PurePath,
+    np.generic,
+)
 _PLAIN += (type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, np.dtype)
 
 # What every module has, and what of it decides an output.
@@ -136,7 +148,7 @@ class _Describer:
             digest.update(f"{name}:{self._class(type(child))}".encode())
             for key, value in sorted(_settings(child).items()):
                 digest.update(f"{key}={self._setting(value)}".encode())
-        tensors = [*module.named_parameters(remove_duplicate=False)]
+        tensors: list[tuple[str, torch.Tensor]] = [*module.named_parameters(remove_duplicate=False)]
         tensors += module.named_buffers(remove_duplicate=False)
         place: dict[int, str] = {}
         for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
@@ -297,4 +309,4 @@ def _tensor(tensor: torch.Tensor) -> str:
 
 
 def _sha(numbers: np.ndarray) -> str:
-    return hashlib.sha256(numbers).hexdigest()
+    return hashlib.sha256(numbers.data).hexdigest()

@@ -8,6 +8,7 @@ import json
 import os
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -206,7 +207,7 @@ def _model(name: str, folder: Path, weights) -> nn.Module:
     return _plain(model, folder)
 
 
-def _plain(model: nn.Module, folder: Path) -> nn.Module:
+def _plain(model: Any, folder: Path) -> nn.Module:
     """Leave nothing in a network that is not used, or that tells where its files lie."""
     if "pooler" in model._modules:
         model.pooler = None
@@ -278,7 +279,7 @@ def _json(path: Path):
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _preprocessing(name: str, folder: Path, settings: dict, model: nn.Module):
+def _preprocessing(name: str, folder: Path, settings: dict, model: Any):
     from transformers import AutoTokenizer
 
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):

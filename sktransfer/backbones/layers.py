@@ -91,7 +91,7 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
     within = [name for name in names if name.startswith(f"{layer}.")]
     if within:
         return within[-1]
-    raise ValueError(_unknown_layer(backbone, layer, names))
+    raise ValueError(_unknown_layer(backbone, str(layer), names))
 
 
 def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:

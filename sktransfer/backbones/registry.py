@@ -78,8 +78,9 @@ class Reference:
         ValueError
             If the weights on this machine are others.
         """
-        arguments = {"weights": self.weights, "image_size": self.image_size}
-        backbone = load_backbone(self.name, download=False, **arguments)
+        backbone = load_backbone(
+            self.name, weights=self.weights, image_size=self.image_size, download=False
+        )
         if backbone.fingerprint != fingerprint:
             raise ValueError(
                 f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "

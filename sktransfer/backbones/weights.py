@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -140,9 +141,9 @@ def load_weights(
             tensors.setdefault(name, torch.tensor(0))
     _check_fit(tensors, wanted, path)
     # Files in half or double precision: the network computes in that of its own tensors.
-    state = OrderedDict((n, _as_own(tensor, wanted[n].dtype)) for n, tensor in tensors.items())
+    state: Any = OrderedDict((n, _as_own(tensor, wanted[n].dtype)) for n, tensor in tensors.items())
     # Some networks look at the version of a file; the names were just found to be today's.
-    state._metadata = wanted._metadata
+    state._metadata = getattr(wanted, "_metadata", None)
     module.load_state_dict(state, assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # assigned tensors take it from the meta parameters

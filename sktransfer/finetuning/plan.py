@@ -56,7 +56,13 @@ _DECIDED = {
     "callbacks__freeze": "gradual_unfreezing",
 }
 
-_OURS = ("iterator_train", "iterator_valid", "dataset", "classes", "predict_nonlinearity")
+_OURS: tuple[str, ...] = (
+    "iterator_train",
+    "iterator_valid",
+    "dataset",
+    "classes",
+    "predict_nonlinearity",
+)
 _OURS += ("callbacks__finite", "callbacks__progress")
 
 

@@ -80,7 +80,7 @@ class Tail(nn.Module):
     def train(self, mode: bool = True) -> Tail:
         super().train(mode)
         # A batch norm in the new head has no statistics yet that could be kept.
-        for stage in self.body[:-1]:
+        for stage in list(self.body)[:-1]:
             if self.train_batch_norm and _learns(stage):
                 continue
             for module in filter(_keeps_statistics, stage.modules()):
@@ -130,8 +130,8 @@ class Tail(nn.Module):
         return self.body(x.clone())
 
     def _draw_again(self, x: torch.Tensor, seed: int) -> torch.Tensor:
-        kept = {"use_reentrant": False, "preserve_rng_state": False}  # the seed does that
-        return checkpoint(self._draw, x, seed, **kept)
+        # The seed restores the state of the random number generator.
+        return checkpoint(self._draw, x, seed, use_reentrant=False, preserve_rng_state=False)
 
     def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
         """Return the frozen stages and these, with the new pooling and head behind."""

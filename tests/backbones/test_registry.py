@@ -918,7 +918,7 @@ def test_weights_of_another_precision_are_brought_to_the_network_s(dtype, tmp_pa
     assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("setting", [{"classes": ["a"]}, {"kind": "array"}, {"name": "mine"}])
+@pytest.mark.parametrize("setting", [{"classes": ["a"]}, {"modality": "array"}, {"name": "mine"}])
 def test_what_does_not_apply_is_refused(setting):
     with pytest.raises(ValueError, match="for modules only"):
         load_backbone("efficientnet_lite0", **setting)

@@ -42,6 +42,9 @@ class WordTable(nn.Module):
              [0., 0.]]])
     """
 
+    index: torch.Tensor
+    token_weight: torch.Tensor | None
+
     def __init__(self, vectors: WordVectors, index=None, rows=None, token_weight=None):
         super().__init__()
         self.vectors = vectors

@@ -73,9 +73,14 @@ def _opened_up(chunk: str, find) -> tuple[list[str], str | None, list[str]]:
 
 def _edges(chunk: str) -> tuple[str, str, str]:
     """Part a chunk into the signs before its first letter, what lies between, and those behind."""
-    start = _EDGE.match(chunk).end()
-    end = max(start, len(chunk) - _EDGE.match(chunk[::-1]).end())
+    start = _edge(chunk)
+    end = max(start, len(chunk) - _edge(chunk[::-1]))
     return chunk[:start], chunk[start:end], chunk[end:]
+
+
+def _edge(chunk: str) -> int:
+    match = _EDGE.match(chunk)
+    return match.end() if match else 0
 
 
 def _is_whole(chunk: str, find) -> bool:

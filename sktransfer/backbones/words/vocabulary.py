@@ -45,8 +45,8 @@ class Vocabulary:
     ):
         self.arrays = {"letters": letters, "offsets": offsets, "hashes": hashes, "order": order}
         # Views give plain integers, several times faster than NumPy's scalars.
-        self._letters, self._offsets = memoryview(letters), memoryview(offsets)
-        self._hashes, self._order = memoryview(hashes), memoryview(order)
+        self._letters, self._offsets = letters.data, offsets.data
+        self._hashes, self._order = hashes.data, order.data
 
     @classmethod
     def from_words(cls, words: Iterable[str]) -> Vocabulary:
