@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..data import padded_length
+from ..data import pad_rows, padded_length
 
 __all__ = ["TokenizerPreprocessing"]
 
@@ -74,12 +74,13 @@ class TokenizerPreprocessing:
             Positions among the texts, and their ids, int64; the shortest first. Every text is
             in one group.
         """
-        rows = [row for part in self._encoded(texts) for row in (encoding.ids for encoding in part)]
+        # Zero is what rows are filled up with, so that an id is one more.
+        rows = [np.array(one.ids, np.int64) + 1 for part in self._encoded(texts) for one in part]
         groups: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(padded_length(len(row)), []).append(i)
         return [
-            (np.array(members), _filled([rows[i] for i in members], length))
+            (np.array(members), torch.from_numpy(pad_rows([rows[i] for i in members], length)))
             for length, members in sorted(groups.items())
         ]
 
@@ -136,12 +137,3 @@ def _tokenizer_from(text: str, max_length: int):
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length, direction=direction)
     return tokenizer
-
-
-def _filled(rows: list[list[int]], length: int) -> torch.Tensor:
-    """Write rows of ids, plus one, into zeros."""
-    ids = np.zeros((len(rows), length), np.int64)
-    for target, row in zip(ids, rows, strict=True):
-        target[: len(row)] = row
-        target[: len(row)] += 1
-    return torch.from_numpy(ids)

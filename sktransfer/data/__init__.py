@@ -30,7 +30,7 @@ from .targets import (
     is_numbers,
     open_target,
 )
-from .texts import TextModality, as_texts, padded_length
+from .texts import TextModality, as_texts, pad_rows, padded_length
 
 __all__ = [
     "ArrayModality",
@@ -63,6 +63,7 @@ __all__ = [
     "new_folder",
     "open_image",
     "open_target",
+    "pad_rows",
     "padded_length",
     "read_image",
     "register_modality",

@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 
 from .base import Modality, UnreadableSamplesError, register_modality, unwrap_column
 
-__all__ = ["TextModality", "as_texts", "padded_length"]
+__all__ = ["TextModality", "as_texts", "pad_rows", "padded_length"]
 
 _STEP = 8  # lengths of texts are multiples of it, so that a batch finds texts of its length
 # The tokens of a batch. A matrix product of fewer rows is slower a row.
@@ -94,6 +94,32 @@ def padded_length(n_tokens: int) -> int:
         The next multiple of 8, at least 8.
     """
     return max(1, -(-n_tokens // _STEP)) * _STEP
+
+
+def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
+    """Join rows that differ in length into one array, filled up with zeros.
+
+    ``torch.nn.utils.rnn.pad_sequence`` needs rows that differ in their first dimension only; here
+    a token may be one id, several, or a vector, and their number may differ, too.
+
+    Parameters
+    ----------
+    rows : sequence of n arrays of shape (n_tokens,) or (n_tokens, k)
+        Of one type.
+    length : int, default=None
+        Tokens in each row of the result; None is the number in the longest.
+
+    Returns
+    -------
+    ndarray of shape (n, length) or (n, length, k)
+    """
+    rank = max(row.ndim for row in rows)
+    rows = [row if row.ndim == rank else row[:, None] for row in rows]
+    longest, *widths = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
+    padded = np.zeros((len(rows), length or longest, *widths), rows[0].dtype)
+    for place, row in zip(padded, rows, strict=True):
+        place[tuple(map(slice, row.shape))] = row
+    return padded
 
 
 register_modality(TextModality())

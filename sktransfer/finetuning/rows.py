@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from ..data import pad_rows
+
 __all__ = ["Batches", "Rows", "Table", "as_rows", "count_batches"]
 
 _ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may take
@@ -158,19 +160,8 @@ def _take(view: Table | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Take some rows as one tensor, texts filled up with zeros, which hold no token."""
     if isinstance(view, torch.Tensor):
         return view[index]
-    rows = as_rows(view[index.numpy()])
-    return _filled(rows) if isinstance(rows, list) else rows
-
-
-def _filled(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Join rows that differ in length; a token may be one id, or several beside others."""
-    rank = max(row.ndim for row in rows)
-    rows = [row if row.ndim == rank else row.unsqueeze(1) for row in rows]
-    shape = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
-    filled = rows[0].new_zeros(len(rows), *shape)
-    for place, row in zip(filled, rows, strict=True):
-        place[tuple(slice(size) for size in row.shape)] = row
-    return filled
+    rows = view[index.numpy()]
+    return torch.from_numpy(pad_rows(rows)) if view.is_ragged else as_rows(rows)
 
 
 class Batches:
