@@ -17,7 +17,7 @@ from urllib.request import pathname2url
 import numpy as np
 import xxhash
 
-from ..data import checksum
+from ..data.disk import checksum
 
 __all__ = ["FeatureStore", "as_store"]
 

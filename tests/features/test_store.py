@@ -19,11 +19,15 @@ from sktransfer.features.store import FeatureStore, as_store
 
 ROW = 64 + 400  # bytes of 100 float32 and their header
 
-# Other processes need no torch: store.py stands alone.
+# Other processes need no torch: store.py and disk.py stand alone, without their packages.
 WRITER = """
-import sys, time
+import os, sys, types
 import numpy as np
-from store import FeatureStore
+for name in ("sktransfer", "sktransfer.data", "sktransfer.features"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [os.path.join(os.environ["ROOT"], *name.split("."))]
+from sktransfer.features.store import FeatureStore
+assert "torch" not in sys.modules
 store = FeatureStore(sys.argv[1])
 who = int(sys.argv[2])
 print("ready", flush=True)
@@ -57,7 +61,7 @@ def closed_store(location, digests, values) -> Path:
 def writer(location, who=0, n=20):
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, str(location), str(who), str(n)],
-        env=os.environ | {"PYTHONPATH": str(Path(sktransfer.__file__).parent / "features")},
+        env=os.environ | {"ROOT": str(Path(sktransfer.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
