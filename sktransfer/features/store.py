@@ -217,7 +217,7 @@ class FeatureStore:
                 if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                     raise sqlite3.OperationalError(f"{self.path}: {error}") from error
                 if self._is_read_only:
-                    self._disconnect()
+                    self.close()
                     if if_damaged is None:
                         raise
                     return if_damaged
@@ -289,14 +289,15 @@ class FeatureStore:
             "folder as memory=, or move the file away."
         )
 
-    def _disconnect(self) -> None:
+    def close(self) -> None:
+        """Close the file, so that its folder can be removed. The next use opens it again."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
     def _remove(self) -> None:
         """Remove a damaged file. One that SQLite did not write is kept under another name."""
-        self._disconnect()
+        self.close()
         if not _is_sqlite(self.path):
             kept = self.path.with_suffix(".damaged")
             self.path.replace(kept)

@@ -297,7 +297,7 @@ def _store(memory):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = FeatureStore(folder)
         yield store
-        store._remove()
+        store.close()
 
 
 def recommend_strategy(

@@ -311,7 +311,7 @@ def test_a_file_replaced_after_its_digest_is_not_stored_under_it(store, tmp_path
     assert second.read_bytes() != original
     second.write_bytes(original)
     expected = PretrainedFeatureExtractor(backbone).fit([first]).transform([second])
-    np.testing.assert_array_equal(extractor.transform([second]), expected)
+    assert distance(extractor.transform([second]), expected) < 1e-5
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])

@@ -359,7 +359,7 @@ def test_a_store_that_cannot_be_written_is_read(is_open, max_bytes, tmp_path, ma
     other = FeatureStore(tmp_path / "store")
     other.put("recipe", [b"a"], rows(1))
     if not is_open:  # otherwise the files of WAL lie beside
-        other._disconnect()
+        other.close()
     make_read_only(tmp_path / "store")
     store = FeatureStore(tmp_path / "store", max_bytes=max_bytes)
     assert store.get("recipe", [b"b"]) == [None]
