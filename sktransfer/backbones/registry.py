@@ -329,7 +329,7 @@ def _from_module(
     if not isinstance(module, nn.Module):
         if not callable(module) or (inspect.isclass(module) and not issubclass(module, nn.Module)):
             raise TypeError(f"backbone: a name, a torch.nn.Module or a factory, got {module!r}")
-        module = module()
+        module = _call_factory(module)
     # In one call, so that stages taken out of the module stay parts of its copy.
     module, stages = deepcopy((module, stages))
     for parameter in module.parameters():
@@ -344,6 +344,18 @@ def _from_module(
         classes=classes,
         stages=None if stages is None else dict(_named_stages(stages)),
     )
+
+
+def _call_factory(factory: Callable) -> nn.Module:
+    try:
+        made = factory()
+    except Exception as error:  # it may raise anything
+        raise ValueError(f"backbone={factory!r:.80}: the call failed: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"backbone={factory!r:.80} must return a torch.nn.Module, got {type(made).__name__}."
+        )
+    return made
 
 
 def _named_stages(stages):

@@ -1,6 +1,6 @@
 """From samples to features through the store: the extractor, direct use and layer choice."""
 
-from .base import BackboneEstimator, all_or_nothing
+from .base import BackboneEstimator, Count, all_or_nothing
 from .compute import compute_features, compute_inputs, open_sample
 from .extractor import PretrainedFeatureExtractor
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
@@ -11,6 +11,7 @@ from .word_weights import takes_weights
 
 __all__ = [
     "BackboneEstimator",
+    "Count",
     "FeatureStore",
     "LayerChoice",
     "PretrainedClassifier",

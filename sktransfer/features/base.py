@@ -19,9 +19,26 @@ from .compute import compute_features, open_sample
 from .recipe import Recipe
 from .store import FeatureStore, as_store
 
-__all__ = ["BackboneEstimator", "all_or_nothing"]
+__all__ = ["BackboneEstimator", "Count", "all_or_nothing"]
 
 _VECTORS = ("keys", "get_vector", "build_vocab")
+_MOST_JOBS = 2**15
+
+
+class Count(Interval):
+    """Constrain a parameter to whole numbers, without booleans, which Python counts among them.
+
+    Parameters
+    ----------
+    least : int
+    most : int, default=2**31 - 1
+    """
+
+    def __init__(self, least: int, most: int = 2**31 - 1):
+        super().__init__(Integral, least, most, closed="both")
+
+    def is_satisfied_by(self, val) -> bool:
+        return not isinstance(val, bool | np.bool_) and super().is_satisfied_by(val)
 
 
 class BackboneEstimator(BaseEstimator):
@@ -31,13 +48,13 @@ class BackboneEstimator(BaseEstimator):
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
         # What load_word_vectors takes: pairs, mappings, gensim's vectors and models.
         "weights": [str, Path, None, tuple, list, *map(HasMethods, _VECTORS)],
-        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_size": [Count(1), None],
         "image_shape": ["array-like", None],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Count(1)],
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [None, str, Path, FeatureStore, HasMethods("cache")],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Count(-_MOST_JOBS, _MOST_JOBS), None],
         "verbose": ["verbose"],
     }
 

@@ -89,8 +89,18 @@ class View(SampleView):
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
         seed = xxhash.xxh3_64_intdigest(self.digest()) >> 1
         with seeded(seed):
-            tensor = self.augment(tensor)
-        return tensor.permute(1, 2, 0).numpy()
+            return _augmented(self.augment, tensor).permute(1, 2, 0).numpy()
 
     def __repr__(self) -> str:
         return f"View({self.sample!r})"
+
+
+def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
+    """Call what a user gives as ``augment`` on a tensor ``(3, h, w)``."""
+    try:
+        changed = augment(image)
+    except Exception as error:  # it may raise anything
+        raise ValueError(f"augment={augment!r:.60} failed: {error}") from error
+    if not isinstance(changed, torch.Tensor) or changed.ndim != 3:
+        raise ValueError(f"augment={augment!r:.60} must return a tensor (3, h, w).")
+    return changed

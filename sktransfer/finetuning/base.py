@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from copy import deepcopy
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..backbones import Backbone, boundary, describe, penultimate, stages_of
 from ..engines import resolve_device
 from ..features import (
     BackboneEstimator,
+    Count,
     PretrainedFeatureExtractor,
     Recipe,
     as_store,
@@ -32,10 +33,10 @@ from .callbacks import EpochProgress, KeepBest, own_copy
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .loop import train
 from .lr_finder import find_lr
-from .plan import TrainingPlan, check_net_params
+from .plan import TrainingPlan, check_callbacks, check_net_params, check_optimizer
 from .rows import Rows, Table
 from .tail import Tail, learned_stages
-from .tuned import TunedNetwork, bare_tail, head_inputs, head_outputs
+from .tuned import TunedNetwork, bare_tail, check_head, head_inputs
 
 __all__ = ["TunedEstimator"]
 
@@ -52,17 +53,13 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
-        "trainable": [
-            StrOptions({"head", "all"}),
-            Interval(Integral, 1, None, closed="left"),
-            str,
-        ],
+        "trainable": [StrOptions({"head", "all"}), Count(1), str],
         "head": [StrOptions({"linear", "mlp"}), callable],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "head_init": [StrOptions({"auto", "probe", "random"})],
         "train_batch_norm": ["boolean"],
         "augment": [StrOptions({"light", "strong"}), callable, None],
-        "n_views": [Interval(Integral, 1, None, closed="left"), None],
+        "n_views": [Count(1), None],
         "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -70,9 +67,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         "warmup": [Interval(Real, 0, 1, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "gradual_unfreezing": ["boolean"],
-        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "max_epochs": [Count(0)],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "patience": [Count(1), None],
         "warm_start": ["boolean"],
         "callbacks": [list, tuple, None],
         "net_params": [dict, None],
@@ -107,6 +104,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
+        check_optimizer(self.optimizer)
+        check_callbacks(self.callbacks or (), "callbacks")
         check_net_params(self.net_params or {})
         if self.patience is not None and not self.validation_fraction:
             raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
@@ -274,6 +273,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             return Rows([Table(plain, index, behind)], target, weight)
         augment = make_augment(self.augment, self.backbone_)
         chosen = [samples[i] for i in index]
+        View(chosen[0], augment, "").open()  # an error of augment's own is none of every sample
         if self.n_views is None:
             return Rows([], target, weight, self._fresh_views(chosen, augment, behind, seed))
         key = describe(augment)
@@ -310,9 +310,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             carry_rows(old, head, sources, len(self.backbone_.classes))
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
-        n_found = head_outputs(tail, one)
-        if n_found != n_outputs:
-            raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")
+        check_head(tail, one, n_outputs)
         return tail.requires_grad_(True), new
 
     def _copy_tail(self, tail: Tail) -> Tail:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -10,7 +10,7 @@ from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..data import check_labels, check_weights, class_target
-from ..features import all_or_nothing
+from ..features import Count, all_or_nothing
 from .base import TunedEstimator
 from .heads import grow
 from .rows import Table
@@ -169,7 +169,7 @@ default="efficientnet_lite0"
         **TunedEstimator._parameter_constraints,
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
-        "rehearsal": [Interval(Integral, 0, None, closed="left")],
+        "rehearsal": [Count(0)],
     }
 
     def __init__(

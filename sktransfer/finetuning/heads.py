@@ -48,8 +48,7 @@ def make_head(
     """
     with seeded(seed):
         if callable(head):
-            # Some return a module of theirs, which is not ours to train.
-            return deepcopy(head(n_features, n_outputs))
+            return _call_head(head, n_features, n_outputs)
         steps: OrderedDict[str, nn.Module] = OrderedDict()
         if head == "mlp":
             hidden = min(512, max(64, n_features // 2))
@@ -60,6 +59,18 @@ def make_head(
             steps["dropout"] = nn.Dropout(dropout)
         steps["linear"] = nn.Linear(n_features, n_outputs)
         return nn.Sequential(steps)
+
+
+def _call_head(head: Callable, n_features: int, n_outputs: int) -> nn.Module:
+    """Call a function of the user's that makes a head."""
+    call = f"head={head!r:.80} called with ({n_features}, {n_outputs})"
+    try:
+        made = head(n_features, n_outputs)
+    except Exception as error:  # it may raise anything
+        raise ValueError(f"{call} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"{call} must return a torch.nn.Module, got {type(made).__name__}.")
+    return deepcopy(made)  # which the user may go on using
 
 
 # Settings that make a layer of each kind again.

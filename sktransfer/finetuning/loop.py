@@ -21,7 +21,7 @@ from torch import nn
 
 from ..data import Target
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
-from .plan import TrainingPlan
+from .plan import OPTIMIZERS, TrainingPlan
 from .rows import Batches, Rows
 from .tail import Tail, learned_stages
 
@@ -67,9 +67,6 @@ def _squared_error(output, target, smoothing: float) -> torch.Tensor:
     return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
 
 
-_OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-
 def train(
     tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, device: torch.device
 ) -> skorch.NeuralNet:
@@ -98,7 +95,7 @@ def train(
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
     try:
-        net.fit(rows.to(device), y=None)
+        net.partial_fit(rows.to(device), y=None)
         # Later trainings validate where the tail is then.
         net.train_split = None if valid is None else predefined_split(valid)
         return net
@@ -250,7 +247,7 @@ def tail_of(net: skorch.NeuralNet) -> Tail:
 
 
 def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.device):
-    """Assemble the skorch net: what to train, on what, how, and what to watch."""
+    """Assemble and initialize the skorch net: what to train, how, and with which callbacks."""
     objective = _OBJECTIVES[plan.target.loss]
     settings = {
         "max_epochs": plan.max_epochs,
@@ -270,7 +267,12 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
     if objective.classes is not None:
         settings["classes"] = objective.classes(plan.target.n_outputs)
         settings["callbacks__valid_acc"] = None  # a column of the history that nobody asked for
-    return objective.net(tail, **settings | plan.net_params)
+    try:
+        return objective.net(tail, **settings | plan.net_params).initialize()
+    except Exception as error:  # skorch, an optimizer or a compiler may refuse any of these
+        if not plan.net_params:
+            raise
+        raise ValueError(f"net_params={plan.net_params!r:.150} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,15 +328,15 @@ def _pattern(stage: int, plan: TrainingPlan) -> str:
 
 def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     """Name the optimizer and a learning rate for each stage, falling towards the input."""
-    optimizer = _OPTIMIZERS.get(plan.optimizer, plan.optimizer)
+    optimizer = OPTIMIZERS.get(plan.optimizer, plan.optimizer)
     settings = {"optimizer": optimizer, "lr": plan.lr}
     if "weight_decay" in inspect.signature(optimizer).parameters:
         settings["optimizer__weight_decay"] = plan.weight_decay
     elif plan.weight_decay:
-        raise ValueError(f"{optimizer.__name__} has no weight decay: set weight_decay=0.")
+        raise ValueError(f"optimizer={optimizer.__name__} has no weight decay: set weight_decay=0.")
     if optimizer is torch.optim.SGD:
         settings["optimizer__momentum"] = 0.9
-    if device.type == "cuda" and optimizer in _OPTIMIZERS.values():
+    if device.type == "cuda" and optimizer in OPTIMIZERS.values():
         settings["optimizer__fused"] = True
     groups = [
         (_pattern(i, plan), {"lr": plan.lr * plan.layer_decay**depth})

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+import torch
+from skorch.callbacks import Callback
 
 from ..data import Target
 
-__all__ = ["TrainingPlan", "check_net_params", "without_callbacks"]
+__all__ = [
+    "OPTIMIZERS",
+    "TrainingPlan",
+    "check_callbacks",
+    "check_net_params",
+    "check_optimizer",
+    "without_callbacks",
+]
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 @dataclasses.dataclass
@@ -79,16 +92,62 @@ def check_net_params(net_params: dict) -> None:
         Naming the parameter to use.
     """
     for key in net_params:
+        if not isinstance(key, str):
+            raise ValueError(f"net_params has the key {key!r:.60}: keys are names of parameters.")
         parameter = next((p for name, p in _DECIDED.items() if _is_of(key, name)), None)
         if parameter is not None:
             raise ValueError(f"net_params[{key!r}]: use the estimator's parameter {parameter}.")
         if any(_is_of(key, name) for name in _OURS):
             raise ValueError(f"net_params[{key!r}] cannot be changed: training stands on it.")
+    check_callbacks(net_params.get("callbacks") or (), "net_params['callbacks']")
+
+
+def check_callbacks(callbacks: Sequence, name: str) -> None:
+    """Check that callbacks are those of skorch.
+
+    Parameters
+    ----------
+    callbacks : sequence of Callback, or of name and Callback
+    name : str
+        The parameter, for the message.
+
+    Raises
+    ------
+    TypeError
+        Naming the first entry that is something else.
+    """
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(f"{name} must be a list of skorch callbacks, got {callbacks!r:.60}.")
+    for i, entry in enumerate(callbacks):
+        named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
+        callback = entry[1] if named else entry
+        cls = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(cls, Callback):
+            raise TypeError(
+                f"{name}[{i}] must be a skorch callback, or a name and a callback, got "
+                f"{entry!r:.60}."
+            )
+
+
+def check_optimizer(optimizer: str | type) -> None:
+    """Check that an optimizer is known by name or a class of torch's optimizers.
+
+    Parameters
+    ----------
+    optimizer : str or type
+
+    Raises
+    ------
+    TypeError
+        If it is another class.
+    """
+    if isinstance(optimizer, type) and not issubclass(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer={optimizer!r} is no class of torch.optim.Optimizer.")
 
 
 def _is_of(key: str, name: str) -> bool:
     """Tell whether a key is that name, or a setting of a thing that is ours altogether."""
-    ours = name.startswith(("callbacks__", "module", "criterion", "dataset"))
+    ours = name.startswith(("callbacks__", "module", "criterion", "dataset", "iterator"))
     return key == name or (ours and key.startswith(f"{name}__"))
 
 

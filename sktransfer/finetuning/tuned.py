@@ -28,8 +28,8 @@ __all__ = [
     "TunedNetwork",
     "bare_tail",
     "changed_tensors",
+    "check_head",
     "head_inputs",
-    "head_outputs",
     "restored_tail",
 ]
 
@@ -82,7 +82,7 @@ class TunedNetwork:
     @functools.cached_property
     def net(self) -> skorch.NeuralNet:
         """The net that trained the tail, or one that can go on training it."""
-        net = make_net(self.tail, None, self.plan, torch.device("cpu")).initialize()
+        net = make_net(self.tail, None, self.plan, torch.device("cpu"))
         net.history_ = History({**row, "batches": []} for row in self._history)
         return net
 
@@ -371,8 +371,27 @@ def head_inputs(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.
 
 
 @torch.no_grad()
-def head_outputs(tail: Tail, one: np.ndarray) -> int:
-    """Run one row to see how many outputs a head has."""
+def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
+    """Check the number of outputs of a head on one row of activations.
+
+    Parameters
+    ----------
+    tail : Tail
+    one : ndarray of shape (1, ...) or array of one array
+    n_outputs : int
+        How many there must be.
+
+    Raises
+    ------
+    ValueError
+        If the head gives another number, or cannot take the features.
+    """
     row = as_rows(one)[0]
     row = row.float() if row.is_floating_point() else row
-    return tail.eval()(row[None]).flatten(1).shape[1]
+    try:
+        output = tail.eval()(row[None])
+        n_found = output.flatten(1).shape[1]
+    except Exception as error:  # the head is a module of the user's
+        raise ValueError(f"head= cannot take the features of the network: {error}") from error
+    if n_found != n_outputs:
+        raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")
