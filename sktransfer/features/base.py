@@ -15,6 +15,7 @@ from torch import nn
 
 from ..backbones import Backbone, check_stages, is_checked, load_backbone, modality_of
 from ..data import UnreadableSamplesError, named_among, take
+from ..engines import resolve_device
 from .compute import compute_features, open_sample
 from .recipe import Recipe
 from .store import FeatureStore, as_store
@@ -54,13 +55,16 @@ class BackboneEstimator(BaseEstimator):
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [None, str, Path, FeatureStore, HasMethods("cache")],
-        "n_jobs": [Count(-_MOST_JOBS, _MOST_JOBS), None],
+        "n_jobs": [Count(1, _MOST_JOBS), Count(-_MOST_JOBS, -1), None],
         "verbose": ["verbose"],
     }
 
     def _fit_backbone(self, X) -> list | np.ndarray:
         """Load the backbone, check X, and check the stages on a probe; return the samples."""
         self._validate_params()
+        # Errors of these come before anything is computed.
+        as_store(self.memory)
+        resolve_device(self.device)
         vars(self).pop("oov_rate_", None)  # of an earlier fit
         self.backbone_ = load_backbone(
             self.backbone, weights=self.weights, image_size=self.image_size

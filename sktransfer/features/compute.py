@@ -254,7 +254,9 @@ class _Source:
         backbone = self.recipe.backbone
         if self.n_jobs in (None, 1):
             return [_open(sample, backbone) for sample in samples]
-        opened = Parallel(self.n_jobs, prefer="threads")(
+        # A positive number of threads may exceed that of the samples.
+        n_jobs = min(self.n_jobs, len(samples)) if self.n_jobs > 0 else self.n_jobs
+        opened = Parallel(n_jobs, prefer="threads")(
             delayed(_open)(sample, backbone) for sample in samples
         )
         return list(opened)

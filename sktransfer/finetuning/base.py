@@ -204,7 +204,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             )
 
     def _plan(self, n_rows: int, seed: int, fresh_head: bool) -> TrainingPlan:
-        batch_size = min(n_rows, 32) if self.batch_size == "auto" else self.batch_size
+        batch_size = min(n_rows, 32 if self.batch_size == "auto" else self.batch_size)
         net_params = dict(self.net_params or {})
         more = net_params.pop("callbacks", None) or ()
         return TrainingPlan(

@@ -11,12 +11,12 @@ from numbers import Integral
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import validate_params
 from torch import nn
 
 from ..backbones import Backbone, load_backbone, penultimate, resolve_layer
 from ..data import check_target, encode_target, is_numbers
-from ..features import LayerChoice, PretrainedFeatureExtractor
+from ..features import Count, LayerChoice, PretrainedFeatureExtractor
 from ..transferability import h_score, leep, logme, nce, probe_score, subsample, transrate
 
 __all__ = ["BackboneRanking", "probe_layers", "rank_backbones"]
@@ -68,7 +68,7 @@ class BackboneRanking:
 
 @validate_params(
     {
-        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_size": [Count(1), None],
         "random_state": ["random_state"],
     },
     prefer_skip_nested_validation=False,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from numbers import Integral
 
 from sklearn.base import ClassifierMixin, is_classifier
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 
 from ..data import check_labels
-from ..features import BackboneEstimator, FeatureStore, all_or_nothing
+from ..features import BackboneEstimator, Count, FeatureStore, all_or_nothing
 from .recommendation import REFERENCE, Recommendation
 from .strategies import STRATEGIES, available
 from .study import Study
@@ -104,7 +103,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         **BackboneEstimator._parameter_constraints,
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
-        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "max_epochs": [Count(0)],
         "random_state": ["random_state"],
     }
     del _parameter_constraints["precision"]

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
+
+from sktransfer import (
+    FineTunedClassifier,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    TransferClassifier,
+    load_backbone,
+)
+
+X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+Y = [0, 1] * 6
+ESTIMATORS = [
+    PretrainedFeatureExtractor,
+    PretrainedClassifier,
+    FineTunedClassifier,
+    TransferClassifier,
+]
+
+
+def network():
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    return load_backbone(module, classes=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("batch_size", value) for value in (True, 0, 10**30, 1.5, "many")],
+        *[("n_jobs", value) for value in (True, 0, 10**30, "all")],
+        *[("image_size", value) for value in (True, 0, 1.5)],
+        *[("memory", value) for value in (True, 3, "")],
+        *[("device", value) for value in (True, "", "abacus")],
+        *[("verbose", value) for value in (-1, 2.5, "loud")],
+    ],
+)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_wrong_parameter_is_named_before_anything_is_computed(estimator, name, value, counted):
+    with pytest.raises(ValueError, match=name):
+        estimator(network(), **{name: value}).fit(X, Y)
+    assert not counted
+
+
+@pytest.mark.parametrize("name", ["n_views", "max_epochs", "patience", "rehearsal"])
+def test_true_is_no_number(name):
+    with pytest.raises(InvalidParameterError, match=rf"The '{name}' parameter .* Got True"):
+        FineTunedClassifier(network(), **{name: True}).fit(X, Y)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 2**31 - 1), ("n_jobs", 2**15)])
+def test_more_than_there_is_to_do_is_as_much_as_there_is(name, value):
+    backbone = network()
+    plain = PretrainedFeatureExtractor(backbone).fit_transform(X)
+    made = PretrainedFeatureExtractor(backbone, **{name: value}).fit_transform(X)
+    np.testing.assert_allclose(made, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_training_is_no_larger_than_the_rows():
+    backbone, settings = network(), {"random_state": 0, "max_epochs": 2}
+    one, two = (
+        FineTunedClassifier(backbone, batch_size=size, **settings).fit(X, Y)
+        for size in (12, 2**31 - 1)
+    )
+    assert np.array_equal(one.predict_proba(X), two.predict_proba(X))
