@@ -13,7 +13,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
-from .labels import check_numbers, check_target, naming
+from .labels import check_labels, check_numbers, check_target, naming
 
 __all__ = [
     "ClassTarget",
@@ -84,7 +84,7 @@ def encode_target(y, task: str = "auto", n_samples: int | None = None) -> np.nda
             stacklevel=2,
         )
     else:
-        naming("y", check_classification_targets, y)
+        y = check_labels(y)
     return np.unique(y, return_inverse=True)[1]
 
 
@@ -111,14 +111,16 @@ class Target:
         The loss of the outputs, by its name in ``finetuning.loop``.
     probe : str
         The linear model of the encoded target, by its name in ``transferability.probes``.
-    labels : list or None
-        The label of each output; None where outputs stand for no labels.
     """
 
     name: str
     loss: str
     probe: str
-    labels: list | None = None
+
+    @property
+    def labels(self) -> list | None:
+        """The label of each output; None where outputs stand for no labels."""
+        return None
 
     @property
     def n_outputs(self) -> int:

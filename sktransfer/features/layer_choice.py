@@ -1,4 +1,4 @@
-"""Probe the layers of a network with a linear model, all of them from one pass over the data."""
+"""Choose a layer by linear probes of several layers, whose features come from one pass."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from ..transferability import make_probe_folds, out_of_fold_scores, subsample, s
 
 __all__ = ["LayerChoice", "candidate_layers", "choose_layer"]
 
-# Rows that are probed at most: what so many do not tell apart hardly matters.
+# The most rows that are probed: a difference that so many rows do not show is small.
 _ROWS = 600
-
-# An earlier or later layer must beat the default by this many standard errors of the difference.
-_CERTAIN = 1.0
+# Another layer must be better than the default by this many standard errors of the difference.
+_STANDARD_ERRORS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerChoice:
-    """What a linear probe makes of several layers, and the layer to take.
+    """Scores of a linear probe at several layers, and the layer to use.
 
     Parameters
     ----------
@@ -33,13 +32,13 @@ class LayerChoice:
     scores : ndarray of shape (n_layers,)
         Cross-validated accuracy, or R² for numbers.
     errors : ndarray of shape (n_layers,)
-        Standard error of each, from the spread over samples.
+        Standard error of each score, from its variance over samples.
     layer : str
         The chosen layer.
     default : str
-        The penultimate layer, which is chosen unless another is clearly better.
+        The layer that is used unless another is clearly better: the penultimate one.
     n_features : tuple of int
-        The width of each layer.
+        The number of features of each layer.
     is_accuracy : bool
         Whether scores are accuracies.
     """
@@ -66,7 +65,7 @@ class LayerChoice:
 
 
 def candidate_layers(backbone: Backbone) -> list[str]:
-    """Name the layers that are worth probing: the last place before each next stage with weights.
+    """List the layers worth probing: the last one before each further stage with weights.
 
     Parameters
     ----------
@@ -94,7 +93,7 @@ def choose_layer(
     task: str = "auto",
     random_state=None,
 ) -> LayerChoice:
-    """Probe layers and take the default one unless another is clearly better.
+    """Probe layers and choose the default one unless another is clearly better.
 
     Parameters
     ----------
@@ -102,8 +101,8 @@ def choose_layer(
     y : array-like of shape (n_samples,)
         Labels, or numbers to regress on.
     compute : callable
-        Given names of layers and positions of samples, returns the features
-        ``(n_positions, n_features)`` of each layer, from one pass: called once.
+        From names of layers and positions of samples to the features
+        ``(n_positions, n_features)`` of each layer. It is called once.
     layers : sequence of str or int, default=None
         Candidates, in any order; None takes :func:`candidate_layers`.
     task : {"auto", "classification", "regression"}, default="auto"
@@ -118,41 +117,41 @@ def choose_layer(
     Raises
     ------
     ValueError
-        If there is no ``y``, or it is no labels and no numbers.
+        If ``layers`` is empty or names no layer, or as :func:`encode_target`.
     """
     y = encode_target(y, task)
     asked = candidate_layers(backbone) if layers is None else layers
     wanted = {resolve_layer(backbone, layer) for layer in asked}
     if not wanted:
         raise ValueError("layers=[] asks for no layer at all.")
-    # From the input to the output: which layers are neighbours is the network's to say.
+    # In the order of the network, since scores of neighbouring layers are averaged.
     names = tuple(name for name in stages_of(backbone) if name in wanted)
     rows = subsample(y, _ROWS, random_state)
     tables = compute(names, rows)
     check_consistent_length(tables[names[0]], rows)
     folds = make_probe_folds(y[rows], random_state)
-    gains = np.array([out_of_fold_scores(tables[name], y[rows], folds) for name in names])
+    scores = np.array([out_of_fold_scores(tables[name], y[rows], folds) for name in names])
     widths = tuple(tables[name].shape[1] for name in names)
-    return _decide(gains, names, penultimate(backbone), widths, not is_numbers(y))
+    return _choose(scores, names, penultimate(backbone), widths, not is_numbers(y))
 
 
-def _decide(gains: np.ndarray, names, default: str, widths, is_accuracy) -> LayerChoice:
-    """Choose from what each layer gains on each sample, ``(n_layers, n)``."""
+def _choose(scores: np.ndarray, names, default: str, widths, is_accuracy) -> LayerChoice:
+    """Choose by the scores of each layer on each sample, ``(n_layers, n_samples)``."""
     default = default if default in names else names[-1]
-    # The same samples are judged at every layer, so that differences are surer than scores.
-    over = _smooth(gains) - gains[names.index(default)]
-    value = over.mean(1) - _CERTAIN * _standard_error(over)
-    value[names.index(default)] = 0.0
-    best = int(np.argmax(value))
-    scores, errors = gains.mean(1), _standard_error(gains)
-    return LayerChoice(names, scores, errors, names[best], default, widths, is_accuracy)
+    # Layers are compared on the same samples, which makes differences more certain than scores.
+    gains = _smooth(scores) - scores[names.index(default)]
+    lower = gains.mean(1) - _STANDARD_ERRORS * _standard_errors(gains)
+    lower[names.index(default)] = 0.0
+    best = names[int(np.argmax(lower))]
+    errors = _standard_errors(scores)
+    return LayerChoice(names, scores.mean(1), errors, best, default, widths, is_accuracy)
 
 
-def _smooth(gains: np.ndarray) -> np.ndarray:
-    """Average over neighbouring layers, which are alike: a single high one is mostly chance."""
-    padded = np.concatenate([gains[:1], gains, gains[-1:]])
+def _smooth(scores: np.ndarray) -> np.ndarray:
+    """Average over neighbouring layers, whose features are similar; one high score is chance."""
+    padded = np.concatenate([scores[:1], scores, scores[-1:]])
     return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
 
 
-def _standard_error(gains: np.ndarray) -> np.ndarray:
-    return np.array([summarise(row)[1] for row in gains])
+def _standard_errors(scores: np.ndarray) -> np.ndarray:
+    return np.array([summarise(row)[1] for row in scores])

@@ -1,4 +1,4 @@
-"""Splits of rows: folds, a hold-out set, and a smaller sample of all rows. Stratified by class."""
+"""Stratified splits of rows: folds, a hold-out set and a subsample."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ def check_folds(cv, y: np.ndarray, random_state):
     if is_numbers(y):
         if len(y) < 4:  # R² needs two samples to test on, and as many folds
             raise ValueError(f"Cross-validation needs at least four samples, got {len(y)}.")
-        return make_folds(y, min(cv, len(y) // 2), random_state)
+        return make_folds(y, min(int(cv), len(y) // 2), random_state)
     counts = np.bincount(y)
     if (counts > 1).sum() < 2:
         raise ValueError("Cross-validation needs two classes with at least two samples each.")
-    return make_folds(y, min(cv, counts.max()), random_state)
+    return make_folds(y, min(int(cv), int(counts.max())), random_state)
 
 
 def hold_out(

@@ -1,8 +1,11 @@
-"""Transferability scores of predictions: a network's own classes and labels in, a number out."""
+"""Scores of predictions: a network's own classes and labels in, a number out."""
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
+from sklearn.utils._param_validation import Interval, validate_params
 
 from ..data import check_labels
 from .checks import check_labelled, check_probabilities, encode_classes, membership
@@ -11,7 +14,7 @@ __all__ = ["explained_share", "leep", "nce"]
 
 
 def leep(probabilities, y):
-    """Log of the expected empirical prediction, from a network's own class probabilities.
+    """Compute the log expected empirical prediction of a network's own class probabilities.
 
     Parameters
     ----------
@@ -23,8 +26,8 @@ def leep(probabilities, y):
     Returns
     -------
     float
-        0 at most. Higher is better: the mean log likelihood of the labels where the network's
-        probabilities are carried over by the frequencies of labels given each of its classes.
+        0 at most. Higher is better: the mean log likelihood of the labels, predicted from the
+        network's probabilities and the frequencies of labels given each of its classes.
 
     Raises
     ------
@@ -57,8 +60,12 @@ def leep(probabilities, y):
     return min(0.0, float(np.log((theta * conditional[codes]).sum(1)).mean()))
 
 
+@validate_params(
+    {"smoothing": [Interval(Real, 0, None, closed="neither")]},
+    prefer_skip_nested_validation=True,
+)
 def explained_share(probabilities, y, *, smoothing=0.01):
-    """Mean probability that a network's own classes give to labels they have not been shown.
+    """Compute the mean probability that a network's own classes give to labels of other samples.
 
     Parameters
     ----------
@@ -67,13 +74,13 @@ def explained_share(probabilities, y, *, smoothing=0.01):
     y : array-like of shape (n_samples,)
         Labels of any type.
     smoothing : float, default=0.01
-        Samples' worth of the labels' overall frequencies that each source class begins with.
+        Weight of the labels' overall frequencies in those of each source class, in samples.
 
     Returns
     -------
     float
-        From 0 to 1. Higher is better. Labels that have nothing to do with the source classes
-        have about the sum of their squared shares: 0.5 for two balanced ones.
+        From 0 to 1. Higher is better. For labels that are independent of the source classes it is
+        about the sum of their squared shares: 0.5 for two balanced labels.
 
     Raises
     ------
@@ -83,7 +90,7 @@ def explained_share(probabilities, y, *, smoothing=0.01):
 
     See Also
     --------
-    leep : The same predictor, judged by the labels that it was made from.
+    leep : The same predictor, scored on the labels that it was made from.
 
     Notes
     -----
@@ -91,8 +98,8 @@ def explained_share(probabilities, y, *, smoothing=0.01):
 
     .. math:: \\frac1n \\sum_i \\sum_z p_{-i}(y_i | z)\\, \\theta_z(x_i).
 
-    With fewer samples than source classes LEEP is near its maximum whatever the labels are, since
-    each sample has source classes of its own. This is not.
+    With fewer samples than source classes LEEP is near its maximum for any labels, since each
+    sample has source classes of its own. This score is not.
 
     Examples
     --------
@@ -103,8 +110,6 @@ def explained_share(probabilities, y, *, smoothing=0.01):
     >>> round(leep(own_class_each, y), 3), round(explained_share(own_class_each, y), 3)
     (0.0, 0.444)
     """
-    if not smoothing > 0:
-        raise ValueError(f"smoothing={smoothing!r}: expected a positive number.")
     probabilities, codes = check_labelled(probabilities, y, "probabilities")
     theta = check_probabilities(probabilities)
     counts = np.bincount(codes)
@@ -116,7 +121,7 @@ def explained_share(probabilities, y, *, smoothing=0.01):
 
 
 def nce(source_labels, y):
-    """Negative conditional entropy of labels given those that a network would assign.
+    """Compute the negative conditional entropy of labels, given a network's own classes.
 
     Parameters
     ----------
@@ -128,8 +133,8 @@ def nce(source_labels, y):
     Returns
     -------
     float
-        In nats, from minus the entropy of ``y`` up to 0, where the network's class tells the
-        label. Higher is better. It is 0 as well where every sample has a class of its own.
+        In nats, from minus the entropy of ``y`` to 0, where the network's class determines the
+        label. Higher is better. It is also 0 where each sample has a class of its own.
 
     Raises
     ------

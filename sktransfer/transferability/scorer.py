@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sklearn.utils.validation import _num_samples
+
 from ..data import check_target
 from .scores import h_score, logme, probe_score, transrate
 
@@ -13,19 +15,19 @@ _FEATURE_SCORES = {f.__name__: f for f in (h_score, logme, probe_score, transrat
 
 
 def make_transferability_scorer(score: str | Callable, **options):
-    """Make a scorer for transformers, so that a search can choose among features.
+    """Make a scorer for transformers, with which a search compares features.
 
     Parameters
     ----------
     score : {"h_score", "logme", "probe_score", "transrate"} or callable
-        A callable is given ``(features, y)`` and returns a number, or a tuple that begins with it.
+        A callable takes ``(features, y)`` and returns a number, or a tuple that begins with one.
     **options : dict
         Further arguments of the score.
 
     Returns
     -------
     callable
-        ``(estimator, X, y) -> float``: the score of ``estimator.transform(X)``. It can be
+        From ``(estimator, X, y)`` to the score of ``estimator.transform(X)``, a float. It can be
         pickled if the score can.
 
     Raises
@@ -35,9 +37,9 @@ def make_transferability_scorer(score: str | Callable, **options):
 
     Notes
     -----
-    Transformers are not classifiers, so a search does not stratify by itself: with sorted labels
-    a fold may hold one class, and its score is NaN. These scores need nothing held out, so
-    splits of all samples, as below, use every sample and fit each candidate once.
+    A search does not stratify the folds of a transformer: with sorted labels a fold may hold one
+    class only, and its score is NaN. These scores need no hold-out set. A split whose training and
+    test sets are all samples, as below, uses every sample and fits each candidate once.
 
     Examples
     --------
@@ -61,7 +63,7 @@ def make_transferability_scorer(score: str | Callable, **options):
 
 
 class _TransferabilityScorer:
-    """A class and not a closure, so that it can be pickled and read."""
+    """Score the features of a transformer. A class can be pickled, unlike a closure."""
 
     def __init__(self, score: str | Callable, options: dict):
         self.score = score
@@ -70,17 +72,17 @@ class _TransferabilityScorer:
     def __call__(self, estimator, X, y) -> float:
         if not hasattr(estimator, "transform"):
             raise TypeError(
-                f"{type(estimator).__name__} has no transform. This scorer judges features: give "
-                "it a transformer, or the part of a pipeline before the classifier."
+                f"{type(estimator).__name__} has no transform, which this scorer calls. Give it "
+                "a transformer, or the part of a pipeline before the classifier."
             )
         score = self.score if callable(self.score) else _FEATURE_SCORES[self.score]
         features = estimator.transform(X)
-        if y is not None:  # a callable may do without
-            y = check_target(y, features.shape[0])
+        if y is not None:  # not every callable needs it
+            y = check_target(y, _num_samples(features))
         value = score(features, y, **self.options)
         return float(value[0] if isinstance(value, tuple) else value)
 
     def __repr__(self) -> str:
-        name = getattr(self.score, "__name__", repr(self.score))  # of a function, or a text
+        name = getattr(self.score, "__name__", repr(self.score))  # of a function, or a string
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         return f"make_transferability_scorer({name}{options})"

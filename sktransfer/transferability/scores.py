@@ -1,9 +1,12 @@
-"""Transferability scores of features: features and labels in, a number out."""
+"""Scores of features: features and labels in, a number out."""
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from sklearn.model_selection import cross_val_score
+from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
 
 from ..data import check_labels, check_numbers, check_target, find_task
@@ -13,18 +16,18 @@ from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
 
 __all__ = ["h_score", "logme", "probe_score", "transrate"]
 
-# What LogME counts as residual at least, of the targets' sum of squares. Labels that features fit
+# The least residual of LogME, as a share of the targets' sum of squares: labels that features fit
 # exactly would have infinite evidence.
 _RESIDUAL_FLOOR = 1e-10
 
 
 def logme(features, y, *, task="auto"):
-    """Log of the maximum evidence of a linear model on the features, per sample.
+    """Compute the log of the maximum evidence of a linear model, per sample.
 
     Parameters
     ----------
     features : array-like of shape (n_samples, n_features)
-        As the network gives them. The model has no intercept, so a shift changes the score.
+        Not centred: the model has no intercept, so that a shift changes the score.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
         Labels of any type, one-vs-rest, averaged over classes; an indicator matrix of several
         labels; or numbers to regress on, averaged over targets.
@@ -35,9 +38,9 @@ def logme(features, y, *, task="auto"):
     Returns
     -------
     float
-        Higher is better. The value is a log density: of any sign, for the same ``y`` only to be
-        compared. It is never below that of no features, which is -1.07 for two balanced classes,
-        and stays below 10.5 for them.
+        Higher is better. The value is a log density, which may be negative; values can only be
+        compared for the same ``y``. It is at least that of a model without features (-1.07 for
+        two balanced classes), and below 10.5 for two balanced classes.
 
     Raises
     ------
@@ -54,11 +57,11 @@ def logme(features, y, *, task="auto"):
     .. math:: -\\frac{n}{2} \\log \\frac{2 \\pi e\\, q(t)}{n} - \\frac12 \\sum_i \\log(1 + s_i^2/t),
         \\quad q(t) = y^T y - \\sum_i \\frac{s_i^2}{s_i^2 + t} (u_i^T y)^2
 
-    to be maximised over one number. The fixed-point iteration of [2]_, from 1 and after its ten
-    steps, is up to 0.12 a sample below the maximum where features are weak, which is more than
-    they differ by; here the maximum is bracketed on a grid and the bracket halved.
+    to be maximised over one number. The fixed-point iteration of [2]_, which starts at 1 and takes
+    ten steps, ends up to 0.12 per sample below the maximum for weak features, more than their
+    scores differ. Here the maximum is bracketed on a grid and the bracket is halved repeatedly.
     Directions without a singular value cancel, so that fewer samples than features need no
-    special case (in the authors' code they do not cancel). A constant target is left out.
+    special case (in the authors' code they do not cancel). Constant targets are left out.
     Rotating the features or multiplying them by one number does not change the score.
 
     References
@@ -99,8 +102,8 @@ def _max_evidence(power, squares, rest, n_samples) -> np.ndarray:
     no_features = evidence(np.inf)
     if not len(power):
         return no_features
-    # The evidence may have several maxima: the best point of a grid, one unit of log t apart,
-    # and then halving steps around it.
+    # The evidence may have several maxima. Take the best point of a grid with steps of one in
+    # log t, then halve the steps around it.
     grid = np.log(power.max()) + np.arange(-28.0, 15.0)
     best = grid[np.argmax([evidence(log_t) for log_t in grid], axis=0)]  # (n_targets,)
     for step in 0.5 ** np.arange(1, 21):
@@ -124,8 +127,9 @@ def _as_targets(y, task: str) -> np.ndarray:
     return targets
 
 
+@validate_params({"shrinkage": ["boolean"]}, prefer_skip_nested_validation=True)
 def h_score(features, y, *, shrinkage=True):
-    """Share of the features' variance that lies between classes, summed over directions.
+    """Compute the share of the features' variance that lies between classes.
 
     Parameters
     ----------
@@ -133,13 +137,14 @@ def h_score(features, y, *, shrinkage=True):
     y : array-like of shape (n_samples,)
         Labels of any type.
     shrinkage : bool, default=True
-        Estimate the covariance as Ledoit and Wolf do. Without it the score is at its maximum
-        for pure noise as soon as there are no more samples than features.
+        Whether the covariance is estimated as by Ledoit and Wolf. Without shrinkage the score of
+        pure noise is at its maximum where samples are not more than features.
 
     Returns
     -------
     float
-        From 0, which constant features have, to ``n_classes - 1``. Higher is better.
+        Summed over directions: from 0 for constant features to ``n_classes - 1``. Higher is
+        better.
 
     Raises
     ------
@@ -191,9 +196,10 @@ def h_score(features, y, *, shrinkage=True):
 
 
 def _ledoit_wolf(centred: np.ndarray, s: np.ndarray) -> float:
-    """Return the intensity of shrinkage; from singular values no covariance is needed.
+    """Compute the intensity of shrinkage from singular values, without a covariance matrix.
 
-    scikit-learn's function gives the same number in ``n_samples * n_features**2`` operations.
+    ``sklearn.covariance.ledoit_wolf_shrinkage`` computes the same number in
+    ``n_samples * n_features**2`` operations.
     """
     n_samples, n_features = centred.shape
     norm = (s**4).sum() / n_samples**2  # of the covariance, squared
@@ -202,8 +208,12 @@ def _ledoit_wolf(centred: np.ndarray, s: np.ndarray) -> float:
     return float(min(error, distance) / distance) if distance > 1e-15 * norm else 0.0
 
 
+@validate_params(
+    {"eps": [Interval(Real, 0, None, closed="neither")], "centre_classes": ["boolean"]},
+    prefer_skip_nested_validation=True,
+)
 def transrate(features, y, *, eps=1e-4, centre_classes=True):
-    """Coding rate of all features less that of the features of each class.
+    """Compute the coding rate of all features less the mean rate within classes.
 
     Parameters
     ----------
@@ -211,18 +221,18 @@ def transrate(features, y, *, eps=1e-4, centre_classes=True):
     y : array-like of shape (n_samples,)
         Labels of any type.
     eps : float, default=0.0001
-        Squared distortion up to which features count as encoded, where the mean squared norm of
-        centred features is 1.
+        Squared distortion up to which features count as encoded, relative to the mean squared
+        norm of centred features.
     centre_classes : bool, default=True
-        Measure the features of a class from their own mean. False is the formula as published,
-        which does not see that the means of two balanced classes differ.
+        Whether the features of a class are centred by their own mean. False is the published
+        formula, which does not depend on the distance between the means of two balanced classes.
 
     Returns
     -------
     float
-        In nats, 0 or more; 0 for constant features. Higher is better. Where a class has fewer
-        samples than there are features, noise scores nearly as high, and wider features higher:
-        compare features of one width there, or use another score.
+        In nats, 0 or more; 0 for constant features. Higher is better. Where classes have fewer
+        samples than there are features, the score of noise is nearly as high, and it grows with
+        the number of features: compare features of one width there, or use another score.
 
     Raises
     ------
@@ -237,11 +247,12 @@ def transrate(features, y, *, eps=1e-4, centre_classes=True):
     .. math:: R(Z) - \\sum_c \\frac{n_c}{n} R(Z_c), \\quad
         R(Z) = \\frac12 \\log \\det (I + \\frac{1}{n \\epsilon} Z^T Z).
 
-    It stands for the mutual information of features and labels, hence the class's own mean: for
-    two balanced classes at :math:`\\pm \\mu` the rates of both, measured from the common mean, are
-    that of all, and the published form is near 0 whatever :math:`\\mu` is. The listing printed in
-    the paper also gives every class the same weight, which may make it negative, and does not
-    scale. The authors' code has these weights, and scales if told to.
+    The score estimates the mutual information of features and labels, for which a class is centred
+    by its own mean: for two balanced classes at :math:`\\pm \\mu`, the rates of both around the
+    common mean equal that of all samples, and the published form is near 0 for every
+    :math:`\\mu`. The listing in the paper also gives all classes the same weight, which may make
+    the score negative, and does not scale. The authors' code has the weights of the formula, and
+    scales optionally.
 
     References
     ----------
@@ -257,8 +268,6 @@ def transrate(features, y, *, eps=1e-4, centre_classes=True):
     >>> transrate(noise + 2 * (y == "bee")[:, None], y) > transrate(noise, y)
     True
     """
-    if not eps > 0:
-        raise ValueError(f"eps={eps!r}: expected a positive number.")
     features, codes = check_labelled(features, y)
     centred = GlobalScaler().fit_transform(features) / np.sqrt(features.shape[1])
     shares = np.bincount(codes) / len(codes)
@@ -270,13 +279,16 @@ def transrate(features, y, *, eps=1e-4, centre_classes=True):
 
 
 def _coding_rate(rows: np.ndarray, eps: float) -> float:
-    # Both products have the same determinant; the smaller one is cheaper.
+    # Both products have the same determinant. The smaller one is cheaper.
     gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
     return np.linalg.slogdet(np.eye(len(gram)) + gram / (len(rows) * eps))[1] / 2
 
 
+@validate_params(
+    {"cv": ["cv_object"], "random_state": ["random_state"]}, prefer_skip_nested_validation=True
+)
 def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0):
-    """Cross-validated score of a linear probe, what the other scores try to predict.
+    """Cross-validate a linear probe, whose score the other scores predict.
 
     Parameters
     ----------
@@ -291,14 +303,14 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
     scoring : str or callable, default=None
         As in scikit-learn; None is accuracy or R².
     random_state : int, RandomState instance or None, default=0
-        For the shuffling. None draws anew each time.
+        For the shuffling.
 
     Returns
     -------
     mean : float
         Over folds. Higher is better.
     standard_error : float
-        Of the mean, as if folds were independent; they share training samples, so it is
+        Of the mean, as if folds were independent. They share training samples, so that it is
         somewhat too small.
 
     Raises
@@ -310,11 +322,13 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
     Notes
     -----
     Logistic regression with ``C=0.1`` or ridge regression with ``alpha=10``, on features centred
-    and divided by one number for all of them, their root mean variance: a scale for each feature
-    lifts the noise of rarely active ones. With one to ten samples a class this was no worse than
-    the nearest class mean (within 0.004), and up to 0.04 better, on digits and on images.
+    and divided by one number for all of them, the root of their mean variance: a scale for each
+    feature would amplify the noise of rarely active ones. With one to ten samples per class its
+    accuracy was at least that of the nearest class mean (within 0.004), and up to 0.04 higher, on
+    digits and on images.
 
-    A class with one sample is never both learned and asked for: it counts as an error.
+    The only sample of a class is never in both the training and the test set: it counts as an
+    error.
 
     Examples
     --------
@@ -339,17 +353,17 @@ def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0)
 
 
 def _centre(features: np.ndarray) -> np.ndarray:
-    """Subtract means. The mean of a constant may be off by a bit, which must not count."""
+    """Subtract means; constant features become exactly 0, in spite of rounding errors."""
     return np.where(np.ptp(features, axis=0) > 0, features - features.mean(0), 0.0)
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:
-    """Divide by the largest number, so that squares are neither lost nor infinite."""
+    """Divide by the largest absolute value, so that squares neither underflow nor overflow."""
     return np.ascontiguousarray(features / (np.abs(features).max() or 1.0))
 
 
 def _thin_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return left vectors (n, rank) and singular values (rank,), without those that are noise."""
+    """Return left vectors (n, rank) and singular values (rank,) above rounding errors."""
     u, s, _ = np.linalg.svd(matrix, full_matrices=False)
     kept = s > s[0] * max(matrix.shape) * np.finfo(float).eps
     return u[:, kept], s[kept]

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from scipy.special import entr, logsumexp
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, validate_params
 
 from .checks import check_probabilities
 
 __all__ = ["free_energy", "gaussian_divergence", "prediction_entropy"]
 
 
+@validate_params(
+    {"eps": [Interval(Real, 0, None, closed="neither")]}, prefer_skip_nested_validation=True
+)
 def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
-    """Squared Hellinger distance of two Gaussians, averaged over channels.
+    """Compute the squared Hellinger distance of two Gaussians, averaged over channels.
 
-    It compares what batch normalisation remembers of the data it was trained on with the same
-    statistics of other data.
+    It compares the statistics that batch normalisation keeps of its training data with those of
+    other data.
 
     Parameters
     ----------
     mean, var : array-like of shape (n_channels,)
-        Of one side.
+        Of the one Gaussian in each channel.
     other_mean, other_var : array-like of shape (n_channels,)
-        Of the other side; the two may change places.
+        Of the other Gaussian. The distance is symmetric.
     eps : float, default=0.00001
-        Added to every variance, as batch normalisation does, so that a difference in a channel
-        that is dead on both sides does not count.
+        Added to every variance, as by batch normalisation, so that channels without variance in
+        both do not differ.
 
     Returns
     -------
     float
-        From 0, the same, to 1, without overlap. Higher is farther.
+        From 0 for equal Gaussians to 1 for Gaussians without overlap.
 
     Raises
     ------
@@ -44,8 +50,8 @@ def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
     .. math:: 1 - \\sqrt{\\frac{2 \\sigma_1 \\sigma_2}{\\sigma_1^2 + \\sigma_2^2}}
         \\exp\\left(-\\frac{(\\mu_1 - \\mu_2)^2}{4 (\\sigma_1^2 + \\sigma_2^2)}\\right).
 
-    Divergences after Kullback and Leibler are not bounded: one channel with little variance
-    would decide the mean.
+    The divergence of Kullback and Leibler is not bounded: one channel with little variance would
+    determine the mean.
 
     Examples
     --------
@@ -64,16 +70,20 @@ def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
         shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(names, arrays, strict=True))
         raise ValueError(f"Shapes differ: {shapes}.")
     m1, v1, m2, v2 = arrays
-    if min(v1.min(), v2.min()) < 0 or not eps > 0:
-        raise ValueError("Variances must not be negative, and eps must be positive.")
+    if min(v1.min(), v2.min()) < 0:
+        raise ValueError("var and other_var must not be negative.")
     v1, v2 = v1 + eps, v2 + eps
     ratio = np.sqrt(v1 / v2)
     overlap = -np.log((ratio + 1 / ratio) / 2) / 2 - (m1 - m2) ** 2 / (4 * (v1 + v2))  # log of it
     return float(-np.expm1(overlap).mean() + 0.0)
 
 
+@validate_params(
+    {"temperature": [Interval(Real, 0, None, closed="neither")]},
+    prefer_skip_nested_validation=True,
+)
 def free_energy(logits, *, temperature=1.0):
-    """Free energy of each sample: low for what a network knows, high for what it does not.
+    """Compute the free energy of each sample, which is low for samples like the training data.
 
     Parameters
     ----------
@@ -84,7 +94,7 @@ def free_energy(logits, *, temperature=1.0):
     Returns
     -------
     ndarray of shape (n_samples,)
-        Of any sign, in the units of the logits. Lower is more familiar.
+        In the units of the logits. Lower values mean more similar to the training data.
 
     Raises
     ------
@@ -106,14 +116,12 @@ def free_energy(logits, *, temperature=1.0):
     >>> free_energy([[9.0, 0.0], [1.0, 0.0]]).round(2)
     array([-9.  , -1.31])
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature!r}: expected a positive number.")
     logits = check_array(logits, dtype=np.float64, input_name="logits")
     return -temperature * logsumexp(logits / temperature, axis=1)
 
 
 def prediction_entropy(probabilities):
-    """Entropy of each sample's class probabilities, as a share of the largest possible.
+    """Compute the entropy of each sample's probabilities, as a share of the maximum.
 
     Parameters
     ----------
@@ -123,7 +131,8 @@ def prediction_entropy(probabilities):
     Returns
     -------
     ndarray of shape (n_samples,)
-        From 0, certain, to 1, every class alike: :math:`-\\sum_k p_k \\log p_k / \\log K`.
+        From 0 for one certain class to 1 for equal probabilities:
+        :math:`-\\sum_k p_k \\log p_k / \\log K`.
 
     Raises
     ------

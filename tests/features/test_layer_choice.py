@@ -15,7 +15,7 @@ from sktransfer import (
     rank_backbones,
 )
 from sktransfer.backbones.layers import penultimate
-from sktransfer.features.layer_choice import _decide, candidate_layers, choose_layer
+from sktransfer.features.layer_choice import _choose, candidate_layers, choose_layer
 from sktransfer.transferability.folds import subsample
 from tests.support import TinyNet, Vectors, images, tiny_backbone, tiny_vit
 
@@ -62,9 +62,9 @@ def test_a_layer_that_may_be_better_by_chance_is_not_chosen():
     gains = np.zeros((4, 50))
     gains[:, :40] = 1
     gains[1, 40] = 1  # one of fifty more, and its neighbours not
-    assert _decide(gains, names, "d", None, True).layer == "d"
+    assert _choose(gains, names, "d", None, True).layer == "d"
     gains[:3, 40:] = 1
-    assert _decide(gains, names, "d", None, True).layer in ("a", "b")
+    assert _choose(gains, names, "d", None, True).layer in ("a", "b")
 
 
 def test_without_labels_there_is_no_choice():

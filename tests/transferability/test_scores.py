@@ -568,7 +568,7 @@ def test_errors_of_gaussian_divergence():
         gaussian_divergence([0, 1], [1, 1], [0], [1])
     with pytest.raises(ValueError, match="negative"):
         gaussian_divergence([0], [-1], [0], [1])
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="'eps' parameter"):
         gaussian_divergence([0], [1], [0], [1], eps=0)
     with pytest.raises(ValueError, match="other_var contains NaN"):
         gaussian_divergence([0], [1], [0], [np.nan])
@@ -696,5 +696,5 @@ def test_a_source_class_for_each_sample_explains_nothing_and_one_for_each_label_
 def test_the_explained_share_wants_probabilities_and_a_positive_smoothing():
     with pytest.raises(ValueError, match="softmax"):
         explained_share([[3.0, -1.0], [0.5, 0.5]], [0, 1])
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="'smoothing' parameter"):
         explained_share(np.eye(2), [0, 1], smoothing=0)
