@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .weights import first_line
+
 __all__ = ["Block", "Embeddings", "Sentence", "Whole"]
 
 # Added to the scores of positions without a token. Finite in bfloat16 too: a text without any
@@ -120,7 +122,7 @@ def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
     """Cut a network into its embeddings and blocks, or leave it whole where that is not it."""
     padding = getattr(model.config, "pad_token_id", None) or 0
     whole = Whole(model, padding)
-    with _explained(name, "is not an encoder of texts that transformers runs on ids alone"):
+    with _explained(name, "it is not an encoder of texts that transformers runs on ids alone"):
         ids = _probe(model.config.vocab_size)
         expected = _run([whole], ids)
     try:
@@ -174,10 +176,11 @@ def _in_order(stages: dict[str, nn.Module]) -> nn.Sequential:
 
 
 @contextlib.contextmanager
-def _explained(name: str, problem: str = "cannot be read by transformers"):
-    """Say in one line which backbone it was that transformers stumbled over."""
+def _explained(name: str, problem: str):
+    """Turn what transformers raises into a ValueError that names the backbone and the problem."""
     try:
         yield
     except Exception as error:  # it raises nearly everything
-        why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        raise ValueError(f"backbone {name!r} {problem} ({why})") from error
+        why = first_line(error)
+        why = why if type(error).__name__ in why else f"{type(error).__name__}: {why}"
+        raise ValueError(f"backbone {name!r}: {problem} ({why})") from error

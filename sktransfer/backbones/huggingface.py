@@ -10,13 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from ..data import padded_length
 from .base import Backbone
 from .encoders import Sentence, _explained, _in_order, _stages
+from .folder_config import max_length, read_json, sentence_settings
 from .tokenizer import TokenizerPreprocessing
-from .weights import check_sha256, random_weights
+from .weights import check_finite, check_sha256, first_line, random_weights
 
 __all__ = ["files_of_folder", "load_hf", "load_minilm"]
 
@@ -91,7 +93,7 @@ def load_hf(name: str, weights, *, download: bool = True) -> Backbone:
         If there is no such folder and the files are not to be had from the hub.
     ValueError
         If the folder has no safetensors or no tokenizer, lacks tensors, or asks for what is not
-        supported.
+        supported; with the file's name, if a file in it is damaged.
     """
     return _load(name, _folder(name, download), weights)
 
@@ -164,47 +166,92 @@ def _load(name: str, folder: Path, weights) -> Backbone:
             "tokenizer; give it as 'hf:<folder>'."
         )
     _transformers()
-    settings, local = _sentence_settings(folder), _local(name)
-    inside = folder / settings["path"]
+    settings, local = sentence_settings(folder), _local(name)
+    inside = folder / settings.path
     model = _model(name, inside, weights)
-    stages = _stages(name, model, Sentence(settings["pooling"], settings["normalise"]))
+    stages = _stages(name, model, Sentence(settings.pooling, settings.normalise))
     # A pickle may be opened in another working directory, and its features keep their names.
     full = name if local is None else f"hf:{local}"
     return Backbone(
         name if local is None else f"hf:{local.name}",
         _in_order(stages),
         modality="text",
-        preprocess=_preprocessing(name, inside, settings, model),
+        preprocess=_preprocessing(name, inside, settings.prompt, model),
         stages=stages,
         loaded_by=(full, "default") if weights == "default" else None,
     )
 
 
 def _model(name: str, folder: Path, weights) -> nn.Module:
-    """Build the network with the tensors of the folder, every one of them there."""
+    """Build the network with random weights or with the tensors of the folder."""
     from transformers import AutoConfig, AutoModel
 
-    if weights is not None and not any(folder.glob("*.safetensors")):
+    file = folder / "config.json"
+    read_json(file)
+    with _quiet(), _explained(name, f"{str(file)!r} cannot be read by transformers"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if weights is not None:
+        return _plain(_pretrained(name, folder, config), folder)
+    with _quiet(), _explained(name, f"{str(file)!r} is no network that transformers can build"):
+        return _plain(random_weights(lambda: AutoModel.from_config(config)), folder)
+
+
+def _pretrained(name: str, folder: Path, config) -> nn.Module:
+    """Build the network with the tensors of the folder, every one of them there and finite."""
+    from transformers import AutoModel
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise ValueError(
             f"backbone {name!r}: no .safetensors in {str(folder)!r}. Other files of weights can "
             "run code when they are opened and are not read; whoever trusts them writes safe ones "
             "with AutoModel.from_pretrained(folder).save_pretrained(folder)."
         )
-    with _quiet(), _explained(name):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if weights is None:
-            model, missing = random_weights(lambda: AutoModel.from_config(config)), []
-        else:
-            options = {"local_files_only": True, "trust_remote_code": False, "config": config}
-            options |= {"use_safetensors": True, "output_loading_info": True}
-            model, info = AutoModel.from_pretrained(folder, **options)
-            missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
+    types = {key: (path, dtype) for path in files for key, dtype in _types_in(path).items()}
+    n_layers = getattr(config, "num_hidden_layers", None) or 0
+    if n_layers > len(types):
+        raise ValueError(
+            f"backbone {name!r}: {str(folder / 'config.json')!r} announces {n_layers} layers, and "
+            f"the folder holds {len(types)} tensors."
+        )
+    options = {"local_files_only": True, "trust_remote_code": False, "config": config}
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    problem = f"{str(files[0])!r} cannot be read by transformers as its config.json says"
+    with _quiet(), _explained(name, problem):
+        model, info = AutoModel.from_pretrained(folder, **options)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
     if missing:
         raise ValueError(
-            f"backbone {name!r}: {len(missing)} tensors are missing in its files, the first of "
-            f"them {missing[0]!r}. Is the folder that of another network?"
+            f"backbone {name!r}: {len(missing)} tensors are missing in {str(files[0])!r}, the "
+            f"first of them {missing[0]!r}. Is the folder that of another network?"
         )
-    return _plain(model, folder)
+    _check_types(model, types)
+    check_finite(f"backbone {name!r}: {str(files[0])!r}", model)
+    return model
+
+
+def _types_in(path: Path) -> dict[str, str]:
+    """Return the type of each tensor in a file, such as "F32", from its header."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_slice(key).get_dtype() for key in file.keys()}
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(
+            f"weights: {str(path)!r} is not a file of plain tensors ({first_line(error)})."
+        ) from error
+
+
+def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
+    """Raise ValueError if a file has integers where the network has floating-point numbers."""
+    floating = {key for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for key, (path, dtype) in types.items():
+        # transformers leaves out the beginning of a name, such as "bert.".
+        ends = (key.split(".", i)[-1] for i in range(key.count(".") + 1))
+        if not dtype.startswith(("F", "BF")) and not floating.isdisjoint(ends):
+            raise ValueError(
+                f"weights: {str(path)!r}: tensor {key!r} is of the type {dtype}, and the network "
+                "has floating-point numbers there."
+            )
 
 
 def _plain(model: Any, folder: Path) -> nn.Module:
@@ -213,7 +260,7 @@ def _plain(model: Any, folder: Path) -> nn.Module:
         model.pooler = None
     # Every block holds the configuration. Its hash stands for it in the fingerprint: folder and
     # release of transformers are in it, too.
-    file = json.loads((folder / "config.json").read_text())
+    file = read_json(folder / "config.json")
     ours = {k: v for k, v in file.items() if not k.startswith(("_", "transformers_version"))}
     digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()
     for module in model.modules():
@@ -238,53 +285,14 @@ def _quiet():
             logging.enable_progress_bar()
 
 
-def _sentence_settings(folder: Path) -> dict:
-    """Read what the folder's configuration for sentence-transformers says, if it has one."""
-    settings = {"path": "", "pooling": "mean", "normalise": False, "prompt": ""}
-    modules = _json(folder / "modules.json") or []
-    for module in modules:
-        kind = module["type"].rpartition(".")[2]
-        if kind == "Transformer":
-            settings["path"] = module["path"]
-        elif kind == "Pooling":
-            settings["pooling"] = _pooling(folder / module["path"])
-        elif kind == "Normalize":
-            settings["normalise"] = True
-        else:
-            raise ValueError(
-                f"{str(folder)!r} ends with a {kind!r} of sentence-transformers, which is not "
-                "supported. Without modules.json the folder gives the mean over tokens."
-            )
-    own = _json(folder / "config_sentence_transformers.json") or {}
-    settings["prompt"] = (own.get("prompts") or {}).get(own.get("default_prompt_name")) or ""
-    return settings
-
-
-def _pooling(folder: Path) -> str:
-    config = _json(folder / "config.json") or {}
-    modes = config.get("pooling_mode") or [
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) != 1 or modes[0] not in ("mean", "cls", "max"):
-        raise ValueError(f"{str(folder)!r} asks for the pooling {modes}: not mean, cls or max.")
-    if config.get("include_prompt") is False:
-        raise ValueError(f"{str(folder)!r} pools without the prompt, which is not supported.")
-    return modes[0]
-
-
-def _json(path: Path):
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _preprocessing(name: str, folder: Path, settings: dict, model: Any):
+def _preprocessing(name: str, folder: Path, prompt: str, model: Any):
     from transformers import AutoTokenizer
 
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         _refuse_tokenizer(name, folder, "no tokenizer.json nor other file with a vocabulary")
-    with _quiet(), _explained(name):
+    read_json(folder / "tokenizer_config.json")
+    problem = f"{str(folder / 'tokenizer.json')!r} cannot be read by transformers"
+    with _quiet(), _explained(name, problem):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
@@ -293,17 +301,17 @@ def _preprocessing(name: str, folder: Path, settings: dict, model: Any):
     n_ids = model.config.vocab_size
     if len(tokenizer) < n_ids / 2:  # tables are filled up, by far less
         _refuse_tokenizer(name, folder, f"{len(tokenizer)} of the network's {n_ids} tokens")
-    found = [c for p in sorted(folder.glob("sentence_*_config.json")) if (c := _json(p))]
-    own = found[0] if found else {}
+    longest, is_lower = max_length(folder)
     backend = tokenizer.backend_tokenizer
-    if own.get("do_lower_case"):
+    if is_lower:
         _lower(backend)
-    wanted = own.get("max_seq_length") or min(_LONGEST, tokenizer.model_max_length)
+    longest = longest or min(_LONGEST, tokenizer.model_max_length)
     n_positions = _n_positions(model)
-    if padded_length(wanted) > n_positions:  # filled up, a text must not be longer than that
-        wanted = n_positions // 8 * 8
-    backend.enable_truncation(wanted, direction=tokenizer.truncation_side)
-    return TokenizerPreprocessing(backend.to_str(), wanted, settings["prompt"])
+    if padded_length(longest) > n_positions:  # filled up, a text must not be longer than that
+        longest = n_positions // 8 * 8
+    with _explained(name, f"cannot be cut to {longest} tokens"):
+        backend.enable_truncation(longest, direction=tokenizer.truncation_side)
+    return TokenizerPreprocessing(backend.to_str(), longest, prompt)
 
 
 def _refuse_tokenizer(name: str, folder: Path, found: str):

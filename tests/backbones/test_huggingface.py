@@ -2,6 +2,8 @@ import copy
 import json
 import os
 import pickle
+import random
+import re
 import shutil
 import sys
 import warnings
@@ -457,6 +459,111 @@ def test_folders_that_transformers_cannot_read_are_named(folder):
     (folder / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ValueError, match=r"hf:.*cannot be read by transformers"):
         load(folder)
+
+
+def changed_tensors(change):
+    """Write the tensors of a file again, all changed."""
+
+    def write(path):
+        tensors = change(load_file(path))
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return write
+
+
+def first_bytes(n):
+    return lambda path: path.write_bytes(path.read_bytes()[:n])
+
+
+def content(text):
+    return lambda path: path.write_text(text, encoding="latin-1")
+
+
+def setting(**values):
+    """Write other values into a JSON file that holds an object."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+NO_JSON = {
+    "empty": content(""),
+    "no UTF-8": content("\xff\xfe"),
+    "broken off": content('{"a":'),
+    "a list of numbers": content("[1]"),
+    "a number": content("3"),
+    "deep": content("[" * 100_000),
+    "a long number": content('{"max_seq_length": ' + "9" * 5000 + "}"),
+}
+JSON_FILES = ["config.json", "modules.json", "1_Pooling/config.json", "tokenizer_config.json"]
+JSON_FILES += ["sentence_bert_config.json", "config_sentence_transformers.json"]
+HOSTILE = {
+    "model.safetensors": {
+        "empty": first_bytes(0),
+        "one byte": first_bytes(1),
+        "half a header": first_bytes(300),
+        "without its last byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        "no safetensors": content("hello " * 100),
+        "integers": changed_tensors(lambda t: {k: v.long() for k, v in t.items()}),
+        "booleans": changed_tensors(lambda t: {k: v > 0 for k, v in t.items()}),
+        "NaN": changed_tensors(lambda t: {k: v * torch.nan for k, v in t.items()}),
+        "infinity": changed_tensors(lambda t: {k: v / 0 for k, v in t.items()}),
+        "other shapes": changed_tensors(lambda t: {k: v[:1].clone() for k, v in t.items()}),
+        "other names": changed_tensors(lambda t: {f"x{k}": v for k, v in t.items()}),
+    },
+    "tokenizer.json": NO_JSON,
+    **dict.fromkeys(JSON_FILES, NO_JSON),
+    "modules.json ": {
+        "a number for a type": content('[{"type": 3, "path": ""}]'),
+        "no type": content('[{"path": ""}]'),
+        "no path": content('[{"type": "Pooling"}]'),
+    },
+    "sentence_bert_config.json ": {
+        f"max_seq_length={value}": setting(max_seq_length=value)
+        for value in ("x", -1, 0, 1.5, [1], True)
+    },
+    "config_sentence_transformers.json ": {
+        "a number for prompts": content('{"prompts": 3, "default_prompt_name": "query"}'),
+        "a number for a prompt": content('{"prompts": {"q": 3}, "default_prompt_name": "q"}'),
+    },
+    "config.json ": {
+        "a trillion layers": setting(num_hidden_layers=10**12),
+        "no such family": setting(model_type="x"),
+        "text for a size": setting(hidden_size="x"),
+        "no heads": setting(num_attention_heads=0),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [(file, name) for file, found in HOSTILE.items() for name in found]
+)
+def test_damaged_files_of_a_folder_are_refused_by_their_names(folder, file, name):
+    add_sentence(folder, {"pooling_mode_mean_tokens": True}, max_seq_length=16)
+    HOSTILE[file][name](folder / file.strip())
+    with pytest.raises(ValueError, match=re.escape(file.strip())) as refused:
+        load(folder)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_files_of_a_folder_with_other_bytes_are_refused_or_read(folder, file):
+    good, rng = (folder / file).read_bytes(), random.Random(0)
+    n_refused = 0
+    for _ in range(20):
+        damaged = bytearray(good)
+        place = rng.randrange(min(len(good), 2000))
+        damaged[place : place + rng.choice([1, 9])] = rng.randbytes(3)
+        (folder / file).write_bytes(damaged)
+        try:
+            load(folder)
+        except ValueError as error:
+            assert "hf:" in str(error) or file in str(error)
+            n_refused += 1
+    assert n_refused >= 5
+
+
+def test_a_very_long_text_is_no_error_of_the_folder(folder):
+    add_sentence(folder, {"pooling_mode_mean_tokens": True}, max_seq_length=10**30)
+    assert load(folder).preprocess.max_length == 40
 
 
 def test_a_file_of_weights_is_refused(folder):
