@@ -8,8 +8,10 @@ from sktransfer import (
     FineTunedRegressor,
     PretrainedClassifier,
     PretrainedFeatureExtractor,
+    TransferClassifier,
     load_backbone,
 )
+from sktransfer.selection.rules import RULES
 from tests.support import Vectors
 
 ESTIMATORS = [
@@ -31,4 +33,18 @@ ESTIMATORS = [
 @pytest.mark.filterwarnings("ignore")  # the checks provoke them
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([TransferClassifier(load_backbone(Vectors()), max_epochs=0)])
+def test_scikit_learn_contract_of_a_choice(estimator, check, monkeypatch):
+    monkeypatch.setitem(RULES, "splits", 1)  # one trial of each strategy, so that it takes seconds
+    check(estimator)
+
+
+@pytest.mark.sweep
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([TransferClassifier(load_backbone(Vectors()), max_epochs=1)])
+def test_scikit_learn_contract_of_a_choice_among_all_strategies(estimator, check):
     check(estimator)

@@ -10,7 +10,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import (
     FineTunedClassifier,
@@ -25,12 +24,6 @@ from sktransfer.selection.strategies import STRATEGIES
 from sktransfer.selection.transfer import TransferClassifier, recommend_strategy
 from tests.selection.support import Deeper, deeper_backbone
 from tests.support import Vectors, images, run_python, tiny_backbone
-
-
-@pytest.mark.filterwarnings("ignore")  # the checks provoke them
-@parametrize_with_checks([TransferClassifier(load_backbone(Vectors()), max_epochs=1)])
-def test_scikit_learn_contract(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
