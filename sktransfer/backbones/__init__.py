@@ -5,20 +5,31 @@ One file for each source of networks.
 
 from .base import Backbone
 from .fingerprint import describe
-from .layers import boundary, list_layers, penultimate, resolve_layer
+from .graphs import trace
+from .layer_info import LayerInfo, inspect_layers, is_channels_last
+from .layers import (
+    boundary,
+    is_single_classifier,
+    list_layers,
+    penultimate,
+    resolve_layer,
+    weighted_layers,
+)
 from .preprocessing import ImagePreprocessing
 from .registry import list_backbones, load_backbone, modality_of, register_backbone
-from .stages import check_stages, is_checked, stages_of, trace
+from .stages import stages_of
 from .weights import seeded
 from .wordvectors import load_word_vectors
 
 __all__ = [
     "Backbone",
     "ImagePreprocessing",
+    "LayerInfo",
     "boundary",
-    "check_stages",
     "describe",
-    "is_checked",
+    "inspect_layers",
+    "is_channels_last",
+    "is_single_classifier",
     "list_backbones",
     "list_layers",
     "load_backbone",
@@ -30,4 +41,5 @@ __all__ = [
     "seeded",
     "stages_of",
     "trace",
+    "weighted_layers",
 ]

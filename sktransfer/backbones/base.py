@@ -13,6 +13,9 @@ from .weights import check_finite
 
 __all__ = ["Backbone"]
 
+_LARGEST_SIZE = 4096  # pixels: activations of a larger image take gigabytes
+_SIZES_KEPT = 4  # input sizes for which a network stays prepared
+
 
 class Backbone:
     """A pretrained network whose named stages run in order, its preprocessing and its classes.
@@ -42,7 +45,9 @@ class Backbone:
         Name and weights with which ``load_backbone`` gives this backbone again. The registry
         makes ``reference`` of them.
     opaque : tuple of callable, default=()
-        Functions that are one operation when the network is traced.
+        Functions and classes of modules that are one operation when the network is traced.
+    heads : tuple of str, default=()
+        Paths of the modules that are the classifier, where the source of the network names them.
     penultimate : str, default=None
         The layer whose output a classifier takes, where the network does not show it.
 
@@ -69,6 +74,7 @@ class Backbone:
         stages: Mapping[str, nn.Module] | None = None,
         loaded_by: tuple[str, str] | None = None,
         opaque: tuple[Callable, ...] = (),
+        heads: Sequence[str] = (),
         penultimate: str | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
@@ -84,7 +90,10 @@ class Backbone:
         # weights.
         self.reference = None
         self.opaque = opaque
+        self.heads = tuple(heads)
         self.penultimate = penultimate
+        # Shape of the images that the network was made for, where another one was asked for.
+        self.native_shape: tuple[int, ...] | None = None
         self._fingerprint: str | None = None
         # What is prepared from the network (stages, engines, copies of another image size). It
         # lives and dies with the backbone; a global table would keep every network for ever.
@@ -107,11 +116,18 @@ class Backbone:
         Parameters
         ----------
         image_size : int or None
-            Side of the square, in pixels; None changes nothing.
+            Side of the square, in pixels, 1 to 4096; None changes nothing.
 
         Returns
         -------
         Backbone
+            The same again for the last four sizes.
+
+        Raises
+        ------
+        ValueError
+            For a size out of bounds, or a preprocessing without a size. Whether the network
+            takes images of the size shows when it runs.
         """
         if image_size is None or self.input_shape == (3, image_size, image_size):
             return self
@@ -120,13 +136,24 @@ class Backbone:
                 f"image_size={image_size} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which has no size to change."
             )
+        if not 1 <= image_size <= _LARGEST_SIZE:
+            raise ValueError(
+                f"image_size={image_size}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
+                f"{self.name!r} was made for {self.input_shape[-1]}."
+            )
         sized = self.prepared.setdefault("sized", {})
-        if image_size not in sized:
-            sized[image_size] = other = object.__new__(type(self))
-            other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
-            if self.reference is not None:
-                other.reference = dataclasses.replace(self.reference, image_size=image_size)
+        sized[image_size] = sized.pop(image_size, None) or self._resized(image_size)
+        while len(sized) > _SIZES_KEPT:
+            sized.pop(next(iter(sized)))
         return sized[image_size]
+
+    def _resized(self, image_size: int) -> Backbone:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
+        other.native_shape = self.native_shape or self.input_shape
+        if self.reference is not None:
+            other.reference = dataclasses.replace(self.reference, image_size=image_size)
+        return other
 
     def __sklearn_clone__(self) -> Backbone:
         return self

@@ -1,17 +1,25 @@
-"""Layers by name: list, resolve, find the penultimate one and the first that is trained."""
+"""Layers by name: list them, resolve a name, find the penultimate one and what is trained."""
 
 from __future__ import annotations
 
 import difflib
+import warnings
 from numbers import Integral
 
 from torch import nn
 
 from .base import Backbone
 from .registry import load_backbone
-from .stages import _has_matrix, has_tensors, stages_of, why_uncut
+from .stages import cut_of, has_matrix, has_tensors, stages_of
 
-__all__ = ["boundary", "list_layers", "penultimate", "resolve_layer"]
+__all__ = [
+    "boundary",
+    "is_single_classifier",
+    "list_layers",
+    "penultimate",
+    "resolve_layer",
+    "weighted_layers",
+]
 
 
 def list_layers(backbone) -> list[str]:
@@ -40,11 +48,15 @@ def list_layers(backbone) -> list[str]:
 def penultimate(backbone: Backbone) -> str:
     """Name the layer whose output a classifier takes: the default layer for features.
 
-    The input of the last stage with weights, if that stage is linear or the backbone declares
-    classes; a network that ends otherwise is taken for an encoder, and its output is used.
+    It is the input of the classifier that the source of the network names, or of several linear
+    layers at the end that give the output together. Otherwise it is the input of the last stage
+    with parameters, if that stage is linear or the backbone declares classes. A network that ends
+    in another way is taken for an encoder, and its output is used.
     """
     if backbone.penultimate is not None:
         return backbone.penultimate
+    if cut_of(backbone).head_input is not None:
+        return cut_of(backbone).head_input
     stages = stages_of(backbone)
     names = list(stages)
     if backbone.modality.has_tokens and backbone.classes is None:
@@ -54,6 +66,28 @@ def penultimate(backbone: Backbone) -> str:
     linear = any(isinstance(m, nn.Linear) for m in list(stages.values())[last].modules())
     is_classifier = backbone.classes is not None or (linear and len(learned) > 1)
     return names[last - 1] if is_classifier and last > 0 else names[-1]
+
+
+def weighted_layers(backbone: Backbone) -> list[int]:
+    """Return the positions of the stages with weights up to the penultimate layer.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    list of int
+        A norm alone does not count: it belongs to the convolution before it.
+    """
+    stages = stages_of(backbone)
+    top = list(stages).index(penultimate(backbone)) + 1
+    return [i for i, stage in enumerate(stages.values()) if i < top and has_matrix(stage)]
+
+
+def is_single_classifier(backbone: Backbone) -> bool:
+    """Tell whether a backbone is a classifier that has no layer before its output."""
+    return backbone.classes is not None and len(stages_of(backbone)) == 1
 
 
 def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
@@ -74,10 +108,17 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
     Raises
     ------
     ValueError
-        Offering the nearest names, or saying why the network cannot be cut.
+        Offering the nearest names, or saying why the network cannot be cut there.
+
+    Warns
+    -----
+    UserWarning
+        For None, where a classifier is a single stage: its outputs are taken for features. Once
+        for each backbone.
     """
     names = list(stages_of(backbone))
     if layer is None:
+        _warn_single_classifier(backbone)
         return penultimate(backbone)
     if isinstance(layer, Integral):
         if not -len(names) <= layer < len(names):
@@ -88,24 +129,40 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
         return names[layer]
     if layer in names:
         return layer
+    cut = cut_of(backbone)
+    if layer in cut.ends:
+        return cut.ends[layer]
+    # A list of modules that is not called itself, or the beginning of names that the user gave.
     within = [name for name in names if name.startswith(f"{layer}.")]
-    if within:
+    if within and layer not in cut.obstacles:
         return within[-1]
     raise ValueError(_unknown_layer(backbone, str(layer), names))
 
 
+def _warn_single_classifier(backbone: Backbone) -> None:
+    if is_single_classifier(backbone) and "warned" not in backbone.prepared:
+        backbone.prepared["warned"] = True
+        warnings.warn(
+            f"Backbone {backbone.name!r} could not be cut ({cut_of(backbone).why_single}): it is a "
+            "single stage, and its features are its outputs, one for each of its own classes. "
+            "Give its parts as load_backbone(module, stages=[…]) to take features before them.",
+            stacklevel=2,
+        )
+
+
 def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:
-    why = why_uncut(backbone)
-    if why:
+    cut = cut_of(backbone)
+    if cut.why_single:
         return (
-            f"layer={layer!r}: backbone {backbone.name!r} could not be traced and so not be cut "
-            f"({why}). Give its parts as load_backbone(module, stages=[…]); until then 'output' "
+            f"layer={layer!r}: backbone {backbone.name!r} could not be cut ({cut.why_single}). "
+            f"Give its parts as load_backbone(module, stages=[…]); until then {names[0]!r} "
             "is its only layer."
         )
     near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
+    why = f": {cut.obstacles[layer]}" if layer in cut.obstacles else ""
     return (
-        f"layer={layer!r} is not a place where backbone {backbone.name!r} can be cut. Nearest: "
-        f"{near}; all: sktransfer.list_layers({backbone.name!r})."
+        f"layer={layer!r} is not a place where backbone {backbone.name!r} can be cut{why}. "
+        f"Nearest: {near}; all: sktransfer.list_layers({backbone.name!r})."
     )
 
 
@@ -128,14 +185,22 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
     Raises
     ------
     ValueError
-        For a name that is no layer below the head, or more stages than there are.
+        For a name that is no layer below the head, more stages than there are, or a classifier
+        that is a single stage and so has no layer below its own outputs.
     """
     names = list(stages_of(backbone))
     top = names.index(penultimate(backbone)) + 1
-    if trainable == "head":
-        return top
     if trainable == "all":
         return 0
+    if is_single_classifier(backbone) and (trainable == "head" or isinstance(trainable, Integral)):
+        raise ValueError(
+            f"trainable={trainable!r}: backbone {backbone.name!r} could not be cut "
+            f"({cut_of(backbone).why_single}), so a head would take its outputs, one for each of "
+            "its own classes. Give its parts as load_backbone(module, stages=[…]), or "
+            "trainable='all'."
+        )
+    if trainable == "head":
+        return top
     if isinstance(trainable, str):
         position = names.index(resolve_layer(backbone, trainable))
         if position >= top:
@@ -143,8 +208,7 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
                 f"trainable={trainable!r} belongs to the head; below are {names[:top]}"
             )
         return position
-    weighty = [i for i, stage in enumerate(stages_of(backbone).values()) if _has_matrix(stage)]
-    weighty = [i for i in weighty if i < top]
+    weighty = weighted_layers(backbone)
     if not 1 <= trainable <= len(weighty):
         raise ValueError(
             f"trainable={trainable}: backbone {backbone.name!r} has {len(weighty)} stages with "

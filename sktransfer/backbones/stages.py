@@ -1,22 +1,59 @@
-"""Cut a network into stages by tracing it, and check the stages on a sample."""
+"""Cut a network into stages by tracing it.
+
+A network is traced into a graph of operations. It can be cut after an operation if later ones need
+only that operation's value. The operations from one such place to the next are a *stage*: running
+the stages in order is running the network.
+"""
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import re
-import threading
-import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 
-import torch
 from torch import fx, nn
 
 from .base import Backbone
+from .graphs import (
+    TRACING,
+    constants,
+    cut_places,
+    idle,
+    inside_blocks,
+    join_inputs_of_heads,
+    live_after,
+    modules_around,
+    trace,
+)
 
-__all__ = ["check_stages", "has_tensors", "is_checked", "stages_of", "trace", "why_uncut"]
+__all__ = ["Cut", "cut_of", "has_matrix", "has_tensors", "join_stages", "make_single", "stages_of"]
 
-# torch.fx patches nn.Module for the whole process while it traces: one thread at a time.
-_TRACING = threading.RLock()
+_SHOWN = 3  # values named in a message
+
+
+@dataclasses.dataclass
+class Cut:
+    """How a network is divided into stages.
+
+    Parameters
+    ----------
+    stages : dict of str to torch.nn.Module
+        In the order in which they run.
+    ends : dict of str to str, default={}
+        For the path of a module that ends where a stage ends, the name of that stage.
+    obstacles : dict of str to str, default={}
+        For the path of a module that ends elsewhere, why there is no layer.
+    head_input : str, default=None
+        The layer whose output the network's classifier takes, if it was found in the graph.
+    why_single : str, default=""
+        Why a network is a single stage; empty for one that is not.
+    """
+
+    stages: dict[str, nn.Module]
+    ends: dict[str, str] = dataclasses.field(default_factory=dict)
+    obstacles: dict[str, str] = dataclasses.field(default_factory=dict)
+    head_input: str | None = None
+    why_single: str = ""
 
 
 def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
@@ -32,294 +69,182 @@ def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
         Each takes the output of the one before. Parameters keep the names they have in the
         whole network. A network that cannot be traced is one stage called "output".
     """
-    # Backbones of different input sizes share a module, and so its stages.
-    with _TRACING:  # two threads must not cut one network twice
-        if "stages" not in backbone.prepared:
-            backbone.prepared["stages"] = backbone.stages or _cut(backbone)
-        return backbone.prepared["stages"]
+    return cut_of(backbone).stages
 
 
-def is_checked(backbone: Backbone) -> bool:
-    """Tell whether :func:`check_stages` has passed judgement."""
-    return "checked" in backbone.prepared
-
-
-@torch.inference_mode()
-def check_stages(backbone: Backbone, probe: torch.Tensor) -> None:
-    """Run the stages one after another on a probe: they must give what the network gives.
-
-    A place where what comes out has no row for each sample, as between time steps and batch
-    swapped, is no end of a stage.
+def cut_of(backbone: Backbone) -> Cut:
+    """Return how a backbone is divided into stages, computed once.
 
     Parameters
     ----------
     backbone : Backbone
-    probe : Tensor
-        A batch as the network takes it, of which the first sample is looked at.
 
-    Raises
-    ------
-    ValueError
-        If stages that the user gave do not, or the network's output is not one tensor with a row
-        for each sample. A traced network whose stages do not (its forward looks at values while
-        it runs) counts as one that cannot be cut.
+    Returns
+    -------
+    Cut
     """
-    if is_checked(backbone):
-        return
-    probe = probe[:1]
-    expected = backbone.module(probe.clone())  # a network may change its input
-    pair = torch.cat([probe, _another(probe)])
-    _check_output(backbone, expected, backbone.module(pair.clone()))
-    alone, both = ([*_run_stages(backbone, x)] for x in (probe, pair))
-    mixed = {i for i in range(len(alone) - 1) if not _has_rows(alone[i], both[i])}
-    found = alone[-1]
-    same = isinstance(found, torch.Tensor) and found.shape == expected.shape
-    if not same or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
-        if backbone.stages is not None:
-            raise ValueError(
-                f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
-                "of the module. Every step must be in one of them, functions too (nn.Flatten())."
-            )
-        whole = _Whole(backbone.module, "its forward depends on values, not only on shapes")
-        backbone.prepared["stages"] = {"output": whole}
-    elif mixed and backbone.stages is not None:
-        names = [list(backbone.stages)[i] for i in sorted(mixed)]
-        raise ValueError(
-            f"Stages {names} of backbone {backbone.name!r} do not give a row for each sample: "
-            "put each together with the one after it."
-        )
-    elif mixed:
-        backbone.prepared["stages"] = _cut(backbone, mixed)
-    backbone.prepared["checked"] = True
+    # Backbones of different input sizes share a module, and so its stages.
+    with TRACING:  # two threads must not cut one network twice
+        if "cut" not in backbone.prepared:
+            given = backbone.stages
+            backbone.prepared["cut"] = _cut_network(backbone) if not given else _given(given)
+        return backbone.prepared["cut"]
 
 
-def _another(probe: torch.Tensor) -> torch.Tensor:
-    """Return a sample that is not the probe: other numbers, or other words in its places."""
-    return probe / 2 if probe.is_floating_point() else probe.flip(-1)
+def join_stages(backbone: Backbone, positions: Container[int]) -> None:
+    """Cut a backbone anew, each stage at some positions joined with the one after it.
 
-
-def _run_stages(backbone: Backbone, x: torch.Tensor) -> Iterator:
-    x = x.clone()
-    for stage in stages_of(backbone).values():
-        x = stage(x)
-        # The next stage may work in place.
-        yield x.clone() if isinstance(x, torch.Tensor) else x
-
-
-def _has_rows(alone, both) -> bool:
-    """Tell whether of one sample there is one row, and of two there are two."""
-    pair = isinstance(alone, torch.Tensor) and isinstance(both, torch.Tensor)
-    return pair and min(alone.ndim, both.ndim) > 0 and (len(alone), len(both)) == (1, 2)
-
-
-def _check_output(backbone: Backbone, alone, both) -> None:
-    if not isinstance(alone, torch.Tensor):
-        raise ValueError(
-            f"Backbone {backbone.name!r} returns {type(alone).__name__}: give a module that "
-            "returns one tensor, such as one around it that chooses."
-        )
-    if not _has_rows(alone, both):
-        raise ValueError(
-            f"Backbone {backbone.name!r} returns shape {tuple(both.shape)} for a batch of two: "
-            "a row for each sample is needed, first."
-        )
-    if not both.is_floating_point() or not both.isfinite().all():
-        return
-    if (both[0] - alone[0]).norm() > 1e-2 * alone.norm() + 1e-6:
-        warnings.warn(
-            f"Backbone {backbone.name!r} gives other numbers for a sample in another batch, as "
-            "batch norm without running statistics does, or what draws at random: so will its "
-            "features.",
-            stacklevel=2,
-        )
-
-
-def why_uncut(backbone: Backbone) -> str:
-    """Say why a network is a single stage, or nothing if it is not."""
-    return getattr(stages_of(backbone).get("output"), "why_uncut", "")
-
-
-class _Whole(nn.Module):
-    """A network that could not be traced."""
-
-    def __init__(self, module: nn.Module, why: str):
-        super().__init__()
-        self.module = module
-        self.why_uncut = why
-
-    def forward(self, x):
-        return self.module(x)
-
-
-class _Tracer(fx.Tracer):
-    """Trace into containers only.
-
-    A module without children stays whole, so that what depends on ``training`` inside it
-    (dropout, stochastic depth) is decided when it runs and not when it is traced. Other threads
-    meet the patched ``nn.Module`` as well, and run their networks as if it were not.
+    Parameters
+    ----------
+    backbone : Backbone
+    positions : container of int
     """
-
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self.thread = threading.get_ident()
-
-    def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict):
-        if threading.get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        return super().call_module(module, forward, args, kwargs)
-
-    def getattr(self, attr: str, value, parameter_proxy_cache: dict):
-        if threading.get_ident() != self.thread:
-            return value
-        return super().getattr(attr, value, parameter_proxy_cache)
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        childless = next(module.children(), None) is None
-        compiled = isinstance(module, torch.jit.ScriptModule)
-        return childless or compiled or super().is_leaf_module(module, name)
+    backbone.prepared["cut"] = _cut_network(backbone, positions)
 
 
-def trace(module: nn.Module, opaque: tuple[Callable, ...] = ()) -> fx.Graph:
-    """Trace a network into a graph of operations, in which childless modules stay whole.
+def make_single(backbone: Backbone, why: str) -> None:
+    """Make a backbone a single stage.
 
-    Only the first argument of ``forward`` is an input; the others are as in a call without
-    them, and the assertions of that which tracing adds are taken out again.
+    Parameters
+    ----------
+    backbone : Backbone
+    why : str
+        The reason, for messages.
     """
-    with _TRACING:
-        graph = _Tracer(autowrap_functions=opaque).trace(module, _defaults(module))
-    extra = set([node for node in graph.nodes if node.op == "placeholder"][1:])
-    for node in graph.nodes:
-        if not extra.isdisjoint(node.all_input_nodes):
-            extra.add(node)
-    for node in reversed(graph.nodes):
-        if node in extra:
-            graph.erase_node(node)
-    return graph
+    backbone.prepared["cut"] = _single(backbone.module, why)
 
 
-def _defaults(module: nn.Module) -> dict:
-    """Return the arguments of ``forward`` after the first, as a call with one leaves them."""
-    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+def has_tensors(stage: nn.Module) -> bool:
+    """Tell whether a stage has parameters."""
+    return next(stage.parameters(), None) is not None
 
 
-def _cut(backbone: Backbone, joined: Container[int] = ()) -> dict[str, nn.Module]:
+def has_matrix(stage: nn.Module) -> bool:
+    """Tell whether a stage has weights; one with nothing but a norm or a bias has none."""
+    return any(parameter.ndim > 1 for parameter in stage.parameters())
+
+
+def _given(stages) -> Cut:
+    why = "it is given as one stage" if len(stages) == 1 else ""
+    return Cut(dict(stages), why_single=why)
+
+
+def _single(module: nn.Module, why: str) -> Cut:
+    return Cut({"output": module}, why_single=why)
+
+
+def _cut_network(backbone: Backbone, joined: Container[int] = ()) -> Cut:
     """Cut a network into stages, some of them, by position, joined with those after them."""
     module = backbone.module
     try:
         graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
-        return {"output": _Whole(module, f"{type(error).__name__}: {error}")}
+        return _single(module, f"{type(error).__name__}: {error}")
     (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
     if not isinstance(returned, fx.Node):
-        return {"output": _Whole(module, "it returns more than one tensor")}
-    constant = _constants(graph)
-    stages: dict[str, nn.Module] = {}
-    nodes: list[fx.Node] = []
-    for i, stretch in enumerate(_stretches(graph, constant)):
-        nodes += stretch
-        if i in joined:
-            continue
-        stages[_stage_name(nodes, stages)] = _stage(module, nodes, constant)
-        nodes = []
-    return stages or {"output": _Whole(module, "it computes nothing")}
+        return _single(module, "it returns more than one tensor")
+    cut = _Cutter(module, graph, backbone.heads).cut(joined)
+    if not cut.stages:
+        return _single(module, "it computes nothing")
+    if len(cut.stages) == 1:
+        cut.why_single = "no operation before its output gives the only value that is needed later"
+    return cut
 
 
-def _stretches(graph: fx.Graph, constant: set[fx.Node]) -> Iterator[list[fx.Node]]:
-    """Group the nodes of a graph into stages, each ending where one value is alive."""
-    cuts = _cuts(graph, constant)
-    cuts -= _inside_blocks(graph, passable=cuts | constant | _idle(graph))
-    stretch = []
-    for node in graph.nodes:
-        if node.op not in ("placeholder", "output"):
-            stretch.append(node)
-        if node in cuts:
-            yield stretch
-            stretch = []
+class _Cutter:
+    """Cuts one traced network.
 
-
-def _constants(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that do not depend on the input: parameters, and what is computed from them."""
-    constant: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op not in ("placeholder", "output") and constant.issuperset(node.all_input_nodes):
-            constant.add(node)
-    return constant
-
-
-def _idle(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that the output does not depend on: assertions and what they look at."""
-    needed: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op == "output" or not needed.isdisjoint(node.users):
-            needed.add(node)
-    return set(graph.nodes) - needed
-
-
-def _cuts(graph: fx.Graph, constant: set[fx.Node]) -> set[fx.Node]:
-    """Nodes after which only their own value is needed."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    last_use = {node: max((order[user] for user in node.users), default=-1) for node in order}
-    alive: set[fx.Node] = set()
-    cuts = set()
-    for node in order:
-        if node.op == "output":
-            break
-        alive = {n for n in (alive | {node}) - constant if last_use[n] > order[node]}
-        if alive == {node} and node.op != "placeholder":
-            cuts.add(node)
-    return cuts
-
-
-def _inside_blocks(graph: fx.Graph, passable: set[fx.Node]) -> set[fx.Node]:
-    """Nodes inside modules of a kind that cannot be cut where it has a residual.
-
-    A block without its residual could be cut inside, its sibling with one could not. Nobody
-    wants to know; so a class with a step of its own that is ever no cut is one stage everywhere.
+    Parameters
+    ----------
+    module : torch.nn.Module
+    graph : torch.fx.Graph
+        Of the module. It is changed.
+    heads : sequence of str
+        Paths of the modules that are the classifier.
     """
-    inside: dict[str, list[fx.Node]] = {}
-    classes: dict[str, type] = {}
-    for node in graph.nodes:
-        for path, (_, cls) in _stack(node):
-            inside.setdefault(path, []).append(node)
-            classes[path] = cls
-    inside = {path: nodes[:-1] for path, nodes in inside.items()}  # the last one is the output
-    own = {path: set(nodes) for path, nodes in inside.items()}
-    for path, nodes in inside.items():
-        if classes[path] is not nn.Sequential:  # a plain list has no steps of its own
-            for parent in own:
-                if path.startswith(f"{parent}."):
-                    own[parent] -= set(nodes)
-    blocks = {cls for path, cls in classes.items() if own[path] - passable} - {nn.Sequential}
-    return {n for path, nodes in inside.items() if classes[path] in blocks for n in nodes}
 
+    def __init__(self, module: nn.Module, graph: fx.Graph, heads):
+        self.module = module
+        self.graph = graph
+        self.head_input = join_inputs_of_heads(graph, module, heads)
+        self.constant = constants(graph)
+        self.idle = idle(graph)
+        self.live = live_after(graph, self.constant)
+        places = cut_places(self.live)
+        self.inner = inside_blocks(graph, places | self.constant | self.idle)
+        self.places = places - self.inner
 
-def _stack(node: fx.Node) -> list[tuple]:
-    """Modules that the node is computed in, the outermost first."""
-    return [(name, entry) for name, entry in node.meta.get("nn_module_stack", {}).items() if name]
+    def cut(self, joined: Container[int]) -> Cut:
+        """Make the stages, and describe where the network's modules end."""
+        names: dict[fx.Node, str] = {}
+        stages: dict[str, nn.Module] = {}
+        nodes: list[fx.Node] = []
+        for i, stretch in enumerate(self._stretches()):
+            nodes += stretch
+            if i in joined:
+                continue
+            names[nodes[-1]] = name = _stage_name(nodes, stages)
+            stages[name] = _stage(self.module, nodes, self.constant)
+            nodes = []
+        ends, obstacles = self._describe_modules(names)
+        return Cut(stages, ends, obstacles, names.get(self.head_input))
+
+    def _stretches(self) -> Iterator[list[fx.Node]]:
+        """Group the nodes into stages, each ending where one value is needed."""
+        stretch = []
+        for node in self.graph.nodes:
+            if node.op not in ("placeholder", "output"):
+                stretch.append(node)
+            if node in self.places:
+                yield stretch
+                stretch = []
+
+    def _describe_modules(self, names: dict[fx.Node, str]) -> tuple[dict, dict]:
+        """Find for each module the layer at which it ends, or why there is none."""
+        last: dict[str, fx.Node] = {}
+        calls: dict[str, set[str]] = {}
+        for node in self.graph.nodes:
+            for path, name, _ in modules_around(node) if node not in self.idle else ():
+                last[name] = node
+                calls.setdefault(name, set()).add(path)
+        once = {name: node for name, node in last.items() if len(calls[name]) == 1}
+        ends = {name: names[node] for name, node in once.items() if node in names}
+        obstacles = {name: self._obstacle(node) for name, node in once.items() if name not in ends}
+        obstacles |= dict.fromkeys(last.keys() - once, "the module is called more than once")
+        return ends, obstacles
+
+    def _obstacle(self, node: fx.Node) -> str:
+        """Say why the network is not cut after a node."""
+        others = sorted(other.name for other in self.live[node] - {node})
+        if others:
+            values = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+            return f"later operations also need other values ({values})"
+        if node in self.inner:
+            return "it is inside a block, which is one stage"
+        return "its output has no row for each sample"
 
 
 def _stage_name(nodes: list[fx.Node], taken: dict) -> str:
-    """Name a stretch by the outermost module that begins and ends in it."""
-    around = _stack(nodes[0].prev) + _stack(nodes[-1].next)
-    outside = {path for path, _ in around}
-    own = [qualified for path, (qualified, _) in _stack(nodes[-1]) if path not in outside]
+    """Name some operations by the outermost module that begins and ends in them."""
+    around = modules_around(nodes[0].prev) + modules_around(nodes[-1].next)
+    outside = {path for path, _, _ in around}
+    inner = modules_around(nodes[-1])
+    own = [name for path, name, _ in inner if path not in outside]
     step = re.sub(r"_\d+$", "", nodes[-1].name)  # a function, numbered when called again
-    parents = [qualified for _, (qualified, _) in _stack(nodes[-1])][-1:]
-    name = own[0] if own else ".".join([*parents, step])
+    name = own[0] if own else ".".join([*(name for _, name, _ in inner[-1:]), step])
     while name in taken:
         name += "_"
     return name
 
 
 def _stage(module: nn.Module, nodes: list[fx.Node], constant: set[fx.Node]) -> fx.GraphModule:
-    """Make a stretch of nodes a module of its own, sharing the tensors of the whole."""
+    """Make a module of some operations, sharing the tensors of the whole."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     entry = graph.placeholder("x")
 
     def copy_of(node: fx.Node) -> fx.Node:
-        # From outside come the value at the cut and constants, which are made here again.
+        # From outside come the value at the cut and constants, which are computed here again.
         if node not in copies:
             copies[node] = graph.node_copy(node, copy_of) if node in constant else entry
         return copies[node]
@@ -331,7 +256,8 @@ def _stage(module: nn.Module, nodes: list[fx.Node], constant: set[fx.Node]) -> f
     if not dropouts:
         return fx.GraphModule(module, graph)
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    return fx.GraphModule(tensors | dict(module.named_modules()) | dropouts, graph)
+    # A graph module made of a dictionary is in training mode; the network is not.
+    return fx.GraphModule(tensors | dict(module.named_modules()) | dropouts, graph).eval()
 
 
 _DROPOUTS = {
@@ -340,32 +266,28 @@ _DROPOUTS = {
     nn.functional.dropout2d: nn.Dropout2d,
     nn.functional.dropout3d: nn.Dropout3d,
     nn.functional.alpha_dropout: nn.AlphaDropout,
+    nn.functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
 
 
 def _dropouts_as_modules(graph: fx.Graph) -> dict[str, nn.Module]:
-    """Replace dropout called as a function, in place, and return the modules by name.
+    """Replace dropout that was called as a function, in place; return the modules by name.
 
-    Tracing wrote down that the network was not in training; a module decides when it runs.
+    While it was traced the network was not in training, and the graph has that as a constant; a
+    module decides when it runs. Dropout that is always on stays.
     """
     made: dict[str, nn.Module] = {}
     for node in list(graph.nodes):
-        if node.target in _DROPOUTS:
-            x = node.args[0] if node.args else node.kwargs["input"]
-            p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        if node.target in _DROPOUTS and not _argument(node, 2, "training", True):
             name = f"dropout_as_module_{len(made)}"
-            made[name] = _DROPOUTS[node.target](p)
+            made[name] = _DROPOUTS[node.target](_argument(node, 1, "p", 0.5)).eval()
             with graph.inserting_after(node):
-                call = graph.call_module(name, (x,))
+                call = graph.call_module(name, (_argument(node, 0, "input", None),))
             node.replace_all_uses_with(call)
             graph.erase_node(node)
     return made
 
 
-def has_tensors(stage: nn.Module) -> bool:
-    """Tell whether a stage has anything that was learned."""
-    return next(stage.parameters(), None) is not None
-
-
-def _has_matrix(stage: nn.Module) -> bool:
-    return any(parameter.ndim > 1 for parameter in stage.parameters())
+def _argument(node: fx.Node, position: int, name: str, default):
+    """Return an argument of a call, however it was given."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

@@ -54,15 +54,26 @@ def load_timm(name: str, weights, *, download: bool = True) -> Backbone:
         classes=imagenet_classes() if imagenet else None,
         class_ids=imagenet_ids() if imagenet else None,
         loaded_by=(name, weights) if weights == "default" else None,
-        opaque=_untraced_functions(),
+        opaque=_untraced(),
+        heads=_classifier(module),
     )
 
 
-def _untraced_functions() -> tuple:
-    """Return the functions that timm asks not to be traced into."""
-    from timm.models._features_fx import get_notrace_functions
+def _untraced() -> tuple:
+    """Return the functions and classes of modules that timm asks not to be traced into."""
+    from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
-    return tuple(get_notrace_functions())
+    return (*get_notrace_functions(), *get_notrace_modules())
+
+
+def _classifier(module: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the modules that are the classifier, one or several."""
+    found = module.get_classifier() if hasattr(module, "get_classifier") else None
+    wanted: set[int] = set()
+    for head in found if isinstance(found, tuple | list) else [found]:
+        # A list of modules is not called itself.
+        wanted |= set(map(id, head if isinstance(head, nn.ModuleList) else [head]))
+    return tuple(name for name, inner in module.named_modules() if id(inner) in wanted)
 
 
 def _pretrained(timm, name: str, download: bool) -> nn.Module:

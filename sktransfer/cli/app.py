@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,14 +13,12 @@ import torch
 
 from ..backbones import (
     Backbone,
-    check_stages,
+    inspect_layers,
     list_backbones,
     load_backbone,
     penultimate,
-    stages_of,
 )
-from ..engines import resolve_device
-from ..features import FeatureStore, PretrainedClassifier, Recipe
+from ..features import FeatureStore, PretrainedClassifier
 
 __all__ = ["backbones", "cache", "demo", "layers", "main", "predict"]
 
@@ -123,10 +120,12 @@ def layers(
     )
     for column in (0, 3):
         table.columns[column].justify = "right"
-    for i, (layer, shape, n_features) in enumerate(_measured(backbone)):
-        style = "bold" if layer == default else None
-        size = " × ".join(map(str, shape))
-        table.add_row(str(i), layer, size, f"{n_features:,}", style=style)
+    shape = backbone.input_shape
+    x = torch.zeros(1, *shape) if shape else backbone.preprocess(_TEXT)[None]
+    for i, layer in enumerate(inspect_layers(backbone, x).values()):
+        style = "bold" if layer.name == default else None
+        size = " × ".join(map(str, layer.shape))
+        table.add_row(str(i), layer.name, size, f"{layer.width:,}", style=style)
     rich.print(table)
     rich.print(f"\n{_size(backbone)}'features' is their number after average pooling.")
     rich.print(f"The default layer is [bold]{default}[/].")
@@ -136,19 +135,6 @@ def _size(backbone: Backbone) -> str:
     if not backbone.input_shape:
         return ""
     return f"The input is {backbone.input_shape[-1]} × {backbone.input_shape[-2]} pixels. "
-
-
-@torch.inference_mode()
-def _measured(backbone: Backbone) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """Yield each layer, the shape of its output for one image and its number of features."""
-    shape = backbone.input_shape
-    x = torch.zeros(1, *shape) if shape else backbone.preprocess(_TEXT)[None]
-    check_stages(backbone, x)
-    stages = stages_of(backbone)
-    widths = Recipe(backbone, tuple(stages)).engine(resolve_device("cpu")).widths(x)
-    for layer, stage in stages.items():
-        x = stage(x)
-        yield layer, tuple(x.shape[1:]), widths[layer]
 
 
 def predict(

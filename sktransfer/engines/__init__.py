@@ -4,7 +4,7 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 """
 
 from .base import Engine, resolve_device
-from .pooling import POOLINGS, as_pooling, pool
+from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .select import ENGINES, engine_for
 from .torch import TorchEngine
 
@@ -16,5 +16,6 @@ __all__ = [
     "as_pooling",
     "engine_for",
     "pool",
+    "pooled_width",
     "resolve_device",
 ]

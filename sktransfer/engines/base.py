@@ -120,7 +120,6 @@ class Engine(abc.ABC):
         self._falls_back = False  # to the stages as they are
         self._largest_batch: int | None = None  # where the device's memory is short
         self._bytes: int | None = None  # of the largest activation of one sample
-        self._widths: dict[str, int] = {}
 
     # -- what a runtime defines ----------------------------------------------------------------
 
@@ -246,12 +245,6 @@ class Engine(abc.ABC):
         return self._run_stages(batch) if self._falls_back else self.forward(batch)
 
     @torch.inference_mode()
-    def widths(self, probe: torch.Tensor) -> dict[str, int]:
-        """Return the number of features of each layer, measured once on a probe batch."""
-        self._inspect(probe)
-        return self._widths
-
-    @torch.inference_mode()
     def batch_size(self, sample: torch.Tensor) -> int:
         """Return how many samples to run at a time: as many as stay cheap in memory.
 
@@ -321,7 +314,6 @@ class Engine(abc.ABC):
         # Copies, since a network may change its input, and the probe is a sample of the caller's.
         with _largest_output(self.modules()) as largest:
             found = self.forward(probe.clone())
-        self._widths = {layer: features.shape[-1] for layer, features in found.items()}
         if self.needs_check and not _agree(found, self._run_stages(probe.clone())):
             warnings.warn(
                 f"The fast form of backbone {self.name!r} does not give the same features as its "

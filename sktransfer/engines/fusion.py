@@ -64,12 +64,26 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
     if conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks:
         return
     kinds = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    kinds = kinds and not norm._forward_pre_hooks
-    if not kinds or not {source.target, node.target} <= once or norm.running_mean is None:
+    kinds = kinds and not norm._forward_pre_hooks and norm.running_mean is not None
+    rest = _after_norm(norm) if kinds else None
+    if rest is None or not {source.target, node.target} <= once:
         return
     modules[source.target] = fuse_conv_bn_eval(conv, norm)
-    node.replace_all_uses_with(source)
-    node.graph.erase_node(node)
+    if isinstance(rest, nn.Identity):
+        node.replace_all_uses_with(source)
+        node.graph.erase_node(node)
+    else:
+        modules[node.target] = rest
+
+
+def _after_norm(norm: nn.BatchNorm2d) -> nn.Module | None:
+    """Return what a batch norm does after normalising, None where that is not known.
+
+    timm's classes hold an activation as ``act``, and a dropout, idle in ``eval``, as ``drop``.
+    """
+    if type(norm).forward is nn.BatchNorm2d.forward:
+        return nn.Identity()
+    return norm.act if {"drop", "act"} == {name for name, _ in norm.named_children()} else None
 
 
 def _use_channels_last(target: str, modules: dict) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["POOLINGS", "as_pooling", "pool"]
+from ..backbones import LayerInfo, is_channels_last
+
+__all__ = ["POOLINGS", "as_pooling", "pool", "pooled_width"]
 
 
 def as_pooling(pooling: str | Callable | tuple | None) -> str | Callable | tuple:
@@ -58,8 +60,8 @@ def pool(
     if isinstance(pooling, tuple):
         parts = [pool(activation, one, square=square, masked=masked) for one in pooling]
         return torch.cat(parts, dim=1)
-    if square and activation.ndim == 4:
-        activation = _channels_first(activation)
+    if is_channels_last(tuple(activation.shape[1:]), square):
+        activation = activation.movedim(-1, 1)
     if callable(pooling):
         # A copy: it may work in place, and the next stage is given the same.
         return torch.as_tensor(pooling(activation.clone())).flatten(1)
@@ -68,10 +70,23 @@ def pool(
     return _BY_NAME[pooling](activation, masked)
 
 
-def _channels_first(activation: torch.Tensor) -> torch.Tensor:
-    """Move the channels of ``(n, h, w, channels)`` forward, where the shape shows that order."""
-    _, a, b, c = activation.shape
-    return activation.movedim(-1, 1) if a == b != c else activation
+def pooled_width(layer: LayerInfo, pooling: str | Callable | None) -> int:
+    """Return the number of features that a pooling gives at a layer, without running a network.
+
+    Parameters
+    ----------
+    layer : LayerInfo
+    pooling : {"avg", "max", "flatten", "cls"}, callable or None
+        See :func:`pool`.
+
+    Returns
+    -------
+    int
+    """
+    if pooling in (None, "avg", "max"):
+        return layer.width
+    channels_last = len(layer.shape) == 3 and layer.width != layer.shape[0]
+    return pool(torch.ones(1, *layer.shape), pooling, square=channels_last).shape[1]
 
 
 def _mean(activation: torch.Tensor, masked: bool) -> torch.Tensor:

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ..backbones import Backbone, check_stages, is_checked, load_backbone, modality_of
+from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
 from ..data import UnreadableSamplesError, named_among, take
 from ..engines import resolve_device
 from .compute import compute_features, open_sample
@@ -60,7 +60,7 @@ class BackboneEstimator(BaseEstimator):
     }
 
     def _fit_backbone(self, X) -> list | np.ndarray:
-        """Load the backbone, check X, and check the stages on a probe; return the samples."""
+        """Load the backbone, check X and inspect the layers on a sample; return the samples."""
         self._validate_params()
         # Errors of these come before anything is computed.
         as_store(self.memory)
@@ -70,8 +70,7 @@ class BackboneEstimator(BaseEstimator):
             self.backbone, weights=self.weights, image_size=self.image_size
         )
         samples = self._check_samples(X, reset=True)
-        if not is_checked(self.backbone_):
-            check_stages(self.backbone_, self._probe(samples))
+        self._inspect(samples)
         vars(self).update(self._check_by_preprocessing(samples, fitting=True))
         return samples
 
@@ -84,7 +83,11 @@ class BackboneEstimator(BaseEstimator):
         validate = functools.partial(validate_data, self, reset=reset)
         return self.backbone_.modality.check(X, image_shape=self.image_shape, validate=validate)
 
-    def _probe(self, samples) -> torch.Tensor:
+    def _inspect(self, samples) -> dict[str, LayerInfo]:
+        """Check the stages on one sample and describe each layer; known after the first call."""
+        return inspect_layers(self.backbone_, self._probe_batch(samples))
+
+    def _probe_batch(self, samples) -> torch.Tensor:
         """Return a batch as the network takes it, from one sample where need be."""
         shape = self.backbone_.input_shape
         if shape is not None:

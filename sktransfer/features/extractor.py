@@ -5,17 +5,15 @@ from __future__ import annotations
 from numbers import Integral
 
 import numpy as np
-import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ..backbones import resolve_layer, stages_of
+from ..backbones import LayerInfo, resolve_layer, stages_of
 from ..data import check_target
-from ..engines import POOLINGS, resolve_device
+from ..engines import POOLINGS, pooled_width
 from .base import BackboneEstimator
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
-from .recipe import Recipe
 from .word_weights import LEARNED_POOLINGS, TokenWeights, takes_weights
 
 __all__ = ["PretrainedFeatureExtractor"]
@@ -206,8 +204,8 @@ class PretrainedFeatureExtractor(
             self.token_weights_ = {
                 p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
             }
-        by_pooling = {p: self._measure_widths(p, self._probe(samples)) for p in self._poolings()}
-        self._widths = [by_pooling[pooling][layer] for layer, pooling in self._blocks]
+        inspected = self._inspect(samples)
+        self._widths = [self._width(inspected[layer], pooling) for layer, pooling in self._blocks]
         return self
 
     def _find_blocks(self, samples, y) -> list[tuple]:
@@ -270,27 +268,18 @@ class PretrainedFeatureExtractor(
             f"tokens: {tokens}."
         )
 
-    @torch.inference_mode()
     def _layers_of_tokens(self, samples) -> list[str] | None:
         """Name the layers that give a vector for each token of a text; None without texts."""
         if not self.backbone_.modality.has_tokens:
             return None
-        found, x = [], self._probe(samples)
-        for name, stage in stages_of(self.backbone_).items():
-            x = stage(x)
-            if x.ndim == 3:
-                found.append(name)
-        return found
+        return [name for name, layer in self._inspect(samples).items() if layer.has_tokens]
 
     def _layers_for(self, pooling) -> tuple[str, ...]:
         return tuple(dict.fromkeys(layer for layer, p in self._blocks if p == pooling))
 
-    def _measure_widths(self, pooling, probe: torch.Tensor) -> dict[str, int]:
-        """Return the number of features of each layer under one pooling."""
-        layers = self._layers_for(pooling)
-        pooling = "avg" if _is_learned(pooling) else pooling
-        recipe = Recipe(self.backbone_, layers, pooling, self.precision)
-        return recipe.engine(resolve_device(self.device)).widths(probe)
+    def _width(self, layer: LayerInfo, pooling) -> int:
+        """Return the number of features of a layer under one pooling."""
+        return pooled_width(layer, "avg" if _is_learned(pooling) else pooling)
 
     def transform(self, X):
         """Run samples through the network up to the layer and pool what comes out.

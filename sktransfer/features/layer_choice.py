@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.utils.validation import check_consistent_length
 
-from ..backbones import Backbone, penultimate, resolve_layer, stages_of
-from ..backbones.stages import _has_matrix
+from ..backbones import Backbone, penultimate, resolve_layer, stages_of, weighted_layers
 from ..data import encode_target, is_numbers
 from ..transferability import make_probe_folds, out_of_fold_scores, subsample, summarise
 
@@ -76,12 +75,9 @@ def candidate_layers(backbone: Backbone) -> list[str]:
     list of str
         From the input to the penultimate layer, which is the last.
     """
-    stages = stages_of(backbone)
-    names = list(stages)
-    top = names.index(penultimate(backbone))
-    heavy = [i for i, stage in enumerate(stages.values()) if _has_matrix(stage)]
-    ends = [i - 1 for i in heavy if 0 < i <= top and any(j < i for j in heavy)]
-    return [names[i] for i in [*ends, top]]
+    names = list(stages_of(backbone))
+    ends = [i - 1 for i in weighted_layers(backbone)[1:]]
+    return [*(names[i] for i in ends), penultimate(backbone)]
 
 
 def choose_layer(

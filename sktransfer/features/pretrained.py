@@ -13,9 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..backbones import resolve_layer
 from ..data import check_labels
-from ..engines import resolve_device
 from .base import BackboneEstimator
-from .recipe import Recipe
 
 __all__ = ["PretrainedClassifier"]
 
@@ -162,7 +160,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         """
         samples = self._fit_backbone(X)
         self.__dict__.pop("conditional_", None)
-        declared, n_outputs = self.backbone_.classes, self._n_outputs(samples)
+        declared = self.backbone_.classes
+        n_outputs = list(self._inspect(samples).values())[-1].width
         if declared is not None and len(declared) != n_outputs:
             raise ValueError(
                 f"Backbone {self.backbone_.name!r} declares {len(declared)} classes and has "
@@ -176,11 +175,6 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             self._sources = _resolve_map(self.class_map, self.backbone_, n_outputs)
             self.classes_ = np.array(list(self._sources))
         return self
-
-    def _n_outputs(self, samples) -> int:
-        layer = resolve_layer(self.backbone_, -1)
-        recipe = Recipe(self.backbone_, (layer,))
-        return recipe.engine(resolve_device("cpu")).widths(self._probe(samples))[layer]
 
     def _source_classes(self) -> tuple[str, ...]:
         if self.backbone_.classes is None:

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import validate_params
 from torch import nn
 
-from ..backbones import Backbone, load_backbone, penultimate, resolve_layer
+from ..backbones import Backbone, load_backbone, resolve_layer
 from ..data import check_target, encode_target, is_numbers
 from ..features import Count, LayerChoice, PretrainedFeatureExtractor
 from ..transferability import h_score, leep, logme, nce, probe_score, subsample, transrate
@@ -154,7 +154,7 @@ default="probe"
             found.append((name, np.nan, np.nan, 0, 0.0))
             continue
         start = time.perf_counter()
-        layer = resolve_layer(backbone, -1) if on_predictions else penultimate(backbone)
+        layer = resolve_layer(backbone, -1 if on_predictions else None)
         table = _table(backbone, layer, X, y, rows, settings)
         seconds = time.perf_counter() - start
         value, error = _numbers(function(table, y[rows]), score)

@@ -14,8 +14,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from ..backbones import Backbone, penultimate, stages_of
-from ..backbones.stages import _has_matrix
+from ..backbones import Backbone, is_single_classifier, penultimate, weighted_layers
 from ..features import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
@@ -185,15 +184,8 @@ def _all(task: Task, rows: np.ndarray):
     return _trained(task, "all", lr=task.learning_rate)
 
 
-def _n_trainable(backbone: Backbone) -> int:
-    """Count the stages with matrices below the head."""
-    stages = list(stages_of(backbone).items())
-    top = [name for name, _ in stages].index(penultimate(backbone))
-    return sum(_has_matrix(stage) for _, stage in stages[: top + 1])
-
-
 def _last_stages(backbone: Backbone) -> int:
-    return min(_LAST_STAGES, _n_trainable(backbone) - 1)
+    return min(_LAST_STAGES, len(weighted_layers(backbone)) - 1)
 
 
 def _probe_seconds(task: Task) -> float:
@@ -241,6 +233,7 @@ STRATEGIES: dict[str, Strategy] = {
             "a new classifier, trained with the network fixed",
             make=_head,
             prior=ShareOfErrors(0.01, 0.00, 0.00, 0.00, 0.05, "early"),
+            is_available=lambda backbone: not is_single_classifier(backbone),
             trainable=lambda backbone: "head",
         ),
         Strategy(
@@ -248,7 +241,7 @@ STRATEGIES: dict[str, Strategy] = {
             "the last two stages trained with a new classifier",
             make=_last,
             prior=ShareOfErrors(0.04, -0.06, -0.02, 0.10, 0.13, "early"),
-            is_available=lambda backbone: _n_trainable(backbone) > 1,
+            is_available=lambda backbone: len(weighted_layers(backbone)) > 1,
             trainable=_last_stages,
             needs_epochs=True,
             effort=0.005,
@@ -258,7 +251,7 @@ STRATEGIES: dict[str, Strategy] = {
             "the whole network trained with a new classifier",
             make=_all,
             prior=ShareOfErrors(0.10, -0.15, 0.11, 0.18, 0.23, "early"),
-            is_available=lambda backbone: _n_trainable(backbone) > 0,
+            is_available=lambda backbone: len(weighted_layers(backbone)) > 0,
             trainable=lambda backbone: "all",
             needs_epochs=True,
             effort=0.005,

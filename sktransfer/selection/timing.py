@@ -72,7 +72,7 @@ def measure_timing(
     opened = list(_opened(backbone, few, range(len(few))))
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
-    top = boundary(backbone, "head")
+    top = list(stages_of(backbone)).index(penultimate(backbone)) + 1
     step = {}
     for name, what in trainable.items():
         cut = boundary(backbone, what)

@@ -8,8 +8,9 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from sktransfer import Backbone, PretrainedFeatureExtractor, list_layers, load_backbone
+from sktransfer.backbones.layer_info import inspect_layers
 from sktransfer.backbones.layers import penultimate, resolve_layer
-from sktransfer.backbones.stages import check_stages, has_tensors, stages_of, why_uncut
+from sktransfer.backbones.stages import cut_of, has_tensors, stages_of
 from sktransfer.engines.pooling import pool
 from tests.support import (
     TINY_SIZE,
@@ -275,7 +276,7 @@ def test_a_network_that_does_not_repeat_is_one_layer_and_says_why():
 
     extractor = PretrainedFeatureExtractor(Counting(None)).fit(np.ones((2, 4)))
     assert extractor.layers_ == list_layers(extractor.backbone_) == ["output"]
-    assert "its forward depends on" in why_uncut(extractor.backbone_)
+    assert "its forward depends on" in cut_of(extractor.backbone_).why_single
 
 
 def test_a_network_with_several_outputs_is_one_layer_and_says_why():
@@ -285,7 +286,7 @@ def test_a_network_with_several_outputs_is_one_layer_and_says_why():
 
     backbone = load_backbone(Pair(None))
     assert list_layers(backbone) == ["output"]
-    assert why_uncut(backbone) == "it returns more than one tensor"
+    assert cut_of(backbone).why_single == "it returns more than one tensor"
 
 
 def test_a_network_that_computes_nothing_is_one_layer():
@@ -296,7 +297,7 @@ def test_a_network_that_computes_nothing_is_one_layer():
 
 
 def test_a_network_that_can_be_cut_has_no_reason_not_to():
-    assert why_uncut(skeleton("resnet18")) == ""
+    assert cut_of(skeleton("resnet18")).why_single == ""
 
 
 def test_optional_arguments_of_forward_do_not_hinder_cutting():
@@ -409,7 +410,7 @@ def test_stages_are_checked_once_for_each_network():
     backbone = load_backbone(module)
     backbone.module.register_forward_hook(lambda *args: calls.append(1))
     for _ in range(3):
-        check_stages(backbone, torch.ones(1, 4))
+        inspect_layers(backbone, torch.ones(1, 4))
     assert len(calls) == 2  # a sample alone, and beside another
 
 
@@ -525,7 +526,7 @@ def test_given_stages_must_give_a_row_for_each_sample():
 
     backbone = load_backbone(module, stages={"swap": Swap(), "rest": Rest()})
     with pytest.raises(ValueError, match=r"Stages \['swap'\]"):
-        check_stages(backbone, torch.ones(1, 6, 4))
+        inspect_layers(backbone, torch.ones(1, 6, 4))
 
 
 class Returns(nn.Module):
@@ -555,7 +556,7 @@ def test_batch_norm_without_statistics_is_told():
     norm = nn.BatchNorm1d(2, track_running_stats=False)
     backbone = load_backbone(nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), norm))
     with pytest.warns(UserWarning, match="in another batch"):
-        check_stages(backbone, torch.randn(1, 4, generator=torch.Generator().manual_seed(0)))
+        inspect_layers(backbone, torch.randn(1, 4, generator=torch.Generator().manual_seed(0)))
 
 
 def test_a_pooling_that_works_in_place_changes_nothing_else():

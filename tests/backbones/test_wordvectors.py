@@ -17,8 +17,9 @@ from sklearn.feature_extraction.text import CountVectorizer
 from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, backbones
+from sktransfer.backbones.layer_info import inspect_layers
 from sktransfer.backbones.layers import boundary
-from sktransfer.backbones.stages import check_stages, stages_of
+from sktransfer.backbones.stages import stages_of
 from sktransfer.backbones.words import binary as binary_module
 from sktransfer.backbones.words import formats, mapped, text
 from sktransfer.backbones.words import vectors as vectors_module
@@ -865,7 +866,7 @@ def test_the_backbone_has_one_stage_with_weights():
     backbone = load_word_vectors(VECTORS, name="mine")
     assert (backbone.modality.name, backbone.name) == ("text", "mine")
     assert list(stages_of(backbone)) == ["embedding"]
-    check_stages(backbone, IDS)
+    inspect_layers(backbone, IDS)
     assert boundary(backbone, 1) == 0
     pooled = pool(backbone.stages["embedding"](IDS), "avg", masked=True).detach().numpy()
     np.testing.assert_allclose(pooled[0], (MATRIX[0] + 2 * MATRIX[3]) / 3, rtol=1e-5)

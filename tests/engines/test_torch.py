@@ -200,12 +200,6 @@ def test_the_network_runs_once_for_several_layers():
         assert torch.equal(alone, together[layer])
 
 
-def test_widths_are_those_of_the_features():
-    backbone = tiny_backbone()
-    made = engine_of(backbone, "2", "4", pooling="flatten")
-    assert made.widths(noise(1, 3, 16, 16)) == {"2": 8 * 7 * 7, "4": 8}
-
-
 def test_pooling_none_keeps_whole_activations():
     made = engine_of(tiny_backbone(), "2", pooling="none")
     assert made(noise(2, 3, 16, 16))["2"].shape == (2, 8, 7, 7)
