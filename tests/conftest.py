@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +14,35 @@ from tests.support import DATA
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
 torch.set_num_threads(1)
+
+
+_SWEEP = pytest.StashKey[list]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--sweep-table", help="file for the table of the sweep, in CSV")
+
+
+def pytest_configure(config):
+    config.stash[_SWEEP] = []
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[_SWEEP]
+    if not rows:
+        return
+    table = pd.DataFrame(rows).set_index("network")
+    path = config.getoption("--sweep-table")
+    if path:
+        table.to_csv(path)
+    terminalreporter.section("networks against forward hooks")
+    terminalreporter.write_line(table.drop(columns="unreached").to_string())
+
+
+@pytest.fixture
+def sweep_rows(request):
+    """Rows of the table that is printed at the end of the run, one for each network."""
+    return request.config.stash[_SWEEP]
 
 
 @pytest.fixture

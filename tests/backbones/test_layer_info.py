@@ -44,7 +44,7 @@ def test_widths_are_those_of_pooled_activations(build, pooling):
             continue
         extractor = PretrainedFeatureExtractor(backbone, layer=name, pooling=pooling)
         features = extractor.fit_transform(images(1))
-        assert features.shape[1] == pooled_width(layer, pooling, square=True)
+        assert features.shape[1] == pooled_width(layer, pooling)
 
 
 def test_the_first_token_has_the_width_of_a_token_and_needs_tokens():
