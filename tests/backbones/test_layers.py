@@ -430,7 +430,6 @@ TOKENS = torch.arange(2 * 4 * 3.0).reshape(2, 4, 3)
     ("activation", "pooling", "wanted"),
     [
         (MAPS, "avg", [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]),
-        (MAPS, None, [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]),
         (MAPS, "max", [[3, 7, 11], [15, 19, 23]]),
         (MAPS, "flatten", MAPS.reshape(2, 12).tolist()),
         (MAPS, lambda x: x[:, :2, 0], [[0, 1, 4, 5], [12, 13, 16, 17]]),
