@@ -1,4 +1,4 @@
-"""Preprocessing: from an opened sample to the tensor that the weights expect."""
+"""Preprocessing: convert an opened sample to the input of a network."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ImagePreprocessing:
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if np.ndim(size) == 0 else tuple(size)
+    return (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
 
 
 _THIN = 32  # times the shorter side
@@ -141,7 +141,7 @@ def _middle(image: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class TransformPreprocessing:
-    """A user's own transform of one sample.
+    """Apply a transform given by a user.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class TransformPreprocessing:
 
 
 def as_preprocessing(preprocess: Callable | None, modality: Modality) -> Callable | None:
-    """Make a preprocessing of what a user gives.
+    """Return the preprocessing for a transform given by a user.
 
     Parameters
     ----------
@@ -173,7 +173,8 @@ def as_preprocessing(preprocess: Callable | None, modality: Modality) -> Callabl
     -------
     callable or None
     """
-    ready = isinstance(preprocess, ImagePreprocessing | TransformPreprocessing | None)
-    if ready or hasattr(preprocess, "many"):
+    if preprocess is None or hasattr(preprocess, "many"):
+        return preprocess
+    if isinstance(preprocess, ImagePreprocessing | TransformPreprocessing):
         return preprocess
     return TransformPreprocessing(preprocess, modality)

@@ -1,4 +1,4 @@
-"""Samples that are rows of numbers, given to a network as they are."""
+"""The modality of numeric arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ArrayModality"]
 
 
 class ArrayModality(Modality):
-    """Rows of numbers of any shape, as float32."""
+    """Numeric arrays of any shape, which are the input of a network as float32."""
 
     name = "array"
     noun = "arrays"

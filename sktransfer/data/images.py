@@ -1,4 +1,4 @@
-"""Samples that are images: check X, read files once, digest them, open any form as RGB."""
+"""The modality of images: files, PIL images, arrays and tensors."""
 
 from __future__ import annotations
 
@@ -113,8 +113,9 @@ def check_image_shape(image_shape) -> tuple[int, ...]:
         If these are not two or three positive numbers, or not 1, 3 or 4 channels.
     """
     shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
-    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in shape)
-    if not whole or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shape)
+    fits = whole and len(shape) in (2, 3) and min(shape) > 0
+    if not fits or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
         raise ValueError(
             f"image_shape={image_shape!r}: give (height, width) or (height, width, channels) of "
             "the images in a table, in pixels, with 1, 3 or 4 channels."

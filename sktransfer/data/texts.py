@@ -1,4 +1,4 @@
-"""Samples that are texts."""
+"""The modality of texts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .base import Modality, UnreadableSamplesError, register_modality, unwrap_co
 
 __all__ = ["TextModality", "as_texts", "pad_rows", "padded_length"]
 
-_STEP = 8  # lengths of texts are multiples of it, so that a batch finds texts of its length
-# The tokens of a batch. A matrix product of fewer rows is slower a row.
+_STEP = 8  # padded lengths are multiples of it, so that several texts have the same length
+# Tokens of a batch. A matrix product with fewer rows takes more time for each row.
 _TOKENS = 512
 _TOKENS_ON_ACCELERATOR = 16384
 
 
 class TextModality(Modality):
-    """Texts, which a tokenizer turns into ids of tokens."""
+    """Texts, which the preprocessing of a backbone converts to ids of tokens."""
 
     name = "text"
     noun = "texts"
@@ -42,7 +42,7 @@ class TextModality(Modality):
 
 
 def as_texts(X) -> list[str]:
-    """Bring texts in any container into a list.
+    """Convert a container of texts to a list.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def as_texts(X) -> list[str]:
     Raises
     ------
     TypeError, ValueError
-        If X is a single text, is empty or is no list of texts.
+        If X is a single text, is empty, or is not a list or column.
     UnreadableSamplesError
-        Naming whatever in X is no text: None, NaN, numbers, bytes.
+        If items of X are not str, such as None, NaN, numbers or bytes.
     """
     if isinstance(X, str | bytes):
         raise TypeError(f"Expected a list of texts, got one text: {str(X)[:60]!r}. Put it in [ ].")
@@ -69,20 +69,22 @@ def as_texts(X) -> list[str]:
         raise ValueError(f"Expected a list or one column of texts, got an array {X.shape}.")
     if not isinstance(X, Sequence | np.ndarray):
         raise TypeError(f"Expected a list, an array or a column of texts, got {type(X)}.")
-    wrong = [(i, text, _no_text(text)) for i, text in enumerate(X) if not isinstance(text, str)]
+    wrong = [(i, text) for i, text in enumerate(X) if not isinstance(text, str)]
     if wrong:
-        raise UnreadableSamplesError(wrong)
+        raise UnreadableSamplesError([(i, text, _not_a_text(text)) for i, text in wrong])
     if not len(X):
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     return [str(text) for text in X]
 
 
-def _no_text(item) -> TypeError:
+def _not_a_text(item) -> TypeError:
     return TypeError(f"expected a text, got {item!r}; replace or drop it first")
 
 
 def padded_length(n_tokens: int) -> int:
-    """Return the length to which a text is filled up: a function of that text alone.
+    """Return the length to which a text is padded.
+
+    It depends on that text alone, so that the features do not depend on other texts.
 
     Parameters
     ----------

@@ -33,12 +33,12 @@ def compute_features(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Compute features of samples, each distinct one once.
+    """Compute the features of samples, those of equal samples once.
 
     Parameters
     ----------
     samples : sequence
-        As the ``check`` of their modality returns them.
+        As returned by the method ``check`` of their modality.
     recipe : Recipe
     batch_size : int or "auto", default="auto"
     device : str, default="auto"
@@ -58,7 +58,7 @@ def compute_features(
     Raises
     ------
     UnreadableSamplesError
-        Naming the samples that cannot be read.
+        If samples cannot be read or preprocessed. It lists them.
     """
     backbone, size = recipe.backbone, recipe.backbone.modality.chunk_size
     run = _Run(len(samples), _Source(recipe, batch_size, device, n_jobs), store)
@@ -70,7 +70,7 @@ def compute_features(
 
 
 def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = None) -> np.ndarray:
-    """Open and preprocess all samples: what the first stage is given.
+    """Open and preprocess samples for the first stage of a network.
 
     Parameters
     ----------
@@ -81,11 +81,12 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
     Returns
     -------
     ndarray of shape (n_samples, ...), float32
-        On disk where it is large. For texts an array of objects, the ids of each.
+        In a temporary file if it is large. For texts, an array of objects: the ids of each text.
 
     Raises
     ------
     UnreadableSamplesError
+        If samples cannot be read or preprocessed. It lists them.
     """
     if backbone.preprocess is None and isinstance(samples, np.ndarray):
         return samples
@@ -101,7 +102,7 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
 
 
 class _Tables:
-    """Results of all samples by layer: in memory, or in a file without a name where large."""
+    """One table for each layer, with one row for each sample."""
 
     def __init__(self, n_samples: int):
         self.n_samples = n_samples
@@ -114,13 +115,13 @@ class _Tables:
             self.by_layer[layer][positions] = rows
 
     def repeat(self, sources: Sequence[int], positions: Sequence[int]) -> None:
-        """Copy rows of samples to the positions of others that are equal to them."""
+        """Copy rows to the positions of equal samples."""
         for table in self.by_layer.values():
             table[positions] = table[sources]
 
 
 class _Sample(NamedTuple):
-    """A sample whose file is in memory, and its position among all samples."""
+    """A sample that was read into memory, and its position among all samples."""
 
     position: int
     content: object
@@ -135,7 +136,7 @@ class _SampleError(Exception):
 
 
 def _read(samples: Sequence, positions: range, modality: Modality) -> Iterator[list[_Sample]]:
-    """Read the files of some samples, and yield as many at a time as may be in memory."""
+    """Read samples into memory, and yield them in lists of limited size in bytes."""
     part, n_bytes = [], 0
     for position in positions[: len(samples) - positions.start]:
         try:
@@ -152,7 +153,7 @@ def _read(samples: Sequence, positions: range, modality: Modality) -> Iterator[l
 
 
 class _Run:
-    """Computes features of samples part by part; of equal samples, only the first.
+    """Computes features part by part, and of equal samples only those of the first.
 
     Parameters
     ----------
@@ -168,18 +169,22 @@ class _Run:
 
     def add(self, samples: list[_Sample]) -> None:
         """Compute the features of some samples and put them into the tables."""
-        digests = self._digests(samples)
-        pairs = list(zip(samples, digests, strict=True))
-        new = [(s, d) for s, d in pairs if self.first.setdefault(d, s.position) == s.position]
+        new: dict[bytes, _Sample] = {}
+        repeated: dict[int, int] = {}  # position: that of the first sample equal to it
+        for sample, digest in zip(samples, self._digests(samples), strict=True):
+            first = self.first.setdefault(digest, sample.position)
+            if first == sample.position:
+                new[digest] = sample
+            else:
+                repeated[sample.position] = first
         if new:
-            found = _through_store(*map(list, zip(*new, strict=True)), self.source, self.store)
-            self.tables.write([sample.position for sample, _ in new], found)
-        again = [(self.first[d], s.position) for s, d in pairs if self.first[d] != s.position]
-        if again:
-            self.tables.repeat(*map(list, zip(*again, strict=True)))
+            found = _through_store(list(new.values()), list(new), self.source, self.store)
+            self.tables.write([sample.position for sample in new.values()], found)
+        if repeated:
+            self.tables.repeat(list(repeated.values()), list(repeated))
 
     def _digests(self, samples: list[_Sample]) -> list:
-        """Tell samples apart; those that can be keys and are not to be stored do so themselves."""
+        """Return a digest of each sample; without a store, hashable samples themselves."""
         modality = self.source.recipe.backbone.modality
         if modality.is_hashable and self.store is None:
             return [sample.content for sample in samples]
@@ -196,7 +201,7 @@ def _digest(sample: _Sample, modality: Modality) -> bytes:
 def _through_store(
     samples: list[_Sample], digests: list[bytes], source: _Source, store: FeatureStore | None
 ) -> dict[str, np.ndarray]:
-    """Look features up, compute those that are missing, keep them."""
+    """Look up features in the store, compute the missing ones and store them."""
     recipe = source.recipe
     if store is None:
         return source.compute(samples)
@@ -210,11 +215,11 @@ def _through_store(
             for i, value in zip(missing, table, strict=True):
                 found[layer][i] = value
     tokens = recipe.backbone.modality.has_tokens
-    return {k: _stacked(rows, tokens and rows[0].ndim > 1) for k, rows in found.items()}
+    return {k: _stacked(rows, tokens and np.ndim(rows[0]) > 1) for k, rows in found.items()}
 
 
-def _stacked(values: list[np.ndarray], ragged: bool) -> np.ndarray:
-    """Make one array of rows: of objects, where rows of tokens differ in length."""
+def _stacked(values: list, ragged: bool) -> np.ndarray:
+    """Make one array of rows; an array of objects if they are ragged."""
     if not ragged:
         return np.stack(values)
     table = np.empty(len(values), object)
@@ -224,7 +229,7 @@ def _stacked(values: list[np.ndarray], ragged: bool) -> np.ndarray:
 
 
 class _Source:
-    """Opens samples and runs them through the network, which is prepared when first needed."""
+    """Opens samples and runs them through the network, which is prepared at its first use."""
 
     def __init__(self, recipe: Recipe, batch_size, device: str, n_jobs: int | None):
         self.recipe = recipe
@@ -246,8 +251,9 @@ class _Source:
     def groups(self, samples: list[_Sample]) -> list[tuple[np.ndarray, Sequence[torch.Tensor]]]:
         """Open and preprocess samples, and group those of one shape."""
         backbone = self.recipe.backbone
-        if hasattr(backbone.preprocess, "many"):
-            return backbone.preprocess.many([sample.content for sample in samples])
+        many = getattr(backbone.preprocess, "many", None)
+        if many is not None:  # such as for texts, which are tokenised together
+            return many([sample.content for sample in samples])
         return backbone.modality.group(self._open(samples))
 
     def _open(self, samples: list[_Sample]) -> list[torch.Tensor]:
@@ -270,7 +276,7 @@ def _open(sample: _Sample, backbone: Backbone) -> torch.Tensor:
 
 
 def open_sample(sample, backbone: Backbone) -> torch.Tensor:
-    """Open one sample as its backbone wants it.
+    """Open and preprocess one sample.
 
     Parameters
     ----------
@@ -288,7 +294,7 @@ def open_sample(sample, backbone: Backbone) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _unreadable_named(samples: Sequence, start: int, backbone: Backbone):
-    """Turn the error about one sample into one that names all from its chunk on."""
+    """Replace the error of one sample by one that lists all unreadable samples."""
     try:
         yield
     except _SampleError as error:
@@ -297,7 +303,7 @@ def _unreadable_named(samples: Sequence, start: int, backbone: Backbone):
 
 
 def _problems(samples: Sequence, start: int, backbone: Backbone, known: dict) -> list[tuple]:
-    """Try samples from a position on. What failed once is named even if it passes by now."""
+    """List the samples from a position on that cannot be opened, and those that failed before."""
     problems = []
     for i in range(start, len(samples)):
         error = known[i] if i in known else _error_of(samples[i], backbone)
