@@ -13,7 +13,9 @@ from torch import nn
 
 from sktransfer import (
     FeatureStore,
+    FineTunedClassifier,
     ImagePreprocessing,
+    PretrainedClassifier,
     PretrainedFeatureExtractor,
     UnreadableSamplesError,
     load_backbone,
@@ -268,6 +270,17 @@ def test_without_memory_a_grid_search_runs_each_image_for_every_fit_and_score(co
     pipeline = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
     GridSearchCV(pipeline, {"logisticregression__C": [1, 10]}, cv=2).fit(X, y)
     assert sum(counted) == 2 * 2 * (5 + 5) + 10
+
+
+def test_one_computation_is_one_entry_whichever_estimator_asks(counted, store):
+    backbone, X = tiny_backbone(), images(6)
+    PretrainedFeatureExtractor(backbone, layer=[-1, None], memory=store).fit_transform(X)
+    assert (sum(counted), len(store)) == (6, 12)
+    PretrainedClassifier(backbone, memory=store).fit(X).predict(X)
+    FineTunedClassifier(backbone, trainable="head", max_epochs=1, memory=store).fit(X, [0, 1] * 3)
+    compute(X, backbone, pooling=None, store=store)
+    assert len(store) == 12
+    assert sum(counted) == 6 + 6 + 1  # what else ran is the head that was fine-tuned
 
 
 def test_features_that_cannot_be_stored_are_returned_with_one_warning(small_disk):
