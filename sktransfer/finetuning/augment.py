@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import xxhash
 from torchvision.transforms import v2
 
-from ..backbones import Backbone, seeded
+from ..backbones import Backbone, describe, seeded
 from ..data import SampleView, digest, open_image, read_image
 
-__all__ = ["View", "make_augment"]
+__all__ = ["FreshViews", "View", "fixed_views", "make_augment"]
 
 
 def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
@@ -104,3 +104,52 @@ def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
     if not isinstance(changed, torch.Tensor) or changed.ndim != 3:
         raise ValueError(f"augment={augment!r:.60} must return a tensor (3, h, w).")
     return changed
+
+
+def fixed_views(samples: list, augment: Callable, n_views: int) -> Iterator[list[View]]:
+    """Make fixed views of samples.
+
+    Their keys hold no seed, so that folds, candidates and processes share what is computed.
+
+    Parameters
+    ----------
+    samples : list
+    augment : callable
+    n_views : int
+        How many views of each sample there are.
+
+    Yields
+    ------
+    list of View
+        One of each sample.
+    """
+    key = describe(augment)
+    for number in range(n_views):
+        yield [View(sample, augment, f"{key}|{number}") for sample in samples]
+
+
+class FreshViews:
+    """Make views anew in each epoch and run them to the cut.
+
+    Parameters
+    ----------
+    samples : list
+    augment : callable
+    at_cut : callable
+        From samples and ``keep=False`` to activations.
+    behind : ndarray or None
+        Activations of the rows after those of the samples, which stay as they are.
+    seed : int
+    """
+
+    def __init__(self, samples: list, augment: Callable, at_cut: Callable, behind, seed: int):
+        self.samples, self.augment, self.at_cut = samples, augment, at_cut
+        self.behind, self.seed = behind, seed
+
+    def __call__(self, positions: list[int], epoch_seed: int) -> torch.Tensor:
+        n_samples, key = len(self.samples), f"{self.seed}/{epoch_seed}"
+        drawn = [i for i in positions if i < n_samples]
+        views = [View(self.samples[i], self.augment, key) for i in drawn]
+        rows = dict(zip(drawn, self.at_cut(views, keep=False), strict=True)) if views else {}
+        rows |= {i: self.behind[i - n_samples] for i in positions if i >= n_samples}
+        return torch.from_numpy(np.stack([rows[i] for i in positions]))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
-from ..backbones import Backbone, boundary, describe, penultimate, stages_of
+from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..engines import resolve_device
 from ..features import (
     BackboneEstimator,
@@ -28,21 +24,27 @@ from ..features import (
     compute_inputs,
 )
 from ..transferability import hold_out, solve_probe
-from .augment import View, make_augment
-from .callbacks import EpochProgress, KeepBest, own_copy
+from .augment import FreshViews, View, fixed_views, make_augment
+from .callbacks import KeepBest, epoch_progress
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .loop import train
 from .lr_finder import find_lr
-from .plan import TrainingPlan, check_callbacks, check_net_params, check_optimizer
-from .rows import Rows, Table
-from .tail import Tail, learned_stages
-from .tuned import TunedNetwork, bare_tail, check_head, head_inputs
+from .outputs import check_head, head_inputs
+from .plan import (
+    TrainingPlan,
+    check_callbacks,
+    check_net_params,
+    check_optimizer,
+    warn_too_few_epochs,
+)
+from .rows import Rows, Table, append_kept
+from .tail import Tail, learned_stages, restrict_rows
+from .tuned import TunedNetwork, bare_tail
 
 __all__ = ["TunedEstimator"]
 
 # What later calls of partial_fit or warm starts cannot change.
 _SETTLED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
-_FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at random
 
 
 class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
@@ -169,7 +171,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             tail, new = self._new_tail(plain[:1], seed)
         if len(new) or not self.frozen_layers_:
             start = Table(plain, index, None if kept is None else kept[0])
-            _restrict(tail, start)
+            restrict_rows(tail, start)
             if len(new):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
         valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
@@ -181,51 +183,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self, tail: Tail, rows: Rows, valid: Rows | None, seed: int, fresh_head: bool
     ) -> None:
         device = resolve_device(self.device)
-        plan = self._plan(len(rows), seed, fresh_head)
-        self._check_unfreezing(tail)
+        plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
+        warn_too_few_epochs(plan, len(learned_stages(tail)))
         if self.lr == "auto":
             plan.lr = find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
-        with self._watched() as watch:
-            plan.callbacks = [*watch, *plan.callbacks]
+        with epoch_progress(self) as progress:
+            plan.callbacks = [("progress", progress), *plan.callbacks]
             net = train(tail, rows, valid, plan, device)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
-
-    def _check_unfreezing(self, tail: Tail) -> None:
-        n_stages = len(learned_stages(tail))
-        if self.gradual_unfreezing and 0 < self.max_epochs < n_stages:
-            warnings.warn(
-                f"gradual_unfreezing=True trains one stage more each epoch: with max_epochs="
-                f"{self.max_epochs} the first {n_stages - self.max_epochs} of {n_stages} stages "
-                "stay as they are.",
-                stacklevel=2,
-            )
-
-    def _plan(self, n_rows: int, seed: int, fresh_head: bool) -> TrainingPlan:
-        batch_size = min(n_rows, 32 if self.batch_size == "auto" else self.batch_size)
-        net_params = dict(self.net_params or {})
-        more = net_params.pop("callbacks", None) or ()
-        return TrainingPlan(
-            target=self._target,
-            lr=1.0 if self.lr == "auto" else self.lr,
-            layer_decay=self.layer_decay,
-            weight_decay=self.weight_decay,
-            optimizer=self.optimizer,
-            warmup=self.warmup,
-            label_smoothing=getattr(self, "label_smoothing", 0.0),
-            clip_norm=self.clip_norm,
-            gradual_unfreezing=self.gradual_unfreezing,
-            patience=self.patience,
-            max_epochs=self.max_epochs,
-            batch_size=batch_size,
-            callbacks=[own_copy(c) for c in (*(self.callbacks or ()), *more)],
-            net_params=net_params,
-            verbose=max(0, self.verbose - 1),
-            seed=seed,
-            head_factor=_FRESH_HEAD if fresh_head else 1.0,
-        )
 
     # -- what is frozen ------------------------------------------------------------------------
 
@@ -264,37 +232,17 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
         """Gather the training rows, augmented if asked for, those kept from earlier behind."""
-        target, weight = target[index], weight[index]
-        behind = None
-        if kept is not None:
-            behind = kept[0]
-            target, weight = np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]])
+        target, weight, behind = append_kept(target[index], weight[index], kept)
         if self.augment is None:
             return Rows([Table(plain, index, behind)], target, weight)
         augment = make_augment(self.augment, self.backbone_)
         chosen = [samples[i] for i in index]
         View(chosen[0], augment, "").open()  # an error of augment's own is none of every sample
         if self.n_views is None:
-            return Rows([], target, weight, self._fresh_views(chosen, augment, behind, seed))
-        key = describe(augment)
-        # The seed is not in the views: so folds, candidates and processes share them.
-        views = [
-            self._at_cut([View(sample, augment, f"{key}|{v}") for sample in chosen])
-            for v in range(self.n_views)
-        ]
+            fresh = FreshViews(chosen, augment, self._at_cut, behind, seed)
+            return Rows([], target, weight, fresh)
+        views = map(self._at_cut, fixed_views(chosen, augment, self.n_views))
         return Rows([Table(view, behind=behind) for view in views], target, weight)
-
-    def _fresh_views(self, chosen: list, augment, behind, seed: int):
-        """Return a function from positions to activations of views made anew each epoch."""
-
-        def fresh(positions: list[int], epoch_seed: int) -> torch.Tensor:
-            drawn = [i for i in positions if i < len(chosen)]
-            views = [View(chosen[i], augment, f"{seed}/{epoch_seed}") for i in drawn]
-            parts = dict(zip(drawn, self._at_cut(views, keep=False), strict=True)) if views else {}
-            rest = {i: behind[i - len(chosen)] for i in positions if i >= len(chosen)}
-            return torch.from_numpy(np.stack([(parts | rest)[i] for i in positions]))
-
-        return fresh
 
     # -- the tail ------------------------------------------------------------------------------
 
@@ -306,7 +254,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         head = make_head(self.head, n_features, n_outputs, self.dropout, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()
         if any(source is not None for source in sources):
-            old = _last_stage(self.backbone_)
+            old = list(stages_of(self.backbone_).values())[-1]
             carry_rows(old, head, sources, len(self.backbone_.classes))
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
@@ -410,27 +358,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """Return the row of the head for each label that was learned."""
         return {}
 
-    # -- progress ------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _watched(self):
-        """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar."""
-        root = getattr(self, "_callback_fit_ctx", None)
-        open_tasks: list = []
-        with _epoch_bar(self.max_epochs, self.verbose) as advance:
-
-            def begin():
-                if root is not None:
-                    task = root.subcontext(task_name="epoch")
-                    open_tasks.append(task.call_on_fit_task_begin(estimator=self))
-
-            def end():
-                advance()
-                if open_tasks:
-                    open_tasks.pop().call_on_fit_task_end(estimator=self)
-
-            yield [("progress", EpochProgress(begin, end))]
-
     # -- pickling ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict:
@@ -449,29 +376,3 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         super().__setstate__(state)
         if network is not None:
             self._tuned = TunedNetwork.from_state(self.backbone_, network)
-
-
-def _last_stage(backbone: Backbone) -> nn.Module:
-    return list(stages_of(backbone).values())[-1]
-
-
-def _restrict(tail: Tail, rows: Table) -> None:
-    """Let a table of word vectors train only the rows that some training text uses, in place."""
-    if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
-        return
-    table = tail.body[0]
-    used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
-    tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)
-
-
-@contextlib.contextmanager
-def _epoch_bar(n_epochs: int, verbose: int):
-    """Yield a function that advances a progress bar, which is drawn for verbose=1."""
-    if verbose != 1:
-        yield lambda: None
-        return
-    from rich.progress import Progress
-
-    with Progress() as progress:
-        task = progress.add_task("training", total=n_epochs)
-        yield lambda: progress.advance(task)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import torch
@@ -18,6 +19,7 @@ __all__ = [
     "KeepBest",
     "StopOnNonFinite",
     "WarmupCosine",
+    "epoch_progress",
     "own_copy",
     "sets_learning_rate",
     "warmup_cosine",
@@ -190,3 +192,41 @@ def _mean_loss(net, rows: Rows) -> float:
     for batch in Batches(rows, net.batch_size):
         total += net.validation_step(batch)["loss"].item() * len(batch[1])
     return total / len(rows)
+
+
+@contextlib.contextmanager
+def epoch_progress(estimator) -> Iterator[EpochProgress]:
+    """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar.
+
+    Parameters
+    ----------
+    estimator : TunedEstimator
+    """
+    root = getattr(estimator, "_callback_fit_ctx", None)
+    open_tasks: list = []
+    with _epoch_bar(estimator.max_epochs, estimator.verbose) as advance:
+
+        def begin():
+            if root is not None:
+                task = root.subcontext(task_name="epoch")
+                open_tasks.append(task.call_on_fit_task_begin(estimator=estimator))
+
+        def end():
+            advance()
+            if open_tasks:
+                open_tasks.pop().call_on_fit_task_end(estimator=estimator)
+
+        yield EpochProgress(begin, end)
+
+
+@contextlib.contextmanager
+def _epoch_bar(n_epochs: int, verbose: int):
+    """Yield a function that advances a progress bar, which is drawn for verbose=1."""
+    if verbose != 1:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        task = progress.add_task("training", total=n_epochs)
+        yield lambda: progress.advance(task)

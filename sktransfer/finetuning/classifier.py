@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from numbers import Real
 
-import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..data import check_labels, check_weights, class_target
+from ..data import check_labels
 from ..features import Count, all_or_nothing
-from .base import TunedEstimator
-from .heads import grow
-from .rows import Table
-from .tail import Tail
+from .labels import LabelTraining
 
 __all__ = ["FineTunedClassifier"]
 
 
-class FineTunedClassifier(ClassifierMixin, TunedEstimator):
+class FineTunedClassifier(ClassifierMixin, LabelTraining):
     """Train a new classifier on a pretrained network, and as much of the network as you like.
 
     Parameters
@@ -166,7 +162,7 @@ default="efficientnet_lite0"
     """
 
     _parameter_constraints: dict = {
-        **TunedEstimator._parameter_constraints,
+        **LabelTraining._parameter_constraints,
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "rehearsal": [Count(0)],
@@ -317,108 +313,6 @@ default="efficientnet_lite0"
         self._learn(samples, y, sample_weight, labels, before)
         return self
 
-    def _learn(self, samples, y, sample_weight, labels: list | None, before) -> None:
-        """Encode the labels, grow the head where need be, and train.
-
-        With a list of more labels, which may be empty, others may still come.
-        """
-        y = self._find_target(samples, y, labels or (), before)
-        weight = check_weights(sample_weight, len(samples))
-        self.classes_, target = self._target.classes, self._target.encode(y)
-        tail, new = (None, ()) if before is None else self._continued(*before)
-        # A label that was only announced has a row, which nothing has taught yet.
-        seen = self._target.present(target[weight > 0])
-        earlier = set(self.classes_.tolist()) if before is None else self._seen
-        first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
-        total, kept = self._with_class_weight(target, weight, labels is not None)
-        if not (total >= 0).all() or not total.any():
-            raise ValueError("class_weight times sample_weight must not be negative, nor all zero.")
-        plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
-        self._seen = seen if before is None else self._seen | seen
-        self._keep(plain, target, weight)
-        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
-
-    def _find_target(self, samples, y, labels, before) -> np.ndarray:
-        """Set the target of this fit and return y as it was checked."""
-        earlier = None if before is None else self._target
-        self._target, y = class_target(y, len(samples), labels)
-        if earlier is not None and not self._goes_with(earlier):
-            raise ValueError(
-                f"y is {self._target.name} with {self._target.n_outputs} labels, which is not what "
-                f"this model was fitted for ({earlier.name}, {earlier.n_outputs} classes)."
-            )
-        if self._target.labels is None and self.rehearsal:
-            raise ValueError("rehearsal= keeps rows by class, which an indicator matrix has not.")
-        return y
-
-    def _goes_with(self, earlier) -> bool:
-        """Tell whether the target's outputs are those of an earlier one, or more of them."""
-        several = self._target.labels is None
-        same_number = self._target.n_outputs == earlier.n_outputs
-        return type(self._target) is type(earlier) and (same_number or not several)
-
-    def _continued(self, tail: Tail, known: np.ndarray) -> tuple[Tail, list[int]]:
-        """Copy an earlier tail, its head grown to the labels of now, and name the new rows."""
-        tail = self._copy_tail(tail)
-        sources = _sources(self.classes_.tolist(), known.tolist())
-        if sources != list(range(len(known))):
-            grow(tail.head, sources, len(known))
-        return tail, [i for i, source in enumerate(sources) if source is None]
-
-    def _carried_rows(self) -> list[int | None]:
-        if self.head_init != "auto" or self._target.labels is None:
-            return super()._carried_rows()
-        known = getattr(self.backbone_, "label_rows", {})
-        return [known.get(label) for label in self._target.labels]
-
-    def _label_rows(self) -> dict:
-        # A label that was announced and never seen has a row that says never.
-        return {k: i for i, k in enumerate(self._target.labels or ()) if k in self._seen}
-
-    def _with_class_weight(
-        self, target, weight, more_may_come: bool
-    ) -> tuple[np.ndarray, tuple | None]:
-        """Apply ``class_weight`` to the rows of this call and to those kept from earlier ones."""
-        kept = self._kept_rows()
-        if self.class_weight is None:
-            return weight, kept
-        every = target if kept is None else np.concatenate([target, kept[1]])
-        factor = self._target.class_factors(self.class_weight, every, more_may_come)
-        if kept is not None:
-            kept = (*kept[:2], kept[2] * factor[len(target) :])
-        return weight * factor[: len(target)], kept
-
-    def _kept_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Return activations, codes and weights from earlier calls that are trained again."""
-        if not self._kept:
-            return None
-        rows, weights = zip(*self._kept.values(), strict=True)
-        codes = np.searchsorted(self.classes_, list(self._kept))
-        codes = np.repeat(codes, [len(weight) for weight in weights])
-        return np.concatenate(rows), codes, np.concatenate(weights)
-
-    def _keep(self, plain: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
-        """Keep up to ``rehearsal`` activations of each class, old and new alike.
-
-        Only of rows that trained: those set aside for validation stay unseen.
-        """
-        if not self.rehearsal:
-            return
-        generator = np.random.RandomState(self._tuned.plan.seed)
-        trained = np.setdiff1d(np.flatnonzero(weight > 0), self.validation_indices_)
-        kept = dict(self._kept or {})
-        for code in np.unique(target[trained]):
-            label, rows = self.classes_[code], trained[target[trained] == code]
-            kept[label] = self._mixed(plain, weight, rows, kept.get(label), generator)
-        self._kept = dict(sorted(kept.items()))
-
-    def _mixed(self, plain, weight, rows, old, generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw some among rows of one class and those kept of it, with their weights."""
-        table = Table(plain, rows, None if old is None else old[0])
-        weights = weight[rows] if old is None else np.concatenate([weight[rows], old[1]])
-        chosen = np.sort(generator.permutation(len(table))[: self.rehearsal])
-        return table[chosen], weights[chosen]
-
     def predict_proba(self, X):
         """Give the probability of each class.
 
@@ -449,17 +343,7 @@ default="efficientnet_lite0"
         outputs = self._outputs(X)
         return self._target.decode(outputs)
 
-    def _output_names(self):
-        labels = self._target.labels  # several outputs at once are no classes
-        return None if labels is None else [str(label) for label in labels]
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _sources(labels: list, known: list) -> list[int | None]:
-    """Return the place of each label among those that were known."""
-    place = {label: i for i, label in enumerate(known)}
-    return [place.get(label) for label in labels]

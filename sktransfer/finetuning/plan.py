@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import torch
 from skorch.callbacks import Callback
 
 from ..data import Target
+from .callbacks import own_copy
 
 __all__ = [
     "OPTIMIZERS",
@@ -16,9 +18,11 @@ __all__ = [
     "check_callbacks",
     "check_net_params",
     "check_optimizer",
+    "warn_too_few_epochs",
     "without_callbacks",
 ]
 
+_FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at random
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -32,7 +36,6 @@ class TrainingPlan:
     weight_decay: float
     optimizer: str | type
     warmup: float
-    label_smoothing: float
     clip_norm: float | None
     gradual_unfreezing: bool
     patience: int | None
@@ -42,7 +45,62 @@ class TrainingPlan:
     net_params: dict
     verbose: int
     seed: int
+    label_smoothing: float = 0.0
     head_factor: float = 1.0  # on the learning rate of the head
+
+    @classmethod
+    def of(
+        cls, estimator, target: Target, n_rows: int, seed: int, fresh_head: bool
+    ) -> TrainingPlan:
+        """Read the parameters of a fine-tuned estimator.
+
+        Parameters
+        ----------
+        estimator : TunedEstimator
+            With ``lr="auto"`` the rate of the plan is 1, until it is found.
+        target : Target
+        n_rows : int
+        seed : int
+        fresh_head : bool
+            Whether the head begins at random.
+
+        Returns
+        -------
+        TrainingPlan
+        """
+        same = {field.name for field in dataclasses.fields(cls)} & set(estimator.get_params(False))
+        net_params = dict(estimator.net_params or {})
+        more = net_params.pop("callbacks", None) or ()
+        auto_lr, auto_size = estimator.lr == "auto", estimator.batch_size == "auto"
+        read = {
+            "target": target,
+            "lr": 1.0 if auto_lr else estimator.lr,
+            "batch_size": min(n_rows, 32 if auto_size else estimator.batch_size),
+            "callbacks": [own_copy(c) for c in (*(estimator.callbacks or ()), *more)],
+            "net_params": net_params,
+            "verbose": max(0, estimator.verbose - 1),
+            "seed": seed,
+            "head_factor": _FRESH_HEAD if fresh_head else 1.0,
+        }
+        return cls(**{name: getattr(estimator, name) for name in same} | read)
+
+
+def warn_too_few_epochs(plan: TrainingPlan, n_stages: int) -> None:
+    """Warn where gradual unfreezing ends before it has reached the first stage.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    n_stages : int
+        How many stages have parameters, the head included.
+    """
+    if plan.gradual_unfreezing and 0 < plan.max_epochs < n_stages:
+        warnings.warn(
+            f"gradual_unfreezing=True trains one stage more each epoch: with max_epochs="
+            f"{plan.max_epochs} the first {n_stages - plan.max_epochs} of {n_stages} stages "
+            "stay as they are.",
+            stacklevel=2,
+        )
 
 
 # What of skorch's is decided here, and by which parameter of the estimators.

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from ..data import pad_rows
 
-__all__ = ["Batches", "Rows", "Table", "as_rows", "count_batches"]
+__all__ = ["Batches", "Rows", "Table", "append_kept", "as_rows", "count_batches"]
 
 _ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may take
 
@@ -130,6 +130,27 @@ class Rows(torch.utils.data.Dataset):
         moved.views = [_tensor(view).to(device) for view in self.views]
         moved.target, moved.relative = self.target.to(device), self.relative.to(device)
         return moved
+
+
+def append_kept(target: np.ndarray, weight: np.ndarray, kept: tuple | None) -> tuple:
+    """Append targets and weights of rows that are kept from earlier calls.
+
+    Parameters
+    ----------
+    target : ndarray of shape (n,) or (n, n_outputs)
+    weight : ndarray of shape (n,)
+    kept : tuple of three ndarray, or None
+        Activations, targets and weights.
+
+    Returns
+    -------
+    target, weight : ndarray
+    behind : ndarray or None
+        The activations that are kept.
+    """
+    if kept is None:
+        return target, weight, None
+    return np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]]), kept[0]
 
 
 def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbones import seeded
 from ..engines import pool
+from .rows import Table
 
-__all__ = ["Pooling", "Tail", "copy_state", "learned_stages"]
+__all__ = ["Pooling", "Tail", "copy_state", "learned_stages", "restrict_rows"]
 
 
 class Pooling(nn.Module):
@@ -163,3 +165,19 @@ def learned_stages(tail: Tail) -> list[int]:
 
 def copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def restrict_rows(tail: Tail, rows: Table) -> None:
+    """Let a table of word vectors train only the rows that some training text uses, in place.
+
+    Parameters
+    ----------
+    tail : Tail
+    rows : Table
+        The training texts.
+    """
+    if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
+        return
+    table = tail.body[0]
+    used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
+    tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)

@@ -15,12 +15,11 @@ from skorch.history import History
 from torch import nn
 
 from ..backbones import Backbone, stages_of
-from ..data import get_modality, open_target
-from ..engines import engine_for, resolve_device
+from ..data import open_target
 from .heads import build_module, describe_module
 from .loop import make_net, tail_of
+from .outputs import run_rows
 from .plan import TrainingPlan, without_callbacks
-from .rows import as_rows
 from .tail import Tail
 
 __all__ = [
@@ -28,13 +27,10 @@ __all__ = [
     "TunedNetwork",
     "bare_tail",
     "changed_tensors",
-    "check_head",
-    "head_inputs",
     "restored_tail",
 ]
 
 _FORMAT = 1  # of the state that files hold; files of earlier formats must open
-_AT_ONCE = 1024  # rows of activations turned into outputs at a time
 
 
 class TunedNetwork:
@@ -107,7 +103,7 @@ class TunedNetwork:
         body, engines = self._once("body", lambda: (nn.Sequential(*self.tail.eval().body), {}))
         has_tokens = self.tail.masked and bool(self.tail.names)
         settings = {"has_tokens": has_tokens, "precision": precision}
-        return _run_rows(body, activations, device, engines, **settings).astype(np.float64)
+        return run_rows(body, activations, device, engines, **settings).astype(np.float64)
 
     def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:
         """Return the network as a backbone, one object until it is trained again.
@@ -340,58 +336,3 @@ def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -
     tail.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=False)
     tail.body[-1] = head
     return tail
-
-
-def _run_rows(
-    body: nn.Module,
-    activations: np.ndarray,
-    device: str,
-    engines: dict,
-    *,
-    has_tokens: bool,
-    precision: str = "float32",
-) -> np.ndarray:
-    """Run rows of activations through one stage; the engines for it are kept in a dictionary."""
-    modality = get_modality("text" if has_tokens else "array")
-    how = {"device": resolve_device(device), "modality": modality, "precision": precision}
-    engine = engine_for({"output": body}, ("output",), "none", kept=engines, **how)
-    parts = []
-    for start in range(0, len(activations), _AT_ONCE):
-        rows = as_rows(activations[start : start + _AT_ONCE])
-        rows = [row.float() if row.is_floating_point() else row for row in rows]
-        parts.append(engine.run_groups(modality.group(rows))["output"])
-    return np.concatenate(parts)
-
-
-def head_inputs(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """Run activations at the cut up to the head, as they are before training."""
-    body = nn.Sequential(*tail.eval().body[:-1])
-    has_tokens = activations.dtype == object  # rows of tokens differ in length
-    return _run_rows(body, activations, device, {}, has_tokens=has_tokens)
-
-
-@torch.no_grad()
-def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
-    """Check the number of outputs of a head on one row of activations.
-
-    Parameters
-    ----------
-    tail : Tail
-    one : ndarray of shape (1, ...) or array of one array
-    n_outputs : int
-        How many there must be.
-
-    Raises
-    ------
-    ValueError
-        If the head gives another number, or cannot take the features.
-    """
-    row = as_rows(one)[0]
-    row = row.float() if row.is_floating_point() else row
-    try:
-        output = tail.eval()(row[None])
-        n_found = output.flatten(1).shape[1]
-    except Exception as error:  # the head is a module of the user's
-        raise ValueError(f"head= cannot take the features of the network: {error}") from error
-    if n_found != n_outputs:
-        raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")

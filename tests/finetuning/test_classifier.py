@@ -34,9 +34,9 @@ from sktransfer.backbones.stages import stages_of
 from sktransfer.data import ClassTarget
 from sktransfer.features.compute import compute_inputs
 from sktransfer.finetuning.callbacks import warmup_cosine
+from sktransfer.finetuning.outputs import head_inputs
 from sktransfer.finetuning.rows import Batches, Rows, Table
 from sktransfer.finetuning.tail import Pooling, Tail
-from sktransfer.finetuning.tuned import head_inputs
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import network
 from tests.support import Vectors, run_python
