@@ -30,7 +30,7 @@ __all__ = [
     "restored_tail",
 ]
 
-_FORMAT = 1  # of the state that files hold; files of earlier formats must open
+FORMAT = 1  # of the state that files hold; files of earlier formats must open
 
 
 class TunedNetwork:
@@ -165,7 +165,7 @@ class TunedNetwork:
         head = describe_module(self.tail.head)
         weights = {} if isinstance(head, nn.Module) else self.tail.head.state_dict()
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "frozen": self.frozen,
             "trained": self.tail.names,
             "settings": {
@@ -198,10 +198,10 @@ class TunedNetwork:
         ValueError
             If a later version wrote the state.
         """
-        if state["format"] > _FORMAT:
+        if state["format"] > FORMAT:
             raise ValueError(
                 f"The file holds a tuned network in format {state['format']}; this version of "
-                f"sktransfer reads formats up to {_FORMAT}: install a later version."
+                f"sktransfer reads formats up to {FORMAT}: install a later version."
             )
         head = build_module(state["head"])
         if state["weights"]:
