@@ -1,4 +1,4 @@
-"""The one check of targets and sample weights, for every public function that takes them."""
+"""Check targets and sample weights, for every public function that takes them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _check_one_column(y: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_target(y, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
-    """Check that a target has a value for every sample, before it is known what the values are.
+    """Check that a target has a value for every sample, whatever the task is.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def check_target(y, n_samples: int | None = None, *, name: str = "y") -> np.ndar
     """
     if y is None:
         raise ValueError(f"This requires {name} to be passed, but the target {name} is None.")
-    # numpy turns [1.0, NaN] into floats, but ["a", NaN] into texts, where NaN is "nan".
+    # In the array that numpy makes of ["a", NaN], NaN is the string "nan".
     raw = _as_raw(y)
     _check_present(raw, np.ma.getmaskarray(y) if np.ma.isMaskedArray(y) else None, name)
     array = naming(name, _as_array, raw, y)
@@ -90,25 +90,25 @@ def check_target(y, n_samples: int | None = None, *, name: str = "y") -> np.ndar
 
 
 def _as_raw(y) -> np.ndarray:
-    """Convert to an array without a loss: to objects, unless the type of the elements is known."""
+    """Convert to an array of objects, unless the type of the elements is known."""
     if issparse(y):
         return y.toarray()
-    if isinstance(y, np.ndarray) and y.dtype.kind != "T":  # numpy's texts of variable width
+    if isinstance(y, np.ndarray) and y.dtype.kind != "T":  # strings of variable width
         return np.asarray(y)
     return np.asarray(y, dtype=object)
 
 
 def _as_array(raw: np.ndarray, y) -> np.ndarray:
-    """Convert to the type that numpy finds for a complete target."""
+    """Convert a complete target to the type that numpy infers."""
     if raw.dtype != object:
         return raw
     if len({isinstance(label, str) for label in raw.flat}) > 1:
-        raise ValueError("texts and values of other types are mixed. Give labels of one type.")
+        raise ValueError("strings and values of other types are mixed. Give labels of one type.")
     return raw if isinstance(y, np.ndarray) else np.asarray(y)
 
 
 def _check_present(raw: np.ndarray, mask: np.ndarray | None, name: str) -> None:
-    """Refuse missing values, by the place of the first."""
+    """Raise an error that names the first missing value and its position."""
     missing = _is_missing(raw) if mask is None else _is_missing(raw) | mask
     if missing.any():
         at = tuple(np.argwhere(missing)[0])
@@ -120,7 +120,7 @@ def _check_present(raw: np.ndarray, mask: np.ndarray | None, name: str) -> None:
 
 
 def _is_missing(raw: np.ndarray) -> np.ndarray:
-    """Tell which values are None, NaN, NaT or pandas' NA."""
+    """Return which values are None, NaN, NaT or pandas' NA, as a boolean mask."""
     if raw.dtype.kind in "fcmM":
         return np.isnat(raw) if raw.dtype.kind in "mM" else np.isnan(raw)
     if raw.dtype != object:
@@ -132,9 +132,9 @@ def _is_missing(raw: np.ndarray) -> np.ndarray:
 def _is_missing_label(label) -> bool:
     try:
         return label is None or bool(label != label)
-    except TypeError:  # pandas' NA is neither equal nor unequal to anything
+    except TypeError:  # comparisons with pandas' NA have no truth value
         return True
-    except ValueError:  # several labels in one, which the check of the shape refuses
+    except ValueError:  # an array as a label, which is refused by its shape
         return False
 
 

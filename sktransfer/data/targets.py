@@ -1,4 +1,4 @@
-"""Targets: what distinguishes one task from another, as an object for each. No torch."""
+"""Targets: an object for each task, which encodes y and decodes the outputs of a network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def find_task(y, task: str) -> str:
-    """Distinguish labels from numbers to regress on.
+    """Return whether y holds labels or numbers to regress on.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def encode_target(y, task: str = "auto", n_samples: int | None = None) -> np.nda
 
 
 def _look_like_numbers(y: np.ndarray) -> bool:
-    """Tell whether labels are many whole numbers with gaps, few samples each."""
+    """Return whether labels are many whole numbers with gaps and few samples each."""
     if y.dtype.kind not in "iuf":
         return False
     n_labels = len(np.unique(y))
@@ -97,12 +97,12 @@ def _look_like_numbers(y: np.ndarray) -> bool:
 
 
 def is_numbers(y: np.ndarray) -> bool:
-    """Tell whether :func:`encode_target` made numbers, and not codes, of a target."""
+    """Return whether an encoded target holds numbers (floats) and not codes (integers)."""
     return y.dtype.kind == "f"
 
 
 class Target:
-    """What distinguishes one task from another: how y is encoded and what outputs mean.
+    """Base of the objects that encode y and decode outputs, one for each task.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ def make_folds(y: np.ndarray, n_folds: int, random_state=None) -> list[tuple]:
     """
     maker = KFold if is_numbers(y) else StratifiedKFold
     splitter = maker(n_folds, shuffle=True, random_state=random_state)
-    with warnings.catch_warnings():  # callers say what happens to such a class
+    with warnings.catch_warnings():  # the docstring says what happens to such a class
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         return list(splitter.split(np.empty((len(y), 0)), y))
 
@@ -69,8 +69,8 @@ def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray,
     ample = np.flatnonzero(counts >= 3)
     if len(np.unique(y[ample])) < min(2, len(np.unique(y))):
         return []
-    # Each class keeps its share in every fold. Leaving out one sample makes its class the rarest,
-    # so that a model which knows nothing is never right.
+    # Not leave-one-out: without a sample its class is rarer than the others, so that a model which
+    # always predicts the largest class is never right.
     return make_folds(y, min(n_folds, counts[ample].min()), seed)
 
 
@@ -140,9 +140,9 @@ def hold_out(
     Parameters
     ----------
     strata : ndarray of shape (n_samples,)
-        The group of each row; each keeps one row to train on.
+        The group of each row. One row of each group is not held out.
     weight : ndarray of shape (n_samples,)
-        Rows of no weight are not held out: they could tell nothing there.
+        Rows of weight 0 are not held out, since they would not count there.
     fraction : float
         Of the rows with a weight, to be held out.
     seed : int
@@ -157,12 +157,12 @@ def hold_out(
     groups = strata[rows]
     rest = np.setdiff1d(np.arange(len(rows)), np.unique(groups, return_index=True)[1])
     rest = rest[np.argsort(groups[rest], kind="stable")]  # group by group
-    # Every k-th row of these is each group's share, rounded up or down.
+    # Every k-th of these rows is held out, so that each group has its share, rounded.
     n_held = min(round(len(rows) * fraction), len(rest))
     if fraction and n_held == 0 and len(rows) > 1:
         warnings.warn(
-            f"validation_fraction={fraction} of {len(rows)} rows, one of each class aside, is no "
-            "row: all of them train.",
+            f"validation_fraction={fraction} of {len(rows)} rows, without one row of each class, "
+            "is no row: all rows are used for training.",
             stacklevel=2,
         )
     chosen = (np.arange(n_held) + 0.5) * len(rest) / max(n_held, 1)
@@ -171,7 +171,7 @@ def hold_out(
 
 
 def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
-    """Choose up to n rows, as many of each class as its share but five at least, sorted.
+    """Choose up to n rows, stratified, with at least five of each class that has them.
 
     Parameters
     ----------
@@ -183,14 +183,16 @@ def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
     Returns
     -------
     ndarray of int
+        Ascending. ``StratifiedShuffleSplit`` draws no row of a rare class and refuses classes of
+        one sample.
     """
     if len(y) <= n:
         return np.arange(len(y))
     shuffled = check_random_state(random_state).permutation(len(y))
     if is_numbers(y):
         return np.sort(shuffled[:n])
-    # In the order of the share of its class that each row completes, every class is drawn evenly.
-    # A class that is rare among very many would have no row; what is rare matters most.
+    # The i-th row of a class of size m has the position (i + 0.5) / m: the first n rows in the
+    # order of these are stratified. The first five rows of a class precede all others.
     codes = np.unique(y, return_inverse=True)[1][shuffled]
     place, counts = np.empty(len(y)), np.bincount(codes)
     first = min(_FEWEST_DRAWN, n // len(counts))

@@ -1186,7 +1186,7 @@ def test_only_rows_that_begin_at_random_learn_faster(data):
 
 def test_a_share_of_rows_that_classes_need_is_told(data):
     model = FineTunedClassifier(load_backbone(network()), validation_fraction=0.5, max_epochs=0)
-    with pytest.warns(UserWarning, match="one of each class aside, is no row"):
+    with pytest.warns(UserWarning, match="without one row of each class, is no row"):
         model.fit(data[0][:3], ["a", "b", "c"])
 
 
