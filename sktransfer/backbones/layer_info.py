@@ -98,10 +98,15 @@ def inspect_layers(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerIn
 def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
     try:
         expected = backbone.module(probe.clone())  # a network may change its input
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
-        if backbone.native_shape is None:
-            raise
-        raise ValueError(_unfit_size(backbone, error)) from error
+        if backbone.native_shape is not None:
+            raise ValueError(_unfit_size(backbone, error)) from error
+        raise ValueError(
+            f"backbone {backbone.name!r} does not take samples of shape {tuple(probe.shape[1:])}: "
+            f"{error!s:.200}"
+        ) from error
     pair = torch.cat([probe, _another_sample(probe)])
     _check_output(backbone, expected, backbone.module(pair.clone()))
     alone, both = (_run_stages(backbone, x) for x in (probe, pair))

@@ -90,7 +90,7 @@ def is_single_classifier(backbone: Backbone) -> bool:
     return backbone.classes is not None and len(stages_of(backbone)) == 1
 
 
-def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
+def resolve_layer(backbone: Backbone, layer: str | int | None, *, parameter: str = "layer") -> str:
     """Find the layer that is meant.
 
     Parameters
@@ -100,6 +100,8 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
         A name of :func:`list_layers`, the name of a module that ends at such a place
         ("layer4" is the output of its last block), a position among the layers (-1 is the
         output), or None for the penultimate layer.
+    parameter : str, default="layer"
+        The name that errors give the argument.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
     if isinstance(layer, Integral):
         if not -len(names) <= layer < len(names):
             raise ValueError(
-                f"layer={layer}: backbone {backbone.name!r} has {len(names)} layers, "
+                f"{parameter}={layer}: backbone {backbone.name!r} has {len(names)} layers, "
                 f"{-len(names)} to {len(names) - 1}."
             )
         return names[layer]
@@ -136,7 +138,7 @@ def resolve_layer(backbone: Backbone, layer: str | int | None) -> str:
     within = [name for name in names if name.startswith(f"{layer}.")]
     if within and layer not in cut.obstacles:
         return within[-1]
-    raise ValueError(_unknown_layer(backbone, str(layer), names))
+    raise ValueError(_unknown_layer(backbone, parameter, str(layer), names))
 
 
 def _warn_single_classifier(backbone: Backbone) -> None:
@@ -150,18 +152,18 @@ def _warn_single_classifier(backbone: Backbone) -> None:
         )
 
 
-def _unknown_layer(backbone: Backbone, layer: str, names: list[str]) -> str:
+def _unknown_layer(backbone: Backbone, parameter: str, layer: str, names: list[str]) -> str:
     cut = cut_of(backbone)
     if cut.why_single:
         return (
-            f"layer={layer!r}: backbone {backbone.name!r} could not be cut ({cut.why_single}). "
-            f"Give its parts as load_backbone(module, stages=[…]); until then {names[0]!r} "
-            "is its only layer."
+            f"{parameter}={layer!r}: backbone {backbone.name!r} could not be cut "
+            f"({cut.why_single}). Give its parts as load_backbone(module, stages=[…]); until then "
+            f"{names[0]!r} is its only layer."
         )
     near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
     why = f": {cut.obstacles[layer]}" if layer in cut.obstacles else ""
     return (
-        f"layer={layer!r} is not a place where backbone {backbone.name!r} can be cut{why}. "
+        f"{parameter}={layer!r} is not a place where backbone {backbone.name!r} can be cut{why}. "
         f"Nearest: {near}; all: sktransfer.list_layers({backbone.name!r})."
     )
 
@@ -202,7 +204,7 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
     if trainable == "head":
         return top
     if isinstance(trainable, str):
-        position = names.index(resolve_layer(backbone, trainable))
+        position = names.index(resolve_layer(backbone, trainable, parameter="trainable"))
         if position >= top:
             raise ValueError(
                 f"trainable={trainable!r} belongs to the head; below are {names[:top]}"

@@ -63,8 +63,7 @@ def pool(
     if is_channels_last(tuple(activation.shape[1:]), square):
         activation = activation.movedim(-1, 1)
     if callable(pooling):
-        # A copy: it may work in place, and the next stage is given the same.
-        return torch.as_tensor(pooling(activation.clone())).flatten(1)
+        return _call_pooling(pooling, activation)
     if activation.ndim == 2:
         return activation
     return _BY_NAME[pooling](activation, masked)
@@ -134,3 +133,17 @@ _BY_NAME: dict[str, Callable[[torch.Tensor, bool], torch.Tensor]] = {
     "cls": _first_token,
 }
 POOLINGS = tuple(_BY_NAME)
+
+
+def _call_pooling(pooling: Callable, activation: torch.Tensor) -> torch.Tensor:
+    """Call a function that the user gives as pooling."""
+    try:
+        # A copy: it may work in place, and the next stage is given the same.
+        return torch.as_tensor(pooling(activation.clone())).flatten(1)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # it may raise anything
+        shape = tuple(activation.shape)
+        raise ValueError(
+            f"pooling={pooling!r:.80} failed on an activation of shape {shape}: {error}"
+        ) from error
