@@ -22,7 +22,7 @@ class ArrayModality(Modality):
         if hasattr(X, "detach"):  # a tensor
             X = X.detach().cpu().numpy()
         if np.ma.isMaskedArray(X):
-            X = _unmasked(X)
+            X = plain_array(X, "X")
         return validate(X, dtype=np.float32, allow_nd=True)
 
     def digest(self, sample: np.ndarray) -> bytes:
@@ -31,13 +31,6 @@ class ArrayModality(Modality):
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = True
         input_tags.three_d_array = input_tags.string = False
-
-
-def _unmasked(X: np.ma.MaskedArray) -> np.ndarray:
-    try:
-        return plain_array(X)
-    except ValueError as error:
-        raise ValueError(f"X is {error}.") from None
 
 
 register_modality(ArrayModality())

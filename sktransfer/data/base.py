@@ -1,4 +1,4 @@
-"""Modalities and what they share: containers of samples, errors that name samples, digests."""
+"""The base class of modalities, containers of samples, and the error for unreadable samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH_ON_ACCELERATOR = 256  # a larger batch is no faster
 
 
 class UnreadableSamplesError(ValueError):
-    """Some samples could not be read; the message names each, up to ten, and why.
+    """Raised if samples cannot be read. The message lists up to ten of them with the causes.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class UnreadableSamplesError(ValueError):
         return type(self), (self.problems,)
 
     def among(self, rows) -> UnreadableSamplesError:
-        """Return the same error with the positions that samples had before some were taken.
+        """Return the error with positions in the list from which the samples were selected.
 
         Parameters
         ----------
         rows : sequence of int
-            Which were taken.
+            Positions of the selected samples in that list.
 
         Returns
         -------
@@ -77,12 +77,12 @@ def _reason(why: Exception) -> str:
 
 
 class SampleView(abc.ABC):
-    """A sample derived from another, such as an augmented image."""
+    """A sample computed from another one, such as an augmented image."""
 
     @property
     @abc.abstractmethod
     def bytes_read(self) -> int:
-        """Bytes of the file that :meth:`read` has brought into memory; 0 before."""
+        """Number of bytes that :meth:`read` has read from a file."""
 
     @abc.abstractmethod
     def read(self) -> SampleView:
@@ -90,37 +90,38 @@ class SampleView(abc.ABC):
 
     @abc.abstractmethod
     def digest(self) -> bytes:
-        """Return 16 bytes that two views share only if they are the same."""
+        """Return 16 bytes that are equal only for equal views."""
 
     @abc.abstractmethod
     def open(self):
-        """Return what the preprocessing takes."""
+        """Return the input of the preprocessing."""
 
 
 class Modality:
-    """What one raw sample is: how to check X, and how to digest, open and group samples.
+    """Definition of a type of samples: how to check X, and how to digest, open and group samples.
 
-    A subclass sets ``name`` and defines :meth:`check`, :meth:`digest` and, where a sample is not
-    yet what a preprocessing takes, :meth:`open`. :func:`register_modality` makes it known by its
-    name. A modality has no state, and its methods may be called from several threads.
+    A subclass sets ``name`` and defines :meth:`check` and :meth:`digest`. It defines :meth:`open`
+    if the input of the preprocessing is not the sample itself. :func:`register_modality` registers
+    an instance under its name. A modality has no state; its methods may be called in several
+    threads.
 
     Attributes
     ----------
     name : str
-        What ``load_backbone(module, modality=...)`` and cache keys call it.
-    noun : str
-        What messages call several samples.
-    chunk_size : int
-        Samples that are opened, computed and stored at a time.
-    batch_size : int
-        The most samples that a CPU runs at a time; more are no faster.
-    has_tokens : bool
+        The name for ``load_backbone(module, modality=...)``.
+    noun : str, default="samples"
+        The plural noun for samples in messages.
+    chunk_size : int, default=128
+        Number of samples that are opened, computed and stored at a time.
+    batch_size : int, default=64
+        Largest batch on a CPU.
+    has_tokens : bool, default=False
         Whether a preprocessed sample is a sequence of tokens. Then samples differ in length,
-        zeros are padding, and pooling skips positions that hold only zeros.
-    is_hashable : bool
-        Whether samples can be keys of a dictionary, so that equal ones are found without a digest.
-    takes_augment : bool
-        Whether ``augment`` applies: opened samples are images ``(height, width, 3)``.
+        zeros are padding, and pooling ignores positions that contain only zeros.
+    is_hashable : bool, default=False
+        Whether samples can be keys of a dictionary. Equal samples are then found without digests.
+    takes_augment : bool, default=False
+        Whether ``augment`` can be used: opened samples are images ``(height, width, 3)``.
 
     Examples
     --------
@@ -148,26 +149,32 @@ class Modality:
     takes_augment: bool = False
 
     def check(self, X, *, image_shape=None, validate: Callable = check_array):
-        """Bring X into a list or an array of samples, and refuse what is no list of samples.
+        """Convert X to a list or an array of samples.
 
         Parameters
         ----------
         X : object
-            As a user passes it.
+            The argument of ``fit`` or ``transform``.
         image_shape : tuple of int, default=None
-            The estimator's parameter of this name.
+            The parameter of the estimator.
         validate : callable, default=sklearn.utils.check_array
-            Checks a table of numbers. An estimator passes its own, which counts features too.
+            Checks a numeric table. An estimator passes ``validate_data``, which also checks the
+            number of features.
 
         Returns
         -------
         list or ndarray
             One entry for each sample.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a list or an array of samples of this type.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no check.")
 
     def read(self, sample):
-        """Return the sample with the content of its file in memory, so that it is read once.
+        """Read a sample into memory if it is the name of a file.
 
         Parameters
         ----------
@@ -176,13 +183,13 @@ class Modality:
         Returns
         -------
         object
-            What :meth:`digest` and :meth:`open` take; a large one has an attribute
-            ``bytes_read``.
+            An argument of :meth:`digest` and :meth:`open`. The attribute ``bytes_read``, if there
+            is one, is the number of bytes read. By default, the sample itself.
         """
         return sample
 
     def digest(self, sample) -> bytes:
-        """Return 16 bytes that two samples share only if they are the same.
+        """Return a digest of a sample: 16 bytes that are equal only for equal samples.
 
         Parameters
         ----------
@@ -195,7 +202,7 @@ class Modality:
         raise NotImplementedError(f"{type(self).__name__} defines no digest.")
 
     def open(self, sample):
-        """Return what the preprocessing of a backbone takes.
+        """Return the input of the preprocessing of a backbone.
 
         Parameters
         ----------
@@ -204,12 +211,12 @@ class Modality:
         Returns
         -------
         object
-            By default the sample itself.
+            By default, the sample itself.
         """
         return sample
 
     def for_transform(self, opened):
-        """Return what a user's own transform takes, given an opened sample.
+        """Convert an opened sample to the input of a transform given by a user.
 
         Parameters
         ----------
@@ -219,12 +226,12 @@ class Modality:
         Returns
         -------
         object
-            By default the opened sample itself.
+            By default, the opened sample itself.
         """
         return opened
 
     def group(self, tensors: Sequence) -> list[tuple[np.ndarray, Sequence]]:
-        """Group preprocessed samples of one shape, which can run as one batch.
+        """Group preprocessed samples by shape.
 
         Parameters
         ----------
@@ -234,7 +241,7 @@ class Modality:
         Returns
         -------
         list of (ndarray of int, sequence of Tensor)
-            Positions of the samples of one shape, and these.
+            For each shape, the positions of the samples, and the samples.
 
         Raises
         ------
@@ -247,17 +254,17 @@ class Modality:
         if len(places) > 1 and not self.has_tokens:
             raise ValueError(
                 f"The preprocessing returns tensors of different shapes, {sorted(places)[:3]}; a "
-                "network needs one shape: add a resize and a crop to it."
+                "network needs one shape: for images, add a resize and a crop to it."
             )
         return [(np.array(rows), [tensors[i] for i in rows]) for rows in places.values()]
 
     def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
-        """Return how many samples of a shape to run at a time at most.
+        """Return the largest batch for samples of one shape.
 
         Parameters
         ----------
         shape : tuple of int
-            Of one preprocessed sample.
+            Shape of one preprocessed sample.
         on_cpu : bool
 
         Returns
@@ -267,13 +274,13 @@ class Modality:
         return self.batch_size if on_cpu else _BATCH_ON_ACCELERATOR
 
     def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator):
-        """Return samples of noise, or None where there is no such thing.
+        """Return samples of noise, or None if the modality defines none.
 
         Parameters
         ----------
         n : int
         shape : tuple of int
-            Of one preprocessed sample.
+            Shape of one preprocessed sample.
         rng : numpy.random.Generator
 
         Returns
@@ -283,14 +290,14 @@ class Modality:
         return None
 
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:
-        """Set scikit-learn's tags of what X may be.
+        """Set the tags of scikit-learn for the types of X.
 
         Parameters
         ----------
         input_tags : sklearn.utils.InputTags
             Changed in place.
         from_table : bool, default=False
-            Whether X is a table with one flattened sample a row.
+            Whether X is a table with one flattened sample in each row.
         """
         input_tags.two_d_array = from_table
         input_tags.three_d_array = input_tags.string = not from_table
@@ -303,22 +310,22 @@ _MODALITIES: dict[str, Modality] = {}
 
 
 def register_modality(modality: Modality) -> Modality:
-    """Make a modality known by its name.
+    """Register a modality under its name.
 
     Parameters
     ----------
     modality : Modality
-        One of the same name is replaced.
+        It replaces a registered modality of the same name.
 
     Returns
     -------
     Modality
-        The same.
+        The argument.
 
     Raises
     ------
     TypeError
-        If it is no instance of :class:`Modality` or has no name.
+        If it is not an instance of :class:`Modality` or has no name.
     """
     if not isinstance(modality, Modality) or not isinstance(getattr(modality, "name", None), str):
         raise TypeError(f"modality: an instance of Modality with a name, got {modality!r}")
@@ -327,12 +334,12 @@ def register_modality(modality: Modality) -> Modality:
 
 
 def get_modality(modality: str | Modality) -> Modality:
-    """Find a modality by its name.
+    """Return the modality with a name.
 
     Parameters
     ----------
     modality : str or Modality
-        A modality is returned as it is.
+        A modality is returned unchanged.
 
     Returns
     -------
@@ -354,18 +361,22 @@ def get_modality(modality: str | Modality) -> Modality:
 
 
 def unwrap_column(X):
-    """Take the one column of a table, or an array of another library, out of its container.
+    """Convert the single column of a table, or an array of another library.
 
     Parameters
     ----------
     X : object
-        Series and tables of pandas and polars, arrays and tables of pyarrow; anything else is
-        returned as it is.
+        Series and tables of pandas and polars, arrays and tables of pyarrow. Other objects are
+        returned unchanged.
 
     Returns
     -------
-    object
-        An ndarray or a list where X was one of these.
+    ndarray, list or object
+
+    Raises
+    ------
+    ValueError
+        If a table of pyarrow has not one column.
     """
     if hasattr(X, "to_numpy_ndarray"):  # pyarrow's arrays of tensors
         return X.to_numpy_ndarray()
@@ -378,12 +389,14 @@ def unwrap_column(X):
     return X.to_numpy() if hasattr(X, "columns") or hasattr(X, "to_numpy") else X
 
 
-def plain_array(array: np.ndarray) -> np.ndarray:
-    """Return the ndarray behind an instance of a subclass, such as ``np.matrix``.
+def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
+    """Convert an instance of a subclass of ndarray, such as ``np.matrix``, to an ndarray.
 
     Parameters
     ----------
     array : ndarray
+    name : str, default="the array"
+        The subject of the error message.
 
     Returns
     -------
@@ -392,18 +405,18 @@ def plain_array(array: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If values of a masked array are masked.
+        If the array is a masked array with masked values.
     """
     if np.ma.is_masked(array):
-        raise ValueError("a masked array with masked values: fill them first, with filled(value)")
+        raise ValueError(f"{name} has masked values: replace them first with filled(value)")
     return np.asarray(array)
 
 
 def digest_array(array: np.ndarray) -> bytes:
-    """Hash type, shape and numbers of an array.
+    """Return a digest of the type, shape and values of an array.
 
-    xxh3 takes 6 µs for a 224 x 224 image where SHA-256 takes 84; it is no defence against
-    someone who builds collisions on purpose, and a feature store needs none.
+    The hash is xxh3, which takes 6 µs for an image of 224 x 224 pixels; SHA-256 takes 84 µs. It is
+    not secure against intended collisions, which a feature store does not need.
 
     Parameters
     ----------
@@ -420,12 +433,12 @@ def digest_array(array: np.ndarray) -> bytes:
 
 @contextlib.contextmanager
 def named_among(rows):
-    """Let an error about samples that were taken name them by their positions among all.
+    """Change the positions in an error about selected samples to those among all samples.
 
     Parameters
     ----------
     rows : sequence of int
-        Which were taken.
+        Positions of the selected samples.
     """
     try:
         yield
@@ -434,7 +447,7 @@ def named_among(rows):
 
 
 def take(samples: Sequence, rows) -> Sequence:
-    """Choose samples by position.
+    """Select samples by position.
 
     Parameters
     ----------
@@ -444,7 +457,7 @@ def take(samples: Sequence, rows) -> Sequence:
     Returns
     -------
     ndarray or list
-        The same type.
+        Of the same type as ``samples``.
     """
     if isinstance(samples, np.ndarray):
         return samples[rows]

@@ -26,27 +26,27 @@ from .base import (
 
 __all__ = ["ImageModality", "as_samples", "digest", "open_image", "read_image"]
 
-# An image file is at most this many times the limit of pixels long: what the largest pixels that
-# Pillow reads, 16-bit RGBA, take without compression.
+# Limit on the bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit
+# RGBA without compression, the largest that Pillow reads.
 _BYTES_PER_PIXEL = 8
 _STRIP = 2**22  # pixels of an image that are converted at a time
 
 
 class ImageModality(Modality):
-    """Images: paths of files, PIL images, arrays and tensors.
+    """Images: names of files, PIL images, arrays and tensors.
 
     Notes
     -----
-    A file may announce many more pixels than it has bytes. The limit is Pillow's own,
-    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million pixels unless you set it; None for no limit), read
-    at each image and compared with the header before anything is decoded. Pillow warns above it
-    and refuses twice as many; here, more than the limit is an error. A file of more than eight
-    bytes for each pixel of the limit is refused before it is read, as are pipes and devices.
+    A small file can contain an image that fills the memory when it is decoded. An image with more
+    pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million by default; None for no limit) is
+    refused. The limit is read for each image and compared with the header of the file, before the
+    pixels are decoded. Pillow itself warns above the limit and refuses twice as many pixels. Files
+    with more than eight bytes for each pixel of the limit, pipes and devices are not read.
     """
 
     name = "image"
     noun = "images"
-    # A batch of more is no faster on a CPU, and a single sample pays for a whole one.
+    # Larger batches are not faster on a CPU.
     batch_size = 4
     takes_augment = True
 
@@ -58,7 +58,7 @@ class ImageModality(Modality):
             X = validate(X, dtype=None)
         except ValueError as error:
             raise ValueError(
-                f"image_shape={shape} takes a table with one flattened image a row: {error}"
+                f"image_shape={shape} needs a table with one flattened image in each row: {error}"
             ) from error
         return as_samples(X, shape)
 
@@ -82,7 +82,7 @@ class ImageModality(Modality):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _ImageFile:
-    """An image file whose bytes were read once, so that digest and image are of the same bytes."""
+    """The content of an image file: the digest and the pixels come from the same bytes."""
 
     path: str | os.PathLike
     content: bytes
@@ -110,7 +110,7 @@ def check_image_shape(image_shape) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If these are not two or three positive numbers, or not 1, 3 or 4 channels.
+        If it has not two or three positive integers, or not 1, 3 or 4 channels.
     """
     shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shape)
@@ -124,55 +124,53 @@ def check_image_shape(image_shape) -> tuple[int, ...]:
 
 
 def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
-    """Bring images in any container into a list, without opening any.
+    """Convert a container of images to a list, without opening the images.
 
     Parameters
     ----------
     X : list, array, tensor, Series or DataFrame with one column
         Paths, PIL images, arrays ``(h, w)`` or ``(h, w, channels)``, tensors
         ``(channels, h, w)``; or one array of images of one size; or, with ``image_shape``,
-        a table with one flattened image a row.
+        a table with one flattened image in each row.
     image_shape : tuple of int, default=None
         ``(h, w)`` or ``(h, w, channels)`` of each row of a table.
 
     Returns
     -------
     list
-        One entry a sample, as it came.
+        The images, unchanged.
 
     Raises
     ------
     ValueError, TypeError
-        If X is a single sample, is empty or has a shape that is no list of images.
+        If X is a single image, is empty, or is neither a list of images nor an array with the
+        shape of several images.
     """
     if isinstance(X, str | os.PathLike | Image.Image):
-        raise TypeError(f"Expected a list of samples, got one sample: {_label(X)}. Put it in [ ].")
+        raise _single(X)
     X = _tensor_to_array(X) if _is_tensor(X) else unwrap_column(X)
     if isinstance(X, np.ndarray):
-        samples = _split_array(_unmasked(X), image_shape)
+        samples = _split_array(plain_array(X, "X"), image_shape)
     elif isinstance(X, Sequence):
         samples = [_reshape(sample, image_shape) for sample in X]
     else:
-        raise TypeError(f"Expected a list, an array or a column of samples, got {type(X)}.")
+        raise TypeError(f"X must be a list, an array or a column of images, got {type(X)}.")
     if not samples:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     return samples
 
 
+def _single(X) -> TypeError:
+    return TypeError(f"X must be a list of images, got one image: {_label(X)}. Pass [image].")
+
+
 def _tensor_to_array(X) -> np.ndarray:
-    if X.ndim == 3 and len(X) in (3, 4):  # (channels, h, w) as far as anyone can tell
+    if X.ndim == 3 and len(X) in (3, 4):  # probably (channels, h, w)
         raise TypeError(
-            f"A tensor {tuple(X.shape)} is one sample or {len(X)} grey ones: give a batch "
-            "(n, channels, h, w), with [None] before one image or [:, None] for grey ones."
+            f"X is a tensor of shape {tuple(X.shape)}, which may be one image or {len(X)} "
+            "greyscale images. Pass X[None] for one image, or X[:, None] for greyscale images."
         )
     return _tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
-
-
-def _unmasked(X: np.ndarray) -> np.ndarray:
-    try:
-        return plain_array(X)
-    except ValueError as error:
-        raise ValueError(f"X is {error}.") from None
 
 
 def _is_tensor(X) -> bool:
@@ -180,7 +178,7 @@ def _is_tensor(X) -> bool:
 
 
 def _tensor_to_images(X) -> np.ndarray:
-    """Move the channels of a tensor ``(…, channels, h, w)`` to the end, as arrays have them."""
+    """Convert a tensor ``(…, channels, h, w)`` to an array ``(…, h, w, channels)``."""
     array = X.detach().cpu().numpy()
     return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
 
@@ -193,13 +191,13 @@ def _split_array(X: np.ndarray, image_shape) -> list:
     if X.ndim == 2 and image_shape is not None:
         return [_reshape(row, image_shape) for row in X]
     if X.ndim == 3 and X.shape[-1] in (3, 4):
-        raise TypeError(f"Expected a list of samples, got one sample: {_label(X)}. Put it in [ ].")
+        raise _single(X)
     if X.ndim == 3 or (X.ndim == 4 and X.shape[-1] in (1, 3, 4)):
         return list(X)
     raise ValueError(
-        f"An array of shape {X.shape} and dtype {X.dtype} is no list of images. Images are "
-        "(n, h, w) or (n, h, w, channels), torch tensors (n, channels, h, w); flattened rows "
-        "need image_shape=(h, w) or (h, w, channels); a table of paths must have one column."
+        f"X has the shape {X.shape} and the dtype {X.dtype}. Images have the shape (n, h, w) or "
+        "(n, h, w, channels), or (n, channels, h, w) as a torch tensor. Flattened images need "
+        "image_shape=(h, w) or (h, w, channels). A table of file names must have one column."
     )
 
 
@@ -208,8 +206,8 @@ def _reshape(sample, image_shape):
         return sample
     if sample.size != np.prod(image_shape):
         raise ValueError(
-            f"A row of {sample.size} numbers is no image of image_shape={tuple(image_shape)} "
-            f"({np.prod(image_shape)} numbers)."
+            f"A row of X has {sample.size} values, but image_shape={tuple(image_shape)} needs "
+            f"{np.prod(image_shape)}."
         )
     return sample.reshape(image_shape)
 
@@ -218,7 +216,7 @@ def _reshape(sample, image_shape):
 
 
 def read_image(sample):
-    """Read the file of a sample, if it is one, into memory.
+    """Read a sample into memory if it is the name of a file.
 
     Parameters
     ----------
@@ -227,13 +225,12 @@ def read_image(sample):
     Returns
     -------
     object
-        What :func:`digest` and :func:`open_image` take; a sample that is no file is returned as
-        it is.
+        An argument of :func:`digest` and :func:`open_image`. Other samples are returned unchanged.
 
     Raises
     ------
     OSError, ValueError
-        If the file cannot be read, is no regular file or is too long.
+        If the file cannot be read, is not a regular file or is too large.
     """
     if isinstance(sample, SampleView):
         return sample.read()
@@ -257,7 +254,7 @@ def _read_file(path: str | os.PathLike) -> bytes:
 
 
 def _open_without_waiting(path, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to would wait for a writer."""
+    """Open a file without waiting, which a pipe does until something is written to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -290,12 +287,12 @@ def _too_many_pixels(found: str) -> str:
 
 
 def digest(sample) -> bytes:
-    """Return 16 bytes that two images share only if they are the same.
+    """Return a digest of an image: 16 bytes that are equal only for equal images.
 
     Parameters
     ----------
     sample : str, Path, PIL image, array, tensor or SampleView
-        A file is told by its bytes, not by its name.
+        The digest of a file depends on its content, not on its name.
 
     Returns
     -------
@@ -304,7 +301,7 @@ def digest(sample) -> bytes:
     Raises
     ------
     OSError, ValueError, TypeError
-        If the file cannot be read, or the sample is nothing that has a digest.
+        If the file cannot be read, or the sample has another type.
     """
     if isinstance(sample, SampleView):
         return sample.digest()
@@ -319,11 +316,13 @@ def digest(sample) -> bytes:
 
 
 def _numbers(sample) -> np.ndarray:
-    """Return the array that a sample is, if it is one."""
+    """Return the values of an array or a tensor."""
     if _is_tensor(sample):
         sample = _tensor_to_images(sample)
     if not isinstance(sample, np.ndarray):
         raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
+    if sample.dtype.kind not in "biuf":
+        raise TypeError(f"an array of dtype {sample.dtype} is not an image")
     return plain_array(sample)
 
 
@@ -331,13 +330,13 @@ def _numbers(sample) -> np.ndarray:
 
 
 def open_image(sample) -> np.ndarray:
-    """Open one image in any form as RGB.
+    """Convert one image to RGB.
 
     Parameters
     ----------
     sample : str, Path, PIL image, array, tensor or SampleView
-        Grey images get three equal channels; transparent pixels lie over white; rotation
-        stored in the file is applied; 16-bit images keep their range.
+        Greyscale images get three equal channels, transparent pixels are composed with a white
+        background, the EXIF orientation is applied, and 16-bit images keep their range.
 
     Returns
     -------
@@ -347,13 +346,13 @@ def open_image(sample) -> np.ndarray:
     Raises
     ------
     ValueError, OSError, TypeError, MemoryError
-        Saying why the sample is no image.
+        If the sample is not an image or cannot be read.
     """
     if isinstance(sample, SampleView):
         return sample.open()
     sample = read_image(sample)
     if isinstance(sample, _ImageFile):
-        return _from_pil(_open_file(sample))  # no name here, so that a turned one is freed early
+        return _from_pil(_open_file(sample))  # without a name, so that it can be freed early
     if isinstance(sample, Image.Image):
         return _from_pil(sample)
     return _from_array(_numbers(sample))
@@ -366,7 +365,7 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         if image.mode == "F" or image.mode.startswith("I"):
             return _from_array(_deep(image))
         return _rgb(image)
-    except OSError as error:  # the pixels end before the image does
+    except OSError as error:  # such as an incomplete file
         raise ValueError(f"damaged image ({error})") from None
     except MemoryError as error:
         width, height = image.size
@@ -374,14 +373,14 @@ def _from_pil(image: Image.Image) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decode an image and apply the rotation that its file asks for."""
+    """Decode an image and apply its EXIF orientation."""
     image.load()
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     return ImageOps.exif_transpose(image) if turned else image
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """Convert an image to RGB, a large one in strips: a copy of it in RGBA would be larger yet."""
+    """Convert an image to RGB, in strips if it is large, which avoids further large copies."""
     width, height = image.size
     n_rows = max(1, _STRIP // max(1, width))
     if height <= n_rows:
@@ -394,7 +393,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # Pillow converts premultiplied grey to LA alone
+    if image.mode == "La":  # Pillow converts this mode only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -404,7 +403,7 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep(image: Image.Image) -> np.ndarray:
-    """Read the modes of more than 8 bits. Pillow opens 16-bit files as 32-bit integers, too."""
+    """Return the values of modes with more than 8 bits. 16-bit files may have 32-bit modes."""
     array = np.asarray(image)
     return array if array.dtype.kind == "f" else np.divide(array, 65535, dtype=np.float32)
 
@@ -414,16 +413,21 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"an array of shape {array.shape} is no image (h, w) or (h, w, channels)")
+        raise ValueError(
+            f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels)"
+        )
     channels = array.shape[2]
     if channels == 1 and array.dtype == np.float32:
-        return np.broadcast_to(array, (*array.shape[:2], 3))  # three copies may be 1 GB
+        return np.broadcast_to(array, (*array.shape[:2], 3))  # no copies of large images
     if channels == 1:
         return np.repeat(array, 3, axis=2)
     if channels == 4:
         return _over_white(array)
     if channels != 3:
-        raise ValueError(f"{channels} channels; an image has 1, 3 or 4 (torch: channels first)")
+        raise ValueError(
+            f"{channels} channels; an image has 1, 3 or 4. Tensors have the channels first, arrays "
+            "have them last"
+        )
     return array
 
 
@@ -435,7 +439,7 @@ def _over_white(array: np.ndarray) -> np.ndarray:
 
 
 def _to_range(array: np.ndarray) -> np.ndarray:
-    """Bring an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1]."""
+    """Convert an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1]."""
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
@@ -443,8 +447,6 @@ def _to_range(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
         return np.divide(array, 65535, dtype=np.float32)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"an array of dtype {array.dtype} is no image")
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if not np.isfinite([low, high]).all():
         raise ValueError("contains NaN or infinity")

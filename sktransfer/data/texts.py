@@ -61,14 +61,14 @@ def as_texts(X) -> list[str]:
         If items of X are not str, such as None, NaN, numbers or bytes.
     """
     if isinstance(X, str | bytes):
-        raise TypeError(f"Expected a list of texts, got one text: {str(X)[:60]!r}. Put it in [ ].")
+        raise TypeError(f"X must be a list of texts, got one text: {str(X)[:60]!r}. Pass [text].")
     X = unwrap_column(X)
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
         X = X[:, 0]
     if isinstance(X, np.ndarray) and X.ndim != 1:
-        raise ValueError(f"Expected a list or one column of texts, got an array {X.shape}.")
+        raise ValueError(f"X must be a list or one column of texts, got the shape {X.shape}.")
     if not isinstance(X, Sequence | np.ndarray):
-        raise TypeError(f"Expected a list, an array or a column of texts, got {type(X)}.")
+        raise TypeError(f"X must be a list, an array or a column of texts, got {type(X)}.")
     wrong = [(i, text) for i, text in enumerate(X) if not isinstance(text, str)]
     if wrong:
         raise UnreadableSamplesError([(i, text, _not_a_text(text)) for i, text in wrong])

@@ -16,7 +16,7 @@ def extractor():
 def test_masked_values_are_refused(extractor):
     masked = np.ma.array(X, mask=X > 7)
     for method in (extractor.fit, extractor.transform):
-        with pytest.raises(ValueError, match="X is a masked array with masked values: fill them"):
+        with pytest.raises(ValueError, match="X has masked values: replace them"):
             method(masked)
 
 

@@ -95,8 +95,12 @@ def test_flattened_rows_take_the_shape_that_is_given(shape):
     [
         ([], ValueError, "0 sample"),
         (np.zeros((0, 6, 5)), ValueError, "0 sample"),
-        ("a.jpg", TypeError, r"one sample: 'a.jpg'. Put it in \[ \]"),
-        (Image.fromarray(COLOUR), TypeError, "one sample"),
+        (
+            "a.jpg",
+            TypeError,
+            r"X must be a list .* one image: 'a.jpg'\. Pass \[image\]",
+        ),
+        (Image.fromarray(COLOUR), TypeError, "one image"),
         ({"a.jpg"}, TypeError, "a list, an array or a column"),
         (np.zeros((4, 30)), ValueError, r"\(4, 30\).*image_shape"),
         (np.zeros((4, 3, 6, 5)), ValueError, r"\(4, 3, 6, 5\).*\(n, h, w, channels\)"),
@@ -110,12 +114,12 @@ def test_what_is_no_list_of_samples_is_refused(X, error, message):
 
 @pytest.mark.parametrize("image", [COLOUR, torch.zeros(3, 6, 5)])
 def test_one_colour_image_is_no_list_of_grey_ones(image):
-    with pytest.raises((TypeError, ValueError), match="one sample"):
+    with pytest.raises((TypeError, ValueError), match="one image"):
         as_samples(image)
 
 
 def test_rows_of_another_length_than_image_shape_are_refused():
-    with pytest.raises(ValueError, match=r"30 numbers.*image_shape=\(6, 6\) \(36 numbers\)"):
+    with pytest.raises(ValueError, match=r"30 values.*image_shape=\(6, 6\) needs 36"):
         as_samples(np.zeros((4, 30)), image_shape=(6, 6))
 
 
@@ -242,9 +246,9 @@ def cut_short(path):
         (lambda p: np.full((6, 5), np.inf), ValueError, "NaN or infinity"),
         (lambda p: np.full((6, 5), -0.5), ValueError, "from -0.5 to -0.5"),
         (lambda p: np.zeros((6, 5, 2)), ValueError, "2 channels"),
-        (lambda p: torch.zeros(5, 6, 5), ValueError, "5 channels.*channels first"),
-        (lambda p: np.zeros(30), ValueError, r"shape \(30,\) is no image"),
-        (lambda p: np.zeros((0, 5, 3)), ValueError, r"shape \(0, 5, 3\) is no image"),
+        (lambda p: torch.zeros(5, 6, 5), ValueError, "5 channels.*Tensors have the channels first"),
+        (lambda p: np.zeros(30), ValueError, r"shape \(30,\) is not an image"),
+        (lambda p: np.zeros((0, 5, 3)), ValueError, r"shape \(0, 5, 3\) is not an image"),
         (lambda p: np.zeros((6, 5), complex), TypeError, "complex128"),
         (lambda p: 17, TypeError, "expected a path, an image or an array, got int"),
     ],
@@ -310,6 +314,13 @@ def test_different_samples_have_different_digests(tmp_path):
         write(tmp_path / "b", zeros.tobytes()),
     ]
     assert len({digest(sample) for sample in samples}) == len(samples)
+
+
+@pytest.mark.parametrize("dtype", ["m8[s]", "M8[s]", complex, object, "U3"])
+def test_an_array_without_numbers_is_refused_by_its_type(dtype):
+    for use in (open_image, digest):
+        with pytest.raises(TypeError, match="is not an image"):
+            use(np.zeros((6, 5), dtype))
 
 
 @pytest.mark.parametrize("sample", [17, None, ["a.jpg"]])
@@ -468,10 +479,10 @@ def test_a_matrix_is_an_array(dtype):
 def test_masked_values_are_refused_and_an_empty_mask_is_none():
     image = np.ma.array(GREY, mask=GREY > 100)
     for use in (open_image, digest):
-        with pytest.raises(ValueError, match=r"masked values: fill them first"):
+        with pytest.raises(ValueError, match="the array has masked values: replace them"):
             use(image)
         assert np.array_equal(use(np.ma.array(GREY, mask=False)), use(GREY))
-    with pytest.raises(ValueError, match="X is a masked array"):
+    with pytest.raises(ValueError, match="X has masked values"):
         as_samples(image[None])
 
 
