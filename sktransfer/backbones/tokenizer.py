@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class TokenizerPreprocessing:
         self.prompt = prompt
         settings = json.dumps([tokenizer, max_length, prompt])
         self.content_digest = hashlib.sha256(settings.encode()).hexdigest()
-        self._ready = None
+        self._ready: Any = None
 
     def __call__(self, text: str) -> torch.Tensor:
         """Return the ids of one text, ``(length,)``, int64."""

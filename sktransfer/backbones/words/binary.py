@@ -1,7 +1,7 @@
 """Check binary files of word vectors before gensim reads them.
 
-gensim allocates what a header announces and searches the end of a word past the end of the file.
-So everything that is announced is compared with the bytes of the file first.
+gensim allocates what a header announces, and searches for the end of a word beyond the end of the
+file. Therefore everything that is announced is compared with the size of the file first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 __all__ = ["check_fasttext", "check_word2vec", "parse_header"]
 
-# As fastText 0.9.2 writes them: FastText::signModel, Args::save and Dictionary::save.
+# As fastText 0.9.2 writes them in FastText::signModel, Args::save and Dictionary::save
 _FIELDS = (
     *("magic", "version", "dim", "ws", "epoch", "min_count", "neg", "word_ngrams", "loss"),
     *("model", "bucket", "minn", "maxn", "lr_update_rate", "t"),
@@ -23,12 +23,12 @@ _FIELDS = (
 )
 _HEADER = "<2i12id3i2q"
 _LONGEST_NGRAM = 100  # letters; fastText's default is 6
-_LONGEST_WORD = 10_000  # bytes; gensim holds all n-grams of a word at once
+_LONGEST_WORD = 10_000  # bytes; gensim keeps all n-grams of a word in memory
 _MOST_DIGITS = 18
 
 
 class _Cursor:
-    """A position in a file; moving it past the end of the file is an error."""
+    """A position in a file, which raises ``ValueError`` if it moves beyond the end."""
 
     def __init__(self, data: mmap.mmap):
         self.data = data
@@ -51,7 +51,7 @@ class _Cursor:
         return struct.unpack_from(form, self.data, start)
 
     def skip_words(self, n_words: int, end: bytes, n_behind: int) -> None:
-        """Skip words, each closed by the byte ``end`` and followed by ``n_behind`` bytes."""
+        """Skip words that end with the byte ``end`` and are followed by ``n_behind`` bytes."""
         find, position, last = self.data.find, self.position, len(self.data) - n_behind
         for i in range(n_words):
             stop = find(end, position, position + _LONGEST_WORD)
@@ -77,7 +77,7 @@ def parse_header(line: bytes) -> tuple[int, int] | None:
     Returns
     -------
     (int, int) or None
-        None if the line is something else.
+        None if the line holds something else.
     """
     parts = line.split()
     if len(parts) != 2 or not all(p.isdigit() and len(p) <= _MOST_DIGITS for p in parts):
@@ -93,7 +93,7 @@ def check_word2vec(path: Path, limit: int | None = None) -> None:
     path : Path
         Not compressed.
     limit : int, default=None
-        How many words will be read. None means all; then nothing may follow the last one.
+        How many words will be read. None means all, and then nothing may follow the last one.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def check_word2vec(path: Path, limit: int | None = None) -> None:
 
 
 def _check_end(cursor: _Cursor, announced: str) -> None:
-    """Raise ValueError if anything but the end of a line follows."""
+    """Raise ``ValueError`` if anything but a line end follows."""
     if cursor.n_left > 2 or cursor.data[cursor.position :].strip(b"\r\n"):
         raise ValueError(f"{announced} are announced, and {cursor.n_left} bytes follow them")
 
@@ -144,7 +144,7 @@ def check_fasttext(path: Path) -> None:
                 f"the matrix has shape {shape}; {header['size']} words and {header['bucket']} "
                 f"buckets of {header['dim']} numbers are announced"
             )
-        if cursor.n_left:  # what the network computed from the vectors; it is not read
+        if cursor.n_left:  # the output layer of the model, which is not read
             _skip_matrix(cursor, "the output layer")
         _check_end(cursor, "all matrices")
 

@@ -1,4 +1,4 @@
-"""Tables of word vectors on disk: written once, memory-mapped by every later process."""
+"""Keep tables of word vectors on disk, written once and memory-mapped by later processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...data import CacheError, checksum, new_folder, writing
 
 __all__ = ["CacheError", "cache_folder", "map_entry", "write_entry"]
 
-# The files of an entry, each an array without a header.
+# The files of an entry, each an array without a header
 _FILES = {
     "matrix": np.float32,
     "letters": np.uint8,
@@ -26,9 +26,9 @@ _FILES = {
     "hashes": np.uint64,
     "order": np.int32,
 }
-# Files whose checksum this process has compared, by what changes when a file is written.
+# Files whose checksum was compared in this process: path, inode, time, size and checksum
 _VERIFIED: set[tuple] = set()
-_SETTLED = 2.0  # seconds; the clock of a file system may be coarser than two writes are apart
+_SETTLED = 2.0  # seconds; two writes in a shorter time may leave the same modification time
 
 
 def cache_folder() -> Path:
@@ -54,19 +54,19 @@ def cache_folder() -> Path:
 def map_entry(folder: Path, stamp: dict) -> tuple[dict, dict[str, np.ndarray]] | None:
     """Memory-map the files of an entry after comparing their checksums.
 
-    Each file is compared once in a process, which takes about 0.1 s for a gigabyte that the
-    operating system has in memory.
+    Each file is compared once in a process, which takes about 0.1 s for a gigabyte in the cache
+    of the operating system.
 
     Parameters
     ----------
     folder : Path
     stamp : dict
-        What the entry must have been made of.
+        The source that the entry must have been made from.
 
     Returns
     -------
     (dict, dict of str to ndarray) or None
-        Its settings and arrays; None if it is missing, made of something else, or damaged.
+        Its settings and arrays. None if it is missing, made from another source, or damaged.
     """
     try:
         meta = _read_meta(folder / "meta.json")
@@ -75,46 +75,45 @@ def map_entry(folder: Path, stamp: dict) -> tuple[dict, dict[str, np.ndarray]] |
         arrays = {name: _map(folder / name, *wanted) for name, wanted in meta["files"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None if any(array is None for array in arrays.values()) else (meta, arrays)
+    return meta, arrays
 
 
-def _map(path: Path, size: int, digest: str) -> np.ndarray | None:
-    """Map one file if it has the size and the checksum that were written down."""
+def _map(path: Path, size: int, digest: str) -> np.ndarray:
+    """Map one file, or raise ``ValueError`` if it has another size or checksum."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        # "c": copy-on-write, so that torch takes the array for writable; nothing is written.
+        # Mode "c", copy-on-write, since torch warns of read-only arrays; nothing is written.
         array = np.memmap(file, _FILES[path.name], mode="c")
     version = (str(path), status.st_ino, status.st_mtime_ns, status.st_size, digest)
-    if array.size == size and version in _VERIFIED:
-        return array
-    if array.size != size or checksum(array).hex() != digest:
-        return None
+    is_known = version in _VERIFIED
+    if array.size != size or not (is_known or checksum(array).hex() == digest):
+        raise ValueError(f"{path} is damaged")
     if time.time() - status.st_mtime > _SETTLED:
         _VERIFIED.add(version)
     return array
 
 
 def _read_meta(path: Path) -> dict | None:
-    """Read the settings of an entry if they have the checksum that stands beside them."""
+    """Read the settings of an entry, or return None if their checksum is another."""
     digest, _, text = path.read_text().partition("\n")
     return json.loads(text) if checksum(text.encode()).hex() == digest else None
 
 
 def write_entry(folder: Path, stamp: dict, fill: Callable) -> None:
-    """Write an entry to a temporary folder and move it to its place, so that it is whole.
+    """Write an entry to a temporary folder and move it to its place.
 
     Parameters
     ----------
     folder : Path
     stamp : dict
     fill : callable
-        Is given a function ``write(name, array)``, which may be called again to append, writes
+        Called with a function ``write(name, array)``, which appends an array to a file. Writes
         the arrays and returns the settings, a dict.
 
     Raises
     ------
     CacheError
-        If the disk or its permissions do not allow it. What ``fill`` itself raises passes.
+        If the file system does not allow it. Errors of ``fill`` itself are not changed.
     """
     with new_folder(folder) as new, _Arrays(new) as arrays:
         meta = {"stamp": stamp, **fill(arrays.write)}
@@ -124,7 +123,7 @@ def write_entry(folder: Path, stamp: dict, fill: Callable) -> None:
 
 
 class _Arrays(contextlib.ExitStack):
-    """The files of an entry while they are written, with the checksum of each."""
+    """The files of an entry while they are written, with their checksums."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -140,8 +139,8 @@ class _Arrays(contextlib.ExitStack):
             if name not in self.files:
                 self.files[name] = self.enter_context((self.folder / name).open("wb"))
                 self.hashers[name] = xxhash.xxh3_64()
-            self.files[name].write(array)
-        self.hashers[name].update(array)
+            self.files[name].write(array.data)
+        self.hashers[name].update(array.data)
         self.sizes[name] = self.sizes.get(name, 0) + array.size
 
     def finish(self) -> dict[str, tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Texts to ids of words."""
+"""Map texts to the ids of their words."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from .tokens import split_chunk
 
 __all__ = ["WordPreprocessing"]
 
-_OOV_BOUND = 0.3  # share of unknown tokens above which vectors and texts do not belong together
-_MEMO = 200_000  # chunks whose ids are remembered, some 50 MB
-_LONGEST = 64  # letters of an unknown word that has subwords; what is longer is an address
-_STEP = 8  # numbers of subwords are multiples of it, so that texts share shapes
+_OOV_BOUND = 0.3  # share of unknown tokens above which a warning says that the vectors do not fit
+_MEMO = 200_000  # chunks whose ids are kept in memory, about 50 MB
+_LONGEST = 64  # letters of an unknown word that gets subwords; longer ones are addresses
+_STEP = 8  # the number of subwords is a multiple of it, so that fewer shapes occur
 
-# -- from texts to ids ---------------------------------------------------------------------------
-_MARK = "\ufdd0"  # stands between texts: a code point that Unicode keeps for such purposes
-_BETWEEN = -(2**62)
-_SEVERAL = 2**40  # codes from here on are places in a list of ids
+_SEPARATOR = "\ufdd0"  # between two texts; a code point that Unicode reserves for internal use
+_BETWEEN = -(2**62)  # the code of the separator
+_SEVERAL = 2**40  # codes from here on are positions in a list of tuples of ids
 
 
 class _Codes(dict):
-    """One number for each chunk: its id, 0 for none, or the place of its several ids."""
+    """One code for each chunk: its id, 0 for no id, or the position of its several ids."""
 
     def __init__(self, memo: _Memo):
-        super().__init__({_MARK: _BETWEEN})
+        super().__init__({_SEPARATOR: _BETWEEN})
         self.memo = memo
         self.several: list[tuple[int, ...]] = []
 
@@ -47,16 +46,16 @@ class _Codes(dict):
 
 
 class _Memo(dict):
-    """Ids of chunks, found when they are first asked for.
+    """The ids of chunks, computed at the first access.
 
-    A negative id -i stands for the i-th entry of ``grams``: the ids of an unknown word's n-grams.
+    A negative id -i is an unknown word whose n-grams have the ids ``grams[i]``.
     """
 
     def __init__(self, split: Callable[[str], Sequence[str]], vectors):
         self.split = split
         self.vectors = vectors
         self.rows = vectors.matrix.numpy()
-        self.unknown: dict[str, list[str]] = {}  # by chunk, where there are any
+        self.unknown: dict[str, list[str]] = {}  # unknown tokens of a chunk, if it has any
         self.grams: list[list[int]] = [[]]
         self.codes = _Codes(self)
 
@@ -76,7 +75,7 @@ class _Memo(dict):
             return 0
         first = self.vectors.n_words + 1
         grams = [first + bucket for bucket in self.vectors.subwords(token)]
-        # What is zero is no token to a network.
+        # A zero vector is no token for a network.
         if not grams or not self.rows[[gram - 1 for gram in grams]].sum(0).any():
             return 0
         self.grams.append(grams)
@@ -84,13 +83,13 @@ class _Memo(dict):
 
 
 class WordPreprocessing:
-    """From a text to the ids of its words. Words without a vector, or of zeros, are left out.
+    """Map a text to the ids of its words. Words without a vector, or with zeros, are left out.
 
     Parameters
     ----------
     vectors : WordVectors
     tokenizer : callable, default=None
-        From a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default
+        Maps a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default,
         texts are split at white space and then by :func:`split_chunk`.
 
     Examples
@@ -115,11 +114,11 @@ class WordPreprocessing:
         return self.many([text])[0][1][0]
 
     def tokens(self, text: str) -> list[str]:
-        """Return the tokens of a text, those that have no vector included."""
+        """Return the tokens of a text, including those without a vector."""
         return [token for chunk in self._chunks(text) for token in self._split(chunk)]
 
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
-        """Turn texts into ids, those of one shape together.
+        """Map texts to ids, grouped by shape.
 
         Parameters
         ----------
@@ -128,40 +127,42 @@ class WordPreprocessing:
         Returns
         -------
         list of (ndarray of shape (g,), Tensor of shape (g, length) or (g, length, k))
-            Positions of the texts, and their ids, filled up with 0. An unknown word that has
-            subwords is k ids, of which the vectors' mean is taken.
+            Positions of the texts, and their ids, padded with 0. An unknown word with subwords
+            has k ids; its vector is the mean of theirs.
         """
-        memo = self._remembered()
-        chunks = self._marked_chunks(texts)
+        memo = self._current_memo()
+        chunks = self._separated_chunks(texts)
         codes = np.fromiter(map(memo.codes.__getitem__, chunks), np.int64, len(chunks))
         text = np.cumsum(codes == _BETWEEN)
         some = (codes != _BETWEEN) & (codes != 0)
         codes, text = _expanded(codes[some], text[some], memo.codes.several)
-        # One more, so that position -1 is "no token".
-        return _grouped(np.append(codes, 0), np.bincount(text, minlength=len(texts)), memo.grams)
+        # Position -1 is the id 0, no token.
+        return _group_by_shape(
+            np.append(codes, 0), np.bincount(text, minlength=len(texts)), memo.grams
+        )
 
-    def _marked_chunks(self, texts: Sequence[str]) -> list[str]:
-        """Return the chunks of all texts in one list, with a mark between two texts.
+    def _separated_chunks(self, texts: Sequence[str]) -> list[str]:
+        """Return the chunks of all texts in one list, with a separator between two texts.
 
-        One ``split`` of all texts together takes half the time of one for each.
+        One ``split`` of all texts takes half the time of one for each text.
         """
-        joined = f" {_MARK} ".join(texts)
-        if joined.count(_MARK) >= len(texts):
-            texts = [text.replace(_MARK, " ") for text in texts]
-            joined = f" {_MARK} ".join(texts)
+        joined = f" {_SEPARATOR} ".join(texts)
+        if joined.count(_SEPARATOR) >= len(texts):
+            texts = [text.replace(_SEPARATOR, " ") for text in texts]
+            joined = f" {_SEPARATOR} ".join(texts)
         if self.tokenizer is None:
             return joined.split()
-        marked = chain.from_iterable(([_MARK], self._chunks(text)) for text in texts)
-        return list(chain.from_iterable(marked))[1:]
+        parts = chain.from_iterable(([_SEPARATOR], self._chunks(text)) for text in texts)
+        return list(chain.from_iterable(parts))[1:]
 
     def check(self, texts: Sequence[str], fitting: bool) -> dict[str, float]:
-        """Count the tokens without a vector and warn where they are many.
+        """Count the tokens without a vector, and warn if there are many.
 
         Parameters
         ----------
         texts : sequence of str
         fitting : bool
-            Otherwise nothing is counted.
+            If False, nothing is counted.
 
         Returns
         -------
@@ -170,7 +171,7 @@ class WordPreprocessing:
         """
         if not fitting:
             return {}
-        memo = self._remembered()
+        memo = self._current_memo()
         chunks = list(chain.from_iterable(map(self._chunks, texts)))
         n_known = sum(map(len, map(memo.__getitem__, chunks)))
         without = (memo.unknown[chunk] for chunk in chunks if chunk in memo.unknown)
@@ -183,9 +184,9 @@ class WordPreprocessing:
     def _warn(self, rate: float, words: list[str]) -> None:
         warnings.warn(
             f"{rate:.0%} of the tokens have no vector among {self.vectors.n_words} words and are "
-            f"left out, most often {words}. Use vectors of the texts' language and subject, ones "
-            "with subwords (FastText .bin), or a tokenizer= that splits texts as these vectors "
-            "were made.",
+            f"left out, most often {words}. Use vectors for the language and subject of the texts, "
+            "vectors with subwords (FastText .bin), or a tokenizer= that splits texts as for the "
+            "training of these vectors.",
             stacklevel=4,
         )
 
@@ -204,20 +205,20 @@ class WordPreprocessing:
             raise TypeError(f"tokenizer= must give a list of str, and gave {chunk!r} in it")
         return [chunk]
 
-    def _remembered(self) -> _Memo:
-        # Begun anew only between calls: negative ids refer to the memo they were found in.
+    def _current_memo(self) -> _Memo:
+        # Replaced only between calls, since negative ids refer to one memo.
         if self._memo is None or len(self._memo) > _MEMO:
             self._memo = _Memo(self._split, self.vectors)
         return self._memo
 
     @property
     def content_digest(self) -> str:
-        """Hash of all that decides the ids.
+        """Hash of everything that determines the ids.
 
         Raises
         ------
         ValueError
-            If nothing says what the tokenizer does.
+            If the tokenizer cannot be described by its content.
         """
         parts = ("words v2", self.vectors.content_digest, describe(self.tokenizer))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
@@ -231,7 +232,7 @@ class WordPreprocessing:
 
 
 def _expanded(codes: np.ndarray, text: np.ndarray, several: list) -> tuple:
-    """Put the ids of chunks that have several where their code stands."""
+    """Replace the codes of chunks with several ids by these ids."""
     found = codes >= _SEVERAL
     if not found.any():
         return codes, text
@@ -243,12 +244,16 @@ def _expanded(codes: np.ndarray, text: np.ndarray, several: list) -> tuple:
     return codes, text
 
 
-def _grouped(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> list[tuple]:
-    """Fill texts of one shape into arrays. The last of ids is 0; text i has counts[i] of them."""
+def _group_by_shape(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> list[tuple]:
+    """Pad the ids of texts and group them by shape; text i has counts[i] ids, and the last id is 0.
+
+    One indexing for each shape takes a tenth of the time of ``pad_sequence``, which needs a tensor
+    for each text.
+    """
     starts = np.cumsum(counts) - counts
     different, which = np.unique(counts, return_inverse=True)
     lengths = np.array([padded_length(n) for n in different.tolist()], np.int64)[which]
-    widths = _widths(ids, counts, grams)
+    widths = _count_parts(ids, counts, grams)
     groups = []
     for length, k in sorted(set(zip(lengths.tolist(), widths.tolist(), strict=True))):
         (positions,) = np.nonzero((lengths == length) & (widths == k))
@@ -260,8 +265,8 @@ def _grouped(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> lis
     return groups
 
 
-def _widths(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> np.ndarray:
-    """Return, for each text, the number of ids that its tokens have; 0 where it is just one."""
+def _count_parts(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> np.ndarray:
+    """Return the number of ids of each token of a text; 0 if every token has one."""
     widths = np.zeros(len(counts), np.int64)
     (unknown,) = np.nonzero(ids < 0)
     if len(unknown):
@@ -272,6 +277,7 @@ def _widths(ids: np.ndarray, counts: np.ndarray, grams: list[list[int]]) -> np.n
 
 
 def _with_grams(ids: np.ndarray, k: int, grams: list[list[int]]) -> np.ndarray:
+    """Give each token k ids: its own and zeros, or those of its n-grams and zeros."""
     filled = np.zeros((*ids.shape, k), np.int64)
     filled[..., 0] = np.maximum(ids, 0)
     different, which = np.unique(ids[ids < 0], return_inverse=True)

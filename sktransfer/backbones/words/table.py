@@ -1,4 +1,4 @@
-"""The stage that turns ids of words into vectors."""
+"""Embed words: the stage that maps ids to vectors."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["WordTable"]
 
 
 class WordTable(nn.Module):
-    """The stage that turns ids into vectors. Where there is no token it gives zeros.
+    """Map ids to vectors. The vector of id 0, no token, is zero.
 
-    The vectors stay where they are: a copy of the module shares them, and ``to(device)`` moves
-    only what is trained. Rows are looked up on the CPU and the result goes to the ids' device.
+    Copies of the module share the vectors, and ``to(device)`` moves only the rows that are
+    trained. Rows are looked up on the CPU, and the result is moved to the device of the ids.
 
     Parameters
     ----------
     vectors : WordVectors
     index : Tensor of int64, shape (n,), default=None
-        Ids whose rows are this module's own, sorted.
+        Ids whose rows belong to this module, sorted.
     rows : Tensor of shape (n, dim), default=None
-        These rows, which can be trained.
+        The rows of ``index``, which can be trained.
     token_weight : Tensor of shape (n_ids,), default=None
-        What each vector is multiplied by. That of id 0 does not matter.
+        The factor of each vector. The factor of id 0 is ignored.
 
     Examples
     --------
@@ -67,18 +67,18 @@ class WordTable(nn.Module):
 
     @property
     def shares_all(self) -> bool:
-        """Whether every vector is as it was read: no rows of its own and no weights."""
+        """Whether all vectors are the shared ones: no rows of its own and no weights."""
         return len(self.index) == 0 and self.token_weight is None
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Turn ids ``(n, length)`` or ``(n, length, k)`` into vectors ``(n, length, dim)``."""
+        """Map ids ``(n, length)`` or ``(n, length, k)`` to vectors ``(n, length, dim)``."""
         return self._weighted(ids) if ids.ndim == 2 else self._mean(ids)
 
     def fused_pooling(self, pooling) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Return one function for this stage and the pooling that follows, or None.
+        """Return one function for this stage and the pooling after it, or None.
 
-        An engine that runs this stage alone may call it instead of the two. It reads the shared
-        matrix, so it is for ids on the CPU and float32.
+        An engine that runs only this stage may call the function instead. It reads the shared
+        matrix, so that ids must be on the CPU, and computes in float32.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class WordTable(nn.Module):
         Returns
         -------
         callable or None
-            From ids to a tensor ``(n, dim)``. None if the pooling is not the mean, or if this
+            Maps ids to a tensor ``(n, dim)``. None if the pooling is not the mean, or if this
             table has rows or weights of its own.
         """
         is_mean = pooling is None or (isinstance(pooling, str) and pooling == "avg")
@@ -98,9 +98,9 @@ class WordTable(nn.Module):
     def _text_means(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the mean vector of each text's tokens, zeros for a text without tokens.
 
-        Equal to :meth:`forward` and the mean over tokens, without the vectors in between. Each
-        text is summed alone, so that its last bits do not depend on the others. Ids must not
-        contain words whose vectors are all zero; ``WordPreprocessing`` leaves them out.
+        Equal to :meth:`forward` and the mean over tokens, without the vectors in between. Texts
+        are summed separately, so that the last bits of one do not depend on the others. Ids must
+        not contain words whose vectors are all zero; ``WordPreprocessing`` leaves them out.
         """
         some = ids > 0
         counts = some.flatten(1).sum(1)
@@ -122,7 +122,7 @@ class WordTable(nn.Module):
         starts = counts.cumsum(0) - counts
         if len(vectors) == 0:
             return vectors.new_zeros(*ids.shape[:2], self.dim)
-        # Sums each token's vectors in their order, so that a text's last bits are its own.
+        # Sums in the order of tokens, so that the last bits do not depend on other texts.
         return F.embedding_bag(every, vectors, starts, mode="mean").view(*ids.shape[:2], self.dim)
 
     def _weighted(self, ids: torch.Tensor) -> torch.Tensor:
@@ -139,23 +139,23 @@ class WordTable(nn.Module):
         own = self.index[place] == ids
         vectors = F.embedding(place, self.rows)
         own_or_none = own | (ids == 0)
-        if own_or_none.all():  # in training: the shared table is not needed
+        if own_or_none.all():  # in training; the shared table is not read
             return vectors.masked_fill(~own.unsqueeze(-1), 0.0)
         return torch.where(own.unsqueeze(-1), vectors, self._shared(ids))
 
     def _shared(self, ids: torch.Tensor) -> torch.Tensor:
-        there = ids.cpu()
-        # Indexing takes a matrix that lies by columns (the GloVe package's) without a copy.
-        vectors = self.vectors.matrix[(there - 1).clamp_(min=0)]
-        return vectors.masked_fill_((there == 0).unsqueeze(-1), 0.0).to(ids.device)
+        on_cpu = ids.cpu()
+        # Indexing does not copy a matrix that is stored by columns, as that of the GloVe package.
+        vectors = self.vectors.matrix[(on_cpu - 1).clamp_(min=0)]
+        return vectors.masked_fill_((on_cpu == 0).unsqueeze(-1), 0.0).to(ids.device)
 
     def restricted(self, ids: np.ndarray) -> WordTable:
-        """Return a table that is equal to this one, with rows of its own for some ids.
+        """Return an equal table with rows of its own for some ids.
 
         Parameters
         ----------
         ids : ndarray of int
-            Those whose rows are to be trained; 0 is ignored.
+            Ids whose rows will be trained; 0 is ignored.
 
         Returns
         -------
@@ -180,7 +180,7 @@ class WordTable(nn.Module):
         Raises
         ------
         ValueError
-            If there is not one for each id.
+            If the number of weights is not the number of ids.
         """
         weight = torch.tensor(np.asarray(token_weight), dtype=torch.float32)
         if weight.shape != (self.n_ids,):
@@ -188,14 +188,14 @@ class WordTable(nn.Module):
         return WordTable(self.vectors, self.index, self.rows.detach(), weight)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Take the sizes of what is loaded: which rows are trained is part of the state."""
+        """Take over the sizes of loaded tensors: which rows are trained is part of the state."""
         for name in ("index", "rows", "token_weight"):
             given, own = state_dict.get(prefix + name), getattr(self, name)
             if given is None or (own is not None and own.shape == given.shape):
                 continue
             empty = torch.empty_like(given, device=self.index.device)
             if name == "rows":
-                own.data = empty  # the same parameter, for an optimizer that knows it
+                own.data = empty  # keep the parameter, which an optimizer may hold
             else:
                 setattr(self, name, empty)
         super()._load_from_state_dict(state_dict, prefix, *args)

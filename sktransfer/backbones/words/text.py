@@ -1,7 +1,7 @@
 """Read text files of word vectors: lines of a word and its numbers, with or without a header.
 
-gensim is not used here: it takes the second part of a word with a space in it, as GloVe 840B has
-them, for a number, and needs several times as long.
+This is not left to gensim, which cannot read words that contain a space, as GloVe 840B does, and
+needs several times as long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -41,8 +41,8 @@ def is_gzipped(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, decompressed if it is gzipped.
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, and decompress it if it is gzipped.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """
     with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
         try:
-            yield file
+            yield cast(BinaryIO, file)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: the compressed file is damaged ({error})") from error
 
@@ -107,7 +107,7 @@ def read_text(
 def _entries(
     lines: Iterable[bytes], path: Path, n_words: int | None, dim: int
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the word and the numbers of each line that is not blank, and count them."""
+    """Yield the word and the numbers of each line that is not blank, and check their number."""
     n_lines = 0
     for line in filter(bytes.strip, lines):
         n_lines += 1
@@ -119,7 +119,7 @@ def _entries(
 
 
 def _split_line(line: bytes, dim: int, where: str) -> tuple[bytes, bytes]:
-    """Split a line into its word, which may hold spaces, and its numbers."""
+    """Split a line into its word, which may contain spaces, and its numbers."""
     is_cut = not line.endswith((b"\n", b"\r"))
     line = line.rstrip(b" \r\n")
     word, _, numbers = line.partition(b" ")
@@ -132,19 +132,19 @@ def _split_line(line: bytes, dim: int, where: str) -> tuple[bytes, bytes]:
     if is_cut:
         raise ValueError(
             f"{where}: the file ends inside this line, and its last number {line[-12:]!r} may be "
-            "cut. Bring the whole file; if it is whole, put the end of a line behind it."
+            "cut. Use the complete file; if this is it, add a line end."
         )
     return word, numbers
 
 
 def _is_word(word: bytes) -> bool:
-    """Tell a word, which may hold spaces as in GloVe 840B, from one that swallowed numbers."""
+    """Tell a word, which may contain spaces as in GloVe 840B, from a word with numbers in it."""
     last = re.split(rb"\s", word)[-1]
     return last == word or word.isspace() or not (last == b"" or is_number(last))
 
 
 def is_number(part: bytes) -> bool:
-    """Tell whether bytes are a number as Python writes it."""
+    """Tell whether Python reads bytes as a number."""
     try:
         float(part)
     except ValueError:
@@ -153,19 +153,19 @@ def is_number(part: bytes) -> bool:
 
 
 def count_numbers(line: bytes) -> int:
-    """Count the numbers at the end of a line, behind at least one word."""
+    """Count the numbers at the end of a line, after at least one word."""
     parts = line.rstrip().split(b" ")[1:]
     wrong = [i for i, part in enumerate(parts) if not is_number(part)]
     return len(parts) - (wrong[-1] + 1 if wrong else 0)
 
 
 def _dimension(lines: Iterable[bytes]) -> int:
-    """Return how many numbers most lines end with: a word may end with a number, too."""
+    """Return how many numbers most lines end with, since words may end with numbers, too."""
     return Counter(filter(None, map(count_numbers, lines))).most_common(1)[0][0]
 
 
 def _parse(path: Path, words: list[str], lines: list[bytes], dim: int) -> np.ndarray:
-    """Turn lines of numbers into rows, or name the word whose line is wrong."""
+    """Parse lines of numbers into rows, or raise with the word of the line that is wrong."""
     try:
         with np.errstate(over="ignore"):  # infinity is refused by the name of its word
             return _by_pandas(lines, dim)

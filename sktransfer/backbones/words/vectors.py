@@ -1,4 +1,4 @@
-"""Word vectors that processes share: memory-mapped, opened again by their source."""
+"""Hold word vectors in one table that all users share, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from .vocabulary import Vocabulary
 
 __all__ = ["WordVectors", "open_source", "table_digest"]
 
-_AT_ONCE = 65536  # rows that are hashed at a time
+_BATCH = 65536  # rows that are hashed at a time
+_VERSION = 3  # of the entries on disk; one of another version is written again in its place
 
 
 class WordVectors:
-    """Words and their vectors: shared by all that use them, never copied, never changed.
+    """Words and their vectors. Copies share the table, and nothing changes it.
 
     Parameters
     ----------
     vocabulary : Vocabulary
         The words; id i has row i - 1.
     matrix : ndarray of shape (n_rows, dim), float32
-        In memory or mapped. Rows behind those of the words are the vectors of subwords.
+        In memory or memory-mapped. The rows after those of the words are vectors of subwords.
     subwords : callable, default=None
-        From a word to the numbers of its n-grams, counted from the first row behind the words.
+        Maps a word to the numbers of its n-grams, counted from the first row after the words.
     source : tuple, default=None
-        What ``wordvectors.open_source`` makes these vectors of again. A pickle then holds this and
-        the digest instead of the numbers.
+        The arguments of :func:`open_source` that open these vectors again. A pickle then holds
+        them and the digest instead of the numbers.
     digest : str, default=None
-        The content digest, where it is known.
+        The content digest, if it is known.
 
     Attributes
     ----------
@@ -64,13 +65,13 @@ class WordVectors:
         self.subwords = subwords
         self.source = source
         self._digest = digest
-        with warnings.catch_warnings():  # a read-only array: torch warns, and nothing here writes
+        with warnings.catch_warnings():  # torch warns of read-only arrays; nothing here writes
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self.matrix = torch.from_numpy(matrix)
 
     @classmethod
     def from_words(cls, words: Iterable[str], matrix, **settings) -> WordVectors:
-        """Make vectors of a list of words and their rows in the same order."""
+        """Make vectors from words and their rows in the same order."""
         return cls(Vocabulary.from_words(words), np.asarray(matrix, np.float32), **settings)
 
     @property
@@ -79,7 +80,7 @@ class WordVectors:
 
     @property
     def n_ids(self) -> int:
-        """One more than the largest id: words, subwords, and 0 for none."""
+        """One more than the largest id; id 0 is no token."""
         return len(self.matrix) + 1
 
     @property
@@ -90,8 +91,8 @@ class WordVectors:
     def content_digest(self) -> str:
         if self._digest is None:
             numbers, rows = hashlib.sha256(), self.matrix.numpy()
-            for start in range(0, len(rows), _AT_ONCE):
-                numbers.update(np.ascontiguousarray(rows[start : start + _AT_ONCE]).reshape(-1))
+            for start in range(0, len(rows), _BATCH):
+                numbers.update(np.ascontiguousarray(rows[start : start + _BATCH]).data)
             self._digest = table_digest(numbers, self.vocabulary, self.subwords)
         return self._digest
 
@@ -103,48 +104,45 @@ class WordVectors:
 
     def __reduce__(self):
         if self.source is not None:
-            return _reopened, (self.source, self.content_digest)
+            return _from_source, (self.source, self.content_digest)
         parts = (self.vocabulary, np.array(self.matrix), self.subwords, self.content_digest)
-        return _rebuilt, parts
+        return _from_parts, parts
 
     def __repr__(self) -> str:
         return f"<WordVectors: {self.n_words} words, {self.dim} numbers each>"
 
 
 def table_digest(numbers, vocabulary: Vocabulary, subwords) -> str:
-    """Finish the SHA-256 of a table's numbers with its words and subwords."""
+    """Add words and subwords to the SHA-256 of a table's numbers."""
     for name in ("letters", "offsets"):
         numbers.update(np.ascontiguousarray(vocabulary.arrays[name]))
     numbers.update(repr(subwords).encode())
     return numbers.hexdigest()
 
 
-def _rebuilt(vocabulary, matrix, subwords, digest) -> WordVectors:
+def _from_parts(vocabulary, matrix, subwords, digest) -> WordVectors:
     return WordVectors(vocabulary, matrix, subwords=subwords, digest=digest)
 
 
-def _reopened(source: tuple, digest: str) -> WordVectors:
+def _from_source(source: tuple, digest: str) -> WordVectors:
     found = open_source(*source)
     if found.content_digest != digest:
         raise ValueError(
             f"The word vectors of {source[0]!r} on this machine are not those that the pickle was "
-            f"made with: digest {found.content_digest[:12]}, expected {digest[:12]}. Bring the "
-            "same file, or fit again."
+            f"made with: digest {found.content_digest[:12]}, expected {digest[:12]}. Use the same "
+            "file, or fit again."
         )
     return found
 
 
-# Vectors that are in use, so that a file is not opened twice in a process.
+# Vectors in use by their source, so that a process opens a file once.
 _OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-
-
-# -- what has been read before -------------------------------------------------------------------
 
 
 def open_source(
     source: str, vocabulary: tuple[str, ...] | None = None, max_words: int | None = None
 ) -> WordVectors:
-    """Open a file of word vectors or the GloVe package, reading it only if that is new.
+    """Open a file of word vectors or the GloVe package, and parse it only if it is new.
 
     Parameters
     ----------
@@ -156,46 +154,46 @@ def open_source(
     Returns
     -------
     WordVectors
-        The same object again while it is in use.
+        The same object for the same source, as long as it is in use.
     """
     path = glove_file("glove_6B_50d_emb.npy") if source == GLOVE else word_file(source)
     wanted = None if vocabulary is None else hashlib.sha256(repr(vocabulary).encode()).hexdigest()
-    stamp = {"version": 3, "path": str(path), "bounds": [wanted, max_words]}
+    stamp: dict = {"path": str(path), "bounds": [wanted, max_words]}
     key = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
     status = path.stat()
-    stamp["file"] = [status.st_size, status.st_mtime_ns]
+    stamp |= {"file": [status.st_size, status.st_mtime_ns], "version": _VERSION}
     found = _OPEN.get(repr(stamp))
     if found is None:
         origin = (source if source == GLOVE else str(path), vocabulary, max_words)
-        found = _through_cache(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
+        found = _open_cached(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
         _OPEN[repr(stamp)] = found
     return found
 
 
-def _through_cache(folder: Path, stamp: dict, origin: tuple) -> WordVectors:
+def _open_cached(folder: Path, stamp: dict, origin: tuple) -> WordVectors:
     entry = map_entry(folder, stamp)
     if entry is None:
         try:
-            write_entry(folder, stamp, lambda write: _copy(origin, write))
+            write_entry(folder, stamp, lambda write: _write_arrays(origin, write))
             entry = map_entry(folder, stamp)
         except CacheError as error:
-            _warn_unkept(folder, error)
-    if entry is None:  # it cannot be written, or another process has just replaced it
+            _warn_not_kept(folder, error)
+    if entry is None:  # the folder is not writable, or another process replaced the entry
         arrays: dict[str, list] = {}
-        meta = _copy(origin, lambda name, array: arrays.setdefault(name, []).append(array))
+        meta = _write_arrays(origin, lambda name, array: arrays.setdefault(name, []).append(array))
         entry = meta, {name: np.concatenate(parts) for name, parts in arrays.items()}
-    return _mapped(*entry, origin)
+    return _from_entry(*entry, origin)
 
 
-def _warn_unkept(folder: Path, error: Exception) -> None:
+def _warn_not_kept(folder: Path, error: Exception) -> None:
     warnings.warn(
-        f"The table cannot be kept in {folder.parent} ({error}): it stays in memory and is read "
-        "anew by each process. Set SKTRANSFER_HOME to a folder that can be written.",
+        f"The table cannot be kept in {folder.parent} ({error}): it stays in memory, and each "
+        "process parses the file again. Set SKTRANSFER_HOME to a folder that is writable.",
         stacklevel=5,
     )
 
 
-def _mapped(meta: dict, arrays: dict[str, np.ndarray], origin: tuple) -> WordVectors:
+def _from_entry(meta: dict, arrays: dict[str, np.ndarray], origin: tuple) -> WordVectors:
     arrays = dict(arrays)
     matrix = arrays.pop("matrix").reshape(-1, meta["dim"])
     subwords = None if meta["subwords"] is None else Subwords(*meta["subwords"])
@@ -204,17 +202,17 @@ def _mapped(meta: dict, arrays: dict[str, np.ndarray], origin: tuple) -> WordVec
     )
 
 
-def _copy(origin: tuple, write: Callable[[str, np.ndarray], None]) -> dict:
-    """Read a source through, hand its arrays to ``write`` and return what else there is to know."""
+def _write_arrays(origin: tuple, write: Callable[[str, np.ndarray], None]) -> dict:
+    """Read a source, pass its arrays to ``write`` and return its settings."""
     subwords, batches = read_source(*origin)
     numbers, words, dim = hashlib.sha256(), [], 0
     for some, rows in batches:
         rows = np.ascontiguousarray(rows, np.float32)
         check_finite_rows(some, rows, origin[0])
-        numbers.update(rows.reshape(-1))
+        numbers.update(rows.data)
         words += some
         dim = rows.shape[1]
-        # Row by row, also where the file holds columns: a row is what is looked up.
+        # Row by row, even if the file is stored by columns: lookups read rows.
         write("matrix", rows.reshape(-1))
     if not words:
         raise ValueError(f"{origin[0]}: no words" + (" of vocabulary=" if origin[1] else ""))

@@ -1,4 +1,4 @@
-"""Words and their ids."""
+"""Look up the ids of words in memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _DIGITS = re.compile(r"\d\D*\d")
 
 
 class Vocabulary:
-    """Words and their ids, which count from 1, looked up where they lie.
+    """Words and their ids, which start at 1.
 
-    Sorted 64-bit hashes lead to a word, and the word itself is compared. So nothing is built when
-    the arrays are memory-mapped: three million words open in milliseconds. Of equal words the
-    first is found.
+    A word is found by a binary search among sorted 64-bit hashes, and then compared itself. No
+    dictionary is built, so that memory-mapped arrays are ready at once. Of equal words, the first
+    is found.
 
     Parameters
     ----------
     letters : ndarray of uint8
-        All words in UTF-8, one after another.
+        All words in UTF-8, without separators.
     offsets : ndarray of int64, shape (n_words + 1,)
-        Where each begins.
+        The position in ``letters`` at which each word begins.
     hashes : ndarray of uint64, shape (n_words,)
-        Their xxh3, sorted.
+        The xxh3 of each word, sorted.
     order : ndarray of int32, shape (n_words,)
-        The position of the word that each hash is of.
+        The position of the word with each hash.
 
     Examples
     --------
@@ -44,13 +44,13 @@ class Vocabulary:
         self, letters: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, order: np.ndarray
     ):
         self.arrays = {"letters": letters, "offsets": offsets, "hashes": hashes, "order": order}
-        # Views give plain integers, several times faster than NumPy's scalars.
+        # Items of memoryviews are plain integers, several times faster than NumPy's scalars.
         self._letters, self._offsets = letters.data, offsets.data
         self._hashes, self._order = hashes.data, order.data
 
     @classmethod
     def from_words(cls, words: Iterable[str]) -> Vocabulary:
-        """Make a vocabulary of words in the order of their rows."""
+        """Make a vocabulary from words in the order of their rows."""
         encoded = [_encode(word) for word in words]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
@@ -64,7 +64,7 @@ class Vocabulary:
         return len(self._order)
 
     def find(self, word: str) -> int:
-        """Return the id of a word exactly as it stands, or 0."""
+        """Return the id of a word exactly as it is written, or 0."""
         key = _encode(word)
         digest = xxhash.xxh3_64_intdigest(key)
         i = bisect_left(self._hashes, digest)
@@ -76,9 +76,9 @@ class Vocabulary:
         return 0
 
     def find_form(self, word: str) -> int:
-        """Return the id of a word as it stands, else in lower case, else with # for digits, or 0.
+        """Return the id of a word as it is, in lower case, or with # for digits; 0 if not found.
 
-        Vectors made by word2vec from Google News write numbers of several digits as "####".
+        The vectors of Google News by word2vec write numbers of several digits as "####".
         """
         found = self.find(word) or self.find(word.lower())
         if not found and _DIGITS.search(word):
