@@ -98,11 +98,12 @@ def inspect_layers(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerIn
 def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
     try:
         expected = backbone.module(probe.clone())  # a network may change its input
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
         if backbone.native_shape is not None:
             raise ValueError(_unfit_size(backbone, error)) from error
+        # Samples of any shape reach such a network; torch tells that one does not fit.
+        if backbone.input_shape is not None or type(error) is not RuntimeError:
+            raise
         raise ValueError(
             f"backbone {backbone.name!r} does not take samples of shape {tuple(probe.shape[1:])}: "
             f"{error!s:.200}"
