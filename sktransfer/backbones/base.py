@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -81,19 +82,19 @@ class Backbone:
         self.name = name
         self.module = module.eval()
         self.modality = get_modality(modality)
-        self.preprocess = preprocess
+        self.preprocess: Any = preprocess
         self.classes = None if classes is None else tuple(map(str, classes))
         self.class_ids = None if class_ids is None else tuple(class_ids)
         self.stages = stages
         self.loaded_by = loaded_by
         # Set by the registry: an object with load(fingerprint), which a pickle holds instead of the
         # weights.
-        self.reference = None
+        self.reference: Any = None
         self.opaque = opaque
         self.heads = tuple(heads)
         self.penultimate = penultimate
         # Shape of the images that the network was made for, where another one was asked for.
-        self.native_shape: tuple[int, ...] | None = None
+        self.native_shape: Any = None  # tuple of int
         self._fingerprint: str | None = None
         # What is prepared from the network (stages, engines, copies of another image size). It
         # lives and dies with the backbone; a global table would keep every network for ever.
@@ -139,7 +140,7 @@ class Backbone:
         if not 1 <= image_size <= _LARGEST_SIZE:
             raise ValueError(
                 f"image_size={image_size}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
-                f"{self.name!r} was made for {self.input_shape[-1]}."
+                f"{self.name!r} was made for {self.preprocess.input_shape[-1]}."
             )
         sized = self.prepared.setdefault("sized", {})
         sized[image_size] = sized.pop(image_size, None) or self._resized(image_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -213,7 +214,7 @@ def join_inputs_of_heads(
         return inputs[0] if heads and inputs else None
     after = set(graph.nodes) - idle(graph) - constant - _ancestors(inputs)
     known = after | constant | set(inputs)
-    widths = [_width_of(node, inside, module) for node in inputs]
+    widths: list[Any] = [_width_of(node, inside, module) for node in inputs]
     if None in widths or not all(known.issuperset(node.all_input_nodes) for node in after):
         return None
     _move_behind(graph, after, inputs)
@@ -242,8 +243,8 @@ def _has_weights(node: fx.Node, module: nn.Module, constant: set[fx.Node]) -> bo
     return not constant.isdisjoint(node.all_input_nodes)
 
 
-def _called(node: fx.Node, module: nn.Module) -> nn.Module | None:
-    return module.get_submodule(node.target) if node.op == "call_module" else None
+def _called(node: fx.Node, module: nn.Module) -> Any:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:

@@ -203,14 +203,14 @@ def _check_output(backbone: Backbone, alone, both) -> None:
 
 def _unfit_size(backbone: Backbone, error: Exception) -> str:
     """Say that a network does not take images of the size asked for, and the least it takes."""
-    native = max(backbone.native_shape[1:])
+    native, size = max(backbone.native_shape[1:]), backbone.preprocess.input_shape[-1]
     least = _least_size(backbone, native)
     # Those of one kind can be large, such as a message with a whole shape in it.
     why = f"{type(error).__name__}: {error}"[:200]
     known = "" if least is None else f" The least that it takes is {least};"
     return (
-        f"image_size={backbone.input_shape[-1]}: backbone {backbone.name!r} does not take images "
-        f"of this size ({why}).{known} its weights were made for {native}."
+        f"image_size={size}: backbone {backbone.name!r} does not take images of this size "
+        f"({why}).{known} its weights were made for {native}."
     )
 
 

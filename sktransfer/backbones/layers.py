@@ -55,8 +55,9 @@ def penultimate(backbone: Backbone) -> str:
     """
     if backbone.penultimate is not None:
         return backbone.penultimate
-    if cut_of(backbone).head_input is not None:
-        return cut_of(backbone).head_input
+    head_input = cut_of(backbone).head_input
+    if head_input is not None:
+        return head_input
     stages = stages_of(backbone)
     names = list(stages)
     if backbone.modality.has_tokens and backbone.classes is None:

@@ -187,7 +187,7 @@ class _Cutter:
             stages[name] = _stage(self.module, nodes, self.constant)
             nodes = []
         ends, obstacles = self._describe_modules(names)
-        return Cut(stages, ends, obstacles, names.get(self.head_input))
+        return Cut(stages, ends, obstacles, names.get(self.head_input) if self.head_input else None)
 
     def _stretches(self) -> Iterator[list[fx.Node]]:
         """Group the nodes into stages, each ending where one value is needed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -66,7 +67,7 @@ def _untraced() -> tuple:
     return (*get_notrace_functions(), *get_notrace_modules())
 
 
-def _classifier(module: nn.Module) -> tuple[str, ...]:
+def _classifier(module: Any) -> tuple[str, ...]:
     """Return the paths of the modules that are the classifier, one or several."""
     found = module.get_classifier() if hasattr(module, "get_classifier") else None
     wanted: set[int] = set()

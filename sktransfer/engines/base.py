@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +120,7 @@ class Engine(abc.ABC):
         self._fused = self._fused_pooling()
         self._falls_back = False  # to the stages as they are
         self._largest_batch: int | None = None  # where the device's memory is short
-        self._bytes: int | None = None  # of the largest activation of one sample
+        self._bytes: Any = None  # of the largest activation of one sample
 
     # -- what a runtime defines ----------------------------------------------------------------
 

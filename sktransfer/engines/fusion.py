@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -76,7 +78,7 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
         modules[node.target] = rest
 
 
-def _after_norm(norm: nn.BatchNorm2d) -> nn.Module | None:
+def _after_norm(norm: Any) -> nn.Module | None:
     """Return what a batch norm does after normalising, None where that is not known.
 
     timm's classes hold an activation as ``act``, and a dropout, idle in ``eval``, as ``drop``.
@@ -103,7 +105,7 @@ def _overwrite_input(target: str, nodes: list[fx.Node], modules: dict) -> None:
     """Let an activation overwrite its input where nobody else reads it."""
     alone = all(_is_own_memory(node.args[0], modules) for node in nodes)
     if isinstance(modules[target], _ACTIVATIONS) and alone:
-        activation = _shallow(modules[target])
+        activation: Any = _shallow(modules[target])
         activation.inplace = True
         modules[target] = activation
 

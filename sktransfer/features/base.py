@@ -65,13 +65,13 @@ class BackboneEstimator(BaseEstimator):
         # Errors of these come before anything is computed.
         as_store(self.memory)
         resolve_device(self.device)
-        vars(self).pop("oov_rate_", None)  # of an earlier fit
+        self.__dict__.pop("oov_rate_", None)  # of an earlier fit
         self.backbone_ = load_backbone(
             self.backbone, weights=self.weights, image_size=self.image_size
         )
         samples = self._check_samples(X, reset=True)
         self._inspect(samples)
-        vars(self).update(self._check_by_preprocessing(samples, fitting=True))
+        self.__dict__.update(self._check_by_preprocessing(samples, fitting=True))
         return samples
 
     def _check_by_preprocessing(self, samples, *, fitting: bool) -> dict:

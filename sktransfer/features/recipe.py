@@ -73,7 +73,7 @@ class Recipe:
         return engine_for(
             stages_of(backbone) if stages is None else stages,
             self.layers,
-            self.pooling,
+            as_pooling(self.pooling),
             kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
             device=device,
             modality=backbone.modality,

@@ -314,7 +314,7 @@ class FeatureStore:
         return {"location": self.location, "max_bytes": self.max_bytes}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["location"], max_bytes=state["max_bytes"])
+        FeatureStore.__init__(self, state["location"], max_bytes=state["max_bytes"])
 
     def __sklearn_clone__(self) -> FeatureStore:
         return self

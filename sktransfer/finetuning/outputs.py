@@ -27,8 +27,15 @@ def run_rows(
 ) -> np.ndarray:
     """Run rows of activations through one stage; the engines for it are kept in a dictionary."""
     modality = get_modality("text" if has_tokens else "array")
-    how = {"device": resolve_device(device), "modality": modality, "precision": precision}
-    engine = engine_for({"output": body}, ("output",), "none", kept=engines, **how)
+    engine = engine_for(
+        {"output": body},
+        ("output",),
+        "none",
+        kept=engines,
+        device=resolve_device(device),
+        modality=modality,
+        precision=precision,
+    )
     parts = []
     for start in range(0, len(activations), _AT_ONCE):
         rows = as_rows(activations[start : start + _AT_ONCE])

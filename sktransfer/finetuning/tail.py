@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,6 +179,6 @@ def restrict_rows(tail: Tail, rows: Table) -> None:
     """
     if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
         return
-    table = tail.body[0]
+    table: Any = tail.body[0]
     used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
     tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)

@@ -102,8 +102,10 @@ class TunedNetwork:
         """
         body, engines = self._once("body", lambda: (nn.Sequential(*self.tail.eval().body), {}))
         has_tokens = self.tail.masked and bool(self.tail.names)
-        settings = {"has_tokens": has_tokens, "precision": precision}
-        return run_rows(body, activations, device, engines, **settings).astype(np.float64)
+        outputs = run_rows(
+            body, activations, device, engines, has_tokens=has_tokens, precision=precision
+        )
+        return outputs.astype(np.float64)
 
     def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:
         """Return the network as a backbone, one object until it is trained again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ __all__ = [
 
 # The thresholds that no single strategy owns; those of one strategy are in its record
 # (strategies.py). They were chosen on the first half of the tasks of benchmarks/regret.py.
-RULES = {
+RULES: dict[str, Any] = {
     # The similarity that is assumed where it cannot be measured.
     "unknown_similarity": 0.7,
     # Standard deviations that are subtracted from the gain of a strategy over the reference.
