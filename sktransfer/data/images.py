@@ -6,7 +6,7 @@ import dataclasses
 import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -382,14 +382,20 @@ def _upright(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> np.ndarray:
     """Convert an image to RGB, in strips if it is large, which avoids further large copies."""
     width, height = image.size
-    n_rows = max(1, _STRIP // max(1, width))
-    if height <= n_rows:
+    if width * height <= _STRIP:
         return np.asarray(_strip_to_rgb(image))
     result = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, n_rows):
-        strip = image.crop((0, top, width, min(top + n_rows, height)))
-        result[top : top + n_rows] = np.asarray(_strip_to_rgb(strip))
+    for rows in _strips(height, width):
+        strip = image.crop((0, rows.start, width, rows.stop))
+        result[rows] = np.asarray(_strip_to_rgb(strip))
     return result
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Yield slices of rows."""
+    n_rows = max(1, _STRIP // max(1, width))
+    for top in range(0, height, n_rows):
+        yield slice(top, min(top + n_rows, height))
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
@@ -432,6 +438,14 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 
 def _over_white(array: np.ndarray) -> np.ndarray:
+    """Compose an array ``(h, w, 4)`` with a white background."""
+    result = np.empty((*array.shape[:2], 3), array.dtype)
+    for rows in _strips(*array.shape[:2]):
+        result[rows] = _strip_over_white(array[rows])
+    return result
+
+
+def _strip_over_white(array: np.ndarray) -> np.ndarray:
     top = 255 if array.dtype == np.uint8 else 1
     colour, alpha = array[..., :3].astype(np.float32), array[..., 3:].astype(np.float32) / top
     mixed = colour * alpha + top * (1 - alpha)

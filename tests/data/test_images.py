@@ -440,6 +440,15 @@ def test_strips_give_the_pixels_of_the_whole(mode, info, monkeypatch):
     assert np.array_equal(open_image(image), whole)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_strips_of_a_transparent_array_give_the_pixels_of_the_whole(dtype, monkeypatch):
+    pixels = RNG.integers(0, 2 if dtype == np.float32 else 256, (37, 23, 4)).astype(dtype)
+    whole = open_image(pixels)
+    monkeypatch.setattr(images, "_STRIP", 23 * 5)
+    assert np.array_equal(open_image(pixels), whole)
+    assert whole.dtype == dtype
+
+
 def test_an_image_that_does_not_fit_into_memory_says_so():
     class Huge(Image.Image):
         def load(self):

@@ -16,8 +16,11 @@ from sktransfer import (
     FeatureStore,
     FineTunedClassifier,
     PretrainedFeatureExtractor,
+    TransferClassifier,
     UnreadableSamplesError,
+    list_layers,
     load_backbone,
+    probe_layers,
 )
 from sktransfer.data import Modality, digest_array, get_modality, register_modality
 
@@ -155,6 +158,13 @@ def test_a_pipeline_is_cross_validated(backbone, tmp_path):
     extractor = PretrainedFeatureExtractor(backbone, memory=tmp_path)
     pipeline = make_pipeline(extractor, LogisticRegression(C=100))
     assert cross_val_score(pipeline, X, y, cv=3).mean() >= 0.8
+
+
+def test_strategies_and_layers_are_compared_over_clips(backbone):
+    X, y = clips(24)
+    model = TransferClassifier(backbone, strategy="features", random_state=0).fit(X, y)
+    assert model.score(*clips(20, seed=1)) >= 0.9
+    assert probe_layers(X, y, backbone, random_state=0).layer in list_layers(backbone)
 
 
 def test_a_fitted_extractor_pickles_with_its_modality(backbone):
