@@ -1,4 +1,4 @@
-"""The stages of a sentence encoder."""
+"""Cut sentence encoders of transformers into stages."""
 
 from __future__ import annotations
 
@@ -16,28 +16,25 @@ from .weights import first_line
 
 __all__ = ["Block", "Embeddings", "Sentence", "Whole"]
 
-# Added to the scores of positions without a token. Finite in bfloat16 too: a text without any
-# token then attends to all its positions alike and stays a number.
+# Added to the attention scores of positions without a token. It is finite in bfloat16, too, so that
+# a text without tokens attends to all positions equally and gives no NaN.
 _NEVER = torch.finfo(torch.bfloat16).min
 
 
-# -- stages ----------------------------------------------------------------------------------------
-
-
 def _tokens(x: torch.Tensor) -> torch.Tensor:
-    """Tell which positions of ``(n, L, d)`` hold a token."""
+    """Return which positions of ``(n, L, d)`` hold a token."""
     return x.detach().abs().amax(-1) != 0  # (n, L), as (x != 0).any(-1) and six times as fast
 
 
 def _marked(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Make positions without a token exactly zero."""
+    """Set positions without a token to exactly zero."""
     return x * tokens[..., None]
 
 
 class Embeddings(nn.Module):
-    """From ids ``(n, L)`` to vectors ``(n, L, d)``, positions included.
+    """Map ids ``(n, L)`` to vectors ``(n, L, d)``, including the positions.
 
-    ``padding`` is the id that the network has for it; RoBERTa and its kin count positions by it.
+    ``padding`` is the network's id of padding, from which RoBERTa counts positions.
     """
 
     def __init__(self, table: nn.Module, padding: int):
@@ -51,10 +48,10 @@ class Embeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """One block of attention and what follows it, ``(n, L, d)`` to ``(n, L, d)``.
+    """Run one block of attention, ``(n, L, d)`` to ``(n, L, d)``.
 
-    ``relative`` computes what MPNet adds to the scores for the distance of two positions. There
-    all blocks share it; here each has its own, which training may move apart.
+    ``relative`` computes the position bias of MPNet, which is added to the scores. In MPNet, all
+    blocks share it; here each block has a copy, which may change in training.
     """
 
     relative: Any  # a module with compute_position_bias, or None
@@ -66,7 +63,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = _tokens(x)
-        # Always a mask, padded batch or not: a row's last bits must not tell of the others.
+        # Without padding, too: the last bits of a row must not depend on the other rows.
         scores = x.new_zeros(()).masked_fill(~tokens[:, None, None], _NEVER)  # (n, 1, 1, L)
         if self.relative is None:
             y = self.block(x, scores)
@@ -76,7 +73,7 @@ class Block(nn.Module):
 
 
 class Whole(nn.Module):
-    """A network whose blocks need more than one value: from ids to the vectors of its last."""
+    """Run a network that cannot be cut, from ids ``(n, L)`` to vectors ``(n, L, d)``."""
 
     def __init__(self, model: nn.Module, padding: int):
         super().__init__()
@@ -91,10 +88,10 @@ class Whole(nn.Module):
 
 
 class Sentence(nn.Module):
-    """From the vectors of tokens ``(n, L, d)`` to that of the text ``(n, d)``.
+    """Pool the vectors of tokens ``(n, L, d)`` to the vector of a text ``(n, d)``.
 
-    ``pooling`` is "mean" or "max" over tokens, or "cls", the first of them. A text without
-    tokens is a zero vector in any case.
+    ``pooling`` is "mean" or "max" over tokens, or "cls", the first token. The vector of a text
+    without tokens is zero.
     """
 
     def __init__(self, pooling: str = "mean", normalise: bool = False):
@@ -115,11 +112,8 @@ class Sentence(nn.Module):
         return top.masked_fill(~tokens.any(1), 0)
 
 
-# -- cutting ---------------------------------------------------------------------------------------
-
-
 def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
-    """Cut a network into its embeddings and blocks, or leave it whole where that is not it."""
+    """Cut a network into embeddings and blocks, or keep it whole if the result differs."""
     padding = getattr(model.config, "pad_token_id", None) or 0
     whole = Whole(model, padding)
     with _explained(name, "it is not an encoder of texts that transformers runs on ids alone"):
@@ -129,13 +123,13 @@ def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
         stages = _cut(model, padding)
         difference = _run(stages.values(), ids) - expected
         agree = difference.norm() <= 1e-5 * expected.norm()
-    except Exception:  # another family: its blocks have other names, or take something else
+    except Exception:  # the blocks of this family have other names or inputs
         agree = False
     return (stages if agree else {"encoder": whole}) | {"sentence": sentence}
 
 
 def _probe(n_ids: int) -> torch.Tensor:
-    """Make a few rows of ids of different lengths."""
+    """Make three rows of ids of different lengths."""
     ids = torch.randint(1, n_ids + 1, (3, 16), generator=torch.Generator().manual_seed(0))
     ids[1, 9:] = ids[2, 3:] = 0
     return ids
@@ -164,7 +158,7 @@ def _cut(model: Any, padding: int) -> dict[str, nn.Module]:
 
 
 def _in_order(stages: dict[str, nn.Module]) -> nn.Sequential:
-    """Put stages into one module in which they keep their names, "layer.0" included."""
+    """Put stages into one module in which they keep their names, such as "layer.0"."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for name, stage in stages.items():
         parent, _, child = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Read the JSON files of a folder with a sentence encoder, and refuse what they cannot mean."""
+"""Read and check the JSON files in the folder of a sentence encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _JSON_TYPES = {dict: "object", list: "list", str: "text", int: "number", bool: "
 
 @dataclasses.dataclass
 class SentenceSettings:
-    """What a folder says about making one vector of a text.
+    """How a folder makes one vector of a text.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class SentenceSettings:
     normalise : bool, default=False
         Whether the vector is scaled to length one.
     prompt : str, default=""
-        Stands before every text.
+        Is put before every text.
     """
 
     path: str = ""

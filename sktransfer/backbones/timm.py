@@ -1,4 +1,4 @@
-"""Networks of the timm library, as ``"timm:<name>"``."""
+"""Load networks of the timm library by ``"timm:<name>"``."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def _timm():
 
 
 def timm_names() -> list[str]:
-    """Names of timm's networks, with the prefix."""
+    """List the names of timm's networks, with the prefix."""
     return [f"timm:{name}" for name in _timm().list_models()]
 
 
 def load_timm(name: str, weights, *, download: bool = True) -> Backbone:
     """Load a network of timm with its published, local or random weights.
 
-    Published weights are fetched by timm into its own folder at ``fit``; ``download`` is
-    False when a pickle is opened, and then only files that are already there are read.
+    timm downloads published weights to its own folder. ``download`` is False when a pickle is
+    opened, and then nothing is downloaded.
     """
     timm = _timm()
     short = name.removeprefix("timm:")
@@ -80,15 +80,15 @@ def _classifier(module: Any) -> tuple[str, ...]:
 def _pretrained(timm, name: str, download: bool) -> nn.Module:
     if not download:
         raise FileNotFoundError(
-            f"The weights of 'timm:{name}' are fetched only by fit. Call "
+            f"The weights of 'timm:{name}' are downloaded only by fit. Call "
             f"sktransfer.load_backbone('timm:{name}') once in this process before loading."
         )
     try:
         return random_weights(lambda: timm.create_model(name, pretrained=True))
     except Exception as error:
         raise FileNotFoundError(
-            f"timm could not bring the weights of {name!r} ({type(error).__name__}: {error}). "
-            "Without a network, give a local file: weights='….safetensors'."
+            f"timm could not load the weights of {name!r} ({type(error).__name__}: {error}). "
+            "Without internet access, use a local file: weights='….safetensors'."
         ) from error
 
 
@@ -107,5 +107,5 @@ def _preprocessing(timm, module: nn.Module) -> ImagePreprocessing:
 
 
 def _side(size: tuple[int, int]) -> int | tuple[int, int]:
-    """Return one number for a square."""
+    """Return the side of a square, or height and width."""
     return size[0] if size[0] == size[1] else size

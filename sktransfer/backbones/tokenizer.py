@@ -1,4 +1,4 @@
-"""Texts to ids of tokens by a tokenizer of transformers."""
+"""Map texts to the ids of tokens by a tokenizer of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from ..data import pad_rows, padded_length
 
 __all__ = ["TokenizerPreprocessing"]
 
-_CHUNK = 4096  # texts whose encodings, much larger than their ids, are in memory at a time
+_CHUNK = 4096  # texts that are encoded at a time; encodings are much larger than ids
 
 
 class TokenizerPreprocessing:
-    """Turn texts into ids of tokens, as the tokenizer of a network does.
+    """Map texts to the ids of tokens, as the tokenizer of a network does.
 
-    Ids are those of the tokenizer plus one: 0 is no token, whatever id a vocabulary has for
-    padding, and a text that spells out a padding token means it. Lengths are filled up to a
-    multiple of 8.
+    Ids are those of the tokenizer plus one. 0 is no token, so that a padding token that is
+    written in a text is a token. Lengths are padded to a multiple of 8.
 
     Parameters
     ----------
     tokenizer : str
-        What ``tokenizers.Tokenizer.to_str`` gives: the content of a ``tokenizer.json``. Its
+        The content of a ``tokenizer.json``, as ``tokenizers.Tokenizer.to_str`` returns it. Its
         padding and truncation are replaced.
     max_length : int
-        The most tokens of a text, special ones included; what is longer is cut off.
+        The largest number of tokens of a text, including special ones. Longer texts are truncated.
     prompt : str, default=""
-        Stands before every text.
+        Is put before every text.
 
     Attributes
     ----------
     content_digest : str
-        SHA-256 of all of these.
+        SHA-256 of all parameters.
 
     Examples
     --------
@@ -63,7 +62,7 @@ class TokenizerPreprocessing:
         return self.many([text])[0][1][0]
 
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
-        """Return the ids of many texts, those of one length together.
+        """Return the ids of texts, grouped by length.
 
         Parameters
         ----------
@@ -72,8 +71,8 @@ class TokenizerPreprocessing:
         Returns
         -------
         list of (ndarray of shape (g,), Tensor of shape (g, length))
-            Positions among the texts, and their ids, int64; the shortest first. Every text is
-            in one group.
+            Positions of the texts, and their ids, int64; the shortest first. Every text is in
+            one group.
         """
         # Zero is what rows are filled up with, so that an id is one more.
         rows = [np.array(one.ids, np.int64) + 1 for part in self._encoded(texts) for one in part]
@@ -86,35 +85,35 @@ class TokenizerPreprocessing:
         ]
 
     def check(self, texts: Sequence[str], fitting: bool = False) -> dict[str, float]:
-        """Warn if texts are longer than the network takes, with their number.
+        """Warn with the number of texts that are truncated, if there are any.
 
         Parameters
         ----------
         texts : sequence of str
         fitting : bool, default=False
-            Makes no difference here.
+            Has no effect.
 
         Returns
         -------
         dict
-            Empty: there is nothing to remember.
+            Empty.
         """
-        # A tokenizer makes at most one token of an ASCII character, so that most texts need not
-        # be taken apart to know that they fit. Eight: a few special tokens and a space in front.
+        # A tokenizer makes at most one token of an ASCII character, so that most texts need not be
+        # encoded. Eight for special tokens and a space at the beginning.
         room = self.max_length - len(self.prompt) - 8
         doubtful = [text for text in texts if len(text) > room or not text.isascii()]
         n_cut = sum(bool(one.overflowing) for part in self._encoded(doubtful) for one in part)
         if n_cut:
             warnings.warn(
                 f"{n_cut} of {len(texts)} texts are longer than the {self.max_length} tokens that "
-                "the network takes; what comes after does not count. Split them if it matters.",
+                "the network takes, and are truncated. Split them if their ends matter.",
                 UserWarning,
                 stacklevel=2,
             )
         return {}
 
     def _encoded(self, texts: Sequence[str]):
-        """Yield the encodings of the texts, a list for each chunk."""
+        """Yield the encodings of texts, one list for each chunk."""
         if self._ready is None:
             self._ready = _tokenizer_from(self.tokenizer, self.max_length)
         for start in range(0, len(texts), _CHUNK):
@@ -122,7 +121,7 @@ class TokenizerPreprocessing:
             yield self._ready.encode_batch(chunk)
 
     def __getstate__(self) -> dict:
-        """Return the settings; the tokenizer is made again from them."""
+        """Return the parameters, from which the tokenizer is made again."""
         return self.__dict__ | {"_ready": None}
 
     def __repr__(self) -> str:

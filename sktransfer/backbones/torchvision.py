@@ -1,4 +1,4 @@
-"""Every classification network of torchvision, with the weights it publishes."""
+"""Load the classification networks of torchvision with published weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .weights import check_sha256, load_weights, random_weights
 
 __all__ = ["load_torchvision", "torchvision_names"]
 
-# What torchvision's builders set only when weights are given: the published tensors of these
-# two were trained on inputs scaled another way, which the network undoes itself, and with
-# auxiliary heads. The heads stand in the file; `eval` never runs them.
+# Arguments that torchvision's builders set if weights are given. The published weights of these two
+# were trained with another scale of the input, which the network applies itself, and with auxiliary
+# heads, which are in the file and do not run in `eval` mode.
 _PRETRAINED = {
     "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
     "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
@@ -27,7 +27,7 @@ _PRETRAINED = {
 
 
 def torchvision_names() -> list[str]:
-    """Names of the classification networks, as in ``torchvision.models``."""
+    """List the names of the classification networks of ``torchvision.models``."""
     return models.list_models(module=models)
 
 
@@ -39,10 +39,10 @@ def load_torchvision(name: str, weights, *, download: bool = True) -> Backbone:
     name : str
         As in :func:`torchvision_names`.
     weights : str or None
-        "default", the name of a published set such as "IMAGENET1K_V1", the path of a file,
-        or None for random initialisation.
+        "default", the name of published weights such as "IMAGENET1K_V1", the path of a file,
+        or None for random weights.
     download : bool, default=True
-        Whether a published file that is not there yet may be fetched.
+        Whether a missing file of published weights may be downloaded.
     """
     published = _published(name, weights)
     if weights is None:
@@ -62,7 +62,7 @@ def load_torchvision(name: str, weights, *, download: bool = True) -> Backbone:
 
 
 def _published(name: str, weights):
-    """Find the published set that is asked for, or that a local file is a copy of."""
+    """Find the published weights of a name, or those that a local file is a copy of."""
     known = models.get_model_weights(name)
     if weights in (None, "default"):
         return known.DEFAULT
@@ -78,7 +78,7 @@ def _published(name: str, weights):
 
 
 def _build(name: str, published, **kwargs) -> nn.Module:
-    # A ViT's position embedding has one entry a patch, so its size is part of the network.
+    # The position embedding of a ViT has an entry for each patch of the trained image size.
     if name.startswith("vit_"):
         kwargs["image_size"] = published.meta["min_size"][0]
     return models.get_model(name, weights=None, **kwargs)
@@ -87,8 +87,8 @@ def _build(name: str, published, **kwargs) -> nn.Module:
 def _read(name: str, published, weights: str, download: bool) -> nn.Module:
     path = Path(weights) if Path(str(weights)).suffix else _fetch(published, download)
     kwargs = _PRETRAINED.get(name, {})
-    # On the meta device nothing is initialised only to be overwritten; RegNet computes its
-    # widths with tensors while it is built and needs real ones.
+    # The meta device saves an initialisation that would be overwritten. RegNet computes widths
+    # with tensors while it is built, which needs real ones.
     meta = contextlib.nullcontext() if name.startswith("regnet") else torch.device("meta")
     with meta, torch.random.fork_rng(devices=[]):
         module = _build(name, published, **kwargs)
@@ -100,7 +100,7 @@ def _file_name(published) -> str:
 
 
 def _fetch(published, download: bool) -> Path:
-    """Return the file of a published set, its hash checked whether it was there or is new."""
+    """Return the file of published weights, downloaded if it is missing, and check its hash."""
     name = _file_name(published)
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     sha256 = path.stem.rpartition("-")[2]
@@ -111,18 +111,18 @@ def _fetch(published, download: bool) -> Path:
 
 
 def _download(url: str, path: Path, sha256: str, allowed: bool) -> None:
-    problem = "is not on this machine, and only fit fetches weights"
+    problem = "is not on this machine, and only fit downloads weights"
     if allowed:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=True)
             return
         except (OSError, RuntimeError) as error:  # no network, or another hash
-            problem = f"could not be fetched ({error})"
+            problem = f"could not be downloaded ({error})"
     raise FileNotFoundError(
-        f"The weights file {path.name!r} {problem}. On a machine with a network, download "
-        f"{url} , whose SHA-256 begins with {sha256}, and bring it to the folder {path.parent} "
-        "(set TORCH_HOME to keep such files elsewhere), or give its path as weights=."
+        f"The weights file {path.name!r} {problem}. On a machine with internet access, download "
+        f"{url} , whose SHA-256 begins with {sha256}, and copy it to the folder {path.parent} "
+        "(set TORCH_HOME to use another folder), or give its path as weights=."
     )
 
 

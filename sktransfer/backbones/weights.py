@@ -73,7 +73,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(path: Path):
-    """Read what ``torch.save`` wrote: the dictionary inside of what a training script saves."""
+    """Read a file of ``torch.save``, and take the dictionary of tensors out of a checkpoint."""
     found = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -87,13 +87,13 @@ def _is_named_tensor(item) -> bool:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor has one number for each element, in memory."""
+    """Tell whether a tensor is dense and has data in memory."""
     special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or is_lazy(tensor)
     return tensor.layout is torch.strided and not special
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type where it has none.
+    """Return the first line of an error's message, or its type if the message is empty.
 
     Parameters
     ----------
@@ -110,16 +110,16 @@ def first_line(error: Exception) -> str:
 def load_weights(
     module: nn.Module, path: str | Path, rename: Callable[[str], str] = str
 ) -> nn.Module:
-    """Put the tensors of a file into a module, in place, every name and shape accounted for.
+    """Load the tensors of a file into a module, in place, and check every name and shape.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Its tensors may lie on the meta device: then no memory was spent on them yet.
+        Its tensors may be on the meta device, so that they need no memory before.
     path : str or Path
         See :func:`read_tensors`.
     rename : callable, default=str
-        From a name in the file to a name in the module.
+        Maps a name in the file to a name in the module.
 
     Returns
     -------
@@ -135,18 +135,18 @@ def load_weights(
     tensors = {rename(name): tensor for name, tensor in read_tensors(path).items()}
     wanted = module.state_dict()
     tensors = {_modern(name, wanted): tensor for name, tensor in tensors.items()}
-    # Old files lack the counter of batches that batch norm has kept since PyTorch 0.4.1.
+    # Files older than PyTorch 0.4.1 lack the counter of batches of batch norm.
     for name in wanted:
         if name.endswith("num_batches_tracked"):
             tensors.setdefault(name, torch.tensor(0))
     _check_fit(tensors, wanted, path)
-    # Files in half or double precision: the network computes in that of its own tensors.
+    # Files may be in half or double precision; the network keeps its own.
     state: Any = OrderedDict((n, _as_own(tensor, wanted[n].dtype)) for n, tensor in tensors.items())
-    # Some networks look at the version of a file; the names were just found to be today's.
+    # Some networks read the version of a file; its names are those of the current version.
     state._metadata = getattr(wanted, "_metadata", None)
     module.load_state_dict(state, assign=True)
     for parameter in module.parameters():
-        parameter.requires_grad_(True)  # assigned tensors take it from the meta parameters
+        parameter.requires_grad_(True)  # the meta parameters may not require gradients
     check_finite(f"weights: {str(path)!r}", module)
     return module.eval()
 
@@ -174,7 +174,7 @@ def _check_fit(tensors: dict, wanted: dict, path: str | Path) -> None:
 
 
 def _kind(tensor: torch.Tensor) -> str:
-    """Name the kind of numbers within which a change of precision is a conversion."""
+    """Return the kind of numbers; tensors are only converted to a type of the same kind."""
     if tensor.dtype == torch.bool:
         return "bool"
     kinds = {"complex": tensor.is_complex(), "floating": tensor.is_floating_point()}
@@ -182,20 +182,20 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def _as_own(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor in a network's precision, with its own memory for each element."""
+    """Return a tensor in another precision of its kind, with memory for each element."""
     tensor = tensor.to(dtype)
     return tensor.contiguous() if 0 in tensor.stride() else tensor
 
 
 def check_finite(source: str, *modules: nn.Module) -> None:
-    """Raise ``ValueError`` by name if networks hold numbers that they cannot compute with.
+    """Raise ``ValueError`` with the tensor in which networks hold numbers that are not finite.
 
     Parameters
     ----------
     source : str
-        Stands before the name of the tensor in the message.
+        The beginning of the message.
     *modules : torch.nn.Module
-        Tensors that several of them share are looked at once.
+        Tensors that they share are checked once.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def _check_tensor(name: str, tensor: torch.Tensor, source: str, may_be_infinite:
         problem = f"a negative variance ({low:.3g})"
     if problem:
         raise ValueError(
-            f"{source}: tensor {name!r} holds {problem}. The network would compute nonsense: give "
+            f"{source}: tensor {name!r} holds {problem}, which makes all outputs meaningless. Use "
             "weights whose numbers are finite."
         )
 
@@ -241,8 +241,8 @@ def _extremes(tensor: torch.Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-# Names in files that torchvision published before it changed its code; it renames them itself
-# while loading, after our comparison of names.
+# Names in files that torchvision published before it changed its code. torchvision renames them
+# while loading, which is after the comparison of names.
 _OLD = [
     (r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$", r"\1\2"),  # DenseNet
     (r"\.mlp\.linear_1\.", ".mlp.0."),  # ViT
@@ -261,7 +261,7 @@ def _shorten(names: list[str]) -> str:
 
 
 def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """Build a module whose random initialisation neither reads nor moves the global generator."""
+    """Build a module with random weights and leave the global generator as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build().eval()
@@ -274,7 +274,7 @@ def check_sha256(path: Path, prefix: str) -> None:
     if not found.startswith(prefix):
         raise ValueError(
             f"weights: {str(path)!r} is damaged or another file: its SHA-256 begins with "
-            f"{found[: len(prefix)]}, expected {prefix}. Delete it and fetch it again."
+            f"{found[: len(prefix)]}, expected {prefix}. Delete it and download it again."
         )
 
 
@@ -283,20 +283,20 @@ _GENERATOR = threading.RLock()
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Let torch's global generator begin at a seed, and put it back afterwards.
+    """Seed torch's global generator within a block, and restore its state afterwards.
 
-    Threads share that generator, and one that puts it back would disturb another that draws.
-    So this is one thread's at a time; it should hold what draws and nothing that waits.
+    Threads share the generator, so that one thread at a time may be in such a block. It should
+    contain what draws random numbers, and nothing that waits.
 
     Parameters
     ----------
     seed : int
     device : torch.device, default=None
-        An accelerator whose generator is meant as well as the CPU's.
+        An accelerator whose generator is seeded, too.
     """
     device = torch.device("cpu") if device is None else device
     with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # Not torch.manual_seed, which seeds every accelerator and puts none of them back.
+        # torch.manual_seed would seed all accelerators and restore none of them.
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):

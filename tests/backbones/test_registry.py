@@ -398,7 +398,7 @@ def test_without_a_network_the_error_says_what_to_bring_where(torch_home, offlin
 
 
 def test_nothing_is_fetched_where_that_is_not_allowed(torch_home, offline, registry):
-    with pytest.raises(FileNotFoundError, match="only fit fetches weights"):
+    with pytest.raises(FileNotFoundError, match="only fit downloads weights"):
         load_backbone(SMALL, download=False)
     assert offline == []
 
@@ -579,7 +579,7 @@ def test_a_reference_opens_without_a_network(registry, torch_home, offline, tens
     pickled = pickle.dumps(load_backbone(SMALL))
     path.unlink()
     registry_module._SHARED.clear()
-    with pytest.raises(FileNotFoundError, match="only fit fetches weights"):
+    with pytest.raises(FileNotFoundError, match="only fit downloads weights"):
         pickle.loads(pickled)
     assert offline == []
 

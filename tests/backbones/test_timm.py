@@ -75,7 +75,7 @@ def test_without_a_network_timm_weights_ask_for_a_local_file(monkeypatch, regist
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(FileNotFoundError, match=r"no route to host.*weights='….safetensors'"):
         load_backbone("timm:test_resnet")
-    with pytest.raises(FileNotFoundError, match="fetched only by fit"):
+    with pytest.raises(FileNotFoundError, match="downloaded only by fit"):
         load_backbone("timm:test_resnet", download=False)
 
 
