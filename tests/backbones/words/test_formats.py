@@ -1,0 +1,268 @@
+import gzip
+import os
+import pickle
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sktransfer.backbones.wordvectors import load_word_vectors
+from tests.backbones.words.support import (
+    MATRIX,
+    VECTORS,
+    WORDS,
+    assert_embedded_as_by_gensim,
+    binary,
+    keyed_vectors,
+    lines,
+    text_file,
+    vectors_of,
+)
+from tests.support import TESTS
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_binary_files_of_word2vec(tmp_path, suffix, end):
+    pytest.importorskip("gensim")
+    path = tmp_path / f"vectors.bin{suffix}"
+    path.write_bytes(gzip.compress(binary(end=end)) if suffix else binary(end=end))
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(str(path))), MATRIX)
+
+
+@pytest.mark.parametrize("byte", [b"\n", b"7\n", b" 1\n", b"\r\n"])
+@pytest.mark.parametrize("dim", [5, 40_000])
+def test_binary_numbers_may_hold_ends_of_lines_and_digits(tmp_path, byte, dim):
+    pytest.importorskip("gensim")
+    matrix = np.random.default_rng(0).standard_normal((3, dim)).astype(np.float32)
+    matrix[0, :1].view(np.uint8)[: len(byte)] = np.frombuffer(byte, np.uint8)
+    (tmp_path / "v.bin").write_bytes(binary(WORDS[:3], matrix))
+    found = vectors_of(load_word_vectors(tmp_path / "v.bin"), WORDS[:3])
+    np.testing.assert_array_equal(found, matrix)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_gzipped_files_are_known_by_their_content(tmp_path, facebook, fasttext, suffix):
+    zipped = tmp_path / f"zipped.bin{suffix}"
+    zipped.write_bytes(gzip.compress(binary()))
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(zipped)), MATRIX)
+    zipped.write_bytes(gzip.compress(facebook.read_bytes()))
+    assert_embedded_as_by_gensim(load_word_vectors(zipped), fasttext.wv, ["landlord", "payee"])
+    zipped.write_bytes(gzip.compress(facebook.read_bytes())[:-20])
+    with pytest.raises(ValueError, match="compressed file is damaged"):
+        load_word_vectors(zipped)
+
+
+def test_a_suffix_alone_makes_no_gzipped_file(tmp_path):
+    pytest.importorskip("gensim")
+    (tmp_path / "v.bin.gz").write_bytes(binary())
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.bin.gz")), MATRIX)
+
+
+@pytest.mark.parametrize("dim", range(2, 6))
+def test_binary_numbers_of_any_bytes(tmp_path, dim):
+    pytest.importorskip("gensim")
+    rng = np.random.default_rng(dim)
+    for i in range(40):
+        matrix = rng.integers(0, 256, (3, 4 * dim), np.uint8)
+        matrix[0, -2:] = (0x35, 0x0A) if i % 2 else (0x0A, 0x35)
+        matrix = np.nan_to_num(matrix.view(np.float32), nan=1, posinf=1, neginf=1)
+        (tmp_path / f"{i}.bin").write_bytes(binary(["a", "bb", "c"], matrix, end=b""))
+        found = vectors_of(load_word_vectors(tmp_path / f"{i}.bin"), ["a", "bb", "c"])
+        np.testing.assert_array_equal(found, matrix)
+
+
+def test_the_file_that_the_benchmark_makes_is_one_of_word2vec(tmp_path, monkeypatch):
+    pytest.importorskip("gensim")
+    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
+    words_speed = pytest.importorskip("words_speed", exc_type=ImportError)
+    words_speed.large(tmp_path / "large.bin", n_words=10_000, dim=4)
+    backbone = load_word_vectors(tmp_path / "large.bin")
+    assert backbone.preprocess.vectors.vocabulary.word(10_000) == "w9999"
+    assert backbone.stages["embedding"].dim == 4
+
+
+def test_files_that_gensim_writes_in_the_format_of_word2vec(tmp_path):
+    kv = keyed_vectors()
+    for name, is_binary in [("v.txt", False), ("v.bin", True)]:
+        kv.save_word2vec_format(tmp_path / name, binary=is_binary)
+        found = vectors_of(load_word_vectors(tmp_path / name))
+        np.testing.assert_array_equal(found, MATRIX)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("was-here",)
+
+
+@pytest.mark.parametrize("suffix", ["kv", "kv.gz"])
+def test_saved_objects_are_refused_and_no_code_in_them_runs(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    kv = keyed_vectors()
+    kv.extra = Malicious()
+    kv.save(f"saved.{suffix}")
+    with pytest.raises(ValueError, match=r"A pickle, .* load it with gensim .*model\.wv"):
+        load_word_vectors(f"saved.{suffix}")
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_what_gensim_loads_takes_the_place_of_a_saved_file(tmp_path, fasttext):
+    models = pytest.importorskip("gensim.models")
+    path = str(tmp_path / "saved.kv")
+    keyed_vectors().save(path, separately=["vectors"])
+    for kv in (models.KeyedVectors.load(path), models.KeyedVectors.load(path, mmap="r")):
+        np.testing.assert_array_equal(vectors_of(load_word_vectors(kv)), MATRIX)
+    fasttext.wv.save(path)
+    again = models.fasttext.FastTextKeyedVectors.load(path)
+    assert_embedded_as_by_gensim(load_word_vectors(again), fasttext.wv, ["landlord", "landlords"])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (WORDS, MATRIX),
+        [np.array(WORDS), MATRIX.tolist()],
+        (WORDS, torch.from_numpy(MATRIX)),
+        (WORDS, np.asfortranarray(MATRIX.astype(np.float64))),
+        (WORDS, MATRIX[::-1, ::-1].copy()[::-1, ::-1]),
+        (WORDS, nn.Parameter(torch.from_numpy(MATRIX.copy()))),
+        (WORDS, torch.from_numpy(MATRIX.astype(np.float64)).requires_grad_()),
+        VECTORS,
+    ],
+)
+def test_words_and_vectors_in_memory(weights):
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(weights)), MATRIX)
+
+
+def test_keyed_vectors_and_models_in_memory(fasttext):
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(keyed_vectors())), MATRIX)
+    for weights in (fasttext, fasttext.wv):
+        assert_embedded_as_by_gensim(load_word_vectors(weights), fasttext.wv, ["landlord", "lady"])
+
+
+def test_a_matrix_is_neither_copied_nor_changed():
+    matrix = MATRIX.copy()
+    matrix.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone = load_word_vectors((WORDS, matrix))
+    shared = backbone.preprocess.vectors.matrix
+    assert shared.data_ptr() == matrix.ctypes.data
+    table = backbone.stages["embedding"].restricted(np.array([1, 2]))
+    train(table, torch.tensor([[1, 2]]))
+    np.testing.assert_array_equal(matrix, MATRIX)
+
+
+def test_of_equal_words_the_first_counts(tmp_path):
+    pytest.importorskip("gensim")
+    words = ["a", "b", "a"]
+    (tmp_path / "v.bin").write_bytes(binary(words, MATRIX[:3]))
+    path = text_file(tmp_path / "v.txt", words=words, matrix=MATRIX[:3])
+    for weights in ((words, MATRIX[:3]), path, tmp_path / "v.bin"):
+        found = vectors_of(load_word_vectors(weights), ["a", "b"])
+        np.testing.assert_array_equal(found, MATRIX[:2])
+
+
+@pytest.mark.parametrize("form", ["text", "binary", "memory"])
+@pytest.mark.parametrize(
+    ("bounds", "kept"),
+    [
+        ({"max_words": 3}, WORDS[:3]),
+        ({"vocabulary": ["good", "film", "good", "unheard"]}, ["film", "good"]),
+        ({"vocabulary": {"bad", "it", "good"}, "max_words": 2}, ["good", "it"]),
+        ({"max_words": 99}, WORDS),
+    ],
+)
+def test_bounds_keep_some_of_the_words(tmp_path, form, bounds, kept):
+    weights = (WORDS, MATRIX)
+    if form == "text":
+        weights = text_file(tmp_path / "v.txt", header=False)
+    elif form == "binary":
+        pytest.importorskip("gensim")
+        weights = tmp_path / "v.bin"
+        weights.write_bytes(binary())
+    backbone = load_word_vectors(weights, **bounds)
+    vocabulary = backbone.preprocess.vectors.vocabulary
+    assert [vocabulary.word(i + 1) for i in range(len(vocabulary))] == kept
+    np.testing.assert_array_equal(vectors_of(backbone, kept), [VECTORS[word] for word in kept])
+    full = load_word_vectors(weights)
+    assert (full.fingerprint == backbone.fingerprint) == (kept == WORDS)
+
+
+def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
+    path = tmp_path / "v.txt"
+    cases = {
+        b"": "not a file of word vectors",
+        b"PK\x03\x04 zip": "Unpack the archive",
+        b"\x93NUMPY\x01\x00": r"\(words, matrix\)",
+        b"an ordinary text\nof two lines\n": "not a file of word vectors",
+        b"3 2\na 1 2\nb 3 4\n": "3 words are announced, the file ends at 2",
+        b"0 300\n": "no words",
+        b"a 1 2\nb 3\n": "entry 2: not a word and 2 numbers",
+        b"a 1 2\nb 3 4 5\n": "entry 2: not a word and 2 numbers",
+        b"a 1  2\nb 3  4\n": "entry 1: .* two spaces",
+        b"a  1 2\nb  3 4\n": "entry 1: .* two spaces",
+        b"a\t1 2\nb\t3 4\n": "entry 1: .* no tab",
+        b"2 2\na\t1\t2\nb\t3\t4\n": "entry 1: .* no tab",
+        b"a\t1\t2\nb\t3\t4\n": "no tab",
+        b"a 1 2\rb 3 4\r": "CR alone",
+        b"2 0\na\nb\n": "0 numbers",
+        b"a 1 2\nb 3 x\n": "'b' has b'x' for a number",
+        b"a 1 2\nb 3 4 \nc nan 1\n": "vector of 'c'.*NaN",
+        gzip.compress(lines().encode())[:-20]: "compressed file is damaged",
+        b"2 2\na \x00\x00\x80?": "not a file of word vectors that can be read",
+        pickle.dumps({"a": [1.0]}): "A pickle",
+        b"9" * 5000 + b" 4\na 1 2\n": "entry 2: not a word and 1 numbers",
+        b"a 1e39 2\nb 3 4\n": r"v\.txt: the vector of 'a'",
+        b"2 2\na 1 2\nb 3 4\nc 5 6\n": "2 words are announced, and more lines follow",
+        b"2 2\na 1 2\nb 3 4": "ends inside this line, and its last number",
+        b"a 1 2\nb 3 4": "ends inside this line",
+        gzip.compress(b"a 1 2\nb 3 4.12"): "ends inside this line",
+    }
+    for content, message in cases.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_word_vectors(path)
+    assert not list(tmp_path.glob("home/word-vectors/.new-*"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ((["a"], MATRIX), ValueError, "1 words and vectors of shape"),
+        ((WORDS, MATRIX[0]), ValueError, "do not match"),
+        ({}, ValueError, "0 words"),
+        ({"a": [1, 2], "b": [1]}, ValueError, "not a matrix of numbers"),
+        ((["a", "b"], [[1, 2], [np.nan, 0]]), ValueError, "vector of 'b'"),
+        ((["a", 2], MATRIX[:2]), TypeError, "must be a str"),
+        ((WORDS, MATRIX.astype(complex)), ValueError, "complex"),
+        ((WORDS, np.ma.masked_less(MATRIX, -1)), ValueError, "masked"),
+        ((WORDS, torch.from_numpy(MATRIX).cfloat()), ValueError, "complex"),
+        ((WORDS, nn.Embedding(12, 5)), ValueError, "not a matrix of numbers"),
+        (3, TypeError, "got int"),
+    ],
+)
+def test_objects_that_are_no_word_vectors(weights, error, message):
+    with pytest.raises(error, match=message):
+        load_word_vectors(weights)
+
+
+def test_a_missing_gensim_is_said_with_the_line_to_install_it(tmp_path, monkeypatch):
+    (tmp_path / "v.bin").write_bytes(binary())
+    monkeypatch.setitem(sys.modules, "gensim", None)
+    with pytest.raises(ImportError, match=r"pip install 'sktransfer\[text\]'"):
+        load_word_vectors(tmp_path / "v.bin")
+    np.testing.assert_array_equal(
+        vectors_of(load_word_vectors(text_file(tmp_path / "v.txt"))), MATRIX
+    )
+
+
+def train(table, ids, steps=3):
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.5)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        table(ids).square().sum().backward()
+        optimizer.step()
