@@ -21,7 +21,7 @@ import numpy as np
 from _common import interleave, parser, ratio, table
 
 from sktransfer import FeatureStore
-from sktransfer.data.images import digest
+from sktransfer.data import digest
 
 N, WIDTH = 400, 1280
 VALUES = np.random.default_rng(0).normal(size=(N, WIDTH)).astype(np.float32)

@@ -29,7 +29,7 @@ from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.backbones.layers import penultimate
-from sktransfer.data.images import open_image
+from sktransfer.data import open_image
 from sktransfer.engines import resolve_device
 from sktransfer.features.compute import open_sample
 from sktransfer.features.recipe import Recipe

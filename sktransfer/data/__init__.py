@@ -6,19 +6,12 @@ packages share.
 """
 
 from .arrays import ArrayModality
-from .base import (
-    Modality,
-    SampleView,
-    UnreadableSamplesError,
-    digest_array,
-    get_modality,
-    named_among,
-    register_modality,
-    take,
-)
+from .base import UnreadableSamplesError, digest_array, named_among, take
 from .disk import CacheError, checksum, new_folder, writing
-from .images import ImageModality, as_samples, digest, open_image, read_image
+from .images import ImageModality, as_samples
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
+from .modality import Modality, SampleView, get_modality, register_modality
+from .pixels import digest, open_image, read_image
 from .targets import (
     ClassTarget,
     IndicatorTarget,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.utils import check_array
 
-from .base import Modality, digest_array, plain_array, register_modality
+from .base import digest_array, plain_array
+from .modality import Modality, register_modality
 
 __all__ = ["ArrayModality"]
 

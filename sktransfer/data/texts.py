@@ -8,7 +8,8 @@ import numpy as np
 import xxhash
 from sklearn.utils import check_array
 
-from .base import Modality, UnreadableSamplesError, register_modality, unwrap_column
+from .base import UnreadableSamplesError, unwrap_column
+from .modality import Modality, register_modality
 
 __all__ = ["TextModality", "as_texts", "pad_rows", "padded_length"]
 

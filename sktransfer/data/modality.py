@@ -1,0 +1,297 @@
+"""The base class of modalities, and the modalities by name."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.utils import check_array
+
+__all__ = ["Modality", "SampleView", "get_modality", "register_modality"]
+
+_BATCH_ON_ACCELERATOR = 256  # larger batches are not faster
+
+
+class SampleView(abc.ABC):
+    """A sample computed from another one, such as an augmented image."""
+
+    @property
+    @abc.abstractmethod
+    def bytes_read(self) -> int:
+        """Number of bytes that :meth:`read` has read from a file."""
+
+    @abc.abstractmethod
+    def read(self) -> SampleView:
+        """Return the view with its sample read into memory."""
+
+    @abc.abstractmethod
+    def digest(self) -> bytes:
+        """Return 16 bytes that are equal only for equal views."""
+
+    @abc.abstractmethod
+    def open(self):
+        """Return the input of the preprocessing."""
+
+
+class Modality:
+    """Definition of a type of samples: how to check X, and how to digest, open and group samples.
+
+    A subclass sets ``name`` and defines :meth:`check` and :meth:`digest`. It defines :meth:`open`
+    if the input of the preprocessing is not the sample itself. :func:`register_modality` registers
+    an instance under its name. A modality has no state; its methods may be called in several
+    threads.
+
+    Attributes
+    ----------
+    name : str
+        The name for ``load_backbone(module, modality=...)``.
+    noun : str, default="samples"
+        The plural noun for samples in messages.
+    chunk_size : int, default=128
+        Number of samples that are opened, computed and stored at a time.
+    batch_size : int, default=64
+        Largest batch on a CPU.
+    has_tokens : bool, default=False
+        Whether a preprocessed sample is a sequence of tokens. Then samples differ in length,
+        zeros are padding, and pooling ignores positions that contain only zeros.
+    is_hashable : bool, default=False
+        Whether samples can be keys of a dictionary. Equal samples are then found without digests.
+    takes_augment : bool, default=False
+        Whether ``augment`` can be used: opened samples are images ``(height, width, 3)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.data import Modality, digest_array, register_modality
+    >>> class Sound(Modality):
+    ...     name = "sound"
+    ...     noun = "clips"
+    ...
+    ...     def check(self, X, *, image_shape=None, validate=None):
+    ...         return [np.asarray(clip, np.float32) for clip in X]
+    ...
+    ...     def digest(self, sample):
+    ...         return digest_array(sample)
+    >>> register_modality(Sound()).name
+    'sound'
+    """
+
+    name: str
+    noun: str = "samples"
+    chunk_size: int = 128
+    batch_size: int = 64
+    has_tokens: bool = False
+    is_hashable: bool = False
+    takes_augment: bool = False
+
+    def check(self, X, *, image_shape=None, validate: Callable = check_array):
+        """Convert X to a list or an array of samples.
+
+        Parameters
+        ----------
+        X : object
+            The argument of ``fit`` or ``transform``.
+        image_shape : tuple of int, default=None
+            The parameter of the estimator.
+        validate : callable, default=sklearn.utils.check_array
+            Checks a numeric table. An estimator passes ``validate_data``, which also checks the
+            number of features.
+
+        Returns
+        -------
+        list or ndarray
+            One entry for each sample.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a list or an array of samples of this type.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no check.")
+
+    def read(self, sample):
+        """Read a sample into memory if it is the name of a file.
+
+        Parameters
+        ----------
+        sample : object
+
+        Returns
+        -------
+        object
+            An argument of :meth:`digest` and :meth:`open`. The attribute ``bytes_read``, if there
+            is one, is the number of bytes read. By default, the sample itself.
+        """
+        return sample
+
+    def digest(self, sample) -> bytes:
+        """Return a digest of a sample: 16 bytes that are equal only for equal samples.
+
+        Parameters
+        ----------
+        sample : object
+
+        Returns
+        -------
+        bytes of length 16
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no digest.")
+
+    def open(self, sample):
+        """Return the input of the preprocessing of a backbone.
+
+        Parameters
+        ----------
+        sample : object
+
+        Returns
+        -------
+        object
+            By default, the sample itself.
+        """
+        return sample
+
+    def for_transform(self, opened):
+        """Convert an opened sample to the input of a transform given by a user.
+
+        Parameters
+        ----------
+        opened : object
+            From :meth:`open`.
+
+        Returns
+        -------
+        object
+            By default, the opened sample itself.
+        """
+        return opened
+
+    def group(self, tensors: Sequence) -> list[tuple[np.ndarray, Sequence]]:
+        """Group preprocessed samples by shape.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            Preprocessed samples.
+
+        Returns
+        -------
+        list of (ndarray of int, sequence of Tensor)
+            For each shape, the positions of the samples, and the samples.
+
+        Raises
+        ------
+        ValueError
+            If samples without tokens differ in shape.
+        """
+        places: dict[tuple, list[int]] = {}
+        for i, tensor in enumerate(tensors):
+            places.setdefault(tuple(tensor.shape), []).append(i)
+        if len(places) > 1 and not self.has_tokens:
+            raise ValueError(
+                f"The preprocessing returns tensors of different shapes, {sorted(places)[:3]}; a "
+                "network needs one shape: for images, add a resize and a crop to it."
+            )
+        return [(np.array(rows), [tensors[i] for i in rows]) for rows in places.values()]
+
+    def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
+        """Return the largest batch for samples of one shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of one preprocessed sample.
+        on_cpu : bool
+
+        Returns
+        -------
+        int
+        """
+        return self.batch_size if on_cpu else _BATCH_ON_ACCELERATOR
+
+    def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator):
+        """Return samples of noise, or None if the modality defines none.
+
+        Parameters
+        ----------
+        n : int
+        shape : tuple of int
+            Shape of one preprocessed sample.
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        ndarray of n samples, or None
+        """
+        return None
+
+    def set_tags(self, input_tags, *, from_table: bool = False) -> None:
+        """Set the tags of scikit-learn for the types of X.
+
+        Parameters
+        ----------
+        input_tags : sklearn.utils.InputTags
+            Changed in place.
+        from_table : bool, default=False
+            Whether X is a table with one flattened sample in each row.
+        """
+        input_tags.two_d_array = from_table
+        input_tags.three_d_array = input_tags.string = not from_table
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+_MODALITIES: dict[str, Modality] = {}
+
+
+def register_modality(modality: Modality) -> Modality:
+    """Register a modality under its name.
+
+    Parameters
+    ----------
+    modality : Modality
+        It replaces a registered modality of the same name.
+
+    Returns
+    -------
+    Modality
+        The argument.
+
+    Raises
+    ------
+    TypeError
+        If it is not an instance of :class:`Modality` or has no name.
+    """
+    if not isinstance(modality, Modality) or not isinstance(getattr(modality, "name", None), str):
+        raise TypeError(f"modality: an instance of Modality with a name, got {modality!r}")
+    _MODALITIES[modality.name] = modality
+    return modality
+
+
+def get_modality(modality: str | Modality) -> Modality:
+    """Return the modality with a name.
+
+    Parameters
+    ----------
+    modality : str or Modality
+        A modality is returned unchanged.
+
+    Returns
+    -------
+    Modality
+
+    Raises
+    ------
+    ValueError
+        If no modality of that name is registered.
+    """
+    if isinstance(modality, Modality):
+        return modality
+    if modality not in _MODALITIES:
+        raise ValueError(
+            f"modality={modality!r} is not known: {sorted(_MODALITIES)} are. Register your own "
+            "with sktransfer.data.register_modality."
+        )
+    return _MODALITIES[modality]

@@ -1,0 +1,314 @@
+"""Read image files, compute digests of images, and convert images to RGB."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import stat
+from collections.abc import Iterator
+
+import numpy as np
+import xxhash
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+from .base import digest_array, plain_array
+from .modality import SampleView
+
+__all__ = ["digest", "is_tensor", "open_image", "read_image", "tensor_to_images"]
+
+# Limit on the bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit
+# RGBA without compression, the largest that Pillow reads.
+_BYTES_PER_PIXEL = 8
+_STRIP = 2**22  # pixels of an image that are converted at a time
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _ImageFile:
+    """The content of an image file: the digest and the pixels come from the same bytes."""
+
+    path: str | os.PathLike
+    content: bytes
+
+    @property
+    def bytes_read(self) -> int:
+        return len(self.content)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+def is_tensor(X) -> bool:
+    return type(X).__module__.partition(".")[0] == "torch" and hasattr(X, "detach")
+
+
+def tensor_to_images(X) -> np.ndarray:
+    """Convert a tensor ``(…, channels, h, w)`` to an array ``(…, h, w, channels)``."""
+    array = X.detach().cpu().numpy()
+    return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def read_image(sample):
+    """Read a sample into memory if it is the name of a file.
+
+    Parameters
+    ----------
+    sample : str, Path, PIL image, array, tensor or SampleView
+
+    Returns
+    -------
+    object
+        An argument of :func:`digest` and :func:`open_image`. Other samples are returned unchanged.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be read, is not a regular file or is too large.
+    """
+    if isinstance(sample, SampleView):
+        return sample.read()
+    if isinstance(sample, _ImageFile) or not isinstance(sample, str | os.PathLike):
+        return sample
+    return _ImageFile(sample, _read_file(sample))
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    limit = Image.MAX_IMAGE_PIXELS
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file, but a pipe or a device")
+        if limit is not None and status.st_size > limit * _BYTES_PER_PIXEL:
+            raise ValueError(
+                f"{status.st_size} bytes are more than an image of {limit} pixels takes; "
+                "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
+            )
+        return file.read()
+
+
+def _open_without_waiting(path, flags: int) -> int:
+    """Open a file without waiting, which a pipe does until something is written to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_file(file: _ImageFile) -> Image.Image:
+    """Read the header of an image, and refuse one with too many pixels."""
+    try:
+        image = Image.open(io.BytesIO(file.content))
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"not an image ({len(file.content)} bytes)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_too_many_pixels(str(error))) from error
+    return image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse an image from a file with more pixels than the limit, before they are decoded."""
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit and isinstance(image, ImageFile.ImageFile):
+        raise ValueError(_too_many_pixels(f"{width} x {height} pixels, the limit is {limit}"))
+
+
+def _too_many_pixels(found: str) -> str:
+    return (
+        f"too many pixels to decode ({found.rstrip('.')}). Where you trust the file, raise "
+        "PIL.Image.MAX_IMAGE_PIXELS."
+    )
+
+
+# -- digest ----------------------------------------------------------------------------------------
+
+
+def digest(sample) -> bytes:
+    """Return a digest of an image: 16 bytes that are equal only for equal images.
+
+    Parameters
+    ----------
+    sample : str, Path, PIL image, array, tensor or SampleView
+        The digest of a file depends on its content, not on its name.
+
+    Returns
+    -------
+    bytes of length 16
+
+    Raises
+    ------
+    OSError, ValueError, TypeError
+        If the file cannot be read, or the sample has another type.
+    """
+    if isinstance(sample, SampleView):
+        return sample.digest()
+    sample = read_image(sample)
+    if isinstance(sample, _ImageFile):
+        state = xxhash.xxh3_128(b"file")
+        state.update(sample.content)
+        return state.digest()
+    if isinstance(sample, Image.Image):
+        return digest_array(_from_pil(sample))
+    return digest_array(_numbers(sample))
+
+
+def _numbers(sample) -> np.ndarray:
+    """Return the values of an array or a tensor."""
+    if is_tensor(sample):
+        sample = tensor_to_images(sample)
+    if not isinstance(sample, np.ndarray):
+        raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
+    if sample.dtype.kind not in "biuf":
+        raise TypeError(f"an array of dtype {sample.dtype} is not an image")
+    return plain_array(sample)
+
+
+# -- pixels ----------------------------------------------------------------------------------------
+
+
+def open_image(sample) -> np.ndarray:
+    """Convert one image to RGB.
+
+    Parameters
+    ----------
+    sample : str, Path, PIL image, array, tensor or SampleView
+        Greyscale images get three equal channels, transparent pixels are composed with a white
+        background, the EXIF orientation is applied, and 16-bit images keep their range.
+
+    Returns
+    -------
+    ndarray of shape (h, w, 3)
+        uint8 in [0, 255], or float32 in [0, 1] for float and 16-bit samples.
+
+    Raises
+    ------
+    ValueError, OSError, TypeError, MemoryError
+        If the sample is not an image or cannot be read.
+    """
+    if isinstance(sample, SampleView):
+        return sample.open()
+    sample = read_image(sample)
+    if isinstance(sample, _ImageFile):
+        return _from_pil(_open_file(sample))  # without a name, so that it can be freed early
+    if isinstance(sample, Image.Image):
+        return _from_pil(sample)
+    return _from_array(_numbers(sample))
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    _check_pixels(image)
+    try:
+        image = _upright(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return _from_array(_deep(image))
+        return _rgb(image)
+    except OSError as error:  # such as an incomplete file
+        raise ValueError(f"damaged image ({error})") from None
+    except MemoryError as error:
+        width, height = image.size
+        raise MemoryError(f"not enough memory to decode {width} x {height} pixels") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an image and apply its EXIF orientation."""
+    image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Convert an image to RGB, in strips if it is large, which avoids further large copies."""
+    width, height = image.size
+    if width * height <= _STRIP:
+        return np.asarray(_strip_to_rgb(image))
+    result = np.empty((height, width, 3), np.uint8)
+    for rows in _strips(height, width):
+        strip = image.crop((0, rows.start, width, rows.stop))
+        result[rows] = np.asarray(_strip_to_rgb(strip))
+    return result
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Yield slices of rows."""
+    n_rows = max(1, _STRIP // max(1, width))
+    for top in range(0, height, n_rows):
+        yield slice(top, min(top + n_rows, height))
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # Pillow converts this mode only to LA
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep(image: Image.Image) -> np.ndarray:
+    """Return the values of modes with more than 8 bits. 16-bit files may have 32-bit modes."""
+    array = np.asarray(image)
+    return array if array.dtype.kind == "f" else np.divide(array, 65535, dtype=np.float32)
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    array = _to_range(array)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(
+            f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels)"
+        )
+    channels = array.shape[2]
+    if channels == 1 and array.dtype == np.float32:
+        return np.broadcast_to(array, (*array.shape[:2], 3))  # no copies of large images
+    if channels == 1:
+        return np.repeat(array, 3, axis=2)
+    if channels == 4:
+        return _over_white(array)
+    if channels != 3:
+        raise ValueError(
+            f"{channels} channels; an image has 1, 3 or 4. Tensors have the channels first, arrays "
+            "have them last"
+        )
+    return array
+
+
+def _over_white(array: np.ndarray) -> np.ndarray:
+    """Compose an array ``(h, w, 4)`` with a white background."""
+    result = np.empty((*array.shape[:2], 3), array.dtype)
+    for rows in _strips(*array.shape[:2]):
+        result[rows] = _strip_over_white(array[rows])
+    return result
+
+
+def _strip_over_white(array: np.ndarray) -> np.ndarray:
+    top = 255 if array.dtype == np.uint8 else 1
+    colour, alpha = array[..., :3].astype(np.float32), array[..., 3:].astype(np.float32) / top
+    mixed = colour * alpha + top * (1 - alpha)
+    return mixed.round().astype(np.uint8) if top == 255 else mixed
+
+
+def _to_range(array: np.ndarray) -> np.ndarray:
+    """Convert an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1]."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return np.divide(array, 65535, dtype=np.float32)
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if not np.isfinite([low, high]).all():
+        raise ValueError("contains NaN or infinity")
+    if array.dtype.kind != "f" and 0 <= low and high <= 255:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f" and 0 <= low and high <= 1:
+        return array.astype(np.float32, copy=False)
+    raise ValueError(
+        f"{array.dtype} values from {low:g} to {high:g}: give floats in [0, 1], or uint8. "
+        f"Perhaps divide by {_divisor(high)}."
+    )
+
+
+def _divisor(high: float) -> int:
+    return next((top for top in (16, 255, 4095) if high <= top), 65535)
