@@ -102,9 +102,14 @@ def _as_array(raw: np.ndarray, y) -> np.ndarray:
     """Convert a complete target to the type that numpy infers."""
     if raw.dtype != object:
         return raw
-    if len({isinstance(label, str) for label in raw.flat}) > 1:
+    kinds = {isinstance(label, str) for label in raw.flat}
+    if len(kinds) > 1:
         raise ValueError("strings and values of other types are mixed. Give labels of one type.")
-    return raw if isinstance(y, np.ndarray) else np.asarray(y)
+    if isinstance(y, np.ndarray):
+        return raw
+    array = np.asarray(y)
+    # The columns of a pandas table with nullable types become objects.
+    return np.array(array.tolist()) if array.dtype == object and kinds == {False} else array
 
 
 def _check_present(raw: np.ndarray, mask: np.ndarray | None, name: str) -> None:

@@ -181,6 +181,13 @@ def test_complete_labels_are_learned(y, classes):
     assert FineTunedClassifier(backbone(), max_epochs=0).fit(X, y).classes_.tolist() == classes
 
 
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "boolean", "int64[pyarrow]"])
+def test_an_indicator_matrix_may_be_a_table(dtype):
+    matrix = np.column_stack([CODES, 1 - CODES])
+    checked = check_target(pd.DataFrame(matrix, dtype=dtype))
+    assert checked.dtype.kind in "ib" and (checked == matrix).all()
+
+
 NO_LABELS = {
     "too few": LABELS[:-1],
     "a number": 3,
