@@ -1,4 +1,4 @@
-"""What every engine shares: the device, batches, short memory and the check on a first sample."""
+"""Share between engines: the device, batches, memory and the check on the first sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOLERANCE = 1e-4  # relative L2 distance of the prepared stages' features to th
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn "auto" into a device, and check that a named one is on this machine.
+    """Find the device that is meant, and check that it is on this machine.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ class Engine(abc.ABC):
     modality : Modality or str, default="array"
         Says whether a sample is a sequence of tokens, and how many samples a batch holds at most.
     precision : {"float32", "bfloat16"}, default="float32"
-        What the stages compute in.
+        The type in which the stages compute.
     dtype : {"float32", "float16"}, default="float32"
-        What features are returned in.
+        The type in which features are returned.
     opaque : tuple of callable, default=()
         Functions that are one operation where the stages are traced.
     name : str, default="network"
-        What messages call the network.
+        The name of the network in messages.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ class Engine(abc.ABC):
                 if fitting == 1:
                     raise
                 part = None
-            if part is None:  # here, where the error holds the batch's tensors no longer
+            if part is None:  # outside the handler, whose error refers to the batch's tensors
                 self._halve(fitting)
                 continue
             parts.append(part)
@@ -192,7 +192,7 @@ class Engine(abc.ABC):
             )
         self._largest_batch = size // 2
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # pieces too small for what comes next
+            torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
 
     def run_groups(
         self, groups: Sequence[tuple], batch_size: int | str = "auto"
@@ -217,11 +217,10 @@ class Engine(abc.ABC):
             for layer, rows in self._run_group(tensors, batch_size).items():
                 if layer not in tables:
                     tables[layer] = self._empty_table(n, rows)
-                _put(tables[layer], positions, rows)
+                _fill(tables[layer], positions, rows)
         return tables
 
     def _empty_table(self, n: int, rows: np.ndarray) -> np.ndarray:
-        # Tokens differ in number.
         ragged = rows.ndim > 2 and self.modality.has_tokens
         return np.empty(n, object) if ragged else np.empty((n, *rows.shape[1:]), rows.dtype)
 
@@ -232,7 +231,7 @@ class Engine(abc.ABC):
         return {layer: self._as_features(layer, self._fused(_as_batch(tensors))).numpy()}
 
     def _fused_pooling(self) -> Callable | None:
-        """Return the function for stage and pooling in one that a single stage offers, or None."""
+        """Return the function that a single stage offers for itself and the pooling, if any."""
         single = len(self.segments) == 1 and len(self.segments[0]) == 1
         offer = getattr(self.segments[0][0], "fused_pooling", None) if single else None
         if offer is None or self.precision != "float32" or self.device.type != "cpu":
@@ -255,8 +254,8 @@ class Engine(abc.ABC):
         limit = self.modality.batch_limit(tuple(sample.shape), on_cpu)
         if self.modality.has_tokens:
             return limit
-        self._inspect(sample[None])
-        return int(np.clip((_BYTES if on_cpu else _BYTES_ON_ACCELERATOR) // self._bytes, 1, limit))
+        n_bytes = self._inspect(sample[None])
+        return int(np.clip((_BYTES if on_cpu else _BYTES_ON_ACCELERATOR) // n_bytes, 1, limit))
 
     # -- through modules -----------------------------------------------------------------------
 
@@ -308,11 +307,11 @@ class Engine(abc.ABC):
 
     # -- the first sample ----------------------------------------------------------------------
 
-    def _inspect(self, probe: torch.Tensor) -> None:
-        """Measure the activations and compare with the stages, once."""
+    def _inspect(self, probe: torch.Tensor) -> int:
+        """Compare with the stages once, and return the bytes of a sample's largest activation."""
         if self._bytes is not None:
-            return
-        # Copies, since a network may change its input, and the probe is a sample of the caller's.
+            return self._bytes
+        # Copies, since a network may change its input.
         with _largest_output(self.modules()) as largest:
             found = self.forward(probe.clone())
         if self.needs_check and not _agree(found, self._run_stages(probe.clone())):
@@ -323,13 +322,14 @@ class Engine(abc.ABC):
             )
             self._falls_back = True
         self._bytes = max(1, largest[0] // len(probe))
+        return self._bytes
 
 
 def _as_batch(tensors: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
     return tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
 
 
-def _put(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
+def _fill(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
     if table.dtype != object:
         table[positions] = rows
         return
@@ -344,7 +344,7 @@ def _agree(found: dict, expected: dict) -> bool:
 
 @contextlib.contextmanager
 def _largest_output(modules: Iterable[nn.Module]) -> Iterator[list[int]]:
-    """Collect the size in bytes of the largest output of any of some modules meanwhile."""
+    """Collect, while modules are called, the size in bytes of their largest output."""
     largest = [1]
 
     def note(module, args, output):

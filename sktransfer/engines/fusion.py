@@ -1,4 +1,4 @@
-"""Fold batch norm, use channels-last memory and let activations work in place."""
+"""Prepare stages: fold batch norm, use channels-last memory, let activations work in place."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def prepare(segment: nn.Sequential, opaque: tuple) -> nn.Module:
     """
     try:
         graph = trace(segment, opaque)
-    except Exception:  # a network that cannot be traced runs as it is
+    except Exception:  # tracing runs the user's forward, which may raise anything
         return segment
     modules = dict(segment.named_modules(remove_duplicate=False))
     if any(hasattr(module, "parametrizations") for module in modules.values()):
-        return segment  # weights that are computed when they are asked for cannot be replaced
+        return segment  # weights that are computed at each access cannot be replaced
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -51,14 +51,14 @@ def prepare(segment: nn.Sequential, opaque: tuple) -> nn.Module:
 
 
 class _Root(dict):
-    """Modules by path, and parameters by path, as ``GraphModule`` wants them."""
+    """Modules and parameters by path, in the form that ``GraphModule`` takes."""
 
     def __init__(self, modules: dict[str, nn.Module], segment: nn.Module):
         super().__init__(dict(segment.named_parameters()) | dict(segment.named_buffers()) | modules)
 
 
 def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
-    """Fold a batch norm into the convolution that alone feeds it (subclasses included)."""
+    """Fold a batch norm into the convolution before it, if nothing else uses either."""
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
         return
@@ -85,12 +85,13 @@ def _after_norm(norm: Any) -> nn.Module | None:
     """
     if type(norm).forward is nn.BatchNorm2d.forward:
         return nn.Identity()
-    return norm.act if {"drop", "act"} == {name for name, _ in norm.named_children()} else None
+    children = dict(norm.named_children())
+    return children["act"] if children.keys() == {"drop", "act"} else None
 
 
 def _use_channels_last(target: str, modules: dict) -> None:
     if isinstance(modules[target], nn.Conv2d):
-        conv = _shallow(modules[target])
+        conv = _shallow_copy(modules[target])
         for name, parameter in conv.named_parameters(recurse=False):
             if parameter.ndim == 4:
                 laid_out = parameter.detach().contiguous(memory_format=torch.channels_last)
@@ -102,22 +103,22 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU)
 
 
 def _overwrite_input(target: str, nodes: list[fx.Node], modules: dict) -> None:
-    """Let an activation overwrite its input where nobody else reads it."""
-    alone = all(_is_own_memory(node.args[0], modules) for node in nodes)
+    """Let an activation overwrite its input where nothing else reads it."""
+    alone = all(_owns_output(node.args[0], modules) for node in nodes)
     if isinstance(modules[target], _ACTIVATIONS) and alone:
-        activation: Any = _shallow(modules[target])
+        activation: Any = _shallow_copy(modules[target])
         activation.inplace = True
         modules[target] = activation
 
 
-def _is_own_memory(source, modules: dict) -> bool:
+def _owns_output(source, modules: dict) -> bool:
     if not isinstance(source, fx.Node) or len(source.users) > 1 or source.op != "call_module":
         return False
     return isinstance(modules[source.target], nn.Conv2d | nn.Linear | nn.BatchNorm2d)
 
 
-def _shallow(module: nn.Module) -> nn.Module:
-    """Copy a module without children, its tensors shared."""
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    """Copy a module without children, and share its tensors."""
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     twin._parameters = dict(module._parameters)

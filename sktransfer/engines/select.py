@@ -1,4 +1,4 @@
-"""Choose an engine, and keep the last ones that were prepared for a network."""
+"""Choose an engine, and keep the last engines of each network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ENGINES", "engine_for"]
 
 # A runtime is one class and one entry here.
 ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine}
-_ENGINES_KEPT = 2  # for each network: a list of layers and the next candidate's
+_ENGINES_KEPT = 2  # for each network
 _LOCK = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""What the estimators share: their parameters about running, X, the backbone and its pickle."""
+"""Share between estimators: parameters about running, checks of X, the backbone, pickling."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ class BackboneEstimator(BaseEstimator):
         return self.backbone_.modality.check(X, image_shape=self.image_shape, validate=validate)
 
     def _inspect(self, samples) -> dict[str, LayerInfo]:
-        """Check the stages on one sample and describe each layer; known after the first call."""
+        """Check the stages on one sample and describe each layer; later calls are free."""
         return inspect_layers(self.backbone_, self._probe_batch(samples))
 
     def _probe_batch(self, samples) -> torch.Tensor:
-        """Return a batch as the network takes it, from one sample where need be."""
+        """Return a batch of one: noise where the shape is known, else the first sample."""
         shape = self.backbone_.input_shape
         if shape is not None:
-            # Noise: zeros would hide steps that are left out, such as an activation.
+            # Zeros would hide steps that are left out, such as an activation.
             return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
         try:
             return open_sample(samples[0], self.backbone_)[None]
@@ -99,7 +99,7 @@ class BackboneEstimator(BaseEstimator):
             raise UnreadableSamplesError([(0, samples[0], error)]) from error
 
     def _features(
-        self, samples, layers: tuple[str, ...], pooling=None, rows=None
+        self, samples, layers: tuple[str, ...], pooling="avg", rows=None
     ) -> dict[str, np.ndarray]:
         """Compute features of samples, or of those at some positions among them."""
         rows = range(len(samples)) if rows is None else rows
@@ -127,20 +127,20 @@ class BackboneEstimator(BaseEstimator):
         return tags
 
     def __sklearn_clone__(self):
-        """Share a fitted model given as ``backbone``: what is frozen clones to itself."""
+        """Clone the estimator, and share a fitted model that was given as ``backbone``."""
         if not _is_tuned(self.backbone):
             return _clone_parametrized(self)
-        new = _clone_parametrized(_twin(self, backbone=self.backbone.to_backbone()))
+        new = _clone_parametrized(_shallow_copy(self, backbone=self.backbone.to_backbone()))
         new.backbone = self.backbone
         return new
 
     def set_params(self, **params):
-        """Set parameters; those of a fitted model given as ``backbone``, on a copy of it."""
+        """Set parameters. Those of a fitted model given as ``backbone`` are set on a copy."""
         if "backbone" in params:
             super().set_params(backbone=params.pop("backbone"))
         nested = any(name.startswith("backbone__") for name in params)
         if nested and _is_tuned(self.backbone):
-            self.backbone = _twin(self.backbone)  # clones share it with its owner
+            self.backbone = _shallow_copy(self.backbone)  # clones share it with its owner
         return super().set_params(**params)
 
     def __getstate__(self) -> dict:
@@ -162,42 +162,50 @@ class BackboneEstimator(BaseEstimator):
         fitted = state.get("backbone_")
         own = isinstance(self.backbone, nn.Module) or hasattr(self.backbone, "to_backbone")
         own = own or not isinstance(self.weights, str | Path | None)
-        if fitted is not None and own and self._own_is(fitted):
+        if fitted is not None and own and self._is_loaded_again(fitted):
             state = state | {"backbone_": None}
         return state
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         if "backbone_" in state and state["backbone_"] is None:
-            self.backbone_ = self._load_own()
+            self.backbone_ = self._load_again()
 
-    def _own_is(self, fitted: Backbone) -> bool:
+    def _is_loaded_again(self, fitted: Backbone) -> bool:
         """Tell whether the parameter still gives the backbone of the fit."""
         try:
-            return self._load_own().fingerprint == fitted.fingerprint
-        except Exception:  # it may be anything by now, such as an estimator that is not fitted
+            return self._load_again().fingerprint == fitted.fingerprint
+        except Exception:  # the parameter may be anything, such as an estimator without a fit
             return False
 
-    def _load_own(self) -> Backbone:
+    def _load_again(self) -> Backbone:
         return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
 
 
-def _twin(estimator, **changed):
-    """Copy an estimator, its attributes shared. ``copy`` would go through the pickle's state."""
+def _shallow_copy(estimator, **changed):
+    """Copy an estimator and share its attributes. ``copy.copy`` would use the pickle's state."""
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator) | changed)
     return twin
 
 
 def _is_tuned(backbone) -> bool:
-    """Tell whether a backbone is a fitted model, which owns a tuned network."""
+    """Tell whether a backbone is a fitted fine-tuned estimator."""
     return hasattr(backbone, "to_backbone") and hasattr(backbone, "backbone_")
 
 
 def all_or_nothing(method):
-    """Decorate a fit so that where it fails the estimator is what it was before.
+    """Decorate a fit so that a failing call leaves the estimator as it was.
 
-    Nothing of an earlier fit is changed in place, so that the attributes are all there is.
+    Restoring the attributes is enough, since a fit changes no object of an earlier fit in place.
+
+    Parameters
+    ----------
+    method : callable
+
+    Returns
+    -------
+    callable
     """
 
     @functools.wraps(method)

@@ -1,4 +1,4 @@
-"""Samples -> preprocessing -> stages -> features, chunk by chunk, through the store."""
+"""Compute the features of samples chunk by chunk, through the store."""
 
 from __future__ import annotations
 
@@ -205,7 +205,9 @@ def _through_store(
     recipe = source.recipe
     if store is None:
         return source.compute(samples)
-    found = {layer: store.get(recipe.key(layer), digests) for layer in recipe.layers}
+    found: dict[str, list] = {
+        layer: store.get(recipe.key(layer), digests) for layer in recipe.layers
+    }
     columns = zip(*found.values(), strict=True)
     missing = [i for i, row in enumerate(columns) if any(value is None for value in row)]
     if missing:

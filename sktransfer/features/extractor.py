@@ -1,4 +1,4 @@
-"""Fixed features: a pretrained network as a scikit-learn transformer."""
+"""Extract fixed features: a pretrained network as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POOLINGS = (*POOLINGS, *LEARNED_POOLINGS)
 class PretrainedFeatureExtractor(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BackboneEstimator
 ):
-    """Turn images or texts into vectors with a network that others have trained.
+    """Turn images or texts into vectors with a pretrained network.
 
     Parameters
     ----------
@@ -35,25 +35,25 @@ class PretrainedFeatureExtractor(
         "default" for the recommended published weights, the name of another published set,
         the path of a file, or None for random ones. For names only. For "word-vectors" also
         vectors in memory, in every form that :func:`sktransfer.load_word_vectors` takes;
-        ``clone`` copies such an object, a search for each fit, and shares what that function
-        returns, given as ``backbone``.
+        ``clone`` copies such an object, so that a search copies it for each fit. It shares what
+        that function returns, if this is given as ``backbone``.
     layer : str, int, list of those, or None, default=None
-        Where to stop: a name of :func:`sktransfer.list_layers` or a position among them (-1 is
-        the network's output). A list gives several layers in one pass, side by side. None is
-        the penultimate layer, the input of the network's own classifier. "auto" takes in
-        ``fit`` the one on which a linear model does best in cross-validation, the penultimate
-        one unless another is clearly better, and needs labels, or numbers to regress on.
+        The layer whose output is used: a name of :func:`sktransfer.list_layers` or a position
+        among them (-1 is the network's output). A list gives several layers in one pass, side by
+        side. None is the penultimate layer, the input of the network's own classifier. "auto"
+        compares layers in ``fit`` by a linear model in cross-validation, and takes the
+        penultimate one unless another is clearly better. It needs a target.
     task : {"auto", "classification", "regression"}, default="auto"
-        With ``layer="auto"``, whether the targets are labels or numbers to regress on. "auto"
-        takes whole numbers as labels.
+        With ``layer="auto"``, whether y has labels or regression targets. "auto" takes whole
+        numbers as labels.
     pooling : {"avg", "max", "flatten", "cls", "idf", "sif"}, callable or list, default="avg"
         How an activation becomes a vector: the mean or maximum over positions, every number,
         or the first token of a transformer. A callable is given the activation, a tensor
         ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and returns ``(n, k)``.
         For word vectors also "idf" and "sif": means weighted by how rare a word is, which
-        ``fit`` counts (see Notes). A list gives several, side by side. Without a ``layer``,
-        "avg" of texts is what their encoder itself makes of a text, and the others go over
-        the tokens of the last layer that has any.
+        ``fit`` counts (see Notes). A list gives several, side by side. For texts and
+        ``layer=None``, "avg" is the output of the encoder, and the others pool the tokens of
+        the last layer that has tokens.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were
         trained with.
@@ -65,11 +65,11 @@ class PretrainedFeatureExtractor(
     device : str, default="auto"
         "auto", "cpu", "cuda", "cuda:1", "mps". Resolved when used and never stored.
     precision : {"float32", "bfloat16"}, default="float32"
-        What the network computes in. "bfloat16" is faster where the processor has it, and
-        features differ by 1 to 5 %.
+        The type in which the network computes. "bfloat16" is faster on processors that support
+        it, and features differ by 1 to 5 %.
     memory : None, str, Path, FeatureStore or object with a location, default=None
-        Where features are kept, by sample: with it, a grid search runs every image through
-        the network once. A folder, a :class:`sktransfer.FeatureStore`, or a ``joblib.Memory``.
+        Where features are kept by sample, so that a grid search runs every sample through the
+        network once. A folder, a :class:`sktransfer.FeatureStore`, or a ``joblib.Memory``.
     n_jobs : int, default=None
         Threads that open and preprocess samples.
     verbose : int, default=0
@@ -82,9 +82,9 @@ class PretrainedFeatureExtractor(
     layers_ : list of str
         The layers that are returned, each once.
     layer_choice_ : LayerChoice
-        With ``layer="auto"``, what a probe made of each layer.
+        With ``layer="auto"``, the score of a linear probe on each layer.
     token_weights_ : dict of str to TokenWeights
-        What the poolings "idf" and "sif" learned.
+        The weights of words that the poolings "idf" and "sif" learned.
     oov_rate_ : float
         For word vectors: the share of words in the texts of ``fit`` that have no vector.
     n_features_in_ : int
@@ -94,20 +94,20 @@ class PretrainedFeatureExtractor(
 
     See Also
     --------
-    PretrainedClassifier : The network's own classes, or yours without training.
-    probe_layers : What ``layer="auto"`` looks at.
+    PretrainedClassifier : Predict the network's own classes, or yours without training.
+    probe_layers : Score the layers that ``layer="auto"`` compares.
 
     Notes
     -----
     ``fit`` trains nothing: it loads the weights, finds the layers and checks X. Labels are
-    ignored. So there is nothing that could leak from test samples into training. The exceptions
-    are asked for by name: the poolings "idf" and "sif" count the words of the training texts, and
-    ``layer="auto"`` runs up to 600 training samples through the network and looks at their labels.
-    With ``memory`` what was run there is not run again.
+    ignored, and nothing leaks from test samples into training. There are two exceptions: the
+    poolings "idf" and "sif" count the words of the training texts, and ``layer="auto"`` runs up
+    to 600 training samples through the network and uses their labels. With ``memory``, these are
+    not run again.
 
     "idf" weights a word by ``ln((1 + n) / (1 + df)) + 1``, as scikit-learn does; "sif" by
-    ``a / (a + p)``, and takes the first singular vector of the training texts out (Arora et al.
-    2017). A word that ``fit`` has not met counts as the rarest.
+    ``a / (a + p)``, and removes the first singular vector of the training texts (Arora et al.
+    2017). A word that ``fit`` has not seen counts as the rarest.
 
     The features of a sample depend on that sample alone. Its batch and its place in X change them
     by no more than the rounding of float32: a relative L2 distance of 1e-5.
@@ -178,7 +178,7 @@ class PretrainedFeatureExtractor(
             [0, 1]), tensors ``(channels, h, w)``; texts; for an own module without
             preprocessing, an array ``(n_samples, …)`` of numbers.
         y : array-like of shape (n_samples,), default=None
-            Looked at with ``layer="auto"`` only.
+            Used with ``layer="auto"`` only.
 
         Returns
         -------
@@ -187,14 +187,14 @@ class PretrainedFeatureExtractor(
         Raises
         ------
         ValueError
-            For an unknown backbone or layer (the nearest names are offered), and for an X that
-            is no list of samples.
+            For an unknown backbone or layer (the nearest names are in the message), and for an
+            X that is no list of samples.
         FileNotFoundError
             For weights that are not on this machine and cannot be fetched.
         """
         samples = self._fit_backbone(X)
         for name in ("token_weights_", "layer_choice_"):  # of an earlier fit
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         self._check_poolings()
         self._blocks = self._find_blocks(samples, y)
         self.layers_ = list(dict.fromkeys(layer for layer, _ in self._blocks))
@@ -209,10 +209,10 @@ class PretrainedFeatureExtractor(
         return self
 
     def _find_blocks(self, samples, y) -> list[tuple]:
-        """List what stands side by side: for each layer that is asked for, each pooling of it."""
+        """List the blocks of the output: each pooling of each layer that is asked for."""
         asked = self.layer if isinstance(self.layer, list) else [self.layer]
         if not asked:
-            raise ValueError("layer=[] asks for no layer at all.")
+            raise ValueError("layer=[] names no layer: give at least one, or None.")
         if self.layer == "auto":
             self.layer_choice_ = self._probe_layers(samples, y)
             asked = [self.layer_choice_.layer]
@@ -220,17 +220,17 @@ class PretrainedFeatureExtractor(
         return [(self._resolve(layer, p, tokens), p) for layer in asked for p in self._poolings()]
 
     def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
-        """Judge layers by a linear model of what they make of samples."""
+        """Score layers by a linear model on their features."""
         poolings = tuple("avg" if _is_learned(p) else p for p in self._poolings())
         pooling = poolings if len(poolings) > 1 else poolings[0]
-        choosy = next((p for p in poolings if p != "avg"), "avg")
+        strictest = next((p for p in poolings if p != "avg"), "avg")
         tokens = self._layers_of_tokens(samples)
         asked = [*candidate_layers(self.backbone_)[:-1], None] if layers is None else layers
         return choose_layer(
             self.backbone_,
             check_target(y, len(samples)),
             lambda names, rows: self._features(samples, names, pooling, rows),
-            layers=[self._resolve(layer, choosy, tokens) for layer in asked],
+            layers=[self._resolve(layer, strictest, tokens) for layer in asked],
             task=self.task,
             random_state=random_state,
         )
@@ -254,22 +254,22 @@ class PretrainedFeatureExtractor(
             raise ValueError("pooling='flatten' of texts gives vectors of different lengths.")
 
     def _resolve(self, layer, pooling, tokens: list[str] | None) -> str:
-        """Find a layer for a pooling, the last with tokens where those are to be pooled anew."""
+        """Find a layer for a pooling; for poolings over tokens, one that has tokens."""
         found = resolve_layer(self.backbone_, layer)
         if tokens is None or pooling == "avg" or found in tokens:
             return found
         if layer is None and tokens:
             return tokens[-1]
-        if callable(pooling):  # it may have its own way with a vector
+        if callable(pooling):  # it may take a vector
             return found
         raise ValueError(
-            f"pooling={pooling!r} goes over the tokens of a text, and layer {found!r} of backbone "
+            f"pooling={pooling!r} pools the tokens of a text, and layer {found!r} of backbone "
             f"{self.backbone_.name!r} gives a single vector: use 'avg' there, or a layer with "
             f"tokens: {tokens}."
         )
 
     def _layers_of_tokens(self, samples) -> list[str] | None:
-        """Name the layers that give a vector for each token of a text; None without texts."""
+        """Return the layers with a vector for each token, or None if samples have no tokens."""
         if not self.backbone_.modality.has_tokens:
             return None
         return [name for name, layer in self._inspect(samples).items() if layer.has_tokens]
@@ -282,7 +282,7 @@ class PretrainedFeatureExtractor(
         return pooled_width(layer, "avg" if _is_learned(pooling) else pooling)
 
     def transform(self, X):
-        """Run samples through the network up to the layer and pool what comes out.
+        """Run samples through the network up to the layer and pool its output.
 
         Parameters
         ----------
@@ -304,12 +304,12 @@ class PretrainedFeatureExtractor(
         for layers, poolings in self._passes():
             found |= self._run_pass(samples, layers, poolings)
         blocks = [found[block] for block in self._blocks]
-        # A single block is not copied: both together would be twice the output.
+        # A single block is not copied, which would need twice the memory of the output.
         return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
     def _passes(self) -> list[tuple[tuple[str, ...], tuple]]:
-        """Group the poolings that go over the same layers: one pass serves them."""
-        if takes_weights(self.backbone_):  # each pass is cheap, and "avg" has a way of its own
+        """Group the poolings of the same layers, which one pass computes."""
+        if takes_weights(self.backbone_):  # each pass is cheap, and "avg" alone is faster
             return [((layer,), (pooling,)) for layer, pooling in self._blocks]
         passes: dict[tuple[str, ...], tuple] = {}
         for pooling in dict.fromkeys(pooling for _, pooling in self._blocks):
@@ -325,7 +325,7 @@ class PretrainedFeatureExtractor(
             return {(layers[0], poolings[0]): vectors}
         tables = self._features(samples, layers, poolings if len(poolings) > 1 else poolings[0])
         widths = dict(zip(self._blocks, self._widths, strict=True))
-        found = {}
+        found: dict = {}
         for layer in layers:
             ends = np.cumsum([widths[layer, pooling] for pooling in poolings])[:-1]
             parts = np.split(tables[layer], ends, axis=1)
@@ -351,13 +351,13 @@ class PretrainedFeatureExtractor(
         """
         check_is_fitted(self)
         names = [
-            f"{self.backbone_.name}_{self._label(layer, pooling)}_{i}"
+            f"{self.backbone_.name}_{self._name_block(layer, pooling)}_{i}"
             for (layer, pooling), width in zip(self._blocks, self._widths, strict=True)
             for i in range(width)
         ]
         return np.asarray(names, dtype=object)
 
-    def _label(self, layer: str, pooling) -> str:
+    def _name_block(self, layer: str, pooling) -> str:
         label = "features" if self.layer is None else layer
         if not isinstance(self.pooling, list):
             return label

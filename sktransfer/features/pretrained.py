@@ -1,4 +1,4 @@
-"""Direct use: a pretrained classifier as it is, or its classes mapped onto yours."""
+"""Use a pretrained classifier directly, with its own classes or mapped onto yours."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["PretrainedClassifier"]
 
 
 class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
-    """Classify with a network that others have trained, without training anything.
+    """Classify with a pretrained network, without training.
 
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
-        As in :class:`PretrainedFeatureExtractor`. Its outputs are taken for logits.
+        As in :class:`PretrainedFeatureExtractor`. Its outputs are used as logits.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
     class_map : dict, "learn" or None, default=None
-        None: the network's own classes. A dictionary: each of your labels with the network's
-        classes that mean it, by name, position or WordNet id; a label's probability is that of
-        its classes among all that are mentioned. "learn": p(label | class of the network) is
-        estimated from labelled samples.
+        None uses the network's own classes. A dictionary maps each of your labels to the
+        network's classes that mean it, by name, position or WordNet id; the probability of a
+        label is that of its classes among all classes in the dictionary. "learn" estimates
+        p(label | class of the network) from labelled samples.
     smoothing : float, default=1.0
-        For ``class_map="learn"``: samples' worth of the labels' overall frequencies that each
-        class of the network starts with. 0 is the plain estimate.
+        For ``class_map="learn"``: the number of pseudo-samples, distributed as the labels are,
+        that each class of the network starts with. 0 is the estimate without smoothing.
     image_size : int, default=None
         As in :class:`PretrainedFeatureExtractor`, like the parameters below.
     image_shape : tuple of int, default=None
@@ -44,7 +44,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     device : str, default="auto"
         Where the network runs.
     precision : {"float32", "bfloat16"}, default="float32"
-        What the network computes in.
+        The type in which the network computes.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where outputs are kept, by sample.
     n_jobs : int, default=None
@@ -67,7 +67,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
 
     See Also
     --------
-    PretrainedFeatureExtractor : Features of the same networks.
+    PretrainedFeatureExtractor : Extract features with the same networks.
 
     Notes
     -----
@@ -82,8 +82,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         \\hat p(y | z) = \\frac{\\sum_{i: y_i = y} \\theta(x_i)_z + \\alpha \\pi_y}
                             {\\sum_i \\theta(x_i)_z + \\alpha}
 
-    with pi the labels' frequencies and alpha the ``smoothing``, which is ours: without it a
-    class that no training sample resembles would decide by rounding errors.
+    with pi the labels' frequencies and alpha the ``smoothing``, which is not in the paper.
+    Without it, rounding errors would decide for a class that no training sample resembles.
 
     References
     ----------
@@ -138,15 +138,15 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.verbose = verbose
 
     def fit(self, X, y=None):
-        """Load the network and settle the classes.
+        """Load the network and find the classes.
 
         Parameters
         ----------
         X : list, array, Series or DataFrame column of n_samples samples
-            As in :meth:`PretrainedFeatureExtractor.fit`. Looked at only for
+            As in :meth:`PretrainedFeatureExtractor.fit`. Used only for
             ``class_map="learn"``.
         y : array-like of shape (n_samples,), default=None
-            Labels, needed for ``class_map="learn"`` and not looked at otherwise.
+            Labels, needed for ``class_map="learn"`` and ignored otherwise.
 
         Returns
         -------
@@ -155,8 +155,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         Raises
         ------
         ValueError
-            For a name in ``class_map`` that the network does not have (the nearest are
-            offered), or a network without classes.
+            For a name in ``class_map`` that the network does not have (the nearest names are in
+            the message), or a network without classes.
         """
         samples = self._fit_backbone(X)
         self.__dict__.pop("conditional_", None)
@@ -192,7 +192,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         onehot = np.eye(len(self.classes_))[codes]  # (n, n_classes)
         counts = theta.T @ onehot + self.smoothing * onehot.mean(axis=0)
         total = counts.sum(axis=1, keepdims=True)
-        # Without smoothing, a class that no sample resembles at all follows the frequencies.
+        # Without smoothing, a class that no sample resembles gets the labels' frequencies.
         share = counts / np.where(total > 0, total, 1)
         self.conditional_ = np.where(total > 0, share, onehot.mean(axis=0))
 
@@ -201,7 +201,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         return self._features(samples, (layer,))[layer].astype(np.float64)
 
     def predict_proba(self, X):
-        """Give the probability of each class.
+        """Predict the probability of each class.
 
         Parameters
         ----------
@@ -221,7 +221,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         return softmax(np.column_stack(groups), axis=1)
 
     def predict(self, X):
-        """Give the most probable class.
+        """Predict the most probable class.
 
         Parameters
         ----------
@@ -235,7 +235,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         return self.classes_[best]
 
     def predict_top_k(self, X, k=5):
-        """Give the k most probable classes and their probabilities.
+        """Predict the k most probable classes and their probabilities.
 
         Parameters
         ----------
@@ -287,14 +287,14 @@ def _resolve_map(class_map: Mapping, backbone, n_outputs: int) -> dict:
         if not sources:
             raise ValueError(f"class_map[{label!r}] names no class of the network.")
         # A class may be named twice, by its name and its position; it counts once.
-        found = [_place(source, label, places, n_outputs) for source in sources]
+        found = [_position_of(source, label, places, n_outputs) for source in sources]
         resolved[label] = list(dict.fromkeys(found))
     return resolved
 
 
-def _place(source, label, places: dict, n_outputs: int | None) -> int:
+def _position_of(source, label, places: dict, n_outputs: int | None) -> int:
     if isinstance(source, Integral):
-        if 0 <= source and (n_outputs is None or source < n_outputs):
+        if 0 <= int(source) and (n_outputs is None or int(source) < n_outputs):
             return int(source)
         raise ValueError(
             f"class_map[{label!r}]: {source} is no class; the network has {n_outputs}."

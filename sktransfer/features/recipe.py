@@ -1,4 +1,4 @@
-"""What decides a sample's features, and the engine and the store key that follow from it."""
+"""Describe what decides a sample's features: a key for the store, an engine for samples."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Recipe:
     ----------
     backbone : Backbone
     layers : tuple of str
-        Where to cut, in any order.
+        The layers whose outputs are pooled, in any order.
     pooling : str, callable, tuple or None, default="avg"
         See :func:`sktransfer.engines.pool`; None is "avg", "none" keeps whole activations.
     precision : {"float32", "bfloat16"}, default="float32"
-        What the network computes in.
+        The type in which the network computes.
     dtype : {"float32", "float16"}, default="float32"
-        What the result is kept in.
+        The type in which features are kept.
     """
 
     backbone: Backbone
     layers: tuple[str, ...]
-    pooling: str | Callable | tuple | None = "avg"
+    pooling: str | Callable | tuple = "avg"
     precision: str = "float32"
     dtype: str = "float32"
 

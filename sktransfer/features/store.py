@@ -1,4 +1,4 @@
-"""The feature store: what a network once computed for a sample, kept for every later call."""
+"""Keep the features of samples on disk, for later calls, estimators and processes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
 class FeatureStore:
-    """Features by sample, on disk, shared by estimators, folds, candidates and processes.
+    """Keep features by sample on disk, shared by estimators, folds and processes.
 
-    One SQLite file. SQLite makes every write whole or nothing, whoever is killed meanwhile,
-    and lets any number of processes read while one writes. Each row carries a checksum; a row
-    that fails it, or a damaged file, counts as absent and is written again. A file of the same
-    name that is another program's database is refused. Where the folder cannot be written, what
-    it holds is read, and nothing is added.
+    The store is one SQLite file. A write is complete or does not happen, even if the process is
+    killed, and any number of processes read while one writes. Each row has a checksum. A row
+    whose checksum is wrong and a damaged file count as absent and are written again. A file of
+    the same name that belongs to another program is refused. A store that cannot be written is
+    read, and nothing is added.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class FeatureStore:
         self._process: int | None = None
         self._is_read_only = False
         self._has_warned = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def path(self) -> Path:
@@ -203,17 +203,17 @@ class FeatureStore:
         return self._run(lambda db: db.execute(query).fetchone()[0], if_damaged=0)
 
     def _run(self, action: Callable, if_damaged=None):
-        """Run one transaction; where the file is damaged, begin a new one and run it there.
+        """Run one transaction, in a new file if the present one is damaged.
 
-        A damaged file that cannot be written cannot be replaced: ``if_damaged`` is returned, or
-        with None the error raised.
+        If a damaged file cannot be written, it cannot be replaced, and ``if_damaged`` is returned;
+        the error is raised if that is None.
         """
         with self._lock:
             try:
                 with self._connect() as db:
                     return action(db)
             except sqlite3.DatabaseError as error:
-                # A full disk, a folder that may not be written: the user should know.
+                # The user can make room on a full disk, or change permissions.
                 if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                     raise sqlite3.OperationalError(f"{self.path}: {error}") from error
                 if self._is_read_only:
@@ -226,22 +226,24 @@ class FeatureStore:
                     return action(db)
 
     def _connect(self) -> sqlite3.Connection:
-        # A connection must not be used in a forked child: SQLite's locks belong to a process.
-        # One to a file that was deleted would go on writing to nowhere.
+        # A forked process needs its own connection, since SQLite's locks belong to a process.
+        # A connection to a file that was deleted would write to no file.
         stale = self._process != os.getpid() or not self.path.exists()
         if self._connection is None or stale:
-            self._connection, self._is_read_only = self._open()
+            self._connection = self._open()
             self._process = os.getpid()
         return self._connection
 
-    def _open(self) -> tuple[sqlite3.Connection, bool]:
-        """Open the file, to be read only where it cannot be written."""
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, for reading alone where it cannot be written."""
+        self._is_read_only = False
         try:
-            return self._open_to_write(), False
+            return self._open_to_write()
         except sqlite3.OperationalError as error:
             if not _is_among(error, _READ_ONLY | _NO_ROOM) or not self.path.is_file():
                 raise
-        return self._open_to_read(), True
+        self._is_read_only = True
+        return self._open_to_read()
 
     def _open_to_write(self) -> sqlite3.Connection:
         self.location.mkdir(parents=True, exist_ok=True)
@@ -259,7 +261,7 @@ class FeatureStore:
     def _open_to_read(self) -> sqlite3.Connection:
         """Open a file that cannot be written.
 
-        Where no file can be made beside it, what only the log of another process holds is left out.
+        Where no files can be made beside it, entries that are only in SQLite's log are not seen.
         """
         address = f"file:{pathname2url(str(self.path))}"
         try:
@@ -291,9 +293,10 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the file, so that its folder can be removed. The next use opens it again."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
     def _remove(self) -> None:
         """Remove a damaged file. One that SQLite did not write is kept under another name."""
@@ -355,12 +358,12 @@ def as_store(memory) -> FeatureStore | None:
 
 @functools.lru_cache(maxsize=8)
 def _store_at(location: Path) -> FeatureStore:
-    """Return one store for a folder, so that a grid search opens the file once."""
+    """Return the same store for a folder, so that a grid search opens its file once."""
     return FeatureStore(location)
 
 
 def _until_unlocked(action: Callable, seconds: float = 60) -> None:
-    """Try again while another process makes the file: the change to WAL does not wait itself."""
+    """Try again while another process makes the file, since the change to WAL does not wait."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -398,7 +401,7 @@ def _if_writable() -> Iterator[None]:
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:
-    """Tell a layout that is not ours from circumstances that the user can change."""
+    """Tell whether an error comes from the layout of the file and not from the disk."""
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 

@@ -1,9 +1,10 @@
-"""Weighted means of word vectors: weights of words learned from texts, without labels."""
+"""Learn weights of words from texts, without labels, for weighted means of word vectors."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def takes_weights(backbone: Backbone) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class TokenWeights:
-    """What "idf" or "sif" learned from texts.
+    """Weights of words that "idf" or "sif" learned from texts.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class TokenWeights:
     unseen : float
         The weight of every other word.
     component : ndarray of shape (n_features,) or None, default=None
-        The direction that is taken out of every vector, of length 1.
+        The direction that is removed from every vector, of length 1.
 
     Notes
     -----
@@ -88,7 +89,7 @@ class TokenWeights:
         -------
         TokenWeights
         """
-        text, ids = _occurrences(backbone.preprocess.many(list(texts)))
+        text, ids = _occurrences(_group_ids(texts, backbone))
         if pooling == "idf":
             pairs = np.unique(np.column_stack([ids, text]), axis=0)
             seen, df = np.unique(pairs[:, 0], return_counts=True)
@@ -125,12 +126,11 @@ class TokenWeights:
         -------
         ndarray of shape (n, n_features), float32
         """
-        name, table = next(iter(stages_of(backbone).items()))
+        name, table = _table_of(backbone)
         weight = self._dense(table.n_ids)
         stages = {name: table.with_weights(torch.from_numpy(weight))}
         engine = Recipe(backbone, (name,)).engine(resolve_device(device), stages)
-        groups = backbone.preprocess.many(list(texts))
-        vectors = engine.run_groups(groups, batch_size)[name]
+        vectors = engine.run_groups(_group_ids(texts, backbone), batch_size)[name]
         if self.pooling == "idf":
             vectors = vectors / self._mean_weight(texts, backbone, weight)[:, None]
         if self.component is not None:
@@ -149,15 +149,25 @@ class TokenWeights:
     def _mean_weight(self, texts, backbone: Backbone, weight: np.ndarray) -> np.ndarray:
         """Return the mean weight of each text's tokens, or 1 where there are none."""
         mean = np.ones(len(texts), np.float32)
-        for positions, ids in backbone.preprocess.many(list(texts)):
-            ids = ids.numpy()
-            ids = ids.reshape(*ids.shape[:2], -1)  # (g, length, parts of a token)
+        for positions, group in _group_ids(texts, backbone):
+            ids = group.numpy().reshape(*group.shape[:2], -1)  # (g, length, parts of a token)
             parts = np.maximum(1, (ids > 0).sum(2))
             token = weight[ids].sum(2) / parts  # (g, length)
             n_tokens = (ids > 0).any(2).sum(1)
             found = n_tokens > 0
             mean[positions[found]] = token.sum(1)[found] / n_tokens[found]
         return mean
+
+
+def _table_of(backbone: Backbone) -> tuple[str, Any]:
+    """Return the name of the only stage of word vectors, and the stage."""
+    return next(iter(stages_of(backbone).items()))
+
+
+def _group_ids(texts: Sequence[str], backbone: Backbone) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """Turn texts into ids of words, grouped by shape."""
+    preprocess: Any = backbone.preprocess
+    return preprocess.many(list(texts))
 
 
 def _occurrences(groups) -> tuple[np.ndarray, np.ndarray]:

@@ -126,7 +126,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         if now is before or (isinstance(now, plain) and isinstance(before, plain)):
             return now is not before and now != before
         # Another object may hold the same network.
-        return name != "backbone" or isinstance(now, str) or not self._own_is(self.backbone_)
+        return (
+            name != "backbone" or isinstance(now, str) or not self._is_loaded_again(self.backbone_)
+        )
 
     def _goes_on(self) -> bool:
         return self.warm_start and hasattr(self, "_tuned")

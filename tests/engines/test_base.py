@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +174,13 @@ def test_auto_is_the_accelerator_or_the_cpu():
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match=rf"device='{device}' cannot be used on this machine: ."):
         resolve_device(device)
+
+
+def test_threads_run_one_engine():
+    made, x = engine_of(tiny_backbone(), "2", "4"), noise(9, 3, 16, 16)
+    expected = engine_of(tiny_backbone(), "2", "4").run(x)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: made.run(x[i % 3 :]), range(12)))
+    for i, features in enumerate(found):
+        for layer in ("2", "4"):
+            np.testing.assert_allclose(features[layer], expected[layer][i % 3 :], atol=1e-5)

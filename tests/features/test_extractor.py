@@ -223,7 +223,7 @@ def test_another_image_size_gives_other_features_of_the_same_width():
     [
         ({"layer": "block"}, ValueError, "'block' is not a place where .* can be cut. Nearest"),
         ({"layer": 6}, ValueError, "layer=6: .* has 6 layers"),
-        ({"layer": []}, ValueError, r"layer=\[\] asks for no layer"),
+        ({"layer": []}, ValueError, r"layer=\[\] names no layer"),
         ({"layer": 1.5}, InvalidParameterError, "'layer' parameter"),
         ({"pooling": "mean"}, InvalidParameterError, "'pooling' parameter .*'avg'"),
         ({"pooling": "cls", "layer": "2"}, ValueError, "no tokens"),

@@ -226,7 +226,9 @@ def test_a_tuned_model_pools_its_tokens_as_it_is_told(tuned, pooling, data):
 
 def test_poolings_without_tokens_to_go_over_are_refused(tuned, data):
     for layer in ("new_pooling", "new_head", ["embedding", -1]):
-        with pytest.raises(ValueError, match=r"pooling='max' goes over .* tokens: \['embedding'\]"):
+        with pytest.raises(
+            ValueError, match=r"pooling='max' pools the tokens .* tokens: \['embedding'\]"
+        ):
             PretrainedFeatureExtractor(tuned, layer=layer, pooling="max").fit(data[0])
     vectors = PretrainedFeatureExtractor(tuned, layer="new_head").fit_transform(data[0])
     own = PretrainedFeatureExtractor(tuned, layer="new_head", pooling=lambda x: x)
