@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from .base import Backbone
+from .graphs import modules_around, trace
 from .imagenet import imagenet_classes, imagenet_ids
 from .preprocessing import ImagePreprocessing
 from .weights import load_weights, random_weights
@@ -67,14 +68,46 @@ def _untraced() -> tuple:
     return (*get_notrace_functions(), *get_notrace_modules())
 
 
+class _PreLogits(nn.Module):
+    """A network of timm up to what its classifier takes."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network.forward_head(self.network.forward_features(x), pre_logits=True)
+
+
 def _classifier(module: Any) -> tuple[str, ...]:
-    """Return the paths of the modules that are the classifier, one or several."""
-    found = module.get_classifier() if hasattr(module, "get_classifier") else None
-    wanted: set[int] = set()
-    for head in found if isinstance(found, tuple | list) else [found]:
-        # A list of modules is not called itself.
-        wanted |= set(map(id, head if isinstance(head, nn.ModuleList) else [head]))
-    return tuple(name for name, inner in module.named_modules() if id(inner) in wanted)
+    """Return the paths of the modules that make logits of pre-logits, one or several.
+
+    They are what ``get_classifier`` gives, parts of it and modules around it, as far as they do
+    not run for ``pre_logits=True``: a norm before the last linear layer may run or not.
+    """
+    if not hasattr(module, "get_classifier"):
+        return ()
+    found = module.get_classifier()
+    wanted = set(map(id, found if isinstance(found, tuple | list) else [found]))
+    heads = [name for name, inner in module.named_modules() if id(inner) in wanted]
+    before = _before_logits(module)
+    names = [name for name, _ in module.named_modules() if name and name not in before]
+    return tuple(name for name in names if any(_contains(name, head) for head in heads))
+
+
+def _contains(name: str, other: str) -> bool:
+    """Tell whether one of two modules is the other or a part of it."""
+    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
+
+
+def _before_logits(module: nn.Module) -> set[str]:
+    """Return the paths of the modules that run for ``pre_logits=True``."""
+    try:
+        graph = trace(_PreLogits(module), _untraced())
+    except Exception:  # a network that cannot be traced is one stage, whatever its classifier
+        return set()
+    names = {name for node in graph.nodes for _, name, _ in modules_around(node)}
+    return {name.removeprefix("network.") for name in names}
 
 
 def _pretrained(timm, name: str, download: bool) -> nn.Module:

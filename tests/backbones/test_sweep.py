@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from sktransfer import list_layers
+from sktransfer.backbones.layer_info import inspect_layers
 from sktransfer.backbones.layers import penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, stages_of
 from sktransfer.engines.pooling import pool
@@ -48,13 +48,14 @@ OTHER_DEFAULT = {
 
 
 def outputs_of_modules(module, x, names):
-    """Run a network and return its output and, by name, what each module returned last."""
+    """Run a network and return its output and, by name, all tensors that each module returned."""
     found = {}
 
     def keep(name):
         def hook(_, args, output):
-            tensor = isinstance(output, torch.Tensor)
-            found[name] = output.clone() if tensor else None  # what follows may work in place
+            several = output if isinstance(output, tuple | list) else [output]
+            tensors = [x.clone() for x in several if isinstance(x, torch.Tensor)]  # may be changed
+            found.setdefault(name, []).extend(tensors)
 
         return hook
 
@@ -74,9 +75,8 @@ def outputs_of_stages(backbone, x):
 
 
 def difference(a, b):
-    if not isinstance(b, torch.Tensor) or a.shape != b.shape:
-        return float("inf")
-    return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
+    same = isinstance(a, torch.Tensor) and a.shape == b.shape
+    return ((a - b).norm() / b.norm().clamp_min(1e-30)).item() if same else float("inf")
 
 
 def input_of_classifier(module, x):
@@ -102,7 +102,7 @@ def pre_logits(module, x):
 def compare(backbone, expected_default):
     """Compare every layer with a hook, every module in feature_info, and the default features."""
     x = torch.randn(1, *backbone.input_shape, generator=torch.Generator().manual_seed(0))
-    layers = list_layers(backbone)
+    layers = list(inspect_layers(backbone, x))
     listed = [i["module"] for i in getattr(backbone.module, "feature_info", ()) if "module" in i]
     output, hooked = outputs_of_modules(backbone.module, x, {*layers, *listed})
     features = dict(outputs_of_stages(backbone, x))
@@ -115,7 +115,7 @@ def compare(backbone, expected_default):
     return {
         "layers": len(layers),
         "compared": len(pairs),
-        "unequal": [name for name, pair in pairs.items() if difference(*pair) > 1e-5],
+        "unequal": [n for n, (a, b) in pairs.items() if min(difference(a, x) for x in b) > 1e-5],
         "output": difference(features[layers[-1]], output),
         "feature_info": f"{len(reached)} of {len(listed)}",
         "unreached": {name: reasons[name] for name in listed if name not in reached},
