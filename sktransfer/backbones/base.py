@@ -1,4 +1,4 @@
-"""What a backbone is: a network, its own preprocessing and its own classes."""
+"""The class of backbones: a network with its preprocessing and its classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Backbone:
     Parameters
     ----------
     name : str
-        Stands in feature names and messages.
+        Used in feature names and messages.
     module : torch.nn.Module
         The network. It is put into ``eval`` mode and belongs to the backbone from here on.
     modality : {"image", "text", "array"}, another registered name or Modality, default="image"
@@ -96,8 +96,9 @@ class Backbone:
         # Shape of the images that the network was made for, where another one was asked for.
         self.native_shape: Any = None  # tuple of int
         self._fingerprint: str | None = None
-        # What is prepared from the network (stages, engines, copies of another image size). It
-        # lives and dies with the backbone; a global table would keep every network for ever.
+        # Values made from the network: stages, descriptions of layers, engines, copies for other
+        # image sizes. They are kept here and not in a global table, so that they are freed with
+        # the backbone.
         self.prepared: dict = {}
 
     @property
@@ -132,7 +133,8 @@ class Backbone:
         """
         if image_size is None or self.input_shape == (3, image_size, image_size):
             return self
-        if not hasattr(self.preprocess, "with_size"):
+        shape = self.input_shape
+        if shape is None or not hasattr(self.preprocess, "with_size"):
             raise ValueError(
                 f"image_size={image_size} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which has no size to change."
@@ -140,7 +142,7 @@ class Backbone:
         if not 1 <= image_size <= _LARGEST_SIZE:
             raise ValueError(
                 f"image_size={image_size}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
-                f"{self.name!r} was made for {self.preprocess.input_shape[-1]}."
+                f"{self.name!r} was made for {max(shape[1:])}."
             )
         sized = self.prepared.setdefault("sized", {})
         sized[image_size] = sized.pop(image_size, None) or self._resized(image_size)
@@ -163,7 +165,7 @@ class Backbone:
         return self
 
     def __getstate__(self) -> dict:
-        """Return what a pickle by value holds: all but the reference (there is none)."""
+        """Return the state for a pickle by value, for backbones without a reference."""
         return self.__dict__ | {"_fingerprint": self.fingerprint, "prepared": {}}
 
     def __reduce_ex__(self, protocol):

@@ -18,7 +18,8 @@ from torch import fx, nn
 
 __all__ = ["describe", "fingerprint"]
 
-# Code of these is told by its name: it comes with an installation, not with the user.
+# Packages whose functions and classes are described by name alone: a version of a package decides
+# their code, while code of the user's may change between two runs.
 _LIBRARIES = frozenset(
     ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "tokenizers"]
 ) | {"torch", "torchvision", "transformers"}
@@ -38,7 +39,7 @@ _PLAIN: tuple[type, ...] = (
 )
 _PLAIN += (type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, np.dtype)
 
-# What every module has, and what of it decides an output.
+# Attributes that every module has; hooks are not among these, since they decide an output.
 _INTERNAL = set(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
 _LONG = 200  # characters; a longer description of a part is replaced by its hash
 
@@ -56,20 +57,21 @@ def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None
     -------
     str
         SHA-256 over its tensors (buffers that are not saved included), its settings, its hooks
-        and, for classes of the user's, their code. What nothing tells apart, such as a lock, is
-        told by its type.
+        and, for classes of the user's, their code. An object without a description, such as a
+        lock, counts by its type.
     """
     return _Describer(lenient=True).fingerprint(module, stages)
 
 
 def describe(item) -> str:
-    """Describe what a callable or value does, for a cache key: by content, not by address.
+    """Describe a callable or value by its content, for a cache key.
 
     Parameters
     ----------
     item : object
-        A function is told by its code, closure, defaults and the globals that it uses; an object
-        by its class and its attributes; arrays and tensors by all their numbers.
+        The description of a function holds its code, closure, defaults and the globals that it
+        uses; that of an object its class and attributes; that of an array or tensor a digest of
+        all its numbers.
 
     Returns
     -------
@@ -78,29 +80,30 @@ def describe(item) -> str:
     Raises
     ------
     ValueError
-        If the item cannot be told apart from another of its kind.
+        If an item has no description that differs from that of another one of its type.
     """
     return _Describer(lenient=False).describe(item)
 
 
 class _Describer:
-    """Describes one item and all that it leads to, each thing once.
+    """Describe an item and all objects that it refers to, each object once.
 
     Parameters
     ----------
     lenient : bool
-        Whether what cannot be told apart is told by its type; else it is an error.
+        Whether an object without a description counts by its type; otherwise it is an error.
     """
 
     def __init__(self, lenient: bool):
         self.lenient = lenient
-        self.open: set[int] = set()  # what is being described: it may lead to itself
-        self.done: dict[object, tuple[object, str]] = {}  # with the object: its id stays its own
+        self.open: set[int] = set()  # ids of items whose description has begun; for cycles
+        # Descriptions by id. The object is kept too, so that its id is not used again.
+        self.done: dict[object, tuple[object, str]] = {}
 
     def describe(self, item) -> str:
         if isinstance(item, _PLAIN):
             return f"{type(item).__name__} {item!r}"
-        if isinstance(getattr(item, "content_digest", None), str):  # large, and hashed once
+        if isinstance(getattr(item, "content_digest", None), str):  # a table of word vectors
             return f"{type(item).__qualname__} {item.content_digest}"
         if isinstance(item, torch.Tensor):
             return _tensor(item)
@@ -116,19 +119,19 @@ class _Describer:
                 text = self._structure(item)
             finally:
                 self.open.discard(id(item))
-            # What many things lead to would be written as often.
+            # Many items may refer to it; a hash keeps their descriptions short.
             text = text if len(text) <= _LONG else hashlib.sha256(text.encode()).hexdigest()
             self.done[id(item)] = item, text
         return self.done[id(item)][1]
 
     def _structure(self, item) -> str:
-        """Describe what has parts."""
+        """Describe an item that has parts."""
         name = type(item).__name__
         if isinstance(item, nn.Module):
             return f"{type(item).__qualname__} {self.fingerprint(item, None)}"
         if isinstance(item, np.ndarray):
             return f"array of objects{item.shape}{self.describe(item.ravel().tolist())}"
-        if isinstance(item, Mapping):  # the order of its items is content, too
+        if isinstance(item, Mapping):  # the order of the items counts
             return f"{name} {[(self.describe(k), self.describe(v)) for k, v in item.items()]}"
         if isinstance(item, set | frozenset):
             return f"{name} {sorted(self.describe(i) for i in item)}"
@@ -138,8 +141,8 @@ class _Describer:
 
     def fingerprint(self, module: nn.Module, stages) -> str:
         digest = hashlib.sha256(repr(None if stages is None else list(stages)).encode())
-        # The same module or tensor in two places is told from two that are equal: both places
-        # count, and which of them is the first.
+        # A module or tensor that is shared by two places differs from two equal ones: a later
+        # place is described by the name of the first.
         first: dict[int, str] = {}
         for name, child in module.named_modules(remove_duplicate=False):
             if first.setdefault(id(child), name) != name:
@@ -153,12 +156,12 @@ class _Describer:
         place: dict[int, str] = {}
         for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
             shared = place.setdefault(id(tensor), name) != name
-            told = place[id(tensor)] if shared else _tensor(tensor)
-            digest.update(f"{name}{told}".encode())
+            content = place[id(tensor)] if shared else _tensor(tensor)
+            digest.update(f"{name}{content}".encode())
         return digest.hexdigest()
 
     def _setting(self, value) -> str:
-        """Describe a setting of a module, as far as it can be told."""
+        """Describe a setting of a module, by its type where there is no description."""
         try:
             return self.describe(value)
         except ValueError:
@@ -195,7 +198,7 @@ class _Describer:
 
     def _class(self, cls: type) -> str:
         """Name a class and describe the user's classes that it inherits from."""
-        parts = [_name(cls)]
+        parts = [_class_name(cls)]
         for base in cls.__mro__:
             if not _is_library(base):
                 parts.append(self._members(base))
@@ -207,27 +210,28 @@ class _Describer:
             self.done["members", id(cls)] = cls, "itself"
             members = {k: v for k, v in vars(cls).items() if _is_member(k, v)}
             members = {k: getattr(v, "__func__", v) for k, v in members.items()}
-            told = {
+            described = {
                 k: self._setting(v) if _is_value(v) else self.describe(v)
                 for k, v in members.items()
             }
-            text = hashlib.sha256(repr(told).encode()).hexdigest()
+            text = hashlib.sha256(repr(described).encode()).hexdigest()
             self.done["members", id(cls)] = cls, text
         return self.done["members", id(cls)][1]
 
     def _object(self, item) -> str:
-        """Describe an object by its class and its attributes, or by what a pickle of it holds."""
+        """Describe an object by its class and its attributes, or by its pickle."""
         try:
             return self._state(item)
         except ValueError:
             if _is_library(type(item)):
                 try:
-                    return f"{_name(type(item))} {_sha(np.frombuffer(pickle.dumps(item), 'u1'))}"
-                except Exception:  # whatever its own way to be pickled may raise
+                    numbers = np.frombuffer(pickle.dumps(item), np.uint8)
+                    return f"{_class_name(type(item))} {_sha(numbers)}"
+                except Exception:  # a method of the object, which may raise anything
                     pass
             if not self.lenient:
                 raise
-        return _name(type(item))
+        return _class_name(type(item))
 
     def _state(self, item) -> str:
         state = getattr(item, "__dict__", None)
@@ -236,10 +240,10 @@ class _Describer:
         text = repr(item)
         if " at 0x" in text:
             raise ValueError(
-                f"{text} cannot be part of a cache key: nothing says what it does. Use a function, "
-                "or an object whose attributes hold its settings."
+                f"{text} cannot be part of a cache key, since it has no attributes that describe "
+                "it. Use a function, or an object whose attributes hold its settings."
             )
-        return f"{_name(type(item))} {text}"
+        return f"{_class_name(type(item))} {text}"
 
 
 def _settings(module: nn.Module) -> dict:
@@ -251,14 +255,14 @@ def _settings(module: nn.Module) -> dict:
 
 
 def _used_of(value, names: list[str]):
-    """Return a global that a function uses; of a module of the user's, what is used of it."""
+    """Return a global that a function uses; for a module of the user's, the names used of it."""
     if not isinstance(value, types.ModuleType) or _is_installed(value.__name__):
         return value
     return {name: vars(value)[name] for name in names if name in vars(value)}
 
 
 def _is_member(name: str, value) -> bool:
-    """Tell whether something in a class's namespace is of the user's making."""
+    """Tell whether an attribute of a class was written by its author."""
     inner = name.startswith("__") and name.endswith("__")
     return inspect.isroutine(value) or not (inner or name.startswith("_abc_"))
 
@@ -276,7 +280,7 @@ def _is_filled(cell) -> bool:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Return the global names that a function and those inside it may use."""
+    """Return the global names that a function and the functions inside it may use."""
     inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
     return set(code.co_names).union(*map(_names, inner))
 
@@ -287,7 +291,7 @@ def _is_library(item) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _is_installed(module: str) -> bool:
-    """Tell whether a module came with an installation, by its name or by where it lies."""
+    """Tell whether a module belongs to an installed package, by its name or its folder."""
     top = module.partition(".")[0]
     if top == "__main__":
         return False
@@ -300,6 +304,15 @@ def _is_installed(module: str) -> bool:
 def _name(item) -> str:
     module = getattr(item, "__module__", "")
     return f"{module}.{getattr(item, '__qualname__', type(item).__qualname__)}"
+
+
+def _class_name(cls: type) -> str:
+    """Return the name of a class; for classes of this package, without the file that holds it.
+
+    Classes move between files, and fingerprints of fitted models must not change with them.
+    """
+    package = cls.__module__.partition(".")[0]
+    return f"{package}.{cls.__qualname__}" if package == "sktransfer" else _name(cls)
 
 
 def _tensor(tensor: torch.Tensor) -> str:

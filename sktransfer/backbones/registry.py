@@ -42,14 +42,15 @@ _REGISTRY |= _TEXT
 # name: modality; those of images are not listed
 _MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
 
-# Backbones are never changed, so that estimators can share them. A grid search deletes each
-# fitted estimator before the next is fitted; without a holder the weights would be read anew.
+# The last two backbones loaded by name. Estimators share them, since they are never changed. A grid
+# search deletes each fitted estimator before it fits the next one; without this table, weights would
+# be read from disk for each fit.
 _SHARED: dict[tuple, Backbone] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The arguments of :func:`load_backbone` that give a backbone again; what a pickle holds.
+    """The arguments of :func:`load_backbone` for a backbone, which a pickle holds in its place.
 
     Parameters
     ----------
@@ -62,12 +63,12 @@ class Reference:
     image_size: int | None = None
 
     def load(self, fingerprint: str) -> Backbone:
-        """Load the backbone from this machine's files, and compare its weights.
+        """Load the backbone from files on this machine, and check its fingerprint.
 
         Parameters
         ----------
         fingerprint : str
-            Of the backbone that was pickled.
+            The fingerprint of the backbone that was pickled.
 
         Returns
         -------
@@ -76,7 +77,7 @@ class Reference:
         Raises
         ------
         ValueError
-            If the weights on this machine are others.
+            If the weights on this machine have another fingerprint.
         """
         backbone = load_backbone(
             self.name, weights=self.weights, image_size=self.image_size, download=False
@@ -92,7 +93,7 @@ class Reference:
 
 
 def modality_of(backbone) -> Modality:
-    """Tell what the samples of a backbone are, before it is loaded.
+    """Return the modality of a backbone before it is loaded.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def modality_of(backbone) -> Modality:
     Returns
     -------
     Modality
-        As far as the argument tells: that of a function which makes the network is "array".
+        "array" for a function that makes the network.
     """
     if isinstance(backbone, str):
         by_prefix = "text" if backbone.startswith("hf:") else "image"
@@ -210,16 +211,16 @@ def load_backbone(
     ----------
     backbone : str, torch.nn.Module, callable, Backbone or fitted estimator
         A name from :func:`list_backbones`, ``"timm:<name>"``, ``"hf:<folder or name>"`` for an
-        encoder of texts in the format of transformers, your own network, or a function without
-        arguments that returns one; or a fitted :class:`FineTunedClassifier`. A module
-        is copied and yours is left as it is.
+        encoder of texts in the format of transformers, your own network, a function without
+        arguments that returns one, or a fitted :class:`FineTunedClassifier`. A module is copied;
+        the original is not changed.
     weights : str, Path, word vectors or None, default="default"
         For names: "default" for the recommended published weights, the name of another
         published set, the path of a file of tensors, or None for random initialisation
-        (with a warning). For "word-vectors" whatever :func:`load_word_vectors` takes.
+        (with a warning). For "word-vectors" all that :func:`load_word_vectors` takes.
     image_size : int, default=None
-        Side of the square given to the network, in pixels; by default what its weights were
-        trained with.
+        Side of the square given to the network, in pixels, at most 4096; by default the size that
+        its weights were trained with.
     preprocess : callable, default=None
         For modules: from a ``PIL.Image.Image`` in RGB to a tensor ``(channels, height, width)``.
         Without it, samples are arrays of numbers and reach the module as float32 as they are.
@@ -232,19 +233,20 @@ def load_backbone(
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
     download : bool, default=True
-        Whether published weights may be fetched.
+        Whether published weights may be downloaded.
 
     Returns
     -------
     Backbone
-        Names give the same object again as long as it is one of the last two loaded.
+        The same object for a name that is one of the last two loaded.
 
     Raises
     ------
     ValueError
-        For an unknown name (the nearest ones are offered) or weights that do not fit.
+        For an unknown name (the nearest ones are listed), weights that do not fit, or an
+        ``image_size`` out of bounds.
     FileNotFoundError
-        For weights that are neither here nor to be fetched.
+        For weights that are not on this machine and cannot be downloaded.
 
     Examples
     --------
@@ -288,7 +290,7 @@ def load_backbone(
 
 
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
-    """Load once for all estimators of this process; the last two stay in memory."""
+    """Load a backbone once for all estimators of this process; keep the last two."""
     key = name, weights, _stamp(name, weights)
     found = _SHARED.pop(key, None) or _load_named(name, weights, download)
     if found.loaded_by is not None:
@@ -316,7 +318,7 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
 
 
 def _stamp(name: str, weights: str | None) -> tuple:
-    """Tell the versions of local files apart, so that a changed one is read again."""
+    """Return the state of local files, so that a file that has changed is read again."""
     path = Path(weights or "")
     files = [path] if path.is_file() else files_of_folder(name)
     versions = ((file, file.stat()) for file in files)

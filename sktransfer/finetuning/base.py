@@ -87,10 +87,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         before = None
         if self._goes_on():
             self._check_unchanged()
-            before = self._place()
+            before = self._cut_signature()
         samples = self._fit_backbone(X)
         self._find_cut()
-        if before not in (None, self._place()):
+        if before not in (None, self._cut_signature()):
             raise ValueError(
                 "warm_start=True goes on with the network of the fit before, but backbone= has "
                 "other weights by now. Set warm_start=False to begin anew."
@@ -133,8 +133,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     def _goes_on(self) -> bool:
         return self.warm_start and hasattr(self, "_tuned")
 
-    def _place(self) -> tuple:
-        """Return what an earlier tail fits on."""
+    def _cut_signature(self) -> tuple:
+        """Return what an earlier tail depends on: the weights and which layers are trained."""
         return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
     def _announce(self) -> None:

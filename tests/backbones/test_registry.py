@@ -612,6 +612,16 @@ class Scaled(nn.Module):
         return self.act(self.linear(x) * self.factor + self.offset)
 
 
+def test_a_description_does_not_depend_on_the_file_of_a_class_of_ours():
+    first, second = (
+        type("Block", (nn.Module,), {"__module__": f"sktransfer.backbones.{file}"})
+        for file in ("lite", "words.table")
+    )
+    assert describe(first) == describe(second) == "sktransfer.Block"
+    other = type("Block", (nn.Module,), {"__module__": "timm.layers"})
+    assert describe(other) == "timm.layers.Block"
+
+
 def test_a_fingerprint_repeats():
     assert load_backbone(Scaled()).fingerprint == load_backbone(Scaled()).fingerprint
     assert load_backbone(TinyNet()).fingerprint == tiny_backbone().fingerprint
