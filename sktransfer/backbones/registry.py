@@ -42,9 +42,9 @@ _REGISTRY |= _TEXT
 # name: modality; those of images are not listed
 _MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
 
-# The last two backbones loaded by name. Estimators share them, since they are never changed. A grid
-# search deletes each fitted estimator before it fits the next one; without this table, weights would
-# be read from disk for each fit.
+# The last two backbones loaded by name. Estimators share them, since they are never changed. A
+# grid search deletes each fitted estimator before it fits the next one; without this table the
+# weights would be read again for each fit.
 _SHARED: dict[tuple, Backbone] = {}
 
 
