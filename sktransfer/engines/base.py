@@ -72,6 +72,8 @@ class Engine(abc.ABC):
         The stages whose outputs are wanted, in any order. Later stages do not run.
     pooling : str, callable or tuple, default="avg"
         See :func:`sktransfer.engines.pool`; "none" keeps whole activations.
+    whole : sequence of str, default=()
+        Layers, among ``layers``, whose whole activations are returned as well.
     device : torch.device
     modality : Modality or str, default="array"
         Says whether a sample is a sequence of tokens, and how many samples a batch holds at most.
@@ -98,6 +100,7 @@ class Engine(abc.ABC):
         layers: Sequence[str],
         pooling: str | Callable | tuple = "avg",
         *,
+        whole: Sequence[str] = (),
         device: torch.device,
         modality: Modality | str = "array",
         precision: str = "float32",
@@ -111,6 +114,7 @@ class Engine(abc.ABC):
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.segments = [nn.Sequential(*part) for part in slices]
         self.pooling = pooling
+        self.whole = frozenset(whole)
         self.device = device
         self.modality = get_modality(modality)
         self.precision = precision
@@ -181,7 +185,7 @@ class Engine(abc.ABC):
                 continue
             parts.append(part)
             start += fitting
-        return {layer: torch.cat([part[layer] for part in parts]).numpy() for layer in self.layers}
+        return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
 
     def _halve(self, size: int) -> None:
         if self._largest_batch is None:
@@ -282,6 +286,8 @@ class Engine(abc.ABC):
         with self._autocast():
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
+                if layer in self.whole:
+                    features[layer, "none"] = self._as_features(layer, x)
                 pooled = pool(x, self.pooling, square=square, masked=self.modality.has_tokens)
                 features[layer] = self._as_features(layer, pooled)
         return features

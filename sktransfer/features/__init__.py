@@ -7,6 +7,7 @@ from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
 from .store import FeatureStore, as_store
+from .tables import empty_table
 from .word_weights import takes_weights
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "choose_layer",
     "compute_features",
     "compute_inputs",
+    "empty_table",
     "open_sample",
     "takes_weights",
 ]

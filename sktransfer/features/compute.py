@@ -32,6 +32,7 @@ def compute_features(
     store: FeatureStore | None = None,
     n_jobs: int | None = None,
     verbose: int = 0,
+    runner: Engine | None = None,
 ) -> dict[str, np.ndarray]:
     """Compute the features of samples, those of equal samples once.
 
@@ -48,6 +49,8 @@ def compute_features(
         Threads that open and preprocess samples.
     verbose : int, default=0
         1 shows a progress bar.
+    runner : Engine, default=None
+        Runs every sample, also those in the store, in place of the engine of the recipe.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def compute_features(
         If samples cannot be read or preprocessed. It lists them.
     """
     backbone, size = recipe.backbone, recipe.backbone.modality.chunk_size
-    run = _Run(len(samples), _Source(recipe, batch_size, device, n_jobs), store)
+    run = _Run(len(samples), _Source(recipe, batch_size, device, n_jobs, runner), store)
     for start in _progress(range(0, len(samples), size), recipe, verbose):
         with _unreadable_named(samples, start, backbone):
             for part in _read(samples, range(start, start + size), backbone.modality):
@@ -204,18 +207,24 @@ def _through_store(
     """Look up features in the store, compute the missing ones and store them."""
     recipe = source.recipe
     if store is None:
-        return source.compute(samples)
+        new = source.compute(samples)
+        return {layer: new[layer] for layer in recipe.layers}
     found: dict[str, list] = {
         layer: store.get(recipe.key(layer), digests) for layer in recipe.layers
     }
     columns = zip(*found.values(), strict=True)
-    missing = [i for i, row in enumerate(columns) if any(value is None for value in row)]
+    runs_all = source.runner is not None
+    missing = [i for i, row in enumerate(columns) if runs_all or any(v is None for v in row)]
     if missing:
         new = source.compute([samples[i] for i in missing])
-        for layer, table in new.items():
-            store.try_put(recipe.key(layer), [digests[i] for i in missing], table)
-            for i, value in zip(missing, table, strict=True):
-                found[layer][i] = value
+        for key in ((layer, "none") for layer in recipe.whole):
+            store.try_put_aside(recipe.key(key), [digests[i] for i in missing], new[key])
+        for layer, rows in found.items():
+            absent = [j for j, i in enumerate(missing) if rows[i] is None]
+            kept = [digests[missing[j]] for j in absent]
+            store.try_put(recipe.key(layer), kept, new[layer][absent])
+            for j in absent:
+                rows[missing[j]] = new[layer][j]
     tokens = recipe.backbone.modality.has_tokens
     return {k: _stacked(rows, tokens and np.ndim(rows[0]) > 1) for k, rows in found.items()}
 
@@ -233,15 +242,16 @@ def _stacked(values: list, ragged: bool) -> np.ndarray:
 class _Source:
     """Opens samples and runs them through the network, which is prepared at its first use."""
 
-    def __init__(self, recipe: Recipe, batch_size, device: str, n_jobs: int | None):
+    def __init__(self, recipe: Recipe, batch_size, device, n_jobs, runner: Engine | None = None):
         self.recipe = recipe
+        self.runner = runner
         self.batch_size = batch_size
         self.device = device
         self.n_jobs = n_jobs
 
     @functools.cached_property
     def engine(self) -> Engine:
-        return self.recipe.engine(resolve_device(self.device))
+        return self.runner or self.recipe.engine(resolve_device(self.device))
 
     def compute(self, samples: list[_Sample]) -> dict[str, np.ndarray]:
         groups = self.groups(samples)

@@ -88,6 +88,7 @@ def choose_layer(
     layers: Sequence[str | int] | None = None,
     task: str = "auto",
     random_state=None,
+    weight: np.ndarray | None = None,
 ) -> LayerChoice:
     """Probe layers and choose the default one unless another is clearly better.
 
@@ -105,6 +106,8 @@ def choose_layer(
         What y is; see :func:`encode_target`.
     random_state : int, RandomState instance or None, default=None
         For the folds, and for the choice of rows, where there are more than 600.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the samples in the fits and in the scores, positive.
 
     Returns
     -------
@@ -126,21 +129,24 @@ def choose_layer(
     tables = compute(names, rows)
     check_consistent_length(tables[names[0]], rows)
     folds = make_probe_folds(y[rows], random_state)
-    scores = np.array([out_of_fold_scores(tables[name], y[rows], folds) for name in names])
+    weight = None if weight is None else weight[rows]
+    scores = np.array([out_of_fold_scores(tables[name], y[rows], folds, weight) for name in names])
     widths = tuple(tables[name].shape[1] for name in names)
-    return _choose(scores, names, penultimate(backbone), widths, not is_numbers(y))
+    return _choose(scores, names, penultimate(backbone), widths, not is_numbers(y), weight)
 
 
-def _choose(scores: np.ndarray, names, default: str, widths, is_accuracy) -> LayerChoice:
+def _choose(
+    scores: np.ndarray, names, default: str, widths, is_accuracy, weight=None
+) -> LayerChoice:
     """Choose by the scores of each layer on each sample, ``(n_layers, n_samples)``."""
     default = default if default in names else names[-1]
     # Layers are compared on the same samples, which makes differences more certain than scores.
-    gains = _smooth(scores) - scores[names.index(default)]
-    lower = gains.mean(1) - _STANDARD_ERRORS * _standard_errors(gains)
+    gain, error = _means(_smooth(scores) - scores[names.index(default)], weight)
+    lower = gain - _STANDARD_ERRORS * error
     lower[names.index(default)] = 0.0
     best = names[int(np.argmax(lower))]
-    errors = _standard_errors(scores)
-    return LayerChoice(names, scores.mean(1), errors, best, default, widths, is_accuracy)
+    means, errors = _means(scores, weight)
+    return LayerChoice(names, means, errors, best, default, widths, is_accuracy)
 
 
 def _smooth(scores: np.ndarray) -> np.ndarray:
@@ -149,5 +155,7 @@ def _smooth(scores: np.ndarray) -> np.ndarray:
     return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
 
 
-def _standard_errors(scores: np.ndarray) -> np.ndarray:
-    return np.array([summarise(row)[1] for row in scores])
+def _means(scores: np.ndarray, weight) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over the samples and its standard error for each layer, ``(n_layers,)``."""
+    means, errors = zip(*(summarise(row, weight) for row in scores), strict=True)
+    return np.array(means), np.array(errors)

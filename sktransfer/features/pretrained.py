@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..backbones import resolve_layer
-from ..data import check_labels
+from ..data import check_labels, check_weights
 from .base import BackboneEstimator
 
 __all__ = ["PretrainedClassifier"]
@@ -137,7 +137,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Load the network and find the classes.
 
         Parameters
@@ -147,6 +147,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             ``class_map="learn"``.
         y : array-like of shape (n_samples,), default=None
             Labels, needed for ``class_map="learn"`` and ignored otherwise.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples for ``class_map="learn"``, ignored otherwise.
 
         Returns
         -------
@@ -168,7 +170,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
                 f"{n_outputs} outputs."
             )
         if self.class_map == "learn":
-            self._learn_classes(samples, y)
+            self._learn_classes(samples, y, sample_weight)
         elif self.class_map is None:
             self.classes_ = np.array(self._source_classes())
         else:
@@ -184,17 +186,19 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             )
         return self.backbone_.classes
 
-    def _learn_classes(self, samples, y) -> None:
+    def _learn_classes(self, samples, y, sample_weight) -> None:
         if y is None:
             raise ValueError("class_map='learn' requires y to be passed, but the target y is None.")
         self.classes_, codes = np.unique(check_labels(y, len(samples)), return_inverse=True)
+        weight = check_weights(sample_weight, len(samples))
         theta = softmax(self._outputs(samples), axis=1)  # (n, n_source)
-        onehot = np.eye(len(self.classes_))[codes]  # (n, n_classes)
-        counts = theta.T @ onehot + self.smoothing * onehot.mean(axis=0)
+        onehot = np.eye(len(self.classes_))[codes] * weight[:, None]  # (n, n_classes)
+        frequency = onehot.sum(axis=0) / weight.sum()
+        counts = theta.T @ onehot + self.smoothing * frequency
         total = counts.sum(axis=1, keepdims=True)
         # Without smoothing, a class that no sample resembles gets the labels' frequencies.
         share = counts / np.where(total > 0, total, 1)
-        self.conditional_ = np.where(total > 0, share, onehot.mean(axis=0))
+        self.conditional_ = np.where(total > 0, share, frequency)
 
     def _outputs(self, samples) -> np.ndarray:
         layer = resolve_layer(self.backbone_, -1)

@@ -29,6 +29,9 @@ class Recipe:
         The type in which the network computes.
     dtype : {"float32", "float16"}, default="float32"
         The type in which features are kept.
+    whole : tuple of str, default=()
+        Layers, among ``layers``, whose whole activations go to the store as well, as a recipe with
+        the pooling "none" has them.
     """
 
     backbone: Backbone
@@ -36,23 +39,26 @@ class Recipe:
     pooling: str | Callable | tuple = "avg"
     precision: str = "float32"
     dtype: str = "float32"
+    whole: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "pooling", as_pooling(self.pooling))
 
-    def key(self, layer: str) -> str:
+    def key(self, layer: str | tuple[str, str]) -> str:
         """Describe all that decides the features of one layer, for the store.
 
         Parameters
         ----------
-        layer : str
+        layer : str or (str, "none")
+            The pair is the whole activation.
 
         Returns
         -------
         str
         """
         backbone = self.backbone
-        settings = (describe(self.pooling), self.precision, self.dtype, describe(backbone.modality))
+        layer, pooling = (layer, self.pooling) if isinstance(layer, str) else layer
+        settings = (describe(pooling), self.precision, self.dtype, describe(backbone.modality))
         preprocess = describe(backbone.preprocess)
         return "|".join(("v3", backbone.fingerprint, layer, *settings, preprocess))
 
@@ -74,6 +80,7 @@ class Recipe:
             stages_of(backbone) if stages is None else stages,
             self.layers,
             as_pooling(self.pooling),
+            whole=self.whole,
             kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
             device=device,
             modality=backbone.modality,

@@ -184,6 +184,21 @@ class FeatureStore:
             return False
         return True
 
+    def try_put_aside(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
+        """Keep what was computed by the way, and may not be used; here as :meth:`try_put`.
+
+        Parameters
+        ----------
+        recipe, digests, values
+            As in :meth:`put`.
+
+        Returns
+        -------
+        bool
+            Whether the values were kept.
+        """
+        return self.try_put(recipe, digests, values)
+
     def clear(self) -> None:
         """Remove every entry and give the disk space back."""
         self._run(lambda db: db.execute("DELETE FROM features"))

@@ -18,7 +18,9 @@ _AT_ONCE = 2**20  # bytes written at a time
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def empty_table(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def empty_table(
+    shape: tuple[int, ...], dtype: np.dtype, in_memory: int | None = None
+) -> np.ndarray:
     """Return an array to be filled, in memory or, above 2 GiB, in a file without a name.
 
     The space on disk is reserved at once: a write to a mapped file on a full disk would kill the
@@ -28,6 +30,8 @@ def empty_table(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     ----------
     shape : tuple of int
     dtype : numpy.dtype
+    in_memory : int, default=None
+        Bytes above which the array is in a file; None is 2 GiB.
 
     Returns
     -------
@@ -41,7 +45,8 @@ def empty_table(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
-    if n_bytes <= _IN_MEMORY or dtype.hasobject:
+    limit = _IN_MEMORY if in_memory is None else in_memory
+    if n_bytes <= limit or dtype.hasobject:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(buffering=0) as file:
         _reserve(file, n_bytes)

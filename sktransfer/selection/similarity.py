@@ -1,10 +1,10 @@
-"""What there is to go by: how much data, how like the network's own, how long things take."""
+"""The size of the data, and their similarity to the data a network was trained on."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,12 +12,21 @@ from scipy.special import softmax
 from torch import nn
 
 from ..backbones import Backbone, stages_of
-from ..data import UnreadableSamplesError
-from ..engines import resolve_device
-from ..features import open_sample
+from ..data import named_among, take
+from ..engines import TorchEngine, resolve_device
+from ..features import Recipe, compute_features, open_sample
 from ..transferability import free_energy, gaussian_divergence, prediction_entropy
 
-__all__ = ["Similarity", "Size", "by_predictions", "measure_similarity", "measure_size"]
+__all__ = [
+    "NormWatcher",
+    "Similarity",
+    "Size",
+    "by_predictions",
+    "measure_similarity",
+    "measure_size",
+    "rows_to_watch",
+    "why_no_statistics",
+]
 
 # Measured by benchmarks/similarity.py; docs/guide/choosing.md has the numbers.
 CALIBRATION = {
@@ -35,6 +44,7 @@ CALIBRATION = {
 }
 
 _UNTOUCHED = "its batch norms have seen no data"  # and the weights are random
+_SINGLE = "one sample has no statistics"
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -119,6 +129,7 @@ def measure_similarity(
     outputs: np.ndarray | None = None,
     *,
     device: str = "auto",
+    watcher: NormWatcher | None = None,
 ) -> Similarity:
     """Compare samples with what the network remembers of its training data.
 
@@ -130,6 +141,8 @@ def measure_similarity(
     outputs : ndarray of shape (n_samples, n_classes), default=None
         The network's logits, where it has classes.
     device : str, default="auto"
+    watcher : NormWatcher, default=None
+        Through which the samples have been run; None runs them.
 
     Returns
     -------
@@ -156,15 +169,13 @@ def measure_similarity(
     arXiv:2010.03759.
     """
     own = _own_predictions(outputs)
-    rows = np.unique(np.linspace(0, len(samples) - 1, CALIBRATION["samples"]).astype(int))
-    if len(rows) < 2:
-        return Similarity(None, why="one sample has no statistics", **own)
-    why = _why_no_statistics(backbone)
+    why = why_no_statistics(backbone, len(samples))
     if not why:
-        return _by_batch_norm(backbone, samples, rows, own, device)
-    if own and why != _UNTOUCHED:
+        return _by_batch_norm(watcher or _watched(backbone, samples, device), own)
+    if own and why not in (_UNTOUCHED, _SINGLE):
         return Similarity(by_predictions(own["entropy"]), "predictions", **own)
-    return Similarity(None, why=why if own else f"{why}, and no classes of its own", **own)
+    known = own or why == _SINGLE
+    return Similarity(None, why=why if known else f"{why}, and no classes of its own", **own)
 
 
 def by_predictions(entropy: float) -> float:
@@ -195,7 +206,20 @@ def _own_predictions(outputs: np.ndarray | None) -> dict[str, float]:
     }
 
 
-def _why_no_statistics(backbone: Backbone) -> str:
+def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
+    """Return why batch norm cannot be compared with samples; empty if it can.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    n_samples : int
+
+    Returns
+    -------
+    str
+    """
+    if n_samples < 2:
+        return _SINGLE
     stages = stages_of(backbone).values()
     norms = [m for stage in stages for m in stage.modules() if _remembers(m)]
     if not norms:
@@ -208,70 +232,114 @@ def _remembers(module: nn.Module) -> bool:
     return isinstance(module, _BATCH_NORMS) and module.running_mean is not None
 
 
-def _by_batch_norm(backbone: Backbone, samples, rows, own: dict, device: str) -> Similarity:
-    network, norms = _copy_with_norms(backbone, device)
-    layers, divergences = _divergences(network, norms, _opened(backbone, samples, rows))
-    if not layers:
+def rows_to_watch(n_samples: int) -> np.ndarray:
+    """Return the positions of the samples that are compared, evenly spread over all.
+
+    Parameters
+    ----------
+    n_samples : int
+
+    Returns
+    -------
+    ndarray of int
+    """
+    return np.unique(np.linspace(0, n_samples - 1, CALIBRATION["samples"]).astype(int))
+
+
+class NormWatcher(TorchEngine):
+    """Run samples through a network, and record what each batch norm is given.
+
+    It takes the place of the engine of a recipe, so that one run gives features and statistics.
+    Batches are those of that engine; batch norms are not folded.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    device : str, default="auto"
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "auto"):
+        self.backbone = recipe.backbone
+        stages, self._norms = _copy_with_norms(self.backbone, resolve_device(device))
+        self._seen: dict[str, list[np.ndarray]] = {}
+        for name, norm in self._norms.items():
+            norm.register_forward_pre_hook(self._recorder(name))
+        super().__init__(
+            stages,
+            (*recipe.layers, list(stages)[-1]),  # all batch norms are run
+            recipe.pooling,
+            whole=recipe.whole,
+            device=resolve_device(device),
+            modality=self.backbone.modality,
+            opaque=self.backbone.opaque,
+        )
+        self._usual = recipe.engine(self.device)
+
+    def _inspect(self, probe: torch.Tensor) -> None:
+        """Run nothing before the samples, which would be recorded."""
+
+    def batch_size(self, sample: torch.Tensor) -> int:
+        """Return how many samples to run at a time, as the engine of the recipe does."""
+        return self._usual.batch_size(sample)
+
+    def _recorder(self, name: str) -> Callable:
+        def record(module, args):
+            x = args[0].double().flatten(2) if args[0].ndim > 2 else args[0].double()[..., None]
+            moments = torch.stack([x.mean(2), (x**2).mean(2)], dim=1)  # (n, 2, channels)
+            self._seen.setdefault(name, []).append(moments.cpu().numpy())
+
+        return record
+
+    def divergences(self) -> dict[str, float]:
+        """Return the divergence at each batch norm from its statistics, and forget the samples."""
+        seen, self._seen = self._seen, {}
+        reached = [name for name in self._norms if name in seen]
+        return {n: _distance(np.concatenate(seen[n]), self._norms[n]) for n in reached}
+
+
+def _copy_with_norms(
+    backbone: Backbone, device: torch.device
+) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """Copy the stages, so that hooks are on nobody else's modules, and share the tensors."""
+    tensors = [*backbone.module.parameters(), *backbone.module.buffers()]
+    memo = {id(tensor): tensor for tensor in tensors} if device.type == "cpu" else {}
+    stages = stages_of(backbone)
+    network = nn.Sequential(*copy.deepcopy(list(stages.values()), memo)).to(device)
+    norms = {name: module for name, module in network.named_modules() if _remembers(module)}
+    return dict(zip(stages, network, strict=True)), norms
+
+
+def _watched(backbone: Backbone, samples: Sequence, device: str) -> NormWatcher:
+    """Run samples through a new watcher."""
+    recipe = Recipe(backbone, (list(stages_of(backbone))[-1],))
+    watcher, rows = NormWatcher(recipe, device), rows_to_watch(len(samples))
+    with named_among(rows):
+        compute_features(take(samples, rows), recipe, runner=watcher)
+    return watcher
+
+
+def _by_batch_norm(watcher: NormWatcher, own: dict) -> Similarity:
+    found = watcher.divergences()
+    if not found:
         return Similarity(None, why="no batch norm was reached", **own)
-    noise = CALIBRATION["noise_divergence"]
-    images = _noise(backbone)
-    if images is not None:
-        opened = _opened(backbone, images, range(len(images)))
-        noise = float(_divergences(network, norms, opened)[1].mean())
+    divergences = np.array(list(found.values()))
+    noise = _noise_divergence(watcher)
     share = divergences.mean() / max(noise, 1e-12)
     value = float(np.exp(-((CALIBRATION["sharpness"] * share) ** 2)))
-    return Similarity(value, "batch norm", "", layers, divergences, noise, **own)
+    return Similarity(value, "batch norm", "", tuple(found), divergences, noise, **own)
 
 
-def _noise(backbone: Backbone):
-    """Return samples of noise, where the modality has any and the size is known."""
+def _noise_divergence(watcher: NormWatcher) -> float:
+    """Return the mean divergence of noise in the same network, where the modality has any."""
+    backbone = watcher.backbone
     if backbone.input_shape is None:
-        return None
+        return CALIBRATION["noise_divergence"]
     n_samples, rng = CALIBRATION["noise_images"], np.random.default_rng(0)
-    return backbone.modality.make_noise(n_samples, backbone.input_shape, rng)
-
-
-def _copy_with_norms(backbone: Backbone, device: str) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """Copy the modules, whose hooks are then nobody else's, and share the tensors."""
-    on = resolve_device(device)
-    tensors = [*backbone.module.parameters(), *backbone.module.buffers()]
-    memo = {id(tensor): tensor for tensor in tensors} if on.type == "cpu" else {}
-    network = nn.Sequential(*copy.deepcopy(list(stages_of(backbone).values()), memo)).to(on)
-    return network, {name: m for name, m in network.named_modules() if _remembers(m)}
-
-
-def _opened(backbone: Backbone, samples: Sequence, rows: Sequence[int]):
-    for i in rows:
-        try:
-            yield open_sample(samples[i], backbone)[None]
-        except Exception as error:
-            raise UnreadableSamplesError([(int(i), samples[i], error)]) from error
-
-
-def _divergences(network: nn.Module, norms: dict, batches) -> tuple[tuple[str, ...], np.ndarray]:
-    """Run samples one by one and compare the channels' statistics at each batch norm."""
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in norms}
-
-    def note(name):
-        def hook(module, args):
-            x = args[0].double().flatten(2) if args[0].ndim > 2 else args[0].double()[..., None]
-            moments = torch.stack([x.mean(2), (x**2).mean(2)], dim=1)  # (1, 2, channels)
-            seen[name].append(moments.cpu().numpy())
-
-        return hook
-
-    hooks = [norm.register_forward_pre_hook(note(name)) for name, norm in norms.items()]
-    on = next(iter(norms.values())).running_mean.device
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                network(batch.to(on))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    reached = {name: np.concatenate(parts) for name, parts in seen.items() if parts}
-    distances = [_distance(moments, norms[name]) for name, moments in reached.items()]
-    return tuple(reached), np.array(distances)
+    samples = backbone.modality.make_noise(n_samples, backbone.input_shape, rng)
+    if samples is None:
+        return CALIBRATION["noise_divergence"]
+    watcher.run([open_sample(sample, backbone) for sample in samples], "auto")
+    return float(np.mean(list(watcher.divergences().values())))
 
 
 def _distance(moments: np.ndarray, norm: nn.Module) -> float:

@@ -14,7 +14,14 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from ..backbones import Backbone, is_single_classifier, penultimate, weighted_layers
+from ..backbones import (
+    Backbone,
+    boundary,
+    is_single_classifier,
+    penultimate,
+    stages_of,
+    weighted_layers,
+)
 from ..features import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
@@ -27,7 +34,7 @@ from .recommendation import REFERENCE
 from .rules import Evidence, ExplainedLabels, ShareOfErrors
 from .timing import seconds_of
 
-__all__ = ["STRATEGIES", "Strategy", "Task", "available"]
+__all__ = ["STRATEGIES", "Strategy", "Task", "available", "whole_layers"]
 
 _LAST_STAGES = 2  # trained by "last", where the network has more
 
@@ -40,8 +47,10 @@ class Task(Protocol):
     backbone : Backbone
     y : ndarray of shape (n_samples,)
         The labels.
+    weight : ndarray of shape (n_samples,) or None
+        Weights of the samples.
     rows : ndarray of int
-        Positions of the samples whose features are known, ascending.
+        Positions of the samples whose features are known, ascending; their weights are positive.
     classifier : estimator or None
         The classifier on features; None is :class:`LinearProbe`.
     max_epochs : int
@@ -53,6 +62,7 @@ class Task(Protocol):
 
     backbone: Backbone
     y: np.ndarray
+    weight: np.ndarray | None
     rows: np.ndarray
     classifier: object
     max_epochs: int
@@ -130,6 +140,29 @@ def available(backbone: Backbone, max_epochs: int | None = None) -> list[str]:
     ]
 
 
+def whole_layers(backbone: Backbone, names: list[str]) -> tuple[str, ...]:
+    """Return the layers whose whole activations are the input of what strategies train.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    names : list of str
+        The strategies.
+
+    Returns
+    -------
+    tuple of str
+    """
+    trained = [STRATEGIES[name].trainable for name in names if STRATEGIES[name].trainable]
+    n_frozen = {boundary(backbone, trainable(backbone)) for trainable in trained}
+    # A head is trained on pooled activations.
+    return tuple(
+        layer
+        for i, layer in enumerate(stages_of(backbone), start=1)
+        if i in n_frozen and i < boundary(backbone, "head")
+    )
+
+
 def _direct(task: Task, rows: np.ndarray):
     return PretrainedClassifier(task.backbone, class_map="learn")
 
@@ -158,6 +191,7 @@ def early_layer(task: Task, rows: np.ndarray) -> str:
         layers=candidate_layers(task.backbone)[:-1],
         task="classification",
         random_state=task.seed,
+        weight=None if task.weight is None else task.weight[known],
     ).layer
 
 

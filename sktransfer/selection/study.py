@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ..backbones import Backbone, resolve_layer
-from ..data import named_among, take
+from ..data import UnreadableSamplesError, named_among, take
 from ..features import (
     LayerChoice,
     Recipe,
@@ -22,12 +22,21 @@ from ..features import (
     takes_weights,
 )
 from ..transferability import explained_share, leep, make_trial_folds, subsample, summarise
+from .memory import StudyMemory
 from .recommendation import REFERENCE, Recommendation, StrategyEstimate, decide, is_settled
 from .rules import RULES, Evidence, headroom_of, learning_rate, update
-from .similarity import Similarity, Size, measure_similarity, measure_size
-from .strategies import STRATEGIES, available
+from .similarity import (
+    NormWatcher,
+    Similarity,
+    Size,
+    measure_similarity,
+    measure_size,
+    rows_to_watch,
+    why_no_statistics,
+)
+from .strategies import STRATEGIES, available, whole_layers
 from .timing import Timing, measure_timing
-from .trials import out_of_fold_hits, set_running
+from .trials import fit, halving, out_of_fold_hits, set_running
 
 __all__ = ["Study"]
 
@@ -43,12 +52,19 @@ class Study:
     y : ndarray of shape (n_samples,)
         Labels.
     seed : int
+    weight : ndarray of shape (n_samples,) or None, default=None
+        Weights of the samples in training and in the accuracies. Samples of weight 0 are not
+        measured.
     classifier : estimator or None
         The classifier on features; None is :class:`LinearProbe`.
     max_epochs : int
     batch_size : int or "auto"
     run : dict
         device, memory, n_jobs, verbose.
+    strategy : str or None, default=None
+        The only strategy that is asked for; None studies all that the network allows.
+    every_row : bool, default=False
+        Whether all samples are run in the one pass, and not only those that are measured.
     """
 
     def __init__(
@@ -58,53 +74,79 @@ class Study:
         y: np.ndarray,
         seed: int,
         *,
+        weight: np.ndarray | None = None,
         classifier,
         max_epochs: int,
         batch_size: int | str,
         run: dict,
+        strategy: str | None = None,
+        every_row: bool = False,
     ):
         self.backbone = backbone
         self.samples = samples
         self.y = y
         self.classes, self.codes = np.unique(y, return_inverse=True)
         self.seed = seed
+        self.weight = weight
+        self.weighted = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
         self.classifier = classifier
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.run = run
+        self.memory = StudyMemory(as_store(run["memory"]))
         # The samples that are measured: a difference that so many do not show hardly matters.
-        self.rows = subsample(self.codes, RULES["rows"], seed)
-        self.names = available(backbone, max_epochs)
+        self.rows = self.weighted[subsample(self.codes[self.weighted], RULES["rows"], seed)]
+        self._passed = self.weighted if every_row else self.rows
+        self.names = available(backbone, max_epochs) if strategy is None else [strategy]
+        self._compares = strategy is None
 
     # -- what is computed once -----------------------------------------------------------------
 
     @functools.cached_property
-    def tables(self) -> dict[str, np.ndarray]:
-        """The features of ``rows`` at every candidate layer, and the outputs: one pass."""
+    def _pass(self) -> tuple[dict[str, np.ndarray], NormWatcher | None]:
+        """Run the samples through the network once, for everything that is computed from them.
+
+        Returns the pooled features of each candidate layer and the outputs, and what recorded the
+        inputs of batch norms. The activations at which training begins are kept in memory.
+        """
         layers = candidate_layers(self.backbone)
         if self.backbone.classes is not None:
             layers.append(resolve_layer(self.backbone, -1))
-        with named_among(self.rows):
-            return compute_features(
-                take(self.samples, self.rows),
-                Recipe(self.backbone, tuple(dict.fromkeys(layers)), "avg"),
-                device=self.run["device"],
-                store=as_store(self.run["memory"]),
-                n_jobs=self.run["n_jobs"],
-                verbose=self.run["verbose"],
-            )
+        whole = whole_layers(self.backbone, self.names)
+        recipe = Recipe(self.backbone, tuple(dict.fromkeys(layers)), whole=whole)
+        run = {"device": self.run["device"], "store": self.memory, "n_jobs": self.run["n_jobs"]}
+        with named_among(self._passed):
+            samples = take(self.samples, self._passed)
+            watcher = self._watch(samples, recipe, run)
+            tables = compute_features(samples, recipe, **run, verbose=self.run["verbose"])
+        return tables, watcher
+
+    def _watch(self, samples: Sequence, recipe: Recipe, run: dict) -> NormWatcher | None:
+        """Run the samples whose similarity is measured, where it is needed and possible."""
+        needed = self._compares or any(STRATEGIES[name].needs_epochs for name in self.names)
+        if not needed or why_no_statistics(self.backbone, len(self.rows)):
+            return None
+        watcher = NormWatcher(recipe, self.run["device"])
+        rows = np.searchsorted(self._passed, self.rows[rows_to_watch(len(self.rows))])
+        try:
+            compute_features(take(samples, rows), recipe, **run, runner=watcher)
+        except UnreadableSamplesError:
+            compute_features(samples, recipe, **run)  # names all samples that cannot be read
+            raise
+        return watcher
 
     def features(self, layers: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the pooled features of each layer for some of ``rows``."""
-        positions = np.searchsorted(self.rows, rows)
-        return {layer: self.tables[layer][positions] for layer in layers}
+        tables, positions = self._pass[0], np.searchsorted(self._passed, rows)
+        return {layer: tables[layer][positions] for layer in layers}
 
     @functools.cached_property
     def outputs(self) -> np.ndarray | None:
         """The network's logits for ``rows``, where it has classes."""
         if self.backbone.classes is None:
             return None
-        return self.tables[resolve_layer(self.backbone, -1)]
+        layer = resolve_layer(self.backbone, -1)
+        return self.features((layer,), self.rows)[layer]
 
     @functools.cached_property
     def explained(self) -> float:
@@ -119,10 +161,14 @@ class Study:
     @functools.cached_property
     def similarity(self) -> Similarity:
         """The similarity of the samples to the network's training data."""
-        device = self.run["device"]
         with named_among(self.rows):
-            few = take(self.samples, self.rows)
-            return measure_similarity(self.backbone, few, self.outputs, device=device)
+            return measure_similarity(
+                self.backbone,
+                take(self.samples, self.rows),
+                self.outputs,
+                device=self.run["device"],
+                watcher=self._pass[1],
+            )
 
     @functools.cached_property
     def layers(self) -> LayerChoice:
@@ -134,6 +180,7 @@ class Study:
             layers=candidate_layers(self.backbone),
             task="classification",
             random_state=self.seed,
+            weight=None if self.weight is None else self.weight[self.rows],
         )
 
     @functools.cached_property
@@ -163,18 +210,40 @@ class Study:
     def make(self, name: str, rows: np.ndarray | None = None, **run):
         """Make the estimator of a strategy for some samples or for all, not fitted."""
         rows = np.arange(len(self.y)) if rows is None else rows
-        return set_running(STRATEGIES[name].make(self, rows), **self.run | run)
+        model = STRATEGIES[name].make(self, rows)
+        return set_running(model, **self.run | {"memory": self.memory} | run)
 
     def judge(self, name: str, folds: list) -> np.ndarray:
         """Cross-validate a strategy: 1, 0 or NaN for each sample."""
         # A progress bar for each trial would be of no use.
         make = functools.partial(self.make, name, verbose=0)
-        return out_of_fold_hits(make, self.samples, self.y, folds)
+        return out_of_fold_hits(make, self.samples, self.y, folds, self.weight)
 
-    def score(self, name: str, rows: np.ndarray) -> float:
-        """Return the cross-validated accuracy of a strategy on some rows; NaN without folds."""
-        folds = make_trial_folds(self.codes, self.seed, rows)
-        return float(np.nanmean(self.judge(name, folds))) if folds else math.nan
+    def search(self) -> list[dict]:
+        """Search by successive halving; return the accuracies of each round by strategy."""
+
+        def score(name, chosen):
+            folds = make_trial_folds(self.codes, self.seed, self.weighted[chosen])
+            return self._accuracy(self.judge(name, folds)) if folds else math.nan
+
+        return halving(self.names, score, self.codes[self.weighted], self.seed)
+
+    def fit(self, name: str):
+        """Fit the estimator of a strategy on all samples."""
+        model = self.make(name)
+        self.memory.keeps = False
+        if not len(self.memory):  # nothing was computed that could be used again
+            set_running(model, memory=self.run["memory"])
+        return fit(model, self.samples, self.y, self.weight)
+
+    def _accuracy(self, hits: np.ndarray | list[np.ndarray]) -> float:
+        """Return the weighted share of hits among the samples that were judged."""
+        if self.weight is None:
+            return float(np.nanmean(hits))
+        hits = np.atleast_2d(hits)
+        judged = np.isfinite(hits)
+        weight = np.broadcast_to(self.weight, hits.shape)[judged]
+        return float(np.average(hits[judged], weights=weight))
 
     # -- the recommendation --------------------------------------------------------------------
 
@@ -190,10 +259,10 @@ class Study:
         -------
         Recommendation
         """
-        size = measure_size(self.y)
+        size = measure_size(self.y[self.weighted])
         evidence = {"size": size, "similarity": self.similarity}
         evidence |= {"layers": None, "leep": math.nan, "explained": math.nan}
-        if len(self.classes) < 2:
+        if len(size.counts) < 2:
             only = StrategyEstimate(REFERENCE, 0.0, 0.0)
             return decide([only], [], "there is one class only", evidence)
         evidence["layers"] = self.layers
@@ -212,15 +281,15 @@ class Study:
 
         One tiny class beside others takes away the certainty, not what is known of the others.
         """
-        counts = np.bincount(self.codes)
+        counts = np.bincount(self.codes[self.weighted])
         ample = counts[counts >= RULES["fewest"]]
-        return len(ample) < 2 or ample.sum() < len(self.codes) / 2 or not self.splits[0]
+        return len(ample) < 2 or ample.sum() < counts.sum() / 2 or not self.splits[0]
 
     def _estimates(self, smallest: int, folds: list) -> list[StrategyEstimate]:
         """Estimate every strategy; those that are trained are tried where that may pay."""
         reference = [self.judge(REFERENCE, folds) for folds in self.splits]
         n = int(np.isfinite(reference[0]).sum())
-        accuracy = float(np.nanmean(reference)) if n else math.nan
+        accuracy = self._accuracy(reference) if n else math.nan
         found = {REFERENCE: StrategyEstimate(REFERENCE, 0.0, 0.0, n, accuracy)}
         headroom = headroom_of(accuracy, n)
         for name in [name for name in self.names if name != REFERENCE]:
@@ -258,12 +327,14 @@ class Study:
         self, name: str, expected: tuple, gained: np.ndarray, others: list
     ) -> StrategyEstimate:
         """Combine a rule with what a strategy gained on each sample, NaN where not judged."""
-        gained = gained[np.isfinite(gained)]
-        measured = summarise(gained)
+        judged = np.isfinite(gained)
+        n = int(judged.sum())
+        weight = None if self.weight is None else self.weight[judged]
+        measured = summarise(gained[judged], weight)
         gain, error = update(expected, measured)
         accuracy = float(np.clip(others[0].accuracy + gain, 0.0, 1.0))  # NaN stays NaN
         effort = STRATEGIES[name].effort
-        return StrategyEstimate(name, gain, error, len(gained), accuracy, measured, effort=effort)
+        return StrategyEstimate(name, gain, error, n, accuracy, measured, effort=effort)
 
     def _timed(self, estimate: StrategyEstimate) -> StrategyEstimate:
         seconds = self.timing.seconds(estimate.name, len(self.codes), self.max_epochs)

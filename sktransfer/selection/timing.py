@@ -14,8 +14,7 @@ from torch import nn
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..data import take
 from ..engines import pool, resolve_device
-from ..features import Recipe, compute_features
-from .similarity import _opened
+from ..features import Recipe, compute_features, open_sample
 
 __all__ = ["Timing", "measure_timing", "seconds_of"]
 
@@ -69,7 +68,7 @@ def measure_timing(
     recipe = Recipe(backbone, (penultimate(backbone),))
     on = resolve_device(device)
     forward = seconds_of(lambda: compute_features(few, recipe, device=device), on) / len(few)
-    opened = list(_opened(backbone, few, range(len(few))))
+    opened = [open_sample(sample, backbone)[None] for sample in few]
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
     top = list(stages_of(backbone)).index(penultimate(backbone)) + 1

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import tempfile
 
 from sklearn.base import ClassifierMixin, is_classifier
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 
-from ..data import check_labels
-from ..features import BackboneEstimator, Count, FeatureStore, all_or_nothing
+from ..data import check_labels, check_weights
+from ..features import BackboneEstimator, Count, all_or_nothing
 from .recommendation import REFERENCE, Recommendation
 from .strategies import STRATEGIES, available
 from .study import Study
-from .trials import halving, set_running
+from .trials import check_takes_weights, set_running
 
 __all__ = ["TransferClassifier", "recommend_strategy"]
+
+_CHOICES = ("auto", "search")  # among all strategies
 
 
 class TransferClassifier(ClassifierMixin, BackboneEstimator):
@@ -141,7 +141,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None):
         """Choose a strategy, unless one is given, and fit it.
 
         Parameters
@@ -150,6 +150,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             As in :meth:`PretrainedFeatureExtractor.fit`.
         y : array-like of shape (n_samples,)
             Labels of any type.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, in the fit, in the trials of strategies and in the accuracies
+            that are compared. Samples of weight 0 are in no trial.
 
         Returns
         -------
@@ -158,13 +161,14 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         Raises
         ------
         ValueError
-            For unknown names, unreadable samples, labels that do not fit, or a strategy that
-            the network does not allow.
+            For unknown names, unreadable samples, labels or weights that do not fit, a strategy
+            that the network does not allow, or weights with an ``estimator`` that does not accept
+            them.
         """
-        with self._study(X, y) as study:
-            self.recommendation_ = self.search_ = None
-            self.strategy_ = self._settle(study)
-            self.estimator_ = study.make(self.strategy_).fit(study.samples, study.y)
+        study = self._study(X, y, sample_weight)
+        self.recommendation_ = self.search_ = None
+        self.strategy_ = self._settle(study)
+        self.estimator_ = study.fit(self.strategy_)
         self.classes_ = study.classes
         self._fitted()  # with the user's store from here on
         return self
@@ -179,7 +183,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             self.recommendation_ = study.recommend()
             return self.recommendation_.chosen
         if self.strategy == "search":
-            self.search_ = halving(study.names, study.score, study.codes, study.seed)
+            self.search_ = study.search()
             best, accuracy = next(iter(self.search_[-1].items()))
             return REFERENCE if math.isnan(accuracy) else best
         possible = available(self.backbone_)  # what is asked for by name is done, epochs or none
@@ -193,7 +197,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     def _check_choices(self) -> None:
         """Check what the table of constraints cannot say, before anything is computed."""
         self._validate_params()
-        known = ["auto", "search", *STRATEGIES]
+        known = [*_CHOICES, *STRATEGIES]
         if self.strategy not in known:
             raise ValueError(
                 f"The 'strategy' parameter of {type(self).__name__} must be one of {known}. Got "
@@ -206,9 +210,15 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
                 "LogisticRegression()."
             )
 
-    @contextlib.contextmanager
-    def _study(self, X, y):
-        """Check X and y and yield what there is to study, with a store for that time."""
+    def _check_weight(self, sample_weight, n_samples: int):
+        if sample_weight is None:
+            return None
+        if self.estimator is not None:
+            check_takes_weights(self.estimator)
+        return check_weights(sample_weight, n_samples)
+
+    def _study(self, X, y, sample_weight=None) -> Study:
+        """Check the parameters, X, y and the weights, and return the study of them."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
@@ -216,20 +226,20 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self._check_choices()
         samples = self._fit_backbone(X)
         y = check_labels(y, len(samples))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with _store(self.memory) as memory:
-            run = {"memory": memory, "device": self.device}
-            run |= {"n_jobs": self.n_jobs, "verbose": self.verbose}
-            yield Study(
-                self.backbone_,
-                samples,
-                y,
-                seed,
-                classifier=self.estimator,
-                max_epochs=self.max_epochs,
-                batch_size=self.batch_size,
-                run=run,
-            )
+        run = {name: getattr(self, name) for name in ("memory", "device", "n_jobs", "verbose")}
+        return Study(
+            self.backbone_,
+            samples,
+            y,
+            int(check_random_state(self.random_state).randint(2**31 - 1)),
+            weight=self._check_weight(sample_weight, len(samples)),
+            classifier=self.estimator,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            run=run,
+            strategy=None if self.strategy in _CHOICES else self.strategy,
+            every_row=self.strategy == "search",
+        )
 
     def predict(self, X):
         """Give the most probable class.
@@ -287,18 +297,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return hasattr(self.estimator, method)
 
 
-@contextlib.contextmanager
-def _store(memory):
-    """Yield the store that was given, or one for the time being."""
-    if memory is not None:
-        yield memory
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        store = FeatureStore(folder)
-        yield store
-        store.close()
-
-
 def recommend_strategy(
     X,
     y,
@@ -315,6 +313,7 @@ def recommend_strategy(
     n_jobs=None,
     random_state=None,
     verbose=0,
+    sample_weight=None,
 ) -> Recommendation:
     """Say which strategy suits samples and labels, why, at what cost, and how sure that is.
 
@@ -348,6 +347,8 @@ def recommend_strategy(
         Seed of the folds and of what is trained.
     verbose : int, default=0
         1 shows progress bars.
+    sample_weight : array-like of shape (n_samples,), default=None
+        As in :meth:`TransferClassifier.fit`.
 
     Returns
     -------
@@ -394,5 +395,4 @@ def recommend_strategy(
         random_state=random_state,
         verbose=verbose,
     )
-    with model._study(X, y) as study:
-        return study.recommend(timed=True)
+    return model._study(X, y, sample_weight).recommend(timed=True)

@@ -6,11 +6,72 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from sklearn import get_config
+from sklearn.pipeline import Pipeline
+from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils.validation import has_fit_parameter
 
 from ..data import named_among, take
 from ..transferability import subsample
 
-__all__ = ["halving", "out_of_fold_hits", "set_running"]
+__all__ = ["check_takes_weights", "fit", "halving", "out_of_fold_hits", "set_running"]
+
+
+def _weight_parameter(estimator) -> str | None:
+    """Return the name under which ``fit`` accepts weights, or None."""
+    if has_fit_parameter(estimator, "sample_weight"):
+        return "sample_weight"
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        inner = _weight_parameter(last)
+        return f"{name}__{inner}" if inner else None
+    if get_config()["enable_metadata_routing"]:
+        asked = get_routing_for_object(estimator).consumes("fit", ["sample_weight"])
+        return "sample_weight" if asked else None
+    is_search = hasattr(estimator, "estimator") and hasattr(estimator, "refit")
+    return _weight_parameter(estimator.estimator) if is_search else None
+
+
+def check_takes_weights(estimator) -> None:
+    """Raise an error that names ``estimator`` if its ``fit`` does not accept weights.
+
+    Parameters
+    ----------
+    estimator : estimator
+    """
+    if _weight_parameter(estimator) is None:
+        raise ValueError(
+            f"estimator={estimator!r:.200}: its fit does not accept sample_weight. Give an "
+            "estimator whose fit does, such as LogisticRegression(), or fit without weights."
+        )
+
+
+def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
+    """Fit a model, and pass weights to what learns from labels in it.
+
+    Parameters
+    ----------
+    model : estimator
+        A classifier of raw samples, or a pipeline of a transformer and a classifier.
+    samples : sequence
+    y : ndarray of shape (n_samples,)
+        Labels.
+    weight : ndarray of shape (n_samples,) or None
+
+    Returns
+    -------
+    estimator
+        The same.
+    """
+    if weight is None:
+        return model.fit(samples, y)
+    if not isinstance(model, Pipeline):
+        check_takes_weights(model)
+        return model.fit(samples, y, **{_weight_parameter(model): weight})
+    # Not through the pipeline: how it passes parameters depends on scikit-learn's configuration.
+    features = model[:-1].fit_transform(samples, y)
+    fit(model[-1], features, y, weight)
+    return model
 
 
 def set_running(model, **settings):
@@ -38,7 +99,11 @@ def set_running(model, **settings):
 
 
 def out_of_fold_hits(
-    make: Callable[[np.ndarray], object], samples: Sequence, y: np.ndarray, folds: list
+    make: Callable[[np.ndarray], object],
+    samples: Sequence,
+    y: np.ndarray,
+    folds: list,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross-validate a classifier and tell which samples it classifies correctly.
 
@@ -51,6 +116,8 @@ def out_of_fold_hits(
         Labels.
     folds : list of (train, test)
         All of a split, or some.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights in training.
 
     Returns
     -------
@@ -64,7 +131,8 @@ def out_of_fold_hits(
         with warnings.catch_warnings():  # the last fit repeats the warnings about samples
             warnings.simplefilter("ignore", UserWarning)
             with named_among(train):
-                model.fit(take(samples, train), y[train])
+                known = None if weight is None else weight[train]
+                fit(model, take(samples, train), y[train], known)
             with named_among(test):
                 hits[test] = model.predict(take(samples, test)) == y[test]
     return hits

@@ -248,7 +248,9 @@ _SOLVERS = {"multinomial": _multinomial, "one_vs_rest": _one_vs_rest, "ridge": _
 # -- out-of-fold scores --------------------------------------------------------------------------
 
 
-def out_of_fold_scores(features: np.ndarray, y: np.ndarray, folds: list) -> np.ndarray:
+def out_of_fold_scores(
+    features: np.ndarray, y: np.ndarray, folds: list, weight: np.ndarray | None = None
+) -> np.ndarray:
     """Score a linear model on each sample, fitted without the sample's fold.
 
     Parameters
@@ -258,6 +260,8 @@ def out_of_fold_scores(features: np.ndarray, y: np.ndarray, folds: list) -> np.n
         From ``encode_target``.
     folds : list of (train, test)
         From :func:`make_probe_folds`.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the samples in the fits, positive.
 
     Returns
     -------
@@ -276,28 +280,34 @@ def out_of_fold_scores(features: np.ndarray, y: np.ndarray, folds: list) -> np.n
     """
     features = features.astype(np.float64)
     if is_numbers(y):
-        residual = _residuals(features, y[:, None], folds)
+        residual = _residuals(features, y[:, None], folds, weight)
         return 1 - residual[:, 0] ** 2 / (y.var() or 1.0)
     codes = np.unique(y, return_inverse=True)[1]
     counts = np.bincount(codes)
     if not folds:
-        return _nearest_mean(features, codes, counts)
+        return _nearest_mean(features, codes, counts, weight)
     target = np.eye(len(counts))[codes]
-    return ((target - _residuals(features, target, folds)).argmax(1) == codes).astype(np.float64)
+    residuals = _residuals(features, target, folds, weight)
+    return ((target - residuals).argmax(1) == codes).astype(np.float64)
 
 
-def _residuals(features: np.ndarray, target: np.ndarray, folds: list) -> np.ndarray:
+def _residuals(features: np.ndarray, target: np.ndarray, folds: list, weight=None) -> np.ndarray:
     """Return the residuals ``(n, n_targets)`` of ridge regression on the test sets of folds."""
     found = np.empty((len(_PENALTIES), *target.shape))
     for train, test in folds:
-        found[:, test] = target[test] - _ridge(features[train], target[train], features[test])
-    return found[(found**2).sum((1, 2)).argmin()]
+        known = None if weight is None else weight[train]
+        fitted = _ridge(features[train], target[train], features[test], known)
+        found[:, test] = target[test] - fitted
+    squares = (found**2).sum(2)  # (n_penalties, n)
+    return found[(squares if weight is None else squares * weight).sum(1).argmin()]
 
 
-def _ridge(X: np.ndarray, target: np.ndarray, X_test: np.ndarray) -> np.ndarray:
+def _ridge(X: np.ndarray, target: np.ndarray, X_test: np.ndarray, weight=None) -> np.ndarray:
     """Predict with each penalty, ``(n_penalties, n_test, n_targets)``, from one decomposition."""
-    mean, level = X.mean(0), target.mean(0)
-    X, X_test, target = X - mean, X_test - mean, target - level
+    weight = np.ones(len(X)) if weight is None else weight
+    mean, level = (np.average(values, axis=0, weights=weight) for values in (X, target))
+    root = np.sqrt(weight)[:, None]
+    X, X_test, target = (X - mean) * root, X_test - mean, (target - level) * root
     if X.shape[0] <= X.shape[1]:
         squares, u = np.linalg.eigh(X @ X.T)
         left, right = (X_test @ X.T) @ u, u.T @ target
@@ -305,42 +315,53 @@ def _ridge(X: np.ndarray, target: np.ndarray, X_test: np.ndarray) -> np.ndarray:
         squares, v = np.linalg.eigh(X.T @ X)
         left, right = X_test @ v, v.T @ (X.T @ target)
     squares = np.maximum(squares, 0)
-    penalties = _PENALTIES * max(squares.sum() / len(X), 1e-12)
+    penalties = _PENALTIES * max(squares.sum() / weight.sum(), 1e-12)
     return np.stack([left @ (right / (squares + p)[:, None]) for p in penalties]) + level
 
 
-def _nearest_mean(features: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _nearest_mean(
+    features: np.ndarray, codes: np.ndarray, counts: np.ndarray, weight=None
+) -> np.ndarray:
     """Return 1.0 for samples that are nearest to the mean of the others of their class, else 0.0.
 
     Cross-validating ``NearestCentroid`` would fit a model for each sample.
     """
-    sums = np.eye(len(counts))[codes].T @ features  # (n_classes, n_features)
-    means = sums / counts[:, None]
+    weight = np.ones(len(codes)) if weight is None else weight
+    onehot = np.eye(len(counts))[codes] * weight[:, None]  # (n, n_classes)
+    sums, total = onehot.T @ features, onehot.sum(0)
+    means = sums / total[:, None]
     squares = (features**2).sum(1)[:, None] - 2 * features @ means.T + (means**2).sum(1)
     own = np.full(len(codes), np.inf)
     several = counts[codes] > 1
-    left = counts[codes[several]][:, None] - 1
-    mean = (sums[codes[several]] - features[several]) / left
+    left = (total[codes[several]] - weight[several])[:, None]
+    mean = (sums[codes[several]] - features[several] * weight[several, None]) / left
     own[several] = ((features[several] - mean) ** 2).sum(1)
     squares[np.arange(len(codes)), codes] = own
     return (squares.argmin(1) == codes).astype(np.float64) * several
 
 
-def summarise(differences: np.ndarray) -> tuple[float, ...]:
+def summarise(differences: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, ...]:
     """Return the mean of values of samples, and its standard error.
 
     Parameters
     ----------
     differences : ndarray of shape (n,)
         Of the scores of two models on each sample: 1, 0 or -1.
+    weight : ndarray of shape (n,), default=None
+        Weights of the samples, positive. They count as ``weight.sum()**2 / (weight**2).sum()``
+        samples (Kish's effective sample size).
 
     Returns
     -------
     tuple of float
         Empty where there are none.
     """
-    n = len(differences)
-    if n == 0:
+    if len(differences) == 0:
         return ()
+    n, mean, variance = len(differences), differences.mean(), differences.var()
+    if weight is not None:
+        n = weight.sum() ** 2 / (weight**2).sum()
+        mean = np.average(differences, weights=weight)
+        variance = np.average((differences - mean) ** 2, weights=weight)
     # As if one more sample differed: ten equal samples are no proof of equality.
-    return float(differences.mean()), math.sqrt((differences.var() + 1 / n) / n)
+    return float(mean), math.sqrt((variance + 1 / n) / n)

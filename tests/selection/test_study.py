@@ -54,8 +54,7 @@ def test_few_rows_are_split_several_times_and_many_once():
 
     def n_splits(n):
         rows = {"X": X[:n].astype(np.float32), "y": y[:n]}
-        with TransferClassifier(load_backbone(Vectors()))._study(**rows) as found:
-            splits = found.splits
+        splits = TransferClassifier(load_backbone(Vectors()))._study(**rows).splits
         assert all(len(folds) in (3, 5) for folds in splits)
         tests = [np.concatenate([test for _, test in folds]) for folds in splits]
         assert all(sorted(test) == list(range(n)) for test in tests)
