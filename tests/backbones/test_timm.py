@@ -26,7 +26,7 @@ def test_timm_networks_are_listed_with_their_prefix():
     assert not any(name.startswith("timm:") for name in list_backbones())
 
 
-def test_a_timm_network_gives_what_timm_gives():
+def test_outputs_equal_those_of_timm():
     backbone = random_backbone("timm:test_resnet")
     model = timm.create_model("test_resnet").eval()
     model.load_state_dict(backbone.module.state_dict())
@@ -79,7 +79,7 @@ def test_without_a_network_timm_weights_ask_for_a_local_file(monkeypatch, regist
         load_backbone("timm:test_resnet", download=False)
 
 
-def test_timm_is_asked_for_where_it_is_missing(monkeypatch, registry):
+def test_without_timm_the_error_tells_how_to_install_it(monkeypatch, registry):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(ImportError, match=r"pip install 'sktransfer\[timm\]'"):
         load_backbone("timm:resnet18", weights="default")
@@ -135,7 +135,7 @@ def assert_as_by_timm(preprocess, config, photo):
 
 
 @pytest.mark.parametrize("config", one_of_each(presets()), ids=str)
-def test_preprocessing_of_each_kind_is_that_of_timm(config, photos, monkeypatch):
+def test_one_preset_of_each_kind_equals_create_transform(config, photos, monkeypatch):
     preprocess = preprocessing_of(config, monkeypatch)
     for photo in photographs(photos[0]):
         assert_as_by_timm(preprocess, config, photo)
@@ -143,14 +143,14 @@ def test_preprocessing_of_each_kind_is_that_of_timm(config, photos, monkeypatch)
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("config", presets(), ids=str)
-def test_preprocessing_of_every_preset_is_that_of_timm(config, photos, monkeypatch):
+def test_every_preset_equals_create_transform(config, photos, monkeypatch):
     preprocess = preprocessing_of(config, monkeypatch)
     for photo in photographs(photos[1]):
         assert_as_by_timm(preprocess, config, photo)
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
-def test_floats_are_cropped_as_bytes_are(crop_mode, photos):
+def test_float_images_are_preprocessed_as_uint8(crop_mode, photos):
     steps = ImagePreprocessing(
         (40, 56), (48, 32), (0.2, 0.4, 0.6), (1.0,) * 3, "bicubic", crop_mode
     )
@@ -158,7 +158,7 @@ def test_floats_are_cropped_as_bytes_are(crop_mode, photos):
     assert difference.abs().max() * 255 <= 2
 
 
-def test_a_very_thin_image_is_squashed_or_bordered_whole():
+def test_very_thin_images_are_squashed_or_bordered_completely():
     thin = np.zeros((1, 4000, 3), np.uint8)
     thin[:, 2000:] = 255
     for crop_mode in ("squash", "border"):

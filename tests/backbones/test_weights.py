@@ -129,7 +129,7 @@ HOSTILE = {
 @pytest.mark.parametrize(
     ("suffix", "name"), [(suffix, name) for suffix, files in HOSTILE.items() for name in files]
 )
-def test_files_that_are_no_weights_of_the_network_are_refused_by_name(suffix, name, tmp_path):
+def test_hostile_files_raise_with_the_file_name(suffix, name, tmp_path):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(HOSTILE[suffix][name])
     with pytest.raises(ValueError, match=f"weights{suffix}") as refused:
@@ -138,7 +138,7 @@ def test_files_that_are_no_weights_of_the_network_are_refused_by_name(suffix, na
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".old.pth", ".safetensors"])
-def test_damaged_files_are_refused_by_name_or_give_finite_numbers(suffix, tmp_path):
+def test_damaged_files_raise_or_give_finite_weights(suffix, tmp_path):
     old = {"_use_new_zipfile_serialization": False} if suffix == ".old.pth" else {}
     good = SAFE if suffix == ".safetensors" else saved(STATE, **old)
     n_refused = 0
@@ -155,7 +155,7 @@ def test_damaged_files_are_refused_by_name_or_give_finite_numbers(suffix, tmp_pa
     assert n_refused >= 20
 
 
-def test_what_can_be_converted_is(tmp_path):
+def test_half_precision_and_expanded_tensors_are_converted(tmp_path):
     (tmp_path / "a.pth").write_bytes(saved({"state_dict": {"model": floats(torch.Tensor.half)}}))
     for name, tensor in load_weights(network(), tmp_path / "a.pth").state_dict().items():
         torch.testing.assert_close(tensor, STATE[name], rtol=1e-3, atol=1e-3)
@@ -195,7 +195,7 @@ def spoilt(name: str, value: float) -> nn.Sequential:
 
 @pytest.mark.parametrize(("name", "value", "problem"), WRONG)
 @pytest.mark.parametrize("source", ["own", "factory", "registry", "pth", "safetensors", "stages"])
-def test_wrong_numbers_are_refused_by_the_name_of_the_tensor(
+def test_weights_that_are_not_finite_raise_with_the_tensor_name(
     source, name, value, problem, tmp_path, registry
 ):
     module = spoilt(name, value)
@@ -216,7 +216,7 @@ def test_wrong_numbers_are_refused_by_the_name_of_the_tensor(
     assert "a.pth" in str(refused.value) or source != "pth"
 
 
-def test_wrong_numbers_of_published_and_local_networks_are_refused(tmp_path):
+def test_a_file_for_a_published_network_with_a_negative_variance_raises(tmp_path):
     state = load_backbone("efficientnet_lite0").module.state_dict()
     state = {key: tensor.clone() for key, tensor in state.items()}
     state["head.bn.running_var"][7] = -1
@@ -239,7 +239,7 @@ class Masked(nn.Module):
         self.lazy = nn.LazyLinear(2)
 
 
-def test_masks_and_other_kinds_of_tensors_are_no_wrong_numbers():
+def test_masks_with_infinity_and_special_tensors_are_accepted():
     module = Masked()
     check_finite("a network", module)
     module.mask[0, 0] = torch.nan
@@ -252,7 +252,7 @@ def test_masks_and_other_kinds_of_tensors_are_no_wrong_numbers():
         check_finite("a network", module)
 
 
-def test_a_tensor_of_several_networks_is_looked_at_once(monkeypatch):
+def test_shared_tensors_are_checked_once(monkeypatch):
     looked_at = []
     check = "sktransfer.backbones.weights._check_tensor"
     monkeypatch.setattr(check, lambda name, tensor, *rest, **kw: looked_at.append(id(tensor)))

@@ -8,7 +8,7 @@ from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import MATRIX, WORDS, binary, vectors_of
 
 
-def test_a_header_that_announces_too_much_takes_no_memory(tmp_path):
+def test_headers_with_too_large_numbers_raise_before_memory_is_allocated(tmp_path):
     pytest.importorskip("gensim")
     for header in (b"99999999999 300", b"2 99999999999999", b"0 0"):
         (tmp_path / "v.bin").write_bytes(header + b"\na \x00\x00\x80?\xff" * 2)
@@ -67,7 +67,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_a_fasttext_file_announces_is_compared_with_its_size(tmp_path, facebook, name):
+def test_fasttext_headers_that_do_not_match_the_file_raise(tmp_path, facebook, name):
     content = HOSTILE[name](facebook.read_bytes())
     assert content != facebook.read_bytes()
     (tmp_path / "hostile.bin").write_bytes(content)
@@ -76,7 +76,7 @@ def test_what_a_fasttext_file_announces_is_compared_with_its_size(tmp_path, face
 
 
 @pytest.mark.parametrize("kind", ["fasttext", "word2vec"])
-def test_binary_files_cut_anywhere_are_refused(tmp_path, facebook, kind):
+def test_truncated_binary_files_raise(tmp_path, facebook, kind):
     pytest.importorskip("gensim")
     content = facebook.read_bytes() if kind == "fasttext" else binary(end=b"")
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_binary_files_cut_anywhere_are_refused(tmp_path, facebook, kind):
         (b"12 6\n", "announced"),
     ],
 )
-def test_word2vec_files_hold_what_they_announce(tmp_path, header, message):
+def test_word2vec_headers_that_do_not_match_the_file_raise(tmp_path, header, message):
     pytest.importorskip("gensim")
     content = binary(end=b"").replace(b"12 5\n", header)
     (tmp_path / "v.bin").write_bytes(content)
@@ -109,7 +109,7 @@ def test_word2vec_files_hold_what_they_announce(tmp_path, header, message):
         load_word_vectors(tmp_path / "v.bin")
 
 
-def test_a_bound_reads_the_beginning_of_a_word2vec_file(tmp_path):
+def test_max_words_reads_the_beginning_of_a_truncated_file(tmp_path):
     pytest.importorskip("gensim")
     (tmp_path / "v.bin").write_bytes(binary()[:-40])
     found = vectors_of(load_word_vectors(tmp_path / "v.bin", max_words=9), WORDS[:9])

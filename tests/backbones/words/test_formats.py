@@ -35,7 +35,7 @@ def test_binary_files_of_word2vec(tmp_path, suffix, end):
 
 @pytest.mark.parametrize("byte", [b"\n", b"7\n", b" 1\n", b"\r\n"])
 @pytest.mark.parametrize("dim", [5, 40_000])
-def test_binary_numbers_may_hold_ends_of_lines_and_digits(tmp_path, byte, dim):
+def test_binary_numbers_may_contain_line_ends_and_digits(tmp_path, byte, dim):
     pytest.importorskip("gensim")
     matrix = np.random.default_rng(0).standard_normal((3, dim)).astype(np.float32)
     matrix[0, :1].view(np.uint8)[: len(byte)] = np.frombuffer(byte, np.uint8)
@@ -45,7 +45,7 @@ def test_binary_numbers_may_hold_ends_of_lines_and_digits(tmp_path, byte, dim):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_gzipped_files_are_known_by_their_content(tmp_path, facebook, fasttext, suffix):
+def test_gzipped_files_are_recognised_by_their_content(tmp_path, facebook, fasttext, suffix):
     zipped = tmp_path / f"zipped.bin{suffix}"
     zipped.write_bytes(gzip.compress(binary()))
     np.testing.assert_array_equal(vectors_of(load_word_vectors(zipped)), MATRIX)
@@ -56,7 +56,7 @@ def test_gzipped_files_are_known_by_their_content(tmp_path, facebook, fasttext, 
         load_word_vectors(zipped)
 
 
-def test_a_suffix_alone_makes_no_gzipped_file(tmp_path):
+def test_a_gz_suffix_without_gzip_content_is_ignored(tmp_path):
     pytest.importorskip("gensim")
     (tmp_path / "v.bin.gz").write_bytes(binary())
     np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.bin.gz")), MATRIX)
@@ -75,7 +75,7 @@ def test_binary_numbers_of_any_bytes(tmp_path, dim):
         np.testing.assert_array_equal(found, matrix)
 
 
-def test_the_file_that_the_benchmark_makes_is_one_of_word2vec(tmp_path, monkeypatch):
+def test_the_file_of_the_benchmark_has_the_word2vec_format(tmp_path, monkeypatch):
     pytest.importorskip("gensim")
     monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
     words_speed = pytest.importorskip("words_speed", exc_type=ImportError)
@@ -99,7 +99,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("suffix", ["kv", "kv.gz"])
-def test_saved_objects_are_refused_and_no_code_in_them_runs(tmp_path, monkeypatch, suffix):
+def test_pickles_raise_and_their_code_does_not_run(tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     kv = keyed_vectors()
     kv.extra = Malicious()
@@ -109,7 +109,7 @@ def test_saved_objects_are_refused_and_no_code_in_them_runs(tmp_path, monkeypatc
     assert not (tmp_path / "was-here").exists()
 
 
-def test_what_gensim_loads_takes_the_place_of_a_saved_file(tmp_path, fasttext):
+def test_keyed_vectors_loaded_by_gensim(tmp_path, fasttext):
     models = pytest.importorskip("gensim.models")
     path = str(tmp_path / "saved.kv")
     keyed_vectors().save(path, separately=["vectors"])
@@ -143,7 +143,7 @@ def test_keyed_vectors_and_models_in_memory(fasttext):
         assert_embedded_as_by_gensim(load_word_vectors(weights), fasttext.wv, ["landlord", "lady"])
 
 
-def test_a_matrix_is_neither_copied_nor_changed():
+def test_a_float32_matrix_is_not_copied_or_changed():
     matrix = MATRIX.copy()
     matrix.flags.writeable = False
     with warnings.catch_warnings():
@@ -156,7 +156,7 @@ def test_a_matrix_is_neither_copied_nor_changed():
     np.testing.assert_array_equal(matrix, MATRIX)
 
 
-def test_of_equal_words_the_first_counts(tmp_path):
+def test_the_first_of_equal_words_is_used(tmp_path):
     pytest.importorskip("gensim")
     words = ["a", "b", "a"]
     (tmp_path / "v.bin").write_bytes(binary(words, MATRIX[:3]))
@@ -176,7 +176,7 @@ def test_of_equal_words_the_first_counts(tmp_path):
         ({"max_words": 99}, WORDS),
     ],
 )
-def test_bounds_keep_some_of_the_words(tmp_path, form, bounds, kept):
+def test_vocabulary_and_max_words_select_words(tmp_path, form, bounds, kept):
     weights = (WORDS, MATRIX)
     if form == "text":
         weights = text_file(tmp_path / "v.txt", header=False)
@@ -192,7 +192,7 @@ def test_bounds_keep_some_of_the_words(tmp_path, form, bounds, kept):
     assert (full.fingerprint == backbone.fingerprint) == (kept == WORDS)
 
 
-def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
+def test_other_files_raise_with_the_reason(tmp_path):
     path = tmp_path / "v.txt"
     cases = {
         b"": "not a file of word vectors",
@@ -245,12 +245,12 @@ def test_other_files_are_told_apart_by_what_is_wrong(tmp_path):
         (3, TypeError, "got int"),
     ],
 )
-def test_objects_that_are_no_word_vectors(weights, error, message):
+def test_invalid_objects_raise(weights, error, message):
     with pytest.raises(error, match=message):
         load_word_vectors(weights)
 
 
-def test_a_missing_gensim_is_said_with_the_line_to_install_it(tmp_path, monkeypatch):
+def test_without_gensim_the_error_tells_how_to_install_it(tmp_path, monkeypatch):
     (tmp_path / "v.bin").write_bytes(binary())
     monkeypatch.setitem(sys.modules, "gensim", None)
     with pytest.raises(ImportError, match=r"pip install 'sktransfer\[text\]'"):

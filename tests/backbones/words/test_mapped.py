@@ -36,7 +36,7 @@ def flip(path, byte=-1):
     + [(n, flip) for n in ("matrix", "letters", "offsets", "hashes", "order", "meta.json")]
     + [("meta.json", garble), ("order", os.remove), ("", shutil.rmtree)],
 )
-def test_a_damaged_entry_is_made_again(tmp_path, reads, home, name, damage):
+def test_a_damaged_entry_is_written_again(tmp_path, reads, home, name, damage):
     path = text_file(tmp_path / "v.txt")
     load_word_vectors(path)
     vectors_module._OPEN.clear()
@@ -51,7 +51,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, reads, home, name, damage):
 
 
 @pytest.mark.parametrize("byte", range(0, 600, 37))
-def test_one_bit_of_the_settings_is_no_other_table(tmp_path, reads, home, byte):
+def test_a_flipped_bit_in_the_settings_is_detected(tmp_path, reads, home, byte):
     path = text_file(tmp_path / "v.txt")
     fingerprint = load_word_vectors(path).fingerprint
     (settings,) = (home / "word-vectors").glob("*/meta.json")
@@ -60,7 +60,7 @@ def test_one_bit_of_the_settings_is_no_other_table(tmp_path, reads, home, byte):
     assert len(reads) == 2
 
 
-def test_a_damaged_table_does_not_reach_the_feature_store(tmp_path, home):
+def test_damaged_tables_do_not_reach_the_feature_store(tmp_path, home):
     path = text_file(tmp_path / "v.txt")
     settings = {"weights": str(path), "memory": tmp_path / "store"}
     texts = ["the film", "good film"]
@@ -93,7 +93,7 @@ def test_checksums_are_compared_once_in_a_process(tmp_path, monkeypatch, home):
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
-def test_a_write_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch, home):
+def test_an_interrupted_write_leaves_no_files(tmp_path, monkeypatch, home):
     path = text_file(tmp_path / "v.txt")
 
     def broken(self, words):
@@ -107,7 +107,7 @@ def test_a_write_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch, home):
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
-def test_what_killed_processes_left_is_removed_after_a_day(tmp_path, home):
+def test_abandoned_folders_are_removed_after_a_day(tmp_path, home):
     old, new = (home / "word-vectors" / name for name in (".new-old", ".new-new"))
     for folder in (old, new):
         folder.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path, home):
     assert new.exists()
 
 
-def test_an_entry_is_whole_whenever_it_is_looked_at(tmp_path):
+def test_readers_never_see_an_incomplete_entry(tmp_path):
     folder, wrong = tmp_path / "entry", []
 
     def fill(write):
@@ -157,9 +157,7 @@ def test_an_entry_is_whole_whenever_it_is_looked_at(tmp_path):
         ("win32", {"LOCALAPPDATA": "/l"}, "/l/sktransfer/word-vectors"),
     ],
 )
-def test_tables_are_kept_where_the_platform_keeps_caches(
-    monkeypatch, platform, variables, expected
-):
+def test_the_cache_folder_of_each_platform(monkeypatch, platform, variables, expected):
     for name in ("SKTRANSFER_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

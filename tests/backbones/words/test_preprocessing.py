@@ -13,12 +13,12 @@ from tests.backbones.words.support import VECTORS, WORDS, assert_embedded_as_by_
 TEXTS = ["The film is good.", "", "xyzzy", "don't", "it's bad , bad " * 9, "film", "good " * 8]
 
 
-def test_decomposed_letters_are_those_of_the_vectors():
+def test_decomposed_unicode_letters_are_composed():
     P = load_word_vectors(VECTORS).preprocess
     assert P("cafe\u0301").tolist() == P("café").tolist() == [WORDS.index("café") + 1] + [0] * 7
 
 
-def test_a_tokenizer_of_scikit_learn_takes_the_place_of_the_default():
+def test_a_tokenizer_of_scikit_learn():
     analyzer = CountVectorizer(stop_words=["the"]).build_analyzer()
     P = load_word_vectors(VECTORS, tokenizer=analyzer).preprocess
     assert P.tokens("The film, don't!") == ["film", "don"]
@@ -33,7 +33,7 @@ def test_a_tokenizer_of_scikit_learn_takes_the_place_of_the_default():
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, iter])
-def test_tokens_may_come_in_any_container(kind):
+def test_a_tokenizer_may_return_any_iterable(kind):
     P = load_word_vectors(VECTORS, tokenizer=lambda text: kind(text.split())).preprocess
     assert P("the film").tolist() == [1, 2] + [0] * 6
 
@@ -52,7 +52,7 @@ def assert_groups_are_whole(P, texts):
             assert torch.equal(row, alone)
 
 
-def test_texts_of_one_shape_are_together_and_each_is_what_it_is_alone():
+def test_texts_are_grouped_by_shape_and_independent_of_each_other():
     P = load_word_vectors(VECTORS).preprocess
     assert_groups_are_whole(P, TEXTS)
     assert [tuple(P(text).shape) for text in TEXTS] == [(n,) for n in (8, 8, 8, 8, 48, 8, 8)]
@@ -61,7 +61,7 @@ def test_texts_of_one_shape_are_together_and_each_is_what_it_is_alone():
     assert P.many([]) == []
 
 
-def test_what_is_remembered_is_bounded(monkeypatch):
+def test_the_memo_of_chunks_is_bounded(monkeypatch):
     P = load_word_vectors(VECTORS).preprocess
     first = P.many(TEXTS)
     memo = P._memo
@@ -82,7 +82,7 @@ def test_unknown_words_are_counted_and_reported_when_fitting():
         assert P.check(["", "..."], True) == {"oov_rate_": 0.0}
 
 
-def test_unseen_words_get_the_mean_of_their_ngrams(facebook, fasttext):
+def test_unknown_words_get_the_mean_of_their_ngrams(facebook, fasttext):
     backbone = load_word_vectors(facebook)
     P = backbone.preprocess
     assert_embedded_as_by_gensim(backbone, fasttext.wv, ["landlord", "pays"])
@@ -94,7 +94,7 @@ def test_unseen_words_get_the_mean_of_their_ngrams(facebook, fasttext):
     assert not P("x" * 65).any()
 
 
-def test_subwords_of_a_bounded_file_are_those_of_the_whole(facebook, fasttext):
+def test_max_words_keeps_all_subwords(facebook, fasttext):
     backbone = load_word_vectors(facebook, max_words=2)
     assert backbone.stages["embedding"].n_words == 2
     assert backbone.stages["embedding"].n_ids == 2 + 50 + 1
@@ -102,7 +102,7 @@ def test_subwords_of_a_bounded_file_are_those_of_the_whole(facebook, fasttext):
     assert_embedded_as_by_gensim(backbone, fasttext.wv, kept)
 
 
-def test_subwords_do_not_mix_texts(facebook):
+def test_texts_with_subwords_are_independent_of_each_other(facebook):
     backbone = load_word_vectors(facebook)
     ids = backbone.preprocess.many(["landlords it", "the payee", "a landlade"])[0][1]
     assert ids.ndim == 3
@@ -122,7 +122,7 @@ def test_the_tokenizer_is_in_the_digest_of_the_preprocessing():
     assert len({default, a, c}) == 3
 
 
-def test_glove_knows_near_words_and_contractions(glove):
+def test_glove_has_similar_words_and_contractions(glove):
     table, P = glove.stages["embedding"], glove.preprocess
     good, great, tax = (table(P(word)[None])[0, 0] for word in ("good", "Great", "tax"))
     cosine = torch.nn.functional.cosine_similarity
@@ -133,7 +133,7 @@ def test_glove_knows_near_words_and_contractions(glove):
     assert P.check(["It's self-conscious; I can't."], True) == {"oov_rate_": 0.0}
 
 
-def test_preprocessing_of_glove_pickles_small(glove):
+def test_the_preprocessing_of_glove_has_a_small_pickle(glove):
     P = pickle.loads(pickle.dumps(glove.preprocess))
     assert len(pickle.dumps(glove.preprocess)) < 1000
     assert isinstance(P, WordPreprocessing)

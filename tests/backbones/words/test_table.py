@@ -33,7 +33,7 @@ def tables_to_look_up():
 
 
 @pytest.mark.parametrize("kind", tables_to_look_up())
-def test_ids_become_their_vectors_and_no_token_becomes_zero(kind):
+def test_ids_map_to_vectors_and_id_0_maps_to_zero(kind):
     table = tables_to_look_up()[kind]
     expected = np.vstack([np.zeros(5, np.float32), MATRIX])[IDS.numpy()]
     np.testing.assert_array_equal(table(IDS).detach().numpy(), expected)
@@ -46,7 +46,7 @@ def test_ids_become_their_vectors_and_no_token_becomes_zero(kind):
 
 
 @pytest.mark.parametrize("shape", [(40, 16), (40, 8, 8)])
-def test_fused_pooling_is_the_stage_and_the_mean_of_tokens(shape):
+def test_fused_pooling_equals_the_stage_and_the_mean(shape):
     table = load_word_vectors(VECTORS).stages["embedding"]
     ids = torch.randint(1, 13, shape, generator=torch.Generator().manual_seed(0))
     ids[::3, 5:] = ids[0] = 0
@@ -76,7 +76,7 @@ def test_weights_multiply_each_vector():
         table.with_weights(np.ones(12))
 
 
-def test_a_restricted_table_trains_its_rows_and_no_other():
+def test_a_restricted_table_trains_only_its_rows():
     table = load_word_vectors(VECTORS).stages["embedding"]
     restricted = table.restricted(np.array([4, 0, 1, 4]))
     assert restricted.index.tolist() == [1, 4]
@@ -91,13 +91,13 @@ def test_a_restricted_table_trains_its_rows_and_no_other():
     assert torch.equal(again(torch.tensor([[4, 5]])), restricted(torch.tensor([[4, 5]])))
 
 
-def test_gradients_reach_rows_among_those_that_have_none():
+def test_gradients_reach_own_rows_beside_shared_ones():
     restricted = load_word_vectors(VECTORS).stages["embedding"].restricted(np.array([3, 12]))
     restricted(IDS).sum().backward()
     assert restricted.rows.grad.tolist() == [[1.0] * 5] * 2
 
 
-def test_a_state_dict_carries_which_rows_are_trained():
+def test_a_state_dict_contains_the_ids_of_trained_rows():
     table = load_word_vectors(VECTORS).stages["embedding"]
     trained = nn.Sequential(table.restricted(np.array([1, 4])))
     train(trained, IDS)

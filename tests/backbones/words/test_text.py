@@ -18,7 +18,7 @@ def test_text_files_with_and_without_a_header(tmp_path, header, suffix):
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
-def test_text_whose_first_line_is_longer_than_what_is_looked_at(tmp_path):
+def test_a_first_line_longer_than_the_recognised_part(tmp_path):
     matrix = np.random.default_rng(0).standard_normal((2, 30_000)).astype(np.float32)
     path = text_file(tmp_path / "v.txt", words=["a", "b"], matrix=matrix)
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path), ["a", "b"]), matrix)
@@ -31,7 +31,7 @@ def test_words_with_spaces_as_in_glove_840b(tmp_path):
 
 
 @pytest.mark.parametrize("header", [True, False])
-def test_a_mark_of_utf_8_at_the_beginning_is_none_of_the_word(tmp_path, header):
+def test_a_byte_order_mark_is_removed(tmp_path, header):
     (tmp_path / "v.txt").write_text(lines(header=header), encoding="utf-8-sig")
     np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.txt")), MATRIX)
 
@@ -42,13 +42,13 @@ def test_a_first_word_that_ends_with_a_number_does_not_set_the_dimension(tmp_pat
         load_word_vectors(tmp_path / "v.txt")
 
 
-def test_lines_of_other_systems_and_blank_lines_at_the_end(tmp_path):
+def test_windows_line_ends_and_trailing_blank_lines(tmp_path):
     path = tmp_path / "vectors.vec"
     path.write_bytes(lines().replace("\n", " \r\n").encode() + b"\r\n\n")
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
-def test_numbers_are_parsed_alike_with_and_without_pandas(tmp_path, monkeypatch):
+def test_numbers_are_equal_with_and_without_pandas(tmp_path, monkeypatch):
     pytest.importorskip("pandas")
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((200, 7)) * 10.0 ** rng.integers(-30, 30, (200, 7))
@@ -64,7 +64,7 @@ def test_numbers_are_parsed_alike_with_and_without_pandas(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("n_numbers", [3, 60_000])
-def test_lines_of_any_length_are_read(tmp_path, n_numbers):
+def test_long_lines(tmp_path, n_numbers):
     (tmp_path / "v.txt").write_text("a" + " 1" * n_numbers + "\nb" + " 2" * n_numbers + "\n")
     backbone = load_word_vectors(tmp_path / "v.txt")
     assert vectors_of(backbone, ["a", "b"]).tolist() == [[1.0] * n_numbers, [2.0] * n_numbers]

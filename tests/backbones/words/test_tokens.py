@@ -58,16 +58,16 @@ FIND = Vocabulary.from_words(KNOWN).find_form
         ("日本語", "日本語"),
     ],
 )
-def test_chunks_are_taken_apart_by_what_the_vectors_know(chunk, tokens):
+def test_chunks_are_split_by_the_vocabulary(chunk, tokens):
     assert split_chunk(chunk, FIND) == tokens.split()
 
 
-def test_contractions_stay_whole_where_their_parts_are_unknown():
+def test_contractions_with_unknown_parts_are_not_split():
     find = Vocabulary.from_words(["don't", "can", "t"]).find_form
     assert split_chunk("don't", find) == ["don't"]
     assert split_chunk("can't", find) == ["can", "t"]
 
 
-def test_a_word_of_thousands_of_contractions_is_no_deep_recursion():
+def test_thousands_of_contractions_need_no_recursion():
     assert split_chunk("x" + "'s" * 1500, FIND) == ["x", *["'s"] * 1500]
     assert split_chunk("zorro" + "n't" * 1500 + "!", FIND) == ["zorro", *["n't"] * 1500, "!"]

