@@ -222,14 +222,17 @@ def load_backbone(
         Side of the square given to the network, in pixels, at most 4096; by default the size that
         its weights were trained with.
     preprocess : callable, default=None
-        For modules: from a ``PIL.Image.Image`` in RGB to a tensor ``(channels, height, width)``.
-        Without it, samples are arrays of numbers and reach the module as float32 as they are.
+        For modules: a function of one sample that returns a tensor without a batch axis. For
+        images, its argument is a ``PIL.Image.Image`` in RGB, and the tensor has the shape
+        ``(channels, height, width)``. For texts, it returns ids of tokens, and 0 is padding.
+        Without it, samples are numeric arrays, which are the input of the module as float32.
     stages : sequence or mapping of torch.nn.Module, default=None
         For modules that cannot be traced: the same network as modules run in order.
     classes : sequence of str, default=None
         For modules that are classifiers: the names of the outputs.
     modality : {"image", "text", "array"}, another registered name or Modality, default=None
-        For modules: what a sample is. By default "image" with ``preprocess``, else "array".
+        For modules: the type of the samples. By default "image" with ``preprocess``, else
+        "array". :func:`sktransfer.data.register_modality` registers other types.
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
     download : bool, default=True

@@ -1,9 +1,15 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sktransfer.data import pad_rows, padded_length
+from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, load_backbone
+from sktransfer.data import get_modality, pad_rows, padded_length
+
+TEXTS = ["a", "abc", "abcabc", "b", "abd", "a" * 30]
 
 
 @pytest.mark.parametrize("shape", [(), (3,)])
@@ -24,3 +30,40 @@ def test_tokens_of_several_ids_stand_beside_tokens_of_one():
 
 def test_the_length_may_be_given():
     assert pad_rows([np.array([7])], padded_length(1)).tolist() == [[7] + [0] * 7]
+
+
+def letters(text):
+    return torch.tensor([ord(letter) - 96 for letter in text])
+
+
+def own_backbone():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return load_backbone(
+            nn.Sequential(nn.Embedding(27, 6, padding_idx=0)), modality="text", preprocess=letters
+        )
+
+
+def test_an_own_function_as_preprocessing_of_texts():
+    backbone = own_backbone()
+    found = PretrainedFeatureExtractor(backbone).fit(TEXTS).transform(TEXTS)
+    weight = backbone.module[0].weight.detach()
+    expected = torch.stack([weight[letters(text)].mean(0) for text in TEXTS])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_fine_tuning_with_an_own_preprocessing_of_texts(trainable):
+    X, y = TEXTS * 4, ["a", "b", "b", "b", "b", "a"] * 4
+    model = FineTunedClassifier(
+        own_backbone(), trainable=trainable, max_epochs=60, lr=0.05, random_state=0
+    ).fit(X, y)
+    assert model.score(X, y) > 0.8
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+def test_batches_of_texts_are_limited_by_tokens():
+    text = get_modality("text")
+    assert [text.batch_limit((n,), True) for n in (8, 64, 1000)] == [64, 8, 1]
+    assert text.batch_limit((8,), False) > text.batch_limit((8,), True)
