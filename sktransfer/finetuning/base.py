@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.callback import CallbackSupportMixin
@@ -53,6 +54,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
     """
 
+    _target: Any  # of a subclass of Target
+    _kept: Any  # rows for rehearsal, as in rehearsal.py
+    _seen: set  # labels with training rows
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
         "trainable": [StrOptions({"head", "all"}), Count(1), str],
@@ -257,7 +261,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         new, sources = list(range(n_outputs)), self._carried_rows()
         if any(source is not None for source in sources):
             old = list(stages_of(self.backbone_).values())[-1]
-            carry_rows(old, head, sources, len(self.backbone_.classes))
+            carry_rows(old, head, sources, len(self.backbone_.classes or ()))
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         check_head(tail, one, n_outputs)
@@ -285,7 +289,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             return self.head_init
         return "probe" if self.head == "linear" else "random"
 
-    def _init_head(self, tail: Tail, rows: np.ndarray, target, weight, new: list[int]) -> None:
+    def _init_head(self, tail: Tail, rows: Table, target, weight, new: list[int]) -> None:
         """Let the new rows of the head begin as a linear model of the features before training."""
         if self._head_init() == "random":
             return

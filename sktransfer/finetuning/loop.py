@@ -11,6 +11,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import skorch
@@ -306,7 +307,7 @@ def _sigmoid(output: torch.Tensor, target: Target) -> torch.Tensor:
     return output.sigmoid()
 
 
-def _in_units(output: torch.Tensor, target: Target) -> torch.Tensor:
+def _in_units(output: torch.Tensor, target: Any) -> torch.Tensor:
     return torch.from_numpy(target.in_units(output.numpy(force=True)))
 
 
@@ -328,7 +329,7 @@ def _pattern(stage: int, plan: TrainingPlan) -> str:
 
 def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     """Name the optimizer and a learning rate for each stage, falling towards the input."""
-    optimizer = OPTIMIZERS.get(plan.optimizer, plan.optimizer)
+    optimizer: Any = OPTIMIZERS.get(str(plan.optimizer), plan.optimizer)
     settings = {"optimizer": optimizer, "lr": plan.lr}
     if "weight_decay" in inspect.signature(optimizer).parameters:
         settings["optimizer__weight_decay"] = plan.weight_decay

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -44,9 +46,9 @@ def run_rows(
     return np.concatenate(parts)
 
 
-def head_inputs(tail: Tail, activations: np.ndarray, device: str = "cpu") -> np.ndarray:
+def head_inputs(tail: Tail, activations: Any, device: str = "cpu") -> np.ndarray:
     """Run activations at the cut up to the head, as they are before training."""
-    body = nn.Sequential(*tail.eval().body[:-1])
+    body = nn.Sequential(*list(tail.eval().body)[:-1])
     has_tokens = activations.dtype == object  # rows of tokens differ in length
     return run_rows(body, activations, device, {}, has_tokens=has_tokens)
 

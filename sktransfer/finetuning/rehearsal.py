@@ -29,7 +29,7 @@ def kept_rows(kept: Kept | None, classes: np.ndarray) -> tuple | None:
     if not kept:
         return None
     rows, weights = zip(*kept.values(), strict=True)
-    codes = np.searchsorted(classes, list(kept))
+    codes = np.searchsorted(classes, np.asarray(list(kept)))
     codes = np.repeat(codes, [len(weight) for weight in weights])
     return np.concatenate(rows), codes, np.concatenate(weights)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Table:
     def __getitem__(self, at) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
         front = at < len(self.index)
-        if front.all():
+        if self.behind is None or front.all():
             return self.rows[self.index[at]]
         taken = np.empty((len(at), *self.rows.shape[1:]), self.rows.dtype)
         taken[front] = self.rows[self.index[at[front]]]
@@ -89,7 +90,9 @@ class Rows(torch.utils.data.Dataset):
         weight: np.ndarray,
         fresh: Callable | None = None,
     ):
-        self.views = [view if isinstance(view, Table) else Table(view) for view in views]
+        self.views: list[Table | torch.Tensor] = [
+            view if isinstance(view, Table) else Table(view) for view in views
+        ]
         self.target = torch.from_numpy(target)
         self.weight = torch.from_numpy(weight.astype(np.float64))  # 1e-300 is 0 as a float32
         self.relative = torch.from_numpy((weight / (weight.mean() or 1.0)).astype(np.float32))
@@ -153,7 +156,7 @@ def append_kept(target: np.ndarray, weight: np.ndarray, kept: tuple | None) -> t
     return np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]]), kept[0]
 
 
-def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
+def as_rows(view: np.ndarray) -> Any:
     """Turn a table into a tensor, or one of texts, which differ in length, into a list.
 
     Parameters
@@ -182,7 +185,7 @@ def _take(view: Table | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if isinstance(view, torch.Tensor):
         return view[index]
     rows = view[index.numpy()]
-    return torch.from_numpy(pad_rows(rows)) if view.is_ragged else as_rows(rows)
+    return torch.from_numpy(pad_rows(list(rows))) if view.is_ragged else as_rows(rows)
 
 
 class Batches:

@@ -156,7 +156,7 @@ class Study:
         return explained_share(self._own_probabilities(), self.codes[self.rows])
 
     def _own_probabilities(self) -> np.ndarray:
-        return softmax(self.outputs.astype(np.float64), axis=1)
+        return softmax(np.asarray(self.outputs, np.float64), axis=1)
 
     @functools.cached_property
     def similarity(self) -> Similarity:
