@@ -282,7 +282,7 @@ class Engine(abc.ABC):
         square = x.ndim == 4 and x.shape[2] == x.shape[3]
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        features = {}
+        features: dict[Any, torch.Tensor] = {}
         with self._autocast():
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)

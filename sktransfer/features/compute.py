@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -253,7 +253,7 @@ class _Source:
     def engine(self) -> Engine:
         return self.runner or self.recipe.engine(resolve_device(self.device))
 
-    def compute(self, samples: list[_Sample]) -> dict[str, np.ndarray]:
+    def compute(self, samples: list[_Sample]) -> dict[Any, np.ndarray]:
         groups = self.groups(samples)
         if self.recipe.backbone.modality.has_tokens:
             return self.engine.run_groups(groups, self.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,9 +63,10 @@ class StudyMemory(FeatureStore):
     def _hand_on(self, recipe: str, digests: Sequence[bytes]) -> None:
         """Put rows that were set aside into the user's store, now that they are used."""
         used = [d for d in dict.fromkeys(digests) if (recipe, d) in self._set_aside]
-        if used:
+        if used and self.behind is not None:
             self._set_aside -= {(recipe, digest) for digest in used}
-            self.behind.try_put(recipe, used, [self._rows[recipe, digest] for digest in used])
+            rows: Any = [self._rows[recipe, digest] for digest in used]
+            self.behind.try_put(recipe, used, rows)
 
     def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
         """Keep the features of samples, in the user's store too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 # Measured by benchmarks/similarity.py; docs/guide/choosing.md has the numbers.
-CALIBRATION = {
+CALIBRATION: dict[str, Any] = {
     # Samples that are run. Divergences of 128 photographs and of 50 differ by 0.002.
     "samples": 128,
     # Images of noise that the network is shown to learn what "unlike" means for it.
@@ -195,7 +196,7 @@ def by_predictions(entropy: float) -> float:
     )
 
 
-def _own_predictions(outputs: np.ndarray | None) -> dict[str, float]:
+def _own_predictions(outputs: np.ndarray | None) -> dict[str, Any]:
     if outputs is None or outputs.shape[1] < 2:
         return {}
     probabilities = softmax(outputs.astype(np.float64), axis=1)
@@ -221,14 +222,14 @@ def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
     if n_samples < 2:
         return _SINGLE
     stages = stages_of(backbone).values()
-    norms = [m for stage in stages for m in stage.modules() if _remembers(m)]
+    norms: list[Any] = [m for stage in stages for m in stage.modules() if _remembers(m)]
     if not norms:
         return "the network has no batch norm"
     untouched = all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)
     return _UNTOUCHED if untouched else ""
 
 
-def _remembers(module: nn.Module) -> bool:
+def _remembers(module: Any) -> bool:
     return isinstance(module, _BATCH_NORMS) and module.running_mean is not None
 
 
@@ -275,8 +276,9 @@ class NormWatcher(TorchEngine):
         )
         self._usual = recipe.engine(self.device)
 
-    def _inspect(self, probe: torch.Tensor) -> None:
+    def _inspect(self, probe: torch.Tensor) -> int:
         """Run nothing before the samples, which would be recorded."""
+        return 0
 
     def batch_size(self, sample: torch.Tensor) -> int:
         """Return how many samples to run at a time, as the engine of the recipe does."""
@@ -342,7 +344,7 @@ def _noise_divergence(watcher: NormWatcher) -> float:
     return float(np.mean(list(watcher.divergences().values())))
 
 
-def _distance(moments: np.ndarray, norm: nn.Module) -> float:
+def _distance(moments: np.ndarray, norm: Any) -> float:
     """Compare moments of samples ``(n, 2, channels)`` with a batch norm's statistics."""
     mean, square = moments.mean(0)
     chance = moments[:, 0].var(0, ddof=1) / len(moments)  # of the mean

@@ -153,7 +153,7 @@ def whole_layers(backbone: Backbone, names: list[str]) -> tuple[str, ...]:
     -------
     tuple of str
     """
-    trained = [STRATEGIES[name].trainable for name in names if STRATEGIES[name].trainable]
+    trained = [found for name in names if (found := STRATEGIES[name].trainable) is not None]
     n_frozen = {boundary(backbone, trainable(backbone)) for trainable in trained}
     # A head is trained on pooled activations.
     return tuple(

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -70,7 +71,7 @@ class Study:
     def __init__(
         self,
         backbone: Backbone,
-        samples: Sequence,
+        samples: Any,  # a sequence or an array
         y: np.ndarray,
         seed: int,
         *,

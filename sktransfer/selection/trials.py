@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn import get_config
@@ -67,7 +68,7 @@ def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
         return model.fit(samples, y)
     if not isinstance(model, Pipeline):
         check_takes_weights(model)
-        return model.fit(samples, y, **{_weight_parameter(model): weight})
+        return model.fit(samples, y, **{str(_weight_parameter(model)): weight})
     # Not through the pipeline: how it passes parameters depends on scikit-learn's configuration.
     features = model[:-1].fit_transform(samples, y)
     fit(model[-1], features, y, weight)
@@ -99,7 +100,7 @@ def set_running(model, **settings):
 
 
 def out_of_fold_hits(
-    make: Callable[[np.ndarray], object],
+    make: Callable[[np.ndarray], Any],
     samples: Sequence,
     y: np.ndarray,
     folds: list,
