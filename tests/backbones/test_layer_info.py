@@ -39,7 +39,7 @@ def test_widths_are_those_of_pooled_activations(build, pooling):
     x = noise(1, 3, 16, 16)
     inspected = inspect_layers(backbone, x)
     assert {layer.has_tokens for layer in inspected.values()} == {True, False} or build is tiny_swin
-    for name, layer in inspected.items():
+    for name, layer in list(inspected.items())[::4]:
         if callable(pooling) and len(layer.shape) < 2:
             continue
         extractor = PretrainedFeatureExtractor(backbone, layer=name, pooling=pooling)

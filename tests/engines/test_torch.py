@@ -90,6 +90,35 @@ def test_every_batch_norm_is_folded(name):
     assert nn.BatchNorm2d not in kinds
 
 
+class NormAct(nn.BatchNorm2d):
+    """A batch norm with an activation, as timm has it; without names for them, an unknown one."""
+
+    def __init__(self, names=("drop", "act")):
+        super().__init__(3)
+        for name, step in zip(names, (nn.Identity(), nn.ReLU()), strict=True):
+            self.add_module(name, step)
+
+    def forward(self, x):
+        for step in self.children():
+            x = step(super().forward(x) if isinstance(step, nn.Identity) else x)
+        return x
+
+
+@pytest.mark.parametrize(("names", "folded"), [(("drop", "act"), True), (("a", "b"), False)])
+def test_a_batch_norm_with_an_activation_is_folded_if_its_parts_are_known(names, folded, recwarn):
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), NormAct(names), nn.Conv2d(3, 3, 3))
+    backbone = load_backbone(enliven(network), preprocess=TINY_SIZE)
+    backbone.opaque = (NormAct,)
+    made = engine_of(backbone, *list_layers(backbone))
+    x = noise(2, 3, 16, 16)
+    fast, plain = engine_of(backbone, list_layers(backbone)[-1]), plain_features(made, x)
+    last = list_layers(backbone)[-1]
+    assert relative(fast(x)[last], plain[last]) < 1e-5
+    kinds = {type(m) for segment in fast.prepared for m in segment.modules()}
+    assert (NormAct in kinds) != folded
+    assert not [w for w in recwarn if "fast form" in str(w.message)]
+
+
 class Shared(nn.Module):
     """One convolution before two batch norms, which must not be folded into it."""
 
