@@ -1,4 +1,4 @@
-"""Augmented views of images, each fixed by a seed, so that they can be kept like samples."""
+"""Augmented views of images, each reproducible from a seed, so that a store can keep them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FreshViews", "View", "fixed_views", "make_augment"]
 
 
 def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
-    """Make a transform of what a user gives as ``augment``.
+    """Return the transform that ``augment`` stands for.
 
     Parameters
     ----------
@@ -24,9 +24,9 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
         "light" crops between 60 and 100 % of the area and mirrors; "strong" crops 25 to 100 %,
         mirrors, applies one random colour or geometry change (TrivialAugment, Müller & Hutter
         2021) and erases a patch. A callable is given a uint8 tensor ``(3, h, w)`` and draws from
-        torch's global generator, as torchvision's transforms do; no other is seeded.
+        torch's global generator, as torchvision's transforms do; only that one is seeded.
     backbone : Backbone
-        Its own preprocessing follows the augmentation.
+        Its preprocessing is applied after the augmentation.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
     Raises
     ------
     ValueError
-        If samples are no images.
+        If the samples are not images.
     """
     if not backbone.modality.takes_augment:
         noun = backbone.modality.noun
@@ -52,18 +52,18 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
 
 
 class View(SampleView):
-    """One augmented view of a sample. It is opened and digested as a sample of its own.
+    """One augmented view of an image, opened and digested like a sample.
 
     Parameters
     ----------
     sample : object
         An image in any of its forms.
     augment : callable
-        From a uint8 tensor ``(3, h, w)`` to another. Only torch's generator is seeded: what is
-        drawn from numpy's or Python's differs from call to call, and is kept as first drawn.
+        From a uint8 tensor ``(3, h, w)`` to another. Only torch's generator is seeded: random
+        numbers of NumPy or Python differ between calls, and a store keeps the first result.
     key : str
-        What ``augment`` does and which view this is. With the sample's digest it fixes what is
-        drawn.
+        Identifies the augmentation and the view. The seed is computed from it and the digest
+        of the sample.
     """
 
     def __init__(self, sample, augment: Callable, key: str):
@@ -85,7 +85,7 @@ class View(SampleView):
         image = open_image(self.sample)
         if image.dtype != np.uint8:
             image = (image * 255).round().astype(np.uint8)
-        # A copy: the augmentation may work in place, and an array is the user's own.
+        # A copy, since the augmentation may work in place on the user's array.
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
         seed = xxhash.xxh3_64_intdigest(self.digest()) >> 1
         with seeded(seed):
@@ -96,10 +96,10 @@ class View(SampleView):
 
 
 def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
-    """Call what a user gives as ``augment`` on a tensor ``(3, h, w)``."""
+    """Apply ``augment`` to an image ``(3, h, w)``, and name the parameter if it fails."""
     try:
         changed = augment(image)
-    except Exception as error:  # it may raise anything
+    except Exception as error:  # of any type, since the user wrote it
         raise ValueError(f"augment={augment!r:.60} failed: {error}") from error
     if not isinstance(changed, torch.Tensor) or changed.ndim != 3:
         raise ValueError(f"augment={augment!r:.60} must return a tensor (3, h, w).")
@@ -107,9 +107,10 @@ def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
 
 
 def fixed_views(samples: list, augment: Callable, n_views: int) -> Iterator[list[View]]:
-    """Make fixed views of samples.
+    """Make the same views of samples in every fit.
 
-    Their keys hold no seed, so that folds, candidates and processes share what is computed.
+    The seed of the fit is not part of their keys, so that folds, candidates and processes share
+    the computed activations.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def fixed_views(samples: list, augment: Callable, n_views: int) -> Iterator[list
 
 
 class FreshViews:
-    """Make views anew in each epoch and run them to the cut.
+    """Make new views in each epoch and compute their activations at the cut.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ class FreshViews:
     at_cut : callable
         From samples and ``keep=False`` to activations.
     behind : ndarray or None
-        Activations of the rows after those of the samples, which stay as they are.
+        Activations of rows after those of the samples, which are not augmented.
     seed : int
     """
 

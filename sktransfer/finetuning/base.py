@@ -1,4 +1,4 @@
-"""From samples and encoded targets to a trained tail: what classifier and regressor share."""
+"""Base of the fine-tuned estimators: from samples and encoded targets to a tuned network."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from .tuned import TunedNetwork, bare_tail
 
 __all__ = ["TunedEstimator"]
 
-# What later calls of partial_fit or warm starts cannot change.
-_SETTLED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
+# Parameters that must not change between a fit and a later partial_fit or warm start.
+_FIXED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
 
 
 class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
@@ -54,9 +54,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
     """
 
-    _target: Any  # of a subclass of Target
-    _kept: Any  # rows for rehearsal, as in rehearsal.py
-    _seen: set  # labels with training rows
+    _kept: dict | None
+    _target: Any
+    _tuned: TunedNetwork
+
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
         "trainable": [StrOptions({"head", "all"}), Count(1), str],
@@ -84,27 +85,27 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         "random_state": ["random_state"],
     }
 
-    # -- the ladder of fit ---------------------------------------------------------------------
+    # -- steps of fit --------------------------------------------------------------------------
 
-    def _begin(self, X, y) -> list | np.ndarray:
+    def _start_fit(self, X, y) -> list | np.ndarray:
         self._check_settings(y)
         before = None
-        if self._goes_on():
+        if self._continues():
             self._check_unchanged()
             before = self._cut_signature()
         samples = self._fit_backbone(X)
         self._find_cut()
         if before not in (None, self._cut_signature()):
             raise ValueError(
-                "warm_start=True goes on with the network of the fit before, but backbone= has "
-                "other weights by now. Set warm_start=False to begin anew."
+                "warm_start=True continues from the previous fit, but backbone= has other weights "
+                "now. Set warm_start=False to start from the pretrained weights."
             )
         self._kept = None
-        self._announce()
+        self._start_progress()
         return samples
 
     def _check_settings(self, y) -> None:
-        """Check what the table of constraints cannot say, before anything is computed."""
+        """Check the parameters before anything is computed."""
         self._validate_params()
         if y is None:
             raise ValueError(
@@ -114,34 +115,36 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         check_callbacks(self.callbacks or (), "callbacks")
         check_net_params(self.net_params or {})
         if self.patience is not None and not self.validation_fraction:
-            raise ValueError("patience= needs rows to watch: set validation_fraction, such as 0.2.")
+            raise ValueError(
+                "patience= needs validation rows: set validation_fraction, such as 0.2."
+            )
 
     def _check_unchanged(self) -> None:
-        """Refuse to go on from an earlier fit with what it cannot apply any more."""
-        changed = [name for name, value in self._begun_with.items() if self._differs(name, value)]
+        """Raise an error if a parameter changed that cannot change between fits."""
+        changed = [name for name, value in self._fixed_params.items() if self._differs(name, value)]
         if changed:
             raise ValueError(
-                f"{', '.join(changed)}: set anew since the fit that partial_fit or warm_start=True "
-                "goes on from. Set the earlier value, or begin anew: warm_start=False and fit."
+                f"{', '.join(changed)}: changed since the fit that partial_fit or warm_start=True "
+                "continues from. Set the previous value, or call fit with warm_start=False."
             )
 
     def _differs(self, name: str, before) -> bool:
         now, plain = getattr(self, name), (str, Real, Path)
         if now is before or (isinstance(now, plain) and isinstance(before, plain)):
             return now is not before and now != before
-        # Another object may hold the same network.
+        # A different object may hold the same network.
         return (
             name != "backbone" or isinstance(now, str) or not self._is_loaded_again(self.backbone_)
         )
 
-    def _goes_on(self) -> bool:
+    def _continues(self) -> bool:
         return self.warm_start and hasattr(self, "_tuned")
 
     def _cut_signature(self) -> tuple:
-        """Return what an earlier tail depends on: the weights and which layers are trained."""
+        """Return what must be the same for an earlier tail to be trained further."""
         return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
-    def _announce(self) -> None:
+    def _start_progress(self) -> None:
         root = self._init_callback_context(max_subtasks=self.max_epochs)
         root.call_on_fit_task_begin(estimator=self)
 
@@ -156,11 +159,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         target : ndarray of shape (n,) or (n, n_outputs)
         weight : ndarray of shape (n,)
         tail : Tail, default=None
-            Where to go on from; None begins with the pretrained weights.
+            The tail to train further; None starts from the pretrained weights.
         new : sequence of int, default=()
-            Rows of that tail's head that no training has seen.
+            Rows of the head of that tail that were not trained yet.
         kept : tuple of three ndarray, default=None
-            Activations, targets and weights from earlier calls that are trained again.
+            Activations, targets and weights kept from earlier calls.
 
         Returns
         -------
@@ -182,7 +185,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
         valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
         self._train(tail, rows, valid, seed, len(new) > 0 and self._head_init() == "random")
-        self._begun_with = {name: getattr(self, name) for name in _SETTLED}
+        self._fixed_params = {name: getattr(self, name) for name in _FIXED}
         return plain
 
     def _train(
@@ -201,10 +204,10 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
 
-    # -- what is frozen ------------------------------------------------------------------------
+    # -- the frozen stages ---------------------------------------------------------------------
 
     def _find_cut(self) -> None:
-        """Settle which stages are frozen."""
+        """Find which stages are frozen and which are trained."""
         names = list(stages_of(self.backbone_))
         top = names.index(penultimate(self.backbone_)) + 1
         n_frozen = boundary(self.backbone_, self.trainable)
@@ -212,11 +215,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         self.trained_layers_ = names[n_frozen:top]
 
     def _at_cut(self, samples, *, keep: bool = True) -> np.ndarray:
-        """Compute what the frozen stages make of samples, once for each, through the store."""
+        """Compute the output of the frozen stages for samples, through the store."""
         if not self.frozen_layers_:
             return compute_inputs(samples, self.backbone_, self.n_jobs)
         cut = self.frozen_layers_[-1]
-        # With nothing trained below the head, pooled vectors are all that is needed.
+        # If only the head is trained, the pooled features are enough.
         pooling = "none" if self.trained_layers_ else "avg"
         recipe = Recipe(self.backbone_, (cut,), pooling, self._precision(), self.cache_dtype)
         return compute_features(
@@ -237,13 +240,13 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     # -- rows ----------------------------------------------------------------------------------
 
     def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
-        """Gather the training rows, augmented if asked for, those kept from earlier behind."""
+        """Collect the training rows, augmented if required, and rows kept from earlier calls."""
         target, weight, behind = append_kept(target[index], weight[index], kept)
         if self.augment is None:
             return Rows([Table(plain, index, behind)], target, weight)
         augment = make_augment(self.augment, self.backbone_)
         chosen = [samples[i] for i in index]
-        View(chosen[0], augment, "").open()  # an error of augment's own is none of every sample
+        View(chosen[0], augment, "").open()  # raises here if augment fails on any image
         if self.n_views is None:
             fresh = FreshViews(chosen, augment, self._at_cut, behind, seed)
             return Rows([], target, weight, fresh)
@@ -253,7 +256,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     # -- the tail ------------------------------------------------------------------------------
 
     def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
-        """Copy the stages to be trained, put a head on them, and say which rows are new."""
+        """Copy the stages to train, add a new head, and return the indices of its new rows."""
         tail = deepcopy(self._bare_tail())
         n_features = head_inputs(tail, one).shape[1]
         n_outputs = self._target.n_outputs
@@ -268,18 +271,18 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return tail.requires_grad_(True), new
 
     def _copy_tail(self, tail: Tail) -> Tail:
-        """Copy an earlier tail to go on from, with the settings of now."""
+        """Copy an earlier tail to train it further with the current parameters."""
         tail = deepcopy(tail).requires_grad_(True)
         tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
-        tail.n_chunks = 1  # memory may be larger by now, or batches smaller
+        tail.n_chunks = 1  # the batch size or the free memory may have changed
         return tail
 
     def _carried_rows(self) -> list[int | None]:
-        """Find the row of each label in the head of the model that this one grows from."""
+        """Return for each label its row in the head of the model given as backbone."""
         return [None] * self._target.n_outputs
 
     def _bare_tail(self) -> Tail:
-        """Return the pretrained stages that are to be trained, shared, without a head."""
+        """Return the pretrained stages to train, without a head; tensors are shared."""
         return bare_tail(
             self.backbone_, self.trained_layers_, self.train_batch_norm, self._precision()
         )
@@ -290,7 +293,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return "probe" if self.head == "linear" else "random"
 
     def _init_head(self, tail: Tail, rows: Table, target, weight, new: list[int]) -> None:
-        """Let the new rows of the head begin as a linear model of the features before training."""
+        """Initialize the new rows of the head with a linear model of the features."""
         if self._head_init() == "random":
             return
         features = head_inputs(tail, rows, self.device)
@@ -321,12 +324,12 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         Returns
         -------
         Backbone
-            Its stages are the frozen ones, the tuned ones, "new_pooling" and "new_head".
+            Its stages are the frozen stages, the trained stages, "new_pooling" and "new_head".
         """
         check_is_fitted(
             self,
-            msg="This %(name)s is not fitted, nor is a clone of a fitted one: as a value that a "
-            "search clones, give its to_backbone() instead.",
+            msg="This %(name)s is not fitted. A clone of a fitted one is not fitted either: where "
+            "a search clones it as a value, give its to_backbone() instead.",
         )
         return self._tuned.as_backbone(self._output_names(), self._label_rows())
 
@@ -336,7 +339,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         Parameters
         ----------
         layer : str, int or list, default=None
-            As in :class:`PretrainedFeatureExtractor`. None is the input of the head.
+            As in :class:`PretrainedFeatureExtractor`. None is the layer below the head.
         pooling : {"avg", "max", "flatten", "cls"} or callable, default="avg"
         memory : default=None
             As in :class:`PretrainedFeatureExtractor`.
@@ -344,7 +347,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         Returns
         -------
         PretrainedFeatureExtractor
-            Not fitted; its ``fit`` trains nothing.
+            Not fitted; its ``fit`` does not train.
         """
         return PretrainedFeatureExtractor(
             self.to_backbone(),
@@ -361,16 +364,16 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return None
 
     def _label_rows(self) -> dict:
-        """Return the row of the head for each label that was learned."""
+        """Return the row of the head for each label that was trained."""
         return {}
 
     # -- pickling ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict:
-        """Return the state to pickle: what was learned in the layout of files.
+        """Return the state to pickle, in which ``_network`` holds the tuned network.
 
-        As the other attributes are pickled by :class:`BackboneEstimator`, ``backbone_`` is that of
-        before the training, and ``_network`` is what :meth:`TunedNetwork.state` tells.
+        ``_network`` is the dictionary of :meth:`TunedNetwork.state`; :class:`BackboneEstimator`
+        decides how the pretrained ``backbone_`` is pickled.
         """
         state = dict(super().__getstate__())
         tuned = state.pop("_tuned", None)

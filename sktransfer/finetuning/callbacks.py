@@ -27,7 +27,7 @@ __all__ = [
 
 
 def sets_learning_rate(callback) -> bool:
-    """Tell whether an entry of ``callbacks`` is one of skorch's learning rate schedulers.
+    """Tell whether an entry of ``callbacks`` is a learning rate scheduler of skorch.
 
     Parameters
     ----------
@@ -39,10 +39,10 @@ def sets_learning_rate(callback) -> bool:
 
 
 def own_copy(callback):
-    """Copy a callback of the user, which training changes; one that cannot be copied is used."""
+    """Copy a callback, since training changes it; return it as it is if it cannot be copied."""
     try:
         return deepcopy(callback)
-    except Exception:  # it may hold anything: a file, a connection
+    except Exception:  # such as one that holds an open file
         return callback
 
 
@@ -71,8 +71,8 @@ def warmup_cosine(step: int, n_steps: int, warmup: float) -> float:
 class WarmupCosine(Callback):
     """Set the learning rates before each step of a training.
 
-    Each training (``fit``, or ``partial_fit`` of the net) is a schedule of its own. Where
-    something else sets a rate, such as another callback, the schedule ends: that rate stays.
+    Each training (``fit``, or ``partial_fit`` of the net) runs the whole schedule. The schedule
+    ends as soon as something else sets a rate, such as another callback; that rate is kept.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ class WarmupCosine(Callback):
         self.in_pairs = in_pairs
 
     def initialize(self):
-        self.rates_: list[float] = []
+        self.rates_ = []
         return self
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         n_batches = count_batches(get_len(X), net.batch_size, self.in_pairs)
         self.n_steps_, self.step_ = net.max_epochs * n_batches, 0
         groups = net.optimizer_.param_groups
-        if _rates(net) != self.rates_:  # and not where the training before has ended
+        if _rates(net) != self.rates_:  # else they are those at the end of the schedule before
             for group in groups:
                 group["initial_lr"] = group["lr"]
         self._set(net)
@@ -118,10 +118,9 @@ def _rates(net) -> list[float]:
 
 
 class EpochProgress(Callback):
-    """Call two functions around each epoch of one training: progress bars hang there.
+    """Call a function before and another after each epoch, to report progress.
 
-    They belong to the call of ``fit``: later trainings of the net do without, and a pickle of it
-    does not hold them.
+    They are dropped at the end of training, so that the net can be pickled and trained again.
     """
 
     def __init__(self, begin: Callable[[], None] | None, end: Callable[[], None] | None):
@@ -141,10 +140,10 @@ class EpochProgress(Callback):
 
 
 class StopOnNonFinite(Callback):
-    """Stop as soon as a loss is NaN or infinite, or a weight at the end; say what to try."""
+    """Raise an error if a loss, or a weight at the end, is NaN or infinite."""
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        # A network may have infinite buffers of its own, such as a mask.
+        # Pretrained networks may have infinite buffers, such as masks.
         state = net.module_.state_dict()
         self.finite_ = [name for name, tensor in state.items() if tensor.isfinite().all()]
 
@@ -155,7 +154,7 @@ class StopOnNonFinite(Callback):
             self._stop(net, f"The loss is {value}", max(rates))
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        # The last step's weights have met no loss.
+        # No loss was computed with the weights of the last step.
         state = net.module_.state_dict()
         if not all(state[name].isfinite().all() for name in self.finite_):
             self._stop(net, "Weights are NaN or infinite", net.lr)
@@ -168,7 +167,7 @@ class StopOnNonFinite(Callback):
 
 
 class KeepBest(Callback):
-    """Remember the tail at its lowest validation loss, before training included; restore it."""
+    """Restore the tail of the lowest validation loss; before training counts as epoch 0."""
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         valid = net.train_split(None)[1]
@@ -221,7 +220,7 @@ def epoch_progress(estimator) -> Iterator[EpochProgress]:
 
 @contextlib.contextmanager
 def _epoch_bar(n_epochs: int, verbose: int):
-    """Yield a function that advances a progress bar, which is drawn for verbose=1."""
+    """Yield a function that advances a progress bar, which is shown if verbose is 1."""
     if verbose != 1:
         yield lambda: None
         return

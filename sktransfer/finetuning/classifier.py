@@ -1,4 +1,4 @@
-"""Fine-tune the end of a pretrained network, or put a new classifier on top of it."""
+"""Classify with a pretrained network whose head, last stages or all stages are trained."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ __all__ = ["FineTunedClassifier"]
 
 
 class FineTunedClassifier(ClassifierMixin, LabelTraining):
-    """Train a new classifier on a pretrained network, and as much of the network as you like.
+    """Classifier that trains a new head on a pretrained network, and some or all of its stages.
 
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable, Backbone or fitted model, \
 default="efficientnet_lite0"
-        As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose tuned
-        weights are then the beginning, with its head's rows for labels that both know. Its
-        head must be of the kind that ``head`` names.
+        As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose trained
+        weights are the initial ones, with the rows of its head for labels that both have. Its
+        head must be of the kind of ``head``.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
     trainable : "head", "all", int or str, default="head"
-        What is trained. "head": the new classifier only; the network computes each sample
-        once. A number: that many of the last stages with weights. The name of a layer: from
-        there up. "all": everything.
+        What is trained. "head": only the new head; the network computes each sample once. An
+        int: that many of the last stages with weights. The name of a layer: its stage and all
+        above. "all": all stages.
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
     dropout : float, default=0.0
         Probability for each feature before the head's last layer.
     head_init : {"auto", "probe", "random"}, default="auto"
-        "probe" solves regularised logistic regression on the frozen features first, so that
-        training begins where :class:`PretrainedFeatureExtractor` and a linear classifier end
-        (LP-FT, Kumar et al. 2022). "auto" is that for a linear head, "random" otherwise, and
-        where the backbone is a fitted model its head for the labels that both know.
+        Initial weights of the head. "probe" is the linear probe: regularised logistic regression
+        on the pretrained features, as in LP-FT (Kumar et al. 2022). "auto" is "probe" for a linear
+        head and "random" for others; if the backbone is a fitted model, the rows of its head for
+        labels that both have.
     train_batch_norm : bool, default=False
-        Whether batch norm in the trained stages adapts its statistics.
+        Whether batch norm in the trained stages updates its statistics.
     augment : {"light", "strong"}, callable or None, default=None
         Random changes to training images. "light" crops and mirrors; "strong" adds colour,
         geometry and erasing. A callable is given a uint8 tensor ``(3, h, w)``, as torchvision's
         v2 transforms are.
     n_views : int or None, default=4
         With ``augment``: how many fixed views of each image there are; their frozen part is
-        computed once. None makes new ones in each epoch, through the whole network.
+        computed once. None makes new views in each epoch, which pass the whole network.
     lr : float or "auto", default=1e-4
-        The highest learning rate. "auto" runs a range test on training rows. A head that
-        begins at random learns ten times as fast.
+        The highest learning rate. "auto" finds it by a range test on training rows. For a head
+        that is initialized at random it is multiplied by ten.
     layer_decay : float, default=1.0
         Factor on the learning rate for each stage towards the input.
     weight_decay : float, default=1e-4
-        Of the optimizer.
+        Weight decay of the optimizer.
     optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"
         "sgd" has a momentum of 0.9.
     warmup : float, default=0.1
@@ -64,31 +64,33 @@ default="efficientnet_lite0"
     label_smoothing : float, default=0.0
         As in ``torch.nn.CrossEntropyLoss``.
     clip_norm : float, default=None
-        Bound on the norm of the gradient.
+        Largest norm of the gradient.
     gradual_unfreezing : bool, default=False
-        Train the head alone in the first epoch, and one more stage in each further one.
+        Train only the head in the first epoch, and one more stage in each later one.
     max_epochs : int, default=10
-        Passes over the training rows. With 0 the model is the probe.
+        Number of passes over the training samples. With 0 the head keeps its initial weights.
     validation_fraction : float, default=0.0
-        Share of rows set aside, of each class. The best epoch on them is restored, and the state
-        before training is a candidate. With 0 all rows train.
+        Fraction of the samples in the validation set, stratified by class. The epoch with the
+        lowest validation loss is restored, epoch 0 (before training) included. With 0 there is
+        no validation set.
     patience : int, default=None
         Epochs without a better validation loss after which training stops.
     class_weight : dict, list of dict, "balanced" or None, default=None
         As in scikit-learn: a list, with one for each column, for an indicator matrix.
     rehearsal : int, default=0
-        Training activations per class kept from each call with their weights, to be mixed into
-        later calls of ``partial_fit``, so that old classes do not fade. They are part of a
+        Number of training samples of each class whose activations are kept and trained again in
+        later calls of ``partial_fit``, so that old classes are not forgotten. They are part of a
         pickle. Not for an indicator matrix.
     warm_start : bool, default=False
-        Whether a second ``fit`` goes on from the first one's weights.
+        Whether ``fit`` continues from the weights of the previous ``fit``.
     callbacks : list of skorch callbacks, default=None
-        Copies are added to the loop; ``net_.callbacks_`` has them. A learning rate
-        scheduler (``LRScheduler``) among them replaces the schedule that ``warmup`` belongs to, and
-        a rate that another callback sets stays.
+        Copies are added to the training loop; ``net_.callbacks_`` holds them. A learning rate
+        scheduler (``LRScheduler``) among them replaces the built-in schedule, and ``warmup`` has
+        no effect. A rate that another callback sets is kept.
     net_params : dict, default=None
         More parameters of the ``skorch.NeuralNetClassifier``, such as
-        ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.
+        ``{"optimizer__betas": (0.9, 0.99)}``. Those that a parameter of this class sets are
+        refused.
     image_size : int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
@@ -98,12 +100,11 @@ default="efficientnet_lite0"
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        What the network computes in. "auto" is bfloat16 on a CUDA device, else float32.
+        Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
-        What activations at the cut are kept in.
+        Type of the activations at the cut in memory and in the store.
     memory : None, str, Path, FeatureStore or object with a location, default=None
-        Where activations at the cut are kept, by sample: shared by folds, candidates and
-        processes.
+        Store of activations at the cut, by sample, which folds, candidates and processes share.
     n_jobs : int, default=None
         Threads that open and preprocess samples.
     random_state : int, RandomState instance or None, default=None
@@ -114,36 +115,38 @@ default="efficientnet_lite0"
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels; for an indicator matrix the numbers of its columns.
+        The labels; for an indicator matrix the positions of its columns.
     backbone_ : Backbone
         The pretrained network, unchanged.
     net_ : skorch.NeuralNetClassifier
-        What trained the stages above the cut.
+        The net that trained the stages above the cut. It takes activations at the cut and
+        positions in ``classes_``. It can be pickled and trained further (``partial_fit``); the
+        estimator predicts with the result.
     frozen_layers_, trained_layers_ : list of str
         The stages below and above the cut.
     history_ : list of dict
-        One entry an epoch: losses, durations.
+        One entry for each epoch: losses, duration and scores of callbacks.
     best_epoch_ : int
         The epoch whose weights are used; 0 is the state before training.
     validation_indices_ : ndarray of int
-        Positions of the rows that were set aside.
+        Positions of the samples of the validation set.
     lr_ : float
         The learning rate used.
     n_features_in_ : int
-        Numbers in a sample, where X is a table.
+        Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, where X is a table with names.
+        Names of the columns, if X is a table with names.
 
     See Also
     --------
-    FineTunedRegressor : The same for numbers.
+    FineTunedRegressor : The same for regression targets.
     PretrainedFeatureExtractor : Fixed features for any estimator.
 
     Notes
     -----
     The frozen stages run once for each sample, in ``eval`` mode and without gradients, before
-    training begins; the loop sees only what they computed. So they cannot change, and ten
-    epochs cost no more passes through them than one.
+    training. The training loop uses only their output, so that they cannot change, and the number
+    of epochs does not change the number of passes through them.
 
     References
     ----------
@@ -268,26 +271,25 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss or a weight is not finite; the message says what to try.
         """
-        before = (self._tuned.tail, self.classes_) if self._goes_on() else None
-        samples = self._begin(X, y)
+        before = (self._tuned.tail, self.classes_) if self._continues() else None
+        samples = self._start_fit(X, y)
         self._learn(samples, y, sample_weight, None, before)
         return self
 
     @with_callbacks
     @all_or_nothing
     def partial_fit(self, X, y, classes=None, sample_weight=None):
-        """Go on training, with labels that may be new.
+        """Train further, with labels that may be new.
 
-        A label that was not known gets a row of its own in the head; the rows of the others
-        are the same, bit for bit, before training begins. Each call trains ``max_epochs``
-        epochs with a new optimizer.
+        Each new label adds a row to the head; before training, the other rows are the same, bit
+        for bit. Each call trains ``max_epochs`` epochs with a new optimizer.
 
         Parameters
         ----------
         X : list, array, Series or DataFrame column of n_samples samples
         y : array-like of shape (n_samples,)
         classes : array-like, default=None
-            Labels to be known from the first call on, where some come later.
+            All labels, if some of them come only in later calls.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -297,24 +299,24 @@ default="efficientnet_lite0"
         Raises
         ------
         ValueError
-            If ``backbone``, ``weights``, ``image_size``, ``trainable``, ``head`` or ``dropout`` was
-            set anew since the first call.
+            If ``backbone``, ``weights``, ``image_size``, ``trainable``, ``head`` or ``dropout``
+            changed since the first call.
         """
         before, labels = None, [] if classes is None else [check_labels(classes, name="classes")]
         if hasattr(self, "_tuned"):
             self._check_settings(y)
             self._check_unchanged()
             samples = self._check_samples(X)
-            self._announce()
+            self._start_progress()
             before = (self._tuned.tail, self.classes_)
             labels.append(self.classes_)
         else:
-            samples = self._begin(X, y)
+            samples = self._start_fit(X, y)
         self._learn(samples, y, sample_weight, labels, before)
         return self
 
     def predict_proba(self, X):
-        """Give the probability of each class.
+        """Predict the probability of each class.
 
         Parameters
         ----------
@@ -330,7 +332,7 @@ default="efficientnet_lite0"
         return self._target.probabilities(outputs)
 
     def predict(self, X):
-        """Give the most probable class, or all labels above one half.
+        """Predict the most probable class, or all labels with a probability above one half.
 
         Parameters
         ----------

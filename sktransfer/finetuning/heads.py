@@ -1,4 +1,4 @@
-"""What is trained on top: a head, and where its weights begin."""
+"""The head of a fine-tuned network: build, initialize, extend and describe it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 def make_head(
     head: str | Callable, n_features: int, n_outputs: int, dropout: float, seed: int
 ) -> nn.Module:
-    """Build a head with weights drawn from a generator of its own.
+    """Build a head, its random weights drawn from a seed.
 
     Parameters
     ----------
@@ -62,18 +62,18 @@ def make_head(
 
 
 def _call_head(head: Callable, n_features: int, n_outputs: int) -> nn.Module:
-    """Call a function of the user's that makes a head."""
+    """Call the function that the user gives as ``head``."""
     call = f"head={head!r:.80} called with ({n_features}, {n_outputs})"
     try:
         made = head(n_features, n_outputs)
-    except Exception as error:  # it may raise anything
+    except Exception as error:  # of any type, since the user wrote it
         raise ValueError(f"{call} failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise TypeError(f"{call} must return a torch.nn.Module, got {type(made).__name__}.")
-    return deepcopy(made)  # which the user may go on using
+    return deepcopy(made)  # the user may use the module elsewhere
 
 
-# Settings that make a layer of each kind again.
+# The arguments that rebuild a layer of each type.
 _DESCRIBED = {
     nn.Linear: lambda layer: (layer.in_features, layer.out_features, layer.bias is not None),
     nn.ReLU: lambda layer: (layer.inplace,),
@@ -82,7 +82,7 @@ _DESCRIBED = {
 
 
 def describe_module(module: nn.Module) -> tuple | nn.Module:
-    """Describe a module by names and numbers, without its tensors.
+    """Describe the layers of a module by names and numbers, without tensors.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def describe_module(module: nn.Module) -> tuple | nn.Module:
     tuple or torch.nn.Module
         ``(name of the class, settings)`` for the layers that :func:`make_head` uses; for
         ``Sequential`` the settings are ``(name, description)`` of each layer. The module itself
-        where it has any other layer.
+        if it has any other layer.
     """
     if type(module) in _DESCRIBED:
         return type(module).__name__, _DESCRIBED[type(module)](module)
@@ -106,7 +106,7 @@ def describe_module(module: nn.Module) -> tuple | nn.Module:
 
 
 def build_module(description: tuple | nn.Module) -> nn.Module:
-    """Make a module of its description; its tensors are to be loaded.
+    """Build a module from its description, with uninitialized tensors.
 
     Parameters
     ----------
@@ -127,13 +127,14 @@ def build_module(description: tuple | nn.Module) -> nn.Module:
 
 
 def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
-    """Find the layer whose rows are the outputs.
+    """Return the linear layer that computes the outputs.
 
     Parameters
     ----------
     head : torch.nn.Module
     n_outputs : int
-        How many outputs the head has: modules may be registered in another order than they run.
+        Number of outputs, by which the layer is found: modules may be registered in another
+        order than they are called.
 
     Returns
     -------
@@ -155,7 +156,7 @@ def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
 
 
 def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None:
-    """Put a linear model into the last layer of a head, in place.
+    """Write a linear model into the last layer of a head, in place.
 
     Raises
     ------
@@ -176,7 +177,7 @@ def write_rows(head: nn.Module, coef: np.ndarray, intercept: np.ndarray) -> None
 
 @torch.no_grad()
 def _is_one_linear(head: nn.Module, linear: nn.Linear, n_features: int) -> bool:
-    """Tell whether a head is that layer and nothing else, by its size and by what it gives."""
+    """Tell whether a head computes the same as one of its layers."""
     learned = sum(tensor.numel() for tensor in head.parameters())
     n_own = linear.out_features * (n_features + 1)
     if linear.in_features != n_features or linear.bias is None or learned != n_own:
@@ -186,17 +187,17 @@ def _is_one_linear(head: nn.Module, linear: nn.Linear, n_features: int) -> bool:
 
 
 def grow(head: nn.Module, sources: list[int | None], n_old: int) -> nn.Module:
-    """Give the last layer another set of rows, in place; those that stay keep their bits.
+    """Add, remove or reorder the rows of the last layer, in place.
 
     Parameters
     ----------
     head : torch.nn.Module
         Its last layer is linear.
     sources : list of int or None
-        For each new row the old row that it is, or None for a label that was not known. Such
-        a row starts at zero with the mean of the old intercepts.
+        For each new row the index of the old row that is copied, bit for bit, or None for a
+        new label: its weights are 0 and its intercept is the mean of the old ones.
     n_old : int
-        How many rows there were.
+        Number of old rows.
 
     Returns
     -------
@@ -220,28 +221,28 @@ def grow(head: nn.Module, sources: list[int | None], n_old: int) -> nn.Module:
 
 
 def carry_rows(old: nn.Module, head: nn.Module, sources: list[int | None], n_old: int) -> None:
-    """Let a new head begin with the tensors of an old one of its kind, in place.
+    """Initialize a head with the tensors of another head of the same kind, in place.
 
     Parameters
     ----------
     old : torch.nn.Module
-        It stays as it is.
+        It is not changed.
     head : torch.nn.Module
     sources : list of int or None
         As in :func:`grow`.
     n_old : int
-        How many rows the old one has.
+        Number of rows of the old head.
 
     Raises
     ------
     ValueError
-        If the two differ in more than dropout and the number of rows.
+        If the heads differ in more than dropout and the number of rows.
     """
     if _steps(old, n_old) != _steps(head, len(sources)):
         raise ValueError(
-            "The model that this one grows from has a head of another kind, so that its rows for "
-            "labels that both know cannot be carried over. Give the same head= to both, or "
-            "head_init='random' (or 'probe', for a linear head) to begin with a new head."
+            "The model given as backbone has a head of another kind, so that its rows cannot be "
+            "copied for the labels that both know. Give the same head= to both, or "
+            "head_init='random' (or 'probe', for a linear head) to start with a new head."
         )
     grown = grow(deepcopy(old), sources, n_old)
     pairs = zip(head.state_dict().values(), grown.state_dict().values(), strict=True)
@@ -250,7 +251,7 @@ def carry_rows(old: nn.Module, head: nn.Module, sources: list[int | None], n_old
 
 
 def _steps(head: nn.Module, n_outputs: int) -> list[tuple] | None:
-    """List what a head computes with, but for dropout and its number of rows."""
+    """List the layers of a head without dropout, with shapes except for the number of rows."""
     if not any(isinstance(m, nn.Linear) and m.out_features == n_outputs for m in head.modules()):
         return None
     last = last_linear(head, n_outputs)
@@ -272,9 +273,9 @@ def solve_new_rows(
     new: list[int],
     n_outputs: int,
 ) -> None:
-    """Fit the rows of new labels in place, those of known labels standing still.
+    """Fit the rows of new labels, in place, while the rows of known labels are fixed.
 
-    The same penalised multinomial loss as the probe's, minimised over the new rows alone.
+    The loss is the penalised multinomial loss of the linear probe, minimised over the new rows.
 
     Parameters
     ----------
@@ -283,11 +284,11 @@ def solve_new_rows(
         The row of each sample's label.
     weight : ndarray of shape (n,)
     head : torch.nn.Module
-        One linear layer with a bias; any other stays as it is.
+        One linear layer with a bias; any other head is not changed.
     new : list of int
         Rows to fit.
     n_outputs : int
-        Rows in all.
+        Number of all rows.
     """
     linear = last_linear(head, n_outputs)
     if not _is_one_linear(head, linear, features.shape[1]):

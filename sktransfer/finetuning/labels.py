@@ -1,4 +1,4 @@
-"""Training on labels: the head grows with them, and rows of earlier calls are trained again."""
+"""Training on labels: new labels extend the head, and rows of earlier calls are kept."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ __all__ = ["LabelTraining"]
 
 
 class LabelTraining(TunedEstimator):
-    """Base of the estimators that train on labels, some of which may come in later calls."""
+    """Base of the estimators that train on labels, which may be extended in later calls."""
+
+    _seen: set
 
     def _learn(self, samples, y, sample_weight, labels: list | None, before) -> None:
-        """Encode the labels, grow the head where need be, and train.
+        """Encode the labels, extend the head for new ones, and train.
 
-        With a list of more labels, which may be empty, others may still come.
+        ``labels`` is None in ``fit``, and a list of further labels in ``partial_fit``, where more
+        labels may follow.
         """
         y = self._find_target(samples, y, labels or (), before)
         weight = check_weights(sample_weight, len(samples))
         self.classes_, target = self._target.classes, self._target.encode(y)
         tail, new = (None, ()) if before is None else self._continued(*before)
-        # A label that was only announced has a row, which nothing has taught yet.
+        # A label given only as classes= has a row in the head that was not trained yet.
         seen = self._target.present(target[weight > 0])
         earlier = set(self.classes_.tolist()) if before is None else self._seen
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
@@ -38,7 +41,7 @@ class LabelTraining(TunedEstimator):
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
 
     def _find_target(self, samples, y, labels, before) -> np.ndarray:
-        """Set the target of this fit and return y as it was checked."""
+        """Set the target of this fit and return the checked y."""
         earlier = None if before is None else self._target
         self._target, y = class_target(y, len(samples), labels)
         if earlier is not None and not self._goes_with(earlier):
@@ -47,17 +50,19 @@ class LabelTraining(TunedEstimator):
                 f"this model was fitted for ({earlier.name}, {earlier.n_outputs} classes)."
             )
         if self._target.labels is None and self.rehearsal:
-            raise ValueError("rehearsal= keeps rows by class, which an indicator matrix has not.")
+            raise ValueError(
+                "rehearsal= keeps rows of each class; an indicator matrix has no classes."
+            )
         return y
 
     def _goes_with(self, earlier) -> bool:
-        """Tell whether the target's outputs are those of an earlier one, or more of them."""
+        """Tell whether the target has the type of an earlier one and no fewer outputs."""
         several = self._target.labels is None
         same_number = self._target.n_outputs == earlier.n_outputs
         return type(self._target) is type(earlier) and (same_number or not several)
 
     def _continued(self, tail: Tail, known: np.ndarray) -> tuple[Tail, list[int]]:
-        """Copy an earlier tail, its head grown to the labels of now, and name the new rows."""
+        """Copy an earlier tail, extend its head, and return the indices of the new rows."""
         tail = self._copy_tail(tail)
         sources = _sources(self.classes_.tolist(), known.tolist())
         if sources != list(range(len(known))):
@@ -71,13 +76,13 @@ class LabelTraining(TunedEstimator):
         return [known.get(label) for label in self._target.labels]
 
     def _label_rows(self) -> dict:
-        # A label that was announced and never seen has a row that says never.
+        # The row of a label that no sample had predicts that it never occurs.
         return {k: i for i, k in enumerate(self._target.labels or ()) if k in self._seen}
 
     def _with_class_weight(
         self, target, weight, more_may_come: bool
     ) -> tuple[np.ndarray, tuple | None]:
-        """Apply ``class_weight`` to the rows of this call and to those kept from earlier ones."""
+        """Apply ``class_weight`` to the rows of this call and to rows kept from earlier calls."""
         kept = kept_rows(self._kept, self.classes_)
         if self.class_weight is None:
             return weight, kept
@@ -88,7 +93,7 @@ class LabelTraining(TunedEstimator):
         return weight * factor[: len(target)], kept
 
     def _keep(self, plain: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
-        """Keep activations of the rows that trained; those for validation stay unseen."""
+        """Keep activations of training rows, not of validation rows."""
         if not self.rehearsal:
             return
         trained = np.setdiff1d(np.flatnonzero(weight > 0), self.validation_indices_)
@@ -100,11 +105,11 @@ class LabelTraining(TunedEstimator):
         self._kept = keep_rows(self._kept, plain, weight, groups, self.rehearsal, seed)
 
     def _output_names(self):
-        labels = self._target.labels  # several outputs at once are no classes
+        labels = self._target.labels  # an indicator matrix has no class names
         return None if labels is None else [str(label) for label in labels]
 
 
 def _sources(labels: list, known: list) -> list[int | None]:
-    """Return the place of each label among those that were known."""
+    """Return the position of each label among the known labels, or None."""
     place = {label: i for i, label in enumerate(known)}
     return [place.get(label) for label in labels]

@@ -1,7 +1,7 @@
-"""Train the end of a network on activations at a cut: skorch's loop, and what it is given.
+"""Train the last stages of a network with skorch, on activations at the cut.
 
-The frozen part is not here. What it computes is an array by now, so nothing in this module
-could change it.
+The frozen stages are not used here: their output is an array, so that training cannot change
+them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import skorch
@@ -20,9 +19,9 @@ from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, Unfre
 from skorch.helper import predefined_split
 from torch import nn
 
-from ..data import Target
+from ..data import NumericTarget, Target
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
-from .plan import OPTIMIZERS, TrainingPlan
+from .plan import OPTIMIZERS, TrainingPlan, optimizer_class
 from .rows import Batches, Rows
 from .tail import Tail, learned_stages
 
@@ -30,15 +29,15 @@ __all__ = ["WeightedLoss", "make_net", "run_in_parts", "tail_of", "train"]
 
 
 class WeightedLoss(nn.Module):
-    """The mean over a batch of loss times weight, where outputs come with weights.
+    """Compute the mean over a batch of loss times weight, if outputs come with weights.
 
-    Dividing by the weights of the batch itself would take away what they are for where batches
-    are small: a batch of one row would have its full loss whatever the row's weight.
+    The sum is not divided by the weights of the batch: in a batch of one row its weight would
+    have no effect.
 
     Parameters
     ----------
     target : Target
-        It names the loss.
+        Its ``loss`` is the name of the loss.
     label_smoothing : float, default=0
         As in ``torch.nn.CrossEntropyLoss`` (Szegedy et al. 2016).
     """
@@ -78,7 +77,8 @@ def train(
     tail : Tail
     rows : Rows
     valid : Rows or None
-        Where given, the best epoch on them is restored, the state before training included.
+        If given, the epoch with the lowest loss on them is restored, epoch 0 (before training)
+        included.
     plan : TrainingPlan
     device : torch.device
 
@@ -91,13 +91,13 @@ def train(
     FloatingPointError
         If the loss is not finite, or a weight at the end.
     torch.OutOfMemoryError
-        If not even one row fits, or batch norm would see the parts of a batch.
+        If not even one row fits, or if batch norm that is trained needs the whole batch.
     """
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
     try:
         net.partial_fit(rows.to(device), y=None)
-        # Later trainings validate where the tail is then.
+        # Rows that are not on an accelerator, for later trainings on the CPU.
         net.train_split = None if valid is None else predefined_split(valid)
         return net
     except _Interrupted:
@@ -106,16 +106,16 @@ def train(
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "Batch norm that learns (train_batch_norm=True, or in the head) needs two rows a batch "
-            f"at least: {len(rows)} rows, batch_size={plan.batch_size}."
+            "Batch norm that is trained (train_batch_norm=True, or in the head) needs at least two "
+            f"rows in a batch: {len(rows)} rows, batch_size={plan.batch_size}."
         ) from error
 
 
 def run_in_parts(tail: Tail, run: Callable, n_rows: int):
-    """Call a function that runs a batch through a tail, in parts where memory is short.
+    """Call a function that runs a batch through a tail, in parts if memory is short.
 
-    Without enough device memory the tail divides batches from here on, and the function is called
-    again: the gradients of the parts add up to those of the batch.
+    If the device runs out of memory, the tail divides this and later batches into parts, and the
+    function is called again. The gradients of the parts add up to those of the batch.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def run_in_parts(tail: Tail, run: Callable, n_rows: int):
     run : callable
         Without arguments.
     n_rows : int
-        In the batch.
+        Number of rows in the batch.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def run_in_parts(tail: Tail, run: Callable, n_rows: int):
     Raises
     ------
     torch.OutOfMemoryError
-        If not even one row fits, or batch norm would see the parts of a batch.
+        If not even one row fits, or if batch norm that is trained needs the whole batch.
     """
     while True:
         seed = tail.seed
@@ -141,7 +141,7 @@ def run_in_parts(tail: Tail, run: Callable, n_rows: int):
             return run()
         except torch.OutOfMemoryError as error:
             _check_divisible(tail, n_rows, error)
-        # Here, where the error holds the batch's tensors no longer.
+        # Outside the except block, where the error no longer refers to the tensors of the batch.
         _divide(tail, n_rows)
         tail.seed = seed
         tail.zero_grad(set_to_none=True)
@@ -151,7 +151,7 @@ def _check_divisible(tail: Tail, n_rows: int, error: Exception) -> None:
     if tail.training and tail.learns_statistics:
         raise torch.OutOfMemoryError(
             f"A batch of {n_rows} does not fit into the device's memory, and batch norm that "
-            "learns (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
+            "is trained (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
             "batch_size."
         ) from error
     if tail.n_chunks >= n_rows:
@@ -162,8 +162,8 @@ def _divide(tail: Tail, n_rows: int) -> None:
     if tail.n_chunks == 1:
         warnings.warn(
             f"A batch of {n_rows} does not fit into the device's memory: it is run in "
-            "parts whose gradients are added up, more slowly, with the same result but for what "
-            "is drawn at random on the way (dropout).",
+            "parts whose gradients are added up, more slowly, with the same result except for "
+            "random numbers (dropout).",
             stacklevel=2,
         )
     tail.n_chunks *= 2
@@ -172,16 +172,16 @@ def _divide(tail: Tail, n_rows: int) -> None:
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C, by a name that skorch does not know."""
+    """Replace KeyboardInterrupt of the user, which skorch would suppress."""
 
 
 class _OwnLoop:
-    """What is different here from skorch's loop.
+    """Extend skorch's loop.
 
-    Steps are run in parts where memory is short; callbacks see each one once. And skorch ends
-    training quietly on KeyboardInterrupt, so that a search which is to be stopped would go on
-    with a model that is half trained. Callbacks that stop early raise it, too, and may. After
-    training the module is used for predictions, without gradients; it may be trained again.
+    - Steps are run in parts if memory is short; callbacks are called once for each batch.
+    - KeyboardInterrupt of the user is raised again, where skorch would return a net that is
+      partly trained. Callbacks raise it to stop training early, and still can.
+    - The module can be trained further after it was used for predictions, without gradients.
     """
 
     was_stopped = False  # by a callback
@@ -225,14 +225,14 @@ class _ClassifierNet(_OwnLoop, skorch.NeuralNetClassifier):
 
 
 class _IndicatorNet(_OwnLoop, skorch.NeuralNetClassifier):
-    """Predict an indicator matrix, where skorch predicts the most probable column."""
+    """Predict an indicator matrix instead of the most probable column."""
 
     def predict(self, X) -> np.ndarray:
         return (self.predict_proba(X) > 0.5).astype(int)
 
 
 class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
-    """Take and predict targets in their own units; outputs and the loss are standardised."""
+    """Take and predict targets in output units; the module and the loss are standardised."""
 
     def get_loss(self, y_pred, y_true, *args, **kwargs):
         target, y_true = self.criterion_.target, y_true.reshape(len(y_true), -1)
@@ -243,7 +243,7 @@ class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
 
 
 def tail_of(net: skorch.NeuralNet) -> Tail:
-    """Return the tail that a net trains, without the wrapper of a compiled one."""
+    """Return the tail that a net trains, without the wrapper of a compiled module."""
     return getattr(net.module_, "_orig_mod", net.module_)
 
 
@@ -267,10 +267,10 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
     }
     if objective.classes is not None:
         settings["classes"] = objective.classes(plan.target.n_outputs)
-        settings["callbacks__valid_acc"] = None  # a column of the history that nobody asked for
+        settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
         return objective.net(tail, **settings | plan.net_params).initialize()
-    except Exception as error:  # skorch, an optimizer or a compiler may refuse any of these
+    except Exception as error:  # of skorch, the optimizer or the compiler
         if not plan.net_params:
             raise
         raise ValueError(f"net_params={plan.net_params!r:.150} cannot be used: {error}") from error
@@ -278,7 +278,7 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
 
 @dataclasses.dataclass(frozen=True)
 class _Objective:
-    """What training needs to know about a target, by the name of its loss.
+    """Hold the loss and the net of a kind of target.
 
     Parameters
     ----------
@@ -289,8 +289,8 @@ class _Objective:
     net : type
         The skorch net.
     classes : callable, default=None
-        From the number of outputs to the classes of the skorch net, by which scikit-learn's
-        scorers tell an indicator matrix from one label a sample.
+        From the number of outputs to ``classes_`` of the net, by which the scorers of
+        scikit-learn distinguish an indicator matrix from one label per sample.
     """
 
     loss: Callable
@@ -307,7 +307,7 @@ def _sigmoid(output: torch.Tensor, target: Target) -> torch.Tensor:
     return output.sigmoid()
 
 
-def _in_units(output: torch.Tensor, target: Any) -> torch.Tensor:
+def _in_units(output: torch.Tensor, target: NumericTarget) -> torch.Tensor:
     return torch.from_numpy(target.in_units(output.numpy(force=True)))
 
 
@@ -323,14 +323,14 @@ _OBJECTIVES = {
 
 
 def _pattern(stage: int, plan: TrainingPlan) -> str:
-    """Match the parameters of a stage by name, which compiling puts a name before."""
+    """Return a pattern for the names of the parameters of a stage; compiling adds a prefix."""
     return f"{'_orig_mod.' * bool(plan.net_params.get('compile'))}body.{stage}.*"
 
 
 def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
-    """Name the optimizer and a learning rate for each stage, falling towards the input."""
-    optimizer: Any = OPTIMIZERS.get(str(plan.optimizer), plan.optimizer)
-    settings = {"optimizer": optimizer, "lr": plan.lr}
+    """Return the optimizer, and a learning rate for each stage that decreases towards the input."""
+    optimizer = optimizer_class(plan.optimizer)
+    settings: dict = {"optimizer": optimizer, "lr": plan.lr}
     if "weight_decay" in inspect.signature(optimizer).parameters:
         settings["optimizer__weight_decay"] = plan.weight_decay
     elif plan.weight_decay:
@@ -361,7 +361,7 @@ def _callbacks(tail: Tail, valid: Rows | None, plan: TrainingPlan) -> list:
     callbacks += plan.callbacks
     if valid is not None and plan.patience is not None:
         stop = EarlyStopping(monitor="valid_loss", patience=plan.patience, sink=_silent)
-        callbacks.append(("stop", stop))  # the last, as those behind it would miss an epoch
+        callbacks.append(("stop", stop))  # last, since callbacks after it would miss the last epoch
     return callbacks
 
 
@@ -370,7 +370,10 @@ def _silent(text: str) -> None:
 
 
 def _unfreezing(tail: Tail, plan: TrainingPlan) -> list:
-    """Train the head alone in the first epoch, then one more stage each (Howard & Ruder 2018)."""
+    """Train only the head in the first epoch, and one more stage in each later one.
+
+    From Howard & Ruder (2018), Universal language model fine-tuning. ACL. arXiv:1801.06146.
+    """
     stages = {i: _pattern(i, plan) for i in learned_stages(tail)[:-1]}
     callbacks: list = [("freeze", Freezer(list(stages.values())))] if stages else []
     for wait, (i, pattern) in enumerate(reversed(stages.items())):

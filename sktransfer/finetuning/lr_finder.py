@@ -22,10 +22,10 @@ __all__ = ["find_lr"]
 def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) -> float:
     """Find a learning rate by a range test on training rows (Smith 2017).
 
-    The rate grows from 1e-6 by a constant factor each step. Each batch's loss after the step is
-    compared with its loss before training, both as in prediction, without dropout; a tenth of
-    the rate at which the smoothed gain is largest is returned, or, where the head begins so well
-    that nothing is gained, of the highest rate that does no harm. The weights are put back.
+    The rate grows by a constant factor in each step, from 1e-6 to 1. After each step the loss of
+    its batch is compared with the loss before training, both without dropout. The result is a
+    tenth of the rate at which the smoothed decrease of the loss is largest; if no rate decreases
+    it, a tenth of the highest rate that does not increase it. The weights are restored.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) ->
     test.net_params = without_callbacks(plan.net_params)
     try:
         if train(tail, rows, None, test, device).was_stopped:
-            raise KeyboardInterrupt  # nothing here stops early but the user
+            raise KeyboardInterrupt  # only the user stops this training early
     except (_RangeEnd, FloatingPointError):
         pass
     finally:
@@ -62,14 +62,14 @@ def find_lr(tail: Tail, rows: Rows, plan: TrainingPlan, device: torch.device) ->
 
 
 class _RangeEnd(Exception):
-    """The range test has seen enough."""
+    """End the range test."""
 
 
 class _RangeTest(Callback):
-    """Raise the rate step by step, and compare each batch's loss with that before training.
+    """Increase the rate in each step, and compare the loss of each batch with that before training.
 
-    Batches differ more among themselves than a step changes them, so that a loss alone would
-    tell which batch was easy.
+    Losses differ more between batches than one step changes them, so that the losses alone would
+    not show the effect of the rate.
     """
 
     def __init__(self, rates: np.ndarray):
@@ -101,7 +101,7 @@ class _RangeTest(Callback):
 
     @property
     def best_rate(self) -> float:
-        """The rate that gained most; where none gained, the highest that lost next to nothing."""
+        """The rate with the largest decrease; if there is none, the highest without increase."""
         gains = np.array(self.gains_ or [0.0])
         best = int(gains.argmax())
         if gains[best] < 0.01 * self.level_:

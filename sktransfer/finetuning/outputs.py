@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
 
 from ..data import get_modality
 from ..engines import engine_for, resolve_device
-from .rows import as_rows
+from .rows import Table, as_rows
 from .tail import Tail
 
 __all__ = ["check_head", "head_inputs", "run_rows"]
 
-_AT_ONCE = 1024  # rows of activations turned into outputs at a time
+_AT_ONCE = 1024  # rows of activations in one call of an engine
 
 
 def run_rows(
     body: nn.Module,
-    activations: np.ndarray,
+    activations: np.ndarray | Table,
     device: str,
     engines: dict,
     *,
     has_tokens: bool,
     precision: str = "float32",
 ) -> np.ndarray:
-    """Run rows of activations through one stage; the engines for it are kept in a dictionary."""
+    """Run rows of activations through one stage; ``engines`` keeps the engines for it."""
     modality = get_modality("text" if has_tokens else "array")
     engine = engine_for(
         {"output": body},
@@ -40,14 +38,18 @@ def run_rows(
     )
     parts = []
     for start in range(0, len(activations), _AT_ONCE):
-        rows = as_rows(activations[start : start + _AT_ONCE])
-        rows = [row.float() if row.is_floating_point() else row for row in rows]
-        parts.append(engine.run_groups(modality.group(rows))["output"])
+        rows = map(_as_input, as_rows(activations[start : start + _AT_ONCE]))
+        parts.append(engine.run_groups(modality.group(list(rows)))["output"])
     return np.concatenate(parts)
 
 
-def head_inputs(tail: Tail, activations: Any, device: str = "cpu") -> np.ndarray:
-    """Run activations at the cut up to the head, as they are before training."""
+def _as_input(row: torch.Tensor) -> torch.Tensor:
+    """Convert a row of numbers to float32; ids of tokens are not changed."""
+    return row.float() if row.is_floating_point() else row
+
+
+def head_inputs(tail: Tail, activations: np.ndarray | Table, device: str = "cpu") -> np.ndarray:
+    """Compute the input of the head from activations at the cut."""
     body = nn.Sequential(*list(tail.eval().body)[:-1])
     has_tokens = activations.dtype == object  # rows of tokens differ in length
     return run_rows(body, activations, device, {}, has_tokens=has_tokens)
@@ -62,19 +64,18 @@ def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
     tail : Tail
     one : ndarray of shape (1, ...) or array of one array
     n_outputs : int
-        How many there must be.
+        Number of outputs that is required.
 
     Raises
     ------
     ValueError
-        If the head gives another number, or cannot take the features.
+        If the head returns another number, or fails on the features.
     """
-    row = as_rows(one)[0]
-    row = row.float() if row.is_floating_point() else row
+    row = _as_input(as_rows(one)[0])
     try:
         output = tail.eval()(row[None])
         n_found = output.flatten(1).shape[1]
-    except Exception as error:  # the head is a module of the user's
+    except Exception as error:  # of any type, since the user wrote the head
         raise ValueError(f"head= cannot take the features of the network: {error}") from error
     if n_found != n_outputs:
         raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")

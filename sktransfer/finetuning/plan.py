@@ -1,4 +1,4 @@
-"""What a training run is: its length, rates, callbacks and the parameters of the net."""
+"""The settings of a training, and checks of the parameters that they come from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ __all__ = [
     "check_callbacks",
     "check_net_params",
     "check_optimizer",
+    "optimizer_class",
     "warn_too_few_epochs",
     "without_callbacks",
 ]
 
-_FRESH_HEAD = 10.0  # times the learning rate, for a head whose weights begin at random
+_FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 @dataclasses.dataclass
 class TrainingPlan:
-    """How the tail is trained; the fields are parameters of the estimators."""
+    """Hold the settings of a training, most of them parameters of the estimators."""
 
     target: Target
     lr: float
@@ -57,12 +58,12 @@ class TrainingPlan:
         Parameters
         ----------
         estimator : TunedEstimator
-            With ``lr="auto"`` the rate of the plan is 1, until it is found.
+            With ``lr="auto"`` the rate of the plan is 1 until it is found.
         target : Target
         n_rows : int
         seed : int
         fresh_head : bool
-            Whether the head begins at random.
+            Whether the head is initialized at random.
 
         Returns
         -------
@@ -86,24 +87,24 @@ class TrainingPlan:
 
 
 def warn_too_few_epochs(plan: TrainingPlan, n_stages: int) -> None:
-    """Warn where gradual unfreezing ends before it has reached the first stage.
+    """Warn if gradual unfreezing does not reach all stages.
 
     Parameters
     ----------
     plan : TrainingPlan
     n_stages : int
-        How many stages have parameters, the head included.
+        Number of stages with parameters, the head included.
     """
     if plan.gradual_unfreezing and 0 < plan.max_epochs < n_stages:
         warnings.warn(
-            f"gradual_unfreezing=True trains one stage more each epoch: with max_epochs="
+            f"gradual_unfreezing=True trains one more stage in each epoch: with max_epochs="
             f"{plan.max_epochs} the first {n_stages - plan.max_epochs} of {n_stages} stages "
-            "stay as they are.",
+            "are not trained.",
             stacklevel=2,
         )
 
 
-# What of skorch's is decided here, and by which parameter of the estimators.
+# Parameters of skorch's net, and the parameter of the estimators that sets each.
 _DECIDED = {
     "lr": "lr",
     "optimizer__lr": "lr",
@@ -138,7 +139,7 @@ _OURS += ("callbacks__finite", "callbacks__progress")
 
 
 def check_net_params(net_params: dict) -> None:
-    """Refuse parameters of the skorch net that are decided by the estimator.
+    """Check that no parameter of the skorch net is one that the estimator sets.
 
     Parameters
     ----------
@@ -156,23 +157,23 @@ def check_net_params(net_params: dict) -> None:
         if parameter is not None:
             raise ValueError(f"net_params[{key!r}]: use the estimator's parameter {parameter}.")
         if any(_is_of(key, name) for name in _OURS):
-            raise ValueError(f"net_params[{key!r}] cannot be changed: training stands on it.")
+            raise ValueError(f"net_params[{key!r}] cannot be set: training depends on it.")
     check_callbacks(net_params.get("callbacks") or (), "net_params['callbacks']")
 
 
 def check_callbacks(callbacks: Sequence, name: str) -> None:
-    """Check that callbacks are those of skorch.
+    """Check that callbacks are callbacks of skorch.
 
     Parameters
     ----------
     callbacks : sequence of Callback, or of name and Callback
     name : str
-        The parameter, for the message.
+        The name of the parameter, for the message.
 
     Raises
     ------
     TypeError
-        Naming the first entry that is something else.
+        If an entry is not a callback.
     """
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"{name} must be a list of skorch callbacks, got {callbacks!r:.60}.")
@@ -187,8 +188,22 @@ def check_callbacks(callbacks: Sequence, name: str) -> None:
             )
 
 
+def optimizer_class(optimizer: str | type) -> type:
+    """Return the class of an optimizer.
+
+    Parameters
+    ----------
+    optimizer : str or type
+
+    Returns
+    -------
+    type
+    """
+    return OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+
+
 def check_optimizer(optimizer: str | type) -> None:
-    """Check that an optimizer is known by name or a class of torch's optimizers.
+    """Check that an optimizer given as a class is one of torch's.
 
     Parameters
     ----------
@@ -197,20 +212,20 @@ def check_optimizer(optimizer: str | type) -> None:
     Raises
     ------
     TypeError
-        If it is another class.
+        If it is not.
     """
     if isinstance(optimizer, type) and not issubclass(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer={optimizer!r} is no class of torch.optim.Optimizer.")
 
 
 def _is_of(key: str, name: str) -> bool:
-    """Tell whether a key is that name, or a setting of a thing that is ours altogether."""
+    """Tell whether a key is a name, or a setting of something that the estimator controls."""
     ours = name.startswith(("callbacks__", "module", "criterion", "dataset", "iterator"))
     return key == name or (ours and key.startswith(f"{name}__"))
 
 
 def without_callbacks(net_params: dict) -> dict:
-    """Return the parameters of a net without those of callbacks, which are not always there.
+    """Return the parameters of a net without those of callbacks, which a pickle does not hold.
 
     Parameters
     ----------

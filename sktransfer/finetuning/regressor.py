@@ -13,70 +13,71 @@ __all__ = ["FineTunedRegressor"]
 
 
 class FineTunedRegressor(MultiOutputMixin, RegressorMixin, TunedEstimator):
-    """Predict one or several numbers with a pretrained network whose end is trained.
+    """Regressor that trains a new head on a pretrained network, and some or all of its stages.
 
-    Targets are standardised inside, so that learning rates mean the same whatever their scale.
+    Targets are standardised for training, so that learning rates do not depend on their scale.
 
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable, Backbone or fitted model, \
 default="efficientnet_lite0"
-        As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose tuned
-        weights are then the beginning.
+        As in :class:`PretrainedFeatureExtractor`; or a fitted model of this class, whose trained
+        weights are the initial ones.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
     trainable : "head", "all", int or str, default="head"
-        What is trained. "head": the new head only; the network computes each sample
-        once. A number: that many of the last stages with weights. The name of a layer: from
-        there up. "all": everything.
+        What is trained. "head": only the new head; the network computes each sample once. An
+        int: that many of the last stages with weights. The name of a layer: its stage and all
+        above. "all": all stages.
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
     dropout : float, default=0.0
         Probability for each feature before the head's last layer.
     head_init : {"auto", "probe", "random"}, default="auto"
-        "probe" solves ridge regression on the frozen features first. "auto" is that for a
-        linear head, "random" otherwise.
+        Initial weights of the head. "probe" is the linear probe: ridge regression on the
+        pretrained features. "auto" is "probe" for a linear head, "random" for others.
     train_batch_norm : bool, default=False
-        Whether batch norm in the trained stages adapts its statistics.
+        Whether batch norm in the trained stages updates its statistics.
     augment : {"light", "strong"}, callable or None, default=None
         Random changes to training images. "light" crops and mirrors; "strong" adds colour,
         geometry and erasing. A callable is given a uint8 tensor ``(3, h, w)``, as torchvision's
         v2 transforms are.
     n_views : int or None, default=4
         With ``augment``: how many fixed views of each image there are; their frozen part is
-        computed once. None makes new ones in each epoch, through the whole network.
+        computed once. None makes new views in each epoch, which pass the whole network.
     lr : float or "auto", default=1e-4
-        The highest learning rate. "auto" runs a range test on training rows. A head that
-        begins at random learns ten times as fast.
+        The highest learning rate. "auto" finds it by a range test on training rows. For a head
+        that is initialized at random it is multiplied by ten.
     layer_decay : float, default=1.0
         Factor on the learning rate for each stage towards the input.
     weight_decay : float, default=1e-4
-        Of the optimizer.
+        Weight decay of the optimizer.
     optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"
         "sgd" has a momentum of 0.9.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises; then it falls as a half cosine.
     clip_norm : float, default=None
-        Bound on the norm of the gradient.
+        Largest norm of the gradient.
     gradual_unfreezing : bool, default=False
-        Train the head alone in the first epoch, and one more stage in each further one.
+        Train only the head in the first epoch, and one more stage in each later one.
     max_epochs : int, default=10
-        Passes over the training rows. With 0 the model is the probe.
+        Number of passes over the training samples. With 0 the head keeps its initial weights.
     validation_fraction : float, default=0.0
-        Share of rows set aside. The best epoch on them is restored, and the state
-        before training is a candidate. With 0 all rows train.
+        Fraction of the samples in the validation set. The epoch with the lowest validation loss
+        is restored, epoch 0 (before training) included. With 0 there is no validation set.
     patience : int, default=None
         Epochs without a better validation loss after which training stops.
     warm_start : bool, default=False
-        Whether a second ``fit`` goes on from the first one's weights.
+        Whether ``fit`` continues from the weights of the previous ``fit``.
     callbacks : list of skorch callbacks, default=None
-        Copies are added to the loop; ``net_.callbacks_`` has them. A learning rate
-        scheduler (``LRScheduler``) among them replaces the schedule that ``warmup`` belongs to, and
-        a rate that another callback sets stays.
+        Copies are added to the training loop; ``net_.callbacks_`` holds them. A learning rate
+        scheduler (``LRScheduler``) among them replaces the built-in schedule, and ``warmup`` has
+        no effect. A rate that another callback sets is kept.
     net_params : dict, default=None
         More parameters of the ``skorch.NeuralNetRegressor``, such as
-        ``{"optimizer__betas": (0.9, 0.99)}``. Those that have a parameter here are refused.
+        ``{"optimizer__betas": (0.9, 0.99)}``. Those that a parameter of this class sets are
+        refused.
     image_size : int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
@@ -86,12 +87,11 @@ default="efficientnet_lite0"
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        What the network computes in. "auto" is bfloat16 on a CUDA device, else float32.
+        Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
-        What activations at the cut are kept in.
+        Type of the activations at the cut in memory and in the store.
     memory : None, str, Path, FeatureStore or object with a location, default=None
-        Where activations at the cut are kept, by sample: shared by folds, candidates and
-        processes.
+        Store of activations at the cut, by sample, which folds, candidates and processes share.
     n_jobs : int, default=None
         Threads that open and preprocess samples.
     random_state : int, RandomState instance or None, default=None
@@ -104,21 +104,23 @@ default="efficientnet_lite0"
     backbone_ : Backbone
         The pretrained network, unchanged.
     net_ : skorch.NeuralNetRegressor
-        What trained the stages above the cut.
+        The net that trained the stages above the cut. It takes activations at the cut and
+        targets in the units of ``y``; its losses are those of standardised targets. It can be
+        pickled and trained further (``partial_fit``); the estimator predicts with the result.
     frozen_layers_, trained_layers_ : list of str
         The stages below and above the cut.
     history_ : list of dict
-        One entry an epoch: losses, durations.
+        One entry for each epoch: losses, duration and scores of callbacks.
     best_epoch_ : int
         The epoch whose weights are used; 0 is the state before training.
     validation_indices_ : ndarray of int
-        Positions of the rows that were set aside.
+        Positions of the samples of the validation set.
     lr_ : float
         The learning rate used.
     n_features_in_ : int
-        Numbers in a sample, where X is a table.
+        Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, where X is a table with names.
+        Names of the columns, if X is a table with names.
 
     See Also
     --------
@@ -227,8 +229,8 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss is not finite; the message says what to try.
         """
-        again = self._goes_on()
-        samples = self._begin(X, y)
+        again = self._continues()
+        samples = self._start_fit(X, y)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         if again:  # in the same units

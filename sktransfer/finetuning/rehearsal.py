@@ -1,6 +1,8 @@
-"""Activations kept from earlier calls of partial_fit, to be trained again with their weights."""
+"""Keep activations of earlier calls of partial_fit and train on them again."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -8,11 +10,11 @@ from .rows import Table
 
 __all__ = ["keep_rows", "kept_rows"]
 
-Kept = dict[object, tuple[np.ndarray, np.ndarray]]  # label: activations and weights
+Kept = dict[Any, tuple[np.ndarray, np.ndarray]]  # label: activations and weights
 
 
 def kept_rows(kept: Kept | None, classes: np.ndarray) -> tuple | None:
-    """Return the rows that are trained again.
+    """Return the rows kept from earlier calls.
 
     Parameters
     ----------
@@ -38,11 +40,11 @@ def keep_rows(
     kept: Kept | None,
     activations: np.ndarray,
     weight: np.ndarray,
-    groups: dict[object, np.ndarray],
+    groups: dict[Any, np.ndarray],
     n_rows: int,
     seed: int,
 ) -> Kept:
-    """Draw rows of each label to keep, among new ones and those kept before alike.
+    """Draw the rows of each label to keep, from new rows and rows kept before.
 
     Parameters
     ----------
@@ -51,9 +53,9 @@ def keep_rows(
     activations : ndarray of shape (n, ...)
     weight : ndarray of shape (n,)
     groups : dict of label to ndarray of int
-        The new rows of each label, in the order of codes.
+        Positions of the new rows of each label, in the order of codes.
     n_rows : int
-        How many are kept of each label at most.
+        Largest number of rows kept of each label.
     seed : int
 
     Returns

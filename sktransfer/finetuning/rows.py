@@ -1,11 +1,10 @@
-"""Training rows: activations at the cut with targets and weights, in batches."""
+"""Training rows (activations at the cut, targets and weights) and their batches."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +14,20 @@ from ..data import pad_rows
 
 __all__ = ["Batches", "Rows", "Table", "append_kept", "as_rows", "count_batches"]
 
-_ON_DEVICE = 0.5  # share of an accelerator's free memory that activations may take
+_ON_DEVICE = 0.5  # largest share of an accelerator's free memory for activations
 
 
 class Table:
-    """Some rows of an array and others behind them, copied only when they are asked for.
+    """Rows of an array and more rows after them, copied only on access.
 
     Parameters
     ----------
     rows : ndarray of shape (n, ...) or array of n arrays
-        In memory or in a file that is mapped.
+        In memory or memory-mapped.
     index : ndarray of int, default=None
-        Which of them; None for all.
+        Positions of the rows; None for all.
     behind : ndarray, default=None
-        More rows.
+        More rows, after those of the index.
     """
 
     def __init__(self, rows: np.ndarray, index=None, behind: np.ndarray | None = None):
@@ -37,7 +36,7 @@ class Table:
         self.behind = behind
 
     def __getstate__(self) -> dict:
-        """Return what a pickle or a copy holds: the rows of the table, in memory, and no others."""
+        """Return the state of a pickle or a copy, which holds no other rows of the array."""
         return {"rows": self[:], "index": np.arange(len(self)), "behind": None}
 
     def __len__(self) -> int:
@@ -45,9 +44,9 @@ class Table:
 
     def __getitem__(self, at) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
-        front = at < len(self.index)
-        if self.behind is None or front.all():
+        if self.behind is None:
             return self.rows[self.index[at]]
+        front = at < len(self.index)
         taken = np.empty((len(at), *self.rows.shape[1:]), self.rows.dtype)
         taken[front] = self.rows[self.index[at[front]]]
         taken[~front] = self.behind[at[~front] - len(self.index)]
@@ -68,19 +67,19 @@ class Table:
 
 
 class Rows(torch.utils.data.Dataset):
-    """Training rows: activations at the cut, targets, weights.
+    """Hold training rows: activations at the cut, targets and weights.
 
     Parameters
     ----------
     views : sequence of Table or ndarray of shape (n, ...)
-        The activations; more than one where each sample has several augmented views, of which
-        an epoch takes one at random.
+        The activations; several if samples have augmented views, of which each epoch uses one
+        at random.
     target : ndarray of shape (n,) or (n, n_outputs)
     weight : ndarray of shape (n,)
-        In batches they come divided by their mean, so that a loss times weight, averaged over
+        Batches hold weights divided by their mean, so that loss times weight, averaged over
         batches of any size, is the weighted mean over all rows.
     fresh : callable, default=None
-        From positions and an epoch's seed to activations, for views made anew.
+        From positions and the seed of an epoch to activations of new views.
     """
 
     def __init__(
@@ -123,9 +122,9 @@ class Rows(torch.utils.data.Dataset):
         return taken
 
     def to(self, device: torch.device) -> Rows:
-        """Return these rows on an accelerator if they fit there with room to spare."""
+        """Return these rows on an accelerator, if they fit into half of its free memory."""
         if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
-            return self  # texts are joined batch by batch
+            return self  # texts are padded in each batch
         size = sum(view.nbytes for view in self.views)
         if size >= _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
             return self
@@ -156,8 +155,8 @@ def append_kept(target: np.ndarray, weight: np.ndarray, kept: tuple | None) -> t
     return np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]]), kept[0]
 
 
-def as_rows(view: np.ndarray) -> Any:
-    """Turn a table into a tensor, or one of texts, which differ in length, into a list.
+def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
+    """Convert an array to a tensor, or an array of texts, which differ in length, to a list.
 
     Parameters
     ----------
@@ -168,8 +167,13 @@ def as_rows(view: np.ndarray) -> Any:
     Tensor or list of Tensor
     """
     if view.dtype == object:
-        return [torch.from_numpy(np.require(row, requirements=["C", "W"])) for row in view]
-    return torch.from_numpy(np.require(view, requirements=["C", "W"]))
+        return [_as_tensor(row) for row in view]
+    return _as_tensor(view)
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Convert an array to a tensor, without a copy unless it is read-only."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _is_ragged(view) -> bool:
@@ -177,29 +181,29 @@ def _is_ragged(view) -> bool:
 
 
 def _tensor(view: Table | torch.Tensor) -> torch.Tensor:
-    return as_rows(view[:]) if isinstance(view, Table) else view
+    return _as_tensor(view[:]) if isinstance(view, Table) else view
 
 
 def _take(view: Table | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Take some rows as one tensor, texts filled up with zeros, which hold no token."""
+    """Return some rows as one tensor; texts are padded with zeros, the id of no token."""
     if isinstance(view, torch.Tensor):
         return view[index]
     rows = view[index.numpy()]
-    return torch.from_numpy(pad_rows(list(rows))) if view.is_ragged else as_rows(rows)
+    return torch.from_numpy(pad_rows(list(rows))) if view.is_ragged else _as_tensor(rows)
 
 
 class Batches:
-    """Iterate over rows in batches, each epoch in a new order drawn from its own generator.
+    """Iterate over rows in batches, in a new random order in each epoch.
 
     Parameters
     ----------
     rows : Rows or torch.utils.data.Dataset
-        Another dataset is what skorch makes of an array.
+        skorch makes other datasets from arrays.
     batch_size : int
     seed : int, default=None
         None keeps the order of the rows.
     in_pairs : bool, default=False
-        Whether a last batch of one row joins the batch before it.
+        Whether a last batch of one row is added to the batch before it.
     """
 
     def __init__(self, rows, batch_size: int, seed: int | None = None, in_pairs: bool = False):

@@ -1,4 +1,4 @@
-"""The end of a network that is trained: stages and head, what changed, and it as a backbone."""
+"""The trained end of a network: the stages above the cut and the head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Pooling", "Tail", "copy_state", "learned_stages", "restrict_rows"]
 
 
 class Pooling(nn.Module):
-    """Pooling as the stage between a network and its head."""
+    """Pool activations, as the stage between the network and its head."""
 
     def __init__(self, square: bool, masked: bool):
         super().__init__()
@@ -30,28 +30,28 @@ class Pooling(nn.Module):
 
 
 class Tail(nn.Module):
-    """The stages above the cut and the head.
+    """Run the stages above the cut, the pooling and the head.
 
     Parameters
     ----------
     stages : dict of str to torch.nn.Module
-        Trained from here on.
+        The stages to train, in order.
     head : torch.nn.Module
     square, masked : bool
         See :func:`sktransfer.engines.pool`.
     train_batch_norm : bool
-        Whether batch norm adapts its statistics, in stages that learn. If not, it stays in
+        Whether batch norm in trained stages updates its statistics. If not, it stays in
         ``eval`` mode.
     precision : {"float32", "bfloat16"}
 
     Attributes
     ----------
     n_chunks : int
-        Into how many parts a batch is divided where memory is short.
+        Number of parts into which a batch is divided because memory is short.
     n_trainings : int
-        How often it was trained: what is prepared from it is of no use after the next time.
+        Number of trainings, by which objects computed from earlier tensors are recognised.
     seed : int
-        Of what is drawn in training (dropout); each batch has the next one.
+        Seed of random numbers in training (dropout), increased by one for each batch.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Tail(nn.Module):
         self.precision = precision
         self.n_chunks = 1
         self.n_trainings = 0
-        # As a tensor: a network compiled for one seed would be compiled again for the next.
+        # A tensor, since a network would be compiled again for each new Python integer.
         self._seed = torch.zeros((), dtype=torch.int64)
 
     @property
@@ -82,7 +82,7 @@ class Tail(nn.Module):
 
     def train(self, mode: bool = True) -> Tail:
         super().train(mode)
-        # A batch norm in the new head has no statistics yet that could be kept.
+        # Batch norm in the new head is always trained: it has no statistics yet.
         for stage in list(self.body)[:-1]:
             if self.train_batch_norm and _learns(stage):
                 continue
@@ -92,13 +92,13 @@ class Tail(nn.Module):
 
     @property
     def learns_statistics(self) -> bool:
-        """Whether a batch norm adapts in training, which takes two rows at least."""
+        """Whether a batch norm is trained, which needs at least two rows in a batch."""
         where = self if self.train_batch_norm else self.body[-1]
         return any(map(_keeps_statistics, where.modules()))
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None):
-        """Return outputs; with weights, which pass by, outputs and weights for the loss."""
-        if x.is_floating_point():  # ids of tokens stay what they are
+        """Return the outputs, or outputs and weights if weights are given."""
+        if x.is_floating_point():  # not ids of tokens
             x = x.to(self._like.dtype)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)

@@ -34,12 +34,12 @@ FORMAT = 1  # of the state that files hold; files of earlier formats must open
 
 
 class TunedNetwork:
-    """A network whose last stages were trained: what a fine-tuned estimator has learned.
+    """Hold a network whose last stages were trained: the state of a fitted estimator.
 
     Parameters
     ----------
     origin : Backbone
-        The pretrained network, which stays as it is.
+        The pretrained network, which is not changed.
     frozen : sequence of str
         The stages of the origin that were not trained.
     tail : Tail
@@ -67,24 +67,24 @@ class TunedNetwork:
     def of_training(
         cls, origin: Backbone, frozen: Sequence[str], net: skorch.NeuralNet, plan: TrainingPlan
     ) -> TunedNetwork:
-        """Take over what a training led to, moved to the CPU."""
+        """Make a tuned network from a net after training, and move it to the CPU."""
         tuned = cls(origin, frozen, tail_of(net).to("cpu"), plan)
         net.device = "cpu"
-        # The state of an optimizer goes where the parameters are when it is loaded.
+        # Loading moves the state of the optimizer to the device of the parameters.
         net.optimizer_.load_state_dict(net.optimizer_.state_dict())
         tuned.net = net
         return tuned
 
     @functools.cached_property
     def net(self) -> skorch.NeuralNet:
-        """The net that trained the tail, or one that can go on training it."""
+        """The skorch net that trained the tail, or one that can train it further."""
         net = make_net(self.tail, None, self.plan, torch.device("cpu"))
         net.history_ = History({**row, "batches": []} for row in self._history)
         return net
 
     @property
     def history(self) -> list[dict]:
-        """One entry for each epoch of training, without those of its batches."""
+        """One entry for each epoch of training, without the entries of its batches."""
         return [{k: v for k, v in row.items() if k != "batches"} for row in self.net.history]
 
     def outputs(self, activations: np.ndarray, device: str, precision: str) -> np.ndarray:
@@ -108,14 +108,14 @@ class TunedNetwork:
         return outputs.astype(np.float64)
 
     def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:
-        """Return the network as a backbone, one object until it is trained again.
+        """Return the network as a backbone, the same object until the next training.
 
         Parameters
         ----------
         classes : sequence of str or None
             Names of the outputs.
         label_rows : dict
-            The row of the head for each label that was learned.
+            The row of the head for each label that was trained.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class TunedNetwork:
         return self._once("backbone", make)
 
     def _once(self, key: str, make: Callable):
-        """Return what is made from the tail, made anew after each training of it."""
+        """Return an object made from the tail; it is made again after each training."""
         if self._made.get("n_trainings") != self.tail.n_trainings:
             self._made = {"n_trainings": self.tail.n_trainings}
         if key not in self._made:
@@ -140,13 +140,13 @@ class TunedNetwork:
     # -- the format of files ---------------------------------------------------------------
 
     def changed_tensors(self) -> dict[str, np.ndarray]:
-        """Return the trained tensors, without the head's, that are not the origin's."""
+        """Return the trained tensors, except those of the head, that differ from the origin."""
         tail = self.tail
         bare = bare_tail(self.origin, tail.names, tail.train_batch_norm, tail.precision)
         return changed_tensors(bare, tail)
 
     def state(self) -> dict:
-        """Return what a file holds of this network; the origin is not part of it.
+        """Return the content of a file with this network; the origin is not part of it.
 
         ============ ==================================================================
         key          value
@@ -155,13 +155,13 @@ class TunedNetwork:
         ``frozen``   names of the stages that were not trained
         ``trained``  names of the stages that were
         ``settings`` ``train_batch_norm`` and ``precision``
-        ``tensors``  name to array: the trained tensors that are not, bit for bit, the
-                     origin's; of word vectors the rows that changed and their ids
+        ``tensors``  name to array: the trained tensors that differ from the origin; of word
+                     vectors the rows that differ and their ids
         ``head``     description of the head by names and numbers, or the module itself
-                     where it has other layers than those of ``head="mlp"``
-        ``weights``  name to array: the tensors of the head, where it is described
-        ``plan``     fields of the plan of training, without callbacks
-        ``history``  one dictionary for each epoch, without those of its batches
+                     if it has other layers than those of ``head="mlp"``
+        ``weights``  name to array: the tensors of the head, if it is described
+        ``plan``     fields of the training plan, without callbacks
+        ``history``  one dictionary for each epoch, without the entries of its batches
         ============ ==================================================================
         """
         head = describe_module(self.tail.head)
@@ -183,13 +183,13 @@ class TunedNetwork:
 
     @classmethod
     def from_state(cls, origin: Backbone, state: dict) -> TunedNetwork:
-        """Make a network again of what a file holds and the backbone it came from.
+        """Make a network from the content of a file and the pretrained backbone.
 
         Parameters
         ----------
         origin : Backbone
         state : dict
-            What :meth:`state` returned, in this or an earlier version.
+            What :meth:`state` returned, in this or an earlier version of the package.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class TunedNetwork:
         Raises
         ------
         ValueError
-            If a later version wrote the state.
+            If a later version of the package wrote the state.
         """
         if state["format"] > FORMAT:
             raise ValueError(
@@ -221,16 +221,16 @@ def _plan_state(plan: TrainingPlan) -> dict:
 
 
 class TunedBackbone(Backbone):
-    """A tuned network as a backbone. Its pickle holds what differs from where it came from.
+    """A tuned network as a backbone, whose pickle holds the tensors that differ from its origin.
 
     Parameters
     ----------
     network : TunedNetwork
-        It belongs to this backbone from here on.
+        It is not copied.
     classes : sequence of str or None
         Names of the outputs.
     label_rows : dict
-        The row of the head for each label that was learned.
+        The row of the head for each label that was trained.
     """
 
     def __init__(self, network: TunedNetwork, classes, label_rows: dict):
@@ -256,7 +256,7 @@ class TunedBackbone(Backbone):
 
 
 def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> TunedBackbone:
-    """Make a tuned backbone again of what its pickle holds."""
+    """Make a tuned backbone from the content of its pickle."""
     made = TunedBackbone(TunedNetwork.from_state(origin, state), classes, label_rows)
     if resized is not None:
         made.preprocess = resized
@@ -264,7 +264,7 @@ def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> 
 
 
 def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str) -> Tail:
-    """Return some stages of a backbone as a tail without a head, their tensors shared.
+    """Return some stages of a backbone as a tail without a head; tensors are shared.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ def _is_square(shape: tuple[int, ...] | None) -> bool:
 
 
 def changed_tensors(bare: Tail, tail: Tail) -> dict[str, np.ndarray]:
-    """Return the tensors of a trained tail that are not, bit for bit, what they were.
+    """Return the tensors of a trained tail that training changed.
 
     Parameters
     ----------
@@ -304,7 +304,7 @@ def changed_tensors(bare: Tail, tail: Tail) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray
-        The head is not among them. Of word vectors, the rows that changed and their ids.
+        Without those of the head. Of word vectors, the rows that changed and their ids.
     """
     original, tuned = bare.state_dict(), tail.state_dict()
     if hasattr(bare.body[0], "restricted"):
@@ -317,15 +317,15 @@ def changed_tensors(bare: Tail, tail: Tail) -> dict[str, np.ndarray]:
 
 
 def _changed_rows(original, table) -> dict[str, torch.Tensor]:
-    """Return the rows of a table of word vectors without those that are as in another."""
+    """Return the rows of a table of word vectors that differ from the original, and their ids."""
     before = original.restricted(table.index.numpy()).rows
-    # What the other has of its own would be replaced, so it stays.
+    # Rows that the original table replaces itself must be kept, changed or not.
     keep = (table.rows != before).any(1) | torch.isin(table.index, original.index)
     return {"body.0.index": table.index[keep], "body.0.rows": table.rows.detach()[keep]}
 
 
 def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -> Tail:
-    """Make a trained tail again.
+    """Make a trained tail from its changed tensors and its head.
 
     Parameters
     ----------

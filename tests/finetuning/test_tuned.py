@@ -21,6 +21,9 @@ for name, (model, X, expected) in joblib.load(sys.argv[1]).items():
     names = ("predict_proba", "predict", "transform")
     found = getattr(model, next(n for n in names if hasattr(model, n)))(X)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    if name == "labels":
+        model.partial_fit(X[:3], ["ant", "bee", "fly"])
+        assert model.classes_.tolist() == ["ant", "bee", "fly", "wasp"]
     print(name)
 """
 
