@@ -117,10 +117,10 @@ def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
     padding = getattr(model.config, "pad_token_id", None) or 0
     whole = Whole(model, padding)
     with _explained(name, "it is not an encoder of texts that transformers runs on ids alone"):
-        ids = _probe(model.config.vocab_size)
+        ids = _sample_ids(model.config.vocab_size)
         expected = _run([whole], ids)
     try:
-        stages = _cut(model, padding)
+        stages = _split_encoder(model, padding)
         difference = _run(stages.values(), ids) - expected
         agree = difference.norm() <= 1e-5 * expected.norm()
     except Exception:  # the blocks of this family have other names or inputs
@@ -128,7 +128,7 @@ def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
     return (stages if agree else {"encoder": whole}) | {"sentence": sentence}
 
 
-def _probe(n_ids: int) -> torch.Tensor:
+def _sample_ids(n_ids: int) -> torch.Tensor:
     """Make three rows of ids of different lengths."""
     ids = torch.randint(1, n_ids + 1, (3, 16), generator=torch.Generator().manual_seed(0))
     ids[1, 9:] = ids[2, 3:] = 0
@@ -142,7 +142,7 @@ def _run(stages: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _cut(model: Any, padding: int) -> dict[str, nn.Module]:
+def _split_encoder(model: Any, padding: int) -> dict[str, nn.Module]:
     encoder = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT
     relative = None
     if hasattr(encoder, "compute_position_bias"):  # MPNet

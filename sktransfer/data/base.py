@@ -33,7 +33,8 @@ class UnreadableSamplesError(ValueError):
     def __init__(self, problems: list[tuple[int, object, Exception]]):
         self.problems = problems
         lines = [
-            f"sample {i}, {_label(sample)}: {_reason(why)}" for i, sample, why in problems[:_SHOWN]
+            f"sample {i}, {_short_name(sample)}: {_reason(why)}"
+            for i, sample, why in problems[:_SHOWN]
         ]
         if len(problems) > _SHOWN:
             lines.append(f"and at least {len(problems) - _SHOWN} more")
@@ -58,7 +59,7 @@ class UnreadableSamplesError(ValueError):
         return type(self)([(int(rows[i]), sample, why) for i, sample, why in self.problems])
 
 
-def _label(sample) -> str:
+def _short_name(sample) -> str:
     if isinstance(sample, str | os.PathLike):
         return repr(os.fspath(sample))
     shape = getattr(sample, "shape", getattr(sample, "size", ""))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import check_array
 
-from .base import _label, plain_array, unwrap_column
+from .base import _short_name, plain_array, unwrap_column
 from .modality import Modality, register_modality
 from .pixels import digest, is_tensor, open_image, read_image, tensor_to_images
 
@@ -131,7 +131,7 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
 
 
 def _single(X) -> TypeError:
-    return TypeError(f"X must be a list of images, got one image: {_label(X)}. Pass [image].")
+    return TypeError(f"X must be a list of images, got one image: {_short_name(X)}. Pass [image].")
 
 
 def _tensor_to_array(X) -> np.ndarray:

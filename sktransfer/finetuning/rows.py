@@ -129,7 +129,7 @@ class Rows(torch.utils.data.Dataset):
         if size >= _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
             return self
         moved = copy.copy(self)
-        moved.views = [_tensor(view).to(device) for view in self.views]
+        moved.views = [_whole(view).to(device) for view in self.views]
         moved.target, moved.relative = self.target.to(device), self.relative.to(device)
         return moved
 
@@ -180,7 +180,7 @@ def _is_ragged(view) -> bool:
     return isinstance(view, Table) and view.is_ragged
 
 
-def _tensor(view: Table | torch.Tensor) -> torch.Tensor:
+def _whole(view: Table | torch.Tensor) -> torch.Tensor:
     return _as_tensor(view[:]) if isinstance(view, Table) else view
 
 
