@@ -82,7 +82,7 @@ def describe(item) -> str:
     ValueError
         If an item has no description that differs from that of another one of its type.
     """
-    return _Describer(lenient=False).describe(item)
+    return _Describer(lenient=False).render(item)
 
 
 class _Describer:
@@ -100,7 +100,7 @@ class _Describer:
         # Descriptions by id. The object is kept too, so that its id is not used again.
         self.done: dict[object, tuple[object, str]] = {}
 
-    def describe(self, item) -> str:
+    def render(self, item) -> str:
         if isinstance(item, _PLAIN):
             return f"{type(item).__name__} {item!r}"
         if isinstance(getattr(item, "content_digest", None), str):  # a table of word vectors
@@ -130,13 +130,13 @@ class _Describer:
         if isinstance(item, nn.Module):
             return f"{type(item).__qualname__} {self.fingerprint(item, None)}"
         if isinstance(item, np.ndarray):
-            return f"array of objects{item.shape}{self.describe(item.ravel().tolist())}"
+            return f"array of objects{item.shape}{self.render(item.ravel().tolist())}"
         if isinstance(item, Mapping):  # the order of the items counts
-            return f"{name} {[(self.describe(k), self.describe(v)) for k, v in item.items()]}"
+            return f"{name} {[(self.render(k), self.render(v)) for k, v in item.items()]}"
         if isinstance(item, set | frozenset):
-            return f"{name} {sorted(self.describe(i) for i in item)}"
+            return f"{name} {sorted(self.render(i) for i in item)}"
         if isinstance(item, list | tuple):
-            return f"{name} {[self.describe(i) for i in item]}"
+            return f"{name} {[self.render(i) for i in item]}"
         return self._code(item) or self._object(item)
 
     def fingerprint(self, module: nn.Module, stages) -> str:
@@ -163,25 +163,25 @@ class _Describer:
     def _setting(self, value) -> str:
         """Describe a setting of a module, by its type where there is no description."""
         try:
-            return self.describe(value)
+            return self.render(value)
         except ValueError:
             return type(value).__qualname__
 
     def _code(self, item) -> str:
         """Describe a callable or a class, or return nothing."""
         if isinstance(item, types.CodeType):
-            consts = [self.describe(const) for const in item.co_consts]
+            consts = [self.render(const) for const in item.co_consts]
             return repr((item.co_code.hex(), item.co_names, item.co_freevars, consts))
         if isinstance(item, functools.partial):
-            return f"partial {self.describe((item.func, item.args, item.keywords))}"
+            return f"partial {self.render((item.func, item.args, item.keywords))}"
         if isinstance(item, types.MethodType):
-            return f"{self.describe(item.__func__)} of {self.describe(item.__self__)}"
+            return f"{self.render(item.__func__)} of {self.render(item.__self__)}"
         if isinstance(item, types.FunctionType):
             return self._function(item)
         if isinstance(item, property):
-            return f"property {self.describe((item.fget, item.fset))}"
+            return f"property {self.render((item.fget, item.fset))}"
         if isinstance(item, functools.cached_property):
-            return f"property {self.describe(item.func)}"
+            return f"property {self.render(item.func)}"
         if inspect.isclass(item):
             return self._class(item)
         return _name(item) if inspect.isroutine(item) else ""
@@ -194,7 +194,7 @@ class _Describer:
         found = function.__globals__
         used = {name: _used_of(found[name], names) for name in names if name in found}
         around = (function.__defaults__, function.__kwdefaults__, cells, used)
-        return f"{self.describe(function.__code__)}{self.describe(around)}"
+        return f"{self.render(function.__code__)}{self.render(around)}"
 
     def _class(self, cls: type) -> str:
         """Name a class and describe the user's classes that it inherits from."""
@@ -211,8 +211,7 @@ class _Describer:
             members = {k: v for k, v in vars(cls).items() if _is_member(k, v)}
             members = {k: getattr(v, "__func__", v) for k, v in members.items()}
             described = {
-                k: self._setting(v) if _is_value(v) else self.describe(v)
-                for k, v in members.items()
+                k: self._setting(v) if _is_value(v) else self.render(v) for k, v in members.items()
             }
             text = hashlib.sha256(repr(described).encode()).hexdigest()
             self.done["members", id(cls)] = cls, text
@@ -236,7 +235,7 @@ class _Describer:
     def _state(self, item) -> str:
         state = getattr(item, "__dict__", None)
         if state is not None:
-            return f"{self._class(type(item))} {self.describe(dict(sorted(state.items())))}"
+            return f"{self._class(type(item))} {self.render(dict(sorted(state.items())))}"
         text = repr(item)
         if " at 0x" in text:
             raise ValueError(
