@@ -9,7 +9,7 @@ COLOUR = np.zeros((6, 5, 3), np.uint8)
 GREY = np.zeros((6, 5), np.uint8)
 
 
-def test_at_most_ten_unreadable_samples_are_named_with_place_and_cause():
+def test_the_message_lists_ten_samples_with_positions_and_causes():
     problems = [(3 * i, f"{i}.jpg", ValueError(f"cause {i}")) for i in range(13)]
     message = str(UnreadableSamplesError(problems))
     assert "13 samples could not be read" in message
@@ -18,14 +18,14 @@ def test_at_most_ten_unreadable_samples_are_named_with_place_and_cause():
     assert "3 more" in message
 
 
-def test_samples_without_a_name_are_told_by_type_and_shape():
+def test_arrays_and_images_are_described_by_type_and_shape():
     why = ValueError("too dark")
     message = str(UnreadableSamplesError([(0, COLOUR, why), (2, Image.fromarray(GREY), why)]))
     assert "sample 0, ndarray (6, 5, 3): too dark" in message
     assert "sample 2, Image (5, 6): too dark" in message
 
 
-def test_the_error_comes_back_whole_from_another_process():
+def test_the_error_can_be_pickled():
     error = UnreadableSamplesError([(4, "a.jpg", ValueError("0 bytes"))])
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is UnreadableSamplesError
@@ -33,6 +33,6 @@ def test_the_error_comes_back_whole_from_another_process():
     assert copy.problems[0][:2] == (4, "a.jpg")
 
 
-def test_a_cause_without_words_is_told_by_its_type():
+def test_a_cause_without_a_message_is_described_by_its_type():
     message = str(UnreadableSamplesError([(0, "a.png", MemoryError())]))
     assert message == "1 sample could not be read:\n  sample 0, 'a.png': MemoryError"

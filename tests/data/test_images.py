@@ -73,7 +73,7 @@ def test_a_tensor_of_grey_images_holds_as_many_samples_as_rows():
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
-def test_flattened_rows_take_the_shape_that_is_given(shape):
+def test_flattened_rows_are_reshaped_to_image_shape(shape):
     images = RNG.integers(0, 256, (4, *shape), dtype=np.uint8)
     rows = images.reshape(4, -1)
     for X in (rows, list(rows)):
@@ -97,18 +97,18 @@ def test_flattened_rows_take_the_shape_that_is_given(shape):
         (pd.DataFrame({"a": PATHS, "b": PATHS}), ValueError, "one column"),
     ],
 )
-def test_what_is_no_list_of_samples_is_refused(X, error, message):
+def test_other_types_and_shapes_of_x_are_refused(X, error, message):
     with pytest.raises(error, match=message):
         as_samples(X)
 
 
 @pytest.mark.parametrize("image", [COLOUR, torch.zeros(3, 6, 5)])
-def test_one_colour_image_is_no_list_of_grey_ones(image):
+def test_a_single_colour_image_is_refused(image):
     with pytest.raises((TypeError, ValueError), match="one image"):
         as_samples(image)
 
 
-def test_rows_of_another_length_than_image_shape_are_refused():
+def test_rows_that_do_not_fit_image_shape_are_refused():
     with pytest.raises(ValueError, match=r"30 values.*image_shape=\(6, 6\) needs 36"):
         as_samples(np.zeros((4, 30)), image_shape=(6, 6))
 
@@ -146,13 +146,13 @@ def test_a_tensor_array_of_pyarrow_holds_images():
     "shape",
     [[1], [6, 5, 2], [0, 30], [-6, -5], (6.0, 5), ["a", "b"], [[6, 5]], [6, 5, 3, 1], [True, 30]],
 )
-def test_an_image_shape_that_is_none_is_named(shape):
+def test_an_invalid_image_shape_is_named_in_the_error(shape):
     extractor = PretrainedFeatureExtractor(tiny_backbone(), image_shape=shape)
     with pytest.raises(ValueError, match=r"image_shape=.*give \(height, width\) or"):
         extractor.fit(np.zeros((4, 30)))
 
 
 @pytest.mark.parametrize("X", [np.zeros((4, 30)), [GREY, GREY], [1, 2], ["a.jpg", "b.jpg"]])
-def test_an_x_that_does_not_fit_image_shape_names_it(X):
+def test_an_error_about_x_names_image_shape(X):
     with pytest.raises(ValueError, match=r"image_shape=\(1, 2\)"):
         PretrainedFeatureExtractor(tiny_backbone(), image_shape=[1, 2]).fit(X)

@@ -1,4 +1,4 @@
-"""A modality of one's own in one file: sound clips, arrays of one dimension and any length."""
+"""A modality defined in one file: sound clips, which are arrays of one dimension and any length."""
 
 import pickle
 
@@ -111,7 +111,7 @@ def by_hand(X):
         return nn.Sequential(*list(Ears())[:-1])(x).numpy()
 
 
-def test_features_are_what_the_network_makes_of_opened_clips(backbone):
+def test_features_equal_the_output_of_the_network(backbone):
     X, _ = clips(20)
     found = PretrainedFeatureExtractor(backbone).fit(X).transform(X)
     np.testing.assert_allclose(found, by_hand(X), rtol=1e-5, atol=1e-6)
@@ -181,7 +181,7 @@ def test_an_unreadable_clip_is_named(backbone):
         PretrainedFeatureExtractor(backbone).fit(X).transform(X)
 
 
-def test_clips_that_are_no_clips_are_refused(backbone):
+def test_other_shapes_are_refused_by_the_check_of_the_modality(backbone):
     with pytest.raises(ValueError, match="a list of clips"):
         PretrainedFeatureExtractor(backbone).fit(np.zeros((3, 2, 2)))
 
@@ -228,7 +228,7 @@ def test_tensors_of_different_shapes_are_explained():
         PretrainedFeatureExtractor(uneven).fit(X).transform(X)
 
 
-def test_an_unknown_modality_is_answered_with_those_that_are_known():
+def test_an_unknown_modality_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match=r"modality='smell'.*'array', 'image'.*register_modality"):
         load_backbone(nn.Linear(3, 2), modality="smell")
 

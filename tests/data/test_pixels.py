@@ -20,7 +20,7 @@ COLOUR = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
 
 
-def test_colour_is_opened_as_it_is_in_every_form(tmp_path):
+def test_all_types_of_colour_images_give_the_same_values(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     tensor = torch.from_numpy(COLOUR).permute(2, 0, 1)
     for sample in (tmp_path / "a.png", str(tmp_path / "a.png"), COLOUR, tensor):
@@ -31,7 +31,7 @@ def test_colour_is_opened_as_it_is_in_every_form(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
-def test_small_integers_of_any_type_are_bytes(dtype):
+def test_integers_up_to_255_are_converted_to_uint8(dtype):
     opened = open_image(COLOUR.astype(dtype))
     assert opened.dtype == np.uint8
     assert np.array_equal(opened, COLOUR)
@@ -46,7 +46,7 @@ def test_floats_from_0_to_1_stay_floats(dtype):
 
 
 @pytest.mark.parametrize("grey", [GREY, GREY[..., None], Image.fromarray(GREY)])
-def test_grey_gets_three_equal_channels(grey):
+def test_greyscale_images_get_three_equal_channels(grey):
     assert np.array_equal(open_image(grey), np.repeat(GREY[..., None], 3, axis=2))
 
 
@@ -58,7 +58,7 @@ def test_black_and_white_becomes_0_and_255(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["array", "floats", "image", "file"])
-def test_transparent_pixels_lie_over_white(form, tmp_path):
+def test_transparent_pixels_are_composed_with_white(form, tmp_path):
     alpha = np.array([0, 255, 100, 200, 1, 128], np.uint8)
     rgba = np.dstack([COLOUR, np.repeat(alpha[:, None], 5, axis=1)])
     Image.fromarray(rgba).save(tmp_path / "a.png")
@@ -79,7 +79,7 @@ def test_transparent_pixels_lie_over_white(form, tmp_path):
 @pytest.mark.parametrize(
     ("transparency", "second"), [({}, (0, 0, 255)), ({"transparency": 1}, (255, 255, 255))]
 )
-def test_a_palette_is_looked_up(transparency, second, tmp_path):
+def test_palette_images_are_converted_to_rgb(transparency, second, tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1])
@@ -95,7 +95,7 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert np.array_equal(open_image(image)[0, 0], [255, 0, 0])
 
 
-def test_16_bits_keep_every_value(tmp_path):
+def test_16_bit_images_keep_all_values(tmp_path):
     deep = np.array([[0, 1, 255, 256], [257, 32768, 65534, 65535]], np.uint16)
     Image.fromarray(deep).save(tmp_path / "a.png")
     wanted = np.repeat((deep / 65535).astype(np.float32)[..., None], 3, axis=2)
@@ -104,7 +104,7 @@ def test_16_bits_keep_every_value(tmp_path):
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
-def test_the_rotation_stored_in_a_file_is_applied(orientation, turns, tmp_path):
+def test_the_exif_orientation_is_applied(orientation, turns, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(COLOUR).save(tmp_path / "plain.jpg", quality=95)
@@ -114,7 +114,7 @@ def test_the_rotation_stored_in_a_file_is_applied(orientation, turns, tmp_path):
 
 
 @pytest.mark.data
-def test_the_placeholder_among_the_ants_is_an_image_as_any_other(hymenoptera):
+def test_a_gif_and_photographs_of_a_data_set_are_read(hymenoptera):
     files, _ = hymenoptera["train"]
     assert open_image(DATA / "hymenoptera/train/ants/imageNotFound.gif").shape == (300, 300, 3)
     assert len({digest(file) for file in files}) == len(files) == 245
@@ -150,7 +150,7 @@ def cut_short(path):
         (lambda p: 17, TypeError, "expected a path, an image or an array, got int"),
     ],
 )
-def test_what_is_no_image_says_why(make, error, message, tmp_path):
+def test_errors_state_the_cause(make, error, message, tmp_path):
     with pytest.raises(error, match=message):
         open_image(make(tmp_path))
 
@@ -158,7 +158,7 @@ def test_what_is_no_image_says_why(make, error, message, tmp_path):
 @pytest.mark.parametrize(
     ("high", "divisor"), [(16, 16), (17, 255), (255, 255), (256, 4095), (4095, 4095), (4096, 65535)]
 )
-def test_numbers_out_of_range_are_offered_a_divisor(high, divisor):
+def test_an_error_about_the_range_proposes_a_divisor(high, divisor):
     image = np.array([[0.0, high]])
     with pytest.raises(ValueError, match=rf"float64 values from 0 to {high}:.*divide by {divisor}"):
         open_image(image)
@@ -197,12 +197,12 @@ def test_an_array_without_numbers_is_refused_by_its_type(dtype):
 
 
 @pytest.mark.parametrize("sample", [17, None, ["a.jpg"]])
-def test_what_has_no_contents_has_no_digest(sample):
+def test_digest_refuses_other_types(sample):
     with pytest.raises(TypeError, match="expected a path, an image or an array"):
         digest(sample)
 
 
-def test_bytes_in_the_other_order_are_the_same_numbers():
+def test_the_byte_order_does_not_change_the_image():
     dark = np.arange(48, dtype=np.uint16).reshape(4, 4, 3)
     assert np.array_equal(open_image(dark.astype(">u2")), open_image(dark.astype("<u2")))
     light = np.linspace(0, 1, 48).reshape(4, 4, 3)
@@ -252,7 +252,7 @@ def test_a_file_longer_than_any_image_within_the_limit_is_not_read(tmp_path, mon
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 @pytest.mark.parametrize("use", [open_image, digest])
-def test_a_pipe_is_refused_and_not_waited_for(use, tmp_path):
+def test_a_pipe_is_refused_without_waiting(use, tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     writer = threading.Timer(2, lambda: os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK)))
@@ -268,7 +268,7 @@ def test_a_device_is_refused():
         open_image(os.devnull)
 
 
-def test_a_decoded_image_is_not_copied_whole_on_the_way_to_rgb(tmp_path):
+def test_conversion_to_rgb_copies_no_whole_image(tmp_path):
     path = tmp_path / "a.png"
     Image.new("P", (4000, 4000)).save(path, transparency=0, compress_level=1)
     assert peak_of(lambda: open_image(path)) < 13 * 4000**2  # 1 decoded, 3 RGB, strips
@@ -295,7 +295,7 @@ def peak_of(action) -> int:
 @pytest.mark.parametrize(
     ("mode", "info"), [("RGBA", {}), ("LA", {}), ("P", {"transparency": 1}), ("CMYK", {})]
 )
-def test_strips_give_the_pixels_of_the_whole(mode, info, monkeypatch):
+def test_conversion_in_strips_gives_the_same_pixels(mode, info, monkeypatch):
     rng = np.random.default_rng(0)
     shape = (37, 23, len(Image.new(mode, (1, 1)).getbands()))
     values = rng.integers(0, 3 if mode == "P" else 256, shape, dtype=np.uint8)
@@ -307,7 +307,7 @@ def test_strips_give_the_pixels_of_the_whole(mode, info, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_strips_of_a_transparent_array_give_the_pixels_of_the_whole(dtype, monkeypatch):
+def test_conversion_of_arrays_in_strips_gives_the_same_pixels(dtype, monkeypatch):
     values = RNG.integers(0, 2 if dtype == np.float32 else 256, (37, 23, 4)).astype(dtype)
     whole = open_image(values)
     monkeypatch.setattr(pixels, "_STRIP", 23 * 5)
@@ -315,7 +315,7 @@ def test_strips_of_a_transparent_array_give_the_pixels_of_the_whole(dtype, monke
     assert whole.dtype == dtype
 
 
-def test_an_image_that_does_not_fit_into_memory_says_so():
+def test_an_image_that_does_not_fit_into_memory_is_an_error_with_its_size():
     class Huge(Image.Image):
         def load(self):
             raise MemoryError
@@ -343,7 +343,7 @@ def test_a_matrix_is_an_array(dtype):
     assert digest(matrix) == digest(image)
 
 
-def test_masked_values_are_refused_and_an_empty_mask_is_none():
+def test_masked_values_are_refused_and_an_empty_mask_is_accepted():
     image = np.ma.array(GREY, mask=GREY > 100)
     for use in (open_image, digest):
         with pytest.raises(ValueError, match="the array has masked values: replace them"):

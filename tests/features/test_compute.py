@@ -297,7 +297,7 @@ def test_features_that_cannot_be_stored_are_returned_with_one_warning(small_disk
 
 
 class Meanwhile:
-    """A preprocessing that does something else first, once, and is no other one because of it."""
+    """A preprocessing that calls a function once before it; its digest does not change."""
 
     content_digest = "meanwhile"
 
@@ -311,7 +311,7 @@ class Meanwhile:
         return TINY_SIZE(np.array(image))
 
 
-def test_a_file_replaced_after_its_digest_is_not_stored_under_it(store, tmp_path):
+def test_a_file_replaced_after_its_digest_is_stored_with_the_right_digest(store, tmp_path):
     for name, image in zip("abc", images(3), strict=True):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     first, second, other = (tmp_path / f"{name}.png" for name in "abc")
@@ -328,7 +328,7 @@ def test_a_file_replaced_after_its_digest_is_not_stored_under_it(store, tmp_path
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
-def test_an_error_that_passes_keeps_its_cause(n_jobs):
+def test_an_error_that_does_not_occur_again_keeps_its_cause(n_jobs):
     def fail():
         raise OSError(5, "Input/output error")
 
