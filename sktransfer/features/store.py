@@ -296,8 +296,9 @@ class FeatureStore:
         return db
 
     def _check_owner(self, db: sqlite3.Connection) -> None:
-        columns = _columns(db)
-        if columns == _COLUMNS or not db.execute("SELECT name FROM sqlite_master").fetchall():
+        # In this order: another process may make the table between the two queries.
+        is_new = not db.execute("SELECT name FROM sqlite_master").fetchall()
+        if is_new or _columns(db) == _COLUMNS:
             return
         if db.execute("PRAGMA application_id").fetchone()[0] == _MARK:
             raise sqlite3.DatabaseError("the layout of the table is damaged")

@@ -15,6 +15,7 @@ import pytest
 from sklearn.base import clone
 
 import sktransfer
+from sktransfer.features import store as store_module
 from sktransfer.features.store import FeatureStore, as_store
 
 ROW = 64 + 400  # bytes of 100 float32 and their header
@@ -130,6 +131,23 @@ def test_several_processes_write_into_one_new_folder(tmp_path):
         for i in range(20):
             found = store.get("own", [f"{who}/{i}/{k}".encode() for k in range(5)])
             assert all((value == who * 1000 + i).all() for value in found)
+
+
+def test_a_table_made_while_the_file_is_opened_is_not_taken_for_damage(tmp_path, monkeypatch):
+    store, other = FeatureStore(tmp_path), FeatureStore(tmp_path)
+    columns, calls = store_module._columns, []
+
+    def slow(db):
+        found = columns(db)
+        calls.append(found)
+        if len(calls) == 1:  # between the queries of the one, the other makes the table
+            other.put("recipe", [b"a"], rows(1))
+        return found
+
+    monkeypatch.setattr(store_module, "_columns", slow)
+    store.put("recipe", [b"b"], rows(2))
+    assert len(calls) > 1
+    assert [value[0] for value in store.get("recipe", [b"a", b"b"])] == [1, 2]
 
 
 def test_a_store_waits_while_another_process_makes_the_file(store):
