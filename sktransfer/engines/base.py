@@ -22,6 +22,9 @@ __all__ = ["Engine", "resolve_device"]
 # use. Activations that stay under this many bytes are not faulted in anew for each batch.
 _BYTES = 20e6
 _BYTES_ON_ACCELERATOR = 1e9
+# A batch of short vectors costs next to nothing. Filled up to one size, it gives each vector the
+# same bits in every batch, as scikit-learn's checks of estimators on tables expect.
+_BYTES_FILLED_UP = 2**18
 _TOLERANCE = 1e-4  # relative L2 distance of the prepared stages' features to the stages' own
 
 
@@ -171,11 +174,13 @@ class Engine(abc.ABC):
         dict of str to ndarray of shape (n, n_features)
         """
         size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
+        fills_up = batch_size == "auto" and self._is_cheap(tensors[0], size)
         parts, start = [], 0
         while start < len(tensors):
             fitting = min(size, self._largest_batch or size, len(tensors))
             try:
-                part = self(_as_batch(tensors[start : start + fitting]))
+                batch = _as_batch(tensors[start : start + fitting])
+                part = self._run_filled(batch, size) if fills_up else self(batch)
             except torch.OutOfMemoryError:
                 if fitting == 1:
                     raise
@@ -186,6 +191,19 @@ class Engine(abc.ABC):
             parts.append(part)
             start += fitting
         return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
+
+    def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
+        """Tell whether a batch of ``size`` vectors costs about as much as one vector."""
+        if sample.ndim != 1 or self.device.type != "cpu" or self.modality.has_tokens:
+            return False
+        with torch.inference_mode():
+            return self._inspect(sample[None]) * size <= _BYTES_FILLED_UP
+
+    def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        """Run a batch filled up to ``size`` with its last sample."""
+        n = len(batch)
+        filled = torch.cat([batch, batch[-1:].expand(size - n, *batch.shape[1:])])
+        return {key: rows[:n] for key, rows in self(filled).items()}
 
     def _halve(self, size: int) -> None:
         if self._largest_batch is None:

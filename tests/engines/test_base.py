@@ -38,6 +38,23 @@ def test_a_batch_holds_no_more_samples_than_there_are(size, batches, monkeypatch
     assert features[made.layers[0]].shape == (7, 32)
 
 
+def test_short_vectors_have_the_same_bits_in_every_batch():
+    backbone = load_backbone(Vectors())
+    made = engine_of(backbone, list_layers(backbone)[-1])
+    x = torch.rand(70, 60, generator=torch.Generator().manual_seed(0))
+    (together,) = made.run(x).values()
+    alone = np.concatenate([*(rows for i in range(70) for rows in made.run(x[i : i + 1]).values())])
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_one_image_is_run_alone(monkeypatch):
+    made, seen = engine_of(tiny_backbone(), "2"), []
+    call = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", lambda self, x: seen.append(len(x)) or call(self, x))
+    made.run(noise(1, 3, 16, 16))
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("batch_size", [16, "auto"])
 def test_where_memory_is_short_batches_are_halved_with_one_warning(batch_size, monkeypatch):
     made, sizes = engine_of(tiny_backbone(), "2"), []
