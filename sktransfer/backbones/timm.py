@@ -82,29 +82,31 @@ class _PreLogits(nn.Module):
 def _classifier(module: Any) -> tuple[str, ...]:
     """Return the paths of the modules that make logits of pre-logits, one or several.
 
-    They are what ``get_classifier`` gives, parts of it and modules around it, as far as they do
-    not run for ``pre_logits=True``: a norm before the last linear layer may run or not.
+    These are the modules of the head that do not run for ``pre_logits=True``. Some networks have a
+    norm or a hidden layer in their head, which may run or not.
     """
     if not hasattr(module, "get_classifier"):
         return ()
     found = module.get_classifier()
     wanted = set(map(id, found if isinstance(found, tuple | list) else [found]))
     heads = [name for name, inner in module.named_modules() if id(inner) in wanted]
-    before = _before_logits(module)
-    names = [name for name, _ in module.named_modules() if name and name not in before]
-    return tuple(name for name in names if any(_contains(name, head) for head in heads))
+    ran = _before_logits(module)
+    if ran:
+        heads = list({name.partition(".")[0] for name in heads})
+    inside = [n for n, _ in module.named_modules() if any(_is_in(n, head) for head in heads)]
+    return tuple(n for n in inside if not any(_is_in(other, n) for other in ran))
 
 
-def _contains(name: str, other: str) -> bool:
-    """Tell whether one of two modules is the other or a part of it."""
-    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
+def _is_in(name: str, other: str) -> bool:
+    """Tell whether a module is another one or a part of it."""
+    return f"{name}.".startswith(f"{other}.")
 
 
 def _before_logits(module: nn.Module) -> set[str]:
-    """Return the paths of the modules that run for ``pre_logits=True``."""
+    """Return the paths of the modules that run for ``pre_logits=True``, none if unknown."""
     try:
         graph = trace(_PreLogits(module), _untraced())
-    except Exception:  # a network that cannot be traced is one stage, whatever its classifier
+    except Exception:  # tracing runs the network's own code, which may raise anything
         return set()
     names = {name for node in graph.nodes for _, name, _ in modules_around(node)}
     return {name.removeprefix("network.") for name in names}

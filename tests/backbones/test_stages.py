@@ -319,3 +319,40 @@ def test_modules_that_timm_does_not_trace_are_one_operation():
     layers = list_layers(backbone)
     for info in backbone.module.feature_info:
         assert resolve_layer(backbone, info["module"]) in layers
+
+
+class Headed(nn.Module):
+    """A network with timm's methods; some of the head's steps run for pre-logits, too."""
+
+    def __init__(self, n_before):
+        super().__init__()
+        self.body = nn.Linear(4, 5)
+        steps = [nn.Linear(5, 6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3)]
+        self.head, self.n_before = nn.Sequential(*steps), n_before
+
+    def get_classifier(self):
+        return self.head[-1]
+
+    def forward_features(self, x):
+        return self.body(x)
+
+    def forward_head(self, x, pre_logits=False):
+        if not pre_logits:
+            return self.head(x)
+        for step in list(self.head)[: self.n_before]:
+            x = step(x)
+        return x
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.mark.parametrize(
+    ("n_before", "layer"), [(0, "body"), (1, "head.0"), (2, "head.1"), (3, "head.2")]
+)
+def test_the_classifier_of_timm_is_what_does_not_run_for_pre_logits(n_before, layer):
+    from sktransfer.backbones.timm import _classifier
+
+    module = Headed(n_before)
+    backbone = Backbone("headed", module, classes="abc", heads=_classifier(module))
+    assert penultimate(backbone) == layer
