@@ -1,7 +1,7 @@
 """Read text files of word vectors: lines of a word and its numbers, with or without a header.
 
 This is not left to gensim, which cannot read words that contain a space, as GloVe 840B does, and
-needs several times as long.
+needs about ten times as long.
 """
 
 from __future__ import annotations
