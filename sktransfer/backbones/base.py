@@ -145,10 +145,10 @@ class Backbone:
                 f"{self.name!r} was made for {max(shape[1:])}."
             )
         sized = self.prepared.setdefault("sized", {})
-        sized[image_size] = sized.pop(image_size, None) or self._resized(image_size)
+        sized[image_size] = found = sized.pop(image_size, None) or self._resized(image_size)
         while len(sized) > _SIZES_KEPT:
             sized.pop(next(iter(sized)))
-        return sized[image_size]
+        return found
 
     def _resized(self, image_size: int) -> Backbone:
         other = object.__new__(type(self))

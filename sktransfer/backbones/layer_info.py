@@ -88,11 +88,12 @@ def inspect_layers(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerIn
     """
     known = backbone.prepared.setdefault("inspected", {})
     key = () if backbone.modality.has_tokens else tuple(probe.shape[1:])
-    if key not in known:
-        known[key] = _inspect(backbone, probe[:1])
+    found = known.get(key)
+    if found is None:
+        known[key] = found = _inspect(backbone, probe[:1])
         while len(known) > _INSPECTED:
             known.pop(next(iter(known)))
-    return known[key]
+    return found
 
 
 def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:

@@ -162,7 +162,10 @@ def _unknown_layer(backbone: Backbone, parameter: str, layer: str, names: list[s
             f"{names[0]!r} is its only layer."
         )
     near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
-    why = f": {cut.obstacles[layer]}" if layer in cut.obstacles else ""
+    why = cut.obstacles.get(layer, "")
+    if not why and layer in dict(backbone.module.named_modules()):
+        why = "the network does not call this module, or calls it inside a single operation"
+    why = why and f": {why}"
     return (
         f"{parameter}={layer!r} is not a place where backbone {backbone.name!r} can be cut{why}. "
         f"Nearest: {near}; all: sktransfer.list_layers({backbone.name!r})."

@@ -29,6 +29,7 @@ from .graphs import (
 __all__ = ["Cut", "cut_of", "has_matrix", "has_tensors", "join_stages", "make_single", "stages_of"]
 
 _SHOWN = 3  # values named in a message
+_LONGEST = 200  # characters of another error in a message
 
 
 @dataclasses.dataclass
@@ -139,7 +140,7 @@ def _cut_network(backbone: Backbone, joined: Container[int] = ()) -> Cut:
     try:
         graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
-        return _single(module, f"{type(error).__name__}: {error}")
+        return _single(module, f"{type(error).__name__}: {error}"[:_LONGEST])
     (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
     if not isinstance(returned, fx.Node):
         return _single(module, "it returns more than one tensor")

@@ -147,6 +147,7 @@ class Branches(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
         self.left, self.right, self.top = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.unused = nn.Linear(4, 4)
 
     def forward(self, x):
         x = self.stem(x)
@@ -163,6 +164,8 @@ def test_a_module_that_ends_elsewhere_says_why_it_is_no_layer():
     backbone = load_backbone(Branches())
     with pytest.raises(ValueError, match=r"'left' is not a place.*other values \(.*\).*Nearest"):
         resolve_layer(backbone, "left")
+    with pytest.raises(ValueError, match=r"'unused'.*does not call this module"):
+        resolve_layer(backbone, "unused")
     resnet = random_backbone("resnet18")
     with pytest.raises(ValueError, match=r"layer1.0.conv1.*other values"):
         resolve_layer(resnet, "layer1.0.conv1")
@@ -171,6 +174,21 @@ def test_a_module_that_ends_elsewhere_says_why_it_is_no_layer():
 
 
 # networks that are a single stage
+
+
+class Verbose(nn.Module):
+    def forward(self, x):
+        if isinstance(x, torch.fx.Proxy):
+            raise RuntimeError("no" * 5000)
+        return x
+
+
+def test_a_long_reason_is_cut_short():
+    backbone = load_backbone(Verbose(), classes=["a"])
+    with pytest.raises(ValueError) as info:
+        resolve_layer(backbone, "first")
+    assert "RuntimeError: nono" in str(info.value)
+    assert len(str(info.value)) < 500
 
 
 class ByValue(nn.Module):
