@@ -1,4 +1,4 @@
-"""Plots, as scikit-learn has them: a constructor of finished arrays, class methods that compute."""
+"""Plots in the style of scikit-learn: a constructor of arrays, and class methods that compute."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _axes(ax, height: float):
 
 
 def _with_backbone(estimator, X):
-    """Return an estimator, or the step of a pipeline, that runs a network, and what it is given."""
+    """Return an estimator or pipeline step that runs a network, and its input."""
     if hasattr(estimator, "backbone"):
         return estimator, X
     for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
@@ -33,7 +33,7 @@ def _with_backbone(estimator, X):
 
 
 class LayerProbeDisplay:
-    """What a linear probe makes of each layer.
+    """Plot the score of a linear probe at each layer.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class LayerProbeDisplay:
     chosen : str, default=None
         The layer to mark.
     score_name : str, default="accuracy"
-        What stands at the axis.
+        The label of the axis.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class LayerProbeDisplay:
         return cls.from_choice(probe_layers(X, y, backbone, **own | settings), ax=ax)
 
     def plot(self, ax=None):
-        """Draw.
+        """Plot.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class LayerProbeDisplay:
 
 
 class BackboneRankingDisplay:
-    """Networks in the order of a score.
+    """Plot networks ranked by a score.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class BackboneRankingDisplay:
     errors : array-like of shape (n_backbones,), default=None
         Standard errors, NaN where there are none.
     score_name : str, default="score"
-        What stands at the axis.
+        The label of the axis.
 
     Attributes
     ----------
@@ -222,7 +222,7 @@ class BackboneRankingDisplay:
         return cls.from_ranking(rank_backbones(X, y, backbones, **settings), ax=ax)
 
     def plot(self, ax=None):
-        """Draw.
+        """Plot.
 
         Parameters
         ----------
@@ -245,7 +245,7 @@ class BackboneRankingDisplay:
 
 
 class StrategyDisplay:
-    """What each strategy is expected to gain over fixed features.
+    """Plot the expected gain of each strategy over fixed features.
 
     Parameters
     ----------
@@ -256,9 +256,9 @@ class StrategyDisplay:
     errors : array-like of shape (n_strategies,)
         Standard deviations.
     measured : array-like of bool of shape (n_strategies,)
-        Whether a strategy was tried, or is judged by rule alone.
+        Whether a strategy was tried; otherwise the gain follows from a rule alone.
     accuracy : float, default=None
-        Of fixed features, in cross-validation; NaN or None where it is not known.
+        Of fixed features, in cross-validation; NaN or None if it is unknown.
     recommended : str, default=None
         The strategy to mark.
 
@@ -313,7 +313,7 @@ class StrategyDisplay:
         ).plot(ax)
 
     def plot(self, ax=None):
-        """Draw.
+        """Plot.
 
         Parameters
         ----------

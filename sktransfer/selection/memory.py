@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -53,20 +52,20 @@ class StudyMemory(FeatureStore):
         found = [self._rows.get((recipe, digest)) for digest in digests]
         if self.behind is None:
             return found
-        self._hand_on(recipe, digests)
+        self._hand_on(self.behind, recipe, digests)
         missing = [i for i, row in enumerate(found) if row is None]
         rows = self.behind.get(recipe, [digests[i] for i in missing])
         for i, row in zip(missing, rows, strict=True):
             found[i] = row
         return found
 
-    def _hand_on(self, recipe: str, digests: Sequence[bytes]) -> None:
+    def _hand_on(self, store: FeatureStore, recipe: str, digests: Sequence[bytes]) -> None:
         """Put rows that were set aside into the user's store, now that they are used."""
         used = [d for d in dict.fromkeys(digests) if (recipe, d) in self._set_aside]
-        if used and self.behind is not None:
+        if used:
             self._set_aside -= {(recipe, digest) for digest in used}
-            rows: Any = [self._rows[recipe, digest] for digest in used]
-            self.behind.try_put(recipe, used, rows)
+            rows = [self._rows[recipe, digest] for digest in used]
+            store.try_put(recipe, used, _as_table(rows))
 
     def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
         """Keep the features of samples, in the user's store too.
@@ -107,3 +106,11 @@ class StudyMemory(FeatureStore):
 
     def __repr__(self) -> str:
         return f"StudyMemory({self.behind!r})"
+
+
+def _as_table(rows: list[np.ndarray]) -> np.ndarray:
+    """Return rows, which may differ in length, as an array of objects."""
+    table = np.empty(len(rows), object)
+    for i, row in enumerate(rows):
+        table[i] = row
+    return table

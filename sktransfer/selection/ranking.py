@@ -1,4 +1,4 @@
-"""Order candidate networks by how well they suit a task, without training them."""
+"""Rank networks by a score of their features, and layers by a linear probe, without training."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ __all__ = ["BackboneRanking", "probe_layers", "rank_backbones"]
 
 _ON_FEATURES = {"logme": logme, "h_score": h_score, "transrate": transrate, "probe": probe_score}
 
-# These look at the network's own predictions, so it must have classes.
+# Scores of the network's own predictions, which must have classes.
 _ON_PREDICTIONS = {"leep": leep, "nce": nce}
 _ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class BackboneRanking:
-    """Networks in the order of a score, the best first.
+    """Networks ranked by a score, the best first.
 
     Parameters
     ----------
     names : tuple of str
     scores : ndarray of shape (n_backbones,)
-        NaN, and last, where a network has no such score.
+        NaN, and last, for networks that do not have the score.
     errors : ndarray of shape (n_backbones,)
         Standard errors, where the score has them, else NaN.
     score : str
-        What was computed.
+        The name of the score.
     n_features : tuple of int
-        Width of the features of each; 0 where it was not run.
+        Number of features of each; 0 if it was not run.
     seconds : tuple of float
-        What the features of each took.
+        Time that the features of each took.
     """
 
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ def rank_backbones(
     n_jobs=None,
     random_state=None,
 ) -> BackboneRanking:
-    """Order candidate networks by a score of their features, without training them.
+    """Rank networks by a score of their features, without training them.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ default="probe"
 
 
 def _score_of(score, numbers: bool) -> tuple[Callable, bool]:
-    """Return the function, and whether it looks at predictions."""
+    """Return the function, and whether it is a score of predictions."""
     if callable(score):
         return score, False
     known = [*_ON_FEATURES, *_ON_PREDICTIONS]
@@ -256,7 +256,7 @@ def probe_layers(
     n_jobs=None,
     random_state=None,
 ) -> LayerChoice:
-    """Tell what a linear probe makes of each layer, from one pass over the samples.
+    """Cross-validate a linear probe on the features of each layer, from one pass over the samples.
 
     Parameters
     ----------

@@ -33,11 +33,11 @@ __all__ = [
 CALIBRATION: dict[str, Any] = {
     # Samples that are run. Divergences of 128 photographs and of 50 differ by 0.002.
     "samples": 128,
-    # Images of noise that the network is shown to learn what "unlike" means for it.
+    # Images of noise, whose divergence in the same network is the scale.
     "noise_images": 8,
     # Where the divergence is that of noise, similarity is exp(-4) = 0.02.
     "sharpness": 2.0,
-    # Divergence that counts as noise's where samples are no images: Lite0 to 2 are at 0.14 to 0.2.
+    # The divergence of noise where samples are no images; that of Lite0 to 2 is 0.14 to 0.2.
     "noise_divergence": 0.17,
     # Without batch norm: exp(-(entropy / scale) ** power). Photographs have 0.25, noise 0.66.
     "entropy_scale": 0.6,
@@ -51,7 +51,7 @@ _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much data there is.
+    """The number of samples of each class.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Size:
 
     @property
     def smallest(self) -> int:
-        """Samples of the smallest class, which decides."""
+        """The number of samples of the smallest class."""
         return min(self.counts.values())
 
     @property
@@ -92,22 +92,22 @@ def measure_size(y) -> Size:
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """How like the samples are to what the network was trained on.
+    """The similarity of samples to the data that a network was trained on.
 
     Parameters
     ----------
     value : float or None
-        From 0, like noise, to 1, like the data of the training. None where nothing can tell.
+        From 0, like noise, to 1, like the training data. None if it cannot be measured.
     source : {"batch norm", "predictions", ""}
-        What tells.
+        What it was measured by.
     why : str
-        Why there is no value, else nothing.
+        Why there is no value; empty if there is one.
     layers : tuple of str
         The batch norms, from the input to the output.
     divergences : ndarray of shape (n_layers,)
-        Mean squared Hellinger distance of each one's channels from what they remember.
+        Mean squared Hellinger distance of each one's channels from its running statistics.
     noise : float
-        The mean divergence of noise, the same way.
+        The mean divergence of noise.
     confidence, entropy, energy : float
         Means of the highest probability, of the relative entropy and of the free energy of the
         network's own predictions; NaN where it has no classes.
@@ -132,7 +132,7 @@ def measure_similarity(
     device: str = "auto",
     watcher: NormWatcher | None = None,
 ) -> Similarity:
-    """Compare samples with what the network remembers of its training data.
+    """Measure the similarity of samples to the data that a network was trained on.
 
     Parameters
     ----------
@@ -158,11 +158,11 @@ def measure_similarity(
     this has. With d the divergence of the samples and d_noise that of uniform noise in the same
     network, the similarity is exp(-(2 d / d_noise)²).
 
-    It sees colours, contrasts, textures and what objects there are on the whole, and nothing of
-    how they are arranged: photographs whose colours are inverted have much the same statistics.
+    The statistics depend on colours, contrasts, textures and the kinds of objects, and not on how
+    these are arranged: photographs with inverted colours have nearly the same statistics.
 
-    Without batch norm the entropy of the predictions speaks, less reliably: a network can be
-    sure of what it has never seen.
+    Without batch norm the similarity follows from the entropy of the predictions. This is less
+    reliable: a network can be certain about samples unlike its training data.
 
     References
     ----------
@@ -180,7 +180,7 @@ def measure_similarity(
 
 
 def by_predictions(entropy: float) -> float:
-    """Return the similarity that the mean entropy of a network's predictions speaks for.
+    """Return the similarity that corresponds to the mean entropy of predictions.
 
     Parameters
     ----------
@@ -278,11 +278,23 @@ class NormWatcher(TorchEngine):
 
     def _inspect(self, probe: torch.Tensor) -> int:
         """Run nothing before the samples, which would be recorded."""
-        return 0
+        return 1
 
     def batch_size(self, sample: torch.Tensor) -> int:
         """Return how many samples to run at a time, as the engine of the recipe does."""
         return self._usual.batch_size(sample)
+
+    def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
+        return self._usual._is_cheap(sample, size)
+
+    def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        """Run a batch filled up with copies, and record its samples alone."""
+        before = {name: len(parts) for name, parts in self._seen.items()}
+        found = super()._run_filled(batch, size)
+        for name, parts in self._seen.items():
+            start = before.get(name, 0)
+            parts[start:] = [part[: len(batch)] for part in parts[start:]]
+        return found
 
     def _recorder(self, name: str) -> Callable:
         def record(module, args):

@@ -153,8 +153,8 @@ def whole_layers(backbone: Backbone, names: list[str]) -> tuple[str, ...]:
     -------
     tuple of str
     """
-    trained = [found for name in names if (found := STRATEGIES[name].trainable) is not None]
-    n_frozen = {boundary(backbone, trainable(backbone)) for trainable in trained}
+    trained = [STRATEGIES[name].trainable for name in names]
+    n_frozen = {boundary(backbone, trainable(backbone)) for trainable in trained if trainable}
     # A head is trained on pooled activations.
     return tuple(
         layer

@@ -154,10 +154,11 @@ class Study:
         """The share of the labels that the network's own classes explain."""
         if self.outputs is None:
             return math.nan
-        return explained_share(self._own_probabilities(), self.codes[self.rows])
+        return explained_share(self._probabilities(self.outputs), self.codes[self.rows])
 
-    def _own_probabilities(self) -> np.ndarray:
-        return softmax(np.asarray(self.outputs, np.float64), axis=1)
+    @staticmethod
+    def _probabilities(outputs: np.ndarray) -> np.ndarray:
+        return softmax(outputs.astype(np.float64), axis=1)
 
     @functools.cached_property
     def similarity(self) -> Similarity:
@@ -216,6 +217,7 @@ class Study:
 
     def judge(self, name: str, folds: list) -> np.ndarray:
         """Cross-validate a strategy: 1, 0 or NaN for each sample."""
+        _ = self._pass  # before any trial, which would run samples itself
         # A progress bar for each trial would be of no use.
         make = functools.partial(self.make, name, verbose=0)
         return out_of_fold_hits(make, self.samples, self.y, folds, self.weight)
@@ -268,7 +270,8 @@ class Study:
             return decide([only], [], "there is one class only", evidence)
         evidence["layers"] = self.layers
         if self.outputs is not None:
-            evidence["leep"] = leep(self._own_probabilities(), self.codes[self.rows])
+            own = self._probabilities(self.outputs)
+            evidence["leep"] = leep(own, self.codes[self.rows])
             evidence["explained"] = self.explained
         estimates = self._estimates(size.smallest, [] if self._is_blind() else self.splits[0])
         estimates = [self._timed(estimate) if timed else estimate for estimate in estimates]

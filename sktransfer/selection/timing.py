@@ -40,7 +40,7 @@ class Timing:
     once: dict = dataclasses.field(default_factory=dict)
 
     def seconds(self, strategy: str, n_samples: int, max_epochs: int) -> float:
-        """Estimate what fitting a strategy takes, without what a store may hold already."""
+        """Estimate the time to fit a strategy, as if the store were empty."""
         # What is trained runs once more before, so that the head begins as the probe.
         epochs = max_epochs * n_samples * self.step.get(strategy, 0.0)
         return n_samples * self.forward + epochs + self.once.get(strategy, 0.0)
@@ -49,7 +49,7 @@ class Timing:
 def measure_timing(
     backbone: Backbone, samples: Sequence, trainable: dict, *, device: str = "auto"
 ) -> Timing:
-    """Time a probe batch: opened and run forward, and forward and backward through what is trained.
+    """Time a probe batch: opened and run forward, and one training step of each strategy.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which strategy, from measurements: a recommendation, and a classifier that follows it."""
+"""Recommend a strategy, and fit a classifier that follows the recommendation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHOICES = ("auto", "search")  # among all strategies
 
 
 class TransferClassifier(ClassifierMixin, BackboneEstimator):
-    """Classify with a pretrained network, used in the way that suits the data.
+    """Classify with a pretrained network and the strategy that suits the data.
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         layer; "early", on those of an earlier layer; "head", a new classifier trained as part
         of the network; "last", the last two stages trained with it; "all", everything.
     estimator : classifier, default=None
-        What is fitted on features. None is logistic regression whose penalty is chosen by
+        The classifier on features. None is logistic regression whose penalty is chosen by
         cross-validation.
     max_epochs : int, default=10
-        Passes over the training rows, where stages or a head are trained.
+        Passes over the training samples, for strategies that train.
     image_size : int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
@@ -50,8 +50,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     memory : None, str, Path, FeatureStore or object with a location, default=None
-        Where features are kept, by sample. Without it they are kept for the time of a fit, so
-        that the candidates share them.
+        Where features are stored, by sample. Without it they are in memory for the time of a
+        fit, so that all strategies share them.
     n_jobs : int, default=None
         Threads that open and preprocess samples.
     random_state : int, RandomState instance or None, default=None
@@ -66,7 +66,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     estimator_ : estimator
         The fitted one.
     recommendation_ : Recommendation or None
-        With ``strategy="auto"``, why. It has no times: what is chosen does not depend on them.
+        The recommendation of ``strategy="auto"``, without times, which do not influence it.
     search_ : list of dict or None
         With ``strategy="search"``, the accuracies of each round.
     classes_ : ndarray of shape (n_classes,)
@@ -315,7 +315,7 @@ def recommend_strategy(
     verbose=0,
     sample_weight=None,
 ) -> Recommendation:
-    """Say which strategy suits samples and labels, why, at what cost, and how sure that is.
+    """Recommend a strategy for samples and labels, with reasons, costs and a confidence.
 
     Parameters
     ----------

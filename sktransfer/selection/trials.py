@@ -33,18 +33,29 @@ def _weight_parameter(estimator) -> str | None:
     return _weight_parameter(estimator.estimator) if is_search else None
 
 
-def check_takes_weights(estimator) -> None:
-    """Raise an error that names ``estimator`` if its ``fit`` does not accept weights.
+def check_takes_weights(estimator) -> str:
+    """Return the name under which ``fit`` accepts weights.
 
     Parameters
     ----------
     estimator : estimator
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it does not accept any.
     """
-    if _weight_parameter(estimator) is None:
+    name = _weight_parameter(estimator)
+    if name is None:
         raise ValueError(
             f"estimator={estimator!r:.200}: its fit does not accept sample_weight. Give an "
             "estimator whose fit does, such as LogisticRegression(), or fit without weights."
         )
+    return name
 
 
 def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
@@ -67,8 +78,7 @@ def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
     if weight is None:
         return model.fit(samples, y)
     if not isinstance(model, Pipeline):
-        check_takes_weights(model)
-        return model.fit(samples, y, **{str(_weight_parameter(model)): weight})
+        return model.fit(samples, y, **{check_takes_weights(model): weight})
     # Not through the pipeline: how it passes parameters depends on scikit-learn's configuration.
     features = model[:-1].fit_transform(samples, y)
     fit(model[-1], features, y, weight)

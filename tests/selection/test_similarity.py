@@ -131,6 +131,16 @@ def test_without_batch_norm_and_classes_nothing_speaks():
     assert found.value is None and found.why and np.isnan(found.entropy)
 
 
+def test_copies_that_fill_up_a_batch_do_not_count():
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    module[1].running_mean.fill_(0.1)
+    X = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    found = measure_similarity(load_backbone(module), X)
+    inputs = module[0](torch.from_numpy(X)).double().detach().numpy()
+    moments = np.stack([inputs, inputs**2], axis=1)  # (n, moment, channel)
+    assert found.divergences[0] == pytest.approx(_distance(moments, module[1]), rel=1e-5)
+
+
 def test_one_sample_has_no_statistics(lite, photos):
     found = measure_similarity(lite, photos[:1])
     assert found.value is None and "one sample" in found.why
