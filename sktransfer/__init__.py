@@ -1,4 +1,4 @@
-"""Transfer learning for people who think in scikit-learn."""
+"""Transfer learning with the scikit-learn API."""
 
 from .backbones import (
     Backbone,
