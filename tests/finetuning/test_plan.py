@@ -1,0 +1,79 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback, EarlyStopping
+
+from sktransfer import (
+    FineTunedClassifier,
+    load_backbone,
+)
+from tests.finetuning.conftest import network
+
+
+@pytest.mark.parametrize(
+    ("key", "parameter"),
+    [
+        ("lr", "lr"),
+        ("max_epochs", "max_epochs"),
+        ("batch_size", "batch_size"),
+        ("iterator_train__batch_size", "batch_size"),
+        ("optimizer", "optimizer"),
+        ("optimizer__weight_decay", "weight_decay"),
+        ("train_split", "validation_fraction"),
+        ("criterion", "label_smoothing"),
+        ("device", "device"),
+        ("module", "head"),
+        ("verbose", "verbose"),
+        ("callbacks__best", "validation_fraction"),
+        ("callbacks__stop__patience", "patience"),
+    ],
+)
+def test_net_params_that_are_parameters_here_are_refused(key, parameter, data):
+    model = FineTunedClassifier(load_backbone(network()), net_params={key: None})
+    with pytest.raises(ValueError, match=f"net_params.*the estimator's parameter {parameter}"):
+        model.fit(*data)
+
+
+@pytest.mark.parametrize("key", ["iterator_train", "iterator_valid", "callbacks__finite"])
+def test_net_params_that_would_break_training_are_refused(key, data):
+    model = FineTunedClassifier(load_backbone(network()), net_params={key: None})
+    with pytest.raises(ValueError, match="cannot be set"):
+        model.fit(*data)
+
+
+def test_other_net_params_pass_and_callbacks_are_added(data):
+    net_params = {"optimizer__nesterov": True, "callbacks": [("mine", Callback())]}
+    settings = {"max_epochs": 1, "optimizer": "sgd", "lr": "auto"}
+    model = FineTunedClassifier(
+        load_backbone(network()), validation_fraction=0.2, net_params=net_params, **settings
+    ).fit(*data)
+    assert {"finite", "best", "mine"} <= {name for name, _ in model.net_.callbacks_}
+    assert all(group["nesterov"] for group in model.net_.optimizer_.param_groups)
+    stop = ("es", EarlyStopping(monitor="train_loss"))
+    model.set_params(callbacks=[stop], net_params={"callbacks__es__patience": 2}).fit(*data)
+    assert dict(model.net_.callbacks_)["es"].patience == 2
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict(data[0]), model.predict(data[0]))
+
+
+def test_an_optimizer_without_weight_decay_says_so(data):
+    model = FineTunedClassifier(load_backbone(network()), optimizer=torch.optim.Rprop)
+    with pytest.raises(ValueError, match="set weight_decay=0"):
+        model.fit(*data)
+    model.set_params(weight_decay=0.0, max_epochs=2).fit(*data)
+
+
+def test_too_few_epochs_to_unfreeze_are_told(data):
+    settings = {"trainable": "all", "gradual_unfreezing": True}
+    with pytest.warns(UserWarning, match="the first 2 of 4 stages are not trained"):
+        FineTunedClassifier(load_backbone(network()), max_epochs=2, **settings).fit(*data)
+
+
+def test_settings_of_the_loop_reach_skorch(data):
+    settings = {"label_smoothing": 0.2, "clip_norm": 0.7, "weight_decay": 0.03, "max_epochs": 1}
+    net = FineTunedClassifier(load_backbone(network()), **settings).fit(*data).net_
+    assert net.criterion_.label_smoothing == 0.2
+    assert dict(net.callbacks_)["clip"].gradient_clip_value == 0.7
+    assert {group["weight_decay"] for group in net.optimizer_.param_groups} == {0.03}
