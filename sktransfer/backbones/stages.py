@@ -101,6 +101,7 @@ def join_stages(backbone: Backbone, positions: Container[int]) -> None:
     positions : container of int
     """
     backbone.prepared["cut"] = _cut_network(backbone, positions)
+    backbone.prepared.pop("engines", None)  # of the stages before
 
 
 def make_single(backbone: Backbone, why: str) -> None:
@@ -113,6 +114,7 @@ def make_single(backbone: Backbone, why: str) -> None:
         The reason, for messages.
     """
     backbone.prepared["cut"] = _single(backbone.module, why)
+    backbone.prepared.pop("engines", None)  # of the stages before
 
 
 def has_tensors(stage: nn.Module) -> bool:

@@ -25,6 +25,7 @@ _BYTES_ON_ACCELERATOR = 1e9
 # A batch of short vectors costs next to nothing. Filled up to one size, it gives each vector the
 # same bits in every batch, as scikit-learn's checks of estimators on tables expect.
 _BYTES_FILLED_UP = 2**18
+_SHAPES_KEPT = 8  # shapes of samples whose activations stay measured
 _TOLERANCE = 1e-4  # relative L2 distance of the prepared stages' features to the stages' own
 
 
@@ -127,7 +128,9 @@ class Engine(abc.ABC):
         self._fused = self._fused_pooling()
         self._falls_back = False  # to the stages as they are
         self._largest_batch: int | None = None  # where the device's memory is short
-        self._bytes: Any = None  # of the largest activation of one sample
+        # Bytes of the largest activation of one sample, by its shape: images of several sizes may
+        # go through one engine.
+        self._bytes: dict[tuple[int, ...], int] = {}
 
     # -- what a runtime defines ----------------------------------------------------------------
 
@@ -332,21 +335,28 @@ class Engine(abc.ABC):
     # -- the first sample ----------------------------------------------------------------------
 
     def _inspect(self, probe: torch.Tensor) -> int:
-        """Compare with the stages once, and return the bytes of a sample's largest activation."""
-        if self._bytes is not None:
-            return self._bytes
+        """Compare with the stages, once a shape, and return the bytes of the largest activation."""
+        shape = () if self.modality.has_tokens else tuple(probe.shape[1:])
+        if shape in self._bytes:
+            return self._bytes[shape]
         # Copies, since a network may change its input.
         with _largest_output(self.modules()) as largest:
             found = self.forward(probe.clone())
-        if self.needs_check and not _agree(found, self._run_stages(probe.clone())):
+        if (
+            self.needs_check
+            and not self._falls_back
+            and not _agree(found, self._run_stages(probe.clone()))
+        ):
             warnings.warn(
                 f"The fast form of backbone {self.name!r} does not give the same features as its "
                 "stages; the stages themselves are used, which is slower.",
                 stacklevel=2,
             )
             self._falls_back = True
-        self._bytes = max(1, largest[0] // len(probe))
-        return self._bytes
+        while len(self._bytes) >= _SHAPES_KEPT:
+            self._bytes.pop(next(iter(self._bytes)))
+        self._bytes[shape] = found_bytes = max(1, largest[0] // len(probe))
+        return found_bytes
 
 
 def _as_batch(tensors: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:

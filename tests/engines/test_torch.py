@@ -229,6 +229,17 @@ def test_the_network_runs_once_for_several_layers():
         assert torch.equal(alone, together[layer])
 
 
+def test_the_size_of_a_batch_follows_from_each_image_size_of_one_network():
+    module = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+    backbone = load_backbone(module, preprocess=TINY_SIZE)
+    for sides in ((100, 600, 100), (600, 100, 600)):
+        found = []
+        for side in sides:
+            sized = backbone.with_image_size(side)
+            found.append(engine_of(sized, list_layers(sized)[-1]).batch_size(noise(3, side, side)))
+        assert found == [4 if side == 100 else 1 for side in sides]
+
+
 def test_pooling_none_keeps_whole_activations():
     made = engine_of(tiny_backbone(), "2", pooling="none")
     assert made(noise(2, 3, 16, 16))["2"].shape == (2, 8, 7, 7)
