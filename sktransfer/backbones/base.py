@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -128,8 +129,8 @@ class Backbone:
         Raises
         ------
         ValueError
-            For a size out of bounds, or a preprocessing without a size. Whether the network
-            takes images of the size shows when it runs.
+            For a size that is no integer or out of bounds, or a preprocessing without a size.
+            Whether the network takes images of the size shows when it runs.
         """
         if image_size is None or self.input_shape == (3, image_size, image_size):
             return self
@@ -139,9 +140,10 @@ class Backbone:
                 f"image_size={image_size} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which has no size to change."
             )
-        if not 1 <= image_size <= _LARGEST_SIZE:
+        whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
+        if not whole or not 1 <= image_size <= _LARGEST_SIZE:
             raise ValueError(
-                f"image_size={image_size}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
+                f"image_size={image_size!r}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
                 f"{self.name!r} was made for {max(shape[1:])}."
             )
         sized = self.prepared.setdefault("sized", {})

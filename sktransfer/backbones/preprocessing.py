@@ -148,7 +148,8 @@ class TransformPreprocessing:
     transform : callable
         Takes what :meth:`sktransfer.data.Modality.for_transform` gives: for images an RGB
         ``PIL.Image.Image``, as torchvision's and timm's transforms do. Returns a tensor without a
-        batch axis: for images ``(channels, height, width)``, for texts ids of tokens.
+        batch axis: for images ``(channels, height, width)``, for texts ids of tokens. An empty
+        sequence of ids becomes one id of padding, 0.
     modality : Modality
     """
 
@@ -157,7 +158,11 @@ class TransformPreprocessing:
 
     def __call__(self, opened) -> torch.Tensor:
         made = self.transform(self.modality.for_transform(opened))
-        return torch.as_tensor(made, dtype=None if self.modality.has_tokens else torch.float32)
+        if not self.modality.has_tokens:
+            return torch.as_tensor(made, dtype=torch.float32)
+        ids = torch.as_tensor(made)
+        # A text without tokens is padding; torch.tensor([]) would have the type float32.
+        return ids if ids.shape != (0,) else torch.zeros(1, dtype=torch.int64)
 
 
 def as_preprocessing(preprocess: Callable | None, modality: Modality) -> Callable | None:

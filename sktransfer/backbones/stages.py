@@ -255,12 +255,9 @@ def _stage(module: nn.Module, nodes: list[fx.Node], constant: set[fx.Node]) -> f
     for node in nodes:
         copies[node] = graph.node_copy(node, copy_of)
     graph.output(copies[nodes[-1]])
-    dropouts = _dropouts_as_modules(graph)
-    if not dropouts:
-        return fx.GraphModule(module, graph)
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    # A graph module made of a dictionary is in training mode; the network is not.
-    return fx.GraphModule(tensors | dict(module.named_modules()) | dropouts, graph).eval()
+    stage = fx.GraphModule(module, graph)
+    _make_dropouts_modules(stage)
+    return stage
 
 
 _DROPOUTS = {
@@ -273,22 +270,23 @@ _DROPOUTS = {
 }
 
 
-def _dropouts_as_modules(graph: fx.Graph) -> dict[str, nn.Module]:
-    """Replace dropout that was called as a function, in place; return the modules by name.
+def _make_dropouts_modules(stage: fx.GraphModule) -> None:
+    """Replace dropout that was called as a function by modules, in place.
 
     While it was traced the network was not in training, and the graph has that as a constant; a
     module decides when it runs. Dropout that is always on stays.
     """
-    made: dict[str, nn.Module] = {}
-    for node in list(graph.nodes):
-        if node.target in _DROPOUTS and not _argument(node, 2, "training", True):
-            name = f"dropout_as_module_{len(made)}"
-            made[name] = _DROPOUTS[node.target](_argument(node, 1, "p", 0.5)).eval()
-            with graph.inserting_after(node):
-                call = graph.call_module(name, (_argument(node, 0, "input", None),))
-            node.replace_all_uses_with(call)
-            graph.erase_node(node)
-    return made
+    called = [node for node in stage.graph.nodes if node.target in _DROPOUTS]
+    called = [node for node in called if not _argument(node, 2, "training", True)]
+    for i, node in enumerate(called):
+        name = f"dropout_as_module_{i}"
+        stage.add_submodule(name, _DROPOUTS[node.target](_argument(node, 1, "p", 0.5)).eval())
+        with stage.graph.inserting_after(node):
+            call = stage.graph.call_module(name, (_argument(node, 0, "input", None),))
+        node.replace_all_uses_with(call)
+        stage.graph.erase_node(node)
+    if called:
+        stage.recompile()
 
 
 def _argument(node: fx.Node, position: int, name: str, default):

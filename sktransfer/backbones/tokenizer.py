@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import pad_rows, padded_length
+from ..data import UnreadableSamplesError, pad_rows, padded_length
 
 __all__ = ["TokenizerPreprocessing"]
 
@@ -97,7 +97,15 @@ class TokenizerPreprocessing:
         -------
         dict
             Empty.
+
+        Raises
+        ------
+        UnreadableSamplesError
+            If texts hold lone surrogates, which are no characters.
         """
+        wrong = [(i, text) for i, text in enumerate(texts) if not _is_unicode(text)]
+        if wrong:
+            raise UnreadableSamplesError([(i, text, _not_unicode(text)) for i, text in wrong])
         # A tokenizer makes at most one token of an ASCII character, so that most texts need not be
         # encoded. Eight for special tokens and a space at the beginning.
         room = self.max_length - len(self.prompt) - 8
@@ -137,3 +145,18 @@ def _tokenizer_from(text: str, max_length: int):
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length, direction=direction)
     return tokenizer
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be encoded; one half of a surrogate pair cannot."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _not_unicode(text: str) -> ValueError:
+    return ValueError(
+        f"{text[:40]!r} holds a lone surrogate, which is no character: replace it first, as "
+        "text.encode('utf-8', 'replace').decode() does"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -47,14 +48,16 @@ def prepare(segment: nn.Sequential, opaque: tuple) -> nn.Module:
         _use_channels_last(target, modules)
         _overwrite_input(target, nodes, modules)
     graph.lint()
-    return fx.GraphModule(_Root(modules, segment), graph).eval()
+    return fx.GraphModule(_by_path(graph, modules, segment), graph).eval()
 
 
-class _Root(dict):
-    """Modules and parameters by path, in the form that ``GraphModule`` takes."""
+def _by_path(graph: fx.Graph, modules: dict[str, nn.Module], segment: nn.Module) -> dict[str, Any]:
+    """Return modules and tensors by path, in the form that ``GraphModule`` takes.
 
-    def __init__(self, modules: dict[str, nn.Module], segment: nn.Module):
-        super().__init__(dict(segment.named_parameters()) | dict(segment.named_buffers()) | modules)
+    Tensors may be neither parameters nor buffers, but plain attributes or constants.
+    """
+    read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    return {path: attrgetter(path)(segment) for path in read} | modules
 
 
 def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:

@@ -46,9 +46,19 @@ def engine_for(
     Engine
     """
     key = (engine, tuple(layers), pooling, *sorted(settings.items(), key=lambda item: item[0]))
+    if not _is_hashable(key):  # a pooling may be an object without a hash
+        return ENGINES[engine](stages, layers, pooling, **settings)
     with _LOCK:
         found = kept.pop(key, None) or ENGINES[engine](stages, layers, pooling, **settings)
         kept[key] = found  # the newest last
         while len(kept) > _ENGINES_KEPT:
             kept.pop(next(iter(kept)))
     return found
+
+
+def _is_hashable(key: tuple) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True

@@ -144,6 +144,8 @@ class FeatureStore:
         sqlite3.OperationalError
             If the disk is full or the folder cannot be written.
         """
+        if self._is_read_only:  # perhaps there is room on the disk again
+            self.close()
         now = time.time()
         packed = [_pack(value) for value in values]
         rows = [

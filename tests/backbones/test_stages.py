@@ -72,6 +72,30 @@ def test_dropout_called_as_a_function_drops_only_in_training():
     assert 0 < (dropped == 0).sum() < 100
 
 
+class PlainTensors(Dropping):
+    """A block with dropout as a function, an attribute that is a tensor, and a constant."""
+
+    def __init__(self):
+        super().__init__(FUNCTIONS["positions"])
+        self.scale = torch.full((50,), 2.0)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.dropout(torch.relu(x) * self.scale, self.training) * torch.arange(50.0)
+        return self.second(x)
+
+
+def test_a_stage_with_dropout_reads_tensors_that_are_no_parameters():
+    network = PlainTensors().eval()
+    extractor = PretrainedFeatureExtractor(network, layer=-1).fit(X)
+    assert len(list_layers(extractor.backbone_)) > 1
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(X))
+    np.testing.assert_allclose(extractor.transform(X), expected, rtol=1e-5, atol=1e-5)
+    tuned = FineTunedClassifier(network, trainable="all", max_epochs=1).fit(X, [0, 1] * 3)
+    assert np.isfinite(tuned.predict_proba(X)).all()
+
+
 def test_densenet_with_dropout_is_cut():
     network = models.DenseNet(4, (2, 2), 8, 2, drop_rate=0.1, num_classes=3)
     backbone = load_backbone(network, modality="array")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sktransfer import PretrainedFeatureExtractor, UnreadableSamplesError
 from sktransfer.backbones import tokenizer
 from sktransfer.backbones.fingerprint import describe
 from sktransfer.backbones.tokenizer import TokenizerPreprocessing
@@ -61,6 +62,14 @@ def test_a_text_without_any_token_is_zeros():
 
     preprocess = TokenizerPreprocessing(Tokenizer(models.WordLevel({"a": 0}, "a")).to_str(), 16)
     assert torch.equal(preprocess(""), torch.zeros(8, dtype=torch.int64))
+
+
+def test_a_text_that_is_no_unicode_is_named(folder):
+    texts = ["a cat", "half \ud83d a pair", "caf\u00e9 \U0001f600"]
+    extractor = PretrainedFeatureExtractor(f"hf:{folder}").fit(texts[::2])
+    with pytest.raises(UnreadableSamplesError, match=r"(?s)1 sample .*sample 1, .*lone surrogate"):
+        extractor.transform(texts)
+    assert np.isfinite(extractor.transform(texts[2:])).all()
 
 
 @pytest.mark.parametrize("fitting", [True, False])

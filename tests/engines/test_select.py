@@ -20,6 +20,17 @@ def test_an_engine_is_prepared_once_and_shared_by_equal_calls():
     assert engine_for(STAGES, ["2"], "avg", kept={}, device=CPU) is not first
 
 
+def test_a_pooling_without_a_hash_is_applied():
+    class Last:
+        __hash__ = None
+
+        def __call__(self, activation):
+            return activation[:, -1:]
+
+    made = engine_for(STAGES, ["0"], Last(), kept={}, device=CPU)
+    assert made(torch.ones(2, 4))["0"].shape == (2, 1)
+
+
 def test_fits_with_one_image_size_share_an_engine():
     def engine_of_a_fit():
         backbone = load_backbone("efficientnet_lite0", image_size=64)

@@ -293,6 +293,21 @@ def test_prepared_stages_share_what_does_not_change():
     assert {p.data_ptr() for s in made.prepared for p in s.parameters()} <= shared
 
 
+class Scaled(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) * torch.arange(1.0, 4.0)
+
+
+def test_stages_of_the_user_may_make_constants():
+    stages = [Scaled(nn.Linear(5, 3)), nn.Linear(3, 2)]
+    backbone = load_backbone(nn.Sequential(*stages), stages=stages)
+    made = engine_of(backbone, list_layers(backbone)[0])
+    x = noise(4, 5)
+    with torch.inference_mode():
+        (features,) = made(x).values()
+        assert torch.equal(features, stages[0](x))
+
+
 def test_a_network_that_cannot_be_traced_runs_as_it_is():
     class ByValue(nn.Sequential):
         def forward(self, x):

@@ -32,7 +32,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def make_read_only():
-    """A function after which nothing in a folder can be written."""
+    """A function after which nothing in a folder can be written; it returns one to undo this."""
     made = []
 
     def make(folder):
@@ -42,10 +42,15 @@ def make_read_only():
             mount("--bind", folder, folder)
             mount("-o", "remount,ro,bind", folder)
         made.append(folder)
+        return lambda: undo(folder)
 
-    yield make
-    for folder in made:
+    def undo(folder):
+        made.remove(folder)
         if os.geteuid():
             folder.chmod(0o755)
         else:
             unmount(folder)
+
+    yield make
+    for folder in list(made):
+        undo(folder)

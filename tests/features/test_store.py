@@ -392,6 +392,20 @@ def test_a_store_that_cannot_be_written_is_read(is_open, max_bytes, tmp_path, ma
     assert len(caught) == 1
 
 
+def test_a_store_is_written_again_once_that_is_possible(tmp_path, make_read_only):
+    folder = tmp_path / "store"
+    other = FeatureStore(folder)
+    other.put("recipe", [b"a"], rows(1))
+    other.close()
+    make_writable = make_read_only(folder)
+    store = FeatureStore(folder)
+    with pytest.warns(UserWarning, match=r"cannot be written to the store"):
+        assert not store.try_put("recipe", [b"b"], rows(2))
+    make_writable()
+    assert store.try_put("recipe", [b"b"], rows(2))
+    assert FeatureStore(folder).get("recipe", [b"b"])[0][0] == 2
+
+
 def test_damage_that_cannot_be_written_is_a_miss(tmp_path, make_read_only):
     digests = [i.to_bytes(4, "big") for i in range(400)]
     path = closed_store(tmp_path / "store", digests, np.ones((400, 100)))
