@@ -19,7 +19,7 @@ from sktransfer.engines.pooling import pool
 from tests.support import random_backbone
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
-# At least one of each of timm's files, the small ones of those.
+# Small networks of nearly all files of timm; the largest are left out.
 TIMM = """
 bat_resnext26ts beit_base_patch16_224 botnet26t_256 caformer_s18 cait_xxs24_224 coat_lite_small
 coatnet_nano_cc_224 coatnet_pico_rw_224 convformer_s18 convit_tiny convmixer_768_32 convnext_atto
