@@ -21,6 +21,12 @@ def _weight(i: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(i)) / 2
 
 
+def _without_filling(rows: np.ndarray) -> np.ndarray:
+    """Drop copies of the last sample, with which an engine fills up a batch of short vectors."""
+    others = np.flatnonzero(np.abs(rows - rows[-1]).max(1) > 1e-6)
+    return rows[: others[-1] + 2] if len(others) else rows[:1]
+
+
 class CountingStage(nn.Module):
     """A stage that records the rows it is given, as long as its weights are the pretrained ones.
 
@@ -34,7 +40,7 @@ class CountingStage(nn.Module):
 
     def forward(self, x):
         if torch.equal(self.weight.detach(), _weight(self.i)):
-            PASSED.setdefault(self.i, []).extend(x.detach().numpy().copy())
+            PASSED.setdefault(self.i, []).extend(_without_filling(x.detach().numpy().copy()))
         x = x @ self.weight.T
         return x if self.i == N_STAGES - 1 else torch.tanh(x)
 
@@ -65,7 +71,7 @@ def n_passes(stage: int, X: np.ndarray) -> np.ndarray:
 
 
 def assert_once(stage: int, X: np.ndarray):
-    """No sample has passed twice, but the few that check an engine or fill up a batch."""
+    """No sample has passed twice, but the few that check an engine."""
     passes = n_passes(stage, X)
     assert (passes > 1).sum() <= 6
     if stage == 0:
