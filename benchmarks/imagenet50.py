@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from sktransfer import PretrainedClassifier, load_backbone
 from sktransfer.backbones.lite import _weights_file
-from sktransfer.features.compute import open_sample
+from sktransfer.features import open_sample
 
 USUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 

@@ -31,7 +31,7 @@ from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.backbones.layers import penultimate
 from sktransfer.data import open_image
 from sktransfer.engines import resolve_device
-from sktransfer.features.compute import open_sample
+from sktransfer.features import open_sample
 from sktransfer.features.recipe import Recipe
 
 

@@ -76,8 +76,8 @@ class Engine(abc.ABC):
         The stages whose outputs are wanted, in any order. Later stages do not run.
     pooling : str, callable or tuple, default="avg"
         See :func:`sktransfer.engines.pool`; "none" keeps whole activations.
-    whole : sequence of str, default=()
-        Layers, among ``layers``, whose whole activations are returned as well.
+    also : sequence of (key, str, pooling), default=()
+        Further outputs: the key under which each is returned, its layer and its pooling.
     device : torch.device
     modality : Modality or str, default="array"
         Says whether a sample is a sequence of tokens, and how many samples a batch holds at most.
@@ -104,7 +104,7 @@ class Engine(abc.ABC):
         layers: Sequence[str],
         pooling: str | Callable | tuple = "avg",
         *,
-        whole: Sequence[str] = (),
+        also: Sequence[tuple] = (),
         device: torch.device,
         modality: Modality | str = "array",
         precision: str = "float32",
@@ -113,12 +113,14 @@ class Engine(abc.ABC):
         name: str = "network",
     ):
         names = list(stages)
-        self.layers = sorted(set(layers), key=names.index)
+        self.outputs: dict[str, list[tuple]] = {}  # by layer: keys and poolings
+        for key, layer, how in [*((layer, layer, pooling) for layer in set(layers)), *also]:
+            self.outputs.setdefault(layer, []).append((key, how))
+        self.layers = sorted(self.outputs, key=names.index)
         bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.segments = [nn.Sequential(*part) for part in slices]
         self.pooling = pooling
-        self.whole = frozenset(whole)
         self.device = device
         self.modality = get_modality(modality)
         self.precision = precision
@@ -145,7 +147,8 @@ class Engine(abc.ABC):
         Returns
         -------
         dict of str to Tensor of shape (n, n_features)
-            The features of each layer, on the CPU, in the type in which they are returned.
+            The features of each layer and further output, on the CPU, in the type in which they
+            are returned.
         """
 
     def modules(self) -> Iterable[nn.Module]:
@@ -258,6 +261,7 @@ class Engine(abc.ABC):
     def _fused_pooling(self) -> Callable | None:
         """Return the function that a single stage offers for itself and the pooling, if any."""
         single = len(self.segments) == 1 and len(self.segments[0]) == 1
+        single = single and len(self.outputs[self.layers[0]]) == 1
         offer = getattr(self.segments[0][0], "fused_pooling", None) if single else None
         if offer is None or self.precision != "float32" or self.device.type != "cpu":
             return None
@@ -307,10 +311,9 @@ class Engine(abc.ABC):
         with self._autocast():
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
-                if layer in self.whole:
-                    features[layer, "none"] = self._as_features(layer, x)
-                pooled = pool(x, self.pooling, square=square, masked=self.modality.has_tokens)
-                features[layer] = self._as_features(layer, pooled)
+                for key, pooling in self.outputs[layer]:
+                    pooled = pool(x, pooling, square=square, masked=self.modality.has_tokens)
+                    features[key] = self._as_features(layer, pooled)
         return features
 
     def _run_stages(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:

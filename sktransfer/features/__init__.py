@@ -1,9 +1,10 @@
 """From samples to features through the store: the extractor, direct use and layer choice."""
 
 from .base import BackboneEstimator, Count, all_or_nothing
-from .compute import compute_features, compute_inputs, open_sample
+from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
+from .opening import open_sample
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
 from .store import FeatureStore, as_store
@@ -24,6 +25,7 @@ __all__ = [
     "choose_layer",
     "compute_features",
     "compute_inputs",
+    "compute_several",
     "empty_table",
     "open_sample",
     "takes_weights",

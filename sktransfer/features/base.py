@@ -16,7 +16,8 @@ from torch import nn
 from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
 from ..data import UnreadableSamplesError, named_among, take
 from ..engines import resolve_device
-from .compute import compute_features, open_sample
+from .compute import compute_features
+from .opening import open_sample
 from .recipe import Recipe
 from .store import FeatureStore, as_store
 

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from sklearn.utils.parallel import Parallel, delayed
 
 from ..backbones import Backbone
-from ..data import Modality, UnreadableSamplesError
+from ..data import Modality
 from ..engines import Engine, resolve_device
+from .opening import Sample, digest, open_for, read, unreadable_named
 from .recipe import Recipe
 from .store import FeatureStore
 from .tables import empty_table
 
-__all__ = ["compute_features", "compute_inputs", "open_sample"]
-
-_BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
+__all__ = ["compute_features", "compute_inputs", "compute_several"]
 
 
 def compute_features(
-    samples: Sequence,
-    recipe: Recipe,
-    *,
-    batch_size: int | str = "auto",
-    device: str = "auto",
-    store: FeatureStore | None = None,
-    n_jobs: int | None = None,
-    verbose: int = 0,
-    runner: Engine | None = None,
+    samples: Sequence, recipe: Recipe, *, runner: Engine | None = None, **settings
 ) -> dict[str, np.ndarray]:
     """Compute the features of samples, those of equal samples once.
 
@@ -41,16 +29,10 @@ def compute_features(
     samples : sequence
         As returned by the method ``check`` of their modality.
     recipe : Recipe
-    batch_size : int or "auto", default="auto"
-    device : str, default="auto"
-    store : FeatureStore, default=None
-        Where features are looked up first and kept afterwards.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
-    verbose : int, default=0
-        1 shows a progress bar.
     runner : Engine, default=None
         Runs every sample, also those in the store, in place of the engine of the recipe.
+    **settings
+        Of :func:`compute_several`.
 
     Returns
     -------
@@ -63,13 +45,61 @@ def compute_features(
     UnreadableSamplesError
         If samples cannot be read or preprocessed. It lists them.
     """
-    backbone, size = recipe.backbone, recipe.backbone.modality.chunk_size
-    run = _Run(len(samples), _Source(recipe, batch_size, device, n_jobs, runner), store)
-    for start in _progress(range(0, len(samples), size), recipe, verbose):
-        with _unreadable_named(samples, start, backbone):
-            for part in _read(samples, range(start, start + size), backbone.modality):
+    return compute_several(samples, [recipe], runner=runner, **settings)[0]
+
+
+def compute_several(
+    samples: Sequence,
+    recipes: Sequence[Recipe],
+    *,
+    batch_size: int | str = "auto",
+    device: str = "auto",
+    store: FeatureStore | None = None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+    runner: Engine | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Compute the features of samples by several recipes, such as for several input sizes.
+
+    Each sample is read, digested and opened once. The recipes of one backbone are computed in one
+    pass through its network, whatever their layers and poolings.
+
+    Parameters
+    ----------
+    samples : sequence
+        As returned by the method ``check`` of their modality.
+    recipes : sequence of Recipe
+        Their backbones have one modality.
+    batch_size : int or "auto", default="auto"
+    device : str, default="auto"
+    store : FeatureStore, default=None
+        Where features are looked up first and kept afterwards.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    verbose : int, default=0
+        1 shows a progress bar.
+    runner : Engine, default=None
+        For a single recipe: as in :func:`compute_features`.
+
+    Returns
+    -------
+    list of dict of str to ndarray of shape (n_samples, n_features)
+        The result of :func:`compute_features` for each recipe.
+
+    Raises
+    ------
+    UnreadableSamplesError
+        If samples cannot be read or preprocessed. It lists them.
+    """
+    passes = _passes(recipes, batch_size, device, runner)
+    backbones, size = [one.backbone for one in passes], recipes[0].backbone.modality.chunk_size
+    run = _Run(len(samples), passes, store, n_jobs)
+    for start in _progress(range(0, len(samples), size), backbones[0], verbose):
+        with unreadable_named(samples, start, backbones):
+            for part in read(samples, range(start, start + size), backbones[0].modality):
                 run.add(part)
-    return {layer: run.tables.by_layer[layer] for layer in recipe.layers}
+    found = run.tables.by_output
+    return [{layer: found[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
 
 
 def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = None) -> np.ndarray:
@@ -94,65 +124,33 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
     if backbone.preprocess is None and isinstance(samples, np.ndarray):
         return samples
     tables, modality = _Tables(len(samples)), backbone.modality
-    source = _Source(Recipe(backbone, ()), "auto", "cpu", n_jobs)
     for start in range(0, len(samples), modality.chunk_size):
-        with _unreadable_named(samples, start, backbone):
-            for part in _read(samples, range(start, start + modality.chunk_size), modality):
-                for places, tensors in source.groups(part):
+        with unreadable_named(samples, start, [backbone]):
+            for part in read(samples, range(start, start + modality.chunk_size), modality):
+                (groups,) = open_for(part, [backbone], [range(len(part))], n_jobs)
+                for places, tensors in groups:
                     rows = _stacked([tensor.numpy() for tensor in tensors], modality.has_tokens)
                     tables.write([part[i].position for i in places], {"input": rows})
-    return tables.by_layer["input"]
+    return tables.by_output["input"]
 
 
 class _Tables:
-    """One table for each layer, with one row for each sample."""
+    """One table for each output, with one row for each sample."""
 
     def __init__(self, n_samples: int):
         self.n_samples = n_samples
-        self.by_layer: dict[str, np.ndarray] = {}
+        self.by_output: dict[Any, np.ndarray] = {}
 
-    def write(self, positions: Sequence[int], found: dict[str, np.ndarray]) -> None:
-        for layer, rows in found.items():
-            if layer not in self.by_layer:
-                self.by_layer[layer] = empty_table((self.n_samples, *rows.shape[1:]), rows.dtype)
-            self.by_layer[layer][positions] = rows
+    def write(self, positions: Sequence[int], found: dict[Any, np.ndarray]) -> None:
+        for output, rows in found.items():
+            if output not in self.by_output:
+                self.by_output[output] = empty_table((self.n_samples, *rows.shape[1:]), rows.dtype)
+            self.by_output[output][positions] = rows
 
     def repeat(self, sources: Sequence[int], positions: Sequence[int]) -> None:
         """Copy rows to the positions of equal samples."""
-        for table in self.by_layer.values():
+        for table in self.by_output.values():
             table[positions] = table[sources]
-
-
-class _Sample(NamedTuple):
-    """A sample that was read into memory, and its position among all samples."""
-
-    position: int
-    content: object
-
-
-class _SampleError(Exception):
-    """A sample could not be read or opened. joblib replaces ``__cause__`` by a traceback."""
-
-    def __init__(self, position: int, cause: Exception):
-        super().__init__(position, cause)
-        self.position, self.cause = position, cause
-
-
-def _read(samples: Sequence, positions: range, modality: Modality) -> Iterator[list[_Sample]]:
-    """Read samples into memory, and yield them in lists of limited size in bytes."""
-    part, n_bytes = [], 0
-    for position in positions[: len(samples) - positions.start]:
-        try:
-            content = modality.read(samples[position])
-        except Exception as error:
-            raise _SampleError(position, error) from error
-        part.append(_Sample(position, content))
-        n_bytes += getattr(content, "bytes_read", 0)
-        if n_bytes >= _BYTES_READ:
-            yield part
-            part, n_bytes = [], 0
-    if part:
-        yield part
 
 
 class _Run:
@@ -161,72 +159,162 @@ class _Run:
     Parameters
     ----------
     n_samples : int
-    source : _Source
+    passes : list of _Pass
     store : FeatureStore or None
+    n_jobs : int or None
     """
 
-    def __init__(self, n_samples: int, source: _Source, store: FeatureStore | None):
-        self.source, self.store = source, store
+    def __init__(
+        self, n_samples: int, passes: list[_Pass], store: FeatureStore | None, n_jobs: int | None
+    ):
+        self.passes, self.store, self.n_jobs = passes, store, n_jobs
         self.tables = _Tables(n_samples)
         self.first: dict[object, int] = {}  # by digest
 
-    def add(self, samples: list[_Sample]) -> None:
+    def add(self, samples: list[Sample]) -> None:
         """Compute the features of some samples and put them into the tables."""
-        new: dict[bytes, _Sample] = {}
+        new: dict[bytes, Sample] = {}
         repeated: dict[int, int] = {}  # position: that of the first sample equal to it
-        for sample, digest in zip(samples, self._digests(samples), strict=True):
-            first = self.first.setdefault(digest, sample.position)
+        for sample, key in zip(samples, self._digests(samples), strict=True):
+            first = self.first.setdefault(key, sample.position)
             if first == sample.position:
-                new[digest] = sample
+                new[key] = sample
             else:
                 repeated[sample.position] = first
         if new:
-            found = _through_store(list(new.values()), list(new), self.source, self.store)
-            self.tables.write([sample.position for sample in new.values()], found)
+            positions = [sample.position for sample in new.values()]
+            self.tables.write(positions, self._compute(list(new.values()), list(new)))
         if repeated:
             self.tables.repeat(list(repeated.values()), list(repeated))
 
-    def _digests(self, samples: list[_Sample]) -> list:
+    def _digests(self, samples: list[Sample]) -> list:
         """Return a digest of each sample; without a store, hashable samples themselves."""
-        modality = self.source.recipe.backbone.modality
+        modality: Modality = self.passes[0].backbone.modality
         if modality.is_hashable and self.store is None:
             return [sample.content for sample in samples]
-        return [_digest(sample, modality) for sample in samples]
+        return [digest(sample, modality) for sample in samples]
+
+    def _compute(self, samples: list[Sample], digests: list[bytes]) -> dict[tuple, np.ndarray]:
+        """Look up features in the store, compute the missing ones and store them."""
+        parts = [_Part(one, digests, self.store) for one in self.passes]
+        backbones = [one.backbone for one in self.passes]
+        groups = open_for(samples, backbones, [part.missing for part in parts], self.n_jobs)
+        found: dict[tuple, np.ndarray] = {}
+        for part in parts:
+            found |= part.complete(groups.pop(0))  # frees what was opened for it
+        return found
 
 
-def _digest(sample: _Sample, modality: Modality) -> bytes:
-    try:
-        return modality.digest(sample.content)
-    except Exception as error:
-        raise _SampleError(sample.position, error) from error
+class _Pass:
+    """Runs samples through one network for some recipes. It is prepared at its first use.
+
+    Parameters
+    ----------
+    recipes : dict of int to Recipe
+        Of one backbone, precision and type, by their position among all recipes.
+    batch_size : int or "auto"
+    device : str
+    runner : Engine or None
+    """
+
+    def __init__(self, recipes: dict[int, Recipe], batch_size, device: str, runner: Engine | None):
+        self.recipes = recipes
+        self.batch_size = batch_size
+        self.device = device
+        self.runner = runner
+        self.backbone = next(iter(recipes.values())).backbone
+        self.outputs = [(i, layer) for i, recipe in recipes.items() for layer in recipe.layers]
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        if self.runner is not None:
+            return self.runner
+        first, *others = self.recipes.items()
+        also = [((i, layer), layer, r.pooling) for i, r in others for layer in r.layers]
+        return first[1].engine(resolve_device(self.device), also=tuple(also))
+
+    def key(self, output: tuple[int, str]) -> str:
+        """Describe an output for the store."""
+        return self.recipes[output[0]].key(output[1])
+
+    def compute(self, groups: list) -> dict[Any, np.ndarray]:
+        """Run preprocessed samples.
+
+        Returns
+        -------
+        dict of (int, str) to ndarray
+            For each position of a recipe and layer; the whole activations that go to the store
+            under ``(layer, "none")``.
+        """
+        if self.backbone.modality.has_tokens:
+            found = self.engine.run_groups(groups, self.batch_size)
+        else:
+            ((_, tensors),) = groups
+            found = self.engine.run(tensors, self.batch_size)
+        first = next(iter(self.recipes))
+        return {(first, k) if isinstance(k, str) else k: rows for k, rows in found.items()}
 
 
-def _through_store(
-    samples: list[_Sample], digests: list[bytes], source: _Source, store: FeatureStore | None
-) -> dict[str, np.ndarray]:
-    """Look up features in the store, compute the missing ones and store them."""
-    recipe = source.recipe
-    if store is None:
-        new = source.compute(samples)
-        return {layer: new[layer] for layer in recipe.layers}
-    found: dict[str, list] = {
-        layer: store.get(recipe.key(layer), digests) for layer in recipe.layers
-    }
-    columns = zip(*found.values(), strict=True)
-    runs_all = source.runner is not None
-    missing = [i for i, row in enumerate(columns) if runs_all or any(v is None for v in row)]
-    if missing:
-        new = source.compute([samples[i] for i in missing])
-        for key in ((layer, "none") for layer in recipe.whole):
-            store.try_put_aside(recipe.key(key), [digests[i] for i in missing], new[key])
-        for layer, rows in found.items():
-            absent = [j for j, i in enumerate(missing) if rows[i] is None]
-            kept = [digests[missing[j]] for j in absent]
-            store.try_put(recipe.key(layer), kept, new[layer][absent])
-            for j in absent:
-                rows[missing[j]] = new[layer][j]
-    tokens = recipe.backbone.modality.has_tokens
-    return {k: _stacked(rows, tokens and np.ndim(rows[0]) > 1) for k, rows in found.items()}
+def _passes(recipes: Sequence[Recipe], batch_size, device: str, runner) -> list[_Pass]:
+    """Group the recipes that one pass through a network serves."""
+    groups: dict[tuple, dict[int, Recipe]] = {}
+    for i, recipe in enumerate(recipes):
+        key = id(recipe.backbone), recipe.precision, recipe.dtype
+        groups.setdefault(key, {})[i] = recipe
+    return [_Pass(group, batch_size, device, runner) for group in groups.values()]
+
+
+class _Part:
+    """Some samples in one pass: what the store has of their features, and what is missing.
+
+    Parameters
+    ----------
+    one : _Pass
+    digests : list of bytes
+        Of the samples.
+    store : FeatureStore or None
+    """
+
+    def __init__(self, one: _Pass, digests: list[bytes], store: FeatureStore | None):
+        self.one, self.digests, self.store = one, digests, store
+        self.missing: Sequence[int] = range(len(digests))
+        self.found: dict[tuple, list] = {}
+        if store is not None:
+            self.found = {output: store.get(one.key(output), digests) for output in one.outputs}
+            columns = zip(*self.found.values(), strict=True)
+            runs_all = one.runner is not None
+            self.missing = [
+                i for i, row in enumerate(columns) if runs_all or any(v is None for v in row)
+            ]
+
+    def complete(self, groups: list) -> dict[tuple, np.ndarray]:
+        """Compute the missing features from preprocessed samples, store and return all."""
+        new = self.one.compute(groups) if self.missing else {}
+        if self.store is None:
+            return {output: new[output] for output in self.one.outputs}
+        if self.missing:
+            self._put_aside(new, self.store)
+            for output in self.one.outputs:
+                self._put(output, new[output], self.store)
+        ragged = self.one.backbone.modality.has_tokens
+        return {
+            k: _stacked(rows, ragged and np.ndim(rows[0]) > 1) for k, rows in self.found.items()
+        }
+
+    def _put_aside(self, new: dict[Any, np.ndarray], store: FeatureStore) -> None:
+        digests = [self.digests[i] for i in self.missing]
+        for recipe in self.one.recipes.values():
+            for key in ((layer, "none") for layer in recipe.whole):
+                store.try_put_aside(recipe.key(key), digests, new[key])
+
+    def _put(self, output: tuple[int, str], rows: np.ndarray, store: FeatureStore) -> None:
+        """Store the features of an output that were missing."""
+        found = self.found[output]
+        absent = [j for j, i in enumerate(self.missing) if found[i] is None]
+        digests = [self.digests[self.missing[j]] for j in absent]
+        store.try_put(self.one.key(output), digests, rows[absent])
+        for j in absent:
+            found[self.missing[j]] = rows[j]
 
 
 def _stacked(values: list, ragged: bool) -> np.ndarray:
@@ -239,100 +327,7 @@ def _stacked(values: list, ragged: bool) -> np.ndarray:
     return table
 
 
-class _Source:
-    """Opens samples and runs them through the network, which is prepared at its first use."""
-
-    def __init__(self, recipe: Recipe, batch_size, device, n_jobs, runner: Engine | None = None):
-        self.recipe = recipe
-        self.runner = runner
-        self.batch_size = batch_size
-        self.device = device
-        self.n_jobs = n_jobs
-
-    @functools.cached_property
-    def engine(self) -> Engine:
-        return self.runner or self.recipe.engine(resolve_device(self.device))
-
-    def compute(self, samples: list[_Sample]) -> dict[Any, np.ndarray]:
-        groups = self.groups(samples)
-        if self.recipe.backbone.modality.has_tokens:
-            return self.engine.run_groups(groups, self.batch_size)
-        ((_, tensors),) = groups
-        return self.engine.run(tensors, self.batch_size)
-
-    def groups(self, samples: list[_Sample]) -> list[tuple[np.ndarray, Sequence[torch.Tensor]]]:
-        """Open and preprocess samples, and group those of one shape."""
-        backbone = self.recipe.backbone
-        many = getattr(backbone.preprocess, "many", None)
-        if many is not None:  # such as for texts, which are tokenised together
-            return many([sample.content for sample in samples])
-        return backbone.modality.group(self._open(samples))
-
-    def _open(self, samples: list[_Sample]) -> list[torch.Tensor]:
-        backbone = self.recipe.backbone
-        if self.n_jobs in (None, 1):
-            return [_open(sample, backbone) for sample in samples]
-        # A positive number of threads may exceed that of the samples.
-        n_jobs = min(self.n_jobs, len(samples)) if self.n_jobs > 0 else self.n_jobs
-        opened = Parallel(n_jobs, prefer="threads")(
-            delayed(_open)(sample, backbone) for sample in samples
-        )
-        return list(opened)
-
-
-def _open(sample: _Sample, backbone: Backbone) -> torch.Tensor:
-    try:
-        return open_sample(sample.content, backbone)
-    except Exception as error:
-        raise _SampleError(sample.position, error) from error
-
-
-def open_sample(sample, backbone: Backbone) -> torch.Tensor:
-    """Open and preprocess one sample.
-
-    Parameters
-    ----------
-    sample : object
-    backbone : Backbone
-
-    Returns
-    -------
-    Tensor
-        Without a batch axis.
-    """
-    opened = backbone.modality.open(sample)
-    return torch.tensor(opened) if backbone.preprocess is None else backbone.preprocess(opened)
-
-
-@contextlib.contextmanager
-def _unreadable_named(samples: Sequence, start: int, backbone: Backbone):
-    """Replace the error of one sample by one that lists all unreadable samples."""
-    try:
-        yield
-    except _SampleError as error:
-        problems = _problems(samples, start, backbone, {error.position: error.cause})
-        raise UnreadableSamplesError(problems) from error.cause
-
-
-def _problems(samples: Sequence, start: int, backbone: Backbone, known: dict) -> list[tuple]:
-    """List the samples from a position on that cannot be opened, and those that failed before."""
-    problems = []
-    for i in range(start, len(samples)):
-        error = known[i] if i in known else _error_of(samples[i], backbone)
-        if error is not None:
-            problems.append((i, samples[i], error))
-    return problems
-
-
-def _error_of(sample, backbone: Backbone) -> Exception | None:
-    try:
-        open_sample(sample, backbone)
-    except Exception as error:
-        return error
-    return None
-
-
-def _progress(steps: range, recipe: Recipe, verbose: int):
+def _progress(steps: range, backbone: Backbone, verbose: int):
     if not verbose:
         return steps
     try:
@@ -341,4 +336,4 @@ def _progress(steps: range, recipe: Recipe, verbose: int):
         raise ImportError(
             "verbose=1 draws its bar with rich: pip install 'sktransfer[cli]'"
         ) from None
-    return track(steps, description=f"{recipe.backbone.name} features")
+    return track(steps, description=f"{backbone.name} features")

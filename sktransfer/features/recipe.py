@@ -62,7 +62,17 @@ class Recipe:
         preprocess = describe(backbone.preprocess)
         return "|".join(("v3", backbone.fingerprint, layer, *settings, preprocess))
 
-    def engine(self, device: torch.device, stages: Mapping[str, nn.Module] | None = None) -> Engine:
+    @property
+    def whole_outputs(self) -> tuple[tuple, ...]:
+        """The whole activations as further outputs of an engine."""
+        return tuple(((layer, "none"), layer, "none") for layer in self.whole)
+
+    def engine(
+        self,
+        device: torch.device,
+        stages: Mapping[str, nn.Module] | None = None,
+        also: tuple[tuple, ...] = (),
+    ) -> Engine:
         """Return the engine that computes the features.
 
         Parameters
@@ -70,6 +80,8 @@ class Recipe:
         device : torch.device
         stages : mapping of str to torch.nn.Module, default=None
             Run instead of the backbone's own. Without, the engine is kept beside the backbone.
+        also : tuple of (key, str, pooling), default=()
+            Further outputs; see :class:`Engine`.
 
         Returns
         -------
@@ -80,7 +92,7 @@ class Recipe:
             stages_of(backbone) if stages is None else stages,
             self.layers,
             as_pooling(self.pooling),
-            whole=self.whole,
+            also=(*self.whole_outputs, *also),
             kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
             device=device,
             modality=backbone.modality,

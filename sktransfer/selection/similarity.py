@@ -269,7 +269,7 @@ class NormWatcher(TorchEngine):
             stages,
             (*recipe.layers, list(stages)[-1]),  # all batch norms are run
             recipe.pooling,
-            whole=recipe.whole,
+            also=recipe.whole_outputs,
             device=resolve_device(device),
             modality=self.backbone.modality,
             opaque=self.backbone.opaque,

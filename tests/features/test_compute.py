@@ -18,10 +18,14 @@ from sktransfer import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
     UnreadableSamplesError,
+    list_layers,
     load_backbone,
+    load_word_vectors,
 )
 from sktransfer.features import compute as compute_module
-from sktransfer.features.compute import compute_features, open_sample
+from sktransfer.features import opening
+from sktransfer.features.compute import compute_features, compute_several
+from sktransfer.features.opening import open_sample
 from sktransfer.features.recipe import Recipe
 from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone
 
@@ -350,7 +354,7 @@ def test_files_are_in_memory_a_few_at_a_time(tmp_path, monkeypatch):
         Image.fromarray(image).save(paths[-1])
     expected = compute(paths)["4"]
     limit = 2 * paths[0].stat().st_size
-    monkeypatch.setattr(compute_module, "_BYTES_READ", limit)
+    monkeypatch.setattr(opening, "_BYTES_READ", limit)
     sizes, add = [], compute_module._Run.add
     monkeypatch.setattr(
         compute_module._Run, "add", lambda run, part: (sizes.append(len(part)), add(run, part))
@@ -358,6 +362,123 @@ def test_files_are_in_memory_a_few_at_a_time(tmp_path, monkeypatch):
     np.testing.assert_allclose(compute([*paths, paths[0]])["4"], [*expected, expected[0]], 1e-5)
     assert sum(sizes) == 10
     assert max(sizes) <= 3
+
+
+# several recipes in one pass over the samples
+
+
+def centre(x):
+    return x[:, :, 1:3, 1:3].mean((2, 3))
+
+
+def several(backbone):
+    """Recipes of three input sizes, with several layers and poolings."""
+    small, large = backbone.with_image_size(12), backbone.with_image_size(24)
+    return [
+        Recipe(backbone, ("4", "2")),
+        Recipe(small, ("4",), "max"),
+        Recipe(large, ("2",), ("avg", "max")),
+        Recipe(small, ("2", "1"), centre),
+        Recipe(small, ("2",), "avg", dtype="float16"),
+    ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_jobs": 2}, {"batch_size": 3}])
+@pytest.mark.parametrize("with_store", [False, True])
+def test_several_recipes_give_what_each_gives(settings, with_store, store):
+    X = images(7)
+    X.insert(3, X[0])
+    recipes = several(tiny_backbone())
+    for _ in range(2):
+        found = compute_several(X, recipes, store=store if with_store else None, **settings)
+        for tables, recipe in zip(found, recipes, strict=True):
+            expected = compute_features(X, recipe)
+            assert list(tables) == list(recipe.layers)
+            for layer, table in tables.items():
+                assert table.dtype == expected[layer].dtype
+                np.testing.assert_allclose(table, expected[layer], rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The samples that were opened, in order."""
+    found, modality = [], type(tiny_backbone().modality)
+    open_one = modality.open
+    monkeypatch.setattr(modality, "open", lambda self, x: (found.append(x), open_one(self, x))[1])
+    return found
+
+
+def test_several_recipes_open_a_sample_once_and_run_each_network_once(opened, counted):
+    compute_several(images(5), several(tiny_backbone()))
+    assert len(opened) == 5
+    assert counted == [5, 5, 5, 5]  # three sizes, and one of them in two types
+
+
+def test_only_what_is_missing_is_opened_and_run(opened, counted, store):
+    X, backbone = images(6), tiny_backbone()
+    first, second, third, *_ = several(backbone)
+    compute_features(X[:4], first, store=store)
+    compute_features(X[:2], second, store=store)
+    compute_features(X[:4], third, store=store)
+    opened.clear(), counted.clear()
+    compute_several(X, [first, second, third], store=store)
+    assert len(opened) == 4
+    assert counted == [2, 4, 2]
+    compute_several(X, [third, first, second], store=store)
+    compute_features(X, second, store=store)
+    assert (len(opened), len(counted)) == (4, 3)
+
+
+def test_recipes_of_one_network_share_the_store_with_each_alone(counted, store):
+    X, backbone = images(3), tiny_backbone()
+    recipes = [Recipe(backbone, ("4",), pooling) for pooling in ("avg", "max")]
+    compute_several(X, recipes, store=store)
+    assert counted == [3]
+    for recipe in recipes:
+        compute_features(X, recipe, store=store)
+    assert counted == [3]
+
+
+def test_several_networks_of_one_modality_may_be_given(opened):
+    X, backbones = images(3), [tiny_backbone(seed) for seed in (0, 1)]
+    found = compute_several(X, [Recipe(backbone, ("4",)) for backbone in backbones])
+    assert len(opened) == 3
+    for tables, backbone in zip(found, backbones, strict=True):
+        np.testing.assert_allclose(tables["4"], plain(X, backbone), rtol=1e-5, atol=1e-6)
+
+
+def test_several_recipes_of_texts_give_what_each_gives():
+    vectors = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    X, backbone = (
+        ["a b", "c", "b a c", "d d d d d d d d d"],
+        load_word_vectors((list("abcd"), vectors)),
+    )
+    (layer, *_) = list_layers(backbone)
+    recipes = [Recipe(backbone, (layer,), pooling) for pooling in ("avg", "max")]
+    for tables, recipe in zip(compute_several(X, recipes), recipes, strict=True):
+        expected = compute_features(X, recipe)
+        np.testing.assert_allclose(tables[layer], expected[layer], rtol=1e-5, atol=1e-6)
+
+
+def test_a_sample_that_no_recipe_can_open_is_named_once():
+    X = [*images(3), np.zeros(3)]
+    with pytest.raises(UnreadableSamplesError, match=r"1 sample .*\n.*sample 3, ndarray") as info:
+        compute_several(X, several(tiny_backbone()))
+    assert len(info.value.problems) == 1
+
+
+def test_a_pooling_without_a_hash_is_one_of_several():
+    class Corner:
+        __hash__ = None
+
+        def __call__(self, x):
+            return x[:, :, 0, 0]
+
+    X, backbone = images(3), tiny_backbone()
+    recipes = [Recipe(backbone, ("2",), pooling) for pooling in ("max", Corner())]
+    for tables, recipe in zip(compute_several(X, recipes), recipes, strict=True):
+        expected = compute_features(X, recipe)
+        np.testing.assert_allclose(tables["2"], expected["2"], rtol=1e-5, atol=1e-6)
 
 
 # samples that cannot be read
