@@ -123,10 +123,13 @@ def images(n: int, size=(20, 24), seed: int = 0) -> list[np.ndarray]:
 
 
 def run_python(code: str, *args, timeout: float = 300, path: Path = TESTS.parent) -> str:
-    """Run code in a new interpreter without network that can import what lies in ``path``."""
+    """Run code in a new interpreter without network that can import what lies in ``path``.
+
+    It has one thread, as the tests do (conftest.py): sums differ in their last bits otherwise.
+    """
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE + code, *map(str, args)],
-        env=os.environ | {"PYTHONPATH": str(path)},
+        env=os.environ | {"PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=timeout,
