@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,18 +31,30 @@ def _marked(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return x * tokens[..., None]
 
 
+def _in_chunks(run: Callable, x: torch.Tensor, longest: int | None) -> torch.Tensor:
+    """Run each ``longest`` positions of ``(n, L, ...)`` alone, as a network takes no more."""
+    if longest is None or x.shape[1] <= longest:
+        return run(x)
+    return torch.cat([run(part) for part in x.split(longest, 1)], 1)
+
+
 class Embeddings(nn.Module):
     """Map ids ``(n, L)`` to vectors ``(n, L, d)``, including the positions.
 
-    ``padding`` is the network's id of padding, from which RoBERTa counts positions.
+    ``padding`` is the network's id of padding, from which RoBERTa counts positions. Positions begin
+    again after ``longest``.
     """
 
-    def __init__(self, table: nn.Module, padding: int):
+    def __init__(self, table: nn.Module, padding: int, longest: int | None = None):
         super().__init__()
         self.table = table
         self.padding = padding
+        self.longest = longest
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return _in_chunks(self._run, ids, self.longest)
+
+    def _run(self, ids: torch.Tensor) -> torch.Tensor:
         tokens = ids > 0
         return _marked(self.table(torch.where(tokens, ids - 1, self.padding)), tokens)
 
@@ -51,17 +63,24 @@ class Block(nn.Module):
     """Run one block of attention, ``(n, L, d)`` to ``(n, L, d)``.
 
     ``relative`` computes the position bias of MPNet, which is added to the scores. In MPNet, all
-    blocks share it; here each block has a copy, which may change in training.
+    blocks share it; here each block has a copy, which may change in training. Tokens attend to those
+    of the same ``longest`` positions.
     """
 
     relative: Any  # a module with compute_position_bias, or None
 
-    def __init__(self, block: nn.Module, relative: nn.Module | None = None):
+    def __init__(
+        self, block: nn.Module, relative: nn.Module | None = None, longest: int | None = None
+    ):
         super().__init__()
         self.block = block
         self.relative = relative
+        self.longest = longest
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _in_chunks(self._run, x, self.longest)
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
         tokens = _tokens(x)
         # Without padding, too: the last bits of a row must not depend on the other rows.
         scores = x.new_zeros(()).masked_fill(~tokens[:, None, None], _NEVER)  # (n, 1, 1, L)
@@ -75,12 +94,16 @@ class Block(nn.Module):
 class Whole(nn.Module):
     """Run a network that cannot be cut, from ids ``(n, L)`` to vectors ``(n, L, d)``."""
 
-    def __init__(self, model: nn.Module, padding: int):
+    def __init__(self, model: nn.Module, padding: int, longest: int | None = None):
         super().__init__()
         self.model = model
         self.padding = padding
+        self.longest = longest
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return _in_chunks(self._run, ids, self.longest)
+
+    def _run(self, ids: torch.Tensor) -> torch.Tensor:
         tokens = ids > 0
         original = torch.where(tokens, ids - 1, self.padding)
         y = self.model(input_ids=original, attention_mask=tokens.long()).last_hidden_state
@@ -112,15 +135,17 @@ class Sentence(nn.Module):
         return top.masked_fill(~tokens.any(1), 0)
 
 
-def _stages(name: str, model: Any, sentence: nn.Module) -> dict[str, nn.Module]:
+def _stages(
+    name: str, model: Any, sentence: nn.Module, longest: int | None = None
+) -> dict[str, nn.Module]:
     """Cut a network into embeddings and blocks, or keep it whole if the result differs."""
     padding = getattr(model.config, "pad_token_id", None) or 0
-    whole = Whole(model, padding)
+    whole = Whole(model, padding, longest)
     with _explained(name, "it is not an encoder of texts that transformers runs on ids alone"):
         ids = _sample_ids(model.config.vocab_size)
         expected = _run([whole], ids)
     try:
-        stages = _split_encoder(model, padding)
+        stages = _split_encoder(model, padding, longest)
         difference = _run(stages.values(), ids) - expected
         agree = difference.norm() <= 1e-5 * expected.norm()
     except Exception:  # the blocks of this family have other names or inputs
@@ -142,7 +167,7 @@ def _run(stages: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _split_encoder(model: Any, padding: int) -> dict[str, nn.Module]:
+def _split_encoder(model: Any, padding: int, longest: int | None) -> dict[str, nn.Module]:
     encoder = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT
     relative = None
     if hasattr(encoder, "compute_position_bias"):  # MPNet
@@ -151,9 +176,9 @@ def _split_encoder(model: Any, padding: int) -> dict[str, nn.Module]:
     table = model.embeddings
     if hasattr(model, "embeddings_project"):  # small ELECTRAs
         table = nn.Sequential(table, model.embeddings_project)
-    stages: dict[str, nn.Module] = {"embeddings": Embeddings(table, padding)}
+    stages: dict[str, nn.Module] = {"embeddings": Embeddings(table, padding, longest)}
     for i, block in enumerate(encoder.layer):
-        stages[f"layer.{i}"] = Block(block, copy.deepcopy(relative))
+        stages[f"layer.{i}"] = Block(block, copy.deepcopy(relative), longest)
     return stages
 
 

@@ -20,7 +20,7 @@ from .folder_config import max_length, read_json, sentence_settings
 from .tokenizer import TokenizerPreprocessing
 from .weights import check_finite, check_sha256, first_line, random_weights
 
-__all__ = ["files_of_folder", "load_hf", "load_minilm"]
+__all__ = ["files_of_folder", "load_hf", "load_minilm", "make_bert"]
 
 _LONGEST = 512  # tokens of a text if neither the folder nor the network limits them
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files of a folder that are read
@@ -165,14 +165,16 @@ def _load(name: str, folder: Path, weights) -> Backbone:
     settings, local = sentence_settings(folder), _local(name)
     inside = folder / settings.path
     model = _model(name, inside, weights)
-    stages = _stages(name, model, Sentence(settings.pooling, settings.normalise))
+    preprocess = _preprocessing(name, inside, settings.prompt, model)
+    sentence = Sentence(settings.pooling, settings.normalise)
+    stages = _stages(name, model, sentence, preprocess.chunk_length)
     # A pickle may be opened in another working directory, so that it needs the absolute path.
     full = name if local is None else f"hf:{local}"
     return Backbone(
         name if local is None else f"hf:{local.name}",
         _in_order(stages),
         modality="text",
-        preprocess=_preprocessing(name, inside, settings.prompt, model),
+        preprocess=preprocess,
         stages=stages,
         loaded_by=(full, "default") if weights == "default" else None,
     )
@@ -187,9 +189,30 @@ def _model(name: str, folder: Path, weights) -> nn.Module:
     with _quiet(), _explained(name, f"{str(file)!r} cannot be read by transformers"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if weights is not None:
-        return _plain(_pretrained(name, folder, config), folder)
+        return _plain(_pretrained(name, folder, config), read_json(file))
     with _quiet(), _explained(name, f"{str(file)!r} is no network that transformers can build"):
-        return _plain(random_weights(lambda: AutoModel.from_config(config)), folder)
+        return _plain(random_weights(lambda: AutoModel.from_config(config)), read_json(file))
+
+
+def make_bert(**settings) -> nn.Module:
+    """Build the encoder of BERT with random weights.
+
+    Parameters
+    ----------
+    **settings
+        Those of transformers' ``BertConfig``.
+
+    Returns
+    -------
+    torch.nn.Module
+        Without the layers of BERT behind its blocks, in ``eval`` mode.
+    """
+    _transformers()
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(**settings)
+    made = random_weights(lambda: BertModel(config, add_pooling_layer=False))
+    return _plain(made, settings)
 
 
 def _pretrained(name: str, folder: Path, config) -> nn.Module:
@@ -250,14 +273,13 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
             )
 
 
-def _plain(model: Any, folder: Path) -> nn.Module:
+def _plain(model: Any, settings: dict) -> nn.Module:
     """Remove from a network what is not used, and what depends on the path of its files."""
     if "pooler" in model._modules:
         model.pooler = None
     # Every block holds the configuration, with the folder and the version of transformers. The
     # fingerprint gets the hash of the rest.
-    file = read_json(folder / "config.json")
-    ours = {k: v for k, v in file.items() if not k.startswith(("_", "transformers_version"))}
+    ours = {k: v for k, v in settings.items() if not k.startswith(("_", "transformers_version"))}
     digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()
     for module in model.modules():
         if hasattr(module, "config"):

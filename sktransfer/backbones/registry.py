@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data import Modality, get_modality
 from .base import Backbone
+from .e5 import load_e5
 from .huggingface import files_of_folder, load_hf, load_minilm
 from .lite import LITE, load_lite
 from .preprocessing import as_preprocessing
@@ -32,6 +33,7 @@ _REGISTRY |= dict.fromkeys(LITE, load_lite)
 _REGISTRY |= dict.fromkeys(torchvision_names(), load_torchvision)
 
 _TEXT = {
+    "e5_small": load_e5,
     "glove_6b_50d": load_glove,
     "minilm_l6_v2": load_minilm,
     "word-vectors": load_word_vectors_named,

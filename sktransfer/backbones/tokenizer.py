@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,19 @@ class TokenizerPreprocessing:
         The largest number of tokens of a text, including special ones. Longer texts are truncated.
     prompt : str, default=""
         Is put before every text.
+    characters : mapping of int to str, default=None
+        What replaces a character, by its code point, before the tokenizer is given a text.
+    long_texts : {"truncate", "chunk"}, default="truncate"
+        What happens to a text of more than ``max_length`` tokens. "chunk" gives all its tokens: its
+        chunks of ``max_length``, each with the special tokens, begin at multiples of
+        ``chunk_length``.
 
     Attributes
     ----------
     content_digest : str
         SHA-256 of all parameters.
+    chunk_length : int
+        ``max_length``, padded.
 
     Examples
     --------
@@ -49,13 +57,36 @@ class TokenizerPreprocessing:
     tensor([2, 3, 1, 0, 0, 0, 0, 0])
     """
 
-    def __init__(self, tokenizer: str, max_length: int, prompt: str = ""):
+    def __init__(
+        self,
+        tokenizer: str,
+        max_length: int,
+        prompt: str = "",
+        *,
+        characters: Mapping[int, str] | None = None,
+        long_texts: str = "truncate",
+    ):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.prompt = prompt
-        settings = json.dumps([tokenizer, max_length, prompt])
+        self.characters = characters or {}
+        self.long_texts = long_texts
+        self.chunk_length = padded_length(max_length)
+        settings = json.dumps([tokenizer, max_length, prompt, self.characters, long_texts])
         self.content_digest = hashlib.sha256(settings.encode()).hexdigest()
         self._ready: Any = None
+
+    def with_long_texts(self, long_texts: str) -> TokenizerPreprocessing:
+        """Return the same with another ``long_texts``, sharing the tokenizer."""
+        other = TokenizerPreprocessing(
+            self.tokenizer,
+            self.max_length,
+            self.prompt,
+            characters=self.characters,
+            long_texts=long_texts,
+        )
+        other._ready = self._ready_tokenizer()
+        return other
 
     def __call__(self, text: str) -> torch.Tensor:
         """Return the ids of one text, ``(length,)``, int64."""
@@ -75,7 +106,7 @@ class TokenizerPreprocessing:
             one group.
         """
         # Zero is what rows are filled up with, so that an id is one more.
-        rows = [np.array(one.ids, np.int64) + 1 for part in self._encoded(texts) for one in part]
+        rows = [self._row(one) + 1 for part in self._encoded(texts) for one in part]
         groups: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(padded_length(len(row)), []).append(i)
@@ -85,7 +116,7 @@ class TokenizerPreprocessing:
         ]
 
     def check(self, texts: Sequence[str], fitting: bool = False) -> dict[str, float]:
-        """Warn with the number of texts that are truncated, if there are any.
+        """Measure the share of tokens that is cut off, and warn if it is not zero.
 
         Parameters
         ----------
@@ -96,7 +127,7 @@ class TokenizerPreprocessing:
         Returns
         -------
         dict
-            Empty.
+            ``truncated_rate_``, the share of tokens that is cut off.
 
         Raises
         ------
@@ -106,27 +137,50 @@ class TokenizerPreprocessing:
         wrong = [(i, text) for i, text in enumerate(texts) if not _is_unicode(text)]
         if wrong:
             raise UnreadableSamplesError([(i, text, _not_unicode(text)) for i, text in wrong])
+        cut = [] if self.long_texts == "chunk" else self._cut_tokens(texts)
+        if not any(cut):
+            return {"truncated_rate_": 0.0}
+        n_tokens = sum(len(one.ids) for part in self._encoded(texts) for one in part)
+        rate = sum(cut) / (sum(cut) + n_tokens)
+        warnings.warn(
+            f"{np.count_nonzero(cut)} of {len(texts)} texts are longer than the {self.max_length} "
+            f"tokens that the network takes, and are truncated: {rate:.2%} of all tokens are cut "
+            "off. long_texts='chunk' uses them.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return {"truncated_rate_": rate}
+
+    def _cut_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens are cut off, for each text of which some may be."""
         # A tokenizer makes at most one token of an ASCII character, so that most texts need not be
         # encoded. Eight for special tokens and a space at the beginning.
         room = self.max_length - len(self.prompt) - 8
         doubtful = [text for text in texts if len(text) > room or not text.isascii()]
-        n_cut = sum(bool(one.overflowing) for part in self._encoded(doubtful) for one in part)
-        if n_cut:
-            warnings.warn(
-                f"{n_cut} of {len(texts)} texts are longer than the {self.max_length} tokens that "
-                "the network takes, and are truncated. Split them if their ends matter.",
-                UserWarning,
-                stacklevel=2,
-            )
-        return {}
+        encoded = (one.overflowing for part in self._encoded(doubtful) for one in part)
+        return [sum(map(_n_content, overflowing)) for overflowing in encoded]
+
+    def _row(self, one) -> np.ndarray:
+        """Return the ids of a text; -1 where a chunk is padded."""
+        chunks = [one.ids, *(more.ids for more in one.overflowing)]
+        if self.long_texts == "truncate" or len(chunks) == 1:
+            return np.array(one.ids, np.int64)
+        full = [ids + [-1] * (self.chunk_length - len(ids)) for ids in chunks[:-1]]
+        return np.concatenate([*full, chunks[-1]])
 
     def _encoded(self, texts: Sequence[str]):
         """Yield the encodings of texts, one list for each chunk."""
-        if self._ready is None:
-            self._ready = _tokenizer_from(self.tokenizer, self.max_length)
+        tokenizer = self._ready_tokenizer()
         for start in range(0, len(texts), _CHUNK):
             chunk = [self.prompt + text for text in texts[start : start + _CHUNK]]
-            yield self._ready.encode_batch(chunk)
+            if self.characters:
+                chunk = [text.translate(self.characters) for text in chunk]
+            yield tokenizer.encode_batch(chunk)
+
+    def _ready_tokenizer(self):
+        if self._ready is None:
+            self._ready = _tokenizer_from(self.tokenizer, self.max_length)
+        return self._ready
 
     def __getstate__(self) -> dict:
         """Return the parameters, from which the tokenizer is made again."""
@@ -145,6 +199,11 @@ def _tokenizer_from(text: str, max_length: int):
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length, direction=direction)
     return tokenizer
+
+
+def _n_content(encoding) -> int:
+    """Return the number of tokens that are not special."""
+    return len(encoding.ids) - sum(encoding.special_tokens_mask)
 
 
 def _is_unicode(text: str) -> bool:
