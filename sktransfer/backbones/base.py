@@ -152,12 +152,55 @@ class Backbone:
             sized.pop(next(iter(sized)))
         return found
 
+    def with_long_texts(self, long_texts: str | None) -> Backbone:
+        """Return this backbone with another treatment of texts that are too long for it.
+
+        Parameters
+        ----------
+        long_texts : {"truncate", "chunk"} or None
+            "truncate" cuts a text off after the greatest number of tokens. "chunk" divides it into
+            chunks of that number, which run through the network one by one, so that pooling
+            covers all tokens. None changes nothing.
+
+        Returns
+        -------
+        Backbone
+            With the same weights; the same object again for the same value.
+
+        Raises
+        ------
+        ValueError
+            For another value, or a preprocessing that does not limit the length of texts.
+        """
+        if long_texts is None or getattr(self.preprocess, "long_texts", None) == long_texts:
+            return self
+        if long_texts not in ("truncate", "chunk"):
+            raise ValueError(f"long_texts={long_texts!r}: give 'truncate', 'chunk' or None.")
+        if not hasattr(self.preprocess, "with_long_texts"):
+            raise ValueError(
+                f"long_texts={long_texts!r} cannot be applied: the preprocessing of backbone "
+                f"{self.name!r} is {self.preprocess!r}, which does not limit the length of texts."
+            )
+        kept = self.prepared.setdefault("long_texts", {})
+        if long_texts not in kept:
+            changed = self.preprocess.with_long_texts(long_texts)
+            if changed is self.preprocess:  # it takes texts of any length
+                return self
+            kept[long_texts] = self._with_preprocess(changed, long_texts=long_texts)
+        return kept[long_texts]
+
     def _resized(self, image_size: int) -> Backbone:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, preprocess=self.preprocess.with_size(image_size))
+        changed = self.preprocess.with_size(image_size)
+        other = self._with_preprocess(changed, image_size=image_size)
         other.native_shape = self.native_shape or self.input_shape
+        return other
+
+    def _with_preprocess(self, preprocess, **arguments) -> Backbone:
+        """Return a backbone that shares all but the preprocessing, and how it is loaded again."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, preprocess=preprocess)
         if self.reference is not None:
-            other.reference = dataclasses.replace(self.reference, image_size=image_size)
+            other.reference = dataclasses.replace(self.reference, **arguments)
         return other
 
     def __sklearn_clone__(self) -> Backbone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,6 +41,7 @@ _BEFORE = {
     "emb.ln.w": "embeddings.LayerNorm.weight",
     "emb.ln.b": "embeddings.LayerNorm.bias",
 }
+_WORDS = "embeddings.word_embeddings.weight"
 
 
 def load_e5(name: str, weights, *, download: bool = True) -> Backbone:
@@ -101,7 +103,7 @@ def _file_of_package(name: str) -> Path:
 def _model(file: EncoderFile, trained: bool) -> nn.Module:
     """Build the network with the tensors of the file, or with random ones."""
     s = file.settings
-    model = make_bert(
+    model: Any = make_bert(
         hidden_size=s.width,
         num_hidden_layers=s.n_blocks,
         num_attention_heads=s.n_heads,
@@ -117,9 +119,6 @@ def _model(file: EncoderFile, trained: bool) -> nn.Module:
         model.embeddings.word_embeddings = Blocks(file.tensors["emb.word"])
         model.config.vocab_size = s.n_ids
     return model
-
-
-_WORDS = "embeddings.word_embeddings.weight"
 
 
 def _state(file: EncoderFile) -> dict[str, torch.Tensor]:

@@ -63,8 +63,8 @@ class Block(nn.Module):
     """Run one block of attention, ``(n, L, d)`` to ``(n, L, d)``.
 
     ``relative`` computes the position bias of MPNet, which is added to the scores. In MPNet, all
-    blocks share it; here each block has a copy, which may change in training. Tokens attend to those
-    of the same ``longest`` positions.
+    blocks share it; here each block has a copy, which may change in training. Tokens attend to
+    those of the same ``longest`` positions.
     """
 
     relative: Any  # a module with compute_position_bias, or None

@@ -16,9 +16,10 @@ Numbers are little-endian. The file holds, in this order:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ def read_q4(path: str | Path) -> EncoderFile:
 class _Reader:
     """Read numbers one after the other; each read beyond the end is a ValueError."""
 
-    def __init__(self, content: np.ndarray):
+    def __init__(self, content: Any):  # ndarray of bytes
         self.content = content
         self.place = 0
 
@@ -200,7 +201,7 @@ def _read_vocabulary(reader: _Reader) -> tuple[list[tuple[str, float]], SpecialI
     if not np.isfinite(scores).all():
         raise ValueError("a score of its vocabulary is not finite")
     ends = bounds.tolist()
-    pieces = [text[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+    pieces = [text[a:b].decode() for a, b in itertools.pairwise(ends)]
     return list(zip(pieces, scores.tolist(), strict=True)), special
 
 
@@ -238,8 +239,8 @@ def _shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"emb.word": (settings.n_ids, d)}
     shapes |= {"emb.pos": (settings.n_positions, d), "emb.type": (settings.n_types, d)}
     shapes |= {"emb.ln.w": (d,), "emb.ln.b": (d,)}
-    layers = dict.fromkeys(("q", "k", "v", "ao"), (d, d)) | {"fi": (inner, d), "fo": (d, inner)}
-    layers |= dict.fromkeys(("aln", "oln"), (d,))
+    layers: dict[str, tuple[int, ...]] = dict.fromkeys(("q", "k", "v", "ao"), (d, d))
+    layers |= {"fi": (inner, d), "fo": (d, inner), "aln": (d,), "oln": (d,)}
     for i in range(settings.n_blocks):
         for name, shape in layers.items():
             shapes |= {f"l{i}.{name}.w": shape, f"l{i}.{name}.b": shape[:1]}
@@ -254,9 +255,10 @@ def _tensor(reader: _Reader, name: str, shape: tuple, listed: tuple) -> torch.Te
     if (kind, size, n_bytes) != expected:
         raise ValueError(f"tensor {name!r} has not the type and size of {shape}")
     part = reader.part(offset, n_bytes)
-    if not is_q4:
-        return torch.from_numpy(part.view("<f4").astype(np.float32).reshape(shape))
-    blocks = torch.from_numpy(part.reshape(shape[0], -1, _BYTES))
-    if not _scales(blocks).isfinite().all():
+    if is_q4:
+        found = torch.from_numpy(part.reshape(shape[0], -1, _BYTES))
+    else:
+        found = torch.from_numpy(part.view("<f4").astype(np.float32).reshape(shape))
+    if not (_scales(found) if is_q4 else found).isfinite().all():
         raise ValueError(f"tensor {name!r} holds NaN or infinity")
-    return blocks if name == "emb.word" else _dequantised(blocks)
+    return _dequantised(found) if is_q4 and name != "emb.word" else found

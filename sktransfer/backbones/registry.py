@@ -58,11 +58,13 @@ class Reference:
     ----------
     name, weights : str
     image_size : int, default=None
+    long_texts : str, default=None
     """
 
     name: str
     weights: str
     image_size: int | None = None
+    long_texts: str | None = None
 
     def load(self, fingerprint: str) -> Backbone:
         """Load the backbone from files on this machine, and check its fingerprint.
@@ -81,9 +83,8 @@ class Reference:
         ValueError
             If the weights on this machine have another fingerprint.
         """
-        backbone = load_backbone(
-            self.name, weights=self.weights, image_size=self.image_size, download=False
-        )
+        arguments = dataclasses.asdict(self)
+        backbone = load_backbone(arguments.pop("name"), **arguments, download=False)
         if backbone.fingerprint != fingerprint:
             raise ValueError(
                 f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "
@@ -200,6 +201,7 @@ def load_backbone(
     *,
     weights: str | Path | None = "default",
     image_size: int | None = None,
+    long_texts: str | None = None,
     preprocess: Callable | None = None,
     stages=None,
     classes=None,
@@ -223,6 +225,11 @@ def load_backbone(
     image_size : int, default=None
         Side of the square given to the network, in pixels, at most 4096; by default the size that
         its weights were trained with.
+    long_texts : {"truncate", "chunk"}, default=None
+        What happens to a text of more tokens than the network takes: "truncate" cuts it off,
+        "chunk" divides it into chunks of the greatest length, which run through the network one
+        by one, so that pooling covers all tokens. None is "truncate" for names, and for a
+        :class:`Backbone` or fitted estimator what it does.
     preprocess : callable, default=None
         For modules: a function of one sample that returns a tensor without a batch axis. For
         images, its argument is a ``PIL.Image.Image`` in RGB, and the tensor has the shape
@@ -248,8 +255,8 @@ def load_backbone(
     Raises
     ------
     ValueError
-        For an unknown name (the nearest ones are listed), weights that do not fit, or an
-        ``image_size`` out of bounds.
+        For an unknown name (the nearest ones are listed), weights that do not fit, an
+        ``image_size`` out of bounds, or ``long_texts`` for samples that are no texts.
     FileNotFoundError
         For weights that are not on this machine and cannot be downloaded.
 
@@ -272,19 +279,20 @@ def load_backbone(
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
         backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):
-        return backbone.with_image_size(image_size)
+        return backbone.with_image_size(image_size).with_long_texts(long_texts)
     if not isinstance(backbone, str):
         made = _from_module(backbone, **own)
-        return made.with_image_size(image_size)
+        return made.with_image_size(image_size).with_long_texts(long_texts)
     if not isinstance(weights, str | Path | None):
         if backbone != "word-vectors":
             raise TypeError(
                 f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}"
             )
-        return load_word_vectors(weights)
+        return load_word_vectors(weights).with_long_texts(long_texts)
     if weights is not None:
         weights = os.path.expanduser(weights)
     found = _load_shared(backbone, weights, download).with_image_size(image_size)
+    found = found.with_long_texts(long_texts)
     if weights is None and backbone != "word-vectors":
         warnings.warn(
             f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "

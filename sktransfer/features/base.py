@@ -52,6 +52,7 @@ class BackboneEstimator(BaseEstimator):
         "weights": [str, Path, None, tuple, list, *map(HasMethods, _VECTORS)],
         "image_size": [Count(1), None],
         "image_shape": ["array-like", None],
+        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "batch_size": [StrOptions({"auto"}), Count(1)],
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
@@ -66,10 +67,9 @@ class BackboneEstimator(BaseEstimator):
         # Errors of these come before anything is computed.
         as_store(self.memory)
         resolve_device(self.device)
-        self.__dict__.pop("oov_rate_", None)  # of an earlier fit
-        self.backbone_ = load_backbone(
-            self.backbone, weights=self.weights, image_size=self.image_size
-        )
+        for name in ("oov_rate_", "truncated_rate_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        self.backbone_ = self._load()
         samples = self._check_samples(X, reset=True)
         self._inspect(samples)
         self.__dict__.update(self._check_by_preprocessing(samples, fitting=True))
@@ -170,17 +170,22 @@ class BackboneEstimator(BaseEstimator):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         if "backbone_" in state and state["backbone_"] is None:
-            self.backbone_ = self._load_again()
+            self.backbone_ = self._load()
 
     def _is_loaded_again(self, fitted: Backbone) -> bool:
         """Tell whether the parameter still gives the backbone of the fit."""
         try:
-            return self._load_again().fingerprint == fitted.fingerprint
+            return self._load().fingerprint == fitted.fingerprint
         except Exception:  # the parameter may be anything, such as an estimator without a fit
             return False
 
-    def _load_again(self) -> Backbone:
-        return load_backbone(self.backbone, weights=self.weights, image_size=self.image_size)
+    def _load(self) -> Backbone:
+        return load_backbone(
+            self.backbone,
+            weights=self.weights,
+            image_size=self.image_size,
+            long_texts=self.long_texts,
+        )
 
 
 def _shallow_copy(estimator, **changed):

@@ -59,6 +59,11 @@ class PretrainedFeatureExtractor(
         trained with.
     image_shape : tuple of int, default=None
         ``(h, w)`` or ``(h, w, channels)`` of flattened images, where X is a table of them.
+    long_texts : {"truncate", "chunk"}, default=None
+        What happens to a text of more tokens than the network takes: "truncate" cuts it off,
+        "chunk" divides it into chunks of the greatest length, which run through the network one
+        by one, so that pooling covers all tokens. None is "truncate" for names, and for a
+        :class:`Backbone` or fitted estimator what it does.
     batch_size : int or "auto", default="auto"
         Samples run at a time. "auto" keeps activations under about 20 MB, which is fastest on
         a CPU. It changes the features by no more than the rounding of float32.
@@ -87,6 +92,8 @@ class PretrainedFeatureExtractor(
         The weights of words that the poolings "idf" and "sif" learned.
     oov_rate_ : float
         For word vectors: the share of words in the texts of ``fit`` that have no vector.
+    truncated_rate_ : float
+        For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -147,6 +154,7 @@ class PretrainedFeatureExtractor(
         pooling="avg",
         image_size=None,
         image_shape=None,
+        long_texts=None,
         batch_size="auto",
         device="auto",
         precision="float32",
@@ -161,6 +169,7 @@ class PretrainedFeatureExtractor(
         self.pooling = pooling
         self.image_size = image_size
         self.image_shape = image_shape
+        self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
         self.precision = precision

@@ -39,6 +39,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         As in :class:`PretrainedFeatureExtractor`, like the parameters below.
     image_shape : tuple of int, default=None
         Shape of flattened images.
+    long_texts : {"truncate", "chunk"}, default=None
+        As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
         Samples run at a time.
     device : str, default="auto"
@@ -60,6 +62,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         The loaded network.
     conditional_ : ndarray of shape (n_classes_of_the_network, n_classes)
         p(label | class of the network), for ``class_map="learn"``.
+    truncated_rate_ : float
+        For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -117,6 +121,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         smoothing=1.0,
         image_size=None,
         image_shape=None,
+        long_texts=None,
         batch_size="auto",
         device="auto",
         precision="float32",
@@ -130,6 +135,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.smoothing = smoothing
         self.image_size = image_size
         self.image_shape = image_shape
+        self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
         self.precision = precision

@@ -45,7 +45,7 @@ from .tuned import TunedNetwork, bare_tail
 __all__ = ["TunedEstimator"]
 
 # Parameters that must not change between a fit and a later partial_fit or warm start.
-_FIXED = ("backbone", "weights", "image_size", "trainable", "head", "dropout")
+_FIXED = ("backbone", "weights", "image_size", "long_texts", "trainable", "head", "dropout")
 
 
 class TunedEstimator(CallbackSupportMixin, BackboneEstimator):

@@ -82,6 +82,8 @@ default="efficientnet_lite0"
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`.
+    long_texts : {"truncate", "chunk"}, default=None
+        As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
         Rows in a training step; "auto" is 32, or all if they are fewer.
     device : str, default="auto"
@@ -117,6 +119,8 @@ default="efficientnet_lite0"
         Positions of the samples of the validation set.
     lr_ : float
         The learning rate used.
+    truncated_rate_ : float
+        For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
     n_features_in_ : int
         Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -164,6 +168,7 @@ default="efficientnet_lite0"
         net_params=None,
         image_size=None,
         image_shape=None,
+        long_texts=None,
         batch_size="auto",
         device="auto",
         precision="auto",
@@ -197,6 +202,7 @@ default="efficientnet_lite0"
         self.net_params = net_params
         self.image_size = image_size
         self.image_shape = image_shape
+        self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
         self.precision = precision

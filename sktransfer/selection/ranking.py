@@ -251,6 +251,7 @@ def probe_layers(
     pooling="avg",
     image_size=None,
     image_shape=None,
+    long_texts=None,
     device="auto",
     memory=None,
     n_jobs=None,
@@ -278,6 +279,8 @@ def probe_layers(
         Side of the square given to the network, in pixels.
     image_shape : tuple of int, default=None
         Shape of flattened images.
+    long_texts : {"truncate", "chunk"}, default=None
+        What happens to texts that are too long for the network.
     device : str, default="auto"
         Where the network runs.
     memory : None, str, Path, FeatureStore or object with a location, default=None
@@ -321,6 +324,7 @@ def probe_layers(
         pooling=pooling,
         image_size=image_size,
         image_shape=image_shape,
+        long_texts=long_texts,
         device=device,
         memory=memory,
         n_jobs=n_jobs,

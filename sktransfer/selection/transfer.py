@@ -45,6 +45,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`.
+    long_texts : {"truncate", "chunk"}, default=None
+        As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
         Rows in a training step, as in :class:`FineTunedClassifier`.
     device : str, default="auto"
@@ -119,6 +121,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         max_epochs=10,
         image_size=None,
         image_shape=None,
+        long_texts=None,
         batch_size="auto",
         device="auto",
         memory=None,
@@ -133,6 +136,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.max_epochs = max_epochs
         self.image_size = image_size
         self.image_shape = image_shape
+        self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
         self.memory = memory
@@ -307,6 +311,7 @@ def recommend_strategy(
     max_epochs=10,
     image_size=None,
     image_shape=None,
+    long_texts=None,
     batch_size="auto",
     device="auto",
     memory=None,
@@ -335,6 +340,8 @@ def recommend_strategy(
         Side of the square given to the network, in pixels.
     image_shape : tuple of int, default=None
         Shape of flattened images.
+    long_texts : {"truncate", "chunk"}, default=None
+        What happens to texts that are too long for the network.
     batch_size : int or "auto", default="auto"
         Rows in a training step.
     device : str, default="auto"
@@ -388,6 +395,7 @@ def recommend_strategy(
         max_epochs=max_epochs,
         image_size=image_size,
         image_shape=image_shape,
+        long_texts=long_texts,
         batch_size=batch_size,
         device=device,
         memory=memory,

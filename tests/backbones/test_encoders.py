@@ -54,6 +54,36 @@ def test_a_row_does_not_depend_on_the_others_of_its_batch(family, folders):
         assert torch.equal(backbone.module(alike)[1], backbone.module(mixed)[1])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chunks_of_a_long_text_run_alone_and_are_pooled_together(family, folders):
+    backbone = load(folders[family])
+    longest = backbone.preprocess.chunk_length
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 17, (1, 2 * longest + 8), generator=generator)
+    ids[:, -5:] = ids[:, longest - 1] = 0  # a chunk may be padded, too
+    with torch.no_grad():
+        alone = list(ids.split(longest, 1))
+        vectors = ids
+        for name, stage in backbone.stages.items():
+            alone = alone if name == "sentence" else [stage(x) for x in alone]
+            vectors = vectors if name == "sentence" else stage(vectors)
+        assert torch.equal(vectors, torch.cat(alone, 1))
+        pooled = backbone.stages["sentence"](vectors)
+        means = torch.cat([backbone.stages["sentence"](x) for x in alone])
+    weights = torch.tensor([[longest - 1.0], [longest], [3]])
+    torch.testing.assert_close(pooled[0], (means * weights).sum(0) / weights.sum())
+
+
+@torch.no_grad()
+def test_a_short_text_in_a_batch_of_long_ones_is_what_it_is_alone(folders):
+    backbone = load(folders["bert"])
+    longest = backbone.preprocess.chunk_length
+    short = torch.zeros(1, longest + 8, dtype=torch.int64)
+    short[:, :5] = 3
+    batch = torch.cat([short, torch.full_like(short, 2)])
+    torch.testing.assert_close(backbone.module(batch)[:1], backbone.module(short[:, :8]))
+
+
 def test_padding_tokens_written_in_a_text_are_tokens(folders):
     text = "the [PAD] cat"
     (row,) = run(load(folders["bert"]), [text])

@@ -77,8 +77,10 @@ def test_texts_cut_off_are_counted_in_a_warning(fitting, folder):
     add_sentence(folder, {"pooling_mode": "mean"}, max_seq_length=12)
     preprocess = load(folder).preprocess
     fits, long = "cat " * 10, "cat " * 11  # two special tokens beside them
-    with pytest.warns(UserWarning, match=r"3 of 5 texts are longer than the 12 tokens") as caught:
-        assert preprocess.check([long, fits, long, "", long], fitting) == {}
+    problem = r"3 of 5 texts are longer than the 12 tokens .* 5\.66% of all tokens are cut off"
+    with pytest.warns(UserWarning, match=problem) as caught:
+        found = preprocess.check([long, fits, long, "", long], fitting)
+    assert found == {"truncated_rate_": pytest.approx(3 / (3 * 13 + 12 + 2))}
     assert len(caught) == 1
     assert torch.equal(preprocess(long), preprocess(fits))
     assert (preprocess(long) > 0).sum() == 12
@@ -89,8 +91,39 @@ def test_texts_that_fit_are_not_warned_of(folder):
     preprocess = load(folder).preprocess
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        preprocess.check(["cat " * 10, "", "ünïcödé " * 10], True)
+        found = preprocess.check(["cat " * 10, "", "ünïcödé " * 10], True)
+    assert found == {"truncated_rate_": 0.0}
     assert caught == []
+
+
+def test_chunks_of_a_long_text_begin_at_multiples_of_the_padded_length(folder):
+    add_sentence(folder, {"pooling_mode": "mean"}, max_seq_length=12)
+    cut = load(folder).preprocess
+    whole = cut.with_long_texts("chunk")
+    assert whole.chunk_length == 16
+    long, words = "the cat sat on a mat and dog ran home " * 2 + "a dog", 22
+    ids = whole(long)
+    assert ids.shape == (40,)  # two full chunks, each padded, and two words
+    parts = [ids[:16], ids[16:32], ids[32:]]
+    assert torch.equal(parts[0], cut(long))
+    assert torch.equal(parts[2], cut("a dog"))
+    assert torch.equal(parts[1][1:11], cut("the cat sat on a mat and dog ran home")[1:11])
+    assert (ids > 0).sum() == words + 3 * 2
+    assert [row.tolist() for _, rows in whole.many(["cat", long]) for row in rows] == [
+        cut("cat").tolist(),
+        ids.tolist(),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert whole.check([long], True) == {"truncated_rate_": 0.0}
+
+
+def test_characters_are_replaced_before_the_tokenizer_is_asked(folders):
+    one = load(folders["bert"]).preprocess
+    settings = {"characters": {ord("K"): "c", ord("!"): "", ord("_"): " a "}}
+    other = TokenizerPreprocessing(one.tokenizer, one.max_length, **settings)
+    assert torch.equal(other("the !Kat_mat"), one("the cat a mat"))
+    assert torch.equal(other.with_long_texts("chunk")("Kat"), one("cat"))
 
 
 # RoBERTa's kin begin to count positions behind the id for padding: two of them are not for texts.
@@ -118,8 +151,11 @@ def test_settings_of_the_preprocessing_are_told_apart(folders):
     again, other = load(folders["bert"]).preprocess, load(folders["roberta"]).preprocess
     shorter = TokenizerPreprocessing(one.tokenizer, 16)
     prompted = TokenizerPreprocessing(one.tokenizer, one.max_length, "a ")
-    assert describe(one) == describe(again)
-    assert len({describe(p) for p in (one, other, shorter, prompted)}) == 4
+    chunked = one.with_long_texts("chunk")
+    replaced = TokenizerPreprocessing(one.tokenizer, one.max_length, characters={65: "B"})
+    assert describe(one) == describe(again) == describe(chunked.with_long_texts("truncate"))
+    all_ = (one, other, shorter, prompted, chunked, replaced)
+    assert len({describe(p) for p in all_}) == len(all_)
 
 
 def test_preprocessing_pickles_its_settings(folders):

@@ -113,6 +113,10 @@ class WordPreprocessing:
         """Return the ids of one text, ``(length,)`` or, with subwords, ``(length, k)``."""
         return self.many([text])[0][1][0]
 
+    def with_long_texts(self, long_texts: str) -> WordPreprocessing:
+        """Return the same preprocessing, since no text is too long for word vectors."""
+        return self
+
     def tokens(self, text: str) -> list[str]:
         """Return the tokens of a text, including those without a vector."""
         return [token for chunk in self._chunks(text) for token in self._split(chunk)]

