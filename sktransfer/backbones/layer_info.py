@@ -103,7 +103,7 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
         if backbone.native_shape is not None:
             raise ValueError(_unfit_size(backbone, error)) from error
         # Samples of any shape reach such a network; torch tells that one does not fit.
-        if backbone.input_shape is not None or type(error) is not RuntimeError:
+        if backbone.input_shape is not None or type(error) not in (RuntimeError, ValueError):
             raise
         raise ValueError(
             f"backbone {backbone.name!r} does not take samples of shape {tuple(probe.shape[1:])}: "
@@ -234,7 +234,9 @@ def _least_size(backbone: Backbone, native: int) -> int | None:
 
 def _takes(backbone: Backbone, size: int) -> bool:
     try:
-        output = backbone.module(torch.zeros(1, backbone.native_shape[0], size, size))
+        output = backbone.module(
+            torch.zeros(1, backbone.native_shape[0], size, size, dtype=torch.float32)
+        )
     except Exception:  # whatever the network raises
         return False
     return bool(output.isfinite().all())

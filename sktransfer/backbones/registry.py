@@ -323,8 +323,9 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
         return load_hf(name, weights, download=download)
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
+        nearest = f"Nearest: {near}; all" if near else "All"
         raise ValueError(
-            f"backbone {name!r} is not known. Nearest: {near}; all: sktransfer.list_backbones(). "
+            f"backbone {name!r} is not known. {nearest}: sktransfer.list_backbones(). "
             "A name of your own needs sktransfer.register_backbone first."
         )
     return _REGISTRY[name](name, weights, download=download)

@@ -27,6 +27,7 @@ try:
     import typer
     from rich.columns import Columns
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 except ImportError:  # reported by `main`
     typer = None  # type: ignore[assignment]
@@ -125,7 +126,7 @@ def layers(
     for i, layer in enumerate(inspect_layers(backbone, x).values()):
         style = "bold" if layer.name == default else None
         size = " × ".join(map(str, layer.shape))
-        table.add_row(str(i), layer.name, size, f"{layer.width:,}", style=style)
+        table.add_row(str(i), escape(layer.name), size, f"{layer.width:,}", style=style)
     rich.print(table)
     rich.print(f"\n{_size(backbone)}'features' is their number after average pooling.")
     rich.print(f"The default layer is [bold]{default}[/].")
@@ -154,7 +155,8 @@ def predict(
     table.columns[2].justify = "right"
     for path, names, probabilities in zip(paths, *classifier.predict_top_k(paths, k), strict=True):
         for i, (name, p) in enumerate(zip(names, probabilities, strict=True)):
-            table.add_row("" if i else str(path), name, f"{p:.1%}", end_section=i == k - 1)
+            cells = ["" if i else str(path), name, f"{p:.1%}"]
+            table.add_row(*map(escape, cells), end_section=i == k - 1)
     rich.print(table)
 
 

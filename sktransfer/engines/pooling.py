@@ -85,7 +85,9 @@ def pooled_width(layer: LayerInfo, pooling: str | Callable | None) -> int:
     if pooling in (None, "avg", "max"):
         return layer.width
     channels_last = len(layer.shape) == 3 and layer.width != layer.shape[0]
-    return pool(torch.ones(1, *layer.shape), pooling, square=channels_last).shape[1]
+    return pool(
+        torch.ones(1, *layer.shape, dtype=torch.float32), pooling, square=channels_last
+    ).shape[1]
 
 
 def _mean(activation: torch.Tensor, masked: bool) -> torch.Tensor:

@@ -8,7 +8,7 @@ from .opening import open_sample
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
 from .store import FeatureStore, as_store
-from .tables import empty_table
+from .tables import check_outputs, empty_table
 from .word_weights import takes_weights
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "all_or_nothing",
     "as_store",
     "candidate_layers",
+    "check_outputs",
     "choose_layer",
     "compute_features",
     "compute_inputs",

@@ -93,7 +93,9 @@ class BackboneEstimator(BaseEstimator):
         shape = self.backbone_.input_shape
         if shape is not None:
             # Zeros would hide steps that are left out, such as an activation.
-            return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+            return torch.randn(
+                1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+            )
         try:
             return open_sample(samples[0], self.backbone_)[None]
         except Exception as error:

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
 from .base import BackboneEstimator
+from .tables import check_outputs
 
 __all__ = ["PretrainedClassifier"]
 
@@ -208,7 +209,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
 
     def _outputs(self, samples) -> np.ndarray:
         layer = resolve_layer(self.backbone_, -1)
-        return self._features(samples, (layer,))[layer].astype(np.float64)
+        return check_outputs(self._features(samples, (layer,))[layer].astype(np.float64))
 
     def predict_proba(self, X):
         """Predict the probability of each class.

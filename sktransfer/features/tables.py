@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-__all__ = ["empty_table"]
+__all__ = ["check_outputs", "empty_table"]
 
 _IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 _AT_ONCE = 2**20  # bytes written at a time
@@ -90,3 +90,33 @@ def _write_zeros(file, n_bytes: int) -> None:
 
 def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
+
+
+def check_outputs(outputs: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+    """Check that a network gives every sample numbers, and return them.
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (n_samples, n_outputs)
+        Minus infinity, the logarithm of a probability of 0, is accepted.
+    positions : ndarray of int, default=None
+        Positions of the samples, for the message.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+
+    Raises
+    ------
+    ValueError
+        If some are NaN or infinite.
+    """
+    wrong = np.flatnonzero((np.isnan(outputs) | np.isposinf(outputs)).any(axis=1))
+    if len(wrong):
+        at = wrong[0] if positions is None else positions[wrong[0]]
+        raise ValueError(
+            f"The network gives NaN or infinity for {len(wrong)} of {len(outputs)} samples, the "
+            f"first of them sample {at}. Look for unusual values in these samples, leave them out, "
+            "or use precision='float32'."
+        )
+    return outputs

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -148,6 +149,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         root = self._init_callback_context(max_subtasks=self.max_epochs)
         root.call_on_fit_task_begin(estimator=self)
 
+    # Training needs gradients, also if the caller has disabled them.
+    @torch.inference_mode(False)
     def _fit_rows(
         self, samples, target, weight, tail: Tail | None = None, new=(), kept=None
     ) -> np.ndarray:

@@ -30,7 +30,7 @@ __all__ = [
 def make_head(
     head: str | Callable, n_features: int, n_outputs: int, dropout: float, seed: int
 ) -> nn.Module:
-    """Build a head, its random weights drawn from a seed.
+    """Build a head in float32, its random weights drawn from a seed.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def make_head(
     """
     with seeded(seed):
         if callable(head):
-            return _call_head(head, n_features, n_outputs)
+            return _call_head(head, n_features, n_outputs).float()
         steps: OrderedDict[str, nn.Module] = OrderedDict()
         if head == "mlp":
             hidden = min(512, max(64, n_features // 2))
@@ -58,7 +58,7 @@ def make_head(
         if dropout:
             steps["dropout"] = nn.Dropout(dropout)
         steps["linear"] = nn.Linear(n_features, n_outputs)
-        return nn.Sequential(steps)
+        return nn.Sequential(steps).float()  # torch's default type may be another
 
 
 def _call_head(head: Callable, n_features: int, n_outputs: int) -> nn.Module:
@@ -182,7 +182,9 @@ def _is_one_linear(head: nn.Module, linear: nn.Linear, n_features: int) -> bool:
     n_own = linear.out_features * (n_features + 1)
     if linear.in_features != n_features or linear.bias is None or learned != n_own:
         return False
-    x = torch.randn(8, n_features, generator=torch.Generator().manual_seed(0)) * 3
+    x = 3 * torch.randn(
+        8, n_features, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+    )
     return torch.allclose(head.eval()(x), linear(x), rtol=1e-4, atol=1e-6)
 
 

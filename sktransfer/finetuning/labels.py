@@ -36,7 +36,8 @@ class LabelTraining(TunedEstimator):
         if not (total >= 0).all() or not total.any():
             raise ValueError("class_weight times sample_weight must not be negative, nor all zero.")
         plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
-        self._seen = seen if before is None else self._seen | seen
+        # A label that this fit removed loses its row, which is new if the label comes back.
+        self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
         self._keep(plain, target, weight)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
 

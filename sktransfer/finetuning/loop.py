@@ -102,6 +102,13 @@ def train(
         return net
     except _Interrupted:
         raise KeyboardInterrupt from None
+    except KeyError as error:
+        if valid is not None or "valid" not in str(error):
+            raise
+        raise ValueError(
+            "callbacks= need a validation loss, and there is no hold-out set: set "
+            "validation_fraction, such as 0.2, or another monitor."
+        ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -271,9 +278,11 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
     try:
         return objective.net(tail, **settings | plan.net_params).initialize()
     except Exception as error:  # of skorch, the optimizer or the compiler
-        if not plan.net_params:
+        given = {"net_params": plan.net_params, "optimizer": plan.optimizer}
+        named = [f"{k}={v!r:.150}" for k, v in given.items() if v and not isinstance(v, str)]
+        if not named:
             raise
-        raise ValueError(f"net_params={plan.net_params!r:.150} cannot be used: {error}") from error
+        raise ValueError(f"{' or '.join(named)} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

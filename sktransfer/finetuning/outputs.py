@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data import get_modality
 from ..engines import engine_for, resolve_device
+from ..features import check_outputs
 from .rows import Table, as_rows
 from .tail import Tail
 
@@ -40,7 +41,7 @@ def run_rows(
     for start in range(0, len(activations), _AT_ONCE):
         rows = map(_as_input, as_rows(activations[start : start + _AT_ONCE]))
         parts.append(engine.run_groups(modality.group(list(rows)))["output"])
-    return np.concatenate(parts)
+    return check_outputs(np.concatenate(parts), getattr(activations, "index", None))
 
 
 def _as_input(row: torch.Tensor) -> torch.Tensor:

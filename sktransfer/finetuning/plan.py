@@ -135,7 +135,8 @@ _OURS: tuple[str, ...] = (
     "classes",
     "predict_nonlinearity",
 )
-_OURS += ("callbacks__finite", "callbacks__progress")
+_OURS += ("callbacks__finite", "callbacks__progress", "callbacks__valid_loss")
+_OWN_NAMES = ("finite", "clip", "schedule", "freeze", "best", "progress", "stop")
 
 
 def check_net_params(net_params: dict) -> None:
@@ -174,9 +175,12 @@ def check_callbacks(callbacks: Sequence, name: str) -> None:
     ------
     TypeError
         If an entry is not a callback.
+    ValueError
+        If a name occurs twice, or is that of a callback of the estimator.
     """
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"{name} must be a list of skorch callbacks, got {callbacks!r:.60}.")
+    taken = set(_OWN_NAMES)
     for i, entry in enumerate(callbacks):
         named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
         callback = entry[1] if named else entry
@@ -186,6 +190,9 @@ def check_callbacks(callbacks: Sequence, name: str) -> None:
                 f"{name}[{i}] must be a skorch callback, or a name and a callback, got "
                 f"{entry!r:.60}."
             )
+        if named and entry[0] in taken:
+            raise ValueError(f"{name}[{i}]: the name {entry[0]!r} is in use. Give another one.")
+        taken.update(entry[:1] if named else ())
 
 
 def optimizer_class(optimizer: str | type) -> type:

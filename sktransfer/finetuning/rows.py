@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import skorch.dataset
 import torch
 from torch.utils.data import default_collate
 
@@ -66,8 +67,10 @@ class Table:
         return self.dtype == object
 
 
-class Rows(torch.utils.data.Dataset):
+class Rows(skorch.dataset.Dataset):
     """Hold training rows: activations at the cut, targets and weights.
+
+    ``X`` and ``y`` are what callbacks of skorch pass to ``predict`` and compare with.
 
     Parameters
     ----------
@@ -96,6 +99,14 @@ class Rows(torch.utils.data.Dataset):
         self.weight = torch.from_numpy(weight.astype(np.float64))  # 1e-300 is 0 as a float32
         self.relative = torch.from_numpy((weight / (weight.mean() or 1.0)).astype(np.float32))
         self.fresh = fresh
+
+    @property
+    def X(self) -> Rows:
+        return self
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.target.numpy(force=True)
 
     def __len__(self) -> int:
         return len(self.target)

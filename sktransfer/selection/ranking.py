@@ -215,7 +215,10 @@ def _named(backbones, image_size) -> dict:
                 f"Two backbones have one name among {[b.name for b in loaded]}: give a dictionary."
             )
         return {b.name: b for b in loaded}
-    return {str(name): _loaded(name, b, image_size) for name, b in backbones.items()}
+    named = {str(name): _loaded(name, b, image_size) for name, b in backbones.items()}
+    if len(named) < len(backbones):
+        raise ValueError(f"Two keys of backbones= are one name: {list(backbones)}.")
+    return named
 
 
 def _loaded(key, backbone, image_size) -> Backbone:
@@ -314,7 +317,9 @@ def probe_layers(
     >>> probe_layers(X, y, layers=layers, image_size=64, random_state=0).layer
     'blocks.10'
     """
-    wrong = [x for x in layers or () if not isinstance(x, str | Integral | None)]
+    wrong = [
+        x for x in layers or () if isinstance(x, bool) or not isinstance(x, str | Integral | None)
+    ]
     if wrong:
         raise TypeError(f"layers={layers!r}: {wrong[0]!r} is no name, no position and not None.")
     extractor = PretrainedFeatureExtractor(

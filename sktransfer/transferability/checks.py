@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils import check_array
 
-from ..data import check_labels
+from ..data import check_labels, naming
 
 __all__ = [
     "check_features",
     "check_labelled",
+    "check_numeric",
     "check_probabilities",
     "encode_classes",
     "membership",
@@ -20,7 +21,14 @@ _SUM_TOLERANCE = 1e-2  # a softmax over 1000 classes in half precision stays wit
 
 def check_features(features, name: str = "features") -> np.ndarray:
     """Return finite features in float64, ``(n_samples, n_features)``, of two samples or more."""
-    return check_array(features, dtype=np.float64, ensure_min_samples=2, input_name=name)
+    return check_numeric(features, name, ensure_min_samples=2)
+
+
+def check_numeric(values, name: str, **settings) -> np.ndarray:
+    """Return finite numbers in float64; settings are those of ``sklearn.utils.check_array``."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} holds masked values. Fill them, or leave these rows out.")
+    return naming(name, lambda: check_array(values, dtype=np.float64, input_name=name, **settings))
 
 
 def check_labelled(features, y, name: str = "features") -> tuple[np.ndarray, np.ndarray]:

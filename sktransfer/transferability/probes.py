@@ -360,6 +360,7 @@ def summarise(differences: np.ndarray, weight: np.ndarray | None = None) -> tupl
         return ()
     n, mean, variance = len(differences), differences.mean(), differences.var()
     if weight is not None:
+        weight = weight / weight.max()  # so that squares stay finite and positive
         n = weight.sum() ** 2 / (weight**2).sum()
         mean = np.average(differences, weights=weight)
         variance = np.average((differences - mean) ** 2, weights=weight)

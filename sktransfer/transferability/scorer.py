@@ -56,7 +56,7 @@ def make_transferability_scorer(score: str | Callable, **options):
     >>> search.fit(X, y).best_params_
     {'n_components': 3}
     """
-    if not callable(score) and score not in _FEATURE_SCORES:
+    if not callable(score) and score not in list(_FEATURE_SCORES):
         names = ", ".join(map(repr, _FEATURE_SCORES))
         raise ValueError(f"score={score!r}: expected a callable or one of {names}.")
     return _TransferabilityScorer(score, options)

@@ -83,11 +83,14 @@ def logme(features, y, *, task="auto"):
     """
     features = check_features(features)
     targets = _as_targets(check_target(y, len(features)), task)  # (n_samples, n_targets)
+    scale = np.abs(targets).max(axis=0)
+    targets = targets / scale  # so that squares stay finite and positive
     u, s = _thin_svd(_scaled(features))
     squares = (u.T @ targets) ** 2  # (rank, n_targets)
     total = (targets**2).sum(0)
     rest = np.maximum(total - squares.sum(0), 0) + _RESIDUAL_FLOOR * total
-    return float(_max_evidence(s[:, None] ** 2, squares, rest, len(targets)).mean() / len(targets))
+    evidence = _max_evidence(s[:, None] ** 2, squares, rest, len(targets))
+    return float((evidence / len(targets) - np.log(scale)).mean())
 
 
 def _max_evidence(power, squares, rest, n_samples) -> np.ndarray:

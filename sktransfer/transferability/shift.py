@@ -6,10 +6,9 @@ from numbers import Real
 
 import numpy as np
 from scipy.special import entr, logsumexp
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .checks import check_probabilities
+from .checks import check_numeric, check_probabilities
 
 __all__ = ["free_energy", "gaussian_divergence", "prediction_entropy"]
 
@@ -63,7 +62,7 @@ def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
     """
     names = ("mean", "var", "other_mean", "other_var")
     arrays = [
-        check_array(values, dtype=np.float64, ensure_2d=False, input_name=name)
+        check_numeric(values, name, ensure_2d=False)
         for name, values in zip(names, (mean, var, other_mean, other_var), strict=True)
     ]
     if len({a.shape for a in arrays}) > 1:
@@ -116,7 +115,7 @@ def free_energy(logits, *, temperature=1.0):
     >>> free_energy([[9.0, 0.0], [1.0, 0.0]]).round(2)
     array([-9.  , -1.31])
     """
-    logits = check_array(logits, dtype=np.float64, input_name="logits")
+    logits = check_numeric(logits, "logits")
     return -temperature * logsumexp(logits / temperature, axis=1)
 
 
@@ -145,8 +144,6 @@ def prediction_entropy(probabilities):
     >>> prediction_entropy([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1]]).round(3)
     array([0.   , 1.   , 0.469])
     """
-    probabilities = check_array(
-        probabilities, dtype=np.float64, ensure_min_features=2, input_name="probabilities"
-    )
+    probabilities = check_numeric(probabilities, "probabilities", ensure_min_features=2)
     p = check_probabilities(probabilities)
     return np.minimum(entr(p).sum(1) / np.log(p.shape[1]), 1.0)

@@ -150,3 +150,9 @@ def test_a_few_sizes_stay_prepared():
     assert backbone.with_image_size(56) is kept
     assert list_layers(kept) == list_layers(backbone)
     assert np.isfinite(PretrainedFeatureExtractor(kept).fit_transform(images(1))).all()
+
+
+def test_a_network_that_does_not_take_one_sample_is_named():
+    module = nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match=r"'sequential' does not take samples of shape \(6,\)"):
+        PretrainedFeatureExtractor(module).fit(np.zeros((4, 6), np.float32))

@@ -597,3 +597,8 @@ def test_what_does_not_apply_is_refused(setting):
         load_backbone("efficientnet_lite0", **setting)
     with pytest.raises(ValueError, match="for backbones given by name"):
         load_backbone(nn.Linear(2, 2), weights="weights.pth")
+
+
+def test_a_name_that_resembles_no_other_is_refused_without_suggestions():
+    with pytest.raises(ValueError, match=r"'0' is not known\. All: sktransfer\.list_backbones"):
+        load_backbone("0")

@@ -198,3 +198,9 @@ def test_the_package_runs_as_a_module():
     assert done.returncode == 1
     assert "no feature store in 'missing'" in done.stderr
     assert done.stderr.count("\n") <= 2
+
+
+def test_brackets_in_the_name_of_a_file_are_printed(photo, monkeypatch):
+    monkeypatch.chdir(photo.parent)
+    photo.rename("[red].jpg")
+    assert "[red].jpg" in run("predict", "[red].jpg", "-k", 1).stdout

@@ -201,3 +201,24 @@ def test_threads_run_one_engine():
     for i, features in enumerate(found):
         for layer in ("2", "4"):
             np.testing.assert_allclose(features[layer], expected[layer][i % 3 :], atol=1e-5)
+
+
+def test_features_do_not_depend_on_an_autocast_around_the_call():
+    engine, batch = engine_of(load_backbone(Vectors())), noise(3, 64)
+    (expected,) = engine(batch).values()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = engine(batch).values()
+    assert torch.equal(found, expected)
+
+
+def test_samples_without_finite_features_are_no_reason_to_leave_the_fast_form(recwarn):
+    engine, batch = engine_of(load_backbone(Vectors())), noise(3, 64)
+    batch[0] = torch.nan
+    (rows,) = engine(batch).values()
+    assert rows[0].isnan().all() and rows[1:].isfinite().all()
+    assert not recwarn.list and not engine._falls_back
+
+
+def test_a_device_without_data_is_refused():
+    with pytest.raises(ValueError, match="device='meta'"):
+        resolve_device("meta")

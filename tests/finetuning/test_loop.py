@@ -3,8 +3,9 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import get_scorer, mean_absolute_error
-from skorch.callbacks import BatchScoring, Callback, EpochScoring
+from skorch.callbacks import BatchScoring, Callback, EarlyStopping, EpochScoring
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from tests.finetuning.conftest import network
@@ -161,3 +162,48 @@ def test_scores_of_an_indicator_matrix(scoring, n_labels, data):
     expected = scorer._score_func(Y[held], found, **scorer._kwargs)
     assert model.history_[0]["score"] == pytest.approx(expected)
     assert np.array_equal(model.net_.predict(model._at_cut(X)), model.predict(X))
+
+
+@pytest.mark.parametrize("on_train", [False, True])
+def test_scores_that_skorch_does_not_cache_are_those_of_the_model(on_train, data):
+    X, y = data
+    score = EpochScoring("accuracy", name="score", on_train=on_train, use_caching=False)
+    # One epoch, whose weights are the final ones.
+    settings = {"validation_fraction": 0.3, "max_epochs": 1, "lr": 1e-5, "callbacks": [score]}
+    model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings).fit(X, y)
+    held = np.isin(np.arange(len(y)), model.validation_indices_)
+    rows = ~held if on_train else held
+    assert model.best_epoch_ == 1
+    assert model.history_[0]["score"] == pytest.approx(model.score(X[rows], y[rows]))
+
+
+@pytest.mark.parametrize(("fraction", "n"), [(0.0, 90), (0.3, 1)])
+def test_callbacks_that_need_a_hold_out_set_say_so(fraction, n, data):
+    X, y = data
+    model = FineTunedClassifier(
+        load_backbone(network()), validation_fraction=fraction, callbacks=[EarlyStopping()]
+    )
+    with pytest.raises(ValueError, match=r"callbacks.* set validation_fraction"):
+        model.fit(X[:n], y[:n])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_does_not_depend_on_the_gradient_mode_of_the_caller(mode, data):
+    def model():
+        return FineTunedClassifier(network(), trainable="all", max_epochs=1, random_state=0)
+
+    expected = model().fit(*data).predict_proba(data[0])
+    with mode():
+        fitted = model().fit(*data)
+    assert np.array_equal(fitted.predict_proba(data[0]), expected)
+
+
+def test_training_does_not_depend_on_the_default_type_of_torch(data):
+    model = FineTunedClassifier(network(), trainable=1, max_epochs=1, random_state=0)
+    expected = model.fit(*data).predict_proba(data[0])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = model.fit(*data).predict_proba(data[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -36,7 +36,9 @@ def test_net_params_that_are_parameters_here_are_refused(key, parameter, data):
         model.fit(*data)
 
 
-@pytest.mark.parametrize("key", ["iterator_train", "iterator_valid", "callbacks__finite"])
+@pytest.mark.parametrize(
+    "key", ["iterator_train", "iterator_valid", "callbacks__finite", "callbacks__valid_loss"]
+)
 def test_net_params_that_would_break_training_are_refused(key, data):
     model = FineTunedClassifier(load_backbone(network()), net_params={key: None})
     with pytest.raises(ValueError, match="cannot be set"):
@@ -77,3 +79,21 @@ def test_settings_of_the_loop_reach_skorch(data):
     assert net.criterion_.label_smoothing == 0.2
     assert dict(net.callbacks_)["clip"].gradient_clip_value == 0.7
     assert {group["weight_decay"] for group in net.optimizer_.param_groups} == {0.03}
+
+
+@pytest.mark.parametrize("name", ["best", "stop", "mine"])
+@pytest.mark.parametrize("where", ["callbacks", "net_params"])
+def test_a_name_of_a_callback_that_is_in_use_is_refused(name, where, data):
+    callbacks = [("mine", Callback()), (name, Callback())]
+    settings = {where: callbacks if where == "callbacks" else {"callbacks": callbacks}}
+    model = FineTunedClassifier(load_backbone(network()), **settings)
+    with pytest.raises(ValueError, match=rf"{where}.*\[1\]: the name '{name}' is in use"):
+        model.fit(*data)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.LBFGS, torch.optim.Optimizer])
+def test_an_optimizer_that_cannot_be_used_is_named(optimizer, data):
+    settings = {"trainable": 1, "optimizer": optimizer, "weight_decay": 0}
+    model = FineTunedClassifier(load_backbone(network()), **settings)
+    with pytest.raises(ValueError, match=r"optimizer=.* cannot be used"):
+        model.fit(*data)

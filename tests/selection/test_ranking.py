@@ -110,3 +110,13 @@ def test_labels_and_names_that_do_not_fit_are_refused(colours):
 def test_an_error_names_the_parameter_of_a_probe(settings, message, colours):
     with pytest.raises((ValueError, TypeError), match=message):
         probe_layers(*colours, tiny_backbone(), **settings)
+
+
+def test_two_keys_that_are_one_name_are_refused(colours):
+    with pytest.raises(ValueError, match="backbones= are one name"):
+        rank_backbones(*colours, {1: tiny_backbone(), "1": tiny_backbone(1)})
+
+
+def test_a_boolean_is_no_position_of_a_layer(colours):
+    with pytest.raises(TypeError, match=r"layers=.*True is no"):
+        probe_layers(*colours, tiny_backbone(), layers=[True])

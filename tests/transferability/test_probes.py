@@ -13,6 +13,7 @@ from sktransfer.transferability.probes import (
     _residuals,
     out_of_fold_scores,
     solve_probe,
+    summarise,
 )
 
 RNG = np.random.default_rng(0)
@@ -199,3 +200,10 @@ def test_the_scale_is_the_root_of_the_mean_variance():
     assert scaled.mean(0) == pytest.approx(0, abs=1e-12)
     assert scaled.var(0).mean() == pytest.approx(1)
     np.testing.assert_allclose(scaled.var(0) / scaled.var(0)[0], X.var(0) / X.var(0)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_a_summary_does_not_depend_on_the_scale_of_weights(scale):
+    differences, weight = np.array([1.0, 0, -1, 1, 0]), np.array([1.0, 2, 1, 1, 3])
+    found = summarise(differences, weight * scale)
+    np.testing.assert_allclose(found, summarise(differences, weight))

@@ -698,3 +698,44 @@ def test_the_explained_share_wants_probabilities_and_a_positive_smoothing():
         explained_share([[3.0, -1.0], [0.5, 0.5]], [0, 1])
     with pytest.raises(ValueError, match="'smoothing' parameter"):
         explained_share(np.eye(2), [0, 1], smoothing=0)
+
+
+X, Y = task()
+MASKED = np.ma.masked_greater(X, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "name", "arguments"),
+    [
+        (logme, "features", (MASKED, Y)),
+        (h_score, "features", (MASKED, Y)),
+        (transrate, "features", (MASKED, Y)),
+        (probe_score, "features", (MASKED, Y)),
+        (leep, "probabilities", (MASKED, Y)),
+        (explained_share, "probabilities", (MASKED, Y)),
+        (free_energy, "logits", (MASKED,)),
+        (prediction_entropy, "probabilities", (MASKED,)),
+        (gaussian_divergence, "other_mean", (X[0], X[0], MASKED[0], X[0])),
+    ],
+)
+def test_masked_values_are_refused(score, name, arguments):
+    with pytest.raises(ValueError, match=f"^{name} holds masked values"):
+        score(*arguments)
+
+
+@pytest.mark.parametrize("features", [X[0], X[:1], X[:, :0], [["a"], ["b"]]])
+def test_errors_about_features_name_them(features):
+    with pytest.raises(ValueError, match=r"^features: "):
+        h_score(features, Y[: len(features)])
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_logme_of_targets_of_any_size(scale):
+    y = X[:, 0] + 0.5 * X[:, 1] ** 2
+    expected = logme(X, y, task="regression") - np.log(scale)
+    assert logme(X, y * scale, task="regression") == pytest.approx(expected)
+
+
+def test_a_scorer_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="score="):
+        make_transferability_scorer(["logme"])

@@ -1,0 +1,19 @@
+import numpy as np
+
+from sktransfer import FineTunedClassifier, load_backbone
+from tests.finetuning.conftest import network
+
+
+def test_a_label_that_a_fit_removes_is_new_if_it_comes_back(data):
+    X, y = data
+    model = FineTunedClassifier(
+        load_backbone(network()), max_epochs=0, warm_start=True, random_state=0
+    ).fit(X, y)
+    kept = y != "wasp"
+    model.fit(X[kept], y[kept])
+    model.partial_fit(X[kept], y[kept], classes=["ant", "bee", "wasp"])
+    assert set(model.to_backbone().label_rows) == {"ant", "bee"}
+    # Its row is fitted when it has samples.
+    model.partial_fit(X, y)
+    assert set(model.to_backbone().label_rows) == {"ant", "bee", "wasp"}
+    assert np.mean(model.predict(X[~kept]) == "wasp") > 0.5
