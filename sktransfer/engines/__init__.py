@@ -5,7 +5,7 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 
 from .base import Engine, resolve_device
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
-from .select import ENGINES, engine_for
+from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "Engine",
     "TorchEngine",
     "as_pooling",
+    "check_engine",
     "engine_for",
     "pool",
     "pooled_width",
     "resolve_device",
+    "resolve_engine",
 ]

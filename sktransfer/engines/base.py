@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import importlib.util
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,8 @@ _BYTES_ON_ACCELERATOR = 1e9
 # same bits in every batch, as scikit-learn's checks of estimators on tables expect.
 _BYTES_FILLED_UP = 2**18
 _SHAPES_KEPT = 8  # shapes of samples whose activations stay measured
-_TOLERANCE = 1e-4  # relative L2 distance of the prepared stages' features to the stages' own
+# Relative L2 distance of the prepared stages' features to the stages' own.
+_TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -98,6 +100,12 @@ class Engine(abc.ABC):
         The stages, divided at the layers.
     """
 
+    runtime = "torch"
+    packages: tuple[str, ...] = ()  # optional ones that the runtime needs
+    extra = ""  # of this package, which installs them
+    layout = "channels_last"  # of images in memory
+    falls_back = True  # whether the stages are run where the check on the first sample fails
+
     def __init__(
         self,
         stages: Mapping[str, nn.Module],
@@ -149,6 +157,37 @@ class Engine(abc.ABC):
         dict of str to Tensor of shape (n, n_features)
             The features of each layer and further output, on the CPU, in the type in which they
             are returned.
+        """
+
+    @classmethod
+    def check(cls, device: torch.device, precision: str) -> None:
+        """Raise an error if the runtime cannot be used.
+
+        Parameters
+        ----------
+        device : torch.device
+        precision : {"float32", "bfloat16"}
+
+        Raises
+        ------
+        ImportError
+            If a package is missing.
+        ValueError
+            If the runtime does not support the device or the precision.
+        """
+        missing = [name for name in cls.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(
+                f"engine={cls.runtime!r} needs {', '.join(missing)}: "
+                f"pip install 'sktransfer[{cls.extra}]'"
+            )
+
+    def prepare(self, batch: torch.Tensor) -> None:  # noqa: B027
+        """Prepare for samples of a new shape, if the runtime needs an example.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (1, ...)
         """
 
     def modules(self) -> Iterable[nn.Module]:
@@ -286,6 +325,21 @@ class Engine(abc.ABC):
         n_bytes = self._inspect(sample[None])
         return int(np.clip((_BYTES if on_cpu else _BYTES_ON_ACCELERATOR) // n_bytes, 1, limit))
 
+    def execution(self) -> dict[str, str]:
+        """Describe how batches are run.
+
+        Returns
+        -------
+        dict of str to str
+            "engine", "device", "precision" and "layout", that of images in memory.
+        """
+        return {
+            "engine": self.runtime,
+            "device": str(self.device),
+            "precision": self.precision,
+            "layout": self.layout,
+        }
+
     # -- through modules -----------------------------------------------------------------------
 
     def run_modules(
@@ -342,24 +396,35 @@ class Engine(abc.ABC):
         shape = () if self.modality.has_tokens else tuple(probe.shape[1:])
         if shape in self._bytes:
             return self._bytes[shape]
+        self.prepare(probe.clone())
         # Copies, since a network may change its input.
         with _largest_output(self.modules()) as largest:
             found = self.forward(probe.clone())
-        if (
-            self.needs_check
-            and not self._falls_back
-            and not _agree(found, self._run_stages(probe.clone()))
-        ):
-            warnings.warn(
-                f"The fast form of backbone {self.name!r} does not give the same features as its "
-                "stages; the stages themselves are used, which is slower.",
-                stacklevel=2,
-            )
-            self._falls_back = True
+            checked = self.needs_check and not self._falls_back
+            expected = self._run_stages(probe.clone()) if checked else {}
+        self._compare(found, expected)
         while len(self._bytes) >= _SHAPES_KEPT:
             self._bytes.pop(next(iter(self._bytes)))
         self._bytes[shape] = found_bytes = max(1, largest[0] // len(probe))
         return found_bytes
+
+    def _compare(self, found: dict, expected: dict) -> None:
+        """Compare the first sample's features with those of the stages."""
+        distance, tolerance = _distance(found, expected), _TOLERANCES[self.precision]
+        if distance <= tolerance:
+            return
+        if not self.falls_back:
+            raise RuntimeError(
+                f"engine={self.runtime!r} gives other features for backbone {self.name!r} than its "
+                f"stages: a relative distance of {distance:.1g}, where {tolerance:.1g} is allowed "
+                f"in {self.precision}. Use engine='torch'."
+            )
+        warnings.warn(
+            f"The fast form of backbone {self.name!r} does not give the same features as its "
+            "stages; the stages themselves are used, which is slower.",
+            stacklevel=2,
+        )
+        self._falls_back = True
 
 
 def _as_batch(tensors: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
@@ -374,15 +439,18 @@ def _fill(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
         table[position] = row
 
 
-def _agree(found: dict, expected: dict) -> bool:
+def _distance(found: dict, expected: dict) -> float:
+    """Return the largest relative L2 distance between the features of a layer."""
     pairs = [(found[layer].double(), expected[layer].double()) for layer in expected]
-    return all(_distance(a, b) <= _TOLERANCE * b.nan_to_num().norm() + 1e-12 for a, b in pairs)
+    distances = [_relative(a, b) for a, b in pairs]
+    return max(map(float, distances), default=0.0)
 
 
-def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the L2 distance; NaN and infinity in the same place do not differ."""
+def _relative(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the relative distance; NaN and infinity in the same place do not differ."""
     same = (a == b) | (a.isnan() & b.isnan())
-    return torch.where(same, 0.0, a - b).norm()
+    distance = torch.where(same, 0.0, a - b).norm() / (b.nan_to_num().norm() + 1e-8)
+    return distance.nan_to_num(torch.inf)
 
 
 @contextlib.contextmanager

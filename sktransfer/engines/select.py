@@ -4,18 +4,63 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import torch
 from torch import nn
 
 from .base import Engine
+from .exported import ExportedEngine
+from .onnxruntime import ONNXRuntimeEngine
+from .openvino import OpenVINOEngine
 from .torch import TorchEngine
 
-__all__ = ["ENGINES", "engine_for"]
+__all__ = ["ENGINES", "check_engine", "engine_for", "resolve_engine"]
 
 # A runtime is one class and one entry here.
-ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "torch": TorchEngine,
+    "openvino": OpenVINOEngine,
+    "onnxruntime": ONNXRuntimeEngine,
+}
 _ENGINES_KEPT = 2  # for each network
 _LOCK = threading.Lock()
+
+
+def resolve_engine(engine: str) -> str:
+    """Return the runtime that is meant.
+
+    Parameters
+    ----------
+    engine : str
+        "auto" or a key of ``ENGINES``. "auto" is "torch": a conversion takes seconds, which only
+        many samples make up for.
+
+    Returns
+    -------
+    str
+    """
+    return "torch" if engine == "auto" else engine
+
+
+def check_engine(engine: str, device: torch.device, precision: str) -> None:
+    """Check that a runtime is installed and supports a device and a precision.
+
+    Parameters
+    ----------
+    engine : str
+        "auto" or a key of ``ENGINES``.
+    device : torch.device
+    precision : {"float32", "bfloat16"}
+
+    Raises
+    ------
+    ImportError
+        If a package is missing.
+    ValueError
+        If the runtime does not support the device or the precision.
+    """
+    ENGINES[resolve_engine(engine)].check(device, precision)
 
 
 def engine_for(
@@ -24,7 +69,9 @@ def engine_for(
     pooling: str | Callable | tuple = "avg",
     *,
     kept: dict,
-    engine: str = "torch",
+    engine: str = "auto",
+    network: Callable[[], str] | None = None,
+    conversions: Path | None = None,
     **settings,
 ) -> Engine:
     """Return a prepared engine, the same again while it is among the last that were used.
@@ -36,8 +83,12 @@ def engine_for(
     pooling : str, callable or tuple, default="avg"
     kept : dict
         Where engines of this network are kept. It lives as long as the network does.
-    engine : str, default="torch"
-        The runtime, a key of ``ENGINES``.
+    engine : str, default="auto"
+        The runtime: "auto" or a key of ``ENGINES``.
+    network : callable, default=None
+        Returns what identifies the stages for ``conversions``.
+    conversions : Path, default=None
+        The folder in which runtimes keep networks that they converted.
     **settings
         Of :class:`Engine`.
 
@@ -45,7 +96,10 @@ def engine_for(
     -------
     Engine
     """
+    engine = resolve_engine(engine)
     key = (engine, tuple(layers), pooling, *sorted(settings.items(), key=lambda item: item[0]))
+    if issubclass(ENGINES[engine], ExportedEngine):
+        settings |= {"network": network, "conversions": conversions}
     if not _is_hashable(key):  # a pooling may be an object without a hash
         return ENGINES[engine](stages, layers, pooling, **settings)
     with _LOCK:

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
 from ..data import UnreadableSamplesError, named_among, take
-from ..engines import resolve_device
+from ..engines import ENGINES, check_engine, resolve_device
 from .compute import compute_features
 from .opening import open_sample
 from .recipe import Recipe
@@ -55,6 +55,7 @@ class BackboneEstimator(BaseEstimator):
         "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "batch_size": [StrOptions({"auto"}), Count(1)],
         "device": [str],
+        "engine": [StrOptions({"auto", *ENGINES})],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [None, str, Path, FeatureStore, HasMethods("cache")],
         "n_jobs": [Count(1, _MOST_JOBS), Count(-_MOST_JOBS, -1), None],
@@ -66,7 +67,7 @@ class BackboneEstimator(BaseEstimator):
         self._validate_params()
         # Errors of these come before anything is computed.
         as_store(self.memory)
-        resolve_device(self.device)
+        check_engine(self.engine, resolve_device(self.device), self._precision())
         for name in ("oov_rate_", "truncated_rate_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         self.backbone_ = self._load()
@@ -92,10 +93,7 @@ class BackboneEstimator(BaseEstimator):
         """Return a batch of one: noise where the shape is known, else the first sample."""
         shape = self.backbone_.input_shape
         if shape is not None:
-            # Zeros would hide steps that are left out, such as an activation.
-            return torch.randn(
-                1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32
-            )
+            return noise(shape)
         try:
             return open_sample(samples[0], self.backbone_)[None]
         except Exception as error:
@@ -109,13 +107,38 @@ class BackboneEstimator(BaseEstimator):
         with named_among(rows):
             return compute_features(
                 samples if len(rows) == len(samples) else take(samples, rows),
-                Recipe(self.backbone_, layers, pooling, self.precision),
+                self._recipe(layers, pooling),
                 batch_size=self.batch_size,
                 device=self.device,
                 store=as_store(self.memory),
                 n_jobs=self.n_jobs,
                 verbose=self.verbose,
             )
+
+    def _recipe(self, layers: tuple[str, ...], pooling="avg", dtype: str = "float32") -> Recipe:
+        precision = self._precision()
+        return Recipe(self.backbone_, layers, pooling, precision, dtype, runtime=self.engine)
+
+    def _precision(self) -> str:
+        return self.precision
+
+    @property
+    def execution_(self) -> dict:
+        check_is_fitted(self)
+        recipe, batch_size = self._usual_run()
+        engine = recipe.engine(resolve_device(self.device), conversions=self._conversions())
+        shape = self.backbone_.input_shape
+        if batch_size == "auto":
+            batch_size = engine.batch_size(noise(shape)[0]) if shape is not None else None
+        return engine.execution() | {"batch_size": batch_size}
+
+    def _usual_run(self) -> tuple[Recipe, int | str | None]:
+        """Return the recipe and the batch size of a usual call."""
+        raise NotImplementedError
+
+    def _conversions(self) -> Path | None:
+        store = as_store(self.memory)
+        return None if store is None else store.conversions
 
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)
@@ -188,6 +211,12 @@ class BackboneEstimator(BaseEstimator):
             image_size=self.image_size,
             long_texts=self.long_texts,
         )
+
+
+def noise(shape: tuple[int, ...]) -> torch.Tensor:
+    """Make a batch of one sample. Zeros would hide steps that are left out, as an activation."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
 
 
 def _shallow_copy(estimator, **changed):

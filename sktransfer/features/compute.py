@@ -91,7 +91,7 @@ def compute_several(
     UnreadableSamplesError
         If samples cannot be read or preprocessed. It lists them.
     """
-    passes = _passes(recipes, batch_size, device, runner)
+    passes = _passes(recipes, batch_size, device, runner, store)
     backbones, size = [one.backbone for one in passes], recipes[0].backbone.modality.chunk_size
     run = _Run(len(samples), passes, store, n_jobs)
     for start in _progress(range(0, len(samples), size), backbones[0], verbose):
@@ -215,13 +215,16 @@ class _Pass:
     batch_size : int or "auto"
     device : str
     runner : Engine or None
+    store : FeatureStore or None
+        Beside it, converted networks are kept.
     """
 
-    def __init__(self, recipes: dict[int, Recipe], batch_size, device: str, runner: Engine | None):
+    def __init__(self, recipes: dict[int, Recipe], batch_size, device: str, runner, store):
         self.recipes = recipes
         self.batch_size = batch_size
         self.device = device
-        self.runner = runner
+        self.runner: Engine | None = runner
+        self.conversions = None if store is None else store.conversions
         self.backbone = next(iter(recipes.values())).backbone
         self.outputs = [(i, layer) for i, recipe in recipes.items() for layer in recipe.layers]
 
@@ -231,7 +234,8 @@ class _Pass:
             return self.runner
         first, *others = self.recipes.items()
         also = [((i, layer), layer, r.pooling) for i, r in others for layer in r.layers]
-        return first[1].engine(resolve_device(self.device), also=tuple(also))
+        device = resolve_device(self.device)
+        return first[1].engine(device, also=tuple(also), conversions=self.conversions)
 
     def key(self, output: tuple[int, str]) -> str:
         """Describe an output for the store."""
@@ -255,13 +259,13 @@ class _Pass:
         return {(first, k) if isinstance(k, str) else k: rows for k, rows in found.items()}
 
 
-def _passes(recipes: Sequence[Recipe], batch_size, device: str, runner) -> list[_Pass]:
+def _passes(recipes: Sequence[Recipe], batch_size, device: str, runner, store) -> list[_Pass]:
     """Group the recipes that one pass through a network serves."""
     groups: dict[tuple, dict[int, Recipe]] = {}
     for i, recipe in enumerate(recipes):
-        key = id(recipe.backbone), recipe.precision, recipe.dtype
+        key = id(recipe.backbone), recipe.precision, recipe.dtype, recipe.runtime
         groups.setdefault(key, {})[i] = recipe
-    return [_Pass(group, batch_size, device, runner) for group in groups.values()]
+    return [_Pass(group, batch_size, device, runner, store) for group in groups.values()]
 
 
 class _Part:

@@ -69,6 +69,11 @@ class PretrainedFeatureExtractor(
         a CPU. It changes the features by no more than the rounding of float32.
     device : str, default="auto"
         "auto", "cpu", "cuda", "cuda:1", "mps". Resolved when used and never stored.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the network. "auto" is "torch". "openvino" and "onnxruntime" run on
+        the CPU, are often faster, and need a few seconds to convert the network; with ``memory``
+        the result is kept on disk. They give the same features up to the rounding of float32. A
+        network that cannot be converted is an error.
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the network computes. "bfloat16" is faster on processors that support
         it, and features differ by 1 to 5 %.
@@ -98,6 +103,9 @@ class PretrainedFeatureExtractor(
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, where X is a table with names.
+    execution_ : dict
+        How the network is run now: "engine", "device", "precision", "layout" (of images in
+        memory) and "batch_size", None where it depends on the samples.
 
     See Also
     --------
@@ -157,6 +165,7 @@ class PretrainedFeatureExtractor(
         long_texts=None,
         batch_size="auto",
         device="auto",
+        engine="auto",
         precision="float32",
         memory=None,
         n_jobs=None,
@@ -172,6 +181,7 @@ class PretrainedFeatureExtractor(
         self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
         self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
@@ -315,6 +325,12 @@ class PretrainedFeatureExtractor(
         blocks = [found[block] for block in self._blocks]
         # A single block is not copied, which would need twice the memory of the output.
         return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
+
+    def _usual_run(self):
+        layers, poolings = self._passes()[0]
+        if _is_learned(poolings[0]):
+            poolings = ("avg",)
+        return self._recipe(layers, poolings if len(poolings) > 1 else poolings[0]), self.batch_size
 
     def _passes(self) -> list[tuple[tuple[str, ...], tuple]]:
         """Group the poolings of the same layers, which one pass computes."""

@@ -46,6 +46,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         Samples run at a time.
     device : str, default="auto"
         Where the network runs.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the network.
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the network computes.
     memory : None, str, Path, FeatureStore or object with a location, default=None
@@ -69,6 +71,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, where X is a table with names.
+    execution_ : dict
+        As in :class:`PretrainedFeatureExtractor`.
 
     See Also
     --------
@@ -125,6 +129,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         long_texts=None,
         batch_size="auto",
         device="auto",
+        engine="auto",
         precision="float32",
         memory=None,
         n_jobs=None,
@@ -139,6 +144,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
         self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
@@ -206,6 +212,9 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         # Without smoothing, a class that no sample resembles gets the labels' frequencies.
         share = counts / np.where(total > 0, total, 1)
         self.conditional_ = np.where(total > 0, share, frequency)
+
+    def _usual_run(self):
+        return self._recipe((resolve_layer(self.backbone_, -1),)), self.batch_size
 
     def _outputs(self, samples) -> np.ndarray:
         layer = resolve_layer(self.backbone_, -1)

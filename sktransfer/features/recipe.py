@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..backbones import Backbone, describe, stages_of
-from ..engines import Engine, as_pooling, engine_for
+from ..engines import Engine, as_pooling, engine_for, resolve_engine
 
 __all__ = ["Recipe"]
 
@@ -32,6 +33,8 @@ class Recipe:
     whole : tuple of str, default=()
         Layers, among ``layers``, whose whole activations go to the store as well, as a recipe with
         the pooling "none" has them.
+    runtime : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        What runs the network. In float32 it changes the features by their rounding only.
     """
 
     backbone: Backbone
@@ -40,6 +43,7 @@ class Recipe:
     precision: str = "float32"
     dtype: str = "float32"
     whole: tuple[str, ...] = ()
+    runtime: str = "auto"
 
     def __post_init__(self):
         object.__setattr__(self, "pooling", as_pooling(self.pooling))
@@ -60,7 +64,11 @@ class Recipe:
         layer, pooling = (layer, self.pooling) if isinstance(layer, str) else layer
         settings = (describe(pooling), self.precision, self.dtype, describe(backbone.modality))
         preprocess = describe(backbone.preprocess)
-        return "|".join(("v3", backbone.fingerprint, layer, *settings, preprocess))
+        parts = ("v3", backbone.fingerprint, layer, *settings, preprocess)
+        # Runtimes differ by their rounding, which is large in another precision than float32.
+        runtime = resolve_engine(self.runtime)
+        by_runtime = self.precision != "float32" and runtime != "torch"
+        return "|".join((*parts, runtime) if by_runtime else parts)
 
     @property
     def whole_outputs(self) -> tuple[tuple, ...]:
@@ -72,6 +80,7 @@ class Recipe:
         device: torch.device,
         stages: Mapping[str, nn.Module] | None = None,
         also: tuple[tuple, ...] = (),
+        conversions: Path | None = None,
     ) -> Engine:
         """Return the engine that computes the features.
 
@@ -82,6 +91,8 @@ class Recipe:
             Run instead of the backbone's own. Without, the engine is kept beside the backbone.
         also : tuple of (key, str, pooling), default=()
             Further outputs; see :class:`Engine`.
+        conversions : Path, default=None
+            The folder in which runtimes keep networks that they converted.
 
         Returns
         -------
@@ -93,6 +104,9 @@ class Recipe:
             self.layers,
             as_pooling(self.pooling),
             also=(*self.whole_outputs, *also),
+            engine=self.runtime,
+            network=self._network if stages is None else None,
+            conversions=conversions,
             kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
             device=device,
             modality=backbone.modality,
@@ -101,3 +115,9 @@ class Recipe:
             opaque=backbone.opaque,
             name=backbone.name,
         )
+
+    def _network(self) -> str:
+        """Identify the network that an engine converts."""
+        backbone = self.backbone
+        stages = list(stages_of(backbone))  # two backbones may cut one network differently
+        return "|".join((backbone.fingerprint, str(stages), describe(backbone.modality)))

@@ -94,6 +94,11 @@ class FeatureStore:
         """The database file."""
         return self.location / "features.sqlite"
 
+    @property
+    def conversions(self) -> Path | None:
+        """The folder of networks that were converted for another runtime."""
+        return self.location / "converted"
+
     def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
         """Look up what was computed for samples.
 

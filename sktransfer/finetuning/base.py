@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
@@ -221,10 +222,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         """Compute the output of the frozen stages for samples, through the store."""
         if not self.frozen_layers_:
             return compute_inputs(samples, self.backbone_, self.n_jobs)
-        cut = self.frozen_layers_[-1]
-        # If only the head is trained, the pooled features are enough.
-        pooling = "none" if self.trained_layers_ else "avg"
-        recipe = Recipe(self.backbone_, (cut,), pooling, self._precision(), self.cache_dtype)
+        recipe = self._recipe_at_cut()
         return compute_features(
             samples,
             recipe,
@@ -233,7 +231,18 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             store=as_store(self.memory) if keep else None,
             n_jobs=self.n_jobs,
             verbose=self.verbose if keep else 0,
-        )[cut]
+        )[recipe.layers[0]]
+
+    def _recipe_at_cut(self) -> Recipe:
+        # If only the head is trained, the pooled features are enough.
+        pooling = "none" if self.trained_layers_ else "avg"
+        return self._recipe((self.frozen_layers_[-1],), pooling, self.cache_dtype)
+
+    def _usual_run(self):
+        if self.frozen_layers_:
+            return self._recipe_at_cut(), "auto"
+        last = list(stages_of(self.backbone_))[-1]
+        return dataclasses.replace(self._recipe((last,)), runtime="torch"), "auto"
 
     def _precision(self) -> str:
         if self.precision != "auto":

@@ -101,6 +101,9 @@ default="efficientnet_lite0"
         Rows in a training step; "auto" is 32, or all if they are fewer.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
+        others are run by torch.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
@@ -140,6 +143,9 @@ default="efficientnet_lite0"
         Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, if X is a table with names.
+    execution_ : dict
+        How the frozen stages are run, as in :class:`PretrainedFeatureExtractor`. If there are
+        none, how the whole network is run.
 
     See Also
     --------
@@ -208,6 +214,7 @@ default="efficientnet_lite0"
         long_texts=None,
         batch_size="auto",
         device="auto",
+        engine="auto",
         precision="auto",
         cache_dtype="float32",
         memory=None,
@@ -245,6 +252,7 @@ default="efficientnet_lite0"
         self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
         self.precision = precision
         self.cache_dtype = cache_dtype
         self.memory = memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +37,11 @@ class StudyMemory(FeatureStore):
         self._rows: dict[tuple[str, bytes], np.ndarray] = {}
         self._set_aside: set[tuple[str, bytes]] = set()
         self._n_bytes = 0
+
+    @property
+    def conversions(self) -> Path | None:
+        """The folder of converted networks in the user's store, if there is one."""
+        return None if self.behind is None else self.behind.conversions
 
     def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
         """Look up the features of samples, in memory first.

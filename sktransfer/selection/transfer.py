@@ -108,8 +108,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         "max_epochs": [Count(0)],
         "random_state": ["random_state"],
     }
-    del _parameter_constraints["precision"]
+    del _parameter_constraints["precision"], _parameter_constraints["engine"]
     precision = "float32"
+    engine = "auto"
 
     def __init__(
         self,

@@ -1,0 +1,253 @@
+"""Share between engines that convert a network for another library."""
+
+from __future__ import annotations
+
+import abc
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .base import Engine
+from .conversions import Conversions
+from .pooling import pool
+
+__all__ = ["ExportedEngine", "Run"]
+
+# From a batch to the outputs of the exported network. Any number of threads may call it.
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+_EXPORTING = threading.RLock()  # torch.export is not made for several threads
+_LENGTH = 16  # tokens in the example texts; any number but 0 and 1, which are special to export
+_LONGEST = 300  # characters of another library's error in a message
+
+
+class ExportedEngine(Engine):
+    """Run stages with another library, for which ``torch.export`` prepares them.
+
+    Stages and pooling are exported as one network for batches of any size (and texts of any
+    length), once for each shape of samples, when the first sample is known. A subclass converts
+    the exported network into files, and loads such files. If the first sample's features differ
+    from those of the stages, or a stage cannot be converted, an error is raised.
+
+    Parameters
+    ----------
+    stages, layers, pooling, **settings
+        As for :class:`Engine`.
+    network : callable, default=None
+        Returns what identifies the stages for ``conversions``.
+    conversions : Path, default=None
+        The folder in which converted networks are kept. None keeps them as long as this engine.
+    """
+
+    falls_back = False
+    layout = "runtime"  # each library chooses its own
+
+    def __init__(
+        self,
+        stages,
+        layers,
+        pooling="avg",
+        *,
+        network: Callable[[], str] | None = None,
+        conversions: Path | None = None,
+        **settings,
+    ):
+        super().__init__(stages, layers, pooling, **settings)
+        # Layers and poolings that are outputs of the converted network, each once.
+        wanted = ((layer, how) for layer in self.layers for _, how in self.outputs[layer])
+        self.exported = list(dict.fromkeys((layer, _inside(how)) for layer, how in wanted))
+        self._stages = dict(list(stages.items())[: list(stages).index(self.layers[-1]) + 1])
+        self._refuse_tables()
+        self._network = network
+        self._conversions = Conversions(None if network is None else conversions)
+        self._runs: dict[tuple, Run] = {}  # by shape
+
+    # -- what a runtime defines ----------------------------------------------------------------
+
+    @classmethod
+    def check(cls, device: torch.device, precision: str) -> None:
+        super().check(device, precision)
+        if device.type != "cpu":
+            raise ValueError(
+                f"engine={cls.runtime!r} runs on the CPU only, and the device is {device}: give "
+                "device='cpu', or engine='torch'."
+            )
+
+    @abc.abstractmethod
+    def convert(self, program: torch.export.ExportedProgram) -> dict[str, bytes]:
+        """Convert an exported network.
+
+        Parameters
+        ----------
+        program : torch.export.ExportedProgram
+
+        Returns
+        -------
+        dict of str to bytes
+            Files by name.
+        """
+
+    @abc.abstractmethod
+    def load(self, files: dict[str, bytes]) -> Run:
+        """Prepare a converted network.
+
+        Parameters
+        ----------
+        files : dict of str to bytes
+            As returned by :meth:`convert`.
+
+        Returns
+        -------
+        callable
+        """
+
+    # -- running -------------------------------------------------------------------------------
+
+    def prepare(self, batch: torch.Tensor) -> None:
+        self._run_for(batch)
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        arrays = self._run_for(batch)(batch.contiguous().numpy())
+        outputs = dict(zip(self.exported, map(_as_tensor, arrays), strict=True))
+        square, masked = _is_square(batch), self.modality.has_tokens
+        features: dict[Any, torch.Tensor] = {}
+        for layer, wanted in self.outputs.items():
+            for key, pooling in wanted:
+                found = outputs[layer, _inside(pooling)]
+                if not _is_exported(pooling):
+                    found = pool(found, pooling, square=square, masked=masked)
+                features[key] = self._as_features(layer, found)
+        return features
+
+    def modules(self) -> Iterable[nn.Module]:
+        return [module for segment in self.segments for module in segment.modules()]
+
+    @property
+    def needs_check(self) -> bool:
+        return True
+
+    def _autocast(self):
+        return torch.autocast("cpu", enabled=False)  # the stages are run for comparison only
+
+    def _run_for(self, batch: torch.Tensor) -> Run:
+        """Return the converted network for samples of one shape, made at its first use."""
+        shape = () if self.modality.has_tokens else tuple(batch.shape[1:])
+        key = (*shape, batch.dtype)
+        if key not in self._runs:
+            with _EXPORTING:
+                if key not in self._runs:
+                    self._runs[key] = self._prepare(batch, key)
+        return self._runs[key]
+
+    def _prepare(self, batch: torch.Tensor, shape: tuple) -> Run:
+        key = self._key(shape)
+        files = self._conversions.read(key)
+        if files is None:
+            files = self._converted(_example(batch, self.modality.has_tokens))
+            self._conversions.write(key, files)
+        return self.load(files)
+
+    def _key(self, shape: tuple) -> str:
+        """Describe everything that decides a conversion."""
+        network = "" if self._network is None else self._network()
+        versions = [f"{name} {version(name)}" for name in ("torch", *self.packages)]
+        return "|".join(["v1", network, str(self.exported), str(shape), *versions])
+
+    def _converted(self, example: torch.Tensor) -> dict[str, bytes]:
+        network = _Network(self, square=_is_square(example))
+        try:
+            return self._convert(network, example)
+        except Exception as error:  # of any type, since it comes from two other libraries
+            where, why = self._obstacle(example) or ("its layers, run together", error)
+            raise ValueError(
+                f"engine={self.runtime!r} cannot run backbone {self.name!r}: {where} cannot be "
+                f"converted ({_in_short(why)}). Use engine='torch'."
+            ) from error
+
+    def _convert(self, module: nn.Module, example: torch.Tensor) -> dict[str, bytes]:
+        any_size = {0: torch.export.Dim.DYNAMIC}
+        if self.modality.has_tokens and example.ndim > 1:
+            any_size[1] = torch.export.Dim.DYNAMIC
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the libraries will change
+            program = torch.export.export(module, (example,), dynamic_shapes=(any_size,))
+            return self.convert(program)
+
+    def _obstacle(self, x: torch.Tensor) -> tuple[str, Exception] | None:
+        """Return the first stage that cannot be converted, and why."""
+        for name, stage in self._stages.items():
+            try:
+                self._convert(stage, x.clone())
+            except Exception as error:
+                return f"stage {name!r}", error
+            with torch.no_grad():
+                x = stage(x.clone())
+        return None
+
+    def _refuse_tables(self) -> None:
+        """Refuse a stage that has a function for itself and the pooling."""
+        tables = [name for name, stage in self._stages.items() if hasattr(stage, "fused_pooling")]
+        if tables:
+            raise ValueError(
+                f"engine={self.runtime!r} cannot run backbone {self.name!r}: stage {tables[0]!r} "
+                "looks up vectors in a table, and a conversion would only copy them. Use "
+                "engine='torch'."
+            )
+
+
+class _Network(nn.Module):
+    """Stages and pooling as one module, whose outputs are ``engine.exported``."""
+
+    def __init__(self, engine: ExportedEngine, *, square: bool):
+        super().__init__()
+        self.segments = nn.ModuleList(engine.segments)
+        self.poolings = [[p for name, p in engine.exported if name == x] for x in engine.layers]
+        self.square, self.masked = square, engine.modality.has_tokens
+
+    def forward(self, x):
+        outputs = []
+        for segment, poolings in zip(self.segments, self.poolings, strict=True):
+            x = segment(x)
+            outputs += [pool(x, p, square=self.square, masked=self.masked) for p in poolings]
+        return tuple(outputs)
+
+
+def _is_exported(pooling) -> bool:
+    """Tell whether a pooling is part of the converted network; the user's functions are not."""
+    poolings = pooling if isinstance(pooling, tuple) else (pooling,)
+    return all(isinstance(one, str) for one in poolings)
+
+
+def _inside(pooling) -> str | tuple:
+    """Return the pooling that is part of the converted network."""
+    return pooling if _is_exported(pooling) else "none"
+
+
+def _is_square(batch: torch.Tensor) -> bool:
+    return batch.ndim == 4 and batch.shape[2] == batch.shape[3]
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _example(batch: torch.Tensor, has_tokens: bool) -> torch.Tensor:
+    """Make a batch of two of a batch, with texts of a fixed length."""
+    pair = batch[:1].expand(2, *batch.shape[1:])
+    if has_tokens and batch.ndim > 1:
+        repeats = -(-_LENGTH // max(1, batch.shape[1]))
+        pair = pair.repeat(1, repeats, *[1] * (batch.ndim - 2))[:, :_LENGTH]
+    return pair.contiguous().clone()
+
+
+def _in_short(error: Exception) -> str:
+    """Return the first line of an error that says something, in at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:_LONGEST]

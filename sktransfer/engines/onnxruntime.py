@@ -1,0 +1,50 @@
+"""Run stages with ONNX Runtime."""
+
+from __future__ import annotations
+
+import torch
+
+from .exported import ExportedEngine, Run
+
+__all__ = ["ONNXRuntimeEngine"]
+
+
+class ONNXRuntimeEngine(ExportedEngine):
+    """Run stages with ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    stages, layers, pooling, **settings
+        As for :class:`ExportedEngine`.
+    """
+
+    runtime = "onnxruntime"
+    packages = ("onnxruntime", "onnx", "onnxscript")
+    extra = "onnx"
+
+    @classmethod
+    def check(cls, device: torch.device, precision: str) -> None:
+        super().check(device, precision)
+        if precision != "float32":
+            raise ValueError(
+                f"precision={precision!r} cannot be used with engine='onnxruntime', which computes "
+                "in float32 on the CPU. Use precision='float32', or engine='torch' or 'openvino'."
+            )
+
+    def convert(self, program: torch.export.ExportedProgram) -> dict[str, bytes]:
+        converted = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert converted is not None
+        return {"network.onnx": converted.model_proto.SerializeToString()}
+
+    def load(self, files: dict[str, bytes]) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; what it warns about is not the user's to change
+        session = onnxruntime.InferenceSession(
+            files["network.onnx"], options, providers=["CPUExecutionProvider"]
+        )
+        (source,) = session.get_inputs()
+        return lambda batch: session.run(None, {source.name: batch})

@@ -1,0 +1,98 @@
+"""Run stages with OpenVINO."""
+
+from __future__ import annotations
+
+import collections
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .exported import ExportedEngine, Run
+
+__all__ = ["OpenVINOEngine"]
+
+_IMPORTING = threading.Lock()
+_TYPES = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVINOEngine(ExportedEngine):
+    """Run stages with OpenVINO on the CPU.
+
+    Parameters
+    ----------
+    stages, layers, pooling, **settings
+        As for :class:`ExportedEngine`.
+    """
+
+    runtime = "openvino"
+    packages = ("openvino",)
+    extra = "openvino"
+
+    @classmethod
+    def check(cls, device: torch.device, precision: str) -> None:
+        super().check(device, precision)
+        capabilities = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bfloat16" and "BF16" not in capabilities:
+            raise ValueError(
+                "precision='bfloat16' with engine='openvino' needs a processor that computes in "
+                "bfloat16, which this one does not. Use precision='float32'."
+            )
+
+    def convert(self, program: torch.export.ExportedProgram) -> dict[str, bytes]:
+        openvino = _openvino()
+        model = openvino.convert_model(program)
+        with tempfile.TemporaryDirectory() as folder:
+            openvino.save_model(model, Path(folder) / "network.xml", compress_to_fp16=False)
+            return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+    def load(self, files: dict[str, bytes]) -> Run:
+        openvino = _openvino()
+        core = openvino.Core()
+        weights = np.frombuffer(files["network.bin"], np.uint8)
+        model = core.read_model(files["network.xml"], openvino.Tensor(weights))
+        return _Requests(core.compile_model(model, "CPU", self._settings()))
+
+    def _settings(self) -> dict:
+        return {
+            # Its default is bfloat16 where the processor has it.
+            "INFERENCE_PRECISION_HINT": _TYPES[self.precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        }
+
+
+class _Requests:
+    """Run a compiled network from any number of threads, each with a request of its own."""
+
+    def __init__(self, compiled):
+        self.compiled = compiled
+        self.free: collections.deque = collections.deque()
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        try:
+            request = self.free.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        found = request.infer([batch], share_inputs=True)
+        self.free.append(request)
+        return [found[i] for i in range(len(self.compiled.outputs))]
+
+
+def _openvino():
+    """Import OpenVINO, without the package that reports its import over the network."""
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    with _IMPORTING:
+        reporter = sys.modules.get("openvino_telemetry")
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        try:
+            import openvino
+        finally:
+            sys.modules.pop("openvino_telemetry")
+            if reporter is not None:
+                sys.modules["openvino_telemetry"] = reporter
+    return openvino

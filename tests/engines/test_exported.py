@@ -1,0 +1,408 @@
+import io
+import logging
+import os
+import pickle
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+
+from sktransfer import (
+    FineTunedClassifier,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    list_layers,
+    load_backbone,
+)
+from sktransfer.engines import ENGINES
+from sktransfer.engines.conversions import Conversions
+from sktransfer.engines.exported import ExportedEngine
+from sktransfer.features import FeatureStore, compute_several
+from sktransfer.features.recipe import Recipe
+from tests.support import (
+    TINY_SIZE,
+    Vectors,
+    enliven,
+    images,
+    random_backbone,
+    tiny_backbone,
+    tiny_swin,
+    tiny_vit,
+)
+
+CPU = torch.device("cpu")
+ARCHITECTURES = [
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11",
+    "vit_b_16",
+]
+
+
+class Stored(ExportedEngine):
+    """A runtime that runs what torch exports, and counts its conversions."""
+
+    runtime = "stored"
+    n_conversions = 0
+    factor = 1.0
+
+    def convert(self, program):
+        type(self).n_conversions += 1
+        torch.export.save(program, file := io.BytesIO())
+        return {"network.pt2": file.getvalue()}
+
+    def load(self, files):
+        module = torch.export.load(io.BytesIO(files["network.pt2"])).module()
+        factor = self.factor
+
+        def run(batch):
+            with torch.no_grad():
+                return [factor * output.numpy() for output in module(torch.from_numpy(batch))]
+
+        return run
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    class Fresh(Stored):
+        pass
+
+    monkeypatch.setitem(ENGINES, "stored", Fresh)
+    return Fresh
+
+
+def noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def engine_of(backbone, *layers, conversions=None, **settings):
+    layers = layers or (list_layers(backbone)[-2],)
+    recipe = Recipe(backbone, layers, runtime="stored", **settings)
+    return recipe.engine(CPU, conversions=conversions)
+
+
+# the exported network
+
+
+def test_one_conversion_serves_every_size_of_batch(stored):
+    made, x = engine_of(tiny_backbone(), "2", "5"), noise(7, 3, 16, 16)
+    expected = Recipe(tiny_backbone(), ("2", "5")).engine(CPU).run(x)
+    for size in (1, 2, 7):
+        found = made.run(x, size)
+        for layer in ("2", "5"):
+            np.testing.assert_allclose(found[layer], expected[layer], rtol=1e-4, atol=1e-6)
+    assert stored.n_conversions == 1
+
+
+def test_images_of_another_size_are_another_conversion(stored):
+    made = engine_of(tiny_backbone(), "2")
+    made.run(noise(2, 3, 16, 16))
+    made.run(noise(2, 3, 20, 20))
+    made.run(noise(2, 3, 16, 16))
+    assert stored.n_conversions == 2
+
+
+def test_the_users_pooling_is_applied_to_the_output(stored):
+    def corner(activation):
+        return activation[:, :, 0, 0].numpy()  # NumPy cannot be exported
+
+    x = noise(3, 3, 16, 16)
+    pooling = ("max", corner)
+    found = engine_of(tiny_backbone(), "2", pooling=pooling).run(x)["2"]
+    expected = Recipe(tiny_backbone(), ("2",), pooling).engine(CPU).run(x)["2"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_several_recipes_are_one_conversion(stored, tmp_path):
+    backbone, X = tiny_backbone(), images(3)
+    recipes = [("2", "avg"), ("2", "max"), ("4", "avg")]
+
+    def run(**settings):
+        wanted = [Recipe(backbone, (layer,), how, **settings) for layer, how in recipes]
+        return compute_several(X, wanted)
+
+    for found, expected in zip(run(runtime="stored"), run(), strict=True):
+        for layer, rows in expected.items():
+            np.testing.assert_allclose(found[layer], rows, rtol=1e-4, atol=1e-6)
+    assert stored.n_conversions == 1
+
+
+def test_whole_activations_are_outputs_too(stored):
+    x = noise(3, 3, 16, 16)
+    found = engine_of(tiny_backbone(), "2", "4", whole=("2",)).run(x)
+    expected = Recipe(tiny_backbone(), ("2", "4"), whole=("2",)).engine(CPU).run(x)
+    assert found.keys() == expected.keys()
+    for key, rows in expected.items():
+        np.testing.assert_allclose(found[key], rows, rtol=1e-4, atol=1e-6)
+
+
+def test_the_batch_is_as_large_as_with_torch(stored):
+    backbone, x = tiny_backbone(), noise(3, 400, 400)
+    made = engine_of(backbone, "2")
+    assert made.batch_size(x) == Recipe(backbone, ("2",)).engine(CPU).batch_size(x)
+
+
+# what is refused
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return 2 * x if x.sum() > 0 else x
+
+
+def test_a_stage_that_cannot_be_exported_is_named_with_the_reason(stored):
+    module = nn.Sequential(nn.Linear(5, 4), Branch(), nn.Linear(4, 2))
+    backbone = load_backbone(module, name="mine", modality="array")
+    with pytest.raises(
+        ValueError, match=r"'stored' cannot run backbone 'mine': stage '1' .*data-dependent"
+    ):
+        engine_of(backbone, "2").run(noise(3, 5))
+    found = engine_of(backbone, "0").run(noise(3, 5))["0"]  # the stage is not needed here
+    assert found.shape == (3, 4)
+
+
+def test_other_features_are_an_error_and_not_a_fallback(stored):
+    stored.factor = 1.01
+    made = engine_of(tiny_backbone(), "2")
+    with pytest.raises(RuntimeError, match=r"gives other features for backbone .* of 0\.01"):
+        made.run(noise(3, 3, 16, 16))
+
+
+def test_another_precision_may_differ_by_a_stated_bound(stored):
+    stored.factor = 1.01
+    made = engine_of(tiny_backbone(), "2", precision="bfloat16")
+    assert made.run(noise(3, 3, 16, 16))["2"].shape == (3, 8)
+    stored.factor = 1.5
+    made = engine_of(tiny_backbone(1), "2", precision="bfloat16")
+    with pytest.raises(RuntimeError, match=r"where 0\.2 is allowed in bfloat16"):
+        made.run(noise(3, 3, 16, 16))
+
+
+def test_a_table_of_words_is_refused(stored):
+    backbone = load_backbone("word-vectors", weights=(["a", "b"], np.eye(2, 3, dtype=np.float32)))
+    with pytest.raises(ValueError, match="stage 'embedding' looks up vectors in a table"):
+        engine_of(backbone, "embedding")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_device_other_than_the_cpu_is_refused(engine):
+    with pytest.raises(ValueError, match=f"engine='{engine}' runs on the CPU only"):
+        ENGINES[engine].check(torch.device("meta"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("engine", "package", "extra"),
+    [("openvino", "openvino", "openvino"), ("onnxruntime", "onnxscript", "onnx")],
+)
+def test_a_missing_package_is_named_in_fit(engine, package, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    model = PretrainedFeatureExtractor(tiny_backbone(), engine=engine)
+    with pytest.raises(ImportError, match=rf"{package}: pip install 'sktransfer\[{extra}\]'"):
+        model.fit(images(2))
+
+
+# on disk
+
+
+def test_a_converted_network_is_read_from_disk(stored, tmp_path):
+    x, folder = noise(3, 3, 16, 16), tmp_path / "converted"
+    first = engine_of(tiny_backbone(), "2", conversions=folder).run(x)
+    again = engine_of(tiny_backbone(), "2", conversions=folder).run(x)
+    assert stored.n_conversions == 1
+    np.testing.assert_array_equal(again["2"], first["2"])
+    engine_of(tiny_backbone(1), "2", conversions=folder).run(x)  # other weights
+    engine_of(tiny_backbone(), "2", "4", conversions=folder).run(x)
+    engine_of(tiny_backbone(), "2", pooling="max", conversions=folder).run(x)
+    assert stored.n_conversions == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum", "no file"])
+def test_a_damaged_file_is_converted_again(damage, stored, tmp_path):
+    x = noise(3, 3, 16, 16)
+    first = engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
+    (file,) = tmp_path.glob("*/network.pt2")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    {
+        "flip": lambda: file.write_bytes(content),
+        "cut": lambda: file.write_bytes(content[:100]),
+        "no checksum": lambda: (file.parent / "checksum").unlink(),
+        "no file": file.unlink,
+    }[damage]()
+    again = engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
+    np.testing.assert_array_equal(again["2"], first["2"])
+    assert stored.n_conversions == 2
+    engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
+    assert stored.n_conversions == 2
+
+
+def test_a_place_that_cannot_be_written_is_a_warning(stored, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    made = engine_of(tiny_backbone(), "2", conversions=tmp_path / "file")
+    with pytest.warns(UserWarning, match="cannot be written and will be converted again"):
+        assert made.run(noise(3, 3, 16, 16))["2"].shape == (3, 8)
+
+
+def test_the_conversions_used_last_are_kept(tmp_path):
+    kept = Conversions(tmp_path)
+    for i in range(20):
+        kept.write(str(i), {"a": b"1"})
+        if i:
+            assert kept.read("0") == {"a": b"1"}
+    assert len(list(tmp_path.iterdir())) == 16
+    assert kept.read("1") is None
+
+
+# through estimators
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **kw: PretrainedFeatureExtractor(tiny_backbone(), layer=["2", "4"], **kw),
+        lambda **kw: PretrainedClassifier(tiny_backbone(), **kw),
+        lambda **kw: FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0, **kw),
+        lambda **kw: FineTunedClassifier(
+            tiny_backbone(), trainable="1", max_epochs=1, random_state=0, **kw
+        ),
+    ],
+)
+def test_every_estimator_runs_on_it_and_says_so(make, stored, monkeypatch, tmp_path):
+    monkeypatch.setitem(
+        PretrainedFeatureExtractor._parameter_constraints, "engine", [str]
+    )  # the shared list of names is made at import
+    for owner in (PretrainedClassifier, FineTunedClassifier):
+        monkeypatch.setitem(owner._parameter_constraints, "engine", [str])
+    X, y = images(6), list("aabbab")
+    predict = "transform" if hasattr(make(), "transform") else "predict_proba"
+    expected = getattr(make().fit(X, y), predict)(X)
+    model = make(engine="stored", memory=tmp_path).fit(X, y)
+    found = getattr(model, predict)(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert model.execution_ == {
+        "engine": "stored",
+        "device": "cpu",
+        "precision": "float32",
+        "layout": "runtime",
+        "batch_size": 4,
+    }
+    assert make().fit(X, y).execution_["engine"] == "torch"
+    assert stored.n_conversions == 1
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(getattr(again, predict)(X), found)
+    assert clone(model).engine == "stored"
+
+
+def test_in_float32_runtimes_share_the_entries_of_the_store(stored):
+    backbone = tiny_backbone()
+
+    def key(**settings):
+        return Recipe(backbone, ("2",), **settings).key("2")
+
+    assert key(runtime="stored") == key(runtime="torch") == key()
+    assert key(runtime="stored", precision="bfloat16") != key(precision="bfloat16")
+    assert key(runtime="torch", precision="bfloat16") == key(precision="bfloat16")
+
+
+def test_nothing_is_converted_for_samples_in_the_store(stored, tmp_path, monkeypatch):
+    monkeypatch.setitem(PretrainedFeatureExtractor._parameter_constraints, "engine", [str])
+    store, X = FeatureStore(tmp_path), images(3)
+    expected = PretrainedFeatureExtractor(tiny_backbone(), memory=store).fit(X).transform(X)
+    model = PretrainedFeatureExtractor(tiny_backbone(), engine="stored", memory=store)
+    np.testing.assert_array_equal(model.fit(X).transform(X), expected)
+    assert stored.n_conversions == 0
+
+
+# real runtimes
+
+
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def runtime(request):
+    return request.param
+
+
+def test_vectors_images_and_settings_are_those_of_torch(runtime, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(7, 60)).astype(np.float32)
+    model = PretrainedFeatureExtractor(Vectors(), engine=runtime, memory=tmp_path).fit(rows)
+    expected = PretrainedFeatureExtractor(Vectors()).fit(rows).transform(rows)
+    np.testing.assert_allclose(model.transform(rows), expected, rtol=1e-4, atol=1e-5)
+    assert len(list((tmp_path / "converted").iterdir())) == 1
+
+
+def _equal_to_torch(backbone, runtime):
+    enliven(backbone.module)
+    names = list_layers(backbone)
+    layers = tuple(dict.fromkeys([names[len(names) // 3], *names[-2:]]))
+    x, poolings = noise(3, *backbone.input_shape), ("avg", "max")
+    expected = Recipe(backbone, layers, poolings).engine(CPU).run(x)
+    found = Recipe(backbone, layers, poolings, runtime=runtime).engine(CPU).run(x, 2)
+    for layer, rows in expected.items():
+        assert np.linalg.norm(found[layer] - rows) <= 1e-4 * np.linalg.norm(rows), layer
+
+
+@pytest.mark.parametrize("build", [tiny_vit, pytest.param(tiny_swin, marks=pytest.mark.sweep)])
+def test_transformers_are_those_of_torch(build, runtime):
+    _equal_to_torch(load_backbone(build(), preprocess=TINY_SIZE), runtime)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_are_those_of_torch(name, runtime):
+    _equal_to_torch(random_backbone(name), runtime)
+
+
+@pytest.mark.parametrize(
+    "layer", [None, pytest.param(["layer.0", "layer.5"], marks=pytest.mark.sweep)]
+)
+def test_texts_of_any_length(layer, runtime):
+    pytest.importorskip("transformers")
+    texts = ["a cat", "the quick brown fox jumps over the lazy dog " * 4, "", "one"]
+    settings = {"layer": layer, "pooling": "avg" if layer is None else ["max", "cls"]}
+    expected = PretrainedFeatureExtractor("minilm_l6_v2", **settings).fit(texts).transform(texts)
+    model = PretrainedFeatureExtractor("minilm_l6_v2", engine=runtime, **settings).fit(texts)
+    np.testing.assert_allclose(model.transform(texts), expected, rtol=1e-3, atol=1e-4)
+    longer = ["word " * 90, *texts]  # than the texts that were converted
+    np.testing.assert_allclose(model.transform(longer)[1:], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_threads_get_their_own_rows(runtime):
+    backbone = load_backbone(tiny_backbone().module, preprocess=TINY_SIZE)
+    made, x = Recipe(backbone, ("2",), runtime=runtime).engine(CPU), noise(24, 3, 16, 16)
+    expected = Recipe(backbone, ("2",)).engine(CPU).run(x)["2"]
+
+    def run(i):
+        return made.run(x[i % 8 : i % 8 + 1 + i % 5], 1 + i % 3)["2"]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(run, range(64)))
+    for i, rows in enumerate(found):
+        np.testing.assert_allclose(rows, expected[i % 8 : i % 8 + 1 + i % 5], rtol=1e-4, atol=1e-5)
+
+
+def test_no_global_setting_is_changed(runtime):
+    def settings():
+        root = logging.getLogger()
+        filters = list(warnings.filters)
+        return torch.get_num_threads(), dict(os.environ), root.level, list(root.handlers), filters
+
+    before = settings()
+    made = Recipe(tiny_backbone(), ("2",), runtime=runtime).engine(CPU)
+    made.run(noise(2, 3, 16, 16))
+    assert settings() == before

@@ -1,0 +1,73 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.engines.openvino import OpenVINOEngine
+from sktransfer.features.recipe import Recipe
+from tests.support import images, run_python, tiny_backbone
+
+CPU = torch.device("cpu")
+
+
+def compiled(**settings):
+    made = Recipe(tiny_backbone(), ("2",), runtime="openvino", **settings).engine(CPU)
+    made.run(torch.ones(1, 3, 16, 16))
+    (requests,) = made._runs.values()
+    return requests.compiled
+
+
+def has_bfloat16() -> bool:
+    try:
+        OpenVINOEngine.check(CPU, "bfloat16")
+    except ValueError as error:
+        assert "needs a processor that computes in bfloat16" in str(error)
+        return False
+    return True
+
+
+def test_precision_and_threads_are_set():
+    found = compiled()
+    assert found.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert found.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+
+
+def test_bfloat16_is_near_and_another_entry_of_the_store(tmp_path):
+    if not has_bfloat16():
+        pytest.skip("the processor has no bfloat16")
+    X = images(3)
+    exact = PretrainedFeatureExtractor(tiny_backbone(), memory=tmp_path).fit(X).transform(X)
+    model = PretrainedFeatureExtractor(
+        tiny_backbone(), engine="openvino", precision="bfloat16", memory=tmp_path
+    )
+    found = model.fit(X).transform(X)
+    assert model.execution_["precision"] == "bfloat16"
+    assert 1e-5 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.05
+    assert (
+        compiled(precision="bfloat16").get_property("INFERENCE_PRECISION_HINT").to_string()
+        == "bf16"
+    )
+
+
+def test_one_conversion_serves_both_precisions(tmp_path):
+    if not has_bfloat16():
+        pytest.skip("the processor has no bfloat16")
+    for precision in ("float32", "bfloat16"):
+        recipe = Recipe(tiny_backbone(), ("2",), precision=precision, runtime="openvino")
+        recipe.engine(CPU, conversions=tmp_path).run(torch.ones(1, 3, 16, 16))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_nothing_is_reported_over_the_network():
+    code = """
+import sys
+from sktransfer.engines.openvino import _openvino
+assert "openvino" not in sys.modules
+_openvino()
+assert "openvino" in sys.modules
+print([name for name in sys.modules if name.startswith("openvino_telemetry")])
+"""
+    assert run_python(code).strip() == "[]"
+    assert "openvino_telemetry" not in sys.modules
