@@ -210,7 +210,7 @@ class ClassTarget(Target):
         ndarray of shape (n_samples,)
         """
         if isinstance(class_weight, list):
-            raise ValueError("class_weight as a list is for an indicator matrix of labels.")
+            raise ValueError("a list is for an indicator matrix of labels.")
         if isinstance(class_weight, dict):
             weights = self._known(class_weight) if partial else class_weight
             return compute_class_weight(weights, classes=self.classes, y=self.classes)[encoded]

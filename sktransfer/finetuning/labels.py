@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data import check_weights, class_target
+from ..data import check_weights, class_target, naming
 from .base import TunedEstimator
 from .heads import grow
 from .rehearsal import keep_rows, kept_rows
@@ -33,8 +33,7 @@ class LabelTraining(TunedEstimator):
         earlier = set(self.classes_.tolist()) if before is None else self._seen
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
         total, kept = self._with_class_weight(target, weight, labels is not None)
-        if not (total >= 0).all() or not total.any():
-            raise ValueError("class_weight times sample_weight must not be negative, nor all zero.")
+        _check_total(total)
         plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
@@ -88,7 +87,8 @@ class LabelTraining(TunedEstimator):
         if self.class_weight is None:
             return weight, kept
         every = target if kept is None else np.concatenate([target, kept[1]])
-        factor = self._target.class_factors(self.class_weight, every, more_may_come)
+        factors = self._target.class_factors
+        factor = naming("class_weight", factors, self.class_weight, every, more_may_come)
         if kept is not None:
             kept = (*kept[:2], kept[2] * factor[len(target) :])
         return weight * factor[: len(target)], kept
@@ -108,6 +108,15 @@ class LabelTraining(TunedEstimator):
     def _output_names(self):
         labels = self._target.labels  # an indicator matrix has no class names
         return None if labels is None else [str(label) for label in labels]
+
+
+def _check_total(weight: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not (weight >= 0).all() or not 0 < total < np.inf:
+        raise ValueError(
+            "class_weight times sample_weight must be finite and not negative, nor all zero."
+        )
 
 
 def _sources(labels: list, known: list) -> list[int | None]:

@@ -41,7 +41,8 @@ def run_rows(
     for start in range(0, len(activations), _AT_ONCE):
         rows = map(_as_input, as_rows(activations[start : start + _AT_ONCE]))
         parts.append(engine.run_groups(modality.group(list(rows)))["output"])
-    return check_outputs(np.concatenate(parts), getattr(activations, "index", None))
+    positions = getattr(activations, "positions", None)
+    return check_outputs(np.concatenate(parts), positions)
 
 
 def _as_input(row: torch.Tensor) -> torch.Tensor:
@@ -75,8 +76,10 @@ def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
     row = _as_input(as_rows(one)[0])
     try:
         output = tail.eval()(row[None])
-        n_found = output.flatten(1).shape[1]
+        shape = tuple(output.shape)
     except Exception as error:  # of any type, since the user wrote the head
         raise ValueError(f"head= cannot take the features of the network: {error}") from error
-    if n_found != n_outputs:
-        raise ValueError(f"head= gives {n_found} outputs where {n_outputs} are needed.")
+    if shape != (1, n_outputs):
+        raise ValueError(
+            f"head= gives outputs of shape {shape} for one sample: give (1, {n_outputs})."
+        )

@@ -75,8 +75,9 @@ class TrainingPlan:
         auto_lr, auto_size = estimator.lr == "auto", estimator.batch_size == "auto"
         read = {
             "target": target,
-            "lr": 1.0 if auto_lr else estimator.lr,
-            "batch_size": min(n_rows, 32 if auto_size else estimator.batch_size),
+            # Searches give numbers of NumPy, which torch refuses in some places.
+            "lr": 1.0 if auto_lr else float(estimator.lr),
+            "batch_size": int(min(n_rows, 32 if auto_size else estimator.batch_size)),
             "callbacks": [own_copy(c) for c in (*(estimator.callbacks or ()), *more)],
             "net_params": net_params,
             "verbose": max(0, estimator.verbose - 1),

@@ -54,6 +54,11 @@ class Table:
         return taken
 
     @property
+    def positions(self) -> np.ndarray:
+        """Positions of the samples, -1 for the rows behind them."""
+        return np.append(self.index, np.full(len(self) - len(self.index), -1))
+
+    @property
     def dtype(self) -> np.dtype:
         return self.rows.dtype
 

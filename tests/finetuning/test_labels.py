@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from sktransfer import FineTunedClassifier, load_backbone
 from tests.finetuning.conftest import network
@@ -17,3 +18,10 @@ def test_a_label_that_a_fit_removes_is_new_if_it_comes_back(data):
     model.partial_fit(X, y)
     assert set(model.to_backbone().label_rows) == {"ant", "bee", "wasp"}
     assert np.mean(model.predict(X[~kept]) == "wasp") > 0.5
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, 1e308, "x", -1, None])
+def test_class_weights_that_are_no_finite_numbers_are_refused_by_name(weight, data):
+    model = FineTunedClassifier(load_backbone(network()), class_weight={"ant": weight, "bee": 1})
+    with pytest.raises(ValueError, match=r"^class_weight"):
+        model.fit(*data)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, PretrainedClassifier, load_backbone
+from tests.finetuning.conftest import network
 
 
 class Logarithm(nn.Module):
@@ -53,3 +54,12 @@ def test_training_samples_without_finite_features_are_named(positive):
     model = FineTunedClassifier(Logarithm(), validation_fraction=0.3, random_state=0)
     with pytest.raises(ValueError, match=r"sample 40\."):
         model.fit(X, y)
+
+
+def test_a_head_with_outputs_of_another_shape_is_refused(data):
+    def head(n_features, n_outputs):
+        return nn.Sequential(nn.Linear(n_features, n_outputs), nn.Unflatten(1, (n_outputs, 1)))
+
+    model = FineTunedClassifier(load_backbone(network()), head=head)
+    with pytest.raises(ValueError, match=r"head= gives outputs of shape \(1, 3, 1\)"):
+        model.fit(*data)

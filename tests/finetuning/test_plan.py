@@ -97,3 +97,19 @@ def test_an_optimizer_that_cannot_be_used_is_named(optimizer, data):
     model = FineTunedClassifier(load_backbone(network()), **settings)
     with pytest.raises(ValueError, match=r"optimizer=.* cannot be used"):
         model.fit(*data)
+
+
+def test_numbers_of_numpy_are_numbers(data):
+    settings = {"batch_size": 7, "lr": 0.01, "max_epochs": 2, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
+    settings = {name: np.array(value)[()] for name, value in settings.items()}
+    other = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
+    assert np.array_equal(model.predict_proba(data[0]), other.predict_proba(data[0]))
+    assert type(other.lr_) is float
+
+
+@pytest.mark.parametrize("key", ["callbacks__mine", "callbacks__mine__patience"])
+def test_parameters_of_a_callback_that_is_not_there_are_refused(key, data):
+    model = FineTunedClassifier(load_backbone(network()), net_params={key: 3})
+    with pytest.raises(ValueError, match=f"net_params.*{key}.*'mine'"):
+        model.fit(*data)
