@@ -166,12 +166,11 @@ def cache(
 ) -> None:
     """Show the number and the size of the entries of a feature store, or remove them."""
     store = FeatureStore(folder)
-    if not store.path.is_file():
+    if not store.path.is_dir():
         raise FileNotFoundError(
             f"There is no feature store in {str(folder)!r}. Pass the folder that was given as "
             "memory= to an estimator."
         )
     if clear:
         store.clear()
-    size = store.path.stat().st_size
-    rich.print(f"{len(store):,} entries, {store.nbytes:,} bytes; size of the file: {size:,} bytes")
+    rich.print(f"{len(store):,} entries, {store.nbytes:,} bytes")

@@ -292,7 +292,7 @@ def test_features_that_cannot_be_stored_are_returned_with_one_warning(small_disk
     backbone = load_backbone(Vectors(50))
     extractor = PretrainedFeatureExtractor(backbone, layer=-1, memory=small_disk / "store")
     with pytest.warns(
-        UserWarning, match="cannot be written to the store .* disk is full"
+        UserWarning, match="cannot be written to the store .* No space left"
     ) as caught:
         features = extractor.fit_transform(X)
     assert len(caught) == 1

@@ -91,7 +91,7 @@ def test_auto_is_the_advised_strategy_fitted_with_the_same_seed(colours):
 def test_the_store_of_the_user_is_used_and_kept(colours, tmp_path):
     X, y = colours
     model = TransferClassifier(tiny_backbone(), strategy="features", memory=tmp_path).fit(X, y)
-    assert (tmp_path / "features.sqlite").exists()
+    assert (tmp_path / "features.blocks").is_dir()
     assert model.estimator_[0].memory == tmp_path
     alone = TransferClassifier(tiny_backbone(), strategy="head", max_epochs=1).fit(X, y)
     assert alone.estimator_.memory is None

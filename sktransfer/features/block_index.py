@@ -1,0 +1,194 @@
+"""Find in which block of a folder a key is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .blocks import Head, read_head
+
+__all__ = ["BlockIndex", "list_blocks"]
+
+_NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.rows")
+_HEADS = 256  # of which the tables stay in memory
+_RECENT = 2**13  # keys in a dictionary, before they are sorted
+_SMALL = 2**16  # bytes of a block that may be joined to others
+_CLOCK = 10**8  # nanoseconds in which a file system may not tell two changes apart
+
+
+class BlockIndex:
+    """Know the keys of all blocks in a folder, 16 bytes of memory for each.
+
+    Blocks are found by listing the folder: other processes add and remove them at any time.
+
+    Parameters
+    ----------
+    folder : Path
+        Need not exist.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.head = functools.lru_cache(_HEADS)(self._read)
+        self._names: list[str | None] = []  # by number; None for blocks that were removed
+        self._numbers: dict[str, int] = {}
+        self._sizes: list[int] = []
+        self._small: set[int] = set()  # numbers
+        # Sorted first halves of keys, and where they are: number << 32 | row.
+        self._keys = np.empty(0, np.uint64)
+        self._places = np.empty(0, np.int64)
+        self._recent: dict[int, int] = {}
+        self._listed = (0, 0)  # when the folder was changed, and when it was listed
+
+    def __len__(self) -> int:
+        """Count the keys."""
+        self._sort()
+        return len(self._keys)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks."""
+        return sum(self._sizes)
+
+    def name(self, number: int) -> str | None:
+        """Return the name of a block, None if it was removed."""
+        return self._names[number]
+
+    def path(self, number: int) -> str | None:
+        """Return the file of a block, None if it was removed."""
+        name = self._names[number]
+        return None if name is None else os.path.join(self.folder, name)
+
+    def _read(self, number: int) -> Head | None:
+        path = self.path(number)
+        return None if path is None else read_head(path)
+
+    def is_current(self) -> bool:
+        """Tell whether the folder has surely not changed since it was listed."""
+        changed, listed = self._listed
+        return listed - changed > _CLOCK and changed == _changed(self.folder)
+
+    def refresh(self) -> None:
+        """Learn which blocks other processes have added and removed."""
+        listed = _changed(self.folder), time.time_ns()
+        names = set(list_blocks(self.folder))
+        for name in self._numbers.keys() - names:
+            self.forget(self._numbers[name])
+        loaded = [self._load(name) for name in sorted(names - self._numbers.keys())]
+        self._insert([found for found in loaded if found is not None])
+        self._listed = listed
+
+    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        path = os.path.join(self.folder, name)
+        try:
+            head, size = read_head(path), os.stat(path).st_size
+        except OSError:  # removed meanwhile, or of another user
+            return None
+        number = self._register(name, size)
+        return None if head is None else _places(head, number)
+
+    def add(self, name: str, head: Head, size: int) -> None:
+        """Add the keys of a new block."""
+        self._insert([_places(head, self._register(name, size))])
+
+    def _register(self, name: str, size: int) -> int:
+        number = self._numbers[name] = len(self._names)
+        self._names.append(name)
+        self._sizes.append(size)
+        if size < _SMALL:
+            self._small.add(number)
+        return number
+
+    def _insert(self, blocks: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Add keys and places; of equal keys the last counts."""
+        if not blocks:
+            return
+        keys, places = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
+        if len(keys) + len(self._recent) > _RECENT + len(self._keys) // 8:
+            self._sort(keys, places)
+        else:
+            self._recent |= zip(keys.tolist(), places.tolist(), strict=True)
+
+    def forget(self, number: int) -> None:
+        """Remove a block, whose file is not there any more."""
+        name = self._names[number]
+        if name is not None:
+            del self._numbers[name]
+            self._names[number] = None
+            self._sizes[number] = 0
+            self._small.discard(number)
+
+    def _sort(self, keys: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
+        """Join new and recent keys to the sorted ones, and drop those of removed blocks."""
+        n = len(self._recent)
+        all_keys = [np.fromiter(self._recent, np.uint64, n), self._keys]
+        all_places = [np.fromiter(self._recent.values(), np.int64, n), self._places]
+        if keys is not None and places is not None:  # of equal keys the first counts
+            all_keys, all_places = [keys[::-1], *all_keys], [places[::-1], *all_places]
+        joined = np.concatenate(all_places)
+        exists = np.array([name is not None for name in self._names], bool)[joined >> 32]
+        self._keys, first = np.unique(np.concatenate(all_keys)[exists], return_index=True)
+        self._places = joined[exists][first]
+        self._recent = {}
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return where keys are.
+
+        Parameters
+        ----------
+        keys : ndarray of shape (n,), uint64
+            First halves.
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            Number of the block << 32 | row; -1 for a key that is not there.
+        """
+        found = np.full(len(keys), -1)
+        if len(self._keys):
+            at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            found = np.where(self._keys[at] == keys, self._places[at], -1)
+        if self._recent:
+            recent = np.array([self._recent.get(key, -1) for key in keys.tolist()], np.int64)
+            found = np.where(recent >= 0, recent, found)
+        removed = [n for n in set((found >> 32).tolist()) if n >= 0 and self._names[n] is None]
+        return np.where(np.isin(found >> 32, removed), -1, found) if removed else found
+
+    def small(self) -> list[int]:
+        """Return the numbers of blocks of few bytes, in the order of their names."""
+        return sorted(self._small, key=lambda number: self._names[number] or "")
+
+    def used(self) -> Iterator[tuple[int, str, int, int]]:
+        """Yield when each block was used, its name, number and size."""
+        for name, number in self._numbers.items():
+            with contextlib.suppress(OSError):  # removed meanwhile
+                used = os.stat(self.folder / name).st_mtime_ns
+                yield used, name, number, self._sizes[number]
+
+
+def _places(head: Head, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first halves of the keys of a block, and where they are."""
+    first = number << 32
+    return head.table[:, 0].copy(), np.arange(first, first + len(head.table))
+
+
+def _changed(folder: Path) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def list_blocks(folder: Path) -> list[str]:
+    """List the names of blocks in a folder, none if it does not exist."""
+    try:
+        return [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,216 @@
+"""Write rows of arrays to a file and read some of them, with checksums."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+__all__ = ["Head", "read_head", "read_rows", "write_block"]
+
+# A block is written once and never changed:
+#     mark, size of the head, checksum of the rest of the head, rows, bytes of the forms
+#     forms: type and shape of a row, a line for each, such as "<f4:1280"
+#     table: six integers for each row, as named below
+#     values of the rows, one after the other
+_FIRST = struct.Struct("<8sQQQQ")
+_MARK = b"sktrows1"
+_COVERED = 24  # bytes before those that the checksum of the head covers
+_KEY, _SEED, _CHECKSUM, _START, _SIZE, _FORM = range(6)
+_READ_FIRST = 8192  # bytes: the head of 128 rows
+_LARGEST_HEAD = 2**24  # bytes; a damaged size could be anything
+
+
+class Head(NamedTuple):
+    """What a block says about its rows.
+
+    Attributes
+    ----------
+    table : ndarray of shape (n_rows, 6), uint64
+        Both halves of the key, checksum, first byte in the file, bytes, position in ``forms``.
+    forms : list of (dtype, tuple of int)
+        Type and shape of a row.
+    """
+
+    table: np.ndarray
+    forms: list[tuple[np.dtype, tuple[int, ...]]]
+
+    @property
+    def end(self) -> int:
+        """Bytes of the whole block."""
+        return int(self.table[-1, _START] + self.table[-1, _SIZE])
+
+
+def write_block(path: str, keys: np.ndarray, values: np.ndarray) -> Head:
+    """Write rows to a new file.
+
+    Parameters
+    ----------
+    path : str
+    keys : ndarray of shape (n_rows, 2), uint64
+    values : ndarray of shape (n_rows, ...)
+        Or an array of objects: a row each, which may differ in type and shape.
+
+    Returns
+    -------
+    Head
+
+    Raises
+    ------
+    OSError
+        If the file exists or cannot be written.
+    """
+    parts = _parts(values)
+    names = [f"{part.dtype.str}:{','.join(map(str, part.shape[1:]))}" for part in parts]
+    forms = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    text = "\n".join(forms).encode()
+    size = -(-(_FIRST.size + len(text) + 48 * len(keys)) // 64) * 64  # values are aligned
+    table = _table(keys, parts, [forms[name] for name in names], size)
+    rest = struct.pack("<QQ", len(keys), len(text)) + table.tobytes() + text
+    rest = rest.ljust(size - _COVERED, b"\0")
+    with open(path, "xb") as file:
+        file.write(_MARK + struct.pack("<QQ", size, xxhash.xxh3_64_intdigest(rest)) + rest)
+        file.writelines(_as_bytes(part).data for part in parts)
+    return Head(table, [_form(name) for name in forms])
+
+
+def _parts(values: np.ndarray) -> list[np.ndarray]:
+    """Return arrays of rows of one type and shape."""
+    if values.dtype != object:
+        return [np.asarray(values, order="C")]
+    return [np.asarray(row, order="C")[None] for row in values]
+
+
+def _as_bytes(part: np.ndarray) -> np.ndarray:
+    """Return the bytes of each row, of shape (n_rows, n_bytes)."""
+    return part.reshape(-1).view(np.uint8).reshape(len(part), part[:1].nbytes)
+
+
+def _table(keys: np.ndarray, parts: list[np.ndarray], forms: list[int], start: int) -> np.ndarray:
+    table = np.empty((len(keys), 6), np.uint64)
+    table[:, :2] = keys
+    lengths = [len(part) for part in parts]
+    table[:, _SIZE] = np.repeat([part[:1].nbytes for part in parts], lengths)
+    table[:, _FORM] = np.repeat(forms, lengths)
+    table[:, _START] = start + np.cumsum(table[:, _SIZE]) - table[:, _SIZE]
+    seeds = iter(keys[:, _SEED].tolist())
+    table[:, _CHECKSUM] = [
+        xxhash.xxh3_64_intdigest(row, next(seeds)) for part in parts for row in _as_bytes(part)
+    ]
+    return table
+
+
+def _form(name: str) -> tuple[np.dtype, tuple[int, ...]]:
+    dtype, _, shape = name.partition(":")
+    return np.dtype(dtype), tuple(int(n) for n in shape.split(",") if n)
+
+
+def read_head(path: str) -> Head | None:
+    """Read what a block says about its rows.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    Head or None
+        None if the file is no block, or its head is damaged.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(_READ_FIRST)
+        size = _size_of_head(data)
+        if size > len(data):
+            data += file.read(size - len(data))
+    return _head(data, size) if 0 < size <= len(data) else None
+
+
+def _size_of_head(data: bytes) -> int:
+    """Return 0 where the first bytes are no block's."""
+    if len(data) < _FIRST.size or data[:8] != _MARK:
+        return 0
+    size = _FIRST.unpack_from(data)[1]
+    return size if _FIRST.size <= size <= _LARGEST_HEAD else 0
+
+
+def _head(data: bytes, size: int) -> Head | None:
+    _, _, checksum, n_rows, n_text = _FIRST.unpack_from(data)
+    if xxhash.xxh3_64_intdigest(memoryview(data)[_COVERED:size]) != checksum:
+        return None
+    table = np.frombuffer(data, np.uint64, 6 * n_rows, _FIRST.size).reshape(-1, 6)
+    start = _FIRST.size + table.nbytes
+    names = data[start : start + n_text].decode().split("\n")
+    return Head(table.copy(), [_form(name) for name in names])
+
+
+def read_rows(
+    path: str, head: Head, places: np.ndarray
+) -> Iterator[tuple[Sequence[int], Sequence[np.ndarray]]]:
+    """Read some rows of a block, neighbours together.
+
+    Parameters
+    ----------
+    path : str
+    head : Head
+    places : ndarray of int
+        Positions of the rows in the block, ascending.
+
+    Yields
+    ------
+    sequence of int
+        Positions in ``places``, without rows whose checksum is wrong.
+    sequence of ndarray
+        Their values, read-only.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        first = 0
+        for rows in _runs(head.table[places]):
+            file.seek(int(rows[0, _START]))
+            data = file.read(int(rows[0, _SIZE]) * len(rows))
+            sound = _sound(data, rows)
+            if sound:
+                values = _values(data, rows, head)
+                yield [first + i for i in sound], [values[i] for i in sound]
+            first += len(rows)
+
+
+def _runs(table: np.ndarray) -> list[np.ndarray]:
+    """Divide rows into those that follow each other in the file and have the same form."""
+    if len(table) < 2:
+        return [table] if len(table) else []
+    before, after = table[:-1], table[1:]
+    follows = after[:, _START] == before[:, _START] + before[:, _SIZE]
+    follows &= after[:, _FORM] == before[:, _FORM]
+    return np.split(table, np.flatnonzero(~follows) + 1)
+
+
+def _sound(data: bytes, rows: np.ndarray) -> list[int]:
+    """Return the positions of the rows whose checksum is right, none if the file is too short."""
+    size = int(rows[0, _SIZE])
+    if len(data) < size * len(rows):
+        return []
+    view = memoryview(data)
+    expected = zip(rows[:, _CHECKSUM].tolist(), rows[:, _SEED].tolist(), strict=True)
+    return [
+        i
+        for i, (checksum, seed) in enumerate(expected)
+        if xxhash.xxh3_64_intdigest(view[i * size : (i + 1) * size], seed) == checksum
+    ]
+
+
+def _values(data: bytes, rows: np.ndarray, head: Head) -> np.ndarray:
+    dtype, shape = head.forms[int(rows[0, _FORM])]
+    return np.ndarray((len(rows), *shape), dtype, data)
