@@ -6,7 +6,7 @@ One file for each source of networks.
 from .base import Backbone
 from .fingerprint import describe
 from .graphs import trace
-from .layer_info import LayerInfo, inspect_layers, is_channels_last
+from .layer_info import LayerInfo, inspect_layers, is_channels_last, takes_size
 from .layers import (
     boundary,
     is_single_classifier,
@@ -40,6 +40,7 @@ __all__ = [
     "resolve_layer",
     "seeded",
     "stages_of",
+    "takes_size",
     "trace",
     "weighted_layers",
 ]

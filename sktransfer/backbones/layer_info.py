@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import torch
 
 from .base import Backbone
 from .stages import has_matrix, join_stages, make_single, stages_of
 
-__all__ = ["LayerInfo", "inspect_layers", "is_channels_last"]
+__all__ = ["LayerInfo", "inspect_layers", "is_channels_last", "takes_size"]
 
 _INSPECTED = 4  # shapes of samples for which the layers of one network stay known
 _STEP = 32  # pixels: most networks halve an image five times
@@ -222,21 +223,34 @@ def _least_size(backbone: Backbone, native: int) -> int | None:
     of these that is taken, bisection goes down.
     """
     steps = [*range(_STEP, native, _STEP), native]
-    fitting = next((size for size in steps if _takes(backbone, size)), None)
+    fitting = next((size for size in steps if takes_size(backbone, size)), None)
     if fitting is None:
         return None
     below = max(0, fitting - _STEP)
     while fitting - below > 1:
         middle = (fitting + below) // 2
-        fitting, below = (middle, below) if _takes(backbone, middle) else (fitting, middle)
+        fitting, below = (middle, below) if takes_size(backbone, middle) else (fitting, middle)
     return fitting
 
 
-def _takes(backbone: Backbone, size: int) -> bool:
+@torch.inference_mode()
+def takes_size(backbone: Backbone, size: int) -> bool:
+    """Tell whether a network runs on square images of a size.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        With an input shape.
+    size : int
+        Side in pixels.
+
+    Returns
+    -------
+    bool
+    """
+    shape: Any = backbone.native_shape or backbone.input_shape
     try:
-        output = backbone.module(
-            torch.zeros(1, backbone.native_shape[0], size, size, dtype=torch.float32)
-        )
+        output = backbone.module(torch.zeros(1, shape[0], size, size, dtype=torch.float32))
     except Exception:  # whatever the network raises
         return False
     return bool(output.isfinite().all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from ..backbones import LayerInfo, is_channels_last
 
@@ -40,9 +41,10 @@ def pool(
     activation : Tensor of shape (n, ...)
         ``(n, channels, height, width)`` from convolutions, ``(n, tokens, channels)`` or
         ``(n, channels)``.
-    pooling : {"avg", "max", "flatten", "cls", "none"}, callable or tuple of those
-        "avg" and "max" go over positions or tokens, "cls" takes the first token, "flatten"
-        keeps every number, "none" returns the activation as it is. A callable is given the
+    pooling : {"avg", "max", "grid", "flatten", "cls", "none"}, callable or tuple of those
+        "avg" and "max" go over positions or tokens, "grid" gives the means of the four quadrants
+        of an image, "cls" takes the first token, "flatten" keeps every number, "none" returns the
+        activation as it is. A callable is given the
         activation. Several stand side by side.
     square : bool, default=False
         Whether images are square, so that ``(n, h, w, channels)``, as Swin's blocks have it,
@@ -75,7 +77,7 @@ def pooled_width(layer: LayerInfo, pooling: str | Callable | None) -> int:
     Parameters
     ----------
     layer : LayerInfo
-    pooling : {"avg", "max", "flatten", "cls"}, callable or None
+    pooling : {"avg", "max", "grid", "flatten", "cls"}, callable or None
         See :func:`pool`.
 
     Returns
@@ -117,6 +119,15 @@ def _flatten(activation: torch.Tensor, masked: bool) -> torch.Tensor:
     return activation.flatten(1)
 
 
+def _quadrants(activation: torch.Tensor, masked: bool) -> torch.Tensor:
+    if activation.ndim != 4:
+        raise ValueError(
+            "pooling='grid' takes the means of the quadrants of an image, but the activation at "
+            f"this layer has shape {tuple(activation.shape)}; use 'avg', 'max' or 'flatten'."
+        )
+    return nn.functional.adaptive_avg_pool2d(activation, 2).flatten(1)
+
+
 def _positions(activation: torch.Tensor) -> tuple[int, ...]:
     """Return the axes of positions: of ``(n, tokens, channels)`` or ``(n, channels, ...)``."""
     return tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
@@ -133,6 +144,7 @@ _BY_NAME: dict[str, Callable[[torch.Tensor, bool], torch.Tensor]] = {
     "max": _max,
     "flatten": _flatten,
     "cls": _first_token,
+    "grid": _quadrants,
 }
 POOLINGS = tuple(_BY_NAME)
 

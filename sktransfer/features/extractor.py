@@ -46,9 +46,10 @@ class PretrainedFeatureExtractor(
     task : {"auto", "classification", "regression"}, default="auto"
         With ``layer="auto"``, whether y has labels or regression targets. "auto" takes whole
         numbers as labels.
-    pooling : {"avg", "max", "flatten", "cls", "idf", "sif"}, callable or list, default="avg"
-        How an activation becomes a vector: the mean or maximum over positions, every number,
-        or the first token of a transformer. A callable is given the activation, a tensor
+    pooling : str, callable or list, default="avg"
+        How an activation becomes a vector: "avg" is the mean over positions, "max"
+        the maximum, "grid" the means of the four quadrants of an image, "flatten" every number,
+        "cls" the first token of a transformer. A callable is given the activation, a tensor
         ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and returns ``(n, k)``.
         For word vectors also "idf" and "sif": means weighted by how rare a word is, which
         ``fit`` counts (see Notes). A list gives several, side by side. For texts and

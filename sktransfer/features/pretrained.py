@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
+from ..transferability import labels_given_classes
 from .base import BackboneEstimator
 from .tables import check_outputs
 
@@ -205,13 +206,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.classes_, codes = np.unique(check_labels(y, len(samples)), return_inverse=True)
         weight = check_weights(sample_weight, len(samples))
         theta = softmax(self._outputs(samples), axis=1)  # (n, n_source)
-        onehot = np.eye(len(self.classes_))[codes] * weight[:, None]  # (n, n_classes)
-        frequency = onehot.sum(axis=0) / weight.sum()
-        counts = theta.T @ onehot + self.smoothing * frequency
-        total = counts.sum(axis=1, keepdims=True)
-        # Without smoothing, a class that no sample resembles gets the labels' frequencies.
-        share = counts / np.where(total > 0, total, 1)
-        self.conditional_ = np.where(total > 0, share, frequency)
+        target = np.eye(len(self.classes_))[codes]
+        self.conditional_ = labels_given_classes(theta, target, self.smoothing, weight)
 
     def _usual_run(self):
         return self._recipe((resolve_layer(self.backbone_, -1),)), self.batch_size

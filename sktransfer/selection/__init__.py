@@ -2,8 +2,9 @@
 
 from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
 from .ranking import probe_layers, rank_backbones
+from .recommend import recommend_strategy
 from .strategies import STRATEGIES, Strategy
-from .transfer import TransferClassifier, recommend_strategy
+from .transfer import TransferClassifier
 
 __all__ = [
     "STRATEGIES",

@@ -3,8 +3,10 @@
 No torch and no networks.
 """
 
+from .dual import inner_products, solve_ridge, unit_rows
+from .ensembles import greedy_weights, mixture_weights, temperature
 from .folds import hold_out, make_folds, make_probe_folds, make_trial_folds, subsample
-from .predictions import explained_share, leep, nce
+from .predictions import explained_share, labels_given_classes, leep, nce
 from .probes import (
     PROBE_C,
     GlobalScaler,
@@ -26,20 +28,27 @@ __all__ = [
     "explained_share",
     "free_energy",
     "gaussian_divergence",
+    "greedy_weights",
     "h_score",
     "hold_out",
+    "inner_products",
+    "labels_given_classes",
     "leep",
     "logme",
     "make_folds",
     "make_probe_folds",
     "make_transferability_scorer",
     "make_trial_folds",
+    "mixture_weights",
     "nce",
     "out_of_fold_scores",
     "prediction_entropy",
     "probe_score",
     "solve_probe",
+    "solve_ridge",
     "subsample",
     "summarise",
+    "temperature",
     "transrate",
+    "unit_rows",
 ]

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from ..data import check_labels
 from .checks import check_labelled, check_probabilities, encode_classes, membership
 
-__all__ = ["explained_share", "leep", "nce"]
+__all__ = ["explained_share", "labels_given_classes", "leep", "nce"]
 
 
 def leep(probabilities, y):
@@ -58,6 +58,35 @@ def leep(probabilities, y):
     joint = membership(codes).T @ theta  # (n_classes, n_source_classes)
     conditional = joint / np.maximum(joint.sum(0), np.finfo(float).tiny)
     return min(0.0, float(np.log((theta * conditional[codes]).sum(1)).mean()))
+
+
+def labels_given_classes(
+    theta: np.ndarray, target: np.ndarray, smoothing: float, weight: np.ndarray | None = None
+) -> np.ndarray:
+    """Estimate the probability of each label, given a class of the network.
+
+    Parameters
+    ----------
+    theta : ndarray of shape (n_samples, n_source_classes)
+        The network's probabilities.
+    target : ndarray of shape (n_samples, n_classes)
+        Indicators of the labels.
+    smoothing : float
+        Pseudo-samples, distributed as the labels are, that each class of the network starts with.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the samples.
+
+    Returns
+    -------
+    ndarray of shape (n_source_classes, n_classes)
+        Without smoothing, a class that no sample resembles has the labels' frequencies.
+    """
+    onehot = target if weight is None else target * weight[:, None]
+    frequency = onehot.sum(axis=0) / onehot.sum()
+    counts = theta.T @ onehot + smoothing * frequency
+    total = counts.sum(axis=1, keepdims=True)
+    share = counts / np.where(total > 0, total, 1)
+    return np.where(total > 0, share, frequency)
 
 
 @validate_params(

@@ -85,5 +85,5 @@ def test_a_strategy_can_be_recommended_for_its_prior_alone(toy, colours, monkeyp
         record = STRATEGIES[name]
         changed = {"prior": lambda evidence, certain=certain: certain}
         monkeypatch.setitem(STRATEGIES, name, dataclasses.replace(record, **changed))
-    model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(*colours)
-    assert model.strategy_ == model.recommendation_.strategy == "toy"
+    found = recommend_strategy(*colours, deeper_backbone(), max_epochs=1, random_state=0)
+    assert found.strategy == "toy"

@@ -5,9 +5,10 @@ import pytest
 from sklearn.datasets import make_blobs
 
 from sktransfer import load_backbone, rank_backbones
+from sktransfer.selection.recommend import recommend_strategy
 from sktransfer.selection.rules import RULES, ShareOfErrors
 from sktransfer.selection.strategies import STRATEGIES
-from sktransfer.selection.transfer import TransferClassifier, recommend_strategy
+from sktransfer.selection.transfer import TransferClassifier
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, images, tiny_backbone
 
@@ -82,13 +83,13 @@ def test_labels_are_escaped_on_the_page(colours):
 
 
 def test_long_training_is_tried_only_where_it_may_pay(colours, tried, monkeypatch):
-    model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0)
+    settings = {"max_epochs": 1, "random_state": 0}
     set_priors(monkeypatch, ShareOfErrors(0.0, 0.0, 0.0, 0.0, 0.0))
-    model.fit(*colours)
+    recommend_strategy(*colours, deeper_backbone(), **settings)
     assert not {"head", "last", "all"} & set(tried) and {"features", "early"} <= set(tried)
     tried.clear()
     set_priors(monkeypatch, ShareOfErrors(1.0, 0.0, 0.0, 0.0, 1.0))
-    model.fit(*colours)
+    recommend_strategy(*colours, deeper_backbone(), **settings)
     assert {"all", "last"} <= set(tried)
 
 
@@ -97,7 +98,7 @@ def test_a_trial_stops_where_the_choice_is_settled(settled, n_folds, colours, tr
     monkeypatch.setitem(RULES, "settled", settled)
     monkeypatch.setitem(RULES, "worth_trying", -np.inf)
     monkeypatch.setitem(RULES, "judged_long", 21)  # of five folds of 48 rows, three judge as many
-    TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0).fit(*colours)
+    recommend_strategy(*colours, deeper_backbone(), max_epochs=1, random_state=0)
     assert tried.count("all") == n_folds
 
 

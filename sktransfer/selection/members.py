@@ -1,0 +1,266 @@
+"""The members of a blend: which features they use, and what is fitted on these.
+
+To add a kind of member, add a function to ``MEMBERS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
+from ..features import candidate_layers
+from .models import Direct, Model, OnFeatures, Probe
+
+__all__ = ["BLEND", "MEMBERS", "Block", "Layout", "Member", "make_members", "sizes_of"]
+
+# The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
+BLEND: dict[str, Any] = {
+    # Input sizes, relative to the one that the weights were trained with,
+    "sizes": (4 / 7, 1.0, 9 / 7),
+    # rounded to a multiple of this, if that one has at least so many pixels.
+    "multiple": 32,
+    "least_size": 96,
+    # Layers that are used together, and with the penultimate one; as distances from the last layer
+    # before the penultimate one, in a network that has so many before it.
+    "together": {
+        "late layers": (4, 3, 2, 1, 0),
+        "middle layers": (9, 7, 5, 4),
+        "all layers": (11, 9, 7, 5, 4, 2, 0),
+        "one layer": (4,),
+        "later layer": (2,),
+    },
+    "with_head": (4, 2, 0),
+    "depth": 17,
+    # Penalties of probes, for rows of features with a mean square of 1.
+    "penalties": (1e-3, 1e-2, 1e-1, 1.0, 10.0),
+    # The largest number of samples on which members are compared.
+    "rows": 600,
+    # Folds for few and for many samples, where many begin, and the largest number of splits and of
+    # samples judged in them.
+    "folds": (5, 3),
+    "many": 200,
+    "splits": 5,
+    "judged": 300,
+    # Pseudo-samples of all members, and the share of direct use in them.
+    "pseudo_samples": 1.0,
+    "direct": 0.8,
+    # Where nothing can be judged: that share, the penalty and the temperature of probes.
+    "direct_unjudged": 0.5,
+    "penalty": 1.0,
+    "temperature": 0.2,
+    # Pseudo-samples that each class of the network starts with in direct use.
+    "smoothing": 1.0,
+    # The smallest weight of a member that is kept.
+    "least_weight": 0.02,
+}
+
+Pooling = str | tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A vector of each sample: the pooled output of a layer at an input size.
+
+    Parameters
+    ----------
+    size : int or None
+        Side of the image in pixels; None is that of the backbone.
+    layer : str
+    pooling : str or tuple of str, default="avg"
+    """
+
+    size: int | None
+    layer: str
+    pooling: Pooling = "avg"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model of some blocks.
+
+    Parameters
+    ----------
+    name : str
+    blocks : tuple of Block
+    model : Model
+    is_direct : bool, default=False
+        Whether it uses the network's own classes.
+    """
+
+    name: str
+    blocks: tuple[Block, ...]
+    model: Model
+    is_direct: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What members can be made of.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    infos : dict of str to LayerInfo
+    sizes : tuple of int or None
+    classifier : classifier or None, default=None
+        The user's classifier on features, instead of a probe.
+    is_labels : bool, default=True
+        Whether labels are predicted, and not numbers.
+    """
+
+    backbone: Backbone
+    infos: dict[str, LayerInfo]
+    sizes: tuple[int | None, ...]
+    classifier: Any = None
+    is_labels: bool = True
+
+    @property
+    def head(self) -> str:
+        """The penultimate layer."""
+        return candidate_layers(self.backbone)[-1]
+
+    @property
+    def before_pooling(self) -> str:
+        """The last layer up to the penultimate one that has positions, if any has."""
+        names = list(self.infos)
+        upto = names[: names.index(self.head) + 1]
+        return next((n for n in reversed(upto) if _n_positions(self.infos[n]) > 1), self.head)
+
+    def layers(self, distances: Sequence[int]) -> list[str]:
+        """Return the layers at some distances from the last one before the penultimate."""
+        before = [layer for layer in candidate_layers(self.backbone) if layer != self.head]
+        step = max(1.0, len(before) / BLEND["depth"])
+        places = dict.fromkeys(round(distance * step) for distance in distances)
+        return [before[-1 - place] for place in places if place < len(before)]
+
+    def places(self, layer: str) -> Pooling:
+        """Return the pooling of a layer that keeps what is where in an image."""
+        info = self.infos[layer]
+        if len(info.shape) == 3:
+            sides = info.shape[1:] if info.shape[0] == info.width else info.shape[:2]
+            return "grid" if min(sides) > 1 else "avg"
+        has_class_token = info.has_tokens and not self.backbone.modality.has_tokens
+        return ("cls", "avg") if has_class_token else "avg"
+
+    def both(self, layer: str) -> Pooling:
+        """Return the mean and the maximum over the positions of a layer, if it has any."""
+        return ("avg", "max") if _n_positions(self.infos[layer]) > 1 else "avg"
+
+    @property
+    def vectors(self) -> dict[str, list[tuple[str, Pooling]]]:
+        """The layers and poolings of each member, which are the same at all sizes."""
+        head, last = self.head, self.layers([0])
+        both = (self.before_pooling, self.both(self.before_pooling))
+        found: dict[str, list[tuple[str, Pooling]]] = {
+            head: [(head, "avg")],
+            f"{head} (mean and maximum)": [both],
+            "last layer (mean and maximum)": [(layer, self.both(layer)) for layer in last],
+        }
+        for name, distances in BLEND["together"].items():
+            found[name] = [(layer, self.places(layer)) for layer in self.layers(distances)]
+        some = [(layer, self.places(layer)) for layer in self.layers(BLEND["with_head"])]
+        found["last layers"] = [*some, both]
+        if self.classifier is not None:  # it may not stand blocks on different scales
+            return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
+        return found
+
+    @property
+    def model(self) -> Model:
+        """What is fitted on features."""
+        if self.classifier is not None:
+            return OnFeatures(self.classifier)
+        return Probe(BLEND["penalties"], BLEND["penalty"])
+
+    @property
+    def groups(self) -> list[tuple[int | None, ...]]:
+        """Sizes that are used together: all, and the outermost."""
+        outermost = (self.sizes[0], self.sizes[-1])
+        return [self.sizes, outermost] if len(self.sizes) > 2 else [self.sizes]
+
+
+def _n_positions(info: LayerInfo) -> float:
+    """Return how many positions an activation has; of tokens, whose number varies, infinity."""
+    if info.has_tokens:
+        return math.inf
+    return math.prod(info.shape) // info.width if len(info.shape) > 1 else 1
+
+
+def sizes_of(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]:
+    """Return the input sizes of members.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        For the size that was asked for.
+    asked : int or None
+        None takes several, where the network allows it.
+
+    Returns
+    -------
+    tuple of int or None
+        None is the size of the backbone.
+    """
+    shape = backbone.input_shape
+    fixed = asked is not None or backbone.native_shape is not None
+    if fixed or shape is None or not hasattr(backbone.preprocess, "with_size"):
+        return (None,)
+    native, step = max(shape[1:]), BLEND["multiple"]
+    if native < BLEND["least_size"] or native != min(shape[1:]):
+        return (None,)
+    sizes = [step * round(factor * native / step) for factor in BLEND["sizes"]]
+    return tuple(sizes) if all(takes_size(backbone, size) for size in sizes) else (None,)
+
+
+def make_members(layout: Layout) -> list[Member]:
+    """Return all members of a layout.
+
+    Parameters
+    ----------
+    layout : Layout
+
+    Returns
+    -------
+    list of Member
+        Each with other blocks.
+    """
+    made = [member for make in MEMBERS.values() for member in make(layout)]
+    # In a small network, several names stand for the same layers.
+    distinct = {member.blocks: member for member in reversed(made) if member.blocks}
+    return list(distinct.values())[::-1]
+
+
+def _on_features(layout: Layout) -> list[Member]:
+    """Models of layers, each at all sizes side by side."""
+    return [
+        Member(
+            f"{name}{_at(sizes)}",
+            tuple(Block(size, *vector) for size in sizes for vector in vectors),
+            layout.model,
+        )
+        for sizes in layout.groups
+        for name, vectors in layout.vectors.items()
+    ]
+
+
+def _at(sizes: Sequence[int | None]) -> str:
+    return "" if None in sizes else f", {' + '.join(map(str, sizes))} pixels"
+
+
+def _direct(layout: Layout) -> list[Member]:
+    """The network's own classes at each size."""
+    if layout.backbone.classes is None or not layout.is_labels:
+        return []
+    output, model = resolve_layer(layout.backbone, -1), Direct((BLEND["smoothing"],))
+    return [
+        Member(f"own classes{_at([size])}", (Block(size, output),), model, is_direct=True)
+        for size in layout.sizes
+    ]
+
+
+MEMBERS: dict[str, Callable[[Layout], list[Member]]] = {
+    "on features": _on_features,
+    "direct": _direct,
+}

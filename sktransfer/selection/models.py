@@ -1,0 +1,327 @@
+"""What a member of a blend fits on its features: one class for each kind of model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+
+from ..transferability import inner_products, labels_given_classes, solve_ridge, unit_rows
+from .trials import fit as fit_weighted
+
+__all__ = ["Direct", "Fitted", "Model", "OnFeatures", "Outcome", "Probe", "Tables"]
+
+_DUAL = 2000  # rows up to which a model is computed from their inner products
+
+
+class Outcome(Protocol):
+    """What is predicted, of some samples: labels or numbers.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        As given.
+    codes : ndarray of shape (n_samples,)
+        Classes by position.
+    target : ndarray of shape (n_samples, n_outputs)
+        Indicators of classes, or numbers.
+    weight : ndarray of shape (n_samples,)
+        Positive.
+    """
+
+    @property
+    def y(self) -> np.ndarray: ...
+
+    @property
+    def codes(self) -> np.ndarray: ...
+
+    @property
+    def weight(self) -> np.ndarray: ...
+
+    @property
+    def target(self) -> np.ndarray: ...
+
+
+class Tables:
+    """Features by block, with the inner products of their rows.
+
+    Parameters
+    ----------
+    by_block : mapping of Block to ndarray of shape (n_samples, n_features)
+    """
+
+    def __init__(self, by_block: Mapping[Any, np.ndarray]):
+        self.by_block = by_block
+        self.unit = functools.cache(self._unit)
+        self.products = functools.cache(self._products)
+
+    def _unit(self, block) -> np.ndarray:
+        """Return a block with rows of length 1."""
+        return unit_rows(self.by_block[block])
+
+    def _products(self, blocks: tuple) -> np.ndarray:
+        """Return the products ``(n, n)`` of rows of blocks, each scaled to a mean square of 1."""
+        if len(blocks) == 1:
+            return inner_products(unit_rows(self.by_block[blocks[0]]))
+        return np.mean([self.products((block,)) for block in blocks], axis=0)
+
+    def side_by_side(self, blocks: Sequence) -> np.ndarray:
+        """Return the blocks of a member as one array, as they are."""
+        parts = [self.by_block[block] for block in blocks]
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+
+class Fitted(Protocol):
+    """A fitted model."""
+
+    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+        """Return logits of classes, or numbers, ``(n_samples, n_outputs)``."""
+
+
+class Model(Protocol):
+    """A kind of model: how it is judged on folds, and how it is fitted.
+
+    Attributes
+    ----------
+    settings : tuple
+        What is chosen by cross-validation, such as a penalty.
+    usual : object
+        The one that is taken where nothing can be judged.
+    """
+
+    @property
+    def settings(self) -> tuple: ...
+
+    @property
+    def usual(self) -> Any: ...
+
+    def out_of_fold(
+        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+    ) -> np.ndarray:
+        """Return the scores of each sample by a model fitted without its fold, by setting."""
+
+    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> Fitted:
+        """Fit on all samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A fitted linear model of blocks whose rows have length 1.
+
+    Parameters
+    ----------
+    coef : list of ndarray of shape (n_features, n_outputs)
+        For each block.
+    intercept : ndarray of shape (n_outputs,)
+    """
+
+    coef: list[np.ndarray]
+    intercept: np.ndarray
+
+    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+        """Return ``(n_samples, n_outputs)``."""
+        pairs = zip(blocks, self.coef, strict=True)
+        return sum((tables.unit(block) @ coef for block, coef in pairs), self.intercept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Ridge regression on blocks of features: on the indicators of classes, or on numbers.
+
+    Rows of each block have length 1, and each block is scaled as a whole.
+
+    Parameters
+    ----------
+    settings : tuple of float
+        Penalties, for rows with a mean square of 1.
+    usual : float
+    """
+
+    settings: tuple[float, ...]
+    usual: float
+
+    def out_of_fold(
+        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+    ) -> np.ndarray:
+        """Return ``(n_settings, n_samples, n_outputs)``."""
+        products, target = tables.products(blocks), outcome.target
+        found = np.empty((len(self.settings), *target.shape))
+        for train, test in folds:
+            known, asked = products[np.ix_(train, train)], products[np.ix_(test, train)]
+            for i, penalty in enumerate(self.settings):
+                model = solve_ridge(known, target[train], outcome.weight[train], penalty)
+                found[i, test] = model.scores(asked)
+        return found
+
+    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting: float) -> Linear:
+        """Fit on all samples."""
+        rows, means = _scaled_blocks(tables, blocks, outcome.weight)
+        if len(outcome.weight) <= _DUAL:
+            products = sum(part @ part.T for part in rows)
+            dual = solve_ridge(products, outcome.target, outcome.weight, setting)
+            coef, intercept = [part.T @ dual.rows for part in rows], dual.intercept
+        else:
+            model = Ridge(setting).fit(np.hstack(rows), outcome.target, outcome.weight)
+            ends = np.cumsum([part.shape[1] for part in rows])[:-1]
+            coef, intercept = np.split(np.atleast_2d(model.coef_).T, ends), model.intercept_
+        return _unscaled(coef, intercept, means)
+
+
+def _scaled_blocks(tables: Tables, blocks: tuple, weight: np.ndarray) -> tuple[list, list]:
+    """Centre and scale blocks so that the mean squares of rows are equal, with a sum of 1.
+
+    Returns the blocks, and the mean and the factor of each.
+    """
+    scaled, means = [], []
+    for block in blocks:
+        rows = tables.unit(block)
+        mean = np.average(rows, axis=0, weights=weight)
+        square = np.average(((rows - mean) ** 2).sum(1), weights=weight) * len(blocks)
+        factor = 1 / np.sqrt(square) if square > 1e-20 else 0.0
+        scaled.append((rows - mean) * factor)
+        means.append((mean, factor))
+    return scaled, means
+
+
+def _unscaled(coef: list[np.ndarray], intercept: np.ndarray, means: list) -> Linear:
+    """Return the linear model of the rows of length 1."""
+    coef = [factor * part for part, (_, factor) in zip(coef, means, strict=True)]
+    shift = sum(mean @ part for part, (mean, _) in zip(coef, means, strict=True))
+    return Linear(coef, intercept - shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditional:
+    """The probability of each label, given a class of the network.
+
+    Parameters
+    ----------
+    conditional : ndarray of shape (n_source_classes, n_classes)
+    """
+
+    conditional: np.ndarray
+
+    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+        """Return logarithms of probabilities, ``(n_samples, n_classes)``."""
+        return _log(_own_probabilities(tables, blocks) @ self.conditional)
+
+
+@dataclasses.dataclass(frozen=True)
+class Direct:
+    """The network's own classes, mapped onto the labels.
+
+    Parameters
+    ----------
+    settings : tuple of float
+        Pseudo-samples that each class of the network starts with, as ``smoothing`` of
+        :class:`PretrainedClassifier`.
+    """
+
+    settings: tuple[float, ...]
+
+    @property
+    def usual(self) -> float:
+        """The first."""
+        return self.settings[0]
+
+    def out_of_fold(
+        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+    ) -> np.ndarray:
+        """Return logarithms of probabilities ``(n_settings, n_samples, n_classes)``."""
+        theta, target = _own_probabilities(tables, blocks), outcome.target
+        found = np.empty((len(self.settings), *target.shape))
+        for train, test in folds:
+            known = theta[train], target[train]
+            for i, smoothing in enumerate(self.settings):
+                given = labels_given_classes(*known, smoothing, outcome.weight[train])
+                found[i, test] = _log(theta[test] @ given)
+        return found
+
+    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting: float) -> Conditional:
+        """Fit on all samples."""
+        theta = _own_probabilities(tables, blocks)
+        return Conditional(labels_given_classes(theta, outcome.target, setting, outcome.weight))
+
+
+def _own_probabilities(tables: Tables, blocks: tuple) -> np.ndarray:
+    return softmax(tables.by_block[blocks[0]].astype(np.float64), axis=1)
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnFeatures:
+    """A classifier of the user's on features.
+
+    Parameters
+    ----------
+    estimator : classifier
+        With ``predict_proba`` or ``decision_function``.
+    """
+
+    estimator: Any
+    settings: tuple[None] = (None,)
+    usual: None = None
+
+    def out_of_fold(
+        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+    ) -> np.ndarray:
+        """Return logits ``(1, n_samples, n_classes)``."""
+        X, found = tables.side_by_side(blocks), np.empty((1, *outcome.target.shape))
+        for train, test in folds:
+            found[0, test] = self._fit(X, outcome, train).of(X[test])
+        return found
+
+    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> FittedOnFeatures:
+        """Fit on all samples."""
+        every = np.arange(len(outcome.weight))
+        return self._fit(tables.side_by_side(blocks), outcome, every)
+
+    def _fit(self, X: np.ndarray, outcome: Outcome, rows: np.ndarray) -> FittedOnFeatures:
+        weight = outcome.weight[rows]
+        weight = None if (weight == weight[0]).all() else weight
+        fitted = fit_weighted(clone(self.estimator), X[rows], outcome.y[rows], weight)
+        columns = np.unique(outcome.codes[rows])  # in the order of the estimator's classes
+        return FittedOnFeatures(fitted, columns, outcome.target.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedOnFeatures:
+    """A fitted classifier of the user's.
+
+    Parameters
+    ----------
+    estimator : classifier
+    columns : ndarray of int
+        The class of each of its columns.
+    n_classes : int
+    """
+
+    estimator: Any
+    columns: np.ndarray
+    n_classes: int
+
+    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+        """Return logits ``(n_samples, n_classes)``."""
+        return self.of(tables.side_by_side(blocks))
+
+    def of(self, X: np.ndarray) -> np.ndarray:
+        """Return the logits of rows of features."""
+        found = np.full((len(X), self.n_classes), -np.inf)
+        found[:, self.columns] = self._own(X)
+        return found
+
+    def _own(self, X: np.ndarray) -> np.ndarray:
+        if hasattr(self.estimator, "predict_proba"):
+            return np.log(np.maximum(self.estimator.predict_proba(X), 1e-6))
+        scores = self.estimator.decision_function(X)
+        return scores if scores.ndim == 2 else np.column_stack([-scores / 2, scores / 2])

@@ -1,0 +1,113 @@
+"""Recommend one strategy for a task."""
+
+from __future__ import annotations
+
+from .recommendation import Recommendation
+from .transfer import TransferClassifier
+
+__all__ = ["recommend_strategy"]
+
+
+def recommend_strategy(
+    X,
+    y,
+    backbone="efficientnet_lite0",
+    *,
+    weights="default",
+    estimator=None,
+    max_epochs=10,
+    image_size=None,
+    image_shape=None,
+    long_texts=None,
+    batch_size="auto",
+    device="auto",
+    memory=None,
+    n_jobs=None,
+    random_state=None,
+    verbose=0,
+    sample_weight=None,
+) -> Recommendation:
+    """Recommend a strategy for samples and labels, with reasons, costs and a confidence.
+
+    Parameters
+    ----------
+    X : list, array, Series or DataFrame column of n_samples samples
+        As in :meth:`PretrainedFeatureExtractor.fit`.
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`, like the parameters below.
+    weights : str, Path or None, default="default"
+        Which weights, for names.
+    estimator : classifier, default=None
+        As in :class:`TransferClassifier`.
+    max_epochs : int, default=10
+        As in :class:`TransferClassifier`.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels.
+    image_shape : tuple of int, default=None
+        Shape of flattened images.
+    long_texts : {"truncate", "chunk"}, default=None
+        What happens to texts that are too long for the network.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step.
+    device : str, default="auto"
+        Where the network runs.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where features are kept, by sample.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the folds and of what is trained.
+    verbose : int, default=0
+        1 shows progress bars.
+    sample_weight : array-like of shape (n_samples,), default=None
+        As in :meth:`TransferClassifier.fit`.
+
+    Returns
+    -------
+    Recommendation
+        Its ``strategy`` is None where the evidence cannot tell.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`TransferClassifier.fit`.
+
+    See Also
+    --------
+    TransferClassifier : A classifier that follows the recommendation.
+
+    Notes
+    -----
+    Features of all layers come from one pass. Strategies that cost next to nothing on them are
+    cross-validated; training stages of the network is tried where a rule expects that it may
+    gain something, on the folds that ``sktransfer.selection.rules.RULES`` names. Rule and
+    measurement are weighed by how sure each is. Seconds are those of a probe batch on this
+    device, times the number of samples and epochs; they decide nothing.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import recommend_strategy
+    >>> digits = load_digits()
+    >>> few = recommend_strategy(list(digits.images[:20] / 16), digits.target[:20], image_size=64)
+    >>> print(few.strategy, few.reasons[0], sep=": ")
+    None: too little to tell: 2 samples in class 0
+    """
+    model = TransferClassifier(
+        backbone,
+        weights=weights,
+        estimator=estimator,
+        max_epochs=max_epochs,
+        image_size=image_size,
+        image_shape=image_shape,
+        long_texts=long_texts,
+        batch_size=batch_size,
+        device=device,
+        memory=memory,
+        n_jobs=n_jobs,
+        random_state=random_state,
+        verbose=verbose,
+    )
+    return model._study(X, y, sample_weight).recommend(timed=True)

@@ -1,0 +1,326 @@
+"""Combine the predictions of several models: temperatures and weights. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from ..data import check_labels, check_numbers, check_weights
+
+__all__ = ["greedy_weights", "mixture_weights", "temperature"]
+
+_HOTTEST = math.log(100.0)
+_TINY = np.finfo(float).tiny
+
+
+@validate_params(
+    {"label_smoothing": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
+)
+def temperature(logits, y, *, label_smoothing=0.0, sample_weight=None):
+    """Find the temperature with which logits give the smallest log loss.
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes)
+        Of samples that the model was not fitted on. Logarithms of probabilities are logits. Minus
+        infinity is a class that a model cannot predict.
+    y : array-like of shape (n_samples,)
+        The column of each sample's class.
+    label_smoothing : float, default=0.0
+        Share of each label that is distributed over all classes. With few samples, a value such as
+        ``1 / (n_samples + 2)`` keeps probabilities from 1.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the samples in the loss.
+
+    Returns
+    -------
+    float
+        From 0.01 to 100. The calibrated probabilities are ``softmax(logits / temperature)``.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, or values of ``y`` are no columns.
+
+    Notes
+    -----
+    This is temperature scaling [1]_.
+
+    References
+    ----------
+    .. [1] Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+       https://arxiv.org/abs/1706.04599
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import temperature
+    >>> overconfident = [[9.0, 0.0], [9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]
+    >>> round(temperature(overconfident, [0, 0, 1, 1]), 1)
+    8.2
+    """
+    logits = np.asarray(logits, np.float64)
+    codes = _check_codes(y, *logits.shape)
+    weight = check_weights(sample_weight, len(codes))
+
+    def loss(log_t: float) -> float:
+        logs = np.maximum(log_softmax(logits / math.exp(log_t), axis=1), math.log(_TINY))
+        own = logs[np.arange(len(codes)), codes]
+        mean = (1 - label_smoothing) * own + label_smoothing * logs.mean(1)
+        return -float(weight @ mean)
+
+    return math.exp(minimize_scalar(loss, bounds=(-_HOTTEST, _HOTTEST), method="bounded").x)
+
+
+def _check_codes(y, n_samples: int, n_classes: int) -> np.ndarray:
+    codes = check_labels(y, n_samples)
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= n_classes:
+        raise ValueError(f"y must hold columns, integers from 0 to {n_classes - 1}.")
+    return codes
+
+
+@validate_params(
+    {"max_iter": [Interval(Integral, 1, None, closed="left")]}, prefer_skip_nested_validation=True
+)
+def mixture_weights(probabilities, y, *, prior=None, max_iter=200, sample_weight=None):
+    """Weight models such that the weighted mean of their probabilities has a small log loss.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_models, n_samples, n_classes)
+        Of samples that the models were not fitted on.
+    y : array-like of shape (n_samples,)
+        The column of each sample's class.
+    prior : array-like of shape (n_models,), default=None
+        Pseudo-samples, not negative: what is known in favour of each model, as a number of samples
+        that it alone would explain. None is one pseudo-sample, the same share for each model.
+    max_iter : int, default=200
+        Steps; weights hardly change after them.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the samples in the loss.
+
+    Returns
+    -------
+    ndarray of shape (n_models,)
+        Not negative, with a sum of 1. The prior has a share of
+        ``prior.sum() / (prior.sum() + n_samples)`` in them.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, lengths differ, or ``prior`` is negative or without a sum.
+
+    See Also
+    --------
+    greedy_weights : Weights for the squared error too.
+
+    Notes
+    -----
+    Expectation maximisation [1]_ for the weights :math:`w_j` of a mixture, with
+    :math:`p_{ij}` the probability that model j gives the class of sample i and
+    :math:`\\alpha_j` the prior. It converges to the maximum of
+
+    .. math:: \\sum_i \\log \\sum_j w_j p_{ij} + \\sum_j \\alpha_j \\log w_j.
+
+    References
+    ----------
+    .. [1] Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
+       Journal of the Royal Statistical Society B, 1977.
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import mixture_weights
+    >>> good, bad = [[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], [0.5, 0.5]]
+    >>> mixture_weights([good, bad], [0, 1]).round(2).tolist()
+    [0.72, 0.28]
+    """
+    probabilities = _check_predictions(probabilities)
+    n_models, n_samples, n_classes = probabilities.shape
+    codes = _check_codes(y, n_samples, n_classes)
+    weight = check_weights(sample_weight, n_samples)
+    prior = _check_prior(np.full(n_models, 1 / n_models) if prior is None else prior, n_models)
+    if not prior.sum():
+        raise ValueError("prior must have a positive sum.")
+    own = np.maximum(probabilities[:, np.arange(n_samples), codes], _TINY)  # (n_models, n)
+    found = prior / prior.sum()
+    for _ in range(max_iter):
+        # Each sample is shared among the models by how well they explain it.
+        shares = found * (own @ (weight / (found @ own)))
+        found = (prior + shares) / (prior.sum() + weight.sum())
+    return found
+
+
+@validate_params(
+    {
+        "loss": [StrOptions({"log_loss", "squared_error"})],
+        "n_rounds": [Interval(Integral, 1, None, closed="left")],
+        "n_bags": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def greedy_weights(
+    predictions,
+    y,
+    *,
+    loss="log_loss",
+    prior=None,
+    n_rounds=50,
+    n_bags=1,
+    random_state=None,
+    sample_weight=None,
+):
+    """Weight models such that the weighted mean of their predictions has a small loss.
+
+    In each round the model is added whose addition reduces the loss of the mean most. The weight
+    of a model is the share of the rounds in which it was added.
+
+    Parameters
+    ----------
+    predictions : array-like of shape (n_models, n_samples, n_outputs)
+        Of samples that the models were not fitted on: probabilities of classes, or numbers.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        For the log loss the column of each sample's class; for the squared error the numbers.
+    loss : {"log_loss", "squared_error"}, default="log_loss"
+        The loss of the weighted mean.
+    prior : array-like of shape (n_models,), default=None
+        Pseudo-samples, not negative: how many samples must speak against a model to outweigh what
+        is known in its favour. The mean begins with ``prior`` as weights. None begins with none.
+    n_rounds : int, default=50
+        Models that are added, with replacement.
+    n_bags : int, default=1
+        With more than one, weights are the mean over as many selections, each from half of the
+        models (drawn at random) on a bootstrap sample of the samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the bags.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the samples in the loss, not negative.
+
+    Returns
+    -------
+    ndarray of shape (n_models,)
+        Not negative, with a sum of 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, lengths differ, or ``prior`` has negative values.
+
+    Notes
+    -----
+    Ensemble selection with replacement of Caruana et al. [1]_. Each round stands for
+    ``n_samples / n_rounds`` samples, so that the prior has a share of
+    ``prior.sum() / (prior.sum() + n_samples)`` in the weights.
+
+    References
+    ----------
+    .. [1] Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+       https://doi.org/10.1145/1015330.1015432
+
+    Examples
+    --------
+    >>> from sktransfer.transferability import greedy_weights
+    >>> good, bad = [[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], [0.5, 0.5]]
+    >>> greedy_weights([good, bad], [0, 1]).tolist()
+    [1.0, 0.0]
+    >>> greedy_weights([good, bad], [0, 1], prior=[0.0, 2.0]).tolist()
+    [0.5, 0.5]
+    """
+    predictions = _check_predictions(predictions)
+    n_models, n_samples, n_outputs = predictions.shape
+    prior = _check_prior(prior, n_models)
+    random_state = check_random_state(random_state)
+    weight = check_weights(sample_weight, n_samples)
+    allowed, rows = _draw_bags(n_models, weight, n_bags, random_state)
+    if loss == "log_loss":
+        selection = _LogLoss(predictions, _check_codes(y, n_samples, n_outputs), rows)
+    else:
+        target = check_numbers(y, n_samples).reshape(n_samples, n_outputs)
+        selection = _SquaredError(predictions - target, rows)
+    counts = _select(selection, allowed, prior * n_rounds / n_samples, n_rounds)
+    return (counts / counts.sum(1, keepdims=True)).mean(0)
+
+
+def _check_predictions(predictions) -> np.ndarray:
+    predictions = np.asarray(predictions, np.float64)
+    if predictions.ndim != 3 or not len(predictions):
+        raise ValueError(
+            "Predictions must have the shape (n_models, n_samples, n_outputs), got "
+            f"{predictions.shape}."
+        )
+    return predictions
+
+
+def _check_prior(prior, n_models: int) -> np.ndarray:
+    prior = np.zeros(n_models) if prior is None else np.asarray(prior, np.float64)
+    if prior.shape != (n_models,) or not np.isfinite(prior).all() or (prior < 0).any():
+        raise ValueError(f"prior must be {n_models} finite numbers that are not negative.")
+    return prior
+
+
+def _draw_bags(n_models: int, weight: np.ndarray, n_bags: int, random_state) -> tuple:
+    """Draw the models ``(n_bags, n_models)`` and the weights of samples ``(n_bags, n)`` of bags."""
+    if n_bags == 1:
+        return np.ones((1, n_models), bool), weight[None]
+    order = random_state.uniform(size=(n_bags, n_models)).argsort(1).argsort(1)
+    n = len(weight)
+    times = random_state.multinomial(n, np.full(n, 1 / n), size=n_bags)  # (n_bags, n)
+    return order < -(-n_models // 2), times * weight
+
+
+def _select(selection, allowed: np.ndarray, start: np.ndarray, n_rounds: int) -> np.ndarray:
+    """Return how often each model was added in each bag, with what it started with."""
+    counts = np.tile(start, (len(allowed), 1))  # (n_bags, n_models)
+    bags = np.arange(len(counts))
+    selection.start(counts)
+    for _ in range(n_rounds):
+        losses = selection.losses()  # (n_bags, n_models)
+        best = np.where(allowed, losses, np.inf).argmin(1)
+        counts[bags, best] += 1
+        selection.add(best)
+    return counts
+
+
+class _LogLoss:
+    """The log loss of the mean, after the addition of each model.
+
+    Only the probability of each sample's own class matters.
+    """
+
+    def __init__(self, probabilities: np.ndarray, codes: np.ndarray, rows: np.ndarray):
+        self.own = np.maximum(probabilities[:, np.arange(len(codes)), codes], _TINY)
+        self.rows = rows  # (n_bags, n)
+
+    def start(self, counts: np.ndarray) -> None:
+        self.sums = counts @ self.own  # (n_bags, n)
+
+    def losses(self) -> np.ndarray:
+        logs = np.log(self.sums[:, None] + self.own)  # (n_bags, n_models, n)
+        return -(logs @ self.rows[:, :, None])[..., 0]
+
+    def add(self, best: np.ndarray) -> None:
+        self.sums += self.own[best]
+
+
+class _SquaredError:
+    """The squared error of the mean, from the inner products of the models' errors."""
+
+    def __init__(self, errors: np.ndarray, rows: np.ndarray):
+        flat = np.moveaxis(errors, 2, 1).reshape(len(errors), -1)  # (n_models, n_outputs * n)
+        tiled = np.tile(rows, errors.shape[2])
+        self.products = np.stack([(flat * row) @ flat.T for row in tiled])  # (n_bags, m, m)
+
+    def start(self, counts: np.ndarray) -> None:
+        self.sums = np.einsum("bij,bj->bi", self.products, counts)  # with the sum of errors
+
+    def losses(self) -> np.ndarray:
+        # Of |sum + error|², less |sum|², which is the same for all models.
+        return 2 * self.sums + np.diagonal(self.products, axis1=1, axis2=2)
+
+    def add(self, best: np.ndarray) -> None:
+        self.sums += self.products[np.arange(len(best)), :, best]

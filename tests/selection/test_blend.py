@@ -1,0 +1,224 @@
+import pickle
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from sktransfer import TransferClassifier, load_backbone
+from sktransfer.engines.base import Engine
+from sktransfer.selection.blend import Labels, choose_members
+from sktransfer.selection.members import BLEND, Block, Member, sizes_of
+from sktransfer.selection.models import Direct, Probe, Tables
+from tests.selection.support import deeper_backbone
+from tests.support import Vectors, images
+
+LAYERS = {name: Block(None, name) for name in ("good", "noise", "logits")}
+
+
+def labels(y, weight=None):
+    codes = np.unique(y, return_inverse=True)[1]
+    weight = np.ones(len(y)) if weight is None else weight
+    return Labels(np.asarray(y), codes, codes.max() + 1, weight)
+
+
+def tables(y, seed=0):
+    """Features that tell classes, features that do not, and outputs that do not."""
+    rng = np.random.default_rng(seed)
+    return {
+        LAYERS["good"]: rng.normal(size=(len(y), 6)) + 3 * np.eye(6)[y],
+        LAYERS["noise"]: rng.normal(size=(len(y), 50)),
+        LAYERS["logits"]: rng.normal(size=(len(y), 8)),
+    }
+
+
+def members():
+    probe = Probe((0.1, 1.0), 1.0)
+    return [
+        Member("good", (LAYERS["good"],), probe),
+        Member("noise", (LAYERS["noise"],), probe),
+        Member("own classes", (LAYERS["logits"],), Direct((1.0,)), is_direct=True),
+    ]
+
+
+def weights(chosen):
+    return {one.member.name: one.weight for one in chosen}
+
+
+def test_the_member_that_tells_classes_has_most_of_the_weight():
+    y = np.arange(60) % 3
+    chosen, _ = choose_members(members(), tables(y), labels(y), 0)
+    found = weights(chosen)
+    assert chosen[0].member.name == "good" and found["good"] > 0.9
+    assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0.02
+
+
+def test_of_labels_that_nothing_tells_no_member_is_certain():
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(200) % 2)
+    found = tables(rng.permutation(y))
+    chosen, heat = choose_members(members(), found, labels(y), 0)
+    # A model that has seen the samples on which it is judged would be right for all of them.
+    parts = [one.fit(Tables(found), labels(y)) for one in chosen]
+    mean = sum(part.weight * part.probabilities(Tables(found)) for part in parts)
+    assert np.abs(softmax(np.log(mean) / heat, axis=1) - 0.5).mean() < 0.2
+
+
+def test_what_direct_use_is_known_to_do_counts_where_samples_are_few():
+    y = np.arange(12) % 2
+    found = tables(y) | {LAYERS["logits"]: 5 * np.eye(8)[y] + tables(y)[LAYERS["logits"]]}
+    few = weights(choose_members(members(), found, labels(y), 0)[0])
+    assert few["own classes"] > 0.3
+
+
+def test_nothing_can_be_judged_with_one_sample_of_a_class():
+    y = np.arange(6)
+    chosen, heat = choose_members(members(), tables(y), labels(y), 0)
+    assert weights(chosen) == {"own classes": 0.5, "good": 0.25, "noise": 0.25}
+    assert heat == 1.0 and {one.setting for one in chosen} == {1.0}
+
+
+def test_equal_samples_are_in_one_fold():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=40)
+    one = tables(y)
+    rows = np.repeat(np.arange(40), 5)
+    twice = {block: table[rows] for block, table in one.items()}
+    chosen, heat = choose_members(members(), twice, labels(y[rows]), 0)
+    expected, expected_heat = choose_members(members(), one, labels(y, np.full(40, 5.0)), 0)
+    assert heat == expected_heat
+    assert [(c.weight, c.setting, c.temperature) for c in chosen] == [
+        (c.weight, c.setting, c.temperature) for c in expected
+    ]
+
+
+@pytest.mark.parametrize("limit", [10, 2000])
+def test_a_probe_is_the_same_from_products_and_from_features(limit, monkeypatch):
+    monkeypatch.setattr("sktransfer.selection.models._DUAL", limit)
+    y = np.arange(60) % 3
+    weight = np.random.default_rng(0).uniform(0.5, 2, size=60)
+    found, blocks = Tables(tables(y)), (LAYERS["good"], LAYERS["noise"])
+    fitted = Probe((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
+    scores = fitted.scores(found, blocks)
+    monkeypatch.undo()
+    expected = Probe((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
+    np.testing.assert_allclose(scores, expected.scores(found, blocks), atol=1e-8)
+    assert (scores.argmax(1) == y).mean() > 0.9
+
+
+# -- in the classifier ---------------------------------------------------------------------------
+
+
+def blobs(n, k=3, seed=0):
+    X, y = make_blobs(n, 6, centers=k, cluster_std=3, random_state=seed)
+    return (X / 10).astype(np.float32), y
+
+
+def rows_backbone():
+    layers = [nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 3)]
+    return load_backbone(nn.Sequential(*layers).eval(), classes=list("abc"))
+
+
+def test_more_samples_than_are_judged_are_all_fitted(monkeypatch):
+    from sktransfer.selection.rules import RULES
+
+    X, y = blobs(300)
+    judged = []
+
+    def noting(members, by_block, labels, seed):
+        judged.append(len(labels.y))
+        return choose_members(members, by_block, labels, seed)
+
+    monkeypatch.setitem(RULES, "rows", 90)
+    monkeypatch.setattr("sktransfer.selection.blend.choose_members", noting)
+    model = TransferClassifier(rows_backbone(), random_state=0).fit(X, y)
+    assert judged == [90] and model.score(X, y) > 0.8
+    weight = np.ones(300)
+    weight[5] = 0
+    other = clone(model).fit(X, y, sample_weight=weight)
+    assert not np.array_equal(other.predict_proba(X), model.predict_proba(X))
+
+
+def test_a_sample_passes_once_at_each_size(colours, monkeypatch):
+    passed, run = [], Engine.run
+
+    def counting(self, tensors, *args, **kwargs):
+        passed.extend(tuple(tensor.shape[1:]) for tensor in tensors)
+        return run(self, tensors, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "run", counting)
+    monkeypatch.setitem(BLEND, "least_size", 1)
+    monkeypatch.setitem(BLEND, "multiple", 2)
+    backbone = deeper_backbone()
+    assert sizes_of(backbone, None) == (10, 16, 20)
+    model = TransferClassifier(backbone, random_state=0).fit(*colours)
+    assert {shape: passed.count(shape) for shape in passed} == dict.fromkeys(
+        [(10, 10), (16, 16), (20, 20)], 48
+    )
+    assert any("10 + 16 + 20 pixels" in name for name in model.members_)
+    passed.clear()
+    model.predict(colours[0][:5])
+    assert max(passed.count(shape) for shape in passed) == 5
+
+
+@pytest.mark.parametrize("k", [2, 12])
+def test_probabilities_are_calibrated(k):
+    X, y = blobs(1200, k)
+    model = TransferClassifier(load_backbone(Vectors()), random_state=0).fit(X[:300], y[:300])
+    found, right = model.predict_proba(X[300:]), model.predict(X[300:]) == y[300:]
+    assert found.max(1).mean() == pytest.approx(right.mean(), abs=0.05)
+
+
+def test_balanced_classes_reach_every_member():
+    X, y = blobs(200, 2)
+    rows = np.r_[np.flatnonzero(y == 0)[:6], np.flatnonzero(y == 1)]
+    settings = {"random_state": 0}
+    plain = TransferClassifier(rows_backbone(), **settings).fit(X[rows], y[rows])
+    balanced = clone(plain).set_params(class_weight="balanced").fit(X[rows], y[rows])
+    by_hand = clone(plain).fit(X[rows], y[rows], np.where(y[rows] == 0, 106 / 12, 106 / 200))
+    np.testing.assert_allclose(balanced.predict_proba(X), by_hand.predict_proba(X), atol=1e-9)
+    assert balanced.predict_proba(X)[:, 0].mean() > plain.predict_proba(X)[:, 0].mean() + 0.02
+    with pytest.raises(ValueError, match="sample_weight"):
+        plain.set_params(class_weight={0: -1.0}).fit(X[rows], y[rows])
+
+
+@pytest.mark.parametrize("own", [KNeighborsClassifier(3), LinearSVC(), LogisticRegression()])
+def test_the_users_classifier_is_in_the_blend(own, colours):
+    model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(*colours)
+    assert model.predict_proba(colours[0]).shape == (48, 2) and model.score(*colours) > 0.9
+
+
+def test_a_classifier_without_probabilities_or_scores_is_refused(colours):
+    class Silent(KNeighborsClassifier):
+        predict_proba = property()
+
+    model = TransferClassifier(deeper_backbone(), estimator=Silent())
+    with pytest.raises(ValueError, match="neither predict_proba nor decision_function"):
+        model.fit(*colours)
+
+
+def test_a_blend_is_pickled_with_its_network_once(colours):
+    model = TransferClassifier(deeper_backbone(), random_state=0).fit(*colours)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(colours[0]), model.predict_proba(colours[0]))
+    assert again.estimator_.backbone is again.backbone_
+
+
+def test_a_class_of_one_sample_among_others(colours):
+    X, y = colours
+    y = np.where(np.arange(48) == 7, "other", y)
+    model = TransferClassifier(deeper_backbone(), random_state=0).fit(X, y)
+    assert model.classes_.tolist() == ["dark", "light", "other"]
+    assert model.predict_proba(images(3)).shape == (3, 3) and model.score(X, y) > 0.9
+
+
+def test_many_classes():
+    X, y = blobs(400, 100)
+    model = TransferClassifier(load_backbone(Vectors()), random_state=0).fit(X, y)
+    assert model.predict_proba(X[:4]).shape == (4, 100)
+    assert model.score(X, y) > 0.05

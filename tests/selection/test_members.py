@@ -1,0 +1,95 @@
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from sktransfer import load_backbone, load_word_vectors
+from sktransfer.backbones import inspect_layers
+from sktransfer.features import open_sample
+from sktransfer.selection.members import Block, Layout, make_members, sizes_of
+from sktransfer.selection.models import OnFeatures
+from tests.selection.support import deeper_backbone
+from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
+
+
+def layout(backbone, sizes=(None,), sample=None, **settings):
+    probe = torch.randn(1, *backbone.input_shape) if sample is None else sample
+    return Layout(backbone, inspect_layers(backbone, probe), sizes, **settings)
+
+
+def test_images_have_several_sizes_where_the_network_takes_them():
+    assert sizes_of(random_backbone("resnet18"), None) == (128, 224, 288)
+
+
+@pytest.mark.parametrize("asked", [160, 224])
+def test_a_size_that_is_asked_for_is_the_only_one(asked):
+    backbone = random_backbone("resnet18").with_image_size(asked)
+    assert sizes_of(backbone, asked) == (None,)
+    if asked != 224:  # of a backbone that was loaded for another size
+        assert sizes_of(backbone, None) == (None,)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        tiny_backbone(),  # of few pixels
+        load_backbone(Vectors()),
+        load_word_vectors({"a": [1.0, 2.0]}),
+        load_backbone(tiny_vit(), preprocess=tiny_backbone().preprocess),
+    ],
+)
+def test_other_networks_have_one(backbone):
+    assert sizes_of(backbone, None) == (None,)
+
+
+def test_a_network_that_takes_its_own_size_only_has_one():
+    assert sizes_of(random_backbone("vit_b_16"), None) == (None,)
+
+
+def test_members_are_layers_at_all_sizes_and_at_the_outermost():
+    backbone = load_backbone("efficientnet_lite0")
+    members = {m.name: m for m in make_members(layout(backbone, (128, 224, 288)))}
+    assert len(members) == 9 + 9 + 3
+    grid = members["later layer, 128 + 288 pixels"]
+    assert grid.blocks == (Block(128, "blocks.13", "grid"), Block(288, "blocks.13", "grid"))
+    assert members["own classes, 288 pixels"].is_direct
+    assert sum(m.is_direct for m in members.values()) == 3
+    last = members["last layers, 128 + 224 + 288 pixels"].blocks
+    assert Block(224, "blocks.15", "grid") in last and Block(224, "head", ("avg", "max")) in last
+
+
+def test_no_two_members_are_the_same():
+    for backbone in (deeper_backbone(), tiny_backbone()):
+        blocks = [member.blocks for member in make_members(layout(backbone))]
+        assert len(set(blocks)) == len(blocks) > 1
+
+
+def test_deep_networks_have_no_more_members_than_others():
+    deep = layout(random_backbone("resnet50"))
+    layers = deep.layers(range(18))
+    assert len(layers) == 16 and layers[0] == "layer4.1"
+    assert len(layout(random_backbone("vgg11")).layers(range(18))) <= 18
+
+
+def test_poolings_follow_the_shape_of_a_layer():
+    own = load_backbone(tiny_vit(), preprocess=tiny_backbone().preprocess)
+    poolings = {block.pooling for m in make_members(layout(own)) for block in m.blocks}
+    assert ("cls", "avg") in poolings and "grid" not in poolings
+    vectors = load_backbone(Vectors())
+    members = make_members(layout(vectors, sample=torch.randn(1, 6)))
+    assert {block.pooling for m in members for block in m.blocks} == {"avg"}
+    words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
+    members = make_members(layout(words, sample=open_sample("a b", words)[None]))
+    assert {block.pooling for m in members for block in m.blocks} == {"avg", ("avg", "max")}
+
+
+def test_a_classifier_of_the_users_is_fitted_on_single_layers():
+    own = LogisticRegression()
+    members = make_members(layout(deeper_backbone(), classifier=own))
+    on_features = [m for m in members if not m.is_direct]
+    assert on_features and all(m.model == OnFeatures(own) for m in on_features)
+    assert all(len(m.blocks) == 1 for m in on_features)
+
+
+def test_numbers_have_no_direct_use():
+    members = make_members(layout(deeper_backbone(), is_labels=False))
+    assert not any(m.is_direct for m in members)
