@@ -33,6 +33,7 @@ from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .loop import train
 from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
+from .parameters import PARTIAL, check_partial
 from .plan import (
     TrainingPlan,
     check_callbacks,
@@ -62,7 +63,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
-        "trainable": [StrOptions({"head", "all"}), Count(1), str],
+        "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
         "head": [StrOptions({"linear", "mlp"}), callable],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "head_init": [StrOptions({"auto", "probe", "random"})],
@@ -116,6 +117,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         check_optimizer(self.optimizer)
         check_callbacks(self.callbacks or (), "callbacks")
         check_net_params(self.net_params or {})
+        if self.gradual_unfreezing and self.trainable in PARTIAL:
+            raise ValueError(
+                "gradual_unfreezing=True trains whole stages, one after another: it cannot be "
+                f"combined with trainable={self.trainable!r}."
+            )
         if self.patience is not None and not self.validation_fraction:
             raise ValueError(
                 "patience= needs validation rows: set validation_fraction, such as 0.2."
@@ -270,6 +276,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
         """Copy the stages to train, add a new head, and return the indices of its new rows."""
         tail = deepcopy(self._bare_tail())
+        check_partial(tail.body, tail.part, self.backbone_.name)
         n_features = head_inputs(tail, one).shape[1]
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, self.dropout, seed)
@@ -280,11 +287,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         check_head(tail, one, n_outputs)
-        return tail.requires_grad_(True), new
+        return tail.unfreeze(), new
 
     def _copy_tail(self, tail: Tail) -> Tail:
         """Copy an earlier tail to train it further with the current parameters."""
-        tail = deepcopy(tail).requires_grad_(True)
+        tail = deepcopy(tail).unfreeze()
         tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
         tail.n_chunks = 1  # the batch size or the free memory may have changed
         return tail
@@ -295,9 +302,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _bare_tail(self) -> Tail:
         """Return the pretrained stages to train, without a head; tensors are shared."""
-        return bare_tail(
-            self.backbone_, self.trained_layers_, self.train_batch_norm, self._precision()
-        )
+        part = self.trainable if self.trainable in PARTIAL else "all"
+        settings = (self.train_batch_norm, self._precision(), part)
+        return bare_tail(self.backbone_, self.trained_layers_, *settings)
 
     def _head_init(self) -> str:
         if self.head_init != "auto":

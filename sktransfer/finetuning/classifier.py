@@ -27,10 +27,12 @@ default="efficientnet_lite0"
         head must be of the kind of ``head``.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
-    trainable : "head", "all", int or str, default="head"
+    trainable : "head", "all", "norm", "bias", int or str, default="head"
         What is trained. "head": only the new head; the network computes each sample once. An
         int: that many of the last stages with weights. The name of a layer: its stage and all
-        above. "all": all stages.
+        above. "all": all stages. "norm": of all stages only scales and shifts of normalization
+        layers; "bias": only biases, those of normalization layers included. A file of such a
+        model is small, its training costs about as much as "all".
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
