@@ -42,8 +42,10 @@ from .plan import (
     warn_too_few_epochs,
 )
 from .rows import Rows, Table, append_kept
+from .schedule import auto_lr
 from .tail import Tail, learned_stages, restrict_rows
 from .tuned import TunedNetwork, bare_tail
+from .watching import WatchLoss
 
 __all__ = ["TunedEstimator"]
 
@@ -70,14 +72,14 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         "train_batch_norm": ["boolean"],
         "augment": [StrOptions({"light", "strong"}), callable, None],
         "n_views": [Count(1), None],
-        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
         "warmup": [Interval(Real, 0, 1, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "gradual_unfreezing": ["boolean"],
-        "max_epochs": [Count(0)],
+        "max_epochs": [Count(0), StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [Count(1), None],
         "warm_start": ["boolean"],
@@ -153,7 +155,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
     def _start_progress(self) -> None:
-        root = self._init_callback_context(max_subtasks=self.max_epochs)
+        n_epochs = None if self.max_epochs == "auto" else self.max_epochs
+        root = self._init_callback_context(max_subtasks=n_epochs)
         root.call_on_fit_task_begin(estimator=self)
 
     # Training needs gradients, also if the caller has disabled them.
@@ -204,11 +207,13 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         device = resolve_device(self.device)
         plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         warn_too_few_epochs(plan, len(learned_stages(tail)))
-        if self.lr == "auto":
-            plan.lr = find_lr(tail, rows, plan, device)
+        if isinstance(self.lr, str):
+            by_rule = self.lr == "auto"
+            plan.lr = auto_lr(tail) if by_rule else find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
-        with epoch_progress(self) as progress:
-            plan.callbacks = [("progress", progress), *plan.callbacks]
+        watch = [] if valid is not None else [("watch", WatchLoss())]
+        with epoch_progress(self, plan.max_epochs) as progress:
+            plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
             net = train(tail, rows, valid, plan, device)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
