@@ -208,8 +208,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if isinstance(self.lr, str):
-            by_rule = self.lr == "auto"
-            plan.lr = auto_lr(tail) if by_rule else find_lr(tail, rows, plan, device)
+            by_rule, n_frozen = self.lr == "auto", len(self.frozen_layers_)
+            plan.lr = auto_lr(tail, n_frozen) if by_rule else find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:

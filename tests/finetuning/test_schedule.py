@@ -35,7 +35,7 @@ def test_the_defaults_are_those_of_the_rows(cls, data):
     [
         (network, "head", 1e-4),
         (network, "all", 3e-4),
-        (network, 1, 3e-4),
+        (network, 1, 5e-5),
         (network, "norm", 3e-3),
         (network, "bias", 3e-3),
         (lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)), 1, 1e-4),
