@@ -662,6 +662,7 @@ def test_a_fitted_model_is_shared_by_the_clones_of_what_grows_from_it(data):
         ("head", "mlp"),
         ("dropout", 0.5),
         ("image_size", 8),
+        ("weights", None),
         ("backbone", nn.Linear(6, 2)),
     ],
 )

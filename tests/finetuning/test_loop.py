@@ -76,6 +76,16 @@ def test_the_net_of_an_opened_model_has_its_history_and_goes_on(data):
     assert len(pickle.loads(pickle.dumps(again)).net_.history) == 4
 
 
+def test_the_net_of_an_opened_model_trains_stages_that_required_no_gradients(data):
+    X, y = data
+    backbone = load_backbone(network().requires_grad_(False))
+    model = FineTunedClassifier(backbone, **NETS).fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    again.net_.partial_fit(model._at_cut(X), np.searchsorted(model.classes_, y))
+    weights = (next(m._tuned.tail.body.parameters()) for m in (model, again))
+    assert not torch.equal(*weights)
+
+
 def test_the_rate_of_a_net_that_goes_on_falls_over_the_rows_that_it_is_given(data):
     settings = {"batch_size": 30, "warmup": 0.0, "trainable": "head", "callbacks": [Rates()]}
     model, activations, codes = fitted(data, **settings)

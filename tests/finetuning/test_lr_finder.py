@@ -42,3 +42,14 @@ def test_a_rate_is_looked_for_as_far_where_a_last_row_joins_another_batch(data):
         model.set_params(train_batch_norm=True, max_epochs=1, random_state=0)
         found.append(model.fit(data[0][:n], data[1][:n]).lr_)
     assert found[1] > 0.3 * found[0] > 1e-5
+
+
+def test_the_range_test_leaves_the_weights_as_they_were(data):
+    models = (
+        FineTunedClassifier(
+            load_backbone(network()), lr=lr, trainable="all", max_epochs=0, random_state=0
+        )
+        for lr in (1e-4, "auto")
+    )
+    fixed, found = (model.fit(*data).predict_proba(data[0]) for model in models)
+    assert np.array_equal(found, fixed)
