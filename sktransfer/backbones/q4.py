@@ -84,29 +84,32 @@ class Blocks(nn.Module):
 
     Parameters
     ----------
-    blocks : Tensor of shape (n, width / 32, 18), uint8
-        A buffer, so that training does not change it.
+    blocks : Tensor of shape (n, k, 18), uint8
+        The rows of the table, k blocks each. They become buffers, which training does not change.
     """
 
-    blocks: torch.Tensor
+    scales: torch.Tensor
+    bits: torch.Tensor
 
     def __init__(self, blocks: torch.Tensor):
         super().__init__()
-        self.register_buffer("blocks", blocks)
+        self.register_buffer("scales", _scales(blocks))  # (n, k, 1), float16
+        self.register_buffer("bits", blocks[..., 2:].contiguous())  # (n, k, 16), uint8
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return _dequantised(self.blocks[ids])
-
-
-def _dequantised(blocks: torch.Tensor) -> torch.Tensor:
-    """Convert blocks ``(..., k, 18)`` to numbers ``(..., 32 k)``, float32."""
-    bits = blocks[..., 2:]
-    numbers = torch.cat([bits & 15, bits >> 4], -1).float() - 8  # (..., k, 32)
-    return (numbers * _scales(blocks)).flatten(-2)
+        return _numbers(self.scales[ids], self.bits[ids])
 
 
 def _scales(blocks: torch.Tensor) -> torch.Tensor:
-    return blocks[..., :2].contiguous().view(torch.float16).float()  # (..., k, 1)
+    return blocks[..., :2].contiguous().view(torch.float16)
+
+
+def _numbers(scales: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """Return the numbers ``(..., 32 k)`` of scales ``(..., k, 1)`` and bits ``(..., k, 16)``."""
+    both = bits.float()
+    upper = (both / 16).floor()  # arithmetic that every runtime has
+    numbers = torch.cat([both - 16 * upper, upper], -1) - 8  # (..., k, 32)
+    return (numbers * scales.float()).flatten(-2)
 
 
 def read_q4(path: str | Path) -> EncoderFile:
@@ -261,4 +264,5 @@ def _tensor(reader: _Reader, name: str, shape: tuple, listed: tuple) -> torch.Te
         found = torch.from_numpy(part.view("<f4").astype(np.float32).reshape(shape))
     if not (_scales(found) if is_q4 else found).isfinite().all():
         raise ValueError(f"tensor {name!r} holds NaN or infinity")
-    return _dequantised(found) if is_q4 and name != "emb.word" else found
+    is_words = name == "emb.word"  # kept as blocks
+    return _numbers(_scales(found), found[..., 2:]) if is_q4 and not is_words else found

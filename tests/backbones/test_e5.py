@@ -118,7 +118,7 @@ def test_the_table_of_words_stays_as_it_is_when_all_is_trained(small):
     tuned = model.fit(TEXTS, ["good", "none", "bad", "good"]).to_backbone()
     before, after = (b.stages["embeddings"].table for b in (small, tuned))
     assert not torch.equal(before.position_embeddings.weight, after.position_embeddings.weight)
-    assert torch.equal(before.word_embeddings.blocks, after.word_embeddings.blocks)
+    assert torch.equal(before.word_embeddings.bits, after.word_embeddings.bits)
 
 
 def test_a_network_of_another_file_is_pickled_with_its_numbers(small, path, tmp_path):
