@@ -25,6 +25,7 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 _EXPORTING = threading.RLock()  # torch.export is not made for several threads
 _LENGTH = 16  # tokens in the example texts; any number but 0 and 1, which are special to export
+_NO_LIMIT = 2**31  # tokens
 _LONGEST = 300  # characters of another library's error in a message
 
 
@@ -34,7 +35,8 @@ class ExportedEngine(Engine):
     Stages and pooling are exported as one network for batches of any size (and texts of any
     length), once for each shape of samples, when the first sample is known. A subclass converts
     the exported network into files, and loads such files. If the first sample's features differ
-    from those of the stages, or a stage cannot be converted, an error is raised.
+    from those of the stages, or a stage cannot be converted, an error is raised. Texts of more than
+    ``longest`` tokens, where stages have this attribute, are run by the stages themselves.
 
     Parameters
     ----------
@@ -65,6 +67,8 @@ class ExportedEngine(Engine):
         self.exported = list(dict.fromkeys((layer, _inside(how)) for layer, how in wanted))
         self._stages = dict(list(stages.items())[: list(stages).index(self.layers[-1]) + 1])
         self._refuse_tables()
+        limits = (getattr(stage, "longest", None) for stage in self._stages.values())
+        self._longest = min(filter(None, limits), default=_NO_LIMIT)
         self._network = network
         self._conversions = Conversions(None if network is None else conversions)
         self._runs: dict[tuple, Run] = {}  # by shape
@@ -114,6 +118,9 @@ class ExportedEngine(Engine):
         self._run_for(batch)
 
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.modality.has_tokens and batch.shape[1] > self._longest:
+            # The stages run longer texts in chunks, in a loop that cannot be converted.
+            return self._run_stages(batch)
         arrays = self._run_for(batch)(batch.contiguous().numpy())
         outputs = dict(zip(self.exported, map(_as_tensor, arrays), strict=True))
         square, masked = _is_square(batch), self.modality.has_tokens
@@ -150,9 +157,18 @@ class ExportedEngine(Engine):
         key = self._key(shape)
         files = self._conversions.read(key)
         if files is None:
-            files = self._converted(_example(batch, self.modality.has_tokens))
+            files = self._converted(self._example(batch))
             self._conversions.write(key, files)
         return self.load(files)
+
+    def _example(self, batch: torch.Tensor) -> torch.Tensor:
+        """Make a batch of two of a batch, with texts of a fixed length."""
+        pair = batch[:1].expand(2, *batch.shape[1:])
+        if self.modality.has_tokens and batch.ndim > 1:
+            length = min(_LENGTH, self._longest)
+            repeats = -(-length // max(1, batch.shape[1]))
+            pair = pair.repeat(1, repeats, *[1] * (batch.ndim - 2))[:, :length]
+        return pair.contiguous().clone()
 
     def _key(self, shape: tuple) -> str:
         """Describe everything that decides a conversion."""
@@ -236,15 +252,6 @@ def _is_square(batch: torch.Tensor) -> bool:
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _example(batch: torch.Tensor, has_tokens: bool) -> torch.Tensor:
-    """Make a batch of two of a batch, with texts of a fixed length."""
-    pair = batch[:1].expand(2, *batch.shape[1:])
-    if has_tokens and batch.ndim > 1:
-        repeats = -(-_LENGTH // max(1, batch.shape[1]))
-        pair = pair.repeat(1, repeats, *[1] * (batch.ndim - 2))[:, :_LENGTH]
-    return pair.contiguous().clone()
 
 
 def _in_short(error: Exception) -> str:

@@ -125,3 +125,15 @@ def test_samples_that_are_no_texts_and_other_values_are_refused(path):
         load_backbone("e5_small", weights=path, long_texts="split")
     with pytest.raises(ValueError, match=r"'long_texts' parameter of PretrainedFeatureExtractor"):
         extractor(path, long_texts="split").fit(TEXTS)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_other_runtimes_give_the_features_of_long_texts_too(runtime, path):
+    pytest.importorskip(runtime)
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnxscript")
+    settings = {"long_texts": "chunk", "layer": ["layer.0", "sentence"]}
+    texts = [*TEXTS, "the film", LONG * 3]
+    expected = extractor(path, engine="torch", **settings).fit_transform(texts)
+    found = extractor(path, engine=runtime, **settings).fit_transform(texts)
+    assert np.abs(found - expected).max() < 1e-5
