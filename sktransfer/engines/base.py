@@ -6,6 +6,7 @@ import abc
 import contextlib
 import importlib.util
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -456,10 +457,11 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def _largest_output(modules: Iterable[nn.Module]) -> Iterator[list[int]]:
     """Collect, while modules are called, the size in bytes of their largest output."""
-    largest = [1]
+    largest, thread = [1], threading.get_ident()
 
     def note(module, args, output):
-        if isinstance(output, torch.Tensor):
+        # Other threads may run the same modules on other batches.
+        if isinstance(output, torch.Tensor) and threading.get_ident() == thread:
             largest[0] = max(largest[0], output.numel() * output.element_size())
 
     # Compiled modules take no hooks.

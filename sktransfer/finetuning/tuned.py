@@ -131,11 +131,12 @@ class TunedNetwork:
 
     def _once(self, key: str, make: Callable):
         """Return an object made from the tail; it is made again after each training."""
-        if self._made.get("n_trainings") != self.tail.n_trainings:
-            self._made = {"n_trainings": self.tail.n_trainings}
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        made = self._made  # another thread may replace the attribute
+        if made.get("n_trainings") != self.tail.n_trainings:
+            made = self._made = {"n_trainings": self.tail.n_trainings}
+        if key not in made:
+            made[key] = make()
+        return made[key]
 
     # -- the format of files ---------------------------------------------------------------
 

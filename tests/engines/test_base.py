@@ -193,6 +193,20 @@ def test_a_device_that_is_not_there_is_refused(device):
         resolve_device(device)
 
 
+def test_the_size_of_a_batch_does_not_depend_on_other_threads():
+    class Meanwhile(nn.ReLU):
+        """While a sample is measured, another thread runs a large batch."""
+
+        def forward(self, x):
+            if len(x) == 1:
+                with ThreadPoolExecutor(1) as threads:
+                    threads.submit(self, noise(64, 3, 400, 400)).result()
+            return super().forward(x)
+
+    made = TorchEngine({"relu": Meanwhile()}, ["relu"], device=CPU, modality="image")
+    assert made.batch_size(noise(3, 400, 400)) == 4
+
+
 def test_threads_run_one_engine():
     made, x = engine_of(tiny_backbone(), "2", "4"), noise(9, 3, 16, 16)
     expected = engine_of(tiny_backbone(), "2", "4").run(x)

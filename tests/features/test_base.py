@@ -1,5 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
@@ -10,6 +14,7 @@ from sktransfer import (
     TransferClassifier,
     load_backbone,
 )
+from tests.support import images, tiny_backbone
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 Y = [0, 1] * 6
@@ -65,3 +70,40 @@ def test_a_batch_of_training_is_no_larger_than_the_rows():
         for size in (12, 2**31 - 1)
     )
     assert np.array_equal(one.predict_proba(X), two.predict_proba(X))
+
+
+def _in_pipeline(**settings):
+    return make_pipeline(
+        PretrainedFeatureExtractor(tiny_backbone(), **settings), LogisticRegression()
+    )
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        _in_pipeline,
+        lambda **settings: _in_pipeline(engine="onnxruntime", **settings),
+        lambda **settings: PretrainedClassifier(tiny_backbone(), **settings),
+        lambda **settings: FineTunedClassifier(tiny_backbone(), max_epochs=1, **settings),
+        lambda **settings: FineTunedClassifier(
+            tiny_backbone(), trainable="1", max_epochs=1, **settings
+        ),
+    ],
+)
+def test_threads_share_a_fitted_estimator(make, with_store, tmp_path):
+    photos = [*images(6), *images(6, (31, 18), seed=1), *images(6, (9, 9), seed=2)]
+    y = ["ant", "bee", "cat"] * 6
+    settings = {"memory": tmp_path} if with_store else {}
+    model = make(**settings).fit(photos[:9], y[:9])
+    expected = model.predict_proba(photos)
+    backbone = (model[0] if hasattr(model, "steps") else model).backbone_
+    backbone.prepared.pop("engines", None)  # the first calls come at once, too
+
+    def predict(i):
+        chosen = np.random.default_rng(i).permutation(len(photos))[: 1 + i % 7]
+        return chosen, model.predict_proba([photos[k] for k in chosen])
+
+    with ThreadPoolExecutor(8) as threads:
+        for chosen, found in threads.map(predict, range(60)):
+            np.testing.assert_allclose(found, expected[chosen], rtol=1e-4, atol=1e-6)
