@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 
@@ -16,6 +17,7 @@ from .exported import ExportedEngine, Run
 __all__ = ["OpenVINOEngine"]
 
 _IMPORTING = threading.Lock()
+_STREAMS = 4  # at most, since each has its own memory for activations
 _TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -57,11 +59,16 @@ class OpenVINOEngine(ExportedEngine):
         return _Requests(core.compile_model(model, "CPU", self._settings()))
 
     def _settings(self) -> dict:
+        # A stream runs one request at a time. More than one lets several of the user's threads run
+        # at once, each as many threads as a call of torch uses.
+        n_threads = torch.get_num_threads()
+        n_streams = min(_STREAMS, max(1, joblib.cpu_count() // n_threads))
         return {
             # Its default is bfloat16 where the processor has it.
             "INFERENCE_PRECISION_HINT": _TYPES[self.precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": n_threads * n_streams,
+            "NUM_STREAMS": n_streams,
+            "ENABLE_CPU_PINNING": False,  # other work may run on the same cores
         }
 
 

@@ -400,7 +400,9 @@ def test_no_global_setting_is_changed(runtime):
     def settings():
         root = logging.getLogger()
         filters = list(warnings.filters)
-        return torch.get_num_threads(), dict(os.environ), root.level, list(root.handlers), filters
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        of_torch = torch.get_num_threads(), torch.is_grad_enabled()
+        return of_torch, cores, dict(os.environ), root.level, list(root.handlers), filters
 
     before = settings()
     made = Recipe(tiny_backbone(), ("2",), runtime=runtime).engine(CPU)

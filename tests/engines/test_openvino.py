@@ -31,7 +31,10 @@ def has_bfloat16() -> bool:
 def test_precision_and_threads_are_set():
     found = compiled()
     assert found.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
-    assert found.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    n_streams = found.get_property("NUM_STREAMS")
+    assert 1 <= n_streams <= 4
+    assert found.get_property("INFERENCE_NUM_THREADS") == n_streams * torch.get_num_threads()
+    assert not found.get_property("ENABLE_CPU_PINNING")
 
 
 def test_bfloat16_is_near_and_another_entry_of_the_store(tmp_path):

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -107,3 +108,23 @@ def test_threads_share_a_fitted_estimator(make, with_store, tmp_path):
     with ThreadPoolExecutor(8) as threads:
         for chosen, found in threads.map(predict, range(60)):
             np.testing.assert_allclose(found, expected[chosen], rtol=1e-4, atol=1e-6)
+
+
+class Meeting(nn.Module):
+    """A network that, once a barrier is set, waits until others run it, too."""
+
+    barriers: list = []
+
+    def forward(self, x):
+        for barrier in self.barriers:
+            barrier.wait(30)
+        return 2 * x
+
+
+def test_threads_run_a_network_at_the_same_time(monkeypatch):
+    model = PretrainedFeatureExtractor(load_backbone(Meeting(), modality="array")).fit(X)
+    expected = model.transform(X)
+    monkeypatch.setattr(Meeting, "barriers", [Barrier(4)])  # it fails where one waits for another
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(model.transform, [X] * 4):
+            np.testing.assert_array_equal(found, expected)
