@@ -1,23 +1,27 @@
 """Measure the regret of strategy="auto": its test accuracy compared with each fixed strategy.
 
 25 tasks from 14 sources with one to three sizes each, drawn at random for each seed. Half of the
-sources are used for calibration; the others are reported separately, and nothing was tuned on
-them. To make training the whole network affordable on two cores, photographs have an input size
-of 128 pixels and small images of 96, for all strategies, and at most 300 samples are tested.
+sources are used for calibration; the others are reported separately. At most 300 samples are
+tested. To make training the whole network affordable on two cores, photographs have an input size
+of 128 pixels and small images of 96 in all fixed strategies. "auto", which combines several models
+and does not train the network, has its own input sizes, as a user gets them.
 
-"auto" is the recommended strategy, fitted with the same seed (a test asserts that), so that only
-the recommendation is computed and timed again; its time includes the fit.
+"recommended" is the strategy that recommend_strategy names. Only the recommendation is computed and
+timed again; accuracy and time of the fit are those of the strategy with the same seed.
 
-Results are written to --out after each fit, and an interrupted run can be continued.
+Results are written to --out after each fit, and an interrupted run can be continued. Features are
+kept between fits with --memory, which makes the times of fits meaningless.
 
     python benchmarks/regret.py --draws 5                     # hours on two cores
-    python benchmarks/regret.py --strategies auto --again     # after a change of the rules
+    python benchmarks/regret.py --strategies auto --memory features --draws 5
+    python benchmarks/regret.py --strategies recommended --again  # after a change of the rules
     python benchmarks/regret.py --half first --strategies evidence --draws 3
     python benchmarks/regret.py --calibrate --draws 3         # print the priors again
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -68,6 +72,9 @@ def tasks(half: list) -> list[Task]:
     return [Task(s, n, backbone, size) for s, backbone, size, sizes in half for n in sizes]
 
 
+_FIELDS = ("log_loss", "calibration_error", "seconds")
+
+
 class Results:
     """Accuracies and seconds by task, draw and strategy, in a file of JSON lines."""
 
@@ -86,15 +93,14 @@ class Results:
             print(json.dumps(row), file=file)
 
     def followed(self, task: Task, draw: int, advice: dict) -> dict:
-        """Add the fit of the advised strategy to advice: with one seed "auto" is that model."""
+        """Add the fit of the advised strategy to advice."""
         fitted = self.by_key[task.name, draw, advice["chosen"]]
         seconds = advice["seconds"] + fitted["seconds"]
         return advice | {"accuracy": fitted["accuracy"], "seconds": seconds}
 
     def drawn(self, task: Task) -> list[int]:
-        """The draws for which all results exist."""
-        rows = [(draw, s) for (name, draw, s) in self.by_key if name == task.name]
-        return sorted(d for d, s in rows if s == "auto" and (d, "all") in rows)
+        """The draws for which "auto" was fitted."""
+        return sorted(d for name, d, s in self.by_key if name == task.name and s == "auto")
 
     def of(self, task: Task, strategy: str, field: str = "accuracy") -> np.ndarray:
         """Return the accuracy of a strategy on each draw; empty if it is not available."""
@@ -102,21 +108,21 @@ class Results:
         return np.array([row[field] for row in rows if row is not None])
 
 
-def run(task: Task, draw: int, strategy: str, data: Path) -> dict | None:
-    """Fit and evaluate one strategy on one draw, with a store of its own."""
+def run(task: Task, draw: int, strategy: str, data: Path, memory: Path | None) -> dict | None:
+    """Fit and evaluate one strategy on one draw, with a store of its own unless one is given."""
     train, test = task.draw(data, draw)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        settings = {
-            "image_size": task.image_size,
-            "memory": FeatureStore(folder),
-            "random_state": draw,
-        }
-        start = time.perf_counter()
-        if strategy in ("auto", "evidence"):
-            advise = recommend_strategy if strategy == "auto" else what_is_cheap
-            found = advise(*train, load_backbone(task.backbone), **settings)
+    with contextlib.ExitStack() as stack:
+        folder = memory or stack.enter_context(
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        )
+        settings = {"memory": FeatureStore(folder), "random_state": draw}
+        backbone, start = load_backbone(task.backbone), time.perf_counter()
+        if strategy in ("recommended", "evidence"):
+            advise = recommend_strategy if strategy == "recommended" else what_is_cheap
+            found = advise(*train, backbone, image_size=task.image_size, **settings)
             return {"seconds": time.perf_counter() - start, **evidence(found)}
-        model = TransferClassifier(load_backbone(task.backbone), strategy=strategy, **settings)
+        size = None if strategy == "auto" else task.image_size
+        model = TransferClassifier(backbone, strategy=strategy, image_size=size, **settings)
         try:
             model.fit(*train)
         except ValueError as error:
@@ -124,7 +130,30 @@ def run(task: Task, draw: int, strategy: str, data: Path) -> dict | None:
                 return None
             raise
         seconds = time.perf_counter() - start
-        return {"accuracy": model.score(*test), "seconds": seconds}
+        return {**judged(model, *test), "seconds": seconds}
+
+
+def judged(model: TransferClassifier, X, y) -> dict:
+    """Return accuracy, log loss and calibration error, and of a blend its members."""
+    probabilities = model.predict_proba(X)
+    codes = np.searchsorted(model.classes_, y)
+    found = {
+        "accuracy": float(np.mean(probabilities.argmax(axis=1) == codes)),
+        "log_loss": float(-np.log(probabilities[np.arange(len(codes)), codes].clip(1e-6)).mean()),
+        "calibration_error": calibration_error(probabilities, codes),
+    }
+    if model.members_ is None:
+        return found
+    pairs = zip(model.members_, model.weights_.round(3).tolist(), strict=True)
+    return found | {"members": dict(pairs)}
+
+
+def calibration_error(probabilities: np.ndarray, codes: np.ndarray, n_bins: int = 10) -> float:
+    """Return the expected calibration error, in bins of equal width (Guo et al. 2017)."""
+    sure = probabilities.max(axis=1)
+    off = (probabilities.argmax(axis=1) == codes) - sure
+    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
+    return float(np.abs(np.bincount(bins, off, n_bins)).sum() / len(codes))
 
 
 def what_is_cheap(X, y, backbone, **settings):
@@ -162,9 +191,9 @@ def measure(args, results: Results) -> None:
                 done = Results.key(task.name, draw, strategy) in results.by_key
                 if (done and not args.again) or args.only not in task.name:
                     continue
-                row = run(task, draw, strategy, args.data)
+                row = run(task, draw, strategy, args.data, args.memory)
                 if row is not None:
-                    if strategy == "auto":
+                    if strategy == "recommended":
                         row = results.followed(task, draw, row)
                     results.add(task=task.name, draw=draw, strategy=strategy, **row)
                     told = f"{row.get('accuracy', np.nan):.3f} {row['seconds']:.1f} s"
@@ -223,39 +252,46 @@ def _looked_at(seen: dict, before: ShareOfErrors | None, hint_from: str) -> np.n
 
 
 def report(results: Results, half: list, title: str) -> None:
-    """Print a row for each task, and the mean and the largest regret of every strategy."""
+    """Print a row for each task, and the mean and the largest regret of every strategy.
+
+    Strategies that were not fitted on a task are left out there; the best is that of the others.
+    """
     print(f"\n{title}")
-    regrets: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "auto")}
-    rows, shares = [], []
+    regrets: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "recommended", "auto")}
+    rows, judged = [], []
     for task in tasks(half):
-        auto = results.of(task, "auto")
-        means = {s: results.of(task, s).mean() for s in STRATEGIES if len(results.of(task, s))}
-        if not len(auto) or not means:
+        means = {s: results.of(task, s).mean() for s in regrets if len(results.of(task, s))}
+        if "auto" not in means:
             continue
-        best = max(means.values())
-        for name, found in regrets.items():
-            # If a strategy is not available, "features" is used instead.
-            means_too = means | {"auto": auto.mean()}
-            found.append(best - means_too.get(name, means["features"]))
-        all_seconds = sum(results.of(task, s, "seconds").mean() for s in means)
-        shares.append(results.of(task, "auto", "seconds").mean() / all_seconds)
-        cells = [f"{means[s]:.3f}" if s in means else "-" for s in STRATEGIES]
-        chosen = results.of(task, "auto", "chosen").tolist()
-        chosen = ", ".join(f"{name} {chosen.count(name)}" for name in dict.fromkeys(chosen))
-        spread = f"{auto.mean():.3f} ± {auto.std():.3f}"
-        regret = f"{100 * (best - auto.mean()):.1f}"
-        rows.append([task.name, len(auto), *cells, spread, regret, chosen, f"{shares[-1]:.2f}"])
+        best = max((means[s] for s in STRATEGIES if s in means), default=math.nan)
+        for name, mean in means.items():
+            regrets[name].append(best - mean)
+        row, fields = _row(results, task, means, best)
+        rows.append(row)
+        judged.append(fields)
     if not rows:
-        print("no task has all strategies and auto yet")
+        print('no task has "auto" yet')
         return
-    header = ["task", "draws", *STRATEGIES, "auto", "regret, points", "chosen", "time"]
-    table(header, rows)
-    print(f"time: auto's as a share of fitting each once; median {np.median(shares):.2f}")
+    table(["task", "draws", *STRATEGIES, "recommended", "auto", "regret, points", *_FIELDS], rows)
+    names = ", ".join(("accuracy", *_FIELDS))
+    print(f"auto, means of {names}: {np.mean(judged, axis=0).round(4).tolist()}")
     lines = [
         [name, len(r), f"{100 * np.mean(r):.2f}", f"{100 * np.max(r):.2f}"]
         for name, r in regrets.items()
+        if r
     ]
     table(["always", "tasks", "mean regret, points", "worst"], lines)
+
+
+def _row(results: Results, task: Task, means: dict, best: float) -> tuple[list, list[float]]:
+    """Return the cells of a task, and what is averaged over tasks."""
+    auto = results.of(task, "auto")
+    cells = [f"{means[s]:.3f}" if s in means else "-" for s in (*STRATEGIES, "recommended")]
+    fields = [float(results.of(task, "auto", field).mean()) for field in _FIELDS]
+    spread = f"{auto.mean():.3f} ± {auto.std():.3f}"
+    regret = f"{100 * (best - auto.mean()):.1f}"
+    row = [task.name, len(auto), *cells, spread, regret, *(f"{value:.3f}" for value in fields)]
+    return row, [float(auto.mean()), *fields]
 
 
 def main() -> None:
@@ -264,7 +300,8 @@ def main() -> None:
     options.add_argument("--draws", type=int, default=1)
     options.add_argument("--first", type=int, default=0, help="the draw to begin with")
     options.add_argument("--half", choices=["both", "first", "second"], default="both")
-    options.add_argument("--strategies", nargs="*", default=[*STRATEGIES, "auto"])
+    options.add_argument("--strategies", nargs="*", default=[*STRATEGIES, "recommended", "auto"])
+    options.add_argument("--memory", type=Path, help="a folder that keeps features")
     options.add_argument("--only", default="", help="tasks whose name has this in it")
     options.add_argument("--again", action="store_true", help="measure anew what is there already")
     options.add_argument("--calibrate", action="store_true")

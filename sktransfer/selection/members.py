@@ -14,12 +14,12 @@ from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
 from ..features import candidate_layers
 from .models import Direct, Model, OnFeatures, Probe
 
-__all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
+__all__ = ["BLEND", "MEMBERS", "Block", "Layout", "Member", "make_members", "sizes_of"]
 
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
     # Input sizes, relative to the one that the weights were trained with,
-    "sizes": (4 / 7, 1.0, 9 / 7),
+    "sizes": (4 / 7, 9 / 7),
     # rounded to a multiple of this, if that one has at least so many pixels.
     "multiple": 32,
     "least_size": 96,
@@ -75,10 +75,6 @@ class Block:
     size: int | None
     layer: str
     pooling: Pooling = "avg"
-
-
-# The features of the modality's own vectorizer, such as counts of words, which need no network.
-RAW = Block(None, "counts", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,22 +167,12 @@ class Layout:
             return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
         return found
 
-    def blocks(self, name: str, sizes: Sequence[int | None]) -> tuple[Block, ...]:
-        """Return the blocks of an entry of ``vectors`` at some sizes."""
-        return tuple(Block(size, *vector) for size in sizes for vector in self.vectors[name])
-
     @property
     def model(self) -> Model:
         """What is fitted on features."""
         if self.classifier is not None:
             return OnFeatures(self.classifier)
         return Probe(BLEND["penalties"], BLEND["penalty"])
-
-    @property
-    def groups(self) -> list[tuple[int | None, ...]]:
-        """Sizes that are used together: all, and the outermost."""
-        outermost = (self.sizes[0], self.sizes[-1])
-        return [self.sizes, outermost] if len(self.sizes) > 2 else [self.sizes]
 
 
 def _n_positions(info: LayerInfo) -> float:
@@ -243,22 +229,13 @@ def make_members(layout: Layout) -> list[Member]:
 def _on_features(layout: Layout) -> list[Member]:
     """Models of layers, each at all sizes side by side."""
     return [
-        Member(f"{name}{_at(sizes)}", layout.blocks(name, sizes), layout.model)
-        for sizes in layout.groups
-        for name in layout.vectors
+        Member(
+            f"{name}{_at(layout.sizes)}",
+            tuple(Block(size, *vector) for size in layout.sizes for vector in vectors),
+            layout.model,
+        )
+        for name, vectors in layout.vectors.items()
     ]
-
-
-def _with_raw(layout: Layout) -> list[Member]:
-    """Models of features that need no network, alone and beside those of layers."""
-    if layout.backbone.modality.vectorizer() is None or layout.classifier is not None:
-        return []
-    beside = [
-        Member(f"{name} and {RAW.layer}", (*layout.blocks(name, sizes), RAW), layout.model)
-        for sizes in layout.groups
-        for name in layout.vectors
-    ]
-    return [Member(RAW.layer, (RAW,), layout.model), *beside]
 
 
 def _at(sizes: Sequence[int | None]) -> str:
@@ -266,18 +243,15 @@ def _at(sizes: Sequence[int | None]) -> str:
 
 
 def _direct(layout: Layout) -> list[Member]:
-    """The network's own classes at each size."""
+    """The network's own classes at the largest size, where they are most often right."""
     if layout.backbone.classes is None or not layout.is_labels:
         return []
     output, model = resolve_layer(layout.backbone, -1), Direct((BLEND["smoothing"],))
-    return [
-        Member(f"own classes{_at([size])}", (Block(size, output),), model, is_direct=True)
-        for size in layout.sizes
-    ]
+    size = layout.sizes[-1]
+    return [Member(f"own classes{_at([size])}", (Block(size, output),), model, is_direct=True)]
 
 
 MEMBERS: dict[str, Callable[[Layout], list[Member]]] = {
     "on features": _on_features,
-    "with raw": _with_raw,
     "direct": _direct,
 }

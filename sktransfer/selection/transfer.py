@@ -49,7 +49,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
-        with; with "auto", 4 / 7 and 9 / 7 of it as well.
+        with; with "auto", 4 / 7 and 9 / 7 of it instead.
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     long_texts : {"truncate", "chunk"}, default=None
@@ -96,8 +96,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     Notes
     -----
     The members of the blend of "auto" are linear models of the features of several layers, poolings
-    and input sizes, alone and side by side, and the network's own classes, mapped onto yours; for
-    texts, also linear models of counts of words. Each
+    and input sizes, alone and side by side, and the network's own classes, mapped onto yours. Each
     sample passes the network once at each size. On up to 600 samples, models are cross-validated;
     each gets the penalty and the temperature with the smallest log loss, and the weights are those
     of a mixture that explains the labels best [1]_. The network's own classes begin with 0.8

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
 from sktransfer.features import open_sample
-from sktransfer.selection.members import RAW, Block, Layout, make_members, sizes_of
+from sktransfer.selection.members import Block, Layout, make_members, sizes_of
 from sktransfer.selection.models import OnFeatures
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
@@ -17,7 +17,7 @@ def layout(backbone, sizes=(None,), sample=None, **settings):
 
 
 def test_images_have_several_sizes_where_the_network_takes_them():
-    assert sizes_of(random_backbone("resnet18"), None) == (128, 224, 288)
+    assert sizes_of(random_backbone("resnet18"), None) == (128, 288)
 
 
 @pytest.mark.parametrize("asked", [160, 224])
@@ -45,16 +45,15 @@ def test_a_network_that_takes_its_own_size_only_has_one():
     assert sizes_of(random_backbone("vit_b_16"), None) == (None,)
 
 
-def test_members_are_layers_at_all_sizes_and_at_the_outermost():
+def test_members_are_layers_at_all_sizes_and_direct_use_is_at_the_largest():
     backbone = load_backbone("efficientnet_lite0")
-    members = {m.name: m for m in make_members(layout(backbone, (128, 224, 288)))}
-    assert len(members) == 9 + 9 + 3
+    members = {m.name: m for m in make_members(layout(backbone, (128, 288)))}
+    assert len(members) == 9 + 1
     grid = members["later layer, 128 + 288 pixels"]
     assert grid.blocks == (Block(128, "blocks.13", "grid"), Block(288, "blocks.13", "grid"))
-    assert members["own classes, 288 pixels"].is_direct
-    assert sum(m.is_direct for m in members.values()) == 3
-    last = members["last layers, 128 + 224 + 288 pixels"].blocks
-    assert Block(224, "blocks.15", "grid") in last and Block(224, "head", ("avg", "max")) in last
+    assert [m.name for m in members.values() if m.is_direct] == ["own classes, 288 pixels"]
+    last = members["last layers, 128 + 288 pixels"].blocks
+    assert Block(128, "blocks.15", "grid") in last and Block(288, "head", ("avg", "max")) in last
 
 
 def test_no_two_members_are_the_same():
@@ -79,16 +78,7 @@ def test_poolings_follow_the_shape_of_a_layer():
     assert {block.pooling for m in members for block in m.blocks} == {"avg"}
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
     members = make_members(layout(words, sample=open_sample("a b", words)[None]))
-    poolings = {block.pooling for m in members for block in m.blocks if block != RAW}
-    assert poolings == {"avg", ("avg", "max")}
-
-
-def test_texts_are_counted_too():
-    words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
-    members = make_members(layout(words, sample=open_sample("a b", words)[None]))
-    on_network = [m.blocks for m in members if RAW not in m.blocks]
-    counted = [m.blocks for m in members if RAW in m.blocks]
-    assert set(counted) == {(RAW,), *((*blocks, RAW) for blocks in on_network)}
+    assert {block.pooling for m in members for block in m.blocks} == {"avg", ("avg", "max")}
 
 
 def test_a_classifier_of_the_users_is_fitted_on_single_layers():
