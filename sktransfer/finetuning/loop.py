@@ -21,7 +21,7 @@ from torch import nn
 
 from ..data import NumericTarget, Target
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
-from .plan import OPTIMIZERS, TrainingPlan, optimizer_class
+from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
 from .rows import Batches, Rows
 from .tail import Tail, learned_stages
 
@@ -277,7 +277,7 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
         net = objective.net(tail, **settings | plan.net_params).initialize()
-        _check_callback_names(net, plan.net_params)
+        check_callback_names(net, plan.net_params)
         return net
     except Exception as error:  # of skorch, the optimizer or the compiler
         given = {"net_params": plan.net_params, "optimizer": plan.optimizer}
@@ -285,15 +285,6 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         if not named:
             raise
         raise ValueError(f"{' or '.join(named)} cannot be used: {error}") from error
-
-
-def _check_callback_names(net: skorch.NeuralNet, net_params: dict) -> None:
-    """Check that parameters of callbacks are those of callbacks of the net; skorch does not."""
-    for key, value in net_params.items():
-        callbacks, _, rest = key.partition("__")
-        name = rest.partition("__")[0]
-        if callbacks == "callbacks" and value is not None and name not in dict(net.callbacks_):
-            raise ValueError(f"{key}: no callback is called {name!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

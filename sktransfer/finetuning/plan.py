@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 
+import skorch
 import torch
 from skorch.callbacks import Callback
 
@@ -15,6 +16,7 @@ from .callbacks import own_copy
 __all__ = [
     "OPTIMIZERS",
     "TrainingPlan",
+    "check_callback_names",
     "check_callbacks",
     "check_net_params",
     "check_optimizer",
@@ -194,6 +196,26 @@ def check_callbacks(callbacks: Sequence, name: str) -> None:
         if named and entry[0] in taken:
             raise ValueError(f"{name}[{i}]: the name {entry[0]!r} is in use. Give another one.")
         taken.update(entry[:1] if named else ())
+
+
+def check_callback_names(net: skorch.NeuralNet, net_params: dict) -> None:
+    """Check that parameters of callbacks are those of callbacks of the net; skorch does not.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    net_params : dict
+
+    Raises
+    ------
+    ValueError
+        If a callback does not exist.
+    """
+    for key, value in net_params.items():
+        callbacks, _, rest = key.partition("__")
+        name = rest.partition("__")[0]
+        if callbacks == "callbacks" and value is not None and name not in dict(net.callbacks_):
+            raise ValueError(f"{key}: no callback is called {name!r}.")
 
 
 def optimizer_class(optimizer: str | type) -> type:
