@@ -94,8 +94,8 @@ class Backbone:
         self.opaque = opaque
         self.heads = tuple(heads)
         self.penultimate = penultimate
-        # Shape of the images that the network was made for, where another one was asked for.
-        self.native_shape: Any = None  # tuple of int
+        # The preprocessing that the weights were trained with, where another size was asked for.
+        self.native_preprocess: Any = None
         self._fingerprint: str | None = None
         # Values made from the network: stages, descriptions of layers, engines, copies for other
         # image sizes. They are kept here and not in a global table, so that they are freed with
@@ -112,6 +112,11 @@ class Backbone:
     def input_shape(self) -> tuple[int, ...] | None:
         """Shape of one preprocessed sample, where the preprocessing fixes it."""
         return getattr(self.preprocess, "input_shape", None)
+
+    @property
+    def native_shape(self) -> Any:  # tuple of int or None
+        """Shape of the images that the network was made for, where another one was asked for."""
+        return getattr(self.native_preprocess, "input_shape", None)
 
     def with_image_size(self, image_size: int | None) -> Backbone:
         """Return this backbone for another input size, sharing the weights.
@@ -137,7 +142,7 @@ class Backbone:
         shape = self.input_shape
         if shape is None or not hasattr(self.preprocess, "with_size"):
             raise ValueError(
-                f"image_size={image_size} cannot be applied: the preprocessing of backbone "
+                f"image_size={image_size!r} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which has no size to change."
             )
         whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
@@ -190,9 +195,12 @@ class Backbone:
         return kept[long_texts]
 
     def _resized(self, image_size: int) -> Backbone:
-        changed = self.preprocess.with_size(image_size)
+        # From the native size, since the resize is rounded to whole pixels.
+        native = self.native_preprocess or self.preprocess
+        is_native = native.input_shape == (3, image_size, image_size)
+        changed = native if is_native else native.with_size(image_size)
         other = self._with_preprocess(changed, image_size=image_size)
-        other.native_shape = self.native_shape or self.input_shape
+        other.native_preprocess = native
         return other
 
     def _with_preprocess(self, preprocess, **arguments) -> Backbone:

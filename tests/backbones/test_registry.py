@@ -98,6 +98,15 @@ def test_another_image_size_keeps_the_proportion_of_the_resize_and_the_weights()
     assert load_backbone(backbone, image_size=224) is backbone
 
 
+def test_the_proportion_of_the_resize_does_not_drift_from_one_size_to_the_next():
+    backbone = load_backbone("efficientnet_lite0")
+    for first in (33, 96, 131):
+        small = backbone.with_image_size(first)
+        for size in (64, 224, 320):
+            expected = backbone.with_image_size(size).preprocess
+            assert small.with_image_size(size).preprocess == expected
+
+
 def test_image_size_is_refused_where_there_is_no_size_to_change():
     with pytest.raises(ValueError, match="image_size=64 cannot be applied"):
         load_backbone(Vectors(), image_size=64)
