@@ -7,6 +7,7 @@ from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
+from .sizes import SizeChoice
 from .store import FeatureStore, as_store
 from .tables import check_outputs, empty_table
 from .word_weights import takes_weights
@@ -19,6 +20,7 @@ __all__ = [
     "PretrainedClassifier",
     "PretrainedFeatureExtractor",
     "Recipe",
+    "SizeChoice",
     "all_or_nothing",
     "as_store",
     "candidate_layers",

@@ -16,7 +16,7 @@ from torch import nn
 from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
 from ..data import UnreadableSamplesError, named_among, take
 from ..engines import ENGINES, check_engine, resolve_device
-from .compute import compute_features
+from .compute import compute_several
 from .opening import open_sample
 from .recipe import Recipe
 from .store import FeatureStore, as_store
@@ -85,17 +85,18 @@ class BackboneEstimator(BaseEstimator):
         validate = functools.partial(validate_data, self, reset=reset)
         return self.backbone_.modality.check(X, image_shape=self.image_shape, validate=validate)
 
-    def _inspect(self, samples) -> dict[str, LayerInfo]:
+    def _inspect(self, samples, backbone: Backbone | None = None) -> dict[str, LayerInfo]:
         """Check the stages on one sample and describe each layer; later calls are free."""
-        return inspect_layers(self.backbone_, self._probe_batch(samples))
+        backbone = self.backbone_ if backbone is None else backbone
+        return inspect_layers(backbone, self._probe_batch(samples, backbone))
 
-    def _probe_batch(self, samples) -> torch.Tensor:
+    def _probe_batch(self, samples, backbone: Backbone) -> torch.Tensor:
         """Return a batch of one: noise where the shape is known, else the first sample."""
-        shape = self.backbone_.input_shape
+        shape = backbone.input_shape
         if shape is not None:
             return noise(shape)
         try:
-            return open_sample(samples[0], self.backbone_)[None]
+            return open_sample(samples[0], backbone)[None]
         except Exception as error:
             raise UnreadableSamplesError([(0, samples[0], error)]) from error
 
@@ -103,11 +104,15 @@ class BackboneEstimator(BaseEstimator):
         self, samples, layers: tuple[str, ...], pooling="avg", rows=None
     ) -> dict[str, np.ndarray]:
         """Compute features of samples, or of those at some positions among them."""
+        return self._compute(samples, [self._recipe(layers, pooling)], rows)[0]
+
+    def _compute(self, samples, recipes: list[Recipe], rows=None) -> list[dict[str, np.ndarray]]:
+        """Compute features by several recipes in one pass over the samples."""
         rows = range(len(samples)) if rows is None else rows
         with named_among(rows):
-            return compute_features(
+            return compute_several(
                 samples if len(rows) == len(samples) else take(samples, rows),
-                self._recipe(layers, pooling),
+                recipes,
                 batch_size=self.batch_size,
                 device=self.device,
                 store=as_store(self.memory),
@@ -115,9 +120,11 @@ class BackboneEstimator(BaseEstimator):
                 verbose=self.verbose,
             )
 
-    def _recipe(self, layers: tuple[str, ...], pooling="avg", dtype: str = "float32") -> Recipe:
-        precision = self._precision()
-        return Recipe(self.backbone_, layers, pooling, precision, dtype, runtime=self.engine)
+    def _recipe(
+        self, layers: tuple[str, ...], pooling="avg", dtype: str = "float32", backbone=None
+    ) -> Recipe:
+        backbone = self.backbone_ if backbone is None else backbone
+        return Recipe(backbone, layers, pooling, self._precision(), dtype, runtime=self.engine)
 
     def _precision(self) -> str:
         return self.precision
@@ -195,20 +202,28 @@ class BackboneEstimator(BaseEstimator):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         if "backbone_" in state and state["backbone_"] is None:
-            self.backbone_ = self._load()
+            self.backbone_ = self._load_again()
 
     def _is_loaded_again(self, fitted: Backbone) -> bool:
         """Tell whether the parameter still gives the backbone of the fit."""
         try:
-            return self._load().fingerprint == fitted.fingerprint
+            return self._load_again().fingerprint == fitted.fingerprint
         except Exception:  # the parameter may be anything, such as an estimator without a fit
             return False
 
     def _load(self) -> Backbone:
+        """Load the backbone that the parameters name."""
+        return self._load_at(self.image_size)
+
+    def _load_again(self) -> Backbone:
+        """Load the backbone of the fit, for a pickle without it."""
+        return self._load()
+
+    def _load_at(self, image_size: int | None) -> Backbone:
         return load_backbone(
             self.backbone,
             weights=self.weights,
-            image_size=self.image_size,
+            image_size=image_size,
             long_texts=self.long_texts,
         )
 

@@ -12,10 +12,18 @@ from ..backbones import Backbone, penultimate, resolve_layer, stages_of, weighte
 from ..data import encode_target, is_numbers
 from ..transferability import make_probe_folds, out_of_fold_scores, subsample, summarise
 
-__all__ = ["LayerChoice", "candidate_layers", "choose_layer"]
+__all__ = [
+    "N_ROWS",
+    "LayerChoice",
+    "as_lines",
+    "candidate_layers",
+    "choose_layer",
+    "clearly_best",
+    "means_of",
+]
 
 # The most rows that are probed: a difference that so many rows do not show is small.
-_ROWS = 600
+N_ROWS = 600
 # Another layer must be better than the default by this many standard errors of the difference.
 _STANDARD_ERRORS = 1.0
 
@@ -56,11 +64,16 @@ class LayerChoice:
         return float(self.scores[i]), float(self.errors[i])
 
     def __repr__(self) -> str:
-        lines = [
-            f"{'>' if layer == self.layer else ' '} {layer:<20} {score:.3f} ± {error:.3f}"
-            for layer, score, error in zip(self.layers, self.scores, self.errors, strict=True)
-        ]
-        return "\n".join(lines)
+        return as_lines(self.layers, self.layer, self.scores, self.errors)
+
+
+def as_lines(names: Sequence, chosen, scores: np.ndarray, errors: np.ndarray) -> str:
+    """Write a line for each candidate, with its score and its standard error."""
+    lines = [
+        f"{'>' if name == chosen else ' '} {name!s:<20} {score:.3f} ± {error:.3f}"
+        for name, score, error in zip(names, scores, errors, strict=True)
+    ]
+    return "\n".join(lines)
 
 
 def candidate_layers(backbone: Backbone) -> list[str]:
@@ -125,7 +138,7 @@ def choose_layer(
         raise ValueError("layers=[] asks for no layer at all.")
     # In the order of the network, since scores of neighbouring layers are averaged.
     names = tuple(name for name in stages_of(backbone) if name in wanted)
-    rows = subsample(y, _ROWS, random_state)
+    rows = subsample(y, N_ROWS, random_state)
     tables = compute(names, rows)
     check_consistent_length(tables[names[0]], rows)
     folds = make_probe_folds(y[rows], random_state)
@@ -140,22 +153,39 @@ def _choose(
 ) -> LayerChoice:
     """Choose by the scores of each layer on each sample, ``(n_layers, n_samples)``."""
     default = default if default in names else names[-1]
-    # Layers are compared on the same samples, which makes differences more certain than scores.
-    gain, error = _means(_smooth(scores) - scores[names.index(default)], weight)
-    lower = gain - _STANDARD_ERRORS * error
-    lower[names.index(default)] = 0.0
-    best = names[int(np.argmax(lower))]
-    means, errors = _means(scores, weight)
+    best = names[clearly_best(scores, names.index(default), weight)]
+    means, errors = means_of(scores, weight)
     return LayerChoice(names, means, errors, best, default, widths, is_accuracy)
 
 
+def clearly_best(scores: np.ndarray, default: int, weight: np.ndarray | None = None) -> int:
+    """Return the position of the best candidate, or the default unless another is clearly better.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_candidates, n_samples)
+        Of neighbouring candidates side by side, such as layers in the order of the network.
+    default : int
+    weight : ndarray of shape (n_samples,), default=None
+
+    Returns
+    -------
+    int
+    """
+    # Candidates are compared on the same samples: differences are more certain than scores.
+    gain, error = means_of(_smooth(scores) - scores[default], weight)
+    lower = gain - _STANDARD_ERRORS * error
+    lower[default] = 0.0
+    return int(np.argmax(lower))
+
+
 def _smooth(scores: np.ndarray) -> np.ndarray:
-    """Average over neighbouring layers, whose features are similar; one high score is chance."""
+    """Average over neighbours, whose features are similar; one high score is chance."""
     padded = np.concatenate([scores[:1], scores, scores[-1:]])
     return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
 
 
-def _means(scores: np.ndarray, weight) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the samples and its standard error for each layer, ``(n_layers,)``."""
+def means_of(scores: np.ndarray, weight=None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over the samples and its standard error for each row of scores."""
     means, errors = zip(*(summarise(row, weight) for row in scores), strict=True)
     return np.array(means), np.array(errors)

@@ -14,13 +14,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
 from ..transferability import labels_given_classes
-from .base import BackboneEstimator
+from .sizes import SeveralSizes
 from .tables import check_outputs
 
 __all__ = ["PretrainedClassifier"]
 
 
-class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
+class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     """Classify with a pretrained network, without training.
 
     Parameters
@@ -37,12 +37,13 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     smoothing : float, default=1.0
         For ``class_map="learn"``: the number of pseudo-samples, distributed as the labels are,
         that each class of the network starts with. 0 is the estimate without smoothing.
-    image_size : int, default=None
-        As in :class:`PretrainedFeatureExtractor`, like the parameters below.
+    image_size : int, list of int or None, default=None
+        Side of the square given to the network, in pixels; None is what its weights were trained
+        with. With a list, probabilities are the mean over the sizes.
     image_shape : tuple of int, default=None
-        Shape of flattened images.
+        As in :class:`PretrainedFeatureExtractor`, like the parameters below.
     long_texts : {"truncate", "chunk"}, default=None
-        As in :class:`PretrainedFeatureExtractor`.
+        What happens to a text of more tokens than the network takes.
     batch_size : int or "auto", default="auto"
         Samples run at a time.
     device : str, default="auto"
@@ -64,6 +65,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         The network's own classes in its order, or your labels, sorted.
     backbone_ : Backbone
         The loaded network.
+    image_size_ : int, list of int or None
+        The size or sizes given to the network; None where its input is not a square image.
     conditional_ : ndarray of shape (n_classes_of_the_network, n_classes)
         p(label | class of the network), for ``class_map="learn"``.
     truncated_rate_ : float
@@ -113,7 +116,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     """
 
     _parameter_constraints: dict = {
-        **BackboneEstimator._parameter_constraints,
+        **SeveralSizes._parameter_constraints,
         "class_map": [dict, StrOptions({"learn"}), None],
         "smoothing": [Interval(Real, 0, None, closed="left")],
     }
@@ -205,16 +208,27 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             raise ValueError("class_map='learn' requires y to be passed, but the target y is None.")
         self.classes_, codes = np.unique(check_labels(y, len(samples)), return_inverse=True)
         weight = check_weights(sample_weight, len(samples))
-        theta = softmax(self._outputs(samples), axis=1)  # (n, n_source)
+        theta = self._source_probabilities(samples)
         target = np.eye(len(self.classes_))[codes]
         self.conditional_ = labels_given_classes(theta, target, self.smoothing, weight)
 
     def _usual_run(self):
         return self._recipe((resolve_layer(self.backbone_, -1),)), self.batch_size
 
-    def _outputs(self, samples) -> np.ndarray:
+    def _outputs(self, samples) -> list[np.ndarray]:
+        """Compute the network's logits at each size."""
         layer = resolve_layer(self.backbone_, -1)
-        return check_outputs(self._features(samples, (layer,))[layer].astype(np.float64))
+        recipes = [self._recipe((layer,), backbone=backbone) for backbone in self._sized]
+        tables = self._compute(samples, recipes)
+        return [check_outputs(found[layer].astype(np.float64)) for found in tables]
+
+    def _source_probabilities(self, samples) -> np.ndarray:
+        """Compute the probabilities of the network's classes, ``(n, n_source)``."""
+        return np.mean([softmax(logits, axis=1) for logits in self._outputs(samples)], axis=0)
+
+    def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        groups = [logsumexp(logits[:, list(s)], axis=1) for s in self._sources.values()]
+        return softmax(np.column_stack(groups), axis=1)
 
     def predict_proba(self, X):
         """Predict the probability of each class.
@@ -228,13 +242,12 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         ndarray of shape (n_samples, n_classes), float64
             In the order of ``classes_``.
         """
-        outputs = self._outputs(self._transform_samples(X))
+        samples = self._transform_samples(X)
         if self.class_map is None:
-            return softmax(outputs, axis=1)
+            return self._source_probabilities(samples)
         if self.class_map == "learn":
-            return softmax(outputs, axis=1) @ self.conditional_
-        groups = [logsumexp(outputs[:, list(s)], axis=1) for s in self._sources.values()]
-        return softmax(np.column_stack(groups), axis=1)
+            return self._source_probabilities(samples) @ self.conditional_
+        return np.mean([self._mapped_probabilities(x) for x in self._outputs(samples)], axis=0)
 
     def predict(self, X):
         """Predict the most probable class.

@@ -123,13 +123,13 @@ def test_the_choice_is_made_on_training_samples_only():
 
 
 def test_no_more_samples_are_run_than_are_probed(monkeypatch, counted):
-    monkeypatch.setattr("sktransfer.features.layer_choice._ROWS", 10)
+    monkeypatch.setattr("sktransfer.features.layer_choice.N_ROWS", 10)
     PretrainedFeatureExtractor(small_backbone(), layer="auto").fit(*labelled())
     assert counted == [10]
 
 
 def test_a_sample_that_cannot_be_probed_is_named_by_its_place_among_all(monkeypatch):
-    monkeypatch.setattr("sktransfer.features.layer_choice._ROWS", 6)
+    monkeypatch.setattr("sktransfer.features.layer_choice.N_ROWS", 6)
     X, y = labelled()
     chosen = subsample(y, 6, 0)
     X[chosen[3]] = "nowhere.png"
