@@ -240,7 +240,9 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         if self.image_size != "auto":
             return self._find_layers(samples, y)
         native = self.backbone_
-        sizes = candidate_sizes(native, lambda sized: self._inspect(samples, sized))
+        sizes = candidate_sizes(native)
+        for sized in sizes:
+            self._inspect(samples, sized)
         outputs = self._find_layers(samples, y)
         self.size_choice_ = choose_size(
             sizes,

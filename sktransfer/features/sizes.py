@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..backbones import Backbone
+from ..backbones import Backbone, takes_size
 from ..data import encode_target, is_numbers
 from ..transferability import make_probe_folds, out_of_fold_scores, subsample
 from .base import BackboneEstimator, Count
@@ -118,20 +118,18 @@ def side_of(backbone: Backbone) -> int | None:
     return shape[1] if len(shape) == 3 and shape[1] == shape[2] else None
 
 
-def candidate_sizes(backbone: Backbone, is_taken: Callable[[Backbone], object]) -> list[Backbone]:
+def candidate_sizes(backbone: Backbone) -> list[Backbone]:
     """Return a backbone at the input sizes worth probing: smaller, native and larger ones.
 
     Parameters
     ----------
     backbone : Backbone
         At its native size.
-    is_taken : callable
-        Raises ValueError for a backbone whose network does not take images of its size.
 
     Returns
     -------
     list of Backbone
-        Ascending; with the native size.
+        Ascending; with the native size, and without those that the network does not take.
 
     Raises
     ------
@@ -147,17 +145,8 @@ def candidate_sizes(backbone: Backbone, is_taken: Callable[[Backbone], object]) 
     native = max(shape[1:])
     step = _STEP if native >= _SMALL else 4
     sides = {max(1, round(native * part / step)) * step for part in _PARTS} - {native}
-    sized = {side: backbone.with_image_size(side) for side in sides}
-    taken = {side: one for side, one in sized.items() if _raises_nothing(is_taken, one)}
-    return [one for _, one in sorted((taken | {native: backbone}).items())]
-
-
-def _raises_nothing(function: Callable, *args) -> bool:
-    try:
-        function(*args)
-    except ValueError:
-        return False
-    return True
+    sized = {s: backbone.with_image_size(s) for s in sides if takes_size(backbone, s)}
+    return [one for _, one in sorted((sized | {native: backbone}).items())]
 
 
 def choose_size(

@@ -238,7 +238,7 @@ def test_sizes_need_a_target():
 )
 def test_sizes_around_the_native_one_are_tried(native, sides):
     backbone = load_backbone(tiny_backbone().module, preprocess=TINY_SIZE.with_size(native))
-    assert [side_of(one) for one in candidate_sizes(backbone, lambda one: None)] == sides
+    assert [side_of(one) for one in candidate_sizes(backbone)] == sides
 
 
 def test_a_network_of_one_size_keeps_it():
