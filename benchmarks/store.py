@@ -1,32 +1,64 @@
 """Measure the time to store and to find features, and to digest images.
 
-Microseconds a sample to put and to get 1,280 float32, 400 samples at a time, for FeatureStore,
-joblib.Memory and one .npy file for each sample; and to digest an image of 224 x 224 x 3 bytes.
-"Opened anew" is what each `transform` of an extractor with `memory="folder"` does. It puts into a
-new folder, as do the last two; the first one puts entries that exist. The result of get is
-asserted to equal the argument of put.
+Microseconds a sample to put and to get 1,280 float32, 128 samples at a time, for FeatureStore, one
+.npy file for each call, one .npy file for each sample, and joblib.Memory. "Opened anew" is what
+each new process does. "Shuffled" finds the samples in another order than they were stored in. Then,
+how many features a second one and two processes find, by the clock and by processor time, and the
+time to digest an image of 224 x 224 x 3 bytes. The result of get is asserted to equal the argument
+of put.
 
     python benchmarks/store.py
+
+With ``--million``, a store of 1,000,000 samples (5.3 GB): time and memory to fill, to open and to
+read it, and a grid search over an X of as many rows, whose features are found in the store.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+import resource
+import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from subprocess import PIPE
 
 import joblib
 import numpy as np
-from _common import interleave, parser, ratio, table
+import torch
+from _common import count_forward, interleave, parser, ratio, table
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
-from sktransfer import FeatureStore
+from sktransfer import FeatureStore, PretrainedFeatureExtractor, load_backbone
 from sktransfer.data import digest
 
-N, WIDTH = 400, 1280
+N, WIDTH, BATCH = 20_480, 1280, 128
+FEW = slice(0, 4 * BATCH)  # for stores that need a file for each sample
 VALUES = np.random.default_rng(0).normal(size=(N, WIDTH)).astype(np.float32)
 KEYS = [digest(row) for row in VALUES]
+SHUFFLED = np.random.default_rng(1).permutation(N)
 RECIPE = "a recipe of the usual length, with a fingerprint of 64 characters in it" * 3
+PARTS = [slice(i, i + BATCH) for i in range(0, N, BATCH)]
+PROCESS = """
+import sys, time
+from sktransfer import FeatureStore
+from sktransfer.data import digest
+store, recipe = FeatureStore(sys.argv[1]), sys.argv[2]
+keys = [bytes.fromhex(line.strip()) for line in sys.stdin]
+parts = [keys[i : i + 128] for i in range(0, len(keys), 128)]
+for _ in range(7):
+    start, used = time.perf_counter(), time.process_time()
+    assert all(value is not None for part in parts for value in store.get(recipe, part))
+    print(time.perf_counter() - start, time.process_time() - used, flush=True)
+"""
 
 
 def value_of(i: int) -> np.ndarray:
@@ -35,53 +67,103 @@ def value_of(i: int) -> np.ndarray:
 
 def put_store(path: Path) -> FeatureStore:
     store = FeatureStore(path)
-    store.put(RECIPE, KEYS, VALUES)
+    for part in PARTS:
+        store.put(RECIPE, KEYS[part], VALUES[part])
     return store
+
+
+def get_store(store: FeatureStore, keys: list[bytes] = KEYS) -> list[np.ndarray]:
+    return [row for part in PARTS for row in store.get(RECIPE, keys[part])]
+
+
+def put_arrays(path: Path) -> Path:
+    path.mkdir()
+    for part in PARTS:
+        np.save(path / f"{part.start}.npy", VALUES[part])
+    return path
+
+
+def get_arrays(path: Path) -> list[np.ndarray]:
+    return [row for part in PARTS for row in np.load(path / f"{part.start}.npy")]
 
 
 def put_files(path: Path) -> Path:
     path.mkdir()
-    for key, value in zip(KEYS, VALUES, strict=True):
+    for key, value in zip(KEYS[FEW], VALUES[FEW], strict=True):
         np.save(path / f"{key.hex()}.npy", value)
     return path
 
 
 def get_files(path: Path) -> list[np.ndarray]:
-    return [np.load(path / f"{key.hex()}.npy") for key in KEYS]
+    return [np.load(path / f"{key.hex()}.npy") for key in KEYS[FEW]]
 
 
 def put_joblib(path: Path):
     cached = joblib.Memory(path, verbose=0).cache(value_of)
-    for i in range(N):
+    for i in range(FEW.stop):
         cached(i)
     return cached
 
 
 def measure_store(root: Path, rounds: int) -> list[list]:
     folders = (root / str(i) for i in itertools.count())
-    store, files, cached = (put(next(folders)) for put in (put_store, put_files, put_joblib))
-    get = {
-        "FeatureStore": lambda: store.get(RECIPE, KEYS),
-        "FeatureStore, opened anew": lambda: FeatureStore(store.location).get(RECIPE, KEYS),
-        "one .npy file each": lambda: get_files(files),
-        "joblib.Memory": lambda: [cached(i) for i in range(N)],
+    puts = {
+        "one .npy file for each call": (put_arrays, N),
+        "FeatureStore": (put_store, N),
+        "one .npy file for each sample": (put_files, FEW.stop),
+        "joblib.Memory": (put_joblib, FEW.stop),
     }
-    for name, run in get.items():
-        np.testing.assert_array_equal(run(), VALUES, err_msg=name)
-    filled = FeatureStore(next(folders))
-    filled.put(RECIPE, KEYS[:1], VALUES[:1])
-    put = {
-        "FeatureStore": lambda: filled.put(RECIPE, KEYS, VALUES),
-        "FeatureStore, opened anew": lambda: put_store(next(folders)),
-        "one .npy file each": lambda: put_files(next(folders)),
-        "joblib.Memory": lambda: put_joblib(next(folders)),
+    arrays, store, files, cached = (put(next(folders)) for put, _ in puts.values())
+    shuffled = [KEYS[i] for i in SHUFFLED]
+    gets = {
+        "one .npy file for each call": (lambda: get_arrays(arrays), N),
+        "FeatureStore": (lambda: get_store(store), N),
+        "FeatureStore, opened anew": (lambda: get_store(FeatureStore(store.location)), N),
+        "FeatureStore, shuffled": (lambda: get_store(store, shuffled), N),
+        "one .npy file for each sample": (lambda: get_files(files), FEW.stop),
+        "joblib.Memory": (lambda: [cached(i) for i in range(FEW.stop)], FEW.stop),
     }
-    print("put"), (puts := interleave(put, rounds))
-    print("get"), (gets := interleave(get, rounds))
+    for name, (run, n) in gets.items():
+        expected = VALUES[SHUFFLED] if "shuffled" in name else VALUES[:n]
+        np.testing.assert_array_equal(run(), expected, err_msg=name)
+    print("put"), (put_times := measure_puts(puts, folders, rounds))
+    print("get"), (get_times := interleave({k: run for k, (run, _) in gets.items()}, rounds))
+    base = "one .npy file for each call"
     return [
-        [name, *(cell for t in (puts, gets) for cell in cells(t, name, "FeatureStore", N))]
-        for name in get
+        [name, *cells(put_times, name, base, n, N), *cells(get_times, name, base, n, N)]
+        for name, (_, n) in gets.items()
     ]
+
+
+def measure_puts(puts: dict, folders: Iterator[Path], rounds: int) -> dict[str, list[float]]:
+    """Put into new folders, which are removed outside of the timed calls."""
+    times: dict[str, list[float]] = {name: [] for name in puts}
+    for _ in range(rounds):
+        used = [next(folders) for _ in puts]
+        pairs = zip(puts.items(), used, strict=True)
+        runs = {name: functools.partial(put, folder) for (name, (put, _)), folder in pairs}
+        for name, seconds in interleave(runs, 1).items():
+            times[name] += seconds
+        for folder in used:
+            shutil.rmtree(folder)
+    return times
+
+
+def measure_processes(root: Path) -> list[list]:
+    """Count the features that processes find in a second: of wall-clock and of processor time."""
+    store = put_store(root / "processes")
+    lines = "\n".join(key.hex() for key in KEYS)
+    command = [sys.executable, "-c", PROCESS, str(store.location), RECIPE]
+    rows = []
+    for n in (1, 2):
+        started = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(n)]
+        with ThreadPool(n) as pool:
+            outputs = pool.map(lambda process: process.communicate(lines)[0], started)
+        times = np.array([[line.split() for line in out.splitlines()] for out in outputs], float)
+        rates = N / times  # (process, round, wall or processor)
+        middle, best = np.median(rates, axis=1), rates.max(axis=1)
+        rows.append([n, *(f"{x.min():,.0f}" for x in (middle[:, 0], best[:, 0], middle[:, 1]))])
+    return rows
 
 
 def measure_digest(rounds: int) -> list[list]:
@@ -101,21 +183,97 @@ def measure_digest(rounds: int) -> list[list]:
         assert run(image) != run(other), name
     variants = {k: lambda f=f: [f(image) for _ in range(calls)] for k, f in digests.items()}
     print("digest"), (times := interleave(variants, rounds))
-    return [[name, *cells(times, name, "sktransfer (xxh3_128)", calls)] for name in digests]
+    return [[name, *cells(times, name, "sktransfer (xxh3_128)", calls, calls)] for name in digests]
 
 
-def cells(times: dict, name: str, base: str, calls: int) -> tuple[str, str]:
+def cells(times: dict, name: str, base: str, calls: int, base_calls: int) -> tuple[str, str]:
+    if name not in times:
+        return "-", "-"
     microseconds = f"{np.median(times[name]) / calls * 1e6:.1f}"
-    return microseconds, "1" if name == base else ratio(times[name], times[base])
+    each, reference = ([t / n for t in times[k]] for k, n in ((name, calls), (base, base_calls)))
+    return microseconds, "1" if name == base else ratio(each, reference)
+
+
+class Encoder(torch.nn.Module):
+    """A layer from 8 to 16 numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 16)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def measure_million(root: Path, n: int) -> list[list]:
+    rows = []
+
+    def step(name: str, run: Callable):
+        start, before = time.perf_counter(), memory()
+        result = run()
+        seconds = time.perf_counter() - start
+        rows.append(
+            [name, f"{seconds:.1f}", f"{seconds / n * 1e6:.1f}", f"{memory() - before:.0f}"]
+        )
+        print(rows[-1], flush=True)
+        return result
+
+    store = FeatureStore(root / "million")
+    digests = [i.to_bytes(8, "big") for i in range(n)]
+    parts = [slice(i, min(i + BATCH, n)) for i in range(0, n, BATCH)]
+
+    def fill():
+        for part in parts:
+            start = part.start % N
+            store.put(RECIPE, digests[part], VALUES[start : start + part.stop - part.start])
+
+    def read(store, order, parts):
+        for part in parts:
+            found = store.get(RECIPE, [digests[i] for i in order[part]])
+            assert all(v[0] == VALUES[i % N, 0] for i, v in zip(order[part], found, strict=True))
+
+    step("fill", fill)
+    opened = FeatureStore(store.location)
+    assert step("open", lambda: len(opened)) == n
+    step("read all", lambda: read(opened, range(n), parts))
+    order = np.random.default_rng(0).permutation(n)
+    step("read a hundredth, shuffled", lambda: read(opened, order, parts[: len(parts) // 100]))
+    store.clear()
+    X = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    backbone = load_backbone(Encoder())
+    features = PretrainedFeatureExtractor(backbone, memory=root / "search")
+    step("features of X, computed", lambda: features.fit(X).transform(X))
+    model = make_pipeline(features, SGDClassifier(random_state=0, max_iter=5, tol=None))
+    search = GridSearchCV(model, {"sgdclassifier__alpha": [1e-4, 1e-3]}, cv=2, refit=False)
+    with count_forward() as counted:
+        step("search of 4 fits", lambda: search.fit(X, y))
+    assert counted[0] <= 8, counted  # checks of single samples
+    assert search.best_score_ > 0.9
+    return rows
+
+
+def memory() -> float:
+    """Return the peak of the memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def main() -> None:
-    args = parser(__doc__, rounds=7).parse_args()
+    options = parser(__doc__, rounds=7)
+    options.add_argument("--million", type=int, nargs="?", const=1_000_000)
+    args = options.parse_args()
     with tempfile.TemporaryDirectory() as root:
+        if args.million:
+            rows = measure_million(Path(root), args.million)
+            table(["step", "seconds", "microseconds a sample", "growth of peak memory, MB"], rows)
+            return
         rows = measure_store(Path(root), args.rounds)
+        processes = measure_processes(Path(root))
     digests = measure_digest(args.rounds)
-    print(f"\nMicroseconds a sample, {N} samples of {WIDTH} float32 in one call")
+    print(f"\nMicroseconds a sample, {BATCH} samples of {WIDTH} float32 in one call")
     table(["store", "put", "times the first", "get", "times the first"], rows)
+    print("\nFeatures found in a second by each process, at least")
+    table(["processes", "median", "best round", "median, processor time"], processes)
     print("\nMicroseconds for an image of 150,528 bytes")
     table(["digest", "time", "times the first"], digests)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +84,12 @@ class BlockFolder:
             if (places < 0).any() and not self._index.is_current():
                 self._index.refresh()
                 places = self._index.find(keys[:, 0])
-        blocks = _by_block(places)
-        gone = [n for n, part in blocks if not self._read(n, places[part], part, keys, found)]
-        return not gone
+        seeds, all_there = keys[:, 1].tolist(), True
+        for number, wanted, rows in _by_block(places):
+            all_there &= self._read(number, wanted, rows, seeds, found)
+        return all_there
 
-    def _read(self, number: int, places: np.ndarray, wanted, keys: np.ndarray, found: list) -> bool:
+    def _read(self, number: int, wanted: list, rows: list, seeds: list, found: list) -> bool:
         """Fill in the wanted rows of one block, and return whether it is there."""
         path = self._index.path(number)
         try:
@@ -95,13 +98,8 @@ class BlockFolder:
                 return path is not None
             if self.max_bytes is not None:
                 _touch(path)
-            rows = places & 0xFFFFFFFF
-            # Keys with equal first halves may differ in the second.
-            same = head.table[rows, 1] == keys[wanted, 1]
-            wanted = wanted[same].tolist()
-            for at, values in read_rows(path, head, rows[same]):
-                for i, value in zip(at, values, strict=True):
-                    found[wanted[i]] = value
+            for i, value in read_rows(path, head, rows, [seeds[k] for k in wanted]):
+                found[wanted[i]] = value
         except FileNotFoundError:
             return False
         except OSError:  # a file that may not be read, or a disk that fails
@@ -172,25 +170,23 @@ class BlockFolder:
             return
         newest = max(int(name[:20]) for name in map(self._index.name, small) if name)
         contents = [self._content(number) for number in small]
-        keys = np.concatenate([part for block, _ in contents for part in block])
+        keys = np.concatenate([part for part, _ in contents])
         rows = [row for _, block in contents for row in block]
         with contextlib.suppress(OSError):  # small blocks can be read, too
             self._write_all(keys, _objects(rows), newest)
             for number in small:
                 self._remove(number)
 
-    def _content(self, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Read the keys and rows of a block that are sound."""
+    def _content(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Read the keys and rows of a block that are sound, none if it was removed."""
         path = self._index.path(number)
-        keys: list[np.ndarray] = []
-        rows: list[np.ndarray] = []
         with contextlib.suppress(OSError):
             head = self._index.head(number)
             if path is not None and head is not None:
-                for at, values in read_rows(path, head, np.arange(len(head.table))):
-                    keys.append(head.table[at, :2])
-                    rows.extend(values)
-        return keys, rows
+                keys = head.table[:, :2]
+                sound = dict(read_rows(path, head, range(len(keys)), keys[:, 1].tolist()))
+                return keys[list(sound)], list(sound.values())
+        return np.empty((0, 2), np.uint64), []
 
     def _evict(self, max_bytes: int) -> None:
         """Remove the least recently used blocks beyond the bound."""
@@ -224,12 +220,14 @@ class BlockFolder:
             self._index.refresh()
 
 
-def _by_block(places: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return the number of each block and which places are in it, in the order of its rows."""
+def _by_block(places: np.ndarray) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Yield the number of each block, which places are in it, and their rows, ascending."""
     order = np.argsort(places, kind="stable")
     order = order[np.count_nonzero(places < 0) :]
-    cuts = np.flatnonzero(np.diff(places[order] >> 32)) + 1
-    return [(int(places[part[0]] >> 32), part) for part in np.split(order, cuts) if len(part)]
+    found = zip(places[order].tolist(), order.tolist(), strict=True)
+    for number, block in itertools.groupby(found, lambda pair: pair[0] >> 32):
+        pairs = list(block)
+        yield number, [i for _, i in pairs], [place & 0xFFFFFFFF for place, _ in pairs]
 
 
 def _objects(rows: list[np.ndarray]) -> np.ndarray:

@@ -202,6 +202,21 @@ def test_rows_of_different_shapes_are_joined(store):
         assert (value == i).all()
 
 
+def test_small_files_that_are_damaged_or_gone_do_not_prevent_joining(store):
+    digests = [i.to_bytes(4, "big") for i in range(300)]
+    for i, digest in enumerate(digests[:200]):
+        store.put("recipe", [digest], rows(i))
+    gone, damaged = files_of(store)[3:5]
+    gone.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    for i, digest in enumerate(digests[200:], 200):
+        store.put("recipe", [digest], rows(i))
+    assert len(files_of(store)) < block_folder._JOINED
+    found = store.get("recipe", digests)
+    assert [i for i, value in enumerate(found) if value is None] == [3, 4]
+    assert all((value == i).all() for i, value in enumerate(found) if value is not None)
+
+
 def test_files_that_a_killed_process_left_are_removed_after_a_day(store):
     store.path.mkdir(parents=True)
     old, new = store.path / ".new-1", store.path / ".new-2"
