@@ -178,10 +178,11 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
     Parameters
     ----------
     backbone : Backbone
-    trainable : "head", "all", int or str
-        "head" freezes all up to the penultimate layer, "all" nothing. A number trains that
-        many of the last stages that have weights (a norm counts with the convolution before
-        it). The name of a layer trains its stage and all above.
+    trainable : "head", "all", "norm", "bias", int or str
+        "head" freezes all up to the penultimate layer, "all" nothing; "norm" and "bias" train
+        some parameters of all stages. A number trains that many of the last stages that have
+        weights (a norm counts with the convolution before it). The name of a layer trains its
+        stage and all above.
 
     Returns
     -------
@@ -196,7 +197,7 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
     """
     names = list(stages_of(backbone))
     top = names.index(penultimate(backbone)) + 1
-    if trainable == "all":
+    if trainable in ("all", "norm", "bias"):
         return 0
     if is_single_classifier(backbone) and (trainable == "head" or isinstance(trainable, Integral)):
         raise ValueError(

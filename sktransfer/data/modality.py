@@ -226,6 +226,17 @@ class Modality:
         """
         return None
 
+    def vectorizer(self):
+        """Return a transformer that makes features of samples without a network.
+
+        Returns
+        -------
+        transformer or None
+            Not fitted; it returns rows of length 1, dense or sparse. None, the default, where
+            there are no such features.
+        """
+        return None
+
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:
         """Set the tags of scikit-learn for the types of X.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import xxhash
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils import check_array
 
 from .base import UnreadableSamplesError, unwrap_column
@@ -36,6 +37,9 @@ class TextModality(Modality):
 
     def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
         return max(1, (_TOKENS if on_cpu else _TOKENS_ON_ACCELERATOR) // shape[0])
+
+    def vectorizer(self) -> TfidfVectorizer:
+        return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
 
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = input_tags.three_d_array = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from numbers import Integral
 from pathlib import Path
 
@@ -200,7 +201,10 @@ class BackboneEstimator(BaseEstimator):
         return state
 
     def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
+        # A file of an earlier version has no value of a parameter that was added since.
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__(defaults | state)
         if "backbone_" in state and state["backbone_"] is None:
             self.backbone_ = self._load_again()
 

@@ -33,6 +33,7 @@ from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .loop import train
 from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
+from .parameters import PARTIAL, check_partial
 from .plan import (
     TrainingPlan,
     check_callbacks,
@@ -41,8 +42,10 @@ from .plan import (
     warn_too_few_epochs,
 )
 from .rows import Rows, Table, append_kept
+from .schedule import auto_lr
 from .tail import Tail, learned_stages, restrict_rows
 from .tuned import TunedNetwork, bare_tail
+from .watching import WatchLoss
 
 __all__ = ["TunedEstimator"]
 
@@ -62,21 +65,21 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
-        "trainable": [StrOptions({"head", "all"}), Count(1), str],
+        "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
         "head": [StrOptions({"linear", "mlp"}), callable],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "head_init": [StrOptions({"auto", "probe", "random"})],
         "train_batch_norm": ["boolean"],
         "augment": [StrOptions({"light", "strong"}), callable, None],
         "n_views": [Count(1), None],
-        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
         "warmup": [Interval(Real, 0, 1, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "gradual_unfreezing": ["boolean"],
-        "max_epochs": [Count(0)],
+        "max_epochs": [Count(0), StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [Count(1), None],
         "warm_start": ["boolean"],
@@ -116,6 +119,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         check_optimizer(self.optimizer)
         check_callbacks(self.callbacks or (), "callbacks")
         check_net_params(self.net_params or {})
+        if self.gradual_unfreezing and self.trainable in PARTIAL:
+            raise ValueError(
+                "gradual_unfreezing=True trains whole stages, one after another: it cannot be "
+                f"combined with trainable={self.trainable!r}."
+            )
         if self.patience is not None and not self.validation_fraction:
             raise ValueError(
                 "patience= needs validation rows: set validation_fraction, such as 0.2."
@@ -147,7 +155,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
     def _start_progress(self) -> None:
-        root = self._init_callback_context(max_subtasks=self.max_epochs)
+        n_epochs = None if self.max_epochs == "auto" else self.max_epochs
+        root = self._init_callback_context(max_subtasks=n_epochs)
         root.call_on_fit_task_begin(estimator=self)
 
     # Training needs gradients, also if the caller has disabled them.
@@ -198,11 +207,13 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         device = resolve_device(self.device)
         plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         warn_too_few_epochs(plan, len(learned_stages(tail)))
-        if self.lr == "auto":
-            plan.lr = find_lr(tail, rows, plan, device)
+        if isinstance(self.lr, str):
+            by_rule, n_frozen = self.lr == "auto", len(self.frozen_layers_)
+            plan.lr = auto_lr(tail, n_frozen) if by_rule else find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
-        with epoch_progress(self) as progress:
-            plan.callbacks = [("progress", progress), *plan.callbacks]
+        watch = [] if valid is not None else [("watch", WatchLoss())]
+        with epoch_progress(self, plan.max_epochs) as progress:
+            plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
             net = train(tail, rows, valid, plan, device)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
@@ -270,6 +281,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
         """Copy the stages to train, add a new head, and return the indices of its new rows."""
         tail = deepcopy(self._bare_tail())
+        check_partial(tail.body, tail.part, self.backbone_.name)
         n_features = head_inputs(tail, one).shape[1]
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, self.dropout, seed)
@@ -280,11 +292,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             new = [i for i, source in enumerate(sources) if source is None]
         tail.body[-1] = head
         check_head(tail, one, n_outputs)
-        return tail.requires_grad_(True), new
+        return tail.unfreeze(), new
 
     def _copy_tail(self, tail: Tail) -> Tail:
         """Copy an earlier tail to train it further with the current parameters."""
-        tail = deepcopy(tail).requires_grad_(True)
+        tail = deepcopy(tail).unfreeze()
         tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
         tail.n_chunks = 1  # the batch size or the free memory may have changed
         return tail
@@ -295,9 +307,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     def _bare_tail(self) -> Tail:
         """Return the pretrained stages to train, without a head; tensors are shared."""
-        return bare_tail(
-            self.backbone_, self.trained_layers_, self.train_batch_norm, self._precision()
-        )
+        part = self.trainable if self.trainable in PARTIAL else "all"
+        settings = (self.train_batch_norm, self._precision(), part)
+        return bare_tail(self.backbone_, self.trained_layers_, *settings)
 
     def _head_init(self) -> str:
         if self.head_init != "auto":

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 
-import torch
 from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
 
-from .rows import Batches, Rows, count_batches
+from .rows import count_batches
 from .tail import copy_state
+from .watching import is_worse, mean_loss, warn_worse
 
 __all__ = [
     "EpochProgress",
@@ -171,7 +171,7 @@ class KeepBest(Callback):
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         valid = net.train_split(None)[1]
-        self.epoch_, self.loss_ = 0, _mean_loss(net, valid)
+        self.epoch_, self.loss_ = 0, mean_loss(net, valid)
         self.initial_loss_, self.state_ = self.loss_, copy_state(net.module_)
 
     def on_epoch_end(self, net, **kwargs):
@@ -181,29 +181,27 @@ class KeepBest(Callback):
             self.state_ = copy_state(net.module_)
 
     def on_train_end(self, net, **kwargs):
+        if self.epoch_ == 0 and len(net.history):
+            last = net.history[-1, "valid_loss"]
+            if is_worse(self.initial_loss_, last):
+                kept = "The weights before training are kept. "
+                warn_worse("validation", self.initial_loss_, last, net, kept)
         net.module_.load_state_dict(self.state_)
         self.state_ = None
 
 
-@torch.no_grad()
-def _mean_loss(net, rows: Rows) -> float:
-    total = 0.0
-    for batch in Batches(rows, net.batch_size):
-        total += net.validation_step(batch)["loss"].item() * len(batch[1])
-    return total / len(rows)
-
-
 @contextlib.contextmanager
-def epoch_progress(estimator) -> Iterator[EpochProgress]:
+def epoch_progress(estimator, n_epochs: int) -> Iterator[EpochProgress]:
     """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar.
 
     Parameters
     ----------
     estimator : TunedEstimator
+    n_epochs : int
     """
     root = getattr(estimator, "_callback_fit_ctx", None)
     open_tasks: list = []
-    with _epoch_bar(estimator.max_epochs, estimator.verbose) as advance:
+    with _epoch_bar(n_epochs, estimator.verbose) as advance:
 
         def begin():
             if root is not None:

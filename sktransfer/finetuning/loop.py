@@ -195,7 +195,7 @@ class _OwnLoop:
 
     def partial_fit(self, *args, **kwargs):
         if self.initialized_:
-            tail_of(self).requires_grad_(True)
+            tail_of(self).unfreeze()
         try:
             return super().partial_fit(*args, **kwargs)
         finally:

@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 
 from ..data import Target
 from .callbacks import own_copy
+from .schedule import auto_batch_size, auto_epochs
 
 __all__ = [
     "OPTIMIZERS",
@@ -60,7 +61,7 @@ class TrainingPlan:
         Parameters
         ----------
         estimator : TunedEstimator
-            With ``lr="auto"`` the rate of the plan is 1 until it is found.
+            If ``lr`` is not a number, the rate of the plan is 1 until it is found.
         target : Target
         n_rows : int
         seed : int
@@ -74,12 +75,14 @@ class TrainingPlan:
         same = {field.name for field in dataclasses.fields(cls)} & set(estimator.get_params(False))
         net_params = dict(estimator.net_params or {})
         more = net_params.pop("callbacks", None) or ()
-        auto_lr, auto_size = estimator.lr == "auto", estimator.batch_size == "auto"
+        size, epochs = estimator.batch_size, estimator.max_epochs
+        size = auto_batch_size(n_rows) if size == "auto" else min(n_rows, size)
         read = {
             "target": target,
             # Searches give numbers of NumPy, which torch refuses in some places.
-            "lr": 1.0 if auto_lr else float(estimator.lr),
-            "batch_size": int(min(n_rows, 32 if auto_size else estimator.batch_size)),
+            "lr": 1.0 if isinstance(estimator.lr, str) else float(estimator.lr),
+            "batch_size": int(size),
+            "max_epochs": int(auto_epochs(n_rows, size) if epochs == "auto" else epochs),
             "callbacks": [own_copy(c) for c in (*(estimator.callbacks or ()), *more)],
             "net_params": net_params,
             "verbose": max(0, estimator.verbose - 1),
@@ -138,8 +141,8 @@ _OURS: tuple[str, ...] = (
     "classes",
     "predict_nonlinearity",
 )
-_OURS += ("callbacks__finite", "callbacks__progress", "callbacks__valid_loss")
-_OWN_NAMES = ("finite", "clip", "schedule", "freeze", "best", "progress", "stop")
+_OURS += ("callbacks__finite", "callbacks__progress", "callbacks__watch", "callbacks__valid_loss")
+_OWN_NAMES = ("finite", "clip", "schedule", "freeze", "best", "progress", "watch", "stop")
 
 
 def check_net_params(net_params: dict) -> None:

@@ -25,10 +25,12 @@ default="efficientnet_lite0"
         weights are the initial ones.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
-    trainable : "head", "all", int or str, default="head"
+    trainable : "head", "all", "norm", "bias", int or str, default="head"
         What is trained. "head": only the new head; the network computes each sample once. An
         int: that many of the last stages with weights. The name of a layer: its stage and all
-        above. "all": all stages.
+        above. "all": all stages. "norm": of all stages only scales and shifts of normalization
+        layers; "bias": only biases, those of normalization layers included. A file of such a
+        model is small, its training costs about as much as "all".
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
@@ -46,9 +48,11 @@ default="efficientnet_lite0"
     n_views : int or None, default=4
         With ``augment``: how many fixed views of each image there are; their frozen part is
         computed once. None makes new views in each epoch, which pass the whole network.
-    lr : float or "auto", default=1e-4
-        The highest learning rate. "auto" finds it by a range test on training rows. For a head
-        that is initialized at random it is multiplied by ten.
+    lr : float, "auto" or "range_test", default="auto"
+        The highest learning rate. "auto" is 3e-4 for all stages and 5e-5 for some; 1e-4 for a
+        head alone and for networks with layer normalization (transformers); 3e-3 for word
+        vectors, norms and biases. "range_test" finds it by a range test on training rows. For a
+        head that is initialized at random it is multiplied by ten.
     layer_decay : float, default=1.0
         Factor on the learning rate for each stage towards the input.
     weight_decay : float, default=1e-4
@@ -61,8 +65,9 @@ default="efficientnet_lite0"
         Largest norm of the gradient.
     gradual_unfreezing : bool, default=False
         Train only the head in the first epoch, and one more stage in each later one.
-    max_epochs : int, default=10
+    max_epochs : int or "auto", default="auto"
         Number of passes over the training samples. With 0 the head keeps its initial weights.
+        "auto" makes about 120 steps, in at least 4 and at most 60 passes.
     validation_fraction : float, default=0.0
         Fraction of the samples in the validation set. The epoch with the lowest validation loss
         is restored, epoch 0 (before training) included. With 0 there is no validation set.
@@ -85,7 +90,7 @@ default="efficientnet_lite0"
     long_texts : {"truncate", "chunk"}, default=None
         As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Rows in a training step; "auto" is 32, or all if they are fewer.
+        Rows in a training step; "auto" is 16 for up to 1,000 rows, else 32.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
@@ -159,14 +164,14 @@ default="efficientnet_lite0"
         train_batch_norm=False,
         augment=None,
         n_views=4,
-        lr=1e-4,
+        lr="auto",
         layer_decay=1.0,
         weight_decay=1e-4,
         optimizer="adamw",
         warmup=0.1,
         clip_norm=None,
         gradual_unfreezing=False,
-        max_epochs=10,
+        max_epochs="auto",
         validation_fraction=0.0,
         patience=None,
         warm_start=False,

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..backbones import seeded
 from ..engines import pool
+from .parameters import select_parameters
 from .rows import Table
 
 __all__ = ["Pooling", "Tail", "copy_state", "learned_stages", "restrict_rows"]
@@ -43,6 +44,8 @@ class Tail(nn.Module):
         Whether batch norm in trained stages updates its statistics. If not, it stays in
         ``eval`` mode.
     precision : {"float32", "bfloat16"}
+    part : {"all", "norm", "bias"}, default="all"
+        Which parameters of the stages are trained; see :func:`select_parameters`.
 
     Attributes
     ----------
@@ -55,7 +58,15 @@ class Tail(nn.Module):
     """
 
     def __init__(
-        self, stages, head, *, square: bool, masked: bool, train_batch_norm: bool, precision: str
+        self,
+        stages,
+        head,
+        *,
+        square: bool,
+        masked: bool,
+        train_batch_norm: bool,
+        precision: str,
+        part: str = "all",
     ):
         super().__init__()
         self.names = list(stages)
@@ -63,6 +74,7 @@ class Tail(nn.Module):
         self.body = nn.Sequential(*stages.values(), Pooling(square, masked), head)
         self.train_batch_norm = train_batch_norm
         self.precision = precision
+        self.part = part
         self.n_chunks = 1
         self.n_trainings = 0
         # A tensor, since a network would be compiled again for each new Python integer.
@@ -75,6 +87,11 @@ class Tail(nn.Module):
     @seed.setter
     def seed(self, seed: int) -> None:
         self._seed.fill_(seed)
+
+    def unfreeze(self) -> Tail:
+        """Let the parameters that are trained have gradients, and no others."""
+        select_parameters(self.body, self.part)
+        return self
 
     @property
     def head(self) -> nn.Module:
@@ -181,4 +198,5 @@ def restrict_rows(tail: Tail, rows: Table) -> None:
         return
     table: Any = tail.body[0]
     used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
-    tail.body[0] = table.restricted(used[used > 0]).requires_grad_(True)
+    tail.body[0] = table.restricted(used[used > 0])
+    tail.unfreeze()

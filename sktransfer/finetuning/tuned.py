@@ -155,7 +155,7 @@ class TunedNetwork:
         ``format``   number of this layout
         ``frozen``   names of the stages that were not trained
         ``trained``  names of the stages that were
-        ``settings`` ``train_batch_norm`` and ``precision``
+        ``settings`` ``train_batch_norm`` and ``precision``, and ``part`` if it is not "all"
         ``tensors``  name to array: the trained tensors that differ from the origin; of word
                      vectors the rows that differ and their ids
         ``head``     description of the head by names and numbers, or the module itself
@@ -171,10 +171,7 @@ class TunedNetwork:
             "format": FORMAT,
             "frozen": self.frozen,
             "trained": self.tail.names,
-            "settings": {
-                "train_batch_norm": self.tail.train_batch_norm,
-                "precision": self.tail.precision,
-            },
+            "settings": _tail_settings(self.tail),
             "tensors": self.changed_tensors(),
             "head": head,
             "weights": {name: tensor.numpy(force=True) for name, tensor in weights.items()},
@@ -213,6 +210,11 @@ class TunedNetwork:
         tail = restored_tail(bare, state["tensors"], head)
         plan = TrainingPlan(**state["plan"] | {"target": open_target(state["plan"]["target"])})
         return cls(origin, state["frozen"], tail, plan, state["history"])
+
+
+def _tail_settings(tail: Tail) -> dict:
+    part = {} if tail.part == "all" else {"part": tail.part}
+    return {"train_batch_norm": tail.train_batch_norm, "precision": tail.precision} | part
 
 
 def _plan_state(plan: TrainingPlan) -> dict:
@@ -264,7 +266,9 @@ def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> 
     return made
 
 
-def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str) -> Tail:
+def bare_tail(
+    backbone: Backbone, names, train_batch_norm: bool, precision: str, part: str = "all"
+) -> Tail:
     """Return some stages of a backbone as a tail without a head; tensors are shared.
 
     Parameters
@@ -274,6 +278,8 @@ def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str)
         The stages.
     train_batch_norm : bool
     precision : {"float32", "bfloat16"}
+    part : {"all", "norm", "bias"}, default="all"
+        Which parameters of the stages are trained.
 
     Returns
     -------
@@ -286,6 +292,7 @@ def bare_tail(backbone: Backbone, names, train_batch_norm: bool, precision: str)
         masked=backbone.modality.has_tokens,
         train_batch_norm=train_batch_norm,
         precision=precision,
+        part=part,
     )
 
 

@@ -14,7 +14,7 @@ from ..backbones import Backbone, LayerInfo
 from ..data import named_among, take
 from ..features import Recipe, as_store, compute_several, empty_table
 from ..transferability import make_folds, mixture_weights, temperature
-from .members import BLEND, Block, Layout, Member, make_members
+from .members import BLEND, RAW, Block, Layout, Member, make_members
 from .models import Fitted, Tables
 from .study import Study
 
@@ -58,6 +58,8 @@ class Blend:
         The highest weight first.
     temperature : float
         Of the mean.
+    vectorizer : transformer or None
+        Makes the features that need no network.
     run : dict
         device, memory, n_jobs, verbose.
     """
@@ -68,12 +70,14 @@ class Blend:
         classes: np.ndarray,
         parts: list[BlendPart],
         temperature: float,
+        vectorizer: Any,
         run: dict,
     ):
         self.backbone = backbone
         self.classes_ = classes
         self.parts = parts
         self.temperature = temperature
+        self.vectorizer = vectorizer
         vars(self).update(run)
 
     def set_params(self, **run) -> Blend:
@@ -85,7 +89,7 @@ class Blend:
         """Return the probability of each class, ``(n_samples, n_classes)``."""
         blocks = (block for part in self.parts for block in part.member.blocks)
         run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
-        tables = Tables(compute_blocks(samples, self.backbone, blocks, run))
+        tables = Tables(compute_blocks(samples, self.backbone, blocks, self.vectorizer, run))
         parts = [part.weight * part.probabilities(tables) for part in self.parts]
         return _tempered(np.sum(parts, axis=0), self.temperature)
 
@@ -104,7 +108,7 @@ def _log(probabilities: np.ndarray) -> np.ndarray:
 
 
 def compute_blocks(
-    samples: Sequence, backbone: Backbone, blocks: Iterable[Block], run: dict
+    samples: Sequence, backbone: Backbone, blocks: Iterable[Block], vectorizer: Any, run: dict
 ) -> dict[Block, np.ndarray]:
     """Compute the features of samples for some blocks, in one pass for each input size.
 
@@ -113,6 +117,8 @@ def compute_blocks(
     samples : sequence
     backbone : Backbone
     blocks : iterable of Block
+    vectorizer : transformer or None
+        Fitted; for the block ``RAW``.
     run : dict
         device, memory, n_jobs, verbose.
 
@@ -122,7 +128,7 @@ def compute_blocks(
     """
     blocks = list(dict.fromkeys(blocks))
     layers: dict[tuple, list[str]] = {}  # by size and pooling
-    for block in blocks:
+    for block in (block for block in blocks if block != RAW):
         for pooling in _poolings(block):
             layers.setdefault((block.size, pooling), []).append(block.layer)
     recipes = [
@@ -130,13 +136,19 @@ def compute_blocks(
         for (size, pooling), names in layers.items()
     ]
     settings = {name: run[name] for name in ("device", "n_jobs", "verbose")}
-    found = compute_several(samples, recipes, store=as_store(run["memory"]), **settings)
+    settings["store"] = as_store(run["memory"])
+    found = compute_several(samples, recipes, **settings) if recipes else []
     by_key = dict(zip(layers, found, strict=True))
-    tables = {}
-    for block in blocks:
-        parts = [by_key[block.size, pooling][block.layer] for pooling in _poolings(block)]
-        tables[block] = parts[0] if len(parts) == 1 else np.hstack(parts)
-    return tables
+    return {
+        block: vectorizer.transform(samples) if block == RAW else _side_by_side(block, by_key)
+        for block in blocks
+    }
+
+
+def _side_by_side(block: Block, by_key: dict) -> np.ndarray:
+    """Return the poolings of a block, from the tables by size and pooling."""
+    parts = [by_key[block.size, pooling][block.layer] for pooling in _poolings(block)]
+    return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
 def _poolings(block: Block) -> tuple[str, ...]:
@@ -159,32 +171,55 @@ def fit_blend(study: Study, infos: dict[str, LayerInfo], sizes: tuple[int | None
     Blend
     """
     members = make_members(Layout(study.backbone, infos, sizes, study.classifier))
-    blocks = dict.fromkeys(block for member in members for block in member.blocks)
-    by_block = _compute(study, blocks, study.rows)
+    vectorizer = _fitted_vectorizer(study, study.rows)
+    if vectorizer is None:
+        members = [member for member in members if RAW not in member.blocks]
+    by_block = _compute(study, _blocks(members), study.rows, vectorizer)
     chosen, temperature = choose_members(members, by_block, _labels(study, study.rows), study.seed)
-    needed = dict.fromkeys(block for one in chosen for block in one.member.blocks)
-    tables, labels = Tables(_complete(study, needed, by_block)), _labels(study, study.weighted)
-    parts = [one.fit(tables, labels) for one in chosen]
-    return Blend(study.backbone, study.classes, parts, temperature, study.run)
+    needed = _blocks([one.member for one in chosen])
+    vectorizer = _fitted_vectorizer(study, study.weighted) if RAW in needed else None
+    tables = Tables(_complete(study, needed, by_block, vectorizer))
+    parts = [one.fit(tables, _labels(study, study.weighted)) for one in chosen]
+    return Blend(study.backbone, study.classes, parts, temperature, vectorizer, study.run)
 
 
-def _compute(study: Study, blocks: Iterable[Block], rows: np.ndarray) -> dict[Block, np.ndarray]:
+def _blocks(members: list[Member]) -> list[Block]:
+    return list(dict.fromkeys(block for member in members for block in member.blocks))
+
+
+def _fitted_vectorizer(study: Study, rows: np.ndarray):
+    """Fit the vectorizer of the modality to some samples; return None without features."""
+    vectorizer = study.backbone.modality.vectorizer()
+    try:
+        return None if vectorizer is None else vectorizer.fit(take(study.samples, rows))
+    except ValueError:  # no text has a word
+        return None
+
+
+def _compute(
+    study: Study, blocks: list[Block], rows: np.ndarray, vectorizer
+) -> dict[Block, np.ndarray]:
     with named_among(rows):
         samples = take(study.samples, rows)
-        return compute_blocks(samples, study.backbone, blocks, study.run)
+        return compute_blocks(samples, study.backbone, blocks, vectorizer, study.run)
 
 
-def _complete(study: Study, blocks: Iterable[Block], known: dict) -> dict[Block, np.ndarray]:
+def _complete(
+    study: Study, blocks: list[Block], known: dict, vectorizer
+) -> dict[Block, np.ndarray]:
     """Return the features of all samples with a weight, computing those that are missing."""
     is_known = np.isin(study.weighted, study.rows)
     if is_known.all():
         return {block: known[block] for block in blocks}
-    missing = _compute(study, blocks, study.weighted[~is_known])
+    fixed = [block for block in blocks if block != RAW]
+    missing = _compute(study, fixed, study.weighted[~is_known], None)
     tables = {}
-    for block in blocks:
+    for block in fixed:
         shape = (len(is_known), known[block].shape[1])
         tables[block] = empty_table(shape, known[block].dtype)
         tables[block][is_known], tables[block][~is_known] = known[block], missing[block]
+    if vectorizer is not None:
+        tables[RAW] = vectorizer.transform(take(study.samples, study.weighted))
     return tables
 
 

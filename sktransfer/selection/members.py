@@ -14,7 +14,7 @@ from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
 from ..features import candidate_layers
 from .models import Direct, Model, OnFeatures, Probe
 
-__all__ = ["BLEND", "MEMBERS", "Block", "Layout", "Member", "make_members", "sizes_of"]
+__all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
 
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
@@ -75,6 +75,10 @@ class Block:
     size: int | None
     layer: str
     pooling: Pooling = "avg"
+
+
+# The features of the modality's own vectorizer, such as counts of words, which need no network.
+RAW = Block(None, "counts", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +171,10 @@ class Layout:
             return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
         return found
 
+    def blocks(self, name: str) -> tuple[Block, ...]:
+        """Return the blocks of an entry of ``vectors``, at all sizes."""
+        return tuple(Block(size, *vector) for size in self.sizes for vector in self.vectors[name])
+
     @property
     def model(self) -> Model:
         """What is fitted on features."""
@@ -229,13 +237,20 @@ def make_members(layout: Layout) -> list[Member]:
 def _on_features(layout: Layout) -> list[Member]:
     """Models of layers, each at all sizes side by side."""
     return [
-        Member(
-            f"{name}{_at(layout.sizes)}",
-            tuple(Block(size, *vector) for size in layout.sizes for vector in vectors),
-            layout.model,
-        )
-        for name, vectors in layout.vectors.items()
+        Member(f"{name}{_at(layout.sizes)}", layout.blocks(name), layout.model)
+        for name in layout.vectors
     ]
+
+
+def _with_raw(layout: Layout) -> list[Member]:
+    """Models of features that need no network, alone and beside those of layers."""
+    if layout.backbone.modality.vectorizer() is None or layout.classifier is not None:
+        return []
+    beside = [
+        Member(f"{name} and {RAW.layer}", (*layout.blocks(name), RAW), layout.model)
+        for name in layout.vectors
+    ]
+    return [Member(RAW.layer, (RAW,), layout.model), *beside]
 
 
 def _at(sizes: Sequence[int | None]) -> str:
@@ -253,5 +268,6 @@ def _direct(layout: Layout) -> list[Member]:
 
 MEMBERS: dict[str, Callable[[Layout], list[Member]]] = {
     "on features": _on_features,
+    "with raw": _with_raw,
     "direct": _direct,
 }

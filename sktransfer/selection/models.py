@@ -8,11 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.sparse import issparse
 from scipy.special import softmax
 from sklearn.base import clone
-from sklearn.linear_model import Ridge
 
-from ..transferability import inner_products, labels_given_classes, solve_ridge, unit_rows
+from ..transferability import (
+    inner_products,
+    labels_given_classes,
+    scale_of,
+    solve_large_ridge,
+    solve_ridge,
+    unit_rows,
+)
 from .trials import fit as fit_weighted
 
 __all__ = ["Direct", "Fitted", "Model", "OnFeatures", "Outcome", "Probe", "Tables"]
@@ -61,14 +68,15 @@ class Tables:
         self.unit = functools.cache(self._unit)
         self.products = functools.cache(self._products)
 
-    def _unit(self, block) -> np.ndarray:
+    def _unit(self, block):
         """Return a block with rows of length 1."""
-        return unit_rows(self.by_block[block])
+        table = self.by_block[block]
+        return table if issparse(table) else unit_rows(table)
 
     def _products(self, blocks: tuple) -> np.ndarray:
         """Return the products ``(n, n)`` of rows of blocks, each scaled to a mean square of 1."""
         if len(blocks) == 1:
-            return inner_products(unit_rows(self.by_block[blocks[0]]))
+            return inner_products(self.unit(blocks[0]))
         return np.mean([self.products((block,)) for block in blocks], axis=0)
 
     def side_by_side(self, blocks: Sequence) -> np.ndarray:
@@ -161,39 +169,21 @@ class Probe:
 
     def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting: float) -> Linear:
         """Fit on all samples."""
-        rows, means = _scaled_blocks(tables, blocks, outcome.weight)
+        rows = [tables.unit(block) for block in blocks]
+        scales = [scale_of(part, outcome.weight) / len(blocks) for part in rows]
         if len(outcome.weight) <= _DUAL:
-            products = sum(part @ part.T for part in rows)
+            parts = [s * _dense(part @ part.T) for s, part in zip(scales, rows, strict=True)]
+            products = np.sum(parts, axis=0)
             dual = solve_ridge(products, outcome.target, outcome.weight, setting)
-            coef, intercept = [part.T @ dual.rows for part in rows], dual.intercept
         else:
-            model = Ridge(setting).fit(np.hstack(rows), outcome.target, outcome.weight)
-            ends = np.cumsum([part.shape[1] for part in rows])[:-1]
-            coef, intercept = np.split(np.atleast_2d(model.coef_).T, ends), model.intercept_
-        return _unscaled(coef, intercept, means)
+            scaled = [part * np.sqrt(scale) for scale, part in zip(scales, rows, strict=True)]
+            dual = solve_large_ridge(scaled, outcome.target, outcome.weight, setting)
+        coef = [scale * (part.T @ dual.rows) for scale, part in zip(scales, rows, strict=True)]
+        return Linear(coef, dual.intercept)
 
 
-def _scaled_blocks(tables: Tables, blocks: tuple, weight: np.ndarray) -> tuple[list, list]:
-    """Centre and scale blocks so that the mean squares of rows are equal, with a sum of 1.
-
-    Returns the blocks, and the mean and the factor of each.
-    """
-    scaled, means = [], []
-    for block in blocks:
-        rows = tables.unit(block)
-        mean = np.average(rows, axis=0, weights=weight)
-        square = np.average(((rows - mean) ** 2).sum(1), weights=weight) * len(blocks)
-        factor = 1 / np.sqrt(square) if square > 1e-20 else 0.0
-        scaled.append((rows - mean) * factor)
-        means.append((mean, factor))
-    return scaled, means
-
-
-def _unscaled(coef: list[np.ndarray], intercept: np.ndarray, means: list) -> Linear:
-    """Return the linear model of the rows of length 1."""
-    coef = [factor * part for part, (_, factor) in zip(coef, means, strict=True)]
-    shift = sum(mean @ part for part, (mean, _) in zip(coef, means, strict=True))
-    return Linear(coef, intercept - shift)
+def _dense(products) -> np.ndarray:
+    return products.toarray() if issparse(products) else products
 
 
 @dataclasses.dataclass(frozen=True)

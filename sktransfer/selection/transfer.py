@@ -96,7 +96,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     Notes
     -----
     The members of the blend of "auto" are linear models of the features of several layers, poolings
-    and input sizes, alone and side by side, and the network's own classes, mapped onto yours. Each
+    and input sizes, alone and side by side, and the network's own classes, mapped onto yours; for
+    texts, also linear models of counts of words. Each
     sample passes the network once at each size. On up to 600 samples, models are cross-validated;
     each gets the penalty and the temperature with the smallest log loss, and the weights are those
     of a mixture that explains the labels best [1]_. The network's own classes begin with 0.8

@@ -3,7 +3,7 @@
 No torch and no networks.
 """
 
-from .dual import inner_products, solve_ridge, unit_rows
+from .dual import inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
 from .ensembles import greedy_weights, mixture_weights, temperature
 from .folds import hold_out, make_folds, make_probe_folds, make_trial_folds, subsample
 from .predictions import explained_share, labels_given_classes, leep, nce
@@ -44,6 +44,8 @@ __all__ = [
     "out_of_fold_scores",
     "prediction_entropy",
     "probe_score",
+    "scale_of",
+    "solve_large_ridge",
     "solve_probe",
     "solve_ridge",
     "subsample",

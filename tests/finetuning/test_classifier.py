@@ -168,7 +168,7 @@ def test_several_labels_a_sample(data):
 
 
 def test_a_grid_search_and_two_processes(data):
-    settings = {"trainable": ["head", 1], "lr": [1e-3, "auto"]}
+    settings = {"trainable": ["head", 1], "lr": [1e-3, "range_test"]}
     model = FineTunedClassifier(load_backbone(Vectors()), max_epochs=1, random_state=0)
     search = GridSearchCV(model, settings | {"trainable": ["head", "all"]}, cv=2).fit(*data)
     assert search.score(*data) > 0.5
@@ -704,7 +704,7 @@ def out_of_memory(monkeypatch, limit, *, training):
 
 
 def test_validation_runs_in_parts_where_memory_is_short(data, monkeypatch):
-    settings = {"validation_fraction": 0.5, "max_epochs": 2, "random_state": 0, "lr": "auto"}
+    settings = {"validation_fraction": 0.5, "max_epochs": 2, "random_state": 0, "lr": "range_test"}
     backbone = load_backbone(network())
     expected = FineTunedClassifier(backbone, trainable=1, **settings).fit(*data)
     with monkeypatch.context() as patch:
@@ -794,7 +794,7 @@ def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, dat
     X, y = data
     before = X.copy()
     backbone = load_backbone(InPlace())
-    settings = {"trainable": trainable, "max_epochs": 2, "lr": "auto", "random_state": 0}
+    settings = {"trainable": trainable, "max_epochs": 2, "lr": "range_test", "random_state": 0}
     model = FineTunedClassifier(backbone, **settings).fit(X, y)
     assert np.array_equal(X, before)
     turned = model.predict_proba(X[::-1])[::-1]
@@ -808,6 +808,7 @@ def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, dat
 
 def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
     settings = {"trainable": "all", "max_epochs": 1, "warm_start": True, "random_state": 0}
+    settings |= {"batch_size": 32}
     backbone = load_backbone(network())
     expected = FineTunedClassifier(backbone, **settings).fit(*data)
     found = FineTunedClassifier(backbone, **settings)
@@ -903,7 +904,7 @@ def test_callbacks_see_the_epoch_after_which_patience_ends(data):
     assert all("acc" in epoch for epoch in model.history_)
 
 
-@pytest.mark.parametrize("lr", [1e-4, "auto"])
+@pytest.mark.parametrize("lr", [1e-4, "range_test"])
 def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, lr, monkeypatch):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0).fit(*data)
     before = model.predict_proba(data[0])
@@ -947,7 +948,7 @@ def test_a_search_over_parameters_of_a_fitted_backbone_leaves_it_alone(data):
     few = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0).fit(X, y)
     search = GridSearchCV(FineTunedClassifier(few, max_epochs=1), {"backbone__lr": [1e-3]}, cv=2)
     search.fit(X, y)
-    assert few.lr == 1e-4 and search.best_estimator_.backbone.lr == 1e-3
+    assert few.lr == "auto" and search.best_estimator_.backbone.lr == 1e-3
 
 
 def test_only_rows_that_begin_at_random_learn_faster(data):

@@ -8,7 +8,7 @@ from tests.finetuning.conftest import network
 
 
 def test_the_range_test_finds_a_rate_between_no_training_and_harm(data):
-    settings = {"lr": "auto", "max_epochs": 1, "batch_size": 8}
+    settings = {"lr": "range_test", "max_epochs": 1, "batch_size": 8}
     rates = [
         FineTunedClassifier(load_backbone(network()), random_state=s, **settings).fit(*data).lr_
         for s in range(4)
@@ -21,7 +21,7 @@ def test_the_range_test_is_not_misled_by_dropout(data):
     def rate(dropout, seed):
         model = FineTunedClassifier(
             load_backbone(network()),
-            lr="auto",
+            lr="range_test",
             dropout=dropout,
             trainable="all",
             max_epochs=1,
@@ -38,7 +38,7 @@ def test_the_range_test_is_not_misled_by_dropout(data):
 def test_a_rate_is_looked_for_as_far_where_a_last_row_joins_another_batch(data):
     found = []
     for n in (32, 33):
-        model = FineTunedClassifier(load_backbone(network()), trainable="all", lr="auto")
+        model = FineTunedClassifier(load_backbone(network()), trainable="all", lr="range_test")
         model.set_params(train_batch_norm=True, max_epochs=1, random_state=0)
         found.append(model.fit(data[0][:n], data[1][:n]).lr_)
     assert found[1] > 0.3 * found[0] > 1e-5

@@ -34,7 +34,7 @@ def models() -> dict:
     X = vectors()
     labels = np.array(["ant", "bee", "wasp"])[np.arange(60) % 3]
     several = (X[:, :2] > 0).astype(int)
-    settings = {"max_epochs": 2, "lr": 0.01, "random_state": 0}
+    settings = {"max_epochs": 2, "lr": 0.01, "batch_size": 32, "random_state": 0}
     classifier = FineTunedClassifier(
         module(), trainable=1, head="mlp", dropout=0.2, rehearsal=2, **settings
     ).fit(X[:40], labels[:40])
@@ -67,6 +67,7 @@ def outputs(model, X) -> np.ndarray:
 def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Training did not help")  # in two epochs
         kept = {name: (model, X, outputs(model, X)) for name, (model, X) in models().items()}
     FILES.mkdir(exist_ok=True)
     joblib.dump(kept, FILES / f"fitted_{FORMAT}.joblib", compress=3)

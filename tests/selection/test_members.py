@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
 from sktransfer.features import open_sample
-from sktransfer.selection.members import Block, Layout, make_members, sizes_of
+from sktransfer.selection.members import RAW, Block, Layout, make_members, sizes_of
 from sktransfer.selection.models import OnFeatures
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
@@ -78,7 +78,16 @@ def test_poolings_follow_the_shape_of_a_layer():
     assert {block.pooling for m in members for block in m.blocks} == {"avg"}
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
     members = make_members(layout(words, sample=open_sample("a b", words)[None]))
-    assert {block.pooling for m in members for block in m.blocks} == {"avg", ("avg", "max")}
+    poolings = {block.pooling for m in members for block in m.blocks if block != RAW}
+    assert poolings == {"avg", ("avg", "max")}
+
+
+def test_texts_are_counted_too():
+    words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
+    members = make_members(layout(words, sample=open_sample("a b", words)[None]))
+    on_network = [m.blocks for m in members if RAW not in m.blocks]
+    counted = [m.blocks for m in members if RAW in m.blocks]
+    assert set(counted) == {(RAW,), *((*blocks, RAW) for blocks in on_network)}
 
 
 def test_a_classifier_of_the_users_is_fitted_on_single_layers():

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import Ridge
 
-from sktransfer.transferability.dual import inner_products, solve_ridge, unit_rows
+from sktransfer.transferability.dual import (
+    inner_products,
+    scale_of,
+    solve_large_ridge,
+    solve_ridge,
+    unit_rows,
+)
 
 
 def rows(n=20, d=40, seed=0):
@@ -31,18 +38,35 @@ def test_equal_rows_and_hardly_any_penalty_are_no_error():
 
 
 def test_products_are_centred_and_of_mean_square_one():
-    X = rows()[0]
+    X, _, weight = rows()
+    X = unit_rows(X)
     found = inner_products(X)
     assert np.trace(found) == pytest.approx(20) and abs(found.sum()) < 1e-9
-    np.testing.assert_allclose(found, inner_products(7 * X.astype(np.float32) + 1), atol=1e-4)
-    assert not inner_products(np.full((4, 3), 0.1)).any()
+    centred = X - X.mean(0)
+    np.testing.assert_allclose(found, centred @ centred.T * scale_of(X), atol=1e-12)
+    np.testing.assert_allclose(inner_products(csr_matrix(X)), found, atol=1e-12)
+    around = X - np.average(X, axis=0, weights=weight)
+    assert 1 / scale_of(X, weight) == pytest.approx(np.average((around**2).sum(1), weights=weight))
+    assert not inner_products(unit_rows(np.full((4, 3), 0.1))).any()
 
 
 def test_the_mean_of_products_is_that_of_blocks_side_by_side():
-    blocks = [rows(d=5)[0], 100 * rows(d=30, seed=1)[0]]
-    scaled = [(b - b.mean(0)) / np.sqrt(b.var(0).sum()) for b in blocks]
-    expected = inner_products(np.hstack(scaled))
+    blocks = [unit_rows(rows(d=5)[0]), unit_rows(rows(d=30, seed=1)[0])]
+    scaled = np.hstack([(b - b.mean(0)) * np.sqrt(scale_of(b)) for b in blocks])
+    expected = scaled @ scaled.T / 2
     np.testing.assert_allclose(np.mean([inner_products(b) for b in blocks], axis=0), expected)
+
+
+@pytest.mark.parametrize("penalty", [1e-2, 1.0, 100.0])
+def test_conjugate_gradients_solve_the_same(penalty):
+    X, target, weight = rows(60)
+    X = unit_rows(X)
+    blocks = [X[:, :10], csr_matrix(X[:, 10:])]
+    found = solve_large_ridge(blocks, target, weight, penalty)
+    expected = solve_ridge(X @ X.T, target, weight, penalty)
+    np.testing.assert_allclose(found.rows, expected.rows, atol=1e-3 / penalty)
+    scores = expected.scores(X @ X.T)
+    np.testing.assert_allclose(found.scores(X @ X.T), scores, atol=1e-4 * np.abs(scores).max())
 
 
 def test_rows_have_length_one_except_zeros():

