@@ -9,9 +9,9 @@ from sktransfer import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
     TransferClassifier,
+    TransferRegressor,
     load_backbone,
 )
-from sktransfer.selection.rules import RULES
 from tests.support import Vectors
 
 ESTIMATORS = [
@@ -37,14 +37,17 @@ def test_scikit_learn_contract(estimator, check):
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([TransferClassifier(load_backbone(Vectors()), max_epochs=0)])
-def test_scikit_learn_contract_of_a_choice(estimator, check, monkeypatch):
-    monkeypatch.setitem(RULES, "splits", 1)  # one trial of each strategy, so that it takes seconds
+@parametrize_with_checks(
+    [TransferClassifier(load_backbone(Vectors())), TransferRegressor(load_backbone(Vectors()))]
+)
+def test_scikit_learn_contract_of_a_blend(estimator, check):
     check(estimator)
 
 
 @pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([TransferClassifier(load_backbone(Vectors()), max_epochs=1)])
+@parametrize_with_checks(
+    [TransferClassifier(load_backbone(Vectors()), strategy="search", max_epochs=1)]
+)
 def test_scikit_learn_contract_of_a_choice_among_all_strategies(estimator, check):
     check(estimator)

@@ -12,6 +12,7 @@ from sktransfer import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
     TransferClassifier,
+    TransferRegressor,
     load_backbone,
 )
 from tests.finetuning.conftest import network
@@ -23,6 +24,7 @@ ESTIMATORS = {
     PretrainedFeatureExtractor: {},
     PretrainedClassifier: {"class_map": "learn"},
     TransferClassifier: {"strategy": "features"},
+    TransferRegressor: {},
 }
 OBJECT = object()
 # Values of all kinds, of which most parameters take a few; those that they take are no failure.

@@ -3,6 +3,7 @@
 from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
 from .ranking import probe_layers, rank_backbones
 from .recommend import recommend_strategy
+from .regressor import TransferRegressor
 from .strategies import STRATEGIES, Strategy
 from .transfer import TransferClassifier
 
@@ -13,6 +14,7 @@ __all__ = [
     "Strategy",
     "StrategyDisplay",
     "TransferClassifier",
+    "TransferRegressor",
     "probe_layers",
     "rank_backbones",
     "recommend_strategy",

@@ -53,6 +53,9 @@ BLEND: dict[str, Any] = {
     "temperature": 0.2,
     # Pseudo-samples that each class of the network starts with in direct use.
     "smoothing": 1.0,
+    # For numbers, whose weights are selected greedily: rounds of the selection, and bags.
+    "rounds": 50,
+    "bags": 20,
     # The smallest weight of a member that is kept.
     "least_weight": 0.02,
 }

@@ -12,7 +12,8 @@ from sklearn.utils.metaestimators import available_if
 
 from ..data import ClassTarget, check_labels, check_weights
 from ..features import BackboneEstimator, Count, all_or_nothing
-from .blend import Blend, fit_blend
+from .blend import Blend, BlendTask, fit_blend
+from .judging import Labels
 from .members import sizes_of
 from .recommendation import REFERENCE
 from .strategies import STRATEGIES, available
@@ -91,7 +92,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     See Also
     --------
-    recommend_strategy : The recommendation alone, with estimated times.
+    recommend_strategy : Recommend one strategy, with reasons and estimated times.
+    TransferRegressor : The same for numbers.
 
     Notes
     -----
@@ -217,7 +219,12 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
                 "classifier, or name a strategy."
             )
         infos = self._inspect(study.samples)
-        return fit_blend(study, infos, sizes_of(self.backbone_, self.image_size))
+        weight = np.ones(len(study.y)) if study.weight is None else study.weight
+        labels = Labels(study.y, study.codes, study.classes, weight)
+        task = BlendTask(
+            self.backbone_, study.samples, labels, study.rows, study.seed, study.run, self.estimator
+        )
+        return fit_blend(task, infos, sizes_of(self.backbone_, self.image_size))
 
     def _fitted(self):
         """Return the fitted estimator, which runs as this one is asked to by now."""

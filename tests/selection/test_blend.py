@@ -12,7 +12,7 @@ from torch import nn
 
 from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines.base import Engine
-from sktransfer.selection.blend import Labels, choose_members
+from sktransfer.selection.judging import Labels, choose_members
 from sktransfer.selection.members import BLEND, Block, Member, sizes_of
 from sktransfer.selection.models import Direct, Probe, Tables
 from tests.selection.support import deeper_backbone
@@ -24,7 +24,7 @@ LAYERS = {name: Block(None, name) for name in ("good", "noise", "logits")}
 def labels(y, weight=None):
     codes = np.unique(y, return_inverse=True)[1]
     weight = np.ones(len(y)) if weight is None else weight
-    return Labels(np.asarray(y), codes, codes.max() + 1, weight)
+    return Labels(np.asarray(y), codes, np.unique(y), weight)
 
 
 def tables(y, seed=0):
@@ -65,7 +65,7 @@ def test_of_labels_that_nothing_tells_no_member_is_certain():
     chosen, heat = choose_members(members(), found, labels(y), 0)
     # A model that has seen the samples on which it is judged would be right for all of them.
     parts = [one.fit(Tables(found), labels(y)) for one in chosen]
-    mean = sum(part.weight * part.probabilities(Tables(found)) for part in parts)
+    mean = sum(part.weight * part.predictions(Tables(found)) for part in parts)
     assert np.abs(softmax(np.log(mean) / heat, axis=1) - 0.5).mean() < 0.2
 
 

@@ -1,0 +1,300 @@
+"""Judge members out of fold: the setting and the temperature of each, and the weights of all."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+from ..data import NumericTarget
+from ..transferability import greedy_weights, make_folds, mixture_weights, temperature
+from .members import BLEND, Block, Member
+from .models import Fitted, Tables
+
+__all__ = ["BlendPart", "Chosen", "Labels", "Numbers", "choose_members", "tempered"]
+
+_LEAST = float(np.log(np.finfo(float).tiny))
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The labels of some samples.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        As given.
+    codes : ndarray of shape (n_samples,)
+        Their positions among the classes.
+    classes : ndarray of shape (n_classes,)
+        Sorted.
+    weight : ndarray of shape (n_samples,)
+    """
+
+    y: np.ndarray
+    codes: np.ndarray
+    classes: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def target(self) -> np.ndarray:
+        """Indicators of the classes, ``(n_samples, n_classes)``."""
+        return np.eye(len(self.classes))[self.codes]
+
+    def take(self, rows: np.ndarray) -> Labels:
+        """Return the labels of some samples."""
+        return Labels(self.y[rows], self.codes[rows], self.classes, self.weight[rows])
+
+    @property
+    def most_folds(self) -> int:
+        """The largest number of folds; none, if all classes have one sample."""
+        counts = np.bincount(self.codes)
+        return int(counts.max()) if (counts > 0).sum() > 1 else 0
+
+    def is_known(self, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        """Tell which test samples have their class in the training set."""
+        return np.isin(self.codes[test], self.codes[train])
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The numbers of some samples.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        As given.
+    scaler : NumericTarget
+        Its means and standard deviations.
+    weight : ndarray of shape (n_samples,)
+    """
+
+    y: np.ndarray
+    scaler: NumericTarget
+    weight: np.ndarray
+
+    @property
+    def target(self) -> np.ndarray:
+        """Standardised numbers, ``(n_samples, n_targets)``."""
+        return (self.scaler.encode(self.y) - self.scaler.mean) / self.scaler.scale
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The numbers; there are no classes."""
+        return self.target
+
+    def take(self, rows: np.ndarray) -> Numbers:
+        """Return the numbers of some samples."""
+        return Numbers(self.y[rows], self.scaler, self.weight[rows])
+
+    @property
+    def most_folds(self) -> int:
+        """The largest number of folds."""
+        return len(self.y)
+
+    def is_known(self, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        """Tell which test samples can be predicted: all."""
+        return np.ones(len(test), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendPart:
+    """A fitted member of a blend.
+
+    Parameters
+    ----------
+    member : Member
+    weight : float
+    temperature : float or None
+        Divides the logits of the model; None for numbers.
+    fitted : object
+        The model, whose method ``scores`` takes features by block.
+    """
+
+    member: Member
+    weight: float
+    temperature: float | None
+    fitted: Fitted
+
+    def predictions(self, tables: Tables) -> np.ndarray:
+        """Return probabilities or numbers of samples, ``(n_samples, n_outputs)``."""
+        return tempered(self.fitted.scores(tables, self.member.blocks), self.temperature)
+
+
+def tempered(scores: np.ndarray, temperature: float | None) -> np.ndarray:
+    """Return the probabilities of logits at a temperature; without one, the scores."""
+    return scores if temperature is None else softmax(scores / temperature, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A member with a weight, before it is fitted on all samples."""
+
+    member: Member
+    weight: float
+    temperature: float | None
+    setting: Any
+
+    def fit(self, tables: Tables, outcome: Labels | Numbers) -> BlendPart:
+        """Fit the model of the member."""
+        fitted = self.member.model.fit(tables, self.member.blocks, outcome, self.setting)
+        return BlendPart(self.member, self.weight, self.temperature, fitted)
+
+
+def choose_members(
+    members: list[Member], by_block: dict[Block, Any], outcome: Labels | Numbers, seed: int
+) -> tuple[list[Chosen], float | None]:
+    """Judge members on folds, and choose those with a weight.
+
+    Parameters
+    ----------
+    members : list of Member
+    by_block : dict of Block to ndarray of shape (n_samples, n_features)
+    outcome : Labels or Numbers
+    seed : int
+
+    Returns
+    -------
+    chosen : list of Chosen
+        The highest weight first.
+    temperature : float or None
+        Of the weighted mean; None for numbers.
+    """
+    tables, outcome = _distinct(by_block, outcome)
+    kind = _LabelJudge if isinstance(outcome, Labels) else _NumberJudge
+    judge: _Judge = kind(tables, outcome, _splits(outcome, seed), seed)
+    judged = [judge(member) for member in members]
+    predictions = np.stack([found for *_, found in judged])
+    weights = judge.weights(predictions, _prior(members, len(judge.rows) > 0))
+    least = min(BLEND["least_weight"], weights.max())
+    order = [i for i in np.argsort(-weights, kind="stable") if weights[i] >= least]
+    weights = weights[order] / weights[order].sum()
+    chosen = [
+        Chosen(members[i], float(weight), judged[i][0], judged[i][1])
+        for i, weight in zip(order, weights, strict=True)
+    ]
+    return chosen, judge.temperature_of_mean(np.tensordot(weights, predictions[order], 1))
+
+
+def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple[Tables, Labels | Numbers]:
+    """Merge equal samples: in several folds, a model would be judged on what it has seen."""
+    keys = np.column_stack([next(iter(by_block.values())), outcome.codes])
+    _, rows, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    weight = np.bincount(inverse.ravel(), outcome.weight)
+    tables = Tables({block: table[rows] for block, table in by_block.items()})
+    return tables, dataclasses.replace(outcome.take(rows), weight=weight)
+
+
+def _splits(outcome: Labels | Numbers, seed: int) -> list[list]:
+    """Split samples into folds, several times if they are few."""
+    n, (few, many) = len(outcome.weight), BLEND["folds"]
+    n_folds = min(many if n > BLEND["many"] else few, outcome.most_folds)
+    n_splits = int(np.clip(BLEND["judged"] // n, 1, BLEND["splits"])) if n_folds > 1 else 0
+    return [make_folds(outcome.codes, n_folds, seed + i) for i in range(n_splits)]
+
+
+def _prior(members: list[Member], is_judged: bool) -> np.ndarray:
+    """Return the pseudo-samples of each member."""
+    direct, share = (
+        np.array([member.is_direct for member in members]),
+        BLEND["direct" if is_judged else "direct_unjudged"],
+    )
+    each = np.where(direct, share / max(1, direct.sum()), (1 - share) / max(1, (~direct).sum()))
+    return BLEND["pseudo_samples"] * each / each.sum()
+
+
+class _Judge(abc.ABC):
+    """Judges members on samples that they were not fitted on.
+
+    Parameters
+    ----------
+    tables : Tables
+    outcome : Labels or Numbers
+    splits : list of list of (train, test)
+    seed : int
+    """
+
+    usual: float | None  # temperature of a member that is not judged
+
+    def __init__(self, tables: Tables, outcome: Any, splits: list, seed: int):
+        self.tables, self.outcome, self.splits, self.seed = tables, outcome, splits, seed
+        known = np.zeros((len(splits), len(outcome.weight)), bool)
+        for row, folds in zip(known, splits, strict=True):
+            for train, test in folds:
+                row[test] = outcome.is_known(train, test)
+        self.rows = np.flatnonzero(known)  # of all splits in a row
+        self.places = self.rows % len(outcome.weight)
+        self.weight = outcome.weight[self.places] / max(1, len(splits))
+
+    def __call__(self, member: Member) -> tuple[float | None, Any, np.ndarray]:
+        """Return temperature, setting, and the predictions ``(n_judged, n_outputs)``."""
+        if not len(self.rows):
+            heat = 1.0 if member.is_direct else self.usual
+            return heat, member.model.usual, self.outcome.target[:0]
+        found = [
+            member.model.out_of_fold(self.tables, member.blocks, self.outcome, folds)
+            for folds in self.splits
+        ]
+        scores = np.concatenate(found, axis=1)[:, self.rows]  # (n_settings, n_judged, n_outputs)
+        losses, heats = zip(*map(self.loss, scores), strict=True)
+        best = int(np.argmin(losses))
+        return heats[best], member.model.settings[best], tempered(scores[best], heats[best])
+
+    @abc.abstractmethod
+    def loss(self, scores: np.ndarray) -> tuple[float, float | None]:
+        """Return the loss of scores, and the temperature at which it is smallest."""
+
+    @abc.abstractmethod
+    def weights(self, predictions: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """Return the weights of members."""
+
+    def temperature_of_mean(self, mean: np.ndarray) -> float | None:
+        """Return the temperature of the weighted mean."""
+        return None
+
+
+class _LabelJudge(_Judge):
+    usual = BLEND["temperature"]
+
+    @property
+    def codes(self) -> np.ndarray:
+        return self.outcome.codes[self.places]
+
+    def loss(self, scores: np.ndarray) -> tuple[float, float]:
+        smoothing = 1 / (len(self.outcome.weight) + 2)
+        settings = {"label_smoothing": smoothing, "sample_weight": self.weight}
+        heat = temperature(scores, self.codes, **settings)
+        logs = np.maximum(log_softmax(scores / heat, axis=1), _LEAST)
+        own = logs[np.arange(len(self.codes)), self.codes]
+        mean = (1 - smoothing) * own + smoothing * logs.mean(1)
+        return -float(self.weight @ mean), heat
+
+    def weights(self, predictions: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        if not len(self.rows):
+            return prior / prior.sum()
+        return mixture_weights(predictions, self.codes, prior=prior, sample_weight=self.weight)
+
+    def temperature_of_mean(self, mean: np.ndarray) -> float:
+        with np.errstate(divide="ignore"):
+            return self.loss(np.log(mean))[1] if len(self.rows) else 1.0
+
+
+class _NumberJudge(_Judge):
+    usual = None
+
+    @property
+    def target(self) -> np.ndarray:
+        return self.outcome.target[self.places]
+
+    def loss(self, scores: np.ndarray) -> tuple[float, None]:
+        return float(self.weight @ ((scores - self.target) ** 2).sum(1)), None
+
+    def weights(self, predictions: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        if not len(self.rows):
+            return prior / prior.sum()
+        settings = {"n_bags": BLEND["bags"], "random_state": self.seed}
+        settings |= {"n_rounds": BLEND["rounds"], "sample_weight": self.weight}
+        return greedy_weights(predictions, self.target, loss="squared_error", **settings)

@@ -1,0 +1,187 @@
+"""Fit a regressor that combines what a pretrained network offers."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_random_state
+
+from ..data import NumericTarget, check_numbers, check_weights
+from ..features import BackboneEstimator, all_or_nothing
+from ..transferability import subsample
+from .blend import BlendTask, fit_blend
+from .judging import Numbers
+from .members import BLEND, sizes_of
+
+__all__ = ["TransferRegressor"]
+
+
+class TransferRegressor(RegressorMixin, BackboneEstimator):
+    """Predict numbers with a pretrained network: combine layers, poolings and input sizes.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`.
+    weights : str, Path or None, default="default"
+        As in :class:`PretrainedFeatureExtractor`.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels. None takes several, as
+        :class:`TransferClassifier` does.
+    image_shape : tuple of int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    long_texts : {"truncate", "chunk"}, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    device : str, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
+    memory : None, str, Path, FeatureStore or object with a location, default=None
+        Where features are stored, by sample.
+    n_jobs : int, default=None
+        Threads that open and preprocess samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the folds.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    members_ : list of str
+        The models that are combined.
+    weights_ : ndarray of shape (n_members,)
+        Their weights, the highest first, with a sum of 1.
+    blend_ : Blend
+        The fitted models.
+    backbone_ : Backbone
+        The pretrained network, unchanged.
+    n_features_in_ : int
+        Numbers in a sample, where X is a table.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X is a table with names.
+
+    See Also
+    --------
+    TransferClassifier : The same for labels.
+    FineTunedRegressor : Train stages of the network.
+
+    Notes
+    -----
+    Members are ridge regressions on features of several layers, poolings and input sizes, alone
+    and side by side; for texts also on counts of words. On up to 600 samples they are
+    cross-validated, and each gets the penalty with the smallest squared error. Weights are those of
+    a greedy selection with replacement [1]_ by the squared error of the mean, averaged over 20
+    bags. Several targets are standardised, have the same weights, and count alike.
+
+    References
+    ----------
+    .. [1] Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+       https://doi.org/10.1145/1015330.1015432
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import TransferRegressor
+    >>> X = list(load_digits().images[:60] / 16)
+    >>> y = [image.mean() for image in X]  # brightness
+    >>> model = TransferRegressor(image_size=64, random_state=0).fit(X[:40], y[:40])
+    >>> model.predict(X[40:]).shape
+    (20,)
+    """
+
+    _parameter_constraints: dict = {
+        **BackboneEstimator._parameter_constraints,
+        "random_state": ["random_state"],
+    }
+    for _name in ("precision", "engine", "batch_size"):
+        del _parameter_constraints[_name]
+    del _name
+    precision = "float32"
+    engine = "auto"
+    batch_size = "auto"
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        weights="default",
+        image_size=None,
+        image_shape=None,
+        long_texts=None,
+        device="auto",
+        memory=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.long_texts = long_texts
+        self.device = device
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @all_or_nothing
+    def fit(self, X, y, sample_weight=None):
+        """Fit the members and their weights.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the fit and in the errors that are compared.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For unreadable samples, or for numbers or weights that do not fit.
+        """
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        samples = self._fit_backbone(X)
+        y = check_numbers(y, len(samples))
+        weight = check_weights(sample_weight, len(samples))
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        weighted = np.flatnonzero(weight)
+        rows = weighted[subsample(np.zeros(len(weighted)), BLEND["rows"], seed)]
+        numbers = Numbers(y, NumericTarget(y[weighted], weight[weighted]), weight)
+        task = BlendTask(self.backbone_, samples, numbers, rows, seed, self._run())
+        sizes = sizes_of(self.backbone_, self.image_size)
+        self.blend_ = fit_blend(task, self._inspect(samples), sizes)
+        self.members_ = [part.member.name for part in self.blend_.parts]
+        self.weights_ = np.array([part.weight for part in self.blend_.parts])
+        return self
+
+    def _run(self) -> dict:
+        return {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
+
+    def predict(self, X):
+        """Predict numbers.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            In the form of y.
+        """
+        samples = self._transform_samples(X)
+        return self.blend_.set_params(**self._run()).predict(samples)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
