@@ -14,8 +14,11 @@ from sktransfer import (
     FeatureStore,
     FineTunedClassifier,
     PretrainedFeatureExtractor,
+    TransferClassifier,
     load_backbone,
     load_word_vectors,
+    probe_layers,
+    recommend_strategy,
 )
 from tests.backbones import q4_support as q4
 from tests.support import images, tiny_backbone
@@ -137,3 +140,14 @@ def test_other_runtimes_give_the_features_of_long_texts_too(runtime, path):
     expected = extractor(path, engine="torch", **settings).fit_transform(texts)
     found = extractor(path, engine=runtime, **settings).fit_transform(texts)
     assert np.abs(found - expected).max() < 1e-5
+
+
+def test_the_functions_of_selection_pass_it_on(path):
+    settings = {"weights": path, "long_texts": "chunk", "random_state": 0}
+    model = TransferClassifier("e5_small", strategy="features", **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*are truncated.*")
+        assert model.fit(TEXTS * 3, Y * 3).predict(TEXTS).shape == (6,)
+        assert len(probe_layers(TEXTS * 3, Y * 3, "e5_small", **settings).scores) >= 3
+        found = recommend_strategy(TEXTS, Y, "e5_small", **settings)
+        assert found.strategy is None  # one sample in some classes
