@@ -10,6 +10,7 @@ from torch import nn
 
 from .base import Engine
 from .fusion import prepare
+from .pointwise import is_supported
 
 __all__ = ["TorchEngine"]
 
@@ -31,7 +32,8 @@ class TorchEngine(Engine):
         self.prepared = [_on_device(segment, self.device) for segment in fast]
 
     def _prepare(self, segment: nn.Sequential) -> nn.Module:
-        return prepare(segment, self.opaque)
+        exact = self.device.type == "cpu" and self.precision == "float32"
+        return prepare(segment, self.opaque, fuse=exact and is_supported())
 
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.run_modules(self.prepared, batch)

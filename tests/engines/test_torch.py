@@ -185,7 +185,7 @@ def test_where_the_fast_form_is_wrong_the_stages_are_used_with_a_warning(bias, m
     monkeypatch.setattr(
         torch_engine,
         "prepare",
-        lambda part, opaque: nn.Sequential(prepare(part, opaque), Doubled()),
+        lambda part, opaque, **how: nn.Sequential(prepare(part, opaque, **how), Doubled()),
     )
     conv = nn.Conv2d(3, 4, 3, bias=bias)
     if bias:
