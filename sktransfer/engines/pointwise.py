@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -51,7 +52,7 @@ class FusedConvolution(nn.Module):
             return self.laid_out
 
 
-def fuse_convolutions(graph: fx.Graph, modules: dict[str, nn.Module], once: set[str]) -> None:
+def fuse_convolutions(graph: fx.Graph, modules: dict[str, Any], once: set[str]) -> None:
     """Replace convolutions of a graph, and activations that alone read their outputs, in place.
 
     Parameters
