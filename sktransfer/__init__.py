@@ -1,27 +1,31 @@
 """Transfer learning with the scikit-learn API."""
 
-from .backbones import (
-    Backbone,
-    ImagePreprocessing,
-    list_backbones,
-    list_layers,
-    load_backbone,
-    load_word_vectors,
-    register_backbone,
-)
-from .data import UnreadableSamplesError
-from .features import FeatureStore, PretrainedClassifier, PretrainedFeatureExtractor
-from .finetuning import FineTunedClassifier, FineTunedRegressor
-from .selection import (
-    BackboneRankingDisplay,
-    LayerProbeDisplay,
-    StrategyDisplay,
-    TransferClassifier,
-    TransferRegressor,
-    probe_layers,
-    rank_backbones,
-    recommend_strategy,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .backbones import (
+        Backbone,
+        ImagePreprocessing,
+        list_backbones,
+        list_layers,
+        load_backbone,
+        load_word_vectors,
+        register_backbone,
+    )
+    from .data import UnreadableSamplesError
+    from .features import FeatureStore, PretrainedClassifier, PretrainedFeatureExtractor
+    from .finetuning import FineTunedClassifier, FineTunedRegressor
+    from .selection import (
+        BackboneRankingDisplay,
+        LayerProbeDisplay,
+        StrategyDisplay,
+        TransferClassifier,
+        TransferRegressor,
+        probe_layers,
+        rank_backbones,
+        recommend_strategy,
+    )
 
 __all__ = [
     "Backbone",
@@ -48,3 +52,45 @@ __all__ = [
 ]
 
 __version__ = "0.1.0.dev0"
+
+# Packages are imported when a name is used: training and choosing import skorch and torchvision,
+# which fixed features do not need.
+_PACKAGE_OF = {
+    "Backbone": "backbones",
+    "BackboneRankingDisplay": "selection",
+    "FeatureStore": "features",
+    "FineTunedClassifier": "finetuning",
+    "FineTunedRegressor": "finetuning",
+    "ImagePreprocessing": "backbones",
+    "LayerProbeDisplay": "selection",
+    "PretrainedClassifier": "features",
+    "PretrainedFeatureExtractor": "features",
+    "StrategyDisplay": "selection",
+    "TransferClassifier": "selection",
+    "TransferRegressor": "selection",
+    "UnreadableSamplesError": "data",
+    "list_backbones": "backbones",
+    "list_layers": "backbones",
+    "load_backbone": "backbones",
+    "load_word_vectors": "backbones",
+    "probe_layers": "selection",
+    "rank_backbones": "selection",
+    "recommend_strategy": "selection",
+    "register_backbone": "backbones",
+}
+_PACKAGES = {"backbones", "data", "engines", "features", "finetuning", "selection"}
+_PACKAGES |= {"transferability"}
+
+
+def __getattr__(name: str):
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _PACKAGE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PACKAGE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

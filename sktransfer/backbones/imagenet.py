@@ -18,9 +18,8 @@ def imagenet_ids() -> tuple[str, ...]:
 @cache
 def imagenet_classes() -> tuple[str, ...]:
     """Return names in the order of the outputs, as the weights of torchvision list them."""
-    from torchvision.models import ResNet18_Weights
-
-    return unique_names(ResNet18_Weights.DEFAULT.meta["categories"], imagenet_ids())
+    text = resources.files(__package__).joinpath("imagenet_names.txt").read_text()
+    return unique_names(text.splitlines(), imagenet_ids())
 
 
 def unique_names(names, ids) -> tuple[str, ...]:

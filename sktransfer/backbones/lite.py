@@ -10,7 +10,6 @@ from collections import OrderedDict
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from .base import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
@@ -64,6 +63,26 @@ class ConvNormAct(nn.Sequential):
         super().__init__(OrderedDict(steps))
 
 
+class StochasticDepth(nn.Module):
+    """Set the values of random samples to zero in training (Huang et al. 2016).
+
+    As ``torchvision.ops.StochasticDepth`` with ``mode="row"``.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.p)
+        return x * kept.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 class InvertedResidual(nn.Module):
     """Expand, convolve each channel, project, and add the input if the shapes are equal."""
 
@@ -77,7 +96,7 @@ class InvertedResidual(nn.Module):
         layers["project"] = ConvNormAct(c, c_out, act=False)
         self.layers = nn.Sequential(layers)
         self.residual = stride == 1 and c_in == c_out
-        self.drop = StochasticDepth(drop, "row")
+        self.drop = StochasticDepth(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.residual:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from ..data import Modality
+from .image_ops import center_crop, resize, resize_by_pillow, scale
 
 __all__ = ["ImagePreprocessing", "TransformPreprocessing", "as_preprocessing"]
 
@@ -58,23 +56,20 @@ class ImagePreprocessing:
         """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, *crop)``."""
         x = self._resized(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
         x = self._with_border(x) if self.crop_mode == "border" else x
-        x = F.center_crop(x, list(_pair(self.crop)))
-        x = F.to_dtype(x, torch.float32, scale=True)
-        return F.normalize(x, self.mean, self.std)
+        return scale(center_crop(x, _pair(self.crop)), self.mean, self.std)
 
     def _resized(self, image: np.ndarray) -> torch.Tensor:
         size = self._resized_size(*image.shape[:2])
-        mode = InterpolationMode(self.interpolation)
         if self.crop_mode != "center" and image.dtype == np.uint8:
             # Pillow chooses the order of its two passes by the sizes, torchvision does not: where
             # the sides are scaled by different factors, values differ by up to 30 of 255.
-            return F.pil_to_tensor(F.resize(Image.fromarray(image), size, interpolation=mode))
+            return resize_by_pillow(image, size, self.interpolation)
         # The permuted view stays channels-last in memory: torchvision resizes such uint8
         # tensors without a copy, within a step or two of Pillow and several times faster.
         # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
         image = np.require(image if image.strides[2] else image[..., :1], requirements=["C", "W"])
         x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w), or (1, h, w) of a grey one
-        return F.resize(x, size, interpolation=mode, antialias=True).expand(3, -1, -1)
+        return resize(x, size, self.interpolation).expand(3, -1, -1)
 
     def _resized_size(self, height: int, width: int) -> list[int]:
         """Return the size to resize an image to; one number stands for the shorter side."""
@@ -94,6 +89,8 @@ class ImagePreprocessing:
         fill = [float(round(255 * value)) for value in self.mean]
         fill = fill if x.dtype == torch.uint8 else [value / 255 for value in fill]
         before = [wide // 2, high // 2]
+        from torchvision.transforms.v2 import functional as F
+
         return F.pad(x, [*before, wide - before[0], high - before[1]], fill=fill)
 
     def with_size(self, image_size: int) -> ImagePreprocessing:

@@ -21,16 +21,16 @@ from .e5 import load_e5
 from .huggingface import files_of_folder, load_hf, load_minilm
 from .lite import LITE, load_lite
 from .preprocessing import as_preprocessing
-from .torchvision import load_torchvision, torchvision_names
 from .weights import load_weights
 from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 
 __all__ = ["list_backbones", "load_backbone", "modality_of", "register_backbone"]
 
-# name: a loader taking (name, weights, *, download) and returning a Backbone
+# name: a loader taking (name, weights, *, download) and returning a Backbone; those of torchvision
+# are added when one is asked for, because its import takes half as long as those of torch and
+# scikit-learn
 _REGISTRY: dict[str, Callable[..., Backbone]] = {}
 _REGISTRY |= dict.fromkeys(LITE, load_lite)
-_REGISTRY |= dict.fromkeys(torchvision_names(), load_torchvision)
 
 _TEXT = {
     "e5_small": load_e5,
@@ -135,12 +135,21 @@ def list_backbones(pattern: str = "*") -> list[str]:
     >>> list_backbones("vgg1?")
     ['vgg11', 'vgg13', 'vgg16', 'vgg19']
     """
-    names = list(_REGISTRY)
+    names = list(_with_torchvision())
     if pattern.startswith("timm:") and importlib.util.find_spec("timm"):
         from .timm import timm_names
 
         names += timm_names()
     return sorted(fnmatch.filter(names, pattern))
+
+
+def _with_torchvision() -> dict[str, Callable[..., Backbone]]:
+    """Add the networks of torchvision to the registry, and return it."""
+    from .torchvision import load_torchvision, torchvision_names
+
+    for name in torchvision_names():
+        _REGISTRY.setdefault(name, load_torchvision)
+    return _REGISTRY
 
 
 def register_backbone(name: str, factory: Callable | None = None, **settings):
@@ -321,7 +330,7 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
         return load_timm(name, weights, download=download)
     if name.startswith("hf:"):
         return load_hf(name, weights, download=download)
-    if name not in _REGISTRY:
+    if name not in _REGISTRY and name not in _with_torchvision():
         near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
         nearest = f"Nearest: {near}; all" if near else "All"
         raise ValueError(

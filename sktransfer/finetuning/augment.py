@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import xxhash
-from torchvision.transforms import v2
 
 from ..backbones import Backbone, describe, seeded
 from ..data import SampleView, digest, open_image, read_image
@@ -42,6 +41,8 @@ def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
         raise ValueError(f"augment={augment!r} needs images; samples here are {noun}.")
     if callable(augment):
         return augment
+    from torchvision.transforms import v2  # its import is slow
+
     size = getattr(backbone.preprocess, "resize_size", (256, 256))
     if augment == "light":
         crop = v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True)

@@ -1,0 +1,45 @@
+"""Which libraries are loaded when: their imports take longer than a prediction."""
+
+import pytest
+
+import sktransfer
+from tests.support import run_python
+
+TRANSFORM = """
+import numpy as np
+from sktransfer import PretrainedFeatureExtractor
+X = np.random.default_rng(0).integers(0, 255, (2, 40, 60, 3), np.uint8)
+assert PretrainedFeatureExtractor().fit(X).transform(X).shape == (2, 1280)
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """The packages that are loaded in a new process after some code."""
+    code += "\nimport sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    return set(run_python(code).split())
+
+
+def test_importing_the_package_loads_no_library():
+    loaded = loaded_by("import sktransfer\nassert 'FineTunedClassifier' in dir(sktransfer)")
+    assert not {"torch", "torchvision", "skorch", "sklearn", "numpy"} & loaded
+
+
+def test_features_of_the_default_backbone_need_neither_torchvision_nor_skorch():
+    loaded = loaded_by(TRANSFORM)
+    assert "torch" in loaded
+    assert not {"torchvision", "skorch"} & loaded
+
+
+@pytest.mark.parametrize("name", sktransfer.__all__)
+def test_public_names_are_those_of_their_packages(name):
+    package = sktransfer._PACKAGE_OF[name]
+    assert getattr(sktransfer, name) is getattr(getattr(sktransfer, package), name)
+
+
+def test_the_table_of_names_is_complete():
+    assert list(sktransfer._PACKAGE_OF) == sktransfer.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'sktransfer' has no attribute 'Extractor'"):
+        sktransfer.Extractor  # noqa: B018
