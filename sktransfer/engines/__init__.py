@@ -4,6 +4,7 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 """
 
 from .base import Engine, resolve_device
+from .norm_statistics import keeps_statistics, moments_of, norm_divergence
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
@@ -16,6 +17,9 @@ __all__ = [
     "as_pooling",
     "check_engine",
     "engine_for",
+    "keeps_statistics",
+    "moments_of",
+    "norm_divergence",
     "pool",
     "pooled_width",
     "resolve_device",

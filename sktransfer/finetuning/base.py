@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..engines import resolve_device
 from ..features import (
     BackboneEstimator,
-    Count,
     PretrainedFeatureExtractor,
     Recipe,
     as_store,
@@ -30,19 +28,13 @@ from ..transferability import hold_out, solve_probe
 from .augment import FreshViews, View, fixed_views, make_augment
 from .callbacks import KeepBest, epoch_progress
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
+from .learning_rate import auto_lr
 from .loop import train
 from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
 from .parameters import PARTIAL, check_partial
-from .plan import (
-    TrainingPlan,
-    check_callbacks,
-    check_net_params,
-    check_optimizer,
-    warn_too_few_epochs,
-)
+from .plan import TRAINING_CONSTRAINTS, TrainingPlan, check_settings, warn_too_few_epochs
 from .rows import Rows, Table, append_kept
-from .schedule import auto_lr
 from .tail import Tail, learned_stages, restrict_rows
 from .tuned import TunedNetwork, bare_tail
 from .watching import WatchLoss
@@ -65,29 +57,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
     _parameter_constraints: dict = {
         **BackboneEstimator._parameter_constraints,
-        "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
-        "head": [StrOptions({"linear", "mlp"}), callable],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "head_init": [StrOptions({"auto", "probe", "random"})],
-        "train_batch_norm": ["boolean"],
-        "augment": [StrOptions({"light", "strong"}), callable, None],
-        "n_views": [Count(1), None],
-        "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
-        "layer_decay": [Interval(Real, 0, 1, closed="right")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
-        "warmup": [Interval(Real, 0, 1, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "gradual_unfreezing": ["boolean"],
-        "max_epochs": [Count(0), StrOptions({"auto"})],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "patience": [Count(1), None],
-        "warm_start": ["boolean"],
-        "callbacks": [list, tuple, None],
-        "net_params": [dict, None],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-        "cache_dtype": [StrOptions({"float32", "float16"})],
-        "random_state": ["random_state"],
+        **TRAINING_CONSTRAINTS,
     }
 
     # -- steps of fit --------------------------------------------------------------------------
@@ -116,18 +86,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        check_optimizer(self.optimizer)
-        check_callbacks(self.callbacks or (), "callbacks")
-        check_net_params(self.net_params or {})
-        if self.gradual_unfreezing and self.trainable in PARTIAL:
-            raise ValueError(
-                "gradual_unfreezing=True trains whole stages, one after another: it cannot be "
-                f"combined with trainable={self.trainable!r}."
-            )
-        if self.patience is not None and not self.validation_fraction:
-            raise ValueError(
-                "patience= needs validation rows: set validation_fraction, such as 0.2."
-            )
+        check_settings(self)
 
     def _check_unchanged(self) -> None:
         """Raise an error if a parameter changed that cannot change between fits."""
@@ -208,8 +167,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if isinstance(self.lr, str):
-            by_rule, n_frozen = self.lr == "auto", len(self.frozen_layers_)
-            plan.lr = auto_lr(tail, n_frozen) if by_rule else find_lr(tail, rows, plan, device)
+            plan.lr = self._find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:
@@ -218,6 +176,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
+
+    def _find_lr(self, tail: Tail, rows: Rows, plan: TrainingPlan, device) -> float:
+        if self.lr == "auto":
+            return auto_lr(tail, rows, len(self.frozen_layers_), device)
+        return find_lr(tail, rows, plan, device)
 
     # -- the frozen stages ---------------------------------------------------------------------
 

@@ -53,10 +53,12 @@ default="efficientnet_lite0"
         With ``augment``: how many fixed views of each image there are; their frozen part is
         computed once. None makes new views in each epoch, which pass the whole network.
     lr : float, "auto" or "range_test", default="auto"
-        The highest learning rate. "auto" is 3e-4 for all stages and 5e-5 for some; 1e-4 for a
-        head alone and for networks with layer normalization (transformers); 3e-3 for word
-        vectors, norms and biases. "range_test" finds it by a range test on training rows. For a
-        head that is initialized at random it is multiplied by ten.
+        The highest learning rate. "auto" lies between 3e-4 and 5e-5 for all stages, by the
+        similarity of the samples to the data that the network was trained on (batch
+        normalization statistics), and is 5e-5 for some stages; 1e-4 for a head alone and for
+        networks with layer normalization (transformers); 3e-3 for word vectors, norms and
+        biases. "range_test" finds it by a range test on training rows. For a head that is
+        initialized at random it is multiplied by ten.
     layer_decay : float, default=1.0
         Factor on the learning rate for each stage towards the input.
     weight_decay : float, default=1e-4

