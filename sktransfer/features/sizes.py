@@ -66,6 +66,13 @@ class SeveralSizes(BackboneEstimator):
             return [self.backbone_]
         return [self.backbone_.with_image_size(size) for size in self.image_size_]
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "backbone_" in state and "image_size_" not in state:  # a file of an earlier version
+            self.image_size_ = side_of(self.backbone_)
+            if "_blocks" in state:
+                self._blocks = [(0, *block) for block in state["_blocks"]]
+
     def _features_by_layer(self, samples, layers: tuple[str, ...], poolings: list, rows) -> dict:
         """Compute the features of each layer, the sizes and poolings of one side by side."""
         recipes = [self._recipe(layers, p, backbone=b) for b in self._sized for p in poolings]

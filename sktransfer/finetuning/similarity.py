@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
         exp(-(2 d / 0.17)²), where d is the mean divergence of batch normalization layers: from 0,
         like noise, to 1. None if there are none, or if one row has no statistics.
     """
-    norms = [m for m in tail.body.modules() if keeps_statistics(m)]
+    norms: list[Any] = [m for m in tail.body.modules() if keeps_statistics(m)]
     if len(rows) < 2 or not any(norm.running_mean.any() for norm in norms):
         return None
     seen: dict[nn.Module, list] = {norm: [] for norm in norms}
