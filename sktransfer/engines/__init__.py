@@ -3,7 +3,8 @@
 An engine takes stages, layers and a pooling. It knows no backbone and no store.
 """
 
-from .base import Engine, resolve_device
+from .base import Engine
+from .devices import resolve_device
 from .norm_statistics import keeps_statistics, moments_of, norm_divergence
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .select import ENGINES, check_engine, engine_for, resolve_engine

@@ -1,14 +1,12 @@
-"""Share between engines: the device, batches, memory and the check on the first sample."""
+"""Share between engines: batches, memory and the check on the first sample."""
 
 from __future__ import annotations
 
 import abc
-import contextlib
 import importlib.util
 import itertools
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,10 @@ from torch import nn
 
 from ..data import Modality, get_modality
 from .pooling import pool
+from .probing import distance, largest_output
+from .rows import as_batch, empty_rows, fill_rows
 
-__all__ = ["Engine", "resolve_device"]
+__all__ = ["Engine"]
 
 # A fresh memory page costs 2.5 µs, and the C library gives blocks over 32 MB back after each
 # use. Activations that stay under this many bytes are not faulted in anew for each batch.
@@ -30,35 +30,6 @@ _BYTES_FILLED_UP = 2**18
 _SHAPES_KEPT = 8  # shapes of samples whose activations stay measured
 # Relative L2 distance of the prepared stages' features to the stages' own.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2}
-
-
-def resolve_device(device: str) -> torch.device:
-    """Find the device that is meant, and check that it is on this machine.
-
-    Parameters
-    ----------
-    device : str
-        "auto" or a name that ``torch.device`` takes. "auto" is the current accelerator, or the
-        CPU where there is none.
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    ValueError
-        If the named device is not on this machine.
-    """
-    if device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found).cpu()
-    except (RuntimeError, AssertionError) as error:  # also for "meta", which holds no data
-        why = str(error).splitlines()[0]
-        raise ValueError(f"device={device!r} cannot be used on this machine: {why}") from None
-    return found
 
 
 class Engine(abc.ABC):
@@ -225,7 +196,7 @@ class Engine(abc.ABC):
         while start < len(tensors):
             fitting = min(size, self._largest_batch or size, len(tensors))
             try:
-                batch = _as_batch(tensors[start : start + fitting])
+                batch = as_batch(tensors[start : start + fitting])
                 part = self._run_filled(batch, size) if fills_up else self(batch)
             except torch.OutOfMemoryError:
                 if fitting == 1:
@@ -284,19 +255,15 @@ class Engine(abc.ABC):
         for positions, tensors in groups:
             for layer, rows in self._run_group(tensors, batch_size).items():
                 if layer not in tables:
-                    tables[layer] = self._empty_table(n, rows)
-                _fill(tables[layer], positions, rows)
+                    tables[layer] = empty_rows(n, rows, ragged=self.modality.has_tokens)
+                fill_rows(tables[layer], positions, rows)
         return tables
-
-    def _empty_table(self, n: int, rows: np.ndarray) -> np.ndarray:
-        ragged = rows.ndim > 2 and self.modality.has_tokens
-        return np.empty(n, object) if ragged else np.empty((n, *rows.shape[1:]), rows.dtype)
 
     def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
         if self._fused is None:
             return self.run(tensors, batch_size)
         (layer,) = self.layers
-        return {layer: self._as_features(layer, self._fused(_as_batch(tensors))).numpy()}
+        return {layer: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
 
     def _fused_pooling(self) -> Callable | None:
         """Return the function that a single stage offers for itself and the pooling, if any."""
@@ -399,7 +366,7 @@ class Engine(abc.ABC):
             return self._bytes[shape]
         self.prepare(probe.clone())
         # Copies, since a network may change its input.
-        with _largest_output(self.modules()) as largest:
+        with largest_output(self.modules()) as largest:
             found = self.forward(probe.clone())
             checked = self.needs_check and not self._falls_back
             expected = self._run_stages(probe.clone()) if checked else {}
@@ -411,13 +378,13 @@ class Engine(abc.ABC):
 
     def _compare(self, found: dict, expected: dict) -> None:
         """Compare the first sample's features with those of the stages."""
-        distance, tolerance = _distance(found, expected), _TOLERANCES[self.precision]
-        if distance <= tolerance:
+        measured, tolerance = distance(found, expected), _TOLERANCES[self.precision]
+        if measured <= tolerance:
             return
         if not self.falls_back:
             raise RuntimeError(
                 f"engine={self.runtime!r} gives other features for backbone {self.name!r} than its "
-                f"stages: a relative distance of {distance:.1g}, where {tolerance:.1g} is allowed "
+                f"stages: a relative distance of {measured:.1g}, where {tolerance:.1g} is allowed "
                 f"in {self.precision}. Use engine='torch'."
             )
         warnings.warn(
@@ -426,49 +393,3 @@ class Engine(abc.ABC):
             stacklevel=2,
         )
         self._falls_back = True
-
-
-def _as_batch(tensors: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
-    return tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
-
-
-def _fill(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
-    if table.dtype != object:
-        table[positions] = rows
-        return
-    for position, row in zip(positions, rows, strict=True):
-        table[position] = row
-
-
-def _distance(found: dict, expected: dict) -> float:
-    """Return the largest relative L2 distance between the features of a layer."""
-    pairs = [(found[layer].double(), expected[layer].double()) for layer in expected]
-    distances = [_relative(a, b) for a, b in pairs]
-    return max(map(float, distances), default=0.0)
-
-
-def _relative(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the relative distance; NaN and infinity in the same place do not differ."""
-    same = (a == b) | (a.isnan() & b.isnan())
-    distance = torch.where(same, 0.0, a - b).norm() / (b.nan_to_num().norm() + 1e-8)
-    return distance.nan_to_num(torch.inf)
-
-
-@contextlib.contextmanager
-def _largest_output(modules: Iterable[nn.Module]) -> Iterator[list[int]]:
-    """Collect, while modules are called, the size in bytes of their largest output."""
-    largest, thread = [1], threading.get_ident()
-
-    def note(module, args, output):
-        # Other threads may run the same modules on other batches.
-        if isinstance(output, torch.Tensor) and threading.get_ident() == thread:
-            largest[0] = max(largest[0], output.numel() * output.element_size())
-
-    # Compiled modules take no hooks.
-    modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
-    hooks = [module.register_forward_hook(note) for module in modules]
-    try:
-        yield largest
-    finally:
-        for hook in hooks:
-            hook.remove()
