@@ -209,9 +209,9 @@ def measure_million(root: Path, n: int) -> list[list]:
     rows = []
 
     def step(name: str, run: Callable):
-        start, before = time.perf_counter(), memory()
+        start, used, before = time.perf_counter(), time.process_time(), memory()
         result = run()
-        seconds = time.perf_counter() - start
+        seconds, used = time.perf_counter() - start, time.process_time() - used
         rows.append(
             [name, f"{seconds:.1f}", f"{seconds / n * 1e6:.1f}", f"{memory() - before:.0f}"]
         )
@@ -265,7 +265,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         if args.million:
             rows = measure_million(Path(root), args.million)
-            table(["step", "seconds", "microseconds a sample", "growth of peak memory, MB"], rows)
+            table(["step", "seconds", "processor seconds", "growth of peak memory, MB"], rows)
             return
         rows = measure_store(Path(root), args.rounds)
         processes = measure_processes(Path(root))

@@ -119,9 +119,11 @@ def is_supported() -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
-    conv = nn.utils.skip_init(nn.Conv2d, 4, 4, 3, padding=1, dtype=torch.float32)
-    for parameter in conv.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    # On the meta device, no random numbers of the user's are drawn. Not skip_init: it imports sympy.
+    conv = nn.Conv2d(4, 4, 3, padding=1, device="meta", dtype=torch.float32)
+    for name, parameter in list(conv.named_parameters()):
+        numbers = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+        setattr(conv, name, nn.Parameter(numbers))
     try:
         found = FusedConvolution(conv, "relu")(x)
     except Exception:  # other versions of torch may have other operations
