@@ -119,7 +119,7 @@ def is_supported() -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
-    # On the meta device, no random numbers of the user's are drawn. Not skip_init: it imports sympy.
+    # On the meta device no random numbers of the user are drawn. skip_init would import sympy.
     conv = nn.Conv2d(4, 4, 3, padding=1, device="meta", dtype=torch.float32)
     for name, parameter in list(conv.named_parameters()):
         numbers = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
