@@ -11,9 +11,10 @@ import numpy as np
 from ..backbones import Backbone, LayerInfo
 from ..data import NumericTarget, named_among, take
 from ..features import Recipe, as_store, compute_several, empty_table
-from .judging import BlendPart, Labels, Numbers, choose_members, tempered
+from .judging import BlendPart, Labels, Numbers, choose_members, mean_prediction
 from .members import RAW, Block, Layout, Member, make_members
 from .models import Tables
+from .self_training import self_train, some_unlabelled
 
 __all__ = ["Blend", "BlendTask", "compute_blocks", "fit_blend"]
 
@@ -58,11 +59,7 @@ class Blend:
         blocks = (block for part in self.parts for block in part.member.blocks)
         run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
         tables = Tables(compute_blocks(samples, self.backbone, blocks, self.vectorizer, run))
-        mean = np.sum([part.weight * part.predictions(tables) for part in self.parts], axis=0)
-        if self.temperature is None:
-            return mean
-        with np.errstate(divide="ignore"):
-            return tempered(np.log(mean), self.temperature)
+        return mean_prediction(self.parts, tables, self.temperature)
 
 
 class ClassBlend(Blend):
@@ -125,6 +122,8 @@ class BlendTask:
         device, memory, n_jobs, verbose.
     classifier : classifier or None, default=None
         The user's classifier on features.
+    unlabelled : sequence or None, default=None
+        Samples without labels, checked by an estimator.
     """
 
     backbone: Backbone
@@ -134,6 +133,7 @@ class BlendTask:
     seed: int
     run: dict
     classifier: Any = None
+    unlabelled: Any = None
 
     @property
     def weighted(self) -> np.ndarray:
@@ -213,8 +213,13 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | N
     chosen, temperature = choose_members(members, by_block, task.outcome.take(task.rows), task.seed)
     needed = _blocks([one.member for one in chosen])
     vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
-    tables = Tables(_complete(task, needed, by_block, vectorizer))
-    parts = [one.fit(tables, task.outcome.take(task.weighted)) for one in chosen]
+    known = _complete(task, needed, by_block, vectorizer)
+    outcome: Any = task.outcome.take(task.weighted)
+    if task.unlabelled is None:
+        parts = [one.fit(Tables(known), outcome) for one in chosen]
+    else:
+        new = _compute_unlabelled(task, needed, vectorizer)
+        parts = self_train(chosen, temperature, known, outcome, new)
     fitted = (task.backbone, parts, temperature, vectorizer, task.run)
     if isinstance(task.outcome, Labels):
         return ClassBlend(task.outcome.classes, *fitted)
@@ -240,6 +245,12 @@ def _compute(
     with named_among(rows):
         samples = take(task.samples, rows)
         return compute_blocks(samples, task.backbone, blocks, vectorizer, task.run)
+
+
+def _compute_unlabelled(task: BlendTask, blocks: list[Block], vectorizer) -> dict[Block, Any]:
+    """Compute the features of the unlabelled samples that are used."""
+    samples = take(task.unlabelled, some_unlabelled(len(task.unlabelled), task.seed))
+    return compute_blocks(samples, task.backbone, blocks, vectorizer, task.run)
 
 
 def _complete(

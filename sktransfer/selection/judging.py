@@ -14,7 +14,15 @@ from ..transferability import greedy_weights, make_folds, mixture_weights, tempe
 from .members import BLEND, Block, Member
 from .models import Fitted, Tables
 
-__all__ = ["BlendPart", "Chosen", "Labels", "Numbers", "choose_members", "tempered"]
+__all__ = [
+    "BlendPart",
+    "Chosen",
+    "Labels",
+    "Numbers",
+    "choose_members",
+    "mean_prediction",
+    "tempered",
+]
 
 _LEAST = float(np.log(np.finfo(float).tiny))
 
@@ -127,6 +135,17 @@ class BlendPart:
 def tempered(scores: np.ndarray, temperature: float | None) -> np.ndarray:
     """Return the probabilities of logits at a temperature; without one, the scores."""
     return scores if temperature is None else softmax(scores / temperature, axis=-1)
+
+
+def mean_prediction(
+    parts: list[BlendPart], tables: Tables, temperature: float | None
+) -> np.ndarray:
+    """Return the weighted mean of predictions, ``(n_samples, n_outputs)``, at a temperature."""
+    mean = np.sum([part.weight * part.predictions(tables) for part in parts], axis=0)
+    if temperature is None:
+        return mean
+    with np.errstate(divide="ignore"):
+        return tempered(np.log(mean), temperature)
 
 
 @dataclasses.dataclass(frozen=True)

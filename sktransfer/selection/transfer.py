@@ -173,7 +173,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, X_unlabelled=None):
         """Fit a blend, or the strategy that is given or found.
 
         Parameters
@@ -185,6 +185,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples, in the fit, in the trials of strategies and in the accuracies
             that are compared. Samples of weight 0 are in no trial.
+        X_unlabelled : list, array, Series or DataFrame column of samples, default=None
+            Samples of the same classes without labels, for ``strategy="auto"``: all members are
+            fitted on them too, with the labels that the blend predicts for them, see Notes. At
+            most 1,000 are used, drawn at random. -1 in ``y`` is a label like any other.
 
         Returns
         -------
@@ -194,13 +198,18 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ------
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
-            that the network does not allow, or weights with an ``estimator`` that does not accept
-            them.
+            that the network does not allow, weights or ``X_unlabelled`` with an ``estimator`` that
+            does not accept weights, or ``X_unlabelled`` with a ``strategy`` other than "auto".
         """
+        if X_unlabelled is not None and self.strategy != "auto":
+            raise ValueError(
+                f"X_unlabelled is used by strategy='auto' only, not by {self.strategy!r}. Use "
+                "sklearn.semi_supervised.SelfTrainingClassifier around the estimator instead."
+            )
         study = self._study(X, y, sample_weight)
         self.search_ = self.members_ = self.weights_ = None
         if self.strategy == "auto":
-            self.strategy_, self.estimator_ = "blend", self._blend(study)
+            self.strategy_, self.estimator_ = "blend", self._blend(study, X_unlabelled)
             self.members_ = [part.member.name for part in self.estimator_.parts]
             self.weights_ = np.array([part.weight for part in self.estimator_.parts])
         else:
@@ -210,7 +219,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self._fitted()  # with the user's store from here on
         return self
 
-    def _blend(self, study: Study) -> Blend:
+    def _blend(self, study: Study, X_unlabelled) -> Blend:
         methods = ("predict_proba", "decision_function")
         if self.estimator is not None and not any(hasattr(self.estimator, m) for m in methods):
             raise ValueError(
@@ -222,9 +231,24 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         weight = np.ones(len(study.y)) if study.weight is None else study.weight
         labels = Labels(study.y, study.codes, study.classes, weight)
         task = BlendTask(
-            self.backbone_, study.samples, labels, study.rows, study.seed, study.run, self.estimator
+            self.backbone_,
+            study.samples,
+            labels,
+            study.rows,
+            study.seed,
+            study.run,
+            self.estimator,
+            self._check_unlabelled(X_unlabelled),
         )
         return fit_blend(task, infos, sizes_of(self.backbone_, self.image_size))
+
+    def _check_unlabelled(self, X_unlabelled):
+        """Return the samples without labels, checked."""
+        if X_unlabelled is None:
+            return None
+        if self.estimator is not None:
+            check_takes_weights(self.estimator)  # they are weighted by confidence
+        return self._check_samples(X_unlabelled)
 
     def _fitted(self):
         """Return the fitted estimator, which runs as this one is asked to by now."""

@@ -1,0 +1,171 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+
+from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone
+from sktransfer.engines.base import Engine
+from sktransfer.selection.judging import Chosen, Labels
+from sktransfer.selection.members import Block, Member
+from sktransfer.selection.models import Probe
+from sktransfer.selection.self_training import SELF_TRAINING, balanced, self_train
+from tests.selection.support import deeper_backbone
+from tests.support import images
+
+BLOCK = Block(None, "one")
+
+
+def blobs(n, k=3, seed=0, std=2.0):
+    X, y = make_blobs(n, 6, centers=k, cluster_std=std, random_state=seed)
+    return (X / 10).astype(np.float32), y
+
+
+def rows_backbone():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 3)]
+    return load_backbone(nn.Sequential(*layers).eval(), classes=list("abc"))
+
+
+def first_of_each(y, n):
+    return np.concatenate([np.flatnonzero(y == k)[:n] for k in np.unique(y)])
+
+
+def model(**settings):
+    return TransferClassifier(rows_backbone(), random_state=0, **settings)
+
+
+def labels(y, weight=None):
+    classes, codes = np.unique(y, return_inverse=True)
+    return Labels(np.asarray(y), codes, classes, np.ones(len(y)) if weight is None else weight)
+
+
+def parts(known, y, new, weight=None):
+    one = Chosen(Member("one", (BLOCK,), Probe((0.1,), 0.1)), 1.0, 0.2, 0.1)
+    return self_train([one], 1.0, {BLOCK: known}, labels(y, weight), {BLOCK: new})
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_unlabelled_samples_help_where_labels_are_few(n):
+    without, with_them = [], []
+    for seed in range(5):
+        X, y = blobs(150, seed=seed, std=3.0)
+        rows = first_of_each(y, n)
+        others = np.setdiff1d(np.arange(100), rows)
+        plain = model().fit(X[rows], y[rows])
+        without.append(plain.score(X[100:], y[100:]))
+        fitted = clone(plain).fit(X[rows], y[rows], X_unlabelled=X[others])
+        with_them.append(fitted.score(X[100:], y[100:]))
+    assert np.mean(with_them) > np.mean(without)
+
+
+def test_shares_of_classes_become_those_of_the_labels():
+    p = np.random.default_rng(0).dirichlet([8, 1, 1], size=50)
+    found = balanced(p, np.array([0, 0, 1, 2]))
+    np.testing.assert_allclose(found.mean(0), [0.5, 0.25, 0.25], atol=1e-3)
+    np.testing.assert_allclose(found.sum(1), 1)
+
+
+def test_a_column_of_features_may_be_sparse():
+    X, y = blobs(60)
+    rows = first_of_each(y, 2)
+    dense = parts(X[rows], y[rows], X)[0]
+    sparse = parts(csr_matrix(X[rows]), y[rows], csr_matrix(X))[0]
+    assert np.abs(dense.fitted.coef[0]).max() > 0 and sparse.fitted.coef[0].shape == (6, 3)
+
+
+def test_weights_of_labels_are_those_of_unlabelled_samples():
+    X, y = blobs(60)
+    rows = first_of_each(y, 2)
+    one, ten = (parts(X[rows], y[rows], X, np.full(6, w))[0].fitted.coef[0] for w in (1.0, 10.0))
+    alone = parts(X[rows], y[rows], X[rows][:1], np.full(6, 10.0))[0].fitted.coef[0]
+    # Ten times all weights are a tenth of the penalty; ten times those of the labels are not.
+    assert np.abs(ten - one).max() > 0 and not np.allclose(ten, alone)
+
+
+def test_unlabelled_samples_pass_the_network_once(monkeypatch):
+    X, y = blobs(40)
+    passed, run = [], Engine.run
+
+    def counting(self, tensors, *args, **kwargs):
+        passed.extend(tensors)
+        return run(self, tensors, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "run", counting)
+    model().fit(X[:10], y[:10], X_unlabelled=X[10:])
+    assert len(passed) == 40
+
+
+def test_no_more_unlabelled_samples_are_used_than_are_needed(monkeypatch):
+    X, y = blobs(60)
+    monkeypatch.setitem(SELF_TRAINING, "most", 20)
+    seen = []
+    monkeypatch.setattr(
+        "sktransfer.selection.self_training.balanced",
+        lambda probabilities, codes: seen.append(len(probabilities)) or probabilities,
+    )
+    model().fit(X[:10], y[:10], X_unlabelled=X[10:])
+    assert set(seen) == {20}
+
+
+def test_minus_one_is_a_label_like_any_other():
+    X, y = blobs(60, 2)
+    y = np.where(y == 0, -1, 7)
+    fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:])
+    assert fitted.classes_.tolist() == [-1, 7] and set(fitted.predict(X)) == {-1, 7}
+
+
+@pytest.mark.parametrize("strategy", ["features", "search"])
+def test_a_single_strategy_refuses_unlabelled_samples(strategy):
+    X, y = blobs(20)
+    with pytest.raises(ValueError, match=f"X_unlabelled.*auto.*'{strategy}'"):
+        model(strategy=strategy).fit(X, y, X_unlabelled=X)
+
+
+def test_a_classifier_without_weights_refuses_unlabelled_samples():
+    X, y = blobs(20)
+    with pytest.raises(ValueError, match="does not accept sample_weight"):
+        model(estimator=KNeighborsClassifier(2)).fit(X, y, X_unlabelled=X)
+    fitted = model(estimator=LogisticRegression()).fit(X, y, X_unlabelled=X)
+    assert fitted.predict_proba(X).shape == (20, 3)
+
+
+def test_unlabelled_samples_are_checked():
+    X, y = blobs(20)
+    with pytest.raises(ValueError, match="features"):
+        model().fit(X, y, X_unlabelled=X[:, :4])
+    bad = X.copy()
+    bad[3, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model().fit(X, y, X_unlabelled=bad)
+    with pytest.raises(ValueError, match=r"0 sample|empty|at least"):
+        model().fit(X, y, X_unlabelled=X[:0])
+    with pytest.raises(UnreadableSamplesError):
+        TransferClassifier(deeper_backbone()).fit(
+            images(6), list("abcabc"), X_unlabelled=["missing.png"]
+        )
+
+
+def test_one_unlabelled_sample_one_class_and_a_second_fit():
+    X, y = blobs(30)
+    fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:11])
+    assert fitted.predict_proba(X).shape == (30, 3)
+    assert model().fit(X[:5], ["a"] * 5, X_unlabelled=X).predict(X[:1]).tolist() == ["a"]
+    again = fitted.fit(X[:10], y[:10]).predict_proba(X)
+    np.testing.assert_array_equal(again, model().fit(X[:10], y[:10]).predict_proba(X))
+
+
+def test_it_is_pickled_and_repeatable():
+    X, y = blobs(40)
+    fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:])
+    again = clone(fitted).fit(X[:10], y[:10], X_unlabelled=X[10:])
+    np.testing.assert_array_equal(fitted.predict_proba(X), again.predict_proba(X))
+    opened = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(fitted.predict_proba(X), opened.predict_proba(X))
