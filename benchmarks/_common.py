@@ -92,22 +92,24 @@ def count_forward() -> Iterator[list[int]]:
         Engine.run = run
 
 
-def timed(function: Callable) -> tuple[float, int]:
+def timed(function: Callable, clock: Callable = time.perf_counter) -> tuple[float, int]:
     """Return the seconds and the number of page faults of a call."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    start, before = clock(), resource.getrusage(resource.RUSAGE_SELF)
     function()
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    seconds, after = clock() - start, resource.getrusage(resource.RUSAGE_SELF)
     return seconds, after.ru_minflt - before.ru_minflt
 
 
-def interleave(variants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    variants: dict[str, Callable], rounds: int, clock: Callable = time.perf_counter
+) -> dict[str, list[float]]:
     """Time every variant once a round, in rotating order; print all rounds."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     names, faults = list(variants), dict.fromkeys(variants, 0)
     for r in range(rounds):
         k = r % len(names)
         for name in names[k:] + names[:k]:
-            seconds, faults[name] = timed(variants[name])
+            seconds, faults[name] = timed(variants[name], clock)
             times[name].append(seconds)
         results = (f"{n} {times[n][-1]:.4g} s ({faults[n] / 1e3:.0f}k faults)" for n in names)
         line = "; ".join(results)
