@@ -12,7 +12,14 @@ from sklearn.utils import check_array
 
 from .base import _short_name, plain_array, unwrap_column
 from .modality import Modality, register_modality
-from .pixels import digest, is_tensor, open_image, read_image, tensor_to_images
+from .pixels import (
+    digest,
+    is_tensor,
+    open_image,
+    read_image,
+    shorter_side,
+    tensor_to_images,
+)
 
 __all__ = ["ImageModality", "as_samples", "check_image_shape"]
 
@@ -55,6 +62,9 @@ class ImageModality(Modality):
 
     def open(self, sample) -> np.ndarray:
         return open_image(sample)
+
+    def side(self, sample) -> int | None:
+        return shorter_side(sample)
 
     def for_transform(self, opened: np.ndarray) -> Image.Image:
         if opened.dtype != np.uint8:

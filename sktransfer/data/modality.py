@@ -152,6 +152,20 @@ class Modality:
         """
         return sample
 
+    def side(self, sample) -> int | None:
+        """Return the shorter side of a sample in pixels, without decoding it.
+
+        Parameters
+        ----------
+        sample : object
+
+        Returns
+        -------
+        int or None
+            None by default, for samples without a size, and for those that cannot be read.
+        """
+        return None
+
     def for_transform(self, opened):
         """Convert an opened sample to the input of a transform given by a user.
 

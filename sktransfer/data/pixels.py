@@ -15,7 +15,14 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from .base import digest_array, plain_array
 from .modality import SampleView
 
-__all__ = ["digest", "is_tensor", "open_image", "read_image", "tensor_to_images"]
+__all__ = [
+    "digest",
+    "is_tensor",
+    "open_image",
+    "read_image",
+    "shorter_side",
+    "tensor_to_images",
+]
 
 # Limit on the bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit
 # RGBA without compression, the largest that Pillow reads.
@@ -117,6 +124,34 @@ def _too_many_pixels(found: str) -> str:
         f"too many pixels to decode ({found.rstrip('.')}). Where you trust the file, raise "
         "PIL.Image.MAX_IMAGE_PIXELS."
     )
+
+
+def shorter_side(sample) -> int | None:
+    """Return the shorter side of an image in pixels; of a file only the header is read.
+
+    Parameters
+    ----------
+    sample : str, Path, PIL image, array, tensor or SampleView
+
+    Returns
+    -------
+    int or None
+        None for an image that cannot be read, and for a view.
+    """
+    if isinstance(sample, str | os.PathLike):
+        try:
+            with (
+                open(sample, "rb", opener=_open_without_waiting) as file,
+                Image.open(file) as image,
+            ):
+                return min(image.size)
+        except Exception:  # it is named where it is opened
+            return None
+    if isinstance(sample, Image.Image):
+        return min(sample.size)
+    shape = getattr(sample, "shape", ())
+    shape = shape[-2:] if is_tensor(sample) else shape[:2]
+    return min(shape) if len(shape) == 2 else None
 
 
 # -- digest ----------------------------------------------------------------------------------------

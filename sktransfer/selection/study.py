@@ -23,6 +23,7 @@ from ..features import (
     takes_weights,
 )
 from ..transferability import explained_share, leep, make_trial_folds, subsample, summarise
+from .input_size import note_on_size
 from .memory import StudyMemory
 from .recommendation import REFERENCE, Recommendation, StrategyEstimate, decide, is_settled
 from .rules import RULES, Evidence, headroom_of, learning_rate, update
@@ -278,7 +279,9 @@ class Study:
         too_little = _too_little(size, self.splits[0])
         # With next to nothing to learn from, fixed features are the least likely to go wrong.
         fallback = REFERENCE if self._is_blind() else None
-        return decide(estimates, _in_words(evidence), too_little, evidence, fallback)
+        words, note = _in_words(evidence), note_on_size(self.backbone, self.samples)
+        words += [] if note is None else [note]
+        return decide(estimates, words, too_little, evidence, fallback)
 
     def _is_blind(self) -> bool:
         """Tell whether there are too few samples for trials of what is trained.
