@@ -142,7 +142,7 @@ class BackboneEstimator(BaseEstimator):
 
     def _usual_run(self) -> tuple[Recipe, int | str | None]:
         """Return the recipe and the batch size of a usual call."""
-        raise NotImplementedError
+        raise AttributeError(f"{type(self).__name__} runs several networks and has no execution_.")
 
     def _conversions(self) -> Path | None:
         store = as_store(self.memory)
