@@ -42,7 +42,7 @@ from sktransfer.data import digest
 
 N, WIDTH, BATCH = 20_480, 1280, 128
 FEW = slice(0, 4 * BATCH)  # for stores that need a file for each sample
-VALUES = np.random.default_rng(0).normal(size=(N, WIDTH)).astype(np.float32)
+VALUES = np.random.default_rng(0).standard_normal((N, WIDTH), np.float32)
 KEYS = [digest(row) for row in VALUES]
 SHUFFLED = np.random.default_rng(1).permutation(N)
 RECIPE = "a recipe of the usual length, with a fingerprint of 64 characters in it" * 3

@@ -19,8 +19,9 @@ __all__ = ["BlockIndex", "list_blocks"]
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.rows")
 _HEADS = 256  # of which the tables stay in memory
 _RECENT = 2**13  # keys in a dictionary, before they are sorted
-_SMALL = 2**16  # bytes of a block that may be joined to others
+_SMALL = 2**16, 64  # bytes and rows, below which a block is joined to others
 _CLOCK = 10**8  # nanoseconds in which a file system may not tell two changes apart
+_Keys = tuple[np.ndarray, np.ndarray]  # first halves of keys, and where they are
 
 
 class BlockIndex:
@@ -81,33 +82,37 @@ class BlockIndex:
         names = set(list_blocks(self.folder))
         for name in self._numbers.keys() - names:
             self.forget(self._numbers[name])
-        loaded = [self._load(name) for name in sorted(names - self._numbers.keys())]
-        self._insert([found for found in loaded if found is not None])
+        self._insert([self._load(name) for name in sorted(names - self._numbers.keys())])
         self._listed = listed
 
-    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    def _load(self, name: str) -> _Keys | None:
         path = os.path.join(self.folder, name)
         try:
             head, size = read_head(path), os.stat(path).st_size
         except OSError:  # removed meanwhile, or of another user
             return None
-        number = self._register(name, size)
-        return None if head is None else _places(head, number)
+        return self._register(name, head, size)
 
     def add(self, name: str, head: Head, size: int) -> None:
         """Add the keys of a new block."""
-        self._insert([_places(head, self._register(name, size))])
+        self._insert([self._register(name, head, size)])
 
-    def _register(self, name: str, size: int) -> int:
+    def _register(self, name: str, head: Head | None, size: int) -> _Keys | None:
+        """Give a block a number, and return its keys and their places."""
         number = self._numbers[name] = len(self._names)
         self._names.append(name)
         self._sizes.append(size)
-        if size < _SMALL:
+        if head is None:
+            return None
+        # Joined blocks have more rows, so that no row is copied again and again.
+        if size < _SMALL[0] and len(head.table) < _SMALL[1]:
             self._small.add(number)
-        return number
+        first = number << 32
+        return head.table[:, 0].copy(), np.arange(first, first + len(head.table))
 
-    def _insert(self, blocks: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _insert(self, found: list[_Keys | None]) -> None:
         """Add keys and places; of equal keys the last counts."""
+        blocks = [block for block in found if block is not None]
         if not blocks:
             return
         keys, places = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
@@ -171,12 +176,6 @@ class BlockIndex:
             with contextlib.suppress(OSError):  # removed meanwhile
                 used = os.stat(self.folder / name).st_mtime_ns
                 yield used, name, number, self._sizes[number]
-
-
-def _places(head: Head, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first halves of the keys of a block, and where they are."""
-    first = number << 32
-    return head.table[:, 0].copy(), np.arange(first, first + len(head.table))
 
 
 def _changed(folder: Path) -> int:

@@ -188,6 +188,21 @@ def test_many_small_files_are_joined_and_lose_nothing(store, in_order):
         assert len(reader) == 600
 
 
+def test_a_row_is_copied_once_at_most(store, monkeypatch):
+    written, write = [], block_folder.write_block
+
+    def counting(path, keys, values):
+        written.append(len(keys))
+        return write(path, keys, values)
+
+    monkeypatch.setattr(block_folder, "write_block", counting)
+    for i in range(600):  # rows of 40 bytes: joined files of them are small, too
+        digests = [f"{i}/{k}".encode() for k in range(40)]
+        store.put("recipe", digests, np.full((40, 10), i, np.float32))
+    assert sum(written) <= 2 * 600 * 40
+    assert store.get("recipe", [f"{i}/0".encode() for i in range(600)])[7][0] == 7
+
+
 def test_rows_of_different_shapes_are_joined(store):
     digests = [i.to_bytes(4, "big") for i in range(300)]
     for i in range(300):
