@@ -33,33 +33,29 @@ TIE = 0.01
 def fit(task: Task, draw: int, model: str, data: Path, settings: dict) -> dict | None:
     """Fit and evaluate one model on one draw; None if the backbone cannot be trained so."""
     train, test = task.draw(data, draw)
-    what = {"probe": {"max_epochs": 0}}.get(
-        model, {"trainable": int(model) if model == "2" else model}
-    )
+    what = {"probe": {"max_epochs": 0}, "2": {"trainable": 2}}.get(model, {"trainable": model})
     tuned = FineTunedClassifier(
         task.backbone, image_size=task.image_size, random_state=draw, **what | settings
     )
     start = time.perf_counter()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
             tuned.fit(*train)
-    except ValueError as error:
-        if "no normalization layers" in str(error) or "has no biases" in str(error):
-            return None
-        if "trainable=2" in str(error):
-            return None
-        raise
+        except ValueError as error:
+            if "trainable=" in str(error):
+                return None
+            raise
     seconds = time.perf_counter() - start
     told = any("did not help" in str(warning.message) for warning in caught)
-    p = tuned.predict_proba(test[0])
-    codes = np.searchsorted(tuned.classes_, test[1])
-    return {
-        "accuracy": float(np.mean(p.argmax(axis=1) == codes)),
-        "log_loss": float(-np.log(p[np.arange(len(p)), codes].clip(1e-15)).mean()),
-        "seconds": seconds,
-        "warned": told,
-    }
+    return scores(tuned, *test) | {"seconds": seconds, "lr": tuned.lr_, "warned": told}
+
+
+def scores(model, X, y) -> dict:
+    """Return accuracy and log loss."""
+    p, codes = model.predict_proba(X), np.searchsorted(model.classes_, y)
+    log_loss = -np.log(p[np.arange(len(p)), codes].clip(1e-15)).mean()
+    return {"accuracy": float(np.mean(p.argmax(1) == codes)), "log_loss": float(log_loss)}
 
 
 def measure(args, found: dict) -> None:
