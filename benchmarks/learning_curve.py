@@ -5,7 +5,8 @@ sentences from film reviews. Models: TransferClassifier() ("blend"), a linear cl
 features of the penultimate layer ("features"), the whole network trained from the pretrained
 weights ("all") and from random ones ("from scratch", images only), and without any network raw
 pixels or TF-IDF with logistic regression. The test samples of a draw are the same for all models
-and sizes. "all" and "from scratch" are fitted on the first draw only, with images of 96 pixels.
+and sizes. "all" and "from scratch" are fitted on the first draw only, with 128 pixels for
+photographs and 96 for the others.
 
 Results are written to --out after each fit, and an interrupted run can be continued. Draws the
 figure of docs/transfer.md.
@@ -25,19 +26,20 @@ from _common import parser, table
 from _tasks import Task
 from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTunedClassifier, TransferClassifier, load_backbone
 
 LITE, E5 = "efficientnet_lite0", "e5_small"
-# source, backbone, labels for each class, the size whose test samples all sizes have
+TESTED = 20  # the number of labels whose test samples are those of all numbers
+# source: backbone, numbers of labels for each class, pixels of the network that is trained
 SETS = {
-    "ants and bees": (LITE, (1, 2, 5, 20, 100), 20),
-    "digits": (LITE, (1, 2, 5, 20), 20),
-    "letters": (LITE, (1, 2, 5, 20), 20),
-    "reviews": (E5, (1, 2, 5, 20, 100, 500), 20),
+    "ants and bees": (LITE, (1, 2, 5, 20, 100), 128),
+    "digits": (LITE, (1, 2, 5, 20), 96),
+    "letters": (LITE, (1, 2, 5, 20), 96),
+    "reviews": (E5, (1, 2, 5, 20, 100, 500), None),
 }
 TRAINED = ("all", "from scratch")
 FEW = 5  # labels for each class from which on the whole network is trained
@@ -62,15 +64,16 @@ def pixels(samples: list) -> np.ndarray:
     return np.array(rows)
 
 
-def make(name: str, backbone: str, n_labels: int, seed: int, memory: Path | None):
+def make(name: str, source: str, n_labels: int, seed: int, memory: Path | None):
     """Return a classifier that is not fitted; None for a model that the data set does not have."""
+    backbone, _, image_size = SETS[source]
     on_texts = backbone == E5
     if name in TRAINED:
         if on_texts or n_labels < FEW or seed:
             return None
         random = {} if name == "all" else {"weights": None, "lr": 1e-3}
         return FineTunedClassifier(
-            backbone, trainable="all", image_size=96, random_state=seed, **random
+            backbone, trainable="all", image_size=image_size, random_state=seed, **random
         )
     if name in ("blend", "features"):
         strategy = "auto" if name == "blend" else "features"
@@ -85,8 +88,6 @@ def make(name: str, backbone: str, n_labels: int, seed: int, memory: Path | None
 
 def _logistic(folds: int | None):
     if folds is None:
-        from sklearn.linear_model import LogisticRegression
-
         return LogisticRegression(max_iter=2000)
     return LogisticRegressionCV(
         Cs=(0.1, 1.0, 10.0, 100.0),
@@ -106,13 +107,13 @@ def measure(args) -> dict[tuple, float]:
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     found = {tuple(row[:4]): row[4] for row in map(json.loads, lines)}
     for seed in range(args.draws):
-        for source, (backbone, sizes, tested) in SETS.items():
-            X_test, y_test = Task(source, tested).draw(args.data, seed)[1]
+        for source, (_, sizes, _) in SETS.items():
+            X_test, y_test = Task(source, TESTED).draw(args.data, seed)[1]
             for n_labels in sizes:
                 X, y = Task(source, n_labels).draw(args.data, seed)[0]
                 for name in args.models:
                     key = (source, name, n_labels, seed)
-                    model = make(name, backbone, n_labels, seed, args.memory)
+                    model = make(name, source, n_labels, seed, args.memory)
                     if key in found or model is None:
                         continue
                     found[key] = float(model.fit(X, y).score(X_test, y_test))
