@@ -12,7 +12,7 @@ from ..backbones import Backbone, LayerInfo
 from ..data import NumericTarget, named_among, take
 from ..features import Recipe, as_store, compute_several, empty_table
 from .judging import BlendPart, Labels, Numbers, choose_members, mean_prediction
-from .members import RAW, Block, Layout, Member, make_members
+from .members import BLEND, RAW, Block, Layout, Member, make_members
 from .models import Tables
 from .self_training import self_train, some_unlabelled
 
@@ -231,7 +231,9 @@ def _blocks(members: list[Member]) -> list[Block]:
 
 
 def _fitted_vectorizer(task: BlendTask, rows: np.ndarray):
-    """Fit the vectorizer of the modality to some samples; return None without features."""
+    """Fit the vectorizer of the modality to enough samples; return None without features."""
+    if len(rows) < BLEND["least_counted"]:
+        return None
     vectorizer = task.backbone.modality.vectorizer()
     try:
         return None if vectorizer is None else vectorizer.fit(take(task.samples, rows))

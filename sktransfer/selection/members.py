@@ -53,6 +53,8 @@ BLEND: dict[str, Any] = {
     "temperature": 0.2,
     # Pseudo-samples that each class of the network starts with in direct use.
     "smoothing": 1.0,
+    # The smallest number of samples with which words are counted: with fewer, most occur once.
+    "least_counted": 100,
     # For numbers, whose weights are selected greedily: rounds of the selection, and bags.
     "rounds": 50,
     "bags": 20,

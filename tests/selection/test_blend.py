@@ -236,7 +236,7 @@ def reviews(n, seed=0):
 VECTORS = {"good": [1.0, 0.0, 0.0], "bad": [-1.0, 0.2, 0.0], "film": [0.0, 1.0, 0.0]}
 
 
-@pytest.mark.parametrize("n", [60, 2400])
+@pytest.mark.parametrize("n", [120, 2400])
 def test_texts_are_told_by_their_words_too(n):
     X, y = reviews(n)
     model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(X, y)
@@ -247,7 +247,12 @@ def test_texts_are_told_by_their_words_too(n):
     assert again.predict(["", "nothing known"]).shape == (2,)
 
 
+def test_words_of_few_texts_are_not_counted():
+    model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(*reviews(99))
+    assert not any("counts" in name for name in model.members_)
+
+
 def test_texts_without_words_are_no_error():
-    X, y = ["?", "!", ".", ";"] * 3, [0, 1] * 6
+    X, y = ["?", "!", ".", ";"] * 25, [0, 1] * 50
     model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(X, y)
     assert not any("counts" in name for name in model.members_)
