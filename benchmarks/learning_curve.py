@@ -157,7 +157,7 @@ def draw(found: dict[tuple, float], picture: Path) -> None:
         axes.set_xticks(SETS[source][1], SETS[source][1])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="best")
     figure.supxlabel("training labels for each class")
     figure.supylabel("test accuracy")
     figure.savefig(picture, dpi=100)
