@@ -11,10 +11,11 @@ import numpy as np
 from ..backbones import Backbone, LayerInfo
 from ..data import NumericTarget, named_among, take
 from ..features import Recipe, as_store, compute_several, empty_table
-from .judging import BlendPart, Labels, Numbers, choose_members, mean_prediction
+from .judging import BlendPart, Choice, Labels, Numbers, choose_members, mean_prediction
 from .members import BLEND, RAW, Block, Layout, Member, make_members
 from .models import Tables
 from .self_training import self_train, some_unlabelled
+from .tuned import TunedMember, fit_tuned, may_pay
 
 __all__ = ["Blend", "BlendTask", "compute_blocks", "fit_blend"]
 
@@ -54,11 +55,20 @@ class Blend:
         vars(self).update(run)
         return self
 
+    @property
+    def run(self) -> dict:
+        """How the network is run: device, memory, n_jobs, verbose."""
+        return {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each member by name, the highest first."""
+        return {part.member.name: part.weight for part in self.parts}
+
     def mean(self, samples: Sequence) -> np.ndarray:
         """Return probabilities or standardised numbers, ``(n_samples, n_outputs)``."""
         blocks = (block for part in self.parts for block in part.member.blocks)
-        run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
-        tables = Tables(compute_blocks(samples, self.backbone, blocks, self.vectorizer, run))
+        tables = Tables(compute_blocks(samples, self.backbone, blocks, self.vectorizer, self.run))
         return mean_prediction(self.parts, tables, self.temperature)
 
 
@@ -70,19 +80,33 @@ class ClassBlend(Blend):
     classes : ndarray of shape (n_classes,)
     *args
         Of :class:`Blend`.
+    tuned : TunedMember or None, default=None
     """
 
-    def __init__(self, classes: np.ndarray, *args):
+    def __init__(self, classes: np.ndarray, *args, tuned: TunedMember | None = None):
         super().__init__(*args)
         self.classes_ = classes
+        self.tuned = tuned
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each member by name, the highest first."""
+        own = {} if self.tuned is None else {self.tuned.name: self.tuned.weight}
+        rest = 1 - sum(own.values())
+        found = own | {name: rest * weight for name, weight in super().weights.items()}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def predict_proba(self, samples: Sequence) -> np.ndarray:
         """Return the probability of each class, ``(n_samples, n_classes)``."""
-        return self.mean(samples)
+        mean = self.mean(samples)
+        if self.tuned is None:
+            return mean
+        share = self.tuned.weight
+        return (1 - share) * mean + share * self.tuned.probabilities(samples, self.run)
 
     def predict(self, samples: Sequence) -> np.ndarray:
         """Return the most probable class of each sample."""
-        return self.classes_[self.mean(samples).argmax(axis=1)]
+        return self.classes_[self.predict_proba(samples).argmax(axis=1)]
 
 
 class NumberBlend(Blend):
@@ -124,6 +148,10 @@ class BlendTask:
         The user's classifier on features.
     unlabelled : sequence or None, default=None
         Samples without labels, checked by an estimator.
+    batch_size : int, "auto" or None, default=None
+        Rows in a training step of a tuned network; None tunes none.
+    until : float or None, default=None
+        Time, as of ``time.perf_counter``, at which training must be over.
     """
 
     backbone: Backbone
@@ -134,6 +162,8 @@ class BlendTask:
     run: dict
     classifier: Any = None
     unlabelled: Any = None
+    batch_size: int | str | None = None
+    until: float | None = None
 
     @property
     def weighted(self) -> np.ndarray:
@@ -210,20 +240,44 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | N
     if vectorizer is None:
         members = [member for member in members if RAW not in member.blocks]
     by_block = _compute(task, _blocks(members), task.rows, vectorizer)
-    chosen, temperature = choose_members(members, by_block, task.outcome.take(task.rows), task.seed)
-    needed = _blocks([one.member for one in chosen])
+    choice = choose_members(members, by_block, task.outcome.take(task.rows), task.seed)
+    needed = _blocks([one.member for one in choice.members])
     vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
     known = _complete(task, needed, by_block, vectorizer)
+    parts = _fit_parts(task, choice, known, needed, vectorizer)
+    fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run)
+    if isinstance(task.outcome, Numbers):
+        return NumberBlend(task.outcome.scaler, *fitted)
+    tuned = _tuned(task, task.outcome, choice, sizes[0])
+    return ClassBlend(task.outcome.classes, *fitted, tuned=tuned)
+
+
+def _fit_parts(
+    task: BlendTask, choice: Choice, known: dict, needed: list[Block], vectorizer
+) -> list[BlendPart]:
+    """Fit the members with a weight to all samples."""
     outcome: Any = task.outcome.take(task.weighted)
     if task.unlabelled is None:
-        parts = [one.fit(Tables(known), outcome) for one in chosen]
-    else:
-        new = _compute_unlabelled(task, needed, vectorizer)
-        parts = self_train(chosen, temperature, known, outcome, new)
-    fitted = (task.backbone, parts, temperature, vectorizer, task.run)
-    if isinstance(task.outcome, Labels):
-        return ClassBlend(task.outcome.classes, *fitted)
-    return NumberBlend(task.outcome.scaler, *fitted)
+        return [one.fit(Tables(known), outcome) for one in choice.members]
+    new = _compute_unlabelled(task, needed, vectorizer)
+    return self_train(choice.members, choice.temperature, known, outcome, new)
+
+
+def _tuned(task: BlendTask, labels: Labels, choice: Choice, size: int | None) -> TunedMember | None:
+    """Return a tuned network, if it has a weight."""
+    if task.batch_size is None or not may_pay(task.backbone, labels, choice, task.rows):
+        return None
+    return fit_tuned(
+        task.backbone.with_image_size(size),
+        task.samples,
+        labels,
+        choice,
+        task.rows,
+        seed=task.seed,
+        batch_size=task.batch_size,
+        run=task.run,
+        until=task.until,
+    )
 
 
 def _blocks(members: list[Member]) -> list[Block]:

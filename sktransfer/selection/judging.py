@@ -16,6 +16,7 @@ from .models import Fitted, Tables
 
 __all__ = [
     "BlendPart",
+    "Choice",
     "Chosen",
     "Labels",
     "Numbers",
@@ -163,9 +164,31 @@ class Chosen:
         return BlendPart(self.member, self.weight, self.temperature, fitted)
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The members with a weight, and what they predict of samples they were not fitted on.
+
+    Parameters
+    ----------
+    members : list of Chosen
+        The highest weight first.
+    temperature : float or None
+        Of the weighted mean; None for numbers.
+    out_of_fold : ndarray of shape (n_samples, n_outputs)
+        The weighted mean for each sample, at that temperature; NaN where it was not judged.
+    groups : ndarray of shape (n_samples,)
+        Equal samples have the same number.
+    """
+
+    members: list[Chosen]
+    temperature: float | None
+    out_of_fold: np.ndarray
+    groups: np.ndarray
+
+
 def choose_members(
     members: list[Member], by_block: dict[Block, Any], outcome: Labels | Numbers, seed: int
-) -> tuple[list[Chosen], float | None]:
+) -> Choice:
     """Judge members on folds, and choose those with a weight.
 
     Parameters
@@ -177,12 +200,9 @@ def choose_members(
 
     Returns
     -------
-    chosen : list of Chosen
-        The highest weight first.
-    temperature : float or None
-        Of the weighted mean; None for numbers.
+    Choice
     """
-    tables, outcome = _distinct(by_block, outcome)
+    tables, outcome, groups = _distinct(by_block, outcome)
     kind = _LabelJudge if isinstance(outcome, Labels) else _NumberJudge
     judge: _Judge = kind(tables, outcome, _splits(outcome, seed), seed)
     judged = [judge(member) for member in members]
@@ -195,16 +215,18 @@ def choose_members(
         Chosen(members[i], float(weight), judged[i][0], judged[i][1])
         for i, weight in zip(order, weights, strict=True)
     ]
-    return chosen, judge.temperature_of_mean(np.tensordot(weights, predictions[order], 1))
+    heat, mean = judge.at_best_temperature(np.tensordot(weights, predictions[order], 1))
+    return Choice(chosen, heat, judge.by_sample(mean)[groups], groups)
 
 
-def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple[Tables, Labels | Numbers]:
+def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple:
     """Merge equal samples: in several folds, a model would be judged on what it has seen."""
     keys = np.column_stack([next(iter(by_block.values())), outcome.codes])
     _, rows, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    weight = np.bincount(inverse.ravel(), outcome.weight)
+    groups = inverse.ravel()
+    weight = np.bincount(groups, outcome.weight)
     tables = Tables({block: table[rows] for block, table in by_block.items()})
-    return tables, dataclasses.replace(outcome.take(rows), weight=weight)
+    return tables, dataclasses.replace(outcome.take(rows), weight=weight), groups
 
 
 def _splits(outcome: Labels | Numbers, seed: int) -> list[list]:
@@ -270,9 +292,16 @@ class _Judge(abc.ABC):
     def weights(self, predictions: np.ndarray, prior: np.ndarray) -> np.ndarray:
         """Return the weights of members."""
 
-    def temperature_of_mean(self, mean: np.ndarray) -> float | None:
-        """Return the temperature of the weighted mean."""
-        return None
+    def at_best_temperature(self, mean: np.ndarray) -> tuple[float | None, np.ndarray]:
+        """Return the temperature of the weighted mean, and the mean at it."""
+        return None, mean
+
+    def by_sample(self, judged: np.ndarray) -> np.ndarray:
+        """Return the mean over the splits for each sample; NaN for samples that are in none."""
+        sums = np.zeros((len(self.outcome.weight), judged.shape[1]))
+        np.add.at(sums, self.places, judged)
+        times = np.bincount(self.places, minlength=len(sums))[:, None]
+        return np.divide(sums, times, out=np.full_like(sums, np.nan), where=times > 0)
 
 
 class _LabelJudge(_Judge):
@@ -296,9 +325,13 @@ class _LabelJudge(_Judge):
             return prior / prior.sum()
         return mixture_weights(predictions, self.codes, prior=prior, sample_weight=self.weight)
 
-    def temperature_of_mean(self, mean: np.ndarray) -> float:
+    def at_best_temperature(self, mean: np.ndarray) -> tuple[float, np.ndarray]:
+        if not len(self.rows):
+            return 1.0, mean
         with np.errstate(divide="ignore"):
-            return self.loss(np.log(mean))[1] if len(self.rows) else 1.0
+            logits = np.log(mean)
+        heat = self.loss(logits)[1]
+        return heat, tempered(logits, heat)
 
 
 class _NumberJudge(_Judge):

@@ -55,6 +55,16 @@ BLEND: dict[str, Any] = {
     "smoothing": 1.0,
     # The smallest number of samples with which words are counted: with fewer, most occur once.
     "least_counted": 100,
+    # A tuned network is tried with so many samples in all and for each class, if the others are
+    # wrong for at least this share of samples.
+    "tuned_rows": 80,
+    "tuned_rows_of_class": 8,
+    "tuned_errors": 0.05,
+    # The least and the largest number of samples held out to weight it, the pseudo-samples, half of
+    # them for it, and its smallest weight.
+    "held_out": (30, 120),
+    "tuned_pseudo_samples": 4.0,
+    "tuned_least_weight": 0.1,
     # For numbers, whose weights are selected greedily: rounds of the selection, and bags.
     "rounds": 50,
     "bags": 20,

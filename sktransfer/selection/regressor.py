@@ -159,8 +159,8 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         task = BlendTask(self.backbone_, samples, numbers, rows, seed, self._run())
         sizes = sizes_of(self.backbone_, self.image_size)
         self.blend_ = fit_blend(task, self._inspect(samples), sizes)
-        self.members_ = [part.member.name for part in self.blend_.parts]
-        self.weights_ = np.array([part.weight for part in self.blend_.parts])
+        weights = self.blend_.weights
+        self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
 
     def _run(self) -> dict:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from ..data import take
 from ..engines import pool, resolve_device
 from ..features import Recipe, compute_features, open_sample
 
-__all__ = ["Timing", "measure_timing", "seconds_of"]
+__all__ = ["Timing", "measure_timing", "seconds_of", "sizes_within"]
 
 _TIMED = 8  # samples in the probe batch that is timed
 
@@ -79,6 +80,46 @@ def measure_timing(
         run = functools.partial(_step, stages[cut:top], x)
         step[name] = seconds_of(run, on) / len(batch)
     return Timing(forward, step)
+
+
+def sizes_within(
+    backbone: Backbone,
+    sizes: tuple[int | None, ...],
+    samples: Sequence,
+    n: int,
+    seconds: float,
+    device: str = "auto",
+) -> tuple[int | None, ...]:
+    """Return the input sizes that can be computed in a time: all, the backbone's own, or the least.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    sizes : tuple of int or None
+        Ascending; None is the backbone's own.
+    samples : sequence
+        Of which a few are timed.
+    n : int
+        The number of samples.
+    seconds : float
+    device : str, default="auto"
+
+    Returns
+    -------
+    tuple of int or None
+    """
+    if len(sizes) == 1:
+        return sizes
+    shape: Any = backbone.input_shape
+    native, few = max(shape[1:]), take(samples, range(min(_TIMED, len(samples))))
+    recipe = Recipe(backbone, (penultimate(backbone),))
+    on = resolve_device(device)
+    each = seconds_of(lambda: compute_features(few, recipe, device=device), on) / len(few)
+    for some in (sizes, (None,)):
+        share = sum(((size or native) / native) ** 2 for size in some)
+        if n * each * share <= seconds:
+            return some
+    return sizes[:1]
 
 
 @torch.no_grad()

@@ -52,8 +52,9 @@ def weights(chosen):
 
 def test_the_member_that_tells_classes_has_most_of_the_weight():
     y = np.arange(60) % 3
-    chosen, _ = choose_members(members(), tables(y), labels(y), 0)
-    found = weights(chosen)
+    choice = choose_members(members(), tables(y), labels(y), 0)
+    chosen, found = choice.members, weights(choice.members)
+    assert (choice.out_of_fold.argmax(1) == y).mean() > 0.9
     assert chosen[0].member.name == "good" and found["good"] > 0.9
     assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0.02
 
@@ -62,7 +63,8 @@ def test_of_labels_that_nothing_tells_no_member_is_certain():
     rng = np.random.default_rng(0)
     y = rng.permutation(np.arange(200) % 2)
     found = tables(rng.permutation(y))
-    chosen, heat = choose_members(members(), found, labels(y), 0)
+    choice = choose_members(members(), found, labels(y), 0)
+    chosen, heat = choice.members, choice.temperature
     # A model that has seen the samples on which it is judged would be right for all of them.
     parts = [one.fit(Tables(found), labels(y)) for one in chosen]
     mean = sum(part.weight * part.predictions(Tables(found)) for part in parts)
@@ -72,13 +74,15 @@ def test_of_labels_that_nothing_tells_no_member_is_certain():
 def test_what_direct_use_is_known_to_do_counts_where_samples_are_few():
     y = np.arange(12) % 2
     found = tables(y) | {LAYERS["logits"]: 5 * np.eye(8)[y] + tables(y)[LAYERS["logits"]]}
-    few = weights(choose_members(members(), found, labels(y), 0)[0])
+    few = weights(choose_members(members(), found, labels(y), 0).members)
     assert few["own classes"] > 0.3
 
 
 def test_nothing_can_be_judged_with_one_sample_of_a_class():
     y = np.arange(6)
-    chosen, heat = choose_members(members(), tables(y), labels(y), 0)
+    choice = choose_members(members(), tables(y), labels(y), 0)
+    chosen, heat = choice.members, choice.temperature
+    assert np.isnan(choice.out_of_fold).all()
     assert weights(chosen) == {"own classes": 0.5, "good": 0.25, "noise": 0.25}
     assert heat == 1.0 and {one.setting for one in chosen} == {1.0}
 
@@ -89,12 +93,13 @@ def test_equal_samples_are_in_one_fold():
     one = tables(y)
     rows = np.repeat(np.arange(40), 5)
     twice = {block: table[rows] for block, table in one.items()}
-    chosen, heat = choose_members(members(), twice, labels(y[rows]), 0)
-    expected, expected_heat = choose_members(members(), one, labels(y, np.full(40, 5.0)), 0)
-    assert heat == expected_heat
-    assert [(c.weight, c.setting, c.temperature) for c in chosen] == [
-        (c.weight, c.setting, c.temperature) for c in expected
+    found = choose_members(members(), twice, labels(y[rows]), 0)
+    expected = choose_members(members(), one, labels(y, np.full(40, 5.0)), 0)
+    assert found.temperature == expected.temperature
+    assert [(c.weight, c.setting, c.temperature) for c in found.members] == [
+        (c.weight, c.setting, c.temperature) for c in expected.members
     ]
+    np.testing.assert_array_equal(found.out_of_fold, expected.out_of_fold[rows])
 
 
 @pytest.mark.parametrize("limit", [10, 2000])
