@@ -92,7 +92,8 @@ def backbone():
 def test_an_error_about_a_parameter_names_it(cls, name, vectors, backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # memory="nope" is the name of a folder
     X, y = vectors
-    y = np.arange(24.0) if cls is FineTunedRegressor else y
+    is_number = cls in (FineTunedRegressor, TransferRegressor)
+    y = np.arange(24.0) if is_number else y
     settings = {"backbone": backbone} | ESTIMATORS[cls]
     unnamed, n_refused = unnamed_errors(cls, name, settings, X, y, VALUES)
     assert not unnamed
