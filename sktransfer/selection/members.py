@@ -57,7 +57,7 @@ BLEND: dict[str, Any] = {
     "least_counted": 100,
     # A tuned network is tried with so many samples in all and for each class, if the others are
     # wrong for at least this share of samples.
-    "tuned_rows": 80,
+    "tuned_rows": 60,
     "tuned_rows_of_class": 8,
     "tuned_errors": 0.05,
     # The least and the largest number of samples held out to weight it, the pseudo-samples, half of

@@ -49,8 +49,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         The classifier on features. None is a linear model whose penalty is chosen by
         cross-validation. With "auto" it needs ``predict_proba`` or ``decision_function``.
     max_epochs : int, default=10
-        Passes over the training samples, for strategies that train. With 0, "auto" trains no
-        network.
+        Passes over the samples, for strategies that train. With 0, "auto" trains no network.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     time_budget : float, default=None
@@ -114,7 +113,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     pseudo-samples, all others with 0.2. Members with a weight under 0.02 are left out, the others
     are fitted on all samples, and the weighted mean of their probabilities is calibrated.
 
-    If there are at least 80 samples, eight for each class, and the mean is wrong for five per cent
+    If there are at least 60 samples, eight for each class, and the mean is wrong for five per cent
     of them or more, the whole network is trained at the smallest size, without a fifth of the
     samples (at least 30). It enters by the weight that explains these best, if it explains them at
     least as well as the others. Not with ``max_epochs=0``.

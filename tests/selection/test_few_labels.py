@@ -96,7 +96,8 @@ def test_weights_reach_temperatures_and_weights_of_members():
 
     def found(weight):
         labels = Labels(y, y, np.array([0, 1]), weight)
-        chosen, heat = choose_members(members(), tables, labels, 0)
+        choice = choose_members(members(), tables, labels, 0)
+        chosen, heat = choice.members, choice.temperature
         return {one.member.name: one for one in chosen}, heat
 
     first, first_heat = found(np.where(told, 1.0, 0.05))

@@ -65,7 +65,7 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
     assert (model.predict(test) == model.classes_[found.argmax(1)]).all()
 
 
-@pytest.mark.parametrize(("n", "errors"), [(60, 0.05), (300, 0.9)])
+@pytest.mark.parametrize(("n", "errors"), [(50, 0.05), (300, 0.9)])
 def test_nothing_is_trained_with_few_samples_or_few_errors(
     n, errors, backbone, trained, monkeypatch
 ):
