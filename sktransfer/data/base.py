@@ -28,10 +28,13 @@ class UnreadableSamplesError(ValueError):
     ----------
     problems : list of (int, object, Exception)
         Position, sample and cause of each.
+    name : str, default=""
+        The argument that holds the samples, where it is not X.
     """
 
-    def __init__(self, problems: list[tuple[int, object, Exception]]):
+    def __init__(self, problems: list[tuple[int, object, Exception]], name: str = ""):
         self.problems = problems
+        self.name = name
         lines = [
             f"sample {i}, {_short_name(sample)}: {_reason(why)}"
             for i, sample, why in problems[:_SHOWN]
@@ -39,24 +42,28 @@ class UnreadableSamplesError(ValueError):
         if len(problems) > _SHOWN:
             lines.append(f"and at least {len(problems) - _SHOWN} more")
         head = "1 sample" if len(problems) == 1 else f"{len(problems)} samples"
+        head += f" of {name}" if name else ""
         super().__init__("\n  ".join([f"{head} could not be read:", *lines]))
 
     def __reduce__(self):
-        return type(self), (self.problems,)
+        return type(self), (self.problems, self.name)
 
-    def among(self, rows) -> UnreadableSamplesError:
+    def among(self, rows, name: str = "") -> UnreadableSamplesError:
         """Return the error with positions in the list from which the samples were selected.
 
         Parameters
         ----------
         rows : sequence of int
             Positions of the selected samples in that list.
+        name : str, default=""
+            The argument that the list is, where it is not X.
 
         Returns
         -------
         UnreadableSamplesError
         """
-        return type(self)([(int(rows[i]), sample, why) for i, sample, why in self.problems])
+        problems = [(int(rows[i]), sample, why) for i, sample, why in self.problems]
+        return type(self)(problems, name or self.name)
 
 
 def _short_name(sample) -> str:
@@ -142,18 +149,20 @@ def digest_array(array: np.ndarray) -> bytes:
 
 
 @contextlib.contextmanager
-def named_among(rows):
+def named_among(rows, name: str = ""):
     """Change the positions in an error about selected samples to those among all samples.
 
     Parameters
     ----------
     rows : sequence of int
         Positions of the selected samples.
+    name : str, default=""
+        The argument that all samples are, where it is not X.
     """
     try:
         yield
     except UnreadableSamplesError as error:
-        raise error.among(rows) from error.__cause__
+        raise error.among(rows, name) from error.__cause__
 
 
 def take(samples: Sequence, rows) -> Sequence:

@@ -38,7 +38,7 @@ class FeatureStore:
     Raises
     ------
     ValueError
-        If ``location`` is no path or ``max_bytes`` no positive integer.
+        If ``location`` is no path or a file, or ``max_bytes`` no positive integer.
 
     Examples
     --------
@@ -56,14 +56,16 @@ class FeatureStore:
     def __init__(self, location: str | os.PathLike, *, max_bytes: int | None = None):
         if not isinstance(location, str | os.PathLike) or not os.fspath(location):
             raise ValueError(f"location={location!r}: give the path of a folder.")
+        # Where the process works may change.
+        self.location = Path(location).expanduser().absolute()
+        if self.location.is_file():
+            raise ValueError(f"{str(location)!r} is a file: features are stored in a folder.")
         counts = isinstance(max_bytes, Integral) and not isinstance(max_bytes, bool)
         if max_bytes is not None and not (counts and max_bytes > 0):
             raise ValueError(
                 f"max_bytes={max_bytes!r}: give a positive integer, a number of bytes, or None "
                 "for no bound."
             )
-        # Where the process works may change.
-        self.location = Path(location).expanduser().absolute()
         self.max_bytes = max_bytes
         self._has_warned = False
         self._blocks = BlockFolder(self.path, max_bytes)
@@ -196,7 +198,7 @@ def as_store(memory) -> FeatureStore | None:
     Raises
     ------
     ValueError
-        If the path is empty.
+        If the path is empty or that of a file.
     """
     if memory is None or isinstance(memory, FeatureStore):
         return memory

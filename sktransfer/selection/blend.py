@@ -305,8 +305,10 @@ def _compute(
 
 def _compute_unlabelled(task: BlendTask, blocks: list[Block], vectorizer) -> dict[Block, Any]:
     """Compute the features of the unlabelled samples that are used."""
-    samples = take(task.unlabelled, some_unlabelled(len(task.unlabelled), task.seed))
-    return compute_blocks(samples, task.backbone, blocks, vectorizer, task.run)
+    rows = some_unlabelled(len(task.unlabelled), task.seed)
+    with named_among(rows, "X_unlabelled"):
+        samples = take(task.unlabelled, rows)
+        return compute_blocks(samples, task.backbone, blocks, vectorizer, task.run)
 
 
 def _complete(

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from ..data import ClassTarget, check_labels, check_weights
+from ..data import ClassTarget, check_labels, check_weights, naming
 from ..features import BackboneEstimator, Count, all_or_nothing
 from .blend import Blend, BlendTask, fit_blend
 from .judging import Labels
@@ -271,7 +271,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             return None
         if self.estimator is not None:
             check_takes_weights(self.estimator)  # they are weighted by confidence
-        return self._check_samples(X_unlabelled)
+        return naming("X_unlabelled", self._check_samples, X_unlabelled)
 
     def _fitted(self):
         """Return the fitted estimator, which runs as this one is asked to by now."""

@@ -514,3 +514,9 @@ def test_a_place_is_the_same_wherever_the_process_works(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     store.put("recipe", [b"a"], rows(1))
     assert (tmp_path / "here").is_dir()
+
+
+def test_the_path_of_a_file_is_refused(tmp_path):
+    (tmp_path / "features.sqlite").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"features\.sqlite' is a file"):
+        as_store(tmp_path / "features.sqlite")

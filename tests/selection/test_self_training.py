@@ -139,18 +139,25 @@ def test_a_classifier_without_weights_refuses_unlabelled_samples():
 
 def test_unlabelled_samples_are_checked():
     X, y = blobs(20)
-    with pytest.raises(ValueError, match="features"):
+    with pytest.raises(ValueError, match=r"X_unlabelled: .* features"):
         model().fit(X, y, X_unlabelled=X[:, :4])
     bad = X.copy()
     bad[3, 0] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"X_unlabelled: .* NaN"):
         model().fit(X, y, X_unlabelled=bad)
-    with pytest.raises(ValueError, match=r"0 sample|empty|at least"):
+    with pytest.raises(ValueError, match=r"X_unlabelled: .* 0 sample"):
         model().fit(X, y, X_unlabelled=X[:0])
-    with pytest.raises(UnreadableSamplesError):
-        TransferClassifier(deeper_backbone()).fit(
-            images(6), list("abcabc"), X_unlabelled=["missing.png"]
-        )
+
+
+def test_an_unreadable_unlabelled_sample_is_named_by_its_position_among_all(monkeypatch):
+    monkeypatch.setitem(SELF_TRAINING, "most", 3)
+    fitted, n = TransferClassifier(deeper_backbone(), random_state=0), 8
+    with pytest.raises(UnreadableSamplesError, match="3 samples of X_unlabelled") as error:
+        unlabelled = [f"missing{i}.png" for i in range(n)]
+        fitted.fit(images(6), list("abcabc"), X_unlabelled=unlabelled)
+    assert max(i for i, _, _ in error.value.problems) >= 3
+    assert all(sample == f"missing{i}.png" for i, sample, _ in error.value.problems)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
 def test_one_unlabelled_sample_one_class_and_a_second_fit():
