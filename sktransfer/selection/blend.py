@@ -260,7 +260,7 @@ def _fit_parts(
     if task.unlabelled is None:
         return [one.fit(Tables(known), outcome) for one in choice.members]
     new = _compute_unlabelled(task, needed, vectorizer)
-    return self_train(choice.members, choice.temperature, known, outcome, new)
+    return self_train(choice.members, choice.temperature, known, outcome, new, task.seed)
 
 
 def _tuned(task: BlendTask, labels: Labels, choice: Choice, size: int | None) -> TunedMember | None:

@@ -21,6 +21,7 @@ __all__ = [
     "Labels",
     "Numbers",
     "choose_members",
+    "make_splits",
     "mean_prediction",
     "tempered",
 ]
@@ -204,7 +205,7 @@ def choose_members(
     """
     tables, outcome, groups = _distinct(by_block, outcome)
     kind = _LabelJudge if isinstance(outcome, Labels) else _NumberJudge
-    judge: _Judge = kind(tables, outcome, _splits(outcome, seed), seed)
+    judge: _Judge = kind(tables, outcome, make_splits(outcome, seed), seed)
     judged = [judge(member) for member in members]
     predictions = np.stack([found for *_, found in judged])
     weights = judge.weights(predictions, _prior(members, len(judge.rows) > 0))
@@ -229,7 +230,7 @@ def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple:
     return tables, dataclasses.replace(outcome.take(rows), weight=weight), groups
 
 
-def _splits(outcome: Labels | Numbers, seed: int) -> list[list]:
+def make_splits(outcome: Labels | Numbers, seed: int) -> list[list]:
     """Split samples into folds, several times if they are few."""
     n, (few, many) = len(outcome.weight), BLEND["folds"]
     n_folds = min(many if n > BLEND["many"] else few, outcome.most_folds)

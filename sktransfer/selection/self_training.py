@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse, vstack
 from sklearn.utils import check_random_state
 
-from .judging import BlendPart, Chosen, Labels, mean_prediction
+from ..transferability import mixture_weights
+from .judging import BlendPart, Chosen, Labels, make_splits, mean_prediction
+from .members import BLEND, Member
 from .models import Tables
 
 __all__ = ["SELF_TRAINING", "PseudoLabels", "self_train", "some_unlabelled"]
@@ -17,15 +20,16 @@ __all__ = ["SELF_TRAINING", "PseudoLabels", "self_train", "some_unlabelled"]
 # The numbers of self-training. They were chosen on the first half of the tasks of
 # benchmarks/few_labels.py.
 SELF_TRAINING: dict[str, Any] = {
-    # How often labels are predicted.
-    "rounds": 2,
+    # How often labels are predicted: where members were judged, and where none could be.
+    "rounds": (2, 5),
     # The largest number of unlabelled samples that are used.
-    "most": 1000,
-    # The power of probabilities before they are targets; more than 1 where no labels were judged.
-    "sharpening": 2.0,
-    "sharpening_unjudged": 2.0,
+    "most": 600,
+    # The power of probabilities before they are targets, the same; infinity takes the largest.
+    "sharpening": (2.0, np.inf),
     # Steps in which shares of classes approach those of the labels.
     "steps": 20,
+    # How often labels are split into folds to judge self-training.
+    "splits": 2,
     # The smallest weight of a row.
     "least_weight": 1e-6,
 }
@@ -65,9 +69,14 @@ def some_unlabelled(n_samples: int, seed: int) -> np.ndarray:
 
 
 def self_train(
-    chosen: list[Chosen], temperature: float | None, known: dict, labels: Labels, unlabelled: dict
+    chosen: list[Chosen],
+    temperature: float | None,
+    known: dict,
+    labels: Labels,
+    unlabelled: dict,
+    seed: int,
 ) -> list[BlendPart]:
-    """Fit members on labelled samples and on unlabelled ones, with the labels they predict.
+    """Fit members on labelled samples, and again with unlabelled ones and the labels they predict.
 
     Parameters
     ----------
@@ -78,18 +87,26 @@ def self_train(
         Features of labelled and of unlabelled samples.
     labels : Labels
         Of the labelled samples.
+    seed : int
+        Of the folds.
 
     Returns
     -------
     list of BlendPart
+        The highest weight first.
 
     Notes
     -----
     Each round predicts probabilities of the unlabelled samples by the blend, scales them such that
-    the shares of the classes in them are those in the labels (by the proportional fitting of [1]_,
-    as class mass normalisation of [2]_), and fits all members again with these as targets and the
-    confidence as weights: the largest probability, rescaled from 0, where all are equal, to 1.
-    It is the method of [3]_ with probabilities as labels.
+    the shares of the classes in them are those in the labels [1]_ (class mass normalisation
+    [2]_ is one such step), and fits all members again. Targets are the squares of the
+    probabilities, normalised, or the most probable class where members could not be judged [3]_;
+    weights are the largest probability, rescaled from 0, where all are equal, to 1. The weights
+    and temperatures of members stay those of the labels.
+
+    Both sets of members are in the blend. Their shares are those of a mixture of two that explains
+    labels of other folds best, beginning from half a pseudo-sample each: where unlabelled samples
+    mislead, they have little weight.
 
     References
     ----------
@@ -100,16 +117,68 @@ def self_train(
     .. [3] Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep
        Neural Networks", ICML workshop 2013.
     """
-    parts = [one.fit(Tables(known), labels) for one in chosen]
     if len(labels.classes) < 2:
-        return parts
+        return [one.fit(Tables(known), labels) for one in chosen]
+    both = _fit_both(chosen, temperature, known, labels, unlabelled)
+    shares = _judge(chosen, temperature, known, labels, unlabelled, seed)
+    found = [
+        _weighted(part, share) for parts, share in zip(both, shares, strict=True) for part in parts
+    ]
+    least = min(BLEND["least_weight"], max(part.weight for part in found))
+    found = [part for part in found if part.weight >= least]
+    total = sum(part.weight for part in found)
+    return sorted((_weighted(part, 1 / total) for part in found), key=lambda part: -part.weight)
+
+
+def _weighted(part: BlendPart, factor: float) -> BlendPart:
+    return dataclasses.replace(part, weight=float(part.weight * factor))
+
+
+def _fit_both(
+    chosen: list[Chosen], temperature: float | None, known: dict, labels: Labels, unlabelled: dict
+) -> tuple[list[BlendPart], list[BlendPart]]:
+    """Fit members without unlabelled samples, and with them."""
+    plain = parts = [one.fit(Tables(known), labels) for one in chosen]
     new = Tables(unlabelled)
     every = Tables({block: _stacked(known[block], unlabelled[block]) for block in known})
-    for _ in range(SELF_TRAINING["rounds"]):
+    for _ in range(SELF_TRAINING["rounds"][labels.most_folds < 2]):
         found = balanced(mean_prediction(parts, new, temperature), labels.codes)
         outcome = _with_pseudo_labels(labels, found)
         parts = [one.fit(every, outcome) for one in chosen]
-    return parts
+    return plain, [dataclasses.replace(part, member=_named(part.member)) for part in parts]
+
+
+def _named(member: Member) -> Member:
+    return dataclasses.replace(member, name=f"{member.name}, with unlabelled samples")
+
+
+def _judge(
+    chosen: list[Chosen],
+    temperature: float | None,
+    known: dict,
+    labels: Labels,
+    unlabelled: dict,
+    seed: int,
+) -> np.ndarray:
+    """Return the shares of members fitted without unlabelled samples and with them."""
+    rows, found = [], []
+    splits = make_splits(labels, seed)[: SELF_TRAINING["splits"]]
+    for train, test in itertools.chain.from_iterable(splits):
+        some, asked = ({b: table[part] for b, table in known.items()} for part in (train, test))
+        # The samples that are asked for are unlabelled ones too.
+        new = {block: _stacked(unlabelled[block], asked[block]) for block in known}
+        both = _fit_both(chosen, temperature, some, labels.take(train), new)
+        p = np.stack([mean_prediction(parts, Tables(asked), temperature) for parts in both])
+        kept = labels.is_known(train, test)
+        rows.append(test[kept])
+        found.append(p[:, kept])
+    prior = np.full(2, 0.5)
+    if not sum(map(len, rows)):
+        return prior
+    at = np.concatenate(rows)
+    weight = labels.weight[at] * len(np.unique(at)) / len(at)  # of one split
+    probabilities = np.concatenate(found, axis=1)
+    return mixture_weights(probabilities, labels.codes[at], prior=prior, sample_weight=weight)
 
 
 def _stacked(known, new):
@@ -131,6 +200,7 @@ def balanced(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
         Rows sum to 1.
     """
     shares = np.bincount(codes, minlength=probabilities.shape[1]) / len(codes)
+    shares = np.maximum(shares, 1e-6)  # in a fold, a class may be missing
     for _ in range(SELF_TRAINING["steps"]):
         mean = np.maximum(probabilities.mean(axis=0), 1e-9)
         probabilities = probabilities * np.sqrt(shares / mean)
@@ -138,11 +208,14 @@ def balanced(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return probabilities
 
 
+def _sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
+    powers = (probabilities / probabilities.max(axis=1, keepdims=True)) ** power
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 def _with_pseudo_labels(labels: Labels, found: np.ndarray) -> PseudoLabels:
     """Add samples with probabilities to labels."""
-    is_judged = labels.most_folds > 1
-    power = SELF_TRAINING["sharpening" if is_judged else "sharpening_unjudged"]
-    targets = found**power / (found**power).sum(axis=1, keepdims=True)
+    targets = _sharpened(found, SELF_TRAINING["sharpening"][labels.most_folds < 2])
     codes, k = targets.argmax(axis=1), len(labels.classes)
     sums = np.bincount(labels.codes, labels.weight, k)
     usual = sums / np.maximum(np.bincount(labels.codes, minlength=k), 1)  # of each class

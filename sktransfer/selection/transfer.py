@@ -203,7 +203,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         X_unlabelled : list, array, Series or DataFrame column of samples, default=None
             Samples of the same classes without labels, for ``strategy="auto"``: all members are
             fitted on them too, with the labels that the blend predicts for them, see Notes. At
-            most 1,000 are used, drawn at random. -1 in ``y`` is a label like any other.
+            most 600 are used, drawn at random. -1 in ``y`` is a label like any other.
 
         Returns
         -------
