@@ -201,8 +201,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             Weights of the samples, in the fit, in the trials of strategies and in the accuracies
             that are compared. Samples of weight 0 are in no trial.
         X_unlabelled : list, array, Series or DataFrame column of samples, default=None
-            Samples of the same classes without labels, for ``strategy="auto"``: all members are
-            fitted on them too, with the labels that the blend predicts for them, see Notes. At
+            Samples of the same classes without labels, for ``strategy="auto"``: members are
+            fitted on them too, with the labels that the blend predicts for them. At
             most 600 are used, drawn at random. -1 in ``y`` is a label like any other.
 
         Returns
