@@ -90,6 +90,8 @@ class TokenizerPreprocessing:
 
     def __call__(self, text: str) -> torch.Tensor:
         """Return the ids of one text, ``(length,)``, int64."""
+        if not _is_unicode(text):
+            raise _not_unicode(text)
         return self.many([text])[0][1][0]
 
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:

@@ -8,6 +8,8 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight
 
+from .base import UnreadableSamplesError
+
 __all__ = ["check_labels", "check_numbers", "check_target", "check_weights", "naming"]
 
 
@@ -228,8 +230,12 @@ def naming(name: str, check, *args):
     ------
     ValueError
         The check's own message, behind the name.
+    UnreadableSamplesError
+        The check's own, with the name.
     """
     try:
         return check(*args)
+    except UnreadableSamplesError as error:
+        raise UnreadableSamplesError(error.problems, name) from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}") from error

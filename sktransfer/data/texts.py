@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -83,7 +84,7 @@ def as_texts(X) -> list[str]:
 
 
 def _not_a_text(item) -> TypeError:
-    return TypeError(f"expected a text, got {item!r}; replace or drop it first")
+    return TypeError(f"expected a text, got {reprlib.repr(item)}; replace or drop it first")
 
 
 def padded_length(n_tokens: int) -> int:

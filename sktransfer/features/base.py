@@ -150,6 +150,10 @@ class BackboneEstimator(BaseEstimator):
 
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)
+        return self._check_new(X)
+
+    def _check_new(self, X) -> list | np.ndarray:
+        """Check samples other than those that the estimator is fitted to."""
         samples = self._check_samples(X)
         self._check_by_preprocessing(samples, fitting=False)
         return samples

@@ -266,9 +266,13 @@ class OnFeatures:
         self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
     ) -> np.ndarray:
         """Return logits ``(1, n_samples, n_classes)``."""
-        X, found = tables.side_by_side(blocks), np.empty((1, *outcome.target.shape))
+        X, found = tables.side_by_side(blocks), np.full((1, *outcome.target.shape), -np.inf)
         for train, test in folds:
-            found[0, test] = self._fit(X, outcome, train).of(X[test])
+            classes = np.unique(outcome.codes[train])
+            if len(classes) == 1:  # which many classifiers refuse
+                found[0, test, classes[0]] = 0
+            else:
+                found[0, test] = self._fit(X, outcome, train).of(X[test])
         return found
 
     def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> FittedOnFeatures:

@@ -271,7 +271,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             return None
         if self.estimator is not None:
             check_takes_weights(self.estimator)  # they are weighted by confidence
-        return naming("X_unlabelled", self._check_samples, X_unlabelled)
+        return naming("X_unlabelled", self._check_new, X_unlabelled)
 
     def _fitted(self):
         """Return the fitted estimator, which runs as this one is asked to by now."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktransfer import PretrainedFeatureExtractor, UnreadableSamplesError
+from sktransfer import PretrainedFeatureExtractor, TransferClassifier, UnreadableSamplesError
 from sktransfer.backbones import tokenizer
 from sktransfer.backbones.fingerprint import describe
 from sktransfer.backbones.tokenizer import TokenizerPreprocessing
@@ -69,6 +69,11 @@ def test_a_text_that_is_no_unicode_is_named(folder):
     extractor = PretrainedFeatureExtractor(f"hf:{folder}").fit(texts[::2])
     with pytest.raises(UnreadableSamplesError, match=r"(?s)1 sample .*sample 1, .*lone surrogate"):
         extractor.transform(texts)
+    with pytest.raises(UnreadableSamplesError, match=r"(?s)1 sample .*sample 0, .*lone surrogate"):
+        extractor.fit(texts[1:])  # the layers are inspected on the first
+    labels = TransferClassifier(f"hf:{folder}")
+    with pytest.raises(UnreadableSamplesError, match=r"(?s)X_unlabelled .*1, .*lone surrogate"):
+        labels.fit(texts[::2], [0, 1], X_unlabelled=texts)
     assert np.isfinite(extractor.transform(texts[2:])).all()
 
 

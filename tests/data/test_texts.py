@@ -6,8 +6,13 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, load_backbone
-from sktransfer.data import get_modality, pad_rows, padded_length
+from sktransfer import (
+    FineTunedClassifier,
+    PretrainedFeatureExtractor,
+    UnreadableSamplesError,
+    load_backbone,
+)
+from sktransfer.data import as_texts, get_modality, pad_rows, padded_length
 
 TEXTS = ["a", "abc", "abcabc", "b", "abd", "a" * 30]
 
@@ -75,3 +80,9 @@ def test_batches_of_texts_are_limited_by_tokens():
     text = get_modality("text")
     assert [text.batch_limit((n,), True) for n in (8, 64, 1000)] == [64, 8, 1]
     assert text.batch_limit((8,), False) > text.batch_limit((8,), True)
+
+
+def test_a_long_item_that_is_no_text_is_shortened():
+    with pytest.raises(UnreadableSamplesError) as error:
+        as_texts([np.arange(900).reshape(30, 30)])
+    assert len(str(error.value)) < 200

@@ -196,6 +196,16 @@ def test_the_users_classifier_is_in_the_blend(own, colours):
     assert model.predict_proba(colours[0]).shape == (48, 2) and model.score(*colours) > 0.9
 
 
+@pytest.mark.parametrize("own", [LinearSVC(), LogisticRegression()])
+@pytest.mark.parametrize("n", [4, 30])
+def test_the_users_classifier_with_one_sample_of_a_class(own, n, colours):
+    X, y = colours[0][: n + 1], np.array(["often"] * n + ["once"])
+    model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(X, y)
+    found = model.predict_proba(X)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert found[-1, 1] > found[:-1, 1].mean()  # of "once"
+
+
 def test_a_classifier_without_probabilities_or_scores_is_refused(colours):
     class Silent(KNeighborsClassifier):
         predict_proba = property()
