@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .finetuning import FineTunedClassifier, FineTunedRegressor
     from .selection import (
         BackboneRankingDisplay,
+        BlendDisplay,
         LayerProbeDisplay,
         StrategyDisplay,
         TransferClassifier,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "BackboneRankingDisplay",
+    "BlendDisplay",
     "FeatureStore",
     "FineTunedClassifier",
     "FineTunedRegressor",
@@ -58,6 +60,7 @@ __version__ = "0.1.0.dev0"
 _PACKAGE_OF = {
     "Backbone": "backbones",
     "BackboneRankingDisplay": "selection",
+    "BlendDisplay": "selection",
     "FeatureStore": "features",
     "FineTunedClassifier": "finetuning",
     "FineTunedRegressor": "finetuning",

@@ -1,5 +1,6 @@
 """Choose a strategy, a layer and a backbone from measurements, and plot the evidence."""
 
+from .blend_display import BlendDisplay
 from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
 from .ranking import probe_layers, rank_backbones
 from .recommend import recommend_strategy
@@ -10,6 +11,7 @@ from .transfer import TransferClassifier
 __all__ = [
     "STRATEGIES",
     "BackboneRankingDisplay",
+    "BlendDisplay",
     "LayerProbeDisplay",
     "Strategy",
     "StrategyDisplay",

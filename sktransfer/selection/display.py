@@ -11,7 +11,7 @@ from .ranking import BackboneRanking, probe_layers, rank_backbones
 __all__ = ["BackboneRankingDisplay", "LayerProbeDisplay", "StrategyDisplay"]
 
 
-def _axes(ax, height: float):
+def new_axes(ax, height: float):
     """Return the axes given, or new ones."""
     if ax is not None:
         return ax
@@ -133,7 +133,7 @@ class LayerProbeDisplay:
         -------
         self
         """
-        ax = _axes(ax, 3.6)
+        ax = new_axes(ax, 3.6)
         at = np.arange(len(self.layers))
         self.line_ = ax.errorbar(at, self.scores, self.errors, marker="o", capsize=2)
         if self.chosen is not None:
@@ -232,7 +232,7 @@ class BackboneRankingDisplay:
         -------
         self
         """
-        ax = _axes(ax, 1.0 + 0.35 * len(self.names))
+        ax = new_axes(ax, 1.0 + 0.35 * len(self.names))
         at = np.arange(len(self.names))
         # Dots: scores such as LogME have no zero that a bar could begin at.
         self.bars_ = ax.errorbar(self.scores, at, xerr=self.errors, fmt="o", capsize=2)
@@ -323,7 +323,7 @@ class StrategyDisplay:
         -------
         self
         """
-        ax = _axes(ax, 1.2 + 0.4 * len(self.names))
+        ax = new_axes(ax, 1.2 + 0.4 * len(self.names))
         for tried, marker, label in ((True, "o", "tried"), (False, "s", "by rule")):
             rows = [i for i, measured in enumerate(self.measured) if bool(measured) == tried]
             if rows:
