@@ -186,8 +186,8 @@ def _changed(folder: Path) -> int:
 
 
 def list_blocks(folder: Path) -> list[str]:
-    """List the names of blocks in a folder, none if it does not exist."""
+    """List the names of blocks in a folder, none if it does not exist or cannot be read."""
     try:
         return [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return []

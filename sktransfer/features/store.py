@@ -58,7 +58,7 @@ class FeatureStore:
             raise ValueError(f"location={location!r}: give the path of a folder.")
         # Where the process works may change.
         self.location = Path(location).expanduser().absolute()
-        if self.location.is_file():
+        if os.path.isfile(self.location):  # False where that cannot be known
             raise ValueError(f"{str(location)!r} is a file: features are stored in a folder.")
         counts = isinstance(max_bytes, Integral) and not isinstance(max_bytes, bool)
         if max_bytes is not None and not (counts and max_bytes > 0):

@@ -520,3 +520,16 @@ def test_the_path_of_a_file_is_refused(tmp_path):
     (tmp_path / "features.sqlite").write_bytes(b"")
     with pytest.raises(ValueError, match=r"features\.sqlite' is a file"):
         as_store(tmp_path / "features.sqlite")
+
+
+def test_a_folder_that_cannot_be_read_is_a_store_without_entries(tmp_path, monkeypatch):
+    def refused(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", "store")
+
+    with monkeypatch.context() as patch:
+        for name in ("listdir", "stat", "makedirs", "open"):
+            patch.setattr(f"sktransfer.features.block_index.os.{name}", refused)
+        store = FeatureStore(tmp_path / "store")
+        assert store.get("recipe", [b"1"]) == [None] and len(store) == 0
+        with pytest.warns(UserWarning, match="cannot be written .* Permission denied"):
+            assert not store.try_put("recipe", [b"1"], np.ones((1, 2), np.float32))
