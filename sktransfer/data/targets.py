@@ -272,6 +272,11 @@ class NumericTarget(Target):
         Whose means and standard deviations are used.
     weight : ndarray of shape (n_samples,), default=None
         Of the samples, in means and standard deviations.
+
+    Raises
+    ------
+    ValueError
+        If numbers are so large that their variance is not finite.
     """
 
     name, loss, probe = "regression", "squared_error", "ridge"
@@ -280,7 +285,10 @@ class NumericTarget(Target):
         self.is_flat = y.ndim == 1  # and not a column
         if weight is not None:  # by a power of two, so that squares of it stay finite
             weight = np.ldexp(weight, -np.frexp(weight.max())[1])
-        scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        if not np.isfinite(scaler.var_).all():
+            raise ValueError(f"y holds numbers as large as {np.abs(y).max():.3g}: scale them down.")
         self.mean, self.scale = scaler.mean_, scaler.scale_
 
     @property

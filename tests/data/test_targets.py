@@ -92,3 +92,8 @@ def test_class_weights_become_factors_of_rows():
         target.class_factors(with_later, codes, False)
     several = IndicatorTarget(2).class_factors([{0: 1, 1: 2}, {0: 1, 1: 3}], np.eye(2), False)
     assert several.tolist() == [2, 3]
+
+
+def test_numbers_whose_variance_is_not_finite_are_refused():
+    with pytest.raises(ValueError, match=r"as large as 4e\+300: scale them down"):
+        NumericTarget(np.arange(5.0) * 1e300)
