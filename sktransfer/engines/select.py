@@ -39,7 +39,14 @@ def resolve_engine(engine: str) -> str:
     Returns
     -------
     str
+
+    Raises
+    ------
+    ValueError
+        If there is no such runtime.
     """
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"engine={engine!r} is none of {['auto', *ENGINES]}.")
     return "torch" if engine == "auto" else engine
 
 
@@ -99,6 +106,8 @@ def engine_for(
     engine = resolve_engine(engine)
     key = (engine, tuple(layers), pooling, *sorted(settings.items(), key=lambda item: item[0]))
     if issubclass(ENGINES[engine], ExportedEngine):
+        # After a fit, set_params may have changed it, or a pickle been opened without its package.
+        check_engine(engine, settings["device"], settings.get("precision", "float32"))
         settings |= {"network": network, "conversions": conversions}
     if not _is_hashable(key):  # a pooling may be an object without a hash
         return ENGINES[engine](stages, layers, pooling, **settings)

@@ -1,9 +1,11 @@
 import threading
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from sktransfer import load_backbone
+from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.engines import ENGINES, TorchEngine, engine_for
 from sktransfer.features.recipe import Recipe
 
@@ -74,3 +76,13 @@ def test_threads_share_an_engine():
         thread.join()
     assert len(found) == 200
     assert len(set(map(id, found))) == 2
+
+
+def test_a_runtime_is_checked_again_after_a_fit(monkeypatch):
+    X = np.ones((3, 4), np.float32)
+    fitted = PretrainedFeatureExtractor(nn.Sequential(nn.Linear(4, 2), nn.ReLU())).fit(X)
+    monkeypatch.setattr(ENGINES["onnxruntime"], "packages", ("not_installed",))
+    with pytest.raises(ImportError, match=r"needs not_installed: pip install 'sktransfer\[onnx\]'"):
+        fitted.set_params(engine="onnxruntime").transform(X)
+    with pytest.raises(ValueError, match=r"engine='unknown' is none of .*'openvino'"):
+        fitted.set_params(engine="unknown").transform(X)
