@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 
 from ..data import NumericTarget
 from ..transferability import greedy_weights, make_folds, mixture_weights, temperature
-from .members import BLEND, Block, Member
+from .members import BLEND, RAW, Block, Member
 from .models import Fitted, Tables
 
 __all__ = [
@@ -222,7 +222,11 @@ def choose_members(
 
 def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple:
     """Merge equal samples: in several folds, a model would be judged on what it has seen."""
-    keys = np.column_stack([next(iter(by_block.values())), outcome.codes])
+    keys = [next(iter(by_block.values())), outcome.codes]
+    if RAW in by_block:  # texts may differ in words that the network does not know
+        n_columns = by_block[RAW].shape[1]
+        keys.append(by_block[RAW] @ np.random.default_rng(0).uniform(size=n_columns))
+    keys = np.column_stack(keys)
     _, rows, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     groups = inverse.ravel()
     weight = np.bincount(groups, outcome.weight)
@@ -240,12 +244,12 @@ def make_splits(outcome: Labels | Numbers, seed: int) -> list[list]:
 
 def _prior(members: list[Member], is_judged: bool) -> np.ndarray:
     """Return the pseudo-samples of each member."""
-    direct, share = (
-        np.array([member.is_direct for member in members]),
-        BLEND["direct" if is_judged else "direct_unjudged"],
-    )
-    each = np.where(direct, share / max(1, direct.sum()), (1 - share) / max(1, (~direct).sum()))
-    return BLEND["pseudo_samples"] * each / each.sum()
+    known = np.array([member.prior != "" for member in members])
+    name = next((member.prior for member in members if member.prior), "")
+    total, share, share_unjudged = BLEND["priors"][name]
+    share = share if is_judged else share_unjudged
+    each = np.where(known, share / max(1, known.sum()), (1 - share) / max(1, (~known).sum()))
+    return total * each / each.sum()
 
 
 class _Judge(abc.ABC):
@@ -274,7 +278,7 @@ class _Judge(abc.ABC):
     def __call__(self, member: Member) -> tuple[float | None, Any, np.ndarray]:
         """Return temperature, setting, and the predictions ``(n_judged, n_outputs)``."""
         if not len(self.rows):
-            heat = 1.0 if member.is_direct else self.usual
+            heat = 1.0 if member.prior else self.usual
             return heat, member.model.usual, self.outcome.target[:0]
         found = [
             member.model.out_of_fold(self.tables, member.blocks, self.outcome, folds)

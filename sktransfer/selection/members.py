@@ -12,6 +12,7 @@ from typing import Any
 
 from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
 from ..features import candidate_layers
+from ..transferability import LinearProbe
 from .models import Direct, Model, OnFeatures, Probe
 
 __all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
@@ -44,11 +45,10 @@ BLEND: dict[str, Any] = {
     "many": 200,
     "splits": 5,
     "judged": 300,
-    # Pseudo-samples of all members, and the share of direct use in them.
-    "pseudo_samples": 1.0,
-    "direct": 0.8,
-    # Where nothing can be judged: that share, the penalty and the temperature of probes.
-    "direct_unjudged": 0.5,
+    # What is known in favour of a member: pseudo-samples of all members, its share of them, and
+    # that share where nothing can be judged.
+    "priors": {"direct": (1.0, 0.8, 0.5), "features": (10.0, 0.8, 0.5), "": (1.0, 0.0, 0.0)},
+    # Where nothing can be judged: the penalty and the temperature of probes.
     "penalty": 1.0,
     "temperature": 0.2,
     # Pseudo-samples that each class of the network starts with in direct use.
@@ -105,14 +105,14 @@ class Member:
     name : str
     blocks : tuple of Block
     model : Model
-    is_direct : bool, default=False
-        Whether it uses the network's own classes.
+    prior : str, default=""
+        Name of what is known in its favour, in ``BLEND["priors"]``.
     """
 
     name: str
     blocks: tuple[Block, ...]
     model: Model
-    is_direct: bool = False
+    prior: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,7 @@ def make_members(layout: Layout) -> list[Member]:
     """
     made = [member for make in MEMBERS.values() for member in make(layout)]
     # In a small network, several names stand for the same layers.
-    distinct = {member.blocks: member for member in reversed(made) if member.blocks}
+    distinct = {(m.blocks, type(m.model)): m for m in reversed(made) if m.blocks}
     return list(distinct.values())[::-1]
 
 
@@ -278,11 +278,21 @@ def _direct(layout: Layout) -> list[Member]:
         return []
     output, model = resolve_layer(layout.backbone, -1), Direct((BLEND["smoothing"],))
     size = layout.sizes[-1]
-    return [Member(f"own classes{_at([size])}", (Block(size, output),), model, is_direct=True)]
+    return [Member(f"own classes{_at([size])}", (Block(size, output),), model, prior="direct")]
+
+
+def _logistic(layout: Layout) -> list[Member]:
+    """The strategy "features", which is hard to beat with few samples and without own classes."""
+    has_classes = layout.backbone.classes is not None
+    if has_classes or layout.classifier is not None or not layout.is_labels:
+        return []
+    block, model = Block(layout.sizes[-1], layout.head), OnFeatures(LinearProbe(random_state=0))
+    return [Member(f"{layout.head} (logistic)", (block,), model, prior="features")]
 
 
 MEMBERS: dict[str, Callable[[Layout], list[Member]]] = {
     "on features": _on_features,
     "with raw": _with_raw,
     "direct": _direct,
+    "logistic": _logistic,
 }

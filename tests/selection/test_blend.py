@@ -42,7 +42,7 @@ def members():
     return [
         Member("good", (LAYERS["good"],), probe),
         Member("noise", (LAYERS["noise"],), probe),
-        Member("own classes", (LAYERS["logits"],), Direct((1.0,)), is_direct=True),
+        Member("own classes", (LAYERS["logits"],), Direct((1.0,)), prior="direct"),
     ]
 
 

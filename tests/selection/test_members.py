@@ -7,6 +7,7 @@ from sktransfer.backbones import inspect_layers
 from sktransfer.features import open_sample
 from sktransfer.selection.members import RAW, Block, Layout, make_members, sizes_of
 from sktransfer.selection.models import OnFeatures
+from sktransfer.transferability import LinearProbe
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
 
@@ -51,15 +52,15 @@ def test_members_are_layers_at_all_sizes_and_direct_use_is_at_the_largest():
     assert len(members) == 9 + 1
     grid = members["later layer, 128 + 288 pixels"]
     assert grid.blocks == (Block(128, "blocks.13", "grid"), Block(288, "blocks.13", "grid"))
-    assert [m.name for m in members.values() if m.is_direct] == ["own classes, 288 pixels"]
+    assert [m.name for m in members.values() if m.prior == "direct"] == ["own classes, 288 pixels"]
     last = members["last layers, 128 + 288 pixels"].blocks
     assert Block(128, "blocks.15", "grid") in last and Block(288, "head", ("avg", "max")) in last
 
 
 def test_no_two_members_are_the_same():
     for backbone in (deeper_backbone(), tiny_backbone()):
-        blocks = [member.blocks for member in make_members(layout(backbone))]
-        assert len(set(blocks)) == len(blocks) > 1
+        made = [(type(m.model), m.blocks) for m in make_members(layout(backbone))]
+        assert len(set(made)) == len(made) > 1
 
 
 def test_deep_networks_have_no_more_members_than_others():
@@ -85,7 +86,7 @@ def test_poolings_follow_the_shape_of_a_layer():
 def test_texts_are_counted_too():
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
     members = make_members(layout(words, sample=open_sample("a b", words)[None]))
-    on_network = [m.blocks for m in members if RAW not in m.blocks]
+    on_network = [m.blocks for m in members if RAW not in m.blocks and not m.prior]
     counted = [m.blocks for m in members if RAW in m.blocks]
     assert set(counted) == {(RAW,), *((*blocks, RAW) for blocks in on_network)}
 
@@ -93,11 +94,24 @@ def test_texts_are_counted_too():
 def test_a_classifier_of_the_users_is_fitted_on_single_layers():
     own = LogisticRegression()
     members = make_members(layout(deeper_backbone(), classifier=own))
-    on_features = [m for m in members if not m.is_direct]
+    on_features = [m for m in members if not m.prior]
     assert on_features and all(m.model == OnFeatures(own) for m in on_features)
     assert all(len(m.blocks) == 1 for m in on_features)
 
 
+def test_a_network_without_classes_has_the_strategy_features_as_a_member():
+    own = load_backbone(tiny_vit(), preprocess=tiny_backbone().preprocess)
+    (known,) = [m for m in make_members(layout(own)) if m.prior == "features"]
+    assert known.blocks == (Block(None, layout(own).head),)
+    assert isinstance(known.model.estimator, LinearProbe)
+    for other in (
+        layout(load_backbone("efficientnet_lite0")),
+        layout(own, classifier=LogisticRegression()),
+        layout(own, is_labels=False),
+    ):
+        assert not any(m.prior == "features" for m in make_members(other))
+
+
 def test_numbers_have_no_direct_use():
     members = make_members(layout(deeper_backbone(), is_labels=False))
-    assert not any(m.is_direct for m in members)
+    assert not any(m.prior == "direct" for m in members)
