@@ -160,9 +160,12 @@ class StopOnNonFinite(Callback):
             self._stop(net, "Weights are NaN or infinite", net.lr)
 
     def _stop(self, net, what: str, lr: float):
+        groups = net.optimizer_.param_groups
+        grows = any(group["lr"] * group.get("weight_decay", 0) > 1 for group in groups)
+        decay = "a smaller weight_decay, " if grows else ""
         raise FloatingPointError(
-            f"{what} in epoch {len(net.history)} at a learning rate of {lr:.3g}. "
-            f"Try lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
+            f"{what} in epoch {len(net.history)} at a learning rate of {lr:.3g}. Try {decay}"
+            f"lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
         )
 
 
