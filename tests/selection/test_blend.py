@@ -241,11 +241,14 @@ def test_many_classes():
 
 
 def reviews(n, seed=0):
-    """Texts of which the vectors of words tell one half of the labels, and counts the other."""
+    """Texts of which the vectors of words tell one half of the labels, and counts the other.
+
+    The number in each is in no other text.
+    """
     rng = np.random.default_rng(seed)
     y = rng.integers(4, size=n)
     first, second = (np.array(pair) for pair in (["good", "bad"], ["qwe", "asd"]))
-    return [f"{first[c // 2]} film {second[c % 2]} {i}" for i, c in enumerate(y)], y
+    return [f"{first[c // 2]} film {second[c % 2]} {10_000 * seed + i}" for i, c in enumerate(y)], y
 
 
 VECTORS = {"good": [1.0, 0.0, 0.0], "bad": [-1.0, 0.2, 0.0], "film": [0.0, 1.0, 0.0]}
