@@ -161,8 +161,8 @@ class StopOnNonFinite(Callback):
 
     def _stop(self, net, what: str, lr: float):
         groups = net.optimizer_.param_groups
-        grows = any(group["lr"] * group.get("weight_decay", 0) > 1 for group in groups)
-        decay = "a smaller weight_decay, " if grows else ""
+        decays = max(group.get("weight_decay", 0) for group in groups)
+        decay = "a smaller weight_decay, " if decays > 1 else ""
         raise FloatingPointError(
             f"{what} in epoch {len(net.history)} at a learning rate of {lr:.3g}. Try {decay}"
             f"lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
