@@ -226,8 +226,9 @@ def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple:
     if RAW in by_block:  # texts may differ in words that the network does not know
         n_columns = by_block[RAW].shape[1]
         keys.append(by_block[RAW] @ np.random.default_rng(0).uniform(size=n_columns))
-    keys = np.column_stack(keys)
-    _, rows, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    _, rows, inverse = np.unique(
+        np.column_stack(keys), axis=0, return_index=True, return_inverse=True
+    )
     groups = inverse.ravel()
     weight = np.bincount(groups, outcome.weight)
     tables = Tables({block: table[rows] for block, table in by_block.items()})
