@@ -49,12 +49,13 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         The classifier on features. None is a linear model whose penalty is chosen by
         cross-validation. With "auto" it needs ``predict_proba`` or ``decision_function``.
     max_epochs : int, default=10
-        Passes over the samples, for strategies that train. With 0, "auto" trains no network.
+        Passes over the samples, for strategies that train. "auto" ignores it.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     time_budget : float, default=None
-        With "auto", about how many seconds ``fit`` may take. It uses fewer input sizes, and trains
-        no network, if their estimated times exceed it.
+        With "auto", about how many seconds ``fit`` may take. Fewer input sizes are used if they
+        would take longer; where there is time, a trained network may join the blend. With None no
+        network is trained.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
         with; with "auto", 4 / 7 and 9 / 7 of it instead.
@@ -113,10 +114,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     pseudo-samples, all others with 0.2. Members with a weight under 0.02 are left out, the others
     are fitted on all samples, and the weighted mean of their probabilities is calibrated.
 
-    If there are at least 60 samples, eight for each class, and the mean is wrong for five per cent
-    of them or more, the whole network is trained at the smallest size, without a fifth of the
-    samples (at least 30). It enters by the weight that explains these best, if it explains them at
-    least as well as the others. Not with ``max_epochs=0``.
+    With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
+    is wrong for five per cent of them or more, the whole network is trained at the smallest size,
+    without a fifth of the samples (at least 30). It enters by the weight that explains these best,
+    if it explains them at least as well as the others.
 
     Everything is measured on the samples given to ``fit``, so that a cross-validation around it is
     an honest one.
@@ -257,10 +258,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             self.estimator,
             self._check_unlabelled(X_unlabelled),
         )
-        if self.max_epochs:
-            task = dataclasses.replace(task, batch_size=self.batch_size, until=until)
         sizes = sizes_of(self.backbone_, self.image_size)
         if until is not None:
+            task = dataclasses.replace(task, batch_size=self.batch_size, until=until)
             run = (study.samples, len(study.weighted), until - time.perf_counter(), self.device)
             sizes = sizes_within(self.backbone_, sizes, *run)
         return fit_blend(task, infos, sizes)

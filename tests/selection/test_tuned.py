@@ -49,7 +49,7 @@ def trained(monkeypatch):
 
 def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, trained):
     X, y = rings(300)
-    model = TransferClassifier(backbone, random_state=0).fit(X, y)
+    model = TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(X, y)
     assert trained == [240]  # without the samples that weight it
     weights = dict(zip(model.members_, model.weights_, strict=True))
     assert weights["all stages trained"] > 0.1
@@ -57,7 +57,7 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
     test, y_test = rings(500, seed=1)
     found = model.predict_proba(test)
     np.testing.assert_allclose(found.sum(1), 1)
-    without = TransferClassifier(backbone, max_epochs=0, random_state=0).fit(X, y)
+    without = TransferClassifier(backbone, random_state=0).fit(X, y)
     assert "all stages trained" not in without.members_ and len(trained) == 1
     assert model.score(test, y_test) > without.score(test, y_test)
     again = pickle.loads(pickle.dumps(model))
@@ -70,7 +70,7 @@ def test_nothing_is_trained_with_few_samples_or_few_errors(
     n, errors, backbone, trained, monkeypatch
 ):
     monkeypatch.setitem(BLEND, "tuned_errors", errors)
-    TransferClassifier(backbone, random_state=0).fit(*rings(n))
+    TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(*rings(n))
     assert not trained
 
 
@@ -80,7 +80,7 @@ def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
         return np.where(is_far[:, None], [0.01, 0.99], [0.99, 0.01])
 
     monkeypatch.setattr(FineTunedClassifier, "predict_proba", wrong)
-    model = TransferClassifier(backbone, random_state=0).fit(*rings(200))
+    model = TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(*rings(200))
     assert trained and "all stages trained" not in model.members_
 
 
@@ -99,7 +99,9 @@ def test_the_time_of_a_training_is_estimated(backbone):
 
 def test_equal_samples_are_not_both_trained_on_and_held_out(backbone, trained):
     X, y = rings(150)
-    TransferClassifier(backbone, random_state=0).fit(np.tile(X, (3, 1)), np.tile(y, 3))
+    TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(
+        np.tile(X, (3, 1)), np.tile(y, 3)
+    )
     assert trained[0] % 3 == 0  # all copies of a sample, or none
 
 
