@@ -2,5 +2,6 @@
 
 from .classifier import FineTunedClassifier
 from .regressor import FineTunedRegressor
+from .schedule import auto_batch_size, auto_epochs
 
-__all__ = ["FineTunedClassifier", "FineTunedRegressor"]
+__all__ = ["FineTunedClassifier", "FineTunedRegressor", "auto_batch_size", "auto_epochs"]

@@ -15,6 +15,7 @@ from .judging import BlendPart, Choice, Labels, Numbers, choose_members, mean_pr
 from .members import BLEND, RAW, Block, Layout, Member, make_members
 from .models import Tables
 from .self_training import self_train, some_unlabelled
+from .trials import run_settings
 from .tuned import TunedMember, fit_tuned, may_pay
 
 __all__ = ["Blend", "BlendTask", "compute_blocks", "fit_blend"]
@@ -56,11 +57,6 @@ class Blend:
         return self
 
     @property
-    def run(self) -> dict:
-        """How the network is run: device, memory, n_jobs, verbose."""
-        return {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
-
-    @property
     def weights(self) -> dict[str, float]:
         """The weight of each member by name, the highest first."""
         return {part.member.name: part.weight for part in self.parts}
@@ -68,7 +64,9 @@ class Blend:
     def mean(self, samples: Sequence) -> np.ndarray:
         """Return probabilities or standardised numbers, ``(n_samples, n_outputs)``."""
         blocks = (block for part in self.parts for block in part.member.blocks)
-        tables = Tables(compute_blocks(samples, self.backbone, blocks, self.vectorizer, self.run))
+        tables = Tables(
+            compute_blocks(samples, self.backbone, blocks, self.vectorizer, run_settings(self))
+        )
         return mean_prediction(self.parts, tables, self.temperature)
 
 
@@ -102,7 +100,7 @@ class ClassBlend(Blend):
         if self.tuned is None:
             return mean
         share = self.tuned.weight
-        return (1 - share) * mean + share * self.tuned.probabilities(samples, self.run)
+        return (1 - share) * mean + share * self.tuned.probabilities(samples, run_settings(self))
 
     def predict(self, samples: Sequence) -> np.ndarray:
         """Return the most probable class of each sample."""
@@ -148,10 +146,10 @@ class BlendTask:
         The user's classifier on features.
     unlabelled : sequence or None, default=None
         Samples without labels, checked by an estimator.
-    batch_size : int, "auto" or None, default=None
-        Rows in a training step of a tuned network; None tunes none.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step of a tuned network.
     until : float or None, default=None
-        Time, as of ``time.perf_counter``, at which training must be over.
+        Time, as of ``time.perf_counter``, at which training must be over; None trains none.
     """
 
     backbone: Backbone
@@ -162,7 +160,7 @@ class BlendTask:
     run: dict
     classifier: Any = None
     unlabelled: Any = None
-    batch_size: int | str | None = None
+    batch_size: int | str = "auto"
     until: float | None = None
 
     @property
@@ -265,7 +263,7 @@ def _fit_parts(
 
 def _tuned(task: BlendTask, labels: Labels, choice: Choice, size: int | None) -> TunedMember | None:
     """Return a tuned network, if it has a weight."""
-    if task.batch_size is None or not may_pay(task.backbone, labels, choice, task.rows):
+    if task.until is None or not may_pay(task.backbone, labels, choice, task.rows):
         return None
     return fit_tuned(
         task.backbone.with_image_size(size),

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, softmax
 from ..data import NumericTarget
 from ..transferability import greedy_weights, make_folds, mixture_weights, temperature
 from .members import BLEND, RAW, Block, Member
-from .models import Fitted, Tables
+from .models import Fitted, Tables, logs
 
 __all__ = [
     "BlendPart",
@@ -146,8 +146,7 @@ def mean_prediction(
     mean = np.sum([part.weight * part.predictions(tables) for part in parts], axis=0)
     if temperature is None:
         return mean
-    with np.errstate(divide="ignore"):
-        return tempered(np.log(mean), temperature)
+    return tempered(logs(mean), temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +207,8 @@ def choose_members(
     judge: _Judge = kind(tables, outcome, make_splits(outcome, seed), seed)
     judged = [judge(member) for member in members]
     predictions = np.stack([found for *_, found in judged])
-    weights = judge.weights(predictions, _prior(members, len(judge.rows) > 0))
+    prior = _prior(members, len(judge.rows) > 0)
+    weights = judge.weights(predictions, prior) if len(judge.rows) else prior / prior.sum()
     least = min(BLEND["least_weight"], weights.max())
     order = [i for i in np.argsort(-weights, kind="stable") if weights[i] >= least]
     weights = weights[order] / weights[order].sum()
@@ -321,21 +321,18 @@ class _LabelJudge(_Judge):
         smoothing = 1 / (len(self.outcome.weight) + 2)
         settings = {"label_smoothing": smoothing, "sample_weight": self.weight}
         heat = temperature(scores, self.codes, **settings)
-        logs = np.maximum(log_softmax(scores / heat, axis=1), _LEAST)
-        own = logs[np.arange(len(self.codes)), self.codes]
-        mean = (1 - smoothing) * own + smoothing * logs.mean(1)
+        logged = np.maximum(log_softmax(scores / heat, axis=1), _LEAST)
+        own = logged[np.arange(len(self.codes)), self.codes]
+        mean = (1 - smoothing) * own + smoothing * logged.mean(1)
         return -float(self.weight @ mean), heat
 
     def weights(self, predictions: np.ndarray, prior: np.ndarray) -> np.ndarray:
-        if not len(self.rows):
-            return prior / prior.sum()
         return mixture_weights(predictions, self.codes, prior=prior, sample_weight=self.weight)
 
     def at_best_temperature(self, mean: np.ndarray) -> tuple[float, np.ndarray]:
         if not len(self.rows):
             return 1.0, mean
-        with np.errstate(divide="ignore"):
-            logits = np.log(mean)
+        logits = logs(mean)
         heat = self.loss(logits)[1]
         return heat, tempered(logits, heat)
 
@@ -351,8 +348,6 @@ class _NumberJudge(_Judge):
         return float(self.weight @ ((scores - self.target) ** 2).sum(1)), None
 
     def weights(self, predictions: np.ndarray, prior: np.ndarray) -> np.ndarray:
-        if not len(self.rows):
-            return prior / prior.sum()
         settings = {"n_bags": BLEND["bags"], "random_state": self.seed}
         settings |= {"n_rounds": BLEND["rounds"], "sample_weight": self.weight}
         return greedy_weights(predictions, self.target, loss="squared_error", **settings)

@@ -186,9 +186,13 @@ class Layout:
             return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
         return found
 
-    def blocks(self, name: str) -> tuple[Block, ...]:
-        """Return the blocks of an entry of ``vectors``, at all sizes."""
-        return tuple(Block(size, *vector) for size in self.sizes for vector in self.vectors[name])
+    @property
+    def blocks(self) -> dict[str, tuple[Block, ...]]:
+        """The entries of ``vectors`` as blocks, at all sizes."""
+        return {
+            name: tuple(Block(size, *vector) for size in self.sizes for vector in vectors)
+            for name, vectors in self.vectors.items()
+        }
 
     @property
     def model(self) -> Model:
@@ -252,8 +256,8 @@ def make_members(layout: Layout) -> list[Member]:
 def _on_features(layout: Layout) -> list[Member]:
     """Models of layers, each at all sizes side by side."""
     return [
-        Member(f"{name}{_at(layout.sizes)}", layout.blocks(name), layout.model)
-        for name in layout.vectors
+        Member(f"{name}{_at(layout.sizes)}", blocks, layout.model)
+        for name, blocks in layout.blocks.items()
     ]
 
 
@@ -262,8 +266,8 @@ def _with_raw(layout: Layout) -> list[Member]:
     if layout.backbone.modality.vectorizer() is None or layout.classifier is not None:
         return []
     beside = [
-        Member(f"{name} and {RAW.layer}", (*layout.blocks(name), RAW), layout.model)
-        for name in layout.vectors
+        Member(f"{name} and {RAW.layer}", (*blocks, RAW), layout.model)
+        for name, blocks in layout.blocks.items()
     ]
     return [Member(RAW.layer, (RAW,), layout.model), *beside]
 

@@ -22,7 +22,7 @@ from ..transferability import (
 )
 from .trials import fit as fit_weighted
 
-__all__ = ["Direct", "Fitted", "Model", "OnFeatures", "Outcome", "Probe", "Tables"]
+__all__ = ["Direct", "Fitted", "Model", "OnFeatures", "Outcome", "Probe", "Tables", "logs"]
 
 _DUAL = 2000  # rows up to which a model is computed from their inner products
 
@@ -199,7 +199,7 @@ class Conditional:
 
     def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
         """Return logarithms of probabilities, ``(n_samples, n_classes)``."""
-        return _log(_own_probabilities(tables, blocks) @ self.conditional)
+        return logs(_own_probabilities(tables, blocks) @ self.conditional)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Direct:
             known = theta[train], target[train]
             for i, smoothing in enumerate(self.settings):
                 given = labels_given_classes(*known, smoothing, outcome.weight[train])
-                found[i, test] = _log(theta[test] @ given)
+                found[i, test] = logs(theta[test] @ given)
         return found
 
     def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting: float) -> Conditional:
@@ -243,14 +243,15 @@ def _own_probabilities(tables: Tables, blocks: tuple) -> np.ndarray:
     return softmax(tables.by_block[blocks[0]].astype(np.float64), axis=1)
 
 
-def _log(probabilities: np.ndarray) -> np.ndarray:
+def logs(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms; that of zero is minus infinity."""
     with np.errstate(divide="ignore"):
         return np.log(probabilities)
 
 
 @dataclasses.dataclass(frozen=True)
 class OnFeatures:
-    """A classifier of the user's on features.
+    """A classifier on features.
 
     Parameters
     ----------
@@ -290,7 +291,7 @@ class OnFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class FittedOnFeatures:
-    """A fitted classifier of the user's.
+    """A fitted classifier on features.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ def recommend_strategy(
 
     See Also
     --------
-    TransferClassifier : A classifier that follows the recommendation.
+    TransferClassifier : Combine strategies, or fit the recommended one (``strategy=``).
 
     Notes
     -----

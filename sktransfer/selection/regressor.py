@@ -12,6 +12,7 @@ from ..transferability import subsample
 from .blend import BlendTask, fit_blend
 from .judging import Numbers
 from .members import BLEND, sizes_of
+from .trials import run_settings
 
 __all__ = ["TransferRegressor"]
 
@@ -156,15 +157,12 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         weighted = np.flatnonzero(weight)
         rows = weighted[subsample(np.zeros(len(weighted)), BLEND["rows"], seed)]
         numbers = Numbers(y, NumericTarget(y[weighted], weight[weighted]), weight)
-        task = BlendTask(self.backbone_, samples, numbers, rows, seed, self._run())
+        task = BlendTask(self.backbone_, samples, numbers, rows, seed, run_settings(self))
         sizes = sizes_of(self.backbone_, self.image_size)
         self.blend_ = fit_blend(task, self._inspect(samples), sizes)
         weights = self.blend_.weights
         self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
-
-    def _run(self) -> dict:
-        return {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
 
     def predict(self, X):
         """Predict numbers.
@@ -179,7 +177,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             In the form of y.
         """
         samples = self._transform_samples(X)
-        return self.blend_.set_params(**self._run()).predict(samples)
+        return self.blend_.set_params(**run_settings(self)).predict(samples)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -22,7 +22,7 @@ from .recommendation import REFERENCE
 from .strategies import STRATEGIES, available
 from .study import Study
 from .timing import sizes_within
-from .trials import check_takes_weights, set_running
+from .trials import check_takes_weights, run_settings, set_running
 
 __all__ = ["TransferClassifier"]
 
@@ -107,12 +107,14 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     -----
     The members of the blend of "auto" are linear models of the features of several layers, poolings
     and input sizes, alone and side by side, and the network's own classes, mapped onto yours; for
-    texts, also linear models of counts of words. Each
-    sample passes the network once at each size. On up to 600 samples, models are cross-validated;
-    each gets the penalty and the temperature with the smallest log loss, and the weights are those
-    of a mixture that explains the labels best [1]_. The network's own classes begin with 0.8
-    pseudo-samples, all others with 0.2. Members with a weight under 0.02 are left out, the others
-    are fitted on all samples, and the weighted mean of their probabilities is calibrated.
+    texts, also linear models of counts of words. Each sample passes the network once at each size.
+    On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
+    the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
+    best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes begin with
+    0.8 pseudo-samples, all others with 0.2; without own classes, logistic regression on the
+    penultimate layer begins with 8 and all others with 2. Members with a weight under 0.02 are left
+    out, the others are fitted on all samples, and the weighted mean of their probabilities is
+    calibrated.
 
     With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
     is wrong for five per cent of them or more, the whole network is trained at the smallest size,
@@ -124,8 +126,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     References
     ----------
-    .. [1] Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
-       https://doi.org/10.1145/1015330.1015432
+    .. [1] Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+       https://arxiv.org/abs/1706.04599
 
     Examples
     --------
@@ -275,8 +277,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def _fitted(self):
         """Return the fitted estimator, which runs as this one is asked to by now."""
-        run = {name: getattr(self, name) for name in ("device", "memory", "n_jobs", "verbose")}
-        return set_running(self.estimator_, **run)
+        return set_running(self.estimator_, **run_settings(self))
 
     def _settle(self, study: Study) -> str:
         if self.strategy == "search":
@@ -329,7 +330,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self._check_choices()
         samples = self._fit_backbone(X)
         y = check_labels(y, len(samples))
-        run = {name: getattr(self, name) for name in ("memory", "device", "n_jobs", "verbose")}
         return Study(
             self.backbone_,
             samples,
@@ -339,7 +339,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             classifier=self.estimator,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
-            run=run,
+            run=run_settings(self),
             strategy=None if self.strategy in _CHOICES else self.strategy,
             every_row=self.strategy == "search",
         )
@@ -360,9 +360,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     @available_if(lambda self: self._offers("predict_proba"))
     def predict_proba(self, X):
-        """Give the probability of each class.
-
-        There where ``estimator`` has it.
+        """Give the probability of each class, if the estimator has this method.
 
         Parameters
         ----------
@@ -378,7 +376,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     @available_if(lambda self: self._offers("decision_function"))
     def decision_function(self, X):
-        """Give scores of the classes, there where ``estimator`` has them.
+        """Give scores of the classes, if the estimator has this method.
 
         Parameters
         ----------

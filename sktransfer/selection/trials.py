@@ -15,7 +15,14 @@ from sklearn.utils.validation import has_fit_parameter
 from ..data import named_among, take
 from ..transferability import subsample
 
-__all__ = ["check_takes_weights", "fit", "halving", "out_of_fold_hits", "set_running"]
+__all__ = [
+    "check_takes_weights",
+    "fit",
+    "halving",
+    "out_of_fold_hits",
+    "run_settings",
+    "set_running",
+]
 
 
 def _weight_parameter(estimator) -> str | None:
@@ -83,6 +90,11 @@ def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
     features = model[:-1].fit_transform(samples, y)
     fit(model[-1], features, y, weight)
     return model
+
+
+def run_settings(model) -> dict:
+    """Return how a model runs its network: device, memory, n_jobs and verbose."""
+    return {name: getattr(model, name) for name in ("device", "memory", "n_jobs", "verbose")}
 
 
 def set_running(model, **settings):

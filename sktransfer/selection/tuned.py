@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backbones import Backbone, weighted_layers
 from ..data import take
-from ..finetuning import FineTunedClassifier
+from ..finetuning import FineTunedClassifier, auto_batch_size, auto_epochs
 from ..transferability import hold_out, mixture_weights, temperature
 from .judging import Choice, Labels, tempered
 from .members import BLEND
@@ -91,7 +91,7 @@ def fit_tuned(
     seed: int,
     batch_size: int | str,
     run: dict,
-    until: float | None,
+    until: float,
 ) -> TunedMember | None:
     """Train all stages without some samples, and weight the network by its predictions of these.
 
@@ -109,7 +109,7 @@ def fit_tuned(
     batch_size : int or "auto"
     run : dict
         device, memory, n_jobs, verbose.
-    until : float or None
+    until : float
         Time, as of ``time.perf_counter``, at which training must be over; it does not begin, if it
         would take longer.
 
@@ -119,7 +119,7 @@ def fit_tuned(
         None without a weight, or without time.
     """
     train, held = _split(labels, choice, rows, seed)
-    if until is not None and time.perf_counter() + _seconds(backbone, samples, len(train)) > until:
+    if time.perf_counter() + _seconds(backbone, samples, len(train)) > until:
         return None
     model = FineTunedClassifier(
         backbone, trainable="all", batch_size=batch_size, random_state=seed, **run
@@ -149,9 +149,9 @@ def _split(
 
 
 def _seconds(backbone: Backbone, samples: Any, n: int) -> float:
-    """Estimate the time of training on n samples, about 120 steps or four passes."""
+    """Estimate the time of training on n samples."""
     step = measure_timing(backbone, samples, {"all": "all"}).step["all"]
-    return step * max(4 * n, 120 * (16 if n <= 1000 else 32))
+    return step * n * auto_epochs(n, auto_batch_size(n))
 
 
 def _weighted(
