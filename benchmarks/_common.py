@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
+import _performance
 import numpy as np
 import sklearn
 import torch
+from _performance import Case
 from PIL import Image
 
 from sktransfer.engines.base import Engine
@@ -23,14 +25,56 @@ from sktransfer.engines.base import Engine
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def parser(doc: str, rounds: int | None = None) -> argparse.ArgumentParser:
-    """Make the options that every benchmark has; its docstring is the help."""
+__all__ = ["Case"]
+
+
+def parser(
+    doc: str, rounds: int | None = None, quick: dict | None = None
+) -> argparse.ArgumentParser:
+    """Make the options that every benchmark has; its docstring is the help.
+
+    ``quick`` are the settings of the quick form, such as ``{"rounds": 2, "samples": 32}``. With
+    them, there are the options ``--quick`` and ``--record``, for :func:`record`.
+    """
     kind = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(description=doc, formatter_class=kind)
     made.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     if rounds is not None:
         made.add_argument("--rounds", type=int, default=rounds)
+    if quick is not None:
+        made.add_argument("--quick", action=_Quick, settings=quick, help=f"the same as {quick}")
+        made.add_argument("--record", action="store_true", help="write to docs/performance")
     return made
+
+
+class _Quick(argparse.Action):
+    """Set several options at once."""
+
+    def __init__(self, option_strings, dest, settings, help=None):
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self.settings = settings
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        vars(namespace).update(self.settings | {"quick": True})
+
+
+def record(script: str, args: argparse.Namespace, cases: list[Case]) -> None:
+    """Print the cases, and with ``--record`` write them to docs/performance/NAME.jsonl.
+
+    Parameters
+    ----------
+    script : str
+        ``__file__`` of the benchmark, which gives NAME.
+    args : Namespace
+        Of :func:`parser`.
+    cases : list of Case
+    """
+    print("\n" + _performance.table(cases), flush=True)
+    if args.record:
+        name = Path(script).stem
+        options = [option for option in sys.argv[1:] if option != "--record"]
+        command = " ".join(["python", f"benchmarks/{name}.py", *options])
+        _performance.write(name, command, cases)
 
 
 def folder(data: Path, name: str) -> Path:
@@ -115,6 +159,11 @@ def interleave(
         line = "; ".join(results)
         print(f"  round {r + 1}, load {os.getloadavg()[0]:.1f}: {line}", flush=True)
     return times
+
+
+def speeds(times: dict[str, list[float]], n: int) -> dict[str, list[float]]:
+    """Return how many of n samples a second each variant reached in each round."""
+    return {name: [n / seconds for seconds in each] for name, each in times.items()}
 
 
 def ratio(a: list[float], b: list[float]) -> str:

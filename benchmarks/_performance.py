@@ -1,0 +1,297 @@
+"""The records of the benchmarks of speed, and the page docs/performance.md, made from them.
+
+A record is one line of JSON in docs/performance/NAME.jsonl, where NAME is the benchmark: what was
+measured in turns, with the values of all rounds, the command and the machine. A new run replaces
+the lines of its cases and keeps the others.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "docs" / "performance"
+PAGE = ROOT / "docs" / "performance.md"
+# The order of the page; others follow by name.
+ORDER = (
+    "transform",
+    "peers",
+    "single",
+    "grid_search",
+    "finetune_speed",
+    "epoch",
+    "store",
+    "imports",
+    "files",
+    "memory",
+)
+# How a ratio to the baseline is read, by the end of the unit.
+WORDS = {"/s": "times as fast", "s": "times as long", "B": "times as much"}
+PACKAGES = ("torch", "scikit-learn", "numpy", "openvino", "onnxruntime", "timm", "transformers")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was measured in turns: a value of each contestant in each round.
+
+    Parameters
+    ----------
+    name : str
+        Unique in the benchmark, such as "ResNet-18, from paths".
+    unit : str
+        Of the values. Larger values are better if it ends with "/s", such as "images/s"; otherwise
+        ("s", "ms", "MB") smaller ones are.
+    values : dict of str to list of float
+        By contestant, one value a round.
+    baseline : str, optional
+        The contestant with which the others are compared, round by round.
+    aims : dict of str to float
+        The ratio to the baseline that a contestant should reach: at least that many times as
+        fast, or at most that many times as long.
+    note : str
+        What was asserted first, such as "features equal to 2e-6".
+    """
+
+    name: str
+    unit: str
+    values: dict[str, list[float]]
+    baseline: str | None = None
+    aims: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def ratios(self, contestant: str) -> list[float]:
+        base = self.values[self.baseline]
+        return [a / b for a, b in zip(self.values[contestant], base, strict=True)]
+
+
+# -- records -----------------------------------------------------------------------------------
+
+
+def write(name: str, command: str, cases: list[Case], folder: Path = RECORDS) -> None:
+    """Replace the lines of the cases in the file of a benchmark."""
+    about = {"benchmark": name, "command": command, "machine": machine()}
+    lines = {line["name"]: line for line in read(name, folder)}
+    lines |= {case.name: asdict(case) | about for case in cases}
+    folder.mkdir(exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.values())
+    (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def read(name: str, folder: Path = RECORDS) -> list[dict]:
+    """Return the lines of a benchmark; none if it has no file."""
+    path = folder / f"{name}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def machine() -> dict[str, str | float]:
+    """Describe the processor, the memory, the settings and the versions."""
+    return {
+        "processor": _of_processor("model name") or platform.machine(),
+        "instructions": " ".join(_instructions()),
+        "cores": os.cpu_count() or 1,
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
+        "accelerator": _accelerator(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "one for each core"),
+        "versions": f"Python {platform.python_version()}, " + ", ".join(_versions()),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def _of_processor(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+
+
+def _instructions() -> list[str]:
+    """Return the names of the instructions that decide which code of oneDNN runs."""
+    flags = set(_of_processor("flags").split())
+    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+
+
+def _accelerator() -> str:
+    import torch  # not for the page
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+
+
+def _versions() -> list[str]:
+    found = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
+    return [f"{name} {found[name]}" for name in PACKAGES if name in found]
+
+
+# -- the page ----------------------------------------------------------------------------------
+
+
+def docstring(path: Path) -> tuple[str, str]:
+    """Return the first line of a script's docstring, and its paragraphs without the commands."""
+    title, _, rest = (
+        ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    ).partition("\n")
+    kept = [part for part in rest.strip().split("\n\n") if not part.startswith(" ")]
+    return title.rstrip("."), "\n\n".join(kept)
+
+
+def render(folder: Path = RECORDS) -> str:
+    """Return the text of the page."""
+    names = sorted(path.stem for path in folder.glob("*.jsonl"))
+    names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    lines = {name: read(name, folder) for name in names}
+    machines = _machines([line for each in lines.values() for line in each])
+    parts = [_HEAD, _describe(machines, lines)]
+    parts += [_section(name, each, machines) for name, each in lines.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+_HEAD = """# Performance
+
+Speeds of sktransfer on one machine. This page and its pictures are made from the files in
+[docs/performance](performance), which contain a line of JSON for each case with the values of all
+rounds. `python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` runs one
+and replaces its lines, and `python -m benchmarks --all --quick --record` runs all of this page in
+about ten minutes. `python -m benchmarks --page` makes the page again.
+
+In each case the contestants run in turns, in rotating order, and their results are asserted to be
+equal first. The columns give the median over the rounds, the smallest and the largest round, and
+the ratio to the baseline in the same round, as median and range. The results with `bfloat16` differ
+by what is stated below the table; it is never used unless asked for."""
+
+
+def _machines(lines: list[dict]) -> list[dict]:
+    """Return the different machines of some lines; the load does not distinguish them."""
+    found: list[dict] = []
+    for line in lines:
+        known = {key: value for key, value in line["machine"].items() if key != "load"}
+        if known not in found:
+            found.append(known)
+    return found
+
+
+def _describe(machines: list[dict], lines: dict[str, list[dict]]) -> str:
+    rows = []
+    for i, known in enumerate(machines):
+        loads = [
+            line["machine"]["load"]
+            for each in lines.values()
+            for line in each
+            if line["machine"] | {"load": 0} == known | {"load": 0}
+        ]
+        facts = "; ".join(f"{key}: {value}" for key, value in known.items())
+        rows.append(f"**Machine {i + 1}.** {facts}; load: {min(loads)} to {max(loads)}.")
+    return "\n\n".join(rows)
+
+
+def _section(name: str, lines: list[dict], machines: list[dict]) -> str:
+    title, about = docstring(ROOT / "benchmarks" / f"{name}.py")
+    title = title.removeprefix("Measure ")
+    title = title[0].upper() + title[1:]
+    commands = sorted({f"`{line['command']}`" for line in lines})
+    numbers = {
+        str(machines.index({k: v for k, v in line["machine"].items() if k != "load"}) + 1)
+        for line in lines
+    }
+    ran = f"Machine {', '.join(sorted(numbers))}: {', '.join(commands)}."
+    picture = f"![{title}](performance/{name}.png)"
+    tables = [table([_case(line) for line in lines])]
+    notes = [f"{line['name']}: {line['note']}." for line in lines if line["note"]]
+    parts = [f"## {title}", about, ran, picture, *tables, " ".join(notes)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _case(line: dict) -> Case:
+    return Case(**{key: line[key] for key in Case.__dataclass_fields__})
+
+
+def table(cases: list[Case]) -> str:
+    """Return the cases as a table in Markdown."""
+    rows = [
+        "| case | contestant | median | range | compared with the baseline | aim |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        rows += [_row(case, name, first=i == 0) for i, name in enumerate(case.values)]
+    return "\n".join(rows)
+
+
+def _row(case: Case, name: str, first: bool) -> str:
+    values = case.values[name]
+    spread = f"{_number(min(values))} to {_number(max(values))}"
+    cells = [case.name if first else "", name, f"{_number(median(values))} {case.unit}", spread]
+    return "| " + " | ".join([*cells, _compared(case, name), _aim(case, name)]) + " |"
+
+
+def _compared(case: Case, name: str) -> str:
+    if case.baseline is None:
+        return ""
+    if name == case.baseline:
+        return "*baseline*"
+    ratios = case.ratios(name)
+    words = next(words for end, words in WORDS.items() if case.unit.endswith(end))
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) {words}"
+
+
+def _aim(case: Case, name: str) -> str:
+    if name not in case.aims:
+        return ""
+    aim, reached = case.aims[name], median(case.ratios(name))
+    faster = case.unit.endswith("/s")
+    met = reached >= aim if faster else reached <= aim
+    return f"{'≥' if faster else '≤'} {aim:g}: {'reached' if met else 'missed'}"
+
+
+def _number(value: float) -> str:
+    """Return three digits, without an exponent."""
+    digits = next((d for d, bound in ((0, 100), (1, 10), (2, 1), (3, 0.1)) if value >= bound), 4)
+    return f"{value:,.{digits}f}"
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+def draw(name: str, folder: Path = RECORDS) -> None:
+    """Draw the cases of a benchmark, a panel each, with bars from the smallest to largest round."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = [_case(line) for line in read(name, folder)]
+    columns = min(3, len(cases))
+    rows = -(-len(cases) // columns)
+    widest = max(len(case.values) for case in cases)
+    size = (4.6 * columns, rows * (0.9 + 0.28 * widest))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(cases) :]:
+        axis.axis("off")
+    for axis, case in zip(axes.flat, cases, strict=False):
+        _panel(axis, case)
+    figure.savefig(folder / f"{name}.png", dpi=90, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _panel(axis, case: Case) -> None:
+    names = list(case.values)[::-1]
+    middle = [median(case.values[name]) for name in names]
+    below = [m - min(case.values[name]) for m, name in zip(middle, names, strict=True)]
+    above = [max(case.values[name]) - m for m, name in zip(middle, names, strict=True)]
+    colors = ["0.6" if name == case.baseline else "tab:blue" for name in names]
+    axis.barh(names, middle, xerr=(below, above), color=colors, error_kw={"elinewidth": 1})
+    axis.set_title(case.name, fontsize=9)
+    axis.set_xlabel(case.unit, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def write_page() -> None:
+    """Write the page and its pictures."""
+    for path in sorted(RECORDS.glob("*.jsonl")):
+        draw(path.stem)
+    PAGE.write_text(render(), encoding="utf-8")

@@ -1,0 +1,64 @@
+"""The records of the benchmarks of speed, and the page that is made from them."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def performance(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module("_performance")
+    sys.modules.pop("_performance")
+
+
+def test_the_page_agrees_with_the_records(performance):
+    advice = "run: python -m benchmarks --page"
+    assert performance.PAGE.read_text(encoding="utf-8") == performance.render(), advice
+    for path in performance.RECORDS.glob("*.jsonl"):
+        assert path.with_suffix(".png").is_file(), advice
+        assert (ROOT / "benchmarks" / f"{path.stem}.py").is_file()
+
+
+def test_a_record_replaces_the_lines_of_its_cases_only(performance, tmp_path):
+    fast = performance.Case("fast", "images/s", {"loop": [2.0, 4.0], "ours": [4.0, 6.0]}, "loop")
+    late = performance.Case("late", "ms", {"ours": [1.0]})
+    performance.write("imports", "python", [fast, late], tmp_path)
+    again = performance.Case("late", "ms", {"ours": [3.0]}, note="equal")
+    performance.write("imports", "python", [again], tmp_path)
+    first, second = performance.read("imports", tmp_path)
+    assert first["values"] == fast.values
+    assert second["values"] == again.values
+    page = performance.render(tmp_path)
+    assert "| fast | loop | 3.00 images/s | 2.00 to 4.00 | *baseline* |  |" in page
+    assert (
+        "|  | ours | 5.00 images/s | 4.00 to 6.00 | 1.75 (1.50 to 2.00) times as fast |  |" in page
+    )
+    assert "late: equal." in page
+
+
+@pytest.mark.parametrize(
+    ("unit", "aim", "words"),
+    [
+        ("images/s", 2, "2.50 (2.50 to 2.50) times as fast | ≥ 2: reached"),
+        ("images/s", 3, "2.50 (2.50 to 2.50) times as fast | ≥ 3: missed"),
+        ("ms", 3, "2.50 (2.50 to 2.50) times as long | ≤ 3: reached"),
+        ("MB", 2, "2.50 (2.50 to 2.50) times as much | ≤ 2: missed"),
+    ],
+)
+def test_an_aim_is_a_bound_on_the_side_that_is_better(performance, unit, aim, words):
+    case = performance.Case("case", unit, {"loop": [2.0], "ours": [5.0]}, "loop", {"ours": aim})
+    assert words in performance.table([case])
+
+
+def test_the_command_lists_the_benchmarks_with_a_line_each():
+    run = [sys.executable, "-m", "benchmarks"]
+    listed = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    names = [path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")]
+    assert all(f" {name} " in listed for name in names)
+    assert "* imports " in listed
