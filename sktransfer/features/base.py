@@ -107,7 +107,9 @@ class BackboneEstimator(BaseEstimator):
         """Compute features of samples, or of those at some positions among them."""
         return self._compute(samples, [self._recipe(layers, pooling)], rows)[0]
 
-    def _compute(self, samples, recipes: list[Recipe], rows=None) -> list[dict[str, np.ndarray]]:
+    def _compute(
+        self, samples, recipes: list[Recipe], rows=None, bad: dict | None = None
+    ) -> list[dict[str, np.ndarray]]:
         """Compute features by several recipes in one pass over the samples."""
         rows = range(len(samples)) if rows is None else rows
         with named_among(rows):
@@ -119,6 +121,7 @@ class BackboneEstimator(BaseEstimator):
                 store=as_store(self.memory),
                 n_jobs=self.n_jobs,
                 verbose=self.verbose,
+                bad=bad,
             )
 
     def _recipe(

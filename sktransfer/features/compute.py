@@ -11,7 +11,7 @@ import numpy as np
 from ..backbones import Backbone
 from ..data import Modality
 from ..engines import Engine, resolve_device
-from .opening import Sample, digest, open_for, read, unreadable_named
+from .opening import Sample, SampleErrors, digests_of, open_for, read, unreadable_named
 from .recipe import Recipe
 from .store import FeatureStore
 from .tables import empty_table
@@ -58,6 +58,7 @@ def compute_several(
     n_jobs: int | None = None,
     verbose: int = 0,
     runner: Engine | None = None,
+    bad: dict[int, Exception] | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Compute the features of samples by several recipes, such as for several input sizes.
 
@@ -80,26 +81,30 @@ def compute_several(
         1 shows a progress bar.
     runner : Engine, default=None
         For a single recipe: as in :func:`compute_features`.
+    bad : dict of int to Exception, default=None
+        If given, causes are put into it by the position of each sample that cannot be read, and
+        the features of these samples are NaN.
 
     Returns
     -------
     list of dict of str to ndarray of shape (n_samples, n_features)
-        The result of :func:`compute_features` for each recipe.
+        The result of :func:`compute_features` for each recipe. Without features if no sample can
+        be read.
 
     Raises
     ------
     UnreadableSamplesError
-        If samples cannot be read or preprocessed. It lists them.
+        If samples cannot be read or preprocessed, and ``bad`` is None. It lists them.
     """
     passes = _passes(recipes, batch_size, device, runner, store)
     backbones, size = [one.backbone for one in passes], recipes[0].backbone.modality.chunk_size
     run = _Run(len(samples), passes, store, n_jobs)
     for start in _progress(range(0, len(samples), size), backbones[0], verbose):
         with unreadable_named(samples, start, backbones):
-            for part in read(samples, range(start, start + size), backbones[0].modality):
-                run.add(part)
-    found = run.tables.by_output
-    return [{layer: found[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
+            for part in read(samples, range(start, start + size), backbones[0].modality, bad):
+                run.add(part) if bad is None else run.add_readable(part, bad)
+    run.tables.clear(list(bad or ()))
+    return [{layer: run.tables[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
 
 
 def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = None) -> np.ndarray:
@@ -152,6 +157,14 @@ class _Tables:
         for table in self.by_output.values():
             table[positions] = table[sources]
 
+    def clear(self, positions: Sequence[int]) -> None:
+        """Set rows to NaN."""
+        for table in self.by_output.values():
+            table[positions] = np.nan
+
+    def __getitem__(self, output) -> np.ndarray:
+        return self.by_output.get(output, np.empty((self.n_samples, 0), np.float32))
+
 
 class _Run:
     """Computes features part by part, and of equal samples only those of the first.
@@ -170,12 +183,30 @@ class _Run:
         self.passes, self.store, self.n_jobs = passes, store, n_jobs
         self.tables = _Tables(n_samples)
         self.first: dict[object, int] = {}  # by digest
+        self.failed: dict[object, Exception] = {}  # by digest
+
+    def add_readable(self, samples: list[Sample], bad: dict[int, Exception]) -> None:
+        """Do the same as :meth:`add` without samples that cannot be opened, which go to ``bad``."""
+        while samples:
+            try:
+                return self.add(samples)
+            except SampleErrors as error:
+                bad |= error.problems
+                self._note_failed(error.problems)
+                samples = [sample for sample in samples if sample.position not in bad]
+
+    def _note_failed(self, problems: dict[int, Exception]) -> None:
+        """Remember the digests of samples that cannot be opened, for those equal to them."""
+        for key in [key for key, position in self.first.items() if position in problems]:
+            self.failed[key] = problems[self.first.pop(key)]
 
     def add(self, samples: list[Sample]) -> None:
         """Compute the features of some samples and put them into the tables."""
         new: dict[bytes, Sample] = {}
         repeated: dict[int, int] = {}  # position: that of the first sample equal to it
-        for sample, key in zip(samples, self._digests(samples), strict=True):
+        keys = self._digests(samples)
+        self._check_known(samples, keys)
+        for sample, key in zip(samples, keys, strict=True):
             first = self.first.setdefault(key, sample.position)
             if first == sample.position:
                 new[key] = sample
@@ -187,12 +218,19 @@ class _Run:
         if repeated:
             self.tables.repeat(list(repeated.values()), list(repeated))
 
+    def _check_known(self, samples: list[Sample], keys: list) -> None:
+        """Raise an error for samples equal to those that could not be opened."""
+        pairs = zip(samples, keys, strict=True)
+        known = {s.position: self.failed[key] for s, key in pairs if key in self.failed}
+        if known:
+            raise SampleErrors(known)
+
     def _digests(self, samples: list[Sample]) -> list:
         """Return a digest of each sample; without a store, hashable samples themselves."""
         modality: Modality = self.passes[0].backbone.modality
         if modality.is_hashable and self.store is None:
             return [sample.content for sample in samples]
-        return [digest(sample, modality) for sample in samples]
+        return digests_of(samples, modality)
 
     def _compute(self, samples: list[Sample], digests: list[bytes]) -> dict[tuple, np.ndarray]:
         """Look up features in the store, compute the missing ones and store them."""

@@ -13,15 +13,15 @@ from ..backbones import LayerInfo
 from ..data import check_target
 from ..engines import pooled_width
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
+from .output_blocks import SeveralBlocks
 from .poolings import ALL_POOLINGS, check_poolings, is_learned, layer_for, unlearned
-from .recipe import Recipe
 from .sizes import SeveralSizes, candidate_sizes, choose_size, side_of
-from .word_weights import TokenWeights, takes_weights
+from .word_weights import TokenWeights
 
 __all__ = ["PretrainedFeatureExtractor"]
 
 
-class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SeveralSizes):
+class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SeveralBlocks):
     """Turn images or texts into vectors with a pretrained network.
 
     Parameters
@@ -84,6 +84,10 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         network once. A folder, a :class:`sktransfer.FeatureStore`, or a ``joblib.Memory``.
     n_jobs : int, default=None
         Threads that open and preprocess samples.
+    on_error : {"raise", "nan"}, default="raise"
+        What ``transform`` does about samples that cannot be read. "raise" names all of them in an
+        error. "nan" returns a row of NaN for each, for which the next estimator needs a rule: an
+        imputer, or trees that take missing values. ``fit`` leaves out texts that are missing.
     verbose : int, default=0
         1 shows a progress bar for each call.
 
@@ -105,6 +109,9 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         For word vectors: the share of words in the texts of ``fit`` that have no vector.
     truncated_rate_ : float
         For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
+    bad_samples_ : dict of int to str
+        With ``on_error="nan"``: the positions of the samples that the last call of ``transform``
+        could not read, and the causes.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -157,6 +164,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "layer": [str, Integral, list, None],
         "task": [StrOptions({"auto", "classification", "regression"})],
         "pooling": [StrOptions(set(ALL_POOLINGS)), callable, list],
+        "on_error": [StrOptions({"raise", "nan"})],
     }
 
     def __init__(
@@ -176,6 +184,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         precision="float32",
         memory=None,
         n_jobs=None,
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
@@ -192,6 +201,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
+        self.on_error = on_error
         self.verbose = verbose
 
     def fit(self, X, y=None):
@@ -218,7 +228,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         FileNotFoundError
             For weights that are not on this machine and cannot be fetched.
         """
-        samples = self._fit_backbone(X)
+        samples, y = self._fit_readable(X, y)
         for name in ("token_weights_", "layer_choice_", "size_choice_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         check_poolings(self._poolings(), self.backbone_)
@@ -316,45 +326,13 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         Raises
         ------
         UnreadableSamplesError
-            A ``ValueError`` that names the samples that cannot be read, and why.
+            A ``ValueError`` that names the samples that cannot be read, and why. Not with
+            ``on_error="nan"``.
         """
-        samples = self._transform_samples(X)
-        if takes_weights(self.backbone_):  # each pass is cheap, and "avg" alone is faster
-            blocks = [self._pool_words(samples, *output) for _, *output in self._blocks]
-        else:
-            blocks = self._run_blocks(samples)
-        # A single block is not copied, which would need twice the memory of the output.
-        return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
-
-    def _usual_run(self):
-        return self._recipes()[0], self.batch_size
-
-    def _run_blocks(self, samples) -> list[np.ndarray]:
-        """Compute the blocks of the output, in one pass for each size."""
-        tables = self._compute(samples, self._recipes())
-        by_pooling = dict(zip(self._layers_by_pooling(), tables, strict=True))
-        return [by_pooling[i, id(p)][layer] for i, layer, p in self._blocks]
-
-    def _recipes(self) -> list[Recipe]:
-        """Make a recipe for each size and pooling."""
-        sized, poolings = self._sized, {id(p): unlearned(p) for *_, p in self._blocks}
-        return [
-            self._recipe(tuple(layers), poolings[p], backbone=sized[i])
-            for (i, p), layers in self._layers_by_pooling().items()
-        ]
-
-    def _layers_by_pooling(self) -> dict[tuple[int, int], dict[str, None]]:
-        found: dict[tuple[int, int], dict[str, None]] = {}
-        for i, layer, pooling in self._blocks:  # a pooling may have no hash
-            found.setdefault((i, id(pooling)), {})[layer] = None
-        return found
-
-    def _pool_words(self, samples, layer: str, pooling) -> np.ndarray:
-        """Compute one block from word vectors."""
-        if not is_learned(pooling):
-            return self._features(samples, (layer,), pooling)[layer]
-        run = {"batch_size": self.batch_size, "device": self.device}
-        return self.token_weights_[pooling].transform(samples, self.backbone_, **run)
+        if self.on_error == "nan":
+            table, self.bad_samples_ = self._run_readable(X)
+            return table
+        return self._run_samples(self._transform_samples(X))
 
     @property
     def _n_features_out(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,15 @@ from sklearn.utils.parallel import Parallel, delayed
 from ..backbones import Backbone
 from ..data import Modality, UnreadableSamplesError
 
-__all__ = ["Sample", "digest", "open_for", "open_sample", "read", "unreadable_named"]
+__all__ = [
+    "Sample",
+    "SampleErrors",
+    "digests_of",
+    "open_for",
+    "open_sample",
+    "read",
+    "unreadable_named",
+]
 
 _BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
 
@@ -24,15 +32,23 @@ class Sample(NamedTuple):
     content: object
 
 
-class _SampleError(Exception):
-    """A sample could not be read or opened. joblib replaces ``__cause__`` by a traceback."""
+class SampleErrors(Exception):
+    """Some samples could not be read or opened.
 
-    def __init__(self, position: int, cause: Exception):
-        super().__init__(position, cause)
-        self.position, self.cause = position, cause
+    Parameters
+    ----------
+    problems : dict of int to Exception
+        The cause, by the position of the sample.
+    """
+
+    def __init__(self, problems: dict[int, Exception]):
+        super().__init__(problems)
+        self.problems = problems
 
 
-def read(samples: Sequence, positions: range, modality: Modality) -> Iterator[list[Sample]]:
+def read(
+    samples: Sequence, positions: range, modality: Modality, bad: dict | None = None
+) -> Iterator[list[Sample]]:
     """Read samples into memory, and yield them in lists of limited size in bytes.
 
     Parameters
@@ -41,6 +57,8 @@ def read(samples: Sequence, positions: range, modality: Modality) -> Iterator[li
     positions : range
         May end after the last sample.
     modality : Modality
+    bad : dict of int to Exception, default=None
+        If given, causes are put into it where a sample cannot be read, and it is left out.
 
     Yields
     ------
@@ -48,10 +66,10 @@ def read(samples: Sequence, positions: range, modality: Modality) -> Iterator[li
     """
     part, n_bytes = [], 0
     for position in positions[: len(samples) - positions.start]:
-        try:
-            content = modality.read(samples[position])
-        except Exception as error:
-            raise _SampleError(position, error) from error
+        content = _attempt(modality.read, samples[position])
+        if isinstance(content, _Failure):
+            _note(bad, position, content.cause)
+            continue
         part.append(Sample(position, content))
         n_bytes += getattr(content, "bytes_read", 0)
         if n_bytes >= _BYTES_READ:
@@ -61,12 +79,37 @@ def read(samples: Sequence, positions: range, modality: Modality) -> Iterator[li
         yield part
 
 
-def digest(sample: Sample, modality: Modality) -> bytes:
-    """Return a digest of a sample that was read."""
+def _note(bad: dict | None, position: int, cause: Exception) -> None:
+    if bad is None:
+        raise SampleErrors({position: cause}) from cause
+    bad[position] = cause
+
+
+class _Failure(NamedTuple):
+    cause: Exception
+
+
+def _attempt(function: Callable, *args):
+    """Call a function, and return its error as a value."""
     try:
-        return modality.digest(sample.content)
+        return function(*args)
     except Exception as error:
-        raise _SampleError(sample.position, error) from error
+        return _Failure(error)
+
+
+def _without_failures(samples: Sequence[Sample], results: list) -> list:
+    """Return results, one for each sample; one error has the causes of all failures."""
+    pairs = zip(samples, results, strict=True)
+    problems = {s.position: r.cause for s, r in pairs if isinstance(r, _Failure)}
+    if problems:
+        raise SampleErrors(problems)
+    return results
+
+
+def digests_of(samples: Sequence[Sample], modality: Modality) -> list[bytes]:
+    """Return a digest of each sample that was read."""
+    found = [_attempt(modality.digest, sample.content) for sample in samples]
+    return _without_failures(samples, found)
 
 
 def open_sample(sample, backbone: Backbone) -> torch.Tensor:
@@ -150,18 +193,17 @@ def _open_single(
 
 
 def _open_all(tasks: list[tuple], n_jobs: int | None) -> list[list[torch.Tensor]]:
+    samples = [sample for sample, _ in tasks]
     if n_jobs in (None, 1) or not tasks:
-        return [_open(*task) for task in tasks]
+        return _without_failures(samples, [_open(*task) for task in tasks])
     # A positive number of threads may exceed that of the samples.
     n_jobs = min(n_jobs, len(tasks)) if n_jobs > 0 else n_jobs
-    return list(Parallel(n_jobs, prefer="threads")(delayed(_open)(*task) for task in tasks))
+    opened = Parallel(n_jobs, prefer="threads")(delayed(_open)(*task) for task in tasks)
+    return _without_failures(samples, list(opened))
 
 
-def _open(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor]:
-    try:
-        return _open_once(sample.content, backbones)
-    except Exception as error:
-        raise _SampleError(sample.position, error) from error
+def _open(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor] | _Failure:
+    return _attempt(_open_once, sample.content, backbones)
 
 
 @contextlib.contextmanager
@@ -176,24 +218,18 @@ def unreadable_named(samples: Sequence, start: int, backbones: Sequence[Backbone
     """
     try:
         yield
-    except _SampleError as error:
-        problems = _problems(samples, start, backbones, {error.position: error.cause})
-        raise UnreadableSamplesError(problems) from error.cause
+    except SampleErrors as error:
+        first = next(iter(error.problems.values()))
+        problems = _problems(samples, start, backbones, error.problems)
+        raise UnreadableSamplesError(problems) from first
 
 
 def _problems(samples: Sequence, start: int, backbones, known: dict) -> list[tuple]:
     """List the samples from a position on that cannot be opened, and those that failed before."""
     problems = []
     for i in range(start, len(samples)):
-        error = known[i] if i in known else _error_of(samples[i], backbones)
-        if error is not None:
-            problems.append((i, samples[i], error))
+        if i in known:
+            problems.append((i, samples[i], known[i]))
+        elif isinstance(result := _attempt(_open_once, samples[i], backbones), _Failure):
+            problems.append((i, samples[i], result.cause))
     return problems
-
-
-def _error_of(sample, backbones: Sequence[Backbone]) -> Exception | None:
-    try:
-        _open_once(sample, backbones)
-    except Exception as error:
-        return error
-    return None
