@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         load_word_vectors,
         register_backbone,
     )
-    from .data import UnreadableSamplesError
+    from .data import UnreadableSamplesError, load_image_folder, load_image_table
     from .features import FeatureStore, PretrainedClassifier, PretrainedFeatureExtractor
     from .finetuning import FineTunedClassifier, FineTunedRegressor
     from .selection import (
@@ -46,6 +46,8 @@ __all__ = [
     "list_backbones",
     "list_layers",
     "load_backbone",
+    "load_image_folder",
+    "load_image_table",
     "load_word_vectors",
     "probe_layers",
     "rank_backbones",
@@ -75,6 +77,8 @@ _PACKAGE_OF = {
     "list_backbones": "backbones",
     "list_layers": "backbones",
     "load_backbone": "backbones",
+    "load_image_folder": "data",
+    "load_image_table": "data",
     "load_word_vectors": "backbones",
     "probe_layers": "selection",
     "rank_backbones": "selection",

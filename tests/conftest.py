@@ -9,7 +9,7 @@ import torch
 
 from sktransfer.backbones import registry as registry_module
 from sktransfer.engines.base import Engine
-from tests.offline import block_network
+from tests.offline import ALLOWED, block_network
 from tests.support import DATA
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
@@ -61,10 +61,16 @@ def counted(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
-    """Connections to other machines fail, in this process and in those of ``run_python``."""
+    """Connections fail, in this process and in those of ``run_python``."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         block_network(monkeypatch.setattr)
         yield
+
+
+@pytest.fixture
+def loopback(monkeypatch):
+    """Connections to servers of this machine are possible in a test."""
+    monkeypatch.setitem(ALLOWED, "this machine", True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,7 +21,12 @@ def test_names_of_other_machines_are_blocked():
         urllib.request.urlopen("http://example.org", timeout=1)
 
 
-def test_this_machine_can_be_reached():
+def test_this_machine_can_be_reached_only_by_a_test_that_asks_for_it():
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(OSError, match=MESSAGE):
+        socket.create_connection(server.getsockname())
+
+
+def test_this_machine_can_be_reached(loopback):
     with socket.create_server(("127.0.0.1", 0)) as server:
         with socket.create_connection(("localhost", server.getsockname()[1])) as sock:
             connection, _ = server.accept()

@@ -8,10 +8,12 @@ packages share.
 from .arrays import ArrayModality
 from .base import UnreadableSamplesError, digest_array, named_among, take
 from .disk import CacheError, checksum, new_folder, writing
+from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
 from .modality import Modality, SampleView, get_modality, register_modality
 from .pixels import digest, open_image, read_image
+from .tables import load_image_table
 from .targets import (
     ClassTarget,
     IndicatorTarget,
@@ -51,6 +53,10 @@ __all__ = [
     "find_task",
     "get_modality",
     "is_numbers",
+    "list_files",
+    "list_splits",
+    "load_image_folder",
+    "load_image_table",
     "named_among",
     "naming",
     "new_folder",

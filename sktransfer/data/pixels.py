@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
-import stat
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,9 +11,11 @@ import xxhash
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from .base import digest_array, plain_array
+from .contents import Encoded, has_scheme, is_encoded, open_locally, read_encoded
 from .modality import SampleView
 
 __all__ = [
+    "check_header",
     "digest",
     "is_tensor",
     "open_image",
@@ -24,25 +24,7 @@ __all__ = [
     "tensor_to_images",
 ]
 
-# Limit on the bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit
-# RGBA without compression, the largest that Pillow reads.
-_BYTES_PER_PIXEL = 8
 _STRIP = 2**22  # pixels of an image that are converted at a time
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class _ImageFile:
-    """The content of an image file: the digest and the pixels come from the same bytes."""
-
-    path: str | os.PathLike
-    content: bytes
-
-    @property
-    def bytes_read(self) -> int:
-        return len(self.content)
-
-    def __fspath__(self) -> str:
-        return os.fspath(self.path)
 
 
 def is_tensor(X) -> bool:
@@ -77,31 +59,10 @@ def read_image(sample):
     """
     if isinstance(sample, SampleView):
         return sample.read()
-    if isinstance(sample, _ImageFile) or not isinstance(sample, str | os.PathLike):
-        return sample
-    return _ImageFile(sample, _read_file(sample))
+    return read_encoded(sample) if is_encoded(sample) else sample
 
 
-def _read_file(path: str | os.PathLike) -> bytes:
-    limit = Image.MAX_IMAGE_PIXELS
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file, but a pipe or a device")
-        if limit is not None and status.st_size > limit * _BYTES_PER_PIXEL:
-            raise ValueError(
-                f"{status.st_size} bytes are more than an image of {limit} pixels takes; "
-                "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
-            )
-        return file.read()
-
-
-def _open_without_waiting(path, flags: int) -> int:
-    """Open a file without waiting, which a pipe does until something is written to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _open_file(file: _ImageFile) -> Image.Image:
+def _open_file(file: Encoded) -> Image.Image:
     """Read the header of an image, and refuse one with too many pixels."""
     try:
         image = Image.open(io.BytesIO(file.content))
@@ -126,32 +87,59 @@ def _too_many_pixels(found: str) -> str:
     )
 
 
-def shorter_side(sample) -> int | None:
-    """Return the shorter side of an image in pixels; of a file only the header is read.
+def check_header(name: str | os.PathLike) -> None:
+    """Check that a file of this machine begins as an image, without decoding it.
 
     Parameters
     ----------
-    sample : str, Path, PIL image, array, tensor or SampleView
+    name : str or path-like
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or is not an image.
+    """
+    try:
+        with open_locally(name) as file, Image.open(file):
+            pass
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_too_many_pixels(str(error))) from error
+
+
+def shorter_side(sample) -> int | None:
+    """Return the shorter side of an image in pixels, of an encoded one from its header.
+
+    Parameters
+    ----------
+    sample : object
+        As :func:`read_image` takes it.
 
     Returns
     -------
     int or None
-        None for an image that cannot be read, and for a view.
+        None for an image that cannot be read, for one of another machine, and for a view.
     """
-    if isinstance(sample, str | os.PathLike):
-        try:
-            with (
-                open(sample, "rb", opener=_open_without_waiting) as file,
-                Image.open(file) as image,
-            ):
-                return min(image.size)
-        except Exception:  # it is named where it is opened
-            return None
+    if is_encoded(sample):
+        return _encoded_side(sample)
     if isinstance(sample, Image.Image):
         return min(sample.size)
     shape = getattr(sample, "shape", ())
     shape = shape[-2:] if is_tensor(sample) else shape[:2]
     return min(shape) if len(shape) == 2 else None
+
+
+def _encoded_side(sample) -> int | None:
+    if isinstance(sample, str) and has_scheme(sample) and sample[:5] not in ("file:", "data:"):
+        return None
+    try:
+        is_name = isinstance(sample, str | os.PathLike) and not str(sample).startswith("data:")
+        opened = open_locally(sample) if is_name else io.BytesIO(read_encoded(sample).content)
+        with opened as file, Image.open(file) as image:
+            return min(image.size)
+    except Exception:  # it is named where it is opened
+        return None
 
 
 # -- digest ----------------------------------------------------------------------------------------
@@ -177,7 +165,7 @@ def digest(sample) -> bytes:
     if isinstance(sample, SampleView):
         return sample.digest()
     sample = read_image(sample)
-    if isinstance(sample, _ImageFile):
+    if isinstance(sample, Encoded):
         state = xxhash.xxh3_128(b"file")
         state.update(sample.content)
         return state.digest()
@@ -222,7 +210,7 @@ def open_image(sample) -> np.ndarray:
     if isinstance(sample, SampleView):
         return sample.open()
     sample = read_image(sample)
-    if isinstance(sample, _ImageFile):
+    if isinstance(sample, Encoded):
         return _from_pil(_open_file(sample))  # without a name, so that it can be freed early
     if isinstance(sample, Image.Image):
         return _from_pil(sample)

@@ -1,0 +1,288 @@
+"""Read encoded images: from files, bytes, open files, archives and URLs."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+from PIL import Image
+
+__all__ = ["Encoded", "has_scheme", "is_encoded", "open_locally", "read_encoded"]
+
+# Limit on the bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit
+# RGBA without compression, the largest that Pillow reads.
+_BYTES_PER_PIXEL = 8
+TIME_LIMIT = 60.0  # seconds for a file from another machine
+# At least two letters, because a single one is a drive of Windows.
+_SCHEME = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_POSITION = threading.Lock()  # two threads may read the same open file
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Encoded:
+    """The content of an image file: the digest and the pixels come from the same bytes.
+
+    Parameters
+    ----------
+    content : bytes
+    source : object, default=None
+        The sample that was read.
+    """
+
+    content: bytes
+    source: object = None
+
+    @property
+    def bytes_read(self) -> int:
+        """Number of bytes of the file."""
+        return len(self.content)
+
+
+def has_scheme(name: str) -> bool:
+    """Tell whether a name is a URL, such as ``https://…``, ``s3://…`` and ``data:…``."""
+    return _SCHEME.match(name) is not None
+
+
+def is_encoded(sample) -> bool:
+    """Tell whether a sample is the name or the content of an image file.
+
+    Parameters
+    ----------
+    sample : object
+
+    Returns
+    -------
+    bool
+    """
+    return any(test(sample) for test, _ in _READERS)
+
+
+def read_encoded(sample) -> Encoded:
+    """Read an encoded image into memory.
+
+    Parameters
+    ----------
+    sample : str, path-like, bytes-like, file or dict
+        The name of a file, or a URL; its content; a binary file that is open; an object with
+        ``open``, such as members of archives and files of fsspec; a dictionary with "bytes" or
+        "path", as Hugging Face writes them.
+
+    Returns
+    -------
+    Encoded
+
+    Raises
+    ------
+    OSError, ValueError, TypeError
+        If it cannot be read, is not a regular file or is too large.
+    ImportError
+        If a URL needs a package that is not installed.
+    """
+    read = next(read for test, read in _READERS if test(sample))
+    return Encoded(read(sample), sample)
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def _read_name(name: str | os.PathLike) -> bytes:
+    text = os.fspath(name)
+    if not isinstance(text, str) or not has_scheme(text):
+        return _read_file(os.path.expanduser(text))
+    if text[:5].lower() == "data:":
+        return _decode_data(text)
+    return _read_file(_local(text)) if _is_local(text) else _fetch(text)
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    try:
+        with open_locally(path) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("not a regular file, but a pipe or a device")
+            _check_size(status.st_size)
+            return file.read()
+    except OSError as error:
+        raise _with_hint(error, os.fsdecode(path)) from None
+
+
+def open_locally(name: str | os.PathLike):
+    """Open a file of this machine, without waiting if it is a pipe.
+
+    Parameters
+    ----------
+    name : str or path-like
+        ``~`` is the home folder, and ``file://`` is understood.
+
+    Returns
+    -------
+    file
+        Binary.
+    """
+    text = os.fspath(name)
+    path = _local(text) if isinstance(text, str) and _is_local(text) else os.path.expanduser(text)
+    return open(path, "rb", opener=_open_without_waiting)
+
+
+def _open_without_waiting(path, flags: int) -> int:
+    """Open a file without waiting, which a pipe does until something is written to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _is_local(url: str) -> bool:
+    return url[:7].lower() == "file://"
+
+
+def _local(url: str) -> str:
+    """Return the path of a URL with the scheme ``file``."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(f"file://{parts.netloc} is another machine; file:///… is this one")
+    return os.path.expanduser(url2pathname(url.partition("://")[2].removeprefix(parts.netloc)))
+
+
+def _with_hint(error: OSError, path: str) -> OSError:
+    """Say what to do if the name is a folder, or is no name but a text."""
+    if isinstance(error, IsADirectoryError) or os.path.isdir(path):
+        hint = "Is a directory; load_image_folder(folder) lists its images and labels"
+    elif " " in path.strip() and not Path(path[-20:]).suffix:
+        hint = "no such file; is it a text? Texts need a network for texts: backbone='e5_small'"
+    else:
+        return error
+    return type(error)(error.errno, hint)
+
+
+def _decode_data(uri: str) -> bytes:
+    """Decode a data URI (RFC 2397)."""
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise ValueError("a data URI has a comma before its content: data:image/png;base64,…")
+    content = unquote_to_bytes(body)
+    return base64.b64decode(content) if head.endswith(";base64") else content
+
+
+# -- other machines --------------------------------------------------------------------------------
+
+
+def _fetch(url: str) -> bytes:
+    """Read a URL through fsspec."""
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ImportError(
+            f"{url.partition(':')[0]}:// needs packages: pip install 'sktransfer[remote]' ({error})"
+        ) from None
+    # A stream takes one request, and needs no server that sends parts of files.
+    settings = {"block_size": 0} if url.lower().startswith("http") else {}
+    return _in_time(lambda: _read_all(system.open(path, "rb", **settings)))
+
+
+def _read_all(file) -> bytes:
+    with file:
+        return _limited(file)
+
+
+def _in_time(function: Callable[[], bytes]) -> bytes:
+    """Call a function, and stop waiting for it after the time limit."""
+    found: list = []
+
+    def call():
+        try:
+            found.append((function(), None))
+        except BaseException as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(TIME_LIMIT)
+    if not found:
+        raise TimeoutError(f"not read within {TIME_LIMIT:g} seconds")
+    content, error = found[0]
+    if error is not None:
+        raise error
+    return content
+
+
+# -- contents --------------------------------------------------------------------------------------
+
+
+def _check_size(n_bytes: int) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and n_bytes > limit * _BYTES_PER_PIXEL:
+        raise ValueError(
+            f"{n_bytes} bytes are more than an image of {limit} pixels takes; "
+            "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
+        )
+
+
+def _limited(file) -> bytes:
+    """Read a file to its end, or to one byte more than allowed."""
+    limit = Image.MAX_IMAGE_PIXELS
+    content = file.read() if limit is None else file.read(limit * _BYTES_PER_PIXEL + 1)
+    if isinstance(content, str):
+        raise TypeError("the file is open for text: open it with mode='rb'")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError("its read() returns no bytes")
+    _check_size(len(content))
+    return bytes(content)
+
+
+def _read_bytes(sample) -> bytes:
+    _check_size(memoryview(sample).nbytes)
+    return bytes(sample)
+
+
+def _read_open(file) -> bytes:
+    """Read an open file from its start, as Pillow does, and leave it where it was."""
+    file = getattr(file, "file", file)  # an upload of Starlette
+    with _POSITION:
+        try:
+            before = file.tell()
+            file.seek(0)
+        except (AttributeError, OSError):
+            raise ValueError(
+                "a stream, which can be read only once: give its content, file.read()"
+            ) from None
+        content = _limited(file)
+        file.seek(before)
+    return content
+
+
+def _read_dict(sample: dict) -> bytes:
+    content = sample.get("bytes")
+    return read_encoded(sample["path"] if content is None else content).content
+
+
+def _open_and_read(sample) -> bytes:
+    """Read a member of an archive, a path of another library or an OpenFile of fsspec."""
+    is_openfile = hasattr(sample, "__enter__")
+    return _in_time(lambda: _read_all(sample.open() if is_openfile else sample.open("rb")))
+
+
+def _has_content(sample) -> bool:
+    return isinstance(sample, dict) and (
+        sample.get("bytes") is not None or sample.get("path") is not None
+    )
+
+
+def _can_be_opened(sample) -> bool:
+    return hasattr(sample, "open") and not isinstance(sample, Image.Image)
+
+
+_READERS: list[tuple[Callable, Callable]] = [
+    (lambda sample: isinstance(sample, str | os.PathLike), _read_name),
+    (lambda sample: isinstance(sample, bytes | bytearray | memoryview), _read_bytes),
+    (_has_content, _read_dict),
+    (lambda sample: hasattr(sample, "read"), _read_open),
+    (_can_be_opened, _open_and_read),
+]
