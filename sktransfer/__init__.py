@@ -85,8 +85,8 @@ _PACKAGE_OF = {
     "recommend_strategy": "selection",
     "register_backbone": "backbones",
 }
-_PACKAGES = {"backbones", "data", "engines", "features", "finetuning", "selection"}
-_PACKAGES |= {"transferability"}
+_PACKAGES = {"backbones", "data", "engines", "features", "finetuning", "inspection"}
+_PACKAGES |= {"selection", "transferability"}
 
 
 def __getattr__(name: str):

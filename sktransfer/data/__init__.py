@@ -12,6 +12,7 @@ from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
 from .modality import Modality, SampleView, get_modality, register_modality
+from .parts import ImageParts, NumberParts, Parts, TextParts
 from .pixels import digest, open_image, read_image
 from .tables import load_image_table
 from .targets import (
@@ -32,12 +33,16 @@ __all__ = [
     "CacheError",
     "ClassTarget",
     "ImageModality",
+    "ImageParts",
     "IndicatorTarget",
     "Modality",
+    "NumberParts",
     "NumericTarget",
+    "Parts",
     "SampleView",
     "Target",
     "TextModality",
+    "TextParts",
     "UnreadableSamplesError",
     "as_samples",
     "as_texts",

@@ -9,6 +9,7 @@ from sklearn.utils import check_array
 
 from .base import digest_array, plain_array
 from .modality import Modality, register_modality
+from .parts import NumberParts
 
 __all__ = ["ArrayModality"]
 
@@ -28,6 +29,9 @@ class ArrayModality(Modality):
 
     def digest(self, sample: np.ndarray) -> bytes:
         return digest_array(sample)
+
+    def parts(self, sample: np.ndarray) -> NumberParts:
+        return NumberParts(np.asarray(sample, np.float32))
 
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = True

@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 
 from .base import _short_name, plain_array, unwrap_column
 from .modality import Modality, register_modality
+from .parts import ImageParts
 from .pixels import (
     digest,
     is_tensor,
@@ -70,6 +71,14 @@ class ImageModality(Modality):
         if opened.dtype != np.uint8:
             opened = (opened * 255).round().astype(np.uint8)
         return Image.fromarray(opened)
+
+    def preview(self, sample, side: int = 160) -> Image.Image:
+        image = self.for_transform(self.open(sample))
+        image.thumbnail((side, side))
+        return image
+
+    def parts(self, sample) -> ImageParts:
+        return ImageParts(self.open(sample))
 
     def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, 256, (n, *shape[1:], 3), dtype=np.uint8)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
+import reprlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn.utils import check_array
+
+from .parts import Parts
 
 __all__ = ["Modality", "SampleView", "get_modality", "register_modality"]
 
@@ -180,6 +183,41 @@ class Modality:
             By default, the opened sample itself.
         """
         return opened
+
+    def preview(self, sample, side: int = 160):
+        """Return what shows a sample to a person: a small picture, or a line of text.
+
+        Parameters
+        ----------
+        sample : object
+        side : int, default=160
+            Of a picture at most, in pixels.
+
+        Returns
+        -------
+        PIL.Image.Image or str
+            By default, the sample as Python writes it, shortened.
+
+        Raises
+        ------
+        Exception
+            If the sample cannot be read.
+        """
+        return reprlib.repr(sample)
+
+    def parts(self, sample) -> Parts | None:
+        """Return the parts of a sample that can be left out one by one.
+
+        Parameters
+        ----------
+        sample : object
+
+        Returns
+        -------
+        Parts or None
+            By default None: samples have no parts.
+        """
+        return None
 
     def group(self, tensors: Sequence) -> list[tuple[np.ndarray, Sequence]]:
         """Group preprocessed samples by shape.

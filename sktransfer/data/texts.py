@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.utils import check_array
 
 from .base import UnreadableSamplesError, unwrap_column
 from .modality import Modality, register_modality
+from .parts import TextParts
 
 __all__ = ["TextModality", "as_texts", "pad_rows", "padded_length"]
 
@@ -38,6 +40,12 @@ class TextModality(Modality):
 
     def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
         return max(1, (_TOKENS if on_cpu else _TOKENS_ON_ACCELERATOR) // shape[0])
+
+    def preview(self, sample: str, side: int = 160) -> str:
+        return textwrap.shorten(sample, side, placeholder=" …")
+
+    def parts(self, sample: str) -> TextParts:
+        return TextParts(sample)
 
     def vectorizer(self) -> TfidfVectorizer:
         return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)

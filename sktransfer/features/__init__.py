@@ -5,6 +5,7 @@ from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
+from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
 from .sizes import SizeChoice
@@ -17,6 +18,7 @@ __all__ = [
     "Count",
     "FeatureStore",
     "LayerChoice",
+    "NetworkStep",
     "PretrainedClassifier",
     "PretrainedFeatureExtractor",
     "Recipe",
@@ -30,6 +32,7 @@ __all__ = [
     "compute_inputs",
     "compute_several",
     "empty_table",
+    "find_network",
     "open_sample",
     "takes_weights",
 ]

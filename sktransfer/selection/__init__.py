@@ -1,7 +1,7 @@
 """Choose a strategy, a layer and a backbone from measurements, and plot the evidence."""
 
 from .blend_display import BlendDisplay
-from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay
+from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay, new_axes
 from .ranking import probe_layers, rank_backbones
 from .recommend import recommend_strategy
 from .regressor import TransferRegressor
@@ -17,6 +17,7 @@ __all__ = [
     "StrategyDisplay",
     "TransferClassifier",
     "TransferRegressor",
+    "new_axes",
     "probe_layers",
     "rank_backbones",
     "recommend_strategy",

@@ -6,30 +6,33 @@ import math
 
 import numpy as np
 
+from ..features import find_network
 from .ranking import BackboneRanking, probe_layers, rank_backbones
 
 __all__ = ["BackboneRankingDisplay", "LayerProbeDisplay", "StrategyDisplay"]
 
 
-def new_axes(ax, height: float):
-    """Return the axes given, or new ones."""
+def new_axes(ax, height: float, width: float = 6.4):
+    """Return the axes given, or new ones.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes or None
+    height : float
+        Of a new figure, in inches.
+    width : float, default=6.4
+
+    Returns
+    -------
+    matplotlib Axes
+    """
     if ax is not None:
         return ax
     try:
         import matplotlib.pyplot as plt
     except ImportError:
         raise ImportError("Plots need matplotlib: pip install matplotlib") from None
-    return plt.subplots(figsize=(6.4, height), layout="constrained")[1]
-
-
-def _with_backbone(estimator, X):
-    """Return an estimator or pipeline step that runs a network, and its input."""
-    if hasattr(estimator, "backbone"):
-        return estimator, X
-    for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
-        if hasattr(step, "backbone"):
-            return step, estimator[:i].transform(X) if i else X
-    raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 class LayerProbeDisplay:
@@ -113,7 +116,8 @@ class LayerProbeDisplay:
         -------
         LayerProbeDisplay
         """
-        estimator, X = _with_backbone(estimator, X)
+        found = find_network(estimator)
+        estimator, X = found.step, found.samples(X)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
         names = ("image_shape", "memory", "pooling", "device", "n_jobs", "task")

@@ -1,0 +1,150 @@
+"""Find samples that are nearly equal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+from sklearn.utils.validation import check_array
+
+__all__ = ["NearDuplicates", "find_near_duplicates", "near_duplicates_of"]
+
+_NEIGHBOURS = 10  # looked at for each sample, which bounds memory
+_QUANTILE, _RATIO = 0.25, 2.5  # of the threshold; the Notes of find_near_duplicates say what for
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class NearDuplicates:
+    """Pairs of samples that are nearly equal.
+
+    Parameters
+    ----------
+    pairs : ndarray of shape (n_pairs, 2)
+        Positions of the samples, ascending in each pair; the most similar pair first.
+    similarity : ndarray of shape (n_pairs,)
+        Cosine of the angle between their features.
+    n_samples : int
+    """
+
+    pairs: np.ndarray
+    similarity: np.ndarray
+    n_samples: int
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Samples that are connected by pairs, the largest group first."""
+        ones = np.ones(len(self.pairs))
+        graph = coo_array((ones, tuple(self.pairs.T)), shape=(self.n_samples, self.n_samples))
+        codes = connected_components(graph, directed=False)[1]
+        members = np.unique(self.pairs)
+        by_code: dict[int, list[int]] = {}
+        for i in members:
+            by_code.setdefault(codes[i], []).append(int(i))
+        return sorted(by_code.values(), key=lambda group: (-len(group), group))
+
+    @property
+    def redundant(self) -> np.ndarray:
+        """Positions of all samples but the first of each group."""
+        return np.sort(np.array([i for group in self.groups for i in group[1:]], dtype=int))
+
+    def __repr__(self) -> str:
+        n = len(self.groups)
+        return f"<NearDuplicates: {len(self.pairs)} pairs in {n} groups, {self.n_samples} samples>"
+
+
+def find_near_duplicates(extractor, X, *, threshold="auto") -> NearDuplicates:
+    """Find pairs of samples whose features point into nearly the same direction.
+
+    Parameters
+    ----------
+    extractor : transformer
+        Fitted, such as :class:`PretrainedFeatureExtractor`, or a pipeline that begins with one.
+    X : list, array, Series or DataFrame column of n_samples samples
+    threshold : float or "auto", default="auto"
+        The smallest cosine of the angle between the features of a pair; see Notes.
+
+    Returns
+    -------
+    NearDuplicates
+
+    Raises
+    ------
+    ValueError
+        If the threshold is not in [-1, 1], or X is unreadable.
+
+    Notes
+    -----
+    Each sample is compared with all others, and its ten nearest are pairs with it where they are
+    similar enough. Equal samples are found in any number.
+
+    The cosines of different samples depend on the network and on how alike the samples are. "auto"
+    is ``1 - (1 - q) / 2.5``, where q is the cosine that the nearest neighbours of a quarter of the
+    distinct samples do not reach. With the default network and 245 photographs of ants and bees
+    this is 0.84: no two of these are that similar, and 95 % of their copies are, among those that
+    are mirrored, brightened, reduced to half the size, compressed as JPEG of quality 50, or cropped
+    by 5 % at each side.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.inspection import find_near_duplicates
+    >>> palace, flower = load_sample_images().images
+    >>> X = [palace, flower, palace[:, ::-1]]
+    >>> find_near_duplicates(PretrainedFeatureExtractor().fit(X), X).pairs.tolist()
+    [[0, 2]]
+    """
+    if threshold != "auto" and not -1 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold!r}: give a cosine, between -1 and 1, or 'auto'.")
+    return near_duplicates_of(check_array(extractor.transform(X)), threshold)
+
+
+def near_duplicates_of(features: np.ndarray, threshold: float | str = "auto") -> NearDuplicates:
+    """Find near duplicates by features.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_samples, n_features)
+    threshold : float or "auto", default="auto"
+
+    Returns
+    -------
+    NearDuplicates
+    """
+    rows = normalize(features.astype(np.float32))
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.ravel()
+    equal = np.flatnonzero(first[inverse] != np.arange(len(rows)))
+    pairs = [np.column_stack([first[inverse[equal]], equal])]
+    similarity = [np.ones(len(equal))]
+    if len(first) > 1:
+        near, cosine = _neighbours(rows[first])
+        at = np.column_stack([np.repeat(first, near.shape[1]), first[near].ravel()])
+        least = _threshold(cosine) if threshold == "auto" else threshold
+        similar = (cosine.ravel() >= least) & (at[:, 0] != at[:, 1])
+        pairs.append(np.sort(at[similar], axis=1))
+        similarity.append(cosine.ravel()[similar])
+    return _sorted(np.concatenate(pairs), np.concatenate(similarity), len(rows))
+
+
+def _neighbours(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest rows of each row, and the cosines of their angles."""
+    search = NearestNeighbors(metric="cosine", algorithm="brute").fit(rows)
+    distance, near = search.kneighbors(rows, min(_NEIGHBOURS + 1, len(rows)))
+    return near, 1 - distance
+
+
+def _threshold(cosine: np.ndarray) -> float:
+    """Return the threshold for cosines with the nearest rows, of which the first is the row."""
+    return 1 - (1 - float(np.quantile(cosine[:, 1], _QUANTILE))) / _RATIO
+
+
+def _sorted(pairs: np.ndarray, similarity: np.ndarray, n_samples: int) -> NearDuplicates:
+    pairs, first = np.unique(pairs, axis=0, return_index=True)
+    similarity = similarity[first]
+    order = np.argsort(-similarity, kind="stable")
+    return NearDuplicates(pairs[order], similarity[order], n_samples)

@@ -1,0 +1,200 @@
+"""Find labels that are probably wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import check_consistent_length
+
+from ..data import check_labels
+from ..transferability.folds import check_folds
+
+__all__ = ["LabelIssues", "find_label_issues", "label_issues_of", "out_of_fold_probabilities"]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LabelIssues:
+    """Labels that are probably wrong.
+
+    Parameters
+    ----------
+    indices : ndarray of int
+        Positions of the samples, the most suspicious first.
+    given : ndarray of shape (n_issues,)
+        Their labels.
+    suggested : ndarray of shape (n_issues,)
+        The most probable label of each.
+    quality : ndarray of shape (n_samples,)
+        Of the label of every sample: the probability that a model which has not seen it gives it.
+    probabilities : ndarray of shape (n_samples, n_classes)
+        Out of fold.
+    classes : ndarray of shape (n_classes,)
+        The labels of the columns.
+    """
+
+    indices: np.ndarray
+    given: np.ndarray
+    suggested: np.ndarray
+    quality: np.ndarray
+    probabilities: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"sample {i}: labelled {given}, rather {suggested} ({self.quality[i]:.2f})"
+            for i, given, suggested in zip(self.indices, self.given, self.suggested, strict=True)
+        ]
+        more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
+        return "\n".join([f"{len(lines)} label issues", *lines[:10], *more])
+
+
+def find_label_issues(
+    estimator, X, y, *, cv=5, probabilities=None, random_state=0, method="prune_by_noise_rate"
+) -> LabelIssues:
+    """Find labels that are probably wrong, by probabilities of models that have not seen them.
+
+    Parameters
+    ----------
+    estimator : classifier with ``predict_proba``
+        It is cloned for each fold, not changed. With ``memory``, features are computed once.
+    X : list, array, Series or DataFrame of n_samples samples
+    y : array-like of shape (n_samples,)
+        Labels of any type.
+    cv : int, cross-validation generator or iterable, default=5
+        The folds. A number of them is shuffled and stratified.
+    probabilities : array-like of shape (n_samples, n_classes), default=None
+        Out of fold, if they are known; the columns are the sorted labels. Then nothing is fitted.
+    random_state : int, RandomState instance or None, default=0
+        For the folds.
+    method : str, default="prune_by_noise_rate"
+        ``filter_by`` of :func:`cleanlab.filter.find_label_issues`.
+
+    Returns
+    -------
+    LabelIssues
+
+    Raises
+    ------
+    ImportError
+        Without cleanlab.
+    ValueError
+        If samples are too few for the folds, or probabilities do not fit.
+
+    Notes
+    -----
+    This is confident learning [1]_: a label is an issue if another one has a probability as high as
+    that of samples which have it usually is.
+
+    References
+    ----------
+    .. [1] Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+       JAIR 70 (2021). https://arxiv.org/abs/1911.00068
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sktransfer.inspection import find_label_issues
+    >>> X, y = load_iris(return_X_y=True)
+    >>> y[0] = 2  # a wrong label
+    >>> find_label_issues(LogisticRegression(max_iter=500), X, y).indices[0]
+    np.int64(0)
+    """
+    y = check_labels(y)
+    classes, codes = np.unique(y, return_inverse=True)
+    if probabilities is None:
+        found = out_of_fold_probabilities(estimator, X, y, cv=cv, random_state=random_state)
+    else:
+        found = np.asarray(probabilities, dtype=float)
+    check_consistent_length(found, y)
+    if found.ndim != 2 or found.shape[1] != len(classes):
+        raise ValueError(f"probabilities must have {len(classes)} columns, one for each label.")
+    return label_issues_of(found, codes, classes, method)
+
+
+def out_of_fold_probabilities(estimator, X, y, *, cv=5, random_state=0) -> np.ndarray:
+    """Return the probabilities that models give to samples of a fold that they have not seen.
+
+    ``cross_val_predict`` refuses folds that are not a partition, and warns where a class is in one
+    fold only.
+
+    Parameters
+    ----------
+    estimator : classifier with ``predict_proba``
+    X : list, array, Series or DataFrame of n_samples samples
+    y : ndarray of shape (n_samples,)
+    cv : int, cross-validation generator or iterable, default=5
+    random_state : int, RandomState instance or None, default=0
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes)
+        The columns are the sorted labels. NaN for samples in no test fold.
+    """
+    classes, codes = np.unique(y, return_inverse=True)
+    folds = check_folds(cv, codes, random_state)
+    if hasattr(folds, "split"):
+        folds = folds.split(np.empty((len(y), 0)), codes)
+    found = np.full((len(y), len(classes)), np.nan)
+    for train, test in folds:
+        model = clone(estimator).fit(_safe_indexing(X, train), y[train])
+        found[test] = 0
+        columns = np.searchsorted(classes, model.classes_)
+        found[np.ix_(test, columns)] = model.predict_proba(_safe_indexing(X, test))
+    return found
+
+
+def label_issues_of(
+    probabilities: np.ndarray, codes: np.ndarray, classes: np.ndarray, method: str
+) -> LabelIssues:
+    """Find label issues by out-of-fold probabilities; samples with NaN are none.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_samples, n_classes)
+    codes : ndarray of int of shape (n_samples,)
+    classes : ndarray of shape (n_classes,)
+    method : str
+
+    Returns
+    -------
+    LabelIssues
+    """
+    judged = np.flatnonzero(np.isfinite(probabilities).all(1))
+    quality = np.full(len(codes), np.nan)
+    quality[judged] = probabilities[judged, codes[judged]]
+    indices = judged[_issues(codes[judged], probabilities[judged], method)]
+    indices = indices[np.argsort(quality[indices], kind="stable")]
+    best = classes[probabilities[indices].argmax(1)]
+    return LabelIssues(indices, classes[codes[indices]], best, quality, probabilities, classes)
+
+
+def _issues(codes: np.ndarray, probabilities: np.ndarray, method: str) -> np.ndarray:
+    """Return which labels are issues. cleanlab needs two classes, all of them among the samples."""
+    present, own = np.unique(codes, return_inverse=True)
+    if len(present) < 2:
+        return np.zeros(len(codes), bool)
+    table = np.maximum(probabilities[:, present], 1e-12)
+    filters = _cleanlab()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return filters.find_label_issues(
+            own, table / table.sum(1, keepdims=True), filter_by=method, n_jobs=1
+        )
+
+
+def _cleanlab():
+    try:
+        from cleanlab import filter as filters
+    except ImportError:
+        raise ImportError(
+            "Label issues are found with cleanlab: pip install 'sktransfer[inspect]'"
+        ) from None
+    return filters
