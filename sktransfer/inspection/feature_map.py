@@ -169,7 +169,7 @@ def far_apart(positions: np.ndarray, n: int) -> list[int]:
     return chosen
 
 
-def _annotate(ax, position: np.ndarray, preview, colour):
+def _annotate(ax, position, preview, colour):
     """Draw a picture or a text at a point."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
