@@ -5,6 +5,7 @@ from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
+from .passes import describe_passes
 from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
@@ -31,6 +32,7 @@ __all__ = [
     "compute_features",
     "compute_inputs",
     "compute_several",
+    "describe_passes",
     "empty_table",
     "find_network",
     "open_sample",

@@ -19,6 +19,7 @@ from ..data import UnreadableSamplesError, named_among, take
 from ..engines import ENGINES, check_engine, resolve_device
 from .compute import compute_several
 from .opening import open_sample
+from .passes import describe_passes
 from .recipe import Recipe
 from .store import FeatureStore, as_store
 
@@ -137,19 +138,13 @@ class BackboneEstimator(BaseEstimator):
     def execution_(self) -> dict:
         check_is_fitted(self)
         recipe, batch_size = self._usual_run()
-        engine = recipe.engine(resolve_device(self.device), conversions=self._conversions())
-        shape = self.backbone_.input_shape
-        if batch_size == "auto":
-            batch_size = engine.batch_size(noise(shape)[0]) if shape is not None else None
-        return engine.execution() | {"batch_size": batch_size}
+        store = as_store(self.memory)
+        found = describe_passes([recipe], batch_size=batch_size, device=self.device, store=store)
+        return next(iter(found.values()))
 
     def _usual_run(self) -> tuple[Recipe, int | str | None]:
         """Return the recipe and the batch size of a usual call."""
-        raise AttributeError(f"{type(self).__name__} runs several networks and has no execution_.")
-
-    def _conversions(self) -> Path | None:
-        store = as_store(self.memory)
-        return None if store is None else store.conversions
+        raise NotImplementedError
 
     def _transform_samples(self, X) -> list | np.ndarray:
         check_is_fitted(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from ..backbones import Backbone
 from ..data import Modality
-from ..engines import Engine, resolve_device
+from ..engines import Engine
 from .opening import Sample, SampleErrors, digests_of, open_for, read, unreadable_named
+from .passes import Pass, make_passes
 from .recipe import Recipe
 from .store import FeatureStore
 from .tables import empty_table
@@ -96,7 +96,7 @@ def compute_several(
     UnreadableSamplesError
         If samples cannot be read or preprocessed, and ``bad`` is None. It lists them.
     """
-    passes = _passes(recipes, batch_size, device, runner, store)
+    passes = make_passes(recipes, batch_size, device, runner, store)
     backbones, size = [one.backbone for one in passes], recipes[0].backbone.modality.chunk_size
     run = _Run(len(samples), passes, store, n_jobs)
     for start in _progress(range(0, len(samples), size), backbones[0], verbose):
@@ -172,13 +172,13 @@ class _Run:
     Parameters
     ----------
     n_samples : int
-    passes : list of _Pass
+    passes : list of Pass
     store : FeatureStore or None
     n_jobs : int or None
     """
 
     def __init__(
-        self, n_samples: int, passes: list[_Pass], store: FeatureStore | None, n_jobs: int | None
+        self, n_samples: int, passes: list[Pass], store: FeatureStore | None, n_jobs: int | None
     ):
         self.passes, self.store, self.n_jobs = passes, store, n_jobs
         self.tables = _Tables(n_samples)
@@ -243,81 +243,18 @@ class _Run:
         return found
 
 
-class _Pass:
-    """Runs samples through one network for some recipes. It is prepared at its first use.
-
-    Parameters
-    ----------
-    recipes : dict of int to Recipe
-        Of one backbone, precision and type, by their position among all recipes.
-    batch_size : int or "auto"
-    device : str
-    runner : Engine or None
-    store : FeatureStore or None
-        Beside it, converted networks are kept.
-    """
-
-    def __init__(self, recipes: dict[int, Recipe], batch_size, device: str, runner, store):
-        self.recipes = recipes
-        self.batch_size = batch_size
-        self.device = device
-        self.runner: Engine | None = runner
-        self.conversions = None if store is None else store.conversions
-        self.backbone = next(iter(recipes.values())).backbone
-        self.outputs = [(i, layer) for i, recipe in recipes.items() for layer in recipe.layers]
-
-    @functools.cached_property
-    def engine(self) -> Engine:
-        if self.runner is not None:
-            return self.runner
-        first, *others = self.recipes.items()
-        also = [((i, layer), layer, r.pooling) for i, r in others for layer in r.layers]
-        device = resolve_device(self.device)
-        return first[1].engine(device, also=tuple(also), conversions=self.conversions)
-
-    def key(self, output: tuple[int, str]) -> str:
-        """Describe an output for the store."""
-        return self.recipes[output[0]].key(output[1])
-
-    def compute(self, groups: list) -> dict[Any, np.ndarray]:
-        """Run preprocessed samples.
-
-        Returns
-        -------
-        dict of (int, str) to ndarray
-            For each position of a recipe and layer; the whole activations that go to the store
-            under ``(layer, "none")``.
-        """
-        if self.backbone.modality.has_tokens:
-            found = self.engine.run_groups(groups, self.batch_size)
-        else:
-            ((_, tensors),) = groups
-            found = self.engine.run(tensors, self.batch_size)
-        first = next(iter(self.recipes))
-        return {(first, k) if isinstance(k, str) else k: rows for k, rows in found.items()}
-
-
-def _passes(recipes: Sequence[Recipe], batch_size, device: str, runner, store) -> list[_Pass]:
-    """Group the recipes that one pass through a network serves."""
-    groups: dict[tuple, dict[int, Recipe]] = {}
-    for i, recipe in enumerate(recipes):
-        key = id(recipe.backbone), recipe.precision, recipe.dtype, recipe.runtime
-        groups.setdefault(key, {})[i] = recipe
-    return [_Pass(group, batch_size, device, runner, store) for group in groups.values()]
-
-
 class _Part:
     """Some samples in one pass: what the store has of their features, and what is missing.
 
     Parameters
     ----------
-    one : _Pass
+    one : Pass
     digests : list of bytes
         Of the samples.
     store : FeatureStore or None
     """
 
-    def __init__(self, one: _Pass, digests: list[bytes], store: FeatureStore | None):
+    def __init__(self, one: Pass, digests: list[bytes], store: FeatureStore | None):
         self.one, self.digests, self.store = one, digests, store
         self.missing: Sequence[int] = range(len(digests))
         self.found: dict[tuple, list] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backbones import Backbone, LayerInfo
 from ..data import NumericTarget, named_among, take
-from ..features import Recipe, as_store, compute_several, empty_table
+from ..features import Recipe, as_store, compute_several, describe_passes, empty_table
 from .judging import BlendPart, Choice, Labels, Numbers, choose_members, mean_prediction
 from .members import BLEND, RAW, Block, Layout, Member, make_members
 from .models import Tables
@@ -34,8 +34,12 @@ class Blend:
     vectorizer : transformer or None
         Makes the features that need no network.
     run : dict
-        device, memory, n_jobs, verbose.
+        device, engine, memory, n_jobs, verbose.
     """
+
+    device: str
+    engine: str
+    memory: Any
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Blend:
         vars(self).update(run)
 
     def set_params(self, **run):
-        """Set device, memory, n_jobs or verbose."""
+        """Set device, engine, memory, n_jobs or verbose."""
         vars(self).update(run)
         return self
 
@@ -61,12 +65,25 @@ class Blend:
         """The weight of each member by name, the highest first."""
         return {part.member.name: part.weight for part in self.parts}
 
+    @property
+    def execution_(self) -> dict:
+        """How the network is run; with several sizes, "batch_size" is a dictionary by size."""
+        recipes = _recipes(self.backbone, self._blocks, self.engine).values()
+        runs = describe_passes(list(recipes), device=self.device, store=as_store(self.memory))
+        if len(runs) < 2:
+            return dict(*runs.values())
+        shapes = {one.input_shape or (): found["batch_size"] for one, found in runs.items()}
+        sizes = {shape[-1]: batch_size for shape, batch_size in shapes.items()}
+        return next(iter(runs.values())) | {"batch_size": sizes}
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return _blocks([part.member for part in self.parts])
+
     def mean(self, samples: Sequence) -> np.ndarray:
         """Return probabilities or standardised numbers, ``(n_samples, n_outputs)``."""
-        blocks = (block for part in self.parts for block in part.member.blocks)
-        tables = Tables(
-            compute_blocks(samples, self.backbone, blocks, self.vectorizer, run_settings(self))
-        )
+        run = run_settings(self)
+        tables = Tables(compute_blocks(samples, self.backbone, self._blocks, self.vectorizer, run))
         return mean_prediction(self.parts, tables, self.temperature)
 
 
@@ -141,7 +158,7 @@ class BlendTask:
         Positions, ascending, of the samples on which members are compared.
     seed : int
     run : dict
-        device, memory, n_jobs, verbose.
+        device, engine, memory, n_jobs, verbose.
     classifier : classifier or None, default=None
         The user's classifier on features.
     unlabelled : sequence or None, default=None
@@ -182,28 +199,35 @@ def compute_blocks(
     vectorizer : transformer or None
         Fitted; for the block ``RAW``.
     run : dict
-        device, memory, n_jobs, verbose.
+        device, engine, memory, n_jobs, verbose.
 
     Returns
     -------
     dict of Block to ndarray of shape (n_samples, n_features)
     """
     blocks = list(dict.fromkeys(blocks))
-    layers: dict[tuple, list[str]] = {}  # by size and pooling
-    for block in (block for block in blocks if block != RAW):
-        for pooling in _poolings(block):
-            layers.setdefault((block.size, pooling), []).append(block.layer)
-    recipes = [
-        Recipe(backbone.with_image_size(size), tuple(dict.fromkeys(names)), pooling)
-        for (size, pooling), names in layers.items()
-    ]
+    recipes = _recipes(backbone, blocks, run["engine"])
     settings = {name: run[name] for name in ("device", "n_jobs", "verbose")}
     settings["store"] = as_store(run["memory"])
-    found = compute_several(samples, recipes, **settings) if recipes else []
-    by_key = dict(zip(layers, found, strict=True))
+    found = compute_several(samples, list(recipes.values()), **settings) if recipes else []
+    by_key = dict(zip(recipes, found, strict=True))
     return {
         block: vectorizer.transform(samples) if block == RAW else _side_by_side(block, by_key)
         for block in blocks
+    }
+
+
+def _recipes(backbone: Backbone, blocks: list[Block], engine: str) -> dict[tuple, Recipe]:
+    """Return a recipe for each size and pooling."""
+    layers: dict[tuple, list[str]] = {}
+    for block in (block for block in blocks if block != RAW):
+        for pooling in _poolings(block):
+            layers.setdefault((block.size, pooling), []).append(block.layer)
+    return {
+        (size, pooling): Recipe(
+            backbone.with_image_size(size), tuple(dict.fromkeys(names)), pooling, runtime=engine
+        )
+        for (size, pooling), names in layers.items()
     }
 
 

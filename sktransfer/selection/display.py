@@ -120,7 +120,7 @@ class LayerProbeDisplay:
         estimator, X = found.step, found.samples(X)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
-        names = ("image_shape", "memory", "pooling", "device", "n_jobs", "task")
+        names = ("image_shape", "memory", "pooling", "device", "engine", "n_jobs", "task")
         names += () if fitted else ("weights", "image_size", "long_texts")
         own = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
         own["random_state"] = getattr(estimator, "random_state", 0)  # 0 is the extractor's

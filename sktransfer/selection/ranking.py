@@ -83,6 +83,7 @@ def rank_backbones(
     image_size=None,
     image_shape=None,
     device="auto",
+    engine="auto",
     memory=None,
     n_jobs=None,
     random_state=None,
@@ -110,6 +111,8 @@ default="probe"
         Shape of flattened images.
     device : str, default="auto"
         Where the networks run.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the networks.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
     n_jobs : int, default=None
@@ -147,7 +150,8 @@ default="probe"
     target = encode_target(y, task)
     function, on_predictions = _score_of(score, is_numbers(target))
     rows = subsample(target, _ROWS, check_random_state(random_state))
-    settings = {"image_shape": image_shape, "device": device, "memory": memory, "n_jobs": n_jobs}
+    run = {"device": device, "engine": engine, "memory": memory, "n_jobs": n_jobs}
+    settings = {"image_shape": image_shape} | run
     found: list[tuple] = []
     for name, backbone in _named(backbones, image_size).items():
         if on_predictions and backbone.classes is None:
@@ -256,6 +260,7 @@ def probe_layers(
     image_shape=None,
     long_texts=None,
     device="auto",
+    engine="auto",
     memory=None,
     n_jobs=None,
     random_state=None,
@@ -286,6 +291,8 @@ def probe_layers(
         What happens to texts that are too long for the network.
     device : str, default="auto"
         Where the network runs.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
     n_jobs : int, default=None
@@ -331,6 +338,7 @@ def probe_layers(
         image_shape=image_shape,
         long_texts=long_texts,
         device=device,
+        engine=engine,
         memory=memory,
         n_jobs=n_jobs,
     ).fit(X)

@@ -21,6 +21,7 @@ def recommend_strategy(
     long_texts=None,
     batch_size="auto",
     device="auto",
+    engine="auto",
     memory=None,
     n_jobs=None,
     random_state=None,
@@ -53,6 +54,8 @@ def recommend_strategy(
         Rows in a training step.
     device : str, default="auto"
         Where the network runs.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
     n_jobs : int, default=None
@@ -105,6 +108,7 @@ def recommend_strategy(
         long_texts=long_texts,
         batch_size=batch_size,
         device=device,
+        engine=engine,
         memory=memory,
         n_jobs=n_jobs,
         random_state=random_state,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from ..data import NumericTarget, check_numbers, check_weights
 from ..features import BackboneEstimator, all_or_nothing
 from ..transferability import subsample
-from .blend import BlendTask, fit_blend
+from .blend import Blend, BlendTask, fit_blend
 from .judging import Numbers
 from .members import BLEND, sizes_of
 from .trials import run_settings
@@ -35,6 +36,8 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         As in :class:`PretrainedFeatureExtractor`.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample.
     n_jobs : int, default=None
@@ -58,6 +61,8 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, where X is a table with names.
+    execution_ : dict
+        As in :class:`TransferClassifier`.
 
     See Also
     --------
@@ -92,11 +97,10 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         **BackboneEstimator._parameter_constraints,
         "random_state": ["random_state"],
     }
-    for _name in ("precision", "engine", "batch_size"):
+    for _name in ("precision", "batch_size"):
         del _parameter_constraints[_name]
     del _name
     precision = "float32"
-    engine = "auto"
     batch_size = "auto"
 
     def __init__(
@@ -108,6 +112,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         image_shape=None,
         long_texts=None,
         device="auto",
+        engine="auto",
         memory=None,
         n_jobs=None,
         random_state=None,
@@ -119,6 +124,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         self.image_shape = image_shape
         self.long_texts = long_texts
         self.device = device
+        self.engine = engine
         self.memory = memory
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -177,7 +183,16 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             In the form of y.
         """
         samples = self._transform_samples(X)
-        return self.blend_.set_params(**run_settings(self)).predict(samples)
+        return self._fitted().predict(samples)
+
+    @property
+    def execution_(self) -> dict:
+        check_is_fitted(self)
+        return self._fitted().execution_
+
+    def _fitted(self) -> Blend:
+        """Return the fitted blend, which runs as this regressor is asked to by now."""
+        return self.blend_.set_params(**run_settings(self))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

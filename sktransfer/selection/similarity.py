@@ -275,7 +275,7 @@ class NormWatcher(TorchEngine):
             modality=self.backbone.modality,
             opaque=self.backbone.opaque,
         )
-        self._usual = recipe.engine(self.device)
+        self._usual = dataclasses.replace(recipe, runtime="torch").engine(self.device)
 
     def _inspect(self, probe: torch.Tensor) -> int:
         """Run nothing before the samples, which would be recorded."""

@@ -115,7 +115,8 @@ class Study:
         if self.backbone.classes is not None:
             layers.append(resolve_layer(self.backbone, -1))
         whole = whole_layers(self.backbone, self.names)
-        recipe = Recipe(self.backbone, tuple(dict.fromkeys(layers)), whole=whole)
+        names = tuple(dict.fromkeys(layers))
+        recipe = Recipe(self.backbone, names, whole=whole, runtime=self.run["engine"])
         run = {"device": self.run["device"], "store": self.memory, "n_jobs": self.run["n_jobs"]}
         with named_among(self._passed):
             samples = take(self.samples, self._passed)

@@ -12,8 +12,9 @@ from sklearn.base import ClassifierMixin, is_classifier
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
-from ..data import ClassTarget, check_labels, check_weights, naming
+from ..data import check_labels, naming
 from ..features import BackboneEstimator, Count, all_or_nothing
 from .blend import Blend, BlendTask, fit_blend
 from .judging import Labels
@@ -22,7 +23,7 @@ from .recommendation import REFERENCE
 from .strategies import STRATEGIES, available
 from .study import Study
 from .timing import sizes_within
-from .trials import check_takes_weights, run_settings, set_running
+from .trials import check_takes_weights, combined_weights, run_settings, set_running
 
 __all__ = ["TransferClassifier"]
 
@@ -67,6 +68,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         Rows in a training step, as in :class:`FineTunedClassifier`.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
+    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+        The library that runs the network, and the frozen stages of strategies that train.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample. Without it they are in memory for the time of a
         fit, so that all strategies share them.
@@ -97,6 +100,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, where X is a table with names.
+    execution_ : dict
+        As in :class:`PretrainedFeatureExtractor`; with several input sizes, "batch_size" is a
+        dictionary by size. Empty where no network runs.
 
     See Also
     --------
@@ -149,9 +155,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
     }
-    del _parameter_constraints["precision"], _parameter_constraints["engine"]
+    del _parameter_constraints["precision"]
     precision = "float32"
-    engine = "auto"
 
     def __init__(
         self,
@@ -168,6 +173,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         long_texts=None,
         batch_size="auto",
         device="auto",
+        engine="auto",
         memory=None,
         n_jobs=None,
         random_state=None,
@@ -185,6 +191,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
         self.memory = memory
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -279,6 +286,12 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         """Return the fitted estimator, which runs as this one is asked to by now."""
         return set_running(self.estimator_, **run_settings(self))
 
+    @property
+    def execution_(self) -> dict:
+        check_is_fitted(self)
+        fitted = self._fitted()
+        return getattr(fitted, "steps", [("", fitted)])[0][1].execution_
+
     def _settle(self, study: Study) -> str:
         if self.strategy == "search":
             self.search_ = study.search()
@@ -308,19 +321,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
                 "LogisticRegression()."
             )
 
-    def _check_weight(self, sample_weight, y: np.ndarray) -> np.ndarray | None:
-        """Return the weights of samples, times those of their classes; None where all are 1."""
-        if sample_weight is None and self.class_weight is None:
-            return None
-        if self.estimator is not None:
-            check_takes_weights(self.estimator)
-        weight = check_weights(sample_weight, len(y)).copy()
-        if self.class_weight is not None:
-            target, used = ClassTarget(np.unique(y)), weight > 0
-            codes = target.encode(y[used])
-            weight[used] *= target.class_factors(self.class_weight, codes, False)
-        return check_weights(weight, len(y))
-
     def _study(self, X, y, sample_weight=None) -> Study:
         """Check the parameters, X, y and the weights, and return the study of them."""
         if y is None:
@@ -335,7 +335,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             samples,
             y,
             int(check_random_state(self.random_state).randint(2**31 - 1)),
-            weight=self._check_weight(sample_weight, y),
+            weight=combined_weights(sample_weight, self.class_weight, y, self.estimator),
             classifier=self.estimator,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,

@@ -12,11 +12,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import has_fit_parameter
 
-from ..data import named_among, take
+from ..data import ClassTarget, check_weights, named_among, take
 from ..transferability import subsample
 
 __all__ = [
     "check_takes_weights",
+    "combined_weights",
     "fit",
     "halving",
     "out_of_fold_hits",
@@ -65,6 +66,33 @@ def check_takes_weights(estimator) -> str:
     return name
 
 
+def combined_weights(sample_weight, class_weight, y: np.ndarray, estimator) -> np.ndarray | None:
+    """Return the weights of samples, times those of their classes; None where all are 1.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,) or None
+    class_weight : dict, "balanced" or None
+    y : ndarray of shape (n_samples,)
+        Labels.
+    estimator : estimator or None
+        Must accept weights.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or None
+    """
+    if sample_weight is None and class_weight is None:
+        return None
+    if estimator is not None:
+        check_takes_weights(estimator)
+    weight = check_weights(sample_weight, len(y)).copy()
+    if class_weight is not None:
+        target, used = ClassTarget(np.unique(y)), weight > 0
+        weight[used] *= target.class_factors(class_weight, target.encode(y[used]), False)
+    return check_weights(weight, len(y))
+
+
 def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
     """Fit a model, and pass weights to what learns from labels in it.
 
@@ -93,8 +121,9 @@ def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
 
 
 def run_settings(model) -> dict:
-    """Return how a model runs its network: device, memory, n_jobs and verbose."""
-    return {name: getattr(model, name) for name in ("device", "memory", "n_jobs", "verbose")}
+    """Return how a model runs its network: device, engine, memory, n_jobs and verbose."""
+    names = ("device", "engine", "memory", "n_jobs", "verbose")
+    return {name: getattr(model, name) for name in names}
 
 
 def set_running(model, **settings):
@@ -105,7 +134,7 @@ def set_running(model, **settings):
     model : estimator
         Runs a network, or is a pipeline whose first step does.
     **settings
-        device, memory, n_jobs and verbose; those that the model does not have are ignored.
+        device, engine, memory, n_jobs and verbose; those that the model does not have are ignored.
 
     Returns
     -------

@@ -108,7 +108,7 @@ def fit_tuned(
     seed : int
     batch_size : int or "auto"
     run : dict
-        device, memory, n_jobs, verbose.
+        device, engine, memory, n_jobs, verbose.
     until : float
         Time, as of ``time.perf_counter``, at which training must be over; it does not begin, if it
         would take longer.
