@@ -250,7 +250,7 @@ def load_backbone(
         For modules that are classifiers: the names of the outputs.
     modality : {"image", "text", "array"}, another registered name or Modality, default=None
         For modules: the type of the samples. By default "image" with ``preprocess``, else
-        "array". :func:`sktransfer.data.register_modality` registers other types.
+        "array". ``sktransfer.data.register_modality`` registers other types.
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
     download : bool, default=True

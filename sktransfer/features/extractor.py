@@ -114,7 +114,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         could not read, and the causes.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X is a table with names.
     execution_ : dict
         How the network is run now: "engine", "device", "precision", "layout" (of images in

@@ -73,7 +73,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X is a table with names.
     execution_ : dict
         As in :class:`PretrainedFeatureExtractor`.

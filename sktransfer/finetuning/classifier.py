@@ -148,7 +148,7 @@ default="efficientnet_lite0"
         For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
     n_features_in_ : int
         Number of features, if X is a table.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X is a table with names.
     execution_ : dict
         How the frozen stages are run, as in :class:`PretrainedFeatureExtractor`. If there are

@@ -30,7 +30,7 @@ class TrainingHistoryDisplay:
 
     See Also
     --------
-    FineTunedClassifier : Has the numbers as ``history_``.
+    sktransfer.FineTunedClassifier : Has the numbers as ``history_``.
 
     Examples
     --------

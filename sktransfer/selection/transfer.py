@@ -98,7 +98,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         The pretrained network, unchanged.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X is a table with names.
     execution_ : dict
         As in :class:`PretrainedFeatureExtractor`; with several input sizes, "batch_size" is a
