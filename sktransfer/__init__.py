@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data import UnreadableSamplesError, load_image_folder, load_image_table
     from .features import FeatureStore, PretrainedClassifier, PretrainedFeatureExtractor
     from .finetuning import FineTunedClassifier, FineTunedRegressor
+    from .persistence import load, save
     from .selection import (
         BackboneRankingDisplay,
         BlendDisplay,
@@ -45,6 +46,7 @@ __all__ = [
     "UnreadableSamplesError",
     "list_backbones",
     "list_layers",
+    "load",
     "load_backbone",
     "load_image_folder",
     "load_image_table",
@@ -53,6 +55,7 @@ __all__ = [
     "rank_backbones",
     "recommend_strategy",
     "register_backbone",
+    "save",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -76,6 +79,7 @@ _PACKAGE_OF = {
     "UnreadableSamplesError": "data",
     "list_backbones": "backbones",
     "list_layers": "backbones",
+    "load": "persistence",
     "load_backbone": "backbones",
     "load_image_folder": "data",
     "load_image_table": "data",
@@ -84,9 +88,10 @@ _PACKAGE_OF = {
     "rank_backbones": "selection",
     "recommend_strategy": "selection",
     "register_backbone": "backbones",
+    "save": "persistence",
 }
 _PACKAGES = {"backbones", "data", "engines", "features", "finetuning", "inspection"}
-_PACKAGES |= {"selection", "transferability"}
+_PACKAGES |= {"persistence", "selection", "transferability"}
 
 
 def __getattr__(name: str):

@@ -32,7 +32,7 @@ SOURCES = {
     "transformers": ["backbones/huggingface.py"],
 }
 OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}
-OPTIONAL |= {"captum", "cleanlab", "jinja2", "matplotlib"}
+OPTIONAL |= {"captum", "cleanlab", "jinja2", "matplotlib", "skops"}
 
 
 def modules():
@@ -112,9 +112,7 @@ def test_the_imports_above_are_read_from_real_files():
     assert {"data/images.py", "engines/torch.py", "backbones/words/table.py"} <= set(modules())
     assert set(inner_imports("features/sizes.py")) >= {"backbones", "features.base"}
     assert "torch" in {name.partition(".")[0] for name in imports("engines/torch.py")}
-    assert [p for p in ORDER if p != "persistence"] == [
-        p for p in ORDER if p in {package(path) for path in modules()}
-    ]
+    assert ORDER == [p for p in ORDER if p in {package(path) for path in modules()}]
 
 
 def test_helpers_have_owners():
@@ -123,7 +121,7 @@ def test_helpers_have_owners():
 
 def test_importing_the_package_loads_no_optional_library():
     optional = ["timm", "transformers", "gensim", "matplotlib", "dask", "typer"]
-    optional += ["captum", "cleanlab", "jinja2"]
+    optional += ["captum", "cleanlab", "jinja2", "skops"]
     code = f"import sys, sktransfer; print([m for m in {optional} if m in sys.modules])"
     assert run_python(code).strip() == "[]"
 

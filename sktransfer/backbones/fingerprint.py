@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-__all__ = ["describe", "fingerprint"]
+__all__ = ["describe", "fingerprint", "is_library"]
 
 # Packages whose functions and classes are described by name alone: a version of a package decides
 # their code, while code of the user's may change between two runs.
@@ -187,7 +187,7 @@ class _Describer:
         return _name(item) if inspect.isroutine(item) else ""
 
     def _function(self, function: types.FunctionType) -> str:
-        if _is_library(function):
+        if is_library(function):
             return _name(function)
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         names = sorted(_names(function.__code__))
@@ -200,7 +200,7 @@ class _Describer:
         """Name a class and describe the user's classes that it inherits from."""
         parts = [_class_name(cls)]
         for base in cls.__mro__:
-            if not _is_library(base):
+            if not is_library(base):
                 parts.append(self._members(base))
         return " ".join(parts)
 
@@ -222,7 +222,7 @@ class _Describer:
         try:
             return self._state(item)
         except ValueError:
-            if _is_library(type(item)):
+            if is_library(type(item)):
                 try:
                     numbers = np.frombuffer(pickle.dumps(item), np.uint8)
                     return f"{_class_name(type(item))} {_sha(numbers)}"
@@ -284,7 +284,17 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def _is_library(item) -> bool:
+def is_library(item) -> bool:
+    """Tell whether a function or a class belongs to an installed package, and not to the user.
+
+    Parameters
+    ----------
+    item : callable
+
+    Returns
+    -------
+    bool
+    """
     return _is_installed(str(getattr(item, "__module__", None)))
 
 

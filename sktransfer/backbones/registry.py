@@ -24,7 +24,14 @@ from .preprocessing import as_preprocessing
 from .weights import load_weights
 from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 
-__all__ = ["list_backbones", "load_backbone", "modality_of", "register_backbone"]
+__all__ = [
+    "Reference",
+    "architecture",
+    "list_backbones",
+    "load_backbone",
+    "modality_of",
+    "register_backbone",
+]
 
 # name: a loader taking (name, weights, *, download) and returning a Backbone; those of torchvision
 # are added when one is asked for, because its import takes half as long as those of torch and
@@ -88,7 +95,7 @@ class Reference:
         if backbone.fingerprint != fingerprint:
             raise ValueError(
                 f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "
-                "are not those that the pickled estimator was fitted with: fingerprint "
+                "are not those that the saved estimator was fitted with: fingerprint "
                 f"{backbone.fingerprint[:12]}, expected {fingerprint[:12]}. Install the same "
                 "weights, or fit again."
             )
@@ -338,6 +345,27 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
             "A name of your own needs sktransfer.register_backbone first."
         )
     return _REGISTRY[name](name, weights, download=download)
+
+
+def architecture(name: str) -> Backbone:
+    """Build a published network with random weights, for tensors that are loaded into it.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`load_backbone` takes it.
+
+    Returns
+    -------
+    Backbone
+        Not shared.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, or is that of a network of the user's.
+    """
+    return _load_named(name, None, download=False)
 
 
 def _stamp(name: str, weights: str | None) -> tuple:

@@ -8,7 +8,7 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = [
     "check_finite",
     "check_sha256",
     "first_line",
+    "load_tensors",
     "load_weights",
     "random_weights",
     "read_tensors",
@@ -133,25 +134,52 @@ def load_weights(
         naming a tensor that holds NaN or infinity.
     """
     tensors = {rename(name): tensor for name, tensor in read_tensors(path).items()}
+    return load_tensors(module, tensors, f"weights: {str(path)!r}")
+
+
+def load_tensors(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, *, copy: bool = False
+) -> nn.Module:
+    """Load tensors into a module, in place, as :func:`load_weights` does.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    tensors : mapping of str to Tensor
+    source : str
+        The beginning of the message of an error.
+    copy : bool, default=False
+        Whether the module keeps its tensors, which several of its parts may share.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same module, in ``eval`` mode.
+
+    Raises
+    ------
+    ValueError
+        As :func:`load_weights`.
+    """
     wanted = module.state_dict()
     tensors = {_modern(name, wanted): tensor for name, tensor in tensors.items()}
     # Files older than PyTorch 0.4.1 lack the counter of batches of batch norm.
     for name in wanted:
         if name.endswith("num_batches_tracked"):
             tensors.setdefault(name, torch.tensor(0))
-    _check_fit(tensors, wanted, path)
+    _check_fit(tensors, wanted, source)
     # Files may be in half or double precision; the network keeps its own.
     state: Any = OrderedDict((n, _as_own(tensor, wanted[n].dtype)) for n, tensor in tensors.items())
     # Some networks read the version of a file; its names are those of the current version.
     state._metadata = getattr(wanted, "_metadata", None)
-    module.load_state_dict(state, assign=True)
+    module.load_state_dict(state, assign=not copy)
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the meta parameters may not require gradients
-    check_finite(f"weights: {str(path)!r}", module)
+    check_finite(source, module)
     return module.eval()
 
 
-def _check_fit(tensors: dict, wanted: dict, path: str | Path) -> None:
+def _check_fit(tensors: dict, wanted: dict, source: str) -> None:
     """Raise ValueError unless a file has the tensors that a module wants, and no others."""
     common = [name for name in wanted if name in tensors]
     problems = {
@@ -170,7 +198,7 @@ def _check_fit(tensors: dict, wanted: dict, path: str | Path) -> None:
     }
     if any(problems.values()):
         lines = [f"  {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
-        raise ValueError("\n".join([f"weights: {str(path)!r} does not fit the network:", *lines]))
+        raise ValueError("\n".join([f"{source} does not fit the network:", *lines]))
 
 
 def _kind(tensor: torch.Tensor) -> str:

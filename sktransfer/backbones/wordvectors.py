@@ -16,7 +16,7 @@ from .words.preprocessing import WordPreprocessing
 from .words.table import WordTable
 from .words.vectors import WordVectors, open_source
 
-__all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named"]
+__all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "word_backbone"]
 
 
 def load_word_vectors(
@@ -96,7 +96,7 @@ def load_word_vectors(
         vectors = open_source(str(weights), kept, max_words)
     else:
         vectors = _in_memory(weights, kept, max_words)
-    return _backbone(name, vectors, tokenizer)
+    return word_backbone(name, vectors, tokenizer)
 
 
 def load_word_vectors_named(name: str, weights, *, download: bool = True) -> Backbone:
@@ -116,10 +116,24 @@ def load_glove(name: str, weights, *, download: bool = True) -> Backbone:
             f"weights={weights!r}: {name!r} has only its own. For a file of word vectors use "
             "backbone='word-vectors'."
         )
-    return _backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
+    return word_backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
 
 
-def _backbone(name: str, vectors: WordVectors, tokenizer, loaded_by=None) -> Backbone:
+def word_backbone(name: str, vectors: WordVectors, tokenizer=None, loaded_by=None) -> Backbone:
+    """Make a backbone of word vectors.
+
+    Parameters
+    ----------
+    name : str
+    vectors : WordVectors
+    tokenizer : callable, default=None
+    loaded_by : tuple of (str, str), default=None
+        As in :class:`Backbone`.
+
+    Returns
+    -------
+    Backbone
+    """
     table = WordTable(vectors)
     return Backbone(
         name,

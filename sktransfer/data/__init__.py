@@ -27,6 +27,7 @@ from .targets import (
     open_target,
 )
 from .texts import TextModality, as_texts, pad_rows, padded_length
+from .versions import package_versions, warn_later_versions
 
 __all__ = [
     "ArrayModality",
@@ -67,10 +68,12 @@ __all__ = [
     "new_folder",
     "open_image",
     "open_target",
+    "package_versions",
     "pad_rows",
     "padded_length",
     "read_image",
     "register_modality",
     "take",
+    "warn_later_versions",
     "writing",
 ]

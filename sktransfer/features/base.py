@@ -15,7 +15,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
-from ..data import UnreadableSamplesError, named_among, take
+from ..data import (
+    UnreadableSamplesError,
+    named_among,
+    package_versions,
+    take,
+    warn_later_versions,
+)
 from ..engines import ENGINES, check_engine, resolve_device
 from .compute import compute_several
 from .opening import open_sample
@@ -192,9 +198,10 @@ class BackboneEstimator(BaseEstimator):
         ``backbone_``, of the      no          made again from the parameter, unless that
         user's module or vectors               was changed since ``fit``
         prepared networks          no          they live beside the backbone, not here
+        ``_versions``              added       those of the packages; later ones warn
         ========================== =========== ===========================================
         """
-        state = super().__getstate__()
+        state = super().__getstate__() | {"_versions": package_versions()}
         fitted = state.get("backbone_")
         own = isinstance(self.backbone, nn.Module) or hasattr(self.backbone, "to_backbone")
         own = own or not isinstance(self.weights, str | Path | None)
@@ -206,6 +213,8 @@ class BackboneEstimator(BaseEstimator):
         # A file of an earlier version has no value of a parameter that was added since.
         parameters = inspect.signature(type(self).__init__).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        state = dict(state)
+        warn_later_versions(state.pop("_versions", {}), f"The {type(self).__name__}")
         super().__setstate__(defaults | state)
         if "backbone_" in state and state["backbone_"] is None:
             self.backbone_ = self._load_again()

@@ -347,6 +347,9 @@ def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -
     Tail
     """
     tail = deepcopy(bare)
-    tail.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=False)
+    given = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    unexpected = tail.load_state_dict(given, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"The trained stages have no tensor {unexpected[0]!r:.80}.")
     tail.body[-1] = head
     return tail

@@ -23,7 +23,7 @@ from .formats import (
 from .mapped import CacheError, cache_folder, map_entry, write_entry
 from .vocabulary import Vocabulary
 
-__all__ = ["WordVectors", "open_source", "table_digest"]
+__all__ = ["WordVectors", "open_source", "reopened", "table_digest"]
 
 _BATCH = 65536  # rows that are hashed at a time
 _VERSION = 3  # of the entries on disk; one of another version is written again in its place
@@ -104,7 +104,7 @@ class WordVectors:
 
     def __reduce__(self):
         if self.source is not None:
-            return _from_source, (self.source, self.content_digest)
+            return reopened, (self.source, self.content_digest)
         parts = (self.vocabulary, np.array(self.matrix), self.subwords, self.content_digest)
         return _from_parts, parts
 
@@ -124,16 +124,36 @@ def _from_parts(vocabulary, matrix, subwords, digest) -> WordVectors:
     return WordVectors(vocabulary, matrix, subwords=subwords, digest=digest)
 
 
-def _from_source(source: tuple, digest: str) -> WordVectors:
+def reopened(source: tuple, digest: str) -> WordVectors:
+    """Open vectors by their source again.
+
+    Parameters
+    ----------
+    source : tuple
+        The arguments of :func:`open_source`.
+    digest : str
+        The content digest that they must have.
+
+    Returns
+    -------
+    WordVectors
+
+    Raises
+    ------
+    ValueError
+        If the file has other vectors now.
+    """
     found = open_source(*source)
     if found.content_digest != digest:
         raise ValueError(
-            f"The word vectors of {source[0]!r} on this machine are not those that the pickle was "
-            f"made with: digest {found.content_digest[:12]}, expected {digest[:12]}. Use the same "
+            f"The word vectors of {source[0]!r} on this machine are not those that the model was "
+            f"saved with: digest {found.content_digest[:12]}, expected {digest[:12]}. Use the same "
             "file, or fit again."
         )
     return found
 
+
+_from_source = reopened  # the name in pickles of earlier versions
 
 # Vectors in use by their source, so that a process opens a file once.
 _OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()

@@ -66,7 +66,7 @@ def test_files_pickle_by_path_and_digest(tmp_path):
     assert loaded.preprocess.vectors.n_words == 9
     assert loaded.preprocess.tokenizer is str.split
     text_file(path, matrix=MATRIX + 1)
-    with pytest.raises(ValueError, match="not those that the pickle was made with"):
+    with pytest.raises(ValueError, match="not those that the model was saved with"):
         pickle.loads(data)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"v\.txt"):

@@ -1,0 +1,54 @@
+"""The versions of packages that files record, and a warning about files of later ones."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import warnings
+from collections.abc import Mapping
+
+__all__ = ["package_versions", "warn_later_versions"]
+
+_PACKAGES = ("torch", "scikit-learn")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this package and of those that a fitted model depends on.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    root = __name__.partition(".")[0]
+    own = sys.modules[root].__version__  # type: ignore[attr-defined]
+    return {root: own} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def warn_later_versions(recorded: Mapping[str, str], what: str) -> None:
+    """Warn if a file was written with a later major version of a package.
+
+    Parameters
+    ----------
+    recorded : mapping of str to str
+        What :func:`package_versions` returned when the file was written.
+    what : str
+        Names the file in the warning.
+    """
+    installed = package_versions()
+    later = [
+        f"{name} {recorded[name]} (here: {installed[name]})"
+        for name in installed
+        if name in recorded and _major(recorded[name]) > _major(installed[name])
+    ]
+    if later:
+        warnings.warn(
+            f"{what} was saved with {', '.join(later)}. Predictions may differ, or fail. Install "
+            "the same major versions.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _major(version: str) -> int:
+    first = str(version).partition(".")[0]
+    return int(first) if first.isdigit() and len(first) < 6 else 0

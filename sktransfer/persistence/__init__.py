@@ -1,0 +1,5 @@
+"""Files of estimators that anyone may open, networks for other programs, and model cards."""
+
+from .files import inspect_file, load, save
+
+__all__ = ["inspect_file", "load", "save"]

@@ -1,0 +1,276 @@
+"""Write and read backbones: by name and fingerprint, or with their tensors in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from copy import deepcopy
+from typing import Any
+
+from torch import nn
+
+from ..backbones import Backbone, load_backbone
+from ..backbones.preprocessing import TransformPreprocessing
+from ..backbones.registry import Reference, architecture
+from ..backbones.weights import load_tensors
+from ..backbones.words.vectors import WordVectors
+from ..data import get_modality
+from ..finetuning.tuned import TunedBackbone, TunedNetwork
+from . import vectors
+from .archive import DamagedFileError
+from .kinds import PLAIN
+from .reading import Reader
+from .writing import KIND, Writer
+
+__all__ = ["NetworkWriter", "read_network"]
+
+
+class NetworkWriter:
+    """Write the records of networks.
+
+    Parameters
+    ----------
+    self_contained : bool
+        Whether tensors of published networks are written, too.
+    """
+
+    def __init__(self, self_contained: bool):
+        self.self_contained = self_contained
+
+    def __call__(self, writer: Writer, network: Backbone | nn.Module) -> dict:
+        """Return the record of a network, and list it in the summary of the file."""
+        how, record = self._record(writer, network)
+        name = getattr(network, "name", type(network).__name__)
+        about = {"name": name, "how": how}
+        about |= {key: record[key] for key in ("weights", "fingerprint", "given") if key in record}
+        writer.networks.append(about)
+        return {KIND: "network", "how": how, **record}
+
+    def _record(self, writer: Writer, network: Any) -> tuple[str, dict]:
+        if not isinstance(network, Backbone):
+            return "module", _own_module(writer, network)
+        if isinstance(network, TunedBackbone):
+            return "tuned", _tuned(writer, network)
+        if network.reference is not None and not self.self_contained:
+            record = dataclasses.asdict(network.reference)
+            return "reference", record | {"fingerprint": network.fingerprint}
+        if isinstance(getattr(network.preprocess, "vectors", None), WordVectors):
+            return "vectors", vectors.write_vectors(writer, network, self.self_contained)
+        record = _about(writer, network)
+        if _is_published(network):
+            return "published", record
+        if self.self_contained and network.modality.has_tokens and network.loaded_by is not None:
+            raise ValueError(
+                f"self_contained=True: the file cannot hold backbone {network.name!r}, which is "
+                "made from a folder or package of its own. Save it without self_contained."
+            )
+        return "given", record | _given(writer, network)
+
+
+def _tensors(writer: Writer, module: nn.Module) -> str:
+    """Put the tensors of a module into the file once, and return the name of their part."""
+    name = writer.places.setdefault(id(module), f"networks/{len(writer.places)}")
+    if name in writer.tensors:
+        return name
+    state = module.state_dict()
+    writer.tensors[name] = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
+    return name
+
+
+def _shapes(module: nn.Module) -> tuple:
+    """Return what two networks have in common if one function can make both."""
+    return tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
+
+
+def _about(writer: Writer, network: Backbone) -> dict:
+    """Return what is written of each network whose tensors are in the file."""
+    preprocess = {
+        key: _preprocessing(writer, getattr(network, key))
+        for key in ("preprocess", "native_preprocess")
+    }
+    return preprocess | {
+        "name": network.name,
+        "fingerprint": network.fingerprint,
+        "modality": network.modality.name,
+        "classes": writer.write(None if network.classes is None else list(network.classes)),
+        "class_ids": writer.write(None if network.class_ids is None else list(network.class_ids)),
+        "tensors": _tensors(writer, network.module),
+    }
+
+
+def _preprocessing(writer: Writer, preprocess: Any) -> Any:
+    """Write a preprocessing; a transform that is no function must come with the network."""
+    if isinstance(preprocess, TransformPreprocessing):
+        written = writer.write(preprocess.transform)
+        return written if _is_named(written) else "of the network"
+    if preprocess is None or PLAIN.get(type(preprocess).__name__) is type(preprocess):
+        return writer.write(preprocess)
+    return "of the network"
+
+
+def _is_published(network: Backbone) -> bool:
+    """Tell whether the name of a network gives its architecture."""
+    if network.modality.has_tokens:
+        return False
+    try:
+        made = architecture(network.name)
+        load_tensors(made.module, network.module.state_dict(), network.name, copy=True)
+    except (ImportError, ValueError):
+        return False
+    return made.fingerprint == network.fingerprint
+
+
+def _given(writer: Writer, network: Backbone) -> dict:
+    """Return what is written of a network that the user must give."""
+    factory = writer.factories.get(id(network))
+    if factory is not None:
+        given = writer.name_of(factory, factory.__name__)
+    else:
+        name = network.name if network.loaded_by is None else network.loaded_by[0]
+        given = writer.name_of(_shapes(network.module), name)
+    return {"given": given, "needs_backbone": network.stages is not None}
+
+
+def _own_module(writer: Writer, module: nn.Module) -> dict:
+    name = type(module).__name__.lower()
+    return {"given": writer.name_of(_shapes(module), name), "tensors": _tensors(writer, module)}
+
+
+def _tuned(writer: Writer, network: TunedBackbone) -> dict:
+    origin = network.network.origin
+    resized = None if network.preprocess is origin.preprocess else network.preprocess
+    return {
+        "origin": writer.write(origin),
+        "state": writer.write(network.network.state()),
+        "classes": None if network.classes is None else list(network.classes),
+        "label_rows": writer.write(network.label_rows),
+        "resized": writer.write(resized),
+    }
+
+
+def read_network(reader: Reader, record: dict) -> Backbone | nn.Module:
+    """Make a network again from its record.
+
+    Parameters
+    ----------
+    reader : Reader
+    record : dict
+
+    Returns
+    -------
+    Backbone or torch.nn.Module
+
+    Raises
+    ------
+    ValueError
+        If the network on this machine is another one, or must be given and is not.
+    """
+    if record["how"] not in _HOW:
+        raise DamagedFileError(f"it has a network of an unknown kind, {record['how']!r:.80}")
+    return _HOW[record["how"]](reader, record)
+
+
+def _read_reference(reader: Reader, record: dict) -> Backbone:
+    fields = [field.name for field in dataclasses.fields(Reference)]
+    reference = Reference(**{name: record[name] for name in fields})
+    if reference.name not in reader.named:
+        return reference.load(record["fingerprint"])
+    made = reader.named[reference.name]()
+    made = made if isinstance(made, Backbone) else load_backbone(made, name=reference.name)
+    made = made.with_image_size(reference.image_size).with_long_texts(reference.long_texts)
+    _check_fingerprint(made, record)
+    return made
+
+
+def _check_fingerprint(made: Backbone, record: dict) -> None:
+    if made.fingerprint != record["fingerprint"]:
+        raise ValueError(
+            f"the network {made.name!r} is not the one that was saved: fingerprint "
+            f"{made.fingerprint[:12]}, expected {str(record['fingerprint'])[:12]}"
+        )
+
+
+def _read_published(reader: Reader, record: dict) -> Backbone:
+    made = architecture(record["name"])
+    _fill(reader, record, made)
+    _check_fingerprint(made, record)
+    return made
+
+
+def _fill(reader: Reader, record: dict, made: Backbone) -> None:
+    """Load the tensors of the file into a network that nothing else uses."""
+    load_tensors(made.module, reader.tensors[record["tensors"]], repr(record["name"]), copy=True)
+    for name in ("classes", "class_ids"):
+        found = reader.read(record[name])
+        setattr(made, name, None if found is None else tuple(found))
+    for name in ("preprocess", "native_preprocess"):
+        if record[name] != "of the network" and not _is_named(record[name]):
+            setattr(made, name, reader.read(record[name]))
+    made.loaded_by, made._fingerprint = None, None
+
+
+def _is_named(record: Any) -> bool:
+    return isinstance(record, dict) and record.get(KIND) == "named"
+
+
+def _read_given(reader: Reader, record: dict) -> Backbone:
+    given = reader.find_named(record["given"])()
+    made = _own_copy(given) if isinstance(given, Backbone) else _from_given(reader, record, given)
+    _fill(reader, record, made)
+    if made.fingerprint != record["fingerprint"]:
+        warnings.warn(
+            f"The function {record['given']!r} makes another network than the one that was saved, "
+            "with tensors of the same names and shapes: its code or its settings differ. "
+            "Predictions may differ.",
+            stacklevel=2,
+        )
+    return made
+
+
+def _from_given(reader: Reader, record: dict, module: nn.Module) -> Backbone:
+    preprocess = record["preprocess"]
+    if record["needs_backbone"] or preprocess == "of the network":
+        raise ValueError(
+            f"the function {record['given']!r} must return a Backbone, since a file does not hold "
+            "stages and transforms: return load_backbone(module, preprocess=…, stages=…)"
+        )
+    return load_backbone(
+        module,
+        name=record["name"],
+        modality=get_modality(record["modality"]),
+        preprocess=reader.read(preprocess),
+    )
+
+
+def _own_copy(backbone: Backbone) -> Backbone:
+    """Copy a backbone with its tensors, which its owner may use elsewhere."""
+    made = object.__new__(type(backbone))
+    vars(made).update(vars(backbone), reference=None, prepared={})
+    made.module, made.stages = deepcopy((backbone.module, backbone.stages))
+    return made
+
+
+def _read_module(reader: Reader, record: dict) -> nn.Module:
+    made = reader.find_named(record["given"])()
+    module = deepcopy(made.module if isinstance(made, Backbone) else made)
+    return load_tensors(module, reader.tensors[record["tensors"]], repr(record["given"]), copy=True)
+
+
+def _read_tuned(reader: Reader, record: dict) -> TunedBackbone:
+    origin = reader.read(record["origin"])
+    network = TunedNetwork.from_state(origin, reader.read(record["state"]))
+    made = TunedBackbone(network, record["classes"], reader.read(record["label_rows"]))
+    resized = reader.read(record["resized"])
+    if resized is not None:
+        made.preprocess = resized
+    return made
+
+
+_HOW = {
+    "given": _read_given,
+    "module": _read_module,
+    "published": _read_published,
+    "reference": _read_reference,
+    "tuned": _read_tuned,
+    "vectors": vectors.read_vectors,
+}

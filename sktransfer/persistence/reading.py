@@ -1,0 +1,181 @@
+"""Make objects again from the records of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import Bunch
+
+from .archive import DamagedFileError
+from .kinds import ESTIMATORS, PLAIN
+from .writing import KIND, is_torch_optimizer
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Replace the records in an object by what they describe.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+    tensors : mapping of str to mapping of str to Tensor
+        Of each network that is in the file.
+    named : mapping of str to object
+        What the user gives by name.
+    read_network : callable
+        Given this reader and a record, returns the network.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        tensors: Mapping[str, Mapping[str, torch.Tensor]],
+        named: Mapping[str, Any],
+        read_network: Callable[[Reader, dict], Any],
+    ):
+        self.arrays, self.tensors = arrays, tensors
+        self.named = named
+        self.read_network = read_network
+        self._numbered: dict[int, Any] = {}
+        self._done: dict[int, Any] = {}  # objects of other packages, which are changed in place
+
+    def read(self, item: Any) -> Any:
+        """Return what an object of :meth:`Writer.write` was made from.
+
+        Parameters
+        ----------
+        item : object
+
+        Returns
+        -------
+        object
+        """
+        if isinstance(item, dict) and KIND in item:
+            return self._read_record(item)
+        if type(item) in (list, tuple):
+            return type(item)(map(self.read, item))
+        if type(item) is dict:
+            return {key: self.read(value) for key, value in item.items()}
+        if isinstance(item, BaseEstimator) and id(item) not in self._done:
+            self._done[id(item)] = item
+            for key, value in list(vars(item).items()):
+                vars(item)[key] = self.read(value)
+        return item
+
+    def _read_record(self, record: dict) -> Any:
+        kind = record[KIND]
+        if kind == "same":
+            return self._numbered[record["number"]]
+        made = self._make(kind, record)
+        if "number" in record:
+            self._numbered[record["number"]] = made
+        return made
+
+    def _make(self, kind: str, record: dict) -> Any:
+        if kind in ESTIMATORS:
+            return self._estimator(ESTIMATORS[kind], record["state"])
+        if kind in PLAIN:
+            return self._plain(PLAIN[kind], record["state"])
+        if kind in _READERS:
+            return _READERS[kind](self, record)
+        if kind == "network":
+            return self.read_network(self, record)
+        raise DamagedFileError(
+            f"this version of sktransfer knows no objects of the kind {kind!r:.80}"
+        )
+
+    def _estimator(self, cls: type, state: dict) -> Any:
+        _check_attributes(cls, state)
+        made = object.__new__(cls)
+        made.__setstate__(self.read(state))
+        return made
+
+    def _plain(self, cls: type, state: dict) -> Any:
+        _check_attributes(cls, state)
+        made = object.__new__(cls)
+        vars(made).update(self.read(state))
+        return made
+
+    def find_named(self, name: str) -> Any:
+        """Return what the user gives by a name.
+
+        Raises
+        ------
+        ValueError
+            If it is not given.
+        """
+        if name not in self.named:
+            raise ValueError(
+                f"it needs the function {name!r}, which a file does not hold: pass it as "
+                f"load(path, modules={{{name!r}: function}})"
+            )
+        return self.named[name]
+
+    def _named(self, record: dict) -> Any:
+        return self.find_named(record["name"])
+
+    def _json(self, record: dict) -> Any:
+        return json.loads(record["text"])
+
+    def _dictionary(self, record: dict) -> dict:
+        return {key: self.read(value) for key, value in record["items"]}
+
+    def _bunch(self, record: dict) -> Bunch:
+        return Bunch(**self._dictionary(record))
+
+    def _array(self, record: dict) -> np.ndarray:
+        # Copies are aligned and can be written.
+        found = np.array(self.arrays[record["name"]]).reshape(
+            record["shape"] if record["order"] == "C" else record["shape"][::-1]
+        )
+        return found if record["order"] == "C" else found.T
+
+    def _tensor(self, record: dict) -> torch.Tensor:
+        return self.tensors["tensors"][record["name"]]
+
+    def _sparse(self, record: dict) -> Any:
+        parts = tuple(self.read(record[name]) for name in ("data", "indices", "indptr"))
+        cls = sparse.csr_array if record["type"].endswith("array") else sparse.csr_matrix
+        rows = cls(parts, shape=tuple(record["shape"]))
+        rows.check_format()
+        return rows.asformat(record["type"][:3])
+
+    def _path(self, record: dict) -> Path:
+        return Path(record["text"])
+
+    def _optimizer(self, record: dict) -> type:
+        found = getattr(torch.optim, record["name"])
+        if not is_torch_optimizer(found):
+            raise DamagedFileError(f"{record['name']!r:.80} is no optimizer of torch")
+        return found
+
+
+_READERS: dict[str, Callable[[Reader, dict], Any]] = {
+    "Bunch": Reader._bunch,
+    "array": Reader._array,
+    "dict": Reader._dictionary,
+    "json": Reader._json,
+    "named": Reader._named,
+    "optimizer": Reader._optimizer,
+    "path": Reader._path,
+    "sparse": Reader._sparse,
+    "tensor": Reader._tensor,
+}
+
+
+def _check_attributes(cls: type, state: Any) -> None:
+    """Raise an error for attributes that no object of a class has: they would hide its methods."""
+    if not isinstance(state, dict):
+        raise DamagedFileError(f"{cls.__name__} has no state")
+    for key in state:
+        of_class = getattr(cls, key, None) if isinstance(key, str) else cls
+        if callable(of_class) or isinstance(of_class, property):
+            raise DamagedFileError(f"{cls.__name__} has no attribute {key!r:.80}")

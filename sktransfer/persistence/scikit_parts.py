@@ -1,0 +1,137 @@
+"""Write and read scikit-learn's objects by skops, which constructs objects of trusted types only."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .archive import DamagedFileError, check_members
+
+__all__ = ["dump_objects", "load_objects", "untrusted_types"]
+
+
+def _skops():
+    try:
+        import skops.io
+    except ImportError:
+        raise ImportError(
+            "Files of sktransfer.save require skops: pip install 'sktransfer[files]'"
+        ) from None
+    return skops.io
+
+
+def dump_objects(item: Any) -> bytes:
+    """Write an object with all that it refers to.
+
+    Parameters
+    ----------
+    item : object
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    TypeError
+        If it holds an object that skops cannot write.
+    """
+    skops = _skops()
+    try:
+        return skops.dumps(item)
+    except Exception as error:  # objects may raise anything when they are asked for their state
+        raise TypeError(f"skops cannot write it ({type(error).__name__}: {error})") from error
+
+
+def load_objects(data: bytes, trusted: Sequence[str | type] | None) -> Any:
+    """Read what :func:`dump_objects` wrote.
+
+    Parameters
+    ----------
+    data : bytes
+    trusted : sequence of str or type, or None
+        Types that are constructed besides those of NumPy, SciPy and scikit-learn.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    DamagedFileError
+        If the bytes are not of that form.
+    TypeError
+        If there are other types; the message lists them.
+    """
+    skops = _skops()
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    _check(data)
+    try:
+        return skops.loads(data, trusted=list(trusted or ()))
+    except UntrustedTypesFoundException as error:
+        raise TypeError(
+            f"{error}\nIf you know and trust them, pass their names as trusted= to sktransfer.load."
+        ) from None
+    except Exception as error:  # a hostile file can raise anything
+        raise _unreadable(error) from error
+
+
+def untrusted_types(data: bytes) -> list[str]:
+    """List the types that must be trusted explicitly.
+
+    Parameters
+    ----------
+    data : bytes
+        What :func:`dump_objects` wrote.
+
+    Returns
+    -------
+    list of str
+    """
+    skops = _skops()
+    _check(data)
+    try:
+        return skops.get_untrusted_types(data=data)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> DamagedFileError:
+    return DamagedFileError(f"its objects cannot be read ({type(error).__name__}: {error!s:.200})")
+
+
+def _check(data: bytes) -> None:
+    """Check the zip file of skops: no member is compressed, no array announces more than it has."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in check_members(archive, len(data)):
+                _check_member(name, archive.read(name))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DamagedFileError(f"its objects are no zip file ({error})") from error
+
+
+def _check_member(name: str, content: bytes) -> None:
+    if name.endswith(".npy"):
+        _check_array(name, content)
+    elif not name.endswith((".json", ".bin")):
+        raise DamagedFileError(
+            f"its objects hold a part {name!r}, which this version does not read"
+        )
+
+
+def _check_array(name: str, content: bytes) -> None:
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[version[0]](file)
+        expected = dtype.itemsize * int(np.prod(shape, dtype=object))
+    except Exception as error:  # the header is evaluated as a literal, which can raise anything
+        raise DamagedFileError(f"array {name!r} has no valid header ({error!s:.100})") from error
+    if dtype.hasobject or expected != len(content) - file.tell():
+        raise DamagedFileError(f"array {name!r} has not the size that it announces")

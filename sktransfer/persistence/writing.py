@@ -1,0 +1,247 @@
+"""Write objects as records: dictionaries of plain values, arrays and objects of scikit-learn."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import Bunch
+from torch import nn
+
+from ..backbones import Backbone
+from ..backbones.fingerprint import is_library
+from ..features import BackboneEstimator
+from .kinds import ESTIMATORS, PLAIN
+
+__all__ = ["KIND", "Writer", "is_torch_optimizer"]
+
+KIND = "#"  # the key that marks a dictionary as a record
+_MANY = 64  # values from which a collection of plain ones is written as one text
+_NUMBERS = "biuf"  # kinds of the types of arrays that safetensors holds
+
+
+class Writer:
+    """Replace the package's own objects, arrays and tensors in an object by records.
+
+    Objects of other packages are copied if they refer to such an object, and not changed.
+
+    Parameters
+    ----------
+    write_network : callable
+        Given this writer and a :class:`Backbone` or a module, returns its record.
+
+    Attributes
+    ----------
+    arrays : dict of str to ndarray
+    tensors : dict of str to dict of str to Tensor
+        The tensors of each network that is in the file.
+    places : dict of int to str
+        Their names in ``tensors``, by the ids of the modules.
+    factories : dict of int to callable
+        The function that made a network, by the id of the network.
+    networks : list of dict
+        A summary of each network.
+    named : dict of str to object
+        What must be given to ``load`` by name.
+    """
+
+    def __init__(self, write_network: Callable[[Writer, Any], dict]):
+        self.write_network = write_network
+        self.arrays: dict[str, np.ndarray] = {}
+        self.tensors: dict[str, dict[str, torch.Tensor]] = {}
+        self.places: dict[int, str] = {}
+        self.factories: dict[int, Any] = {}
+        self.networks: list[dict] = []
+        self.named: dict[str, Any] = {}
+        self._done: dict[int, tuple[Any, Any]] = {}  # what was written, and its result
+        self._numbers: dict[int, int] = {}  # of records that others refer to
+
+    def write(self, item: Any) -> Any:
+        """Return a record for an object, or the object itself if it holds nothing of ours.
+
+        Parameters
+        ----------
+        item : object
+
+        Returns
+        -------
+        object
+        """
+        if isinstance(item, str | int | float | None):
+            return item
+        if id(item) not in self._done:
+            self._done[id(item)] = item, self._record(item)
+        elif id(item) in self._numbers:
+            return {KIND: "same", "number": self._numbers[id(item)]}
+        return self._done[id(item)][1]
+
+    def _record(self, item: Any) -> Any:
+        if isinstance(item, Backbone | nn.Module | BackboneEstimator):
+            return self._shared(item)
+        for cls, write in _WRITERS.items():
+            if isinstance(item, cls):
+                return write(self, item)
+        name = type(item).__name__
+        if PLAIN.get(name) is type(item):
+            return {KIND: name, "state": self._attributes(_state_of(item))}
+        return item
+
+    def _shared(self, item: Any) -> dict:
+        """Write an object that several others may refer to, with a number."""
+        number = len(self._numbers)
+        self._numbers[id(item)] = number
+        estimator = isinstance(item, BackboneEstimator)
+        record = self._estimator(item) if estimator else self.write_network(self, item)
+        return record | {"number": number}
+
+    def _estimator(self, item: Any) -> dict:
+        name = type(item).__name__
+        if ESTIMATORS.get(name) is not type(item):
+            raise TypeError(
+                f"{type(item).__module__}.{name} is not an estimator of sktransfer, so that a file "
+                "cannot name its class. Save it with joblib."
+            )
+        state = item.__getstate__()
+        if isinstance(item.backbone, types.FunctionType | type) and "backbone_" in state:
+            self.factories[id(state["backbone_"])] = item.backbone
+        return {KIND: name, "state": self._attributes(state)}
+
+    def _attributes(self, state: dict) -> dict:
+        """Write attributes. A store is a place on the machine, and not part of a model."""
+        return {key: None if key == "memory" else self.write(value) for key, value in state.items()}
+
+    def name_of(self, item: Any, name: str) -> str:
+        """Return the name under which something must be given to ``load``.
+
+        Parameters
+        ----------
+        item : object
+            Equal to another one if the same can be given for both.
+        name : str
+
+        Returns
+        -------
+        str
+            With a number if the name is in use.
+        """
+        name, n = name.strip("<>"), 1
+        while self.named.setdefault(name if n == 1 else f"{name}-{n}", item) != item:
+            n += 1
+        return name if n == 1 else f"{name}-{n}"
+
+    def _scikit(self, item: BaseEstimator) -> Any:
+        """Copy an estimator of another package, if it refers to something of ours."""
+        name = type(item).__name__
+        if ESTIMATORS.get(name) is type(item):
+            return {KIND: name, "state": self._attributes(dict(item.__getstate__()))}
+        return self._object(item)
+
+    def _object(self, item: Any) -> Any:
+        before = vars(item)
+        after = {key: self.write(value) for key, value in before.items()}
+        if all(after[key] is before[key] for key in before):
+            return item
+        copy = object.__new__(type(item))
+        vars(copy).update(after)
+        return copy
+
+    def _sequence(self, item: list | tuple) -> Any:
+        if type(item) not in (list, tuple):
+            return item
+        if type(item) is list and _is_large_and_plain(item):
+            return {KIND: "json", "text": json.dumps(item)}
+        written = type(item)(map(self.write, item))
+        return item if all(map(_is, written, item)) else written
+
+    def _dictionary(self, item: dict) -> Any:
+        if type(item) not in (dict, Bunch):
+            return item
+        name, keys_are_texts = type(item).__name__, all(type(key) is str for key in item)
+        if name == "dict" and keys_are_texts and _is_large_and_plain(item):
+            return {KIND: "json", "text": json.dumps(item)}
+        if name == "Bunch" or not keys_are_texts or KIND in item:
+            return {KIND: name, "items": [[k, self.write(v)] for k, v in item.items()]}
+        written = {key: self.write(value) for key, value in item.items()}
+        return item if all(written[key] is item[key] for key in item) else written
+
+    def _array(self, item: np.ndarray) -> Any:
+        native = item.dtype.kind in _NUMBERS and item.dtype.isnative and item.itemsize <= 8
+        if type(item) is not np.ndarray or not native:
+            return item
+        # Products of matrices can differ in their last bits by the order of the memory.
+        order = "F" if item.flags.f_contiguous and not item.flags.c_contiguous else "C"
+        name = str(len(self.arrays))
+        self.arrays[name] = np.ascontiguousarray(item.T if order == "F" else item)
+        # An array of no dimensions becomes one of one.
+        return {KIND: "array", "name": name, "order": order, "shape": list(item.shape)}
+
+    def _tensor(self, item: torch.Tensor) -> dict:
+        own = self.tensors.setdefault("tensors", {})
+        name = str(len(own))
+        own[name] = item.detach().cpu().contiguous()
+        return {KIND: "tensor", "name": name}
+
+    def _sparse(self, item: Any) -> dict:
+        rows = item.tocsr()
+        parts = {name: self.write(getattr(rows, name)) for name in ("data", "indices", "indptr")}
+        return {KIND: "sparse", "type": type(item).__name__, "shape": list(item.shape), **parts}
+
+    def _path(self, item: Path) -> dict:
+        return {KIND: "path", "text": str(item)}
+
+    def _code(self, item: types.FunctionType | type) -> Any:
+        """Replace a function or a class of the user's by its name."""
+        if is_torch_optimizer(item):
+            return {KIND: "optimizer", "name": item.__name__}
+        if is_library(item):
+            return item
+        return {KIND: "named", "name": self.name_of(item, item.__name__)}
+
+
+def _state_of(item: Any) -> dict:
+    """Return the attributes of an object of ours."""
+    return item.__getstate__() if hasattr(type(item), "__getstate__") else vars(item)
+
+
+def is_torch_optimizer(item: Any) -> bool:
+    """Tell whether an object is a class of ``torch.optim``."""
+    return isinstance(item, type) and getattr(torch.optim, item.__name__, None) is item
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def _is_large_and_plain(item: list | dict) -> bool:
+    """Tell whether JSON can hold a collection exactly, and shorter than skops does."""
+    return len(item) >= _MANY and _is_plain(item)
+
+
+def _is_plain(item: Any) -> bool:
+    if type(item) is dict:
+        return all(type(key) is str and _is_plain(value) for key, value in item.items())
+    if type(item) is list:
+        return all(map(_is_plain, item))
+    return item is None or type(item) in (str, int, float, bool)
+
+
+# In this order: the first class that an object is an instance of.
+_WRITERS: dict[Any, Callable[[Writer, Any], Any]] = {
+    BaseEstimator: Writer._scikit,
+    list: Writer._sequence,
+    tuple: Writer._sequence,
+    dict: Writer._dictionary,
+    np.ndarray: Writer._array,
+    torch.Tensor: Writer._tensor,
+    Path: Writer._path,
+    type: Writer._code,
+    types.FunctionType: Writer._code,
+    **{cls: Writer._sparse for cls in (sparse.spmatrix, sparse.sparray)},
+}

@@ -1,0 +1,380 @@
+"""Estimators are the same after ``save`` and ``load``, also in a new process."""
+
+import functools
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import VotingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import LinearSVC
+
+import sktransfer
+from sktransfer import (
+    FeatureStore,
+    FineTunedClassifier,
+    FineTunedRegressor,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    TransferClassifier,
+    TransferRegressor,
+    load,
+    load_backbone,
+    load_word_vectors,
+    register_backbone,
+    save,
+)
+from tests.support import TinyNet, Vectors, run_python, tiny_backbone
+
+rng = np.random.default_rng(0)
+IMAGES = list(rng.integers(0, 256, (24, 20, 24, 3), np.uint8))
+LABELS = np.array(["ant", "bee", "cat"] * 8)
+NUMBERS = rng.normal(size=24)
+TEXTS = [f"a {word} film of {i} hours" for i in range(40) for word in ("good", "bad", "long")]
+TEXT_LABELS = np.array(["good", "bad", "long"] * 40)
+WORDS = {"good": [1.0, 0.0], "bad": [-1.0, 0.5], "film": [0.0, 1.0], "long": [0.3, 0.2]}
+TINY = {"tinynet": tiny_backbone}
+
+
+def tune(**settings):
+    return FineTunedClassifier(tiny_backbone(), max_epochs=2, random_state=0, **settings)
+
+
+def features(**settings):
+    return PretrainedFeatureExtractor(tiny_backbone(), **settings)
+
+
+def outputs(model, X):
+    methods = ("predict_proba", "decision_function", "predict", "transform")
+    return {m: getattr(model, m)(X) for m in methods if hasattr(model, m)}
+
+
+def assert_same(model, again, X):
+    before, after = outputs(model, X), outputs(again, X)
+    assert list(before) == list(after)
+    for method in before:
+        np.testing.assert_array_equal(before[method], after[method], err_msg=method)
+
+
+MODELS = {
+    "features": lambda: features(pooling=["avg", "max"], layer=["2", -1]).fit(IMAGES),
+    "pipeline": lambda: make_pipeline(features(), StandardScaler(), LogisticRegression()),
+    "union": lambda: make_pipeline(make_union(features(), features(layer="2")), LinearSVC()),
+    "voting": lambda: VotingClassifier(
+        [("a", tune()), ("b", make_pipeline(features(), LogisticRegression()))], voting="soft"
+    ),
+    "direct": lambda: PretrainedClassifier(tiny_backbone(), class_map={"x": "a", "y": [1, 2]}),
+    "learned": lambda: PretrainedClassifier(tiny_backbone(), class_map="learn"),
+    "sizes": lambda: PretrainedClassifier(tiny_backbone(), image_size=[16, 24], class_map="learn"),
+    "head": tune,
+    "mlp": lambda: tune(head="mlp", dropout=0.1, optimizer="sgd"),
+    "all": lambda: tune(trainable="all", train_batch_norm=True, optimizer=torch.optim.NAdam),
+    "rehearsal": lambda: tune(rehearsal=2, class_weight={"ant": 2.0, "bee": 1.0, "cat": 1.0}),
+    "on a tuned one": lambda: FineTunedClassifier(
+        tune(trainable=1).fit(IMAGES, LABELS), max_epochs=1, random_state=0
+    ),
+    "on a tuned backbone": lambda: PretrainedFeatureExtractor(
+        tune(trainable=1).fit(IMAGES, LABELS).to_backbone()
+    ),
+    "blend": lambda: TransferClassifier(tiny_backbone(), random_state=0),
+    "blend of a pipeline": lambda: TransferClassifier(
+        tiny_backbone(), estimator=make_pipeline(StandardScaler(), LogisticRegression())
+    ),
+    "strategy": lambda: TransferClassifier(tiny_backbone(), strategy="all", max_epochs=1),
+    "probe": lambda: TransferClassifier(tiny_backbone(), strategy="features", random_state=0),
+}
+
+
+@functools.cache
+def fitted(name):
+    return MODELS[name]().fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predictions_are_the_same_after_loading(name, tmp_path):
+    save(fitted(name), tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules=TINY)
+    assert_same(fitted(name), again, IMAGES)
+    save(again, tmp_path / "again.skt")
+    assert_same(again, load(tmp_path / "again.skt", modules=TINY), IMAGES)
+
+
+def test_a_loaded_model_can_be_cloned_fitted_and_trained_further(tmp_path):
+    save(fitted("head"), tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules=TINY)
+    assert_same(clone(again).fit(IMAGES, LABELS), fitted("head"), IMAGES)
+    again.partial_fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        FineTunedRegressor(tiny_backbone(), max_epochs=1, random_state=0),
+        TransferRegressor(tiny_backbone(), random_state=0),
+    ],
+)
+@pytest.mark.parametrize("y", [NUMBERS, np.column_stack([NUMBERS, NUMBERS**2])])
+def test_regressors(model, y, tmp_path):
+    model = clone(model).fit(IMAGES, y)
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt", modules=TINY), IMAGES)
+
+
+def test_several_labels_a_sample(tmp_path):
+    model = tune().fit(IMAGES, rng.integers(0, 2, (24, 4)))
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt", modules=TINY), IMAGES)
+
+
+def test_an_estimator_without_a_fit(tmp_path):
+    model = tune(head="mlp", lr=1e-3, class_weight={0: 1.0, 1: 2.0})
+    save(model, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules=TINY)
+    assert again.get_params()["class_weight"] == {0: 1.0, 1: 2.0}
+    assert not hasattr(again, "classes_")
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [True, False], [1.0, 2.0], ["é", "ß"]])
+def test_labels_of_any_type(labels, tmp_path):
+    y = np.array(labels * 12)
+    model = tune(rehearsal=1).fit(IMAGES, y)
+    save(model, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules=TINY)
+    assert again.predict(IMAGES).dtype == y.dtype
+    assert_same(model, again, IMAGES)
+    assert again._label_rows() == model._label_rows()
+
+
+def test_the_best_estimator_of_a_search(tmp_path):
+    search = GridSearchCV(
+        make_pipeline(features(), LogisticRegression()), {"logisticregression__C": [0.1, 1]}, cv=2
+    ).fit(IMAGES, LABELS)
+    save(search.best_estimator_, tmp_path / "model.skt")
+    assert_same(search.best_estimator_, load(tmp_path / "model.skt", modules=TINY), IMAGES)
+
+
+def test_a_column_transformer_of_texts_and_numbers(tmp_path):
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"text": TEXTS, "length": np.arange(len(TEXTS)) * 1.0})
+    columns = ColumnTransformer(
+        [
+            ("vectors", PretrainedFeatureExtractor(load_word_vectors(WORDS)), "text"),
+            ("words", TfidfVectorizer(), "text"),
+            ("length", StandardScaler(), ["length"]),
+        ]
+    )
+    model = make_pipeline(columns, LogisticRegression()).fit(table, TEXT_LABELS)
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt"), table)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "idf", "sif"])
+def test_word_vectors_are_in_the_file(pooling, tmp_path):
+    model = PretrainedFeatureExtractor(load_word_vectors(WORDS), pooling=pooling).fit(TEXTS)
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt"), TEXTS)
+
+
+def test_word_vectors_of_a_file_stay_there(tmp_path):
+    source = tmp_path / "vectors.txt"
+    source.write_text("".join(f"{word} {a} {b}\n" for word, (a, b) in WORDS.items()))
+    model = PretrainedFeatureExtractor("word-vectors", weights=str(source)).fit(TEXTS)
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt"), TEXTS)
+    save(model, tmp_path / "whole.skt", self_contained=True)
+    source.write_text("good 1 2\nbad 3 4\n")
+    with pytest.raises(ValueError, match="not those that the model was saved with"):
+        load(tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "whole.skt"), TEXTS)
+
+
+def test_a_blend_of_texts_holds_counts_of_words(tmp_path):
+    model = TransferClassifier(load_word_vectors(WORDS), random_state=0).fit(TEXTS, TEXT_LABELS)
+    assert any(part.member.name for part in model.estimator_.parts)
+    assert model.estimator_.vectorizer is not None
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt"), TEXTS)
+
+
+def test_tuned_word_vectors(tmp_path):
+    model = FineTunedClassifier(load_word_vectors(WORDS), trainable="all", max_epochs=1)
+    model.fit(TEXTS, TEXT_LABELS)
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt"), TEXTS)
+
+
+def test_a_module_of_numbers_and_one_given_as_a_function(tmp_path):
+    X = rng.normal(size=(12, 5))
+    for backbone, name in ((Vectors(seed=3), "vectors"), (Vectors, "Vectors")):
+        model = PretrainedFeatureExtractor(backbone).fit(X)
+        save(model, tmp_path / "model.skt")
+        assert_same(model, load(tmp_path / "model.skt", modules={name: Vectors}), X)
+
+
+def test_a_function_as_a_parameter_is_given_by_its_name(tmp_path):
+    def middle(x):
+        return x.flatten(2).median(2).values
+
+    model = features(layer="2", pooling=middle).fit(IMAGES)
+    save(model, tmp_path / "model.skt")
+    with pytest.raises(ValueError, match=r"needs the function 'middle'.*modules="):
+        load(tmp_path / "model.skt", modules=TINY)
+    assert_same(model, load(tmp_path / "model.skt", modules=TINY | {"middle": middle}), IMAGES)
+
+
+def test_a_head_of_the_users(tmp_path):
+    def head(n_features, n_outputs):
+        return torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(n_features, n_outputs))
+
+    model = tune(head=head).fit(IMAGES, LABELS)
+    save(model, tmp_path / "model.skt")
+    modules = TINY | {"head": head, "sequential": lambda: head(8, 3)}
+    assert_same(model, load(tmp_path / "model.skt", modules=modules), IMAGES)
+
+
+def test_a_registered_name_is_a_reference(registry, tmp_path):
+    register_backbone("registered", tiny_backbone)
+    model = PretrainedFeatureExtractor("registered").fit(IMAGES)
+    save(model, tmp_path / "model.skt")
+    assert_same(model, load(tmp_path / "model.skt"), IMAGES)
+    del registry["registered"]
+    sktransfer.backbones.registry._SHARED.clear()
+    with pytest.raises(ValueError, match="'registered' is not known"):
+        load(tmp_path / "model.skt")
+    by_name = load(tmp_path / "model.skt", modules={"registered": tiny_backbone})
+    assert_same(model, by_name, IMAGES)
+    with pytest.raises(ValueError, match="is not the one that was saved"):
+        load(tmp_path / "model.skt", modules={"registered": lambda: tiny_backbone(1)})
+
+
+def test_the_default_backbone_by_reference_and_inside(photos, tmp_path):
+    model = PretrainedFeatureExtractor(image_size=64).fit(photos)
+    save(model, tmp_path / "small.skt")
+    save(model, tmp_path / "large.skt", self_contained=True)
+    assert (tmp_path / "small.skt").stat().st_size < 50_000
+    assert (tmp_path / "large.skt").stat().st_size > 18_000_000
+    for name in ("small", "large"):
+        assert_same(model, load(tmp_path / f"{name}.skt"), photos)
+
+
+def test_a_network_with_weights_of_a_file(photos, tmp_path):
+    net = load_backbone("resnet18", weights=None)
+    torch.save(net.module.state_dict(), tmp_path / "weights.pth")
+    model = PretrainedFeatureExtractor("resnet18", weights=str(tmp_path / "weights.pth"))
+    save(model.fit(photos), tmp_path / "model.skt")
+    (tmp_path / "weights.pth").unlink()
+    assert_same(model, load(tmp_path / "model.skt"), photos)
+
+
+def test_a_function_that_makes_another_network(tmp_path):
+    save(features().fit(IMAGES), tmp_path / "model.skt")
+    with pytest.raises(ValueError, match="needs the function 'tinynet'"):
+        load(tmp_path / "model.skt")
+    with pytest.raises(ValueError, match="does not fit the network"):
+        load(tmp_path / "model.skt", modules={"tinynet": lambda: Vectors()})
+    same_tensors = torch.nn.Sequential(*TinyNet(), torch.nn.Softmax(1))
+    with pytest.warns(UserWarning, match="makes another network"):
+        load(tmp_path / "model.skt", modules={"tinynet": lambda: same_tensors})
+
+
+def test_the_users_network_is_not_changed(tmp_path):
+    save(features().fit(IMAGES), tmp_path / "model.skt")
+    other = tiny_backbone(seed=1)
+    before = other.fingerprint
+    load(tmp_path / "model.skt", modules={"tinynet": lambda: other})
+    other._fingerprint = None
+    assert other.fingerprint == before
+
+
+def test_a_store_is_not_part_of_a_model(tmp_path):
+    model = TransferClassifier(tiny_backbone(), memory=FeatureStore(tmp_path / "store"))
+    save(model.fit(IMAGES, LABELS), tmp_path / "model.skt")
+    assert load(tmp_path / "model.skt", modules=TINY).memory is None
+    assert isinstance(model.memory, FeatureStore)
+
+
+def test_other_types_must_be_trusted(tmp_path):
+    model = make_pipeline(features(), FunctionTransformer(np.log1p), Centre(), LogisticRegression())
+    save(model.fit(IMAGES, LABELS), tmp_path / "model.skt")
+    with pytest.raises(TypeError, match=r"test_files\.Centre"):
+        load(tmp_path / "model.skt", modules=TINY)
+    again = load(tmp_path / "model.skt", modules=TINY, trusted=[Centre])
+    assert_same(model, again, IMAGES)
+
+
+class Centre(StandardScaler):
+    """A transformer of the user's."""
+
+
+def test_classes_that_are_not_ours_are_refused(tmp_path):
+    class Own(FineTunedClassifier):
+        pass
+
+    with pytest.raises(TypeError, match="Save it with joblib"):
+        save(Own(tiny_backbone()), tmp_path / "model.skt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_object_that_cannot_be_written(tmp_path):
+    model = tune(net_params={"iterator_train__collate_fn": (i for i in [1])})
+    with pytest.raises(TypeError, match="skops cannot write it"):
+        save(model, tmp_path / "model.skt")
+
+
+def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.skt"
+    save(fitted("head"), path)
+    before = path.read_bytes()
+
+    def fail(handle):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        save(fitted("all"), path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.skt"]
+
+
+def test_a_file_holds_no_pickle(tmp_path):
+    save(fitted("blend"), tmp_path / "model.skt")
+    with zipfile.ZipFile(tmp_path / "model.skt") as archive:
+        names = archive.namelist()
+        assert {name.rpartition(".")[2] for name in names} == {"json", "skops", "safetensors"}
+        contents = json.loads(archive.read("contents.json"))
+    assert contents["estimator"] == "TransferClassifier"
+    assert contents["classes"] == ["ant", "bee", "cat"]
+
+
+def test_later_major_versions_warn(tmp_path, monkeypatch):
+    save(fitted("head"), tmp_path / "model.skt")
+    monkeypatch.setattr("sktransfer.data.versions.package_versions", lambda: {"torch": "1.0"})
+    with pytest.warns(UserWarning, match=r"model\.skt' was saved with torch .* \(here: 1\.0\)"):
+        load(tmp_path / "model.skt", modules=TINY)
+
+
+@pytest.mark.integration
+def test_predictions_in_a_new_process(tmp_path):
+    models = {name: fitted(name) for name in ("pipeline", "sizes", "all", "blend")}
+    for name, model in models.items():
+        save(model, tmp_path / f"{name}.skt")
+    run_python(f"""
+import numpy as np
+from sktransfer import load
+from tests.persistence.test_files import IMAGES, TINY
+for name in {list(models)}:
+    model = load(r"{tmp_path}/" + name + ".skt", modules=TINY)
+    np.save(r"{tmp_path}/" + name, model.predict_proba(IMAGES))
+""")
+    for name, model in models.items():
+        found = np.load(tmp_path / f"{name}.npy")
+        np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
