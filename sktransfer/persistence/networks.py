@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -266,7 +267,7 @@ def _read_tuned(reader: Reader, record: dict) -> TunedBackbone:
     return made
 
 
-_HOW = {
+_HOW: dict[str, Callable[[Reader, dict], Any]] = {
     "given": _read_given,
     "module": _read_module,
     "published": _read_published,

@@ -94,13 +94,13 @@ class Reader:
 
     def _estimator(self, cls: type, state: dict) -> Any:
         _check_attributes(cls, state)
-        made = object.__new__(cls)
+        made: Any = object.__new__(cls)
         made.__setstate__(self.read(state))
         return made
 
     def _plain(self, cls: type, state: dict) -> Any:
         _check_attributes(cls, state)
-        made = object.__new__(cls)
+        made: Any = object.__new__(cls)
         vars(made).update(self.read(state))
         return made
 

@@ -1,4 +1,4 @@
-"""Write and read scikit-learn's objects by skops, which constructs objects of trusted types only."""
+"""Write and read objects of scikit-learn by skops, which constructs trusted types only."""
 
 from __future__ import annotations
 

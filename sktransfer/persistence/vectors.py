@@ -46,7 +46,7 @@ def write_vectors(writer: Writer, network: Backbone, self_contained: bool) -> di
 
 
 def _table(writer: Writer, vectors: WordVectors) -> dict:
-    subwords = vectors.subwords
+    subwords: Any = vectors.subwords
     return {
         "words": writer.write([vectors.vocabulary.word(i + 1) for i in range(vectors.n_words)]),
         "matrix": writer.write(np.array(vectors.matrix)),

@@ -90,7 +90,8 @@ class Writer:
                 return write(self, item)
         name = type(item).__name__
         if PLAIN.get(name) is type(item):
-            return {KIND: name, "state": self._attributes(_state_of(item))}
+            state: Any = item.__getstate__()
+            return {KIND: name, "state": self._attributes(state)}
         return item
 
     def _shared(self, item: Any) -> dict:
@@ -108,13 +109,13 @@ class Writer:
                 f"{type(item).__module__}.{name} is not an estimator of sktransfer, so that a file "
                 "cannot name its class. Save it with joblib."
             )
-        state = item.__getstate__()
+        state: Any = item.__getstate__()
         if isinstance(item.backbone, types.FunctionType | type) and "backbone_" in state:
             self.factories[id(state["backbone_"])] = item.backbone
         return {KIND: name, "state": self._attributes(state)}
 
     def _attributes(self, state: dict) -> dict:
-        """Write attributes. A store is a place on the machine, and not part of a model."""
+        """Write attributes, without a store, which is a place on the machine."""
         return {key: None if key == "memory" else self.write(value) for key, value in state.items()}
 
     def name_of(self, item: Any, name: str) -> str:
@@ -140,7 +141,8 @@ class Writer:
         """Copy an estimator of another package, if it refers to something of ours."""
         name = type(item).__name__
         if ESTIMATORS.get(name) is type(item):
-            return {KIND: name, "state": self._attributes(dict(item.__getstate__()))}
+            state: Any = item.__getstate__()
+            return {KIND: name, "state": self._attributes(state)}
         return self._object(item)
 
     def _object(self, item: Any) -> Any:
@@ -205,11 +207,6 @@ class Writer:
         return {KIND: "named", "name": self.name_of(item, item.__name__)}
 
 
-def _state_of(item: Any) -> dict:
-    """Return the attributes of an object of ours."""
-    return item.__getstate__() if hasattr(type(item), "__getstate__") else vars(item)
-
-
 def is_torch_optimizer(item: Any) -> bool:
     """Tell whether an object is a class of ``torch.optim``."""
     return isinstance(item, type) and getattr(torch.optim, item.__name__, None) is item
@@ -243,5 +240,5 @@ _WRITERS: dict[Any, Callable[[Writer, Any], Any]] = {
     Path: Writer._path,
     type: Writer._code,
     types.FunctionType: Writer._code,
-    **{cls: Writer._sparse for cls in (sparse.spmatrix, sparse.sparray)},
+    **dict.fromkeys((sparse.spmatrix, sparse.sparray), Writer._sparse),
 }
