@@ -62,7 +62,8 @@ def find_near_duplicates(extractor, X, *, threshold="auto") -> NearDuplicates:
     Parameters
     ----------
     extractor : transformer
-        Fitted, such as :class:`sktransfer.PretrainedFeatureExtractor`, or a pipeline that begins with one.
+        Fitted, such as :class:`sktransfer.PretrainedFeatureExtractor`, or a pipeline that begins
+        with one.
     X : list, array, Series or DataFrame column of n_samples samples
     threshold : float or "auto", default="auto"
         The smallest cosine of the angle between the features of a pair; see Notes.
