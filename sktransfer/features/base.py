@@ -66,7 +66,7 @@ class BackboneEstimator(BaseEstimator):
         "engine": [StrOptions({"auto", *ENGINES})],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [None, str, Path, FeatureStore, HasMethods("cache")],
-        "n_jobs": [Count(1, _MOST_JOBS), Count(-_MOST_JOBS, -1), None],
+        "n_jobs": [StrOptions({"auto"}), Count(1, _MOST_JOBS), Count(-_MOST_JOBS, -1), None],
         "verbose": ["verbose"],
     }
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..backbones import Backbone
 from ..data import Modality
-from ..engines import Engine
-from .opening import Sample, SampleErrors, digests_of, open_for, read, unreadable_named
+from ..engines import Engine, resolve_device
+from .loader import Loader, count_loaders
+from .opened import Columns, n_bytes
+from .opening import Sample, SampleError, many_of, open_for, read_ahead, unreadable_named
+from .parts import Found, Part
 from .passes import Pass, make_passes
 from .recipe import Recipe
 from .store import FeatureStore
-from .tables import empty_table
+from .tables import empty_table, stacked
 
 __all__ = ["compute_features", "compute_inputs", "compute_several"]
 
@@ -55,7 +60,7 @@ def compute_several(
     batch_size: int | str = "auto",
     device: str = "auto",
     store: FeatureStore | None = None,
-    n_jobs: int | None = None,
+    n_jobs: int | str | None = "auto",
     verbose: int = 0,
     runner: Engine | None = None,
     bad: dict[int, Exception] | None = None,
@@ -75,8 +80,9 @@ def compute_several(
     device : str, default="auto"
     store : FeatureStore, default=None
         Where features are looked up first and kept afterwards.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        Threads that read, open and preprocess samples while the network runs. "auto" is the number
+        of cores that it does not use, at least one; None and 1 are none.
     verbose : int, default=0
         1 shows a progress bar.
     runner : Engine, default=None
@@ -97,24 +103,35 @@ def compute_several(
         If samples cannot be read or preprocessed, and ``bad`` is None. It lists them.
     """
     passes = make_passes(recipes, batch_size, device, runner, store)
-    backbones, size = [one.backbone for one in passes], recipes[0].backbone.modality.chunk_size
-    run = _Run(len(samples), passes, store, n_jobs)
-    for start in _progress(range(0, len(samples), size), backbones[0], verbose):
-        with unreadable_named(samples, start, backbones):
-            for part in read(samples, range(start, start + size), backbones[0].modality, bad):
-                run.add(part) if bad is None else run.add_readable(part, bad)
+    backbones = [one.backbone for one in passes]
+    with Loader(_count_loaders(n_jobs, device, backbones, len(samples))) as loader:
+        run = _Run(samples, passes, store, loader, bad)
+        with unreadable_named(samples, lambda: run.n_done, backbones):
+            for _ in _progress(run.parts(), len(samples), backbones[0], verbose):
+                pass
     run.tables.clear(list(bad or ()))
     return [{layer: run.tables[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
 
 
-def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = None) -> np.ndarray:
+def _count_loaders(n_jobs, device: str, backbones: Sequence[Backbone], n_samples: int) -> int:
+    """Count the threads that load samples; none if nothing is read, opened or preprocessed."""
+    modality = backbones[0].modality
+    opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
+    if not opens and all(backbone.preprocess is None for backbone in backbones):
+        return 0
+    return count_loaders(n_jobs, resolve_device(device), n_samples)
+
+
+def compute_inputs(
+    samples: Sequence, backbone: Backbone, n_jobs: int | str | None = "auto"
+) -> np.ndarray:
     """Open and preprocess samples for the first stage of a network.
 
     Parameters
     ----------
     samples : sequence
     backbone : Backbone
-    n_jobs : int, default=None
+    n_jobs : int, "auto" or None, default="auto"
 
     Returns
     -------
@@ -128,15 +145,26 @@ def compute_inputs(samples: Sequence, backbone: Backbone, n_jobs: int | None = N
     """
     if backbone.preprocess is None and isinstance(samples, np.ndarray):
         return samples
-    tables, modality = _Tables(len(samples)), backbone.modality
-    for start in range(0, len(samples), modality.chunk_size):
-        with unreadable_named(samples, start, [backbone]):
-            for part in read(samples, range(start, start + modality.chunk_size), modality):
-                (groups,) = open_for(part, [backbone], [range(len(part))], n_jobs)
-                for places, tensors in groups:
-                    rows = _stacked([tensor.numpy() for tensor in tensors], modality.has_tokens)
-                    tables.write([part[i].position for i in places], {"input": rows})
+    tables = _Tables(len(samples))
+    with Loader(_count_loaders(n_jobs, "cpu", [backbone], len(samples))) as loader:
+        with unreadable_named(samples, lambda: 0, [backbone]):
+            for part in read_ahead(samples, backbone.modality, True, loader):
+                for places, tensors in _opened(part, backbone, loader):
+                    ragged = backbone.modality.has_tokens
+                    rows = stacked([tensor.numpy() for tensor in tensors], ragged)
+                    tables.write([part[i][0].position for i in places], {"input": rows})
     return tables.by_output["input"]
+
+
+def _opened(part: list[tuple], backbone: Backbone, loader: Loader) -> list[tuple]:
+    for error in (key for _, key in part if isinstance(key, SampleError)):
+        raise error
+    samples, many = [sample for sample, _ in part], many_of(backbone)
+    if many is not None:
+        return many([sample.content for sample in samples])
+    opened = loader.map(lambda sample: open_for(sample, [backbone]), samples, len(samples))
+    rows = Columns(((([0]), tensors) for tensors in opened), {0: len(part)}, backbone.modality)
+    return backbone.modality.group([*rows.columns[0]])
 
 
 class _Tables:
@@ -169,150 +197,115 @@ class _Tables:
 class _Run:
     """Computes features part by part, and of equal samples only those of the first.
 
+    While a part passes through the networks, the next is read, looked up and opened.
+
     Parameters
     ----------
-    n_samples : int
+    samples : sequence
     passes : list of Pass
     store : FeatureStore or None
-    n_jobs : int or None
+    loader : Loader
+    bad : dict of int to Exception, or None
     """
 
     def __init__(
-        self, n_samples: int, passes: list[Pass], store: FeatureStore | None, n_jobs: int | None
+        self,
+        samples: Sequence,
+        passes: list[Pass],
+        store: FeatureStore | None,
+        loader: Loader,
+        bad: dict[int, Exception] | None,
     ):
-        self.passes, self.store, self.n_jobs = passes, store, n_jobs
-        self.tables = _Tables(n_samples)
+        self.samples, self.passes, self.store, self.loader = samples, passes, store, loader
+        self.bad = bad
+        self.tables = _Tables(len(samples))
         self.first: dict[object, int] = {}  # by digest
-        self.failed: dict[object, Exception] = {}  # by digest
+        self.n_done = 0
 
-    def add_readable(self, samples: list[Sample], bad: dict[int, Exception]) -> None:
-        """Do the same as :meth:`add` without samples that cannot be opened, which go to ``bad``."""
-        while samples:
-            try:
-                return self.add(samples)
-            except SampleErrors as error:
-                bad |= error.problems
-                self._note_failed(error.problems)
-                samples = [sample for sample in samples if sample.position not in bad]
+    def parts(self) -> Iterator[int]:
+        """Compute the features of all samples, and yield the number of samples of each part."""
+        modality: Modality = self.passes[0].backbone.modality
+        together = any(many_of(one.backbone) for one in self.passes)
+        ahead = 4 if together else max(1, modality.chunk_size // 2)
+        read = read_ahead(self.samples, modality, self.store is None, self.loader)
+        opened = self.loader.map(_run, self._tasks(read), ahead, n_bytes=_n_bytes)
+        for part, results in itertools.groupby(opened, operator.itemgetter(0)):
+            self._complete(part, (result for _, result in results))
+            self.n_done += part.n_samples
+            yield part.n_samples
 
-    def _note_failed(self, problems: dict[int, Exception]) -> None:
-        """Remember the digests of samples that cannot be opened, for those equal to them."""
-        for key in [key for key, position in self.first.items() if position in problems]:
-            self.failed[key] = problems[self.first.pop(key)]
+    def _tasks(self, read: Iterator[list[tuple]]) -> Iterator[tuple[Part, Callable]]:
+        """Begin each part, and yield what is to be opened for it, at least one task a part."""
+        for pairs in read:
+            part, samples = self._begin(pairs)
+            yield part, list  # nothing to open
+            for task in part.openings(samples):
+                yield part, task
 
-    def add(self, samples: list[Sample]) -> None:
-        """Compute the features of some samples and put them into the tables."""
+    def _begin(self, pairs: list[tuple[Sample, Any]]) -> tuple[Part, list[Sample]]:
+        """Find which samples are new, and look up their features."""
         new: dict[bytes, Sample] = {}
         repeated: dict[int, int] = {}  # position: that of the first sample equal to it
-        keys = self._digests(samples)
-        self._check_known(samples, keys)
-        for sample, key in zip(samples, keys, strict=True):
+        for sample, key in pairs:
+            if isinstance(key, SampleError):
+                self._note(key)
+                continue
             first = self.first.setdefault(key, sample.position)
             if first == sample.position:
                 new[key] = sample
             else:
                 repeated[sample.position] = first
-        if new:
-            positions = [sample.position for sample in new.values()]
-            self.tables.write(positions, self._compute(list(new.values()), list(new)))
-        if repeated:
-            self.tables.repeat(list(repeated.values()), list(repeated))
+        found = [Found(one, list(new), self.store) for one in self.passes]
+        samples = list(new.values())
+        positions = [sample.position for sample in samples]
+        return Part(positions, repeated, found, len(pairs)), samples
 
-    def _check_known(self, samples: list[Sample], keys: list) -> None:
-        """Raise an error for samples equal to those that could not be opened."""
-        pairs = zip(samples, keys, strict=True)
-        known = {s.position: self.failed[key] for s, key in pairs if key in self.failed}
-        if known:
-            raise SampleErrors(known)
+    def _note(self, error: SampleError) -> None:
+        if self.bad is None:
+            raise error
+        self.bad[error.position] = error.cause
 
-    def _digests(self, samples: list[Sample]) -> list:
-        """Return a digest of each sample; without a store, hashable samples themselves."""
-        modality: Modality = self.passes[0].backbone.modality
-        if modality.is_hashable and self.store is None:
-            return [sample.content for sample in samples]
-        return digests_of(samples, modality)
+    def _complete(self, part: Part, results: Iterator) -> None:
+        """Compute the missing features of a part, and put all into the tables."""
+        next(results)  # of the task that every part has
+        if self.bad is not None:
+            part, results = self._readable(part, list(results), self.bad)
+        if part.positions:
+            self.tables.write(part.positions, part.features(results))
+        if part.repeated:
+            self.tables.repeat(list(part.repeated.values()), list(part.repeated))
 
-    def _compute(self, samples: list[Sample], digests: list[bytes]) -> dict[tuple, np.ndarray]:
-        """Look up features in the store, compute the missing ones and store them."""
-        parts = [_Part(one, digests, self.store) for one in self.passes]
-        backbones = [one.backbone for one in self.passes]
-        groups = open_for(samples, backbones, [part.missing for part in parts], self.n_jobs)
-        found: dict[tuple, np.ndarray] = {}
-        for part in parts:
-            found |= part.complete(groups.pop(0))  # frees what was opened for it
-        return found
-
-
-class _Part:
-    """Some samples in one pass: what the store has of their features, and what is missing.
-
-    Parameters
-    ----------
-    one : Pass
-    digests : list of bytes
-        Of the samples.
-    store : FeatureStore or None
-    """
-
-    def __init__(self, one: Pass, digests: list[bytes], store: FeatureStore | None):
-        self.one, self.digests, self.store = one, digests, store
-        self.missing: Sequence[int] = range(len(digests))
-        self.found: dict[tuple, list] = {}
-        if store is not None:
-            self.found = {output: store.get(one.key(output), digests) for output in one.outputs}
-            columns = zip(*self.found.values(), strict=True)
-            runs_all = one.runner is not None
-            self.missing = [
-                i for i, row in enumerate(columns) if runs_all or any(v is None for v in row)
-            ]
-
-    def complete(self, groups: list) -> dict[tuple, np.ndarray]:
-        """Compute the missing features from preprocessed samples, store and return all."""
-        new = self.one.compute(groups) if self.missing else {}
-        if self.store is None:
-            return {output: new[output] for output in self.one.outputs}
-        if self.missing:
-            self._put_aside(new, self.store)
-            for output in self.one.outputs:
-                self._put(output, new[output], self.store)
-        ragged = self.one.backbone.modality.has_tokens
-        return {
-            k: _stacked(rows, ragged and np.ndim(rows[0]) > 1) for k, rows in self.found.items()
-        }
-
-    def _put_aside(self, new: dict[Any, np.ndarray], store: FeatureStore) -> None:
-        digests = [self.digests[i] for i in self.missing]
-        for recipe in self.one.recipes.values():
-            for key in ((layer, "none") for layer in recipe.whole):
-                store.try_put_aside(recipe.key(key), digests, new[key])
-
-    def _put(self, output: tuple[int, str], rows: np.ndarray, store: FeatureStore) -> None:
-        """Store the features of an output that were missing."""
-        found = self.found[output]
-        absent = [j for j, i in enumerate(self.missing) if found[i] is None]
-        digests = [self.digests[self.missing[j]] for j in absent]
-        store.try_put(self.one.key(output), digests, rows[absent])
-        for j in absent:
-            found[self.missing[j]] = rows[j]
+    def _readable(self, part: Part, results: list, bad: dict) -> tuple[Part, Iterator]:
+        """Leave out samples that cannot be opened, and note them and those equal to them."""
+        errors = [result for result in results if isinstance(result, SampleError)]
+        failed = {error.position: error.cause for error in errors}
+        bad |= failed
+        bad |= {i: bad[k] for i, k in part.repeated.items() if k in bad}
+        opened = (result for result in results if not isinstance(result, SampleError))
+        return part.without(failed) if failed else part, opened
 
 
-def _stacked(values: list, ragged: bool) -> np.ndarray:
-    """Make one array of rows; an array of objects if they are ragged."""
-    if not ragged:
-        return np.stack(values)
-    table = np.empty(len(values), object)
-    for i, value in enumerate(values):
-        table[i] = value
-    return table
+def _run(task: tuple[Part, Callable]) -> tuple:
+    return task[0], task[1]()
 
 
-def _progress(steps: range, backbone: Backbone, verbose: int):
+def _n_bytes(result: tuple) -> int:
+    return n_bytes(result[1])
+
+
+def _progress(parts: Iterator[int], n_samples: int, backbone: Backbone, verbose: int):
+    """Show a bar that advances by the number of samples of each part."""
     if not verbose:
-        return steps
+        yield from parts
+        return
     try:
-        from rich.progress import track
+        from rich.progress import Progress
     except ImportError:
         raise ImportError(
             "verbose=1 draws its bar with rich: pip install 'sktransfer[cli]'"
         ) from None
-    return track(steps, description=f"{backbone.name} features")
+    with Progress() as bar:
+        task = bar.add_task(f"{backbone.name} features", total=n_samples)
+        for part in parts:
+            bar.advance(task, part)
+            yield part

@@ -82,8 +82,9 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept by sample, so that a grid search runs every sample through the
         network once. A folder, a :class:`sktransfer.FeatureStore`, or a ``joblib.Memory``.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        Threads that read, open and preprocess samples while the network runs. "auto" is the number
+        of cores that it does not use, at least one; None and 1 are none.
     on_error : {"raise", "nan"}, default="raise"
         What ``transform`` does about samples that cannot be read. "raise" names all of them in an
         error. "nan" returns a row of NaN for each, for which the next estimator needs a rule: an
@@ -183,7 +184,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         engine="auto",
         precision="float32",
         memory=None,
-        n_jobs=None,
+        n_jobs="auto",
         on_error="raise",
         verbose=0,
     ):

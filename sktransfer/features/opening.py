@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from sklearn.utils.parallel import Parallel, delayed
 
 from ..backbones import Backbone
 from ..data import Modality, UnreadableSamplesError
+from .loader import Loader
 
 __all__ = [
     "Sample",
-    "SampleErrors",
-    "digests_of",
+    "SampleError",
+    "many_of",
     "open_for",
     "open_sample",
-    "read",
+    "read_ahead",
     "unreadable_named",
 ]
 
-_BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
+_BLOCK = 8  # samples that one task reads
+_BYTES_READ = 2**26  # bytes of files in one part, or one file
 
 
 class Sample(NamedTuple):
@@ -32,84 +35,72 @@ class Sample(NamedTuple):
     content: object
 
 
-class SampleErrors(Exception):
-    """Some samples could not be read or opened.
+class SampleError(Exception):
+    """A sample could not be read or opened.
 
     Parameters
     ----------
-    problems : dict of int to Exception
-        The cause, by the position of the sample.
+    position : int
+        Among all samples.
+    cause : Exception
     """
 
-    def __init__(self, problems: dict[int, Exception]):
-        super().__init__(problems)
-        self.problems = problems
+    def __init__(self, position: int, cause: Exception):
+        super().__init__(position, cause)
+        self.position, self.cause = position, cause
 
 
-def read(
-    samples: Sequence, positions: range, modality: Modality, bad: dict | None = None
-) -> Iterator[list[Sample]]:
-    """Read samples into memory, and yield them in lists of limited size in bytes.
+def read_ahead(
+    samples: Sequence, modality: Modality, by_value: bool, loader: Loader
+) -> Iterator[list[tuple]]:
+    """Read samples into memory, and yield them in lists of limited size in samples and bytes.
 
     Parameters
     ----------
     samples : sequence
-    positions : range
-        May end after the last sample.
     modality : Modality
-    bad : dict of int to Exception, default=None
-        If given, causes are put into it where a sample cannot be read, and it is left out.
+    by_value : bool
+        Whether hashable samples are returned in place of digests.
+    loader : Loader
 
     Yields
     ------
-    list of Sample
+    list of (Sample, object)
+        Samples, and their digests or a :class:`SampleError`.
     """
+    blocks = (range(i, min(i + _BLOCK, len(samples))) for i in range(0, len(samples), _BLOCK))
+    read = functools.partial(_read_block, samples, modality, by_value and modality.is_hashable)
+    if type(modality).read is Modality.read:  # what is in memory is not handed to threads
+        found: Iterator = map(read, blocks)
+    else:
+        found = loader.map(read, blocks, modality.chunk_size // _BLOCK, n_bytes=_block_bytes)
     part, n_bytes = [], 0
-    for position in positions[: len(samples) - positions.start]:
-        content = _attempt(modality.read, samples[position])
-        if isinstance(content, _Failure):
-            _note(bad, position, content.cause)
-            continue
-        part.append(Sample(position, content))
-        n_bytes += getattr(content, "bytes_read", 0)
-        if n_bytes >= _BYTES_READ:
+    for pair in itertools.chain.from_iterable(found):
+        part.append(pair)
+        n_bytes += _block_bytes([pair])
+        if len(part) == modality.chunk_size or n_bytes >= _BYTES_READ:
             yield part
             part, n_bytes = [], 0
     if part:
         yield part
 
 
-def _note(bad: dict | None, position: int, cause: Exception) -> None:
-    if bad is None:
-        raise SampleErrors({position: cause}) from cause
-    bad[position] = cause
+def _read_block(
+    samples: Sequence, modality: Modality, by_value: bool, positions: range
+) -> list[tuple[Sample, object]]:
+    return [_read(samples[i], i, modality, by_value) for i in positions]
 
 
-class _Failure(NamedTuple):
-    cause: Exception
-
-
-def _attempt(function: Callable, *args):
-    """Call a function, and return its error as a value."""
+def _read(sample, position: int, modality: Modality, by_value: bool) -> tuple[Sample, object]:
     try:
-        return function(*args)
+        content = modality.read(sample)
+        return Sample(position, content), content if by_value else modality.digest(content)
     except Exception as error:
-        return _Failure(error)
+        return Sample(position, None), SampleError(position, error)
 
 
-def _without_failures(samples: Sequence[Sample], results: list) -> list:
-    """Return results, one for each sample; one error has the causes of all failures."""
-    pairs = zip(samples, results, strict=True)
-    problems = {s.position: r.cause for s, r in pairs if isinstance(r, _Failure)}
-    if problems:
-        raise SampleErrors(problems)
-    return results
-
-
-def digests_of(samples: Sequence[Sample], modality: Modality) -> list[bytes]:
-    """Return a digest of each sample that was read."""
-    found = [_attempt(modality.digest, sample.content) for sample in samples]
-    return _without_failures(samples, found)
+def _block_bytes(block: list[tuple]) -> int:
+    return sum(getattr(sample.content, "bytes_read", 0) for sample, _ in block)
 
 
 def open_sample(sample, backbone: Backbone) -> torch.Tensor:
@@ -137,99 +128,61 @@ def _open_once(sample, backbones: Sequence[Backbone]) -> list[torch.Tensor]:
     ]
 
 
-def open_for(
-    samples: list[Sample],
-    backbones: Sequence[Backbone],
-    wanted: Sequence[Sequence[int]],
-    n_jobs: int | None = None,
-) -> list[list]:
-    """Open each sample once, and preprocess it for each backbone that needs it.
+def open_for(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor] | SampleError:
+    """Open a sample that was read once, and preprocess it for each backbone.
 
     Parameters
     ----------
-    samples : list of Sample
+    sample : Sample
     backbones : sequence of Backbone
         Of one modality.
-    wanted : sequence of sequences of int
-        For each backbone, the positions in ``samples`` that it needs, ascending.
-    n_jobs : int, default=None
-        Number of threads.
 
     Returns
     -------
-    list of lists of (ndarray of int, sequence of Tensor)
-        For each backbone, the preprocessed samples of each shape, and their positions among those
-        that it needs.
+    list of Tensor, or SampleError
     """
-    single = [k for k, backbone in enumerate(backbones) if _many(backbone) is None]
-    opened = _open_single(samples, backbones, {k: wanted[k] for k in single}, n_jobs)
-    return [
-        backbone.modality.group(opened[k])
-        if k in opened
-        else _many(backbone)([samples[i].content for i in wanted[k]])
-        for k, backbone in enumerate(backbones)
-    ]
+    try:
+        return _open_once(sample.content, backbones)
+    except Exception as error:
+        return SampleError(sample.position, error)
 
 
-def _many(backbone: Backbone):
+def many_of(backbone: Backbone) -> Callable | None:
     """Return the function that preprocesses samples together, such as texts, if there is one."""
     return getattr(backbone.preprocess, "many", None)
 
 
-def _open_single(
-    samples: list[Sample], backbones: Sequence[Backbone], wanted: dict, n_jobs: int | None
-) -> dict[int, list[torch.Tensor]]:
-    """Preprocess samples one by one: for each key of ``wanted`` those at its positions."""
-    users: dict[int, list[int]] = {}  # position of a sample: the backbones that need it
-    for k, places in wanted.items():
-        for i in places:
-            users.setdefault(i, []).append(k)
-    tasks = [(samples[i], [backbones[k] for k in users[i]]) for i in sorted(users)]
-    opened: dict[int, list[torch.Tensor]] = {k: [] for k in wanted}
-    for i, tensors in zip(sorted(users), _open_all(tasks, n_jobs), strict=True):
-        for k, tensor in zip(users[i], tensors, strict=True):
-            opened[k].append(tensor)
-    return opened
-
-
-def _open_all(tasks: list[tuple], n_jobs: int | None) -> list[list[torch.Tensor]]:
-    samples = [sample for sample, _ in tasks]
-    if n_jobs in (None, 1) or not tasks:
-        return _without_failures(samples, [_open(*task) for task in tasks])
-    # A positive number of threads may exceed that of the samples.
-    n_jobs = min(n_jobs, len(tasks)) if n_jobs > 0 else n_jobs
-    opened = Parallel(n_jobs, prefer="threads")(delayed(_open)(*task) for task in tasks)
-    return _without_failures(samples, list(opened))
-
-
-def _open(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor] | _Failure:
-    return _attempt(_open_once, sample.content, backbones)
-
-
 @contextlib.contextmanager
-def unreadable_named(samples: Sequence, start: int, backbones: Sequence[Backbone]):
+def unreadable_named(samples: Sequence, start: Callable[[], int], backbones: Sequence[Backbone]):
     """Replace the error of one sample by one that lists all unreadable samples from a position.
 
     Parameters
     ----------
     samples : sequence
-    start : int
+    start : callable
+        Returns the number of samples before which all could be opened.
     backbones : sequence of Backbone
     """
     try:
         yield
-    except SampleErrors as error:
-        first = next(iter(error.problems.values()))
-        problems = _problems(samples, start, backbones, error.problems)
-        raise UnreadableSamplesError(problems) from first
+    except SampleError as error:
+        problems = _problems(samples, start(), backbones, {error.position: error.cause})
+        raise UnreadableSamplesError(problems) from error.cause
 
 
 def _problems(samples: Sequence, start: int, backbones, known: dict) -> list[tuple]:
     """List the samples from a position on that cannot be opened, and those that failed before."""
     problems = []
     for i in range(start, len(samples)):
-        if i in known:
-            problems.append((i, samples[i], known[i]))
-        elif isinstance(result := _attempt(_open_once, samples[i], backbones), _Failure):
-            problems.append((i, samples[i], result.cause))
+        error = known[i] if i in known else _error_of(samples[i], backbones)
+        if error is not None:
+            problems.append((i, samples[i], error))
     return problems
+
+
+def _error_of(sample, backbones: Sequence[Backbone]) -> Exception | None:
+    try:
+        _open_once(sample, backbones)
+    except Exception as error:
+        return error
+    return None

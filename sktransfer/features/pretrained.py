@@ -54,8 +54,8 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         The type in which the network computes.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where outputs are kept, by sample.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     verbose : int, default=0
         1 shows a progress bar for each call.
 
@@ -136,7 +136,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         engine="auto",
         precision="float32",
         memory=None,
-        n_jobs=None,
+        n_jobs="auto",
         verbose=0,
     ):
         self.backbone = backbone

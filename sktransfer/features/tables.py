@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-__all__ = ["check_outputs", "empty_table"]
+__all__ = ["check_outputs", "empty_table", "stacked"]
 
 _IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 _AT_ONCE = 2**20  # bytes written at a time
@@ -90,6 +90,27 @@ def _write_zeros(file, n_bytes: int) -> None:
 
 def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
+
+
+def stacked(values: list, ragged: bool) -> np.ndarray:
+    """Make one array of rows.
+
+    Parameters
+    ----------
+    values : list of array-like
+    ragged : bool
+        Whether rows differ in length; then it is an array of objects.
+
+    Returns
+    -------
+    ndarray
+    """
+    if not ragged:
+        return np.stack(values)
+    table = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        table[i] = value
+    return table
 
 
 def check_outputs(outputs: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:

@@ -117,8 +117,8 @@ default="efficientnet_lite0"
         Type of the activations at the cut in memory and in the store.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Store of activations at the cut, by sample, which folds, candidates and processes share.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the head, the order of rows, dropout, and the split for validation.
     verbose : int, default=0
@@ -225,7 +225,7 @@ default="efficientnet_lite0"
         precision="auto",
         cache_dtype="float32",
         memory=None,
-        n_jobs=None,
+        n_jobs="auto",
         random_state=None,
         verbose=0,
     ):

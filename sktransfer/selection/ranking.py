@@ -85,7 +85,7 @@ def rank_backbones(
     device="auto",
     engine="auto",
     memory=None,
-    n_jobs=None,
+    n_jobs="auto",
     random_state=None,
 ) -> BackboneRanking:
     """Rank networks by a score of their features, without training them.
@@ -115,8 +115,8 @@ default="probe"
         The library that runs the networks.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         For the choice of samples.
 
@@ -262,7 +262,7 @@ def probe_layers(
     device="auto",
     engine="auto",
     memory=None,
-    n_jobs=None,
+    n_jobs="auto",
     random_state=None,
 ) -> LayerChoice:
     """Cross-validate a linear probe on the features of each layer, from one pass over the samples.
@@ -295,8 +295,8 @@ def probe_layers(
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         For the folds, and for the choice of rows, where there are more than 600.
 

@@ -23,7 +23,7 @@ def recommend_strategy(
     device="auto",
     engine="auto",
     memory=None,
-    n_jobs=None,
+    n_jobs="auto",
     random_state=None,
     verbose=0,
     sample_weight=None,
@@ -58,8 +58,8 @@ def recommend_strategy(
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds and of what is trained.
     verbose : int, default=0

@@ -40,8 +40,8 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds.
     verbose : int, default=0
@@ -114,7 +114,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         device="auto",
         engine="auto",
         memory=None,
-        n_jobs=None,
+        n_jobs="auto",
         random_state=None,
         verbose=0,
     ):

@@ -73,8 +73,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample. Without it they are in memory for the time of a
         fit, so that all strategies share them.
-    n_jobs : int, default=None
-        Threads that open and preprocess samples.
+    n_jobs : int, "auto" or None, default="auto"
+        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds, of heads, and of the order of rows.
     verbose : int, default=0
@@ -175,7 +175,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         device="auto",
         engine="auto",
         memory=None,
-        n_jobs=None,
+        n_jobs="auto",
         random_state=None,
         verbose=0,
     ):

@@ -1,0 +1,158 @@
+import threading
+import time
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from sktransfer import PretrainedFeatureExtractor, load_backbone
+from sktransfer.features import loader as loader_module
+from sktransfer.features.compute import compute_features
+from sktransfer.features.loader import Loader, count_loaders
+from sktransfer.features.recipe import Recipe
+from tests.support import Vectors, images, tiny_backbone
+
+
+def wait_for(condition):
+    """Wait until a condition holds, and a moment more."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.01)
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("n_loaders", [0, 1, 3])
+def test_results_come_in_the_order_of_the_items(n_loaders):
+    def late(i):
+        time.sleep(0.01 if i % 3 == 0 else 0)
+        return i
+
+    with Loader(n_loaders) as loader:
+        assert list(loader.map(late, range(20), 5)) == list(range(20))
+        assert list(loader.map(late, [], 5)) == []
+
+
+def test_results_are_computed_ahead_up_to_a_number():
+    begun = []
+    with Loader(2) as loader:
+        results = loader.map(lambda i: begun.append(i), iter(range(100)), 6)
+        next(results), wait_for(lambda: len(begun) >= 6)
+        assert sorted(begun) == list(range(6))
+        next(results), wait_for(lambda: len(begun) >= 7)
+        assert sorted(begun) == list(range(7))
+
+
+def test_large_results_are_computed_a_few_at_a_time():
+    begun = []
+    with Loader(1) as loader:
+        sizes = {"n_bytes": lambda result: 10, "most_bytes": 25}
+        results = loader.map(lambda i: begun.append(i), range(100), 8, **sizes)
+        for _ in range(10):
+            next(results)
+        wait_for(lambda: len(begun) >= 11)
+        assert len(begun) == 11  # the eight at the beginning, and then two at a time
+
+
+def test_without_threads_nothing_is_computed_ahead():
+    begun = []
+    with Loader(0) as loader:
+        results = loader.map(lambda i: begun.append(i), range(10), 6)
+        next(results)
+        assert begun == [0]
+
+
+def test_an_error_is_raised_where_its_result_is_asked_for_and_ends_the_threads():
+    def divide(i):
+        return 1 / (i - 3)
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), Loader(2) as loader:
+        found = []
+        for value in loader.map(divide, range(1000), 8):
+            found.append(value)
+    assert found == [-1 / 3, -1 / 2, -1]
+    assert threading.active_count() == before
+
+
+def test_operations_of_a_loader_use_one_core_and_others_as_many_as_before(use_threads):
+    use_threads(2)
+    with Loader(2) as loader:
+        assert set(loader.map(lambda i: torch.get_num_threads(), range(4), 4)) == {1}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("n_jobs", "device", "expected"),
+    [
+        *[(None, CPU, 0), (1, CPU, 0), (3, CPU, 3), (-1, CPU, 16), (-3, CPU, 14), (50, CPU, 50)],
+        *[("auto", CPU, 12), ("auto", CUDA, 15)],
+    ],
+)
+def test_the_number_of_loaders(n_jobs, device, expected, monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert count_loaders(n_jobs, device, 1000) == expected
+    assert count_loaders(n_jobs, device, 1) == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    if n_jobs == "auto":
+        assert count_loaders(n_jobs, CPU, 1000) == 4  # a quarter
+
+
+def test_a_job_of_a_search_uses_one_loader():
+    def count():
+        return count_loaders("auto", CUDA, 1000)
+
+    with joblib.parallel_config("threading", n_jobs=2):
+        assert joblib.Parallel()(joblib.delayed(count)() for _ in range(2)) == [1, 1]
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """The names of the threads in which samples are opened."""
+    names, modality = [], type(tiny_backbone().modality)
+    open_one = modality.open
+
+    def noted(self, sample):
+        names.append(threading.current_thread().name)
+        return open_one(self, sample)
+
+    monkeypatch.setattr(modality, "open", noted)
+    return names
+
+
+@pytest.mark.parametrize(("n_jobs", "n_loaders"), [(None, 0), (1, 0), ("auto", 1), (2, 2)])
+def test_samples_are_opened_in_threads(n_jobs, n_loaders, threads, monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    X = images(150, (6, 6))
+    expected = compute_features(X, Recipe(tiny_backbone(), ("4",)))["4"]
+    threads.clear()
+    found = compute_features(X, Recipe(tiny_backbone(), ("4",)), n_jobs=n_jobs)["4"]
+    assert np.array_equal(found, expected)
+    assert len(threads) == 150
+    assert ("MainThread" in threads) == (n_loaders == 0)
+    assert len(set(threads)) <= max(1, n_loaders)
+
+
+def test_the_network_runs_while_later_samples_are_opened(threads, monkeypatch):
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), n_jobs=2).fit(images(5))
+    engine = Recipe(extractor.backbone_, ("4",)).engine(CPU)
+    forward = type(engine).forward
+
+    def patient(self, batch):
+        wait_for(lambda: len(threads) >= 40)
+        assert len(threads) == 40  # the batch has four samples
+        return forward(self, batch)
+
+    monkeypatch.setattr(type(engine), "forward", patient)
+    extractor.transform(images(40, (6, 6)))
+
+
+def test_vectors_need_no_loader(monkeypatch):
+    monkeypatch.setattr(loader_module, "ThreadPoolExecutor", None)
+    X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    extractor = PretrainedFeatureExtractor(load_backbone(Vectors()), layer=-1, n_jobs=2).fit(X)
+    assert extractor.transform(X).shape == (20, 32)
