@@ -21,9 +21,15 @@ class Parts(abc.ABC):
     ----------
     shape : tuple of int
         How the parts are arranged: ``(n_words,)``, or ``(rows, columns)`` of cells of an image.
+    shown : object
+        What the parts belong to, to be shown: the text, or the image.
+    spans : list of (int, int) or None
+        Where each word of a text begins and ends.
     """
 
     shape: tuple[int, ...]
+    shown: Any
+    spans: list[tuple[int, int]] | None = None
 
     @abc.abstractmethod
     def keep(self, kept: np.ndarray) -> Any:
@@ -36,21 +42,16 @@ class TextParts(Parts):
     Parameters
     ----------
     text : str
-
-    Attributes
-    ----------
-    spans : list of (int, int)
-        Where each word begins and ends.
     """
 
     def __init__(self, text: str):
-        self.text = text
+        self.text = self.shown = text
         self.spans = [match.span() for match in _WORD.finditer(text)]
         self.shape = (len(self.spans),)
 
     def keep(self, kept: np.ndarray) -> str:
         left, at = [], 0
-        for (start, stop), is_kept in zip(self.spans, kept, strict=True):
+        for (start, stop), is_kept in zip(self.spans or (), kept, strict=True):
             left += [self.text[at:start], self.text[start:stop] if is_kept else ""]
             at = stop
         return "".join([*left, self.text[at:]])
@@ -65,7 +66,7 @@ class ImageParts(Parts):
     """
 
     def __init__(self, image: np.ndarray):
-        self.image = image
+        self.image = self.shown = image
         self.shape = tuple(min(_CELLS, side) for side in image.shape[:2])
 
     def keep(self, kept: np.ndarray) -> np.ndarray:
@@ -86,7 +87,7 @@ class NumberParts(Parts):
     """
 
     def __init__(self, sample: np.ndarray):
-        self.sample = sample
+        self.sample = self.shown = sample
         self.shape = sample.shape
 
     def keep(self, kept: np.ndarray) -> np.ndarray:

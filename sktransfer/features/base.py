@@ -29,7 +29,7 @@ from .passes import describe_passes
 from .recipe import Recipe
 from .store import FeatureStore, as_store
 
-__all__ = ["BackboneEstimator", "Count", "all_or_nothing"]
+__all__ = ["BackboneEstimator", "Count", "all_or_nothing", "shallow_copy"]
 
 _VECTORS = ("keys", "get_vector", "build_vocab")
 _MOST_JOBS = 2**15
@@ -172,7 +172,7 @@ class BackboneEstimator(BaseEstimator):
         """Clone the estimator, and share a fitted model that was given as ``backbone``."""
         if not _is_tuned(self.backbone):
             return _clone_parametrized(self)
-        new = _clone_parametrized(_shallow_copy(self, backbone=self.backbone.to_backbone()))
+        new = _clone_parametrized(shallow_copy(self, backbone=self.backbone.to_backbone()))
         new.backbone = self.backbone
         return new
 
@@ -182,7 +182,7 @@ class BackboneEstimator(BaseEstimator):
             super().set_params(backbone=params.pop("backbone"))
         nested = any(name.startswith("backbone__") for name in params)
         if nested and _is_tuned(self.backbone):
-            self.backbone = _shallow_copy(self.backbone)  # clones share it with its owner
+            self.backbone = shallow_copy(self.backbone)  # clones share it with its owner
         return super().set_params(**params)
 
     def __getstate__(self) -> dict:
@@ -249,8 +249,19 @@ def noise(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
 
 
-def _shallow_copy(estimator, **changed):
-    """Copy an estimator and share its attributes. ``copy.copy`` would use the pickle's state."""
+def shallow_copy(estimator, **changed):
+    """Copy an estimator and share its attributes. ``copy.copy`` would use the pickle's state.
+
+    Parameters
+    ----------
+    estimator : estimator
+    **changed
+        Attributes with other values.
+
+    Returns
+    -------
+    estimator
+    """
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator) | changed)
     return twin

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from sklearn.pipeline import Pipeline
+
 from ..backbones import modality_of
 from ..data import Modality
+from .base import shallow_copy
 
 __all__ = ["NetworkStep", "find_network"]
 
@@ -38,6 +41,16 @@ class NetworkStep:
         """What a sample is."""
         fitted = getattr(self.step, "backbone_", None)
         return modality_of(self.step.backbone) if fitted is None else fitted.modality
+
+    def on_samples(self) -> Any:
+        """Return the estimator from this step on, for samples as :meth:`check` returns them.
+
+        Nothing that it computes goes to the store of features.
+        """
+        changed = {"image_shape": None, "memory": None}
+        known = {name: value for name, value in changed.items() if hasattr(self.step, name)}
+        step = shallow_copy(self.step, **known)
+        return step if self.after is None else Pipeline([("step", step), *self.after.steps])
 
     def check(self, X) -> Any:
         """Return the input of the step as a list or an array of samples, none opened."""

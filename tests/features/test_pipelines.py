@@ -1,0 +1,40 @@
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from sktransfer import PretrainedClassifier, PretrainedFeatureExtractor, load_word_vectors
+from sktransfer.features import find_network
+from tests.support import images, tiny_backbone
+
+
+def test_the_step_and_those_around_it_are_found():
+    X, y = images(8), ["a", "b"] * 4
+    extractor = PretrainedFeatureExtractor(tiny_backbone())
+    model = make_pipeline(FunctionTransformer(), extractor, LogisticRegression()).fit(X, y)
+    found = find_network(model)
+    assert found.step is model[1]
+    assert len(found.before) == len(found.after) == 1
+    assert found.samples(X) is X
+    taking = found.on_samples()
+    assert taking.predict(X).tolist() == model.predict(X).tolist()
+    search = GridSearchCV(model, {"logisticregression__C": [1]}, cv=2).fit(X, y)
+    assert find_network(search).step is search.best_estimator_[1]
+
+
+def test_an_estimator_alone_has_no_steps_around_it(tmp_path):
+    model = PretrainedClassifier(tiny_backbone(), memory=tmp_path)
+    found = find_network(model)
+    assert (found.step, found.before, found.after) == (model, None, None)
+    copied = found.on_samples()
+    assert copied.memory is None
+    assert model.memory == tmp_path
+    assert found.modality.name == "image"
+    texts = PretrainedFeatureExtractor(load_word_vectors({"a": [1.0]}))
+    assert find_network(texts).modality.name == "text"
+
+
+def test_an_estimator_without_a_network_is_refused():
+    with pytest.raises(TypeError, match="Pipeline has no backbone"):
+        find_network(make_pipeline(LogisticRegression()))
