@@ -14,7 +14,14 @@ if TYPE_CHECKING:
         register_backbone,
     )
     from .data import UnreadableSamplesError, load_image_folder, load_image_table
-    from .features import FeatureStore, PretrainedClassifier, PretrainedFeatureExtractor
+    from .features import (
+        FeatureStore,
+        PretrainedClassifier,
+        PretrainedFeatureExtractor,
+        extract_to,
+        iter_features,
+        load_features,
+    )
     from .finetuning import FineTunedClassifier, FineTunedRegressor
     from .persistence import load, save
     from .selection import (
@@ -44,10 +51,13 @@ __all__ = [
     "TransferClassifier",
     "TransferRegressor",
     "UnreadableSamplesError",
+    "extract_to",
+    "iter_features",
     "list_backbones",
     "list_layers",
     "load",
     "load_backbone",
+    "load_features",
     "load_image_folder",
     "load_image_table",
     "load_word_vectors",
@@ -77,10 +87,13 @@ _PACKAGE_OF = {
     "TransferClassifier": "selection",
     "TransferRegressor": "selection",
     "UnreadableSamplesError": "data",
+    "extract_to": "features",
+    "iter_features": "features",
     "list_backbones": "backbones",
     "list_layers": "backbones",
     "load": "persistence",
     "load_backbone": "backbones",
+    "load_features": "features",
     "load_image_folder": "data",
     "load_image_table": "data",
     "load_word_vectors": "backbones",

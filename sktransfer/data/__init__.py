@@ -6,7 +6,7 @@ packages share.
 """
 
 from .arrays import ArrayModality
-from .base import UnreadableSamplesError, digest_array, named_among, take
+from .base import UnreadableSamplesError, digest_array, named_among, take, unwrap_column
 from .disk import CacheError, checksum, new_folder, writing
 from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
@@ -74,6 +74,7 @@ __all__ = [
     "read_image",
     "register_modality",
     "take",
+    "unwrap_column",
     "warn_later_versions",
     "writing",
 ]

@@ -42,6 +42,7 @@ class ImageModality(Modality):
     # Larger batches are not faster on a CPU.
     batch_size = 4
     takes_augment = True
+    takes_files = True
 
     def check(self, X, *, image_shape=None, validate: Callable = check_array) -> list:
         if image_shape is None:

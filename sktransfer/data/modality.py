@@ -62,6 +62,8 @@ class Modality:
         Whether samples can be keys of a dictionary. Equal samples are then found without digests.
     takes_augment : bool, default=False
         Whether ``augment`` can be used: opened samples are images ``(height, width, 3)``.
+    takes_files : bool, default=False
+        Whether a string is the name of a file, and not a sample itself.
 
     Examples
     --------
@@ -87,6 +89,7 @@ class Modality:
     has_tokens: bool = False
     is_hashable: bool = False
     takes_augment: bool = False
+    takes_files: bool = False
 
     def check(self, X, *, image_shape=None, validate: Callable = check_array):
         """Convert X to a list or an array of samples.

@@ -9,6 +9,14 @@ from .passes import describe_passes
 from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
 from .recipe import Recipe
+from .shards import (
+    ExtractionError,
+    ExtractionReport,
+    FeatureFunction,
+    extract_to,
+    iter_features,
+    load_features,
+)
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
 from .tables import check_outputs, empty_table
@@ -17,6 +25,9 @@ from .word_weights import takes_weights
 __all__ = [
     "BackboneEstimator",
     "Count",
+    "ExtractionError",
+    "ExtractionReport",
+    "FeatureFunction",
     "FeatureStore",
     "LayerChoice",
     "NetworkStep",
@@ -34,7 +45,10 @@ __all__ = [
     "compute_several",
     "describe_passes",
     "empty_table",
+    "extract_to",
     "find_network",
+    "iter_features",
+    "load_features",
     "open_sample",
     "takes_weights",
 ]

@@ -1,0 +1,291 @@
+"""Extract features of any number of samples into a folder of Parquet files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from numbers import Integral
+
+import xxhash
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from ...backbones import describe, modality_of
+from ...data import UnreadableSamplesError
+from ..extractor import PretrainedFeatureExtractor
+from ..poolings import is_learned, unlearned
+from .arrow import arrow
+from .executors import pool_for
+from .folder import Folder
+from .function import FeatureFunction
+from .parts import DIGEST, ROW, Block, Manifest, PartName
+from .pieces import Reading
+from .planning import Shard, plan
+from .report import ExtractionReport, progress, read_failures
+from .runner import run_shards
+from .sources import Source, open_source
+from .task import Done, ShardTask
+
+__all__ = ["blocks_of", "extract_to"]
+
+_TRIED = 16  # first samples, to one of which an extractor is fitted
+
+
+def extract_to(
+    target,
+    extractor,
+    *,
+    source,
+    column=None,
+    keep=(),
+    shard_size=4096,
+    executor=None,
+    resources=None,
+    retries=2,
+    on_error="record",
+    retry_failed=False,
+    dtype="float32",
+    verbose=0,
+) -> ExtractionReport:
+    """Compute the features of any number of samples, and write them to a folder of Parquet files.
+
+    The rows of the source are divided into shards. Each shard is computed by one task, which
+    writes one file, a part. A file is complete or does not exist. A call that was interrupted,
+    or that lost a worker, is continued by the same call: parts that exist are not computed again,
+    unless their rows have changed.
+
+    Parameters
+    ----------
+    target : str or path-like
+        A folder: a path, or a URL that fsspec knows, such as ``s3://bucket/features``. All workers
+        must reach it.
+    extractor : PretrainedFeatureExtractor
+        It is fitted to a first sample unless it is fitted. With ``layer="auto"``,
+        ``image_size="auto"`` and the poolings "idf" and "sif" it must be fitted before.
+    source : str, path-like, table, list, array or iterator
+        The samples: a Parquet or CSV file or several, as a folder, a pattern ``"part-*.parquet"``
+        or ``"part-{000..127}.parquet"``; a folder of files; a zip or tar archive, or several; a
+        table of pandas, polars or pyarrow; a list or an array of samples; an iterator of such lists
+        or tables. Files may be at any location that fsspec knows.
+    column : str, default=None
+        The column of samples in a table. In tar archives, files with one name and several suffixes
+        are one row, and a suffix is a column; without ``column`` each file is a row. None is the
+        first of "image", "file_name", "path", "text" and the like. Relative names of files begin
+        with the folder of the table.
+    keep : str or list of str, default=()
+        Columns that are kept beside the features. Files have the columns "path" and "folder", the
+        name of the folder that they are in.
+    shard_size : int, default=4096
+        Rows of one task and one file.
+    executor : concurrent.futures.Executor or dask.distributed.Client, default=None
+        Where tasks run. None is this process.
+    resources : dict of str to float, default=None
+        With a Dask client, what a task needs of its worker, such as ``{"GPU": 1}``.
+    retries : int, default=2
+        How often a shard is tried again after another error than that of a sample, such as a lost
+        worker or a full disk.
+    on_error : {"record", "raise"}, default="record"
+        What is done with samples that cannot be read: list them in the report and in files
+        ``failed-*.parquet``, or raise an error at the first of them.
+    retry_failed : bool, default=False
+        Whether shards with samples that failed in an earlier call are computed again.
+    dtype : {"float32", "float16"}, default="float32"
+        The type in which features are kept.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    ExtractionReport
+        ``n_done``, ``n_failed`` and ``failed``, a table of rows, samples and causes.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is wrong, or the folder has features of another recipe.
+    UnreadableSamplesError
+        With ``on_error="raise"``.
+    ExtractionError
+        A ``RuntimeError``, if shards could not be computed after all retries.
+    ImportError
+        If pyarrow is not installed.
+
+    See Also
+    --------
+    load_features : Read the features of a folder.
+    iter_features : Read them part by part.
+
+    Notes
+    -----
+    At most two tasks for each worker are in flight, so that the memory of the client does not grow
+    with the number of rows. A worker loads the network once. Torch uses as many threads in a task
+    as the Dask worker has; the workers of a process pool divide the cores of the machine.
+
+    Whether rows have changed is found without reading samples: by the values in a table, by size
+    and time of a local file, and by the checksums in a zip archive. Parquet files with encoded
+    images, and tar archives, count as a whole.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
+    >>> folder, photos = tempfile.mkdtemp(), load_sample_images().images
+    >>> report = extract_to(folder, PretrainedFeatureExtractor(), source=photos)
+    >>> report.n_done, report.n_failed
+    (2, 0)
+    >>> X, table = load_features(folder)
+    >>> X.shape
+    (2, 1280)
+    """
+    arrow()
+    _check(shard_size=shard_size, retries=retries, on_error=on_error, dtype=dtype)
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    found = open_source(source, Reading(column, keep, _modality(extractor)))
+    extractor = _fitted(extractor, found)
+    manifest = _manifest(extractor, dtype, int(shard_size))
+    _check_names(manifest, keep)
+    folder = Folder(target)
+    task = ShardTask(FeatureFunction(extractor), folder, manifest, on_error)
+    pool = pool_for(task, executor, resources)
+    folder.make()
+    manifest.save(folder)
+    return _Extraction(folder, manifest, found, retry_failed).run(pool, int(retries), verbose)
+
+
+class _Extraction:
+    """One call: what is done, what is missing, and what is not needed any more.
+
+    Parameters
+    ----------
+    folder : Folder
+    manifest : Manifest
+    source : Source
+    retry_failed : bool
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, source: Source, retry_failed: bool):
+        self.folder, self.manifest, self.source = folder, manifest, source
+        self.retry_failed = retry_failed
+        self.found = {name for name in map(PartName.parse, folder.names()) if name}
+        self.by_start: dict[int, list[PartName]] = {}
+        for name in self.found:
+            self.by_start.setdefault(name.start, []).append(name)
+        self.n_rows = self.n_new = 0
+        self.advance: Callable[[int], None] = lambda n: None
+
+    def run(self, pool, retries: int, verbose: int) -> ExtractionReport:
+        with progress(self.source.n_rows, verbose) as self.advance:
+            run_shards(self._missing(), pool, retries, self._report)
+        for names in self.by_start.values():  # of rows that the source has no more
+            self._remove(names)
+        n_failed = read_failures(self.folder).num_rows
+        n_done = self.n_rows - n_failed
+        return ExtractionReport(self.folder.url, self.n_rows, n_done, n_failed, self.n_new)
+
+    def _missing(self) -> Iterator[Shard]:
+        """Yield the shards that are to be computed."""
+        for shard in plan(self.source, self.manifest.shard_size, self.manifest.key):
+            self.n_rows += len(shard)
+            part = PartName("part", shard.start, shard.digest)
+            again = self.retry_failed and part._replace(kind="failed") in self.found
+            if part in self.found and not again:
+                self._finish(shard)
+            else:
+                yield dataclasses.replace(shard, again=again)
+
+    def _report(self, shard: Shard, done: Done) -> None:
+        self.n_new += done.n_rows
+        self._finish(shard)
+
+    def _finish(self, shard: Shard) -> None:
+        """Remove the parts of the same rows as they were before."""
+        names = self.by_start.pop(shard.start, [])
+        self._remove([name for name in names if name.digest != shard.digest])
+        self.advance(len(shard))
+
+    def _remove(self, names: list[PartName]) -> None:
+        for name in names:
+            self.folder.remove(str(name))
+
+
+def _check(*, shard_size, retries, on_error, dtype) -> None:
+    for name, value, least in (("shard_size", shard_size, 1), ("retries", retries, 0)):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(f"{name}={value!r}: give an integer, at least {least}.")
+    if on_error not in ("record", "raise"):
+        raise ValueError(f"on_error={on_error!r}: give 'record' or 'raise'.")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype={dtype!r}: give 'float32' or 'float16'.")
+
+
+def _modality(extractor):
+    if not isinstance(extractor, PretrainedFeatureExtractor):
+        raise TypeError(f"extractor={extractor!r}: give a PretrainedFeatureExtractor.")
+    fitted = getattr(extractor, "backbone_", None)
+    return modality_of(extractor.backbone) if fitted is None else fitted.modality
+
+
+def _fitted(extractor: PretrainedFeatureExtractor, source: Source) -> PretrainedFeatureExtractor:
+    """Fit a copy to the first sample that can be read, unless the extractor is fitted."""
+    try:
+        check_is_fitted(extractor)
+        return extractor
+    except NotFittedError:
+        _check_untrained(extractor)
+    samples = source.first(_TRIED)
+    if not samples:
+        raise ValueError("source has no rows.")
+    for i, sample in enumerate(samples):
+        try:
+            return clone(extractor).fit([sample])
+        except UnreadableSamplesError:
+            if i + 1 == len(samples):
+                raise
+    raise AssertionError
+
+
+def _check_untrained(extractor: PretrainedFeatureExtractor) -> None:
+    learned = any(map(is_learned, extractor._poolings()))
+    if learned or extractor.__sklearn_tags__().target_tags.required:
+        raise NotFittedError(
+            f"{extractor!r} learns from samples: fit it to some, and pass the fitted extractor."
+        )
+
+
+def blocks_of(extractor: PretrainedFeatureExtractor) -> tuple[Block, ...]:
+    """Describe the columns of features, each a layer, an input size and a pooling.
+
+    Parameters
+    ----------
+    extractor : PretrainedFeatureExtractor
+        Fitted.
+
+    Returns
+    -------
+    tuple of Block
+    """
+    found: dict[str, Block] = {}
+    for (i, layer, pooling), width in zip(extractor._blocks, extractor._widths, strict=True):
+        backbone = extractor._sized[i]
+        key = extractor._recipe((layer,), unlearned(pooling), backbone=backbone).key(layer)
+        if is_learned(pooling):
+            key += describe(extractor.token_weights_[pooling])
+        name = extractor._name_block(i, layer, pooling)
+        name = name if name not in found else f"{name}_{len(found)}"
+        found[name] = Block(name, width, xxhash.xxh3_128_hexdigest(key.encode()))
+    return tuple(found.values())
+
+
+def _manifest(extractor: PretrainedFeatureExtractor, dtype: str, shard_size: int) -> Manifest:
+    blocks = blocks_of(extractor)
+    key = xxhash.xxh3_128_hexdigest(repr((blocks, dtype)).encode())
+    return Manifest(key, blocks, dtype, shard_size, extractor.backbone_.name)
+
+
+def _check_names(manifest: Manifest, keep: tuple[str, ...]) -> None:
+    taken = {ROW, DIGEST, *(block.name for block in manifest.blocks)} & {*keep}
+    if taken:
+        raise ValueError(f"keep: {sorted(taken)} are names of columns of the result; rename them.")

@@ -1,0 +1,214 @@
+"""A function from samples to features that can be sent to other processes."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+from sklearn.utils.validation import check_is_fitted
+
+from ...data import Modality
+from ..extractor import PretrainedFeatureExtractor
+
+__all__ = ["Computed", "FeatureFunction", "keep_payload"]
+
+_KEPT = 2  # networks in a process
+_BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
+
+_LOCK = threading.Lock()
+_PAYLOADS: dict[str, bytes] = {}
+_LOADED: dict[str, tuple[PretrainedFeatureExtractor, threading.Lock]] = {}
+
+
+class Computed(NamedTuple):
+    """Features of those among some samples that can be read."""
+
+    positions: list[int]
+    digests: list[bytes]
+    features: np.ndarray
+    failed: list[tuple[int, object, Exception]]
+
+
+class FeatureFunction:
+    """A function from samples to features, for tasks that other processes run.
+
+    It is pickled as the name of the network and a fingerprint, or, for an own module, as the
+    module. A process loads a network once, whatever the number of tasks, and keeps the last two.
+    Threads of a process share it.
+
+    Parameters
+    ----------
+    extractor : PretrainedFeatureExtractor
+        Fitted.
+
+    Attributes
+    ----------
+    key : str
+        Identifies the pickled extractor.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.features import FeatureFunction
+    >>> photos = load_sample_images().images
+    >>> function = FeatureFunction(PretrainedFeatureExtractor().fit(photos))
+    >>> function(photos).shape
+    (2, 1280)
+    """
+
+    def __init__(self, extractor: PretrainedFeatureExtractor):
+        check_is_fitted(extractor)
+        extractor = _copy(extractor, verbose=0)  # each task would draw a bar
+        self.payload: bytes | None = _pickler().dumps(extractor)
+        self.key = xxhash.xxh3_128_hexdigest(self.payload)
+        self.width = extractor._n_features_out
+        _keep(self.key, extractor)
+
+    def __call__(self, samples) -> np.ndarray:
+        """Return the features of samples.
+
+        Parameters
+        ----------
+        samples : list or array of n_samples samples
+            As :meth:`PretrainedFeatureExtractor.transform` takes them; there may be none.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32
+        """
+        if not len(samples):
+            return np.empty((0, self.width), np.float32)
+        extractor, lock = self._load()
+        with lock:
+            return extractor.transform(samples)
+
+    @property
+    def modality(self) -> Modality:
+        """The type of the samples."""
+        return self._load()[0].backbone_.modality
+
+    def light(self) -> FeatureFunction:
+        """Return the function without the extractor, for processes that :func:`keep_payload`."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), payload=None)
+        return other
+
+    def compute(self, samples: Sequence) -> Computed:
+        """Compute the features of the samples that can be read, and list the others.
+
+        Parameters
+        ----------
+        samples : sequence
+            Samples of any kind that the modality reads.
+
+        Returns
+        -------
+        Computed
+        """
+        found: list[Computed] = []
+        failed: list[tuple] = []
+        for part in _read(samples, self.modality, failed):
+            computed = self._compute(part)
+            found.append(computed)
+            failed += [(i, samples[i], why) for i, _, why in computed.failed]
+        return Computed(
+            [i for one in found for i in one.positions],
+            [digest for one in found for digest in one.digests],
+            np.concatenate(
+                [np.empty((0, self.width), np.float32), *(one.features for one in found)]
+            ),
+            sorted(failed, key=lambda problem: problem[0]),
+        )
+
+    def _compute(self, part: list[tuple]) -> Computed:
+        """Compute the features of samples that were read, and leave out those that fail."""
+        extractor, lock = self._load()
+        extractor = _copy(extractor, on_error="nan")
+        with lock:
+            features = extractor.transform([content for _, content, _ in part])
+        bad = {i: ValueError(cause) for i, cause in extractor.bad_samples_.items()}
+        for i in np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
+            bad.setdefault(i, ValueError("the network gives NaN or infinity for it"))
+        good = [i for i in range(len(part)) if i not in bad]
+        return Computed(
+            [part[i][0] for i in good],
+            [part[i][2] for i in good],
+            features[good] if bad else features,
+            [(part[i][0], None, why) for i, why in bad.items()],
+        )
+
+    def _load(self) -> tuple[PretrainedFeatureExtractor, threading.Lock]:
+        """Return the extractor of this process."""
+        with _LOCK:
+            if self.key in _LOADED:
+                return _LOADED[self.key]
+            payload = self.payload or _PAYLOADS.get(self.key)
+        if payload is None:
+            raise RuntimeError("This process has not received the network of the function.")
+        return _keep(self.key, pickle.loads(payload))
+
+    def __repr__(self) -> str:
+        return f"FeatureFunction({self.key[:8]})"
+
+
+def _pickler():
+    """Return cloudpickle, which sends the code of ``__main__``; joblib requires it."""
+    try:
+        import cloudpickle
+    except ImportError:  # older versions of joblib contain it
+        from joblib.externals import cloudpickle
+    return cloudpickle
+
+
+def keep_payload(key: str, payload: bytes | None) -> None:
+    """Keep the pickled extractor of a function in this process, or, for None, forget it.
+
+    Parameters
+    ----------
+    key : str
+    payload : bytes or None
+    """
+    with _LOCK:
+        _PAYLOADS.pop(key, None)
+        if payload is not None:
+            _PAYLOADS[key] = payload
+
+
+def _keep(key: str, extractor) -> tuple[PretrainedFeatureExtractor, threading.Lock]:
+    with _LOCK:
+        _LOADED[key] = found = _LOADED.pop(key, None) or (extractor, threading.Lock())
+        while len(_LOADED) > _KEPT:
+            _LOADED.pop(next(iter(_LOADED)))
+    return found
+
+
+def _copy(extractor: PretrainedFeatureExtractor, **changed) -> PretrainedFeatureExtractor:
+    """Copy an extractor and share its attributes, except that it returns arrays."""
+    other = object.__new__(type(extractor))
+    state = {k: v for k, v in vars(extractor).items() if k != "_sklearn_output_config"}
+    other.__dict__.update(state, **changed)
+    return other
+
+
+def _read(samples: Sequence, modality: Modality, failed: list) -> Iterator[list[tuple]]:
+    """Read and digest samples; yield lists of (position, content, digest) of limited size."""
+    part: list[tuple] = []
+    n_bytes = 0
+    for i, sample in enumerate(samples):
+        try:
+            content = modality.read(sample)
+            part.append((i, content, modality.digest(content)))
+        except Exception as error:
+            failed.append((i, sample, error))
+            continue
+        n_bytes += getattr(content, "bytes_read", 0)
+        if n_bytes >= _BYTES_READ:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part

@@ -1,0 +1,201 @@
+"""The files of a folder of features: parts in Parquet, and what they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arrow import arrow
+from .folder import Folder
+
+__all__ = [
+    "DIGEST",
+    "ROW",
+    "Block",
+    "Manifest",
+    "PartName",
+    "features_of",
+    "read_part",
+    "write_part",
+]
+
+ROW, DIGEST = "row", "digest"  # columns of each part
+_MANIFEST = "_features.json"
+_METADATA = b"sktransfer"
+_NAME = re.compile(r"(part|failed)-(\d{12})-([0-9a-f]{16})\.parquet")
+
+
+class PartName(NamedTuple):
+    """The name of a file: what it holds, its first row in the source and the digest of the rows."""
+
+    kind: str
+    start: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.start:012d}-{self.digest}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> PartName | None:
+        """Read a name; None for that of another file."""
+        match = _NAME.fullmatch(name)
+        return match and cls(match[1], int(match[2]), match[3])
+
+
+class Block(NamedTuple):
+    """A column of features: those of one layer, input size and pooling."""
+
+    name: str
+    width: int
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Manifest:
+    """What all parts of a folder have in common.
+
+    Parameters
+    ----------
+    key : str
+        A digest of everything that decides the features of a sample, except the sample.
+    blocks : tuple of Block
+    dtype : str
+    shard_size : int
+    backbone : str
+        Its name, for messages.
+    """
+
+    key: str
+    blocks: tuple[Block, ...]
+    dtype: str
+    shard_size: int
+    backbone: str
+
+    def __repr__(self) -> str:
+        return f"{self.backbone!r} {[block.name for block in self.blocks]} {self.dtype}"
+
+    @classmethod
+    def load(cls, folder: Folder) -> Manifest | None:
+        """Read the manifest of a folder; None where there is none."""
+        if not folder.holds(_MANIFEST):
+            return None
+        found = json.loads(folder.read(_MANIFEST))
+        return cls(**found | {"blocks": tuple(Block(*block) for block in found["blocks"])})
+
+    def save(self, folder: Folder) -> None:
+        """Write the manifest, or check that the folder belongs to the same recipe.
+
+        Raises
+        ------
+        ValueError
+            If the folder has the features of another recipe, or shards of another size.
+        """
+        found = self.load(folder)
+        if found is None:
+            content = json.dumps(dataclasses.asdict(self), indent=1).encode()
+            folder.write(_MANIFEST, lambda file: file.write(content))
+        elif found.key != self.key:
+            raise ValueError(
+                f"{folder.url!r} has features of another recipe, {found!r}, not of {self!r} "
+                "with the same weights and preprocessing. Give another target."
+            )
+        elif found.shard_size != self.shard_size:
+            raise ValueError(
+                f"{folder.url!r} was begun with shard_size={found.shard_size}, not "
+                f"{self.shard_size}. Give that size, another target, or remove the folder."
+            )
+
+
+def write_part(folder: Folder, name: PartName, columns: dict[str, Any], manifest: Manifest) -> None:
+    """Write columns as one Parquet file, whose bytes depend on nothing else.
+
+    Parameters
+    ----------
+    folder : Folder
+    name : PartName
+    columns : dict of str to arrow array, or ndarray of shape (n, width) for features
+    manifest : Manifest
+    """
+    pa = arrow()
+    own = {"format": 1, "key": manifest.key, "rows": name.digest, "start": name.start}
+    made = {k: _fixed_size(v) if isinstance(v, np.ndarray) else v for k, v in columns.items()}
+    table = pa.table(made).replace_schema_metadata({_METADATA: json.dumps(own)})
+    narrow = [k for k, v in columns.items() if not isinstance(v, np.ndarray)]
+    settings = {
+        # Features are not compressible; statistics and dictionaries of them are of no use.
+        "compression": dict.fromkeys(narrow, "zstd"),
+        "use_dictionary": False,
+        "write_statistics": False,
+        "write_page_checksum": True,
+    }
+    folder.write(str(name), lambda file: pa.parquet.write_table(table, file, **settings))
+
+
+def _fixed_size(features: np.ndarray):
+    pa = arrow()
+    flat = pa.array(np.ascontiguousarray(features).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, features.shape[1])
+
+
+def read_part(folder: Folder, name: PartName, columns: list[str] | None, key: str | None = None):
+    """Read columns of a part.
+
+    Parameters
+    ----------
+    folder : Folder
+    name : PartName
+    columns : list of str or None
+        None for all.
+    key : str, default=None
+        The key of the recipe that the part must have.
+
+    Returns
+    -------
+    pyarrow.Table
+
+    Raises
+    ------
+    ValueError
+        If the part is damaged or has features of another recipe.
+    """
+    pa = arrow()
+    try:
+        with folder.open(str(name)) as file:
+            opened = pa.parquet.ParquetFile(file, page_checksum_verification=True)
+            own = json.loads(opened.schema_arrow.metadata[_METADATA])
+            table = opened.read(columns)
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(
+            f"{str(name)!r} in {folder.url!r} is damaged ({error}). Remove it and call extract_to "
+            "again, which computes it again."
+        ) from error
+    if key is not None and own["key"] != key:
+        raise ValueError(f"{str(name)!r} in {folder.url!r} has features of another recipe.")
+    return table.replace_schema_metadata()
+
+
+def features_of(table, blocks: tuple[Block, ...]) -> np.ndarray:
+    """Return the features of a part side by side.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+    blocks : tuple of Block
+
+    Returns
+    -------
+    ndarray of shape (n, n_features)
+    """
+    found = [_rows(table[block.name], block.width) for block in blocks]
+    return found[0] if len(found) == 1 else np.hstack(found)
+
+
+def _rows(column, width: int) -> np.ndarray:
+    chunks = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty((0, width)), *chunks])

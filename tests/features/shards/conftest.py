@@ -1,0 +1,35 @@
+"""A Dask cluster of two processes of this machine."""
+
+import pytest
+
+from tests.features.shards.support import close, start_cluster
+from tests.offline import ALLOWED
+from tests.support import TESTS
+
+
+@pytest.fixture(scope="session")
+def this_machine():
+    """Connections to other processes of this machine are possible."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(ALLOWED, "this machine", True)
+        monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def forked(this_machine):
+    """Worker processes are forked from one that has imported the package, which takes seconds."""
+    dask = pytest.importorskip("dask")
+    distributed = pytest.importorskip("distributed")
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        context = distributed.utils.get_mp_context()
+        context.set_forkserver_preload(["distributed", "tests.features.shards.support"])
+        yield
+
+
+@pytest.fixture(scope="package")
+def client(forked, tmp_path_factory):
+    client = start_cluster(tmp_path_factory.mktemp("dask"))
+    yield client
+    close(client)

@@ -1,0 +1,78 @@
+"""Extraction on a Dask cluster of two processes of this machine; none of them is killed."""
+
+import os
+import resource
+
+import pytest
+
+from sktransfer import PretrainedFeatureExtractor, UnreadableSamplesError, extract_to, load_features
+from tests.features.shards.support import (
+    N,
+    Threads,
+    contents,
+    extractor,
+    slow_extractor,
+    vectors,
+    write_files,
+    write_parquet,
+)
+from tests.support import images
+
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.integration
+
+
+def run(folder, source, made=None, **settings):
+    made = extractor() if made is None else made
+    return extract_to(folder, made, source=source, **{"shard_size": 2} | settings)
+
+
+def test_a_cluster_writes_the_same_bytes_as_one_process(client, tmp_path):
+    write_files(tmp_path / "x")
+    source = write_parquet(tmp_path / "t.parquet", [f"x/{i:04d}.png" for i in range(N)], "path")
+    run(tmp_path / "one", source, keep="label")
+    report = run(tmp_path / "many", source, keep="label", executor=client)
+    assert report.n_done == N
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    assert run(tmp_path / "many", source, keep="label", executor=client).n_new == 0
+
+
+def test_an_own_network_is_sent_to_each_worker_once(client, tmp_path):
+    made = slow_extractor(tmp_path / "log", 0.01)
+    run(tmp_path / "f", vectors(24), made, executor=client)
+    processes = [int(n) for n in (tmp_path / "log").read_text().split()]
+    assert sorted(set(processes) - {os.getpid()}) == sorted(client.run(os.getpid).values())
+    assert len(processes) == len(set(processes))
+    run(tmp_path / "one", vectors(24), made)
+    assert contents(tmp_path / "f") == contents(tmp_path / "one")
+
+
+def test_unreadable_samples_of_a_worker_have_rows_of_the_source(client, tmp_path):
+    X = [*images(4), "nowhere.png", *images(2)]
+    report = run(tmp_path / "f", X, executor=client)
+    assert report.failed["row"].to_pylist() == [4]
+    with pytest.raises(UnreadableSamplesError, match=r"sample 4, 'nowhere\.png'"):
+        run(tmp_path / "g", X, executor=client, on_error="raise")
+
+
+def limit_files(n_bytes: int) -> None:
+    """Let no file of this process grow above a size, as on a full disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes if n_bytes else most, most))
+
+
+def test_what_a_worker_with_a_full_disk_cannot_write_another_one_writes(client, tmp_path):
+    full = sorted(client.nthreads())[0]
+    client.run(limit_files, 500, workers=[full])
+    try:
+        assert run(tmp_path / "f", vectors(24), slow_extractor(), executor=client).n_done == 24
+    finally:
+        client.run(limit_files, 0, workers=[full])
+    run(tmp_path / "one", vectors(24), slow_extractor())
+    assert contents(tmp_path / "f") == contents(tmp_path / "one")
+
+
+def test_a_task_has_the_threads_of_its_worker(client, tmp_path):
+    made = PretrainedFeatureExtractor(Threads())
+    run(tmp_path / "f", vectors(2), made, executor=client)
+    assert load_features(tmp_path / "f")[0].tolist() == [[1], [1]]

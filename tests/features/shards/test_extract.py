@@ -1,0 +1,523 @@
+"""What a folder of features holds after calls that end, fail and are interrupted."""
+
+import concurrent.futures
+import itertools
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sktransfer import (
+    PretrainedFeatureExtractor,
+    UnreadableSamplesError,
+    extract_to,
+    iter_features,
+    load_features,
+)
+from sktransfer.features import ExtractionError, FeatureFunction
+from sktransfer.features.shards import executors, function, task
+from sktransfer.features.shards.folder import Folder
+from tests.features.conftest import mount, unmount
+from tests.features.shards.support import (
+    LABELS,
+    N,
+    Threads,
+    contents,
+    encoded,
+    extractor,
+    write_files,
+    write_parquet,
+)
+from tests.support import Vectors, images, tiny_backbone
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A table of paths and labels, in Parquet."""
+    write_files(tmp_path / "x")
+    return write_parquet(tmp_path / "t.parquet", [f"x/{i:04d}.png" for i in range(N)], "path")
+
+
+def run(folder, source, **settings):
+    return extract_to(folder, extractor(), source=source, **{"shard_size": 4} | settings)
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def test_parts_are_tables_that_other_libraries_read(source, tmp_path):
+    several = extractor(layer=["0", None])
+    extract_to(tmp_path / "f", several, source=source, keep=["label"], shard_size=4)
+    names = sorted(path.name for path in (tmp_path / "f").glob("part-*"))
+    assert [name[:17] for name in names] == [f"part-{i:012d}" for i in (0, 4, 8)]
+    table = pq.read_table(tmp_path / "f" / names[1])
+    assert table.column_names == ["row", "digest", "label", *several.fit([images(1)[0]]).layers_]
+    assert table["row"].to_pylist() == [4, 5, 6, 7]
+    assert pa.types.is_fixed_size_list(table.schema.field("0").type)
+    frame = pd.read_parquet(tmp_path / "f")
+    assert frame["label"].tolist() == LABELS
+    expected = several.transform(images(N))
+    np.testing.assert_allclose(np.hstack([np.stack(frame[c]) for c in several.layers_]), expected)
+    np.testing.assert_allclose(load_features(tmp_path / "f")[0], expected)
+
+
+def test_half_precision(source, tmp_path):
+    run(tmp_path / "a", source)
+    run(tmp_path / "b", source, dtype="float16")
+    X, half = load_features(tmp_path / "a")[0], load_features(tmp_path / "b")[0]
+    assert half.dtype == np.float16
+    np.testing.assert_array_equal(X.astype(np.float16), half)
+    with pytest.raises(ValueError, match="of another recipe"):
+        run(tmp_path / "a", source, dtype="float16")
+
+
+def test_features_in_another_place(source):
+    run("memory://place/f", source, keep="label")
+    X, table = load_features("memory://place/f")
+    assert X.shape == (N, 8) and table["label"].to_pylist() == LABELS
+    assert run("memory://place/f", source, keep="label").n_new == 0
+    assert not [name for name in fsspec.filesystem("memory").ls("/place/f") if ".new" in name]
+
+
+def test_parts_one_by_one_are_the_whole(source, tmp_path):
+    run(tmp_path / "f", source, keep="label")
+    X, table = load_features(tmp_path / "f")
+    parts = list(iter_features(tmp_path / "f"))
+    assert [len(part) for part, _ in parts] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), X)
+    assert pa.concat_tables([rows for _, rows in parts]) == table
+
+
+def test_large_results_are_mapped_to_a_file(source, tmp_path, monkeypatch):
+    run(tmp_path / "f", source)
+    X, _ = load_features(tmp_path / "f")
+    monkeypatch.setattr("sktransfer.features.tables._IN_MEMORY", 100)
+    mapped, _ = load_features(tmp_path / "f")
+    assert type(mapped.base).__name__ == "mmap"
+    np.testing.assert_array_equal(mapped, X)
+
+
+def test_a_damaged_part_is_named(source, tmp_path):
+    run(tmp_path / "f", source)
+    part = sorted((tmp_path / "f").glob("part-*"))[1]
+    content = bytearray(part.read_bytes())
+    content[200] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{part.name}.* is damaged"):
+        load_features(tmp_path / "f")
+    part.unlink()
+    assert run(tmp_path / "f", source).n_new == 4
+    load_features(tmp_path / "f")
+
+
+def test_a_folder_without_features_is_an_error(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match="no features in"):
+            load_features(folder)
+
+
+# -- going on --------------------------------------------------------------------------------------
+
+
+def test_what_exists_is_not_computed_again(source, tmp_path, counted):
+    assert run(tmp_path / "f", source).n_new == N
+    before = contents(tmp_path / "f")
+    next(iter((tmp_path / "f").glob("part-000000000004*"))).unlink()
+    counted.clear()
+    report = run(tmp_path / "f", source)
+    assert (report.n_done, report.n_new, sum(counted)) == (N, 4, 4)
+    assert contents(tmp_path / "f") == before
+
+
+def test_another_recipe_or_size_is_refused(source, tmp_path):
+    run(tmp_path / "f", source)
+    before = contents(tmp_path / "f")
+    others = [extractor(layer="0"), extractor(pooling="max"), extractor(precision="bfloat16")]
+    others.append(PretrainedFeatureExtractor(tiny_backbone(seed=1)))
+    for other in others:
+        with pytest.raises(ValueError, match="of another recipe"):
+            extract_to(tmp_path / "f", other, source=source, shard_size=4)
+    with pytest.raises(ValueError, match="begun with shard_size=4, not 5"):
+        run(tmp_path / "f", source, shard_size=5)
+    assert contents(tmp_path / "f") == before
+    # What does not decide the features is no other recipe.
+    same = extractor(batch_size=2, n_jobs=2, memory=tmp_path / "store")
+    assert extract_to(tmp_path / "f", same, source=source, shard_size=4).n_new == 0
+
+
+def test_rows_that_have_changed_are_computed_again(source, tmp_path):
+    run(tmp_path / "f", source)
+    X, _ = load_features(tmp_path / "f")
+    changed = tmp_path / "x" / "0005.png"
+    changed.write_bytes(encoded(1, seed=9)[0])
+    os.utime(changed, ns=(1, 1))
+    assert run(tmp_path / "f", source).n_new == 4
+    Z, table = load_features(tmp_path / "f")
+    assert table["row"].to_pylist() == list(range(N))
+    assert np.flatnonzero((X != Z).any(axis=1)).tolist() == [5]
+
+
+def test_rows_that_are_gone_have_no_part(source, tmp_path):
+    run(tmp_path / "f", source)
+    table = pq.read_table(source)
+    pq.write_table(table.slice(0, 6), source)
+    report = run(tmp_path / "f", source)
+    assert (report.n_rows, report.n_new) == (6, 2)
+    assert len(load_features(tmp_path / "f")[0]) == 6
+    pq.write_table(pa.concat_tables([table, table]), source)
+    assert run(tmp_path / "f", source).n_new == 2 * N - 4
+    assert len(load_features(tmp_path / "f")[0]) == 2 * N
+
+
+def test_other_columns_are_kept_on_request(source, tmp_path):
+    run(tmp_path / "f", source, keep="label")
+    assert run(tmp_path / "f", source, keep=["label", "id"]).n_new == N
+    assert load_features(tmp_path / "f")[1].column_names == ["row", "label", "id"]
+
+
+def test_an_interrupted_call_leaves_whole_parts_only(source, tmp_path, monkeypatch):
+    run(tmp_path / "whole", source)
+    write = pq.write_table
+
+    def interrupted(table, file, **settings):
+        file.write(b"half")
+        if table["row"][0].as_py() == 4:
+            raise KeyboardInterrupt
+        file.seek(0)
+        write(table, file, **settings)
+
+    monkeypatch.setattr(pq, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "f", source)
+    monkeypatch.undo()
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "f").items() < whole.items()
+    run(tmp_path / "f", source)
+    assert contents(tmp_path / "f") == whole
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(source, tmp_path):
+    (tmp_path / "f").mkdir()
+    old, new = tmp_path / "f" / ".new-1", tmp_path / "f" / ".new-2"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 1e5,) * 2)
+    run(tmp_path / "f", source)
+    assert new.exists() and not old.exists()
+    assert len(load_features(tmp_path / "f")[0]) == N
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(source, tmp_path):
+    for i in (2, 5, 6):
+        (tmp_path / "x" / f"{i:04d}.png").write_bytes(b"")
+    return source
+
+
+def test_samples_that_fail_are_recorded(damaged, tmp_path):
+    report = run(tmp_path / "f", damaged, keep="id")
+    assert (report.n_rows, report.n_done, report.n_failed) == (N, N - 3, 3)
+    assert report.failed["row"].to_pylist() == [2, 5, 6]
+    assert report.failed["sample"][0].as_py().endswith("0002.png")
+    assert "not an image (0 bytes)" in report.failed["cause"][0].as_py()
+    X, table = load_features(tmp_path / "f")
+    good = [i for i in range(N) if i not in (2, 5, 6)]
+    assert table["row"].to_pylist() == table["id"].to_pylist() == good
+    np.testing.assert_allclose(X, extractor().fit_transform([images(N)[i] for i in good]), 1e-5)
+
+
+def test_samples_that_fail_are_tried_again_on_request(damaged, tmp_path):
+    run(tmp_path / "f", damaged)
+    assert run(tmp_path / "f", damaged).n_new == 0
+    report = run(tmp_path / "f", damaged, retry_failed=True)
+    assert (report.n_new, report.n_failed) == (8, 3)
+    path = tmp_path / "x" / "0002.png"
+    stamp = path.stat()
+    path.write_bytes(encoded(3)[2])
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    report = run(tmp_path / "f", damaged, retry_failed=True)
+    assert report.failed["row"].to_pylist() == [5, 6]
+
+
+def test_a_cause_that_is_gone_leaves_no_failure(tmp_path, monkeypatch):
+    source = ["memory://later/1.png", "memory://later/2.png"]
+    system = fsspec.filesystem("memory")
+    system.pipe("/later/1.png", encoded(1)[0])
+    assert run(tmp_path / "f", source).n_failed == 1
+    system.pipe("/later/2.png", encoded(2)[1])
+    assert run(tmp_path / "f", source).n_failed == 1
+    assert run(tmp_path / "f", source, retry_failed=True).n_failed == 0
+    assert not list((tmp_path / "f").glob("failed-*"))
+    assert len(load_features(tmp_path / "f")[0]) == 2
+
+
+def test_on_error_raise_names_the_rows_of_the_source(damaged, tmp_path):
+    with pytest.raises(UnreadableSamplesError, match=r"sample 5, .*0005\.png"):
+        run(
+            tmp_path / "f",
+            [str(tmp_path / "x" / f"{i:04d}.png") for i in (0, 1, 3, 4, 7, 5)],
+            on_error="raise",
+            shard_size=5,
+        )
+    assert len(load_features(tmp_path / "f")[0]) == 5
+
+
+def test_all_samples_of_a_shard_fail(tmp_path):
+    X = [*images(4), None, b"", "nowhere.png", np.full((3, 3, 3), np.nan)]
+    report = run(tmp_path / "f", X)
+    assert (report.n_done, report.n_failed) == (4, 4)
+    assert len(load_features(tmp_path / "f")[0]) == 4
+
+
+def test_features_that_are_not_finite_are_failures(tmp_path):
+    X = np.ones((3, 5), np.float32)
+    X[1] = 3e38
+    network = torch.nn.Linear(5, 2)
+    torch.nn.init.constant_(network.weight, 10.0)
+    report = extract_to(tmp_path / "f", PretrainedFeatureExtractor(network), source=X)
+    assert "NaN or infinity" in report.failed["cause"][0].as_py()
+    X, table = load_features(tmp_path / "f")
+    assert table["row"].to_pylist() == [0, 2]
+
+
+def test_a_full_disk_is_an_error_and_leaves_whole_parts(source, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("-t", "tmpfs", "-o", "size=12k", "tmpfs", disk)
+    try:
+        with pytest.raises(ExtractionError, match="No space left") as raised:
+            run(disk, source, retries=1)
+        assert isinstance(raised.value.__cause__, OSError)
+        assert not list(disk.glob(".new-*"))
+        mount("-o", "remount,size=1m", disk)
+        assert run(disk, source).n_done == N
+        run(tmp_path / "f", source)
+        assert contents(disk) == contents(tmp_path / "f")
+    finally:
+        unmount(disk)
+
+
+def failing(monkeypatch, n_times: int) -> list:
+    """Let the first tasks fail; return the rows of all that began."""
+    begun: list = []
+    compute = task.ShardTask._compute
+
+    def fail_first(self, shard):
+        begun.append(shard.start)
+        if len(begun) <= n_times:
+            raise OSError("the storage does not answer")
+        return compute(self, shard)
+
+    monkeypatch.setattr(task.ShardTask, "_compute", fail_first)
+    return begun
+
+
+def test_a_shard_is_tried_again(source, tmp_path, monkeypatch):
+    begun = failing(monkeypatch, 2)
+    assert run(tmp_path / "f", source).n_done == N
+    assert begun == [0, 0, 0, 4, 8]
+
+
+def test_a_shard_that_fails_again_stops_no_other(source, tmp_path, monkeypatch):
+    begun = failing(monkeypatch, 2)
+    with pytest.raises(ExtractionError, match=r"1 shards .* rows 0 to 3: the storage"):
+        run(tmp_path / "f", source, retries=1)
+    assert begun == [0, 0, 4, 8]
+    assert run(tmp_path / "f", source).n_new == 4
+
+
+def test_many_failures_end_the_call(tmp_path, monkeypatch):
+    begun = failing(monkeypatch, 100)
+    with pytest.raises(ExtractionError, match="8 shards"):
+        run(tmp_path / "f", images(N), retries=0, shard_size=1)
+    assert len(begun) == 8
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"shard_size": 0},
+        {"shard_size": True},
+        {"retries": -1},
+        {"on_error": "nan"},
+        {"dtype": "int8"},
+        {"executor": 3},
+        {"resources": {"GPU": 1}},
+    ],
+)
+def test_wrong_parameters_are_named(setting, source, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=next(iter(setting))):
+        run(tmp_path / "f", source, **setting)
+    assert not (tmp_path / "f").exists()
+
+
+def test_extractors_that_learn_must_be_fitted(source, tmp_path):
+    with pytest.raises(ValueError, match="fit it to some"):
+        extract_to(tmp_path / "f", extractor(layer="auto"), source=source)
+    fitted = extractor(layer="auto").fit(images(12), ["a", "b"] * 6)
+    assert extract_to(tmp_path / "f", fitted, source=source).n_done == N
+    with pytest.raises(TypeError, match="PretrainedFeatureExtractor"):
+        extract_to(tmp_path / "f", "efficientnet_lite0", source=source)
+
+
+def test_the_first_sample_may_be_unreadable(tmp_path):
+    report = extract_to(tmp_path / "f", extractor(), source=[None, *images(2)])
+    assert report.failed["row"].to_pylist() == [0]
+
+
+# -- executors -------------------------------------------------------------------------------------
+
+
+def test_threads_and_processes_write_the_same_bytes(source, tmp_path):
+    run(tmp_path / "one", source, keep="label")
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        run(tmp_path / "threads", source, keep="label", executor=threads)
+    with concurrent.futures.ProcessPoolExecutor(1) as processes:
+        run(tmp_path / "processes", source, keep="label", executor=processes)
+        made = PretrainedFeatureExtractor(Threads())
+        extract_to(tmp_path / "n", made, source=np.ones((1, 3)), executor=processes)
+    expected = contents(tmp_path / "one")
+    assert contents(tmp_path / "threads") == contents(tmp_path / "processes") == expected
+    assert load_features(tmp_path / "n")[0].item() == os.cpu_count()
+
+
+def test_two_tasks_for_each_worker_are_in_flight(tmp_path):
+    taken = itertools.count()
+    done: list[int] = []
+
+    class Recording(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, function, *args):
+            def call():
+                result = function(*args)
+                done.append(1)
+                return result
+
+            ahead.append(next(taken) - len(done))
+            return super().submit(call)
+
+    ahead: list[int] = []
+    with Recording(2) as executor:
+        lists = ([image] for image in images(40))
+        assert run(tmp_path / "f", lists, shard_size=1, executor=executor).n_done == 40
+    assert max(ahead) < 4
+
+
+def test_an_interrupt_cancels_what_has_not_begun(tmp_path, monkeypatch):
+    begun = []
+
+    def interrupted(self, shard, n_threads=None):
+        begun.append(shard.start)
+        time.sleep(0.05)
+        raise SystemExit  # as an interrupt of the client, it is no Exception
+
+    monkeypatch.setattr(task.ShardTask, "__call__", interrupted)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        with pytest.raises(SystemExit):
+            run(tmp_path / "f", images(N), shard_size=1, executor=executor)
+    assert len(begun) < 4
+
+
+def test_the_number_of_threads_is_put_back(source, tmp_path, use_threads, monkeypatch):
+    use_threads(1)
+    seen = []
+    compute = task.ShardTask._compute
+
+    def watched(self, shard):
+        seen.append(torch.get_num_threads())
+        return compute(self, shard)
+
+    monkeypatch.setattr(task.ShardTask, "_compute", watched)
+    with task.thread_budget(2):
+        seen.append(torch.get_num_threads())
+    assert seen == [2] and torch.get_num_threads() == 1
+    run(tmp_path / "f", source)
+    assert seen[1:] == [1, 1, 1]
+
+
+class Captured(Exception):
+    pass
+
+
+def shipped(monkeypatch, tmp_path, extractor, source) -> tuple:
+    """Return the task and the shards that workers would be sent."""
+    sent: list = []
+
+    class Pool:
+        window = 1
+
+        def submit(self, shard, avoid):
+            sent.append(shard)
+            raise Captured
+
+        def close(self, futures):
+            pass
+
+    def pool_for(made, executor, resources):
+        sent.append(made)
+        return Pool()
+
+    monkeypatch.setattr("sktransfer.features.shards.extract.pool_for", pool_for)
+    with pytest.raises(Captured):
+        extract_to(tmp_path / "f", extractor, source=source)
+    return tuple(sent)
+
+
+def test_a_task_ships_a_name_and_a_fingerprint(tmp_path, monkeypatch):
+    """4096 rows of a table, and a network of 17 MB, take a few kilobytes."""
+    names = [f"{i:06d}-{'x' * 80}.png" for i in range(5000)]
+    source = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"path": names}), source)
+    made, shard = shipped(monkeypatch, tmp_path, PretrainedFeatureExtractor(), source)
+    assert len(shard) == 4096
+    assert len(pickle.dumps((made, shard))) < 20_000
+    own, shard = shipped(monkeypatch, tmp_path / "own", extractor(), source)
+    assert len(own.function.payload) < 20_000  # a tiny network is sent with each task
+    large = PretrainedFeatureExtractor(torch.nn.Sequential(torch.nn.Linear(100, 100)))
+    made = FeatureFunction(large.fit(np.zeros((1, 100), np.float32)))
+    assert len(made.payload) > executors._SMALL  # sent once to each worker of Dask
+    assert len(pickle.dumps(made.light())) < 1000
+
+
+def test_a_process_loads_a_network_once(monkeypatch):
+    loads = []
+    load = pickle.loads
+    monkeypatch.setattr(function.pickle, "loads", lambda payload: loads.append(1) or load(payload))
+    X = np.ones((2, 5), np.float32)
+    made = pickle.dumps(FeatureFunction(PretrainedFeatureExtractor(Vectors()).fit(X)))
+    monkeypatch.setattr(function, "_LOADED", {})
+    for _ in range(3):
+        load(made)(X)
+    assert len(loads) == 1
+
+
+def test_a_function_without_its_network_says_so(monkeypatch):
+    X = np.ones((2, 5), np.float32)
+    light = FeatureFunction(PretrainedFeatureExtractor(Vectors()).fit(X)).light()
+    monkeypatch.setattr(function, "_LOADED", {})
+    with pytest.raises(RuntimeError, match="has not received the network"):
+        light(X)
+
+
+def test_a_missing_pyarrow_is_named(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'sktransfer\[dask\]'"):
+        run(tmp_path / "f", source)
+
+
+def test_folders_are_pickled_by_their_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = pickle.loads(pickle.dumps(Folder("f")))
+    assert folder.url == str(Path(tmp_path) / "f")
+    assert folder.names() == []
