@@ -13,7 +13,12 @@ if TYPE_CHECKING:
         load_word_vectors,
         register_backbone,
     )
-    from .data import UnreadableSamplesError, load_image_folder, load_image_table
+    from .data import (
+        UnreadableSamplesError,
+        from_dataset,
+        load_image_folder,
+        load_image_table,
+    )
     from .features import (
         FeatureStore,
         PretrainedClassifier,
@@ -52,6 +57,7 @@ __all__ = [
     "TransferRegressor",
     "UnreadableSamplesError",
     "extract_to",
+    "from_dataset",
     "iter_features",
     "list_backbones",
     "list_layers",
@@ -89,6 +95,7 @@ _PACKAGE_OF = {
     "UnreadableSamplesError": "data",
     "extract_to": "features",
     "iter_features": "features",
+    "from_dataset": "data",
     "list_backbones": "backbones",
     "list_layers": "backbones",
     "load": "persistence",

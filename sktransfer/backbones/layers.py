@@ -8,6 +8,7 @@ from numbers import Integral
 
 from torch import nn
 
+from ..data import shorten
 from .base import Backbone
 from .registry import load_backbone
 from .stages import cut_of, has_matrix, has_tensors, stages_of
@@ -139,7 +140,7 @@ def resolve_layer(backbone: Backbone, layer: str | int | None, *, parameter: str
     within = [name for name in names if name.startswith(f"{layer}.")]
     if within and layer not in cut.obstacles:
         return within[-1]
-    raise ValueError(_unknown_layer(backbone, parameter, str(layer), names))
+    raise ValueError(_unknown_layer(backbone, parameter, shorten(str(layer), 80), names))
 
 
 def _warn_single_classifier(backbone: Backbone) -> None:

@@ -6,7 +6,8 @@ packages share.
 """
 
 from .arrays import ArrayModality
-from .base import UnreadableSamplesError, digest_array, named_among, take, unwrap_column
+from .base import UnreadableSamplesError, digest_array, named_among, shorten, take, unwrap_column
+from .datasets import from_dataset
 from .disk import CacheError, checksum, new_folder, writing
 from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
@@ -57,6 +58,7 @@ __all__ = [
     "digest_array",
     "encode_target",
     "find_task",
+    "from_dataset",
     "get_modality",
     "is_numbers",
     "list_files",
@@ -73,6 +75,7 @@ __all__ = [
     "padded_length",
     "read_image",
     "register_modality",
+    "shorten",
     "take",
     "unwrap_column",
     "warn_later_versions",

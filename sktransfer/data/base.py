@@ -9,16 +9,22 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
+from .sources import Item
+
 __all__ = [
     "UnreadableSamplesError",
     "digest_array",
     "named_among",
     "plain_array",
+    "short_name",
+    "shorten",
     "take",
     "unwrap_column",
 ]
 
 _SHOWN = 10  # unreadable samples named in one error
+# Characters of a message, so that it can be read; of a cause, and of the name of a file in it.
+_LONGEST, _LONGEST_REASON, _LONGEST_NAME = 500, 250, 80
 
 
 class UnreadableSamplesError(ValueError):
@@ -35,15 +41,9 @@ class UnreadableSamplesError(ValueError):
     def __init__(self, problems: list[tuple[int, object, Exception]], name: str = ""):
         self.problems = problems
         self.name = name
-        lines = [
-            f"sample {i}, {_short_name(sample)}: {_reason(why)}"
-            for i, sample, why in problems[:_SHOWN]
-        ]
-        if len(problems) > _SHOWN:
-            lines.append(f"and at least {len(problems) - _SHOWN} more")
         head = "1 sample" if len(problems) == 1 else f"{len(problems)} samples"
         head += f" of {name}" if name else ""
-        super().__init__("\n  ".join([f"{head} could not be read:", *lines]))
+        super().__init__("\n  ".join([f"{head} could not be read:", *_lines(problems)]))
 
     def __reduce__(self):
         return type(self), (self.problems, self.name)
@@ -66,11 +66,41 @@ class UnreadableSamplesError(ValueError):
         return type(self)(problems, name or self.name)
 
 
-def _short_name(sample) -> str:
+def _lines(problems: list[tuple]) -> list[str]:
+    """Describe the first problems, as many as a message of limited length takes."""
+    lines: list[str] = []
+    length = _LONGEST - 100  # for the first line and the last
+    for i, sample, why in problems[:_SHOWN]:
+        line = f"sample {i}, {short_name(sample)}: {shorten(_reason(why), _LONGEST_REASON)}"
+        length -= len(line) + 3
+        if lines and length < 0:
+            break
+        lines.append(line)
+    if len(problems) > len(lines):
+        lines.append(f"and at least {len(problems) - len(lines)} more")
+    return lines
+
+
+def shorten(text: str, longest: int) -> str:
+    """Replace the middle of a long text by an ellipsis."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return text[: longest - 1 - end] + "…" + text[-end:]
+
+
+def short_name(sample) -> str:
+    """Describe a sample in a message: the name of its file, or its type and size."""
     if isinstance(sample, str | os.PathLike):
-        return repr(os.fspath(sample))
+        return repr(shorten(os.fspath(sample), _LONGEST_NAME))
+    if isinstance(sample, bytes | bytearray):
+        return f"{type(sample).__name__} ({len(sample)})"
+    if isinstance(sample, dict) and isinstance(sample.get("path"), str):
+        return short_name(sample["path"])
+    if isinstance(sample, Item):
+        return repr(sample)
     shape = getattr(sample, "shape", getattr(sample, "size", ""))
-    return f"{type(sample).__name__} {tuple(shape) if shape != '' else ''}".strip()
+    return f"{type(sample).__name__} {tuple(shape) if np.ndim(shape) == 1 else ''}".strip()
 
 
 def _reason(why: Exception) -> str:
@@ -95,6 +125,8 @@ def unwrap_column(X):
     ValueError
         If a table of pyarrow has not one column.
     """
+    if hasattr(X, "combine_chunks") and hasattr(X, "num_chunks"):  # pyarrow's chunked arrays
+        X = X.combine_chunks()
     if hasattr(X, "to_numpy_ndarray"):  # pyarrow's arrays of tensors
         return X.to_numpy_ndarray()
     if hasattr(X, "to_pylist"):  # pyarrow: to_numpy refuses strings
@@ -102,7 +134,7 @@ def unwrap_column(X):
             return X.to_pylist()
         if X.num_columns != 1:
             raise ValueError(f"X must have one column of samples, got {X.column_names}.")
-        return X.column(0).to_pylist()
+        return unwrap_column(X.column(0))
     return X.to_numpy() if hasattr(X, "columns") or hasattr(X, "to_numpy") else X
 
 

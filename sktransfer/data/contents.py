@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import dataclasses
+import glob
 import os
 import re
 import stat
@@ -13,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
+import numpy as np
 from PIL import Image
 
 __all__ = ["Encoded", "has_scheme", "is_encoded", "open_locally", "read_encoded"]
@@ -153,6 +156,8 @@ def _with_hint(error: OSError, path: str) -> OSError:
     """Say what to do if the name is a folder, or is no name but a text."""
     if isinstance(error, IsADirectoryError) or os.path.isdir(path):
         hint = "Is a directory; load_image_folder(folder) lists its images and labels"
+    elif glob.has_magic(path):
+        hint = "no such file; is it a pattern? sorted(glob.glob(pattern)) lists files"
     elif " " in path.strip() and not Path(path[-20:]).suffix:
         hint = "no such file; is it a text? Texts need a network for texts: backbone='e5_small'"
     else:
@@ -166,7 +171,10 @@ def _decode_data(uri: str) -> bytes:
     if not comma:
         raise ValueError("a data URI has a comma before its content: data:image/png;base64,…")
     content = unquote_to_bytes(body)
-    return base64.b64decode(content) if head.endswith(";base64") else content
+    try:
+        return base64.b64decode(content) if head.endswith(";base64") else content
+    except binascii.Error as error:
+        raise ValueError(f"a data URI that is not base64 ({error})") from None
 
 
 # -- other machines --------------------------------------------------------------------------------
@@ -269,6 +277,13 @@ def _open_and_read(sample) -> bytes:
     return _in_time(lambda: _read_all(sample.open() if is_openfile else sample.open("rb")))
 
 
+def _is_bytes(sample) -> bool:
+    if isinstance(sample, bytes | bytearray | memoryview):
+        return True
+    # As np.fromfile gives them, and HDF5 stores them.
+    return isinstance(sample, np.ndarray) and sample.ndim == 1 and sample.dtype == np.uint8
+
+
 def _has_content(sample) -> bool:
     return isinstance(sample, dict) and (
         sample.get("bytes") is not None or sample.get("path") is not None
@@ -276,12 +291,13 @@ def _has_content(sample) -> bool:
 
 
 def _can_be_opened(sample) -> bool:
-    return hasattr(sample, "open") and not isinstance(sample, Image.Image)
+    is_image = isinstance(sample, Image.Image) or hasattr(sample, "shape")
+    return hasattr(sample, "open") and not is_image
 
 
 _READERS: list[tuple[Callable, Callable]] = [
     (lambda sample: isinstance(sample, str | os.PathLike), _read_name),
-    (lambda sample: isinstance(sample, bytes | bytearray | memoryview), _read_bytes),
+    (_is_bytes, _read_bytes),
     (_has_content, _read_dict),
     (lambda sample: hasattr(sample, "read"), _read_open),
     (_can_be_opened, _open_and_read),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from numbers import Integral
 
 import numpy as np
 from PIL import Image
 from sklearn.utils import check_array
 
-from .base import _short_name, plain_array, unwrap_column
+from .base import plain_array, short_name, unwrap_column
+from .contents import is_encoded
 from .modality import Modality, register_modality
 from .parts import ImageParts
 from .pixels import (
@@ -21,6 +23,7 @@ from .pixels import (
     shorter_side,
     tensor_to_images,
 )
+from .sources import as_items, is_dataset, is_stored_array
 
 __all__ = ["ImageModality", "as_samples", "check_image_shape"]
 
@@ -118,17 +121,18 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
 
     Parameters
     ----------
-    X : list, array, tensor, Series or DataFrame with one column
-        Paths, PIL images, arrays ``(h, w)`` or ``(h, w, channels)``, tensors
+    X : list, array, tensor, Series or DataFrame with one column, or dataset
+        Paths, encoded images, PIL images, arrays ``(h, w)`` or ``(h, w, channels)``, tensors
         ``(channels, h, w)``; or one array of images of one size; or, with ``image_shape``,
-        a table with one flattened image in each row.
+        a table with one flattened image in each row. Datasets and arrays of other libraries
+        need ``__len__`` and ``__getitem__``.
     image_shape : tuple of int, default=None
         ``(h, w)`` or ``(h, w, channels)`` of each row of a table.
 
     Returns
     -------
     list
-        The images, unchanged.
+        The images, unchanged; an :class:`Item` for each sample of a dataset.
 
     Raises
     ------
@@ -136,22 +140,56 @@ def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
         If X is a single image, is empty, or is neither a list of images nor an array with the
         shape of several images.
     """
-    if isinstance(X, str | os.PathLike | Image.Image):
-        raise _single(X)
+    _refuse_single(X)
     X = _tensor_to_array(X) if is_tensor(X) else unwrap_column(X)
     if isinstance(X, np.ndarray):
         samples = _split_array(plain_array(X, "X"), image_shape)
-    elif isinstance(X, Sequence):
+    elif isinstance(X, list | tuple):
         samples = [_reshape(sample, image_shape) for sample in X]
+    elif is_dataset(X):
+        if is_stored_array(X):
+            _check_shape(X)
+        samples = as_items(X)
+    elif hasattr(X, "__array__"):
+        return as_samples(np.asarray(X), image_shape)
     else:
-        raise TypeError(f"X must be a list, an array or a column of images, got {type(X)}.")
+        raise _not_a_container(X)
     if not samples:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     return samples
 
 
+def _refuse_single(X) -> None:
+    if isinstance(X, Image.Image):
+        raise _single(X)
+    if is_encoded(X):
+        raise _instead_of_name(X) if isinstance(X, str | os.PathLike) else _single(X)
+
+
+def _instead_of_name(X) -> TypeError:
+    """Say how to list the images of a folder, a pattern or a table."""
+    name = os.fspath(X)
+    if os.path.isdir(os.path.expanduser(name)):
+        how = "X, y = load_image_folder(folder)"
+        return TypeError(f"X is a folder, {short_name(X)}: list its images with {how}.")
+    if glob.has_magic(name) and not os.path.exists(name):
+        return TypeError(f"X is a pattern, {short_name(X)}: give sorted(glob.glob(pattern)).")
+    if name.lower().endswith((".csv", ".tsv", ".parquet", ".jsonl")):
+        return TypeError(f"X is a table, {short_name(X)}: X, y = load_image_table(table).")
+    return _single(X)
+
+
 def _single(X) -> TypeError:
-    return TypeError(f"X must be a list of images, got one image: {_short_name(X)}. Pass [image].")
+    return TypeError(f"X must be a list of images, got one image: {short_name(X)}. Pass [image].")
+
+
+def _not_a_container(X) -> TypeError:
+    message = f"X must be a list, an array or a column of images, got {type(X)}."
+    if hasattr(X, "dataset") and hasattr(X, "batch_size"):
+        message += " Of a loader give its dataset: X, y = from_dataset(loader.dataset)."
+    elif hasattr(X, "__iter__"):
+        message += " Collect its images: list(X)."
+    return TypeError(message)
 
 
 def _tensor_to_array(X) -> np.ndarray:
@@ -170,13 +208,24 @@ def _split_array(X: np.ndarray, image_shape) -> list:
         return [_reshape(sample, image_shape) for sample in X.tolist()]
     if X.ndim == 2 and image_shape is not None:
         return [_reshape(row, image_shape) for row in X]
-    if X.ndim == 3 and X.shape[-1] in (3, 4):
+    _check_shape(X)
+    return list(X)
+
+
+def _check_shape(X) -> None:
+    """Refuse an array whose shape is not that of several images."""
+    shape = tuple(X.shape)
+    if len(shape) == 1 and X.dtype.kind in "OSU":
+        return
+    if len(shape) == 3 and shape[-1] in (3, 4):
         raise _single(X)
-    if X.ndim == 3 or (X.ndim == 4 and X.shape[-1] in (1, 3, 4)):
-        return list(X)
+    if len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3, 4)):
+        return
+    first = len(shape) == 4 and shape[1] in (1, 3, 4)
+    hint = " The channels are first: give X.transpose(0, 2, 3, 1)." if first else ""
     raise ValueError(
-        f"X has the shape {X.shape} and the dtype {X.dtype}. Images have the shape (n, h, w) or "
-        "(n, h, w, channels), or (n, channels, h, w) as a torch tensor. Flattened images need "
+        f"X has the shape {shape} and the dtype {X.dtype}.{hint} Images have the shape (n, h, w) "
+        "or (n, h, w, channels), or (n, channels, h, w) as a torch tensor. Flattened images need "
         "image_shape=(h, w) or (h, w, channels). A table of file names must have one column."
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
@@ -10,10 +12,19 @@ from sklearn.utils.validation import _check_sample_weight
 
 from .base import UnreadableSamplesError
 
-__all__ = ["check_labels", "check_numbers", "check_target", "check_weights", "naming"]
+__all__ = [
+    "check_labels",
+    "check_numbers",
+    "check_target",
+    "check_weights",
+    "naming",
+    "warn_of_one_class",
+]
 
 
-def check_labels(y, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
+def check_labels(
+    y, n_samples: int | None = None, *, name: str = "y", for_training: bool = False
+) -> np.ndarray:
     """Check class labels, one for each sample.
 
     Every public function that takes labels calls this, or :func:`check_target`.
@@ -26,6 +37,8 @@ def check_labels(y, n_samples: int | None = None, *, name: str = "y") -> np.ndar
         How many labels there must be; None accepts any number.
     name : str, default="y"
         The parameter that errors name.
+    for_training : bool, default=False
+        Whether to warn if there is one class only.
 
     Returns
     -------
@@ -36,16 +49,43 @@ def check_labels(y, n_samples: int | None = None, *, name: str = "y") -> np.ndar
     ValueError
         If labels are missing, have several types, are no labels, or are too many or too few.
     """
-    return _check_one_column(check_target(y, n_samples, name=name), name)
+    labels = _check_one_column(check_target(y, n_samples, name=name), name)
+    if for_training:
+        warn_of_one_class(np.unique(labels))
+    return labels
+
+
+def warn_of_one_class(labels: np.ndarray) -> None:
+    """Warn if there is only one label to learn.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_classes,)
+        Each once.
+    """
+    if len(labels) == 1:
+        warnings.warn(
+            f"y has one class only, {labels[0]!r:.60}: every prediction will be this class.",
+            stacklevel=3,
+        )
 
 
 def _check_one_column(y: np.ndarray, name: str) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] != 1:
-        raise ValueError(f"{name} should be a 1d array, got an array of shape {y.shape}.")
+        raise ValueError(
+            f"{name} should be a 1d array, got an array of shape {y.shape}.{_one_hot_hint(y)}"
+        )
     if y.dtype.kind == "c":
         raise ValueError(f"{name} holds complex numbers, which are no labels.")
     naming(name, check_classification_targets, y)
     return column_or_1d(y, warn=True, input_name=name)
+
+
+def _one_hot_hint(y: np.ndarray) -> str:
+    if y.ndim != 2 or y.dtype.kind not in "biuf":
+        return ""
+    is_one_hot = np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
+    return " Its rows have a single 1 each: give y.argmax(axis=1)." if is_one_hot else ""
 
 
 def check_target(y, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:

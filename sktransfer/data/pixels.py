@@ -13,6 +13,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from .base import digest_array, plain_array
 from .contents import Encoded, has_scheme, is_encoded, open_locally, read_encoded
 from .modality import SampleView
+from .ranges import check_channels, to_range, warn_of_mask
+from .sources import Item, Loaded
 
 __all__ = [
     "check_header",
@@ -28,7 +30,9 @@ _STRIP = 2**22  # pixels of an image that are converted at a time
 
 
 def is_tensor(X) -> bool:
-    return type(X).__module__.partition(".")[0] == "torch" and hasattr(X, "detach")
+    """Tell whether X is a tensor of torch or of a subclass, without importing torch."""
+    packages = (cls.__module__.partition(".")[0] for cls in type(X).__mro__)
+    return hasattr(X, "detach") and "torch" in packages
 
 
 def tensor_to_images(X) -> np.ndarray:
@@ -41,11 +45,13 @@ def tensor_to_images(X) -> np.ndarray:
 
 
 def read_image(sample):
-    """Read a sample into memory if it is the name of a file.
+    """Read a sample into memory if it is an encoded image or one of a dataset.
 
     Parameters
     ----------
-    sample : str, Path, PIL image, array, tensor or SampleView
+    sample : object
+        A PIL image, an array, a tensor, an encoded image (:func:`read_encoded`), an item of a
+        dataset or a view.
 
     Returns
     -------
@@ -59,7 +65,17 @@ def read_image(sample):
     """
     if isinstance(sample, SampleView):
         return sample.read()
+    if isinstance(sample, Item):
+        sample = sample.load()
+    if isinstance(sample, Loaded):
+        return read_encoded(sample.sample) if is_encoded(sample.sample) else sample
     return read_encoded(sample) if is_encoded(sample) else sample
+
+
+def _in_memory(sample):
+    """Read a sample into memory, and return what it is: an image, an array or a file."""
+    sample = read_image(sample)
+    return sample.sample if isinstance(sample, Loaded) else sample
 
 
 def _open_file(file: Encoded) -> Image.Image:
@@ -67,10 +83,16 @@ def _open_file(file: Encoded) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(file.content))
     except Image.UnidentifiedImageError:
-        raise ValueError(f"not an image ({len(file.content)} bytes)") from None
+        raise ValueError(_not_an_image(file.content)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(_too_many_pixels(str(error))) from error
     return image
+
+
+def _not_an_image(content: bytes) -> str:
+    is_name = len(content) < 200 and os.path.splitext(content)[1][1:].isalnum()
+    hint = "; give names of files as str, not as bytes" if is_name else ""
+    return f"not an image ({len(content)} bytes){hint}"
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -150,8 +172,8 @@ def digest(sample) -> bytes:
 
     Parameters
     ----------
-    sample : str, Path, PIL image, array, tensor or SampleView
-        The digest of a file depends on its content, not on its name.
+    sample : object
+        As :func:`read_image` takes it. The digest of a file depends on its content alone.
 
     Returns
     -------
@@ -164,7 +186,7 @@ def digest(sample) -> bytes:
     """
     if isinstance(sample, SampleView):
         return sample.digest()
-    sample = read_image(sample)
+    sample = _in_memory(sample)
     if isinstance(sample, Encoded):
         state = xxhash.xxh3_128(b"file")
         state.update(sample.content)
@@ -193,9 +215,10 @@ def open_image(sample) -> np.ndarray:
 
     Parameters
     ----------
-    sample : str, Path, PIL image, array, tensor or SampleView
-        Greyscale images get three equal channels, transparent pixels are composed with a white
-        background, the EXIF orientation is applied, and 16-bit images keep their range.
+    sample : object
+        As :func:`read_image` takes it. Greyscale images get three equal channels, transparent
+        pixels are composed with a white background, the EXIF orientation is applied, and 16-bit
+        images keep their range.
 
     Returns
     -------
@@ -209,7 +232,7 @@ def open_image(sample) -> np.ndarray:
     """
     if isinstance(sample, SampleView):
         return sample.open()
-    sample = read_image(sample)
+    sample = _in_memory(sample)
     if isinstance(sample, Encoded):
         return _from_pil(_open_file(sample))  # without a name, so that it can be freed early
     if isinstance(sample, Image.Image):
@@ -223,6 +246,8 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         image = _upright(image)
         if image.mode == "F" or image.mode.startswith("I"):
             return _from_array(_deep(image))
+        if image.mode == "L":
+            warn_of_mask(*image.getextrema())
         return _rgb(image)
     except OSError as error:  # such as an incomplete file
         raise ValueError(f"damaged image ({error})") from None
@@ -274,26 +299,16 @@ def _deep(image: Image.Image) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
-    array = _to_range(array)
+    array = to_range(array)
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(
-            f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels)"
-        )
+    check_channels(array)
     channels = array.shape[2]
     if channels == 1 and array.dtype == np.float32:
         return np.broadcast_to(array, (*array.shape[:2], 3))  # no copies of large images
     if channels == 1:
         return np.repeat(array, 3, axis=2)
-    if channels == 4:
-        return _over_white(array)
-    if channels != 3:
-        raise ValueError(
-            f"{channels} channels; an image has 1, 3 or 4. Tensors have the channels first, arrays "
-            "have them last"
-        )
-    return array
+    return _over_white(array) if channels == 4 else array
 
 
 def _over_white(array: np.ndarray) -> np.ndarray:
@@ -309,29 +324,3 @@ def _strip_over_white(array: np.ndarray) -> np.ndarray:
     colour, alpha = array[..., :3].astype(np.float32), array[..., 3:].astype(np.float32) / top
     mixed = colour * alpha + top * (1 - alpha)
     return mixed.round().astype(np.uint8) if top == 255 else mixed
-
-
-def _to_range(array: np.ndarray) -> np.ndarray:
-    """Convert an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1]."""
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == bool:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return np.divide(array, 65535, dtype=np.float32)
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if not np.isfinite([low, high]).all():
-        raise ValueError("contains NaN or infinity")
-    if array.dtype.kind != "f" and 0 <= low and high <= 255:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f" and 0 <= low and high <= 1:
-        return array.astype(np.float32, copy=False)
-    raise ValueError(
-        f"{array.dtype} values from {low:g} to {high:g}: give floats in [0, 1], or uint8. "
-        f"Perhaps divide by {_divisor(high)}."
-    )
-
-
-def _divisor(high: float) -> int:
-    return next((top for top in (16, 255, 4095) if high <= top), 65535)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .base import shorten
 from .contents import has_scheme
 
 __all__ = ["load_image_table"]
@@ -70,7 +71,7 @@ def load_image_table(
     images = _column(frame, "image", image, _IMAGE)
     labels = _column(frame, "label", label, _LABEL)
     if images is None:
-        raise ValueError(f"No column of images among {list(frame.columns)[:20]}: give image=.")
+        raise ValueError(f"No column of images among {_names(frame)}: give image=.")
     y = None if labels is None else frame[labels].to_numpy()
     if isinstance(images, list):
         columns = [_samples(frame[name], base) for name in images]
@@ -110,8 +111,14 @@ def _column(frame, parameter: str, asked, usual: tuple[str, ...]):
         return next((name for name in usual if name in names), None)
     missing = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in names]
     if missing or not asked:
-        raise ValueError(f"{parameter}={asked!r}: the table has the columns {names[:20]}.")
+        raise ValueError(
+            f"{parameter}={shorten(str(asked), 80)!r}: the table has the columns {_names(frame)}."
+        )
     return asked
+
+
+def _names(frame) -> str:
+    return shorten(str(list(frame.columns)), 300)
 
 
 def _samples(column, base: Path) -> list:

@@ -13,7 +13,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
-from .labels import check_labels, check_numbers, check_target, naming
+from .labels import check_labels, check_numbers, check_target, naming, warn_of_one_class
 
 __all__ = [
     "ClassTarget",
@@ -368,10 +368,22 @@ def class_target(y, n_samples: int, classes: Sequence = ()) -> tuple:
     naming("y", check_classification_targets, y)
     if not type_of_target(y).startswith("multilabel"):
         y = column_or_1d(y, warn=True, input_name="y")
-        return ClassTarget(naming("y", unique_labels, y, *classes)), y
+        labels = naming("y", unique_labels, y, *classes)
+        warn_of_one_class(labels)
+        return ClassTarget(labels), y
     if not np.isin(y, (0, 1)).all():
         raise ValueError(
             "y with several columns must be an indicator matrix of 0 and 1, got values "
             f"{np.unique(y)[:5].tolist()}."
         )
+    _warn_of_one_hot(y)
     return IndicatorTarget(y.shape[1]), y
+
+
+def _warn_of_one_hot(y: np.ndarray) -> None:
+    if len(y) > 1 and (y.sum(axis=1) == 1).all():
+        warnings.warn(
+            "Each row of y has a single 1, and y is an indicator matrix: each column is learned as "
+            "a label of its own. If classes exclude each other, give y.argmax(axis=1).",
+            stacklevel=2,
+        )

@@ -206,7 +206,8 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     def _learn_classes(self, samples, y, sample_weight) -> None:
         if y is None:
             raise ValueError("class_map='learn' requires y to be passed, but the target y is None.")
-        self.classes_, codes = np.unique(check_labels(y, len(samples)), return_inverse=True)
+        y = check_labels(y, len(samples), for_training=True)
+        self.classes_, codes = np.unique(y, return_inverse=True)
         weight = check_weights(sample_weight, len(samples))
         theta = self._source_probabilities(samples)
         target = np.eye(len(self.classes_))[codes]

@@ -329,7 +329,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             )
         self._check_choices()
         samples = self._fit_backbone(X)
-        y = check_labels(y, len(samples))
+        y = check_labels(y, len(samples), for_training=True)
         return Study(
             self.backbone_,
             samples,

@@ -63,8 +63,8 @@ def test_missing_cells_are_none_and_no_labels_are_none():
     ("settings", "message"),
     [
         ({"image": "photo"}, r"image='photo': the table has the columns \['id', 'file_name'"),
-        ({"label": ["id", "kind"]}, r"label=\['id', 'kind'\]: the table has"),
-        ({"image": []}, r"image=\[\]: the table has"),
+        ({"label": ["id", "kind"]}, r"label=\"\['id', 'kind'\]\": the table has"),
+        ({"image": []}, r"image='\[\]': the table has"),
     ],
 )
 def test_an_unknown_column_is_named(settings, message):
