@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import importlib.util
 import inspect
@@ -15,11 +14,12 @@ from pathlib import Path
 
 from torch import nn
 
-from ..data import Modality, get_modality, shorten
+from ..data import Modality, get_modality
 from .base import Backbone
 from .e5 import load_e5
 from .huggingface import files_of_folder, load_hf, load_minilm
 from .lite import LITE, load_lite
+from .names import unknown_backbone
 from .preprocessing import as_preprocessing
 from .weights import load_weights
 from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
@@ -338,7 +338,7 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
     if name.startswith("hf:"):
         return load_hf(name, weights, download=download)
     if name not in _REGISTRY and name not in _with_torchvision():
-        raise _unknown(name)
+        raise unknown_backbone(name, _REGISTRY)
     return _REGISTRY[name](name, weights, download=download)
 
 
@@ -361,23 +361,6 @@ def architecture(name: str) -> Backbone:
         If the name is not known, or is that of a network of the user's.
     """
     return _load_named(name, None, download=False)
-
-
-def _unknown(name: str) -> ValueError:
-    """Name the nearest backbones, or the prefix of a name on the Hugging Face hub."""
-    unknown = f"backbone {shorten(name, 80)!r} is not known."
-    if "/" in name:
-        return ValueError(
-            f"{unknown} A sentence encoder of the Hugging Face hub, or in a folder, is "
-            f"'hf:{shorten(name, 80)}'. Networks for images are those of torchvision and "
-            "'timm:<name>', such as 'timm:vit_base_patch16_224'."
-        )
-    near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
-    nearest = f"Nearest: {near}; all" if near else "All"
-    return ValueError(
-        f"{unknown} {nearest}: sktransfer.list_backbones(). A name of your own needs "
-        "sktransfer.register_backbone first."
-    )
 
 
 def _stamp(name: str, weights: str | None) -> tuple:
