@@ -8,7 +8,7 @@ packages share.
 from .arrays import ArrayModality
 from .base import UnreadableSamplesError, digest_array, named_among, shorten, take, unwrap_column
 from .datasets import from_dataset
-from .disk import CacheError, checksum, new_folder, writing
+from .disk import CacheError, checksum, new_folder, replace_file, writing
 from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
@@ -75,6 +75,7 @@ __all__ = [
     "padded_length",
     "read_image",
     "register_modality",
+    "replace_file",
     "shorten",
     "take",
     "unwrap_column",

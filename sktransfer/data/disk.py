@@ -12,7 +12,7 @@ from pathlib import Path
 
 import xxhash
 
-__all__ = ["CacheError", "checksum", "new_folder", "remove_abandoned", "writing"]
+__all__ = ["CacheError", "checksum", "new_folder", "remove_abandoned", "replace_file", "writing"]
 
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to a temporary folder
 
@@ -81,6 +81,34 @@ def new_folder(place: Path) -> Iterator[Path]:
             _move(new, place)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def replace_file(path: Path, *parts) -> None:
+    """Write a file such that readers find the old content or the new one, also after a crash.
+
+    Parameters
+    ----------
+    path : Path
+    *parts : bytes-like
+        Written one after the other.
+
+    Raises
+    ------
+    CacheError
+        If the file system does not allow it. The old content is kept.
+    """
+    new = path.with_name(f"{path.name}.new")  # what a killed process left is overwritten
+    with writing():
+        try:
+            with open(new, "wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
 
 
 def remove_abandoned(parent: Path) -> None:

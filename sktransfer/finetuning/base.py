@@ -27,6 +27,7 @@ from ..features import (
 from ..transferability import hold_out, solve_probe
 from .augment import FreshViews, View, fixed_views, make_augment
 from .callbacks import KeepBest, epoch_progress
+from .checkpoint import TrainingFile, describe_fit
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_lr
 from .loop import train
@@ -121,7 +122,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     # Training needs gradients, also if the caller has disabled them.
     @torch.inference_mode(False)
     def _fit_rows(
-        self, samples, target, weight, tail: Tail | None = None, new=(), kept=None
+        self, samples, target, weight, tail: Tail | None = None, new=(), kept=None, saves=True
     ) -> np.ndarray:
         """Train on samples and their encoded targets.
 
@@ -136,6 +137,8 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             Rows of the head of that tail that were not trained yet.
         kept : tuple of three ndarray, default=None
             Activations, targets and weights kept from earlier calls.
+        saves : bool, default=True
+            Whether ``checkpoint`` is used.
 
         Returns
         -------
@@ -143,6 +146,11 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             The activations of the samples at the cut.
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        file = None
+        if saves and self.checkpoint is not None:
+            about = describe_fit(self, samples, target, weight, tail)
+            file = TrainingFile(self.checkpoint, about, seed)
+            seed = file.seed
         plain = self._at_cut(samples)
         strata = self._target.strata(target)
         index, held = hold_out(strata, weight, self.validation_fraction, seed)
@@ -156,23 +164,24 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             if len(new):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
         valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
-        self._train(tail, rows, valid, seed, len(new) > 0 and self._head_init() == "random")
+        fresh_head = len(new) > 0 and self._head_init() == "random"
+        plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
+        self._train(tail, rows, valid, plan, file)
         self._fixed_params = {name: getattr(self, name) for name in _FIXED}
         return plain
 
-    def _train(
-        self, tail: Tail, rows: Rows, valid: Rows | None, seed: int, fresh_head: bool
-    ) -> None:
+    def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
         device = resolve_device(self.device)
-        plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         warn_too_few_epochs(plan, len(learned_stages(tail)))
-        if isinstance(self.lr, str):
+        if file is not None and file.state is not None:
+            plan.lr = file.state["lr"]
+        elif isinstance(self.lr, str):
             plan.lr = self._find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:
             plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
-            net = train(tail, rows, valid, plan, device)
+            net = train(tail, rows, valid, plan, device, file)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)

@@ -34,7 +34,8 @@ class LabelTraining(TunedEstimator):
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
         total, kept = self._with_class_weight(target, weight, labels is not None)
         _check_total(total)
-        plain = self._fit_rows(samples, target, total, tail, sorted({*new, *first}), kept)
+        new, saves = sorted({*new, *first}), labels is None
+        plain = self._fit_rows(samples, target, total, tail, new, kept, saves)
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
         self._keep(plain, target, weight)

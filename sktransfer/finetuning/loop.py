@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -21,11 +20,13 @@ from torch import nn
 
 from ..data import NumericTarget, Target
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
+from .checkpoint import TrainingFile, saving
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
 from .rows import Batches, Rows
+from .short_memory import run_in_parts
 from .tail import Tail, learned_stages
 
-__all__ = ["WeightedLoss", "make_net", "run_in_parts", "tail_of", "train"]
+__all__ = ["WeightedLoss", "make_net", "tail_of", "train"]
 
 
 class WeightedLoss(nn.Module):
@@ -68,7 +69,12 @@ def _squared_error(output, target, smoothing: float) -> torch.Tensor:
 
 
 def train(
-    tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, device: torch.device
+    tail: Tail,
+    rows: Rows,
+    valid: Rows | None,
+    plan: TrainingPlan,
+    device: torch.device,
+    file: TrainingFile | None = None,
 ) -> skorch.NeuralNet:
     """Train a tail in place and return the skorch net that did it.
 
@@ -81,6 +87,8 @@ def train(
         included.
     plan : TrainingPlan
     device : torch.device
+    file : TrainingFile, default=None
+        Its training is continued, and saved after each epoch.
 
     Returns
     -------
@@ -95,8 +103,10 @@ def train(
     """
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
+    n_epochs = plan.max_epochs - (0 if file is None else file.n_epochs)
     try:
-        net.partial_fit(rows.to(device), y=None)
+        with saving(net, file, tail):
+            net.partial_fit(rows.to(device), y=None, epochs=n_epochs)
         # Rows that are not on an accelerator, for later trainings on the CPU.
         net.train_split = None if valid is None else predefined_split(valid)
         return net
@@ -118,66 +128,6 @@ def train(
         ) from error
 
 
-def run_in_parts(tail: Tail, run: Callable, n_rows: int):
-    """Call a function that runs a batch through a tail, in parts if memory is short.
-
-    If the device runs out of memory, the tail divides this and later batches into parts, and the
-    function is called again. The gradients of the parts add up to those of the batch.
-
-    Parameters
-    ----------
-    tail : Tail
-    run : callable
-        Without arguments.
-    n_rows : int
-        Number of rows in the batch.
-
-    Returns
-    -------
-    object
-        What the function returns.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If not even one row fits, or if batch norm that is trained needs the whole batch.
-    """
-    while True:
-        seed = tail.seed
-        try:
-            return run()
-        except torch.OutOfMemoryError as error:
-            _check_divisible(tail, n_rows, error)
-        # Outside the except block, where the error no longer refers to the tensors of the batch.
-        _divide(tail, n_rows)
-        tail.seed = seed
-        tail.zero_grad(set_to_none=True)
-
-
-def _check_divisible(tail: Tail, n_rows: int, error: Exception) -> None:
-    if tail.training and tail.learns_statistics:
-        raise torch.OutOfMemoryError(
-            f"A batch of {n_rows} does not fit into the device's memory, and batch norm that "
-            "is trained (train_batch_norm=True, or in the head) needs it whole. Set a smaller "
-            "batch_size."
-        ) from error
-    if tail.n_chunks >= n_rows:
-        raise error
-
-
-def _divide(tail: Tail, n_rows: int) -> None:
-    if tail.n_chunks == 1:
-        warnings.warn(
-            f"A batch of {n_rows} does not fit into the device's memory: it is run in "
-            "parts whose gradients are added up, more slowly, with the same result except for "
-            "random numbers (dropout).",
-            stacklevel=2,
-        )
-    tail.n_chunks *= 2
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 class _Interrupted(BaseException):
     """Replace KeyboardInterrupt of the user, which skorch would suppress."""
 
@@ -192,6 +142,7 @@ class _OwnLoop:
     """
 
     was_stopped = False  # by a callback
+    on_batches: Callable | None = None  # called with the batches of a training
 
     def partial_fit(self, *args, **kwargs):
         if self.initialized_:
@@ -200,6 +151,12 @@ class _OwnLoop:
             return super().partial_fit(*args, **kwargs)
         finally:
             tail_of(self).n_trainings += 1
+
+    def get_iterator(self, dataset, training=False):
+        batches = super().get_iterator(dataset, training=training)
+        if training and self.on_batches is not None:
+            self.on_batches(batches)
+        return batches
 
     def notify(self, *args, **kwargs):
         try:

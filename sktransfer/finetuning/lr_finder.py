@@ -11,9 +11,10 @@ import torch
 from skorch.callbacks import Callback
 from skorch.utils import to_device
 
-from .loop import run_in_parts, tail_of, train
+from .loop import tail_of, train
 from .plan import TrainingPlan, without_callbacks
 from .rows import Rows, count_batches
+from .short_memory import run_in_parts
 from .tail import Tail, copy_state
 
 __all__ = ["find_lr"]

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 
 import skorch
 import torch
@@ -58,6 +59,7 @@ TRAINING_CONSTRAINTS: dict = {
     "net_params": [dict, None],
     "precision": [StrOptions({"auto", "float32", "bfloat16"})],
     "cache_dtype": [StrOptions({"float32", "float16"})],
+    "checkpoint": [str, Path, None],
     "random_state": ["random_state"],
 }
 

@@ -104,6 +104,10 @@ default="efficientnet_lite0"
         Type of the activations at the cut in memory and in the store.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Store of activations at the cut, by sample, which folds, candidates and processes share.
+    checkpoint : str, Path or None, default=None
+        Folder for the state of a training of ``fit``, which is written after each epoch. If the
+        process is killed, the next ``fit`` with the same data and parameters goes on, and ends
+        bit for bit where it would have ended on a CPU; with others it raises an error.
     n_jobs : int, "auto" or None, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
@@ -188,6 +192,7 @@ default="efficientnet_lite0"
         precision="auto",
         cache_dtype="float32",
         memory=None,
+        checkpoint=None,
         n_jobs="auto",
         random_state=None,
         verbose=0,
@@ -223,6 +228,7 @@ default="efficientnet_lite0"
         self.precision = precision
         self.cache_dtype = cache_dtype
         self.memory = memory
+        self.checkpoint = checkpoint
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose

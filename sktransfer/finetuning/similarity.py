@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ..engines import keeps_statistics, moments_of, norm_divergence
-from .loop import run_in_parts
 from .rows import Rows
+from .short_memory import run_in_parts
 from .tail import Tail
 
 __all__ = ["similarity_of"]

@@ -1,0 +1,284 @@
+"""Keep the state of a training on disk, so that a fit that was killed goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from skorch.callbacks import Callback
+from skorch.history import History
+
+from ..backbones import Backbone, describe
+from ..data import CacheError, checksum, digest_array, replace_file
+from .packing import first_unknown, from_bytes, to_bytes
+from .rows import Batches
+from .tail import Tail
+
+__all__ = ["SaveTraining", "TrainingFile", "describe_fit", "saving"]
+
+_NAME = "training.checkpoint"
+_MARK = b"SKTCKPT1"  # of this format
+_LIBRARIES = ("skorch", "sktransfer")  # their callbacks set other attributes when they begin
+_CACHES = ("y_trues_", "y_preds_")  # predictions of skorch's scores, made again in each epoch
+# Parameters that do not decide what is trained. The backbone counts by its content.
+_OTHER = frozenset(
+    ["backbone", "weights", "random_state", "warm_start", "checkpoint", "memory", "n_jobs"]
+) | {"device", "engine", "verbose"}
+
+
+class TrainingFile:
+    """The file of a checkpoint folder, which belongs to one set of data and parameters.
+
+    Parameters
+    ----------
+    folder : str or Path
+        It is created.
+    about : dict of str to str
+        The data and the parameters by name, each described or as a digest.
+    seed : int
+        Of this fit; if the file is there, ``seed`` becomes that of the fit that wrote it.
+
+    Raises
+    ------
+    ValueError
+        If the folder cannot be created, or the file belongs to other data or parameters.
+    """
+
+    def __init__(self, folder: str | Path, about: dict[str, str], seed: int):
+        self.path = Path(folder) / _NAME
+        self.about, self.seed = about, seed
+        self.state: dict | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = self.path.read_bytes() if self.path.exists() else None
+        except OSError as error:
+            raise ValueError(f"checkpoint={str(folder)!r} cannot be used: {error}") from error
+        if content is not None:
+            self._open(content)
+
+    def _open(self, content: bytes) -> None:
+        start, rest = len(_MARK), content[len(_MARK) + 8 :]
+        if content[:start] != _MARK or checksum(rest) != content[start : start + 8]:
+            warnings.warn(
+                f"{self.path} is damaged or of another version: training starts from the "
+                "beginning.",
+                stacklevel=2,
+            )
+            return
+        self.state = from_bytes(rest)
+        self._check(self.state["about"])
+        self.seed = self.state["seed"]
+
+    def _check(self, about: dict[str, str]) -> None:
+        """Raise an error if the file belongs to another fit."""
+        other = [name for name in self.about if about.get(name, "") != self.about[name]]
+        if other:
+            raise ValueError(
+                f"checkpoint={str(self.path.parent)!r} holds the training of a fit with other "
+                f"values of {', '.join(other)}. Fit with the same ones to go on, give another "
+                f"folder, or delete {str(self.path)!r}."
+            )
+
+    @property
+    def n_epochs(self) -> int:
+        """Number of epochs that the file holds."""
+        return 0 if self.state is None else len(self.state["history"])
+
+    def save(self, state: dict) -> None:
+        """Replace the file; if this fails, warn and keep the old one.
+
+        Parameters
+        ----------
+        state : dict
+        """
+        content = to_bytes(state | {"about": self.about, "seed": self.seed})
+        try:
+            replace_file(self.path, _MARK, checksum(content), content)
+        except CacheError as error:
+            warnings.warn(
+                f"checkpoint: {self.path} could not be written ({error}). Training goes on; after "
+                "an interruption it starts again from the epoch of the last checkpoint.",
+                stacklevel=2,
+            )
+
+
+# -- what a training depends on --------------------------------------------------------------------
+
+
+def describe_fit(estimator, samples: Sequence, target, weight, start: Tail | None) -> dict:
+    """Describe the data and the parameters that decide a training.
+
+    Parameters
+    ----------
+    estimator : TunedEstimator
+        With ``backbone_``.
+    samples : sequence
+    target : ndarray of shape (n, ...)
+        Encoded.
+    weight : ndarray of shape (n,)
+    start : Tail or None
+        That ``warm_start`` continues from.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    given = estimator.get_params(deep=False)
+    about = {name: _described(given[name]) for name in sorted(set(given) - _OTHER)}
+    is_seed = isinstance(estimator.random_state, int | np.integer)
+    return about | {
+        "backbone": _described_network(estimator.backbone_),
+        "random_state": str(estimator.random_state) if is_seed else "drawn",
+        "X": _digest_samples(samples, estimator.backbone_).hex(),
+        "y": _described((getattr(estimator, "classes_", None), np.asarray(target))),
+        "sample_weight": digest_array(np.asarray(weight, np.float64)).hex(),
+        "warm_start": "" if start is None else _digest_state(start).hex(),
+    }
+
+
+def _described(value) -> str:
+    try:
+        return describe(value)
+    except ValueError:  # such as a callback that holds an open file
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _described_network(backbone: Backbone) -> str:
+    parts = (backbone.preprocess, getattr(backbone, "label_rows", None))
+    return " ".join([backbone.fingerprint, *map(_described, parts)])
+
+
+def _digest_samples(samples: Sequence, backbone: Backbone) -> bytes:
+    modality, state = backbone.modality, xxhash.xxh3_128()
+    for sample in samples:
+        try:
+            state.update(modality.digest(modality.read(sample)))
+        except Exception:  # the error is raised where the sample is opened
+            state.update(b"unreadable")
+    return state.digest()
+
+
+def _digest_state(tail: Tail) -> bytes:
+    state = xxhash.xxh3_128()
+    for name, tensor in tail.state_dict().items():
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return state.digest()
+
+
+# -- the state of a training -----------------------------------------------------------------------
+
+
+class SaveTraining(Callback):
+    """Save the state of a training after each epoch, and restore it before the first.
+
+    It is the last callback, so that the others have done their part of an epoch.
+
+    Parameters
+    ----------
+    file : TrainingFile
+    tail : Tail
+    """
+
+    def __init__(self, file: TrainingFile, tail: Tail):
+        self.file, self.tail = file, tail
+        self.batches: Batches | None = None
+
+    def follow(self, batches: Batches) -> None:
+        """Take the order of the rows from the file, and from then on from these batches."""
+        self.batches = batches
+        if self.file.state is not None and batches.generator is not None:
+            batches.generator.set_state(self.file.state["order"])
+
+    def on_train_begin(self, net, **kwargs):
+        state = self.file.state
+        if state is None:
+            return
+        tail = self.tail
+        tail.load_state_dict(state["tail"])
+        tail.seed, tail.n_chunks = state["tail_seed"], state["n_chunks"]
+        for name, parameter in tail.named_parameters():
+            parameter.requires_grad_(name in state["learned"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        net.history_ = History(state["history"])
+        for name, callback in self._others(net):
+            _restore(callback, state["callbacks"].get(name, {}))
+
+    def on_epoch_end(self, net, **kwargs):
+        tail, generator = self.tail, getattr(self.batches, "generator", None)
+        state = {
+            "tail": tail.state_dict(),
+            "tail_seed": tail.seed,
+            "n_chunks": tail.n_chunks,
+            "learned": [name for name, p in tail.named_parameters() if p.requires_grad],
+            "optimizer": net.optimizer_.state_dict(),
+            "history": list(net.history),
+            "order": None if generator is None else generator.get_state(),
+            "callbacks": {name: _state_of(name, c) for name, c in self._others(net)},
+            "lr": net.lr,
+        }
+        self.file.save(state)
+
+    def _others(self, net) -> list[tuple[str, Callback]]:
+        return [(name, callback) for name, callback in net.callbacks_ if callback is not self]
+
+
+@contextlib.contextmanager
+def saving(net, file: TrainingFile | None, tail: Tail) -> Iterator[None]:
+    """Save one training of a net after each epoch.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    file : TrainingFile or None
+        None saves nothing.
+    tail : Tail
+        That the net trains.
+    """
+    if file is None:
+        yield
+        return
+    callback = SaveTraining(file, tail)
+    entry = ("checkpoint", callback)
+    net.callbacks_.append(entry)
+    net.on_batches = callback.follow
+    try:
+        yield
+    finally:
+        net.callbacks_.remove(entry)
+        net.on_batches = None
+
+
+def _state_of(name: str, callback: Callback) -> dict[str, Any]:
+    """Return the attributes of a callback that are not parameters, as far as a file takes them."""
+    parameters = inspect.signature(type(callback).__init__).parameters
+    state = {}
+    for key, value in vars(callback).items():
+        if key in parameters or key in _CACHES:
+            continue
+        if hasattr(value, "state_dict") and not isinstance(value, type):
+            value = {"state_dict": value.state_dict()}
+        if (unknown := first_unknown(value)) is None:
+            state[key] = value
+        elif type(callback).__module__.partition(".")[0] not in _LIBRARIES:
+            raise TypeError(
+                f"checkpoint= cannot keep the attribute {key!r} of the callback {name!r}, which "
+                f"holds a {unknown.__name__}. Keep numbers, texts, lists, dictionaries and tensors "
+                "in it, or pass the object to the constructor."
+            )
+    return state
+
+
+def _restore(callback: Callback, state: dict[str, Any]) -> None:
+    for key, value in state.items():
+        if isinstance(value, dict) and set(value) == {"state_dict"}:
+            getattr(callback, key).load_state_dict(value["state_dict"])
+        else:
+            setattr(callback, key, value)
