@@ -270,7 +270,8 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | N
     fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run)
     if isinstance(task.outcome, Numbers):
         return NumberBlend(task.outcome.scaler, *fitted)
-    tuned = _tuned(task, task.outcome, choice, sizes[0])
+    size = sizes[min(BLEND["trained_size"], len(sizes) - 1)]
+    tuned = _tuned(task, task.outcome, choice, size)
     return ClassBlend(task.outcome.classes, *fitted, tuned=tuned)
 
 

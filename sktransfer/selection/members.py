@@ -20,10 +20,12 @@ __all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
     # Input sizes, relative to the one that the weights were trained with,
-    "sizes": (4 / 7, 9 / 7),
+    "sizes": (3 / 7, 4 / 7, 9 / 7),
     # rounded to a multiple of this, if that one has at least so many pixels.
     "multiple": 32,
     "least_size": 96,
+    # The position, among these sizes, of the one at which a network is trained.
+    "trained_size": 1,
     # Layers that are used together, and with the penultimate one; as distances from the last layer
     # before the penultimate one, in a network that has so many before it.
     "together": {

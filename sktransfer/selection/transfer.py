@@ -59,7 +59,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         network is trained.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
-        with; with "auto", 4 / 7 and 9 / 7 of it instead.
+        with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     long_texts : {"truncate", "chunk"}, default=None
@@ -123,8 +123,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     calibrated.
 
     With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
-    is wrong for five per cent of them or more, the whole network is trained at the smallest size,
-    without a fifth of the samples (at least 30). It enters by the weight that explains these best,
+    is wrong for five per cent of them or more, the whole network is trained, at 4 / 7 of the usual
+    size and without a fifth of the samples (at least 30). It enters by the weight that explains these best,
     if it explains them at least as well as the others.
 
     Everything is measured on the samples given to ``fit``, so that a cross-validation around it is

@@ -18,7 +18,7 @@ def layout(backbone, sizes=(None,), sample=None, **settings):
 
 
 def test_images_have_several_sizes_where_the_network_takes_them():
-    assert sizes_of(random_backbone("resnet18"), None) == (128, 288)
+    assert sizes_of(random_backbone("resnet18"), None) == (96, 128, 288)
 
 
 @pytest.mark.parametrize("asked", [160, 224])

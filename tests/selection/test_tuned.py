@@ -8,6 +8,7 @@ from torch import nn
 from sktransfer import FineTunedClassifier, TransferClassifier, load_backbone
 from sktransfer.selection import tuned
 from sktransfer.selection.members import BLEND
+from tests.selection.support import deeper_backbone
 
 
 class Narrow(nn.Sequential):
@@ -63,6 +64,19 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_allclose(again.predict_proba(test), found, atol=1e-6)
     assert (model.predict(test) == model.classes_[found.argmax(1)]).all()
+
+
+def test_it_is_trained_at_the_second_smallest_size(colours, monkeypatch):
+    trained_at = []
+    monkeypatch.setitem(BLEND, "least_size", 1)
+    monkeypatch.setitem(BLEND, "multiple", 2)
+    monkeypatch.setattr("sktransfer.selection.blend.may_pay", lambda *args: True)
+    monkeypatch.setattr(
+        "sktransfer.selection.blend.fit_tuned",
+        lambda backbone, *args, **kwargs: trained_at.append(backbone.input_shape),
+    )
+    TransferClassifier(deeper_backbone(), time_budget=1e9, random_state=0).fit(*colours)
+    assert trained_at == [(3, 10, 10)]
 
 
 @pytest.mark.parametrize(("n", "errors"), [(50, 0.05), (300, 0.9)])
