@@ -124,8 +124,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
     is wrong for five per cent of them or more, the whole network is trained, at 4 / 7 of the usual
-    size and without a fifth of the samples (at least 30). It enters by the weight that explains these best,
-    if it explains them at least as well as the others.
+    size and without a fifth of the samples (at least 30). It enters by the weight that explains
+    these best, if it explains them at least as well as the others.
 
     Everything is measured on the samples given to ``fit``, so that a cross-validation around it is
     an honest one.

@@ -162,7 +162,8 @@ def test_a_sample_passes_once_at_each_size(colours, monkeypatch):
     backbone = deeper_backbone()
     assert sizes_of(backbone, None) == (6, 10, 20)
     model = TransferClassifier(backbone, random_state=0).fit(*colours)
-    assert {shape: passed.count(shape) for shape in passed} == {(6, 6): 48, (10, 10): 48, (20, 20): 48}
+    counts = {shape[0]: passed.count(shape) for shape in passed}
+    assert counts == {6: 48, 10: 48, 20: 48}
     assert any("6 + 10 + 20 pixels" in name for name in model.members_)
     passed.clear()
     model.predict(colours[0][:5])
