@@ -120,7 +120,7 @@ class ExportedEngine(Engine):
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.modality.has_tokens and batch.shape[1] > self._longest:
             # The stages run longer texts in chunks, in a loop that cannot be converted.
-            return self._run_stages(batch)
+            return self._run_exactly(batch)
         arrays = self._run_for(batch)(batch.contiguous().numpy())
         outputs = dict(zip(self.exported, map(_as_tensor, arrays), strict=True))
         square, masked = _is_square(batch), self.modality.has_tokens
@@ -139,9 +139,6 @@ class ExportedEngine(Engine):
     @property
     def needs_check(self) -> bool:
         return True
-
-    def _autocast(self):
-        return torch.autocast("cpu", enabled=False)  # the stages are run for comparison only
 
     def _run_for(self, batch: torch.Tensor) -> Run:
         """Return the converted network for samples of one shape, made at its first use."""

@@ -10,12 +10,11 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..backbones import trace
-from .pointwise import fuse_convolutions
 
 __all__ = ["prepare"]
 
 
-def prepare(segment: nn.Sequential, opaque: tuple, *, fuse: bool = False) -> nn.Module:
+def prepare(segment: nn.Sequential, opaque: tuple) -> nn.Module:
     """Make the fast form of some stages.
 
     Parameters
@@ -23,8 +22,6 @@ def prepare(segment: nn.Sequential, opaque: tuple, *, fuse: bool = False) -> nn.
     segment : torch.nn.Sequential
     opaque : tuple of callable
         Functions that are one operation where the stages are traced.
-    fuse : bool, default=False
-        Whether to run convolutions together with the activations after them.
 
     Returns
     -------
@@ -50,8 +47,6 @@ def prepare(segment: nn.Sequential, opaque: tuple, *, fuse: bool = False) -> nn.
     for target, nodes in calls.items():
         _use_channels_last(target, modules)
         _overwrite_input(target, nodes, modules)
-    if fuse:
-        fuse_convolutions(graph, modules, once)
     graph.lint()
     return fx.GraphModule(_by_path(graph, modules, segment), graph).eval()
 

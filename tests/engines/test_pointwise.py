@@ -8,7 +8,7 @@ from sktransfer import load_backbone
 from sktransfer.engines import pointwise
 from sktransfer.engines import torch as torch_engine
 from sktransfer.engines.fusion import prepare
-from sktransfer.engines.pointwise import FusedConvolution, is_supported
+from sktransfer.engines.pointwise import FusedConvolution, fuse_convolutions, is_supported
 from sktransfer.features import Recipe
 from tests.support import TINY_SIZE
 
@@ -38,7 +38,7 @@ def noise(*shape):
 def fused(*modules):
     if not is_supported():
         pytest.skip("this torch or this processor does not have the operation")
-    return prepare(nn.Sequential(*modules), (), fuse=True)
+    return fuse_convolutions(prepare(nn.Sequential(*modules), ()))
 
 
 def run(module, x):
@@ -124,7 +124,7 @@ def test_without_the_operation_the_modules_run(what, monkeypatch):
     monkeypatch.setattr(FusedConvolution, "forward", broken)
     supported = pointwise.is_supported.__wrapped__()
     assert not supported
-    monkeypatch.setattr(torch_engine, "is_supported", lambda: supported)
+    monkeypatch.setattr(torch_engine, "is_supported", lambda dtype: supported)
     backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), preprocess=TINY_SIZE)
     made = Recipe(backbone, ("1",)).engine(torch.device("cpu"))
     x = noise(2, 3, 16, 16)
@@ -142,7 +142,20 @@ def test_threads_lay_out_weights_once():
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_bfloat16_is_not_fused():
-    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), preprocess=TINY_SIZE)
-    made = Recipe(backbone, ("1",), precision="bfloat16").engine(torch.device("cpu"))
-    assert not any(isinstance(part, FusedConvolution) for part in made.modules())
+@pytest.mark.parametrize("activation", ACTIVATIONS[:-1], ids=lambda module: type(module).__name__)
+def test_bfloat16_weights_run_as_one_operation_too(activation):
+    if not is_supported(torch.bfloat16):
+        pytest.skip("this processor does not have the operation in bfloat16")
+    conv, x = nn.Conv2d(8, 16, 3, padding=1), noise(2, 8, 9, 11)
+    made = fuse_convolutions(
+        prepare(nn.Sequential(conv, activation).bfloat16(), ()), torch.bfloat16
+    )
+    assert n_fused(made) == 1
+    found = run(made, x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), activation(conv.float()(x)), atol=0.05, rtol=0.05)
+
+
+def test_convolutions_of_another_type_than_asked_for_are_left():
+    made = prepare(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), ())
+    assert n_fused(fuse_convolutions(made, torch.bfloat16)) == 0
