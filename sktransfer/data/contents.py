@@ -18,12 +18,10 @@ from urllib.request import url2pathname
 import numpy as np
 from PIL import Image
 
+from .limits import check_size, max_bytes, run_in_time
+
 __all__ = ["Encoded", "has_scheme", "is_encoded", "open_locally", "read_encoded"]
 
-# Limit on the bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit
-# RGBA without compression, the largest that Pillow reads.
-_BYTES_PER_PIXEL = 8
-TIME_LIMIT = 60.0  # seconds for a file from another machine
 # At least two letters, because a single one is a drive of Windows.
 _SCHEME = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _POSITION = threading.Lock()  # two threads may read the same open file
@@ -111,7 +109,7 @@ def _read_file(path: str | os.PathLike) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("not a regular file, but a pipe or a device")
-            _check_size(status.st_size)
+            check_size(status.st_size)
             return file.read()
     except OSError as error:
         raise _with_hint(error, os.fsdecode(path)) from None
@@ -192,7 +190,7 @@ def _fetch(url: str) -> bytes:
         ) from None
     # A stream takes one request, and needs no server that sends parts of files.
     settings = {"block_size": 0} if url.lower().startswith("http") else {}
-    return _in_time(lambda: _read_all(system.open(path, "rb", **settings)))
+    return run_in_time(lambda: _read_all(system.open(path, "rb", **settings)))
 
 
 def _read_all(file) -> bytes:
@@ -200,53 +198,23 @@ def _read_all(file) -> bytes:
         return _limited(file)
 
 
-def _in_time(function: Callable[[], bytes]) -> bytes:
-    """Call a function, and stop waiting for it after the time limit."""
-    found: list = []
-
-    def call():
-        try:
-            found.append((function(), None))
-        except BaseException as error:
-            found.append((None, error))
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(TIME_LIMIT)
-    if not found:
-        raise TimeoutError(f"not read within {TIME_LIMIT:g} seconds")
-    content, error = found[0]
-    if error is not None:
-        raise error
-    return content
-
-
 # -- contents --------------------------------------------------------------------------------------
-
-
-def _check_size(n_bytes: int) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and n_bytes > limit * _BYTES_PER_PIXEL:
-        raise ValueError(
-            f"{n_bytes} bytes are more than an image of {limit} pixels takes; "
-            "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
-        )
 
 
 def _limited(file) -> bytes:
     """Read a file to its end, or to one byte more than allowed."""
-    limit = Image.MAX_IMAGE_PIXELS
-    content = file.read() if limit is None else file.read(limit * _BYTES_PER_PIXEL + 1)
+    limit = max_bytes()
+    content = file.read() if limit is None else file.read(limit + 1)
     if isinstance(content, str):
         raise TypeError("the file is open for text: open it with mode='rb'")
     if not isinstance(content, bytes | bytearray | memoryview):
         raise TypeError("its read() returns no bytes")
-    _check_size(len(content))
+    check_size(len(content))
     return bytes(content)
 
 
 def _read_bytes(sample) -> bytes:
-    _check_size(memoryview(sample).nbytes)
+    check_size(memoryview(sample).nbytes)
     return bytes(sample)
 
 
@@ -274,7 +242,7 @@ def _read_dict(sample: dict) -> bytes:
 def _open_and_read(sample) -> bytes:
     """Read a member of an archive, a path of another library or an OpenFile of fsspec."""
     is_openfile = hasattr(sample, "__enter__")
-    return _in_time(lambda: _read_all(sample.open() if is_openfile else sample.open("rb")))
+    return run_in_time(lambda: _read_all(sample.open() if is_openfile else sample.open("rb")))
 
 
 def _is_bytes(sample) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import xxhash
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .base import digest_array, plain_array
 from .contents import Encoded, has_scheme, is_encoded, open_locally, read_encoded
+from .limits import check_pixels, check_scans, too_many_pixels
 from .modality import SampleView
 from .ranges import check_channels, to_range, warn_of_mask
 from .sources import Item, Loaded
@@ -79,13 +80,14 @@ def _in_memory(sample):
 
 
 def _open_file(file: Encoded) -> Image.Image:
-    """Read the header of an image, and refuse one with too many pixels."""
+    """Read the header of an image, and refuse one with too many pixels or scans."""
+    check_scans(file.content)
     try:
         image = Image.open(io.BytesIO(file.content))
     except Image.UnidentifiedImageError:
         raise ValueError(_not_an_image(file.content)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(_too_many_pixels(str(error))) from error
+        raise too_many_pixels(str(error)) from error
     return image
 
 
@@ -93,20 +95,6 @@ def _not_an_image(content: bytes) -> str:
     is_name = len(content) < 200 and os.path.splitext(content)[1][1:].isalnum()
     hint = "; give names of files as str, not as bytes" if is_name else ""
     return f"not an image ({len(content)} bytes){hint}"
-
-
-def _check_pixels(image: Image.Image) -> None:
-    """Refuse an image from a file with more pixels than the limit, before they are decoded."""
-    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
-    if limit is not None and width * height > limit and isinstance(image, ImageFile.ImageFile):
-        raise ValueError(_too_many_pixels(f"{width} x {height} pixels, the limit is {limit}"))
-
-
-def _too_many_pixels(found: str) -> str:
-    return (
-        f"too many pixels to decode ({found.rstrip('.')}). Where you trust the file, raise "
-        "PIL.Image.MAX_IMAGE_PIXELS."
-    )
 
 
 def check_header(name: str | os.PathLike) -> None:
@@ -127,7 +115,7 @@ def check_header(name: str | os.PathLike) -> None:
     except Image.UnidentifiedImageError:
         raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(_too_many_pixels(str(error))) from error
+        raise too_many_pixels(str(error)) from error
 
 
 def shorter_side(sample) -> int | None:
@@ -241,7 +229,7 @@ def open_image(sample) -> np.ndarray:
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
-    _check_pixels(image)
+    check_pixels(image)
     try:
         image = _upright(image)
         if image.mode == "F" or image.mode.startswith("I"):

@@ -16,7 +16,7 @@ from fastapi import UploadFile
 from fsspec.registry import _registry
 from PIL import Image
 
-from sktransfer.data import contents, digest, open_image
+from sktransfer.data import digest, limits, open_image
 from sktransfer.data.pixels import shorter_side
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -161,7 +161,7 @@ def test_a_url_is_fetched(server, path):
 
 
 def test_a_slow_server_is_not_waited_for(server, monkeypatch):
-    monkeypatch.setattr(contents, "TIME_LIMIT", 0.3)
+    monkeypatch.setattr(limits, "SECONDS", 0.3)
     with pytest.raises(TimeoutError, match=r"not read within 0\.3 seconds"):
         open_image(f"{server}/slow")
 

@@ -1,0 +1,151 @@
+"""Limits for files that strangers wrote: pixels, bytes, seconds and scans.
+
+All limits are in this module. They are read at each use, so that a program can change them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+
+from PIL import Image, ImageFile
+
+__all__ = [
+    "SCANS",
+    "SECONDS",
+    "check_pixels",
+    "check_scans",
+    "check_size",
+    "max_bytes",
+    "run_in_time",
+    "too_many_pixels",
+]
+
+SECONDS = 60.0  # for a file from another machine, or one that another library opens
+SCANS = 100  # of a progressive JPEG; usual ones have about 10, and each takes time for all pixels
+# Bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit RGBA without
+# compression, the largest that Pillow reads.
+_BYTES_PER_PIXEL = 8
+_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # followed by the length of its content
+
+
+def max_bytes() -> int | None:
+    """Return the largest size of an image file in bytes; None for no limit.
+
+    It follows from ``PIL.Image.MAX_IMAGE_PIXELS``, the limit on pixels.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    return None if limit is None else limit * _BYTES_PER_PIXEL
+
+
+def check_size(n_bytes: int) -> None:
+    """Raise an error if a file is larger than :func:`max_bytes`.
+
+    Parameters
+    ----------
+    n_bytes : int
+
+    Raises
+    ------
+    ValueError
+    """
+    limit = max_bytes()
+    if limit is not None and n_bytes > limit:
+        raise ValueError(
+            f"{n_bytes} bytes are more than an image of {Image.MAX_IMAGE_PIXELS} pixels takes; "
+            "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
+        )
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Refuse an image from a file with too many pixels, before they are decoded.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Images in memory, which are decoded already, are not refused.
+
+    Raises
+    ------
+    ValueError
+    """
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit and isinstance(image, ImageFile.ImageFile):
+        raise too_many_pixels(f"{width} x {height} pixels, the limit is {limit}")
+
+
+def too_many_pixels(found: str) -> ValueError:
+    """Make the error for an image with too many pixels."""
+    return ValueError(
+        f"too many pixels to decode ({found.rstrip('.')}). Where you trust the file, raise "
+        "PIL.Image.MAX_IMAGE_PIXELS."
+    )
+
+
+def check_scans(content: bytes) -> None:
+    """Refuse a JPEG with so many scans that decoding would take minutes.
+
+    Parameters
+    ----------
+    content : bytes
+        Of a file of any format.
+
+    Raises
+    ------
+    ValueError
+    """
+    if content[:2] != b"\xff\xd8" or content.count(_SCAN) <= SCANS:
+        return
+    if _count_scans(content) > SCANS:  # behind the image, other data may follow
+        raise ValueError(f"a JPEG with more than {SCANS} scans, which is not decoded")
+
+
+def _count_scans(content: bytes) -> int:
+    """Count the scans of a JPEG up to its end, or to one more than allowed."""
+    n_scans, at = 0, 2
+    while n_scans <= SCANS and (found := _MARKER.search(content, at)):
+        marker, at = found[0], found.end()
+        if marker == b"\xff\xd9":  # the end of the image
+            break
+        n_scans += marker == _SCAN
+        at += int.from_bytes(content[at : at + 2], "big")
+    return n_scans
+
+
+def run_in_time(function: Callable[[], bytes]) -> bytes:
+    """Call a function, and stop waiting for it after the time limit.
+
+    Parameters
+    ----------
+    function : callable
+        Without arguments. It is called in a thread, which goes on after the limit.
+
+    Returns
+    -------
+    bytes
+        What the function returns.
+
+    Raises
+    ------
+    TimeoutError
+        After :data:`SECONDS`.
+    """
+    found: list = []
+
+    def call():
+        try:
+            found.append((function(), None))
+        except BaseException as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if not found:
+        raise TimeoutError(f"not read within {SECONDS:g} seconds")
+    content, error = found[0]
+    if error is not None:
+        raise error
+    return content
