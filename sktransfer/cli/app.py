@@ -1,4 +1,4 @@
-"""The commands of the command line: demo, backbones, layers, predict and cache."""
+"""The commands of the command line: demo, backbones, layers, predict, inspect and cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 
@@ -19,8 +19,9 @@ from ..backbones import (
     penultimate,
 )
 from ..features import FeatureStore, PretrainedClassifier
+from ..persistence import inspect_file
 
-__all__ = ["backbones", "cache", "demo", "layers", "main", "predict"]
+__all__ = ["backbones", "cache", "demo", "inspect", "layers", "main", "predict"]
 
 try:
     import rich
@@ -41,6 +42,7 @@ _ERRORS = (ImportError, OSError, TypeError, ValueError)
 _NEED_WEIGHTS = ("glove_6b_50d",)
 _TEXT = "a film"  # the sample of text backbones whose shapes are shown
 _PROGRESS_FROM = 32  # photographs
+_SHOWN = 20  # entries of a list
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (demo, backbones, layers, predict, cache):
+    for command in (demo, backbones, layers, predict, inspect, cache):
         app.command()(command)
     return app
 
@@ -158,6 +160,33 @@ def predict(
             cells = ["" if i else str(path), name, f"{p:.1%}"]
             table.add_row(*map(escape, cells), end_section=i == k - 1)
     rich.print(table)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A file of sktransfer.save.")],
+) -> None:
+    """List what a file of a fitted model holds, without loading it."""
+    found = inspect_file(file)
+    table = Table(show_header=False, box=None)
+    for name in ("estimator", "classes", "versions", "networks", "modules", "types", "parts"):
+        for i, line in enumerate(_lines(found.get(name))):
+            table.add_row("" if i else f"[bold]{name}[/]", escape(line))
+    rich.print(table)
+
+
+def _lines(value: Any) -> list[str]:
+    """Describe a value, one line for each entry."""
+    if isinstance(value, dict):
+        numbers = {key: f"{v:,} bytes" if isinstance(v, int) else v for key, v in value.items()}
+        return [f"{key} {v}" for key, v in numbers.items()] or ["none"]
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        shown = [", ".join(f"{k} {v!s:.20}" for k, v in entry.items()) for entry in value]
+        return shown or ["none"]
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:_SHOWN]))
+        more = f" and {len(value) - _SHOWN} more" if len(value) > _SHOWN else ""
+        return [shown + more]
+    return [str(value)]
 
 
 def cache(

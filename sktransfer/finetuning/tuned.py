@@ -204,7 +204,7 @@ class TunedNetwork:
                 f"sktransfer reads formats up to {FORMAT}: install a later version."
             )
         head = build_module(state["head"])
-        if state["weights"]:
+        if not isinstance(state["head"], nn.Module):
             head.load_state_dict({k: torch.from_numpy(v) for k, v in state["weights"].items()})
         bare = bare_tail(origin, state["trained"], **state["settings"])
         tail = restored_tail(bare, state["tensors"], head)

@@ -146,7 +146,7 @@ def _read_contents(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str,
     if not 0 < sizes.get(CONTENTS, 0) <= _LARGEST_CONTENTS:
         raise DamagedFileError(f"it has no {CONTENTS!r}")
     try:
-        contents = json.loads(archive.read(CONTENTS))
+        contents = json.loads(archive.read(CONTENTS).decode())
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{CONTENTS!r} cannot be read ({error})") from error
     if not isinstance(contents, dict) or not isinstance(contents.get("format"), int):

@@ -14,7 +14,7 @@ from ..data import package_versions, warn_later_versions
 from .archive import DamagedFileError, read_archive, write_archive
 from .networks import NetworkWriter, read_network
 from .reading import Reader
-from .scikit_parts import dump_objects, load_objects, untrusted_types
+from .scikit_parts import UntrustedTypesError, dump_objects, load_objects, untrusted_types
 from .writing import Writer
 
 __all__ = ["inspect_file", "load", "save"]
@@ -149,17 +149,12 @@ def load(
         warn_later_versions(_versions(contents), f"{os.fspath(path)!r}")
         objects = load_objects(_part(parts, _OBJECTS), trusted)
         return Reader(*_read_tensors(parts), modules or {}, read_network).read(objects)
-    except (OSError, ImportError, MemoryError, TypeError) as error:
-        if type(error) is not TypeError or _is_explained(error):
-            raise
-        raise _refused(path, error) from error
+    except UntrustedTypesError as error:
+        raise TypeError(f"{os.fspath(path)!r} cannot be loaded: {error}") from None
+    except (OSError, ImportError, MemoryError):
+        raise
     except Exception as error:  # what a hostile file holds can raise anything
         raise _refused(path, error) from error
-
-
-def _is_explained(error: TypeError) -> bool:
-    """Tell whether an error is the one about types that are not trusted."""
-    return "trusted=" in str(error)
 
 
 def _refused(path: str | os.PathLike, error: Exception) -> ValueError:

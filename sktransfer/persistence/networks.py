@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..backbones import Backbone, load_backbone
@@ -57,15 +59,9 @@ class NetworkWriter:
             return "reference", record | {"fingerprint": network.fingerprint}
         if isinstance(getattr(network.preprocess, "vectors", None), WordVectors):
             return "vectors", vectors.write_vectors(writer, network, self.self_contained)
-        record = _about(writer, network)
         if _is_published(network):
-            return "published", record
-        if self.self_contained and network.modality.has_tokens and network.loaded_by is not None:
-            raise ValueError(
-                f"self_contained=True: the file cannot hold backbone {network.name!r}, which is "
-                "made from a folder or package of its own. Save it without self_contained."
-            )
-        return "given", record | _given(writer, network)
+            return "published", _about(writer, network)
+        return "given", _about(writer, network) | _given(writer, network)
 
 
 def _tensors(writer: Writer, module: nn.Module) -> str:
@@ -110,13 +106,33 @@ def _preprocessing(writer: Writer, preprocess: Any) -> Any:
 
 
 def _is_published(network: Backbone) -> bool:
-    """Tell whether the name of a network gives its architecture."""
-    if network.modality.has_tokens:
-        return False
+    """Tell whether the name of a network gives its architecture.
+
+    Raises
+    ------
+    ValueError
+        If it is the name of a network that cannot be made without its weights.
+    """
+    name = network.name if network.loaded_by is None else network.loaded_by[0]
     try:
-        made = architecture(network.name)
+        made = architecture(name)
+    except (ImportError, ValueError):  # the user's
+        return False
+    if not network.modality.has_tokens and _fits(made, network):
+        return True
+    if network.loaded_by is None:
+        return False
+    raise ValueError(
+        f"self_contained=True: the file cannot hold backbone {network.name!r}, which is made from "
+        "a folder, a package or settings of its own. Save it without self_contained."
+    )
+
+
+def _fits(made: Backbone, network: Backbone) -> bool:
+    """Tell whether a network is another one, when it has its tensors."""
+    try:
         load_tensors(made.module, network.module.state_dict(), network.name, copy=True)
-    except (ImportError, ValueError):
+    except ValueError:
         return False
     return made.fingerprint == network.fingerprint
 
@@ -192,22 +208,40 @@ def _check_fingerprint(made: Backbone, record: dict) -> None:
 
 
 def _read_published(reader: Reader, record: dict) -> Backbone:
-    made = architecture(record["name"])
-    _fill(reader, record, made)
+    made = _made_once(reader, record, _build_published)
     _check_fingerprint(made, record)
     return made
 
 
-def _fill(reader: Reader, record: dict, made: Backbone) -> None:
-    """Load the tensors of the file into a network that nothing else uses."""
-    load_tensors(made.module, reader.tensors[record["tensors"]], repr(record["name"]), copy=True)
+def _build_published(reader: Reader, record: dict) -> Backbone:
+    """Build a network by name, after its size was compared with that of the tensors."""
+    tensors, source = reader.tensors[record["tensors"]], repr(record["name"])
+    with contextlib.suppress(NotImplementedError), torch.device("meta"):  # RegNet needs numbers
+        load_tensors(architecture(record["name"]).module, tensors, source)
+    return architecture(record["name"])
+
+
+def _made_once(reader: Reader, record: dict, build: Callable[[Reader, dict], Backbone]) -> Backbone:
+    """Make a network with the tensors of the file; those of several input sizes share them."""
+    part = record["tensors"]
+    if part not in reader.networks:
+        reader.networks[part] = made = build(reader, record)
+        load_tensors(made.module, reader.tensors[part], repr(record["name"]), copy=True)
+    made = object.__new__(Backbone)
+    vars(made).update(vars(reader.networks[part]), reference=None, loaded_by=None, prepared={})
+    _describe(reader, record, made)
+    return made
+
+
+def _describe(reader: Reader, record: dict, made: Backbone) -> None:
+    """Set the classes and the preprocessing of a network."""
     for name in ("classes", "class_ids"):
         found = reader.read(record[name])
         setattr(made, name, None if found is None else tuple(found))
     for name in ("preprocess", "native_preprocess"):
         if record[name] != "of the network" and not _is_named(record[name]):
             setattr(made, name, reader.read(record[name]))
-    made.loaded_by, made._fingerprint = None, None
+    made._fingerprint = None
 
 
 def _is_named(record: Any) -> bool:
@@ -215,9 +249,7 @@ def _is_named(record: Any) -> bool:
 
 
 def _read_given(reader: Reader, record: dict) -> Backbone:
-    given = reader.find_named(record["given"])()
-    made = _own_copy(given) if isinstance(given, Backbone) else _from_given(reader, record, given)
-    _fill(reader, record, made)
+    made = _made_once(reader, record, _build_given)
     if made.fingerprint != record["fingerprint"]:
         warnings.warn(
             f"The function {record['given']!r} makes another network than the one that was saved, "
@@ -226,6 +258,11 @@ def _read_given(reader: Reader, record: dict) -> Backbone:
             stacklevel=2,
         )
     return made
+
+
+def _build_given(reader: Reader, record: dict) -> Backbone:
+    made = reader.find_named(record["given"])()
+    return _own_copy(made) if isinstance(made, Backbone) else _from_given(reader, record, made)
 
 
 def _from_given(reader: Reader, record: dict, module: nn.Module) -> Backbone:
@@ -245,8 +282,8 @@ def _from_given(reader: Reader, record: dict, module: nn.Module) -> Backbone:
 
 def _own_copy(backbone: Backbone) -> Backbone:
     """Copy a backbone with its tensors, which its owner may use elsewhere."""
-    made = object.__new__(type(backbone))
-    vars(made).update(vars(backbone), reference=None, prepared={})
+    made = object.__new__(Backbone)
+    vars(made).update(vars(backbone))
     made.module, made.stages = deepcopy((backbone.module, backbone.stages))
     return made
 

@@ -44,7 +44,9 @@ class Reader:
         self.arrays, self.tensors = arrays, tensors
         self.named = named
         self.read_network = read_network
+        self.networks: dict[str, Any] = {}  # those with tensors in the file, by their part
         self._numbered: dict[int, Any] = {}
+        self._arrays_read: dict[str, np.ndarray] = {}
         self._done: dict[int, Any] = {}  # objects of other packages, which are changed in place
 
     def read(self, item: Any) -> Any:
@@ -132,21 +134,23 @@ class Reader:
         return Bunch(**self._dictionary(record))
 
     def _array(self, record: dict) -> np.ndarray:
-        # Copies are aligned and can be written.
-        found = np.array(self.arrays[record["name"]]).reshape(
-            record["shape"] if record["order"] == "C" else record["shape"][::-1]
-        )
-        return found if record["order"] == "C" else found.T
+        name = record["name"]
+        if name not in self._arrays_read:  # once, so that a small file needs little memory
+            found = self.arrays[name]
+            if [found.dtype.name, list(found.shape)] != [record["type"], record["shape"]]:
+                raise DamagedFileError(f"array {name!r:.80} has another type or shape")
+            found = np.array(found)  # aligned, and can be written
+            self._arrays_read[name] = found if record["order"] == "C" else found.T
+        return self._arrays_read[name]
 
     def _tensor(self, record: dict) -> torch.Tensor:
         return self.tensors["tensors"][record["name"]]
 
     def _sparse(self, record: dict) -> Any:
         parts = tuple(self.read(record[name]) for name in ("data", "indices", "indptr"))
-        cls = sparse.csr_array if record["type"].endswith("array") else sparse.csr_matrix
-        rows = cls(parts, shape=tuple(record["shape"]))
-        rows.check_format()
-        return rows.asformat(record["type"][:3])
+        made = _SPARSE[record["type"]](parts, shape=tuple(record["shape"]))
+        made.check_format()
+        return made
 
     def _path(self, record: dict) -> Path:
         return Path(record["text"])
@@ -157,6 +161,11 @@ class Reader:
             raise DamagedFileError(f"{record['name']!r:.80} is no optimizer of torch")
         return found
 
+
+_SPARSE = {
+    cls.__name__: cls
+    for cls in (sparse.csc_array, sparse.csc_matrix, sparse.csr_array, sparse.csr_matrix)
+}
 
 _READERS: dict[str, Callable[[Reader, dict], Any]] = {
     "Bunch": Reader._bunch,

@@ -11,7 +11,11 @@ import numpy as np
 
 from .archive import DamagedFileError, check_members
 
-__all__ = ["dump_objects", "load_objects", "untrusted_types"]
+__all__ = ["UntrustedTypesError", "dump_objects", "load_objects", "untrusted_types"]
+
+
+class UntrustedTypesError(TypeError):
+    """A file has objects of types that are not trusted."""
 
 
 def _skops():
@@ -64,7 +68,7 @@ def load_objects(data: bytes, trusted: Sequence[str | type] | None) -> Any:
     ------
     DamagedFileError
         If the bytes are not of that form.
-    TypeError
+    UntrustedTypesError
         If there are other types; the message lists them.
     """
     skops = _skops()
@@ -74,7 +78,7 @@ def load_objects(data: bytes, trusted: Sequence[str | type] | None) -> Any:
     try:
         return skops.loads(data, trusted=list(trusted or ()))
     except UntrustedTypesFoundException as error:
-        raise TypeError(
+        raise UntrustedTypesError(
             f"{error}\nIf you know and trust them, pass their names as trusted= to sktransfer.load."
         ) from None
     except Exception as error:  # a hostile file can raise anything

@@ -23,7 +23,7 @@ from .kinds import ESTIMATORS, PLAIN
 __all__ = ["KIND", "Writer", "is_torch_optimizer"]
 
 KIND = "#"  # the key that marks a dictionary as a record
-_MANY = 64  # values from which a collection of plain ones is written as one text
+_MANY = 8  # values from which a collection of plain ones is written as one text
 _NUMBERS = "biuf"  # kinds of the types of arrays that safetensors holds
 
 
@@ -110,6 +110,7 @@ class Writer:
                 "cannot name its class. Save it with joblib."
             )
         state: Any = item.__getstate__()
+        del state["_versions"]  # the file has them once
         if isinstance(item.backbone, types.FunctionType | type) and "backbone_" in state:
             self.factories[id(state["backbone_"])] = item.backbone
         return {KIND: name, "state": self._attributes(state)}
@@ -180,9 +181,9 @@ class Writer:
         # Products of matrices can differ in their last bits by the order of the memory.
         order = "F" if item.flags.f_contiguous and not item.flags.c_contiguous else "C"
         name = str(len(self.arrays))
-        self.arrays[name] = np.ascontiguousarray(item.T if order == "F" else item)
-        # An array of no dimensions becomes one of one.
-        return {KIND: "array", "name": name, "order": order, "shape": list(item.shape)}
+        self.arrays[name] = kept = (item.T if order == "F" else item).copy(order="C")
+        about = {"order": order, "type": item.dtype.name, "shape": list(kept.shape)}
+        return {KIND: "array", "name": name, **about}
 
     def _tensor(self, item: torch.Tensor) -> dict:
         own = self.tensors.setdefault("tensors", {})
@@ -191,9 +192,9 @@ class Writer:
         return {KIND: "tensor", "name": name}
 
     def _sparse(self, item: Any) -> dict:
-        rows = item.tocsr()
-        parts = {name: self.write(getattr(rows, name)) for name in ("data", "indices", "indptr")}
-        return {KIND: "sparse", "type": type(item).__name__, "shape": list(item.shape), **parts}
+        kept = item if item.format in ("csr", "csc") else item.tocsr()
+        parts = {name: self.write(getattr(kept, name)) for name in ("data", "indices", "indptr")}
+        return {KIND: "sparse", "type": type(kept).__name__, "shape": list(kept.shape), **parts}
 
     def _path(self, item: Path) -> dict:
         return {KIND: "path", "text": str(item)}

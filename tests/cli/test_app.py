@@ -1,9 +1,16 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from sktransfer import FeatureStore, PretrainedFeatureExtractor, list_backbones, list_layers
+from sktransfer import (
+    FeatureStore,
+    PretrainedFeatureExtractor,
+    list_backbones,
+    list_layers,
+    save,
+)
 from tests.support import TESTS, Vectors, random_backbone, run_python, tiny_backbone
 
 pytest.importorskip("rich")
@@ -11,7 +18,7 @@ testing = pytest.importorskip("typer.testing")
 
 from sktransfer.cli import app as cli  # noqa: E402
 
-COMMANDS = ["demo", "backbones", "layers", "predict", "cache"]
+COMMANDS = ["demo", "backbones", "layers", "predict", "inspect", "cache"]
 
 
 def run(*arguments):
@@ -53,6 +60,19 @@ def test_every_command_has_a_help_text(command):
     function = getattr(cli, command)
     first = function.__doc__.partition("\n")[0]
     assert words(first)[0] in words(run(command, "--help").output)
+
+
+def test_a_file_is_listed_without_loading_it(tmp_path):
+    pytest.importorskip("skops")
+    model = PretrainedFeatureExtractor(tiny_backbone()).fit([np.zeros((16, 16, 3), np.uint8)])
+    save(model, tmp_path / "model.skt")
+    output = run("inspect", tmp_path / "model.skt").output
+    assert "PretrainedFeatureExtractor" in output
+    assert "name tinynet, how given" in output
+    assert "networks/0.safetensors 1,660 bytes" in output
+    (tmp_path / "other.skt").write_text("other")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        run("inspect", tmp_path / "other.skt")
 
 
 def test_no_command_shows_the_help():

@@ -1,0 +1,127 @@
+"""Files made to do harm, and damaged ones: each is one clear error, and nothing in it runs."""
+
+import json
+import resource
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sktransfer import FineTunedClassifier, load, save
+from sktransfer.persistence import inspect_file
+from tests.persistence import hostile
+from tests.support import images, run_python, tiny_backbone
+
+MODULES = {"tinynet": tiny_backbone}
+SECONDS, MEMORY = 5, 2**30
+HARMLESS = ("bit ",)  # may change what nothing reads, such as a date
+DAILY = 30  # files of the everyday run
+
+
+def honest_file(path: Path) -> Path:
+    model = FineTunedClassifier(tiny_backbone(), trainable="all", max_epochs=1, random_state=0)
+    save(model.fit(images(6), ["a", "b"] * 3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    made = hostile.Corpus(honest_file(folder / "honest.skt"), folder).write()
+    return made | {"a folder": folder, "no file": folder / "none.skt"}
+
+
+def outcome(path: Path) -> str:
+    """Load a file, and return its error."""
+    before = load(path.parent / "honest.skt", modules=MODULES)
+    try:
+        model = load(path, modules=MODULES)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        assert type(error) in (ValueError, TypeError, FileNotFoundError, IsADirectoryError)
+        assert str(error).strip()
+        return str(error)
+    X = images(4)
+    np.testing.assert_array_equal(model.predict_proba(X), before.predict_proba(X))
+    return ""
+
+
+def check(name: str, path: Path) -> None:
+    start = time.perf_counter()
+    message = outcome(path)
+    seconds = time.perf_counter() - start
+    assert message or name.startswith(HARMLESS), f"{name}: loaded"
+    assert "Traceback" not in message
+    assert seconds < SECONDS, f"{name}: {seconds:.1f} s"
+
+
+def test_the_corpus_is_large_enough(corpus):
+    assert len(corpus) >= 120
+
+
+def test_a_sample_of_hostile_files_is_refused(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng()
+    for name in rng.choice(sorted(corpus), DAILY, replace=False):
+        check(name, corpus[name])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.sweep
+def test_every_hostile_file_is_refused_in_time_and_memory(corpus, tmp_path):
+    """In a new process, whose largest memory is measured file by file."""
+    named = {name: str(path) for name, path in corpus.items()}
+    (tmp_path / "files.json").write_text(json.dumps(named))
+    printed = run_python(
+        """
+import json, os, resource, sys
+from pathlib import Path
+from tests.persistence.test_hostile import MEMORY, check
+files = json.loads(Path("files.json" if len(sys.argv) < 2 else sys.argv[1]).read_text())
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+os.chdir(os.path.dirname(sys.argv[1]))
+for name, path in files.items():
+    before = peak()
+    check(name, Path(path))
+    assert peak() - before < MEMORY, name
+    print(peak() - before, name)
+print(sorted(os.listdir()))
+""",
+        tmp_path / "files.json",
+    )
+    assert printed.splitlines()[-1] == "['files.json']"
+    print(printed)
+
+
+@pytest.mark.parametrize("name", ["cut after 5 tenths", "all deflated", "a table nested deeply"])
+def test_a_hostile_file_is_not_inspected_either(name, corpus):
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        inspect_file(corpus[name])
+
+
+def test_inspection_names_types_without_importing_them(corpus):
+    assert inspect_file(corpus["ObjectNode of this.that"])["types"] == ["this.that"]
+
+
+def test_a_file_is_inspected_without_its_network(corpus):
+    found = inspect_file(corpus["no file"].parent / "honest.skt")
+    assert found["estimator"] == "FineTunedClassifier"
+    assert found["classes"] == ["a", "b"]
+    assert found["modules"] == ["tinynet"]
+    assert found["types"] == []
+    assert set(found["parts"]) == {
+        "estimator.skops",
+        "arrays.safetensors",
+        "networks/0.safetensors",
+    }
+
+
+def test_an_honest_file_stays_one_after_it_is_zipped_anew(corpus, tmp_path):
+    """The corpus is refused for its changes, and not for the way in which it is written."""
+    source = corpus["no file"].parent / "honest.skt"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(tmp_path / "new.skt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    load(tmp_path / "new.skt", modules=MODULES)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
