@@ -180,8 +180,8 @@ def _lines(value: Any) -> list[str]:
         numbers = {key: f"{v:,} bytes" if isinstance(v, int) else v for key, v in value.items()}
         return [f"{key} {v}" for key, v in numbers.items()] or ["none"]
     if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
-        shown = [", ".join(f"{k} {v!s:.20}" for k, v in entry.items()) for entry in value]
-        return shown or ["none"]
+        lines = [", ".join(f"{k} {v!s:.20}" for k, v in entry.items()) for entry in value]
+        return lines or ["none"]
     if isinstance(value, list):
         shown = ", ".join(map(str, value[:_SHOWN]))
         more = f" and {len(value) - _SHOWN} more" if len(value) > _SHOWN else ""

@@ -9,6 +9,7 @@ import json
 import pickle
 import struct
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -83,7 +84,8 @@ class Corpus:
 
     def zipped(self, name: str, members: list[tuple[str, bytes]], **settings) -> None:
         file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", **settings) as archive:
+        with warnings.catch_warnings(), zipfile.ZipFile(file, "w", **settings) as archive:
+            warnings.filterwarnings("ignore", "Duplicate name")
             for member, content in members:
                 archive.writestr(member, content)
         self.add(name, file.getvalue())

@@ -30,7 +30,8 @@ def honest_file(path: Path) -> Path:
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     made = hostile.Corpus(honest_file(folder / "honest.skt"), folder).write()
-    return made | {"a folder": folder, "no file": folder / "none.skt"}
+    (folder / "folder.skt").mkdir()
+    return made | {"a folder": folder / "folder.skt", "no file": folder / "none.skt"}
 
 
 def outcome(path: Path) -> str:
