@@ -20,8 +20,9 @@ from ..backbones import (
 )
 from ..features import FeatureStore, PretrainedClassifier
 from ..persistence import inspect_file
+from .extract import extract
 
-__all__ = ["backbones", "cache", "demo", "inspect", "layers", "main", "predict"]
+__all__ = ["backbones", "cache", "demo", "extract", "inspect", "layers", "main", "predict"]
 
 try:
     import rich
@@ -65,7 +66,7 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (demo, backbones, layers, predict, inspect, cache):
+    for command in (demo, backbones, layers, predict, extract, inspect, cache):
         app.command()(command)
     return app
 

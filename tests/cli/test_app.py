@@ -18,7 +18,7 @@ testing = pytest.importorskip("typer.testing")
 
 from sktransfer.cli import app as cli  # noqa: E402
 
-COMMANDS = ["demo", "backbones", "layers", "predict", "inspect", "cache"]
+COMMANDS = ["demo", "backbones", "layers", "predict", "extract", "inspect", "cache"]
 
 
 def run(*arguments):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
+import secrets
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from ...data import UnreadableSamplesError
-from .function import keep_payload
+from .function import drop_payload, keep_payload
 from .planning import Shard
 from .task import ShardTask
 
 __all__ = ["Failed", "Pool", "pool_for"]
 
+_MOST_LOST = 10  # workers in a second or two
 _SMALL = 2**14  # bytes of a pickled extractor that are sent with each task
 
 
@@ -91,11 +95,13 @@ class _DaskPool:
     def __init__(self, task: ShardTask, client, resources: dict | None):
         self.client, self.resources = client, resources
         function = task.function
-        self.task, self.key = task, f"sktransfer-{function.key}"
+        # Of this run alone: two clients may use one network, and end at different times.
+        self.task, self.name = task, f"sktransfer-{secrets.token_hex(8)}"
         self.has_plugin = function.payload is not None and len(function.payload) > _SMALL
         if self.has_plugin:
             self.task = dataclasses.replace(task, function=function.light())
-            client.register_plugin(_make_plugin(function.key, function.payload), name=self.key)
+            plugin = _make_plugin(function.key, function.payload)
+            _try_often(lambda: client.register_plugin(plugin, name=self.name))
         self.n_submitted = 0
 
     @property
@@ -109,7 +115,7 @@ class _DaskPool:
             run_on_worker,
             self.task,
             shard,
-            key=f"shard-{shard.digest}-{shard.start}-{self.key[-8:]}-{id(self)}-{self.n_submitted}",
+            key=f"shard-{shard.start}-{self.name}-{self.n_submitted}",
             pure=False,
             workers=others or None,
             allow_other_workers=bool(others),
@@ -119,7 +125,19 @@ class _DaskPool:
     def close(self, futures):
         self.client.cancel(list(futures))
         if self.has_plugin:
-            self.client.unregister_worker_plugin(self.key)
+            with contextlib.suppress(OSError, ValueError):  # what is left does no harm
+                _try_often(lambda: self.client.unregister_worker_plugin(self.name))
+
+
+def _try_often(call: Callable) -> None:
+    """Call a function that fails if a worker is lost meanwhile, until it does not."""
+    for _ in range(_MOST_LOST):
+        try:
+            call()
+            return
+        except OSError as error:  # CommClosedError of distributed is one
+            last = error
+    raise last
 
 
 def _make_plugin(key: str, payload: bytes | None):
@@ -132,7 +150,7 @@ def _make_plugin(key: str, payload: bytes | None):
             keep_payload(key, payload)
 
         def teardown(self, worker):
-            keep_payload(key, None)
+            drop_payload(key)
 
     return Network()
 

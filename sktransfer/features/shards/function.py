@@ -14,13 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from ...data import Modality
 from ..extractor import PretrainedFeatureExtractor
 
-__all__ = ["Computed", "FeatureFunction", "keep_payload"]
+__all__ = ["Computed", "FeatureFunction", "drop_payload", "keep_payload"]
 
 _KEPT = 2  # networks in a process
 _BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
 
 _LOCK = threading.Lock()
-_PAYLOADS: dict[str, bytes] = {}
+_PAYLOADS: dict[str, tuple[bytes, int]] = {}  # and the number of users
 _LOADED: dict[str, tuple[PretrainedFeatureExtractor, threading.Lock]] = {}
 
 
@@ -147,7 +147,7 @@ class FeatureFunction:
         with _LOCK:
             if self.key in _LOADED:
                 return _LOADED[self.key]
-            payload = self.payload or _PAYLOADS.get(self.key)
+            payload = self.payload or _PAYLOADS.get(self.key, (None, 0))[0]
         if payload is None:
             raise RuntimeError("This process has not received the network of the function.")
         return _keep(self.key, pickle.loads(payload))
@@ -165,18 +165,30 @@ def _pickler():
     return cloudpickle
 
 
-def keep_payload(key: str, payload: bytes | None) -> None:
-    """Keep the pickled extractor of a function in this process, or, for None, forget it.
+def keep_payload(key: str, payload: bytes) -> None:
+    """Keep the pickled extractor of a function in this process.
 
     Parameters
     ----------
     key : str
-    payload : bytes or None
+    payload : bytes
     """
     with _LOCK:
-        _PAYLOADS.pop(key, None)
-        if payload is not None:
-            _PAYLOADS[key] = payload
+        _, n_users = _PAYLOADS.get(key, (payload, 0))
+        _PAYLOADS[key] = payload, n_users + 1
+
+
+def drop_payload(key: str) -> None:
+    """Forget a pickled extractor when it has been dropped as often as it was kept.
+
+    Parameters
+    ----------
+    key : str
+    """
+    with _LOCK:
+        payload, n_users = _PAYLOADS.pop(key, (b"", 1))
+        if n_users > 1:
+            _PAYLOADS[key] = payload, n_users - 1
 
 
 def _keep(key: str, extractor) -> tuple[PretrainedFeatureExtractor, threading.Lock]:

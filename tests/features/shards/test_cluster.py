@@ -76,3 +76,14 @@ def test_a_task_has_the_threads_of_its_worker(client, tmp_path):
     made = PretrainedFeatureExtractor(Threads())
     run(tmp_path / "f", vectors(2), made, executor=client)
     assert load_features(tmp_path / "f")[0].tolist() == [[1], [1]]
+
+
+def test_the_command_line_connects_to_a_scheduler(client, tmp_path):
+    run_command = pytest.importorskip("tests.cli.test_app").run
+    paths = write_files(tmp_path / "x")
+    options = ["--image-size", 32, "--shard-size", 4, "--layer", "stem"]
+    address = client.scheduler.address
+    run_command("extract", tmp_path / "x", tmp_path / "f", *options, "--scheduler", address)
+    run_command("extract", tmp_path / "x", tmp_path / "g", *options)
+    assert contents(tmp_path / "f") == contents(tmp_path / "g")
+    assert len(load_features(tmp_path / "f")[0]) == len(paths)
