@@ -7,6 +7,7 @@ packages share.
 
 from .arrays import ArrayModality
 from .base import UnreadableSamplesError, digest_array, named_among, shorten, take, unwrap_column
+from .columns import split_columns, without_missing
 from .datasets import from_dataset
 from .disk import CacheError, checksum, new_folder, replace_file, writing
 from .folders import list_files, list_splits, load_image_folder
@@ -77,8 +78,10 @@ __all__ = [
     "register_modality",
     "replace_file",
     "shorten",
+    "split_columns",
     "take",
     "unwrap_column",
     "warn_later_versions",
+    "without_missing",
     "writing",
 ]

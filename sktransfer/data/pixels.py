@@ -188,6 +188,8 @@ def _numbers(sample) -> np.ndarray:
     """Return the values of an array or a tensor."""
     if is_tensor(sample):
         sample = tensor_to_images(sample)
+    if sample is None or (isinstance(sample, float) and sample != sample):
+        raise TypeError("a missing image: leave it out, or set missing= of the extractor")
     if not isinstance(sample, np.ndarray):
         raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
     if sample.dtype.kind not in "biuf":

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ..backbones import LayerInfo
-from ..data import check_target
-from ..engines import pooled_width
-from .layer_choice import LayerChoice, candidate_layers, choose_layer
-from .output_blocks import SeveralBlocks
-from .poolings import ALL_POOLINGS, check_poolings, is_learned, layer_for, unlearned
-from .sizes import SeveralSizes, candidate_sizes, choose_size, side_of
-from .word_weights import TokenWeights
+from .base import Count
+from .output_choice import ChosenOutputs
+from .poolings import ALL_POOLINGS
+from .sizes import SeveralSizes
 
 __all__ = ["PretrainedFeatureExtractor"]
 
 
-class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SeveralBlocks):
+class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ChosenOutputs):
     """Turn images or texts into vectors with a pretrained network.
 
     Parameters
@@ -53,6 +49,11 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         ``fit`` counts (see Notes). A list gives several, side by side. For texts and
         ``layer=None``, "avg" is the output of the encoder, and the others pool the tokens of
         the last layer that has tokens.
+    n_components : int, float or None, default=None
+        The number of principal components of the features to return, which ``fit`` learns; a
+        number between 0 and 1 is the share of their variance to keep. With numeric columns beside
+        images, a thousand features would outweigh them. None returns the features. ``memory``
+        keeps the features.
     image_size : int, list of int, "auto" or None, default=None
         Side of the square given to the network, in pixels. None is what its weights were
         trained with. A list gives the features of several sizes, side by side: each image is
@@ -85,6 +86,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
     n_jobs : int, "auto" or None, default="auto"
         Threads that read, open and preprocess samples while the network runs. "auto" is the number
         of cores that it does not use, at least one; None and 1 are none.
+    missing : {"error", "zero", "nan"}, default="error"
+        What a missing cell of a table, None or NaN, becomes: an error, or a row of zeros or NaN.
     on_error : {"raise", "nan"}, default="raise"
         What ``transform`` does about samples that cannot be read. "raise" names all of them in an
         error. "nan" returns a row of NaN for each, for which the next estimator needs a rule: an
@@ -104,6 +107,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         The size or sizes given to the network; None where its input is not a square image.
     size_choice_ : SizeChoice
         With ``image_size="auto"``, the score of a linear probe at each size.
+    pca_ : list of PCA
+        With ``n_components``, the principal components of each column of samples.
     token_weights_ : dict of str to TokenWeights
         The weights of words that the poolings "idf" and "sif" learned.
     oov_rate_ : float
@@ -165,6 +170,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "layer": [str, Integral, list, None],
         "task": [StrOptions({"auto", "classification", "regression"})],
         "pooling": [StrOptions(set(ALL_POOLINGS)), callable, list],
+        "n_components": [Count(1), Interval(Real, 0, 1, closed="neither"), None],
+        "missing": [StrOptions({"error", "zero", "nan"})],
         "on_error": [StrOptions({"raise", "nan"})],
     }
 
@@ -176,6 +183,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         layer=None,
         task="auto",
         pooling="avg",
+        n_components=None,
         image_size=None,
         image_shape=None,
         long_texts=None,
@@ -185,6 +193,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         precision="float32",
         memory=None,
         n_jobs="auto",
+        missing="error",
         on_error="raise",
         verbose=0,
     ):
@@ -193,6 +202,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.layer = layer
         self.task = task
         self.pooling = pooling
+        self.n_components = n_components
         self.image_size = image_size
         self.image_shape = image_shape
         self.long_texts = long_texts
@@ -202,6 +212,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
+        self.missing = missing
         self.on_error = on_error
         self.verbose = verbose
 
@@ -210,10 +221,11 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
-            Paths, PIL images, arrays ``(h, w)`` or ``(h, w, channels)`` (uint8, or float in
-            [0, 1]), tensors ``(channels, h, w)``; texts; for an own module without
-            preprocessing, an array ``(n_samples, …)`` of numbers.
+        X : list, array, Series or DataFrame of n_samples samples
+            Paths, encoded images, PIL images, arrays ``(h, w)`` or ``(h, w, channels)`` (uint8,
+            or float in [0, 1]), tensors ``(channels, h, w)``; texts; for an own module without
+            preprocessing, an array ``(n_samples, …)`` of numbers. The columns of a table give the
+            features of each, side by side.
         y : array-like of shape (n_samples,), default=None
             Used with ``layer="auto"`` and ``image_size="auto"`` only.
 
@@ -229,86 +241,23 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         FileNotFoundError
             For weights that are not on this machine and cannot be fetched.
         """
-        samples, y = self._fit_readable(X, y)
-        for name in ("token_weights_", "layer_choice_", "size_choice_"):  # of an earlier fit
-            self.__dict__.pop(name, None)
-        check_poolings(self._poolings(), self.backbone_)
-        outputs = self._find_outputs(samples, y)
-        self.layers_ = list(dict.fromkeys(layer for layer, _ in outputs))
-        self._blocks = [(i, *output) for i in range(len(self._sized)) for output in outputs]
-        learned = [p for p in self._poolings() if is_learned(p)]
-        if learned:
-            run = {"batch_size": self.batch_size, "device": self.device}
-            self.token_weights_ = {
-                p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
-            }
-        inspected = [self._inspect(samples, backbone) for backbone in self._sized]
-        self._widths = [self._width(inspected[i][layer], p) for i, layer, p in self._blocks]
+        self._fit_columns(X, y)
         return self
 
-    def _find_outputs(self, samples, y) -> list[tuple]:
-        """Choose the size and the layer if asked to; list each pooling of each layer."""
-        if self.image_size != "auto":
-            return self._find_layers(samples, y)
-        native = self.backbone_
-        sizes = candidate_sizes(native)
-        for sized in sizes:
-            self._inspect(samples, sized)
-        outputs = self._find_layers(samples, y)
-        self.size_choice_ = choose_size(
-            sizes,
-            check_target(y, len(samples)),
-            lambda backbones, rows: self._features_by_size(samples, backbones, outputs, rows),
-            default=native,
-            task=self.task,
-            random_state=0,
-        )
-        self.image_size_ = self.size_choice_.size
-        self.backbone_ = native.with_image_size(self.image_size_)
-        return outputs
+    def fit_transform(self, X, y=None):
+        """Fit to samples and transform them; with ``n_components`` they are run once.
 
-    def _find_layers(self, samples, y) -> list[tuple]:
-        """List each pooling of each layer that is asked for."""
-        asked = self.layer if isinstance(self.layer, list) else [self.layer]
-        if not asked:
-            raise ValueError("layer=[] names no layer: give at least one, or None.")
-        if self.layer == "auto":
-            self.layer_choice_ = self._probe_layers(samples, y)
-            asked = [self.layer_choice_.layer]
-        tokens = self._layers_of_tokens(samples)
-        return [
-            (layer_for(self.backbone_, layer, p, tokens), p)
-            for layer in asked
-            for p in self._poolings()
-        ]
+        Parameters
+        ----------
+        X, y
+            As in :meth:`fit`.
 
-    def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
-        """Score layers by a linear model on their features."""
-        poolings = [unlearned(p) for p in self._poolings()]
-        strictest = next((p for p in poolings if p != "avg"), "avg")
-        tokens = self._layers_of_tokens(samples)
-        asked = [*candidate_layers(self.backbone_)[:-1], None] if layers is None else layers
-        return choose_layer(
-            self.backbone_,
-            check_target(y, len(samples)),
-            lambda names, rows: self._features_by_layer(samples, names, poolings, rows),
-            layers=[layer_for(self.backbone_, layer, strictest, tokens) for layer in asked],
-            task=self.task,
-            random_state=random_state,
-        )
-
-    def _poolings(self) -> list:
-        return self.pooling if isinstance(self.pooling, list) else [self.pooling]
-
-    def _layers_of_tokens(self, samples) -> list[str] | None:
-        """Return the layers with a vector for each token, or None if samples have no tokens."""
-        if not self.backbone_.modality.has_tokens:
-            return None
-        return [name for name, layer in self._inspect(samples).items() if layer.has_tokens]
-
-    def _width(self, layer: LayerInfo, pooling) -> int:
-        """Return the number of features of a layer under one pooling."""
-        return pooled_width(layer, unlearned(pooling))
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32
+        """
+        tables = self._fit_columns(X, y)
+        return self.transform(X) if tables is None else self._side_by_side(tables)
 
     def transform(self, X):
         """Run samples through the network up to the layer and pool its output.
@@ -330,14 +279,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
             A ``ValueError`` that names the samples that cannot be read, and why. Not with
             ``on_error="nan"``.
         """
-        if self.on_error == "nan":
-            table, self.bad_samples_ = self._run_readable(X)
-            return table
-        return self._run_samples(self._transform_samples(X))
-
-    @property
-    def _n_features_out(self) -> int:
-        return sum(self._widths)
+        return self._transform_columns(X)
 
     def get_feature_names_out(self, input_features=None):
         """Name the features after the backbone, the size and the layer.
@@ -350,23 +292,12 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         -------
         ndarray of str, shape (n_features,)
             ``efficientnet_lite0_features_0`` and on; with ``layer``, its name instead of
-            "features"; with several sizes or "auto", ``efficientnet_lite0_128_features_0``.
+            "features"; with several sizes or "auto", ``efficientnet_lite0_128_features_0``; with
+            ``n_components``, ``efficientnet_lite0_pca_0``. With several columns of samples, their
+            names stand before.
         """
         check_is_fitted(self)
-        names = [
-            f"{self.backbone_.name}_{self._name_block(*block)}_{i}"
-            for block, width in zip(self._blocks, self._widths, strict=True)
-            for i in range(width)
-        ]
-        return np.asarray(names, dtype=object)
-
-    def _name_block(self, i: int, layer: str, pooling) -> str:
-        label = "features" if self.layer is None else layer
-        if isinstance(self.image_size, list | str):
-            label = f"{side_of(self._sized[i])}_{label}"
-        if not isinstance(self.pooling, list):
-            return label
-        return f"{label}_{getattr(pooling, '__name__', pooling)}"
+        return np.asarray(self._names_out(), dtype=object)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -139,7 +139,11 @@ def _of_pipeline(estimator: Pipeline) -> Scores:
     reads = [Read(found.step._sized[i], layer, p) for i, layer, p in found.step._blocks]
     if any(isinstance(r.pooling, str) and r.pooling not in POOLINGS for r in reads):
         raise NoGradientsError("A pooling that is learned has no gradients.")
-    tail = _tail(found.after.steps, found.step._n_features_out)
+    components = [("pca", pca) for pca in getattr(found.step, "pca_", ())]
+    if len(found.step._column_names) > 1:
+        raise NoGradientsError("An extractor of several columns of samples has no gradients.")
+    n_features = sum(found.step._widths)
+    tail = _tail([*components, *found.after.steps], n_features)
     return Scores(reads, lambda x: tail(torch.cat(x, 1)))
 
 

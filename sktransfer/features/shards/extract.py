@@ -266,7 +266,17 @@ def blocks_of(extractor: PretrainedFeatureExtractor) -> tuple[Block, ...]:
     Returns
     -------
     tuple of Block
+
+    Raises
+    ------
+    ValueError
+        If the extractor returns principal components, or was fitted to several columns.
     """
+    if extractor.n_components is not None or len(extractor._column_names) > 1:
+        raise ValueError(
+            "Files keep the features of one column of samples: give an extractor with "
+            "n_components=None that was fitted to one column."
+        )
     found: dict[str, Block] = {}
     for (i, layer, pooling), width in zip(extractor._blocks, extractor._widths, strict=True):
         backbone = extractor._sized[i]
