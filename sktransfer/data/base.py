@@ -28,7 +28,9 @@ _LONGEST, _LONGEST_REASON, _LONGEST_NAME = 500, 250, 80
 
 
 class UnreadableSamplesError(ValueError):
-    """Raised if samples cannot be read. The message lists up to ten of them with the causes.
+    """Raised if samples cannot be read.
+
+    The message, of up to 500 characters, lists the first of them with the causes.
 
     Parameters
     ----------
@@ -104,6 +106,8 @@ def short_name(sample) -> str:
 
 
 def _reason(why: Exception) -> str:
+    if isinstance(why, OSError) and why.filename is not None:  # which stands before it
+        return f"[Errno {why.errno}] {why.strerror}"
     return str(why) or type(why).__name__
 
 

@@ -64,8 +64,9 @@ def warn_of_one_class(labels: np.ndarray) -> None:
         Each once.
     """
     if len(labels) == 1:
+        (label,) = labels.tolist()
         warnings.warn(
-            f"y has one class only, {labels[0]!r:.60}: every prediction will be this class.",
+            f"y has one class only, {label!r:.60}: every prediction will be this class.",
             stacklevel=3,
         )
 

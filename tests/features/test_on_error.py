@@ -87,7 +87,7 @@ def test_only_unreadable_samples_give_only_nan():
     assert found.shape == (3, 8)
     assert np.isnan(found).all()
     assert "not an image" in model.bad_samples_[0]
-    assert "got NoneType" in model.bad_samples_[1]
+    assert "a missing image" in model.bad_samples_[1]
 
 
 def test_the_default_names_them_in_an_error(files):

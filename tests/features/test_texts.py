@@ -29,7 +29,7 @@ from sktransfer import (
     load_word_vectors,
 )
 from sktransfer.backbones.words.vectors import WordVectors
-from sktransfer.backbones.wordvectors import _backbone
+from sktransfer.backbones.wordvectors import word_backbone
 from sktransfer.engines.pooling import pool
 from tests.support import images, run_python, tiny_backbone
 
@@ -56,7 +56,9 @@ def subwords(vectors):
     """Vectors with 16 rows behind those of the words, for the letters of unknown words."""
     rows = np.random.default_rng(2).normal(size=(16, 6)).astype(np.float32)
     matrix = np.concatenate([list(vectors.values()), rows])
-    return _backbone("letters", WordVectors.from_words(WORDS, matrix, subwords=letters_of), None)
+    return word_backbone(
+        "letters", WordVectors.from_words(WORDS, matrix, subwords=letters_of), None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def test_an_unknown_word_whose_parts_are_zero_is_no_token(vectors):
     matrix = np.concatenate([list(vectors.values()), np.zeros((16, 6), np.float32)])
     letters = WordVectors.from_words(WORDS, matrix, subwords=letters_of)
     for pooling in ("avg", "max", "idf", "sif"):
-        made = PretrainedFeatureExtractor(_backbone("letters", letters, None), pooling=pooling)
+        made = PretrainedFeatureExtractor(word_backbone("letters", letters, None), pooling=pooling)
         features = made.fit_transform(["good film", "good unheard film", "the"])
         np.testing.assert_array_equal(features[0], features[1])
 
