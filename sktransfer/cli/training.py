@@ -65,7 +65,7 @@ def train(
         task = find_task(samples.y, task)
         model = _make(task, backbone, strategy, time_budget, common)
         split = _hold_out(samples, random_state)
-        if split.X_test is not None:
+        if split.X_test is not None and split.y_test is not None:
             note(f"Training on {len(split.X)} samples, {len(split.X_test)} are held out.")
             predicted = model.fit(split.X, split.y).predict(split.X_test)
             print(_score(model, split.y_test, predicted), flush=True)
