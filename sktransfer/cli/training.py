@@ -62,8 +62,8 @@ def train(
     backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as memory:
         common = {"memory": memory, "random_state": random_state, "verbose": 1}
-        task = find_task(samples.y, task)
-        model = _make(task, backbone, strategy, time_budget, common)
+        make = _MODEL_FOR[find_task(samples.y, task)]
+        model = make(backbone, strategy, time_budget, common)
         split = _hold_out(samples, random_state)
         if split.X_test is not None and split.y_test is not None:
             note(f"Training on {len(split.X)} samples, {len(split.X_test)} are held out.")
@@ -84,12 +84,17 @@ def _check_output(path: Path) -> None:
         raise ValueError(f"--output {path}: give a file in a folder that exists.")
 
 
-def _make(task: str, backbone: str, strategy: str, time_budget: float | None, settings: dict):
-    if task != "regression":
-        return TransferClassifier(backbone, strategy=strategy, time_budget=time_budget, **settings)
+def _classifier(backbone: str, strategy: str, time_budget: float | None, settings: dict):
+    return TransferClassifier(backbone, strategy=strategy, time_budget=time_budget, **settings)
+
+
+def _regressor(backbone: str, strategy: str, time_budget: float | None, settings: dict):
     if time_budget is not None or strategy != "auto":
         raise ValueError("--time-budget and --strategy are for classes: these labels are numbers.")
     return TransferRegressor(backbone, **settings)
+
+
+_MODEL_FOR = {"classification": _classifier, "regression": _regressor}
 
 
 def _hold_out(samples: Source, seed: int) -> Source:
