@@ -239,18 +239,26 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         if image.mode == "L":
             warn_of_mask(*image.getextrema())
         return _rgb(image)
-    except OSError as error:  # such as an incomplete file
-        raise ValueError(f"damaged image ({error})") from None
     except MemoryError as error:
         width, height = image.size
         raise MemoryError(f"not enough memory to decode {width} x {height} pixels") from error
+    except (ValueError, Warning):
+        raise
+    except Exception as error:  # an incomplete file, or any error that a decoder has for others
+        raise ValueError(f"damaged image ({error})") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode an image and apply its EXIF orientation."""
     image.load()
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
+    return ImageOps.exif_transpose(image) if _is_turned(image) else image
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # the pixels of an image with damaged EXIF data are sound
+        return False
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -353,3 +353,10 @@ def test_masked_values_are_refused_and_an_empty_mask_is_accepted():
         assert np.array_equal(use(np.ma.array(GREY, mask=False)), use(GREY))
     with pytest.raises(ValueError, match="X has masked values"):
         as_samples(image[None])
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+def test_damaged_exif_data_do_not_matter(kind, tmp_path):
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(COLOUR).save(path, exif=b"Exif\0\0" + bytes(range(1, 200)))
+    assert np.array_equal(open_image(path), np.asarray(Image.open(path).convert("RGB")))

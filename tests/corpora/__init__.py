@@ -1,0 +1,1 @@
+"""Corpora of hostile input, made by code from a seed; ``benchmarks/corpora.py`` counts outcomes."""
