@@ -3,6 +3,7 @@
 from .base import BackboneEstimator, Count, all_or_nothing
 from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
+from .function import FeatureFunction
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
 from .passes import describe_passes
@@ -12,7 +13,6 @@ from .recipe import Recipe
 from .shards import (
     ExtractionError,
     ExtractionReport,
-    FeatureFunction,
     extract_to,
     iter_features,
     load_features,
