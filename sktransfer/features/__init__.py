@@ -19,6 +19,7 @@ from .shards import (
 )
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
+from .streams import Stream
 from .tables import check_outputs, empty_table
 from .word_weights import takes_weights
 
@@ -35,6 +36,7 @@ __all__ = [
     "PretrainedFeatureExtractor",
     "Recipe",
     "SizeChoice",
+    "Stream",
     "all_or_nothing",
     "as_store",
     "candidate_layers",

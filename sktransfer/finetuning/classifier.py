@@ -115,6 +115,10 @@ default="efficientnet_lite0"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
         Type of the activations at the cut in memory and in the store.
+    max_cache_bytes : int, default=2**31
+        Size up to which activations at the cut, or resized images where nothing is frozen, are kept
+        in memory. Above it, activations are kept in a temporary file or computed in each epoch,
+        whichever a timing of some samples expects to be faster.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Store of activations at the cut, by sample, which folds, candidates and processes share.
     checkpoint : str, Path or None, default=None
@@ -154,6 +158,9 @@ default="efficientnet_lite0"
         Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X is a table with names.
+    cache_ : dict
+        Where activations at the cut were in training: "place" ("memory", "disk" or "nowhere"),
+        "nbytes", that of all, and "seconds", those expected by a timing.
     execution_ : dict
         How the frozen stages are run, as in :class:`PretrainedFeatureExtractor`. If there are
         none, how the whole network is run.
@@ -228,6 +235,7 @@ default="efficientnet_lite0"
         engine="auto",
         precision="auto",
         cache_dtype="float32",
+        max_cache_bytes=2**31,
         memory=None,
         checkpoint=None,
         n_jobs="auto",
@@ -267,6 +275,7 @@ default="efficientnet_lite0"
         self.engine = engine
         self.precision = precision
         self.cache_dtype = cache_dtype
+        self.max_cache_bytes = max_cache_bytes
         self.memory = memory
         self.checkpoint = checkpoint
         self.n_jobs = n_jobs
