@@ -128,6 +128,8 @@ class Stream:
         return tensor
 
     def _rows(self, tensors: list[torch.Tensor]) -> np.ndarray:
+        if not tensors:
+            return np.empty((0, *self.first.shape[1:]), self.dtype)
         modality = self.backbone.modality
         groups = modality.group(tensors)  # tells that a network needs one shape
         if self.recipe is not None:
