@@ -174,6 +174,7 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
 
     def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
         device = resolve_device(self.device)
+        tail.checkpoint_activations = self.checkpoint_activations
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]

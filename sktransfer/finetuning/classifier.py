@@ -105,7 +105,12 @@ default="efficientnet_lite0"
     long_texts : {"truncate", "chunk"}, default=None
         As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Rows in a training step; "auto" is 16 for up to 1,000 rows, else 32.
+        Rows in a batch; "auto" is 16 for up to 1,000 rows, else 32.
+    accumulate : int, default=1
+        Number of batches in a training step, whose gradients are added up.
+    checkpoint_activations : bool, default=False
+        Whether each trained stage is run again for its gradients, instead of keeping its
+        activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
@@ -231,6 +236,8 @@ default="efficientnet_lite0"
         image_shape=None,
         long_texts=None,
         batch_size="auto",
+        accumulate=1,
+        checkpoint_activations=False,
         device="auto",
         engine="auto",
         precision="auto",
@@ -271,6 +278,8 @@ default="efficientnet_lite0"
         self.image_shape = image_shape
         self.long_texts = long_texts
         self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.checkpoint_activations = checkpoint_activations
         self.device = device
         self.engine = engine
         self.precision = precision

@@ -60,6 +60,8 @@ TRAINING_CONSTRAINTS: dict = {
     "net_params": [dict, None],
     "precision": [StrOptions({"auto", "float32", "bfloat16"})],
     "cache_dtype": [StrOptions({"float32", "float16"})],
+    "accumulate": [Count(1)],
+    "checkpoint_activations": ["boolean"],
     "max_cache_bytes": [Count(0, 2**62)],
     "checkpoint": [str, Path, None],
     "random_state": ["random_state"],
@@ -87,6 +89,7 @@ class TrainingPlan:
     seed: int
     label_smoothing: float = 0.0
     head_factor: float = 1.0  # on the learning rate of the head
+    accumulate: int = 1  # parts in which the rows of a step are run
 
     @classmethod
     def of(
@@ -117,6 +120,7 @@ class TrainingPlan:
             # Searches give numbers of NumPy, which torch refuses in some places.
             "lr": 1.0 if isinstance(estimator.lr, str) else float(estimator.lr),
             "batch_size": size,
+            "accumulate": int(min(estimator.accumulate, size)),
             "max_epochs": epochs,
             "callbacks": [own_copy(c) for c in (*(estimator.callbacks or ()), *more)],
             "net_params": net_params,
@@ -128,7 +132,7 @@ class TrainingPlan:
 
 
 def steps_of(estimator, n_rows: int) -> tuple[int, int]:
-    """Return the rows in a step and the number of epochs for a number of training rows.
+    """Return the rows in a step, of all its batches, and the number of epochs.
 
     Parameters
     ----------
@@ -140,7 +144,8 @@ def steps_of(estimator, n_rows: int) -> tuple[int, int]:
     batch_size, max_epochs : int
     """
     size, epochs = estimator.batch_size, estimator.max_epochs
-    size = auto_batch_size(n_rows) if size == "auto" else min(n_rows, size)
+    size = auto_batch_size(n_rows) if size == "auto" else size
+    size = min(n_rows, size * estimator.accumulate)
     return int(size), int(auto_epochs(n_rows, size) if epochs == "auto" else epochs)
 
 
