@@ -73,7 +73,17 @@ class ImagePreprocessing:
         return center_crop(x, _pair(self.crop))
 
     def scaled(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale the channels of an image that :meth:`resized` returned."""
+        """Scale the channels of a resized image.
+
+        Parameters
+        ----------
+        x : Tensor of shape (3, *crop)
+            From :meth:`resized`.
+
+        Returns
+        -------
+        Tensor of shape (3, *crop), float32
+        """
         return scale(x, self.mean, self.std)
 
     def _resize(self, image: np.ndarray) -> torch.Tensor:

@@ -107,7 +107,7 @@ default="efficientnet_lite0"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
         Type of the activations at the cut in memory and in the store.
-    max_cache_bytes : int, default=2**31
+    max_cache_bytes : int, default=2147483648
         Size up to which activations at the cut, or resized images where nothing is frozen, are kept
         in memory. Above it, activations are kept in a temporary file or computed in each epoch,
         whichever a timing of some samples expects to be faster.
