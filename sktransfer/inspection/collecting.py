@@ -74,8 +74,9 @@ class Collector:
         if self.cv is None:
             return predictions_of(self.model, self.X, self.y)
         groups = np.arange(len(self.y))
+        most = len(self.y) / (2 * self.cv)  # a larger group may be all samples of a class
         for group in self.duplicates.groups:
-            if len(group) <= len(self.y) / self.cv:  # not a chain of most of the samples
+            if len(group) <= max(2, most):
                 groups[group] = group[0]
         return evaluate(estimator, self.X, self.y, groups, self.cv, random_state)
 

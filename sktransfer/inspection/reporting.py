@@ -46,8 +46,8 @@ def report(
     cv : int or None, default=5
         The number of folds. For each of them a clone of the estimator is fitted to the others, so
         that all scores are those of models which have not seen the samples. Near duplicates are in
-        the same fold, unless they are more than it has. None takes the fitted estimator as it is:
-        X must be samples that it was not fitted on.
+        the same fold, unless they are more than half of it. None takes the fitted estimator as it
+        is: X must be samples that it was not fitted on.
     n_shown : int, default=8
         The number of samples in each list.
     recommendation : Recommendation, default=None

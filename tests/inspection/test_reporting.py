@@ -161,10 +161,9 @@ def test_texts_have_marked_words(tmp_path):
     model = make_pipeline(
         PretrainedFeatureExtractor(load_word_vectors(vectors)), LogisticRegression()
     )
-    X = [f"{word} {other} film" for other in names[3:] for word in ("good", "bad")]
+    X = [f"{word} {other} film {HOSTILE}" for other in names[3:] for word in ("good", "bad")]
     y = np.array(["yes", "no"] * 12)
     y[5] = "yes"
-    X[5] += f" {HOSTILE}"
     made = report(model, X, y, tmp_path / "page.html", cv=3)
     page = read(made)
     classes = [attributes.get("class") for attributes in page.all("span")]
