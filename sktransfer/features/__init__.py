@@ -1,6 +1,7 @@
 """From samples to features through the store: the extractor, direct use and layer choice."""
 
 from .base import BackboneEstimator, Count, all_or_nothing
+from .class_map import mapped_logits, resolve_class_map
 from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
 from .function import FeatureFunction
@@ -51,6 +52,8 @@ __all__ = [
     "find_network",
     "iter_features",
     "load_features",
+    "mapped_logits",
     "open_sample",
+    "resolve_class_map",
     "takes_weights",
 ]

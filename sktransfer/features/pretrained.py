@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
 from ..transferability import labels_given_classes
+from .class_map import mapped_logits, resolve_class_map
 from .sizes import SeveralSizes
 from .tables import check_outputs
 
@@ -191,7 +190,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         elif self.class_map is None:
             self.classes_ = np.array(self._source_classes())
         else:
-            self._sources = _resolve_map(self.class_map, self.backbone_, n_outputs)
+            self._sources = resolve_class_map(self.class_map, self.backbone_, n_outputs)
             self.classes_ = np.array(list(self._sources))
         return self
 
@@ -228,8 +227,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         return np.mean([softmax(logits, axis=1) for logits in self._outputs(samples)], axis=0)
 
     def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
-        groups = [logsumexp(logits[:, list(s)], axis=1) for s in self._sources.values()]
-        return softmax(np.column_stack(groups), axis=1)
+        return softmax(mapped_logits(logits, self._sources.values()), axis=1)
 
     def predict_proba(self, X):
         """Predict the probability of each class.
@@ -294,45 +292,3 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.class_map == "learn"
         return tags
-
-
-def _resolve_map(class_map: Mapping, backbone, n_outputs: int) -> dict:
-    """Turn names, WordNet ids and positions into positions, the labels sorted."""
-    places: dict = {}
-    for names in (backbone.class_ids, backbone.classes):
-        places = {name.lower(): i for i, name in enumerate(names or ())} | places
-    for names in (backbone.class_ids, backbone.classes):  # as written goes before lower case
-        places |= {name: i for i, name in enumerate(names or ())}
-    if not class_map:
-        raise ValueError("class_map={} names no label.")
-    labels = np.unique(np.array(list(class_map))).tolist()
-    if set(labels) != set(class_map):  # an array of both 1 and "z" is one of texts
-        raise ValueError(
-            f"Labels of class_map must be of one type, all texts or all numbers: {list(class_map)}."
-        )
-    resolved = {}
-    for label in labels:
-        sources = class_map[label]
-        sources = [sources] if isinstance(sources, str | Integral) else list(sources)
-        if not sources:
-            raise ValueError(f"class_map[{label!r}] names no class of the network.")
-        # A class may be named twice, by its name and its position; it counts once.
-        found = [_position_of(source, label, places, n_outputs) for source in sources]
-        resolved[label] = list(dict.fromkeys(found))
-    return resolved
-
-
-def _position_of(source, label, places: dict, n_outputs: int | None) -> int:
-    if isinstance(source, Integral):
-        if 0 <= int(source) and (n_outputs is None or int(source) < n_outputs):
-            return int(source)
-        raise ValueError(
-            f"class_map[{label!r}]: {source} is no class; the network has {n_outputs}."
-        )
-    for name in (str(source), str(source).lower()):
-        if name in places:
-            return places[name]
-    near = difflib.get_close_matches(str(source).lower(), places, n=5, cutoff=0.4)
-    raise ValueError(
-        f"class_map[{label!r}]: {source!r} is not a class of the network. Nearest: {near}"
-    )

@@ -163,6 +163,8 @@ class BlendTask:
         The user's classifier on features.
     unlabelled : sequence or None, default=None
         Samples without labels, checked by an estimator.
+    groups : tuple of tuple of int or None, default=None
+        The classes of the network that mean each label, where the user says so.
     batch_size : int or "auto", default="auto"
         Rows in a training step of a tuned network.
     until : float or None, default=None
@@ -177,6 +179,7 @@ class BlendTask:
     run: dict
     classifier: Any = None
     unlabelled: Any = None
+    groups: tuple[tuple[int, ...], ...] | None = None
     batch_size: int | str = "auto"
     until: float | None = None
 
@@ -257,7 +260,8 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | N
     Blend
     """
     is_labels = isinstance(task.outcome, Labels)
-    members = make_members(Layout(task.backbone, infos, sizes, task.classifier, is_labels))
+    layout = Layout(task.backbone, infos, sizes, task.classifier, is_labels, task.groups)
+    members = make_members(layout)
     vectorizer = _fitted_vectorizer(task, task.rows)
     if vectorizer is None:
         members = [member for member in members if RAW not in member.blocks]

@@ -13,7 +13,7 @@ from typing import Any
 from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
 from ..features import candidate_layers
 from ..transferability import LinearProbe
-from .models import Direct, Model, OnFeatures, Probe
+from .models import Direct, Mapped, Model, OnFeatures, Probe
 
 __all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
 
@@ -130,6 +130,8 @@ class Layout:
         The user's classifier on features, instead of a probe.
     is_labels : bool, default=True
         Whether labels are predicted, and not numbers.
+    groups : tuple of tuple of int or None, default=None
+        The classes of the network that mean each label, by position, where the user says so.
     """
 
     backbone: Backbone
@@ -137,6 +139,7 @@ class Layout:
     sizes: tuple[int | None, ...]
     classifier: Any = None
     is_labels: bool = True
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def head(self) -> str:
@@ -279,12 +282,18 @@ def _at(sizes: Sequence[int | None]) -> str:
 
 
 def _direct(layout: Layout) -> list[Member]:
-    """The network's own classes at the largest size, where they are most often right."""
-    if layout.backbone.classes is None or not layout.is_labels:
+    """The network's own classes at the largest size, where they are most often right.
+
+    The prior is in favour of the map that the user gives, or else of the learned one.
+    """
+    if layout.groups is None and (layout.backbone.classes is None or not layout.is_labels):
         return []
-    output, model = resolve_layer(layout.backbone, -1), Direct((BLEND["smoothing"],))
-    size = layout.sizes[-1]
-    return [Member(f"own classes{_at([size])}", (Block(size, output),), model, prior="direct")]
+    size, model = layout.sizes[-1], Direct((BLEND["smoothing"],))
+    name, blocks = f"own classes{_at([size])}", (Block(size, resolve_layer(layout.backbone, -1)),)
+    if layout.groups is None:
+        return [Member(name, blocks, model, prior="direct")]
+    given = Member(f"class_map{_at([size])}", blocks, Mapped(layout.groups), prior="direct")
+    return [given, Member(name, blocks, model)]
 
 
 def _logistic(layout: Layout) -> list[Member]:

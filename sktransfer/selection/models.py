@@ -12,6 +12,7 @@ from scipy.sparse import issparse
 from scipy.special import softmax
 from sklearn.base import clone
 
+from ..features import mapped_logits
 from ..transferability import (
     inner_products,
     labels_given_classes,
@@ -22,7 +23,17 @@ from ..transferability import (
 )
 from .trials import fit as fit_weighted
 
-__all__ = ["Direct", "Fitted", "Model", "OnFeatures", "Outcome", "Probe", "Tables", "logs"]
+__all__ = [
+    "Direct",
+    "Fitted",
+    "Mapped",
+    "Model",
+    "OnFeatures",
+    "Outcome",
+    "Probe",
+    "Tables",
+    "logs",
+]
 
 _DUAL = 2000  # rows up to which a model is computed from their inner products
 
@@ -237,6 +248,35 @@ class Direct:
         """Fit on all samples."""
         theta = _own_probabilities(tables, blocks)
         return Conditional(labels_given_classes(theta, outcome.target, setting, outcome.weight))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped:
+    """The network's own classes, mapped onto the labels by the user: nothing is fitted.
+
+    Parameters
+    ----------
+    groups : tuple of tuple of int
+        The classes of the network that mean each label, by position.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    settings: tuple[None] = (None,)
+    usual: None = None
+
+    def out_of_fold(
+        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+    ) -> np.ndarray:
+        """Return logits ``(1, n_samples, n_classes)``."""
+        return self.scores(tables, blocks)[None]
+
+    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> Mapped:
+        """Return itself."""
+        return self
+
+    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+        """Return logits ``(n_samples, n_classes)``."""
+        return mapped_logits(tables.by_block[blocks[0]].astype(np.float64), self.groups)
 
 
 def _own_probabilities(tables: Tables, blocks: tuple) -> np.ndarray:

@@ -53,6 +53,8 @@ class Task(Protocol):
         Positions of the samples whose features are known, ascending; their weights are positive.
     classifier : estimator or None
         The classifier on features; None is :class:`LinearProbe`.
+    class_map : dict or None
+        The classes of the network that mean each label; None learns them.
     max_epochs : int
     batch_size : int or "auto"
     seed : int
@@ -65,6 +67,7 @@ class Task(Protocol):
     weight: np.ndarray | None
     rows: np.ndarray
     classifier: object
+    class_map: dict | None
     max_epochs: int
     batch_size: int | str
     seed: int
@@ -164,7 +167,8 @@ def whole_layers(backbone: Backbone, names: list[str]) -> tuple[str, ...]:
 
 
 def _direct(task: Task, rows: np.ndarray):
-    return PretrainedClassifier(task.backbone, class_map="learn")
+    class_map = "learn" if task.class_map is None else task.class_map
+    return PretrainedClassifier(task.backbone, class_map=class_map)
 
 
 def _on_features(task: Task, layer: str | None):

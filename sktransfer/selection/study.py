@@ -59,6 +59,8 @@ class Study:
         measured.
     classifier : estimator or None
         The classifier on features; None is :class:`LinearProbe`.
+    class_map : dict or None, default=None
+        The classes of the network that mean each label; None learns them.
     max_epochs : int
     batch_size : int or "auto"
     run : dict
@@ -78,6 +80,7 @@ class Study:
         *,
         weight: np.ndarray | None = None,
         classifier,
+        class_map: dict | None = None,
         max_epochs: int,
         batch_size: int | str,
         run: dict,
@@ -92,6 +95,7 @@ class Study:
         self.weight = weight
         self.weighted = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
         self.classifier = classifier
+        self.class_map = class_map
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.run = run

@@ -8,7 +8,7 @@ import time
 from numbers import Real
 
 import numpy as np
-from sklearn.base import ClassifierMixin, is_classifier
+from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -17,17 +17,16 @@ from sklearn.utils.validation import check_is_fitted
 from ..data import check_labels, naming
 from ..features import BackboneEstimator, Count, all_or_nothing
 from .blend import Blend, BlendTask, fit_blend
+from .choices import CHOICES, check_choices, check_combinable, sources_of
 from .judging import Labels
 from .members import sizes_of
 from .recommendation import REFERENCE
-from .strategies import STRATEGIES, available
+from .strategies import available
 from .study import Study
 from .timing import sizes_within
 from .trials import check_takes_weights, combined_weights, run_settings, set_running
 
 __all__ = ["TransferClassifier"]
-
-_CHOICES = ("auto", "search")  # that no single strategy owns
 
 
 class TransferClassifier(ClassifierMixin, BackboneEstimator):
@@ -49,6 +48,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     estimator : classifier, default=None
         The classifier on features. None is a linear model whose penalty is chosen by
         cross-validation. With "auto" it needs ``predict_proba`` or ``decision_function``.
+    class_map : dict, default=None
+        The network's classes that mean each label, as in :class:`PretrainedClassifier`. None learns
+        them from the samples. For "auto", "search" and "direct".
     max_epochs : int, default=10
         Passes over the samples, for strategies that train. "auto" ignores it.
     class_weight : dict, "balanced" or None, default=None
@@ -116,11 +118,11 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     texts, also linear models of counts of words. Each sample passes the network once at each size.
     On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
-    best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes begin with
-    0.8 pseudo-samples, all others with 0.2; without own classes, logistic regression on the
-    penultimate layer begins with 8 and all others with 2. Members with a weight under 0.02 are left
-    out, the others are fitted on all samples, and the weighted mean of their probabilities is
-    calibrated.
+    best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes, mapped by
+    ``class_map`` if it is given, begin with 0.8 pseudo-samples, all others with 0.2; without own
+    classes, logistic regression on the penultimate layer begins with 8 and all others with 2.
+    Members with a weight under 0.02 are left out, the others are fitted on all samples, and the
+    weighted mean of their probabilities is calibrated.
 
     With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
     is wrong for five per cent of them or more, the whole network is trained, at 4 / 7 of the usual
@@ -150,6 +152,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         **BackboneEstimator._parameter_constraints,
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
+        "class_map": [dict, None],
         "max_epochs": [Count(0)],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
@@ -165,6 +168,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         weights="default",
         strategy="auto",
         estimator=None,
+        class_map=None,
         max_epochs=10,
         class_weight=None,
         time_budget=None,
@@ -183,6 +187,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.weights = weights
         self.strategy = strategy
         self.estimator = estimator
+        self.class_map = class_map
         self.max_epochs = max_epochs
         self.class_weight = class_weight
         self.time_budget = time_budget
@@ -223,8 +228,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ------
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
-            that the network does not allow, weights or ``X_unlabelled`` with an ``estimator`` that
-            does not accept weights, or ``X_unlabelled`` with a ``strategy`` other than "auto".
+            that the network does not allow, a label that is missing from ``class_map``, weights or
+            ``X_unlabelled`` with an ``estimator`` that does not accept weights, or ``X_unlabelled`` with a ``strategy`` other than "auto".
         """
         if X_unlabelled is not None and self.strategy != "auto":
             raise ValueError(
@@ -247,13 +252,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return self
 
     def _blend(self, study: Study, X_unlabelled, until: float | None) -> Blend:
-        methods = ("predict_proba", "decision_function")
-        if self.estimator is not None and not any(hasattr(self.estimator, m) for m in methods):
-            raise ValueError(
-                f"estimator={self.estimator!r:.200} has neither predict_proba nor "
-                "decision_function, and strategy='auto' combines probabilities: give another "
-                "classifier, or name a strategy."
-            )
+        check_combinable(self.estimator)
         infos = self._inspect(study.samples)
         weight = np.ones(len(study.y)) if study.weight is None else study.weight
         labels = Labels(study.y, study.codes, study.classes, weight)
@@ -266,6 +265,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             study.run,
             self.estimator,
             self._check_unlabelled(X_unlabelled),
+            None if study.class_map is None else tuple(map(tuple, study.class_map.values())),
         )
         sizes = sizes_of(self.backbone_, self.image_size)
         if until is not None:
@@ -305,29 +305,14 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             )
         return self.strategy
 
-    def _check_choices(self) -> None:
-        """Check what the table of constraints cannot say, before anything is computed."""
-        self._validate_params()
-        known = [*_CHOICES, *STRATEGIES]
-        if self.strategy not in known:
-            raise ValueError(
-                f"The 'strategy' parameter of {type(self).__name__} must be one of {known}. Got "
-                f"{self.strategy!r} instead."
-            )
-        is_class = isinstance(self.estimator, type)
-        if self.estimator is not None and (is_class or not is_classifier(self.estimator)):
-            raise ValueError(
-                f"estimator={self.estimator!r} is no classifier: give an instance of one, such as "
-                "LogisticRegression()."
-            )
-
     def _study(self, X, y, sample_weight=None) -> Study:
         """Check the parameters, X, y and the weights, and return the study of them."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        self._check_choices()
+        self._validate_params()
+        check_choices(self)
         samples = self._fit_backbone(X)
         y = check_labels(y, len(samples), for_training=True)
         return Study(
@@ -337,12 +322,20 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             int(check_random_state(self.random_state).randint(2**31 - 1)),
             weight=combined_weights(sample_weight, self.class_weight, y, self.estimator),
             classifier=self.estimator,
+            class_map=self._sources(samples, y),
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             run=run_settings(self),
-            strategy=None if self.strategy in _CHOICES else self.strategy,
+            strategy=None if self.strategy in CHOICES else self.strategy,
             every_row=self.strategy == "search",
         )
+
+    def _sources(self, samples, y: np.ndarray) -> dict | None:
+        """Return the network's classes that mean each label of y, by position."""
+        if self.class_map is None:
+            return None
+        n_outputs = list(self._inspect(samples).values())[-1].width
+        return sources_of(self.class_map, np.unique(y), self.backbone_, n_outputs)
 
     def predict(self, X):
         """Give the most probable class.
