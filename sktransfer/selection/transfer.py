@@ -229,7 +229,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
             that the network does not allow, a label that is missing from ``class_map``, weights or
-            ``X_unlabelled`` with an ``estimator`` that does not accept weights, or ``X_unlabelled`` with a ``strategy`` other than "auto".
+            ``X_unlabelled`` with an ``estimator`` that does not accept weights, or
+            ``X_unlabelled`` with a ``strategy`` other than "auto".
         """
         if X_unlabelled is not None and self.strategy != "auto":
             raise ValueError(
