@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 
@@ -17,6 +18,7 @@ from .watching import is_worse, mean_loss, warn_worse
 __all__ = [
     "EpochProgress",
     "KeepBest",
+    "StopAtTime",
     "StopOnNonFinite",
     "WarmupCosine",
     "epoch_progress",
@@ -167,6 +169,26 @@ class StopOnNonFinite(Callback):
             f"{what} in epoch {len(net.history)} at a learning rate of {lr:.3g}. Try {decay}"
             f"lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
         )
+
+
+class StopAtTime(Callback):
+    """End a training after the step in which its time is over; its weights are kept.
+
+    Parameters
+    ----------
+    until : float
+        As of ``clock``.
+    clock : callable, default=time.perf_counter
+        Returns the time in seconds.
+    """
+
+    def __init__(self, until: float, clock: Callable[[], float] = time.perf_counter):
+        self.until = until
+        self.clock = clock
+
+    def on_batch_end(self, net, batch=None, training=None, **kwargs):
+        if training and self.clock() >= self.until:
+            raise KeyboardInterrupt  # the way to end a training in skorch
 
 
 class KeepBest(Callback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..finetuning import FineTunedClassifier, FineTunedRegressor
 from ..selection import TransferClassifier, TransferRegressor
 from ..selection.blend import ClassBlend, NumberBlend
 from ..selection.members import RAW
-from ..selection.models import Conditional, FittedOnFeatures, Linear
+from ..selection.models import Conditional, FittedOnFeatures, Linear, Mapped
 
 __all__ = ["NoGradientsError", "Read", "Scores", "columns_of", "scores_of"]
 
@@ -111,13 +111,13 @@ def _of_direct(estimator: PretrainedClassifier) -> Scores:
     if estimator.class_map == "learn":
         given = _tensor(estimator.conditional_)
         return Scores(reads, lambda x: torch.stack([_conditional(one, given) for one in x]).mean(0))
-    groups = [list(group) for group in estimator._sources.values()]
+    groups = estimator._sources.values()
+    return Scores(reads, lambda x: _mapped(torch.stack(x).mean(0), groups))
 
-    def mapped(x):
-        mean = torch.stack(x).mean(0)
-        return torch.stack([mean[:, group].logsumexp(1) for group in groups], dim=1)
 
-    return Scores(reads, mapped)
+def _mapped(logits: torch.Tensor, groups: Iterable) -> torch.Tensor:
+    """Return the logit of each label, of whose classes the positions are given."""
+    return torch.stack([logits[:, list(group)].logsumexp(1) for group in groups], dim=1)
 
 
 @scores_of.register(TransferClassifier)
@@ -220,7 +220,19 @@ def _of_class_blend(blend: ClassBlend) -> Scores:
 
 @scores_of.register
 def _of_number_blend(blend: NumberBlend) -> Scores:
-    return Scores(*_mean_of_parts(blend))
+    reads, mean = _mean_of_parts(blend)
+    if blend.tuned is None:
+        return Scores(reads, mean)
+    tuned, inner = blend.tuned, scores_of(blend.tuned.model)
+    of_model, of_blend = tuned.model._target, blend.scaler
+    factor = _tensor(of_model.scale / of_blend.scale)
+    shift = _tensor((of_model.mean - of_blend.mean) / of_blend.scale)
+
+    def mixed(x):
+        own = inner.head(x[len(reads) :]).double() * factor + shift
+        return (1 - tuned.weight) * mean(x[: len(reads)]) + tuned.weight * own
+
+    return Scores([*reads, *inner.reads], mixed)
 
 
 def _mean_of_parts(blend) -> tuple[list[Read], Callable]:
@@ -269,6 +281,11 @@ def _of_linear(model: Linear) -> Callable:
 def _of_conditional(model: Conditional) -> Callable:
     given = _tensor(model.conditional)
     return lambda x: _conditional(x[0], given)
+
+
+@_fitted.register
+def _of_mapped(model: Mapped) -> Callable:
+    return lambda x: _mapped(x[0], model.groups)
 
 
 @_fitted.register

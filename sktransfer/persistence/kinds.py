@@ -12,8 +12,16 @@ from ..selection import TransferClassifier, TransferRegressor
 from ..selection.blend import ClassBlend, NumberBlend
 from ..selection.judging import BlendPart
 from ..selection.members import Block, Member
-from ..selection.models import Conditional, Direct, FittedOnFeatures, Linear, OnFeatures, Probe
-from ..selection.tuned import TunedMember
+from ..selection.models import (
+    Conditional,
+    Direct,
+    FittedOnFeatures,
+    Linear,
+    Mapped,
+    OnFeatures,
+    Probe,
+)
+from ..selection.tuned import TunedMember, TunedNumbers
 from ..transferability import GlobalScaler, LinearProbe, RidgeProbe
 
 __all__ = ["ESTIMATORS", "PLAIN"]
@@ -49,6 +57,7 @@ PLAIN = {
         IndicatorTarget,
         LayerChoice,
         Linear,
+        Mapped,
         Member,
         NumberBlend,
         NumericTarget,
@@ -58,5 +67,6 @@ PLAIN = {
         TokenWeights,
         TokenizerPreprocessing,
         TunedMember,
+        TunedNumbers,
     )
 }

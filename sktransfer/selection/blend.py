@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from ..backbones import Backbone, LayerInfo
 from ..data import NumericTarget, named_among, take
 from ..features import Recipe, as_store, compute_several, describe_passes, empty_table
 from .judging import BlendPart, Choice, Labels, Numbers, choose_members, mean_prediction
-from .members import BLEND, RAW, Block, Layout, Member, make_members
+from .members import BLEND, RAW, Block, Layout, Member, make_members, sizes_of
 from .models import Tables
 from .self_training import self_train, some_unlabelled
+from .timing import sizes_within
 from .trials import run_settings
-from .tuned import TunedMember, fit_tuned, may_pay
+from .tuned import TunedMember, TunedNumbers, fit_tuned, may_pay
 
 __all__ = ["Blend", "BlendTask", "compute_blocks", "fit_blend"]
 
@@ -35,6 +37,8 @@ class Blend:
         Makes the features that need no network.
     run : dict
         device, engine, memory, n_jobs, verbose.
+    tuned : TunedMember, TunedNumbers or None, default=None
+        A trained network; the others have the rest of its weight.
     """
 
     device: str
@@ -48,11 +52,13 @@ class Blend:
         temperature: float | None,
         vectorizer: Any,
         run: dict,
+        tuned: TunedMember | TunedNumbers | None = None,
     ):
         self.backbone = backbone
         self.parts = parts
         self.temperature = temperature
         self.vectorizer = vectorizer
+        self.tuned = tuned
         vars(self).update(run)
 
     def set_params(self, **run):
@@ -63,7 +69,10 @@ class Blend:
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each member by name, the highest first."""
-        return {part.member.name: part.weight for part in self.parts}
+        own = {} if self.tuned is None else {self.tuned.name: self.tuned.weight}
+        rest = 1 - sum(own.values())
+        found = own | {part.member.name: rest * part.weight for part in self.parts}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     @property
     def execution_(self) -> dict:
@@ -84,7 +93,11 @@ class Blend:
         """Return probabilities or standardised numbers, ``(n_samples, n_outputs)``."""
         run = run_settings(self)
         tables = Tables(compute_blocks(samples, self.backbone, self._blocks, self.vectorizer, run))
-        return mean_prediction(self.parts, tables, self.temperature)
+        mean = mean_prediction(self.parts, tables, self.temperature)
+        if self.tuned is None:
+            return mean
+        share = self.tuned.weight
+        return (1 - share) * mean + share * self.tuned.predictions(samples, run)
 
 
 class ClassBlend(Blend):
@@ -95,29 +108,15 @@ class ClassBlend(Blend):
     classes : ndarray of shape (n_classes,)
     *args
         Of :class:`Blend`.
-    tuned : TunedMember or None, default=None
     """
 
-    def __init__(self, classes: np.ndarray, *args, tuned: TunedMember | None = None):
+    def __init__(self, classes: np.ndarray, *args):
         super().__init__(*args)
         self.classes_ = classes
-        self.tuned = tuned
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each member by name, the highest first."""
-        own = {} if self.tuned is None else {self.tuned.name: self.tuned.weight}
-        rest = 1 - sum(own.values())
-        found = own | {name: rest * weight for name, weight in super().weights.items()}
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def predict_proba(self, samples: Sequence) -> np.ndarray:
         """Return the probability of each class, ``(n_samples, n_classes)``."""
-        mean = self.mean(samples)
-        if self.tuned is None:
-            return mean
-        share = self.tuned.weight
-        return (1 - share) * mean + share * self.tuned.probabilities(samples, run_settings(self))
+        return self.mean(samples)
 
     def predict(self, samples: Sequence) -> np.ndarray:
         """Return the most probable class of each sample."""
@@ -244,7 +243,7 @@ def _poolings(block: Block) -> tuple[str, ...]:
     return block.pooling if isinstance(block.pooling, tuple) else (block.pooling,)
 
 
-def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | None, ...]) -> Blend:
+def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], asked: int | None) -> Blend:
     """Fit a blend.
 
     Parameters
@@ -252,14 +251,14 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | N
     task : BlendTask
     infos : dict of str to LayerInfo
         Of the layers of its backbone.
-    sizes : tuple of int or None
-        Input sizes.
+    asked : int or None
+        The input size that is asked for; None takes several.
 
     Returns
     -------
     Blend
     """
-    is_labels = isinstance(task.outcome, Labels)
+    is_labels, sizes = isinstance(task.outcome, Labels), _sizes(task, asked)
     layout = Layout(task.backbone, infos, sizes, task.classifier, is_labels, task.groups)
     members = make_members(layout)
     vectorizer = _fitted_vectorizer(task, task.rows)
@@ -271,12 +270,21 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], sizes: tuple[int | N
     vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
     known = _complete(task, needed, by_block, vectorizer)
     parts = _fit_parts(task, choice, known, needed, vectorizer)
-    fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run)
+    size = sizes[min(BLEND["trained_size"], len(sizes) - 1)]
+    tuned = _tuned(task, choice, size)
+    fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run, tuned)
     if isinstance(task.outcome, Numbers):
         return NumberBlend(task.outcome.scaler, *fitted)
-    size = sizes[min(BLEND["trained_size"], len(sizes) - 1)]
-    tuned = _tuned(task, task.outcome, choice, size)
-    return ClassBlend(task.outcome.classes, *fitted, tuned=tuned)
+    return ClassBlend(task.outcome.classes, *fitted)
+
+
+def _sizes(task: BlendTask, asked: int | None) -> tuple[int | None, ...]:
+    """Return the input sizes: several, or fewer where time is short."""
+    sizes = sizes_of(task.backbone, asked)
+    if task.until is None:
+        return sizes
+    left, device = task.until - time.perf_counter(), task.run["device"]
+    return sizes_within(task.backbone, sizes, task.samples, len(task.weighted), left, device)
 
 
 def _fit_parts(
@@ -290,14 +298,14 @@ def _fit_parts(
     return self_train(choice.members, choice.temperature, known, outcome, new, task.seed)
 
 
-def _tuned(task: BlendTask, labels: Labels, choice: Choice, size: int | None) -> TunedMember | None:
+def _tuned(task: BlendTask, choice: Choice, size: int | None) -> TunedMember | TunedNumbers | None:
     """Return a tuned network, if it has a weight."""
-    if task.until is None or not may_pay(task.backbone, labels, choice, task.rows):
+    if task.until is None or not may_pay(task.backbone, task.outcome, choice, task.rows):
         return None
     return fit_tuned(
         task.backbone.with_image_size(size),
         task.samples,
-        labels,
+        task.outcome,
         choice,
         task.rows,
         seed=task.seed,

@@ -23,6 +23,7 @@ __all__ = [
     "choose_members",
     "make_splits",
     "mean_prediction",
+    "standardised",
     "tempered",
 ]
 
@@ -53,6 +54,15 @@ class Labels:
     def target(self) -> np.ndarray:
         """Indicators of the classes, ``(n_samples, n_classes)``."""
         return np.eye(len(self.classes))[self.codes]
+
+    @property
+    def strata(self) -> np.ndarray:
+        """The group of each sample, of which each part of a split has its share."""
+        return self.codes
+
+    def errors(self, predictions: np.ndarray) -> np.ndarray:
+        """Tell which predictions are wrong, as 0 or 1."""
+        return (predictions.argmax(1) != self.codes).astype(float)
 
     def take(self, rows: np.ndarray) -> Labels:
         """Return the labels of some samples."""
@@ -89,12 +99,21 @@ class Numbers:
     @property
     def target(self) -> np.ndarray:
         """Standardised numbers, ``(n_samples, n_targets)``."""
-        return (self.scaler.encode(self.y) - self.scaler.mean) / self.scaler.scale
+        return standardised(self.y, self.scaler)
 
     @property
     def codes(self) -> np.ndarray:
         """The numbers; there are no classes."""
         return self.target
+
+    @property
+    def strata(self) -> np.ndarray:
+        """The group of each sample: there is one."""
+        return np.zeros(len(self.y), int)
+
+    def errors(self, predictions: np.ndarray) -> np.ndarray:
+        """Return the squared errors, as shares of the variance."""
+        return ((predictions - self.target) ** 2).mean(1)
 
     def take(self, rows: np.ndarray) -> Numbers:
         """Return the numbers of some samples."""
@@ -108,6 +127,11 @@ class Numbers:
     def is_known(self, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         """Tell which test samples can be predicted: all."""
         return np.ones(len(test), bool)
+
+
+def standardised(y: np.ndarray, scaler: NumericTarget) -> np.ndarray:
+    """Return numbers minus their mean, divided by their deviation, ``(n_samples, n_targets)``."""
+    return (scaler.encode(y) - scaler.mean) / scaler.scale
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from numbers import Real
@@ -19,11 +18,9 @@ from ..features import BackboneEstimator, Count, all_or_nothing
 from .blend import Blend, BlendTask, fit_blend
 from .choices import CHOICES, check_choices, check_combinable, sources_of
 from .judging import Labels
-from .members import sizes_of
 from .recommendation import REFERENCE
 from .strategies import available
 from .study import Study
-from .timing import sizes_within
 from .trials import check_takes_weights, combined_weights, run_settings, set_running
 
 __all__ = ["TransferClassifier"]
@@ -57,8 +54,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     time_budget : float, default=None
         With "auto", about how many seconds ``fit`` may take. Fewer input sizes are used if they
-        would take longer; where there is time, a trained network may join the blend. With None no
-        network is trained.
+        would take longer; where there is time, a trained network may join the blend. A training
+        ends when the time is over. With None no network is trained.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
         with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
@@ -267,13 +264,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             self.estimator,
             self._check_unlabelled(X_unlabelled),
             None if study.class_map is None else tuple(map(tuple, study.class_map.values())),
+            self.batch_size,
+            until,
         )
-        sizes = sizes_of(self.backbone_, self.image_size)
-        if until is not None:
-            task = dataclasses.replace(task, batch_size=self.batch_size, until=until)
-            run = (study.samples, len(study.weighted), until - time.perf_counter(), self.device)
-            sizes = sizes_within(self.backbone_, sizes, *run)
-        return fit_blend(task, infos, sizes)
+        return fit_blend(task, infos, self.image_size)
 
     def _check_unlabelled(self, X_unlabelled):
         """Return the samples without labels, checked."""

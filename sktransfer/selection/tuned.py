@@ -11,20 +11,26 @@ from typing import Any
 import numpy as np
 
 from ..backbones import Backbone, weighted_layers
-from ..data import take
-from ..finetuning import FineTunedClassifier, auto_batch_size, auto_epochs
+from ..data import NumericTarget, take
+from ..finetuning import (
+    FineTunedClassifier,
+    FineTunedRegressor,
+    StopAtTime,
+    auto_batch_size,
+    auto_epochs,
+)
 from ..transferability import hold_out, mixture_weights, temperature
-from .judging import Choice, Labels, tempered
+from .judging import Choice, Labels, Numbers, standardised, tempered
 from .members import BLEND
 from .timing import measure_timing
 from .trials import set_running
 
-__all__ = ["TunedMember", "fit_tuned", "may_pay"]
+__all__ = ["TunedMember", "TunedNumbers", "fit_tuned", "may_pay"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TunedMember:
-    """A tuned network with its weight in a blend.
+    """A tuned classifier with its weight in a blend.
 
     Parameters
     ----------
@@ -44,7 +50,7 @@ class TunedMember:
     columns: np.ndarray
     n_classes: int
 
-    def probabilities(self, samples: Sequence, run: dict) -> np.ndarray:
+    def predictions(self, samples: Sequence, run: dict) -> np.ndarray:
         """Return the probabilities of samples, ``(n_samples, n_classes)``."""
         return tempered(self.logits(samples, run), self.temperature)
 
@@ -55,14 +61,78 @@ class TunedMember:
         found[:, self.columns] = np.log(np.maximum(own, 1e-6))
         return found
 
+    def weighted(self, held_out: Sequence, labels: Labels, others: np.ndarray, run: dict):
+        """Return the member with its temperature and weight, or None if it is worse than others.
 
-def may_pay(backbone: Backbone, labels: Labels, choice: Choice, rows: np.ndarray) -> bool:
+        Parameters
+        ----------
+        held_out : sequence
+            Samples that it was not trained on.
+        labels : Labels
+            Of these.
+        others : ndarray of shape (n_samples, n_classes)
+            The probabilities of the other members.
+        run : dict
+            device, memory, n_jobs, verbose.
+        """
+        logits = self.logits(held_out, run)
+        smoothing = 1 / (len(labels.codes) + 2)
+        settings = {"label_smoothing": smoothing, "sample_weight": labels.weight}
+        heat = temperature(logits, labels.codes, **settings)
+        pair = np.stack([others, tempered(logits, heat)])
+        own = np.log(np.maximum(pair[:, np.arange(len(others)), labels.codes], 1e-6))
+        if np.subtract(*own) @ labels.weight > 0:
+            return None
+        prior = np.full(2, BLEND["tuned_pseudo_samples"] / 2)
+        _, weight = mixture_weights(pair, labels.codes, prior=prior, sample_weight=labels.weight)
+        return dataclasses.replace(self, weight=float(weight), temperature=heat)
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedNumbers:
+    """A tuned regressor with its weight in a blend.
+
+    Parameters
+    ----------
+    name : str
+    weight : float
+    model : FineTunedRegressor
+    scaler : NumericTarget
+        Of the blend.
+    """
+
+    name: str
+    weight: float
+    model: FineTunedRegressor
+    scaler: NumericTarget
+
+    def predictions(self, samples: Sequence, run: dict) -> np.ndarray:
+        """Return the standardised numbers of samples, ``(n_samples, n_targets)``."""
+        return standardised(set_running(self.model, **run).predict(samples), self.scaler)
+
+    def weighted(self, held_out: Sequence, numbers: Numbers, others: np.ndarray, run: dict):
+        """Return the member with its weight, as :meth:`TunedMember.weighted`."""
+        step = self.predictions(held_out, run) - others
+        missing = numbers.target - others
+        scale = numbers.weight[:, None]
+        if (scale * (step - missing) ** 2).sum() > (scale * missing**2).sum():
+            return None
+        # The least squared error of the mean, with pseudo-samples for which one half is best.
+        square, product = (float((scale * step * x).sum()) for x in (step, missing))
+        pseudo = BLEND["tuned_pseudo_samples"] * square / numbers.weight.sum()
+        weight = (product + pseudo / 2) / max(square + pseudo, np.finfo(float).tiny)
+        return dataclasses.replace(self, weight=float(np.clip(weight, 0, 1)))
+
+
+def may_pay(
+    backbone: Backbone, outcome: Labels | Numbers, choice: Choice, rows: np.ndarray
+) -> bool:
     """Tell whether a tuned network may improve a blend: there are samples and errors enough.
 
     Parameters
     ----------
     backbone : Backbone
-    labels : Labels
+    outcome : Labels or Numbers
         Of all samples.
     choice : Choice
     rows : ndarray of int
@@ -73,18 +143,18 @@ def may_pay(backbone: Backbone, labels: Labels, choice: Choice, rows: np.ndarray
     bool
     """
     judged = np.isfinite(choice.out_of_fold).all(1)
-    n, n_classes = int((labels.weight > 0).sum()), len(np.unique(labels.codes[rows]))
-    if n < max(BLEND["tuned_rows"], BLEND["tuned_rows_of_class"] * n_classes) or not judged.any():
+    n, n_strata = int((outcome.weight > 0).sum()), len(np.unique(outcome.strata[rows]))
+    if n < max(BLEND["tuned_rows"], BLEND["tuned_rows_of_class"] * n_strata) or not judged.any():
         return False
-    wrong = choice.out_of_fold[judged].argmax(1) != labels.codes[rows[judged]]
-    errors = float(np.average(wrong, weights=labels.weight[rows[judged]]))
+    known = outcome.take(rows[judged])
+    errors = float(np.average(known.errors(choice.out_of_fold[judged]), weights=known.weight))
     return errors >= BLEND["tuned_errors"] and len(weighted_layers(backbone)) > 0
 
 
 def fit_tuned(
     backbone: Backbone,
     samples: Any,
-    labels: Labels,
+    outcome: Labels | Numbers,
     choice: Choice,
     rows: np.ndarray,
     *,
@@ -92,7 +162,7 @@ def fit_tuned(
     batch_size: int | str,
     run: dict,
     until: float,
-) -> TunedMember | None:
+) -> TunedMember | TunedNumbers | None:
     """Train all stages without some samples, and weight the network by its predictions of these.
 
     Parameters
@@ -100,7 +170,7 @@ def fit_tuned(
     backbone : Backbone
         For the size at which it is trained.
     samples : sequence
-    labels : Labels
+    outcome : Labels or Numbers
         Of all samples.
     choice : Choice
     rows : ndarray of int
@@ -110,31 +180,40 @@ def fit_tuned(
     run : dict
         device, engine, memory, n_jobs, verbose.
     until : float
-        Time, as of ``time.perf_counter``, at which training must be over; it does not begin, if it
-        would take longer.
+        Time, as of ``time.perf_counter``, at which training ends, also if it is not finished. It
+        does not begin, if it is expected to take longer.
 
     Returns
     -------
-    TunedMember or None
+    TunedMember, TunedNumbers or None
         None without a weight, or without time.
     """
-    train, held = _split(labels, choice, rows, seed)
+    train, held = _split(outcome, choice, rows, seed)
     if time.perf_counter() + _seconds(backbone, samples, len(train)) > until:
         return None
-    model = FineTunedClassifier(
-        backbone, trainable="all", batch_size=batch_size, random_state=seed, **run
-    )
+    estimator = FineTunedClassifier if isinstance(outcome, Labels) else FineTunedRegressor
+    settings = {"batch_size": batch_size, "random_state": seed, "callbacks": [StopAtTime(until)]}
+    model = estimator(backbone, trainable="all", **settings, **run)
     with warnings.catch_warnings():  # a training that does not help has no weight
         warnings.simplefilter("ignore", UserWarning)
-        model.fit(take(samples, train), labels.y[train], sample_weight=labels.weight[train])
-    columns = np.searchsorted(labels.classes, model.classes_)
+        model.fit(take(samples, train), outcome.y[train], sample_weight=outcome.weight[train])
+    member = _member(model.set_params(callbacks=None), backbone, outcome)
+    known = take(samples, rows[held]), outcome.take(rows[held]), choice.out_of_fold[held]
+    member = member.weighted(*known, run)
+    return None if member is None or member.weight < BLEND["tuned_least_weight"] else member
+
+
+def _member(model: Any, backbone: Backbone, outcome: Labels | Numbers) -> Any:
     size = "" if backbone.input_shape is None else f", {max(backbone.input_shape[1:])} pixels"
-    member = TunedMember(f"all stages trained{size}", 0.0, 1.0, model, columns, len(labels.classes))
-    return _weighted(member, take(samples, rows[held]), labels.take(rows[held]), choice, held, run)
+    name = f"all stages trained{size}"
+    if isinstance(outcome, Numbers):
+        return TunedNumbers(name, 0.0, model, outcome.scaler)
+    columns = np.searchsorted(outcome.classes, model.classes_)
+    return TunedMember(name, 0.0, 1.0, model, columns, len(outcome.classes))
 
 
 def _split(
-    labels: Labels, choice: Choice, rows: np.ndarray, seed: int
+    outcome: Labels | Numbers, choice: Choice, rows: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions to train on, and places among ``rows`` of the samples held out."""
     judged = np.flatnonzero(np.isfinite(choice.out_of_fold).all(1))
@@ -142,32 +221,13 @@ def _split(
     n_held = np.clip(len(judged) // 5, least, most)
     positions = rows[judged]
     fraction = min(float(n_held / len(judged)), 1 / 3)
-    _, found = hold_out(labels.codes[positions], labels.weight[positions], fraction, seed)
+    _, found = hold_out(outcome.strata[positions], outcome.weight[positions], fraction, seed)
     held = judged[found]
     equal = np.isin(choice.groups, choice.groups[held])  # to a sample held out
-    return np.setdiff1d(np.flatnonzero(labels.weight), rows[equal]), held
+    return np.setdiff1d(np.flatnonzero(outcome.weight), rows[equal]), held
 
 
 def _seconds(backbone: Backbone, samples: Any, n: int) -> float:
     """Estimate the time of training on n samples."""
     step = measure_timing(backbone, samples, {"all": "all"}).step["all"]
     return step * n * auto_epochs(n, auto_batch_size(n))
-
-
-def _weighted(
-    member: TunedMember, held_out: Sequence, labels: Labels, choice: Choice, held, run: dict
-) -> TunedMember | None:
-    """Return the member with its temperature and its weight, by samples held out."""
-    logits = member.logits(held_out, run)
-    smoothing = 1 / (len(labels.codes) + 2)
-    settings = {"label_smoothing": smoothing, "sample_weight": labels.weight}
-    heat = temperature(logits, labels.codes, **settings)
-    pair = np.stack([choice.out_of_fold[held], tempered(logits, heat)])
-    own = np.log(np.maximum(pair[:, np.arange(len(held)), labels.codes], 1e-6))
-    if np.subtract(*own) @ labels.weight > 0:  # worse than the others alone
-        return None
-    prior = np.full(2, BLEND["tuned_pseudo_samples"] / 2)
-    _, weight = mixture_weights(pair, labels.codes, prior=prior, sample_weight=labels.weight)
-    if weight < BLEND["tuned_least_weight"]:
-        return None
-    return dataclasses.replace(member, weight=float(weight), temperature=heat)

@@ -8,7 +8,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from sktransfer import PretrainedClassifier, TransferClassifier, load_backbone
+from sktransfer import PretrainedClassifier, TransferClassifier, load, load_backbone, save
 
 MAP = {"cold": ["a", "b"], "warm": ["c"]}
 
@@ -34,7 +34,7 @@ def backbone():
     return load_backbone(Right().eval(), classes=list("abc"))
 
 
-def test_the_map_is_a_member_and_is_preferred(backbone):
+def test_the_map_is_a_member_and_is_preferred(backbone, tmp_path):
     X, y = rows(16)
     test, y_test = rows(400, seed=1)
     model = TransferClassifier(backbone, class_map=MAP, random_state=0).fit(X, y)
@@ -43,6 +43,9 @@ def test_the_map_is_a_member_and_is_preferred(backbone):
         test, y_test
     )
     again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(again.predict_proba(test), model.predict_proba(test))
+    save(model, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules={backbone.name: Right})
     np.testing.assert_allclose(again.predict_proba(test), model.predict_proba(test))
 
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from sktransfer import FineTunedClassifier, TransferClassifier, load_backbone
+from sktransfer import (
+    FineTunedClassifier,
+    FineTunedRegressor,
+    TransferClassifier,
+    TransferRegressor,
+    load,
+    load_backbone,
+    save,
+)
+from sktransfer.finetuning import StopAtTime
 from sktransfer.selection import tuned
 from sktransfer.selection.members import BLEND
 from tests.selection.support import deeper_backbone
@@ -123,3 +132,103 @@ def test_equal_samples_are_not_both_trained_on_and_held_out(backbone, trained):
 def test_a_budget_that_is_none_is_refused(budget, backbone):
     with pytest.raises(ValueError, match="time_budget"):
         TransferClassifier(backbone, time_budget=budget).fit(*rings(20))
+
+
+def distance(n, seed=0):
+    X = rings(n, seed)[0]
+    return X, 100 + 5 * (X[:, :2] ** 2).sum(1)
+
+
+@pytest.fixture
+def faster(monkeypatch):
+    """A learning rate at which a network of random weights learns something; rows by training."""
+    counts, fit = [], FineTunedRegressor.fit
+
+    def counting(self, X, y, sample_weight=None):
+        counts.append(len(y))
+        return fit(self.set_params(lr=0.01), X, y, sample_weight)
+
+    monkeypatch.setattr(FineTunedRegressor, "fit", counting)
+    return counts
+
+
+def test_a_tuned_network_is_in_a_blend_of_numbers(backbone, faster, tmp_path):
+    X, y = distance(300)
+    model = TransferRegressor(backbone, time_budget=1e9, random_state=0).fit(X, y)
+    assert faster == [240]
+    weights = dict(zip(model.members_, model.weights_, strict=True))
+    assert weights["all stages trained"] > 0.1 and model.weights_.sum() == pytest.approx(1)
+    test, y_test = distance(500, seed=1)
+    without = TransferRegressor(backbone, random_state=0).fit(X, y)
+    assert len(faster) == 1 and model.score(test, y_test) > without.score(test, y_test) + 0.05
+    found = model.predict(test)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(model)).predict(test), found, rtol=1e-5)
+    save(model, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules={backbone.name: Narrow})
+    np.testing.assert_allclose(again.predict(test), found, rtol=1e-5)
+    several = np.column_stack([y, -y])
+    assert model.fit(X, several, sample_weight=np.arange(300) % 2 + 1).predict(test).shape == (
+        500,
+        2,
+    )
+
+
+def test_the_weight_of_numbers_has_the_least_error(backbone):
+    from sktransfer.data import NumericTarget
+    from sktransfer.selection.judging import Numbers
+
+    truth = np.random.default_rng(0).normal(size=1000)
+    scaler = NumericTarget(truth)
+    numbers = Numbers(truth, scaler, np.ones(1000))
+    noise = np.random.default_rng(1).normal(size=(2, 1000))
+    others = (numbers.target[:, 0] + noise[0])[:, None]
+
+    class Other:
+        def predict(self, samples):
+            return scaler.decode((numbers.target[:, 0] + 0.5 * noise[1])[:, None])
+
+        def set_params(self, **run):
+            return self
+
+        def get_params(self, deep=True):
+            return {}
+
+    member = tuned.TunedNumbers("other", 0.0, Other(), scaler)
+    found = member.weighted(range(1000), numbers, others, {})
+    assert found.weight == pytest.approx(1 / (1 + 0.25), abs=0.03)  # by inverse variances
+    assert member.weighted(range(1000), numbers, numbers.target, {}) is None
+
+
+def test_a_training_ends_with_its_time():
+    X, y = rings(64)
+    ticks = iter(range(1000))
+    settings = {"max_epochs": 50, "batch_size": 16, "random_state": 0}
+    stop = StopAtTime(10, clock=lambda: next(ticks))
+    model = FineTunedClassifier(
+        load_backbone(Narrow().eval()), trainable="all", callbacks=[stop], **settings
+    ).fit(X, y)
+    steps = [len(row["batches"]) for row in model.net_.history]
+    assert sum(steps) == 11 and model.predict(X).shape == (64,)
+    assert len(model.net_.history) == 3  # of 50
+
+
+def test_a_blend_stops_a_training_at_its_budget(backbone, monkeypatch):
+    made = []
+
+    class Noting(StopAtTime):
+        def __init__(self, until):
+            made.append(until)
+            super().__init__(until, clock=lambda: until)  # over at once
+
+    monkeypatch.setattr(tuned, "StopAtTime", Noting)
+    monkeypatch.setattr(tuned, "_seconds", lambda *args: 0.0)
+    X, y = rings(200)
+    trained, fit = [], FineTunedClassifier.fit
+
+    def keeping(self, *args, **kwargs):
+        trained.append(fit(self, *args, **kwargs))
+        return self
+
+    monkeypatch.setattr(FineTunedClassifier, "fit", keeping)
+    TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(X, y)
+    assert len(made) == 1 and len(trained[0].history_) == 1 and trained[0].callbacks is None
