@@ -44,6 +44,8 @@ def parser(
     if quick is not None:
         made.add_argument("--quick", action=_Quick, settings=quick, help=f"the same as {quick}")
         made.add_argument("--record", action="store_true", help="write to docs/performance")
+        made.add_argument("--cpu-time", dest="clock", action="store_const", const=time.process_time)
+        made.set_defaults(clock=time.perf_counter)
     return made
 
 

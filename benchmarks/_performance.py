@@ -93,13 +93,15 @@ def read(name: str, folder: Path = RECORDS) -> list[dict]:
 
 def machine() -> dict[str, str | float]:
     """Describe the processor, the memory, the settings and the versions."""
+    import torch  # not for the page
+
     return {
         "processor": _of_processor("model name") or platform.machine(),
         "instructions": " ".join(_instructions()),
         "cores": os.cpu_count() or 1,
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
-        "accelerator": _accelerator(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "one for each core"),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "threads": torch.get_num_threads(),
         "versions": f"Python {platform.python_version()}, " + ", ".join(_versions()),
         "load": round(os.getloadavg()[0], 1),
     }
@@ -115,12 +117,6 @@ def _instructions() -> list[str]:
     """Return the names of the instructions that decide which code of oneDNN runs."""
     flags = set(_of_processor("flags").split())
     return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-
-
-def _accelerator() -> str:
-    import torch  # not for the page
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
 def _versions() -> list[str]:

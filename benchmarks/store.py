@@ -1,7 +1,7 @@
 """Measure the time to store and to find features, and to digest images.
 
-Microseconds a sample to put and to get 1,280 float32, 128 samples at a time, for FeatureStore, one
-.npy file for each call, one .npy file for each sample, and joblib.Memory. "Opened anew" is what
+Samples a second to put and to get 1,280 values of float32, 128 samples at a time, for FeatureStore,
+one .npy file for each call, one .npy file for each sample, and joblib.Memory. "Opened anew" is what
 each new process does. "Shuffled" finds the samples in another order than they were stored in. Then,
 how many features a second one and two processes find, by the clock and by processor time, and the
 time to digest an image of 224 x 224 x 3 bytes. The result of get is asserted to equal the argument
@@ -9,7 +9,7 @@ of put.
 
     python benchmarks/store.py
 
-With ``--million``, a store of 1,000,000 samples (5.3 GB): time and memory to fill, to open and to
+`--million` makes a store of 1,000,000 samples (5.3 GB): time and memory to fill, to open and to
 read it, and a grid search over an X of as many rows, whose features are found in the store.
 """
 
@@ -32,7 +32,7 @@ from subprocess import PIPE
 import joblib
 import numpy as np
 import torch
-from _common import count_forward, interleave, parser, ratio, table
+from _common import Case, count_forward, interleave, parser, record, table
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -41,6 +41,8 @@ from sktransfer import FeatureStore, PretrainedFeatureExtractor, load_backbone
 from sktransfer.data import digest
 
 N, WIDTH, BATCH = 20_480, 1280, 128
+QUICK = {"rounds": 3}
+ONE_FILE = "one .npy file for each call"
 FEW = slice(0, 4 * BATCH)  # for stores that need a file for each sample
 VALUES = np.random.default_rng(0).standard_normal((N, WIDTH), np.float32)
 KEYS = [digest(row) for row in VALUES]
@@ -105,10 +107,10 @@ def put_joblib(path: Path):
     return cached
 
 
-def measure_store(root: Path, rounds: int) -> list[list]:
+def measure_store(root: Path, rounds: int) -> list[Case]:
     folders = (root / str(i) for i in itertools.count())
     puts = {
-        "one .npy file for each call": (put_arrays, N),
+        ONE_FILE: (put_arrays, N),
         "FeatureStore": (put_store, N),
         "one .npy file for each sample": (put_files, FEW.stop),
         "joblib.Memory": (put_joblib, FEW.stop),
@@ -116,7 +118,7 @@ def measure_store(root: Path, rounds: int) -> list[list]:
     arrays, store, files, cached = (put(next(folders)) for put, _ in puts.values())
     shuffled = [KEYS[i] for i in SHUFFLED]
     gets = {
-        "one .npy file for each call": (lambda: get_arrays(arrays), N),
+        ONE_FILE: (lambda: get_arrays(arrays), N),
         "FeatureStore": (lambda: get_store(store), N),
         "FeatureStore, opened anew": (lambda: get_store(FeatureStore(store.location)), N),
         "FeatureStore, shuffled": (lambda: get_store(store, shuffled), N),
@@ -126,13 +128,20 @@ def measure_store(root: Path, rounds: int) -> list[list]:
     for name, (run, n) in gets.items():
         expected = VALUES[SHUFFLED] if "shuffled" in name else VALUES[:n]
         np.testing.assert_array_equal(run(), expected, err_msg=name)
-    print("put"), (put_times := measure_puts(puts, folders, rounds))
-    print("get"), (get_times := interleave({k: run for k, (run, _) in gets.items()}, rounds))
-    base = "one .npy file for each call"
+    print("put")
+    put = rates(measure_puts(puts, folders, rounds), {name: n for name, (_, n) in puts.items()})
+    print("get")
+    times = interleave({k: run for k, (run, _) in gets.items()}, rounds)
+    get = rates(times, {name: n for name, (_, n) in gets.items()})
+    aims = {"FeatureStore": 0.5}
     return [
-        [name, *cells(put_times, name, base, n, N), *cells(get_times, name, base, n, N)]
-        for name, (_, n) in gets.items()
+        Case("put", "samples/s", put, ONE_FILE, aims),
+        Case("get", "samples/s", get, ONE_FILE, note="equal to what was put"),
     ]
+
+
+def rates(times: dict[str, list[float]], counts: dict[str, int]) -> dict[str, list[float]]:
+    return {name: [counts[name] / seconds for seconds in each] for name, each in times.items()}
 
 
 def measure_puts(puts: dict, folders: Iterator[Path], rounds: int) -> dict[str, list[float]]:
@@ -149,24 +158,26 @@ def measure_puts(puts: dict, folders: Iterator[Path], rounds: int) -> dict[str, 
     return times
 
 
-def measure_processes(root: Path) -> list[list]:
+def measure_processes(root: Path) -> list[Case]:
     """Count the features that processes find in a second: of wall-clock and of processor time."""
     store = put_store(root / "processes")
     lines = "\n".join(key.hex() for key in KEYS)
     command = [sys.executable, "-c", PROCESS, str(store.location), RECIPE]
-    rows = []
-    for n in (1, 2):
+    by_clock, by_processor = {}, {}
+    for name, n in {"one process": 1, "two processes, each": 2}.items():
         started = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(n)]
         with ThreadPool(n) as pool:
             outputs = pool.map(lambda process: process.communicate(lines)[0], started)
         times = np.array([[line.split() for line in out.splitlines()] for out in outputs], float)
-        rates = N / times  # (process, round, wall or processor)
-        middle, best = np.median(rates, axis=1), rates.max(axis=1)
-        rows.append([n, *(f"{x.min():,.0f}" for x in (middle[:, 0], best[:, 0], middle[:, 1]))])
-    return rows
+        slowest = (N / times).min(axis=0)  # (round, clock or processor)
+        by_clock[name], by_processor[name] = slowest.T.tolist()
+    return [
+        Case("get in processes", "samples/s", by_clock),
+        Case("get in processes, processor time", "samples/s", by_processor),
+    ]
 
 
-def measure_digest(rounds: int) -> list[list]:
+def measure_digest(rounds: int) -> Case:
     image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     calls = 200
     digests = {
@@ -182,16 +193,10 @@ def measure_digest(rounds: int) -> list[list]:
     for name, run in digests.items():
         assert run(image) != run(other), name
     variants = {k: lambda f=f: [f(image) for _ in range(calls)] for k, f in digests.items()}
-    print("digest"), (times := interleave(variants, rounds))
-    return [[name, *cells(times, name, "sktransfer (xxh3_128)", calls, calls)] for name in digests]
-
-
-def cells(times: dict, name: str, base: str, calls: int, base_calls: int) -> tuple[str, str]:
-    if name not in times:
-        return "-", "-"
-    microseconds = f"{np.median(times[name]) / calls * 1e6:.1f}"
-    each, reference = ([t / n for t in times[k]] for k, n in ((name, calls), (base, base_calls)))
-    return microseconds, "1" if name == base else ratio(each, reference)
+    print("digest")
+    times = interleave(variants, rounds)
+    values = {name: [1e6 * t / calls for t in each] for name, each in times.items()}
+    return Case("digest of 150,528 bytes", "µs", values, next(iter(values)))
 
 
 class Encoder(torch.nn.Module):
@@ -257,7 +262,7 @@ def memory() -> float:
 
 
 def main() -> None:
-    options = parser(__doc__, rounds=7)
+    options = parser(__doc__, rounds=7, quick=QUICK)
     options.add_argument("--million", type=int, nargs="?", const=1_000_000)
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as root:
@@ -265,15 +270,8 @@ def main() -> None:
             rows = measure_million(Path(root), args.million)
             table(["step", "seconds", "processor seconds", "growth of peak memory, MB"], rows)
             return
-        rows = measure_store(Path(root), args.rounds)
-        processes = measure_processes(Path(root))
-    digests = measure_digest(args.rounds)
-    print(f"\nMicroseconds a sample, {BATCH} samples of {WIDTH} float32 in one call")
-    table(["store", "put", "times the first", "get", "times the first"], rows)
-    print("\nFeatures found in a second by each process, at least")
-    table(["processes", "median", "best round", "median, processor time"], processes)
-    print("\nMicroseconds for an image of 150,528 bytes")
-    table(["digest", "time", "times the first"], digests)
+        cases = measure_store(Path(root), args.rounds) + measure_processes(Path(root))
+    record(__file__, args, [*cases, measure_digest(args.rounds)])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 import skorch
@@ -17,7 +16,6 @@ from torch import nn
 
 from ..backbones import Backbone, stages_of
 from ..data import open_target
-from ..features import Stream
 from .heads import build_module, describe_module
 from .loop import make_net, tail_of
 from .outputs import run_rows
@@ -89,22 +87,14 @@ class TunedNetwork:
         """One entry for each epoch of training, without the entries of its batches."""
         return [{k: v for k, v in row.items() if k != "batches"} for row in self.net.history]
 
-    def outputs(
-        self,
-        activations: np.ndarray | Stream,
-        device: str,
-        precision: str,
-        positions: Sequence[int] | None = None,
-    ) -> np.ndarray:
+    def outputs(self, activations: np.ndarray, device: str, precision: str) -> np.ndarray:
         """Run activations at the cut through the tail.
 
         Parameters
         ----------
-        activations : ndarray of shape (n_samples, ...), array of n_samples arrays or Stream
+        activations : ndarray of shape (n_samples, ...) or array of n_samples arrays
         device : str
         precision : {"float32", "bfloat16"}
-        positions : sequence of int, default=None
-            Of the samples, for messages.
 
         Returns
         -------
@@ -112,12 +102,9 @@ class TunedNetwork:
         """
         body, engines = self._once("body", lambda: (nn.Sequential(*self.tail.eval().body), {}))
         has_tokens = self.tail.masked and bool(self.tail.names)
-        settings: dict[str, Any] = {
-            "has_tokens": has_tokens,
-            "precision": precision,
-            "positions": positions,
-        }
-        outputs = run_rows(body, activations, device, engines, **settings)
+        outputs = run_rows(
+            body, activations, device, engines, has_tokens=has_tokens, precision=precision
+        )
         return outputs.astype(np.float64)
 
     def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:

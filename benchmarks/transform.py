@@ -1,0 +1,160 @@
+"""Measure the features of images, compared with a plain loop over batches of 32.
+
+The plain loop runs the same network up to the same layer: batches of 32, default memory format,
+`torch.inference_mode`; it opens and preprocesses with the same functions. In the cases "network",
+both begin with preprocessed tensors, in the others with arrays or with JPEG files.
+EfficientNet-Lite0 has its real weights, the others random ones, which take the same time. OpenVINO
+and ONNX Runtime run with `engine=`; conversions are not timed. The features of all contestants are
+asserted to be equal to 1e-4 first (relative L2 distance of each image), in `bfloat16` to 0.3. How
+fast a loop over batches of 32 is depends on the allocator of the C library, which by default
+returns large blocks of memory to the operating system after each batch.
+
+    python benchmarks/transform.py
+    python benchmarks/transform.py --quick --networks resnet18
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from _common import Case, hymenoptera, interleave, parser, record, speeds
+from torch import nn
+
+from sktransfer import PretrainedFeatureExtractor, load_backbone
+from sktransfer.backbones import Backbone, stages_of
+from sktransfer.backbones.layers import penultimate
+from sktransfer.data import open_image
+from sktransfer.engines import check_engine, pool
+from sktransfer.features import Recipe, open_sample
+
+QUICK = {"rounds": 3, "samples": 32, "converted": ["efficientnet_lite0", "resnet18"]}
+CPU = torch.device("cpu")
+NETWORKS = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "vit_b_16": "ViT-B/16",
+}
+SHARES = {"resnet50": 2, "vit_b_16": 4}  # of the images, for slow networks
+AIMS = {"efficientnet_lite0": {"torch": 6}, "resnet18": {"torch": 1.7}}
+
+
+class Plain:
+    """A network up to its penultimate layer, as a loop would run it."""
+
+    def __init__(self, backbone: Backbone):
+        stages, layer = stages_of(backbone), penultimate(backbone)
+        used = list(stages.values())[: list(stages).index(layer) + 1]
+        self.backbone, self.network = backbone, copy.deepcopy(nn.Sequential(*used))
+
+    @torch.inference_mode()
+    def __call__(self, samples, opened: Callable | None = None) -> np.ndarray:
+        parts = []
+        for start in range(0, len(samples), 32):
+            batch = samples[start : start + 32]
+            if opened is not None:
+                batch = torch.stack([opened(sample, self.backbone) for sample in batch])
+            parts.append(pool(self.network(batch), "avg"))
+        return torch.cat(parts).numpy()
+
+
+def runs(converted: bool) -> dict[str, dict]:
+    """Return the engines and precisions that can be used here, by their name in the table."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        for engine in ("torch", "openvino", "onnxruntime") if converted else ("torch",):
+            try:
+                check_engine(engine, CPU, precision)
+            except (ImportError, ValueError) as error:
+                print(f"  left out: {error}")
+                continue
+            name = engine if precision == "float32" else f"{engine}, bfloat16"
+            found[name] = {"engine": engine, "precision": precision}
+    return found
+
+
+def assert_equal(outputs: dict[str, np.ndarray]) -> str:
+    """Assert that all features are equal to the first, and describe how nearly."""
+    wanted = outputs["plain loop"]
+    far = {"float32": 0.0, "bfloat16": 0.0}
+    for name, features in outputs.items():
+        distance = np.linalg.norm(features - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        precision = "bfloat16" if "bfloat16" in name else "float32"
+        far[precision] = max(far[precision], float(distance.max()))
+        assert distance.max() <= (0.3 if precision == "bfloat16" else 1e-4), (name, distance.max())
+    rough = f", in bfloat16 to {far['bfloat16']:.1%}" if far["bfloat16"] else ""
+    return f"features equal to {far['float32']:.0e}{rough} for the worst image"
+
+
+def measure(name: str, variants: dict, n: int, args, aims=None, baseline="plain loop") -> Case:
+    print(f"{name}, {n} images", flush=True)
+    note = assert_equal({variant: run() for variant, run in variants.items()})
+    times = interleave(variants, args.rounds, args.clock)
+    return Case(name, "images/s", speeds(times, n), baseline, aims or {}, note)
+
+
+def through_network(name: str, backbone: Backbone, paths: list[str], args) -> list[Case]:
+    """Compare the network alone, and in bfloat16 with OpenVINO."""
+    layer, plain = penultimate(backbone), Plain(backbone)
+    x = torch.stack([open_sample(path, backbone) for path in paths])
+    variants: dict[str, Callable] = {"plain loop": lambda: plain(x)}
+    for variant, settings in runs(name in args.converted).items():
+        recipe = Recipe(
+            backbone, (layer,), precision=settings["precision"], runtime=settings["engine"]
+        )
+        engine = recipe.engine(CPU)
+        backbone.prepared.pop("engines", None)  # keeps two
+        variants[variant] = lambda engine=engine: engine.run(x)[layer]
+    title = f"{NETWORKS[name]}, network"
+    case = measure(title, variants, len(x), args, AIMS.get(name))
+    return [case, *_against_openvino(case, name)]
+
+
+def _against_openvino(case: Case, name: str) -> list[Case]:
+    """Return the same values, compared with OpenVINO in the same precision."""
+    found = []
+    for suffix, aim in (("", None), (", bfloat16", 0.8 if name == "resnet18" else None)):
+        names = [f"openvino{suffix}", f"torch{suffix}"]
+        if set(names) <= case.values.keys():
+            values = {n: case.values[n] for n in names}
+            title = f"{case.name}{suffix or ', float32'}, against OpenVINO"
+            found.append(Case(title, case.unit, values, names[0], {names[1]: aim} if aim else {}))
+    return found
+
+
+def through_transform(name: str, backbone: Backbone, paths: list[str], args) -> list[Case]:
+    """Compare `transform` from files and from arrays."""
+    plain, arrays = Plain(backbone), [open_image(path) for path in paths]
+    cases = []
+    for what, samples in {"JPEG files": paths, "arrays": arrays}.items():
+        variants: dict[str, Callable] = {"plain loop": lambda s=samples: plain(s, open_sample)}
+        for variant, settings in runs(False).items():
+            made = PretrainedFeatureExtractor(backbone, device="cpu", **settings).fit(samples[:1])
+            label = variant.replace("torch", "transform")
+            variants[label] = lambda made=made, s=samples: made.transform(s)
+        cases.append(measure(f"{NETWORKS[name]}, {what}", variants, len(samples), args))
+    return cases
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=5, quick=QUICK)
+    options.add_argument("--samples", type=int, default=128)
+    options.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    options.add_argument("--converted", nargs="*", default=list(NETWORKS), choices=NETWORKS)
+    args = options.parse_args()
+    warnings.filterwarnings("ignore", message="weights=None")
+    paths, cases = hymenoptera(args.data, "train")[0], []
+    for name in args.networks:
+        backbone = load_backbone(name, weights="default" if "lite" in name else None)
+        few = paths[: args.samples // SHARES.get(name, 1)]
+        cases += through_network(name, backbone, few, args)
+        cases += through_transform(name, backbone, few, args)
+    record(__file__, args, cases)
+
+
+if __name__ == "__main__":
+    main()
