@@ -54,11 +54,39 @@ class ImagePreprocessing:
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, *crop)``."""
-        x = self._resized(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
-        x = self._with_border(x) if self.crop_mode == "border" else x
-        return scale(center_crop(x, _pair(self.crop)), self.mean, self.std)
+        return self.scaled(self.resized(image))
 
-    def _resized(self, image: np.ndarray) -> torch.Tensor:
+    def resized(self, image: np.ndarray) -> torch.Tensor:
+        """Resize and crop an image.
+
+        Parameters
+        ----------
+        image : ndarray of shape (h, w, 3)
+
+        Returns
+        -------
+        Tensor of shape (3, *crop)
+            In the type of the image; of a uint8 image a quarter of the bytes of the scaled one.
+        """
+        x = self._resize(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
+        x = self._with_border(x) if self.crop_mode == "border" else x
+        return center_crop(x, _pair(self.crop))
+
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale the channels of a resized image.
+
+        Parameters
+        ----------
+        x : Tensor of shape (3, *crop)
+            From :meth:`resized`.
+
+        Returns
+        -------
+        Tensor of shape (3, *crop), float32
+        """
+        return scale(x, self.mean, self.std)
+
+    def _resize(self, image: np.ndarray) -> torch.Tensor:
         size = self._resized_size(*image.shape[:2])
         if self.crop_mode != "center" and image.dtype == np.uint8:
             # Pillow chooses the order of its two passes by the sizes, torchvision does not: where

@@ -13,6 +13,7 @@ from .files import cache, inspect
 from .networks import backbones, layers
 from .output import results_on_stdout
 from .predictions import predict
+from .report import report
 from .training import evaluate, train
 
 __all__ = ["COMMANDS", "demo", "make_app"]
@@ -32,6 +33,7 @@ COMMANDS = (
     extract,
     advise,
     rank,
+    report,
     inspect,
     backbones,
     layers,

@@ -31,7 +31,7 @@ class ArrayModality(Modality):
         return digest_array(sample)
 
     def parts(self, sample: np.ndarray) -> NumberParts:
-        return NumberParts(np.asarray(sample, np.float32))
+        return NumberParts(np.asarray(self.read(sample), np.float32))
 
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = True

@@ -77,12 +77,12 @@ class ImageModality(Modality):
         return Image.fromarray(opened)
 
     def preview(self, sample, side: int = 160) -> Image.Image:
-        image = self.for_transform(self.open(sample))
+        image = self.for_transform(self.open(self.read(sample)))
         image.thumbnail((side, side))
         return image
 
     def parts(self, sample) -> ImageParts:
-        return ImageParts(self.open(sample))
+        return ImageParts(self.open(self.read(sample)))
 
     def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, 256, (n, *shape[1:], 3), dtype=np.uint8)

@@ -42,10 +42,10 @@ class TextModality(Modality):
         return max(1, (_TOKENS if on_cpu else _TOKENS_ON_ACCELERATOR) // shape[0])
 
     def preview(self, sample: str, side: int = 160) -> str:
-        return textwrap.shorten(sample, side, placeholder=" …")
+        return textwrap.shorten(self.read(sample), side, placeholder=" …")
 
     def parts(self, sample: str) -> TextParts:
-        return TextParts(sample)
+        return TextParts(self.read(sample))
 
     def vectorizer(self) -> TfidfVectorizer:
         return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)

@@ -4,6 +4,7 @@ from .base import BackboneEstimator, Count, all_or_nothing
 from .class_map import mapped_logits, resolve_class_map
 from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
+from .function import FeatureFunction
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
 from .passes import describe_passes
@@ -13,13 +14,13 @@ from .recipe import Recipe
 from .shards import (
     ExtractionError,
     ExtractionReport,
-    FeatureFunction,
     extract_to,
     iter_features,
     load_features,
 )
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
+from .streams import Stream
 from .tables import check_outputs, empty_table
 from .word_weights import takes_weights
 
@@ -36,6 +37,7 @@ __all__ = [
     "PretrainedFeatureExtractor",
     "Recipe",
     "SizeChoice",
+    "Stream",
     "all_or_nothing",
     "as_store",
     "candidate_layers",

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..backbones import Backbone
 from ..data import Modality
-from ..engines import Engine, resolve_device
-from .loader import Loader, count_loaders
+from ..engines import Engine
+from .loader import Loader, count_needed_loaders
 from .opened import Columns, n_bytes
 from .opening import Sample, SampleError, many_of, open_for, read_ahead, unreadable_named
 from .parts import Found, Part
@@ -64,6 +64,8 @@ def compute_several(
     verbose: int = 0,
     runner: Engine | None = None,
     bad: dict[int, Exception] | None = None,
+    then: Callable | None = None,
+    in_memory: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Compute the features of samples by several recipes, such as for several input sizes.
 
@@ -90,6 +92,11 @@ def compute_several(
     bad : dict of int to Exception, default=None
         If given, causes are put into it by the position of each sample that cannot be read, and
         the features of these samples are NaN.
+    then : callable, default=None
+        Applied to the features of some samples, with their positions; its result is returned
+        in place of the features, so that large activations need not be kept.
+    in_memory : int, default=None
+        Bytes of an output above which it is in a temporary file; None is 2 GiB.
 
     Returns
     -------
@@ -104,22 +111,14 @@ def compute_several(
     """
     passes = make_passes(recipes, batch_size, device, runner, store)
     backbones = [one.backbone for one in passes]
-    with Loader(_count_loaders(n_jobs, device, backbones, len(samples))) as loader:
+    with Loader(count_needed_loaders(n_jobs, device, backbones, len(samples))) as loader:
         run = _Run(samples, passes, store, loader, bad)
+        run.then, run.tables.in_memory = then, in_memory
         with unreadable_named(samples, lambda: run.n_done, backbones):
             for _ in _progress(run.parts(), len(samples), backbones[0], verbose):
                 pass
     run.tables.clear(list(bad or ()))
     return [{layer: run.tables[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
-
-
-def _count_loaders(n_jobs, device: str, backbones: Sequence[Backbone], n_samples: int) -> int:
-    """Count the threads that load samples; none if nothing is read, opened or preprocessed."""
-    modality = backbones[0].modality
-    opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
-    if not opens and all(backbone.preprocess is None for backbone in backbones):
-        return 0
-    return count_loaders(n_jobs, resolve_device(device), n_samples)
 
 
 def compute_inputs(
@@ -146,7 +145,7 @@ def compute_inputs(
     if backbone.preprocess is None and isinstance(samples, np.ndarray):
         return samples
     tables = _Tables(len(samples))
-    with Loader(_count_loaders(n_jobs, "cpu", [backbone], len(samples))) as loader:
+    with Loader(count_needed_loaders(n_jobs, "cpu", [backbone], len(samples))) as loader:
         with unreadable_named(samples, lambda: 0, [backbone]):
             for part in read_ahead(samples, backbone.modality, True, loader):
                 for places, tensors in _opened(part, backbone, loader):
@@ -172,12 +171,14 @@ class _Tables:
 
     def __init__(self, n_samples: int):
         self.n_samples = n_samples
+        self.in_memory: int | None = None
         self.by_output: dict[Any, np.ndarray] = {}
 
     def write(self, positions: Sequence[int], found: dict[Any, np.ndarray]) -> None:
         for output, rows in found.items():
             if output not in self.by_output:
-                self.by_output[output] = empty_table((self.n_samples, *rows.shape[1:]), rows.dtype)
+                shape = (self.n_samples, *rows.shape[1:])
+                self.by_output[output] = empty_table(shape, rows.dtype, self.in_memory)
             self.by_output[output][positions] = rows
 
     def repeat(self, sources: Sequence[int], positions: Sequence[int]) -> None:
@@ -218,6 +219,7 @@ class _Run:
     ):
         self.samples, self.passes, self.store, self.loader = samples, passes, store, loader
         self.bad = bad
+        self.then: Callable | None = None
         self.tables = _Tables(len(samples))
         self.first: dict[object, int] = {}  # by digest
         self.n_done = 0
@@ -271,7 +273,10 @@ class _Run:
         if self.bad is not None:
             part, results = self._readable(part, list(results), self.bad)
         if part.positions:
-            self.tables.write(part.positions, part.features(results))
+            found = part.features(results)
+            if self.then is not None:
+                found = {key: self.then(rows, part.positions) for key, rows in found.items()}
+            self.tables.write(part.positions, found)
         if part.repeated:
             self.tables.repeat(list(part.repeated.values()), list(part.repeated))
 

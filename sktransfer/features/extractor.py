@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .base import Count
+from .lazy import first_sample, is_lazy, transform_lazily
 from .output_choice import ChosenOutputs
 from .poolings import ALL_POOLINGS
 from .sizes import SeveralSizes
@@ -241,8 +242,12 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         FileNotFoundError
             For weights that are not on this machine and cannot be fetched.
         """
-        self._fit_columns(X, y)
+        self._fit_columns(self._needed(X) if is_lazy(X) else X, y)
         return self
+
+    def _needed(self, X):
+        """Return the samples of a collection of Dask that a fit uses."""
+        return X.compute() if self._learns() else first_sample(X)
 
     def fit_transform(self, X, y=None):
         """Fit to samples and transform them; with ``n_components`` they are run once.
@@ -256,6 +261,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         -------
         ndarray of shape (n_samples, n_features), float32
         """
+        if is_lazy(X):
+            return self.fit(X, y).transform(X)
         tables = self._fit_columns(X, y)
         return self.transform(X) if tables is None else self._side_by_side(tables)
 
@@ -271,7 +278,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         -------
         ndarray of shape (n_samples, n_features), float32
             The sizes side by side, and the layers of each size, in the order in which they were
-            asked for.
+            asked for. For a collection of Dask, a collection of the same kind, and nothing is
+            computed yet.
 
         Raises
         ------
@@ -279,6 +287,9 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
             A ``ValueError`` that names the samples that cannot be read, and why. Not with
             ``on_error="nan"``.
         """
+        if is_lazy(X):
+            check_is_fitted(self)
+            return transform_lazily(self, X)
         return self._transform_columns(X)
 
     def get_feature_names_out(self, input_features=None):

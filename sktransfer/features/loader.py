@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import joblib
@@ -12,7 +12,11 @@ import torch
 from joblib.parallel import get_active_backend
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Loader", "count_loaders"]
+from ..backbones import Backbone
+from ..data import Modality
+from ..engines import resolve_device
+
+__all__ = ["Loader", "count_loaders", "count_needed_loaders"]
 
 _FEW = 4  # samples for which no threads are started
 
@@ -49,6 +53,29 @@ def _cores_left(device: torch.device) -> int:
     cores = joblib.cpu_count()
     left = cores - (torch.get_num_threads() if device.type == "cpu" else 1)
     return max(1, left, cores // 4)
+
+
+def count_needed_loaders(
+    n_jobs: int | str | None, device: str, backbones: Sequence[Backbone], n_samples: int
+) -> int:
+    """Count the threads that load samples; none if nothing is read, opened or preprocessed.
+
+    Parameters
+    ----------
+    n_jobs, device, n_samples
+        As for :func:`count_loaders`.
+    backbones : sequence of Backbone
+        Of one modality.
+
+    Returns
+    -------
+    int
+    """
+    modality = backbones[0].modality
+    opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
+    if not opens and all(backbone.preprocess is None for backbone in backbones):
+        return 0
+    return count_loaders(n_jobs, resolve_device(device), n_samples)
 
 
 class Loader:

@@ -86,6 +86,11 @@ class ChosenOutputs(SeveralColumns):
             random_state=random_state,
         )
 
+    def _learns(self) -> bool:
+        """Tell whether a fit uses more than one sample."""
+        chooses = "auto" in (self.layer, self.image_size) or self.n_components is not None
+        return chooses or any(map(is_learned, self._poolings()))
+
     def _poolings(self) -> list:
         return self.pooling if isinstance(self.pooling, list) else [self.pooling]
 

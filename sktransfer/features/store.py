@@ -26,6 +26,9 @@ class FeatureStore:
     as absent and are written again. A store that cannot be written is read, and nothing is added.
     A process that uses a store needs 16 bytes of memory for each entry.
 
+    The target of :func:`sktransfer.extract_to` can be a store as well: the features in its parts
+    are found, and others are added beside them.
+
     Parameters
     ----------
     location : str or Path
@@ -69,6 +72,7 @@ class FeatureStore:
         self.max_bytes = max_bytes
         self._has_warned = False
         self._blocks = BlockFolder(self.path, max_bytes)
+        self._index = None
 
     @property
     def path(self) -> Path:
@@ -95,7 +99,22 @@ class FeatureStore:
         list of ndarray or None
             In the order of ``digests``, read-only; None for what is not there.
         """
-        return self._blocks.get(_keys(recipe, digests))
+        found = self._blocks.get(_keys(recipe, digests))
+        missing = [i for i, row in enumerate(found) if row is None]
+        if missing and self._parts is not None:
+            rows = self._parts.get(recipe, [digests[i] for i in missing])
+            for i, row in zip(missing, rows, strict=True):
+                found[i] = row
+        return found
+
+    @property
+    def _parts(self):
+        """What :func:`extract_to` has written to the same folder; None if it is no target."""
+        from .shards.part_index import PartIndex
+
+        if self._index is None and PartIndex.is_at(self.location):
+            self._index = PartIndex(self.location)
+        return self._index
 
     def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
         """Keep what was computed for samples.

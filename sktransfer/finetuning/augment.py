@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ import xxhash
 
 from ..backbones import Backbone, describe, seeded
 from ..data import SampleView, digest, open_image, read_image
+from .rows import Table
 
-__all__ = ["FreshViews", "View", "fixed_views", "make_augment"]
+__all__ = ["FreshViews", "View", "Views", "fixed_keys", "make_augment"]
 
 
 def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
@@ -107,51 +108,69 @@ def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
     return changed
 
 
-def fixed_views(samples: list, augment: Callable, n_views: int) -> Iterator[list[View]]:
-    """Make the same views of samples in every fit.
-
-    The seed of the fit is not part of their keys, so that folds, candidates and processes share
-    the computed activations.
+class Views(Sequence):
+    """Views of samples, made when they are asked for: for each key one of each sample.
 
     Parameters
     ----------
-    samples : list
+    samples : sequence
+    augment : callable
+    keys : sequence of str
+        As in :class:`View`.
+    """
+
+    def __init__(self, samples: Sequence, augment: Callable, keys: Sequence[str]):
+        self.origin, self.augment, self.keys = samples, augment, keys
+
+    def __len__(self) -> int:
+        return len(self.origin) * len(self.keys)
+
+    def __getitem__(self, i):
+        number, at = divmod(range(len(self))[i], len(self.origin))
+        return View(self.origin[at], self.augment, self.keys[number])
+
+
+def fixed_keys(augment: Callable, n_views: int) -> list[str]:
+    """Return keys of the same views in every fit.
+
+    The seed of the fit is not part of them, so that folds, candidates and processes share the
+    computed activations.
+
+    Parameters
+    ----------
     augment : callable
     n_views : int
         How many views of each sample there are.
 
-    Yields
-    ------
-    list of View
-        One of each sample.
+    Returns
+    -------
+    list of str
     """
-    key = describe(augment)
-    for number in range(n_views):
-        yield [View(sample, augment, f"{key}|{number}") for sample in samples]
+    return [f"{describe(augment)}|{number}" for number in range(n_views)]
 
 
 class FreshViews:
-    """Make new views in each epoch and compute their activations at the cut.
+    """Make new views in each epoch.
 
     Parameters
     ----------
-    samples : list
+    samples : sequence
     augment : callable
-    at_cut : callable
-        From samples and ``keep=False`` to activations.
+    stream : callable
+        From views to a stream of their activations at the cut.
+    seed : int
+    index : ndarray of int
+        Positions of the samples that are trained.
     behind : ndarray or None
         Activations of rows after those of the samples, which are not augmented.
-    seed : int
     """
 
-    def __init__(self, samples: list, augment: Callable, at_cut: Callable, behind, seed: int):
-        self.samples, self.augment, self.at_cut = samples, augment, at_cut
-        self.behind, self.seed = behind, seed
+    def __init__(
+        self, samples: Sequence, augment: Callable, stream: Callable, seed: int, index, behind
+    ):
+        self.samples, self.augment, self.stream = samples, augment, stream
+        self.seed, self.index, self.behind = seed, index, behind
 
-    def __call__(self, positions: list[int], epoch_seed: int) -> torch.Tensor:
-        n_samples, key = len(self.samples), f"{self.seed}/{epoch_seed}"
-        drawn = [i for i in positions if i < n_samples]
-        views = [View(self.samples[i], self.augment, key) for i in drawn]
-        rows = dict(zip(drawn, self.at_cut(views, keep=False), strict=True)) if views else {}
-        rows |= {i: self.behind[i - n_samples] for i in positions if i >= n_samples}
-        return torch.from_numpy(np.stack([rows[i] for i in positions]))
+    def __call__(self, epoch_seed: int) -> Table:
+        views = Views(self.samples, self.augment, [f"{self.seed}/{epoch_seed}"])
+        return Table(self.stream(views), self.index, self.behind)

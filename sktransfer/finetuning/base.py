@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
@@ -14,20 +13,17 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ..backbones import Backbone, boundary, penultimate, stages_of
+from ..backbones import Backbone, stages_of
 from ..engines import resolve_device
 from ..features import (
     BackboneEstimator,
     PretrainedFeatureExtractor,
-    Recipe,
-    as_store,
-    compute_features,
-    compute_inputs,
+    Stream,
 )
 from ..transferability import hold_out, solve_probe
-from .augment import FreshViews, View, fixed_views, make_augment
 from .callbacks import KeepBest, epoch_progress
 from .checkpoint import TrainingFile, describe_fit
+from .frozen import FrozenStages
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_lr
 from .loop import train
@@ -46,7 +42,7 @@ __all__ = ["TunedEstimator"]
 _FIXED = ("backbone", "weights", "image_size", "long_texts", "trainable", "head", "dropout")
 
 
-class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
+class TunedEstimator(CallbackSupportMixin, FrozenStages):
     """Base of the estimators that train the end of a network.
 
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
@@ -123,7 +119,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
     @torch.inference_mode(False)
     def _fit_rows(
         self, samples, target, weight, tail: Tail | None = None, new=(), kept=None, saves=True
-    ) -> np.ndarray:
+    ) -> np.ndarray | Stream:
         """Train on samples and their encoded targets.
 
         Parameters
@@ -142,7 +138,7 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
 
         Returns
         -------
-        ndarray
+        ndarray or Stream
             The activations of the samples at the cut.
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -151,15 +147,19 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
             about = describe_fit(self, samples, target, weight, tail)
             file = TrainingFile(self.checkpoint, about, seed)
             seed = file.seed
-        plain = self._at_cut(samples)
+        cut = self._cut()
+        place = self._place(cut, samples)
+        plain = cut.rows(samples, place, keep=self.augment is None)
         strata = self._target.strata(target)
         index, held = hold_out(strata, weight, self.validation_fraction, seed)
         self.validation_indices_ = held
-        rows = self._rows(samples, plain, target, weight, index, kept, seed)
+        all_target, all_weight, behind = append_kept(target[index], weight[index], kept)
+        views, fresh = self._views(cut, place, samples, plain, index, behind, seed)
+        rows = Rows(views, all_target, all_weight, fresh)
         if tail is None:
             tail, new = self._new_tail(plain[:1], seed)
         if len(new) or not self.frozen_layers_:
-            start = Table(plain, index, None if kept is None else kept[0])
+            start = Table(plain, index, behind)
             restrict_rows(tail, start)
             if len(new):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
@@ -168,10 +168,13 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         self._train(tail, rows, valid, plan, file)
         self._fixed_params = {name: getattr(self, name) for name in _FIXED}
+        if isinstance(plain, Stream):
+            plain.forget()  # the validation rows, which net_ refers to, are part of it
         return plain
 
     def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
         device = resolve_device(self.device)
+        tail.checkpoint_activations = self.checkpoint_activations
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]
@@ -190,63 +193,6 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         if self.lr == "auto":
             return auto_lr(tail, rows, len(self.frozen_layers_), device)
         return find_lr(tail, rows, plan, device)
-
-    # -- the frozen stages ---------------------------------------------------------------------
-
-    def _find_cut(self) -> None:
-        """Find which stages are frozen and which are trained."""
-        names = list(stages_of(self.backbone_))
-        top = names.index(penultimate(self.backbone_)) + 1
-        n_frozen = boundary(self.backbone_, self.trainable)
-        self.frozen_layers_ = names[:n_frozen]
-        self.trained_layers_ = names[n_frozen:top]
-
-    def _at_cut(self, samples, *, keep: bool = True) -> np.ndarray:
-        """Compute the output of the frozen stages for samples, through the store."""
-        if not self.frozen_layers_:
-            return compute_inputs(samples, self.backbone_, self.n_jobs)
-        recipe = self._recipe_at_cut()
-        return compute_features(
-            samples,
-            recipe,
-            batch_size="auto",
-            device=self.device,
-            store=as_store(self.memory) if keep else None,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose if keep else 0,
-        )[recipe.layers[0]]
-
-    def _recipe_at_cut(self) -> Recipe:
-        # If only the head is trained, the pooled features are enough.
-        pooling = "none" if self.trained_layers_ else "avg"
-        return self._recipe((self.frozen_layers_[-1],), pooling, self.cache_dtype)
-
-    def _usual_run(self):
-        if self.frozen_layers_:
-            return self._recipe_at_cut(), "auto"
-        last = list(stages_of(self.backbone_))[-1]
-        return dataclasses.replace(self._recipe((last,)), runtime="torch"), "auto"
-
-    def _precision(self) -> str:
-        if self.precision != "auto":
-            return self.precision
-        return "bfloat16" if resolve_device(self.device).type == "cuda" else "float32"
-
-    # -- rows ----------------------------------------------------------------------------------
-
-    def _rows(self, samples, plain, target, weight, index, kept, seed: int) -> Rows:
-        """Collect the training rows, augmented if required, and rows kept from earlier calls."""
-        target, weight, behind = append_kept(target[index], weight[index], kept)
-        if self.augment is None:
-            return Rows([Table(plain, index, behind)], target, weight)
-        augment = make_augment(self.augment, self.backbone_)
-        chosen = [samples[i] for i in index]
-        View(chosen[0], augment, "").open()  # raises here if augment fails on any image
-        if self.n_views is None:
-            fresh = FreshViews(chosen, augment, self._at_cut, behind, seed)
-            return Rows([], target, weight, fresh)
-        views = map(self._at_cut, fixed_views(chosen, augment, self.n_views))
-        return Rows([Table(view, behind=behind) for view in views], target, weight)
 
     # -- the tail ------------------------------------------------------------------------------
 
@@ -311,8 +257,9 @@ class TunedEstimator(CallbackSupportMixin, BackboneEstimator):
         return self._tuned.history
 
     def _outputs(self, X) -> np.ndarray:
-        activations = self._at_cut(self._transform_samples(X))
-        return self._tuned.outputs(activations, self.device, self._precision())
+        settings = self.device, self._precision()
+        samples: Any = self._transform_samples(X)
+        return self._cut().map(samples, lambda rows, at: self._tuned.outputs(rows, *settings, at))
 
     def to_backbone(self) -> Backbone:
         """Return the tuned network as a backbone for another estimator.

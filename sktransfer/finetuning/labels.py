@@ -94,7 +94,7 @@ class LabelTraining(TunedEstimator):
             kept = (*kept[:2], kept[2] * factor[len(target) :])
         return weight * factor[: len(target)], kept
 
-    def _keep(self, plain: np.ndarray, target: np.ndarray, weight: np.ndarray) -> None:
+    def _keep(self, plain, target: np.ndarray, weight: np.ndarray) -> None:
         """Keep activations of training rows, not of validation rows."""
         if not self.rehearsal:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from ..data import NumericTarget, Target
+from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
@@ -135,7 +137,8 @@ class _Interrupted(BaseException):
 class _OwnLoop:
     """Extend skorch's loop.
 
-    - Steps are run in parts if memory is short; callbacks are called once for each batch.
+    - Steps are run in parts if memory is short or ``accumulate`` is set; callbacks are called once
+      for each batch.
     - KeyboardInterrupt of the user is raised again, where skorch would return a net that is
       partly trained. Callbacks raise it to stop training early, and still can.
     - The module can be trained further after it was used for predictions, without gradients.
@@ -143,6 +146,8 @@ class _OwnLoop:
 
     was_stopped = False  # by a callback
     on_batches: Callable | None = None  # called with the batches of a training
+    _part_rows: int | None = None  # most rows that are run at a time
+    _share = 1.0  # of a part in the rows of its batch
 
     def partial_fit(self, *args, **kwargs):
         if self.initialized_:
@@ -174,7 +179,23 @@ class _OwnLoop:
             raise _Interrupted from None
 
     def train_step_single(self, batch, **fit_params):
-        return self._in_parts(super().train_step_single, batch, fit_params)
+        return self._in_parts(self._accumulated_step, batch, fit_params)
+
+    def _accumulated_step(self, batch, **fit_params):
+        step = functools.partial(self._step_of_part, super().train_step_single, fit_params)
+        least = 2 if tail_of(self).learns_statistics else 1
+        return run_parts(step, batch, self._part_rows or len(batch[1]), least)
+
+    def _step_of_part(self, step: Callable, fit_params: dict, part: tuple, share: float):
+        self._share = share
+        try:
+            return step(part, **fit_params)
+        finally:
+            self._share = 1.0
+
+    def get_loss(self, *args, **kwargs):
+        loss = super().get_loss(*args, **kwargs)
+        return loss if self._share == 1.0 else loss * self._share
 
     def validation_step(self, batch, **fit_params):
         return self._in_parts(super().validation_step, batch, fit_params)
@@ -234,6 +255,7 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
         net = objective.net(tail, **settings | plan.net_params).initialize()
+        net._part_rows = math.ceil(plan.batch_size / plan.accumulate)
         check_callback_names(net, plan.net_params)
         return net
     except Exception as error:  # of skorch, the optimizer or the compiler

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
 
 from ..data import get_modality
 from ..engines import engine_for, resolve_device
-from ..features import check_outputs
-from .rows import Table, as_rows
+from ..features import Stream, check_outputs
+from .rows import Table, as_rows, as_table
 from .tail import Tail
 
 __all__ = ["check_head", "head_inputs", "run_rows"]
 
 _AT_ONCE = 1024  # rows of activations in one call of an engine
+_BYTES_AT_ONCE = 2**26
 
 
 def run_rows(
     body: nn.Module,
-    activations: np.ndarray | Table,
+    activations: np.ndarray | Stream | Table,
     device: str,
     engines: dict,
     *,
     has_tokens: bool,
     precision: str = "float32",
+    positions: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Run rows of activations through one stage; ``engines`` keeps the engines for it."""
+    """Run rows of activations through one stage; ``engines`` keeps the engines for it.
+
+    ``positions`` are those of the samples, for messages.
+    """
     modality = get_modality("text" if has_tokens else "array")
     engine = engine_for(
         {"output": body},
@@ -37,12 +44,20 @@ def run_rows(
         modality=modality,
         precision=precision,
     )
-    parts = []
-    for start in range(0, len(activations), _AT_ONCE):
-        rows = map(_as_input, as_rows(activations[start : start + _AT_ONCE]))
-        parts.append(engine.run_groups(modality.group(list(rows)))["output"])
-    positions = getattr(activations, "positions", None)
-    return check_outputs(np.concatenate(parts), positions)
+    table, parts = as_table(activations), []
+    for rows in table.batches(_slices(table)):
+        inputs = list(map(_as_input, as_rows(rows)))
+        parts.append(engine.run_groups(modality.group(inputs))["output"])
+    at = table.positions if positions is None else np.asarray(positions)
+    return check_outputs(np.concatenate(parts), at)
+
+
+def _slices(table: Table) -> list[np.ndarray]:
+    """Divide the places in a table into parts that fit into memory easily."""
+    size = _AT_ONCE
+    if not table.is_ragged:
+        size = int(np.clip(_BYTES_AT_ONCE // max(1, table.nbytes // len(table)), 1, _AT_ONCE))
+    return np.split(np.arange(len(table)), range(size, len(table), size))
 
 
 def _as_input(row: torch.Tensor) -> torch.Tensor:
@@ -50,7 +65,9 @@ def _as_input(row: torch.Tensor) -> torch.Tensor:
     return row.float() if row.is_floating_point() else row
 
 
-def head_inputs(tail: Tail, activations: np.ndarray | Table, device: str = "cpu") -> np.ndarray:
+def head_inputs(
+    tail: Tail, activations: np.ndarray | Stream | Table, device: str = "cpu"
+) -> np.ndarray:
     """Compute the input of the head from activations at the cut."""
     body = nn.Sequential(*list(tail.eval().body)[:-1])
     has_tokens = activations.dtype == object  # rows of tokens differ in length

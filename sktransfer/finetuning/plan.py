@@ -29,6 +29,7 @@ __all__ = [
     "check_optimizer",
     "check_settings",
     "optimizer_class",
+    "steps_of",
     "warn_too_few_epochs",
     "without_callbacks",
 ]
@@ -59,6 +60,9 @@ TRAINING_CONSTRAINTS: dict = {
     "net_params": [dict, None],
     "precision": [StrOptions({"auto", "float32", "bfloat16"})],
     "cache_dtype": [StrOptions({"float32", "float16"})],
+    "accumulate": [Count(1)],
+    "checkpoint_activations": ["boolean"],
+    "max_cache_bytes": [Count(0, 2**62)],
     "checkpoint": [str, Path, None],
     "random_state": ["random_state"],
 }
@@ -85,6 +89,7 @@ class TrainingPlan:
     seed: int
     label_smoothing: float = 0.0
     head_factor: float = 1.0  # on the learning rate of the head
+    accumulate: int = 1  # parts in which the rows of a step are run
 
     @classmethod
     def of(
@@ -109,14 +114,14 @@ class TrainingPlan:
         same = {field.name for field in dataclasses.fields(cls)} & set(estimator.get_params(False))
         net_params = dict(estimator.net_params or {})
         more = net_params.pop("callbacks", None) or ()
-        size, epochs = estimator.batch_size, estimator.max_epochs
-        size = auto_batch_size(n_rows) if size == "auto" else min(n_rows, size)
+        size, epochs = steps_of(estimator, n_rows)
         read = {
             "target": target,
             # Searches give numbers of NumPy, which torch refuses in some places.
             "lr": 1.0 if isinstance(estimator.lr, str) else float(estimator.lr),
-            "batch_size": int(size),
-            "max_epochs": int(auto_epochs(n_rows, size) if epochs == "auto" else epochs),
+            "batch_size": size,
+            "accumulate": int(min(estimator.accumulate, size)),
+            "max_epochs": epochs,
             "callbacks": [own_copy(c) for c in (*(estimator.callbacks or ()), *more)],
             "net_params": net_params,
             "verbose": max(0, estimator.verbose - 1),
@@ -124,6 +129,24 @@ class TrainingPlan:
             "head_factor": _FRESH_HEAD if fresh_head else 1.0,
         }
         return cls(**{name: getattr(estimator, name) for name in same} | read)
+
+
+def steps_of(estimator, n_rows: int) -> tuple[int, int]:
+    """Return the rows in a step, of all its batches, and the number of epochs.
+
+    Parameters
+    ----------
+    estimator : TunedEstimator
+    n_rows : int
+
+    Returns
+    -------
+    batch_size, max_epochs : int
+    """
+    size, epochs = estimator.batch_size, estimator.max_epochs
+    size = auto_batch_size(n_rows) if size == "auto" else size
+    size = min(n_rows, size * estimator.accumulate)
+    return int(size), int(auto_epochs(n_rows, size) if epochs == "auto" else epochs)
 
 
 def warn_too_few_epochs(plan: TrainingPlan, n_stages: int) -> None:

@@ -92,7 +92,12 @@ default="efficientnet_lite0"
     long_texts : {"truncate", "chunk"}, default=None
         As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Rows in a training step; "auto" is 16 for up to 1,000 rows, else 32.
+        Rows in a batch; "auto" is 16 for up to 1,000 rows, else 32.
+    accumulate : int, default=1
+        Number of batches in a training step, whose gradients are added up.
+    checkpoint_activations : bool, default=False
+        Whether each trained stage is run again for its gradients, instead of keeping its
+        activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
@@ -102,6 +107,10 @@ default="efficientnet_lite0"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
         Type of the activations at the cut in memory and in the store.
+    max_cache_bytes : int, default=2147483648
+        Size up to which activations at the cut, or resized images where nothing is frozen, are kept
+        in memory. Above it, activations are kept in a temporary file or computed in each epoch,
+        whichever a timing of some samples expects to be faster.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Store of activations at the cut, by sample, which folds, candidates and processes share.
     checkpoint : str, Path or None, default=None
@@ -139,6 +148,9 @@ default="efficientnet_lite0"
         Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X is a table with names.
+    cache_ : dict
+        Where activations at the cut were in training: "place" ("memory", "disk" or "nowhere"),
+        "nbytes", that of all, and "seconds", those expected by a timing.
     execution_ : dict
         How the frozen stages are run, as in :class:`PretrainedFeatureExtractor`. If there are
         none, how the whole network is run.
@@ -187,10 +199,13 @@ default="efficientnet_lite0"
         image_shape=None,
         long_texts=None,
         batch_size="auto",
+        accumulate=1,
+        checkpoint_activations=False,
         device="auto",
         engine="auto",
         precision="auto",
         cache_dtype="float32",
+        max_cache_bytes=2**31,
         memory=None,
         checkpoint=None,
         n_jobs="auto",
@@ -223,10 +238,13 @@ default="efficientnet_lite0"
         self.image_shape = image_shape
         self.long_texts = long_texts
         self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.checkpoint_activations = checkpoint_activations
         self.device = device
         self.engine = engine
         self.precision = precision
         self.cache_dtype = cache_dtype
+        self.max_cache_bytes = max_cache_bytes
         self.memory = memory
         self.checkpoint = checkpoint
         self.n_jobs = n_jobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import skorch.dataset
@@ -12,9 +13,20 @@ import torch
 from torch.utils.data import default_collate
 
 from ..data import pad_rows
+from ..features import Stream
 
-__all__ = ["Batches", "Rows", "Table", "append_kept", "as_rows", "count_batches"]
+__all__ = [
+    "Batches",
+    "Rows",
+    "Table",
+    "append_kept",
+    "as_rows",
+    "as_table",
+    "copy_rows",
+    "count_batches",
+]
 
+_AT_ONCE = 64  # rows copied to a device in one part
 _ON_DEVICE = 0.5  # largest share of an accelerator's free memory for activations
 
 
@@ -23,16 +35,16 @@ class Table:
 
     Parameters
     ----------
-    rows : ndarray of shape (n, ...) or array of n arrays
-        In memory or memory-mapped.
+    rows : ndarray of shape (n, ...), array of n arrays or Stream
+        In memory, memory-mapped, or computed when they are asked for.
     index : ndarray of int, default=None
         Positions of the rows; None for all.
     behind : ndarray, default=None
         More rows, after those of the index.
     """
 
-    def __init__(self, rows: np.ndarray, index=None, behind: np.ndarray | None = None):
-        self.rows = rows
+    def __init__(self, rows: np.ndarray | Stream, index=None, behind: np.ndarray | None = None):
+        self.rows: Any = rows
         self.index = np.arange(len(rows)) if index is None else index
         self.behind = behind
 
@@ -45,13 +57,31 @@ class Table:
 
     def __getitem__(self, at) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
+        return self._joined(at, self.rows[self._in_front(at)])
+
+    def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the rows at some places after another; those of a stream are loaded ahead."""
+        fronts = [self._in_front(at) for at in places]
+        found = (
+            self.rows.batches(fronts) if self.is_streamed else map(self.rows.__getitem__, fronts)
+        )
+        return map(self._joined, places, found)
+
+    def _in_front(self, at: np.ndarray) -> np.ndarray:
+        """Return the positions in the array of those rows that are not behind it."""
+        return self.index[at if self.behind is None else at[at < len(self.index)]]
+
+    def _joined(self, at: np.ndarray, front: np.ndarray) -> np.ndarray:
         if self.behind is None:
-            return self.rows[self.index[at]]
-        front = at < len(self.index)
-        taken = np.empty((len(at), *self.rows.shape[1:]), self.rows.dtype)
-        taken[front] = self.rows[self.index[at[front]]]
-        taken[~front] = self.behind[at[~front] - len(self.index)]
+            return front
+        taken = np.empty((len(at), *self.behind.shape[1:]), self.behind.dtype)
+        taken[at < len(self.index)] = front
+        taken[at >= len(self.index)] = self.behind[at[at >= len(self.index)] - len(self.index)]
         return taken
+
+    @property
+    def is_streamed(self) -> bool:
+        return isinstance(self.rows, Stream)
 
     @property
     def positions(self) -> np.ndarray:
@@ -87,8 +117,10 @@ class Rows(skorch.dataset.Dataset):
         Batches hold weights divided by their mean, so that loss times weight, averaged over
         batches of any size, is the weighted mean over all rows.
     fresh : callable, default=None
-        From positions and the seed of an epoch to activations of new views.
+        From the seed of an epoch to a table of new views.
     """
+
+    device: torch.device | None = None  # an accelerator that batches are copied to
 
     def __init__(
         self,
@@ -122,32 +154,105 @@ class Rows(skorch.dataset.Dataset):
 
     def batch(self, index: torch.Tensor, epoch_seed: int, generator) -> tuple[dict, torch.Tensor]:
         """Return the activations and weights of some rows, and their targets."""
-        index = index.to(self.target.device)
-        x = self._activations(index, epoch_seed, generator)
-        return {"x": x, "weight": self.relative[index]}, self.target[index]
+        return next(self.batches([index], epoch_seed, generator))
 
-    def _activations(self, index: torch.Tensor, epoch_seed: int, generator) -> torch.Tensor:
+    def batches(
+        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator
+    ) -> Iterator[tuple[dict, torch.Tensor]]:
+        """Yield several batches, which are loaded ahead if they are not in memory."""
+        for index, x in zip(
+            batches, self._activations(batches, epoch_seed, generator), strict=True
+        ):
+            index = index.to(self.target.device)
+            yield {"x": x, "weight": self.relative[index]}, self.target[index]
+
+    def _activations(
+        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator
+    ) -> Iterator[torch.Tensor]:
         if self.fresh is not None:
-            return self.fresh(index.tolist(), epoch_seed)
-        if len(self.views) == 1 or generator is None:
-            return _take(self.views[0], index)
-        which = torch.randint(len(self.views), (len(index),), generator=generator).to(index.device)
-        taken = _take(self.views[0], index)
+            return self._taken(self.fresh(epoch_seed), batches)
+        n_views = 1 if generator is None else len(self.views)
+        if n_views == 1:
+            return self._taken(self.views[0], batches)
+        drawn = (torch.randint(n_views, (len(i),), generator=generator) for i in batches)
+        if not any(_is_streamed(view) for view in self.views):
+            return map(self._of_views, batches, drawn)
+        places = [
+            _place(i, which, self.views[0], n_views)
+            for i, which in zip(batches, drawn, strict=True)
+        ]
+        return self._taken(_joined(self.views), places)
+
+    def _taken(
+        self, view: Table | torch.Tensor, batches: Sequence[torch.Tensor]
+    ) -> Iterator[torch.Tensor]:
+        if isinstance(view, torch.Tensor):
+            return (view[index.to(view.device)] for index in batches)
+        rows = view.batches([index.numpy(force=True) for index in batches])
+        return (self._sent(_as_batch(x)) for x in rows)
+
+    def _of_views(self, index: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        taken = next(self._taken(self.views[0], [index]))
         for number, view in enumerate(self.views[1:], start=1):
-            taken[which == number] = _take(view, index[which == number])
+            here = which == number
+            taken[here.to(taken.device)] = next(self._taken(view, [index[here]]))
         return taken
 
+    def _sent(self, x: torch.Tensor) -> torch.Tensor:
+        """Begin to copy a batch to an accelerator, beside which the network runs."""
+        if self.device is None:
+            return x
+        return x.pin_memory().to(self.device, non_blocking=True)
+
     def to(self, device: torch.device) -> Rows:
-        """Return these rows on an accelerator, if they fit into half of its free memory."""
+        """Return rows for an accelerator, and on it if they fit into half of its free memory."""
         if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
             return self  # texts are padded in each batch
-        size = sum(view.nbytes for view in self.views)
-        if size >= _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
-            return self
         moved = copy.copy(self)
-        moved.views = [_whole(view).to(device) for view in self.views]
-        moved.target, moved.relative = self.target.to(device), self.relative.to(device)
+        moved.device = device
+        size = sum(view.nbytes for view in self.views)
+        if size < _ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            moved.views = [copy_rows(view, device) for view in self.views]
+            moved.target, moved.relative = self.target.to(device), self.relative.to(device)
         return moved
+
+
+def copy_rows(view: Table | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy all rows to a device, a part at a time.
+
+    Parameters
+    ----------
+    view : Table or Tensor
+    device : torch.device
+
+    Returns
+    -------
+    Tensor of shape (n, ...)
+    """
+    if isinstance(view, torch.Tensor):
+        return view.to(device)
+    like = _as_tensor(view[:1])
+    copied = torch.empty((len(view), *like.shape[1:]), dtype=like.dtype, device=device)
+    parts = np.split(np.arange(len(view)), range(_AT_ONCE, len(view), _AT_ONCE))
+    for at, rows in zip(parts, view.batches(parts), strict=True):
+        copied[at[0] : at[-1] + 1] = _as_tensor(rows).to(device)
+    return copied
+
+
+def _place(index: torch.Tensor, which: torch.Tensor, view, n_views: int) -> torch.Tensor:
+    """Return the places of rows in the table of all views."""
+    n = len(view.index)
+    return torch.where(index < n, index + which * n, index + (n_views - 1) * n)
+
+
+def _joined(views: Sequence) -> Table:
+    """Return one table of all views, which are streams of the same samples."""
+    first = views[0]
+    return Table(first.rows, np.concatenate([view.index for view in views]), first.behind)
+
+
+def as_table(rows: np.ndarray | Stream | Table) -> Table:
+    return rows if isinstance(rows, Table) else Table(rows)
 
 
 def append_kept(target: np.ndarray, weight: np.ndarray, kept: tuple | None) -> tuple:
@@ -196,16 +301,14 @@ def _is_ragged(view) -> bool:
     return isinstance(view, Table) and view.is_ragged
 
 
-def _whole(view: Table | torch.Tensor) -> torch.Tensor:
-    return _as_tensor(view[:]) if isinstance(view, Table) else view
+def _is_streamed(view) -> bool:
+    return isinstance(view, Table) and view.is_streamed
 
 
-def _take(view: Table | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return some rows as one tensor; texts are padded with zeros, the id of no token."""
-    if isinstance(view, torch.Tensor):
-        return view[index]
-    rows = view[index.numpy()]
-    return torch.from_numpy(pad_rows(list(rows))) if view.is_ragged else _as_tensor(rows)
+def _as_batch(rows: np.ndarray) -> torch.Tensor:
+    """Return rows as one tensor; texts are padded with zeros, the id of no token."""
+    is_ragged = rows.dtype == object
+    return torch.from_numpy(pad_rows(list(rows))) if is_ragged else _as_tensor(rows)
 
 
 class Batches:
@@ -239,13 +342,11 @@ class Batches:
         batches = list(order.split(self.batch_size))
         if len(batches) > len(self):
             batches[-2:] = [torch.cat(batches[-2:])]
-        for index in batches:
-            yield self._batch(index, epoch_seed)
-
-    def _batch(self, index: torch.Tensor, epoch_seed: int) -> tuple:
         if isinstance(self.rows, Rows):
-            return self.rows.batch(index, epoch_seed, self.generator)
-        return tuple(default_collate([self.rows[i] for i in index.tolist()]))
+            yield from self.rows.batches(batches, epoch_seed, self.generator)
+            return
+        for index in batches:
+            yield tuple(default_collate([self.rows[i] for i in index.tolist()]))
 
 
 def count_batches(n_rows: int, batch_size: int, in_pairs: bool) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from .parameters import select_parameters
 from .rows import Table
 
 __all__ = ["Pooling", "Tail", "copy_state", "learned_stages", "restrict_rows"]
+
+_STAGES = 10_000  # more than a network has, so that each has its own seed
 
 
 class Pooling(nn.Module):
@@ -55,7 +59,12 @@ class Tail(nn.Module):
         Number of trainings, by which objects computed from earlier tensors are recognised.
     seed : int
         Seed of random numbers in training (dropout), increased by one for each batch.
+    checkpoint_activations : bool
+        Whether training keeps only the outputs of stages, and runs each stage again for its
+        gradients.
     """
+
+    checkpoint_activations = False
 
     def __init__(
         self,
@@ -142,16 +151,25 @@ class Tail(nn.Module):
 
     def _draw(self, x: torch.Tensor, seed: int) -> torch.Tensor:
         """Run the body in training, what it draws given by a seed."""
+        if self.checkpoint_activations:
+            return self._draw_by_stage(x, seed)
         with seeded(seed, x.device):
             return self._through(x)
+
+    def _draw_by_stage(self, x: torch.Tensor, seed: int) -> torch.Tensor:
+        for number, stage in enumerate(self.body):
+            run = functools.partial(_run_seeded, stage, seed * _STAGES + number)
+            # Batch norm that learns would count a batch twice.
+            again = not any(m.training and _keeps_statistics(m) for m in stage.modules())
+            x = _checkpointed(run, x) if again else run(x)
+        return x
 
     def _through(self, x: torch.Tensor) -> torch.Tensor:
         # A step that works in place would change the batch, which may be run again.
         return self.body(x.clone())
 
     def _draw_again(self, x: torch.Tensor, seed: int) -> torch.Tensor:
-        # The seed restores the state of the random number generator.
-        return checkpoint(self._draw, x, seed, use_reentrant=False, preserve_rng_state=False)
+        return _checkpointed(self._draw, x, seed)
 
     def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
         """Return the frozen stages and these, with the new pooling and head behind."""
@@ -161,6 +179,16 @@ class Tail(nn.Module):
                 name += "_"
             stages[name] = stage
         return stages
+
+
+def _run_seeded(stage: nn.Module, seed: int, x: torch.Tensor) -> torch.Tensor:
+    with seeded(seed, x.device):
+        return stage(x.clone())  # a step that works in place would change what is run again
+
+
+def _checkpointed(run: Callable, *args) -> torch.Tensor:
+    # A seed restores the state of the random number generator.
+    return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def _learns(stage: nn.Module) -> bool:

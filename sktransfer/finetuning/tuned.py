@@ -7,6 +7,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import skorch
@@ -16,6 +17,7 @@ from torch import nn
 
 from ..backbones import Backbone, stages_of
 from ..data import open_target
+from ..features import Stream
 from .heads import build_module, describe_module
 from .loop import make_net, tail_of
 from .outputs import run_rows
@@ -87,14 +89,22 @@ class TunedNetwork:
         """One entry for each epoch of training, without the entries of its batches."""
         return [{k: v for k, v in row.items() if k != "batches"} for row in self.net.history]
 
-    def outputs(self, activations: np.ndarray, device: str, precision: str) -> np.ndarray:
+    def outputs(
+        self,
+        activations: np.ndarray | Stream,
+        device: str,
+        precision: str,
+        positions: Sequence[int] | None = None,
+    ) -> np.ndarray:
         """Run activations at the cut through the tail.
 
         Parameters
         ----------
-        activations : ndarray of shape (n_samples, ...) or array of n_samples arrays
+        activations : ndarray of shape (n_samples, ...), array of n_samples arrays or Stream
         device : str
         precision : {"float32", "bfloat16"}
+        positions : sequence of int, default=None
+            Of the samples, for messages.
 
         Returns
         -------
@@ -102,9 +112,12 @@ class TunedNetwork:
         """
         body, engines = self._once("body", lambda: (nn.Sequential(*self.tail.eval().body), {}))
         has_tokens = self.tail.masked and bool(self.tail.names)
-        outputs = run_rows(
-            body, activations, device, engines, has_tokens=has_tokens, precision=precision
-        )
+        settings: dict[str, Any] = {
+            "has_tokens": has_tokens,
+            "precision": precision,
+            "positions": positions,
+        }
+        outputs = run_rows(body, activations, device, engines, **settings)
         return outputs.astype(np.float64)
 
     def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:

@@ -2,10 +2,12 @@
 
 from .confusion import ConfusionDisplay
 from .duplicates import NearDuplicates, find_near_duplicates
+from .explaining import Saliency, saliency
+from .facts import Report
 from .feature_map import FeatureMapDisplay
 from .history import TrainingHistoryDisplay
 from .label_issues import LabelIssues, find_label_issues
-from .saliency import Saliency, saliency
+from .reporting import report
 from .saliency_display import SaliencyDisplay
 
 __all__ = [
@@ -13,10 +15,12 @@ __all__ = [
     "FeatureMapDisplay",
     "LabelIssues",
     "NearDuplicates",
+    "Report",
     "Saliency",
     "SaliencyDisplay",
     "TrainingHistoryDisplay",
     "find_label_issues",
     "find_near_duplicates",
+    "report",
     "saliency",
 ]

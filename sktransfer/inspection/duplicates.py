@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_array
 
 __all__ = ["NearDuplicates", "find_near_duplicates", "near_duplicates_of"]
 
-_NEIGHBOURS = 10  # looked at for each sample, which bounds memory
-_QUANTILE, _RATIO = 0.25, 2.5  # of the threshold; the Notes of find_near_duplicates say what for
+_NEIGHBOURS = 20  # looked at for each sample, which bounds memory
+_RATIO = 3.0  # of distances; the Notes of find_near_duplicates say what for
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -66,7 +66,8 @@ def find_near_duplicates(extractor, X, *, threshold="auto") -> NearDuplicates:
         with one.
     X : list, array, Series or DataFrame column of n_samples samples
     threshold : float or "auto", default="auto"
-        The smallest cosine of the angle between the features of a pair; see Notes.
+        The smallest cosine of the angle between the features of a pair. "auto" compares with other
+        samples; see Notes.
 
     Returns
     -------
@@ -79,15 +80,15 @@ def find_near_duplicates(extractor, X, *, threshold="auto") -> NearDuplicates:
 
     Notes
     -----
-    Each sample is compared with all others, and its ten nearest are pairs with it where they are
+    Each sample is compared with all others, and its 20 nearest are pairs with it where they are
     similar enough. Equal samples are found in any number.
 
-    The cosines of different samples depend on the network and on how alike the samples are. "auto"
-    is ``1 - (1 - q) / 2.5``, where q is the cosine that the nearest neighbours of a quarter of the
-    distinct samples do not reach. With the default network and 245 photographs of ants and bees
-    this is 0.84: no two of these are that similar, and 95 % of their copies are, among those that
-    are mirrored, brightened, reduced to half the size, compressed as JPEG of quality 50, or cropped
-    by 5 % at each side.
+    How similar different samples are depends on the network and on the data. With "auto", two
+    samples are a pair if their distance, 1 less the cosine, is at most a third of that from one of
+    them to its 20th neighbour (of fewer than 80 samples, to a neighbour so near that a quarter are
+    nearer). With the default network and 245 photographs of ants and bees, no two of these are a
+    pair, and at least 95 % of them are pairs with their copies that are mirrored, brightened,
+    reduced to half the size, compressed as JPEG of quality 50, or cropped by 5 % at each side.
 
     Examples
     --------
@@ -126,7 +127,7 @@ def near_duplicates_of(features: np.ndarray, threshold: float | str = "auto") ->
         near, cosine = _neighbours(rows[first])
         at = np.column_stack([np.repeat(first, near.shape[1]), first[near].ravel()])
         least = _threshold(cosine) if threshold == "auto" else threshold
-        similar = (cosine.ravel() >= least) & (at[:, 0] != at[:, 1])
+        similar = (cosine >= least).ravel() & (at[:, 0] != at[:, 1])
         pairs.append(np.sort(at[similar], axis=1))
         similarity.append(cosine.ravel()[similar])
     return _sorted(np.concatenate(pairs), np.concatenate(similarity), len(rows))
@@ -139,9 +140,11 @@ def _neighbours(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return near, 1 - distance
 
 
-def _threshold(cosine: np.ndarray) -> float:
-    """Return the threshold for cosines with the nearest rows, of which the first is the row."""
-    return 1 - (1 - float(np.quantile(cosine[:, 1], _QUANTILE))) / _RATIO
+def _threshold(cosine: np.ndarray) -> np.ndarray:
+    """Return the threshold for the neighbours of each row, of which the first is the row."""
+    place = int(np.clip(len(cosine) // 4, 2, _NEIGHBOURS))
+    other = cosine[:, min(place, cosine.shape[1] - 1)]
+    return 1 - (1 - other[:, None]) / _RATIO
 
 
 def _sorted(pairs: np.ndarray, similarity: np.ndarray, n_samples: int) -> NearDuplicates:

@@ -9,10 +9,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..selection import new_axes
+from .explaining import Saliency, saliency
 from .previews import nested_axes
-from .saliency import Saliency, saliency
 
-__all__ = ["SaliencyDisplay", "overlay"]
+__all__ = ["SaliencyDisplay", "overlay", "scaled_values"]
 
 _COLUMNS = 4
 _SMOOTHED = 0.02  # of the height, for values of pixels
@@ -34,7 +34,7 @@ def overlay(saliency: Saliency, i: int) -> np.ndarray:
     """
     picture = np.asarray(saliency.shown[i], dtype=float)
     picture = picture / 255 if saliency.shown[i].dtype == np.uint8 else picture
-    values = _scaled(_smoothed(saliency.maps[i], saliency.method))
+    values = scaled_values(_smoothed(saliency.maps[i], saliency.method))
     rows, columns = (
         np.arange(side) * cells // side
         for side, cells in zip(picture.shape[:2], values.shape, strict=True)
@@ -52,7 +52,7 @@ def _smoothed(values: np.ndarray, method: str) -> np.ndarray:
     return gaussian_filter(values, _SMOOTHED * values.shape[0]) if is_noisy else values
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
+def scaled_values(values: np.ndarray) -> np.ndarray:
     """Return values divided by the largest of their sizes, without outliers: between -1 and 1."""
     size = (
         np.quantile(np.abs(values), 0.995) if values.size > 500 else np.abs(values).max(initial=0)
@@ -156,7 +156,7 @@ def _plot_words(ax, saliency: Saliency, i: int) -> None:
     """Draw the words of a text line by line, each beside the one before."""
     left: Any = None
     n_lines, used = 0, _LINE
-    for (word, _), value in zip(saliency.words(i), _scaled(saliency.maps[i]), strict=True):
+    for (word, _), value in zip(saliency.words(i), scaled_values(saliency.maps[i]), strict=True):
         used += len(word) + 1
         if used > _LINE:
             n_lines, used, left = n_lines + 1, len(word), None

@@ -172,7 +172,7 @@ def _last(model) -> Callable[[np.ndarray], np.ndarray]:
     if hasattr(model, "decision_function"):
         return lambda rows: _two_columns(model.decision_function(rows))
     if hasattr(model, "coef_") and hasattr(model, "classes_"):
-        return lambda rows: _two_columns((rows @ model.coef_.T + model.intercept_).squeeze(1))
+        return lambda rows: _two_columns(rows @ model.coef_.T + model.intercept_)
     if is_regressor(model):
         return lambda rows: model.predict(rows).reshape(len(rows), -1)
     raise NoGradientsError(f"{type(model).__name__} has no decision_function.")

@@ -116,6 +116,11 @@ class Recommendation:
         """The cross-validated accuracy of "features"; NaN if none could be measured."""
         return next((e.accuracy for e in self.table if e.name == REFERENCE), math.nan)
 
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns of :meth:`rows`."""
+        return _HEADER
+
     def rows(self) -> list[list[str]]:
         """Return the table of estimates as text."""
         return [

@@ -42,13 +42,13 @@ def test_kept_rows_weigh_what_they_weighed_and_their_class(class_weight, data, m
     model = FineTunedClassifier(
         load_backbone(network()), class_weight=class_weight, rehearsal=4, max_epochs=1
     ).fit(X, y, sample_weight=np.full(len(y), 0.5))
-    seen, rows = [], FineTunedClassifier._rows
+    seen, train = [], FineTunedClassifier._train
 
-    def watched(self, *args):
-        seen.append(rows(self, *args))
-        return seen[-1]
+    def watched(self, tail, rows, *args):
+        seen.append(rows)
+        return train(self, tail, rows, *args)
 
-    monkeypatch.setattr(FineTunedClassifier, "_rows", watched)
+    monkeypatch.setattr(FineTunedClassifier, "_train", watched)
     model.partial_fit(X[:6], np.repeat("bee", 6))
     found = seen[0].weight.numpy()[6:]
     expected = [2.5, 0.5, 0.5] if class_weight != "balanced" else [18 / 24, 18 / 60, 18 / 24]

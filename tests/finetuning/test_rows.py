@@ -94,8 +94,9 @@ def test_a_large_table_is_not_copied_into_memory(data, monkeypatch):
         load_backbone(network()), trainable=1, validation_fraction=0.2, rehearsal=2, max_epochs=1
     ).fit(*data)
     model.partial_fit(*data)
-    assert len(seen) > 4
-    assert all(isinstance(rows.base, mmap.mmap) for rows in seen)
+    tables = [rows for rows in seen if len(rows) > 1]
+    assert len(tables) > 4
+    assert all(isinstance(rows.base, mmap.mmap) for rows in tables)
 
 
 def test_rows_of_a_table_come_from_both_parts():

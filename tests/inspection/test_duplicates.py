@@ -45,3 +45,13 @@ def test_the_threshold_follows_from_how_alike_samples_are():
     for offset in (0.0, 3.0):  # with it, the cosines of different rows are about 0.9
         found = near_duplicates_of(rows + offset)
         assert sorted(found.pairs.tolist()) == expected
+
+
+def test_classes_that_differ_in_spread_are_no_duplicates():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(2, 30)).repeat(30, axis=0)
+    spread = np.repeat([[0.3], [0.003]], 30, axis=0)
+    rows = centres + spread * rng.normal(size=(60, 30))
+    assert len(near_duplicates_of(rows).pairs) == 0
+    rows[59] = rows[30] + 1e-5
+    assert near_duplicates_of(rows).pairs.tolist() == [[30, 59]]

@@ -66,6 +66,21 @@ def test_logits_give_the_probabilities_of_the_estimator(name, colours):
         np.testing.assert_allclose(softmax(logits, 1), model.predict_proba(X[:5]), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["tuned", "linear", "unit rows", "one strategy"])
+def test_three_classes_have_three_logits(name, colours):
+    X, y = colours[0], np.array(["a", "b", "c"] * 8)
+    model = LOGITS[name].fit(X, y)
+    for logits in run(model, X[:5]):
+        np.testing.assert_allclose(softmax(logits, 1), model.predict_proba(X[:5]), atol=1e-5)
+
+
+def test_three_classes_of_a_blend_have_three_odds(colours):
+    X, y = colours[0], np.array(["a", "b", "c"] * 8)
+    model = TransferClassifier(tiny_backbone(), random_state=0).fit(X, y)
+    for odds in run(model, X[:5]):
+        np.testing.assert_allclose(expit(odds), model.predict_proba(X[:5]), atol=1e-4)
+
+
 def test_logarithms_of_probabilities_of_learned_classes(colours):
     X, y = colours
     model = PretrainedClassifier(tiny_backbone(), class_map="learn").fit(X, y)

@@ -1,7 +1,6 @@
 """Extract features by shards into Parquet files, in one process or on a cluster."""
 
 from .extract import extract_to
-from .function import FeatureFunction
 from .loading import iter_features, load_features
 from .report import ExtractionReport
 from .runner import ExtractionError
@@ -9,7 +8,6 @@ from .runner import ExtractionError
 __all__ = [
     "ExtractionError",
     "ExtractionReport",
-    "FeatureFunction",
     "extract_to",
     "iter_features",
     "load_features",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from ...data import UnreadableSamplesError
-from .function import drop_payload, keep_payload
+from ..function import drop_payload, keep_payload
 from .planning import Shard
 from .task import ShardTask
 

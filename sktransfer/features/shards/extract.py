@@ -14,11 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 from ...backbones import describe, modality_of
 from ...data import UnreadableSamplesError
 from ..extractor import PretrainedFeatureExtractor
+from ..function import FeatureFunction
 from ..poolings import is_learned, unlearned
 from .arrow import arrow
 from .executors import pool_for
 from .folder import Folder
-from .function import FeatureFunction
 from .parts import DIGEST, ROW, Block, Manifest, PartName
 from .pieces import Reading
 from .planning import Shard, plan
@@ -248,8 +248,7 @@ def _fitted(extractor: PretrainedFeatureExtractor, source: Source) -> Pretrained
 
 
 def _check_untrained(extractor: PretrainedFeatureExtractor) -> None:
-    learned = any(map(is_learned, extractor._poolings()))
-    if learned or extractor.__sklearn_tags__().target_tags.required:
+    if extractor._learns():
         raise NotFittedError(
             f"{extractor!r} learns from samples: fit it to some, and pass the fitted extractor."
         )
@@ -270,13 +269,10 @@ def blocks_of(extractor: PretrainedFeatureExtractor) -> tuple[Block, ...]:
     Raises
     ------
     ValueError
-        If the extractor returns principal components, or was fitted to several columns.
+        If the extractor was fitted to several columns of samples.
     """
-    if extractor.n_components is not None or len(extractor._column_names) > 1:
-        raise ValueError(
-            "Files keep the features of one column of samples: give an extractor with "
-            "n_components=None that was fitted to one column."
-        )
+    if len(extractor._column_names) > 1:
+        raise ValueError(f"extractor: it is fitted to the columns {list(extractor._column_names)}.")
     found: dict[str, Block] = {}
     for (i, layer, pooling), width in zip(extractor._blocks, extractor._widths, strict=True):
         backbone = extractor._sized[i]
@@ -286,7 +282,11 @@ def blocks_of(extractor: PretrainedFeatureExtractor) -> tuple[Block, ...]:
         name = extractor._name_block(i, layer, pooling)
         name = name if name not in found else f"{name}_{len(found)}"
         found[name] = Block(name, width, xxhash.xxh3_128_hexdigest(key.encode()))
-    return tuple(found.values())
+    if extractor.n_components is None:
+        return tuple(found.values())
+    (pca,) = extractor.pca_
+    key = repr([*found.values()]) + describe((pca.components_, pca.mean_))
+    return (Block("pca", extractor._n_features_out, xxhash.xxh3_128_hexdigest(key.encode())),)
 
 
 def _manifest(extractor: PretrainedFeatureExtractor, dtype: str, shard_size: int) -> Manifest:

@@ -14,6 +14,7 @@ from .folder import Folder
 
 __all__ = [
     "DIGEST",
+    "MANIFEST",
     "ROW",
     "Block",
     "Manifest",
@@ -24,8 +25,9 @@ __all__ = [
 ]
 
 ROW, DIGEST = "row", "digest"  # columns of each part
-_MANIFEST = "_features.json"
+MANIFEST = "_features.json"
 _METADATA = b"sktransfer"
+_GROUP = 512  # rows that are read at once where single rows are looked up
 _NAME = re.compile(r"(part|failed)-(\d{12})-([0-9a-f]{16})\.parquet")
 
 
@@ -81,9 +83,9 @@ class Manifest:
     @classmethod
     def load(cls, folder: Folder) -> Manifest | None:
         """Read the manifest of a folder; None where there is none."""
-        if not folder.holds(_MANIFEST):
+        if not folder.holds(MANIFEST):
             return None
-        found = json.loads(folder.read(_MANIFEST))
+        found = json.loads(folder.read(MANIFEST))
         return cls(**found | {"blocks": tuple(Block(*block) for block in found["blocks"])})
 
     def save(self, folder: Folder) -> None:
@@ -97,7 +99,7 @@ class Manifest:
         found = self.load(folder)
         if found is None:
             content = json.dumps(dataclasses.asdict(self), indent=1).encode()
-            folder.write(_MANIFEST, lambda file: file.write(content))
+            folder.write(MANIFEST, lambda file: file.write(content))
         elif found.key != self.key:
             raise ValueError(
                 f"{folder.url!r} has features of another recipe, {found!r}, not of {self!r} "
@@ -128,6 +130,7 @@ def write_part(folder: Folder, name: PartName, columns: dict[str, Any], manifest
     settings = {
         # Features are not compressible; statistics and dictionaries of them are of no use.
         "compression": dict.fromkeys(narrow, "zstd"),
+        "row_group_size": _GROUP,
         "use_dictionary": False,
         "write_statistics": False,
         "write_page_checksum": True,

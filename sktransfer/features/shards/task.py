@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ...data import UnreadableSamplesError
+from ..function import Computed, FeatureFunction
 from .arrow import arrow
 from .folder import Folder
-from .function import Computed, FeatureFunction
 from .parts import DIGEST, ROW, Manifest, PartName, write_part
 from .planning import Shard
 

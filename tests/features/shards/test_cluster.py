@@ -3,10 +3,22 @@
 import os
 import resource
 
+import joblib
+import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
-from sktransfer import PretrainedFeatureExtractor, UnreadableSamplesError, extract_to, load_features
+from sktransfer import (
+    FineTunedClassifier,
+    PretrainedFeatureExtractor,
+    UnreadableSamplesError,
+    extract_to,
+    load_features,
+)
 from tests.features.shards.support import (
+    LABELS,
     N,
     Threads,
     contents,
@@ -16,7 +28,7 @@ from tests.features.shards.support import (
     write_files,
     write_parquet,
 )
-from tests.support import images
+from tests.support import images, tiny_backbone
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.integration
@@ -78,6 +90,39 @@ def test_a_task_has_the_threads_of_its_worker(client, tmp_path):
     assert load_features(tmp_path / "f")[0].tolist() == [[1], [1]]
 
 
+@pytest.fixture
+def on_cluster(client):
+    """Within the test, joblib runs its tasks on the cluster."""
+    with joblib.parallel_config("dask", client=client):
+        yield
+
+
+def test_candidates_of_a_search_run_on_workers_with_features_of_parts(on_cluster, client, tmp_path):
+    paths = write_files(tmp_path / "x")
+    made = extractor(layer=["0", None])
+    run(tmp_path / "f", paths, made, executor=client)
+    model = make_pipeline(extractor(memory=tmp_path / "f"), LogisticRegression())
+    grid = {"pretrainedfeatureextractor__layer": ["0", None], "logisticregression__C": [1, 10]}
+    search = GridSearchCV(model, grid, cv=2, refit=False).fit(paths, LABELS)
+    assert not (tmp_path / "f" / "features.blocks").exists()  # nothing was computed
+    with joblib.parallel_config("sequential"):
+        alone = GridSearchCV(model, grid, cv=2, refit=False).fit(paths, LABELS)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
+    )
+
+
+@pytest.mark.sweep
+def test_networks_of_a_search_are_trained_on_workers(on_cluster, tmp_path):
+    model = FineTunedClassifier(
+        tiny_backbone(), trainable="head", max_epochs=1, memory=tmp_path / "store", random_state=0
+    )
+    search = GridSearchCV(model, {"lr": [1e-3, 1e-1]}, cv=2).fit(images(N), LABELS)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.predict(images(2)).shape == (2,)
+
+
+@pytest.mark.sweep
 def test_the_command_line_connects_to_a_scheduler(client, tmp_path):
     run_command = pytest.importorskip("tests.cli.test_app").run
     paths = write_files(tmp_path / "x")

@@ -23,8 +23,8 @@ from sktransfer import (
     iter_features,
     load_features,
 )
-from sktransfer.features import ExtractionError, FeatureFunction
-from sktransfer.features.shards import executors, function, task
+from sktransfer.features import ExtractionError, FeatureFunction, function
+from sktransfer.features.shards import executors, task
 from sktransfer.features.shards.folder import Folder
 from tests.features.conftest import mount, unmount
 from tests.features.shards.support import (
@@ -368,6 +368,15 @@ def test_extractors_that_learn_must_be_fitted(source, tmp_path):
         extract_to(tmp_path / "f", extractor(layer="auto"), source=source)
     fitted = extractor(layer="auto").fit(images(12), ["a", "b"] * 6)
     assert extract_to(tmp_path / "f", fitted, source=source).n_done == N
+    components = extractor(n_components=2)
+    with pytest.raises(ValueError, match="fit it to some"):
+        extract_to(tmp_path / "g", components, source=source)
+    expected = components.fit(images(12)).transform(images(N))
+    extract_to(tmp_path / "g", components, source=source)
+    np.testing.assert_allclose(load_features(tmp_path / "g")[0], expected, rtol=1e-4, atol=1e-5)
+    two = extractor().fit(pd.DataFrame({"a": ["x.png"], "b": ["y.png"]}))
+    with pytest.raises(ValueError, match="fitted to the columns"):
+        extract_to(tmp_path / "h", two, source=source)
     with pytest.raises(TypeError, match="PretrainedFeatureExtractor"):
         extract_to(tmp_path / "f", "efficientnet_lite0", source=source)
 

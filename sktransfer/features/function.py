@@ -5,14 +5,13 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 from sklearn.utils.validation import check_is_fitted
 
-from ...data import Modality
-from ..extractor import PretrainedFeatureExtractor
+from ..data import Modality
 
 __all__ = ["Computed", "FeatureFunction", "drop_payload", "keep_payload"]
 
@@ -21,7 +20,7 @@ _BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
 
 _LOCK = threading.Lock()
 _PAYLOADS: dict[str, tuple[bytes, int]] = {}  # and the number of users
-_LOADED: dict[str, tuple[PretrainedFeatureExtractor, threading.Lock]] = {}
+_LOADED: dict[str, tuple[Any, threading.Lock]] = {}
 
 
 class Computed(NamedTuple):
@@ -61,7 +60,7 @@ class FeatureFunction:
     (2, 1280)
     """
 
-    def __init__(self, extractor: PretrainedFeatureExtractor):
+    def __init__(self, extractor):
         check_is_fitted(extractor)
         extractor = _copy(extractor, verbose=0)  # each task would draw a bar
         self.payload: bytes | None = _pickler().dumps(extractor)
@@ -142,7 +141,7 @@ class FeatureFunction:
             [(part[i][0], None, why) for i, why in bad.items()],
         )
 
-    def _load(self) -> tuple[PretrainedFeatureExtractor, threading.Lock]:
+    def _load(self) -> tuple[Any, threading.Lock]:
         """Return the extractor of this process."""
         with _LOCK:
             if self.key in _LOADED:
@@ -151,6 +150,9 @@ class FeatureFunction:
         if payload is None:
             raise RuntimeError("This process has not received the network of the function.")
         return _keep(self.key, pickle.loads(payload))
+
+    def __dask_tokenize__(self) -> str:
+        return self.key
 
     def __repr__(self) -> str:
         return f"FeatureFunction({self.key[:8]})"
@@ -191,7 +193,7 @@ def drop_payload(key: str) -> None:
             _PAYLOADS[key] = payload, n_users - 1
 
 
-def _keep(key: str, extractor) -> tuple[PretrainedFeatureExtractor, threading.Lock]:
+def _keep(key: str, extractor) -> tuple[Any, threading.Lock]:
     with _LOCK:
         _LOADED[key] = found = _LOADED.pop(key, None) or (extractor, threading.Lock())
         while len(_LOADED) > _KEPT:
@@ -199,7 +201,7 @@ def _keep(key: str, extractor) -> tuple[PretrainedFeatureExtractor, threading.Lo
     return found
 
 
-def _copy(extractor: PretrainedFeatureExtractor, **changed) -> PretrainedFeatureExtractor:
+def _copy(extractor, **changed) -> Any:
     """Copy an extractor and share its attributes, except that it returns arrays."""
     other = object.__new__(type(extractor))
     state = {k: v for k, v in vars(extractor).items() if k != "_sklearn_output_config"}

@@ -254,7 +254,9 @@ def _occluded(captum, parts, score: Callable) -> np.ndarray:
 
 
 def _inputs(sample, backbones) -> tuple[torch.Tensor, ...]:
-    return tuple(open_sample(sample, backbone)[None] for backbone in backbones)
+    """Return a sample preprocessed for each backbone, in batches of one."""
+    content = backbones[0].modality.read(sample)
+    return tuple(open_sample(content, backbone)[None] for backbone in backbones)
 
 
 def _together(parts: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:

@@ -16,6 +16,7 @@ from sktransfer import (
     TransferClassifier,
     TransferRegressor,
     UnreadableSamplesError,
+    from_dataset,
     load_backbone,
     load_word_vectors,
 )
@@ -164,6 +165,14 @@ def test_steps_before_the_network_are_applied(colours):
     found = saliency(model, X[:2])
     assert found.targets == model.predict(X[:2]).tolist()
     np.testing.assert_allclose(found.maps[0], saliency(model[1:], [X[0] // 2]).maps[0])
+
+
+def test_samples_of_a_dataset_are_opened(direct, colours):
+    X = colours[0][:2]
+    samples, _ = from_dataset([(image, 0) for image in X])
+    for method in ("gradcam", "occlusion"):
+        found = saliency(direct, samples, method=method).maps
+        np.testing.assert_array_equal(found, saliency(direct, X, method=method).maps)
 
 
 def test_numbers_are_explained(colours):

@@ -1,0 +1,247 @@
+"""Activations at the cut between frozen and trained stages: computed once, or when needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backbones import Backbone, LayerInfo
+from ..features import FeatureStore, Recipe, Stream, compute_features, compute_inputs
+
+__all__ = ["Cut", "Place", "seconds_on_disk"]
+
+_FEW = 16  # samples whose computation is timed
+_SECONDS = 0.5  # after which fewer are
+_BYTES_TIMED = 2**25  # written to disk and read again
+_FREE = 1.1  # times the size of a table that must be free on the disk
+
+
+@dataclasses.dataclass
+class Place:
+    """Where activations at the cut are during training.
+
+    Parameters
+    ----------
+    name : {"memory", "disk", "nowhere"}
+        "nowhere": they are computed in each epoch.
+    n_bytes : int
+        Size of all of them.
+    seconds : dict of str to float, default={}
+        Where a timing decided, the expected seconds for "disk" and "nowhere".
+    """
+
+    name: str
+    n_bytes: int
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        return {"place": self.name, "nbytes": self.n_bytes, "seconds": self.seconds}
+
+
+class Cut:
+    """Compute activations at the cut.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    recipe : Recipe or None
+        Of the last frozen stage; None if none is frozen.
+    max_bytes : int
+        Size of activations, or of inputs, that are kept in memory.
+    device : str
+    store : FeatureStore or None
+    n_jobs : int, "auto" or None
+    verbose : int
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe | None,
+        *,
+        max_bytes: int,
+        device: str,
+        store: FeatureStore | None,
+        n_jobs: int | str | None,
+        verbose: int,
+    ):
+        self.backbone, self.recipe, self.max_bytes = backbone, recipe, max_bytes
+        self.device, self.store, self.n_jobs, self.verbose = device, store, n_jobs, verbose
+
+    def stream(self, samples: Sequence, keep_bytes: int = 0) -> Stream:
+        """Return activations that are computed when they are asked for."""
+        source = self.recipe or self.backbone
+        run: dict[str, Any] = {"device": self.device, "n_jobs": self.n_jobs}
+        return Stream(samples, source, keep_bytes=keep_bytes, **run)
+
+    def rows(
+        self, samples: Sequence, place: Place | None = None, *, keep: bool = True
+    ) -> np.ndarray | Stream:
+        """Return the activations of samples; inputs of images are a stream.
+
+        Parameters
+        ----------
+        samples : sequence
+        place : Place, default=None
+            Where they are; None is in memory.
+        keep : bool, default=True
+            Whether a stream keeps inputs.
+        """
+        name = "memory" if place is None else place.name
+        if self.recipe is None and self._is_streamed(samples):
+            return self.stream(samples, keep_bytes=self.max_bytes if keep else 0)
+        if self.recipe is None:
+            return compute_inputs(samples, self.backbone, self.n_jobs)
+        if name == "nowhere":
+            return self.stream(samples)
+        in_memory = 0 if name == "disk" else None
+        return self._computed(samples, self.recipe, in_memory=in_memory)
+
+    def map(self, samples: Sequence, then: Callable) -> np.ndarray:
+        """Apply a function to the activations of samples, without keeping them.
+
+        Parameters
+        ----------
+        samples : sequence
+        then : callable
+            Takes activations and the positions of their samples.
+        """
+        if self.recipe is None:
+            return then(self.rows(samples, keep=False), None)
+        return self._computed(samples, self.recipe, then=then)
+
+    def _computed(self, samples: Sequence, recipe: Recipe, **settings) -> np.ndarray:
+        run: dict[str, Any] = {
+            "device": self.device,
+            "n_jobs": self.n_jobs,
+            "verbose": self.verbose,
+        }
+        found = compute_features(samples, recipe, store=self.store, **run, **settings)
+        return found[recipe.layers[0]]
+
+    def _is_streamed(self, samples) -> bool:
+        """Tell whether inputs are opened when they are asked for. Ids of texts are small."""
+        in_memory = self.backbone.preprocess is None and isinstance(samples, np.ndarray)
+        return not in_memory and not self.backbone.modality.has_tokens
+
+    # -- where to keep them --------------------------------------------------------------------
+
+    def place(
+        self, samples: Sequence, layers: dict[str, LayerInfo], n_tables: int, n_passes: int
+    ) -> Place:
+        """Decide where the activations of a training are kept.
+
+        Parameters
+        ----------
+        samples : sequence
+        layers : dict of str to LayerInfo
+        n_tables : int
+            How many activations there are of each sample, because of augmented views.
+        n_passes : int
+            How often each is used.
+
+        Returns
+        -------
+        Place
+            If they take more than ``max_bytes``, what a timing of some samples recommends.
+        """
+        n_bytes = n_tables * len(samples) * self._row_bytes(samples, layers)
+        if n_bytes <= self.max_bytes or (self.recipe is None and not self._is_streamed(samples)):
+            return Place("memory", n_bytes)
+        if self.recipe is None:
+            return Place("nowhere", n_bytes)
+        if shutil.disk_usage(tempfile.gettempdir()).free < _FREE * n_bytes:
+            return Place("nowhere", n_bytes)
+        return self._faster(samples, n_bytes, n_tables, n_passes)
+
+    def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
+        if self.recipe is None:
+            return int(np.prod(self.backbone.input_shape or (0,)))  # of bytes, before scaling
+        info, item = layers[self.recipe.layers[0]], np.dtype(self.recipe.dtype).itemsize
+        if self.recipe.pooling != "none":
+            return info.width * item
+        if self.backbone.modality.has_tokens:
+            few = _few(samples, _FEW)
+            ids = compute_inputs(few, self.backbone, None)
+            return int(np.mean([len(row) for row in ids]) * info.width * item)
+        return int(np.prod(info.shape)) * item
+
+    def _faster(self, samples: Sequence, n_bytes: int, n_tables: int, n_passes: int) -> Place:
+        """Time the computation of some activations and their way to disk and back."""
+        self.stream(_few(samples, 1))[:]  # prepares the network
+        rows, compute = _timed(lambda: self.stream(_few(samples, 2))[:])
+        if compute < _SECONDS:
+            few = _few(samples, _FEW)
+            rows, compute = _timed(lambda: self.stream(few)[:])
+        each, n = compute / len(rows), n_tables * len(samples)
+        write, read = seconds_on_disk(sum(row.nbytes for row in rows) // len(rows))
+        seconds = {
+            "disk": n * each + n_bytes * (write + n_passes * read),
+            "nowhere": n_passes * n * each,
+        }
+        place = Place(min(seconds, key=lambda k: seconds[k]), n_bytes, seconds)
+        if self.verbose:
+            self._tell(place)
+        return place
+
+    def _tell(self, place: Place) -> None:
+        where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
+        times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in place.seconds.items())
+        print(
+            f"Activations at the cut take {place.n_bytes / 1e9:.3g} GB, more than max_cache_bytes="
+            f"{self.max_bytes}; they are {where[place.name]} (expected: {times})."
+        )
+
+
+def _few(samples: Sequence, n: int) -> list:
+    n = min(n, len(samples))
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, n).astype(int)]
+
+
+def _timed(function: Callable) -> tuple:
+    start = time.perf_counter()
+    found = function()
+    return found, time.perf_counter() - start
+
+
+def seconds_on_disk(row_bytes: int) -> tuple[float, float]:
+    """Time the disk of temporary files.
+
+    Parameters
+    ----------
+    row_bytes : int
+        Size of what is read at a time.
+
+    Returns
+    -------
+    write, read : float
+        Seconds for a byte. Where the system cannot be told to forget what it has written, the
+        second is that of its memory.
+    """
+    row_bytes = min(max(1, row_bytes), _BYTES_TIMED)
+    n_rows = max(1, _BYTES_TIMED // row_bytes)
+    row = np.random.default_rng(0).bytes(row_bytes)
+    with tempfile.TemporaryFile(buffering=0) as file:
+
+        def write() -> None:
+            for _ in range(n_rows):
+                file.write(row)
+            os.fsync(file.fileno())
+
+        def read() -> None:
+            for i in np.random.default_rng(0).permutation(n_rows):
+                file.seek(int(i) * row_bytes)
+                file.read(row_bytes)
+
+        _, written = _timed(write)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        _, found = _timed(read)
+    return written / (n_rows * row_bytes), found / (n_rows * row_bytes)

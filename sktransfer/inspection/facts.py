@@ -1,0 +1,116 @@
+"""What a page about data and a model shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .duplicates import NearDuplicates
+from .label_issues import LabelIssues
+from .metrics import Bin, Score
+from .page import Shown
+
+__all__ = ["Case", "Confused", "Report"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A sample on the page.
+
+    Parameters
+    ----------
+    name : str
+        Its file, or its position.
+    shown : Shown
+    label, predicted : str, default=""
+    probability : float, default=nan
+        Of the prediction.
+    saliency : Shown or None, default=None
+    """
+
+    name: str
+    shown: Shown
+    label: str = ""
+    predicted: str = ""
+    probability: float = float("nan")
+    saliency: Shown | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Confused:
+    """Two labels that are confused, with samples."""
+
+    label: str
+    predicted: str
+    count: int
+    cases: list[Case]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a page shows.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    title : str
+    noun : str
+        What samples are, such as "images".
+    n_samples : int
+        Readable ones.
+    n_folds : int
+        0 if the samples were predicted by the estimator as it is.
+    sizes : dict of str to int
+        Samples of each label; empty for numbers.
+    unreadable : list of (str, str)
+        Name and cause.
+    duplicates : NearDuplicates
+        Positions are those among the readable samples.
+    duplicate_cases : list of (float, Case, Case)
+        The most similar pairs with their similarity.
+    choice : dict
+        Texts about the estimator, and the members of a blend.
+    recommendation : Recommendation or None
+    scores : list of Score
+    calibration : list of Bin
+        Empty without probabilities.
+    calibration_error : float
+    matrix : ndarray of shape (n_labels, n_labels) or None
+        Rows are labels, columns predictions.
+    labels : list of str
+        Of the matrix.
+    confused : list of Confused
+    worst : list of Case
+    issues : LabelIssues or None
+    issue_cases : list of Case
+    costs : dict of str to str
+    file : str
+        The name of the file of the model, for the instructions.
+    """
+
+    path: Path
+    title: str
+    noun: str
+    n_samples: int
+    n_folds: int
+    sizes: dict[str, int]
+    unreadable: list[tuple[str, str]]
+    duplicates: NearDuplicates
+    duplicate_cases: list[tuple[float, Case, Case]]
+    choice: dict[str, Any]
+    recommendation: Any
+    scores: list[Score]
+    calibration: list[Bin]
+    calibration_error: float
+    matrix: np.ndarray | None
+    labels: list[str]
+    confused: list[Confused]
+    worst: list[Case]
+    issues: LabelIssues | None
+    issue_cases: list[Case]
+    costs: dict[str, str]
+    file: str

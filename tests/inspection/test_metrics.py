@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from scipy.stats import binom
+from sklearn.metrics import f1_score, log_loss, r2_score
+
+from sktransfer.inspection.metrics import (
+    calibration_bins,
+    calibration_error,
+    class_scores,
+    number_scores,
+    wilson_interval,
+)
+
+
+def test_the_interval_of_a_share_is_that_of_wilson():
+    np.testing.assert_allclose(wilson_interval(81, 263), (0.2553, 0.3662), atol=5e-4)
+    assert wilson_interval(0, 5)[0] == pytest.approx(0, abs=1e-12)
+    assert wilson_interval(5, 5)[1] == pytest.approx(1)
+    covered = [
+        binom.pmf(k, 40, 0.9)
+        for k in range(41)
+        if wilson_interval(k, 40)[0] < 0.9 < wilson_interval(k, 40)[1]
+    ]
+    assert 0.9 < sum(covered) < 0.99
+
+
+def test_scores_of_labels_have_values_within_their_intervals():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["ant", "bee", "cat"], [60, 30, 10])
+    table = rng.dirichlet(np.ones(3), 100)
+    table[np.arange(100), np.repeat([0, 1, 2], [60, 30, 10])] += 1
+    table /= table.sum(1, keepdims=True)
+    classes = np.array(["ant", "bee", "cat"])
+    predicted = classes[table.argmax(1)]
+    predicted[:20] = "bee"
+    scores = {one.name: one for one in class_scores(y, predicted, table, classes)}
+    assert list(scores) == ["accuracy", "balanced accuracy", "macro F1", "log loss"]
+    assert all(one.low < one.value < one.high for one in scores.values())
+    assert scores["accuracy"].value == (y == predicted).mean()
+    each = [(predicted[y == label] == label).mean() for label in classes]
+    assert scores["balanced accuracy"].value == pytest.approx(np.mean(each))
+    expected = f1_score(y, predicted, average="macro")
+    assert scores["macro F1"].value == pytest.approx(expected)
+    assert scores["log loss"].value == pytest.approx(log_loss(y, table))
+    assert len(class_scores(y, predicted, None, classes)) == 3
+
+
+def test_scores_of_numbers():
+    y = np.linspace(0, 1, 50)
+    scores = {one.name: one for one in number_scores(y, y + 0.1)}
+    assert scores["R²"].value == pytest.approx(r2_score(y, y + 0.1))
+    assert scores["mean absolute error"].value == pytest.approx(0.1)
+    assert scores["R²"].low < scores["R²"].value < scores["R²"].high
+
+
+def test_calibration_compares_probability_and_accuracy():
+    table = np.array([[0.95, 0.05]] * 10 + [[0.35, 0.65]] * 10)
+    y = np.array(["a"] * 9 + ["b"] + ["b"] * 5 + ["a"] * 5)
+    bins = calibration_bins(y, table, np.array(["a", "b"]))
+    assert [(one.low, one.high, one.count, one.accuracy) for one in bins] == [
+        (0.6, 0.7, 10, 0.5),
+        (0.9, 1.0, 10, 0.9),
+    ]
+    assert calibration_error(bins) == pytest.approx((0.15 + 0.05) / 2)

@@ -1,0 +1,207 @@
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+
+from sktransfer import (
+    PretrainedFeatureExtractor,
+    TransferClassifier,
+    TransferRegressor,
+    load_word_vectors,
+    recommend_strategy,
+)
+from sktransfer.inspection import report
+from tests.support import images, tiny_backbone
+
+for library in ("jinja2", "captum", "cleanlab"):
+    pytest.importorskip(library)
+
+HOSTILE = "<script>alert(1)</script>"
+# Tags that have no end.
+VOID = {"meta", "img", "rect", "line", "circle", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, its text, and whether tags are closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(made) -> Page:
+    return Page(made.path.read_text(encoding="utf-8"))
+
+
+def pipeline():
+    return make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
+
+
+@pytest.fixture
+def files(colours, tmp_path):
+    """Pictures in files whose names are markup; one is damaged and one there twice."""
+    X, y = colours
+    paths = []
+    for i, image in enumerate(X):
+        path = tmp_path / f"<img src=x onerror=alert({i})>.png"
+        Image.fromarray(image).save(path)
+        paths.append(path)
+    paths[6].write_bytes(paths[6].read_bytes()[:60])
+    y = np.where(y == "dark", HOSTILE, "a & b")
+    return [*paths, paths[0]], np.append(y, y[0])
+
+
+def test_the_page_needs_no_network_and_escapes_names_and_labels(files, tmp_path):
+    X, y = files
+    made = report(pipeline(), X, y, tmp_path / "page.html", cv=3, title=HOSTILE, file=HOSTILE)
+    page = read(made)
+    assert page.all("script") == page.all("link") == page.all("iframe") == []
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert HOSTILE in page.text
+    assert "<img src=x onerror=alert(6)>.png" in page.text
+    (policy,) = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert policy.startswith("default-src 'none'")
+    urls = [a.get("href", "") for a in page.all("a")]
+    assert all(url.startswith("#") for url in urls)
+
+
+def test_the_data_are_described_and_unreadable_samples_left_out(files, tmp_path):
+    X, y = files
+    made = report(pipeline(), X, y, tmp_path / "page.html", cv=3)
+    assert made.n_samples == 24
+    assert [name.rpartition("/")[2] for name, _ in made.unreadable] == [X[6].name]
+    assert made.sizes == {HOSTILE: 12, "a & b": 12}
+    assert [0, 23] in made.duplicates.pairs.tolist()
+    assert "1 could not be read, and is left out" in read(made).text
+
+
+def test_near_duplicates_are_in_one_fold_and_scores_are_out_of_fold(tmp_path):
+    rng = np.random.default_rng(0)
+    X = [rng.integers(0, 256, (16, 16, 3)).astype(np.uint8) for _ in range(30)]
+    X, y = X * 2, np.array(list(rng.permutation(["a", "b"] * 15)) * 2)
+    model = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), SVC(C=1e4, gamma=1e3))
+    made = report(model, X, y, tmp_path / "page.html", cv=4)
+    # Labels are random: only a model that has seen a copy could be right.
+    assert made.scores[0].value < 0.7
+    assert made.n_folds == 4
+
+
+def test_issues_and_errors_are_listed_with_their_saliency(colours, tmp_path):
+    X, y = colours
+    made = report(pipeline(), X, y, tmp_path / "page.html", cv=4, n_shown=3)
+    assert sorted(made.issues.indices) == [3, 10]
+    assert {case.name for case in made.worst} >= {"sample 3", "sample 10"}
+    assert all(case.saliency.picture for case in made.worst)
+    assert made.matrix.sum() == 24
+    assert sum(pair.count for pair in made.confused) == (24 - np.trace(made.matrix))
+    assert "time of a fit to 18 samples" in made.costs
+    text = read(made).text
+    assert "2 labels are probably wrong" in text
+    assert "labelled dark, rather light" in text
+
+
+def test_a_blend_shows_its_members_and_a_recommendation_its_reasons(colours, tmp_path):
+    X, y = colours
+    advice = recommend_strategy(X, y, tiny_backbone(), max_epochs=0)
+    model = TransferClassifier(tiny_backbone(), random_state=0, memory=tmp_path / "store")
+    made = report(model, X, y, tmp_path / "page.html", cv=2, recommendation=advice)
+    assert made.choice["strategy"] == "blend"
+    assert sum(weight for _, weight in made.choice["members"]) == pytest.approx(1)
+    text = read(made).text
+    assert advice.title in text
+    assert made.choice["members"][0][0] in text
+    assert "store" not in made.choice["estimator"]  # a path of this machine
+    assert not hasattr(model, "members_")
+
+
+def test_a_fitted_estimator_is_judged_as_it_is_on_other_samples(pipeline_fitted, tmp_path):
+    X, y = images(6, seed=5), np.array(["dark", "light", "other"] * 2)
+    made = report(pipeline_fitted, X, y, tmp_path / "page.html", cv=None)
+    expected = (pipeline_fitted.predict(X) == y).mean()
+    assert made.scores[0].value == pytest.approx(expected)
+    assert made.n_folds == 0
+    assert "it was not fitted on them" in read(made).text
+    with pytest.raises(ValueError, match="cv=None needs a fitted estimator"):
+        report(pipeline(), X, y, tmp_path / "page.html", cv=None)
+
+
+@pytest.fixture
+def pipeline_fitted(colours):
+    return pipeline().fit(*colours)
+
+
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
+def test_texts_have_marked_words(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["good", "bad", "film", *"abcdefghijkl"]
+    vectors = {w: rng.normal(size=8).astype(np.float32) for w in names}
+    model = make_pipeline(
+        PretrainedFeatureExtractor(load_word_vectors(vectors)), LogisticRegression()
+    )
+    X = [f"{word} {other} film {HOSTILE}" for other in names[3:] for word in ("good", "bad")]
+    y = np.array(["yes", "no"] * 12)
+    y[5] = "yes"
+    made = report(model, X, y, tmp_path / "page.html", cv=3)
+    page = read(made)
+    classes = [attributes.get("class") for attributes in page.all("span")]
+    assert {"for", "against"} & set(classes)
+    assert page.all("script") == []
+    assert HOSTILE in page.text
+    assert made.worst[0].name == "sample 5"
+
+
+def test_numbers_have_errors_instead_of_confusions(colours, tmp_path):
+    X, _ = colours
+    y = [image.mean() for image in X]
+    model = TransferRegressor(tiny_backbone(), random_state=0)
+    made = report(model, X, y, tmp_path / "page.html", cv=3, n_shown=2)
+    assert made.scores[0].name == "R²"
+    assert len(made.worst) == 2
+    text = read(made).text
+    assert "largest error" in text
+    assert "Confusion" not in text
+
+
+def test_a_table_of_images_and_models_without_probabilities(tmp_path):
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:40] / 16, y[:40] % 2
+    extractor = PretrainedFeatureExtractor(tiny_backbone(), image_shape=(8, 8))
+    made = report(make_pipeline(extractor, SVC()), X, y, tmp_path / "page.html", cv=2)
+    assert made.calibration == []
+    assert made.issues is None
+    assert read(made).text.count("Calibration") == 0
+
+
+def test_wrong_arguments_are_named(colours, tmp_path):
+    X, y = colours
+    with pytest.raises(ValueError, match="missing"):
+        report(pipeline(), X, [None, *y[1:]], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="0 samples are readable"):
+        report(pipeline(), ["no.png", "nor.png"], ["a", "b"], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="two classes"):
+        report(pipeline(), X[:4], ["a"] * 4, tmp_path / "page.html")
+    with pytest.raises(TypeError, match="has no backbone"):
+        report(LogisticRegression(), X, y, tmp_path / "page.html")
