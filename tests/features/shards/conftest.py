@@ -1,5 +1,7 @@
 """A Dask cluster of two processes of this machine."""
 
+import os
+
 import pytest
 
 from tests.features.shards.support import close, start_cluster
@@ -12,7 +14,7 @@ def this_machine():
     """Connections to other processes of this machine are possible."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(ALLOWED, "this machine", True)
-        monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+        monkeypatch.setenv("PYTHONPATH", str(TESTS.parent), prepend=os.pathsep)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         yield
 

@@ -1,0 +1,77 @@
+"""Peak memory of the client and of the workers against the number of rows.
+
+    python benchmarks/cluster_memory.py [--rows 2000 20000 1000000] [--shard 4096]
+
+A network that costs nothing, rows of eight numbers in a Parquet file, two worker processes. Each
+number of rows has processes of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from _cluster import Free, cluster, extractor_of, peak_memory
+from _common import parser, table
+
+from sktransfer import extract_to
+
+
+def write_rows(path: Path, n: int) -> None:
+    kind = pa.list_(pa.float32(), 8)
+    rng = np.random.default_rng(0)
+    with pq.ParquetWriter(path, pa.schema([("x", kind), ("id", pa.int64())])) as writer:
+        for start in range(0, n, 4096):
+            m = min(4096, n - start)
+            flat = pa.array(rng.normal(size=m * 8).astype(np.float32))
+            rows = pa.FixedSizeListArray.from_arrays(flat, 8)
+            writer.write_table(pa.table({"x": rows, "id": np.arange(start, start + m)}))
+
+
+def measure(n: int, shard: int) -> None:
+    """Print the peaks of the client and of the larger worker, in bytes, and the seconds."""
+    with tempfile.TemporaryDirectory() as folder, cluster(2) as client:
+        source = Path(folder) / "rows.parquet"
+        write_rows(source, n)
+        start = time.perf_counter()
+        report = extract_to(
+            Path(folder) / "f",
+            extractor_of(Free()),
+            source=source,
+            column="x",
+            keep="id",
+            shard_size=shard,
+            executor=client,
+        )
+        seconds = time.perf_counter() - start
+        assert report.n_done == n
+        print(peak_memory(), max(client.run(peak_memory).values()), seconds)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--rows", type=int, nargs="+", default=[2_000, 20_000, 1_000_000])
+    made.add_argument("--shard", type=int, default=4096)
+    made.add_argument("--one", type=int, help="measure one number of rows in this process")
+    args = made.parse_args()
+    if args.one is not None:
+        measure(args.one, args.shard)
+        return
+    rows = []
+    for n in args.rows:
+        command = [sys.executable, __file__, "--one", str(n), "--shard", str(args.shard)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        client, worker, seconds = map(float, done.stdout.split())
+        rows.append([f"{n:,}", f"{client / 1e6:.0f}", f"{worker / 1e6:.0f}", f"{seconds:.1f}"])
+        print(rows[-1], flush=True)
+    table(["rows", "client, MB", "worker, MB", "seconds"], rows)
+
+
+if __name__ == "__main__":
+    main()

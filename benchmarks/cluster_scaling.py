@@ -1,0 +1,103 @@
+"""Efficiency against the number of workers, and where the scheduler becomes the limit.
+
+    python benchmarks/cluster_scaling.py [--workers 1 4 16 64] [--seconds 0.1 1.0] [--tasks 10]
+
+Workers are threads of one process that are given the tasks of an extraction by Dask; a task
+sleeps in place of computing. The efficiency is the time of the tasks over workers times wall time.
+The time that a task costs is measured with tasks that take no time. It contains the client, the
+scheduler and the workers, which share one process here. From it follow bounds for larger clusters,
+and an estimate for 10^8 images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from _cluster import cluster
+from _common import parser, table
+
+from sktransfer.features.shards.executors import _DaskPool
+from sktransfer.features.shards.pieces import ParquetPiece, Reading
+from sktransfer.features.shards.planning import Shard
+from sktransfer.features.shards.runner import run_shards
+from sktransfer.features.shards.task import Done
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    payload: bytes = bytes(4096)  # as the default network by its name
+    key: str = "key"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sleep:
+    """Takes the place of a task that computes a shard."""
+
+    seconds: float
+    function: Function = Function()
+
+    def __call__(self, shard: Shard, n_threads=None) -> Done:
+        time.sleep(self.seconds)
+        return Done(len(shard), 0)
+
+
+def shards(n: int):
+    reading = Reading("path", (), None)  # type: ignore[arg-type]
+    for i in range(n):
+        piece = ParquetPiece("s3://bucket/photos.parquet", i * 4096, (i + 1) * 4096, "s3://bucket")
+        yield Shard(i * 4096, (piece,), reading, f"{i:016x}")
+
+
+def run(client, n_tasks: int, seconds: float) -> float:
+    start = time.perf_counter()
+    run_shards(shards(n_tasks), _DaskPool(Sleep(seconds), client, None), 0, lambda *done: None)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
+    made.add_argument("--seconds", type=float, nargs="+", default=[0.1, 1.0])
+    made.add_argument("--tasks", type=int, default=10, help="tasks for each worker")
+    made.add_argument("--rate", type=float, default=50.0, help="images a second of one core")
+    made.add_argument("--cores", type=int, default=16, help="cores of a machine")
+    args = made.parse_args()
+    rows, costs = [], []
+    for n in args.workers:
+        with cluster(n, processes=False) as client:
+            run(client, 2 * n, 0.0)
+            cost = run(client, 200, 0.0) / 200
+            costs.append(cost)
+            found = []
+            for seconds in args.seconds:
+                wall = run(client, args.tasks * n, seconds)
+                found.append(f"{args.tasks * seconds / wall:.3f}")
+        rows.append([n, *found, f"{cost * 1e3:.2f}"])
+        print(rows[-1], flush=True)
+    table(["workers", *[f"tasks of {s:g} s" for s in args.seconds], "ms for a task of 0 s"], rows)
+    estimate(max(costs), args)
+
+
+def estimate(cost: float, args) -> None:
+    """Print the largest efficiencies that the time for one task allows, and hours and bytes."""
+    seconds = {size: size / args.rate for size in (512, 1024, 4096, 16384)}
+    rows = [
+        [size, f"{s:.0f}", *[f"{min(1, s / (n * cost)):.2f}" for n in (64, 512, 1600, 10_000)]]
+        for size, s in seconds.items()
+    ]
+    print(f"\nA task costs the client and the scheduler {cost * 1e3:.2f} ms. Most efficiency:")
+    table(["shard_size", "s", *[f"{n} workers" for n in (64, 512, 1600, 10_000)]], rows)
+    n, workers = 10**8, 100 * args.cores
+    hours = n / (workers * args.rate) / 3600
+    print(
+        f"\n10^8 images, 100 machines of {args.cores} cores, {args.rate:g} images a second a core: "
+        f"{hours:.2f} hours, {n // 4096 + 1:,} tasks of 4096 rows, {workers} workers, "
+        f"{n / 4096 * cost / 60:.1f} minutes of the scheduler. Features of 1280 numbers: "
+        f"{n * 1280 * 4 / 1e9:.0f} GB in float32, {n * 1280 * 2 / 1e9:.0f} GB in float16, and "
+        f"{n * 24 / 1e9:.1f} GB of rows and digests."
+    )
+
+
+if __name__ == "__main__":
+    main()

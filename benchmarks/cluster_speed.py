@@ -1,0 +1,89 @@
+"""Extraction on a cluster of two processes with one thread against one process with two threads.
+
+    python benchmarks/cluster_speed.py [--images 20000] [--shard 4096] [--rounds 2]
+
+Generated JPEGs of 256 x 256 pixels, the default network. The features are equal first. The overhead
+is the time in one process outside of the computation of features: reading the list, Parquet files
+and bookkeeping.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _cluster import cluster, write_jpegs
+from _common import interleave, parser, ratio, table
+
+from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
+from sktransfer.features import FeatureFunction
+
+
+def main() -> None:
+    made = parser(__doc__, rounds=2)
+    made.add_argument("--images", type=int, default=20_000)
+    made.add_argument("--shard", type=int, default=4096)
+    args = made.parse_args()
+    with tempfile.TemporaryDirectory() as name, cluster(2) as client:
+        folder = Path(name)
+        paths = write_jpegs(folder, args.images)
+        extractor = PretrainedFeatureExtractor(n_jobs=None).fit(paths[:1])
+        count = iter(range(10**6))
+        targets: dict[str, str] = {}
+        inside = [0.0, 0.0]
+
+        def run(label: str, executor=None) -> None:
+            targets[label] = str(folder / f"f{next(count)}")
+            extract_to(
+                targets[label], extractor, source=paths, shard_size=args.shard, executor=executor
+            )
+
+        def one_process() -> None:
+            torch.set_num_threads(2)
+            with watched(inside):
+                start = time.perf_counter()
+                run("one")
+                inside[1] += time.perf_counter() - start
+            torch.set_num_threads(1)
+
+        warm = paths[: min(64, args.images)]
+        extract_to(folder / "warm", extractor, source=warm, shard_size=8, executor=client)
+        variants = {"one process": one_process, "cluster": lambda: run("cluster", client)}
+        times = interleave(variants, args.rounds)
+        a, b = (load_features(targets[k])[0] for k in ("one", "cluster"))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    speeds = {k: args.images / np.median(v) for k, v in times.items()}
+    overhead = 1 - inside[0] / inside[1]
+    rows = [[k, f"{v:.1f}", ratio(times["one process"], times[k])] for k, v in speeds.items()]
+    table(["", "samples/s", "relative speed"], rows)
+    print(f"Outside of the computation of features, in one process: {overhead:.2%} of the time")
+
+
+class watched:
+    """Add up the time in the computation of features."""
+
+    def __init__(self, inside: list[float]):
+        self.inside = inside
+
+    def __enter__(self):
+        self.compute = compute = FeatureFunction.compute
+        inside = self.inside
+
+        def timed(function, samples):
+            start = time.perf_counter()
+            try:
+                return compute(function, samples)
+            finally:
+                inside[0] += time.perf_counter() - start
+
+        FeatureFunction.compute = timed
+
+    def __exit__(self, *error):
+        FeatureFunction.compute = self.compute
+
+
+if __name__ == "__main__":
+    main()
