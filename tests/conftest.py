@@ -10,7 +10,7 @@ import torch
 from sktransfer.backbones import registry as registry_module
 from sktransfer.engines.base import Engine
 from tests.offline import ALLOWED, block_network
-from tests.support import DATA
+from tests.support import DATA, TESTS
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
 torch.set_num_threads(1)
@@ -61,9 +61,10 @@ def counted(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
-    """Connections fail, in this process and in those of ``run_python``."""
+    """Connections fail, in this process and, to other machines, in every Python that it starts."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         block_network(monkeypatch.setattr)
+        monkeypatch.setenv("PYTHONPATH", str(TESTS / "offline_site"), prepend=os.pathsep)
         yield
 
 

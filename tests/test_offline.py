@@ -1,4 +1,7 @@
+import multiprocessing
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -44,3 +47,24 @@ except OSError as error:
     print(error)
 """
     assert MESSAGE in run_python(code)
+
+
+def elsewhere(_=None) -> str:
+    try:
+        socket.create_connection((ELSEWHERE, 80), timeout=1)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def test_any_python_that_a_test_starts_is_blocked():
+    code = f"import socket; socket.create_connection(({ELSEWHERE!r}, 80), timeout=1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert MESSAGE in done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.sweep)])
+def test_workers_are_blocked(method):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert MESSAGE in pool.map(elsewhere, [0])[0]

@@ -1,3 +1,4 @@
+import io
 import multiprocessing
 import os
 import resource
@@ -232,7 +233,9 @@ def test_more_pixels_than_pillows_limit_are_refused_by_the_header(width, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("given", [lambda path: path, Image.open])
+@pytest.mark.parametrize(
+    "given", [lambda path: path, lambda path: Image.open(io.BytesIO(path.read_bytes()))]
+)
 def test_the_limit_on_pixels_is_the_one_that_pillow_has_now(given, tmp_path, monkeypatch):
     image = np.zeros((10, 12, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
