@@ -34,6 +34,7 @@ from .plan import TRAINING_CONSTRAINTS, TrainingPlan, check_settings, warn_too_f
 from .rows import Rows, Table, append_kept
 from .tail import Tail, learned_stages, restrict_rows
 from .tuned import TunedNetwork, bare_tail
+from .validation import Validation, encode_validation, naming_samples, validation_rows
 from .watching import WatchLoss
 
 __all__ = ["TunedEstimator"]
@@ -59,8 +60,8 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
 
     # -- steps of fit --------------------------------------------------------------------------
 
-    def _start_fit(self, X, y) -> list | np.ndarray:
-        self._check_settings(y)
+    def _start_fit(self, X, y, *, with_validation: bool = False) -> list | np.ndarray:
+        self._check_settings(y, with_validation)
         before = None
         if self._continues():
             self._check_unchanged()
@@ -76,14 +77,14 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         self._start_progress()
         return samples
 
-    def _check_settings(self, y) -> None:
+    def _check_settings(self, y, with_validation: bool = False) -> None:
         """Check the parameters before anything is computed."""
         self._validate_params()
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        check_settings(self)
+        check_settings(self, with_validation)
 
     def _check_unchanged(self) -> None:
         """Raise an error if a parameter changed that cannot change between fits."""
@@ -118,7 +119,15 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
     # Training needs gradients, also if the caller has disabled them.
     @torch.inference_mode(False)
     def _fit_rows(
-        self, samples, target, weight, tail: Tail | None = None, new=(), kept=None, saves=True
+        self,
+        samples,
+        target,
+        weight,
+        tail: Tail | None = None,
+        new=(),
+        kept=None,
+        saves=True,
+        validation: Validation | None = None,
     ) -> np.ndarray | Stream:
         """Train on samples and their encoded targets.
 
@@ -135,6 +144,7 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
             Activations, targets and weights kept from earlier calls.
         saves : bool, default=True
             Whether ``checkpoint`` is used.
+        validation : Validation, default=None
 
         Returns
         -------
@@ -144,7 +154,7 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         file = None
         if saves and self.checkpoint is not None:
-            about = describe_fit(self, samples, target, weight, tail)
+            about = describe_fit(self, samples, target, weight, tail, validation)
             file = TrainingFile(self.checkpoint, about, seed)
             seed = file.seed
         cut = self._cut()
@@ -164,13 +174,22 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
             if len(new):
                 self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
         valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
+        if validation is not None:
+            valid = validation_rows(validation, cut, place)
         fresh_head = len(new) > 0 and self._head_init() == "random"
         plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
         self._train(tail, rows, valid, plan, file)
         self._fixed_params = {name: getattr(self, name) for name in _FIXED}
-        if isinstance(plain, Stream):
-            plain.forget()  # the validation rows, which net_ refers to, are part of it
+        for view in [Table(plain), *(valid.views if valid is not None else [])]:
+            if isinstance(view, Table):
+                view.forget()  # net_ refers to the validation rows
         return plain
+
+    def _check_validation(self, X_val, y_val) -> Validation | None:
+        """Check a validation set that is given, without opening its samples."""
+        with naming_samples():
+            given = None if X_val is None else self._check_new(X_val)
+        return None if given is None else encode_validation(given, y_val, self._target)
 
     def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
         device = resolve_device(self.device)

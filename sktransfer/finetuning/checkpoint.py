@@ -112,7 +112,9 @@ class TrainingFile:
 # -- what a training depends on --------------------------------------------------------------------
 
 
-def describe_fit(estimator, samples: Sequence, target, weight, start: Tail | None) -> dict:
+def describe_fit(
+    estimator, samples: Sequence, target, weight, start: Tail | None, validation=None
+) -> dict:
     """Describe the data and the parameters that decide a training.
 
     Parameters
@@ -125,6 +127,8 @@ def describe_fit(estimator, samples: Sequence, target, weight, start: Tail | Non
     weight : ndarray of shape (n,)
     start : Tail or None
         That ``warm_start`` continues from.
+    validation : Validation, default=None
+        The validation set, where it is given.
 
     Returns
     -------
@@ -133,6 +137,9 @@ def describe_fit(estimator, samples: Sequence, target, weight, start: Tail | Non
     given = estimator.get_params(deep=False)
     about = {name: _described(given[name]) for name in sorted(set(given) - _OTHER)}
     is_seed = isinstance(estimator.random_state, int | np.integer)
+    if validation is not None:
+        about["X_val"] = _digest_samples(validation.samples, estimator.backbone_).hex()
+        about["y_val"] = _described(np.asarray(validation.target))
     return about | {
         "backbone": _described_network(estimator.backbone_),
         "random_state": str(estimator.random_state) if is_seed else "drawn",

@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..data import check_labels
 from ..features import Count, all_or_nothing
 from .labels import LabelTraining
+from .validation import check_given
 
 __all__ = ["FineTunedClassifier"]
 
@@ -69,6 +70,11 @@ default="efficientnet_lite0"
         Share of the steps in which the learning rate rises; then it falls as a half cosine.
     label_smoothing : float, default=0.0
         As in ``torch.nn.CrossEntropyLoss``.
+    loss : callable or "auto", default="auto"
+        A function of outputs and targets, such as a loss of ``torch.nn``. Outputs are those of the
+        head, ``(n, n_classes)``, before the softmax; targets are positions in ``classes_``,
+        ``(n,)``, or for an indicator matrix numbers of the same shape as the outputs. It returns a
+        loss for each row, or their mean; a mean allows no weights. "auto" is the cross entropy.
     clip_norm : float, default=None
         Largest norm of the gradient.
     gradual_unfreezing : bool, default=False
@@ -222,6 +228,7 @@ default="efficientnet_lite0"
         optimizer="adamw",
         warmup=0.1,
         label_smoothing=0.0,
+        loss="auto",
         clip_norm=None,
         gradual_unfreezing=False,
         max_epochs="auto",
@@ -264,6 +271,7 @@ default="efficientnet_lite0"
         self.optimizer = optimizer
         self.warmup = warmup
         self.label_smoothing = label_smoothing
+        self.loss = loss
         self.clip_norm = clip_norm
         self.gradual_unfreezing = gradual_unfreezing
         self.max_epochs = max_epochs
@@ -293,7 +301,7 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
         """Train on labelled samples.
 
         Parameters
@@ -304,6 +312,10 @@ default="efficientnet_lite0"
             Labels of any type, or an indicator matrix for several labels a sample.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss and in the probe.
+        X_val, y_val : default=None
+            A validation set, as X and y, where ``validation_fraction`` would hold out samples of
+            X: the epoch with the lowest loss on it is restored, and ``patience`` stops training.
+            Its samples are not trained, and its labels must be among those of y.
 
         Returns
         -------
@@ -317,8 +329,9 @@ default="efficientnet_lite0"
             If the loss or a weight is not finite; the message says what to try.
         """
         before = (self._tuned.tail, self.classes_) if self._continues() else None
-        samples = self._start_fit(X, y)
-        self._learn(samples, y, sample_weight, None, before)
+        given = check_given(X_val, y_val, self.validation_fraction)
+        samples = self._start_fit(X, y, with_validation=given)
+        self._learn(samples, y, sample_weight, None, before, (X_val, y_val))
         return self
 
     @with_callbacks

@@ -18,11 +18,13 @@ class LabelTraining(TunedEstimator):
 
     _seen: set
 
-    def _learn(self, samples, y, sample_weight, labels: list | None, before) -> None:
+    def _learn(
+        self, samples, y, sample_weight, labels: list | None, before, valid: tuple = (None, None)
+    ) -> None:
         """Encode the labels, extend the head for new ones, and train.
 
         ``labels`` is None in ``fit``, and a list of further labels in ``partial_fit``, where more
-        labels may follow.
+        labels may follow. ``valid`` is X_val and y_val.
         """
         y = self._find_target(samples, y, labels or (), before)
         weight = check_weights(sample_weight, len(samples))
@@ -35,7 +37,8 @@ class LabelTraining(TunedEstimator):
         total, kept = self._with_class_weight(target, weight, labels is not None)
         _check_total(total)
         new, saves = sorted({*new, *first}), labels is None
-        plain = self._fit_rows(samples, target, total, tail, new, kept, saves)
+        given = self._check_validation(*valid)
+        plain = self._fit_rows(samples, target, total, tail, new, kept, saves, given)
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
         self._keep(plain, target, weight)

@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import skorch
@@ -23,6 +24,7 @@ from ..data import NumericTarget, Target
 from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
+from .losses import by_row, weighted_mean
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
 from .rows import Batches, Rows
 from .short_memory import run_in_parts
@@ -43,15 +45,21 @@ class WeightedLoss(nn.Module):
         Its ``loss`` is the name of the loss.
     label_smoothing : float, default=0
         As in ``torch.nn.CrossEntropyLoss`` (Szegedy et al. 2016).
+    loss : callable or "auto", default="auto"
+        A loss of the user's, from outputs and targets; see :mod:`.losses`.
     """
 
-    def __init__(self, target: Target, label_smoothing: float = 0.0):
+    def __init__(self, target: Target, label_smoothing: float = 0.0, loss="auto"):
         super().__init__()
         self.target = target
         self.label_smoothing = label_smoothing
+        self.own = None if loss == "auto" else by_row(loss)
 
     def forward(self, output: torch.Tensor | tuple, target: torch.Tensor) -> torch.Tensor:
         output, weight = output if isinstance(output, tuple) else (output, None)
+        output = cast(torch.Tensor, output)
+        if self.own is not None:
+            return weighted_mean(self.own, output, target, weight)
         loss = _OBJECTIVES[self.target.loss].loss(output, target, self.label_smoothing)  # (n,)
         return (loss if weight is None else loss * weight).mean()
 
@@ -243,7 +251,7 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         "iterator_train__in_pairs": tail.learns_statistics,
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
-        "criterion": WeightedLoss(plan.target, plan.label_smoothing),
+        "criterion": WeightedLoss(plan.target, plan.label_smoothing, plan.loss),
         "predict_nonlinearity": functools.partial(objective.nonlinearity, target=plan.target),
         "device": str(device),
         "verbose": plan.verbose,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 
@@ -50,6 +50,7 @@ TRAINING_CONSTRAINTS: dict = {
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
     "warmup": [Interval(Real, 0, 1, closed="left")],
+    "loss": [StrOptions({"auto"}), callable],
     "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
     "gradual_unfreezing": ["boolean"],
     "max_epochs": [Count(0), StrOptions({"auto"})],
@@ -88,6 +89,7 @@ class TrainingPlan:
     verbose: int
     seed: int
     label_smoothing: float = 0.0
+    loss: str | Callable = "auto"
     head_factor: float = 1.0  # on the learning rate of the head
     accumulate: int = 1  # parts in which the rows of a step are run
 
@@ -183,7 +185,7 @@ _DECIDED = {
     "verbose": "verbose",
     "warm_start": "warm_start",
     "module": "head",
-    "criterion": "label_smoothing",
+    "criterion": "loss",
     "callbacks__clip": "clip_norm",
     "callbacks__schedule": "warmup",
     "callbacks__best": "validation_fraction",
@@ -202,12 +204,14 @@ _OURS += ("callbacks__finite", "callbacks__progress", "callbacks__watch", "callb
 _OWN_NAMES = ("finite", "clip", "schedule", "freeze", "best", "progress", "watch", "stop")
 
 
-def check_settings(estimator) -> None:
+def check_settings(estimator, with_validation: bool = False) -> None:
     """Check what the table of constraints cannot express.
 
     Parameters
     ----------
     estimator : TunedEstimator
+    with_validation : bool, default=False
+        Whether ``fit`` is given a validation set.
 
     Raises
     ------
@@ -221,8 +225,13 @@ def check_settings(estimator) -> None:
             "gradual_unfreezing=True trains whole stages, one after another: it cannot be "
             f"combined with trainable={estimator.trainable!r}."
         )
-    if estimator.patience is not None and not estimator.validation_fraction:
-        raise ValueError("patience= needs validation rows: set validation_fraction, such as 0.2.")
+    if estimator.loss != "auto" and getattr(estimator, "label_smoothing", 0):
+        raise ValueError("label_smoothing= is a part of loss='auto': leave it at 0 with a loss.")
+    if estimator.patience is not None and not (estimator.validation_fraction or with_validation):
+        raise ValueError(
+            "patience= needs validation rows: set validation_fraction, such as 0.2, or give X_val "
+            "and y_val to fit."
+        )
 
 
 def check_net_params(net_params: dict) -> None:

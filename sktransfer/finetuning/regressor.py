@@ -8,6 +8,7 @@ from sklearn.callback import with_callbacks
 from ..data import NumericTarget, check_numbers, check_weights
 from ..features import all_or_nothing
 from .base import TunedEstimator
+from .validation import check_given
 
 __all__ = ["FineTunedRegressor"]
 
@@ -63,6 +64,10 @@ default="efficientnet_lite0"
         "sgd" has a momentum of 0.9.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises; then it falls as a half cosine.
+    loss : callable or "auto", default="auto"
+        A function of outputs and targets, such as ``torch.nn.HuberLoss()``, both ``(n,
+        n_targets)`` and standardised. It returns a loss for each row or number, or their mean; a
+        mean allows no weights. "auto" is the squared error.
     clip_norm : float, default=None
         Largest norm of the gradient.
     gradual_unfreezing : bool, default=False
@@ -187,6 +192,7 @@ default="efficientnet_lite0"
         weight_decay=1e-4,
         optimizer="adamw",
         warmup=0.1,
+        loss="auto",
         clip_norm=None,
         gradual_unfreezing=False,
         max_epochs="auto",
@@ -226,6 +232,7 @@ default="efficientnet_lite0"
         self.weight_decay = weight_decay
         self.optimizer = optimizer
         self.warmup = warmup
+        self.loss = loss
         self.clip_norm = clip_norm
         self.gradual_unfreezing = gradual_unfreezing
         self.max_epochs = max_epochs
@@ -253,7 +260,7 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
         """Train on samples with numbers.
 
         Parameters
@@ -262,6 +269,10 @@ default="efficientnet_lite0"
             As in :meth:`PretrainedFeatureExtractor.fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
         sample_weight : array-like of shape (n_samples,), default=None
+        X_val, y_val : default=None
+            A validation set, as X and y, where ``validation_fraction`` would hold out samples of
+            X: the epoch with the lowest loss on it is restored, and ``patience`` stops training.
+            Its samples are not trained.
 
         Returns
         -------
@@ -275,7 +286,8 @@ default="efficientnet_lite0"
             If the loss is not finite; the message says what to try.
         """
         again = self._continues()
-        samples = self._start_fit(X, y)
+        given = check_given(X_val, y_val, self.validation_fraction)
+        samples = self._start_fit(X, y, with_validation=given)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         if again:  # in the same units
@@ -283,7 +295,9 @@ default="efficientnet_lite0"
         else:
             self._target = NumericTarget(y, weight)
         tail = self._copy_tail(self._tuned.tail) if again else None
-        self._fit_rows(samples, self._target.encode(y), weight, tail)
+        validation = self._check_validation(X_val, y_val)
+        encoded = self._target.encode(y)
+        self._fit_rows(samples, encoded, weight, tail, validation=validation)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self
 

@@ -79,6 +79,11 @@ class Table:
         taken[at >= len(self.index)] = self.behind[at[at >= len(self.index)] - len(self.index)]
         return taken
 
+    def forget(self) -> None:
+        """Drop the inputs that a stream keeps."""
+        if self.is_streamed:
+            self.rows.forget()
+
     @property
     def is_streamed(self) -> bool:
         return isinstance(self.rows, Stream)

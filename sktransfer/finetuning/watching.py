@@ -40,7 +40,8 @@ class WatchLoss(Callback):
         constant = constant_loss(target, X.target[index].numpy(force=True), weight)
         self.loss_ = mean_loss(net, X, self.index_)
         # With label smoothing, losses of good predictions are above that of the plain labels.
-        by_chance = 0 < 0.98 * constant <= self.loss_ and not net.criterion_.label_smoothing
+        is_plain = not net.criterion_.label_smoothing and net.criterion_.own is None
+        by_chance = 0 < 0.98 * constant <= self.loss_ and is_plain
         if is_worse(self.initial_loss_, self.loss_):
             warn_worse("training", self.initial_loss_, self.loss_, net, "")
         elif by_chance and self.loss_ > 0.9 * self.initial_loss_:

@@ -1,0 +1,85 @@
+"""Losses that the user gives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+__all__ = ["by_row", "weighted_mean"]
+
+
+def by_row(loss: Callable) -> Callable:
+    """Make a loss return a value for each row where it can.
+
+    Parameters
+    ----------
+    loss : callable
+        From outputs and targets. A module of torch with ``reduction`` is copied, and reduces
+        nothing.
+
+    Returns
+    -------
+    callable
+    """
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        loss = copy.deepcopy(loss)
+        vars(loss)["reduction"] = "none"
+    return loss
+
+
+def weighted_mean(
+    loss: Callable, output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None
+) -> torch.Tensor:
+    """Call a loss and compute the mean over rows of loss times weight.
+
+    Parameters
+    ----------
+    loss : callable
+    output : Tensor of shape (n, n_outputs)
+    target : Tensor of shape (n,) or (n, n_outputs)
+    weight : Tensor of shape (n,) or None
+
+    Returns
+    -------
+    Tensor
+        A number.
+
+    Raises
+    ------
+    ValueError
+        If the loss fails, returns something else than a tensor of one value or of one for each
+        row, or returns their mean although rows differ in weight.
+    """
+    values = _call(loss, output, target)
+    if values.ndim == 0:
+        _check_equal(weight)
+        return values if weight is None else values * weight[0]
+    if len(values) != len(output):
+        raise ValueError(
+            f"loss={loss!r:.80} returned the shape {tuple(values.shape)} for {len(output)} rows: "
+            "it must return a value for each row, or one."
+        )
+    rows = values.flatten(1).mean(dim=1) if values.ndim > 1 else values
+    return (rows if weight is None else rows * weight).mean()
+
+
+def _call(loss: Callable, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    try:
+        values = loss(output, target)
+    except Exception as error:  # of the user's function
+        shapes = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)} {target.dtype}"
+        raise ValueError(f"loss={loss!r:.80} failed for {shapes}: {error}") from error
+    if not isinstance(values, torch.Tensor):
+        raise ValueError(f"loss={loss!r:.80} must return a tensor, got {type(values).__name__}.")
+    return values
+
+
+def _check_equal(weight: torch.Tensor | None) -> None:
+    if weight is not None and not torch.equal(weight, weight[:1].expand_as(weight)):
+        raise ValueError(
+            "loss= returns the mean over rows, which cannot be weighted: return a value for each "
+            "row, or give neither sample_weight nor class_weight."
+        )

@@ -1,0 +1,115 @@
+"""A validation set that the user gives."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data import ClassTarget, check_labels, check_target, named_among
+from .cut import Cut, Place
+from .rows import Rows, Table
+
+__all__ = [
+    "Validation",
+    "check_given",
+    "encode_validation",
+    "naming_samples",
+    "validation_rows",
+]
+
+_MANY = 2**62
+
+
+class Validation(NamedTuple):
+    """Samples for validation and their targets, encoded as those of the training samples."""
+
+    samples: Any
+    target: np.ndarray
+
+
+def check_given(X_val, y_val, fraction: float) -> bool:
+    """Tell whether a validation set is given, and refuse half of one, or two.
+
+    Parameters
+    ----------
+    X_val, y_val : object or None
+    fraction : float
+        The parameter ``validation_fraction``.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If one of the two is missing, or a fraction is to be held out as well.
+    """
+    if (X_val is None) != (y_val is None):
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(f"{missing}= is missing: a validation set is X_val= and y_val=.")
+    if X_val is not None and fraction:
+        raise ValueError(
+            f"X_val= is the validation set, and validation_fraction={fraction} would hold out "
+            "another: set it to 0."
+        )
+    return X_val is not None
+
+
+def encode_validation(samples, y_val, target) -> Validation:
+    """Encode the targets of a validation set.
+
+    Parameters
+    ----------
+    samples : sequence
+    y_val : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    target : Target
+        Of the training samples.
+
+    Returns
+    -------
+    Validation
+
+    Raises
+    ------
+    ValueError
+        If there are labels that no training sample has, or another number of columns.
+    """
+    if isinstance(target, ClassTarget):
+        y_val = check_labels(y_val, len(samples), name="y_val")
+        unknown = sorted(set(y_val.tolist()) - set(target.labels), key=str)
+        if unknown:
+            raise ValueError(f"y_val has labels that y does not have: {unknown[:5]}.")
+        return Validation(samples, target.encode(y_val))
+    y_val = check_target(y_val, len(samples), name="y_val")
+    n_columns = 1 if y_val.ndim == 1 else y_val.shape[1]
+    if n_columns != target.n_outputs:
+        raise ValueError(f"y_val has {n_columns} columns, and y has {target.n_outputs}.")
+    return Validation(samples, target.encode(y_val))
+
+
+def naming_samples():
+    """Name the argument in errors about its samples."""
+    return named_among(range(_MANY), "X_val")
+
+
+def validation_rows(validation: Validation, cut: Cut, place: Place) -> Rows:
+    """Compute the rows of a validation set.
+
+    Parameters
+    ----------
+    validation : Validation
+    cut : Cut
+    place : Place
+        Where the activations of the training samples are.
+
+    Returns
+    -------
+    Rows
+        Of equal weight.
+    """
+    n = len(validation.samples)
+    with naming_samples():
+        table = Table(cut.rows(validation.samples, place))
+    return Rows([table], validation.target, np.ones(n))
