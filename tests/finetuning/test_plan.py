@@ -22,7 +22,7 @@ from tests.finetuning.conftest import network
         ("optimizer", "optimizer"),
         ("optimizer__weight_decay", "weight_decay"),
         ("train_split", "validation_fraction"),
-        ("criterion", "label_smoothing"),
+        ("criterion", "loss"),
         ("device", "device"),
         ("module", "head"),
         ("verbose", "verbose"),

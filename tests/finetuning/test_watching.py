@@ -32,6 +32,7 @@ def test_a_loss_that_rose_is_told(lr, data):
 def test_a_loss_that_fell_is_not(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="y has one class only")
         fit(data)
         fit(data, max_epochs=0)
         fit((data[0], data[0][:, 0]), FineTunedRegressor, lr=1e-3)
