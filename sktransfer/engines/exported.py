@@ -17,6 +17,7 @@ from torch import nn
 from .base import Engine
 from .conversions import Conversions
 from .pooling import pool
+from .quiet import quiet
 
 __all__ = ["ExportedEngine", "Run"]
 
@@ -188,7 +189,7 @@ class ExportedEngine(Engine):
         any_size = {0: torch.export.Dim.DYNAMIC}
         if self.modality.has_tokens and example.ndim > 1:
             any_size[1] = torch.export.Dim.DYNAMIC
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the libraries will change
             program = torch.export.export(module, (example,), dynamic_shapes=(any_size,))
             return self.convert(program)
