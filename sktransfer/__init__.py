@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         load_features,
     )
     from .finetuning import FineTunedClassifier, FineTunedRegressor
-    from .persistence import load, save
+    from .persistence import load, save, to_onnx
     from .selection import (
         BackboneRankingDisplay,
         BlendDisplay,
@@ -72,6 +72,7 @@ __all__ = [
     "recommend_strategy",
     "register_backbone",
     "save",
+    "to_onnx",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -109,6 +110,7 @@ _PACKAGE_OF = {
     "recommend_strategy": "selection",
     "register_backbone": "backbones",
     "save": "persistence",
+    "to_onnx": "persistence",
 }
 _PACKAGES = {"backbones", "data", "engines", "features", "finetuning", "inspection"}
 _PACKAGES |= {"persistence", "selection", "transferability"}

@@ -5,7 +5,9 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 
 from .base import Engine
 from .devices import resolve_device
+from .exported import export
 from .norm_statistics import keeps_statistics, moments_of, norm_divergence
+from .onnxruntime import onnx_model
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
@@ -18,9 +20,11 @@ __all__ = [
     "as_pooling",
     "check_engine",
     "engine_for",
+    "export",
     "keeps_statistics",
     "moments_of",
     "norm_divergence",
+    "onnx_model",
     "pool",
     "pooled_width",
     "resolve_device",

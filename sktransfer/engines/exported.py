@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from .conversions import Conversions
 from .pooling import pool
 from .quiet import quiet
 
-__all__ = ["ExportedEngine", "Run"]
+__all__ = ["ExportedEngine", "Run", "export"]
 
 # From a batch to the outputs of the exported network. Any number of threads may call it.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -186,13 +187,10 @@ class ExportedEngine(Engine):
             ) from error
 
     def _convert(self, module: nn.Module, example: torch.Tensor) -> dict[str, bytes]:
-        any_size = {0: torch.export.Dim.DYNAMIC}
-        if self.modality.has_tokens and example.ndim > 1:
-            any_size[1] = torch.export.Dim.DYNAMIC
-        with torch.no_grad(), quiet(), warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the libraries will change
-            program = torch.export.export(module, (example,), dynamic_shapes=(any_size,))
-            return self.convert(program)
+            axes = (0, 1) if self.modality.has_tokens and example.ndim > 1 else (0,)
+            return self.convert(export(module, (example,), [axes]))
 
     def _obstacle(self, x: torch.Tensor) -> tuple[str, Exception] | None:
         """Return the first stage that cannot be converted, and why."""
@@ -214,6 +212,32 @@ class ExportedEngine(Engine):
                 "looks up vectors in a table, and a conversion would only copy them. Use "
                 "engine='torch'."
             )
+
+
+def export(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], any_size: Sequence[tuple[int, ...]]
+) -> torch.export.ExportedProgram:
+    """Export a module for inputs of any size.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Takes one input, or any number of them as ``*inputs``.
+    inputs : tuple of Tensor
+        Examples, of a size other than 0 and 1 along the axes of any size.
+    any_size : sequence of tuple of int
+        These axes, for each input.
+
+    Returns
+    -------
+    torch.export.ExportedProgram
+    """
+    shapes: tuple = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in any_size)
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        shapes = (shapes,)  # one parameter holds all inputs
+    with torch.no_grad():
+        return torch.export.export(module, inputs, dynamic_shapes=shapes)
 
 
 class _Network(nn.Module):

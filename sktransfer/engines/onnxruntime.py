@@ -6,7 +6,25 @@ import torch
 
 from .exported import ExportedEngine, Run
 
-__all__ = ["ONNXRuntimeEngine"]
+__all__ = ["ONNXRuntimeEngine", "onnx_model"]
+
+
+def onnx_model(program: torch.export.ExportedProgram, **settings):
+    """Convert an exported network to ONNX.
+
+    Parameters
+    ----------
+    program : torch.export.ExportedProgram
+    **settings
+        Of ``torch.onnx.export``, such as names of inputs.
+
+    Returns
+    -------
+    onnx.ModelProto
+    """
+    converted = torch.onnx.export(program, dynamo=True, verbose=False, **settings)
+    assert converted is not None
+    return converted.model_proto
 
 
 class ONNXRuntimeEngine(ExportedEngine):
@@ -32,9 +50,7 @@ class ONNXRuntimeEngine(ExportedEngine):
             )
 
     def convert(self, program: torch.export.ExportedProgram) -> dict[str, bytes]:
-        converted = torch.onnx.export(program, dynamo=True, verbose=False)
-        assert converted is not None
-        return {"network.onnx": converted.model_proto.SerializeToString()}
+        return {"network.onnx": onnx_model(program).SerializeToString()}
 
     def load(self, files: dict[str, bytes]) -> Run:
         import onnxruntime

@@ -61,14 +61,16 @@ def save(estimator, path: str | os.PathLike, *, self_contained: bool = False) ->
 
     Examples
     --------
+    >>> import os, tempfile
     >>> from sklearn.datasets import load_sample_images
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
     >>> import sktransfer
     >>> photos = load_sample_images().images
     >>> model = make_pipeline(sktransfer.PretrainedFeatureExtractor(), LogisticRegression())
-    >>> sktransfer.save(model.fit(photos, ["house", "flower"]), "model.skt")
-    >>> sktransfer.load("model.skt").predict(photos).tolist()
+    >>> file = os.path.join(tempfile.mkdtemp(), "model.skt")
+    >>> sktransfer.save(model.fit(photos, ["house", "flower"]), file)
+    >>> sktransfer.load(file).predict(photos).tolist()
     ['house', 'flower']
     """
     writer = Writer(NetworkWriter(self_contained))

@@ -1,0 +1,126 @@
+"""Fitted estimators as one module of torch: from resized samples to predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..backbones import resolve_layer, stages_of
+from ..data import NumericTarget
+from ..features import PretrainedClassifier, PretrainedFeatureExtractor
+from ..finetuning.base import TunedEstimator
+from ..selection import TransferClassifier, TransferRegressor
+from .torch_blends import export_blend
+from .torch_networks import Exportable, Then, TunedOutputs, make_networks
+
+__all__ = ["exportable"]
+
+
+def exportable(estimator: Any, X=None) -> Exportable:
+    """Make a module of a fitted estimator of sktransfer.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : sequence of samples, default=None
+        Needed for own modules, whose input has a shape that nothing else tells.
+
+    Returns
+    -------
+    Exportable
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no module for it.
+    """
+    for cls, make in _MAKERS.items():
+        if isinstance(estimator, cls):
+            return make(estimator, X)
+    raise TypeError(f"{type(estimator).__name__} is not an estimator that to_onnx exports.")
+
+
+class _SideBySide(nn.Module):
+    """Put the blocks of several networks side by side, in an order."""
+
+    def __init__(self, order: list[tuple[int, int]]):
+        super().__init__()
+        self.order = order
+
+    def forward(self, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
+        return torch.cat([outputs[i][j] for i, j in self.order], 1)
+
+
+def _extractor(estimator: PretrainedFeatureExtractor, X) -> Exportable:
+    wanted: list[list] = [[] for _ in estimator._sized]
+    order = []
+    for i, layer, pooling in estimator._blocks:
+        order.append((i, len(wanted[i])))
+        wanted[i].append((layer, pooling))
+    pairs = list(zip(estimator._sized, wanted, strict=True))
+    sources, networks = make_networks(estimator, pairs, X)
+    return Exportable(sources, Then(networks, _SideBySide(order)), "features")
+
+
+class _DirectUse(nn.Module):
+    """Average the probabilities of several sizes, mapped onto the user's classes."""
+
+    conditional: torch.Tensor
+
+    def __init__(self, groups: list | None, conditional: np.ndarray | None):
+        super().__init__()
+        self.groups = groups
+        table = torch.empty(0) if conditional is None else torch.from_numpy(conditional)
+        self.register_buffer("conditional", table)
+
+    def forward(self, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
+        logits = [one.double() for (one,) in outputs]
+        if self.groups is not None:
+            logits = [self._grouped(one) for one in logits]
+        mean = torch.stack([one.softmax(1) for one in logits]).mean(0)
+        return (mean @ self.conditional if self.conditional.numel() else mean).float()
+
+    def _grouped(self, logits: torch.Tensor) -> torch.Tensor:
+        # One group after another: a class may be in several.
+        columns = [logits[:, group] for group in self.groups or ()]
+        return torch.stack([torch.logsumexp(some, 1) for some in columns], 1)
+
+
+def _direct(estimator: PretrainedClassifier, X) -> Exportable:
+    last = resolve_layer(estimator.backbone_, -1)
+    pairs = [(backbone, [(last, "avg")]) for backbone in estimator._sized]
+    sources, networks = make_networks(estimator, pairs, X)
+    mapped = isinstance(estimator.class_map, dict)
+    groups = [list(found) for found in estimator._sources.values()] if mapped else None
+    learned = estimator.conditional_ if estimator.class_map == "learn" else None
+    then = _DirectUse(groups, learned)
+    return Exportable(sources, Then(networks, then), "probabilities", estimator.classes_)
+
+
+def _tuned(estimator: TunedEstimator, X) -> Exportable:
+    backbone, target = estimator.to_backbone(), estimator._target
+    pairs = [(backbone, [(list(stages_of(backbone))[-1], "avg")])]
+    sources, networks = make_networks(estimator, pairs, X)
+    output = "prediction" if isinstance(target, NumericTarget) else "probabilities"
+    labels = None if target.labels is None else estimator.classes_
+    return Exportable(sources, Then(networks, TunedOutputs(target)), output, labels)
+
+
+def _transfer(estimator: TransferClassifier, X) -> Exportable:
+    return export_blend(estimator.estimator_, estimator, X)
+
+
+def _regressor(estimator: TransferRegressor, X) -> Exportable:
+    return export_blend(estimator.blend_, estimator, X)
+
+
+_MAKERS: dict = {
+    PretrainedFeatureExtractor: _extractor,
+    PretrainedClassifier: _direct,
+    TunedEstimator: _tuned,
+    TransferClassifier: _transfer,
+    TransferRegressor: _regressor,
+}

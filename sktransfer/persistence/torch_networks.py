@@ -1,0 +1,228 @@
+"""Backbones as modules of torch that take resized samples, for export."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..backbones import Backbone, ImagePreprocessing, stages_of
+from ..backbones.tokenizer import TokenizerPreprocessing
+from ..data import NumericTarget
+from ..engines import pool
+
+__all__ = ["Exportable", "Source", "Then", "TunedOutputs", "make_networks"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input of an exported model.
+
+    Parameters
+    ----------
+    name : str
+    example : Tensor
+        Of two samples.
+    any_size : tuple of int
+        The axes whose size is not fixed.
+    about : dict
+        What a user must do with a sample, in values for JSON.
+    tokenizer : str, default=None
+        The content of a ``tokenizer.json``.
+    """
+
+    name: str
+    example: torch.Tensor
+    any_size: tuple[int, ...]
+    about: dict
+    tokenizer: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Exportable:
+    """A fitted estimator as a module.
+
+    Parameters
+    ----------
+    sources : tuple of Source
+    module : torch.nn.Module
+        From the inputs to features, probabilities or numbers.
+    output : {"features", "probabilities", "prediction"}
+    labels : ndarray, default=None
+        Of the columns of probabilities; None where each column is a label of its own.
+    counts : object, default=None
+        A vectorizer whose features are the last input of the module.
+    """
+
+    sources: tuple[Source, ...]
+    module: nn.Module
+    output: str
+    labels: np.ndarray | None = None
+    counts: Any = None
+
+
+# -- inputs ------------------------------------------------------------------------------------
+
+
+class _ScaleBytes(nn.Module):
+    """Turn images ``(n, height, width, 3)``, uint8, into the input of a network."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, preprocess: ImagePreprocessing):
+        super().__init__()
+        for name in ("mean", "std"):
+            column = torch.tensor(getattr(preprocess, name), dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, column)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 3, 1, 2).to(torch.float32) * (1 / 255)
+        return (x - self.mean) / self.std
+
+
+def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
+    """Return the input of a backbone, and what prepares it for the first stage."""
+    preprocess: Any = backbone.preprocess
+    if isinstance(preprocess, ImagePreprocessing):
+        return _image_source(preprocess), _ScaleBytes(preprocess)
+    if isinstance(preprocess, TokenizerPreprocessing):
+        return _token_source(preprocess), nn.Identity()
+    if backbone.modality.has_tokens:
+        raise ValueError(
+            f"Backbone {backbone.name!r} is made of texts by code that ONNX has no operation for. "
+            "to_onnx exports networks for images, for numbers, and sentence encoders."
+        )
+    example = _example(backbone, estimator, X)
+    about = {"layout": "as the preprocessing returns it", "shape": list(example.shape[1:])}
+    return Source("input", example, (0,), about), nn.Identity()
+
+
+def _image_source(preprocess: ImagePreprocessing) -> Source:
+    _, height, width = preprocess.input_shape
+    about = dataclasses.asdict(preprocess) | {"layout": "(n, height, width, RGB), uint8"}
+    pixels = torch.arange(2 * height * width * 3, dtype=torch.int64) * 31 % 256
+    example = pixels.to(torch.uint8).view(2, height, width, 3)
+    return Source(f"image_{height}x{width}", example, (0,), about)
+
+
+def _token_source(preprocess: TokenizerPreprocessing) -> Source:
+    about = {
+        "layout": "(n, length), int64: ids of the tokenizer plus one, filled up with 0",
+        "max_length": preprocess.max_length,
+        "prompt": preprocess.prompt,
+        "characters": dict(preprocess.characters),
+        "length": "a multiple of 8",
+    }
+    example = torch.tensor([[1, 3, 4, 5, 6, 7, 8, 2] * 2, [1, 9, 8, 2] + [0] * 12])
+    return Source("ids", example, (0, 1), about, preprocess.tokenizer)
+
+
+def _example(backbone: Backbone, estimator: Any, X) -> torch.Tensor:
+    """Return two samples for a network that has no preprocessing of ours."""
+    if X is None:
+        raise ValueError(
+            f"The preprocessing of backbone {backbone.name!r} does not tell the shape of its "
+            "input: give to_onnx a sample, as X=[sample]."
+        )
+    one = estimator._probe_batch(estimator._check_samples(X[:1]), backbone)
+    return torch.cat([one, one])
+
+
+# -- networks ----------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Run the stages of a backbone and pool the outputs of layers.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    prepare : torch.nn.Module
+        From the input to that of the first stage.
+    outputs : sequence of (str, pooling)
+    """
+
+    def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[tuple]):
+        super().__init__()
+        stages = stages_of(backbone)
+        last = max(list(stages).index(layer) for layer, _ in outputs)
+        self.names = list(stages)[: last + 1]
+        self.stages = nn.ModuleList([prepare, *(stages[name] for name in self.names)])
+        self.outputs = list(outputs)
+        shape = backbone.input_shape
+        self.square = shape is not None and len(shape) == 3 and shape[1] == shape[2]
+        self.masked = backbone.modality.has_tokens
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, found = self.stages[0](x), {}
+        wanted = {layer for layer, _ in self.outputs}
+        for name, stage in zip(self.names, list(self.stages)[1:], strict=True):
+            x = stage(x)
+            if name in wanted:
+                found[name] = x
+        settings = {"square": self.square, "masked": self.masked}
+        return [pool(found[layer], how, **settings).flatten(1) for layer, how in self.outputs]
+
+
+class Networks(nn.Module):
+    """Run several networks, each on one of the inputs."""
+
+    def __init__(self, networks: Sequence[Network], inputs: list[int]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.inputs = inputs
+
+    def forward(self, *inputs: torch.Tensor) -> list[list[torch.Tensor]]:
+        pairs = zip(self.networks, self.inputs, strict=True)
+        return [network(inputs[i]) for network, i in pairs]
+
+
+def make_networks(
+    estimator: Any, wanted: Sequence[tuple], X
+) -> tuple[tuple[Source, ...], Networks]:
+    """Return inputs and networks for pairs of a backbone and its outputs."""
+    made = [(*_source(backbone, estimator, X), backbone, outs) for backbone, outs in wanted]
+    nets = [Network(backbone, prepare, outs) for _, prepare, backbone, outs in made]
+    by_name = {source.name: source for source, *_ in made}  # two networks may take one size
+    places = [list(by_name).index(source.name) for source, *_ in made]
+    return tuple(by_name.values()), Networks(nets, places)
+
+
+class Then(nn.Module):
+    """Run networks, and a module on the list of their outputs."""
+
+    def __init__(self, networks: Networks, then: nn.Module):
+        super().__init__()
+        self.networks, self.then = networks, then
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        n = 1 + max(self.networks.inputs)
+        return self.then(self.networks(*inputs[:n]), *inputs[n:])
+
+
+class TunedOutputs(nn.Module):
+    """Turn the outputs of a tuned network into probabilities or numbers."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, target: Any):
+        super().__init__()
+        self.is_flat = getattr(target, "is_flat", False)
+        self.numbers = isinstance(target, NumericTarget)
+        self.exclusive = getattr(target, "labels", None) is not None
+        for name in ("mean", "scale"):
+            value = np.asarray(getattr(target, name, 0.0), np.float64)
+            self.register_buffer(name, torch.from_numpy(value))
+
+    def forward(self, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
+        found = outputs[0][0].double()
+        if self.numbers:
+            found = found * self.scale + self.mean
+            return (found[:, 0] if self.is_flat else found).float()
+        return (found.softmax(1) if self.exclusive else found.sigmoid()).float()
