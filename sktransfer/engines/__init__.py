@@ -9,6 +9,7 @@ from .exported import export
 from .norm_statistics import keeps_statistics, moments_of, norm_divergence
 from .onnxruntime import onnx_model
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
+from .rows import as_batch
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
 
@@ -17,6 +18,7 @@ __all__ = [
     "POOLINGS",
     "Engine",
     "TorchEngine",
+    "as_batch",
     "as_pooling",
     "check_engine",
     "engine_for",

@@ -196,7 +196,7 @@ class Engine(abc.ABC):
         while start < len(tensors):
             fitting = min(size, self._largest_batch or size, len(tensors))
             try:
-                batch = as_batch(tensors[start : start + fitting])
+                batch = as_batch(tensors[start : start + fitting], self.device)
                 part = self._run_filled(batch, size) if fills_up else self(batch)
             except torch.OutOfMemoryError:
                 if fitting == 1:

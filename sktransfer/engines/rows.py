@@ -10,8 +10,13 @@ import torch
 __all__ = ["as_batch", "empty_rows", "fill_rows"]
 
 
-def as_batch(tensors: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
-    return tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
+def as_batch(
+    tensors: Sequence[torch.Tensor] | torch.Tensor, device: torch.device | None = None
+) -> torch.Tensor:
+    """Return samples as one tensor, for a GPU in memory from which it can copy by itself."""
+    batch = tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
+    is_for_gpu = device is not None and device.type == "cuda" and batch.device.type == "cpu"
+    return batch.pin_memory() if is_for_gpu else batch
 
 
 def empty_rows(n: int, like: np.ndarray, *, ragged: bool) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import default_collate
 
 from ..data import pad_rows
+from ..engines import as_batch
 from ..features import Stream
 
 __all__ = [
@@ -207,7 +208,7 @@ class Rows(skorch.dataset.Dataset):
         """Begin to copy a batch to an accelerator, beside which the network runs."""
         if self.device is None:
             return x
-        return x.pin_memory().to(self.device, non_blocking=True)
+        return as_batch(x, self.device).to(self.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Rows:
         """Return rows for an accelerator, and on it if they fit into half of its free memory."""

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from sktransfer import FineTunedClassifier, UnreadableSamplesError, load_backbone
+from sktransfer.engines import as_batch
 from sktransfer.features import Stream
 from sktransfer.features import compute as compute_module
 from sktransfer.finetuning import cut as cut_module
@@ -180,3 +181,12 @@ def test_a_table_is_copied_to_a_device_in_parts(monkeypatch):
     X = images(10, (30, 24))
     copied = copy_rows(Table(Stream(X, tiny_backbone())), torch.device("cpu"))
     assert torch.equal(copied, torch.stack([TINY_SIZE(image) for image in X]))
+
+
+def test_batches_for_a_gpu_are_in_pinned_memory(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.shape) or self)
+    batch = as_batch([torch.ones(2), torch.zeros(2)], torch.device("cuda"))
+    assert batch.tolist() == [[1, 1], [0, 0]] and pinned == [(2, 2)]
+    as_batch([torch.ones(2)], torch.device("cpu")), as_batch(torch.ones(1, 2))
+    assert len(pinned) == 1
