@@ -13,6 +13,7 @@ from .disk import CacheError, checksum, new_folder, replace_file, writing
 from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
+from .links import documentation_link
 from .modality import Modality, SampleView, get_modality, register_modality
 from .parts import ImageParts, NumberParts, Parts, TextParts
 from .pixels import digest, open_image, read_image
@@ -57,6 +58,7 @@ __all__ = [
     "class_target",
     "digest",
     "digest_array",
+    "documentation_link",
     "encode_target",
     "find_task",
     "from_dataset",

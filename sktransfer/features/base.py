@@ -17,6 +17,7 @@ from torch import nn
 from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
 from ..data import (
     UnreadableSamplesError,
+    documentation_link,
     named_among,
     package_versions,
     take,
@@ -161,6 +162,12 @@ class BackboneEstimator(BaseEstimator):
         samples = self._check_samples(X)
         self._check_by_preprocessing(samples, fitting=False)
         return samples
+
+    def _get_doc_link(self) -> str:
+        """Return the page of the documentation, for the representation as HTML."""
+        root, name = __name__.partition(".")[0], type(self).__name__
+        is_ours = type(self).__module__.partition(".")[0] == root
+        return documentation_link(f"generated/{root}.{name}.html") if is_ours else ""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

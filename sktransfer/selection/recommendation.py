@@ -6,6 +6,7 @@ import dataclasses
 import html
 import math
 
+from ..data import documentation_link
 from .display import StrategyDisplay
 from .rules import RULES
 
@@ -156,9 +157,11 @@ class Recommendation:
             for row in self.rows()
         )
         header = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
+        address = html.escape(documentation_link("guide/choosing.html"))
+        link = f'<a href="{address}">How strategies are chosen</a>' if address else ""
         return (
             f"<div><b>{html.escape(self.title)}</b><ul>{reasons}</ul>"
-            f"<table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table></div>"
+            f"<table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table>{link}</div>"
         )
 
     def plot(self, ax=None) -> StrategyDisplay:
