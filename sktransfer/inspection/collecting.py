@@ -97,7 +97,7 @@ class Collector:
             n_folds=len(self.found.fit_seconds),
             sizes=self._sizes(),
             unreadable=self.unreadable,
-            duplicates=self.duplicates,
+            duplicates=self._duplicates_in_X(),
             duplicate_cases=self._duplicate_cases(),
             choice=_choice(self.given, self.network),
             recommendation=recommendation,
@@ -138,9 +138,28 @@ class Collector:
             "matrix": self._matrix(labels) if len(labels) <= _LARGEST_TABLE else None,
             "labels": [str(label) for label in labels],
             "confused": self._confused(order),
-            "issues": issues,
+            "issues": None if issues is None else self._issues_in_X(issues),
             "issue_cases": [] if issues is None else self._cases(rows, issues=issues),
         }
+
+    def _duplicates_in_X(self) -> NearDuplicates:
+        """Return the near duplicates with positions in X, unreadable samples included."""
+        n = len(self.y) + len(self.unreadable)
+        pairs = self.positions[self.duplicates.pairs]
+        return NearDuplicates(pairs, self.duplicates.similarity, n)
+
+    def _issues_in_X(self, issues: LabelIssues) -> LabelIssues:
+        """Return label issues with positions in X, unreadable samples included."""
+        n = len(self.y) + len(self.unreadable)
+        quality, table = np.full(n, np.nan), np.full((n, len(issues.classes)), np.nan)
+        quality[self.positions] = issues.quality
+        table[self.positions] = issues.probabilities
+        return dataclasses.replace(
+            issues,
+            indices=self.positions[issues.indices],
+            quality=quality,
+            probabilities=table,
+        )
 
     # -- samples -----------------------------------------------------------------------------------
 

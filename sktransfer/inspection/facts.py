@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Report:
     unreadable : list of (str, str)
         Name and cause.
     duplicates : NearDuplicates
-        Positions are those among the readable samples.
+        With positions in X, like the label issues.
     duplicate_cases : list of (float, Case, Case)
         The most similar pairs with their similarity.
     choice : dict
@@ -114,3 +115,10 @@ class Report:
     issue_cases: list[Case]
     costs: dict[str, str]
     file: str
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, for notebooks."""
+        page = html.escape(self.path.read_text(encoding="utf-8"))
+        style = "width: 100%; height: 40rem; border: 1px solid #888"
+        title = html.escape(self.title)
+        return f'<iframe title="{title}" style="{style}" srcdoc="{page}"></iframe>'

@@ -51,7 +51,7 @@ def report(
     n_shown : int, default=8
         The number of samples in each list.
     recommendation : Recommendation, default=None
-        Of :func:`recommend_strategy`, to be shown.
+        Of :func:`~sktransfer.recommend_strategy`, to be shown.
     title : str, default=None
         None is made from the name of the network.
     file : str, default="model.skt"

@@ -86,6 +86,9 @@ def test_the_page_needs_no_network_and_escapes_names_and_labels(files, tmp_path)
     assert policy.startswith("default-src 'none'")
     urls = [a.get("href", "") for a in page.all("a")]
     assert all(url.startswith("#") for url in urls)
+    frame = Page(made._repr_html_())
+    assert [name for name, _ in frame.elements] == ["iframe"]
+    assert frame.all("iframe")[0]["srcdoc"] == made.path.read_text(encoding="utf-8")
 
 
 def test_the_data_are_described_and_unreadable_samples_left_out(files, tmp_path):
@@ -94,7 +97,10 @@ def test_the_data_are_described_and_unreadable_samples_left_out(files, tmp_path)
     assert made.n_samples == 24
     assert [name.rpartition("/")[2] for name, _ in made.unreadable] == [X[6].name]
     assert made.sizes == {HOSTILE: 12, "a & b": 12}
-    assert [0, 23] in made.duplicates.pairs.tolist()
+    assert [0, 24] in made.duplicates.pairs.tolist()
+    assert sorted(made.issues.indices) == [3, 10]
+    assert len(made.issues.quality) == 25
+    assert np.isnan(made.issues.quality[6])
     assert "1 could not be read, and is left out" in read(made).text
 
 
