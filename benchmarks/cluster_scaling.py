@@ -65,7 +65,7 @@ def main() -> None:
     args = made.parse_args()
     rows, costs = [], []
     for n in args.workers:
-        with cluster(n, processes=False) as client:
+        with cluster(n, processes=False, memory_limit=None) as client:
             run(client, 2 * n, 0.0)
             cost = run(client, 200, 0.0) / 200
             costs.append(cost)

@@ -16,6 +16,7 @@ from ...data import UnreadableSamplesError
 from ..extractor import PretrainedFeatureExtractor
 from ..function import FeatureFunction
 from ..poolings import is_learned, unlearned
+from ..recipe import Recipe
 from .arrow import arrow
 from .executors import pool_for
 from .folder import Folder
@@ -254,13 +255,14 @@ def _check_untrained(extractor: PretrainedFeatureExtractor) -> None:
         )
 
 
-def blocks_of(extractor: PretrainedFeatureExtractor) -> tuple[Block, ...]:
+def blocks_of(extractor: PretrainedFeatureExtractor, dtype: str) -> tuple[Block, ...]:
     """Describe the columns of features, each a layer, an input size and a pooling.
 
     Parameters
     ----------
     extractor : PretrainedFeatureExtractor
         Fitted.
+    dtype : {"float32", "float16"}
 
     Returns
     -------
@@ -275,23 +277,37 @@ def blocks_of(extractor: PretrainedFeatureExtractor) -> tuple[Block, ...]:
         raise ValueError(f"extractor: it is fitted to the columns {list(extractor._column_names)}.")
     found: dict[str, Block] = {}
     for (i, layer, pooling), width in zip(extractor._blocks, extractor._widths, strict=True):
-        backbone = extractor._sized[i]
-        key = extractor._recipe((layer,), unlearned(pooling), backbone=backbone).key(layer)
-        if is_learned(pooling):
-            key += describe(extractor.token_weights_[pooling])
         name = extractor._name_block(i, layer, pooling)
         name = name if name not in found else f"{name}_{len(found)}"
-        found[name] = Block(name, width, xxhash.xxh3_128_hexdigest(key.encode()))
+        recipe = extractor._recipe(
+            (layer,), unlearned(pooling), dtype, backbone=extractor._sized[i]
+        )
+        learned = describe(extractor.token_weights_[pooling]) if is_learned(pooling) else ""
+        key = _digest(recipe.key(layer) + learned)
+        found[name] = Block(name, width, key, _whole(extractor, recipe))
     if extractor.n_components is None:
         return tuple(found.values())
     (pca,) = extractor.pca_
     key = repr([*found.values()]) + describe((pca.components_, pca.mean_))
-    return (Block("pca", extractor._n_features_out, xxhash.xxh3_128_hexdigest(key.encode())),)
+    return (Block("pca", extractor._n_features_out, _digest(key)),)
+
+
+def _whole(extractor: PretrainedFeatureExtractor, recipe: Recipe) -> tuple | None:
+    """Return the key and the shape of whole activations, where the features are these."""
+    backbone, (layer,) = recipe.backbone, recipe.layers
+    if recipe.pooling != "flatten" or backbone.input_shape is None:
+        return None
+    shape = extractor._inspect(None, backbone)[layer].shape
+    return _digest(dataclasses.replace(recipe, pooling="none").key(layer)), tuple(shape)
+
+
+def _digest(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def _manifest(extractor: PretrainedFeatureExtractor, dtype: str, shard_size: int) -> Manifest:
-    blocks = blocks_of(extractor)
-    key = xxhash.xxh3_128_hexdigest(repr((blocks, dtype)).encode())
+    blocks = blocks_of(extractor, dtype)
+    key = _digest(repr((blocks, dtype)))
     return Manifest(key, blocks, dtype, shard_size, extractor.backbone_.name)
 
 

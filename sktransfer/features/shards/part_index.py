@@ -61,7 +61,7 @@ class PartIndex:
             None for what no part has.
         """
         self._refresh()
-        block = self._block(recipe)
+        block, shape = self._block(recipe)
         if block is None or not len(self._keys):
             return [None] * len(digests)
         wanted = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
@@ -69,20 +69,23 @@ class PartIndex:
         found = (self._keys[at] == wanted).all(axis=1)
         places = self._places[at]
         return [
-            self._row(block, *places[i].tolist()) if found[i] else None for i in range(len(wanted))
+            self._row(block, shape, *places[i].tolist()) if found[i] else None
+            for i in range(len(wanted))
         ]
 
-    def _block(self, recipe: str) -> Block | None:
-        """Return the column with the features of a recipe, if it has their full precision."""
-        if self._manifest is None or self._manifest.dtype != "float32":
-            return None
+    def _block(self, recipe: str) -> tuple[Block | None, tuple[int, ...]]:
+        """Return the column with the features of a recipe, and the shape of a row."""
         key = xxhash.xxh3_128_hexdigest(recipe.encode())
-        return next((block for block in self._manifest.blocks if block.key == key), None)
+        for block in () if self._manifest is None else self._manifest.blocks:
+            if (shape := block.shape_for(key)) is not None:
+                return block, shape
+        return None, ()
 
-    def _row(self, block: Block, part: int, row: int) -> np.ndarray | None:
+    def _row(self, block: Block, shape: tuple, part: int, row: int) -> np.ndarray | None:
         try:
             _, groups, first = self._file(part)
-            return self._group(block, part, int(groups[row]))[row - first[groups[row]]]
+            rows = self._group(block, part, int(groups[row]))
+            return rows[row - first[groups[row]]].reshape(shape)
         except (OSError, arrow().ArrowInvalid):  # a damaged part counts as missing
             return None
 

@@ -49,11 +49,28 @@ class PartName(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A column of features: those of one layer, input size and pooling."""
+    """A column of features: those of one layer, input size and pooling.
+
+    Parameters
+    ----------
+    name : str
+    width : int
+    key : str
+        A digest of the key of the recipe.
+    whole : (str, tuple of int), default=None
+        For features that are whole activations: the key of these and their shape.
+    """
 
     name: str
     width: int
     key: str
+    whole: tuple[str, tuple[int, ...]] | None = None
+
+    def shape_for(self, key: str) -> tuple[int, ...] | None:
+        """Return the shape of a row under a key; None if the column has another one."""
+        if key == self.key:
+            return (self.width,)
+        return self.whole[1] if self.whole is not None and key == self.whole[0] else None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -86,7 +103,7 @@ class Manifest:
         if not folder.holds(MANIFEST):
             return None
         found = json.loads(folder.read(MANIFEST))
-        return cls(**found | {"blocks": tuple(Block(*block) for block in found["blocks"])})
+        return cls(**found | {"blocks": tuple(map(_block, found["blocks"]))})
 
     def save(self, folder: Folder) -> None:
         """Write the manifest, or check that the folder belongs to the same recipe.
@@ -110,6 +127,12 @@ class Manifest:
                 f"{folder.url!r} was begun with shard_size={found.shard_size}, not "
                 f"{self.shard_size}. Give that size, another target, or remove the folder."
             )
+
+
+def _block(found: list) -> Block:
+    """Make a block of its form in JSON, where tuples are lists."""
+    name, width, key, whole = found
+    return Block(name, width, key, None if whole is None else (whole[0], tuple(whole[1])))
 
 
 def write_part(folder: Folder, name: PartName, columns: dict[str, Any], manifest: Manifest) -> None:

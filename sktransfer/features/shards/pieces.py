@@ -251,6 +251,8 @@ def split(table, base: str, reading: Reading) -> tuple[list, Any]:
 
 def samples_of(column, base: str, reading: Reading) -> list:
     """Return the samples in a column; relative names of files begin with a folder."""
+    if arrow().types.is_list(column.type) or arrow().types.is_fixed_size_list(column.type):
+        return list(column.combine_chunks().to_numpy(zero_copy_only=False))
     cells = column.to_pylist()
     return [_placed(cell, base) for cell in cells] if reading.modality.takes_files else cells
 

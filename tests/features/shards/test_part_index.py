@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sktransfer import FeatureStore, extract_to
+from sktransfer import FeatureStore, FineTunedClassifier, extract_to
 from sktransfer.features.shards import parts
 from tests.features.shards.support import (
     LABELS,
@@ -17,7 +17,7 @@ from tests.features.shards.support import (
     write_parquet,
     write_zip,
 )
-from tests.support import images
+from tests.support import images, tiny_backbone
 
 
 @pytest.fixture
@@ -83,6 +83,25 @@ def test_other_recipes_are_computed(other, paths, tmp_path, counted):
     counted.clear()
     extractor(memory=tmp_path / "f", **other).fit_transform(paths)
     assert sum(counted) == N
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_whole_activations_serve_the_training_of_later_stages(dtype, paths, tmp_path, counted):
+    """Those that are kept as "flatten", with the shape that training needs."""
+    settings = {"trainable": "1", "cache_dtype": dtype, "lr": 1e-3, "max_epochs": 1}
+    settings |= {"random_state": 0, "batch_size": 4}
+    model = FineTunedClassifier(tiny_backbone(), memory=tmp_path / "f", **settings)
+    stored = FineTunedClassifier(tiny_backbone(), memory=tmp_path / "store", **settings)
+    expected = stored.fit(paths, LABELS)
+    counted.clear()
+    stored.fit(paths, LABELS)
+    behind_the_cut = list(counted)
+    cut = expected.frozen_layers_[-1]
+    extract_to(tmp_path / "f", extractor(layer=cut, pooling="flatten"), source=paths, dtype=dtype)
+    counted.clear()
+    model.fit(paths, LABELS)
+    assert counted == behind_the_cut
+    np.testing.assert_allclose(model.predict_proba(paths), expected.predict_proba(paths), rtol=1e-3)
 
 
 def test_half_precision_is_not_enough(paths, tmp_path, counted):

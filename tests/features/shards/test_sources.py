@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import nn
 
-from sktransfer import extract_to, load_features
+from sktransfer import PretrainedFeatureExtractor, extract_to, load_backbone, load_features
 from tests.features.shards.support import (
     LABELS,
     N,
@@ -21,7 +24,7 @@ from tests.features.shards.support import (
     write_tar,
     write_zip,
 )
-from tests.support import images
+from tests.support import Vectors, images
 
 ENCODED = encoded()
 
@@ -172,13 +175,7 @@ def test_parts_do_not_depend_on_the_row_groups_of_a_table_of_paths(tmp_path):
 
 
 def test_texts_in_tables_and_files(tmp_path, registry):
-    from torch import nn
-
-    from sktransfer import PretrainedFeatureExtractor, load_backbone
-
     def ids(text):
-        import torch
-
         return torch.tensor([1 + ord(letter) % 7 for letter in text])
 
     embedding = nn.Embedding(8, 3, padding_idx=0)
@@ -192,6 +189,19 @@ def test_texts_in_tables_and_files(tmp_path, registry):
     for i, source in enumerate([tmp_path / "t.csv", tmp_path / "x", texts]):
         extract_to(tmp_path / f"f{i}", PretrainedFeatureExtractor(backbone), source=source)
         np.testing.assert_allclose(load_features(tmp_path / f"f{i}")[0], expected, rtol=1e-5)
+
+
+def test_vectors_in_tables(tmp_path):
+    X = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    made = PretrainedFeatureExtractor(Vectors())
+    expected = made.fit_transform(X)
+    kinds = pa.list_(pa.float32()), pa.list_(pa.float32(), 5)
+    for i, kind in enumerate(kinds):
+        pq.write_table(pa.table({"x": pa.array(X.tolist(), kind)}), tmp_path / "t.parquet")
+        extract_to(tmp_path / f"f{i}", made, source=tmp_path / "t.parquet", column="x")
+        np.testing.assert_allclose(load_features(tmp_path / f"f{i}")[0], expected, rtol=1e-5)
+        memory = PretrainedFeatureExtractor(Vectors(), memory=tmp_path / f"f{i}")
+        np.testing.assert_array_equal(memory.fit_transform(X), load_features(tmp_path / f"f{i}")[0])
 
 
 @pytest.mark.parametrize(
