@@ -218,8 +218,16 @@ class Backbone:
         return self
 
     def __getstate__(self) -> dict:
-        """Return the state for a pickle by value, for backbones without a reference."""
+        """Return the reference and the fingerprint, or all attributes without a reference."""
+        if self.reference is not None:
+            return {"reference": self.reference, "_fingerprint": self.fingerprint}
         return self.__dict__ | {"_fingerprint": self.fingerprint, "prepared": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        # A pickle calls the reference itself. Other formats, such as that of skops, keep the state.
+        if "module" not in state:
+            state = state["reference"].load(state["_fingerprint"]).__dict__
+        self.__dict__.update(state)
 
     def __reduce_ex__(self, protocol):
         if self.reference is None:
