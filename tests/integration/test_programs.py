@@ -57,8 +57,9 @@ def test_optuna_searches_layers_and_penalties(tiny, samples, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "blend"])
-def test_mlflow_logs_and_loads_a_model_with_its_defaults(kind, model, tiny, samples, tmp_path):
+def test_mlflow_logs_and_loads_a_model_whose_types_are_trusted(kind, model, tiny, samples, tmp_path):
     pytest.importorskip("mlflow.sklearn")
+    skops = pytest.importorskip("skops.io")
     import mlflow
 
     if kind == "blend":
@@ -66,8 +67,10 @@ def test_mlflow_logs_and_loads_a_model_with_its_defaults(kind, model, tiny, samp
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
     mlflow.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
     mlflow.set_experiment("e")
+    types = skops.get_untrusted_types(data=skops.dumps(model))
+    assert all(name.startswith("sktransfer.") for name in types)
     with mlflow.start_run():
-        logged = mlflow.sklearn.log_model(model, name="model")
+        logged = mlflow.sklearn.log_model(model, name="model", skops_trusted_types=types)
     again = mlflow.sklearn.load_model(logged.model_uri)
     np.testing.assert_array_equal(again.predict_proba(samples[0]), model.predict_proba(samples[0]))
 
