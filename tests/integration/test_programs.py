@@ -57,7 +57,7 @@ def test_optuna_searches_layers_and_penalties(tiny, samples, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "blend"])
-def test_mlflow_logs_and_loads_a_model_whose_types_are_trusted(kind, model, tiny, samples, tmp_path):
+def test_mlflow_keeps_a_model_whose_types_are_trusted(kind, model, tiny, samples, tmp_path):
     pytest.importorskip("mlflow.sklearn")
     skops = pytest.importorskip("skops.io")
     import mlflow
