@@ -393,6 +393,7 @@ class Headed(nn.Module):
     ("n_before", "layer"), [(0, "body"), (1, "head.0"), (2, "head.1"), (3, "head.2")]
 )
 def test_the_classifier_of_timm_is_what_does_not_run_for_pre_logits(n_before, layer):
+    pytest.importorskip("timm")
     from sktransfer.backbones.timm import _classifier
 
     module = Headed(n_before)

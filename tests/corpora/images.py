@@ -87,6 +87,8 @@ def encode(image: Image.Image, name: str, **settings) -> bytes | None:
     file = io.BytesIO()
     try:
         image.save(file, name, **settings)
+        if "exif" not in settings:
+            Image.open(file).load()  # old versions write some files that they cannot read
         return file.getvalue()
     except Exception:  # each format refuses other modes by other errors
         return None
