@@ -91,7 +91,12 @@ def _size(sample) -> int:
 
 def is_dataset(X) -> bool:
     """Tell whether X has samples that can be opened one by one, and is no mapping."""
-    return hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, Mapping | str)
+    has_length = hasattr(X, "__len__") or hasattr(X, "shape")  # arrays of zarr have no len()
+    return has_length and hasattr(X, "__getitem__") and not isinstance(X, Mapping | str)
+
+
+def _length(X) -> int:
+    return int(X.shape[0]) if is_stored_array(X) else len(X)
 
 
 def is_stored_array(X) -> bool:
@@ -105,8 +110,8 @@ def as_items(X, key=None) -> list[Item]:
     Parameters
     ----------
     X : object
-        With ``__len__`` and ``__getitem__``. An array that is stored or computed in chunks is read
-        chunk by chunk, and the last chunk is kept.
+        With ``__len__`` or ``shape``, and ``__getitem__``. An array that is stored or computed in
+        chunks is read chunk by chunk, and the last chunk is kept.
     key : str, int or None, default=None
         As in :class:`Item`.
 
@@ -115,7 +120,7 @@ def as_items(X, key=None) -> list[Item]:
     list of Item
     """
     source = _Chunks(X) if is_stored_array(X) else X
-    return [Item(source, i, key) for i in range(len(X))]
+    return [Item(source, i, key) for i in range(_length(X))]
 
 
 class _Chunks:
@@ -152,7 +157,7 @@ def _ends_of_chunks(array) -> np.ndarray | None:
     chunks = getattr(array, "chunks", None)
     if not chunks:
         return None
-    first, n = chunks[0], len(array)
+    first, n = chunks[0], _length(array)
     if isinstance(first, tuple):  # dask
         return np.cumsum(first)
     return np.minimum(np.arange(first, n + first, first), n)

@@ -15,6 +15,8 @@ from .output_blocks import SeveralBlocks
 
 __all__ = ["SeveralColumns"]
 
+_ALL = range(2**62)
+
 
 class _Table(NamedTuple):
     """Features of the samples of a column, and their rows; None if no cell is missing."""
@@ -41,11 +43,12 @@ class SeveralColumns(SeveralBlocks):
         self.__dict__.pop("pca_", None)  # of an earlier fit
         self._column_names = tuple(columns)
         present = [self._present(column) for column in columns.values()]
-        first = next((j for j, (samples, *_) in enumerate(present) if len(samples)), 0)
+        first = next((j for j, (_, rows, _) in enumerate(present) if _has_rows(rows)), 0)
         samples, rows, _ = present[first]
         self._fit_column(samples, y if rows is None or y is None else _safe_indexing(y, rows))
         if self.n_components is None:
-            self._check_others([c for j, (c, *_) in enumerate(present) if j != first])
+            others = [c for j, (c, rows, _) in enumerate(present) if j != first and _has_rows(rows)]
+            self._check_others(others)
             return None
         tables = [self._run_column(column) for column in columns.values()]
         self.pca_ = [self._learn(table.features) for table in tables]
@@ -55,8 +58,7 @@ class SeveralColumns(SeveralBlocks):
         """Check the columns that the fit does not use, without opening samples."""
         if self.on_error == "raise":
             for column in columns:
-                if len(column):
-                    self._check_samples(column)
+                self._check_samples(column)
 
     def _split(self, X) -> dict:
         return {0: X} if self.image_shape is not None else split_columns(X)
@@ -91,7 +93,7 @@ class SeveralColumns(SeveralBlocks):
         if rows is not None and not len(rows):
             return _Table(np.empty((0, sum(self._widths)), np.float32), rows, n)
         if self.on_error != "nan":
-            with named_among(range(len(samples)) if rows is None else rows):
+            with named_among(_ALL if rows is None else rows):
                 return _Table(self._run_samples(self._transform_samples(samples)), rows, n)
         features, causes = self._run_readable(samples)
         for i, cause in causes.items():
@@ -161,6 +163,10 @@ def _components(features: np.ndarray, pca: PCA) -> np.ndarray:
     if readable.any():
         found[readable] = pca.transform(features[readable])
     return found
+
+
+def _has_rows(rows: np.ndarray | None) -> bool:
+    return rows is None or len(rows) > 0
 
 
 def _listed(names: tuple) -> str:

@@ -112,6 +112,12 @@ def test_samples_are_opened_one_by_one_and_once():
     np.testing.assert_allclose(features, extractor.transform(list(IMAGES)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["h5py", "h5py, chunks", "zarr", "dask", "dask, uneven"])
+def test_an_array_on_disk_is_not_read_as_a_whole(form):
+    samples = as_samples(CONTAINERS[form]())
+    assert [type(sample).__name__ for sample in samples] == ["Item"] * 7
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 def test_a_chunk_is_read_once_for_its_rows(size):
     read = []

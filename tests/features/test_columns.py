@@ -89,6 +89,15 @@ def test_two_columns_of_texts():
     assert found[1, :6].tolist() == [0, 1, 0, 0, 0, 0]
 
 
+def test_an_array_without_a_length_is_a_column():
+    zarr = pytest.importorskip("zarr")
+    X = np.stack(images(4))
+    found = extractor().fit_transform(zarr.array(X))
+    np.testing.assert_allclose(found, extractor().fit_transform(X), rtol=1e-5)
+    with pytest.raises(TypeError, match="must be a list, an array or a column"):
+        extractor().fit(17)
+
+
 MISSING = [None, np.nan, pd.NA, pd.NaT]
 
 
