@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         load_features,
     )
     from .finetuning import FineTunedClassifier, FineTunedRegressor
-    from .persistence import load, save, to_onnx
+    from .persistence import load, model_card, save, to_onnx
     from .selection import (
         BackboneRankingDisplay,
         BlendDisplay,
@@ -67,6 +67,7 @@ __all__ = [
     "load_image_folder",
     "load_image_table",
     "load_word_vectors",
+    "model_card",
     "probe_layers",
     "rank_backbones",
     "recommend_strategy",
@@ -105,6 +106,7 @@ _PACKAGE_OF = {
     "load_image_folder": "data",
     "load_image_table": "data",
     "load_word_vectors": "backbones",
+    "model_card": "persistence",
     "probe_layers": "selection",
     "rank_backbones": "selection",
     "recommend_strategy": "selection",

