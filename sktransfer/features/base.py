@@ -6,6 +6,7 @@ import functools
 import inspect
 from numbers import Integral
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -54,6 +55,8 @@ class Count(Interval):
 
 class BackboneEstimator(BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
+
+    backbone: Any
 
     _parameter_constraints: dict = {
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
@@ -183,7 +186,7 @@ class BackboneEstimator(BaseEstimator):
         new.backbone = self.backbone
         return new
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters. Those of a fitted model given as ``backbone`` are set on a copy."""
         if "backbone" in params:
             super().set_params(backbone=params.pop("backbone"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -178,25 +179,25 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: Any = "efficientnet_lite0",
         *,
-        weights="default",
-        layer=None,
-        task="auto",
-        pooling="avg",
-        n_components=None,
-        image_size=None,
-        image_shape=None,
-        long_texts=None,
-        batch_size="auto",
-        device="auto",
-        engine="auto",
-        precision="float32",
-        memory=None,
-        n_jobs="auto",
-        missing="error",
-        on_error="raise",
-        verbose=0,
+        weights: Any = "default",
+        layer: str | int | list | None = None,
+        task: str = "auto",
+        pooling: Any = "avg",
+        n_components: int | None = None,
+        image_size: int | list[int] | str | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        long_texts: str | None = None,
+        batch_size: int | str = "auto",
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "float32",
+        memory: Any = None,
+        n_jobs: int | str | None = "auto",
+        missing: str = "error",
+        on_error: str = "raise",
+        verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -217,7 +218,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Load the network and find the layers. Nothing is trained.
 
         Parameters
@@ -249,7 +250,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Return the samples of a collection of Dask that a fit uses."""
         return X.compute() if self._learns() else first_sample(X)
 
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """Fit to samples and transform them; with ``n_components`` they are run once.
 
         Parameters
@@ -266,7 +267,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         tables = self._fit_columns(X, y)
         return self.transform(X) if tables is None else self._side_by_side(tables)
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Run samples through the network up to the layer and pool its output.
 
         Parameters
@@ -292,7 +293,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
             return transform_lazily(self, X)
         return self._transform_columns(X)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Name the features after the backbone, the size and the layer.
 
         Parameters

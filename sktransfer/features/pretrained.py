@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -122,21 +123,21 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: Any = "efficientnet_lite0",
         *,
-        weights="default",
-        class_map=None,
-        smoothing=1.0,
-        image_size=None,
-        image_shape=None,
-        long_texts=None,
-        batch_size="auto",
-        device="auto",
-        engine="auto",
-        precision="float32",
-        memory=None,
-        n_jobs="auto",
-        verbose=0,
+        weights: Any = "default",
+        class_map: Any = None,
+        smoothing: float = 1.0,
+        image_size: int | list[int] | str | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        long_texts: str | None = None,
+        batch_size: int | str = "auto",
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "float32",
+        memory: Any = None,
+        n_jobs: int | str | None = "auto",
+        verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -153,7 +154,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Load the network and find the classes.
 
         Parameters
@@ -229,7 +230,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
         return softmax(mapped_logits(logits, self._sources.values()), axis=1)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each class.
 
         Parameters
@@ -248,7 +249,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
             return self._source_probabilities(samples) @ self.conditional_
         return np.mean([self._mapped_probabilities(x) for x in self._outputs(samples)], axis=0)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Predict the most probable class.
 
         Parameters
@@ -262,7 +263,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_top_k(self, X, k=5):
+    def predict_top_k(self, X: Any, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Predict the k most probable classes and their probabilities.
 
         Parameters

@@ -293,7 +293,9 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         )
         return self._tuned.as_backbone(self._output_names(), self._label_rows())
 
-    def to_features(self, *, layer=None, pooling="avg", memory=None):
+    def to_features(
+        self, *, layer: str | int | list | None = None, pooling: Any = "avg", memory: Any = None
+    ):
         """Return the tuned network as a transformer.
 
         Parameters

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any, Self
 
+import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -214,49 +216,49 @@ default="efficientnet_lite0"
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: Any = "efficientnet_lite0",
         *,
-        weights="default",
-        trainable="head",
-        head="linear",
-        dropout=0.0,
-        head_init="auto",
-        train_batch_norm=False,
-        augment=None,
-        n_views=4,
-        lr="auto",
-        layer_decay="auto",
-        weight_decay=1e-4,
-        optimizer="adamw",
-        warmup=0.1,
-        label_smoothing=0.0,
-        loss="auto",
-        clip_norm=None,
-        gradual_unfreezing=False,
-        max_epochs="auto",
-        validation_fraction=0.0,
-        patience=None,
-        class_weight=None,
-        rehearsal=0,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        image_size=None,
-        image_shape=None,
-        long_texts=None,
-        batch_size="auto",
-        accumulate=1,
-        checkpoint_activations=False,
-        device="auto",
-        engine="auto",
-        precision="auto",
-        cache_dtype="float32",
-        max_cache_bytes=2**31,
-        memory=None,
-        checkpoint=None,
-        n_jobs="auto",
-        random_state=None,
-        verbose=0,
+        weights: Any = "default",
+        trainable: int | str = "head",
+        head: Any = "linear",
+        dropout: float = 0.0,
+        head_init: str = "auto",
+        train_batch_norm: bool = False,
+        augment: Any = None,
+        n_views: int | None = 4,
+        lr: float | str = "auto",
+        layer_decay: float = "auto",
+        weight_decay: Any = 1e-4,
+        optimizer: Any = "adamw",
+        warmup: float = 0.1,
+        label_smoothing: float = 0.0,
+        loss: Any = "auto",
+        clip_norm: float | None = None,
+        gradual_unfreezing: bool = False,
+        max_epochs: int | str = "auto",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        class_weight: dict | str | None = None,
+        rehearsal: Any = 0,
+        warm_start: bool = False,
+        callbacks: Any = None,
+        net_params: dict | None = None,
+        image_size: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        long_texts: str | None = None,
+        batch_size: int | str = "auto",
+        accumulate: Any = 1,
+        checkpoint_activations: Any = False,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        cache_dtype: str = "float32",
+        max_cache_bytes: Any = 2**31,
+        memory: Any = None,
+        checkpoint: Any = None,
+        n_jobs: int | str | None = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -303,7 +305,9 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+    ) -> Self:
         """Train on labelled samples.
 
         Parameters
@@ -338,7 +342,7 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train further, with labels that may be new.
 
         Each new label adds a row to the head; before training, the other rows are the same, bit
@@ -375,7 +379,7 @@ default="efficientnet_lite0"
         self._learn(samples, y, sample_weight, labels, before)
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each class.
 
         Parameters
@@ -391,7 +395,7 @@ default="efficientnet_lite0"
         outputs = self._outputs(X)
         return self._target.probabilities(outputs)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Predict the most probable class, or all labels with a probability above one half.
 
         Parameters

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.callback import with_callbacks
 
@@ -179,46 +182,46 @@ default="efficientnet_lite0"
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: Any = "efficientnet_lite0",
         *,
-        weights="default",
-        trainable="head",
-        head="linear",
-        dropout=0.0,
-        head_init="auto",
-        train_batch_norm=False,
-        augment=None,
-        n_views=4,
-        lr="auto",
-        layer_decay="auto",
-        weight_decay=1e-4,
-        optimizer="adamw",
-        warmup=0.1,
-        loss="auto",
-        clip_norm=None,
-        gradual_unfreezing=False,
-        max_epochs="auto",
-        validation_fraction=0.0,
-        patience=None,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        image_size=None,
-        image_shape=None,
-        long_texts=None,
-        batch_size="auto",
-        accumulate=1,
-        checkpoint_activations=False,
-        device="auto",
-        engine="auto",
-        precision="auto",
-        cache_dtype="float32",
-        max_cache_bytes=2**31,
-        memory=None,
-        checkpoint=None,
-        n_jobs="auto",
-        random_state=None,
-        verbose=0,
+        weights: Any = "default",
+        trainable: int | str = "head",
+        head: Any = "linear",
+        dropout: float = 0.0,
+        head_init: str = "auto",
+        train_batch_norm: bool = False,
+        augment: Any = None,
+        n_views: int | None = 4,
+        lr: float | str = "auto",
+        layer_decay: float = "auto",
+        weight_decay: Any = 1e-4,
+        optimizer: Any = "adamw",
+        warmup: float = 0.1,
+        loss: Any = "auto",
+        clip_norm: float | None = None,
+        gradual_unfreezing: bool = False,
+        max_epochs: int | str = "auto",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        warm_start: bool = False,
+        callbacks: Any = None,
+        net_params: dict | None = None,
+        image_size: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        long_texts: str | None = None,
+        batch_size: int | str = "auto",
+        accumulate: Any = 1,
+        checkpoint_activations: Any = False,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        cache_dtype: str = "float32",
+        max_cache_bytes: Any = 2**31,
+        memory: Any = None,
+        checkpoint: Any = None,
+        n_jobs: int | str | None = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -262,7 +265,9 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+    ) -> Self:
         """Train on samples with numbers.
 
         Parameters
@@ -303,7 +308,7 @@ default="efficientnet_lite0"
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Predict the targets.
 
         Parameters

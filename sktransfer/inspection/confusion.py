@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.utils.validation import check_consistent_length
@@ -13,7 +15,9 @@ from .previews import draw_preview, nested_axes, previews_of, samples_of
 __all__ = ["ConfusionDisplay", "most_confused"]
 
 
-def most_confused(y_true, y_pred, probabilities=None, classes=None) -> np.ndarray:
+def most_confused(
+    y_true: Any, y_pred: Any, probabilities: Any = None, classes: Any = None
+) -> np.ndarray:
     """Return the positions of wrong predictions, the most certain first.
 
     Parameters
@@ -79,14 +83,16 @@ class ConfusionDisplay:
     [[1, 0], [1, 0]]
     """
 
-    def __init__(self, matrix, labels, previews=(), titles=()):
+    def __init__(self, matrix: Any, labels: Any, previews: Any = (), titles: Any = ()):
         self.matrix = matrix
         self.labels = labels
         self.previews = previews
         self.titles = titles
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, n_samples=6, ax=None):
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, n_samples: int = 6, ax: Any = None
+    ) -> Self:
         """Plot the predictions of an estimator.
 
         Parameters
@@ -120,15 +126,15 @@ class ConfusionDisplay:
     @classmethod
     def from_predictions(
         cls,
-        y_true,
-        y_pred,
+        y_true: Any,
+        y_pred: Any,
         *,
-        probabilities=None,
-        classes=None,
-        previews=None,
-        n_samples=6,
-        ax=None,
-    ):
+        probabilities: Any = None,
+        classes: Any = None,
+        previews: Any = None,
+        n_samples: int = 6,
+        ax: Any = None,
+    ) -> Self:
         """Plot predictions.
 
         Parameters
@@ -157,7 +163,7 @@ class ConfusionDisplay:
         matrix = confusion_matrix(y_true, y_pred, labels=labels)
         return cls(matrix, labels, shown, titles).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -56,7 +57,9 @@ class NearDuplicates:
         return f"<NearDuplicates: {len(self.pairs)} pairs in {n} groups, {self.n_samples} samples>"
 
 
-def find_near_duplicates(extractor, X, *, threshold="auto") -> NearDuplicates:
+def find_near_duplicates(
+    extractor: Any, X: Any, *, threshold: float | str = "auto"
+) -> NearDuplicates:
     """Find pairs of samples whose features point into nearly the same direction.
 
     Parameters
@@ -100,7 +103,7 @@ def find_near_duplicates(extractor, X, *, threshold="auto") -> NearDuplicates:
     >>> find_near_duplicates(PretrainedFeatureExtractor().fit(X), X).pairs.tolist()
     [[0, 2]]
     """
-    if threshold != "auto" and not -1 <= threshold <= 1:
+    if not isinstance(threshold, str) and not -1 <= threshold <= 1:
         raise ValueError(f"threshold={threshold!r}: give a cosine, between -1 and 1, or 'auto'.")
     return near_duplicates_of(check_array(extractor.transform(X)), threshold)
 

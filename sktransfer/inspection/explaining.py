@@ -70,7 +70,9 @@ class Saliency:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def saliency(estimator, X, *, target=None, method="auto", n_steps=32) -> Saliency:
+def saliency(
+    estimator: Any, X: Any, *, target: Any = None, method: str = "auto", n_steps: int = 32
+) -> Saliency:
     """Find which parts of samples a prediction depends on, with captum.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -47,15 +49,23 @@ class FeatureMapDisplay:
     2
     """
 
-    def __init__(self, positions, y=None, previews=None):
+    def __init__(self, positions: Any, y: Any = None, previews: Any = None):
         self.positions = positions
         self.y = y
         self.previews = previews
 
     @classmethod
     def from_estimator(
-        cls, extractor, X, y=None, *, projection=None, n_previews=30, random_state=0, ax=None
-    ):
+        cls,
+        extractor: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        projection: Any = None,
+        n_previews: int = 30,
+        random_state: Any = 0,
+        ax: Any = None,
+    ) -> Self:
         """Plot the features that an extractor computes.
 
         Parameters
@@ -85,7 +95,7 @@ class FeatureMapDisplay:
         previews = dict(zip(rows, previews_of(samples, modality, rows, 40), strict=True))
         return cls(positions, y, previews).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters

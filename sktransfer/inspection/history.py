@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import numpy as np
 
 from ..features import find_network
@@ -42,12 +45,12 @@ class TrainingHistoryDisplay:
     'epoch'
     """
 
-    def __init__(self, losses, best_epoch=None):
+    def __init__(self, losses: Mapping[str, Any], best_epoch: int | None = None):
         self.losses = losses
         self.best_epoch = best_epoch
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
         """Plot the training of an estimator.
 
         Parameters
@@ -81,7 +84,7 @@ class TrainingHistoryDisplay:
         best = step.best_epoch_ if _NAMES["valid_loss"] in losses else None
         return cls(losses, best).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -56,7 +57,14 @@ class LabelIssues:
 
 
 def find_label_issues(
-    estimator, X, y, *, cv=5, probabilities=None, random_state=0, method="prune_by_noise_rate"
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    cv: Any = 5,
+    probabilities: Any = None,
+    random_state: Any = 0,
+    method: str = "prune_by_noise_rate",
 ) -> LabelIssues:
     """Find labels that are probably wrong, by probabilities of models that have not seen them.
 
@@ -119,7 +127,9 @@ def find_label_issues(
     return label_issues_of(found, codes, classes, method)
 
 
-def out_of_fold_probabilities(estimator, X, y, *, cv=5, random_state=0) -> np.ndarray:
+def out_of_fold_probabilities(
+    estimator: Any, X: Any, y: Any, *, cv: Any = 5, random_state: Any = 0
+) -> np.ndarray:
     """Return the probabilities that models give to samples of a fold that they have not seen.
 
     ``cross_val_predict`` refuses folds that are not a partition, and warns where a class is in one

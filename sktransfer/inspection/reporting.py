@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..data import package_versions
 from .collecting import Collector
@@ -15,17 +17,17 @@ __all__ = ["report"]
 
 
 def report(
-    estimator,
-    X,
-    y,
-    path,
+    estimator: Any,
+    X: Any,
+    y: Any,
+    path: str | os.PathLike[str],
     *,
-    cv=5,
-    n_shown=8,
-    recommendation=None,
-    title=None,
-    file="model.skt",
-    random_state=0,
+    cv: int | None = 5,
+    n_shown: int = 8,
+    recommendation: Any = None,
+    title: str | None = None,
+    file: str = "model.skt",
+    random_state: Any = 0,
 ) -> Report:
     """Write a page of HTML about data and a model, which needs no network.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -90,11 +90,20 @@ class SaliencyDisplay:
     ['palace', 'daisy']
     """
 
-    def __init__(self, saliency):
+    def __init__(self, saliency: Any):
         self.saliency = saliency
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, target=None, method="auto", n_steps=32, ax=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        target: Any = None,
+        method: str = "auto",
+        n_steps: int = 32,
+        ax: Any = None,
+    ) -> Self:
         """Compute the values of samples and plot them.
 
         Parameters
@@ -116,7 +125,7 @@ class SaliencyDisplay:
         found = saliency(estimator, X, target=target, method=method, n_steps=n_steps)
         return cls(found).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters

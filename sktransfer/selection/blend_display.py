@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 from .display import new_axes
 
 __all__ = ["BlendDisplay"]
@@ -38,12 +40,12 @@ class BlendDisplay:
     'weight'
     """
 
-    def __init__(self, members, weights):
+    def __init__(self, members: Any, weights: Any):
         self.members = members
         self.weights = weights
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
         """Plot the blend of a fitted estimator.
 
         Parameters
@@ -69,7 +71,7 @@ class BlendDisplay:
             )
         return cls(model.members_, model.weights_).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
 import numpy as np
 
@@ -71,7 +72,15 @@ class LayerProbeDisplay:
     'accuracy of a probe'
     """
 
-    def __init__(self, layers, scores, errors=None, *, chosen=None, score_name="accuracy"):
+    def __init__(
+        self,
+        layers: Any,
+        scores: Any,
+        errors: Any = None,
+        *,
+        chosen: str | None = None,
+        score_name: str = "accuracy",
+    ):
         self.layers = layers
         self.scores = scores
         self.errors = errors
@@ -79,7 +88,7 @@ class LayerProbeDisplay:
         self.score_name = score_name
 
     @classmethod
-    def from_choice(cls, choice, *, ax=None):
+    def from_choice(cls, choice: Any, *, ax: Any = None) -> Self:
         """Plot what :func:`probe_layers` returned.
 
         Parameters
@@ -97,7 +106,9 @@ class LayerProbeDisplay:
         ).plot(ax=ax)
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, ax=None, **settings):
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **settings: Any
+    ) -> Self:
         """Probe the layers of an estimator's backbone on samples and plot the result.
 
         Parameters
@@ -120,13 +131,13 @@ class LayerProbeDisplay:
         estimator, X = found.step, found.samples(X)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
-        names = ("image_shape", "memory", "pooling", "device", "engine", "n_jobs", "task")
-        names += () if fitted else ("weights", "image_size", "long_texts")
+        names = ["image_shape", "memory", "pooling", "device", "engine", "n_jobs", "task"]
+        names += [] if fitted else ["weights", "image_size", "long_texts"]
         own = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
         own["random_state"] = getattr(estimator, "random_state", 0)  # 0 is the extractor's
         return cls.from_choice(probe_layers(X, y, backbone, **own | settings), ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters
@@ -184,14 +195,14 @@ class BackboneRankingDisplay:
     ['good', 'bad']
     """
 
-    def __init__(self, names, scores, errors=None, *, score_name="score"):
+    def __init__(self, names: Any, scores: Any, errors: Any = None, *, score_name: str = "score"):
         self.names = names
         self.scores = scores
         self.errors = errors
         self.score_name = score_name
 
     @classmethod
-    def from_ranking(cls, ranking: BackboneRanking, *, ax=None):
+    def from_ranking(cls, ranking: BackboneRanking, *, ax: Any = None) -> Self:
         """Plot what :func:`rank_backbones` returned.
 
         Parameters
@@ -207,7 +218,9 @@ class BackboneRankingDisplay:
         return cls(ranking.names, ranking.scores, ranking.errors, score_name=name).plot(ax)
 
     @classmethod
-    def from_backbones(cls, X, y, backbones, *, ax=None, **settings):
+    def from_backbones(
+        cls, X: Any, y: Any, backbones: Any, *, ax: Any = None, **settings: Any
+    ) -> Self:
         """Rank networks on samples and plot the result.
 
         Parameters
@@ -225,7 +238,7 @@ class BackboneRankingDisplay:
         """
         return cls.from_ranking(rank_backbones(X, y, backbones, **settings), ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters
@@ -285,7 +298,16 @@ class StrategyDisplay:
     'gain over features, in accuracy'
     """
 
-    def __init__(self, names, gains, errors, measured, *, accuracy=None, recommended=None):
+    def __init__(
+        self,
+        names: Any,
+        gains: Any,
+        errors: Any,
+        measured: Any,
+        *,
+        accuracy: float | None = None,
+        recommended: str | None = None,
+    ):
         self.names = names
         self.gains = gains
         self.errors = errors
@@ -294,7 +316,7 @@ class StrategyDisplay:
         self.recommended = recommended
 
     @classmethod
-    def from_recommendation(cls, recommendation, *, ax=None):
+    def from_recommendation(cls, recommendation: Any, *, ax: Any = None) -> Self:
         """Plot what :func:`recommend_strategy` returned.
 
         Parameters
@@ -316,7 +338,7 @@ class StrategyDisplay:
             recommended=recommendation.strategy,
         ).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot.
 
         Parameters

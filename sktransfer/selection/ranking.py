@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -74,19 +75,19 @@ class BackboneRanking:
     prefer_skip_nested_validation=False,
 )
 def rank_backbones(
-    X,
-    y,
-    backbones,
+    X: Any,
+    y: Any,
+    backbones: Any,
     *,
-    score="probe",
-    task="auto",
-    image_size=None,
-    image_shape=None,
-    device="auto",
-    engine="auto",
-    memory=None,
-    n_jobs="auto",
-    random_state=None,
+    score: Any = "probe",
+    task: str = "auto",
+    image_size: int | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    memory: Any = None,
+    n_jobs: int | str | None = "auto",
+    random_state: Any = None,
 ) -> BackboneRanking:
     """Rank networks by a score of their features, without training them.
 
@@ -248,22 +249,22 @@ def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.n
     prefer_skip_nested_validation=False,
 )
 def probe_layers(
-    X,
-    y,
-    backbone="efficientnet_lite0",
+    X: Any,
+    y: Any,
+    backbone: Any = "efficientnet_lite0",
     *,
-    weights="default",
-    layers=None,
-    task="auto",
-    pooling="avg",
-    image_size=None,
-    image_shape=None,
-    long_texts=None,
-    device="auto",
-    engine="auto",
-    memory=None,
-    n_jobs="auto",
-    random_state=None,
+    weights: Any = "default",
+    layers: Any = None,
+    task: str = "auto",
+    pooling: Any = "avg",
+    image_size: int | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    long_texts: str | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    memory: Any = None,
+    n_jobs: int | str | None = "auto",
+    random_state: Any = None,
 ) -> LayerChoice:
     """Cross-validate a linear probe on the features of each layer, from one pass over the samples.
 

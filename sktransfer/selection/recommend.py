@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .recommendation import Recommendation
 from .transfer import TransferClassifier
 
@@ -9,24 +11,24 @@ __all__ = ["recommend_strategy"]
 
 
 def recommend_strategy(
-    X,
-    y,
-    backbone="efficientnet_lite0",
+    X: Any,
+    y: Any,
+    backbone: Any = "efficientnet_lite0",
     *,
-    weights="default",
-    estimator=None,
-    max_epochs=10,
-    image_size=None,
-    image_shape=None,
-    long_texts=None,
-    batch_size="auto",
-    device="auto",
-    engine="auto",
-    memory=None,
-    n_jobs="auto",
-    random_state=None,
-    verbose=0,
-    sample_weight=None,
+    weights: Any = "default",
+    estimator: Any = None,
+    max_epochs: int = 10,
+    image_size: int | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    long_texts: str | None = None,
+    batch_size: int | str = "auto",
+    device: str = "auto",
+    engine: str = "auto",
+    memory: Any = None,
+    n_jobs: int | str | None = "auto",
+    random_state: Any = None,
+    verbose: int = 0,
+    sample_weight: Any = None,
 ) -> Recommendation:
     """Recommend a strategy for samples and labels, with reasons, costs and a confidence.
 

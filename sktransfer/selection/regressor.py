@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..data import NumericTarget, check_numbers, check_weights
 from ..features import BackboneEstimator, all_or_nothing
 from ..transferability import subsample
-from .blend import Blend, BlendTask, fit_blend
+from .blend import BlendTask, NumberBlend, fit_blend
 from .judging import Numbers
 from .members import BLEND
 from .trials import run_settings
@@ -117,20 +118,20 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: Any = "efficientnet_lite0",
         *,
-        weights="default",
-        time_budget=None,
-        image_size=None,
-        image_shape=None,
-        long_texts=None,
-        batch_size="auto",
-        device="auto",
-        engine="auto",
-        memory=None,
-        n_jobs="auto",
-        random_state=None,
-        verbose=0,
+        weights: Any = "default",
+        time_budget: float | None = None,
+        image_size: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        long_texts: str | None = None,
+        batch_size: int | str = "auto",
+        device: str = "auto",
+        engine: str = "auto",
+        memory: Any = None,
+        n_jobs: int | str | None = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -147,7 +148,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the members and their weights.
 
         Parameters
@@ -195,7 +196,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Predict numbers.
 
         Parameters
@@ -207,7 +208,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         ndarray of shape (n_samples,) or (n_samples, n_targets)
             In the form of y.
         """
-        samples = self._transform_samples(X)
+        samples: Any = self._transform_samples(X)
         return self._fitted().predict(samples)
 
     @property
@@ -215,7 +216,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         check_is_fitted(self)
         return self._fitted().execution_
 
-    def _fitted(self) -> Blend:
+    def _fitted(self) -> NumberBlend:
         """Return the fitted blend, which runs as this regressor is asked to by now."""
         return self.blend_.set_params(**run_settings(self))
 

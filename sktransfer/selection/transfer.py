@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -160,25 +161,25 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: Any = "efficientnet_lite0",
         *,
-        weights="default",
-        strategy="auto",
-        estimator=None,
-        class_map=None,
-        max_epochs=10,
-        class_weight=None,
-        time_budget=None,
-        image_size=None,
-        image_shape=None,
-        long_texts=None,
-        batch_size="auto",
-        device="auto",
-        engine="auto",
-        memory=None,
-        n_jobs="auto",
-        random_state=None,
-        verbose=0,
+        weights: Any = "default",
+        strategy: str = "auto",
+        estimator: Any = None,
+        class_map: Any = None,
+        max_epochs: int = 10,
+        class_weight: dict | str | None = None,
+        time_budget: float | None = None,
+        image_size: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        long_texts: str | None = None,
+        batch_size: int | str = "auto",
+        device: str = "auto",
+        engine: str = "auto",
+        memory: Any = None,
+        n_jobs: int | str | None = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -200,7 +201,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X, y, sample_weight=None, X_unlabelled=None):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, X_unlabelled: Any = None) -> Self:
         """Fit a blend, or the strategy that is given or found.
 
         Parameters
@@ -237,7 +238,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         start = time.perf_counter()
         study = self._study(X, y, sample_weight)
         until = None if self.time_budget is None else start + self.time_budget
-        self.search_ = self.members_ = self.weights_ = None
+        self.search_: list[dict] | None = None
+        self.members_: list[str] | None = None
+        self.weights_: np.ndarray | None = None
         if self.strategy == "auto":
             self.strategy_, self.estimator_ = "blend", self._blend(study, X_unlabelled, until)
             weights = self.estimator_.weights
@@ -289,8 +292,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def _settle(self, study: Study) -> str:
         if self.strategy == "search":
-            self.search_ = study.search()
-            best, accuracy = next(iter(self.search_[-1].items()))
+            rounds = study.search()
+            self.search_ = rounds
+            best, accuracy = next(iter(rounds[-1].items()))
             return REFERENCE if math.isnan(accuracy) else best
         possible = available(self.backbone_)  # what is asked for by name is done, epochs or none
         if self.strategy not in possible:
@@ -332,7 +336,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         n_outputs = list(self._inspect(samples).values())[-1].width
         return sources_of(self.class_map, np.unique(y), self.backbone_, n_outputs)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Give the most probable class.
 
         Parameters
@@ -347,7 +351,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return self._fitted().predict(samples)
 
     @available_if(lambda self: self._offers("predict_proba"))
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Give the probability of each class, if the estimator has this method.
 
         Parameters
@@ -363,7 +367,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return self._fitted().predict_proba(samples)
 
     @available_if(lambda self: self._offers("decision_function"))
-    def decision_function(self, X):
+    def decision_function(self, X: Any) -> np.ndarray:
         """Give scores of the classes, if the estimator has this method.
 
         Parameters

@@ -192,7 +192,11 @@ def fit_tuned(
     if time.perf_counter() + _seconds(backbone, samples, len(train)) > until:
         return None
     estimator = FineTunedClassifier if isinstance(outcome, Labels) else FineTunedRegressor
-    settings = {"batch_size": batch_size, "random_state": seed, "callbacks": [StopAtTime(until)]}
+    settings: dict = {
+        "batch_size": batch_size,
+        "random_state": seed,
+        "callbacks": [StopAtTime(until)],
+    }
     model = estimator(backbone, trainable="all", **settings, **run)
     with warnings.catch_warnings():  # a training that does not help has no weight
         warnings.simplefilter("ignore", UserWarning)
