@@ -185,7 +185,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         layer: str | int | list | None = None,
         task: str = "auto",
         pooling: Any = "avg",
-        n_components: int | None = None,
+        n_components: int | float | None = None,
         image_size: int | list[int] | str | None = None,
         image_shape: tuple[int, ...] | None = None,
         long_texts: str | None = None,
