@@ -150,15 +150,17 @@ def render(folder: Path = RECORDS) -> str:
 _HEAD = """# Performance
 
 Speeds of sktransfer on one machine. This page and its pictures are made from the files in
-[docs/performance](performance), which contain a line of JSON for each case with the values of all
-rounds. `python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` runs one
-and replaces its lines, and `python -m benchmarks --all --quick --record` runs all of this page in
-about ten minutes. `python -m benchmarks --page` makes the page again.
+`docs/performance`, which contain a line of JSON for each case with the values of all rounds.
+`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` runs one and
+replaces its lines, and `python -m benchmarks --all --quick --record` runs all of this page in about
+ten minutes. `python -m benchmarks --page` makes the page again.
 
 In each case the contestants run in turns, in rotating order, and their results are asserted to be
 equal first. The columns give the median over the rounds, the smallest and the largest round, and
-the ratio to the baseline in the same round, as median and range. The results with `bfloat16` differ
-by what is stated below the table; it is never used unless asked for."""
+the ratio to the baseline in the same round, as median and range. A command with `--cpu-time`
+measures the time of the process on all cores, which other work on the machine changes less than
+the time that passes. `bfloat16` is never used unless asked for. `engine="compile"`, and training
+and extraction on GPUs, have not been measured."""
 
 
 def _machines(lines: list[dict]) -> list[dict]:
@@ -197,8 +199,8 @@ def _section(name: str, lines: list[dict], machines: list[dict]) -> str:
     ran = f"Machine {', '.join(sorted(numbers))}: {', '.join(commands)}."
     picture = f"![{title}](performance/{name}.png)"
     tables = [table([_case(line) for line in lines])]
-    notes = [f"{line['name']}: {line['note']}." for line in lines if line["note"]]
-    parts = [f"## {title}", about, ran, picture, *tables, " ".join(notes)]
+    notes = [f"- {line['name']}: {line['note']}." for line in lines if line["note"]]
+    parts = [f"## {title}", about, ran, picture, *tables, "\n".join(notes)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -77,6 +77,7 @@ class Engine(abc.ABC):
     extra = ""  # of this package, which installs them
     layout = "channels_last"  # of images in memory
     falls_back = True  # whether the stages are run where the check on the first sample fails
+    fills_up = False  # whether batches of several samples all have one size
 
     def __init__(
         self,
@@ -191,13 +192,14 @@ class Engine(abc.ABC):
         dict of str to ndarray of shape (n, n_features)
         """
         size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
-        fills_up = batch_size == "auto" and self._is_cheap(tensors[0], size)
+        fills_up = (batch_size == "auto" and self._is_cheap(tensors[0], size)) or self.fills_up
         parts, start = [], 0
         while start < len(tensors):
             fitting = min(size, self._largest_batch or size, len(tensors))
             try:
                 batch = as_batch(tensors[start : start + fitting], self.device)
-                part = self._run_filled(batch, size) if fills_up else self(batch)
+                most = min(size, self._largest_batch or size)
+                part = self._run_filled(batch, most) if fills_up else self(batch)
             except torch.OutOfMemoryError:
                 if fitting == 1:
                     raise

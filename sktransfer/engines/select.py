@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .base import Engine
+from .compiled import CompiledEngine
 from .exported import ExportedEngine
 from .onnxruntime import ONNXRuntimeEngine
 from .openvino import OpenVINOEngine
@@ -22,6 +23,7 @@ ENGINES: dict[str, type[Engine]] = {
     "torch": TorchEngine,
     "openvino": OpenVINOEngine,
     "onnxruntime": ONNXRuntimeEngine,
+    "compile": CompiledEngine,
 }
 _ENGINES_KEPT = 2  # for each network
 _LOCK = threading.Lock()

@@ -28,6 +28,8 @@ class TorchEngine(Engine):
         As for :class:`Engine`.
     """
 
+    fuses = True  # whether convolutions and activations are one operation on the CPU
+
     def __init__(self, stages, layers, pooling="avg", **settings):
         super().__init__(stages, layers, pooling, **settings)
         # There is no batch norm to fold between tokens, and their networks look at masks.
@@ -55,7 +57,7 @@ class TorchEngine(Engine):
         if self.device.type != "cpu":
             return _on_device(made, self.device)
         exact = self.casts or self.precision == "float32"
-        fuse = exact and not as_is and is_supported(self._dtype_of_weights)
+        fuse = self.fuses and exact and not as_is and is_supported(self._dtype_of_weights)
         return fuse_convolutions(made, self._dtype_of_weights) if fuse else made
 
     @property

@@ -74,7 +74,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         a CPU. It changes the features by no more than the rounding of float32.
     device : str, default="auto"
         "auto", "cpu", "cuda", "cuda:1", "mps". Resolved when used and never stored.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network. "auto" is "torch". "openvino" and "onnxruntime" run on
         the CPU, are often faster, and need a few seconds to convert the network; with ``memory``
         the result is kept on disk. They give the same features up to the rounding of float32. A

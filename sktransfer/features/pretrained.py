@@ -48,7 +48,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         Samples run at a time.
     device : str, default="auto"
         Where the network runs.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the network computes.

@@ -33,7 +33,7 @@ class Recipe:
     whole : tuple of str, default=()
         Layers, among ``layers``, whose whole activations go to the store as well, as a recipe with
         the pooling "none" has them.
-    runtime : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    runtime : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         What runs the network. In float32 it changes the features by their rounding only.
     """
 

@@ -110,7 +110,7 @@ default="efficientnet_lite0"
         activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
         others are run by torch.
     precision : {"auto", "float32", "bfloat16"}, default="auto"

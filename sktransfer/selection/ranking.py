@@ -112,7 +112,7 @@ default="probe"
         Shape of flattened images.
     device : str, default="auto"
         Where the networks run.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the networks.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
@@ -292,7 +292,7 @@ def probe_layers(
         What happens to texts that are too long for the network.
     device : str, default="auto"
         Where the network runs.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.

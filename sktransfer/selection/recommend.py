@@ -56,7 +56,7 @@ def recommend_strategy(
         Rows in a training step.
     device : str, default="auto"
         Where the network runs.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.

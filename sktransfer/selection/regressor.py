@@ -47,7 +47,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         Rows in a training step, as in :class:`FineTunedRegressor`.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample.

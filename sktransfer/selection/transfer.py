@@ -68,7 +68,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         Rows in a training step, as in :class:`FineTunedClassifier`.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
-    engine : {"auto", "torch", "openvino", "onnxruntime"}, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network, and the frozen stages of strategies that train.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample. Without it they are in memory for the time of a

@@ -1,0 +1,91 @@
+"""Run stages with torch.compile."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .torch import TorchEngine
+
+__all__ = ["CompiledEngine"]
+
+_LONGEST = 300  # characters of an error of torch in a message
+
+
+class CompiledEngine(TorchEngine):
+    """Run stages with torch, compiled by ``torch.compile`` once for each shape of samples.
+
+    It is meant for networks of convolutions and many samples on a GPU, where it has not been run
+    yet. Compiling takes up to some minutes, and needs Triton on a GPU and a C++ compiler on a CPU.
+    All batches but those of one sample are filled up to one size, so that two forms are compiled
+    for each shape.
+
+    Parameters
+    ----------
+    stages, layers, pooling, **settings
+        As for :class:`Engine`.
+    """
+
+    runtime = "compile"
+    falls_back = False
+    fills_up = True
+    fuses = False  # the compiler does
+    backend = "inductor"  # of torch.compile
+
+    def __init__(self, stages, layers, pooling="avg", **settings):
+        super().__init__(stages, layers, pooling, **settings)
+        if self.modality.has_tokens:
+            raise ValueError(
+                f"engine='compile' cannot run backbone {self.name!r}: texts differ in length, and "
+                "each length would be compiled. Use engine='torch'."
+            )
+        self.compiled: list[Any] = []  # modules
+
+    def prepare(self, batch: torch.Tensor) -> None:
+        if not self.compiled:
+            super().prepare(batch)
+            # Hooks that measure activations are on other modules than those that are compiled.
+            twins = [_twin(made) for made in self.prepared]
+            settings: dict = {"dynamic": False, "backend": self.backend}
+            self.compiled = [torch.compile(twin, **settings) for twin in twins]
+        try:
+            self.forward(batch)
+        except Exception as error:  # of any type, since it comes from compilers
+            why = f"{type(error).__name__}: {error}"[:_LONGEST]
+            raise ValueError(
+                f"engine='compile' cannot run backbone {self.name!r} on {self.device}: it needs "
+                "Triton on a GPU and a C++ compiler on a CPU, and a network that torch.compile "
+                f"takes ({why}). Use engine='torch'."
+            ) from error
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        dtype = torch.bfloat16 if self.casts else None
+        return self.run_modules(self.compiled or self.prepared, batch, dtype)
+
+    def modules(self) -> Iterable[nn.Module]:
+        return [module for segment in self._reference for module in segment.modules()]
+
+    @property
+    def needs_check(self) -> bool:
+        return True
+
+    @property
+    def _reference(self) -> list:
+        """The modules whose features those of the compiled ones are compared with."""
+        return self.segments if self.device.type == "cpu" else self.prepared
+
+    def _run_exactly(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.run_modules(self._reference, batch, torch.float32)
+
+    def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        return self(batch) if len(batch) == 1 else super()._run_filled(batch, size)
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Copy a module and share its tensors."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
