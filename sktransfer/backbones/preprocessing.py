@@ -65,7 +65,7 @@ class ImagePreprocessing:
 
         Returns
         -------
-        Tensor of shape (3, *crop)
+        Tensor of shape (3, height, width) of the crop
             In the type of the image; of a uint8 image a quarter of the bytes of the scaled one.
         """
         x = self._resize(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
@@ -77,12 +77,12 @@ class ImagePreprocessing:
 
         Parameters
         ----------
-        x : Tensor of shape (3, *crop)
+        x : Tensor of shape (3, height, width) of the crop
             From :meth:`resized`.
 
         Returns
         -------
-        Tensor of shape (3, *crop), float32
+        Tensor of shape (3, height, width) of the crop, float32
         """
         return scale(x, self.mean, self.std)
 
