@@ -57,6 +57,10 @@ class BackboneEstimator(BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
 
     backbone: Any
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    truncated_rate_: float
+    oov_rate_: float
 
     _parameter_constraints: dict = {
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],

@@ -250,7 +250,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Return the samples of a collection of Dask that a fit uses."""
         return X.compute() if self._learns() else first_sample(X)
 
-    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
         """Fit to samples and transform them; with ``n_components`` they are run once.
 
         Parameters
@@ -267,7 +267,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         tables = self._fit_columns(X, y)
         return self.transform(X) if tables is None else self._side_by_side(tables)
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any) -> Any:
         """Run samples through the network up to the layer and pool its output.
 
         Parameters

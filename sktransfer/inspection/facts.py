@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .duplicates import NearDuplicates
-from .label_issues import LabelIssues
 from .metrics import Bin, Score
 from .page import Shown
 
@@ -111,7 +110,7 @@ class Report:
     labels: list[str]
     confused: list[Confused]
     worst: list[Case]
-    issues: LabelIssues | None
+    issues: Any
     issue_cases: list[Case]
     costs: dict[str, str]
     file: str

@@ -238,9 +238,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         start = time.perf_counter()
         study = self._study(X, y, sample_weight)
         until = None if self.time_budget is None else start + self.time_budget
-        self.search_: list[dict] | None = None
-        self.members_: list[str] | None = None
-        self.weights_: np.ndarray | None = None
+        # None or not by the strategy, which a type checker cannot know.
+        self.search_: Any = None
+        self.members_: Any = None
+        self.weights_: Any = None
         if self.strategy == "auto":
             self.strategy_, self.estimator_ = "blend", self._blend(study, X_unlabelled, until)
             weights = self.estimator_.weights
