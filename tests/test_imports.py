@@ -30,6 +30,14 @@ def test_features_of_the_default_backbone_load_few_libraries():
     assert not {"torchvision", "skorch", "sympy", "matplotlib"} & loaded
 
 
+def test_the_extractor_loads_few_modules_of_scikit_learn():
+    code = "from sktransfer import PretrainedFeatureExtractor\nimport sys\nprint(*sys.modules)"
+    loaded = set(run_python(code).split())
+    assert "sklearn.linear_model" in loaded
+    rare = {"sklearn.decomposition", "sklearn.feature_extraction.text", "sklearn.dummy"}
+    assert not rare & loaded
+
+
 @pytest.mark.parametrize("name", sktransfer.__all__)
 def test_public_names_are_those_of_their_packages(name):
     package = sktransfer._PACKAGE_OF[name]

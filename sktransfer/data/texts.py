@@ -5,10 +5,10 @@ from __future__ import annotations
 import reprlib
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xxhash
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils import check_array
 
 from .base import UnreadableSamplesError, unwrap_column
@@ -47,7 +47,9 @@ class TextModality(Modality):
     def parts(self, sample: str) -> TextParts:
         return TextParts(self.read(sample))
 
-    def vectorizer(self) -> TfidfVectorizer:
+    def vectorizer(self) -> Any:
+        from sklearn.feature_extraction.text import TfidfVectorizer  # not at every import
+
         return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
 
     def set_tags(self, input_tags, *, from_table: bool = False) -> None:

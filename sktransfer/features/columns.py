@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
@@ -102,7 +101,7 @@ class SeveralColumns(SeveralBlocks):
             (bad if bad is not None else {}).setdefault(place, label + cause)
         return _Table(features, rows, n)
 
-    def _learn(self, features: np.ndarray) -> PCA:
+    def _learn(self, features: np.ndarray) -> Any:
         """Learn the principal components of the rows that could be computed."""
         features = features[~np.isnan(features).any(axis=1)]
         # Both give the same components, without random numbers.
@@ -113,6 +112,8 @@ class SeveralColumns(SeveralBlocks):
                 f"n_components={self.n_components}: {features.shape[0]} samples of "
                 f"{features.shape[1]} features have at most {most} components."
             )
+        from sklearn.decomposition import PCA  # not when the package is imported
+
         return PCA(self.n_components, svd_solver=solver).fit(features)
 
     def _side_by_side(self, tables: list[_Table]) -> np.ndarray:
@@ -121,7 +122,7 @@ class SeveralColumns(SeveralBlocks):
         # A single block is not copied, which would need twice the memory of the output.
         return parts[0] if len(parts) == 1 else np.hstack(parts)
 
-    def _filled(self, table: _Table, pca: PCA | None) -> np.ndarray:
+    def _filled(self, table: _Table, pca: Any) -> np.ndarray:
         """Return the output of a column, with a row for each missing cell."""
         features = table.features if pca is None else _components(table.features, pca)
         if table.rows is None:
@@ -156,7 +157,7 @@ class SeveralColumns(SeveralBlocks):
         raise NotImplementedError
 
 
-def _components(features: np.ndarray, pca: PCA) -> np.ndarray:
+def _components(features: np.ndarray, pca: Any) -> np.ndarray:
     """Return the components of each row; NaN for rows with NaN."""
     readable = ~np.isnan(features).any(axis=1)
     found = np.full((len(features), pca.n_components_), np.nan, np.float32)

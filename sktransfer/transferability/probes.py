@@ -7,7 +7,6 @@ import warnings
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
-from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.multiclass import check_classification_targets
@@ -140,6 +139,8 @@ class LinearProbe(ClassifierMixin, _Probe):
         self.C_ = self._choose_penalty(X, y, counts, sample_weight)
         model = LogisticRegression(C=self.C_, max_iter=self.max_iter)
         if len(counts) == 1:
+            from sklearn.dummy import DummyClassifier  # rare
+
             model = DummyClassifier()
         self.model_ = model.fit(X, y, sample_weight=sample_weight)
         return self
