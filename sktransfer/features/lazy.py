@@ -62,7 +62,7 @@ def transform_lazily(extractor, X):
         return _array(X, function, extractor._n_features_out)
     if hasattr(X, "head"):
         names = extractor.get_feature_names_out()
-        return X.map_partitions(_frame, function, names, meta=_empty(names))
+        return X.map_partitions(_frame, function=function, names=names, meta=_empty(names))
     return X.map_partitions(_list, function)
 
 
