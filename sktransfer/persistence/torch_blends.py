@@ -18,7 +18,7 @@ from ..selection.tuned import TunedMember
 from ..transferability import LinearProbe, RidgeProbe
 from .torch_networks import Exportable, Then, TunedOutputs, make_networks
 
-__all__ = ["as_linear", "export_blend"]
+__all__ = ["AffineScores", "as_linear", "export_blend"]
 
 
 class AffineScores(nn.Module):

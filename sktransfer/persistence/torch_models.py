@@ -13,7 +13,7 @@ from ..data import NumericTarget
 from ..features import PretrainedClassifier, PretrainedFeatureExtractor
 from ..finetuning.base import TunedEstimator
 from ..selection import TransferClassifier, TransferRegressor
-from .torch_blends import export_blend
+from .torch_blends import AffineScores, export_blend
 from .torch_networks import Exportable, Then, TunedOutputs, make_networks
 
 __all__ = ["exportable"]
@@ -54,7 +54,21 @@ class _SideBySide(nn.Module):
         return torch.cat([outputs[i][j] for i, j in self.order], 1)
 
 
+class _Reduced(nn.Module):
+    """Put blocks side by side, and reduce them by principal components."""
+
+    def __init__(self, blocks: nn.Module, pca: Any):
+        super().__init__()
+        self.blocks = blocks
+        self.scores = AffineScores(pca.components_.T, -(pca.mean_ @ pca.components_.T))
+
+    def forward(self, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
+        return self.scores(self.blocks(outputs)).float()
+
+
 def _extractor(estimator: PretrainedFeatureExtractor, X) -> Exportable:
+    if len(estimator._column_names) > 1:
+        raise ValueError("to_onnx exports extractors of one column of samples.")
     wanted: list[list] = [[] for _ in estimator._sized]
     order = []
     for i, layer, pooling in estimator._blocks:
@@ -62,7 +76,10 @@ def _extractor(estimator: PretrainedFeatureExtractor, X) -> Exportable:
         wanted[i].append((layer, pooling))
     pairs = list(zip(estimator._sized, wanted, strict=True))
     sources, networks = make_networks(estimator, pairs, X)
-    return Exportable(sources, Then(networks, _SideBySide(order)), "features")
+    then: nn.Module = _SideBySide(order)
+    for pca in getattr(estimator, "pca_", ()):
+        then = _Reduced(then, pca)
+    return Exportable(sources, Then(networks, then), "features")
 
 
 class _DirectUse(nn.Module):

@@ -66,6 +66,7 @@ def assert_same(model, again, X):
 
 
 MODELS = {
+    "components": lambda: features(n_components=3),
     "features": lambda: features(pooling=["avg", "max"], layer=["2", -1]).fit(IMAGES),
     "pipeline": lambda: make_pipeline(features(), StandardScaler(), LogisticRegression()),
     "union": lambda: make_pipeline(make_union(features(), features(layer="2")), LinearSVC()),

@@ -90,6 +90,7 @@ MORE = {
     "pipeline": lambda: make_pipeline(features(), StandardScaler(), LogisticRegression()),
     "a function": lambda: features(layer="2", pooling=lambda x: x.flatten(2).amax(2)),
     "features": lambda: features(layer=["2", -1], pooling=["avg", "max"], image_size=[16, 24]),
+    "components": lambda: features(n_components=3),
     "scores": lambda: make_pipeline(features(), LinearSVC()),
     "another classifier": lambda: make_pipeline(features(), GaussianNB()),
     "own classes": lambda: PretrainedClassifier(tiny_backbone()),
