@@ -80,12 +80,12 @@ def assert_equal(model, path, samples=X, **settings):
 
 
 MODELS = {
-    "direct": lambda: PretrainedClassifier(
-        tiny_backbone(), class_map={"x": "a", "y": [1, 2]}, image_size=[16, 24]
-    ),
     "blend": lambda: TransferClassifier(tiny_backbone(), random_state=0),
 }
 MORE = {
+    "direct": lambda: PretrainedClassifier(
+        tiny_backbone(), class_map={"x": "a", "y": [1, 2]}, image_size=[16, 24]
+    ),
     "tuned": lambda: FineTunedClassifier(tiny_backbone(), trainable="all", **SETTINGS),
     "pipeline": lambda: make_pipeline(features(), StandardScaler(), LogisticRegression()),
     "a function": lambda: features(layer="2", pooling=lambda x: x.flatten(2).amax(2)),
@@ -126,6 +126,7 @@ def test_labels_of_any_type(labels, tmp_path):
     assert_equal(model, tmp_path / "model.onnx")
 
 
+@pytest.mark.sweep
 def test_several_labels_a_sample(tmp_path):
     y = np.random.default_rng(0).integers(0, 2, (12, 4))
     model = FineTunedClassifier(tiny_backbone(), **SETTINGS).fit(X, y)
