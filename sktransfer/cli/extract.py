@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Annotated
 
 import typer
@@ -89,7 +90,8 @@ def _executor(scheduler: str | None, workers: int) -> Iterator:
         with _client(scheduler) as client:
             yield client
     elif workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        # A fork of a process with threads, as torch has, can wait for a lock for ever.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             yield pool
     else:
         yield None

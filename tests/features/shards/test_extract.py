@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import itertools
+import multiprocessing
 import os
 import pickle
 import sys
@@ -393,7 +394,8 @@ def test_threads_and_processes_write_the_same_bytes(source, tmp_path):
     run(tmp_path / "one", source, keep="label")
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         run(tmp_path / "threads", source, keep="label", executor=threads)
-    with concurrent.futures.ProcessPoolExecutor(1) as processes:
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as processes:
         run(tmp_path / "processes", source, keep="label", executor=processes)
         made = PretrainedFeatureExtractor(Threads())
         extract_to(tmp_path / "n", made, source=np.ones((1, 3)), executor=processes)
