@@ -19,6 +19,12 @@ torch.set_num_threads(1)
 _SWEEP = pytest.StashKey[list]()
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 def pytest_addoption(parser):
     parser.addoption("--sweep-table", help="file for the table of the sweep, in CSV")
 

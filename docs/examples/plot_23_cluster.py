@@ -24,8 +24,8 @@ for name, image in {"brick": data.brick(), "grass": data.grass(), "gravel": data
         Image.fromarray(patch).save(folder / "images" / name / f"{i:02}.png")
 
 # %%
-# The network is loaded once in each process. A task ships a name, and not the network. The workers of
-# this example are threads; for a cluster that exists, pass ``Client("tcp://address:8786")``.
+# The network is loaded once in each process. A task ships a name, and not the network. The workers
+# of this example are threads; for a cluster that exists, pass ``Client("tcp://address:8786")``.
 from distributed import Client, LocalCluster
 
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
