@@ -1,9 +1,22 @@
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from sktransfer import register_backbone
 from tests.support import tiny_backbone
+
+
+@pytest.fixture(autouse=True)
+def display():
+    """Undo what commands change for their process: how progress and warnings are shown."""
+    rich = pytest.importorskip("rich")
+    console = rich.get_console()
+    before = console.__dict__.copy()
+    with warnings.catch_warnings():
+        yield
+    console.__dict__ = before
 
 
 @pytest.fixture
