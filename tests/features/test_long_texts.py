@@ -130,6 +130,7 @@ def test_samples_that_are_no_texts_and_other_values_are_refused(path):
         extractor(path, long_texts="split").fit(TEXTS)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_other_runtimes_give_the_features_of_long_texts_too(runtime, path):
     pytest.importorskip(runtime)
