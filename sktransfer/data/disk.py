@@ -133,7 +133,8 @@ def _move(new: Path, place: Path) -> None:
     except OSError:  # the place holds an older, a damaged or another process's folder
         aside = Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent))
     try:
-        os.rename(place, aside / "entry")
+        with contextlib.suppress(FileNotFoundError):  # another process has just moved it aside
+            os.rename(place, aside / "entry")
         os.rename(new, place)
     except OSError:
         if not place.exists():

@@ -9,7 +9,7 @@ from tests.offline import ALLOWED
 from tests.support import TESTS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def this_machine():
     """Connections to other processes of this machine are possible."""
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -19,7 +19,7 @@ def this_machine():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def forked(this_machine):
     """Worker processes are forked from one that has imported the package, which takes seconds."""
     dask = pytest.importorskip("dask")
