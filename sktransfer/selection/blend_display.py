@@ -87,7 +87,7 @@ class BlendDisplay:
         ax.bar_label(self.bars_, fmt="%.2f", padding=3)
         ax.set_yticks(range(len(self.members)), self.members)
         ax.set_ylim(len(self.members) - 0.5, -0.5)
-        ax.margins(x=0.12)
+        ax.margins(x=0.2)
         ax.set_xlabel("weight")
         self.ax_, self.figure_ = ax, ax.figure
         return self
