@@ -353,7 +353,6 @@ def test_hooks_on_what_could_be_folded_run():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # since torch 2.15
 @pytest.mark.parametrize("way", ["script", "trace"])
 def test_compiled_modules_run_whole(way):
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()

@@ -527,7 +527,7 @@ def test_a_folder_that_cannot_be_read_is_a_store_without_entries(tmp_path, monke
         raise PermissionError(13, "Permission denied", "store")
 
     with monkeypatch.context() as patch:
-        for name in ("listdir", "stat", "makedirs", "open"):
+        for name in ("listdir", "stat", "makedirs", "mkdir", "open"):
             patch.setattr(f"sktransfer.features.block_index.os.{name}", refused)
         store = FeatureStore(tmp_path / "store")
         assert store.get("recipe", [b"1"]) == [None] and len(store) == 0

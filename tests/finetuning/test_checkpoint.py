@@ -308,14 +308,26 @@ def write_result(folder, path):
     return content(model)
 
 
+def files_in(folder):
+    """The files of a folder with the times when they were written."""
+    found = []
+    for path in Path(folder).rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a temporary file
+            found.append((path.name, path.stat().st_mtime_ns))
+    return sorted(found)
+
+
 def test_a_process_that_is_killed_leaves_a_training_to_go_on(tmp_path):
     whole = write_result(None, tmp_path / "whole")
     context, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
     ended = []
     for _ in range(3):
         child = context.Process(target=run_fit, args=(tmp_path / "run",))
+        before = files_in(tmp_path / "run")
         child.start()
-        time.sleep(rng.uniform(0.1, 0.5))
+        while child.is_alive() and files_in(tmp_path / "run") == before:  # until it is training
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         ended.append(child.exitcode)

@@ -168,7 +168,9 @@ def brute_h_score(features, y, shrunk):
     means = {c: features[y == c].mean(0) for c in np.unique(y)}
     between = np.cov(np.array([means[label] for label in y]).T, bias=True)
     if not shrunk:
-        return np.trace(np.linalg.pinv(np.cov(features.T, bias=True)) @ between)
+        # The smallest eigenvalue may be 0 but for rounding, which differs between BLAS libraries.
+        inverse = np.linalg.pinv(np.cov(features.T, bias=True), rcond=1e-10, hermitian=True)
+        return np.trace(inverse @ between)
     covariance, alpha = ledoit_wolf(features)
     return np.trace(np.linalg.inv(covariance) @ ((1 - alpha) * between))
 
