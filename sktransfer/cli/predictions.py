@@ -21,6 +21,7 @@ from .output import note, print_rows
 __all__ = ["predict"]
 
 _CHUNK = 64  # samples whose predictions are printed together
+_PROGRESS_FROM = 32  # arguments
 _STDIN = "-"
 
 
@@ -47,7 +48,8 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
-    estimator = _direct(backbone, weights) if model is None else load(model)
+    verbose = int(len(paths) > _PROGRESS_FROM)
+    estimator = _direct(backbone, weights, verbose) if model is None else load(model)
     read = _lines if find_network(estimator).modality.has_tokens else _files
     write = _write_json if as_json else _write_csv if as_csv else _write_table
     predictions = _Predictions(estimator, k)
@@ -57,9 +59,9 @@ def predict(
         raise typer.Exit(1)
 
 
-def _direct(backbone: str, weights: str) -> PretrainedClassifier:
+def _direct(backbone: str, weights: str, verbose: int) -> PretrainedClassifier:
     any_image = np.zeros((1, 8, 8, 3), np.uint8)  # fit checks its kind, and trains nothing
-    return PretrainedClassifier(backbone, weights=weights).fit(any_image)
+    return PretrainedClassifier(backbone, weights=weights, verbose=verbose).fit(any_image)
 
 
 def _all_samples(paths: list[str], read) -> Iterator[str]:

@@ -111,10 +111,18 @@ class BackboneEstimator(BaseEstimator):
         shape = backbone.input_shape
         if shape is not None:
             return noise(shape)
+        sample = samples[0]
+        of, batch = backbone.prepared.get("probe", (None, None))
+        if of is not sample:
+            batch = self._open_probe(sample, backbone)
+            backbone.prepared["probe"] = sample, batch  # a fit asks several times
+        return batch
+
+    def _open_probe(self, sample, backbone: Backbone) -> torch.Tensor:
         try:
-            return open_sample(samples[0], backbone)[None]
+            return open_sample(sample, backbone)[None]
         except Exception as error:
-            raise UnreadableSamplesError([(0, samples[0], error)]) from error
+            raise UnreadableSamplesError([(0, sample, error)]) from error
 
     def _features(
         self, samples, layers: tuple[str, ...], pooling="avg", rows=None

@@ -40,6 +40,20 @@ def test_photographs_are_classified_into_the_classes_of_the_network(photo):
     assert {row[0] for row in rows[1:]} == {str(photo)}
 
 
+def test_a_progress_bar_is_shown_for_many_photographs(photo, monkeypatch):
+    seen = []
+    direct = sktransfer.PretrainedClassifier
+
+    def classifier(*args, verbose, **settings):
+        seen.append(verbose)
+        return direct(*args, **settings)
+
+    monkeypatch.setattr(predictions, "PretrainedClassifier", classifier)
+    run("predict", photo)
+    run("predict", *[photo] * 33)
+    assert seen == [0, 1]
+
+
 @pytest.mark.parametrize("k", ["0", "-1", "x"])
 def test_a_bad_number_of_classes_is_a_usage_error(photo, k):
     assert run("predict", photo, "-k", k).exit_code == 2

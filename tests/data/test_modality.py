@@ -150,7 +150,7 @@ def test_fine_tuning_takes_the_frozen_part_from_the_store(backbone, tmp_path):
     model.set_params(random_state=0).fit(X, y)
     OPENED.clear()
     clone(model).fit(X, y)
-    assert len(OPENED) <= 2  # layers are measured on one sample: in the check, and for the cut
+    assert len(OPENED) <= 1  # the shapes of the layers are measured on one sample
 
 
 def test_a_pipeline_is_cross_validated(backbone, tmp_path):
