@@ -19,10 +19,10 @@ from ..backbones.weights import load_tensors
 from ..backbones.words.vectors import WordVectors
 from ..data import get_modality
 from ..finetuning.tuned import TunedBackbone, TunedNetwork
-from . import vectors
 from .archive import DamagedFileError
 from .kinds import PLAIN
 from .reading import Reader
+from .vectors import read_vectors, write_vectors
 from .writing import KIND, Writer
 
 __all__ = ["NetworkWriter", "read_network"]
@@ -58,7 +58,7 @@ class NetworkWriter:
             record = dataclasses.asdict(network.reference)
             return "reference", record | {"fingerprint": network.fingerprint}
         if isinstance(getattr(network.preprocess, "vectors", None), WordVectors):
-            return "vectors", vectors.write_vectors(writer, network, self.self_contained)
+            return "vectors", write_vectors(writer, network, self.self_contained)
         if _is_published(network):
             return "published", _about(writer, network)
         return "given", _about(writer, network) | _given(writer, network)
@@ -310,5 +310,5 @@ _HOW: dict[str, Callable[[Reader, dict], Any]] = {
     "published": _read_published,
     "reference": _read_reference,
     "tuned": _read_tuned,
-    "vectors": vectors.read_vectors,
+    "vectors": read_vectors,
 }
