@@ -11,9 +11,10 @@ from torch import nn
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.data import NumericTarget, class_target
 from sktransfer.finetuning.loop import WeightedLoss
-from sktransfer.finetuning.watching import constant_loss
+from sktransfer.finetuning.watching import constant_loss, is_worse
 from tests.finetuning.conftest import network
 
+FEW_OF_MANY = 200  # features of vectors of which few samples are given
 SETTINGS = {"trainable": "all", "max_epochs": 5, "random_state": 0}
 
 
@@ -40,6 +41,41 @@ def test_a_loss_that_fell_is_not(data):
         fit((data[0][:5], data[1][:1].repeat(5)))  # one class
 
 
+def few_samples(n):
+    """Two classes of vectors that a linear probe fits exactly."""
+    generator, y = np.random.default_rng(n), np.arange(n) % 2
+    centres = np.random.default_rng(0).normal(size=(2, FEW_OF_MANY)) / 4
+    return (centres[y] + generator.normal(size=(n, FEW_OF_MANY))).astype(np.float32), y
+
+
+def wide_network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(FEW_OF_MANY, 500), nn.ReLU(), nn.Linear(500, 4))
+
+
+@pytest.mark.parametrize("several_labels", [False, True])
+def test_a_loss_that_rose_from_almost_nothing_is_not(several_labels):
+    (X, y), (X_test, y_test) = few_samples(20), few_samples(1000)
+    if several_labels:
+        y, y_test = np.column_stack([y, y]), np.column_stack([y_test, y_test])
+    model = FineTunedClassifier(load_backbone(wide_network()), **SETTINGS)
+    probe = model.set_params(max_epochs=0).fit(X, y).score(X_test, y_test)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_params(max_epochs=10, lr=3e-3, weight_decay=120.0).fit(X, y)
+    watched = dict(model.net_.callbacks_)["watch"]
+    assert watched.initial_loss_ < 0.1 and watched.loss_ > 2 * watched.initial_loss_
+    assert model.score(X, y) == 1 and model.score(X_test, y_test) > probe
+
+
+@pytest.mark.parametrize("lr", [3.0, 10.0])
+def test_a_loss_that_rose_from_almost_nothing_above_chance_is_told(lr):
+    model = FineTunedClassifier(load_backbone(wide_network()), **SETTINGS | {"max_epochs": 1})
+    with pytest.warns(UserWarning, match="did not help: the loss on training samples was 0.0"):
+        model.set_params(lr=lr, batch_size=5).fit(*few_samples(20))
+
+
 def test_predictions_at_chance_are_told(data):
     def head(n_features, n_outputs):
         made = nn.Linear(n_features, n_outputs)
@@ -60,6 +96,22 @@ def test_what_was_better_is_kept_and_said(data):
 def test_numbers_are_watched(data):
     with pytest.warns(UserWarning, match="did not help"):
         fit((data[0], data[0][:, 0]), FineTunedRegressor, lr=10.0)
+
+
+def test_a_loss_of_the_user_is_watched(data):
+    with pytest.warns(UserWarning, match="did not help"):
+        fit(data, lr=10.0, loss=nn.CrossEntropyLoss())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(data, loss=nn.CrossEntropyLoss())
+
+
+@pytest.mark.parametrize("least", [1e-3, 0.1])
+def test_a_loss_is_worse_by_more_than_rounding(least):
+    assert not is_worse(0.0, least, least)
+    assert is_worse(0.0, 1.01 * least, least)
+    assert not is_worse(1.0, 1.02, least)
+    assert is_worse(1.0, 1.03, least)
 
 
 @pytest.mark.parametrize("kind", ["labels", "several labels", "numbers"])
