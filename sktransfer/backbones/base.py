@@ -70,12 +70,12 @@ class Backbone:
         module: nn.Module,
         *,
         modality: str | Modality = "image",
-        preprocess: Callable | None = None,
+        preprocess: Callable[..., Any] | None = None,
         classes: Sequence[str] | None = None,
         class_ids: Sequence[str] | None = None,
         stages: Mapping[str, nn.Module] | None = None,
         loaded_by: tuple[str, str] | None = None,
-        opaque: tuple[Callable, ...] = (),
+        opaque: tuple[Callable[..., Any], ...] = (),
         heads: Sequence[str] = (),
         penultimate: str | None = None,
     ):
@@ -100,7 +100,7 @@ class Backbone:
         # Values made from the network: stages, descriptions of layers, engines, copies for other
         # image sizes. They are kept here and not in a global table, so that they are freed with
         # the backbone.
-        self.prepared: dict = {}
+        self.prepared: dict[str, Any] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -214,22 +214,22 @@ class Backbone:
     def __sklearn_clone__(self) -> Backbone:
         return self
 
-    def __deepcopy__(self, memo) -> Backbone:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         return self
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return the reference and the fingerprint, or all attributes without a reference."""
         if self.reference is not None:
             return {"reference": self.reference, "_fingerprint": self.fingerprint}
         return self.__dict__ | {"_fingerprint": self.fingerprint, "prepared": {}}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         # A pickle calls the reference itself. Other formats, such as that of skops, keep the state.
         if "module" not in state:
             state = state["reference"].load(state["_fingerprint"]).__dict__
         self.__dict__.update(state)
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         if self.reference is None:
             return super().__reduce_ex__(protocol)
         return self.reference.load, (self.fingerprint,)

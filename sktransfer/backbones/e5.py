@@ -44,7 +44,7 @@ _BEFORE = {
 _WORDS = "embeddings.word_embeddings.weight"
 
 
-def load_e5(name: str, weights, *, download: bool = True) -> Backbone:
+def load_e5(name: str, weights: str | None, *, download: bool = True) -> Backbone:
     """Load multilingual-e5-small (Wang et al. 2024, arXiv:2402.05672) with weights of 4 bits.
 
     Nothing of the package is imported: its file is read, after its SHA-256 was compared.
@@ -79,9 +79,9 @@ def load_e5(name: str, weights, *, download: bool = True) -> Backbone:
     "sentence". In a run of characters that the vocabulary lacks, the tokenizer that the network was
     trained with counts one token, as here, and the package's own engine one for each.
     """
-    is_own = weights not in ("default", None)
-    path = Path(weights) if is_own else _file_of_package(name)
-    if not is_own:
+    own = None if weights in ("default", None) else weights
+    path = _file_of_package(name) if own is None else Path(own)
+    if own is None:
         check_sha256(path, _SHA256)
     file = read_q4(path)
     model = _model(file, trained=weights is not None)

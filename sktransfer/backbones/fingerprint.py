@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ _LIBRARIES = frozenset(
     ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "tokenizers"]
 ) | {"torch", "torchvision", "transformers"}
 
-_PLAIN: tuple[type, ...] = (
+_PLAIN: tuple[type[Any], ...] = (
     bool,
     int,
     float,
@@ -63,7 +64,7 @@ def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None
     return _Describer(lenient=True).fingerprint(module, stages)
 
 
-def describe(item) -> str:
+def describe(item: Any) -> str:
     """Describe a callable or value by its content, for a cache key.
 
     Parameters
@@ -284,7 +285,7 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def is_library(item) -> bool:
+def is_library(item: Any) -> bool:
     """Tell whether a function or a class belongs to an installed package, and not to the user.
 
     Parameters

@@ -35,7 +35,7 @@ class SentenceSettings:
     prompt: str = ""
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type[Any] = dict) -> Any:
     """Read a JSON file whose content must be of one type.
 
     Parameters

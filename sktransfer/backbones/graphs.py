@@ -61,7 +61,7 @@ class _Tracer(fx.Tracer):
         return childless or whole or super().is_leaf_module(module, name)
 
 
-def trace(module: nn.Module, opaque: Collection[Callable] = ()) -> fx.Graph:
+def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.Graph:
     """Trace a network into a graph of operations, in which childless modules stay whole.
 
     Only the first argument of ``forward`` is an input. The others have their default values, and
@@ -100,7 +100,7 @@ def _defaults(module: nn.Module) -> dict:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def modules_around(node: fx.Node) -> list[tuple[str, str, type]]:
+def modules_around(node: fx.Node) -> list[tuple[str, str, type[Any]]]:
     """Return path, qualified name and class of the modules that a node is computed in.
 
     The outermost comes first. The path of a second call of a module differs from its name.

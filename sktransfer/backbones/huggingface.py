@@ -32,7 +32,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*-vocab.
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def load_minilm(name: str, weights, *, download: bool = True) -> Backbone:
+def load_minilm(name: str, weights: str | None, *, download: bool = True) -> Backbone:
     """Load all-MiniLM-L6-v2 from the package that contains its files.
 
     Parameters
@@ -63,7 +63,7 @@ def load_minilm(name: str, weights, *, download: bool = True) -> Backbone:
     return _load(name, folder, weights)
 
 
-def load_hf(name: str, weights, *, download: bool = True) -> Backbone:
+def load_hf(name: str, weights: str | None, *, download: bool = True) -> Backbone:
     """Load a sentence encoder from a folder, or by its name on the Hugging Face hub.
 
     The vectors of tokens are pooled as the folder's configuration for sentence-transformers says.
@@ -194,7 +194,7 @@ def _model(name: str, folder: Path, weights) -> nn.Module:
         return _plain(random_weights(lambda: AutoModel.from_config(config)), read_json(file))
 
 
-def make_bert(**settings) -> nn.Module:
+def make_bert(**settings: Any) -> nn.Module:
     """Build the encoder of BERT with random weights.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -22,7 +23,7 @@ def imagenet_classes() -> tuple[str, ...]:
     return unique_names(text.splitlines(), imagenet_ids())
 
 
-def unique_names(names, ids) -> tuple[str, ...]:
+def unique_names(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
     """Add the id to names that occur more than once, so that classes stay distinct."""
     count = Counter(names)
     pairs = zip(names, ids, strict=True)

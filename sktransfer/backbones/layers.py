@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from numbers import Integral
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 
-def list_layers(backbone) -> list[str]:
+def list_layers(backbone: Any) -> list[str]:
     """Name the places at which a backbone can be cut, from the input to the output.
 
     Parameters

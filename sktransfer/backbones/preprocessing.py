@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,10 +179,10 @@ class TransformPreprocessing:
     modality : Modality
     """
 
-    transform: Callable
+    transform: Callable[..., Any]
     modality: Modality
 
-    def __call__(self, opened) -> torch.Tensor:
+    def __call__(self, opened: Any) -> torch.Tensor:
         made = self.transform(self.modality.for_transform(opened))
         if not self.modality.has_tokens:
             return torch.as_tensor(made, dtype=torch.float32)
@@ -190,7 +191,9 @@ class TransformPreprocessing:
         return ids if ids.shape != (0,) else torch.zeros(1, dtype=torch.int64)
 
 
-def as_preprocessing(preprocess: Callable | None, modality: Modality) -> Callable | None:
+def as_preprocessing(
+    preprocess: Callable[..., Any] | None, modality: Modality
+) -> Callable[..., Any] | None:
     """Return the preprocessing for a transform given by a user.
 
     Parameters

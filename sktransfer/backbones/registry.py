@@ -8,9 +8,10 @@ import importlib.util
 import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -54,7 +55,7 @@ _MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
 # The last two backbones loaded by name. Estimators share them, since they are never changed. A
 # grid search deletes each fitted estimator before it fits the next one; without this table the
 # weights would be read again for each fit.
-_SHARED: dict[tuple, Backbone] = {}
+_SHARED: dict[tuple[Any, ...], Backbone] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Reference:
         return backbone
 
 
-def modality_of(backbone) -> Modality:
+def modality_of(backbone: Any) -> Modality:
     """Return the modality of a backbone before it is loaded.
 
     Parameters
@@ -159,7 +160,9 @@ def _with_torchvision() -> dict[str, Callable[..., Backbone]]:
     return _REGISTRY
 
 
-def register_backbone(name: str, factory: Callable | None = None, **settings):
+def register_backbone(
+    name: str, factory: Callable[..., Any] | None = None, **settings: Any
+) -> Callable[..., Any]:
     """Give a network a name, so that estimators know it and pickle it by reference.
 
     Parameters
@@ -213,14 +216,14 @@ def register_backbone(name: str, factory: Callable | None = None, **settings):
 
 
 def load_backbone(
-    backbone: str | nn.Module | Callable | Backbone,
+    backbone: str | nn.Module | Callable[..., Any] | Backbone,
     *,
     weights: str | Path | None = "default",
     image_size: int | None = None,
     long_texts: str | None = None,
-    preprocess: Callable | None = None,
-    stages=None,
-    classes=None,
+    preprocess: Callable[..., Any] | None = None,
+    stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
+    classes: Sequence[str] | None = None,
     modality: str | Modality | None = None,
     name: str | None = None,
     download: bool = True,
@@ -282,7 +285,12 @@ def load_backbone(
     >>> load_backbone("efficientnet_lite0")
     <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
     """
-    own = {"preprocess": preprocess, "stages": stages, "classes": classes, "name": name}
+    own: dict[str, Any] = {
+        "preprocess": preprocess,
+        "stages": stages,
+        "classes": classes,
+        "name": name,
+    }
     own["modality"] = modality
     given = sorted(key for key, value in own.items() if value is not None)
     if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):

@@ -32,7 +32,7 @@ def timm_names() -> list[str]:
     return [f"timm:{name}" for name in _timm().list_models()]
 
 
-def load_timm(name: str, weights, *, download: bool = True) -> Backbone:
+def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
     """Load a network of timm with its published, local or random weights.
 
     timm downloads published weights to its own folder. ``download`` is False when a pickle is

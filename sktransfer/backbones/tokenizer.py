@@ -184,7 +184,7 @@ class TokenizerPreprocessing:
             self._ready = _tokenizer_from(self.tokenizer, self.max_length)
         return self._ready
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return the parameters, from which the tokenizer is made again."""
         return self.__dict__ | {"_ready": None}
 

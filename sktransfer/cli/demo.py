@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rich.box
@@ -29,7 +30,7 @@ LAYERS = ["blocks.4", "blocks.9", "blocks.14", None]
 
 # Images of 8 x 8 pixels have no detail that an input of 224 x 224 would show. Digits differ in the
 # position of strokes, so the features of all positions are kept instead of their average.
-SETTINGS = {"image_size": 64, "pooling": "flatten"}
+SETTINGS: dict[str, Any] = {"image_size": 64, "pooling": "flatten"}
 
 # The program of the new process. Its only argument is the folder.
 READER = """
@@ -149,7 +150,7 @@ class Digits:
         result = f"{len(self.y):,} digits, {len(LAYERS)} layers, {self.store.nbytes / 1e6:.0f} MB"
         return Row("Features of all digits", result, time.perf_counter() - start)
 
-    def extractor(self, **settings):
+    def extractor(self, **settings: Any) -> Any:
         from ..features import PretrainedFeatureExtractor
 
         return PretrainedFeatureExtractor(memory=self.store, **SETTINGS, **settings)
@@ -163,7 +164,7 @@ class Digits:
         )
         return list(splitter.split(self.y, self.y))
 
-    def searches(self) -> dict:
+    def searches(self) -> dict[str, Any]:
         """Make two searches over the same classifiers, without and with the network."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV
@@ -185,7 +186,7 @@ class Digits:
             ),
         }
 
-    def fit_with_bar(self, name: str, search) -> tuple[float, float]:
+    def fit_with_bar(self, name: str, search: Any) -> tuple[float, float]:
         """Evaluate a search on the first draw, with a progress bar of scikit-learn."""
         from sklearn.callback import ProgressBar
         from sklearn.model_selection import ParameterGrid
@@ -196,7 +197,7 @@ class Digits:
         search.set_callbacks()
         return result
 
-    def evaluate(self, search, draw) -> tuple[float, float]:
+    def evaluate(self, search: Any, draw: Any) -> tuple[float, float]:
         """Return the test accuracy and the seconds of fitting and predicting."""
         train, test = draw
         start = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import rich
 from rich.console import Console
@@ -14,7 +15,10 @@ __all__ = ["note", "print_rows", "results_on_stdout"]
 
 
 def print_rows(
-    names: Sequence[str], rows: Iterable[Sequence], right: Sequence[int] = (), grouped: bool = False
+    names: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[int] = (),
+    grouped: bool = False,
 ) -> None:
     """Print a table in a terminal; whole lines with tabs, and no markup, into a pipe or a file.
 

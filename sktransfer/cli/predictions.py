@@ -8,20 +8,20 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from ..data import UnreadableSamplesError, list_files
-from ..features import PretrainedClassifier, find_network
+from ..features import PretrainedClassifier, find_network, progress
 from ..persistence import load
 from .output import note, print_rows
 
 __all__ = ["predict"]
 
 _CHUNK = 64  # samples whose predictions are printed together
-_PROGRESS_FROM = 32  # arguments
+_PROGRESS_FROM = 32  # samples
 _STDIN = "-"
 
 
@@ -48,20 +48,36 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
-    verbose = int(len(paths) > _PROGRESS_FROM)
-    estimator = _direct(backbone, weights, verbose) if model is None else load(model)
+    estimator = _direct(backbone, weights) if model is None else _quiet(load(model))
     read = _lines if find_network(estimator).modality.has_tokens else _files
     write = _write_json if as_json else _write_csv if as_csv else _write_table
     predictions = _Predictions(estimator, k)
-    write(predictions.of(_all_samples(paths, read)))
+    samples = _all_samples(paths, read)
+    if write is _write_table:  # of all samples; lines are printed as they are found
+        samples = _with_bar(list(samples))
+    write(predictions.of(samples))
     if predictions.n_failed:
         note(f"{predictions.n_failed} of {predictions.n_seen} could not be read.")
         raise typer.Exit(1)
 
 
-def _direct(backbone: str, weights: str, verbose: int) -> PretrainedClassifier:
+def _direct(backbone: str, weights: str) -> PretrainedClassifier:
     any_image = np.zeros((1, 8, 8, 3), np.uint8)  # fit checks its kind, and trains nothing
-    return PretrainedClassifier(backbone, weights=weights, verbose=verbose).fit(any_image)
+    return PretrainedClassifier(backbone, weights=weights).fit(any_image)
+
+
+def _quiet(estimator: Any) -> Any:
+    """Return an estimator that draws no bar for each chunk of samples."""
+    find_network(estimator).step.set_params(verbose=0)
+    return estimator
+
+
+def _with_bar(samples: list[str]) -> Iterator[str]:
+    """Return samples, and show how many of them were taken if there are many."""
+    with progress("predictions", len(samples), len(samples) > _PROGRESS_FROM) as advance:
+        for sample in samples:
+            yield sample
+            advance(1)
 
 
 def _all_samples(paths: list[str], read) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,9 @@ class Columns:
 class Source:
     """Samples with labels, and those that the source itself keeps for testing."""
 
-    X: list
+    X: list[Any]
     y: np.ndarray
-    X_test: list | None = None
+    X_test: list[Any] | None = None
     y_test: np.ndarray | None = None
 
 

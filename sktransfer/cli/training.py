@@ -73,7 +73,7 @@ def train(
             note(f"Training on all {len(samples.X)} samples.")
             model.fit(samples.X, samples.y)
     _print_choice(model)
-    save(model, output)
+    save(model.set_params(verbose=0), output)
     seconds = time.perf_counter() - start
     print(f"saved {output} ({output.stat().st_size / 1e6:.1f} MB) after {seconds:.0f} s")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from sklearn.utils import check_array
+from sklearn.utils import InputTags, check_array
 
 from .base import digest_array, plain_array
 from .modality import Modality, register_modality
@@ -20,7 +21,13 @@ class ArrayModality(Modality):
     name = "array"
     noun = "arrays"
 
-    def check(self, X, *, image_shape=None, validate: Callable = check_array) -> np.ndarray:
+    def check(
+        self,
+        X: Any,
+        *,
+        image_shape: tuple[int, ...] | None = None,
+        validate: Callable[..., Any] = check_array,
+    ) -> np.ndarray:
         if hasattr(X, "detach"):  # a tensor
             X = X.detach().cpu().numpy()
         if np.ma.isMaskedArray(X):
@@ -33,7 +40,7 @@ class ArrayModality(Modality):
     def parts(self, sample: np.ndarray) -> NumberParts:
         return NumberParts(np.asarray(self.read(sample), np.float32))
 
-    def set_tags(self, input_tags, *, from_table: bool = False) -> None:
+    def set_tags(self, input_tags: InputTags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = True
         input_tags.three_d_array = input_tags.string = False
 

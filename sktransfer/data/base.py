@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -47,10 +48,10 @@ class UnreadableSamplesError(ValueError):
         head += f" of {name}" if name else ""
         super().__init__("\n  ".join([f"{head} could not be read:", *_lines(problems)]))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems, self.name)
 
-    def among(self, rows, name: str = "") -> UnreadableSamplesError:
+    def among(self, rows: Sequence[int] | np.ndarray, name: str = "") -> UnreadableSamplesError:
         """Return the error with positions in the list from which the samples were selected.
 
         Parameters
@@ -91,7 +92,7 @@ def shorten(text: str, longest: int) -> str:
     return text[: longest - 1 - end] + "…" + text[-end:]
 
 
-def short_name(sample) -> str:
+def short_name(sample: Any) -> str:
     """Describe a sample in a message: the name of its file, or its type and size."""
     if isinstance(sample, str | os.PathLike):
         return repr(shorten(os.fspath(sample), _LONGEST_NAME))
@@ -111,7 +112,7 @@ def _reason(why: Exception) -> str:
     return str(why) or type(why).__name__
 
 
-def unwrap_column(X):
+def unwrap_column(X: Any) -> Any:
     """Convert the single column of a table, or an array of another library.
 
     Parameters
@@ -185,7 +186,7 @@ def digest_array(array: np.ndarray) -> bytes:
 
 
 @contextlib.contextmanager
-def named_among(rows, name: str = ""):
+def named_among(rows: Sequence[int] | np.ndarray, name: str = "") -> Iterator[None]:
     """Change the positions in an error about selected samples to those among all samples.
 
     Parameters
@@ -201,7 +202,7 @@ def named_among(rows, name: str = ""):
         raise error.among(rows, name) from error.__cause__
 
 
-def take(samples: Sequence, rows) -> Sequence:
+def take(samples: Any, rows: Any) -> Sequence[Any]:
     """Select samples by position.
 
     Parameters

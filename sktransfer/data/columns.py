@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Number
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from .base import unwrap_column
 __all__ = ["split_columns", "without_missing"]
 
 
-def split_columns(X) -> dict:
+def split_columns(X: Any) -> dict[str | int, Any]:
     """Take a table of samples apart.
 
     Parameters
@@ -53,7 +54,7 @@ def _is_numeric(column) -> bool:
     return isinstance(first, Number)
 
 
-def without_missing(X) -> tuple:
+def without_missing(X: Any) -> tuple[Any, ...]:
     """Leave out the missing cells of a column.
 
     Parameters

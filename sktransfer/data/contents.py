@@ -11,7 +11,9 @@ import re
 import stat
 import threading
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
@@ -52,7 +54,7 @@ def has_scheme(name: str) -> bool:
     return _SCHEME.match(name) is not None
 
 
-def is_encoded(sample) -> bool:
+def is_encoded(sample: object) -> bool:
     """Tell whether a sample is the name or the content of an image file.
 
     Parameters
@@ -66,7 +68,7 @@ def is_encoded(sample) -> bool:
     return any(test(sample) for test, _ in _READERS)
 
 
-def read_encoded(sample) -> Encoded:
+def read_encoded(sample: Any) -> Encoded:
     """Read an encoded image into memory.
 
     Parameters
@@ -115,7 +117,7 @@ def _read_file(path: str | os.PathLike) -> bytes:
         raise _with_hint(error, os.fsdecode(path)) from None
 
 
-def open_locally(name: str | os.PathLike):
+def open_locally(name: str | os.PathLike[str]) -> BufferedReader:
     """Open a file of this machine, without waiting if it is a pipe.
 
     Parameters
@@ -263,7 +265,7 @@ def _can_be_opened(sample) -> bool:
     return hasattr(sample, "open") and not is_image
 
 
-_READERS: list[tuple[Callable, Callable]] = [
+_READERS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (lambda sample: isinstance(sample, str | os.PathLike), _read_name),
     (_is_bytes, _read_bytes),
     (_has_content, _read_dict),

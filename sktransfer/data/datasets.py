@@ -14,8 +14,8 @@ _LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls")
 
 
 def from_dataset(
-    dataset, *, image: str | int | None = None, label: str | int | None = None
-) -> tuple[list, np.ndarray]:
+    dataset: Any, *, image: str | int | None = None, label: str | int | None = None
+) -> tuple[list[Any], np.ndarray]:
     """Take images and labels out of a dataset, such as those of torchvision and Hugging Face.
 
     Parameters

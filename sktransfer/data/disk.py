@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -21,7 +22,7 @@ class CacheError(Exception):
     """An entry of a cache could not be written."""
 
 
-def checksum(*parts) -> bytes:
+def checksum(*parts: Any) -> bytes:
     """Compute the checksum of bytes that are kept in a cache.
 
     Parameters
@@ -83,7 +84,7 @@ def new_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def replace_file(path: Path, *parts) -> None:
+def replace_file(path: Path, *parts: bytes) -> None:
     """Write a file such that readers find the old content or the new one, also after a crash.
 
     Parameters

@@ -19,7 +19,7 @@ _BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems
 
 
 def load_image_folder(
-    folder: str | os.PathLike, *, split: str | None = None, on_error: str = "raise"
+    folder: str | os.PathLike[str], *, split: str | None = None, on_error: str = "raise"
 ) -> tuple[list[str], np.ndarray]:
     """List the images of a folder that has a sub-folder for each class.
 
@@ -75,7 +75,7 @@ def load_image_folder(
     return [file for file, _ in files], np.array([name for _, name in files])
 
 
-def list_splits(folder: str | os.PathLike) -> list[str]:
+def list_splits(folder: str | os.PathLike[str]) -> list[str]:
     """List the sub-folders of a folder if they are splits, such as "train" and "test".
 
     Parameters
@@ -92,7 +92,7 @@ def list_splits(folder: str | os.PathLike) -> list[str]:
     return [entry.name for entry in folders] if are_splits else []
 
 
-def list_files(folder: str | os.PathLike) -> list[str]:
+def list_files(folder: str | os.PathLike[str]) -> list[str]:
     """List the files of a folder and of its sub-folders.
 
     Parameters

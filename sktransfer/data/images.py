@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,7 +48,13 @@ class ImageModality(Modality):
     takes_augment = True
     takes_files = True
 
-    def check(self, X, *, image_shape=None, validate: Callable = check_array) -> list:
+    def check(
+        self,
+        X: Any,
+        *,
+        image_shape: tuple[int, ...] | None = None,
+        validate: Callable[..., Any] = check_array,
+    ) -> list[Any]:
         if image_shape is None:
             return as_samples(X)
         shape = check_image_shape(image_shape)
@@ -59,16 +66,16 @@ class ImageModality(Modality):
             ) from error
         return as_samples(X, shape)
 
-    def read(self, sample):
+    def read(self, sample: Any) -> Any:
         return read_image(sample)
 
-    def digest(self, sample) -> bytes:
+    def digest(self, sample: Any) -> bytes:
         return digest(sample)
 
-    def open(self, sample) -> np.ndarray:
+    def open(self, sample: Any) -> np.ndarray:
         return open_image(sample)
 
-    def side(self, sample) -> int | None:
+    def side(self, sample: Any) -> int | None:
         return shorter_side(sample)
 
     def for_transform(self, opened: np.ndarray) -> Image.Image:
@@ -76,19 +83,19 @@ class ImageModality(Modality):
             opened = (opened * 255).round().astype(np.uint8)
         return Image.fromarray(opened)
 
-    def preview(self, sample, side: int = 160) -> Image.Image:
+    def preview(self, sample: Any, side: int = 160) -> Image.Image:
         image = self.for_transform(self.open(self.read(sample)))
         image.thumbnail((side, side))
         return image
 
-    def parts(self, sample) -> ImageParts:
+    def parts(self, sample: Any) -> ImageParts:
         return ImageParts(self.open(self.read(sample)))
 
     def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, 256, (n, *shape[1:], 3), dtype=np.uint8)
 
 
-def check_image_shape(image_shape) -> tuple[int, ...]:
+def check_image_shape(image_shape: Any) -> tuple[int, ...]:
     """Check the parameter ``image_shape``.
 
     Parameters
@@ -116,7 +123,7 @@ def check_image_shape(image_shape) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def as_samples(X, image_shape: tuple[int, ...] | None = None) -> list:
+def as_samples(X: Any, image_shape: tuple[int, ...] | None = None) -> list[Any]:
     """Convert a container of images to a list, without opening the images.
 
     Parameters

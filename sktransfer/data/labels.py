@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -21,9 +24,11 @@ __all__ = [
     "warn_of_one_class",
 ]
 
+_Found = TypeVar("_Found")
+
 
 def check_labels(
-    y, n_samples: int | None = None, *, name: str = "y", for_training: bool = False
+    y: Any, n_samples: int | None = None, *, name: str = "y", for_training: bool = False
 ) -> np.ndarray:
     """Check class labels, one for each sample.
 
@@ -89,7 +94,7 @@ def _one_hot_hint(y: np.ndarray) -> str:
     return " Its rows have a single 1 each: give y.argmax(axis=1)." if is_one_hot else ""
 
 
-def check_target(y, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
+def check_target(y: Any, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
     """Check that a target has a value for every sample, whatever the task is.
 
     Parameters
@@ -186,7 +191,7 @@ def _is_missing_label(label) -> bool:
         return False
 
 
-def check_numbers(y, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
+def check_numbers(y: Any, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
     """Check numbers to regress on.
 
     Parameters
@@ -216,7 +221,7 @@ def _as_floats(y: np.ndarray) -> np.ndarray:
     return check_array(y, dtype=[np.float64, np.float32], ensure_2d=False, input_name="y")
 
 
-def check_weights(sample_weight, n_samples: int) -> np.ndarray:
+def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray:
     """Check the weights of samples.
 
     Parameters
@@ -251,7 +256,7 @@ def _as_weights(sample_weight, n_samples: int) -> np.ndarray:
     return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
 
 
-def naming(name: str, check, *args):
+def naming(name: str, check: Callable[..., _Found], *args: Any) -> _Found:
     """Call a check of scikit-learn whose errors do not say which parameter they are about.
 
     Parameters

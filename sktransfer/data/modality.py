@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import reprlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from sklearn.utils import check_array
+from sklearn.utils import InputTags, check_array
 
 from .parts import Parts
 
@@ -33,7 +34,7 @@ class SampleView(abc.ABC):
         """Return 16 bytes that are equal only for equal views."""
 
     @abc.abstractmethod
-    def open(self):
+    def open(self) -> Any:
         """Return the input of the preprocessing."""
 
 
@@ -91,7 +92,13 @@ class Modality:
     takes_augment: bool = False
     takes_files: bool = False
 
-    def check(self, X, *, image_shape=None, validate: Callable = check_array):
+    def check(
+        self,
+        X: Any,
+        *,
+        image_shape: tuple[int, ...] | None = None,
+        validate: Callable[..., Any] = check_array,
+    ) -> Any:
         """Convert X to a list or an array of samples.
 
         Parameters
@@ -116,7 +123,7 @@ class Modality:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no check.")
 
-    def read(self, sample):
+    def read(self, sample: Any) -> Any:
         """Read a sample into memory if it is the name of a file.
 
         Parameters
@@ -131,7 +138,7 @@ class Modality:
         """
         return sample
 
-    def digest(self, sample) -> bytes:
+    def digest(self, sample: Any) -> bytes:
         """Return a digest of a sample: 16 bytes that are equal only for equal samples.
 
         Parameters
@@ -144,7 +151,7 @@ class Modality:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no digest.")
 
-    def open(self, sample):
+    def open(self, sample: Any) -> Any:
         """Return the input of the preprocessing of a backbone.
 
         Parameters
@@ -158,7 +165,7 @@ class Modality:
         """
         return sample
 
-    def side(self, sample) -> int | None:
+    def side(self, sample: Any) -> int | None:
         """Return the shorter side of a sample in pixels, without decoding it.
 
         Parameters
@@ -172,7 +179,7 @@ class Modality:
         """
         return None
 
-    def for_transform(self, opened):
+    def for_transform(self, opened: Any) -> Any:
         """Convert an opened sample to the input of a transform given by a user.
 
         Parameters
@@ -187,7 +194,7 @@ class Modality:
         """
         return opened
 
-    def preview(self, sample, side: int = 160):
+    def preview(self, sample: Any, side: int = 160) -> Any:
         """Return what shows a sample to a person: a small picture, or a line of text.
 
         Parameters
@@ -208,7 +215,7 @@ class Modality:
         """
         return reprlib.repr(sample)
 
-    def parts(self, sample) -> Parts | None:
+    def parts(self, sample: Any) -> Parts | None:
         """Return the parts of a sample that can be left out one by one.
 
         Parameters
@@ -222,7 +229,7 @@ class Modality:
         """
         return None
 
-    def group(self, tensors: Sequence) -> list[tuple[np.ndarray, Sequence]]:
+    def group(self, tensors: Sequence[Any]) -> list[tuple[np.ndarray, Sequence[Any]]]:
         """Group preprocessed samples by shape.
 
         Parameters
@@ -265,7 +272,9 @@ class Modality:
         """
         return self.batch_size if on_cpu else _BATCH_ON_ACCELERATOR
 
-    def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator):
+    def make_noise(
+        self, n: int, shape: tuple[int, ...], rng: np.random.Generator
+    ) -> np.ndarray | None:
         """Return samples of noise, or None if the modality defines none.
 
         Parameters
@@ -281,7 +290,7 @@ class Modality:
         """
         return None
 
-    def vectorizer(self):
+    def vectorizer(self) -> Any:
         """Return a transformer that makes features of samples without a network.
 
         Returns
@@ -292,7 +301,7 @@ class Modality:
         """
         return None
 
-    def set_tags(self, input_tags, *, from_table: bool = False) -> None:
+    def set_tags(self, input_tags: InputTags, *, from_table: bool = False) -> None:
         """Set the tags of scikit-learn for the types of X.
 
         Parameters

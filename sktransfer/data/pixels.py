@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -30,13 +31,13 @@ __all__ = [
 _STRIP = 2**22  # pixels of an image that are converted at a time
 
 
-def is_tensor(X) -> bool:
+def is_tensor(X: object) -> bool:
     """Tell whether X is a tensor of torch or of a subclass, without importing torch."""
     packages = (cls.__module__.partition(".")[0] for cls in type(X).__mro__)
     return hasattr(X, "detach") and "torch" in packages
 
 
-def tensor_to_images(X) -> np.ndarray:
+def tensor_to_images(X: Any) -> np.ndarray:
     """Convert a tensor ``(…, channels, h, w)`` to an array ``(…, h, w, channels)``."""
     array = X.detach().cpu().numpy()
     return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
@@ -45,7 +46,7 @@ def tensor_to_images(X) -> np.ndarray:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def read_image(sample):
+def read_image(sample: Any) -> Any:
     """Read a sample into memory if it is an encoded image or one of a dataset.
 
     Parameters
@@ -97,7 +98,7 @@ def _not_an_image(content: bytes) -> str:
     return f"not an image ({len(content)} bytes){hint}"
 
 
-def check_header(name: str | os.PathLike) -> None:
+def check_header(name: str | os.PathLike[str]) -> None:
     """Check that a file of this machine begins as an image, without decoding it.
 
     Parameters
@@ -118,7 +119,7 @@ def check_header(name: str | os.PathLike) -> None:
         raise too_many_pixels(str(error)) from error
 
 
-def shorter_side(sample) -> int | None:
+def shorter_side(sample: Any) -> int | None:
     """Return the shorter side of an image in pixels, of an encoded one from its header.
 
     Parameters
@@ -155,7 +156,7 @@ def _encoded_side(sample) -> int | None:
 # -- digest ----------------------------------------------------------------------------------------
 
 
-def digest(sample) -> bytes:
+def digest(sample: Any) -> bytes:
     """Return a digest of an image: 16 bytes that are equal only for equal images.
 
     Parameters
@@ -200,7 +201,7 @@ def _numbers(sample) -> np.ndarray:
 # -- pixels ----------------------------------------------------------------------------------------
 
 
-def open_image(sample) -> np.ndarray:
+def open_image(sample: Any) -> np.ndarray:
     """Convert one image to RGB.
 
     Parameters

@@ -47,7 +47,7 @@ def to_range(array: np.ndarray) -> np.ndarray:
     )
 
 
-def warn_of_mask(low, high) -> None:
+def warn_of_mask(low: float, high: float) -> None:
     """Warn if the values of an image with 8 bits are 0 and 1 only.
 
     Parameters

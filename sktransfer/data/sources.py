@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Item:
 
     __slots__ = ("dataset", "index", "key")
 
-    def __init__(self, dataset, index: int, key=None):
+    def __init__(self, dataset: Any, index: int, key: str | int | None = None):
         self.dataset, self.index, self.key = dataset, index, key
 
     def load(self) -> Loaded:
@@ -56,7 +56,7 @@ class Item:
         return f"item {self.index} of {type(self.dataset).__name__}"
 
 
-def image_of(item, key=None):
+def image_of(item: Any, key: str | int | None = None) -> Any:
     """Return the image in a sample of a dataset.
 
     Parameters
@@ -89,7 +89,7 @@ def _size(sample) -> int:
     return len(sample) if isinstance(sample, bytes | bytearray) else 0
 
 
-def is_dataset(X) -> bool:
+def is_dataset(X: object) -> bool:
     """Tell whether X has samples that can be opened one by one, and is no mapping."""
     has_length = hasattr(X, "__len__") or hasattr(X, "shape")  # arrays of zarr have no len()
     return has_length and hasattr(X, "__getitem__") and not isinstance(X, Mapping | str)
@@ -99,12 +99,12 @@ def _length(X) -> int:
     return int(X.shape[0]) if is_stored_array(X) else len(X)
 
 
-def is_stored_array(X) -> bool:
+def is_stored_array(X: object) -> bool:
     """Tell whether X is an array of another library, such as h5py, zarr and dask."""
     return is_dataset(X) and hasattr(X, "shape") and hasattr(X, "dtype")
 
 
-def as_items(X, key=None) -> list[Item]:
+def as_items(X: Any, key: str | int | None = None) -> list[Item]:
     """List the samples of a dataset without opening them.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,12 @@ _LABEL = ("label", "class", "labels", "target", "y", "category", "class_name")
 
 
 def load_image_table(
-    table,
+    table: Any,
     *,
     image: str | list[str] | None = None,
     label: str | list[str] | None = None,
-    folder: str | os.PathLike | None = None,
-) -> tuple:
+    folder: str | os.PathLike[str] | None = None,
+) -> tuple[Any, ...]:
     """Read images and labels from the columns of a table.
 
     Parameters
@@ -79,7 +80,7 @@ def load_image_table(
     return _samples(frame[images], base), y
 
 
-def open_table(table) -> tuple:
+def open_table(table: Any) -> tuple[Any, ...]:
     """Read a table from a file, by the ending of its name.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def find_task(y, task: str) -> str:
+def find_task(y: np.ndarray, task: str) -> str:
     """Return whether y holds labels or numbers to regress on.
 
     Parameters
@@ -54,7 +55,7 @@ def find_task(y, task: str) -> str:
     return "regression" if found.startswith("continuous") else "classification"
 
 
-def encode_target(y, task: str = "auto", n_samples: int | None = None) -> np.ndarray:
+def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> np.ndarray:
     """Check y and encode it: labels as codes (integers), numbers to regress on as floats.
 
     Parameters
@@ -118,7 +119,7 @@ class Target:
     probe: str
 
     @property
-    def labels(self) -> list | None:
+    def labels(self) -> list[Any] | None:
         """The label of each output; None where outputs stand for no labels."""
         return None
 
@@ -143,11 +144,11 @@ class Target:
         """Return the group of each row in a stratified split, ``(n_samples,)``; one by default."""
         return np.zeros(len(encoded), int)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return what a file holds of this target: its name, and arrays and numbers by name."""
         return {"name": self.name} | vars(self)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return open_target, (self.state(),)
 
 
@@ -166,7 +167,7 @@ class ClassTarget(Target):
         self.classes = classes
 
     @property
-    def labels(self) -> list:
+    def labels(self) -> list[Any]:
         """The label of each output."""
         return self.classes.tolist()
 
@@ -191,11 +192,11 @@ class ClassTarget(Target):
         """Return the probability of each class, ``(n_samples, n_classes)``."""
         return softmax(outputs, axis=1)
 
-    def present(self, encoded: np.ndarray) -> set:
+    def present(self, encoded: np.ndarray) -> set[Any]:
         """Return the labels that occur among encoded ones."""
         return set(self.classes[np.unique(encoded)].tolist())
 
-    def class_factors(self, class_weight, encoded: np.ndarray, partial: bool) -> np.ndarray:
+    def class_factors(self, class_weight: Any, encoded: np.ndarray, partial: bool) -> np.ndarray:
         """Return the factor that ``class_weight`` gives each row.
 
         Parameters
@@ -254,11 +255,11 @@ class IndicatorTarget(Target):
         """Return the probability of each label, ``(n_samples, n_labels)``."""
         return expit(outputs)
 
-    def present(self, encoded: np.ndarray) -> set:
+    def present(self, encoded: np.ndarray) -> set[Any]:
         """Return no labels: the number of columns is all that is known."""
         return set()
 
-    def class_factors(self, class_weight, encoded: np.ndarray, partial: bool) -> np.ndarray:
+    def class_factors(self, class_weight: Any, encoded: np.ndarray, partial: bool) -> np.ndarray:
         """Return the factor that ``class_weight`` gives each row, ``(n_samples,)``."""
         return compute_sample_weight(class_weight, encoded)
 
@@ -323,7 +324,7 @@ class NumericTarget(Target):
         return values[:, 0] if self.is_flat else values
 
 
-def open_target(state: dict) -> Target:
+def open_target(state: dict[str, Any]) -> Target:
     """Make a target again of what :meth:`Target.state` returned.
 
     Parameters
@@ -342,7 +343,7 @@ def open_target(state: dict) -> Target:
     return target
 
 
-def class_target(y, n_samples: int, classes: Sequence = ()) -> tuple:
+def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[Any, np.ndarray]:
     """Make the target of a classifier.
 
     Parameters

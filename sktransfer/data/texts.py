@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from sklearn.utils import check_array
+from sklearn.utils import InputTags, check_array
 
 from .base import UnreadableSamplesError, unwrap_column
 from .modality import Modality, register_modality
@@ -32,7 +32,13 @@ class TextModality(Modality):
     has_tokens = True
     is_hashable = True
 
-    def check(self, X, *, image_shape=None, validate: Callable = check_array) -> list[str]:
+    def check(
+        self,
+        X: Any,
+        *,
+        image_shape: tuple[int, ...] | None = None,
+        validate: Callable[..., Any] = check_array,
+    ) -> list[str]:
         return as_texts(X)
 
     def digest(self, sample: str) -> bytes:
@@ -52,12 +58,12 @@ class TextModality(Modality):
 
         return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
 
-    def set_tags(self, input_tags, *, from_table: bool = False) -> None:
+    def set_tags(self, input_tags: InputTags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = input_tags.three_d_array = False
         input_tags.string = True
 
 
-def as_texts(X) -> list[str]:
+def as_texts(X: Any) -> list[str]:
     """Convert a container of texts to a list.
 
     Parameters

@@ -83,18 +83,18 @@ class Engine(abc.ABC):
         self,
         stages: Mapping[str, nn.Module],
         layers: Sequence[str],
-        pooling: str | Callable | tuple = "avg",
+        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
         *,
-        also: Sequence[tuple] = (),
+        also: Sequence[tuple[Any, ...]] = (),
         device: torch.device,
         modality: Modality | str = "array",
         precision: str = "float32",
         dtype: str = "float32",
-        opaque: tuple[Callable, ...] = (),
+        opaque: tuple[Callable[..., Any], ...] = (),
         name: str = "network",
     ):
         names = list(stages)
-        self.outputs: dict[str, list[tuple]] = {}  # by layer: keys and poolings
+        self.outputs: dict[str, list[tuple[Any, ...]]] = {}  # by layer: keys and poolings
         for key, layer, how in [*((layer, layer, pooling) for layer in set(layers)), *also]:
             self.outputs.setdefault(layer, []).append((key, how))
         self.layers = sorted(self.outputs, key=names.index)
@@ -236,7 +236,7 @@ class Engine(abc.ABC):
             torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
 
     def run_groups(
-        self, groups: Sequence[tuple], batch_size: int | str = "auto"
+        self, groups: Sequence[tuple[Any, ...]], batch_size: int | str = "auto"
     ) -> dict[str, np.ndarray]:
         """Run samples of several shapes, such as texts, those of one shape together.
 

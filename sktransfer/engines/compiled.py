@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,13 @@ class CompiledEngine(TorchEngine):
     fuses = False  # the compiler does
     backend = "inductor"  # of torch.compile
 
-    def __init__(self, stages, layers, pooling="avg", **settings):
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        layers: Sequence[str],
+        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+        **settings: Any,
+    ):
         super().__init__(stages, layers, pooling, **settings)
         if self.modality.has_tokens:
             raise ValueError(

@@ -6,7 +6,7 @@ import abc
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,13 @@ class ExportedEngine(Engine):
 
     def __init__(
         self,
-        stages,
-        layers,
-        pooling="avg",
+        stages: Mapping[str, nn.Module],
+        layers: Sequence[str],
+        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
         *,
         network: Callable[[], str] | None = None,
         conversions: Path | None = None,
-        **settings,
+        **settings: Any,
     ):
         super().__init__(stages, layers, pooling, **settings)
         # Layers and poolings that are outputs of the converted network, each once.
@@ -73,7 +73,7 @@ class ExportedEngine(Engine):
         self._longest = min(filter(None, limits), default=_NO_LIMIT)
         self._network = network
         self._conversions = Conversions(None if network is None else conversions)
-        self._runs: dict[tuple, Run] = {}  # by shape
+        self._runs: dict[tuple[Any, ...], Run] = {}  # by shape
 
     # -- what a runtime defines ----------------------------------------------------------------
 

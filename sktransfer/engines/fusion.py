@@ -14,7 +14,7 @@ from ..backbones import trace
 __all__ = ["prepare"]
 
 
-def prepare(segment: nn.Sequential, opaque: tuple) -> nn.Module:
+def prepare(segment: nn.Sequential, opaque: tuple[Any, ...]) -> nn.Module:
     """Make the fast form of some stages.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .exported import ExportedEngine, Run
@@ -9,7 +11,7 @@ from .exported import ExportedEngine, Run
 __all__ = ["ONNXRuntimeEngine", "onnx_model"]
 
 
-def onnx_model(program: torch.export.ExportedProgram, **settings):
+def onnx_model(program: torch.export.ExportedProgram, **settings: Any) -> Any:
     """Convert an exported network to ONNX.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -113,7 +114,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 # Of exactly these classes: a subclass may compute something else.
-_ACTIVATIONS: dict = {
+_ACTIVATIONS: dict[Any, Any] = {
     nn.ReLU: lambda module: ("relu", ()),
     nn.ReLU6: lambda module: ("hardtanh", (0.0, 6.0)),
     nn.Hardtanh: lambda module: ("hardtanh", (float(module.min_val), float(module.max_val))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from ..backbones import LayerInfo, is_channels_last
 __all__ = ["POOLINGS", "as_pooling", "pool", "pooled_width"]
 
 
-def as_pooling(pooling: str | Callable | tuple | None) -> str | Callable | tuple:
+def as_pooling(
+    pooling: str | Callable[..., Any] | tuple[Any, ...] | None,
+) -> str | Callable[..., Any] | tuple[Any, ...]:
     """Return the pooling that is meant, so that one computation has one name.
 
     Parameters
@@ -29,7 +32,7 @@ def as_pooling(pooling: str | Callable | tuple | None) -> str | Callable | tuple
 
 def pool(
     activation: torch.Tensor,
-    pooling: str | Callable | tuple,
+    pooling: str | Callable[..., Any] | tuple[Any, ...],
     *,
     square: bool = False,
     masked: bool = False,
@@ -71,7 +74,7 @@ def pool(
     return _BY_NAME[pooling](activation, masked)
 
 
-def pooled_width(layer: LayerInfo, pooling: str | Callable | None) -> int:
+def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> int:
     """Return the number of features that a pooling gives at a layer, without running a network.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 __all__ = ["distance", "largest_output"]
 
 
-def distance(found: dict, expected: dict) -> float:
+def distance(found: dict[Any, Any], expected: dict[Any, Any]) -> float:
     """Return the largest relative L2 distance between the features of a layer.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,13 +76,13 @@ def check_engine(engine: str, device: torch.device, precision: str) -> None:
 def engine_for(
     stages: Mapping[str, nn.Module],
     layers: Sequence[str],
-    pooling: str | Callable | tuple = "avg",
+    pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
     *,
-    kept: dict,
+    kept: dict[Any, Engine],
     engine: str = "auto",
     network: Callable[[], str] | None = None,
     conversions: Path | None = None,
-    **settings,
+    **settings: Any,
 ) -> Engine:
     """Return a prepared engine, the same again while it is among the last that were used.
 

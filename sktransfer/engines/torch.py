@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,13 @@ class TorchEngine(Engine):
 
     fuses = True  # whether convolutions and activations are one operation on the CPU
 
-    def __init__(self, stages, layers, pooling="avg", **settings):
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        layers: Sequence[str],
+        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+        **settings: Any,
+    ):
         super().__init__(stages, layers, pooling, **settings)
         # There is no batch norm to fold between tokens, and their networks look at masks.
         self._as_they_are = self.modality.has_tokens

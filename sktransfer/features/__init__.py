@@ -10,6 +10,7 @@ from .opening import open_sample
 from .passes import describe_passes
 from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
+from .progress import progress
 from .recipe import Recipe
 from .shards import (
     ExtractionError,
@@ -54,6 +55,7 @@ __all__ = [
     "load_features",
     "mapped_logits",
     "open_sample",
+    "progress",
     "resolve_class_map",
     "takes_weights",
 ]

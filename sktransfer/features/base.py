@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _clone_parametrized
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
@@ -36,6 +38,9 @@ __all__ = ["BackboneEstimator", "Count", "all_or_nothing", "shallow_copy"]
 _VECTORS = ("keys", "get_vector", "build_vocab")
 _MOST_JOBS = 2**15
 
+_Copied = TypeVar("_Copied")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
 
 class Count(Interval):
     """Constrain a parameter to whole numbers, without booleans, which Python counts among them.
@@ -49,7 +54,7 @@ class Count(Interval):
     def __init__(self, least: int, most: int = 2**31 - 1):
         super().__init__(Integral, least, most, closed="both")
 
-    def is_satisfied_by(self, val) -> bool:
+    def is_satisfied_by(self, val: object) -> bool:
         return not isinstance(val, bool | np.bool_) and super().is_satisfied_by(val)
 
 
@@ -62,7 +67,7 @@ class BackboneEstimator(BaseEstimator):
     truncated_rate_: float
     oov_rate_: float
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
         # What load_word_vectors takes: pairs, mappings, gensim's vectors and models.
         "weights": [str, Path, None, tuple, list, *map(HasMethods, _VECTORS)],
@@ -157,7 +162,7 @@ class BackboneEstimator(BaseEstimator):
         return self.precision
 
     @property
-    def execution_(self) -> dict:
+    def execution_(self) -> dict[str, Any]:
         check_is_fitted(self)
         recipe, batch_size = self._usual_run()
         store = as_store(self.memory)
@@ -184,13 +189,13 @@ class BackboneEstimator(BaseEstimator):
         is_ours = type(self).__module__.partition(".")[0] == root
         return documentation_link(f"generated/{root}.{name}.html") if is_ours else ""
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         modality = modality_of(self.backbone)
         modality.set_tags(tags.input_tags, from_table=self.image_shape is not None)
         return tags
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> Any:
         """Clone the estimator, and share a fitted model that was given as ``backbone``."""
         if not _is_tuned(self.backbone):
             return _clone_parametrized(self)
@@ -207,7 +212,7 @@ class BackboneEstimator(BaseEstimator):
             self.backbone = shallow_copy(self.backbone)  # clones share it with its owner
         return super().set_params(**params)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle.
 
         ========================== =========== ===========================================
@@ -231,7 +236,7 @@ class BackboneEstimator(BaseEstimator):
             state = state | {"backbone_": None}
         return state
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         # A file of an earlier version has no value of a parameter that was added since.
         parameters = inspect.signature(type(self).__init__).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -271,7 +276,7 @@ def noise(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
 
 
-def shallow_copy(estimator, **changed):
+def shallow_copy(estimator: _Copied, **changed: Any) -> _Copied:
     """Copy an estimator and share its attributes. ``copy.copy`` would use the pickle's state.
 
     Parameters
@@ -294,7 +299,7 @@ def _is_tuned(backbone) -> bool:
     return hasattr(backbone, "to_backbone") and hasattr(backbone, "backbone_")
 
 
-def all_or_nothing(method):
+def all_or_nothing(method: _Method) -> _Method:
     """Decorate a fit so that a failing call leaves the estimator as it was.
 
     Restoring the attributes is enough, since a fit changes no object of an earlier fit in place.
@@ -309,7 +314,7 @@ def all_or_nothing(method):
     """
 
     @functools.wraps(method)
-    def guarded(self, *args, **kwargs):
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = dict(vars(self))
         try:
             return method(self, *args, **kwargs)
@@ -320,4 +325,4 @@ def all_or_nothing(method):
             vars(self).update(before | callbacks | context)
             raise
 
-    return guarded
+    return cast(_Method, guarded)

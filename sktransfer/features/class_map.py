@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -30,7 +31,9 @@ def mapped_logits(logits: np.ndarray, groups: Iterable[Sequence[int]]) -> np.nda
     return np.column_stack([logsumexp(logits[:, list(group)], axis=1) for group in groups])
 
 
-def resolve_class_map(class_map: Mapping, backbone: Backbone, n_outputs: int) -> dict:
+def resolve_class_map(
+    class_map: Mapping[Any, Any], backbone: Backbone, n_outputs: int
+) -> dict[Any, list[int]]:
     """Turn names, WordNet ids and positions of classes into positions.
 
     Parameters

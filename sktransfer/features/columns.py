@@ -32,8 +32,8 @@ class SeveralColumns(SeveralBlocks):
     subclass defines ``_fit_column``.
     """
 
-    _column_names: tuple = (0,)
-    _fit_column: Callable
+    _column_names: tuple[Any, ...] = (0,)
+    _fit_column: Callable[..., Any]
 
     def _fit_columns(self, X, y) -> list[_Table] | None:
         """Fit to each column; return their tables if components are learned."""

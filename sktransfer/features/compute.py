@@ -17,6 +17,7 @@ from .opened import Columns, n_bytes
 from .opening import Sample, SampleError, many_of, open_for, read_ahead, unreadable_named
 from .parts import Found, Part
 from .passes import Pass, make_passes
+from .progress import progress
 from .recipe import Recipe
 from .store import FeatureStore
 from .tables import empty_table, stacked
@@ -25,7 +26,7 @@ __all__ = ["compute_features", "compute_inputs", "compute_several"]
 
 
 def compute_features(
-    samples: Sequence, recipe: Recipe, *, runner: Engine | None = None, **settings
+    samples: Sequence[Any], recipe: Recipe, *, runner: Engine | None = None, **settings: Any
 ) -> dict[str, np.ndarray]:
     """Compute the features of samples, those of equal samples once.
 
@@ -54,7 +55,7 @@ def compute_features(
 
 
 def compute_several(
-    samples: Sequence,
+    samples: Sequence[Any],
     recipes: Sequence[Recipe],
     *,
     batch_size: int | str = "auto",
@@ -64,7 +65,7 @@ def compute_several(
     verbose: int = 0,
     runner: Engine | None = None,
     bad: dict[int, Exception] | None = None,
-    then: Callable | None = None,
+    then: Callable[..., Any] | None = None,
     in_memory: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Compute the features of samples by several recipes, such as for several input sizes.
@@ -115,14 +116,14 @@ def compute_several(
         run = _Run(samples, passes, store, loader, bad)
         run.then, run.tables.in_memory = then, in_memory
         with unreadable_named(samples, lambda: run.n_done, backbones):
-            for _ in _progress(run.parts(), len(samples), backbones[0], verbose):
+            for _ in _counted(run.parts(), len(samples), backbones[0], verbose):
                 pass
     run.tables.clear(list(bad or ()))
     return [{layer: run.tables[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
 
 
 def compute_inputs(
-    samples: Sequence, backbone: Backbone, n_jobs: int | str | None = "auto"
+    samples: Sequence[Any], backbone: Backbone, n_jobs: int | str | None = "auto"
 ) -> np.ndarray:
     """Open and preprocess samples for the first stage of a network.
 
@@ -298,19 +299,11 @@ def _n_bytes(result: tuple) -> int:
     return n_bytes(result[1])
 
 
-def _progress(parts: Iterator[int], n_samples: int, backbone: Backbone, verbose: int):
+def _counted(
+    parts: Iterator[int], n_samples: int, backbone: Backbone, verbose: int
+) -> Iterator[int]:
     """Show a bar that advances by the number of samples of each part."""
-    if not verbose:
-        yield from parts
-        return
-    try:
-        from rich.progress import Progress
-    except ImportError:
-        raise ImportError(
-            "verbose=1 draws its bar with rich: pip install 'sktransfer[cli]'"
-        ) from None
-    with Progress() as bar:
-        task = bar.add_task(f"{backbone.name} features", total=n_samples)
+    with progress(f"{backbone.name} features", n_samples, verbose) as advance:
         for part in parts:
-            bar.advance(task, part)
+            advance(part)
             yield part

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from ..data.types import Samples
 from .base import Count
 from .lazy import first_sample, is_lazy, transform_lazily
 from .output_choice import ChosenOutputs
@@ -166,7 +169,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
     (2, 40)
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **SeveralSizes._parameter_constraints,
         "image_size": [*SeveralSizes._parameter_constraints["image_size"], StrOptions({"auto"})],
         "layer": [str, Integral, list, None],
@@ -182,11 +185,11 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         backbone: Any = "efficientnet_lite0",
         *,
         weights: Any = "default",
-        layer: str | int | list | None = None,
+        layer: int | str | Sequence[int | str] | None = None,
         task: str = "auto",
         pooling: Any = "avg",
         n_components: int | float | None = None,
-        image_size: int | list[int] | str | None = None,
+        image_size: int | Sequence[int] | str | None = None,
         image_shape: tuple[int, ...] | None = None,
         long_texts: str | None = None,
         batch_size: int | str = "auto",
@@ -218,7 +221,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Samples, y: object | None = None) -> Self:
         """Load the network and find the layers. Nothing is trained.
 
         Parameters
@@ -250,7 +253,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Return the samples of a collection of Dask that a fit uses."""
         return X.compute() if self._learns() else first_sample(X)
 
-    def fit_transform(self, X: Any, y: Any = None) -> Any:
+    def fit_transform(self, X: Samples, y: object | None = None) -> Any:
         """Fit to samples and transform them; with ``n_components`` they are run once.
 
         Parameters
@@ -267,7 +270,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         tables = self._fit_columns(X, y)
         return self.transform(X) if tables is None else self._side_by_side(tables)
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Samples) -> Any:
         """Run samples through the network up to the layer and pool its output.
 
         Parameters
@@ -293,7 +296,9 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
             return transform_lazily(self, X)
         return self._transform_columns(X)
 
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+    def get_feature_names_out(
+        self, input_features: Sequence[str] | np.ndarray | None = None
+    ) -> np.ndarray:
         """Name the features after the backbone, the size and the layer.
 
         Parameters
@@ -311,7 +316,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_is_fitted(self)
         return np.asarray(self._names_out(), dtype=object)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # always float32
         tags.target_tags.required = "auto" in (self.layer, self.image_size)

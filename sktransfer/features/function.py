@@ -60,7 +60,7 @@ class FeatureFunction:
     (2, 1280)
     """
 
-    def __init__(self, extractor):
+    def __init__(self, extractor: Any):
         check_is_fitted(extractor)
         extractor = _copy(extractor, verbose=0)  # each task would draw a bar
         self.payload: bytes | None = _pickler().dumps(extractor)
@@ -68,7 +68,7 @@ class FeatureFunction:
         self.width = extractor._n_features_out
         _keep(self.key, extractor)
 
-    def __call__(self, samples) -> np.ndarray:
+    def __call__(self, samples: Any) -> np.ndarray:
         """Return the features of samples.
 
         Parameters
@@ -97,7 +97,7 @@ class FeatureFunction:
         vars(other).update(vars(self), payload=None)
         return other
 
-    def compute(self, samples: Sequence) -> Computed:
+    def compute(self, samples: Sequence[Any]) -> Computed:
         """Compute the features of the samples that can be read, and list the others.
 
         Parameters

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_consistent_length
 
 from ..backbones import Backbone, penultimate, resolve_layer, stages_of, weighted_layers
 from ..data import encode_target, is_numbers
+from ..data.types import RandomState
 from ..transferability import make_probe_folds, out_of_fold_scores, subsample, summarise
 
 __all__ = [
@@ -67,7 +70,7 @@ class LayerChoice:
         return as_lines(self.layers, self.layer, self.scores, self.errors)
 
 
-def as_lines(names: Sequence, chosen, scores: np.ndarray, errors: np.ndarray) -> str:
+def as_lines(names: Sequence[Any], chosen: object, scores: np.ndarray, errors: np.ndarray) -> str:
     """Write a line for each candidate, with its score and its standard error."""
     lines = [
         f"{'>' if name == chosen else ' '} {name!s:<20} {score:.3f} ± {error:.3f}"
@@ -95,12 +98,12 @@ def candidate_layers(backbone: Backbone) -> list[str]:
 
 def choose_layer(
     backbone: Backbone,
-    y,
+    y: ArrayLike,
     compute: Callable[[tuple[str, ...], np.ndarray], dict[str, np.ndarray]],
     *,
     layers: Sequence[str | int] | None = None,
     task: str = "auto",
-    random_state=None,
+    random_state: RandomState = None,
     weight: np.ndarray | None = None,
 ) -> LayerChoice:
     """Probe layers and choose the default one unless another is clearly better.
@@ -185,7 +188,7 @@ def _smooth(scores: np.ndarray) -> np.ndarray:
     return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
 
 
-def means_of(scores: np.ndarray, weight=None) -> tuple[np.ndarray, np.ndarray]:
+def means_of(scores: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean over the samples and its standard error for each row of scores."""
     means, errors = zip(*(summarise(row, weight) for row in scores), strict=True)
     return np.array(means), np.array(errors)

@@ -11,7 +11,7 @@ from .function import FeatureFunction
 __all__ = ["first_sample", "is_lazy", "transform_lazily"]
 
 
-def is_lazy(X) -> bool:
+def is_lazy(X: object) -> bool:
     """Tell whether X is a collection of Dask.
 
     Parameters
@@ -25,7 +25,7 @@ def is_lazy(X) -> bool:
     return type(X).__module__.partition(".")[0] in ("dask", "dask_expr")
 
 
-def first_sample(X):
+def first_sample(X: Any) -> Any:
     """Return the first sample of a collection, in the form of the collection.
 
     Parameters
@@ -41,7 +41,7 @@ def first_sample(X):
     return X.head(1, npartitions=-1) if hasattr(X, "head") else list(X.take(1, npartitions=-1))
 
 
-def transform_lazily(extractor, X):
+def transform_lazily(extractor: Any, X: Any) -> Any:
     """Return the features of a collection as a collection of the same kind.
 
     Parameters

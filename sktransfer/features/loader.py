@@ -6,6 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import joblib
 import torch
@@ -100,19 +101,19 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
     def map(
         self,
-        function: Callable,
-        items: Iterable,
+        function: Callable[..., Any],
+        items: Iterable[Any],
         ahead: int,
         *,
-        n_bytes: Callable | None = None,
+        n_bytes: Callable[..., Any] | None = None,
         most_bytes: int = 2**27,
-    ) -> Iterator:
+    ) -> Iterator[Any]:
         """Yield the results of a function in the order of the items.
 
         Parameters

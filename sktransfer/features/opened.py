@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from .opening import SampleError
 __all__ = ["Columns", "n_bytes"]
 
 
-def n_bytes(opened: list | SampleError) -> int:
+def n_bytes(opened: list[Any] | SampleError) -> int:
     """Return the number of bytes of the tensors of a sample."""
     tensors = opened if isinstance(opened, list) else []
     return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))

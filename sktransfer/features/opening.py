@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,8 +51,8 @@ class SampleError(Exception):
 
 
 def read_ahead(
-    samples: Sequence, modality: Modality, by_value: bool, loader: Loader
-) -> Iterator[list[tuple]]:
+    samples: Sequence[Any], modality: Modality, by_value: bool, loader: Loader
+) -> Iterator[list[tuple[Any, ...]]]:
     """Read samples into memory, and yield them in lists of limited size in samples and bytes.
 
     Parameters
@@ -103,7 +103,7 @@ def _block_bytes(block: list[tuple]) -> int:
     return sum(getattr(sample.content, "bytes_read", 0) for sample, _ in block)
 
 
-def open_sample(sample, backbone: Backbone) -> torch.Tensor:
+def open_sample(sample: Any, backbone: Backbone) -> torch.Tensor:
     """Open and preprocess one sample.
 
     Parameters
@@ -147,13 +147,15 @@ def open_for(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor
         return SampleError(sample.position, error)
 
 
-def many_of(backbone: Backbone) -> Callable | None:
+def many_of(backbone: Backbone) -> Callable[..., Any] | None:
     """Return the function that preprocesses samples together, such as texts, if there is one."""
     return getattr(backbone.preprocess, "many", None)
 
 
 @contextlib.contextmanager
-def unreadable_named(samples: Sequence, start: Callable[[], int], backbones: Sequence[Backbone]):
+def unreadable_named(
+    samples: Sequence[Any], start: Callable[[], int], backbones: Sequence[Backbone]
+) -> Iterator[None]:
     """Replace the error of one sample by one that lists all unreadable samples from a position.
 
     Parameters

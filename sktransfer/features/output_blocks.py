@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from sklearn.utils import _safe_indexing
@@ -23,7 +24,7 @@ class SeveralBlocks(SeveralSizes):
     A subclass sets ``_blocks``, a list of (position of the size, layer, pooling), and ``_widths``.
     """
 
-    _blocks: list[tuple]
+    _blocks: list[tuple[Any, ...]]
     _widths: list[int]
     bad_samples_: dict[int, str]
 

@@ -51,7 +51,7 @@ class Part:
         found = [one.of(kept) for one in self.found]
         return Part([self.positions[i] for i in kept], self.repeated, found, self.n_samples)
 
-    def openings(self, samples: list[Sample]) -> Iterator[Callable]:
+    def openings(self, samples: list[Sample]) -> Iterator[Callable[..., Any]]:
         """Yield functions that open the samples that are missing in any pass."""
         for k in self.together:
             many = self.backbones[k].preprocess.many
@@ -59,7 +59,7 @@ class Part:
         for i, users in self.users.items():
             yield functools.partial(open_for, samples[i], [self.backbones[k] for k in users])
 
-    def features(self, results: Iterator[list]) -> dict[tuple, np.ndarray]:
+    def features(self, results: Iterator[list[Any]]) -> dict[tuple[Any, ...], np.ndarray]:
         """Compute the features that are missing, and return all."""
         groups = {k: next(results) for k in self.together}
         lengths = {k: len(one.missing) for k, one in enumerate(self.found) if k not in groups}
@@ -87,7 +87,7 @@ class Found:
     def __init__(self, one: Pass, digests: list[bytes], store: FeatureStore | None):
         self.one, self.digests, self.store = one, digests, store
         self.missing: Sequence[int] = range(len(digests))
-        self.found: dict[tuple, list] = {}
+        self.found: dict[tuple[Any, ...], list[Any]] = {}
         if store is not None:
             self.found = {output: store.get(one.key(output), digests) for output in one.outputs}
             columns = zip(*self.found.values(), strict=True)
@@ -100,7 +100,7 @@ class Found:
         """Return the same for some of the samples."""
         return Found(self.one, [self.digests[i] for i in places], self.store)
 
-    def complete(self, groups: list) -> dict[tuple, np.ndarray]:
+    def complete(self, groups: list[Any]) -> dict[tuple[Any, ...], np.ndarray]:
         """Compute the missing features from preprocessed samples, store and return all."""
         new = self.one.compute(groups) if self.missing else {}
         if self.store is None:

@@ -31,9 +31,16 @@ class Pass:
         Beside it, converted networks are kept.
     """
 
-    def __init__(self, recipes: dict[int, Recipe], batch_size, device: str, runner, store):
+    def __init__(
+        self,
+        recipes: dict[int, Recipe],
+        batch_size: int | str | None,
+        device: str,
+        runner: Engine | None,
+        store: FeatureStore | None,
+    ):
         self.recipes = recipes
-        self.batch_size = batch_size
+        self.batch_size: Any = batch_size
         self.device = device
         self.runner: Engine | None = runner
         self.conversions = None if store is None else store.conversions
@@ -49,7 +56,7 @@ class Pass:
         device = resolve_device(self.device)
         return first[1].engine(device, also=tuple(also), conversions=self.conversions)
 
-    def execution(self) -> dict:
+    def execution(self) -> dict[str, Any]:
         """Describe how batches are run."""
         shape, size = self.backbone.input_shape, self.batch_size
         if size == "auto":
@@ -61,7 +68,7 @@ class Pass:
         """Describe an output for the store."""
         return self.recipes[output[0]].key(output[1])
 
-    def compute(self, groups: list) -> dict[Any, np.ndarray]:
+    def compute(self, groups: list[Any]) -> dict[Any, np.ndarray]:
         """Run preprocessed samples.
 
         Returns
@@ -79,7 +86,13 @@ class Pass:
         return {(first, k) if isinstance(k, str) else k: rows for k, rows in found.items()}
 
 
-def make_passes(recipes: Sequence[Recipe], batch_size, device: str, runner, store) -> list[Pass]:
+def make_passes(
+    recipes: Sequence[Recipe],
+    batch_size: int | str | None,
+    device: str,
+    runner: Engine | None,
+    store: FeatureStore | None,
+) -> list[Pass]:
     """Group the recipes that one pass through a network serves.
 
     Parameters
@@ -108,7 +121,7 @@ def describe_passes(
     batch_size: int | str | None = "auto",
     device: str = "auto",
     store: FeatureStore | None = None,
-) -> dict[Backbone, dict]:
+) -> dict[Backbone, dict[str, Any]]:
     """Describe how :func:`sktransfer.features.compute_several` runs the network of each pass.
 
     Parameters

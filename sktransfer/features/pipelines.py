@@ -32,7 +32,7 @@ class NetworkStep:
     before: Any = None
     after: Any = None
 
-    def samples(self, X):
+    def samples(self, X: Any) -> Any:
         """Return the input of the step."""
         return X if self.before is None else self.before.transform(X)
 
@@ -52,13 +52,13 @@ class NetworkStep:
         step = shallow_copy(self.step, **known)
         return step if self.after is None else Pipeline([("step", step), *self.after.steps])
 
-    def check(self, X) -> Any:
+    def check(self, X: Any) -> Any:
         """Return the input of the step as a list or an array of samples, none opened."""
         shape = getattr(self.step, "image_shape", None)
         return self.modality.check(self.samples(X), image_shape=shape)
 
 
-def find_network(estimator) -> NetworkStep:
+def find_network(estimator: Any) -> NetworkStep:
     """Find the step that runs a network.
 
     Parameters

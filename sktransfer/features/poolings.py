@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..backbones import Backbone, resolve_layer, stages_of
 from ..engines import POOLINGS
@@ -13,17 +14,17 @@ __all__ = ["ALL_POOLINGS", "check_poolings", "is_learned", "layer_for", "unlearn
 ALL_POOLINGS = (*POOLINGS, *LEARNED_POOLINGS)
 
 
-def is_learned(pooling: str | Callable) -> bool:
+def is_learned(pooling: str | Callable[..., Any]) -> bool:
     """Tell whether a pooling has weights that are learned from texts."""
     return isinstance(pooling, str) and pooling in LEARNED_POOLINGS
 
 
-def unlearned(pooling: str | Callable) -> str | Callable:
+def unlearned(pooling: str | Callable[..., Any]) -> str | Callable[..., Any]:
     """Return the pooling of the same width without learned weights."""
     return "avg" if is_learned(pooling) else pooling
 
 
-def check_poolings(asked: Sequence[str | Callable], backbone: Backbone) -> None:
+def check_poolings(asked: Sequence[str | Callable[..., Any]], backbone: Backbone) -> None:
     """Check the parameter ``pooling`` for a backbone.
 
     Parameters
@@ -52,7 +53,7 @@ def check_poolings(asked: Sequence[str | Callable], backbone: Backbone) -> None:
 
 
 def layer_for(
-    backbone: Backbone, layer: str | int | None, pooling, tokens: list[str] | None
+    backbone: Backbone, layer: str | int | None, pooling: Any, tokens: list[str] | None
 ) -> str:
     """Find a layer for a pooling; for poolings over tokens, one that has tokens.
 

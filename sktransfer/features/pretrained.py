@@ -6,12 +6,15 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
+from ..data.types import Samples, Targets
 from ..transferability import labels_given_classes
 from .class_map import mapped_logits, resolve_class_map
 from .sizes import SeveralSizes
@@ -115,7 +118,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     ['house', 'plant']
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **SeveralSizes._parameter_constraints,
         "class_map": [dict, StrOptions({"learn"}), None],
         "smoothing": [Interval(Real, 0, None, closed="left")],
@@ -126,7 +129,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         backbone: Any = "efficientnet_lite0",
         *,
         weights: Any = "default",
-        class_map: Any = None,
+        class_map: dict[Any, Any] | str | None = None,
         smoothing: float = 1.0,
         image_size: int | list[int] | str | None = None,
         image_shape: tuple[int, ...] | None = None,
@@ -154,7 +157,9 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Samples, y: Targets | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Load the network and find the classes.
 
         Parameters
@@ -186,10 +191,10 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
                 f"Backbone {self.backbone_.name!r} declares {len(declared)} classes and has "
                 f"{n_outputs} outputs."
             )
-        if self.class_map == "learn":
-            self._learn_classes(samples, y, sample_weight)
-        elif self.class_map is None:
+        if self.class_map is None:
             self.classes_ = np.array(self._source_classes())
+        elif isinstance(self.class_map, str):
+            self._learn_classes(samples, y, sample_weight)
         else:
             self._sources = resolve_class_map(self.class_map, self.backbone_, n_outputs)
             self.classes_ = np.array(list(self._sources))
@@ -230,7 +235,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
         return softmax(mapped_logits(logits, self._sources.values()), axis=1)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Samples) -> np.ndarray:
         """Predict the probability of each class.
 
         Parameters
@@ -249,7 +254,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
             return self._source_probabilities(samples) @ self.conditional_
         return np.mean([self._mapped_probabilities(x) for x in self._outputs(samples)], axis=0)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Samples) -> np.ndarray:
         """Predict the most probable class.
 
         Parameters
@@ -263,7 +268,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_top_k(self, X: Any, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    def predict_top_k(self, X: Samples, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Predict the k most probable classes and their probabilities.
 
         Parameters
@@ -289,7 +294,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
         return self.classes_[order], np.take_along_axis(probabilities, order, axis=1)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.class_map == "learn"
         return tags

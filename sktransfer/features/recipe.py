@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class Recipe:
 
     backbone: Backbone
     layers: tuple[str, ...]
-    pooling: str | Callable | tuple = "avg"
+    pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg"
     precision: str = "float32"
     dtype: str = "float32"
     whole: tuple[str, ...] = ()
@@ -71,7 +72,7 @@ class Recipe:
         return "|".join((*parts, runtime) if by_runtime else parts)
 
     @property
-    def whole_outputs(self) -> tuple[tuple, ...]:
+    def whole_outputs(self) -> tuple[tuple[Any, ...], ...]:
         """The whole activations as further outputs of an engine."""
         return tuple(((layer, "none"), layer, "none") for layer in self.whole)
 
@@ -79,7 +80,7 @@ class Recipe:
         self,
         device: torch.device,
         stages: Mapping[str, nn.Module] | None = None,
-        also: tuple[tuple, ...] = (),
+        also: tuple[tuple[Any, ...], ...] = (),
         conversions: Path | None = None,
     ) -> Engine:
         """Return the engine that computes the features.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..backbones import Backbone, takes_size
 from ..data import encode_target, is_numbers
+from ..data.types import RandomState
 from ..transferability import make_probe_folds, out_of_fold_scores, subsample
 from .base import BackboneEstimator, Count
 from .layer_choice import N_ROWS, as_lines, clearly_best, means_of
@@ -25,7 +28,7 @@ _SMALL = 128  # pixels: networks for smaller images halve them less often
 class SeveralSizes(BackboneEstimator):
     """Base of the estimators whose ``image_size`` may be a list."""
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
         "image_size": [Count(1), list, None],
     }
@@ -66,7 +69,7 @@ class SeveralSizes(BackboneEstimator):
             return [self.backbone_]
         return [self.backbone_.with_image_size(size) for size in self.image_size_]
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "backbone_" in state and "image_size_" not in state:  # a file of an earlier version
             self.image_size_ = side_of(self.backbone_)
@@ -158,12 +161,12 @@ def candidate_sizes(backbone: Backbone) -> list[Backbone]:
 
 def choose_size(
     backbones: Sequence[Backbone],
-    y,
+    y: ArrayLike,
     compute: Callable[[Sequence[Backbone], np.ndarray], Sequence[np.ndarray]],
     *,
     default: Backbone,
     task: str = "auto",
-    random_state=None,
+    random_state: RandomState = None,
 ) -> SizeChoice:
     """Probe input sizes and choose the default one unless another is clearly better.
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -56,7 +57,7 @@ class FeatureStore:
     2
     """
 
-    def __init__(self, location: str | os.PathLike, *, max_bytes: int | None = None):
+    def __init__(self, location: str | os.PathLike[str], *, max_bytes: int | None = None):
         if not isinstance(location, str | os.PathLike) or not os.fspath(location):
             raise ValueError(f"location={location!r}: give the path of a folder.")
         # Where the process works may change.
@@ -186,11 +187,11 @@ class FeatureStore:
         """Bytes of the files."""
         return self._blocks.nbytes
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return the place and the bound; the files are listed again where it is used."""
         return {"location": self.location, "max_bytes": self.max_bytes}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         FeatureStore.__init__(self, state["location"], max_bytes=state["max_bytes"])
 
     def __sklearn_clone__(self) -> FeatureStore:
@@ -201,7 +202,7 @@ class FeatureStore:
         return f"FeatureStore({str(self.location)!r}{bound})"
 
 
-def as_store(memory) -> FeatureStore | None:
+def as_store(memory: Any) -> FeatureStore | None:
     """Make a store of what a user gives as ``memory``.
 
     Parameters

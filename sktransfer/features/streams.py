@@ -43,7 +43,7 @@ class Stream:
 
     def __init__(
         self,
-        samples: Sequence,
+        samples: Sequence[Any],
         source: Backbone | Recipe,
         *,
         device: str = "auto",
@@ -75,7 +75,7 @@ class Stream:
     def shape(self) -> tuple[int, ...]:
         return (len(self), *self.first.shape[1:])
 
-    def __getitem__(self, at) -> np.ndarray:
+    def __getitem__(self, at: Any) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else np.asarray(at)
         return next(self.batches([at]))
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
 
 
-def stacked(values: list, ragged: bool) -> np.ndarray:
+def stacked(values: list[Any], ragged: bool) -> np.ndarray:
     """Make one array of rows.
 
     Parameters

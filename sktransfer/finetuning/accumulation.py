@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 __all__ = ["run_parts"]
 
 
-def run_parts(step: Callable, batch: tuple, n_rows: int, least: int = 1) -> dict:
+def run_parts(
+    step: Callable[..., Any], batch: tuple[Any, ...], n_rows: int, least: int = 1
+) -> dict[str, Any]:
     """Run a step of training for each part of a batch.
 
     Parameters

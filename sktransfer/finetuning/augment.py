@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from .rows import Table
 __all__ = ["FreshViews", "View", "Views", "fixed_keys", "make_augment"]
 
 
-def make_augment(augment: str | Callable, backbone: Backbone) -> Callable:
+def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Callable[..., Any]:
     """Return the transform that ``augment`` stands for.
 
     Parameters
@@ -68,7 +69,7 @@ class View(SampleView):
         of the sample.
     """
 
-    def __init__(self, sample, augment: Callable, key: str):
+    def __init__(self, sample: Any, augment: Callable[..., Any], key: str):
         self.sample = sample
         self.augment = augment
         self.key = key
@@ -119,18 +120,18 @@ class Views(Sequence):
         As in :class:`View`.
     """
 
-    def __init__(self, samples: Sequence, augment: Callable, keys: Sequence[str]):
+    def __init__(self, samples: Sequence[Any], augment: Callable[..., Any], keys: Sequence[str]):
         self.origin, self.augment, self.keys = samples, augment, keys
 
     def __len__(self) -> int:
         return len(self.origin) * len(self.keys)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         number, at = divmod(range(len(self))[i], len(self.origin))
         return View(self.origin[at], self.augment, self.keys[number])
 
 
-def fixed_keys(augment: Callable, n_views: int) -> list[str]:
+def fixed_keys(augment: Callable[..., Any], n_views: int) -> list[str]:
     """Return keys of the same views in every fit.
 
     The seed of the fit is not part of them, so that folds, candidates and processes share the
@@ -166,7 +167,13 @@ class FreshViews:
     """
 
     def __init__(
-        self, samples: Sequence, augment: Callable, stream: Callable, seed: int, index, behind
+        self,
+        samples: Sequence[Any],
+        augment: Callable[..., Any],
+        stream: Callable[..., Any],
+        seed: int,
+        index: np.ndarray,
+        behind: np.ndarray,
     ):
         self.samples, self.augment, self.stream = samples, augment, stream
         self.seed, self.index, self.behind = seed, index, behind

@@ -12,6 +12,8 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
+from skorch.history import History
 
 from ..backbones import Backbone, stages_of
 from ..engines import resolve_device
@@ -49,11 +51,11 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
     """
 
-    _kept: dict | None
+    _kept: dict[str, Any] | None
     _target: Any
     _tuned: TunedNetwork
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
         **TRAINING_CONSTRAINTS,
     }
@@ -266,11 +268,11 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
     # -- outputs -------------------------------------------------------------------------------
 
     @property
-    def net_(self):
+    def net_(self) -> NeuralNet:
         return self._tuned.net
 
     @property
-    def history_(self):
+    def history_(self) -> History:
         return self._tuned.history
 
     def _outputs(self, X) -> np.ndarray:
@@ -294,8 +296,12 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         return self._tuned.as_backbone(self._output_names(), self._label_rows())
 
     def to_features(
-        self, *, layer: str | int | list | None = None, pooling: Any = "avg", memory: Any = None
-    ):
+        self,
+        *,
+        layer: str | int | list[Any] | None = None,
+        pooling: Any = "avg",
+        memory: Any = None,
+    ) -> PretrainedFeatureExtractor:
         """Return the tuned network as a transformer.
 
         Parameters
@@ -331,7 +337,7 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
 
     # -- pickling ------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, in which ``_network`` holds the tuned network.
 
         ``_network`` is the dictionary of :meth:`TunedNetwork.state`; :class:`BackboneEstimator`
@@ -341,7 +347,7 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         tuned = state.pop("_tuned", None)
         return state if tuned is None else state | {"_network": tuned.state()}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         network = state.pop("_network", None)
         super().__setstate__(state)

@@ -7,10 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from typing import Any, Self
 
+from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
 
+from ..features import progress
 from .rows import count_batches
 from .tail import copy_state
 from .watching import is_worse, mean_loss, warn_worse
@@ -28,7 +31,7 @@ __all__ = [
 ]
 
 
-def sets_learning_rate(callback) -> bool:
+def sets_learning_rate(callback: Any) -> bool:
     """Tell whether an entry of ``callbacks`` is a learning rate scheduler of skorch.
 
     Parameters
@@ -40,7 +43,7 @@ def sets_learning_rate(callback) -> bool:
     return issubclass(cls, LRScheduler)
 
 
-def own_copy(callback):
+def own_copy(callback: Any) -> Any:
     """Copy a callback, since training changes it; return it as it is if it cannot be copied."""
     try:
         return deepcopy(callback)
@@ -88,11 +91,11 @@ class WarmupCosine(Callback):
         self.warmup = warmup
         self.in_pairs = in_pairs
 
-    def initialize(self):
-        self.rates_ = []
+    def initialize(self) -> Self:
+        self.rates_: list[float] = []
         return self
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         n_batches = count_batches(get_len(X), net.batch_size, self.in_pairs)
         self.n_steps_, self.step_ = net.max_epochs * n_batches, 0
         groups = net.optimizer_.param_groups
@@ -101,7 +104,9 @@ class WarmupCosine(Callback):
                 group["initial_lr"] = group["lr"]
         self._set(net)
 
-    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
+    def on_batch_begin(
+        self, net: NeuralNet, batch: Any = None, training: bool | None = None, **kwargs: Any
+    ) -> None:
         if not training or _rates(net) != self.rates_:
             return
         self._set(net)
@@ -129,33 +134,40 @@ class EpochProgress(Callback):
         self.begin = begin
         self.end = end
 
-    def on_epoch_begin(self, net, **kwargs):
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.begin is not None:
             self.begin()
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.end is not None:
             self.end()
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         self.begin = self.end = None
 
 
 class StopOnNonFinite(Callback):
     """Raise an error if a loss, or a weight at the end, is NaN or infinite."""
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         # Pretrained networks may have infinite buffers, such as masks.
         state = net.module_.state_dict()
         self.finite_ = [name for name, tensor in state.items() if tensor.isfinite().all()]
 
-    def on_batch_end(self, net, batch=None, training=None, loss=None, **kwargs):
+    def on_batch_end(
+        self,
+        net: NeuralNet,
+        batch: Any = None,
+        training: bool | None = None,
+        loss: Any = None,
+        **kwargs: Any,
+    ) -> None:
         value = net.history[-1, "batches", -1]["train_loss" if training else "valid_loss"]
         if not math.isfinite(value):
             rates = [group["lr"] for group in net.optimizer_.param_groups]
             self._stop(net, f"The loss is {value}", max(rates))
 
-    def on_train_end(self, net, X=None, y=None, **kwargs):
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         # No loss was computed with the weights of the last step.
         state = net.module_.state_dict()
         if not all(state[name].isfinite().all() for name in self.finite_):
@@ -186,7 +198,9 @@ class StopAtTime(Callback):
         self.until = until
         self.clock = clock
 
-    def on_batch_end(self, net, batch=None, training=None, **kwargs):
+    def on_batch_end(
+        self, net: NeuralNet, batch: Any = None, training: bool | None = None, **kwargs: Any
+    ) -> None:
         if training and self.clock() >= self.until:
             raise KeyboardInterrupt  # the way to end a training in skorch
 
@@ -194,18 +208,19 @@ class StopAtTime(Callback):
 class KeepBest(Callback):
     """Restore the tail of the lowest validation loss; before training counts as epoch 0."""
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         valid = net.train_split(None)[1]
         self.epoch_, self.loss_ = 0, mean_loss(net, valid)
-        self.initial_loss_, self.state_ = self.loss_, copy_state(net.module_)
+        self.initial_loss_ = self.loss_
+        self.state_: dict[str, Any] | None = copy_state(net.module_)
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         loss = net.history[-1, "valid_loss"]
         if loss < self.loss_:
             self.epoch_, self.loss_ = len(net.history), loss
             self.state_ = copy_state(net.module_)
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.epoch_ == 0 and len(net.history):
             last = net.history[-1, "valid_loss"]
             if is_worse(self.initial_loss_, last):
@@ -216,7 +231,7 @@ class KeepBest(Callback):
 
 
 @contextlib.contextmanager
-def epoch_progress(estimator, n_epochs: int) -> Iterator[EpochProgress]:
+def epoch_progress(estimator: Any, n_epochs: int) -> Iterator[EpochProgress]:
     """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar.
 
     Parameters
@@ -226,7 +241,7 @@ def epoch_progress(estimator, n_epochs: int) -> Iterator[EpochProgress]:
     """
     root = getattr(estimator, "_callback_fit_ctx", None)
     open_tasks: list = []
-    with _epoch_bar(n_epochs, estimator.verbose) as advance:
+    with progress("training", n_epochs, estimator.verbose == 1, "epochs") as advance:
 
         def begin():
             if root is not None:
@@ -234,21 +249,8 @@ def epoch_progress(estimator, n_epochs: int) -> Iterator[EpochProgress]:
                 open_tasks.append(task.call_on_fit_task_begin(estimator=estimator))
 
         def end():
-            advance()
+            advance(1)
             if open_tasks:
                 open_tasks.pop().call_on_fit_task_end(estimator=estimator)
 
         yield EpochProgress(begin, end)
-
-
-@contextlib.contextmanager
-def _epoch_bar(n_epochs: int, verbose: int):
-    """Yield a function that advances a progress bar, which is shown if verbose is 1."""
-    if verbose != 1:
-        yield lambda: None
-        return
-    from rich.progress import Progress
-
-    with Progress() as progress:
-        task = progress.add_task("training", total=n_epochs)
-        yield lambda: progress.advance(task)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.history import History
 
@@ -54,7 +55,7 @@ class TrainingFile:
     def __init__(self, folder: str | Path, about: dict[str, str], seed: int):
         self.path = Path(folder) / _NAME
         self.about, self.seed = about, seed
-        self.state: dict | None = None
+        self.state: dict[str, Any] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = self.path.read_bytes() if self.path.exists() else None
@@ -91,7 +92,7 @@ class TrainingFile:
         """Number of epochs that the file holds."""
         return 0 if self.state is None else len(self.state["history"])
 
-    def save(self, state: dict) -> None:
+    def save(self, state: dict[str, Any]) -> None:
         """Replace the file; if this fails, warn and keep the old one.
 
         Parameters
@@ -113,8 +114,13 @@ class TrainingFile:
 
 
 def describe_fit(
-    estimator, samples: Sequence, target, weight, start: Tail | None, validation=None
-) -> dict:
+    estimator: Any,
+    samples: Sequence[Any],
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    start: Tail | None,
+    validation: Any = None,
+) -> dict[str, Any]:
     """Describe the data and the parameters that decide a training.
 
     Parameters
@@ -204,7 +210,7 @@ class SaveTraining(Callback):
         if self.file.state is not None and batches.generator is not None:
             batches.generator.set_state(self.file.state["order"])
 
-    def on_train_begin(self, net, **kwargs):
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         state = self.file.state
         if state is None:
             return
@@ -218,7 +224,7 @@ class SaveTraining(Callback):
         for name, callback in self._others(net):
             _restore(callback, state["callbacks"].get(name, {}))
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         tail, generator = self.tail, getattr(self.batches, "generator", None)
         state = {
             "tail": tail.state_dict(),
@@ -238,7 +244,7 @@ class SaveTraining(Callback):
 
 
 @contextlib.contextmanager
-def saving(net, file: TrainingFile | None, tail: Tail) -> Iterator[None]:
+def saving(net: NeuralNet, file: TrainingFile | None, tail: Tail) -> Iterator[None]:
     """Save one training of a net after each epoch.
 
     Parameters

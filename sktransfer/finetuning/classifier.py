@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..data import check_labels
+from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .labels import LabelTraining
 from .validation import check_given
@@ -207,7 +212,7 @@ default="efficientnet_lite0"
     (10,)
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **LabelTraining._parameter_constraints,
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
@@ -220,44 +225,44 @@ default="efficientnet_lite0"
         *,
         weights: Any = "default",
         trainable: int | str = "head",
-        head: Any = "linear",
+        head: str | Callable[..., Any] = "linear",
         dropout: float = 0.0,
         head_init: str = "auto",
         train_batch_norm: bool = False,
-        augment: Any = None,
+        augment: str | Callable[..., Any] | None = None,
         n_views: int | None = 4,
         lr: float | str = "auto",
         layer_decay: float | str = "auto",
-        weight_decay: Any = 1e-4,
-        optimizer: Any = "adamw",
+        weight_decay: float = 1e-4,
+        optimizer: str | type[Any] = "adamw",
         warmup: float = 0.1,
         label_smoothing: float = 0.0,
-        loss: Any = "auto",
+        loss: str | Callable[..., Any] = "auto",
         clip_norm: float | None = None,
         gradual_unfreezing: bool = False,
         max_epochs: int | str = "auto",
         validation_fraction: float = 0.0,
         patience: int | None = None,
-        class_weight: dict | str | None = None,
-        rehearsal: Any = 0,
+        class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None,
+        rehearsal: int = 0,
         warm_start: bool = False,
-        callbacks: Any = None,
-        net_params: dict | None = None,
+        callbacks: Sequence[Any] | None = None,
+        net_params: dict[str, Any] | None = None,
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
         long_texts: str | None = None,
         batch_size: int | str = "auto",
-        accumulate: Any = 1,
-        checkpoint_activations: Any = False,
+        accumulate: int = 1,
+        checkpoint_activations: bool = False,
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
         cache_dtype: str = "float32",
-        max_cache_bytes: Any = 2**31,
+        max_cache_bytes: int = 2**31,
         memory: Any = None,
-        checkpoint: Any = None,
+        checkpoint: str | Path | None = None,
         n_jobs: int | str | None = "auto",
-        random_state: Any = None,
+        random_state: RandomState = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
@@ -306,7 +311,12 @@ default="efficientnet_lite0"
     @with_callbacks
     @all_or_nothing
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+        self,
+        X: Samples,
+        y: Targets,
+        sample_weight: ArrayLike | None = None,
+        X_val: Samples | None = None,
+        y_val: Targets | None = None,
     ) -> Self:
         """Train on labelled samples.
 
@@ -342,7 +352,13 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(
+        self,
+        X: Samples,
+        y: Targets,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Train further, with labels that may be new.
 
         Each new label adds a row to the head; before training, the other rows are the same, bit
@@ -379,7 +395,7 @@ default="efficientnet_lite0"
         self._learn(samples, y, sample_weight, labels, before)
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Samples) -> np.ndarray:
         """Predict the probability of each class.
 
         Parameters
@@ -395,7 +411,7 @@ default="efficientnet_lite0"
         outputs = self._outputs(X)
         return self._target.probabilities(outputs)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Samples) -> np.ndarray:
         """Predict the most probable class, or all labels with a probability above one half.
 
         Parameters
@@ -409,7 +425,7 @@ default="efficientnet_lite0"
         outputs = self._outputs(X)
         return self._target.decode(outputs)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags

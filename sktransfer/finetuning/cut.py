@@ -41,7 +41,7 @@ class Place:
     n_bytes: int
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return {"place": self.name, "nbytes": self.n_bytes, "seconds": self.seconds}
 
 
@@ -75,14 +75,14 @@ class Cut:
         self.backbone, self.recipe, self.max_bytes = backbone, recipe, max_bytes
         self.device, self.store, self.n_jobs, self.verbose = device, store, n_jobs, verbose
 
-    def stream(self, samples: Sequence, keep_bytes: int = 0) -> Stream:
+    def stream(self, samples: Sequence[Any], keep_bytes: int = 0) -> Stream:
         """Return activations that are computed when they are asked for."""
         source = self.recipe or self.backbone
         run: dict[str, Any] = {"device": self.device, "n_jobs": self.n_jobs}
         return Stream(samples, source, keep_bytes=keep_bytes, **run)
 
     def rows(
-        self, samples: Sequence, place: Place | None = None, *, keep: bool = True
+        self, samples: Sequence[Any], place: Place | None = None, *, keep: bool = True
     ) -> np.ndarray | Stream:
         """Return the activations of samples; inputs of images are a stream.
 
@@ -104,7 +104,7 @@ class Cut:
         in_memory = 0 if name == "disk" else None
         return self._computed(samples, self.recipe, in_memory=in_memory)
 
-    def map(self, samples: Sequence, then: Callable) -> np.ndarray:
+    def map(self, samples: Sequence[Any], then: Callable[..., Any]) -> np.ndarray:
         """Apply a function to the activations of samples, without keeping them.
 
         Parameters
@@ -134,7 +134,7 @@ class Cut:
     # -- where to keep them --------------------------------------------------------------------
 
     def place(
-        self, samples: Sequence, layers: dict[str, LayerInfo], n_tables: int, n_passes: int
+        self, samples: Sequence[Any], layers: dict[str, LayerInfo], n_tables: int, n_passes: int
     ) -> Place:
         """Decide where the activations of a training are kept.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ __all__ = [
 
 
 def make_head(
-    head: str | Callable, n_features: int, n_outputs: int, dropout: float, seed: int
+    head: str | Callable[..., Any], n_features: int, n_outputs: int, dropout: float, seed: int
 ) -> nn.Module:
     """Build a head in float32, its random weights drawn from a seed.
 
@@ -81,7 +82,7 @@ _DESCRIBED = {
 }
 
 
-def describe_module(module: nn.Module) -> tuple | nn.Module:
+def describe_module(module: nn.Module) -> tuple[Any, ...] | nn.Module:
     """Describe the layers of a module by names and numbers, without tensors.
 
     Parameters
@@ -105,7 +106,7 @@ def describe_module(module: nn.Module) -> tuple | nn.Module:
     return "Sequential", layers
 
 
-def build_module(description: tuple | nn.Module) -> nn.Module:
+def build_module(description: tuple[Any, ...] | nn.Module) -> nn.Module:
     """Build a module from its description, with uninitialized tensors.
 
     Parameters

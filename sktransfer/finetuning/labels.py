@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..data import check_weights, class_target, naming
@@ -16,7 +18,7 @@ __all__ = ["LabelTraining"]
 class LabelTraining(TunedEstimator):
     """Base of the estimators that train on labels, which may be extended in later calls."""
 
-    _seen: set
+    _seen: set[Any]
 
     def _learn(
         self, samples, y, sample_weight, labels: list | None, before, valid: tuple = (None, None)

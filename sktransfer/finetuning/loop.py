@@ -11,11 +11,12 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import skorch
 import torch
+from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, Unfreezer
 from skorch.helper import predefined_split
 from torch import nn
@@ -49,13 +50,15 @@ class WeightedLoss(nn.Module):
         A loss of the user's, from outputs and targets; see :mod:`.losses`.
     """
 
-    def __init__(self, target: Target, label_smoothing: float = 0.0, loss="auto"):
+    def __init__(
+        self, target: Target, label_smoothing: float = 0.0, loss: str | Callable[..., Any] = "auto"
+    ):
         super().__init__()
         self.target = target
         self.label_smoothing = label_smoothing
-        self.own = None if loss == "auto" else by_row(loss)
+        self.own = None if isinstance(loss, str) else by_row(loss)
 
-    def forward(self, output: torch.Tensor | tuple, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, output: torch.Tensor | tuple[Any, ...], target: torch.Tensor) -> torch.Tensor:
         output, weight = output if isinstance(output, tuple) else (output, None)
         output = cast(torch.Tensor, output)
         if self.own is not None:
@@ -240,7 +243,7 @@ def tail_of(net: skorch.NeuralNet) -> Tail:
     return getattr(net.module_, "_orig_mod", net.module_)
 
 
-def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.device):
+def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.device) -> NeuralNet:
     """Assemble and initialize the skorch net: what to train, how, and with which callbacks."""
     objective = _OBJECTIVES[plan.target.loss]
     settings = {

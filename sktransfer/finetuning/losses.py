@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 __all__ = ["by_row", "weighted_mean"]
 
 
-def by_row(loss: Callable) -> Callable:
+def by_row(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Make a loss return a value for each row where it can.
 
     Parameters
@@ -31,7 +32,10 @@ def by_row(loss: Callable) -> Callable:
 
 
 def weighted_mean(
-    loss: Callable, output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None
+    loss: Callable[..., Any],
+    output: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
 ) -> torch.Tensor:
     """Call a loss and compute the mean over rows of loss times weight.
 

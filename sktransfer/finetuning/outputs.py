@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def run_rows(
     body: nn.Module,
     activations: np.ndarray | Stream | Table,
     device: str,
-    engines: dict,
+    engines: dict[Any, Any],
     *,
     has_tokens: bool,
     precision: str = "float32",

@@ -56,7 +56,7 @@ def from_bytes(content: bytes) -> Any:
     return _unpack(json.loads(tensors.pop(_JSON).numpy().tobytes()), tensors)
 
 
-def first_unknown(value: Any) -> type | None:
+def first_unknown(value: Any) -> type[Any] | None:
     """Return the first type in nested values that cannot be turned into bytes, or None."""
     if isinstance(value, _PLAIN):
         return None

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import skorch
 import torch
@@ -37,7 +38,7 @@ __all__ = [
 _FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
-TRAINING_CONSTRAINTS: dict = {
+TRAINING_CONSTRAINTS: dict[str, Any] = {
     "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
     "head": [StrOptions({"linear", "mlp"}), callable],
     "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -77,25 +78,25 @@ class TrainingPlan:
     lr: float
     layer_decay: float
     weight_decay: float
-    optimizer: str | type
+    optimizer: str | type[Any]
     warmup: float
     clip_norm: float | None
     gradual_unfreezing: bool
     patience: int | None
     max_epochs: int
     batch_size: int
-    callbacks: list
-    net_params: dict
+    callbacks: list[Any]
+    net_params: dict[str, Any]
     verbose: int
     seed: int
     label_smoothing: float = 0.0
-    loss: str | Callable = "auto"
+    loss: str | Callable[..., Any] = "auto"
     head_factor: float = 1.0  # on the learning rate of the head
     accumulate: int = 1  # parts in which the rows of a step are run
 
     @classmethod
     def of(
-        cls, estimator, target: Target, n_rows: int, seed: int, fresh_head: bool
+        cls, estimator: Any, target: Target, n_rows: int, seed: int, fresh_head: bool
     ) -> TrainingPlan:
         """Read the parameters of a fine-tuned estimator.
 
@@ -137,7 +138,7 @@ def _number(value: str | float) -> float:
     return 1.0 if isinstance(value, str) else float(value)
 
 
-def steps_of(estimator, n_rows: int) -> tuple[int, int]:
+def steps_of(estimator: Any, n_rows: int) -> tuple[int, int]:
     """Return the rows in a step, of all its batches, and the number of epochs.
 
     Parameters
@@ -208,7 +209,7 @@ _OURS += ("callbacks__finite", "callbacks__progress", "callbacks__watch", "callb
 _OWN_NAMES = ("finite", "clip", "schedule", "freeze", "best", "progress", "watch", "stop")
 
 
-def check_settings(estimator, with_validation: bool = False) -> None:
+def check_settings(estimator: Any, with_validation: bool = False) -> None:
     """Check what the table of constraints cannot express.
 
     Parameters
@@ -238,7 +239,7 @@ def check_settings(estimator, with_validation: bool = False) -> None:
         )
 
 
-def check_net_params(net_params: dict) -> None:
+def check_net_params(net_params: dict[str, Any]) -> None:
     """Check that no parameter of the skorch net is one that the estimator sets.
 
     Parameters
@@ -261,7 +262,7 @@ def check_net_params(net_params: dict) -> None:
     check_callbacks(net_params.get("callbacks") or (), "net_params['callbacks']")
 
 
-def check_callbacks(callbacks: Sequence, name: str) -> None:
+def check_callbacks(callbacks: Sequence[Any], name: str) -> None:
     """Check that callbacks are callbacks of skorch.
 
     Parameters
@@ -294,7 +295,7 @@ def check_callbacks(callbacks: Sequence, name: str) -> None:
         taken.update(entry[:1] if named else ())
 
 
-def check_callback_names(net: skorch.NeuralNet, net_params: dict) -> None:
+def check_callback_names(net: skorch.NeuralNet, net_params: dict[str, Any]) -> None:
     """Check that parameters of callbacks are those of callbacks of the net; skorch does not.
 
     Parameters
@@ -314,7 +315,7 @@ def check_callback_names(net: skorch.NeuralNet, net_params: dict) -> None:
             raise ValueError(f"{key}: no callback is called {name!r}.")
 
 
-def optimizer_class(optimizer: str | type) -> type:
+def optimizer_class(optimizer: str | type[Any]) -> type[Any]:
     """Return the class of an optimizer.
 
     Parameters
@@ -328,7 +329,7 @@ def optimizer_class(optimizer: str | type) -> type:
     return OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
 
 
-def check_optimizer(optimizer: str | type) -> None:
+def check_optimizer(optimizer: str | type[Any]) -> None:
     """Check that an optimizer given as a class is one of torch's.
 
     Parameters
@@ -350,7 +351,7 @@ def _is_of(key: str, name: str) -> bool:
     return key == name or (ours and key.startswith(f"{name}__"))
 
 
-def without_callbacks(net_params: dict) -> dict:
+def without_callbacks(net_params: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a net without those of callbacks, which a pickle does not hold.
 
     Parameters

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.callback import with_callbacks
 
 from ..data import NumericTarget, check_numbers, check_weights
+from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
 from .base import TunedEstimator
 from .validation import check_given
@@ -186,41 +190,41 @@ default="efficientnet_lite0"
         *,
         weights: Any = "default",
         trainable: int | str = "head",
-        head: Any = "linear",
+        head: str | Callable[..., Any] = "linear",
         dropout: float = 0.0,
         head_init: str = "auto",
         train_batch_norm: bool = False,
-        augment: Any = None,
+        augment: str | Callable[..., Any] | None = None,
         n_views: int | None = 4,
         lr: float | str = "auto",
         layer_decay: float | str = "auto",
-        weight_decay: Any = 1e-4,
-        optimizer: Any = "adamw",
+        weight_decay: float = 1e-4,
+        optimizer: str | type[Any] = "adamw",
         warmup: float = 0.1,
-        loss: Any = "auto",
+        loss: str | Callable[..., Any] = "auto",
         clip_norm: float | None = None,
         gradual_unfreezing: bool = False,
         max_epochs: int | str = "auto",
         validation_fraction: float = 0.0,
         patience: int | None = None,
         warm_start: bool = False,
-        callbacks: Any = None,
-        net_params: dict | None = None,
+        callbacks: Sequence[Any] | None = None,
+        net_params: dict[str, Any] | None = None,
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
         long_texts: str | None = None,
         batch_size: int | str = "auto",
-        accumulate: Any = 1,
-        checkpoint_activations: Any = False,
+        accumulate: int = 1,
+        checkpoint_activations: bool = False,
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
         cache_dtype: str = "float32",
-        max_cache_bytes: Any = 2**31,
+        max_cache_bytes: int = 2**31,
         memory: Any = None,
-        checkpoint: Any = None,
+        checkpoint: str | Path | None = None,
         n_jobs: int | str | None = "auto",
-        random_state: Any = None,
+        random_state: RandomState = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
@@ -266,7 +270,12 @@ default="efficientnet_lite0"
     @with_callbacks
     @all_or_nothing
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+        self,
+        X: Samples,
+        y: Targets,
+        sample_weight: ArrayLike | None = None,
+        X_val: Samples | None = None,
+        y_val: Targets | None = None,
     ) -> Self:
         """Train on samples with numbers.
 
@@ -308,7 +317,7 @@ default="efficientnet_lite0"
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Samples) -> np.ndarray:
         """Predict the targets.
 
         Parameters

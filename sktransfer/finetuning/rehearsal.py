@@ -13,7 +13,7 @@ __all__ = ["keep_rows", "kept_rows"]
 Kept = dict[Any, tuple[np.ndarray, np.ndarray]]  # label: activations and weights
 
 
-def kept_rows(kept: Kept | None, classes: np.ndarray) -> tuple | None:
+def kept_rows(kept: Kept | None, classes: np.ndarray) -> tuple[Any, ...] | None:
     """Return the rows kept from earlier calls.
 
     Parameters

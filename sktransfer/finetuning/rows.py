@@ -44,19 +44,24 @@ class Table:
         More rows, after those of the index.
     """
 
-    def __init__(self, rows: np.ndarray | Stream, index=None, behind: np.ndarray | None = None):
+    def __init__(
+        self,
+        rows: np.ndarray | Stream,
+        index: np.ndarray | None = None,
+        behind: np.ndarray | None = None,
+    ):
         self.rows: Any = rows
         self.index = np.arange(len(rows)) if index is None else index
         self.behind = behind
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return the state of a pickle or a copy, which holds no other rows of the array."""
         return {"rows": self[:], "index": np.arange(len(self)), "behind": None}
 
     def __len__(self) -> int:
         return len(self.index) + (0 if self.behind is None else len(self.behind))
 
-    def __getitem__(self, at) -> np.ndarray:
+    def __getitem__(self, at: Any) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
         return self._joined(at, self.rows[self._in_front(at)])
 
@@ -133,7 +138,7 @@ class Rows(skorch.dataset.Dataset):
         views: Sequence[Table | np.ndarray],
         target: np.ndarray,
         weight: np.ndarray,
-        fresh: Callable | None = None,
+        fresh: Callable[..., Any] | None = None,
     ):
         self.views: list[Table | torch.Tensor] = [
             view if isinstance(view, Table) else Table(view) for view in views
@@ -154,17 +159,19 @@ class Rows(skorch.dataset.Dataset):
     def __len__(self) -> int:
         return len(self.target)
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         x, y = self.batch(torch.tensor([i]), 0, None)
         return {name: value[0] for name, value in x.items()}, y[0]
 
-    def batch(self, index: torch.Tensor, epoch_seed: int, generator) -> tuple[dict, torch.Tensor]:
+    def batch(
+        self, index: torch.Tensor, epoch_seed: int, generator: torch.Generator | None
+    ) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the activations and weights of some rows, and their targets."""
         return next(self.batches([index], epoch_seed, generator))
 
     def batches(
-        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator
-    ) -> Iterator[tuple[dict, torch.Tensor]]:
+        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         """Yield several batches, which are loaded ahead if they are not in memory."""
         for index, x in zip(
             batches, self._activations(batches, epoch_seed, generator), strict=True
@@ -261,7 +268,9 @@ def as_table(rows: np.ndarray | Stream | Table) -> Table:
     return rows if isinstance(rows, Table) else Table(rows)
 
 
-def append_kept(target: np.ndarray, weight: np.ndarray, kept: tuple | None) -> tuple:
+def append_kept(
+    target: np.ndarray, weight: np.ndarray, kept: tuple[Any, ...] | None
+) -> tuple[Any, ...]:
     """Append targets and weights of rows that are kept from earlier calls.
 
     Parameters
@@ -331,7 +340,7 @@ class Batches:
         Whether a last batch of one row is added to the batch before it.
     """
 
-    def __init__(self, rows, batch_size: int, seed: int | None = None, in_pairs: bool = False):
+    def __init__(self, rows: Any, batch_size: int, seed: int | None = None, in_pairs: bool = False):
         self.rows = rows
         self.batch_size = batch_size
         self.in_pairs = in_pairs
@@ -340,7 +349,7 @@ class Batches:
     def __len__(self) -> int:
         return count_batches(len(self.rows), self.batch_size, self.in_pairs)
 
-    def __iter__(self) -> Iterator[tuple]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         order, epoch_seed = torch.arange(len(self.rows)), 0
         if self.generator is not None:
             order = torch.randperm(len(self.rows), generator=self.generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from .tail import Tail
 __all__ = ["run_in_parts"]
 
 
-def run_in_parts(tail: Tail, run: Callable, n_rows: int):
+def run_in_parts(tail: Tail, run: Callable[..., Any], n_rows: int) -> Any:
     """Call a function that runs a batch through a tail, in parts if memory is short.
 
     If the device runs out of memory, the tail divides this and later batches into parts, and the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Pooling(nn.Module):
         self.square = square
         self.masked = masked
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return pool(x, "avg", square=self.square, masked=self.masked)
 
 
@@ -68,8 +68,8 @@ class Tail(nn.Module):
 
     def __init__(
         self,
-        stages,
-        head,
+        stages: Mapping[str, nn.Module],
+        head: nn.Module,
         *,
         square: bool,
         masked: bool,
@@ -122,7 +122,9 @@ class Tail(nn.Module):
         where = self if self.train_batch_norm else self.body[-1]
         return any(map(_keeps_statistics, where.modules()))
 
-    def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None):
+    def forward(
+        self, x: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return the outputs, or outputs and weights if weights are given."""
         if x.is_floating_point():  # not ids of tokens
             x = x.to(self._like.dtype)

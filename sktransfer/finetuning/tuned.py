@@ -58,12 +58,12 @@ class TunedNetwork:
         frozen: Sequence[str],
         tail: Tail,
         plan: TrainingPlan,
-        history: Sequence[dict] = (),
+        history: Sequence[dict[str, Any]] = (),
     ):
         self.origin, self.frozen = origin, list(frozen)
         self.tail, self.plan = tail, plan
         self._history = history
-        self._made: dict = {}
+        self._made: dict[Any, Any] = {}
 
     @classmethod
     def of_training(
@@ -85,7 +85,7 @@ class TunedNetwork:
         return net
 
     @property
-    def history(self) -> list[dict]:
+    def history(self) -> list[dict[str, Any]]:
         """One entry for each epoch of training, without the entries of its batches."""
         return [{k: v for k, v in row.items() if k != "batches"} for row in self.net.history]
 
@@ -120,7 +120,9 @@ class TunedNetwork:
         outputs = run_rows(body, activations, device, engines, **settings)
         return outputs.astype(np.float64)
 
-    def as_backbone(self, classes: Sequence[str] | None, label_rows: dict) -> TunedBackbone:
+    def as_backbone(
+        self, classes: Sequence[str] | None, label_rows: dict[Any, int]
+    ) -> TunedBackbone:
         """Return the network as a backbone, the same object until the next training.
 
         Parameters
@@ -159,7 +161,7 @@ class TunedNetwork:
         bare = bare_tail(self.origin, tail.names, tail.train_batch_norm, tail.precision)
         return changed_tensors(bare, tail)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return the content of a file with this network; the origin is not part of it.
 
         ============ ==================================================================
@@ -193,7 +195,7 @@ class TunedNetwork:
         }
 
     @classmethod
-    def from_state(cls, origin: Backbone, state: dict) -> TunedNetwork:
+    def from_state(cls, origin: Backbone, state: dict[str, Any]) -> TunedNetwork:
         """Make a network from the content of a file and the pretrained backbone.
 
         Parameters
@@ -249,7 +251,9 @@ class TunedBackbone(Backbone):
         The row of the head for each label that was trained.
     """
 
-    def __init__(self, network: TunedNetwork, classes, label_rows: dict):
+    def __init__(
+        self, network: TunedNetwork, classes: Sequence[str] | None, label_rows: dict[Any, int]
+    ):
         origin = network.origin
         frozen = {name: stages_of(origin)[name] for name in network.frozen}
         stages = network.tail.as_stages(frozen)
@@ -264,7 +268,7 @@ class TunedBackbone(Backbone):
         )
         self.network, self.label_rows = network, label_rows
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         origin = self.network.origin
         resized = None if self.preprocess is origin.preprocess else self.preprocess
         about = (self.classes, self.label_rows, resized)
@@ -280,7 +284,11 @@ def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> 
 
 
 def bare_tail(
-    backbone: Backbone, names, train_batch_norm: bool, precision: str, part: str = "all"
+    backbone: Backbone,
+    names: Sequence[str],
+    train_batch_norm: bool,
+    precision: str,
+    part: str = "all",
 ) -> Tail:
     """Return some stages of a backbone as a tail without a head; tensors are shared.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data import ClassTarget, check_labels, check_target, named_among
+from ..data import ClassTarget, Target, check_labels, check_target, named_among
 from .cut import Cut, Place
 from .rows import Rows, Table
 
@@ -28,7 +29,7 @@ class Validation(NamedTuple):
     target: np.ndarray
 
 
-def check_given(X_val, y_val, fraction: float) -> bool:
+def check_given(X_val: Any, y_val: Any, fraction: float) -> bool:
     """Tell whether a validation set is given, and refuse half of one, or two.
 
     Parameters
@@ -57,7 +58,7 @@ def check_given(X_val, y_val, fraction: float) -> bool:
     return X_val is not None
 
 
-def encode_validation(samples, y_val, target) -> Validation:
+def encode_validation(samples: Any, y_val: Any, target: Target) -> Validation:
     """Encode the targets of a validation set.
 
     Parameters
@@ -89,7 +90,7 @@ def encode_validation(samples, y_val, target) -> Validation:
     return Validation(samples, target.encode(y_val))
 
 
-def naming_samples():
+def naming_samples() -> AbstractContextManager[None]:
     """Name the argument in errors about its samples."""
     return named_among(range(_MANY), "X_val")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import xlogy
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from ..data import NumericTarget, Target
@@ -30,13 +31,13 @@ class WatchLoss(Callback):
     that was and is not below that of constant predictions is also told.
     """
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         self.index_ = None
         if isinstance(X, Rows) and net.max_epochs:
             self.index_ = torch.linspace(0, len(X) - 1, min(len(X), _AT_MOST)).long()
             self.initial_loss_, self.initial_wrong_ = _fit(net, X, self.index_)
 
-    def on_train_end(self, net, X=None, y=None, **kwargs):
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         if self.index_ is None:
             return
         before = Fit(self.initial_loss_, self.initial_wrong_)
@@ -96,7 +97,7 @@ def _loss_by_chance(net, rows: Rows, index: torch.Tensor) -> float:
     return constant_loss(target, rows.target[index].numpy(force=True), weight)
 
 
-def warn_worse(rows: str, before: float, after: float, net, kept: str) -> None:
+def warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str) -> None:
     """Warn that a training increased the loss.
 
     Parameters
@@ -116,7 +117,7 @@ def warn_worse(rows: str, before: float, after: float, net, kept: str) -> None:
     )
 
 
-def mean_loss(net, rows: Rows) -> float:
+def mean_loss(net: NeuralNet, rows: Rows) -> float:
     """Compute the mean loss over rows without training.
 
     Parameters

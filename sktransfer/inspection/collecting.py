@@ -7,31 +7,33 @@ import dataclasses
 import os
 import pickle
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone, is_regressor
 from sklearn.utils import _safe_indexing
+from sklearn.utils.multiclass import type_of_target
 
-from ..data import check_labels, check_numbers
+from ..data import check_labels, check_numbers, check_target
 from ..features import NetworkStep, PretrainedFeatureExtractor, find_network
-from ..transferability.folds import check_folds
-from .confusion import most_confused
 from .duplicates import NearDuplicates, near_duplicates_of
-from .evaluation import Evaluation, evaluate, is_fitted, predictions_of, with_memory
+from .evaluation import evaluate, is_fitted, predictions_of, with_memory
 from .explaining import saliency
 from .facts import Case, Confused, Report
-from .label_issues import LabelIssues, find_label_issues
-from .metrics import Bin, calibration_bins, calibration_error, class_scores, number_scores
+from .label_issues import LabelIssues
+from .label_sets import LabelSetTask
+from .metrics import calibration_error
+from .number_tasks import NumberTask
 from .page import Shown, show, show_saliency
 from .previews import previews_of
+from .tasks import Evaluation, LabelTask, Task, as_text
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "task_of"]
 
-_PAIRS, _OF_PAIR = 8, 4  # pairs of labels that are shown, and samples of each
+_GROUPS, _OF_GROUP = 8, 4  # kinds of wrong predictions that are shown, and samples of each
 _TIMED = 8  # samples that are predicted to measure the time
-_LARGEST_TABLE = 25  # classes of a confusion matrix that is shown
 
 
 class Collector:
@@ -46,8 +48,17 @@ class Collector:
     n_shown : int
     """
 
-    def __init__(self, estimator, X, y, cv, folder: str, random_state, n_shown: int):
-        y = check_numbers(y) if is_regressor(estimator) else check_labels(y)
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        cv: int | None,
+        folder: str,
+        random_state: Any,
+        n_shown: int,
+    ):
+        task = task_of(estimator, y)
         if cv is None and not is_fitted(estimator):
             raise ValueError(
                 f"cv=None needs a fitted estimator: {type(estimator).__name__} is not."
@@ -58,10 +69,10 @@ class Collector:
         if len(readable) < 2:
             raise ValueError(f"{len(readable)} samples are readable: at least 2 are needed.")
         self.X = X if not self.unreadable else _safe_indexing(X, readable)
-        self.y, self.positions = y[readable], readable
+        self.task, self.positions = task.take(readable), readable
+        self.y = self.task.y
         if cv is not None:
-            numbers = is_regressor(estimator)
-            check_folds(cv, self.y if numbers else np.unique(self.y, return_inverse=True)[1], 0)
+            self.task.check(cv)
         unfitted = with_memory(estimator, folder)
         is_ready = is_fitted(estimator)
         self.model = estimator if is_ready else clone(unfitted).fit(self.X, self.y)
@@ -72,75 +83,68 @@ class Collector:
 
     def _evaluate(self, estimator, random_state) -> Evaluation:
         if self.cv is None:
-            return predictions_of(self.model, self.X, self.y)
+            self.task = self.task.knowing(self.model)
+            return predictions_of(self.model, self.X, self.task)
         groups = np.arange(len(self.y))
         most = len(self.y) / (2 * self.cv)  # a larger group may be all samples of a class
         for group in self.duplicates.groups:
             if len(group) <= max(2, most):
                 groups[group] = group[0]
-        return evaluate(estimator, self.X, self.y, groups, self.cv, random_state)
+        return evaluate(estimator, self.X, self.task, groups, self.cv, random_state)
 
     def _duplicates(self, folder: str) -> NearDuplicates:
         backbone = self.network.step.backbone_
         extractor = PretrainedFeatureExtractor(backbone, memory=folder)
         return near_duplicates_of(extractor.fit_transform(self.samples))
 
-    def collect(self, path: Path, title, recommendation, file: str) -> Report:
+    def collect(self, path: Path, title: str | None, recommendation: Any, file: str) -> Report:
         """Return what the page shows."""
         name = self.network.step.backbone_.name
-        order = self._order_of_errors()
+        order = self.task.errors(self.found)
         return Report(
             path=path,
             title=title or f"Report: {type(self.model).__name__} on {name}",
             noun=self.network.modality.noun,
             n_samples=len(self.y),
             n_folds=len(self.found.fit_seconds),
-            sizes=self._sizes(),
+            sizes=self.task.sizes(),
             unreadable=self.unreadable,
             duplicates=self._duplicates_in_X(),
             duplicate_cases=self._duplicate_cases(),
             choice=_choice(self.given, self.network),
             recommendation=recommendation,
+            confused=self._confused(order),
             worst=self._worst(order[: self.n_shown]),
             costs=self._costs(),
             file=file,
-            **(
-                self._of_numbers()
-                if self.found.classes is None
-                else self._of_labels(order, self.found.classes)
-            ),
+            **self._scores(),
+            **self._issues(),
         )
 
-    def _of_numbers(self) -> dict:
-        """Return the parts of the page on scores, for numbers."""
-        scores = number_scores(self.y, self.found.predicted)
-        empty: dict = {name: [] for name in ("calibration", "labels", "confused", "issue_cases")}
-        none = {"matrix": None, "issues": None, "calibration_error": float("nan")}
-        return {"scores": scores, **empty, **none}
-
-    def _of_labels(self, order: np.ndarray, classes: np.ndarray) -> dict:
-        """Return the parts of the page on scores, for labels."""
-        found = self.found
-        bins: list[Bin] = []
-        issues = None
-        if found.probabilities is not None:
-            bins = calibration_bins(self.y, found.probabilities, classes)
-            known = np.unique(self.y)
-            columns = np.isin(classes, known)
-            table = found.probabilities[:, columns]
-            issues = find_label_issues(None, self.X, self.y, probabilities=table)
-        labels = np.unique(np.concatenate([self.y, found.predicted]))
-        rows: Any = [] if issues is None else issues.indices[: self.n_shown]
+    def _scores(self) -> dict[str, Any]:
+        """Return the parts of the page with numbers about predictions."""
+        task, found = self.task, self.found
+        bins = task.bins(found)
+        labels, matrix = task.matrix(found) or ([], None)
         return {
-            "scores": class_scores(self.y, found.predicted, found.probabilities, classes),
+            "task": task,
+            "baseline": task.baseline(),
+            "scores": task.scores(found),
+            "table": task.table(found),
+            "scatters": task.scatters(found),
+            "residuals": task.residuals(found),
             "calibration": bins,
             "calibration_error": calibration_error(bins) if bins else float("nan"),
-            "matrix": self._matrix(labels) if len(labels) <= _LARGEST_TABLE else None,
-            "labels": [str(label) for label in labels],
-            "confused": self._confused(order),
-            "issues": None if issues is None else self._issues_in_X(issues),
-            "issue_cases": [] if issues is None else self._cases(rows, issues=issues),
+            "labels": labels,
+            "matrix": matrix,
         }
+
+    def _issues(self) -> dict[str, Any]:
+        """Return the part of the page on labels that are probably wrong."""
+        issues = self.task.issues(self.found)
+        if issues is None:
+            return {"issues": None, "issue_cases": []}
+        return {"issues": self._issues_in_X(issues), "issue_cases": self._issue_cases(issues)}
 
     def _duplicates_in_X(self) -> NearDuplicates:
         """Return the near duplicates with positions in X, unreadable samples included."""
@@ -163,20 +167,30 @@ class Collector:
 
     # -- samples -----------------------------------------------------------------------------------
 
-    def _cases(self, rows, issues: LabelIssues | None = None) -> list[Case]:
+    def _cases(self, rows: Sequence[int] | np.ndarray) -> list[Case]:
+        """Return samples with their labels and predictions."""
         shown = previews_of(self.samples, self.network.modality, rows)
-        predicted, table = self.found.predicted, self.found.probabilities
-        if issues is not None:
-            predicted, table = issues.classes[issues.probabilities.argmax(1)], issues.probabilities
+        text = self.task.text
         return [
             Case(
                 self._name(i),
                 show(preview),
-                _text(self.y[i]),
-                _text(predicted[i]),
-                float("nan") if table is None else float(table[i].max()),
+                text(self.y[i]),
+                text(self.found.predicted[i]),
+                self.task.sure(self.found, i),
             )
             for i, preview in zip(rows, shown, strict=True)
+        ]
+
+    def _issue_cases(self, issues: LabelIssues) -> list[Case]:
+        """Return the most suspicious labels, with what they rather are."""
+        some = slice(self.n_shown)
+        given, suggested = issues.given[some], issues.suggested[some]
+        return [
+            dataclasses.replace(case, label=as_text(own), predicted=as_text(other))
+            for case, own, other in zip(
+                self._cases(issues.indices[some]), given, suggested, strict=True
+            )
         ]
 
     def _name(self, i: int) -> str:
@@ -192,14 +206,6 @@ class Collector:
             for (_, cosine), (first, second) in zip(some, cases, strict=True)
         ]
 
-    def _order_of_errors(self) -> np.ndarray:
-        """Return the positions of errors, the worst first."""
-        found = self.found
-        if found.classes is None:
-            error = np.abs(self.y - found.predicted).reshape(len(self.y), -1).sum(1)
-            return np.argsort(-error, kind="stable")
-        return most_confused(self.y, found.predicted, found.probabilities, found.classes)
-
     def _worst(self, rows: np.ndarray) -> list[Case]:
         """Return samples with what speaks for their predictions, by the models that made them."""
         explained: dict[int, Shown] = {}
@@ -207,38 +213,26 @@ class Collector:
             some = [i for i in rows if self.found.fold[i] == fold]
             explained |= self._explained(model, some) if some else {}
         return [
-            dataclasses.replace(case, saliency=explained[i])
+            dataclasses.replace(
+                case, saliency=explained[i], explained=self.task.explanation(self.found, i)
+            )
             for i, case in zip(rows, self._cases(rows), strict=True)
         ]
 
     def _explained(self, model, rows: list[int]) -> dict[int, Shown]:
         """Return the saliency of predictions of one model."""
-        labels = self.found.predicted[rows]
-        target = None if self.found.classes is None else labels.tolist()
+        target = self.task.explained(self.found, rows)
         samples = [self.samples[i] for i in rows]
         found = saliency(find_network(model).on_samples(), samples, target=target)
         return {i: show_saliency(found, at) for at, i in enumerate(rows)}
 
     def _confused(self, order: np.ndarray) -> list[Confused]:
-        pairs: dict[tuple[str, str], list[int]] = {}
-        for i in order:
-            pairs.setdefault((_text(self.y[i]), _text(self.found.predicted[i])), []).append(i)
-        most = sorted(pairs.items(), key=lambda item: -len(item[1]))[:_PAIRS]
-        return [Confused(*pair, len(rows), self._cases(rows[:_OF_PAIR])) for pair, rows in most]
+        return [
+            Confused(group.title, len(group.rows), self._cases(group.rows[:_OF_GROUP]))
+            for group in self.task.groups(self.found, order)[:_GROUPS]
+        ]
 
     # -- numbers -----------------------------------------------------------------------------------
-
-    def _sizes(self) -> dict[str, int]:
-        if self.found.classes is None:
-            return {}
-        labels, counts = np.unique(self.y, return_counts=True)
-        return {_text(label): int(n) for label, n in zip(labels, counts, strict=True)}
-
-    def _matrix(self, labels: np.ndarray) -> np.ndarray:
-        places = np.searchsorted(labels, self.y), np.searchsorted(labels, self.found.predicted)
-        matrix = np.zeros((len(labels), len(labels)), int)
-        np.add.at(matrix, places, 1)
-        return matrix
 
     def _costs(self) -> dict[str, str]:
         model, few = self.network.on_samples(), self.samples[:_TIMED]
@@ -263,6 +257,34 @@ class Collector:
         return fit | costs
 
 
+def task_of(estimator: Any, y: Any) -> Task:
+    """Return the target of an estimator, checked.
+
+    Parameters
+    ----------
+    estimator : estimator
+    y : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Numbers for a regressor, labels or an indicator matrix otherwise. The columns of a table
+        have names.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    ValueError
+        If y is no such target.
+    """
+    names = [str(name) for name in getattr(y, "columns", ())]
+    if is_regressor(estimator):
+        return NumberTask(check_numbers(y), names)
+    values = check_target(y)
+    if type_of_target(values).startswith("multilabel"):
+        return LabelSetTask(values.astype(int), names)
+    return LabelTask(check_labels(y))
+
+
 def _unreadable(network: NetworkStep, X) -> tuple[list[tuple[str, str]], np.ndarray]:
     """Return name and cause of samples that cannot be opened, and the positions of the others."""
     if network.before is not None:  # its steps may not be fitted yet
@@ -283,12 +305,6 @@ def _name(sample, position: int, network: NetworkStep) -> str:
     if is_text or isinstance(sample, os.PathLike):
         return "/".join(Path(sample).parts[-2:])
     return f"sample {position}"
-
-
-def _text(value) -> str:
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
-    return str(value)
 
 
 def _choice(given: str, network: NetworkStep) -> dict[str, Any]:

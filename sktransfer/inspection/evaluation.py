@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from sklearn.base import clone, is_regressor
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from ..features import find_network
+from .tasks import Evaluation, Task
 
-__all__ = ["Evaluation", "evaluate", "is_fitted", "predictions_of", "with_memory"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Predictions of samples by models that have not seen them.
-
-    Parameters
-    ----------
-    predicted : ndarray of shape (n_samples,) or (n_samples, n_targets)
-    probabilities : ndarray of shape (n_samples, n_classes) or None
-    classes : ndarray of shape (n_classes,) or None
-        The labels of the columns.
-    models : list of estimator
-        Fitted without a fold each.
-    fold : ndarray of int of shape (n_samples,)
-        The model that predicted each sample, by position.
-    fit_seconds : list of float
-        For each fold.
-    n_train : float
-        Samples in a fit, the mean over folds.
-    """
-
-    predicted: np.ndarray
-    probabilities: np.ndarray | None
-    classes: np.ndarray | None
-    models: list
-    fold: np.ndarray
-    fit_seconds: list[float]
-    n_train: float
+__all__ = ["evaluate", "is_fitted", "predictions_of", "with_memory"]
 
 
-def is_fitted(estimator) -> bool:
+def is_fitted(estimator: Any) -> bool:
     """Tell whether an estimator is fitted."""
     try:
         check_is_fitted(estimator)
@@ -56,7 +26,7 @@ def is_fitted(estimator) -> bool:
     return True
 
 
-def with_memory(estimator, folder: str | None, *, replace: bool = False):
+def with_memory(estimator: Any, folder: str | None, *, replace: bool = False) -> Any:
     """Return a clone that keeps features in a folder.
 
     Parameters
@@ -77,7 +47,9 @@ def with_memory(estimator, folder: str | None, *, replace: bool = False):
     return new
 
 
-def evaluate(estimator, X, y: np.ndarray, groups: np.ndarray, cv: int, random_state) -> Evaluation:
+def evaluate(
+    estimator: Any, X: Any, task: Task, groups: np.ndarray, cv: int, random_state: Any
+) -> Evaluation:
     """Cross-validate an estimator.
 
     Parameters
@@ -85,8 +57,8 @@ def evaluate(estimator, X, y: np.ndarray, groups: np.ndarray, cv: int, random_st
     estimator : estimator
         It is cloned.
     X : list, array, Series or DataFrame of n_samples samples
-    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Labels or numbers.
+    task : Task
+        The target.
     groups : ndarray of shape (n_samples,)
         Samples of a group are in one fold.
     cv : int
@@ -97,51 +69,46 @@ def evaluate(estimator, X, y: np.ndarray, groups: np.ndarray, cv: int, random_st
     -------
     Evaluation
     """
-    classes = None if is_regressor(estimator) else np.unique(y)
-    has_odds = hasattr(estimator, "predict_proba") and classes is not None
-    table = np.zeros((len(y), len(classes))) if has_odds and classes is not None else None
-    predicted, fold = np.empty_like(y), np.zeros(len(y), int)
-    models: list = []
+    predicted, fold = np.empty_like(task.y), np.zeros(len(task.y), int)
+    tables: list[tuple[np.ndarray, np.ndarray | None]] = []
+    models: list[Any] = []
     seconds, sizes = [], []
-    for train, test in _folds(y, classes is None, groups, cv, random_state):
+    for train, test in task.folds(groups, cv, random_state):
         start = time.perf_counter()
-        model = clone(estimator).fit(_safe_indexing(X, train), y[train])
+        model = clone(estimator).fit(_safe_indexing(X, train), task.y[train])
         seconds.append(time.perf_counter() - start)
-        predicted[test], found = _predict(model, _safe_indexing(X, test), classes)
-        if table is not None:
-            table[test] = found
+        predicted[test], table = task.predict(model, _safe_indexing(X, test))
+        tables.append((test, table))
         fold[test] = len(models)
         models.append(model)
         sizes.append(len(train))
-    return Evaluation(predicted, table, classes, models, fold, seconds, float(np.mean(sizes)))
+    whole = _joined(tables, len(task.y))
+    return Evaluation(predicted, whole, models, fold, seconds, float(np.mean(sizes)))
 
 
-def predictions_of(model, X, y: np.ndarray) -> Evaluation:
-    """Return the predictions of a fitted model for samples that it was not fitted on."""
-    classes = getattr(model, "classes_", None)
-    if classes is not None:
-        classes = np.unique(np.concatenate([classes, np.unique(y)]))
-    predicted, table = _predict(model, X, classes)
-    return Evaluation(predicted, table, classes, [model], np.zeros(len(y), int), [], 0.0)
+def _joined(tables: list[tuple[np.ndarray, np.ndarray | None]], n: int) -> np.ndarray | None:
+    """Return the probabilities of all folds in the order of the samples."""
+    found: np.ndarray | None = None
+    for test, table in tables:
+        if table is None:
+            return None
+        found = np.zeros((n, table.shape[1])) if found is None else found
+        found[test] = table
+    return found
 
 
-def _predict(model, X, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return predictions and, if the model gives them, probabilities of all classes."""
-    if classes is None or not hasattr(model, "predict_proba"):
-        return model.predict(X), None
-    own = model.predict_proba(X)
-    table = np.zeros((len(own), len(classes)))
-    table[:, np.searchsorted(classes, model.classes_)] = own
-    return classes[table.argmax(1)], table
+def predictions_of(model: Any, X: Any, task: Task) -> Evaluation:
+    """Return the predictions of a fitted model for samples that it was not fitted on.
 
+    Parameters
+    ----------
+    model : estimator
+    X : list, array, Series or DataFrame of n_samples samples
+    task : Task
 
-def _folds(y: np.ndarray, numbers: bool, groups: np.ndarray, cv: int, random_state) -> Iterator:
-    empty = np.empty((len(y), 0))
-    n_groups = len(np.unique(groups))
-    if numbers:
-        folds = min(cv, n_groups)
-        return GroupKFold(folds, shuffle=True, random_state=random_state).split(empty, y, groups)
-    codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
-    folds = min(cv, n_groups, int(counts.max()))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
-    return splitter.split(empty, codes, groups)
+    Returns
+    -------
+    Evaluation
+    """
+    predicted, table = task.predict(model, X)
+    return Evaluation(predicted, table, [model], np.zeros(len(task.y), int), [], 0.0)

@@ -13,7 +13,7 @@ from sklearn.base import is_regressor
 from ..data import Modality
 from ..features import find_network, open_sample
 from .networks import FromInputs, FromMaps, as_map
-from .scores import NoGradientsError, columns_of, scores_of
+from .scores import NoGradientsError, columns_of, label_probabilities, scores_of
 
 __all__ = ["METHODS", "Saliency", "saliency"]
 
@@ -40,10 +40,10 @@ class Saliency:
         "gradcam", "integrated_gradients" or "occlusion".
     """
 
-    maps: list
-    targets: list
-    shown: list
-    spans: list
+    maps: list[Any]
+    targets: list[Any]
+    shown: list[Any]
+    spans: list[Any]
     method: str
 
     def __len__(self) -> int:
@@ -235,7 +235,7 @@ def _raw_scores(model, samples) -> np.ndarray:
     if is_regressor(model):
         return model.predict(samples).reshape(len(samples), -1)
     if hasattr(model, "predict_proba"):
-        p = np.clip(model.predict_proba(samples), 1e-12, 1 - 1e-12)
+        p = np.clip(label_probabilities(model, samples), 1e-12, 1 - 1e-12)
         return np.log(p) - np.log1p(-p)
     scores = model.decision_function(samples)
     return scores if scores.ndim == 2 else np.column_stack([-scores, scores])

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from .duplicates import NearDuplicates
+from .label_issues import LabelIssues
 from .metrics import Bin, Score
 from .page import Shown
+from .tasks import Scatter, Table, Task
 
 __all__ = ["Case", "Confused", "Report"]
 
@@ -29,6 +31,8 @@ class Case:
     probability : float, default=nan
         Of the prediction.
     saliency : Shown or None, default=None
+    explained : str, default=""
+        The label or number that the saliency is about, if a sample has several.
     """
 
     name: str
@@ -37,14 +41,14 @@ class Case:
     predicted: str = ""
     probability: float = float("nan")
     saliency: Shown | None = None
+    explained: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Confused:
-    """Two labels that are confused, with samples."""
+    """Wrong predictions of one kind, with samples."""
 
-    label: str
-    predicted: str
+    title: str
     count: int
     cases: list[Case]
 
@@ -75,7 +79,17 @@ class Report:
     choice : dict
         Texts about the estimator, and the members of a blend.
     recommendation : Recommendation or None
+    task : Task
+        With titles and explanations of the sections.
+    baseline : str
+        What a constant prediction would give.
     scores : list of Score
+    table : Table or None
+        Scores of each of several labels or targets.
+    scatters : list of Scatter
+        Predictions against numbers, for each target; empty for labels.
+    residuals : list of Table
+        Errors in parts of the range of each target.
     calibration : list of Bin
         Empty without probabilities.
     calibration_error : float
@@ -103,14 +117,19 @@ class Report:
     duplicate_cases: list[tuple[float, Case, Case]]
     choice: dict[str, Any]
     recommendation: Any
+    task: Task
+    baseline: str
     scores: list[Score]
+    table: Table | None
+    scatters: list[Scatter]
+    residuals: list[Table]
     calibration: list[Bin]
     calibration_error: float
     matrix: np.ndarray | None
     labels: list[str]
     confused: list[Confused]
     worst: list[Case]
-    issues: Any
+    issues: LabelIssues | None
     issue_cases: list[Case]
     costs: dict[str, str]
     file: str

@@ -8,7 +8,16 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import norm
 
-__all__ = ["Bin", "Score", "calibration_bins", "calibration_error", "class_scores", "number_scores"]
+__all__ = [
+    "Bin",
+    "Score",
+    "bins_of",
+    "calibration_bins",
+    "calibration_error",
+    "class_scores",
+    "label_set_scores",
+    "number_scores",
+]
 
 _RESAMPLES, _AT_ONCE = 500, 50
 _LEAST = 1e-6  # probability in a log loss
@@ -90,6 +99,46 @@ def class_scores(
     return [*found, _resampled("log loss", _mean, (-np.log(own.clip(_LEAST)),), meaning)]
 
 
+def label_set_scores(
+    y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None
+) -> list[Score]:
+    """Return scores of indicator matrices of labels.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n_samples, n_labels)
+    probabilities : ndarray of shape (n_samples, n_labels) or None
+
+    Returns
+    -------
+    list of Score
+        Intervals are those of :func:`class_scores`. F1 scores are over the labels that occur.
+    """
+    y, predicted = y == 1, predicted == 1
+    right = (y == predicted).all(1)
+    low, high = wilson_interval(int(right.sum()), len(y))
+    meaning = "share of samples whose labels are all right"
+    found = [Score("accuracy", float(right.mean()), low, high, meaning)]
+    found += [
+        _resampled(name, score, arrays, meaning)
+        for name, score, arrays, meaning in (
+            ("micro F1", _set_micro_f1, (y, predicted), "F1 score of all labels together"),
+            ("macro F1", _set_macro_f1, (y, predicted), "mean over labels of the F1 score"),
+            (
+                "Hamming loss",
+                _mean,
+                ((y != predicted).mean(1),),
+                "share of labels that are wrong; lower is better",
+            ),
+        )
+    ]
+    if probabilities is None:
+        return found
+    own = np.where(y, probabilities, 1 - probabilities).clip(_LEAST)
+    meaning = "mean over labels of minus the logarithm of the probability; lower is better"
+    return [*found, _resampled("log loss", _mean, (-np.log(own).mean(1),), meaning)]
+
+
 def number_scores(y: np.ndarray, predicted: np.ndarray) -> list[Score]:
     """Return scores of predicted numbers.
 
@@ -103,10 +152,11 @@ def number_scores(y: np.ndarray, predicted: np.ndarray) -> list[Score]:
         Intervals are quantiles of 500 bootstrap samples. Of several targets, means.
     """
     y, predicted = y.reshape(len(y), -1), predicted.reshape(len(y), -1)
-    size = np.abs(y - predicted).mean(1)
+    size, squared = np.abs(y - predicted).mean(1), ((y - predicted) ** 2).mean(1)
     return [
         _resampled("R²", _r2, (y, predicted), "share of the variance that is explained"),
         _resampled("mean absolute error", _mean, (size,), "in the unit of y"),
+        _resampled("root mean squared error", _root_mean, (squared,), "in the unit of y"),
     ]
 
 
@@ -146,6 +196,26 @@ def _resampled(name: str, score: Callable, arrays: tuple, meaning: str) -> Score
 
 def _mean(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     return times @ values / times.sum(1)
+
+
+def _root_mean(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    return np.sqrt(_mean(values, times))
+
+
+def _set_counts(y, predicted, times) -> tuple[np.ndarray, np.ndarray]:
+    """Count correct labels, and labels and predictions: ``(n_resamples, n_labels)``."""
+    return times @ (y & predicted), times @ y + times @ predicted
+
+
+def _set_micro_f1(y, predicted, times) -> np.ndarray:
+    right, both = _set_counts(y, predicted, times)
+    return 2 * right.sum(1) / np.maximum(both.sum(1), 1)
+
+
+def _set_macro_f1(y, predicted, times) -> np.ndarray:
+    right, both = _set_counts(y, predicted, times)
+    occurs = times @ y > 0
+    return (2 * right / np.maximum(both, 1) * occurs).sum(1) / np.maximum(occurs.sum(1), 1)
 
 
 def _counts(y, predicted, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,7 +261,22 @@ def calibration_bins(y: np.ndarray, probabilities: np.ndarray, classes: np.ndarr
     list of Bin
         Ten of equal width, without empty ones.
     """
-    sure, right = probabilities.max(1), classes[probabilities.argmax(1)] == y
+    return bins_of(probabilities.max(1), classes[probabilities.argmax(1)] == y)
+
+
+def bins_of(sure: np.ndarray, right: np.ndarray) -> list[Bin]:
+    """Group predictions by their probability.
+
+    Parameters
+    ----------
+    sure : ndarray of shape (n_predictions,)
+    right : ndarray of bool of shape (n_predictions,)
+
+    Returns
+    -------
+    list of Bin
+        Ten of equal width, without empty ones.
+    """
     places = np.minimum((sure * _BINS).astype(int), _BINS - 1)
     return [
         Bin(

@@ -33,7 +33,7 @@ class FromInputs(nn.Module):
         self.scores = scores
         self.backbones = list({id(read.backbone): read.backbone for read in scores.reads}.values())
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         outputs = {
             id(backbone): _run(backbone, x.clone(), _layers(self.scores.reads, backbone))
             for backbone, x in zip(self.backbones, inputs, strict=True)
@@ -70,7 +70,7 @@ class FromMaps(FromInputs):
         self.maps = [self._map_before(r, by_backbone[id(r.backbone)]) for r in scores.reads]
         self.markers = nn.ModuleList(nn.Identity() for _ in scores.reads)
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             found = {
                 id(backbone): _run(backbone, x, self._map_names(backbone))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Shown:
         Pieces of a text with values between -1 and 1.
     """
 
-    def __init__(self, picture: str = "", parts=()):
+    def __init__(self, picture: str = "", parts: Iterable[tuple[str, float]] = ()):
         self.picture = picture
         self.parts = list(parts)
 
@@ -81,7 +82,7 @@ def _uri(picture: Any) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def render(template: str, **values) -> str:
+def render(template: str, **values: Any) -> str:
     """Fill a template.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..features import find_network
 __all__ = ["draw_preview", "nested_axes", "previews_of", "samples_of"]
 
 
-def samples_of(estimator, X) -> tuple[Sequence, Modality]:
+def samples_of(estimator: Any, X: Any) -> tuple[Sequence[Any], Modality]:
     """Return the samples that the network of an estimator is given, and their modality.
 
     Parameters
@@ -31,7 +31,9 @@ def samples_of(estimator, X) -> tuple[Sequence, Modality]:
     return found.check(X), found.modality
 
 
-def previews_of(samples: Sequence, modality: Modality, rows, side: int = 160) -> list:
+def previews_of(
+    samples: Sequence[Any], modality: Modality, rows: Iterable[int], side: int = 160
+) -> list[Any]:
     """Return a picture or a line of text for some samples.
 
     Parameters
@@ -56,7 +58,7 @@ def previews_of(samples: Sequence, modality: Modality, rows, side: int = 160) ->
     return found
 
 
-def draw_preview(ax, preview: Any, title: str = "") -> None:
+def draw_preview(ax: Any, preview: Any, title: str = "") -> None:
     """Draw a picture or a line of text into axes without ticks."""
     ax.set_xticks([])
     ax.set_yticks([])
@@ -71,7 +73,7 @@ def draw_preview(ax, preview: Any, title: str = "") -> None:
         ax.set_frame_on(False)
 
 
-def nested_axes(ax, n_rows: int, n_columns: int, **ratios) -> tuple[Any, np.ndarray]:
+def nested_axes(ax: Any, n_rows: int, n_columns: int, **ratios: Any) -> tuple[Any, np.ndarray]:
     """Divide the place of axes, which are hidden, into a table of axes.
 
     Parameters

@@ -33,7 +33,8 @@ def report(
 
     It shows the data (classes, unreadable samples, near duplicates), what the model consists of,
     scores with intervals, calibration, confusions, the worst errors with their saliency, labels
-    that are probably wrong, costs, and how the model is used.
+    that are probably wrong, costs, and how the model is used. For several labels it shows the
+    scores of each; for numbers, predictions against numbers, and errors in parts of their range.
 
     Parameters
     ----------
@@ -41,8 +42,9 @@ def report(
         Fitted or not; it is not changed.
     X : list, array, Series or DataFrame column of n_samples samples
         Unreadable ones are listed and left out.
-    y : array-like of shape (n_samples,)
-        Labels or numbers.
+    y : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Labels, an indicator matrix of labels, or numbers. The columns of a DataFrame name labels
+        and targets.
     path : str or Path
         The file to write.
     cv : int or None, default=5
@@ -71,8 +73,7 @@ def report(
     ImportError
         Without the libraries of the extra ``inspect``.
     ValueError
-        If ``cv`` is None and the estimator is not fitted, if y has several columns of labels, or if
-        too few samples are readable.
+        If ``cv`` is None and the estimator is not fitted, or if too few samples are readable.
 
     Examples
     --------

@@ -22,7 +22,7 @@ from ..selection.blend import ClassBlend, NumberBlend
 from ..selection.members import RAW
 from ..selection.models import Conditional, FittedOnFeatures, Linear, Mapped
 
-__all__ = ["NoGradientsError", "Read", "Scores", "columns_of", "scores_of"]
+__all__ = ["NoGradientsError", "Read", "Scores", "columns_of", "label_probabilities", "scores_of"]
 
 _AT_ONCE = 256  # rows of a unit matrix
 _TOLERANCE = 1e-3  # of a linear function, relative to its largest value
@@ -65,14 +65,35 @@ class Scores:
     head: Callable[[list[torch.Tensor]], torch.Tensor]
 
 
-def columns_of(estimator) -> list | None:
+def columns_of(estimator: Any) -> list[Any] | None:
     """Return the labels of the columns of scores; None for numbers."""
     classes = getattr(estimator, "classes_", None)
+    if isinstance(classes, list):  # of an estimator for each of several labels
+        return list(range(len(classes)))
     return None if classes is None else np.asarray(classes).tolist()
 
 
+def label_probabilities(model: Any, X: Any) -> np.ndarray:
+    """Return the probabilities of labels as one matrix.
+
+    Parameters
+    ----------
+    model : classifier with ``predict_proba``
+        Some estimators of several labels return a list, with a matrix for each label.
+    X : list, array, Series or DataFrame of n_samples samples
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_labels)
+    """
+    found = model.predict_proba(X)
+    if not isinstance(found, list):
+        return np.asarray(found)
+    return np.column_stack([p @ values for p, values in zip(found, model.classes_, strict=True)])
+
+
 @functools.singledispatch
-def scores_of(estimator) -> Scores:
+def scores_of(estimator: Any) -> Scores:
     """Return the scores of a fitted estimator as a function with gradients.
 
     Parameters

@@ -32,7 +32,9 @@ class DamagedFileError(ValueError):
     """A file is not one that ``sktransfer.save`` wrote, or was changed since."""
 
 
-def write_archive(path: str | os.PathLike, contents: dict, parts: Mapping[str, bytes]) -> None:
+def write_archive(
+    path: str | os.PathLike[str], contents: dict[str, Any], parts: Mapping[str, bytes]
+) -> None:
     """Write a file, which replaces an earlier one when it is complete.
 
     Parameters
@@ -71,7 +73,9 @@ def _set_mode(path: str) -> None:
     os.chmod(path, 0o666 & ~mask)
 
 
-def read_archive(path: str | os.PathLike, *, parts: bool = True) -> tuple[dict, dict[str, bytes]]:
+def read_archive(
+    path: str | os.PathLike[str], *, parts: bool = True
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read a file and check it, without interpreting any part but the table of contents.
 
     Nothing is decompressed, since parts are stored as they are, so that a file needs no more memory

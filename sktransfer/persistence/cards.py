@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import _num_samples
 
 from ..backbones import Backbone
 from ..data import package_versions
+from ..data.types import Samples
 from ..features import find_network
 from ..finetuning.tuned import TunedBackbone
 
@@ -30,14 +32,14 @@ _LICENCES = {
 
 
 def model_card(
-    estimator,
+    estimator: Any,
     *,
-    X=None,
-    y=None,
+    X: Samples | None = None,
+    y: ArrayLike | None = None,
     scores: Mapping[str, float] | None = None,
     data: str | None = None,
     licence: str | None = None,
-):
+) -> Any:
     """Describe a fitted estimator for those who are given it.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -23,7 +24,7 @@ _OBJECTS, _ARRAYS, _SUFFIX = "estimator.skops", "arrays.safetensors", ".safetens
 _SHOWN = 1000  # classes listed in the table of contents
 
 
-def save(estimator, path: str | os.PathLike, *, self_contained: bool = False) -> None:
+def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool = False) -> None:
     """Save an estimator in a file that anyone can load, because loading it executes nothing.
 
     Parameters
@@ -103,11 +104,11 @@ def _classes(estimator) -> list | None:
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
-    modules: Mapping[str, Callable] | None = None,
-    trusted: Sequence[str | type] | None = None,
-):
+    modules: Mapping[str, Callable[..., Any]] | None = None,
+    trusted: Sequence[str | type[Any]] | None = None,
+) -> Any:
     """Load an estimator that :func:`save` wrote. Nothing in the file is executed.
 
     Parameters
@@ -194,7 +195,7 @@ def _read_tensors(parts: Mapping[str, bytes]) -> tuple[dict, dict]:
     return arrays, tensors
 
 
-def inspect_file(path: str | os.PathLike) -> dict:
+def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Say what a file of :func:`save` holds, without loading it.
 
     Parameters

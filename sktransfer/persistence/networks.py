@@ -40,7 +40,7 @@ class NetworkWriter:
     def __init__(self, self_contained: bool):
         self.self_contained = self_contained
 
-    def __call__(self, writer: Writer, network: Backbone | nn.Module) -> dict:
+    def __call__(self, writer: Writer, network: Backbone | nn.Module) -> dict[str, Any]:
         """Return the record of a network, and list it in the summary of the file."""
         how, record = self._record(writer, network)
         name = getattr(network, "name", type(network).__name__)
@@ -165,7 +165,7 @@ def _tuned(writer: Writer, network: TunedBackbone) -> dict:
     }
 
 
-def read_network(reader: Reader, record: dict) -> Backbone | nn.Module:
+def read_network(reader: Reader, record: dict[str, Any]) -> Backbone | nn.Module:
     """Make a network again from its record.
 
     Parameters
@@ -304,7 +304,7 @@ def _read_tuned(reader: Reader, record: dict) -> TunedBackbone:
     return made
 
 
-_HOW: dict[str, Callable[[Reader, dict], Any]] = {
+_HOW: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "given": _read_given,
     "module": _read_module,
     "published": _read_published,

@@ -14,6 +14,7 @@ from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from ..data import package_versions
+from ..data.types import Samples
 from ..engines import export, onnx_model
 from ..engines.quiet import quiet
 from .onnx_counts import counts_model, counts_source
@@ -27,7 +28,7 @@ _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _FEATURES, _PROBABILITIES, _LABEL = "features", "probabilities", "label"
 
 
-def to_onnx(estimator, path: str | os.PathLike, *, X=None) -> None:
+def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None = None) -> None:
     """Export a fitted estimator as an ONNX file, which runs without sktransfer and torch.
 
     The file is one graph: from resized images or ids of tokens, through the scaling of pixels, the

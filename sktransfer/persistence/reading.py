@@ -39,7 +39,7 @@ class Reader:
         arrays: Mapping[str, np.ndarray],
         tensors: Mapping[str, Mapping[str, torch.Tensor]],
         named: Mapping[str, Any],
-        read_network: Callable[[Reader, dict], Any],
+        read_network: Callable[[Reader, dict[str, Any]], Any],
     ):
         self.arrays, self.tensors = arrays, tensors
         self.named = named
@@ -168,7 +168,7 @@ _SPARSE = {
     for cls in (sparse.csc_array, sparse.csc_matrix, sparse.csr_array, sparse.csr_matrix)
 }
 
-_READERS: dict[str, Callable[[Reader, dict], Any]] = {
+_READERS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "Bunch": Reader._bunch,
     "array": Reader._array,
     "attributes": Reader._attributes,

@@ -64,7 +64,7 @@ def _compact(data: bytes) -> bytes:
     return made.getvalue()
 
 
-def load_objects(data: bytes, trusted: Sequence[str | type] | None) -> Any:
+def load_objects(data: bytes, trusted: Sequence[str | type[Any]] | None) -> Any:
     """Read what :func:`dump_objects` wrote.
 
     Parameters

@@ -186,7 +186,7 @@ class _Share(nn.Module):
         return (1 - self.weight) * mean + self.weight * own
 
 
-def export_blend(blend: Blend, estimator: Any, X) -> Exportable:
+def export_blend(blend: Blend, estimator: Any, X: Any) -> Exportable:
     wanted: dict[Any, list[tuple]] = {}  # outputs by size
     places: Any = [[_place(block, wanted) for block in part.member.blocks] for part in blend.parts]
     order = {size: i for i, size in enumerate(wanted)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .torch_networks import Exportable, Then, TunedOutputs, make_networks
 __all__ = ["exportable"]
 
 
-def exportable(estimator: Any, X=None) -> Exportable:
+def exportable(estimator: Any, X: Any = None) -> Exportable:
     """Make a module of a fitted estimator of sktransfer.
 
     Parameters
@@ -134,7 +135,7 @@ def _regressor(estimator: TransferRegressor, X) -> Exportable:
     return export_blend(estimator.blend_, estimator, X)
 
 
-_MAKERS: dict = {
+_MAKERS: dict[type[Any], Callable[..., Any]] = {
     PretrainedFeatureExtractor: _extractor,
     PretrainedClassifier: _direct,
     TunedEstimator: _tuned,

@@ -38,7 +38,7 @@ class Source:
     name: str
     example: torch.Tensor
     any_size: tuple[int, ...]
-    about: dict
+    about: dict[str, Any]
     tokenizer: str | None = None
 
 
@@ -147,7 +147,7 @@ class Network(nn.Module):
     outputs : sequence of (str, pooling)
     """
 
-    def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[tuple]):
+    def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[tuple[Any, ...]]):
         super().__init__()
         stages = stages_of(backbone)
         last = max(list(stages).index(layer) for layer, _ in outputs)
@@ -183,7 +183,7 @@ class Networks(nn.Module):
 
 
 def make_networks(
-    estimator: Any, wanted: Sequence[tuple], X
+    estimator: Any, wanted: Sequence[tuple[Any, ...]], X: Any
 ) -> tuple[tuple[Source, ...], Networks]:
     """Return inputs and networks for pairs of a backbone and its outputs."""
     made = [(*_source(backbone, estimator, X), backbone, outs) for backbone, outs in wanted]

@@ -18,7 +18,7 @@ from .writing import Writer
 __all__ = ["read_vectors", "write_vectors"]
 
 
-def write_vectors(writer: Writer, network: Backbone, self_contained: bool) -> dict:
+def write_vectors(writer: Writer, network: Backbone, self_contained: bool) -> dict[str, Any]:
     """Return the record of a backbone of word vectors.
 
     Parameters
@@ -54,7 +54,7 @@ def _table(writer: Writer, vectors: WordVectors) -> dict:
     }
 
 
-def read_vectors(reader: Reader, record: dict) -> Backbone:
+def read_vectors(reader: Reader, record: dict[str, Any]) -> Backbone:
     """Make a backbone of word vectors again.
 
     Parameters

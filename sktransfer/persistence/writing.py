@@ -52,13 +52,13 @@ class Writer:
         What must be given to ``load`` by name.
     """
 
-    def __init__(self, write_network: Callable[[Writer, Any], dict]):
+    def __init__(self, write_network: Callable[[Writer, Any], dict[str, Any]]):
         self.write_network = write_network
         self.arrays: dict[str, np.ndarray] = {}
         self.tensors: dict[str, dict[str, torch.Tensor]] = {}
         self.places: dict[int, str] = {}
         self.factories: dict[int, Any] = {}
-        self.networks: list[dict] = []
+        self.networks: list[dict[str, Any]] = []
         self.named: dict[str, Any] = {}
         self._done: dict[int, tuple[Any, Any]] = {}  # what was written, and its result
         self._numbers: dict[int, int] = {}  # of records that others refer to
@@ -211,7 +211,7 @@ class Writer:
         return {KIND: "named", "name": self.name_of(item, item.__name__)}
 
 
-def torch_class(name: str) -> type | None:
+def torch_class(name: str) -> type[Any] | None:
     """Return an optimizer or a module of torch by name, or None."""
     for place, base in ((torch.optim, torch.optim.Optimizer), (nn, nn.Module)):
         found = getattr(place, name, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Blend:
         parts: list[BlendPart],
         temperature: float | None,
         vectorizer: Any,
-        run: dict,
+        run: dict[str, Any],
         tuned: TunedMember | TunedNumbers | None = None,
     ):
         self.backbone = backbone
@@ -61,7 +61,7 @@ class Blend:
         self.tuned = tuned
         vars(self).update(run)
 
-    def set_params(self, **run):
+    def set_params(self, **run: Any) -> Self:
         """Set device, engine, memory, n_jobs or verbose."""
         vars(self).update(run)
         return self
@@ -75,7 +75,7 @@ class Blend:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     @property
-    def execution_(self) -> dict:
+    def execution_(self) -> dict[str, Any]:
         """How the network is run; with several sizes, "batch_size" is a dictionary by size."""
         recipes = _recipes(self.backbone, self._blocks, self.engine).values()
         runs = describe_passes(list(recipes), device=self.device, store=as_store(self.memory))
@@ -89,7 +89,7 @@ class Blend:
     def _blocks(self) -> list[Block]:
         return _blocks([part.member for part in self.parts])
 
-    def mean(self, samples: Sequence) -> np.ndarray:
+    def mean(self, samples: Sequence[Any]) -> np.ndarray:
         """Return probabilities or standardised numbers, ``(n_samples, n_outputs)``."""
         run = run_settings(self)
         tables = Tables(compute_blocks(samples, self.backbone, self._blocks, self.vectorizer, run))
@@ -114,11 +114,11 @@ class ClassBlend(Blend):
         super().__init__(*args)
         self.classes_ = classes
 
-    def predict_proba(self, samples: Sequence) -> np.ndarray:
+    def predict_proba(self, samples: Sequence[Any]) -> np.ndarray:
         """Return the probability of each class, ``(n_samples, n_classes)``."""
         return self.mean(samples)
 
-    def predict(self, samples: Sequence) -> np.ndarray:
+    def predict(self, samples: Sequence[Any]) -> np.ndarray:
         """Return the most probable class of each sample."""
         return self.classes_[self.predict_proba(samples).argmax(axis=1)]
 
@@ -137,7 +137,7 @@ class NumberBlend(Blend):
         super().__init__(*args)
         self.scaler = scaler
 
-    def predict(self, samples: Sequence) -> np.ndarray:
+    def predict(self, samples: Sequence[Any]) -> np.ndarray:
         """Return numbers, in the form of y."""
         return self.scaler.decode(self.mean(samples))
 
@@ -175,7 +175,7 @@ class BlendTask:
     outcome: Labels | Numbers
     rows: np.ndarray
     seed: int
-    run: dict
+    run: dict[str, Any]
     classifier: Any = None
     unlabelled: Any = None
     groups: tuple[tuple[int, ...], ...] | None = None
@@ -189,7 +189,11 @@ class BlendTask:
 
 
 def compute_blocks(
-    samples: Sequence, backbone: Backbone, blocks: Iterable[Block], vectorizer: Any, run: dict
+    samples: Sequence[Any],
+    backbone: Backbone,
+    blocks: Iterable[Block],
+    vectorizer: Any,
+    run: dict[str, Any],
 ) -> dict[Block, np.ndarray]:
     """Compute the features of samples for some blocks, in one pass for each input size.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import is_classifier
 
@@ -15,7 +17,7 @@ CHOICES = ("auto", "search")  # that no single strategy owns
 _WITH_OWN_CLASSES = ("auto", "search", "direct")
 
 
-def check_choices(estimator) -> None:
+def check_choices(estimator: Any) -> None:
     """Check parameters before anything is computed.
 
     Parameters
@@ -45,7 +47,7 @@ def check_choices(estimator) -> None:
         )
 
 
-def check_combinable(classifier) -> None:
+def check_combinable(classifier: Any) -> None:
     """Check that a classifier, or None, gives probabilities or scores, which a blend combines.
 
     Parameters
@@ -64,7 +66,9 @@ def check_combinable(classifier) -> None:
         )
 
 
-def sources_of(class_map: dict, classes: np.ndarray, backbone: Backbone, n_outputs: int) -> dict:
+def sources_of(
+    class_map: dict[Any, Any], classes: np.ndarray, backbone: Backbone, n_outputs: int
+) -> dict[str, Any]:
     """Return the network's classes that mean each label of y, by position.
 
     Parameters

@@ -13,7 +13,7 @@ from .ranking import BackboneRanking, probe_layers, rank_backbones
 __all__ = ["BackboneRankingDisplay", "LayerProbeDisplay", "StrategyDisplay"]
 
 
-def new_axes(ax, height: float, width: float = 6.4):
+def new_axes(ax: Any, height: float, width: float = 6.4) -> Any:
     """Return the axes given, or new ones.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ _LARGER = 9 / 7
 _LOOKED_AT = 20  # samples whose headers are read
 
 
-def note_on_size(backbone: Backbone, samples: Sequence) -> str | None:
+def note_on_size(backbone: Backbone, samples: Sequence[Any]) -> str | None:
     """Say what a larger input costs, where samples have more pixels than the network takes.
 
     Parameters

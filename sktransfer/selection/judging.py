@@ -259,7 +259,7 @@ def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple:
     return tables, dataclasses.replace(outcome.take(rows), weight=weight), groups
 
 
-def make_splits(outcome: Labels | Numbers, seed: int) -> list[list]:
+def make_splits(outcome: Labels | Numbers, seed: int) -> list[list[Any]]:
     """Split samples into folds, several times if they are few."""
     n, (few, many) = len(outcome.weight), BLEND["folds"]
     n_folds = min(many if n > BLEND["many"] else few, outcome.most_folds)

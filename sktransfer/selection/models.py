@@ -90,7 +90,7 @@ class Tables:
             return inner_products(self.unit(blocks[0]))
         return np.mean([self.products((block,)) for block in blocks], axis=0)
 
-    def side_by_side(self, blocks: Sequence) -> np.ndarray:
+    def side_by_side(self, blocks: Sequence[Any]) -> np.ndarray:
         """Return the blocks of a member as one array, as they are."""
         parts = [self.by_block[block] for block in blocks]
         return parts[0] if len(parts) == 1 else np.hstack(parts)
@@ -99,7 +99,7 @@ class Tables:
 class Fitted(Protocol):
     """A fitted model."""
 
-    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+    def scores(self, tables: Tables, blocks: tuple[Any, ...]) -> np.ndarray:
         """Return logits of classes, or numbers, ``(n_samples, n_outputs)``."""
 
 
@@ -115,17 +115,19 @@ class Model(Protocol):
     """
 
     @property
-    def settings(self) -> tuple: ...
+    def settings(self) -> tuple[Any, ...]: ...
 
     @property
     def usual(self) -> Any: ...
 
     def out_of_fold(
-        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
     ) -> np.ndarray:
         """Return the scores of each sample by a model fitted without its fold, by setting."""
 
-    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> Fitted:
+    def fit(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: Any
+    ) -> Fitted:
         """Fit on all samples."""
 
 
@@ -143,7 +145,7 @@ class Linear:
     coef: list[np.ndarray]
     intercept: np.ndarray
 
-    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+    def scores(self, tables: Tables, blocks: tuple[Any, ...]) -> np.ndarray:
         """Return ``(n_samples, n_outputs)``."""
         pairs = zip(blocks, self.coef, strict=True)
         return sum((tables.unit(block) @ coef for block, coef in pairs), self.intercept)
@@ -166,7 +168,7 @@ class Probe:
     usual: float
 
     def out_of_fold(
-        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
     ) -> np.ndarray:
         """Return ``(n_settings, n_samples, n_outputs)``."""
         products, target = tables.products(blocks), outcome.target
@@ -178,7 +180,9 @@ class Probe:
                 found[i, test] = model.scores(asked)
         return found
 
-    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting: float) -> Linear:
+    def fit(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
+    ) -> Linear:
         """Fit on all samples."""
         rows = [tables.unit(block) for block in blocks]
         scales = [scale_of(part, outcome.weight) / len(blocks) for part in rows]
@@ -208,7 +212,7 @@ class Conditional:
 
     conditional: np.ndarray
 
-    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+    def scores(self, tables: Tables, blocks: tuple[Any, ...]) -> np.ndarray:
         """Return logarithms of probabilities, ``(n_samples, n_classes)``."""
         return logs(_own_probabilities(tables, blocks) @ self.conditional)
 
@@ -232,7 +236,7 @@ class Direct:
         return self.settings[0]
 
     def out_of_fold(
-        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
     ) -> np.ndarray:
         """Return logarithms of probabilities ``(n_settings, n_samples, n_classes)``."""
         theta, target = _own_probabilities(tables, blocks), outcome.target
@@ -244,7 +248,9 @@ class Direct:
                 found[i, test] = logs(theta[test] @ given)
         return found
 
-    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting: float) -> Conditional:
+    def fit(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
+    ) -> Conditional:
         """Fit on all samples."""
         theta = _own_probabilities(tables, blocks)
         return Conditional(labels_given_classes(theta, outcome.target, setting, outcome.weight))
@@ -265,16 +271,18 @@ class Mapped:
     usual: None = None
 
     def out_of_fold(
-        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
     ) -> np.ndarray:
         """Return logits ``(1, n_samples, n_classes)``."""
         return self.scores(tables, blocks)[None]
 
-    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> Mapped:
+    def fit(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: Any
+    ) -> Mapped:
         """Return itself."""
         return self
 
-    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+    def scores(self, tables: Tables, blocks: tuple[Any, ...]) -> np.ndarray:
         """Return logits ``(n_samples, n_classes)``."""
         return mapped_logits(tables.by_block[blocks[0]].astype(np.float64), self.groups)
 
@@ -304,7 +312,7 @@ class OnFeatures:
     usual: None = None
 
     def out_of_fold(
-        self, tables: Tables, blocks: tuple, outcome: Outcome, folds: list
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
     ) -> np.ndarray:
         """Return logits ``(1, n_samples, n_classes)``."""
         X, found = tables.side_by_side(blocks), np.full((1, *outcome.target.shape), -np.inf)
@@ -316,7 +324,9 @@ class OnFeatures:
                 found[0, test] = self._fit(X, outcome, train).of(X[test])
         return found
 
-    def fit(self, tables: Tables, blocks: tuple, outcome: Outcome, setting) -> FittedOnFeatures:
+    def fit(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: Any
+    ) -> FittedOnFeatures:
         """Fit on all samples."""
         every = np.arange(len(outcome.weight))
         return self._fit(tables.side_by_side(blocks), outcome, every)
@@ -345,7 +355,7 @@ class FittedOnFeatures:
     columns: np.ndarray
     n_classes: int
 
-    def scores(self, tables: Tables, blocks: tuple) -> np.ndarray:
+    def scores(self, tables: Tables, blocks: tuple[Any, ...]) -> np.ndarray:
         """Return logits ``(n_samples, n_classes)``."""
         return self.of(tables.side_by_side(blocks))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+from typing import Any
 
 from ..data import documentation_link
 from .display import StrategyDisplay
@@ -105,7 +106,7 @@ class Recommendation:
     reasons: tuple[str, ...]
     table: tuple[StrategyEstimate, ...]
     fallback: str = REFERENCE
-    evidence: dict = dataclasses.field(default_factory=dict, repr=False)
+    evidence: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def chosen(self) -> str:
@@ -164,7 +165,7 @@ class Recommendation:
             f"<table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table>{link}</div>"
         )
 
-    def plot(self, ax=None) -> StrategyDisplay:
+    def plot(self, ax: Any = None) -> StrategyDisplay:
         """Plot the estimated gain of each strategy.
 
         Parameters
@@ -187,7 +188,7 @@ def decide(
     estimates: list[StrategyEstimate],
     reasons: list[str],
     too_little: str,
-    evidence: dict,
+    evidence: dict[str, Any],
     fallback: str | None = None,
 ) -> Recommendation:
     """Recommend the strategy with the highest value, or none.

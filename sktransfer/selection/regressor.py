@@ -7,12 +7,14 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import NumericTarget, check_numbers, check_weights
+from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, all_or_nothing
 from ..transferability import subsample
 from .blend import BlendTask, NumberBlend, fit_blend
@@ -108,7 +110,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
     (20,)
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
@@ -130,7 +132,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         engine: str = "auto",
         memory: Any = None,
         n_jobs: int | str | None = "auto",
-        random_state: Any = None,
+        random_state: RandomState = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
@@ -148,7 +150,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Samples, y: Targets, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the members and their weights.
 
         Parameters
@@ -191,12 +193,12 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             batch_size=self.batch_size,
             until=None if self.time_budget is None else start + self.time_budget,
         )
-        self.blend_ = fit_blend(task, self._inspect(samples), self.image_size)
+        self.blend_: Any = fit_blend(task, self._inspect(samples), self.image_size)
         weights = self.blend_.weights
         self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Samples) -> np.ndarray:
         """Predict numbers.
 
         Parameters
@@ -212,7 +214,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         return self._fitted().predict(samples)
 
     @property
-    def execution_(self) -> dict:
+    def execution_(self) -> dict[str, Any]:
         check_is_fitted(self)
         return self._fitted().execution_
 
@@ -220,7 +222,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         """Return the fitted blend, which runs as this regressor is asked to by now."""
         return self.blend_.set_params(**run_settings(self))
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -71,9 +71,9 @@ def some_unlabelled(n_samples: int, seed: int) -> np.ndarray:
 def self_train(
     chosen: list[Chosen],
     temperature: float | None,
-    known: dict,
+    known: dict[Any, Any],
     labels: Labels,
-    unlabelled: dict,
+    unlabelled: dict[Any, Any],
     seed: int,
 ) -> list[BlendPart]:
     """Fit members on labelled samples, and again with unlabelled ones and the labels they predict.

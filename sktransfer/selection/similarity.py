@@ -64,7 +64,7 @@ class Size:
         Samples of each label.
     """
 
-    counts: dict
+    counts: dict[Any, int]
 
     @property
     def n_samples(self) -> int:
@@ -76,11 +76,11 @@ class Size:
         return min(self.counts.values())
 
     @property
-    def smallest_label(self):
-        return min(self.counts, key=self.counts.get)
+    def smallest_label(self) -> Any:
+        return min(self.counts, key=self.counts.__getitem__)
 
 
-def measure_size(y) -> Size:
+def measure_size(y: np.ndarray) -> Size:
     """Count the samples of each class.
 
     Parameters
@@ -131,7 +131,7 @@ class Similarity:
 
 def measure_similarity(
     backbone: Backbone,
-    samples: Sequence,
+    samples: Sequence[Any],
     outputs: np.ndarray | None = None,
     *,
     device: str = "auto",

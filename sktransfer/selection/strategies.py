@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.base import clone
@@ -67,7 +67,7 @@ class Task(Protocol):
     weight: np.ndarray | None
     rows: np.ndarray
     classifier: object
-    class_map: dict | None
+    class_map: dict[Any, Any] | None
     max_epochs: int
     batch_size: int | str
     seed: int

@@ -79,11 +79,11 @@ class Study:
         seed: int,
         *,
         weight: np.ndarray | None = None,
-        classifier,
-        class_map: dict | None = None,
+        classifier: Any,
+        class_map: dict[Any, Any] | None = None,
         max_epochs: int,
         batch_size: int | str,
-        run: dict,
+        run: dict[str, Any],
         strategy: str | None = None,
         every_row: bool = False,
     ):
@@ -199,7 +199,7 @@ class Study:
         return learning_rate(self.similarity.value)
 
     @functools.cached_property
-    def splits(self) -> list[list]:
+    def splits(self) -> list[list[Any]]:
         """The splits on which strategies are tried: several where there are few samples."""
         n_splits = int(np.clip(RULES["judged"] // len(self.rows), 1, RULES["splits"]))
         return [make_trial_folds(self.codes, self.seed + i, self.rows) for i in range(n_splits)]
@@ -215,20 +215,20 @@ class Study:
 
     # -- strategies ----------------------------------------------------------------------------
 
-    def make(self, name: str, rows: np.ndarray | None = None, **run):
+    def make(self, name: str, rows: np.ndarray | None = None, **run: Any) -> Any:
         """Make the estimator of a strategy for some samples or for all, not fitted."""
         rows = np.arange(len(self.y)) if rows is None else rows
         model = STRATEGIES[name].make(self, rows)
         return set_running(model, **self.run | {"memory": self.memory} | run)
 
-    def judge(self, name: str, folds: list) -> np.ndarray:
+    def judge(self, name: str, folds: list[Any]) -> np.ndarray:
         """Cross-validate a strategy: 1, 0 or NaN for each sample."""
         _ = self._pass  # before any trial, which would run samples itself
         # A progress bar for each trial would be of no use.
         make = functools.partial(self.make, name, verbose=0)
         return out_of_fold_hits(make, self.samples, self.y, folds, self.weight)
 
-    def search(self) -> list[dict]:
+    def search(self) -> list[dict[str, Any]]:
         """Search by successive halving; return the accuracies of each round by strategy."""
 
         def score(name, chosen):
@@ -237,7 +237,7 @@ class Study:
 
         return halving(self.names, score, self.codes[self.weighted], self.seed)
 
-    def fit(self, name: str):
+    def fit(self, name: str) -> Any:
         """Fit the estimator of a strategy on all samples."""
         model = self.make(name)
         self.memory.keeps = False

@@ -37,8 +37,8 @@ class Timing:
     """
 
     forward: float
-    step: dict
-    once: dict = dataclasses.field(default_factory=dict)
+    step: dict[str, Any]
+    once: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def seconds(self, strategy: str, n_samples: int, max_epochs: int) -> float:
         """Estimate the time to fit a strategy, as if the store were empty."""
@@ -48,7 +48,7 @@ class Timing:
 
 
 def measure_timing(
-    backbone: Backbone, samples: Sequence, trainable: dict, *, device: str = "auto"
+    backbone: Backbone, samples: Sequence[Any], trainable: dict[str, Any], *, device: str = "auto"
 ) -> Timing:
     """Time a probe batch: opened and run forward, and one training step of each strategy.
 
@@ -85,7 +85,7 @@ def measure_timing(
 def sizes_within(
     backbone: Backbone,
     sizes: tuple[int | None, ...],
-    samples: Sequence,
+    samples: Sequence[Any],
     n: int,
     seconds: float,
     device: str = "auto",
@@ -138,7 +138,7 @@ def _step(stages: list[nn.Module], x: torch.Tensor) -> None:
     nn.functional.linear(x, head).sum().backward()
 
 
-def seconds_of(action: Callable, on: torch.device | None = None) -> float:
+def seconds_of(action: Callable[..., Any], on: torch.device | None = None) -> float:
     """Time the second run of something; the first one sets things up.
 
     Parameters

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -15,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import check_labels, naming
+from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, Count, all_or_nothing
 from .blend import Blend, BlendTask, fit_blend
 from .choices import CHOICES, check_choices, check_combinable, sources_of
@@ -146,7 +148,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     (20,)
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
@@ -166,9 +168,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         weights: Any = "default",
         strategy: str = "auto",
         estimator: Any = None,
-        class_map: Any = None,
+        class_map: dict[Any, Any] | None = None,
         max_epochs: int = 10,
-        class_weight: dict | str | None = None,
+        class_weight: dict[Any, float] | str | None = None,
         time_budget: float | None = None,
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
@@ -178,7 +180,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         engine: str = "auto",
         memory: Any = None,
         n_jobs: int | str | None = "auto",
-        random_state: Any = None,
+        random_state: RandomState = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
@@ -201,7 +203,13 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, X_unlabelled: Any = None) -> Self:
+    def fit(
+        self,
+        X: Samples,
+        y: Targets,
+        sample_weight: ArrayLike | None = None,
+        X_unlabelled: Samples | None = None,
+    ) -> Self:
         """Fit a blend, or the strategy that is given or found.
 
         Parameters
@@ -286,7 +294,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return set_running(self.estimator_, **run_settings(self))
 
     @property
-    def execution_(self) -> dict:
+    def execution_(self) -> dict[str, Any]:
         check_is_fitted(self)
         fitted = self._fitted()
         return getattr(fitted, "steps", [("", fitted)])[0][1].execution_
@@ -337,7 +345,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         n_outputs = list(self._inspect(samples).values())[-1].width
         return sources_of(self.class_map, np.unique(y), self.backbone_, n_outputs)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Samples) -> np.ndarray:
         """Give the most probable class.
 
         Parameters
@@ -352,7 +360,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return self._fitted().predict(samples)
 
     @available_if(lambda self: self._offers("predict_proba"))
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Samples) -> np.ndarray:
         """Give the probability of each class, if the estimator has this method.
 
         Parameters
@@ -368,7 +376,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return self._fitted().predict_proba(samples)
 
     @available_if(lambda self: self._offers("decision_function"))
-    def decision_function(self, X: Any) -> np.ndarray:
+    def decision_function(self, X: Samples) -> np.ndarray:
         """Give scores of the classes, if the estimator has this method.
 
         Parameters

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
@@ -41,7 +42,7 @@ def _weight_parameter(estimator) -> str | None:
     return _weight_parameter(estimator.estimator) if is_search else None
 
 
-def check_takes_weights(estimator) -> str:
+def check_takes_weights(estimator: Any) -> str:
     """Return the name under which ``fit`` accepts weights.
 
     Parameters
@@ -66,7 +67,9 @@ def check_takes_weights(estimator) -> str:
     return name
 
 
-def combined_weights(sample_weight, class_weight, y: np.ndarray, estimator) -> np.ndarray | None:
+def combined_weights(
+    sample_weight: ArrayLike | None, class_weight: Any, y: np.ndarray, estimator: Any
+) -> np.ndarray | None:
     """Return the weights of samples, times those of their classes; None where all are 1.
 
     Parameters
@@ -93,7 +96,7 @@ def combined_weights(sample_weight, class_weight, y: np.ndarray, estimator) -> n
     return check_weights(weight, len(y))
 
 
-def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
+def fit(model: Any, samples: Sequence[Any], y: np.ndarray, weight: np.ndarray | None) -> Any:
     """Fit a model, and pass weights to what learns from labels in it.
 
     Parameters
@@ -120,13 +123,13 @@ def fit(model, samples: Sequence, y: np.ndarray, weight: np.ndarray | None):
     return model
 
 
-def run_settings(model) -> dict:
+def run_settings(model: Any) -> dict[str, Any]:
     """Return how a model runs its network: device, engine, memory, n_jobs and verbose."""
     names = ("device", "engine", "memory", "n_jobs", "verbose")
     return {name: getattr(model, name) for name in names}
 
 
-def set_running(model, **settings):
+def set_running(model: Any, **settings: Any) -> Any:
     """Set how a model runs its network, in place, where that is not as wanted.
 
     Parameters
@@ -152,9 +155,9 @@ def set_running(model, **settings):
 
 def out_of_fold_hits(
     make: Callable[[np.ndarray], Any],
-    samples: Sequence,
+    samples: Sequence[Any],
     y: np.ndarray,
-    folds: list,
+    folds: list[Any],
     weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross-validate a classifier and tell which samples it classifies correctly.
@@ -192,7 +195,7 @@ def out_of_fold_hits(
 
 def halving(
     names: list[str], score: Callable[[str, np.ndarray], float], y: np.ndarray, seed: int
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Search by successive halving: all on a few samples, the better half on twice as many.
 
     Parameters

@@ -50,18 +50,20 @@ class TunedMember:
     columns: np.ndarray
     n_classes: int
 
-    def predictions(self, samples: Sequence, run: dict) -> np.ndarray:
+    def predictions(self, samples: Sequence[Any], run: dict[str, Any]) -> np.ndarray:
         """Return the probabilities of samples, ``(n_samples, n_classes)``."""
         return tempered(self.logits(samples, run), self.temperature)
 
-    def logits(self, samples: Sequence, run: dict) -> np.ndarray:
+    def logits(self, samples: Sequence[Any], run: dict[str, Any]) -> np.ndarray:
         """Return logarithms of probabilities; minus infinity for classes it has not seen."""
         found = np.full((len(samples), self.n_classes), -np.inf)
         own = set_running(self.model, **run).predict_proba(samples)
         found[:, self.columns] = np.log(np.maximum(own, 1e-6))
         return found
 
-    def weighted(self, held_out: Sequence, labels: Labels, others: np.ndarray, run: dict):
+    def weighted(
+        self, held_out: Sequence[Any], labels: Labels, others: np.ndarray, run: dict[str, Any]
+    ) -> Any:
         """Return the member with its temperature and weight, or None if it is worse than others.
 
         Parameters
@@ -106,11 +108,13 @@ class TunedNumbers:
     model: FineTunedRegressor
     scaler: NumericTarget
 
-    def predictions(self, samples: Sequence, run: dict) -> np.ndarray:
+    def predictions(self, samples: Sequence[Any], run: dict[str, Any]) -> np.ndarray:
         """Return the standardised numbers of samples, ``(n_samples, n_targets)``."""
         return standardised(set_running(self.model, **run).predict(samples), self.scaler)
 
-    def weighted(self, held_out: Sequence, numbers: Numbers, others: np.ndarray, run: dict):
+    def weighted(
+        self, held_out: Sequence[Any], numbers: Numbers, others: np.ndarray, run: dict[str, Any]
+    ) -> Any:
         """Return the member with its weight, as :meth:`TunedMember.weighted`."""
         step = self.predictions(held_out, run) - others
         missing = numbers.target - others
@@ -160,7 +164,7 @@ def fit_tuned(
     *,
     seed: int,
     batch_size: int | str,
-    run: dict,
+    run: dict[str, Any],
     until: float,
 ) -> TunedMember | TunedNumbers | None:
     """Train all stages without some samples, and weight the network by its predictions of these.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import lapack
@@ -56,7 +56,7 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     return np.divide(features, length, out=features, where=length > 0)
 
 
-def scale_of(rows, weight: np.ndarray | None = None) -> float:
+def scale_of(rows: Any, weight: np.ndarray | None = None) -> float:
     """Return the factor of inner products that gives centred rows a mean square of 1.
 
     Parameters
@@ -78,7 +78,7 @@ def scale_of(rows, weight: np.ndarray | None = None) -> float:
     return 1 / mean_square if mean_square > 1e-12 else 0.0
 
 
-def inner_products(rows, weight: np.ndarray | None = None) -> np.ndarray:
+def inner_products(rows: Any, weight: np.ndarray | None = None) -> np.ndarray:
     """Compute the inner products of centred rows, whose mean square is scaled to 1.
 
     The mean of the products of several tables is that of the tables side by side, each scaled as
@@ -138,7 +138,11 @@ def solve_ridge(
 
 
 def solve_large_ridge(
-    blocks: Sequence, target: np.ndarray, weight: np.ndarray, penalty: float, max_iter: int = 300
+    blocks: Sequence[Any],
+    target: np.ndarray,
+    weight: np.ndarray,
+    penalty: float,
+    max_iter: int = 300,
 ) -> Dual:
     """Fit ridge regression with an intercept to many rows, without their inner products.
 

@@ -6,12 +6,14 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from ..data import check_labels, check_numbers, check_weights
+from ..data.types import RandomState
 
 __all__ = ["greedy_weights", "mixture_weights", "temperature"]
 
@@ -22,7 +24,13 @@ _TINY = np.finfo(float).tiny
 @validate_params(
     {"label_smoothing": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
 )
-def temperature(logits, y, *, label_smoothing=0.0, sample_weight=None):
+def temperature(
+    logits: ArrayLike,
+    y: ArrayLike,
+    *,
+    label_smoothing: float = 0.0,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Find the temperature with which logits give the smallest log loss.
 
     Parameters
@@ -87,7 +95,14 @@ def _check_codes(y, n_samples: int, n_classes: int) -> np.ndarray:
 @validate_params(
     {"max_iter": [Interval(Integral, 1, None, closed="left")]}, prefer_skip_nested_validation=True
 )
-def mixture_weights(probabilities, y, *, prior=None, max_iter=200, sample_weight=None):
+def mixture_weights(
+    probabilities: ArrayLike,
+    y: ArrayLike,
+    *,
+    prior: ArrayLike | None = None,
+    max_iter: int = 200,
+    sample_weight: ArrayLike | None = None,
+) -> np.ndarray:
     """Weight models such that the weighted mean of their probabilities has a small log loss.
 
     Parameters
@@ -165,16 +180,16 @@ def mixture_weights(probabilities, y, *, prior=None, max_iter=200, sample_weight
     prefer_skip_nested_validation=True,
 )
 def greedy_weights(
-    predictions,
-    y,
+    predictions: ArrayLike,
+    y: ArrayLike,
     *,
-    loss="log_loss",
-    prior=None,
-    n_rounds=50,
-    n_bags=1,
-    random_state=None,
-    sample_weight=None,
-):
+    loss: str = "log_loss",
+    prior: ArrayLike | None = None,
+    n_rounds: int = 50,
+    n_bags: int = 1,
+    random_state: RandomState = None,
+    sample_weight: ArrayLike | None = None,
+) -> np.ndarray:
     """Weight models such that the weighted mean of their predictions has a small loss.
 
     In each round the model is added whose addition reduces the loss of the mean most. The weight
@@ -238,7 +253,9 @@ def greedy_weights(
     weight = check_weights(sample_weight, n_samples)
     allowed, rows = _draw_bags(n_models, weight, n_bags, random_state)
     if loss == "log_loss":
-        selection = _LogLoss(predictions, _check_codes(y, n_samples, n_outputs), rows)
+        selection: _LogLoss | _SquaredError = _LogLoss(
+            predictions, _check_codes(y, n_samples, n_outputs), rows
+        )
     else:
         target = check_numbers(y, n_samples).reshape(n_samples, n_outputs)
         selection = _SquaredError(predictions - target, rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.utils import check_random_state
 
 from ..data import is_numbers
+from ..data.types import RandomState
 
 __all__ = [
     "check_folds",
@@ -23,7 +25,9 @@ __all__ = [
 _FEWEST_DRAWN = 5  # of each class, in a subsample
 
 
-def make_folds(y: np.ndarray, n_folds: int, random_state=None) -> list[tuple]:
+def make_folds(
+    y: np.ndarray, n_folds: int, random_state: RandomState = None
+) -> list[tuple[Any, ...]]:
     """Split rows into folds, each of which is once the test set: shuffled, labels stratified.
 
     Parameters
@@ -46,7 +50,9 @@ def make_folds(y: np.ndarray, n_folds: int, random_state=None) -> list[tuple]:
         return list(splitter.split(np.empty((len(y), 0)), y))
 
 
-def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray, np.ndarray]]:
+def make_probe_folds(
+    y: np.ndarray, random_state: RandomState = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split rows to compare layers: ten folds for up to 100 samples, else five.
 
     Parameters
@@ -74,7 +80,9 @@ def make_probe_folds(y: np.ndarray, random_state=None) -> list[tuple[np.ndarray,
     return make_folds(y, min(n_folds, counts[ample].min()), seed)
 
 
-def make_trial_folds(codes: np.ndarray, seed: int, among: np.ndarray | None = None) -> list[tuple]:
+def make_trial_folds(
+    codes: np.ndarray, seed: int, among: np.ndarray | None = None
+) -> list[tuple[Any, ...]]:
     """Split rows to compare strategies: five folds for fewer than 100 samples, else three.
 
     Parameters
@@ -100,7 +108,7 @@ def make_trial_folds(codes: np.ndarray, seed: int, among: np.ndarray | None = No
     return [(among[a], among[b]) for a, b in splits if len(np.unique(codes[among[a]])) > 1]
 
 
-def check_folds(cv, y: np.ndarray, random_state):
+def check_folds(cv: Any, y: np.ndarray, random_state: RandomState) -> Any:
     """Return the folds of a ``cv`` parameter, checked against the size of y.
 
     Parameters
@@ -170,7 +178,7 @@ def hold_out(
     return np.setdiff1d(np.arange(len(strata)), held), held
 
 
-def subsample(y: np.ndarray, n: int, random_state=None) -> np.ndarray:
+def subsample(y: np.ndarray, n: int, random_state: RandomState = None) -> np.ndarray:
     """Choose up to n rows, stratified, with at least five of each class that has them.
 
     Parameters

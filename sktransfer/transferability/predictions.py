@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, validate_params
 
 from ..data import check_labels
@@ -13,7 +14,7 @@ from .checks import check_labelled, check_probabilities, encode_classes, members
 __all__ = ["explained_share", "labels_given_classes", "leep", "nce"]
 
 
-def leep(probabilities, y):
+def leep(probabilities: ArrayLike, y: ArrayLike) -> float:
     """Compute the log expected empirical prediction of a network's own class probabilities.
 
     Parameters
@@ -93,7 +94,7 @@ def labels_given_classes(
     {"smoothing": [Interval(Real, 0, None, closed="neither")]},
     prefer_skip_nested_validation=True,
 )
-def explained_share(probabilities, y, *, smoothing=0.01):
+def explained_share(probabilities: ArrayLike, y: ArrayLike, *, smoothing: float = 0.01) -> float:
     """Compute the mean probability that a network's own classes give to labels of other samples.
 
     Parameters
@@ -149,7 +150,7 @@ def explained_share(probabilities, y, *, smoothing=0.01):
     return float(np.clip((theta * given).sum(1).mean(), 0.0, 1.0))
 
 
-def nce(source_labels, y):
+def nce(source_labels: ArrayLike, y: ArrayLike) -> float:
     """Compute the negative conditional entropy of labels, given a network's own classes.
 
     Parameters

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -13,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..data import Target, is_numbers
+from ..data.types import RandomState
 from .folds import make_folds
 
 __all__ = [
@@ -48,7 +52,7 @@ class GlobalScaler(TransformerMixin, BaseEstimator):
     n_features_in_ : int
     """
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: Any = None) -> Self:
         """Learn the centre and the scale, each row by its weight."""
         X = validate_data(self, X, dtype=np.float64)
         mean = np.average(X, axis=0, weights=sample_weight)
@@ -58,7 +62,7 @@ class GlobalScaler(TransformerMixin, BaseEstimator):
         self.scale_ = float(np.sqrt(variance.mean())) or 1.0
         return self
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Centre and divide."""
         check_is_fitted(self)
         return (validate_data(self, X, dtype=np.float64, reset=False) - self.mean_) / self.scale_
@@ -89,7 +93,7 @@ class _Probe(BaseEstimator):
         """The intercepts that belong to ``coef_``, ``(n_outputs,)``."""
         return np.ravel(self.model_.intercept_) - self.coef_ @ self._scaler.mean_
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict the label or the numbers of each row."""
         X = self._scaled(X)
         return self.model_.predict(X)
@@ -122,12 +126,17 @@ class LinearProbe(ClassifierMixin, _Probe):
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
     """
 
-    def __init__(self, Cs=(0.01, 0.1, 1.0), max_iter=1000, random_state=None):
+    def __init__(
+        self,
+        Cs: Sequence[float] = (0.01, 0.1, 1.0),
+        max_iter: int = 1000,
+        random_state: RandomState = None,
+    ):
         self.Cs = Cs
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit on features ``(n_samples, n_features)``, labels and weights."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -162,7 +171,7 @@ class LinearProbe(ClassifierMixin, _Probe):
                 losses[i] -= np.average(np.log(p.clip(np.finfo(p.dtype).eps)), weights=w_test)
         return self.Cs[int(losses.argmin())]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Give the probability of each class, ``(n_samples, n_classes)``."""
         X = self._scaled(X)
         return self.model_.predict_proba(X)
@@ -178,7 +187,7 @@ class RidgeProbe(RegressorMixin, _Probe):
     intercept_ : ndarray of shape (n_targets,)
     """
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit on features ``(n_samples, n_features)``, numbers and weights."""
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         X = self._scale(X, sample_weight)
@@ -250,7 +259,7 @@ _SOLVERS = {"multinomial": _multinomial, "one_vs_rest": _one_vs_rest, "ridge": _
 
 
 def out_of_fold_scores(
-    features: np.ndarray, y: np.ndarray, folds: list, weight: np.ndarray | None = None
+    features: np.ndarray, y: np.ndarray, folds: list[Any], weight: np.ndarray | None = None
 ) -> np.ndarray:
     """Score a linear model on each sample, fitted without the sample's fold.
 

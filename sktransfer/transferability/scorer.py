@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import _num_samples
 
 from ..data import check_target
+from ..data.types import Samples
 from .scores import h_score, logme, probe_score, transrate
 
 __all__ = ["make_transferability_scorer"]
@@ -14,7 +17,9 @@ __all__ = ["make_transferability_scorer"]
 _FEATURE_SCORES = {f.__name__: f for f in (h_score, logme, probe_score, transrate)}
 
 
-def make_transferability_scorer(score: str | Callable, **options):
+def make_transferability_scorer(
+    score: str | Callable[..., Any], **options: Any
+) -> Callable[[Any, Samples, ArrayLike], float]:
     """Make a scorer for transformers, with which a search compares features.
 
     Parameters

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.model_selection import cross_val_score
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
 
 from ..data import check_labels, check_numbers, check_target, find_task
+from ..data.types import Folds, RandomState
 from .checks import check_features, check_labelled, encode_classes, membership
 from .folds import check_folds
 from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
@@ -21,7 +24,7 @@ __all__ = ["h_score", "logme", "probe_score", "transrate"]
 _RESIDUAL_FLOOR = 1e-10
 
 
-def logme(features, y, *, task="auto"):
+def logme(features: ArrayLike, y: ArrayLike, *, task: str = "auto") -> float:
     """Compute the log of the maximum evidence of a linear model, per sample.
 
     Parameters
@@ -131,7 +134,7 @@ def _as_targets(y, task: str) -> np.ndarray:
 
 
 @validate_params({"shrinkage": ["boolean"]}, prefer_skip_nested_validation=True)
-def h_score(features, y, *, shrinkage=True):
+def h_score(features: ArrayLike, y: ArrayLike, *, shrinkage: bool = True) -> float:
     """Compute the share of the features' variance that lies between classes.
 
     Parameters
@@ -215,7 +218,9 @@ def _ledoit_wolf(centred: np.ndarray, s: np.ndarray) -> float:
     {"eps": [Interval(Real, 0, None, closed="neither")], "centre_classes": ["boolean"]},
     prefer_skip_nested_validation=True,
 )
-def transrate(features, y, *, eps=1e-4, centre_classes=True):
+def transrate(
+    features: ArrayLike, y: ArrayLike, *, eps: float = 1e-4, centre_classes: bool = True
+) -> float:
     """Compute the coding rate of all features less the mean rate within classes.
 
     Parameters
@@ -290,7 +295,15 @@ def _coding_rate(rows: np.ndarray, eps: float) -> float:
 @validate_params(
     {"cv": ["cv_object"], "random_state": ["random_state"]}, prefer_skip_nested_validation=True
 )
-def probe_score(features, y, *, task="auto", cv=5, scoring=None, random_state=0):
+def probe_score(
+    features: ArrayLike,
+    y: ArrayLike,
+    *,
+    task: str = "auto",
+    cv: Folds = 5,
+    scoring: str | Callable[..., float] | None = None,
+    random_state: RandomState = 0,
+) -> tuple[float, float]:
     """Cross-validate a linear probe, whose score the other scores predict.
 
     Parameters

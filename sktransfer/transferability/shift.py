@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import entr, logsumexp
 from sklearn.utils._param_validation import Interval, validate_params
 
@@ -16,7 +17,14 @@ __all__ = ["free_energy", "gaussian_divergence", "prediction_entropy"]
 @validate_params(
     {"eps": [Interval(Real, 0, None, closed="neither")]}, prefer_skip_nested_validation=True
 )
-def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
+def gaussian_divergence(
+    mean: ArrayLike,
+    var: ArrayLike,
+    other_mean: ArrayLike,
+    other_var: ArrayLike,
+    *,
+    eps: float = 1e-5,
+) -> float:
     """Compute the squared Hellinger distance of two Gaussians, averaged over channels.
 
     It compares the statistics that batch normalisation keeps of its training data with those of
@@ -81,7 +89,7 @@ def gaussian_divergence(mean, var, other_mean, other_var, *, eps=1e-5):
     {"temperature": [Interval(Real, 0, None, closed="neither")]},
     prefer_skip_nested_validation=True,
 )
-def free_energy(logits, *, temperature=1.0):
+def free_energy(logits: ArrayLike, *, temperature: float = 1.0) -> np.ndarray:
     """Compute the free energy of each sample, which is low for samples like the training data.
 
     Parameters
@@ -119,7 +127,7 @@ def free_energy(logits, *, temperature=1.0):
     return -temperature * logsumexp(logits / temperature, axis=1)
 
 
-def prediction_entropy(probabilities):
+def prediction_entropy(probabilities: ArrayLike) -> np.ndarray:
     """Compute the entropy of each sample's probabilities, as a share of the maximum.
 
     Parameters

@@ -40,18 +40,21 @@ def test_photographs_are_classified_into_the_classes_of_the_network(photo):
     assert {row[0] for row in rows[1:]} == {str(photo)}
 
 
-def test_a_progress_bar_is_shown_for_many_photographs(photo, monkeypatch):
-    seen = []
-    direct = sktransfer.PretrainedClassifier
+def test_one_progress_bar_is_shown_for_many_photographs(photo, monkeypatch):
+    monkeypatch.setattr(predictions, "_CHUNK", 8)
+    assert run("predict", photo).stderr == ""
+    shown = run("predict", *[photo] * 33)
+    assert shown.stderr.count("predictions") == 1
+    assert "33/33" in shown.stderr
+    assert run("predict", *[photo] * 33, "--csv").stderr == ""
 
-    def classifier(*args, verbose, **settings):
-        seen.append(verbose)
-        return direct(*args, **settings)
 
-    monkeypatch.setattr(predictions, "PretrainedClassifier", classifier)
-    run("predict", photo)
-    run("predict", *[photo] * 33)
-    assert seen == [0, 1]
+def test_a_model_that_was_trained_with_bars_draws_none(model, classes, monkeypatch):
+    monkeypatch.setattr(predictions, "_CHUNK", 8)
+    assert sktransfer.load(model).verbose == 0
+    loud = sktransfer.load(model).set_params(verbose=1)
+    monkeypatch.setattr(predictions, "load", lambda path: loud)
+    assert run("predict", "-m", model, classes).stderr == ""
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "x"])

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 from scipy.stats import binom
-from sklearn.metrics import f1_score, log_loss, r2_score
+from sklearn.metrics import accuracy_score, f1_score, hamming_loss, log_loss, r2_score
 
 from sktransfer.inspection.metrics import (
     calibration_bins,
     calibration_error,
     class_scores,
+    label_set_scores,
     number_scores,
     wilson_interval,
 )
@@ -50,7 +51,23 @@ def test_scores_of_numbers():
     scores = {one.name: one for one in number_scores(y, y + 0.1)}
     assert scores["R²"].value == pytest.approx(r2_score(y, y + 0.1))
     assert scores["mean absolute error"].value == pytest.approx(0.1)
+    assert scores["root mean squared error"].value == pytest.approx(0.1)
     assert scores["R²"].low < scores["R²"].value < scores["R²"].high
+
+
+def test_scores_of_several_labels_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    y, predicted = rng.integers(0, 2, (2, 60, 4))
+    table = rng.uniform(0.01, 0.99, (60, 4))
+    scores = {one.name: one for one in label_set_scores(y, predicted, table)}
+    assert scores["accuracy"].value == accuracy_score(y, predicted)
+    assert scores["micro F1"].value == pytest.approx(f1_score(y, predicted, average="micro"))
+    assert scores["macro F1"].value == pytest.approx(f1_score(y, predicted, average="macro"))
+    assert scores["Hamming loss"].value == pytest.approx(hamming_loss(y, predicted))
+    each = [log_loss(own, p) for own, p in zip(y.T, table.T, strict=True)]
+    assert scores["log loss"].value == pytest.approx(np.mean(each))
+    assert all(one.low < one.value < one.high for one in scores.values())
+    assert len(label_set_scores(y, predicted, None)) == 4
 
 
 def test_calibration_compares_probability_and_accuracy():

@@ -1,14 +1,18 @@
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from sktransfer import (
+    FineTunedClassifier,
     PretrainedFeatureExtractor,
     TransferClassifier,
     TransferRegressor,
@@ -186,9 +190,86 @@ def test_numbers_have_errors_instead_of_confusions(colours, tmp_path):
     made = report(model, X, y, tmp_path / "page.html", cv=3, n_shown=2)
     assert made.scores[0].name == "R²"
     assert len(made.worst) == 2
-    text = read(made).text
-    assert "largest error" in text
-    assert "Confusion" not in text
+    (figure,), (parts,) = made.scatters, made.residuals
+    assert len(figure.points) == 24
+    assert np.min(figure.points) == 0
+    assert np.max(figure.points) == 1
+    assert sum(int(row[1]) for row in parts.rows) == 24
+    assert f"{np.abs(y - np.median(y)).mean():.4g}" in made.baseline
+    page = read(made)
+    assert "largest error" in page.text
+    assert "Confusion" not in page.text
+    assert len(page.all("circle")) == 24
+
+
+def test_each_of_several_numbers_has_scores_and_a_figure(colours, tmp_path):
+    X, _ = colours
+    y = pd.DataFrame({"mean": [x.mean() for x in X], "<b>red": [x[..., 0].mean() for x in X]})
+    model = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), Ridge())
+    made = report(model, X, y, tmp_path / "page.html", cv=3, n_shown=3)
+    assert [row[0] for row in made.table.rows] == [*y]
+    mean = np.mean([float(row[1]) for row in made.table.rows])
+    assert mean == pytest.approx(made.scores[0].value, abs=1e-3)
+    assert [one.title for one in made.scatters] == [*y]
+    assert {case.explained for case in made.worst} <= {*y}
+    assert "explained is" in read(made).text
+
+
+@pytest.fixture(scope="module")
+def labelled(colours):
+    """The labels "dark" and "small"; the first is wrong for sample 3, the second always random."""
+    X, _ = colours
+    y = pd.DataFrame({"dark": [x.mean() < 128 for x in X], "<i>": [False, True, True] * 8})
+    y.loc[3, "dark"] = not y.loc[3, "dark"]
+    return X, y.astype(int)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [LogisticRegression(), RandomForestClassifier(20, random_state=0), RidgeClassifier()],
+    ids=lambda model: type(model).__name__,
+)
+def test_several_labels_have_scores_each(model, labelled, tmp_path):
+    X, y = labelled
+    last = OneVsRestClassifier(model) if isinstance(model, LogisticRegression) else model
+    made = report(
+        make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), last),
+        X,
+        y,
+        tmp_path / "page.html",
+        cv=4,
+        n_shown=3,
+    )
+    assert made.sizes == y.sum().to_dict()
+    assert [row[0] for row in made.table.rows] == [*y]
+    scores = {one.name: one for one in made.scores}
+    assert all(one.low <= one.value <= one.high for one in made.scores)
+    wrong = sum(group.count for group in made.confused)
+    assert scores["Hamming loss"].value == pytest.approx(wrong / y.size)
+    assert any(group.title.endswith("labelled, not predicted") for group in made.confused)
+    assert all(case.saliency.picture for case in made.worst)
+    assert all(case.explained.startswith(("dark", "<i>")) for case in made.worst)
+    has_odds = hasattr(last, "predict_proba")
+    assert sum(one.count for one in made.calibration) == (y.size if has_odds else 0)
+    assert (made.issues is None) == (not has_odds)
+    page = read(made)
+    assert "Wrong labels" in page.text
+    assert page.all("i") == []
+
+
+def test_a_wrong_label_among_several_is_an_issue(labelled, tmp_path):
+    X, y = labelled
+    model = FineTunedClassifier(tiny_backbone(), trainable="head", max_epochs=20, random_state=0)
+    made = report(model, [*X, "no.png"], [*y.to_numpy(), [0, 1]], tmp_path / "page.html", cv=3)
+    assert 3 in made.issues.indices
+    at = made.issues.indices.tolist().index(3)
+    assert "label 0" in made.issues.given[at]
+    assert made.issues.given[at] != made.issues.suggested[at]
+    assert made.issues.quality.shape == (25,)
+    fitted = model.fit(X[:12], y[:12])
+    again = report(fitted, X[12:], y[12:], tmp_path / "page.html", cv=None)
+    expected = (fitted.predict(X[12:]) == y[12:].to_numpy()).all(1).mean()
+    assert again.scores[0].value == pytest.approx(expected)
 
 
 def test_a_table_of_images_and_models_without_probabilities(tmp_path):

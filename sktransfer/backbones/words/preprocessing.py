@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch
 from ...data import padded_length
 from ..fingerprint import describe
 from .tokens import split_chunk
+from .vectors import WordVectors
 
 __all__ = ["WordPreprocessing"]
 
@@ -104,7 +106,9 @@ class WordPreprocessing:
     tensor([1, 2, 3, 0, 0, 0, 0, 0])
     """
 
-    def __init__(self, vectors, tokenizer: Callable[[str], Sequence[str]] | None = None):
+    def __init__(
+        self, vectors: WordVectors, tokenizer: Callable[[str], Sequence[str]] | None = None
+    ):
         self.vectors = vectors
         self.tokenizer = tokenizer
         self._memo: _Memo | None = None
@@ -227,7 +231,7 @@ class WordPreprocessing:
         parts = ("words v2", self.vectors.content_digest, describe(self.tokenizer))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_memo": None}
 
     def __repr__(self) -> str:

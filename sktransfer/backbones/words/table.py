@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,13 @@ class WordTable(nn.Module):
     index: torch.Tensor
     token_weight: torch.Tensor | None
 
-    def __init__(self, vectors: WordVectors, index=None, rows=None, token_weight=None):
+    def __init__(
+        self,
+        vectors: WordVectors,
+        index: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+        token_weight: torch.Tensor | None = None,
+    ):
         super().__init__()
         self.vectors = vectors
         index = torch.empty(0, dtype=torch.int64) if index is None else index
@@ -74,7 +81,7 @@ class WordTable(nn.Module):
         """Map ids ``(n, length)`` or ``(n, length, k)`` to vectors ``(n, length, dim)``."""
         return self._weighted(ids) if ids.ndim == 2 else self._mean(ids)
 
-    def fused_pooling(self, pooling) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    def fused_pooling(self, pooling: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """Return one function for this stage and the pooling after it, or None.
 
         An engine that runs only this stage may call the function instead. It reads the shared
@@ -166,7 +173,7 @@ class WordTable(nn.Module):
         rows = self._look_up(index).detach().clone()
         return WordTable(self.vectors, index, rows, self.token_weight)
 
-    def with_weights(self, token_weight) -> WordTable:
+    def with_weights(self, token_weight: Any) -> WordTable:
         """Return this table with a factor for each id.
 
         Parameters

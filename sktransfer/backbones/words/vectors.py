@@ -8,9 +8,11 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from .formats import (
     GLOVE,
@@ -58,7 +60,7 @@ class WordVectors:
         matrix: np.ndarray,
         *,
         subwords: Callable[[str], list[int]] | None = None,
-        source: tuple | None = None,
+        source: tuple[Any, ...] | None = None,
         digest: str | None = None,
     ):
         self.vocabulary = vocabulary
@@ -70,7 +72,7 @@ class WordVectors:
             self.matrix = torch.from_numpy(matrix)
 
     @classmethod
-    def from_words(cls, words: Iterable[str], matrix, **settings) -> WordVectors:
+    def from_words(cls, words: Iterable[str], matrix: ArrayLike, **settings: Any) -> WordVectors:
         """Make vectors from words and their rows in the same order."""
         return cls(Vocabulary.from_words(words), np.asarray(matrix, np.float32), **settings)
 
@@ -99,10 +101,10 @@ class WordVectors:
     def __copy__(self) -> WordVectors:
         return self
 
-    def __deepcopy__(self, memo) -> WordVectors:
+    def __deepcopy__(self, memo: dict[int, Any]) -> WordVectors:
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         if self.source is not None:
             return reopened, (self.source, self.content_digest)
         parts = (self.vocabulary, np.array(self.matrix), self.subwords, self.content_digest)
@@ -112,7 +114,7 @@ class WordVectors:
         return f"<WordVectors: {self.n_words} words, {self.dim} numbers each>"
 
 
-def table_digest(numbers, vocabulary: Vocabulary, subwords) -> str:
+def table_digest(numbers: Any, vocabulary: Vocabulary, subwords: object) -> str:
     """Add words and subwords to the SHA-256 of a table's numbers."""
     for name in ("letters", "offsets"):
         numbers.update(np.ascontiguousarray(vocabulary.arrays[name]))
@@ -124,7 +126,7 @@ def _from_parts(vocabulary, matrix, subwords, digest) -> WordVectors:
     return WordVectors(vocabulary, matrix, subwords=subwords, digest=digest)
 
 
-def reopened(source: tuple, digest: str) -> WordVectors:
+def reopened(source: tuple[Any, ...], digest: str) -> WordVectors:
     """Open vectors by their source again.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -94,7 +95,7 @@ class Vocabulary:
     def _bytes(self, position: int) -> memoryview:
         return self._letters[self._offsets[position] : self._offsets[position + 1]]
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Vocabulary, tuple(np.array(array) for array in self.arrays.values())
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .arrow import arrow
 from .folder import open_location
@@ -36,16 +36,16 @@ class ZipPiece(Piece):
     def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> ZipPiece:
         return ZipPiece(self.url, self.names[start:stop], self.stamps[start:stop])
 
-    def stamp(self, reading):
+    def stamp(self, reading: Reading) -> bytes:
         return "".join(map(repr, zip(self.names, self.stamps, strict=True))).encode()
 
-    def shipped(self):
+    def shipped(self) -> ZipPiece:
         return dataclasses.replace(self, stamps=())
 
-    def chunks(self, n, reading):
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         system, path = open_location(self.url)
         with system.open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             for start in range(0, len(self), n):
@@ -90,13 +90,13 @@ class TarPiece(Piece):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> TarPiece:
         return dataclasses.replace(self, entries=self.entries[start:stop])
 
-    def stamp(self, reading):
+    def stamp(self, reading: Reading) -> bytes:
         return "".join(repr((self.identity, entry)) for entry in self.entries).encode()
 
-    def chunks(self, n, reading):
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         system, path = open_location(self.url)
         with system.open(path, "rb") as file:
             for start in range(0, len(self), n):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["arrow"]
 
 
-def arrow():
+def arrow() -> Any:
     """Return pyarrow with its modules for Parquet and CSV.
 
     Returns

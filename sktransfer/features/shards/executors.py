@@ -7,13 +7,13 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ...data import UnreadableSamplesError
 from ..function import drop_payload, keep_payload
 from .planning import Shard
-from .task import ShardTask
+from .task import Done, ShardTask
 
 __all__ = ["Failed", "Pool", "pool_for"]
 
@@ -43,7 +43,7 @@ class Pool(Protocol):
     def submit(self, shard: Shard, avoid: set[str]) -> Any:
         """Begin to compute a shard, on other workers than some if possible; return a future."""
 
-    def close(self, futures) -> None:
+    def close(self, futures: Iterable[Any]) -> None:
         """Cancel what has not begun, and give back what the pool has taken."""
 
 
@@ -92,7 +92,7 @@ class _DaskPool:
     that, and data that are scattered would be lost with their workers.
     """
 
-    def __init__(self, task: ShardTask, client, resources: dict | None):
+    def __init__(self, task: ShardTask, client, resources: Mapping[str, float] | None):
         self.client, self.resources = client, resources
         function = task.function
         # Of this run alone: two clients may use one network, and end at different times.
@@ -155,7 +155,7 @@ def _make_plugin(key: str, payload: bytes | None):
     return Network()
 
 
-def run_on_worker(task: ShardTask, shard: Shard):
+def run_on_worker(task: ShardTask, shard: Shard) -> Done | Failed:
     """Compute a shard on a Dask worker with as many threads as the worker has.
 
     Parameters
@@ -184,7 +184,7 @@ def _picklable(error: Exception) -> Exception:
     return kind(f"{type(error).__name__}: {error}")
 
 
-def pool_for(task: ShardTask, executor, resources: dict | None) -> Pool:
+def pool_for(task: ShardTask, executor: Any, resources: Mapping[str, float] | None) -> Pool:
     """Make a pool for what a user gives as ``executor``.
 
     Parameters

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 import xxhash
 from sklearn.base import clone
@@ -13,9 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ...backbones import describe, modality_of
 from ...data import UnreadableSamplesError
+from ...data.types import PathLike
 from ..extractor import PretrainedFeatureExtractor
 from ..function import FeatureFunction
 from ..poolings import is_learned, unlearned
+from ..progress import progress
 from ..recipe import Recipe
 from .arrow import arrow
 from .executors import pool_for
@@ -23,7 +26,7 @@ from .folder import Folder
 from .parts import DIGEST, ROW, Block, Manifest, PartName
 from .pieces import Reading
 from .planning import Shard, plan
-from .report import ExtractionReport, progress, read_failures
+from .report import ExtractionReport, read_failures
 from .runner import run_shards
 from .sources import Source, open_source
 from .task import Done, ShardTask
@@ -34,20 +37,20 @@ _TRIED = 16  # first samples, to one of which an extractor is fitted
 
 
 def extract_to(
-    target,
-    extractor,
+    target: PathLike,
+    extractor: PretrainedFeatureExtractor,
     *,
-    source,
-    column=None,
-    keep=(),
-    shard_size=4096,
-    executor=None,
-    resources=None,
-    retries=2,
-    on_error="record",
-    retry_failed=False,
-    dtype="float32",
-    verbose=0,
+    source: Any,
+    column: str | None = None,
+    keep: str | Sequence[str] = (),
+    shard_size: int = 4096,
+    executor: Any = None,
+    resources: Mapping[str, float] | None = None,
+    retries: int = 2,
+    on_error: str = "record",
+    retry_failed: bool = False,
+    dtype: str = "float32",
+    verbose: int = 0,
 ) -> ExtractionReport:
     """Compute the features of any number of samples, and write them to a folder of Parquet files.
 
@@ -177,7 +180,7 @@ class _Extraction:
         self.advance: Callable[[int], None] = lambda n: None
 
     def run(self, pool, retries: int, verbose: int) -> ExtractionReport:
-        with progress(self.source.n_rows, verbose) as self.advance:
+        with progress("features", self.source.n_rows, verbose) as self.advance:
             run_shards(self._missing(), pool, retries, self._report)
         for names in self.by_start.values():  # of rows that the source has no more
             self._remove(names)

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["Folder", "as_url", "open_location"]
 
@@ -15,7 +16,7 @@ _NEW = ".new-"  # begins the name of a file that is being written
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to such a file
 
 
-def as_url(location: str | os.PathLike) -> str:
+def as_url(location: str | os.PathLike[str]) -> str:
     """Return a location that means the same in every folder: a URL, or an absolute path.
 
     Parameters
@@ -30,7 +31,7 @@ def as_url(location: str | os.PathLike) -> str:
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 
-def open_location(url: str):
+def open_location(url: str) -> tuple[Any, str]:
     """Return the file system of a location, and the path there.
 
     Parameters
@@ -55,7 +56,7 @@ class Folder:
         A path, or a URL that fsspec knows, such as ``memory://features`` or ``s3://bucket/features``.
     """
 
-    def __init__(self, location: str | os.PathLike):
+    def __init__(self, location: str | os.PathLike[str]):
         self.url = as_url(location)
 
     @functools.cached_property
@@ -93,7 +94,7 @@ class Folder:
         system.invalidate_cache(path)
         return system.exists(self.path(name))
 
-    def open(self, name: str):
+    def open(self, name: str) -> Any:
         """Open a file to read it."""
         return self._place[0].open(self.path(name), "rb")
 
@@ -102,7 +103,7 @@ class Folder:
         with self.open(name) as file:
             return file.read()
 
-    def write(self, name: str, write: Callable) -> None:
+    def write(self, name: str, write: Callable[..., Any]) -> None:
         """Write a file under a temporary name, and rename it when it is complete.
 
         Parameters
@@ -129,7 +130,7 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             self._place[0].rm_file(self.path(name))
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}
 
     def __repr__(self) -> str:

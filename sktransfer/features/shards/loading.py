@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from ...data.types import PathLike
 from ..tables import empty_table
 from .arrow import arrow
 from .folder import Folder
@@ -14,7 +16,7 @@ from .parts import DIGEST, Manifest, PartName, features_of, read_part
 __all__ = ["iter_features", "load_features", "open_features"]
 
 
-def load_features(folder) -> tuple:
+def load_features(folder: PathLike) -> tuple[np.ndarray, Any]:
     """Read the features of a folder that :func:`extract_to` has written.
 
     Parameters
@@ -65,7 +67,7 @@ def load_features(folder) -> tuple:
     return X, arrow().concat_tables(tables, promote_options="permissive")
 
 
-def iter_features(folder) -> Iterator[tuple]:
+def iter_features(folder: PathLike) -> Iterator[tuple[np.ndarray, Any]]:
     """Read the features of a folder part by part, for data that fit no memory.
 
     Parameters
@@ -97,7 +99,7 @@ def iter_features(folder) -> Iterator[tuple]:
     yield from _read(*open_features(folder))
 
 
-def open_features(folder) -> tuple[Folder, Manifest, list[PartName]]:
+def open_features(folder: PathLike) -> tuple[Folder, Manifest, list[PartName]]:
     """List the parts of a folder in the order of the source.
 
     Parameters

@@ -167,7 +167,9 @@ def _fixed_size(features: np.ndarray):
     return pa.FixedSizeListArray.from_arrays(flat, features.shape[1])
 
 
-def read_part(folder: Folder, name: PartName, columns: list[str] | None, key: str | None = None):
+def read_part(
+    folder: Folder, name: PartName, columns: list[str] | None, key: str | None = None
+) -> Any:
     """Read columns of a part.
 
     Parameters
@@ -206,7 +208,7 @@ def read_part(folder: Folder, name: PartName, columns: list[str] | None, key: st
     return table.replace_schema_metadata()
 
 
-def features_of(table, blocks: tuple[Block, ...]) -> np.ndarray:
+def features_of(table: Any, blocks: tuple[Block, ...]) -> np.ndarray:
     """Return the features of a part side by side.
 
     Parameters

@@ -61,7 +61,7 @@ class Piece:
         """Return what is sent to a worker: the same rows by their place, if they have one."""
         return self
 
-    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list, Any]]:
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         """Yield samples and kept columns of at most ``n`` rows at a time."""
         raise NotImplementedError
 
@@ -75,13 +75,13 @@ class SamplesPiece(Piece):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> SamplesPiece:
         return SamplesPiece(self.samples[start:stop])
 
-    def stamp(self, reading):
+    def stamp(self, reading: Reading) -> bytes:
         return b"".join(_stamp(sample, reading.modality) for sample in self.samples)
 
-    def chunks(self, n, reading):
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         for start in range(0, len(self), n):
             yield list(self.samples[start : start + n]), None
 
@@ -106,23 +106,23 @@ class TablePiece(Piece):
     def __len__(self) -> int:
         return self.table.num_rows
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> TablePiece:
         origin = None if self.origin is None else (self.origin[0], self.origin[1] + start)
         return TablePiece(self.table.slice(start, stop - start), self.base, origin)
 
-    def stamp(self, reading):
+    def stamp(self, reading: Reading) -> bytes:
         samples, kept = split(self.table, self.base, reading)
         stamps = [_stamp(sample, reading.modality) for sample in samples]
         rows = [repr(row).encode() for row in kept.to_pylist()] if reading.keep else stamps
         return b"".join(itertools.chain.from_iterable(zip(stamps, rows, strict=True)))
 
-    def shipped(self):
+    def shipped(self) -> Piece:
         if self.origin is None:
             return self
         url, start = self.origin
         return ParquetPiece(url, start, start + len(self), self.base)
 
-    def chunks(self, n, reading):
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         for start in range(0, len(self), n):
             yield split(self.table.slice(start, n), self.base, reading)
 
@@ -150,13 +150,13 @@ class ParquetPiece(Piece):
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> ParquetPiece:
         return dataclasses.replace(self, start=self.start + start, stop=self.start + stop)
 
-    def stamp(self, reading):
+    def stamp(self, reading: Reading) -> bytes:
         return repr((self.identity, self.start, self.stop, reading.columns)).encode()
 
-    def chunks(self, n, reading):
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         system, path = open_location(self.url)
         with system.open(path, "rb") as opened:
             file = arrow().parquet.ParquetFile(opened)
@@ -205,16 +205,16 @@ class FilesPiece(Piece):
     def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> FilesPiece:
         return FilesPiece(self.root, self.names[start:stop], self.stamps[start:stop])
 
-    def stamp(self, reading):
+    def stamp(self, reading: Reading) -> bytes:
         return "".join(map(repr, zip(self.names, self.stamps, strict=True))).encode()
 
-    def shipped(self):
+    def shipped(self) -> FilesPiece:
         return dataclasses.replace(self, stamps=())
 
-    def chunks(self, n, reading):
+    def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         for start in range(0, len(self), n):
             names = self.names[start : start + n]
             yield [self._sample(name, reading) for name in names], name_table(names, reading.keep)
@@ -227,14 +227,14 @@ class FilesPiece(Piece):
         return as_sample(system.cat_file(path), name, reading)
 
 
-def as_sample(content: bytes, name: str, reading: Reading):
+def as_sample(content: bytes, name: str, reading: Reading) -> Any:
     """Make a sample of the content of a file: as it is, or a text."""
     if reading.modality.takes_files:
         return {"bytes": content, "path": name}
     return content.decode("utf-8", "surrogateescape")
 
 
-def name_table(names: Sequence[str], keep: tuple[str, ...]):
+def name_table(names: Sequence[str], keep: tuple[str, ...]) -> Any:
     """Return the columns that are known of a file: "path", and the name of its folder, "folder"."""
     folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
     known = {"path": list(names), "folder": folders}
@@ -244,12 +244,12 @@ def name_table(names: Sequence[str], keep: tuple[str, ...]):
     return arrow().table({name: known[name] for name in keep})
 
 
-def split(table, base: str, reading: Reading) -> tuple[list, Any]:
+def split(table: Any, base: str, reading: Reading) -> tuple[list[Any], Any]:
     """Divide a table into samples and kept columns."""
     return samples_of(table[reading.column], base, reading), table.select(reading.keep)
 
 
-def samples_of(column, base: str, reading: Reading) -> list:
+def samples_of(column: Any, base: str, reading: Reading) -> list[Any]:
     """Return the samples in a column; relative names of files begin with a folder."""
     if arrow().types.is_list(column.type) or arrow().types.is_fixed_size_list(column.type):
         return list(column.combine_chunks().to_numpy(zero_copy_only=False))

@@ -41,7 +41,7 @@ class Shard:
     def __len__(self) -> int:
         return sum(map(len, self.pieces))
 
-    def chunks(self, n: int) -> Iterator[tuple[list, Any]]:
+    def chunks(self, n: int) -> Iterator[tuple[list[Any], Any]]:
         """Yield samples and kept columns, ``n`` rows at a time, whatever the pieces are."""
         samples: list = []
         tables: list = []

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Source:
     reading: Reading
     n_rows: int | None = None
 
-    def first(self, n: int) -> list:
+    def first(self, n: int) -> list[Any]:
         """Return the first samples, which stay in the source."""
         samples: list = []
         seen: list[Piece] = []
@@ -54,7 +55,7 @@ class Source:
         return samples[:n]
 
 
-def open_source(source, reading: Reading) -> Source:
+def open_source(source: Any, reading: Reading) -> Source:
     """Find out what a source is, and return its rows.
 
     Parameters

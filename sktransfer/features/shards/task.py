@@ -147,7 +147,7 @@ def _failures(failed: list[tuple]) -> dict[str, Any]:
     }
 
 
-def name_of(sample) -> str:
+def name_of(sample: Any) -> str:
     """Return a short name of a sample: its path or its beginning, else its type.
 
     Parameters
