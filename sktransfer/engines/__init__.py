@@ -3,6 +3,7 @@
 An engine takes stages, layers and a pooling. It knows no backbone and no store.
 """
 
+from .allocator import keep_freed_memory
 from .base import Engine
 from .devices import resolve_device
 from .exported import export
@@ -23,6 +24,7 @@ __all__ = [
     "check_engine",
     "engine_for",
     "export",
+    "keep_freed_memory",
     "keeps_statistics",
     "moments_of",
     "norm_divergence",

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backbones import Backbone
 from ..data import Modality
-from ..engines import Engine
+from ..engines import Engine, keep_freed_memory
 from .loader import Loader, count_needed_loaders
 from .opened import Columns, n_bytes
 from .opening import Sample, SampleError, many_of, open_for, read_ahead, unreadable_named
@@ -112,7 +112,8 @@ def compute_several(
     """
     passes = make_passes(recipes, batch_size, device, runner, store)
     backbones = [one.backbone for one in passes]
-    with Loader(count_needed_loaders(n_jobs, device, backbones, len(samples))) as loader:
+    n_loaders = count_needed_loaders(n_jobs, device, backbones, len(samples))
+    with Loader(n_loaders) as loader, keep_freed_memory():
         run = _Run(samples, passes, store, loader, bad)
         run.then, run.tables.in_memory = then, in_memory
         with unreadable_named(samples, lambda: run.n_done, backbones):

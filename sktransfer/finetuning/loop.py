@@ -22,6 +22,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from ..data import NumericTarget, Target
+from ..engines import keep_freed_memory
 from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
@@ -118,7 +119,7 @@ def train(
     net = make_net(tail, valid, plan, device)
     n_epochs = plan.max_epochs - (0 if file is None else file.n_epochs)
     try:
-        with saving(net, file, tail):
+        with saving(net, file, tail), keep_freed_memory():
             net.partial_fit(rows.to(device), y=None, epochs=n_epochs)
         # Rows that are not on an accelerator, for later trainings on the CPU.
         net.train_split = None if valid is None else predefined_split(valid)

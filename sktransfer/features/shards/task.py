@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...data import UnreadableSamplesError
+from ...engines import keep_freed_memory
 from ..function import Computed, FeatureFunction
 from .arrow import arrow
 from .folder import Folder
@@ -70,7 +71,7 @@ class ShardTask:
         name = PartName("part", shard.start, shard.digest)
         if not shard.again and self.folder.holds(str(name)):  # another client may have made it
             return Done(len(shard), 0)
-        with thread_budget(n_threads):
+        with thread_budget(n_threads), keep_freed_memory():
             rows, failed = self._compute(shard)
         self._write(name, rows, failed)
         if shard.again and not failed:
