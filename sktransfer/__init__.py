@@ -1,7 +1,7 @@
 """Transfer learning with the scikit-learn API."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backbones import (
@@ -118,7 +118,7 @@ _PACKAGES = {"backbones", "data", "engines", "features", "finetuning", "inspecti
 _PACKAGES |= {"persistence", "selection", "transferability"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f".{name}", __name__)
     if name not in _PACKAGE_OF:

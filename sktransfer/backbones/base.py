@@ -64,6 +64,12 @@ class Backbone:
         If a tensor of the network holds NaN or infinity, or a negative running variance.
     """
 
+    class_ids: tuple[str, ...] | None
+    classes: tuple[str, ...] | None
+    heads: tuple[str, ...]
+    modality: Modality
+    module: nn.Module
+
     def __init__(
         self,
         name: str,

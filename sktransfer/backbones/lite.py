@@ -95,6 +95,10 @@ class StochasticDepth(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand, convolve each channel, project, and add the input if the shapes are equal."""
 
+    drop: StochasticDepth
+    layers: nn.Sequential
+    residual: bool
+
     def __init__(
         self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int, drop: float
     ):

@@ -49,7 +49,7 @@ class ImagePreprocessing:
     interpolation: str = "bilinear"
     crop_mode: str = "center"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.crop_mode not in _CROP_MODES:
             raise ValueError(f"crop_mode={self.crop_mode!r}: one of {', '.join(_CROP_MODES)}")
 

@@ -57,6 +57,10 @@ class TokenizerPreprocessing:
     tensor([2, 3, 1, 0, 0, 0, 0, 0])
     """
 
+    characters: Mapping[int, str]
+    chunk_length: int
+    content_digest: str
+
     def __init__(
         self,
         tokenizer: str,

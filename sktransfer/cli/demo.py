@@ -108,6 +108,12 @@ class Digits:
         The place of the feature store and of the saved model.
     """
 
+    y: np.ndarray
+    images: list[np.ndarray]
+    first: tuple[np.ndarray, np.ndarray]
+    search: Any
+    store: Any
+
     def __init__(self, console: Console, folder: Path):
         from sklearn.datasets import load_digits
 

@@ -44,6 +44,10 @@ class TextParts(Parts):
     text : str
     """
 
+    shown: Any
+    spans: list[tuple[int, int]] | None
+    shape: tuple[int, ...]
+
     def __init__(self, text: str):
         self.text = self.shown = text
         self.spans = [match.span() for match in _WORD.finditer(text)]
@@ -65,6 +69,9 @@ class ImageParts(Parts):
     image : ndarray of shape (height, width, channels)
     """
 
+    shown: Any
+    shape: tuple[int, ...]
+
     def __init__(self, image: np.ndarray):
         self.image = self.shown = image
         self.shape = tuple(min(_CELLS, side) for side in image.shape[:2])
@@ -85,6 +92,9 @@ class NumberParts(Parts):
     ----------
     sample : ndarray
     """
+
+    shown: Any
+    shape: tuple[int, ...]
 
     def __init__(self, sample: np.ndarray):
         self.sample = self.shown = sample

@@ -42,6 +42,9 @@ class Item:
         usual keys of dictionaries.
     """
 
+    dataset: Any
+    index: int
+    key: str | int | None
     __slots__ = ("dataset", "index", "key")
 
     def __init__(self, dataset: Any, index: int, key: str | int | None = None):

@@ -161,7 +161,9 @@ class ClassTarget(Target):
         Sorted.
     """
 
-    name, loss, probe = "multiclass", "cross_entropy", "multinomial"
+    name: str = "multiclass"
+    loss: str = "cross_entropy"
+    probe: str = "multinomial"
 
     def __init__(self, classes: np.ndarray):
         self.classes = classes
@@ -233,7 +235,10 @@ class IndicatorTarget(Target):
         Columns of the matrix.
     """
 
-    name, loss, probe = "multilabel", "binary_cross_entropy", "one_vs_rest"
+    classes: np.ndarray
+    name: str = "multilabel"
+    loss: str = "binary_cross_entropy"
+    probe: str = "one_vs_rest"
 
     def __init__(self, n_labels: int):
         self.classes = np.arange(n_labels)
@@ -280,7 +285,12 @@ class NumericTarget(Target):
         If numbers are so large that their variance is not finite.
     """
 
-    name, loss, probe = "regression", "squared_error", "ridge"
+    mean: np.ndarray
+    scale: np.ndarray
+    is_flat: bool
+    name: str = "regression"
+    loss: str = "squared_error"
+    probe: str = "ridge"
 
     def __init__(self, y: np.ndarray, weight: np.ndarray | None = None):
         self.is_flat = y.ndim == 1  # and not a column

@@ -72,6 +72,9 @@ class Engine(abc.ABC):
         The stages, divided at the layers.
     """
 
+    layers: list[str]
+    modality: Modality
+    segments: list[nn.Sequential]
     runtime = "torch"
     packages: tuple[str, ...] = ()  # optional ones that the runtime needs
     extra = ""  # of this package, which installs them

@@ -50,6 +50,7 @@ class ExportedEngine(Engine):
         The folder in which converted networks are kept. None keeps them as long as this engine.
     """
 
+    exported: list[tuple[str, str | tuple[Any, ...]]]
     falls_back = False
     layout = "runtime"  # each library chooses its own
 

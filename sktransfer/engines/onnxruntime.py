@@ -39,7 +39,7 @@ class ONNXRuntimeEngine(ExportedEngine):
     """
 
     runtime = "onnxruntime"
-    packages = ("onnxruntime", "onnx", "onnxscript")
+    packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")
     extra = "onnx"
 
     @classmethod

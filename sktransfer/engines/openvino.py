@@ -31,7 +31,7 @@ class OpenVINOEngine(ExportedEngine):
     """
 
     runtime = "openvino"
-    packages = ("openvino",)
+    packages: tuple[str, ...] = ("openvino",)
     extra = "openvino"
 
     @classmethod

@@ -30,6 +30,11 @@ class FusedConvolution(nn.Module):
         Its parameters.
     """
 
+    attr: str
+    bias: torch.Tensor | None
+    scalars: list[float]
+    sizes: list[Any]
+
     def __init__(self, conv: nn.Conv2d, attr: str = "none", scalars: tuple[float, ...] = ()):
         super().__init__()
         self.weight: torch.Tensor | None = conv.weight.detach()

@@ -29,6 +29,8 @@ class TorchEngine(Engine):
         As for :class:`Engine`.
     """
 
+    casts: bool
+    prepared: list[nn.Module]
     fuses = True  # whether convolutions and activations are one operation on the CPU
 
     def __init__(

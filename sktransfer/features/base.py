@@ -61,6 +61,7 @@ class Count(Interval):
 class BackboneEstimator(BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
 
+    backbone_: Backbone
     backbone: Any
     n_features_in_: int
     feature_names_in_: np.ndarray

@@ -40,6 +40,9 @@ class BlockFolder:
         Bound on the bytes of all blocks.
     """
 
+    folder: Path
+    max_bytes: int | None
+
     def __init__(self, folder: Path, max_bytes: int | None):
         self.folder, self.max_bytes = folder, max_bytes
         self._index = BlockIndex(folder)

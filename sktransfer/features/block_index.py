@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ class BlockIndex:
     folder : Path
         Need not exist.
     """
+
+    head: Callable[..., Head | None]
 
     def __init__(self, folder: Path):
         self.folder = folder

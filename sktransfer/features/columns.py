@@ -32,6 +32,7 @@ class SeveralColumns(SeveralBlocks):
     subclass defines ``_fit_column``.
     """
 
+    pca_: list[Any]
     _column_names: tuple[Any, ...] = (0,)
     _fit_column: Callable[..., Any]
 
@@ -74,7 +75,7 @@ class SeveralColumns(SeveralBlocks):
         bad: dict[int, str] = {}
         tables = [self._run_column(column, bad, name) for name, column in columns.items()]
         if self.on_error == "nan":
-            self.bad_samples_ = dict(sorted(bad.items()))
+            self.bad_samples_: dict[int, str] = dict(sorted(bad.items()))
         return self._side_by_side(tables)
 
     def _check_columns(self, columns: dict) -> None:

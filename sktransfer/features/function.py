@@ -60,6 +60,9 @@ class FeatureFunction:
     (2, 1280)
     """
 
+    key: str
+    width: int
+
     def __init__(self, extractor: Any):
         check_is_fitted(extractor)
         extractor = _copy(extractor, verbose=0)  # each task would draw a bar

@@ -34,6 +34,10 @@ class Columns:
     modality : Modality
     """
 
+    columns: dict[int, _Column]
+    modality: Modality
+    rows: Iterator[tuple[list[int], list[torch.Tensor] | SampleError]]
+
     def __init__(
         self,
         rows: Iterator[tuple[list[int], list[torch.Tensor] | SampleError]],
@@ -62,7 +66,7 @@ class Columns:
             self.columns[k].append(tensor)
 
 
-class _Column(Sequence):
+class _Column(Sequence[torch.Tensor]):
     """Samples for one network. Those before the last slice asked for are dropped.
 
     Parameters

@@ -45,6 +45,9 @@ class SampleError(Exception):
     cause : Exception
     """
 
+    cause: Exception
+    position: int
+
     def __init__(self, position: int, cause: Exception):
         super().__init__(position, cause)
         self.position, self.cause = position, cause

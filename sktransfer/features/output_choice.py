@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..backbones import LayerInfo
+from ..backbones import Backbone, LayerInfo
 from ..data import check_target
 from ..engines import pooled_width
 from .columns import SeveralColumns
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .poolings import check_poolings, is_learned, layer_for, unlearned
-from .sizes import candidate_sizes, choose_size, side_of
+from .sizes import SizeChoice, candidate_sizes, choose_size, side_of
 from .word_weights import TokenWeights
 
 __all__ = ["ChosenOutputs"]
@@ -16,6 +16,13 @@ __all__ = ["ChosenOutputs"]
 
 class ChosenOutputs(SeveralColumns):
     """Base of the extractor: which outputs it returns, by its parameters or by a comparison."""
+
+    backbone_: Backbone
+    image_size_: int | None
+    layer_choice_: LayerChoice
+    layers_: list[str]
+    size_choice_: SizeChoice
+    token_weights_: dict[str, TokenWeights]
 
     def _fit_column(self, X, y) -> None:
         """Load the backbone, and find the outputs and their widths."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backbones import Backbone
 from .opened import Columns
 from .opening import Sample, many_of, open_for
 from .passes import Pass
@@ -30,6 +31,14 @@ class Part:
         Features of the former, for each pass.
     n_samples : int
     """
+
+    backbones: list[Backbone]
+    found: list[Found]
+    n_samples: int
+    positions: list[int]
+    repeated: dict[int, int]
+    together: list[int]
+    users: dict[int, list[int]]
 
     def __init__(
         self, positions: list[int], repeated: dict[int, int], found: list[Found], n_samples: int
@@ -83,6 +92,10 @@ class Found:
         Of the samples.
     store : FeatureStore or None
     """
+
+    digests: list[bytes]
+    one: Pass
+    store: FeatureStore | None
 
     def __init__(self, one: Pass, digests: list[bytes], store: FeatureStore | None):
         self.one, self.digests, self.store = one, digests, store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ class Pass:
     store : FeatureStore or None
         Beside it, converted networks are kept.
     """
+
+    backbone: Backbone
+    conversions: Path | None
+    outputs: list[tuple[int, str]]
 
     def __init__(
         self,

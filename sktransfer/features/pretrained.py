@@ -118,6 +118,8 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     ['house', 'plant']
     """
 
+    classes_: np.ndarray
+    conditional_: np.ndarray
     _parameter_constraints: dict[str, Any] = {
         **SeveralSizes._parameter_constraints,
         "class_map": [dict, StrOptions({"learn"}), None],

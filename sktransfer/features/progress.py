@@ -103,6 +103,13 @@ class NotebookBar:
     unit : str
     """
 
+    n_done: int
+    shown: float
+    start: float
+    title: str
+    total: int | None
+    unit: str
+
     def __init__(self, title: str, total: int | None, unit: str):
         self.title, self.total, self.unit = title, total, unit
         self.n_done = 0

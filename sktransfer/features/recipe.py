@@ -46,7 +46,7 @@ class Recipe:
     whole: tuple[str, ...] = ()
     runtime: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "pooling", as_pooling(self.pooling))
 
     def key(self, layer: str | tuple[str, str]) -> str:

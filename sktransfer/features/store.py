@@ -57,6 +57,8 @@ class FeatureStore:
     2
     """
 
+    location: Path
+
     def __init__(self, location: str | os.PathLike[str], *, max_bytes: int | None = None):
         if not isinstance(location, str | os.PathLike) or not os.fspath(location):
             raise ValueError(f"location={location!r}: give the path of a folder.")

@@ -41,6 +41,11 @@ class Stream:
         Size of the inputs that are kept, at most: those of the first samples.
     """
 
+    backbone: Backbone
+    device: str
+    n_jobs: int | str | None
+    recipe: Recipe | None
+
     def __init__(
         self,
         samples: Sequence[Any],

@@ -109,7 +109,7 @@ def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
     return changed
 
 
-class Views(Sequence):
+class Views(Sequence[View]):
     """Views of samples, made when they are asked for: for each key one of each sample.
 
     Parameters
@@ -119,6 +119,10 @@ class Views(Sequence):
     keys : sequence of str
         As in :class:`View`.
     """
+
+    augment: Callable[..., Any]
+    keys: Sequence[str]
+    origin: Sequence[Any]
 
     def __init__(self, samples: Sequence[Any], augment: Callable[..., Any], keys: Sequence[str]):
         self.origin, self.augment, self.keys = samples, augment, keys
@@ -165,6 +169,13 @@ class FreshViews:
     behind : ndarray or None
         Activations of rows after those of the samples, which are not augmented.
     """
+
+    augment: Callable[..., Any]
+    behind: np.ndarray
+    index: np.ndarray
+    samples: Sequence[Any]
+    seed: int
+    stream: Callable[..., Any]
 
     def __init__(
         self,

@@ -51,6 +51,8 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
     """
 
+    best_epoch_: int
+    lr_: float
     _kept: dict[str, Any] | None
     _target: Any
     _tuned: TunedNetwork

@@ -87,6 +87,9 @@ class WarmupCosine(Callback):
         As in :class:`Batches`.
     """
 
+    n_steps_: int
+    step_: int
+
     def __init__(self, warmup: float, in_pairs: bool = False):
         self.warmup = warmup
         self.in_pairs = in_pairs
@@ -149,6 +152,8 @@ class EpochProgress(Callback):
 class StopOnNonFinite(Callback):
     """Raise an error if a loss, or a weight at the end, is NaN or infinite."""
 
+    finite_: list[Any]
+
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         # Pretrained networks may have infinite buffers, such as masks.
         state = net.module_.state_dict()
@@ -207,6 +212,10 @@ class StopAtTime(Callback):
 
 class KeepBest(Callback):
     """Restore the tail of the lowest validation loss; before training counts as epoch 0."""
+
+    epoch_: int
+    initial_loss_: float
+    loss_: float
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         valid = net.train_split(None)[1]

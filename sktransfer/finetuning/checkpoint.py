@@ -52,6 +52,10 @@ class TrainingFile:
         If the folder cannot be created, or the file belongs to other data or parameters.
     """
 
+    about: dict[str, str]
+    path: Path
+    seed: int
+
     def __init__(self, folder: str | Path, about: dict[str, str], seed: int):
         self.path = Path(folder) / _NAME
         self.about, self.seed = about, seed
@@ -199,6 +203,9 @@ class SaveTraining(Callback):
     file : TrainingFile
     tail : Tail
     """
+
+    file: TrainingFile
+    tail: Tail
 
     def __init__(self, file: TrainingFile, tail: Tail):
         self.file, self.tail = file, tail

@@ -61,6 +61,14 @@ class Cut:
     verbose : int
     """
 
+    backbone: Backbone
+    device: str
+    max_bytes: int
+    n_jobs: int | str | None
+    recipe: Recipe | None
+    store: FeatureStore | None
+    verbose: int
+
     def __init__(
         self,
         backbone: Backbone,

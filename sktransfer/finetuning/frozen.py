@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ __all__ = ["FrozenStages"]
 class FrozenStages(BackboneEstimator):
     """Base of the fine-tuned estimators, which gives activations at the cut."""
 
+    cache_: dict[str, Any]
     frozen_layers_: list[str]
     trained_layers_: list[str]
 

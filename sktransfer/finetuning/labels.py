@@ -18,6 +18,7 @@ __all__ = ["LabelTraining"]
 class LabelTraining(TunedEstimator):
     """Base of the estimators that train on labels, which may be extended in later calls."""
 
+    classes_: np.ndarray
     _seen: set[Any]
 
     def _learn(

@@ -51,6 +51,8 @@ class WeightedLoss(nn.Module):
         A loss of the user's, from outputs and targets; see :mod:`.losses`.
     """
 
+    own: Callable[..., Any] | None
+
     def __init__(
         self, target: Target, label_smoothing: float = 0.0, loss: str | Callable[..., Any] = "auto"
     ):

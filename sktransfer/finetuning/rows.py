@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import skorch.dataset
 import torch
+from skorch.dataset import Dataset
 from torch.utils.data import default_collate
 
 from ..data import pad_rows
@@ -43,6 +43,8 @@ class Table:
     behind : ndarray, default=None
         More rows, after those of the index.
     """
+
+    index: np.ndarray
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Table:
         return self.dtype == object
 
 
-class Rows(skorch.dataset.Dataset):
+class Rows(Dataset):
     """Hold training rows: activations at the cut, targets and weights.
 
     ``X`` and ``y`` are what callbacks of skorch pass to ``predict`` and compare with.
@@ -131,6 +133,9 @@ class Rows(skorch.dataset.Dataset):
         From the seed of an epoch to a table of new views.
     """
 
+    relative: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
     device: torch.device | None = None  # an accelerator that batches are copied to
 
     def __init__(
@@ -339,6 +344,8 @@ class Batches:
     in_pairs : bool, default=False
         Whether a last batch of one row is added to the batch before it.
     """
+
+    generator: torch.Generator | None
 
     def __init__(self, rows: Any, batch_size: int, seed: int | None = None, in_pairs: bool = False):
         self.rows = rows

@@ -64,6 +64,8 @@ class Tail(nn.Module):
         gradients.
     """
 
+    body: nn.Sequential
+    names: list[str]
     checkpoint_activations = False
 
     def __init__(

@@ -52,6 +52,11 @@ class TunedNetwork:
         One entry for each epoch of training.
     """
 
+    frozen: list[str]
+    origin: Backbone
+    plan: TrainingPlan
+    tail: Tail
+
     def __init__(
         self,
         origin: Backbone,
@@ -250,6 +255,9 @@ class TunedBackbone(Backbone):
     label_rows : dict
         The row of the head for each label that was trained.
     """
+
+    label_rows: dict[Any, int]
+    network: TunedNetwork
 
     def __init__(
         self, network: TunedNetwork, classes: Sequence[str] | None, label_rows: dict[Any, int]

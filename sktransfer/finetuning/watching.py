@@ -31,6 +31,12 @@ class WatchLoss(Callback):
     that was and is not below that of constant predictions is also told.
     """
 
+    index_: torch.Tensor | None
+    initial_loss_: float
+    initial_wrong_: float
+    loss_: float
+    wrong_: float
+
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         self.index_ = None
         if isinstance(X, Rows) and net.max_epochs:

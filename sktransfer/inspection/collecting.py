@@ -48,6 +48,19 @@ class Collector:
     n_shown : int
     """
 
+    cv: int | None
+    duplicates: NearDuplicates
+    found: Evaluation
+    given: str
+    model: Any
+    n_shown: int
+    network: NetworkStep
+    positions: np.ndarray
+    samples: Any
+    task: Task
+    unreadable: list[tuple[str, str]]
+    y: np.ndarray
+
     def __init__(
         self,
         estimator: Any,

@@ -83,6 +83,11 @@ class ConfusionDisplay:
     [[1, 0], [1, 0]]
     """
 
+    matrix_: ConfusionMatrixDisplay
+    ax_: Any
+    figure_: Any
+    preview_axes_: list[Any]
+
     def __init__(self, matrix: Any, labels: Any, previews: Any = (), titles: Any = ()):
         self.matrix = matrix
         self.labels = labels

@@ -49,6 +49,11 @@ class FeatureMapDisplay:
     2
     """
 
+    ax_: Any
+    figure_: Any
+    points_: list[Any]
+    previews_: list[Any]
+
     def __init__(self, positions: Any, y: Any = None, previews: Any = None):
         self.positions = positions
         self.y = y

@@ -45,6 +45,10 @@ class TrainingHistoryDisplay:
     'epoch'
     """
 
+    ax_: Any
+    figure_: Any
+    lines_: list[Any]
+
     def __init__(self, losses: Mapping[str, Any], best_epoch: int | None = None):
         self.losses = losses
         self.best_epoch = best_epoch

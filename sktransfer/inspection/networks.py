@@ -28,6 +28,8 @@ class FromInputs(nn.Module):
         Of the inputs: the same network at several sizes, or several networks.
     """
 
+    backbones: list[Backbone]
+
     def __init__(self, scores: Scores):
         super().__init__()
         self.scores = scores
@@ -59,6 +61,10 @@ class FromMaps(FromInputs):
     markers : list of torch.nn.Module
         Each returns the map before a layer that is read.
     """
+
+    infos: dict[int, dict[str, LayerInfo]]
+    maps: list[str]
+    markers: nn.ModuleList
 
     def __init__(self, scores: Scores, samples: Sequence[torch.Tensor]):
         super().__init__(scores)

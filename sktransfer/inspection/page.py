@@ -30,6 +30,8 @@ class Shown:
         Pieces of a text with values between -1 and 1.
     """
 
+    parts: list[tuple[str, float]]
+
     def __init__(self, picture: str = "", parts: Iterable[tuple[str, float]] = ()):
         self.picture = picture
         self.parts = list(parts)

@@ -90,6 +90,9 @@ class SaliencyDisplay:
     ['palace', 'daisy']
     """
 
+    ax_: np.ndarray
+    figure_: Any
+
     def __init__(self, saliency: Any):
         self.saliency = saliency
 

@@ -107,6 +107,8 @@ class Task(abc.ABC):
         What probabilities should be.
     """
 
+    names: list[str]
+    y: np.ndarray
     confusion: str = ""
     meaning: str = ""
     calibrated: str = ""
@@ -208,6 +210,7 @@ class LabelTask(Task):
         All labels; None are those of y.
     """
 
+    classes: np.ndarray
     confusion = "Confusion"
     meaning = (
         "The wrong predictions with the highest probability. Parts in red speak for the wrong "

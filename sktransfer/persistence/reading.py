@@ -34,6 +34,9 @@ class Reader:
         Given this reader and a record, returns the network.
     """
 
+    arrays: Mapping[str, np.ndarray]
+    tensors: Mapping[str, Mapping[str, torch.Tensor]]
+
     def __init__(
         self,
         arrays: Mapping[str, np.ndarray],

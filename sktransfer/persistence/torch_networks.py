@@ -147,6 +147,12 @@ class Network(nn.Module):
     outputs : sequence of (str, pooling)
     """
 
+    masked: bool
+    names: list[str]
+    outputs: list[tuple[Any, ...]]
+    square: bool
+    stages: nn.ModuleList
+
     def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[tuple[Any, ...]]):
         super().__init__()
         stages = stages_of(backbone)
@@ -172,6 +178,8 @@ class Network(nn.Module):
 class Networks(nn.Module):
     """Run several networks, each on one of the inputs."""
 
+    networks: nn.ModuleList
+
     def __init__(self, networks: Sequence[Network], inputs: list[int]):
         super().__init__()
         self.networks = nn.ModuleList(networks)
@@ -196,6 +204,9 @@ def make_networks(
 class Then(nn.Module):
     """Run networks, and a module on the list of their outputs."""
 
+    networks: Networks
+    then: nn.Module
+
     def __init__(self, networks: Networks, then: nn.Module):
         super().__init__()
         self.networks, self.then = networks, then
@@ -208,6 +219,9 @@ class Then(nn.Module):
 class TunedOutputs(nn.Module):
     """Turn the outputs of a tuned network into probabilities or numbers."""
 
+    exclusive: bool
+    is_flat: bool
+    numbers: bool
     mean: torch.Tensor
     scale: torch.Tensor
 

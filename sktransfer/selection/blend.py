@@ -110,7 +110,7 @@ class ClassBlend(Blend):
         Of :class:`Blend`.
     """
 
-    def __init__(self, classes: np.ndarray, *args):
+    def __init__(self, classes: np.ndarray, *args: Any):
         super().__init__(*args)
         self.classes_ = classes
 
@@ -133,7 +133,7 @@ class NumberBlend(Blend):
         Of :class:`Blend`.
     """
 
-    def __init__(self, scaler: NumericTarget, *args):
+    def __init__(self, scaler: NumericTarget, *args: Any):
         super().__init__(*args)
         self.scaler = scaler
 

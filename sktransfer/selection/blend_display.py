@@ -40,6 +40,10 @@ class BlendDisplay:
     'weight'
     """
 
+    ax_: Any
+    bars_: Any
+    figure_: Any
+
     def __init__(self, members: Any, weights: Any):
         self.members = members
         self.weights = weights

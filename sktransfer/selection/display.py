@@ -72,6 +72,10 @@ class LayerProbeDisplay:
     'accuracy of a probe'
     """
 
+    ax_: Any
+    figure_: Any
+    line_: Any
+
     def __init__(
         self,
         layers: Any,
@@ -195,6 +199,10 @@ class BackboneRankingDisplay:
     ['good', 'bad']
     """
 
+    ax_: Any
+    bars_: Any
+    figure_: Any
+
     def __init__(self, names: Any, scores: Any, errors: Any = None, *, score_name: str = "score"):
         self.names = names
         self.scores = scores
@@ -297,6 +305,9 @@ class StrategyDisplay:
     >>> display.ax_.get_xlabel()
     'gain over features, in accuracy'
     """
+
+    ax_: Any
+    figure_: Any
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,6 +73,9 @@ class Tables:
     ----------
     by_block : mapping of Block to ndarray of shape (n_samples, n_features)
     """
+
+    products: Callable[..., np.ndarray]
+    unit: Callable[..., np.ndarray]
 
     def __init__(self, by_block: Mapping[Any, np.ndarray]):
         self.by_block = by_block

@@ -110,6 +110,8 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
     (20,)
     """
 
+    members_: list[str]
+    weights_: np.ndarray
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],

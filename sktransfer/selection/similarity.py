@@ -260,6 +260,8 @@ class NormWatcher(TorchEngine):
     device : str, default="auto"
     """
 
+    backbone: Backbone
+
     def __init__(self, recipe: Recipe, device: str = "auto"):
         self.backbone = recipe.backbone
         stages, self._norms = _copy_with_norms(self.backbone, resolve_device(device))

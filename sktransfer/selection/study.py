@@ -71,6 +71,13 @@ class Study:
         Whether all samples are run in the one pass, and not only those that are measured.
     """
 
+    classes: np.ndarray
+    codes: np.ndarray
+    memory: StudyMemory
+    names: list[str]
+    rows: np.ndarray
+    weighted: np.ndarray
+
     def __init__(
         self,
         backbone: Backbone,

@@ -148,6 +148,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     (20,)
     """
 
+    classes_: np.ndarray
+    estimator_: Any
+    strategy_: str
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
         "strategy": [str],

@@ -52,6 +52,9 @@ class GlobalScaler(TransformerMixin, BaseEstimator):
     n_features_in_ : int
     """
 
+    mean_: np.ndarray
+    scale_: float
+
     def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: Any = None) -> Self:
         """Learn the centre and the scale, each row by its weight."""
         X = validate_data(self, X, dtype=np.float64)
@@ -126,6 +129,9 @@ class LinearProbe(ClassifierMixin, _Probe):
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
     """
 
+    model_: Any
+    classes_: np.ndarray
+
     def __init__(
         self,
         Cs: Sequence[float] = (0.01, 0.1, 1.0),
@@ -186,6 +192,8 @@ class RidgeProbe(RegressorMixin, _Probe):
     coef_ : ndarray of shape (n_targets, n_features)
     intercept_ : ndarray of shape (n_targets,)
     """
+
+    model_: Ridge
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit on features ``(n_samples, n_features)``, numbers and weights."""

@@ -43,6 +43,7 @@ class WordTable(nn.Module):
              [0., 0.]]])
     """
 
+    rows: nn.Parameter
     index: torch.Tensor
     token_weight: torch.Tensor | None
 

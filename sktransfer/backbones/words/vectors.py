@@ -54,6 +54,8 @@ class WordVectors:
         SHA-256 of the words and all numbers, computed once.
     """
 
+    matrix: torch.Tensor
+
     def __init__(
         self,
         vocabulary: Vocabulary,

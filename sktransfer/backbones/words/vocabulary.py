@@ -41,6 +41,8 @@ class Vocabulary:
     (2, 0, 'film')
     """
 
+    arrays: dict[str, np.ndarray]
+
     def __init__(
         self, letters: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, order: np.ndarray
     ):

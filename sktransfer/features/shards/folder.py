@@ -56,6 +56,8 @@ class Folder:
         A path, or a URL that fsspec knows, such as ``memory://features`` or ``s3://bucket/features``.
     """
 
+    url: str
+
     def __init__(self, location: str | os.PathLike[str]):
         self.url = as_url(location)
 
