@@ -14,7 +14,7 @@ __all__ = ["keep_freed_memory"]
 # Parameters of mallopt, and the defaults of the C library (malloc.h of glibc).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _DEFAULT = 128 * 1024
-_LARGEST_TRIM, _LARGEST_MMAP = 2**30, 2**25
+_LARGEST_TRIM, _LARGEST_MMAP = 10**9, 2**25
 
 _lock = threading.Lock()
 _n_active = 0
@@ -30,7 +30,8 @@ def keep_freed_memory() -> Iterator[None]:
     not glibc, nothing is changed.
     """
     global _n_active
-    library = _library() if "MALLOC_TRIM_THRESHOLD_" in os.environ else None
+    is_low = "MALLOC_TRIM_THRESHOLD_" in os.environ and _given("TRIM") < _LARGEST_TRIM
+    library = _library() if is_low else None
     if library is None:
         yield
         return
