@@ -26,6 +26,7 @@ from tests.backbones.encoder_support import (
     transformers,
     write_folder,
 )
+from tests.new_process import run_in_new_process
 from tests.support import run_python
 
 
@@ -148,7 +149,7 @@ def test_a_backbone_pickles_by_reference_and_opens_in_a_new_process(folder, tmp_
         "ids = backbone.preprocess(sys.argv[2]);"
         "print(backbone.module(ids[None])[0].tolist())"
     )
-    printed = run_python(code, tmp_path / "backbone.pkl", TEXTS[0])
+    printed = run_in_new_process(code, tmp_path / "backbone.pkl", TEXTS[0])
     np.testing.assert_allclose(json.loads(printed), run(backbone, TEXTS[:1])[0], rtol=1e-6)
 
 
@@ -341,7 +342,7 @@ def test_a_text_estimator_opens_in_a_new_process_without_the_network(name, tmp_p
     print(again[0, :5].tolist())
     """
     )
-    printed = json.loads(run_python(code, tmp_path / "made.pkl"))
+    printed = json.loads(run_in_new_process(code, tmp_path / "made.pkl"))
     np.testing.assert_array_equal(np.float32(printed), made.transform(["a witty film"])[0, :5])
 
 

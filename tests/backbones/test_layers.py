@@ -274,7 +274,8 @@ def test_a_network_that_does_not_repeat_is_one_layer_and_says_why():
             self.calls += 1
             return self.second(self.first(x) + self.calls)
 
-    extractor = PretrainedFeatureExtractor(Counting(None)).fit(np.ones((2, 4)))
+    with pytest.warns(UserWarning, match="gives other numbers for a sample in another batch"):
+        extractor = PretrainedFeatureExtractor(Counting(None)).fit(np.ones((2, 4)))
     assert extractor.layers_ == list_layers(extractor.backbone_) == ["output"]
     assert "its forward depends on" in cut_of(extractor.backbone_).why_single
 

@@ -30,13 +30,13 @@ from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones import torchvision as torchvision_source
 from sktransfer.backbones.fingerprint import describe
 from tests.backbones.support import LITES, SMALL, same_bits, saved
+from tests.new_process import run_in_new_process
 from tests.support import (
     TINY_SIZE,
     TinyNet,
     Vectors,
     images,
     random_backbone,
-    run_python,
     tiny_backbone,
 )
 
@@ -179,6 +179,21 @@ def test_a_module_its_class_and_a_factory_are_the_same(given):
     backbone = load_backbone(given)
     assert same_bits(backbone.module.state_dict(), Vectors().state_dict())
     assert (backbone.name, backbone.modality.name) == ("vectors", "array")
+
+
+def test_a_factory_that_fails_or_returns_something_else_is_named():
+    def failing():
+        raise KeyError("no such layer")
+
+    with pytest.raises(ValueError, match=r"backbone=<function .*the call failed: 'no such"):
+        load_backbone(failing)
+    with pytest.raises(TypeError, match=r"must return a torch.nn.Module, got int"):
+        load_backbone(lambda: 3)
+
+
+def test_weights_of_a_named_network_are_a_name_or_a_file():
+    with pytest.raises(TypeError, match=r"'resnet18': a name or a file, got <class 'dict'>"):
+        load_backbone("resnet18", weights={"fc.weight": 1})
 
 
 def test_own_settings_are_kept():
@@ -358,7 +373,7 @@ def test_one_bit_of_a_weight_changes_the_fingerprint():
 
 def test_a_fingerprint_is_the_same_in_another_process():
     code = "from tests.support import *; print(tiny_backbone().fingerprint)"
-    assert run_python(code).strip() == tiny_backbone().fingerprint
+    assert run_in_new_process(code).strip() == tiny_backbone().fingerprint
 
 
 def by_mean(x):

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 from PIL import Image
 
-from sktransfer.data.base import UnreadableSamplesError
+from sktransfer.data.base import UnreadableSamplesError, shorten
 
 COLOUR = np.zeros((6, 5, 3), np.uint8)
 GREY = np.zeros((6, 5), np.uint8)
@@ -23,6 +23,15 @@ def test_arrays_and_images_are_described_by_type_and_shape():
     message = str(UnreadableSamplesError([(0, COLOUR, why), (2, Image.fromarray(GREY), why)]))
     assert "sample 0, ndarray (6, 5, 3): too dark" in message
     assert "sample 2, Image (5, 6): too dark" in message
+
+
+def test_a_long_name_loses_its_middle():
+    path = "folder/" * 60 + "name.jpg"
+    message = str(UnreadableSamplesError([(0, path, ValueError("cause"))]))
+    assert "'folder/" in message and "name.jpg': cause" in message
+    assert "…" in message and path not in message
+    assert [len(shorten("x" * n, 20)) for n in (19, 20, 21, 500)] == [19, 20, 20, 20]
+    assert shorten("abcdefgh", 7) == "abc…fgh"
 
 
 def test_the_error_can_be_pickled():

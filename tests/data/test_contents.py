@@ -87,6 +87,8 @@ def test_an_encoded_image_is_that_image_each_time(form, path):
     assert digest(sample) == digest(path)  # read from its start again
     assert np.array_equal(open_image(sample), COLOUR)
     assert shorter_side(sample) == (None if form == "fsspec URL" else 5)
+    if hasattr(opened := getattr(sample, "file", sample), "close"):
+        opened.close()
 
 
 def test_an_open_file_stays_where_it_was():
@@ -94,6 +96,11 @@ def test_an_open_file_stays_where_it_was():
     file.seek(7)
     open_image(file)
     assert file.tell() == 7
+
+
+class File(io.BytesIO):
+    def read(self, size=-1):
+        return 3
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,9 @@ def test_an_open_file_stays_where_it_was():
         ({"bytes": None, "path": None}, TypeError, "expected .* got dict"),
         ("data:image/png;base64", ValueError, "a comma before its content"),
         ("data:image/png;base64,AAAA", ValueError, r"not an image \(3 bytes\)"),
+        ("data:image/png;base64,AAA", ValueError, "not base64"),
+        (File(), TypeError, "returns no bytes"),
+        ("pictures/*.png", FileNotFoundError, "is it a pattern"),
         ("file://server/a.png", ValueError, "file://server is another machine"),
         ("a text that is no file", FileNotFoundError, "is it a text"),
         ("a long text " * 400, OSError, "is it a text"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sktransfer.data import pixels
 from sktransfer.data.images import as_samples
-from sktransfer.data.pixels import digest, open_image
+from sktransfer.data.pixels import check_header, digest, open_image, shorter_side
 from tests.support import DATA
 
 RNG = np.random.default_rng(0)
@@ -228,8 +228,9 @@ def png(path, width, height):
 @pytest.mark.parametrize("width", [10_000, 20_000])  # above the limit, above twice the limit
 def test_more_pixels_than_pillows_limit_are_refused_by_the_header(width, tmp_path):
     path = png(tmp_path / "a.png", width, 10_000)
-    with pytest.raises(ValueError, match=r"too many pixels .*raise PIL.Image.MAX_IMAGE_PIXELS"):
-        open_image(path)
+    for use in (open_image, *([check_header] if width == 20_000 else [])):
+        with pytest.raises(ValueError, match=r"too many pixels .*raise PIL.Image.MAX_IMAGE_PIXELS"):
+            use(path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -245,6 +246,16 @@ def test_the_limit_on_pixels_is_the_one_that_pillow_has_now(given, tmp_path, mon
     for limit in (120, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert np.array_equal(open_image(given(tmp_path / "a.png")), image)
+
+
+def test_the_shorter_side_needs_no_pixels_and_is_none_where_it_is_not_known(tmp_path):
+    path = png(tmp_path / "a.png", 70, 50)  # it ends after a few pixels
+    assert shorter_side(path) == shorter_side(path.read_bytes()) == 50
+    assert shorter_side(Image.new("L", (7, 5))) == 5
+    assert shorter_side(np.zeros((9, 4, 3), np.uint8)) == shorter_side(np.zeros((4, 9))) == 4
+    assert shorter_side(torch.zeros(3, 6, 8)) == 6
+    for unknown in (tmp_path / "none.png", b"no image", "https://host/a.png", np.zeros(5), None):
+        assert shorter_side(unknown) is None
 
 
 def test_a_file_longer_than_any_image_within_the_limit_is_not_read(tmp_path, monkeypatch):

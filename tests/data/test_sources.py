@@ -60,6 +60,11 @@ def in_zarr():
     return zarr.array(IMAGES, chunks=(3, 4, 5, 3))
 
 
+def in_memmap():
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, shape=IMAGES.shape) + IMAGES
+
+
 def as_tensors(images):
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
@@ -88,7 +93,7 @@ CONTAINERS = {
     ),
     "pandas, bytes": lambda: pd.DataFrame({"x": ENCODED}),
     "object array, bytes": lambda: np.array(ENCODED, object)[:, None],
-    "memmap": lambda: np.memmap(tempfile.TemporaryFile(), np.uint8, shape=IMAGES.shape) + IMAGES,
+    "memmap": in_memmap,
 }
 
 
@@ -157,6 +162,7 @@ def test_an_image_folder_of_torchvision(tmp_path):
     assert np.array_equal(open_image(samples[1]), IMAGES[2])
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file.*shard.tar:ResourceWarning")  # by webdataset
 def test_webdataset_by_its_loop(tmp_path):
     wds = pytest.importorskip("webdataset")
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:

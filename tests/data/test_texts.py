@@ -86,3 +86,22 @@ def test_a_long_item_that_is_no_text_is_shortened():
     with pytest.raises(UnreadableSamplesError) as error:
         as_texts([np.arange(900).reshape(30, 30)])
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        ("one text", TypeError, r"got one text: 'one text'. Pass \[text\]"),
+        (np.full((2, 2), "text"), ValueError, r"one column of texts, got the shape \(2, 2\)"),
+        ({"a": "text"}, TypeError, "a list, an array or a column of texts, got <class 'dict'>"),
+        ([], ValueError, "minimum of 1 is required"),
+        (["text", None, 3.5], UnreadableSamplesError, "2 samples"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(X, error, message):
+    with pytest.raises(error, match=message):
+        as_texts(X)
+
+
+def test_a_column_is_a_list_of_texts():
+    assert as_texts(np.array([["a"], ["b"]])) == ["a", "b"]

@@ -369,7 +369,12 @@ def test_architectures_are_those_of_torch(name, runtime):
 
 
 @pytest.mark.parametrize(
-    "layer", [None, pytest.param(["layer.0", "layer.5"], marks=pytest.mark.sweep)]
+    "layer",
+    [
+        "layer.0",
+        pytest.param(None, marks=pytest.mark.sweep),
+        pytest.param(["layer.0", "layer.5"], marks=pytest.mark.sweep),
+    ],
 )
 def test_texts_of_any_length(layer, runtime):
     pytest.importorskip("transformers")

@@ -29,12 +29,12 @@ from sktransfer import (
 )
 from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones.stages import stages_of
+from tests.new_process import run_in_new_process
 from tests.support import (
     TINY_SIZE,
     TinyNet,
     Vectors,
     images,
-    run_python,
     tiny_backbone,
     tiny_vit,
 )
@@ -478,7 +478,7 @@ def reopened(tmp_path_factory):
         (folder / f"{i}.pickle").write_bytes(pickle.dumps(made))
         joblib.dump(made, folder / f"{i}.joblib")
     (folder / "a.pth").unlink()
-    run_python(REOPEN, folder, len(CASES))
+    run_in_new_process(REOPEN, folder, len(CASES))
     pickles = [(folder / f"{i}.pickle").read_bytes() for i in range(len(CASES))]
     features = [np.load(folder / f"{i}.npy") for i in range(len(CASES))]
     return dict(zip(CASES, zip(fitted, pickles, features, strict=True), strict=True))

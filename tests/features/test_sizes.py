@@ -18,7 +18,8 @@ from sktransfer import (
     load_word_vectors,
 )
 from sktransfer.features.sizes import candidate_sizes, side_of
-from tests.support import TINY_SIZE, TinyNet, Vectors, images, run_python, tiny_backbone, tiny_vit
+from tests.new_process import run_in_new_process
+from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone, tiny_vit
 
 X, SIZES = images(12), [12, 24]
 Y = np.arange(12) % 3
@@ -118,7 +119,7 @@ def test_a_pickle_gives_the_same_in_a_new_process(make, tmp_path):
     run = made.transform if hasattr(made, "transform") else made.predict_proba
     (tmp_path / "model.pkl").write_bytes(pickle.dumps((made, X)))
     np.save(tmp_path / "expected.npy", run(X))
-    run_python(
+    run_in_new_process(
         """
 import pickle, sys
 import numpy as np

@@ -460,11 +460,13 @@ def test_a_file_that_could_not_be_completed_is_removed(store):
     store.put("recipe", [b"a"], rows(1))
 
     def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
         with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
             store.put("recipe", [b"b"], np.ones((1, 1000), np.float32))
         assert len(list(store.path.iterdir())) == 1
         store.put("recipe", [b"c"], rows(3))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)  # a measurement of coverage is written
 
     process = multiprocessing.get_context("fork").Process(target=limited)
     process.start()

@@ -31,7 +31,8 @@ from sktransfer import (
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
 from sktransfer.engines.pooling import pool
-from tests.support import images, run_python, tiny_backbone
+from tests.new_process import run_in_new_process
+from tests.support import images, tiny_backbone
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "story", "the", "a"]
 
@@ -511,10 +512,11 @@ def test_a_file_holds_only_the_rows_that_changed(backbone, data, tmp_path):
     joblib.dump(model, tmp_path / "model.joblib")
     assert (tmp_path / "model.joblib").stat().st_size < 30_000
     code = f"import joblib; print(joblib.load({str(tmp_path / 'model.joblib')!r})."
-    found = run_python(code + f"predict({texts[:3]!r}).tolist())")
+    found = run_in_new_process(code + f"predict({texts[:3]!r}).tolist())")
     assert found.strip() == str(model.predict(texts[:3]).tolist())
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_words_that_come_later_are_trained_and_earlier_ones_kept(backbone, data):
     texts, y = data
     early = [t.replace("awful", "poor") for t in texts]

@@ -37,7 +37,8 @@ from sktransfer.finetuning.rows import Batches, Rows
 from sktransfer.finetuning.tail import Pooling, Tail
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import network
-from tests.support import Vectors, run_python
+from tests.new_process import run_in_new_process
+from tests.support import Vectors
 
 
 def states(backbone):
@@ -113,7 +114,9 @@ def test_one_seed_gives_one_model_and_leaves_the_global_generator_alone(data):
 def test_the_best_epoch_is_restored_and_the_probe_is_a_candidate(data):
     model = FineTunedClassifier(
         load_backbone(network()), trainable="all", lr=5.0, validation_fraction=0.3, random_state=0
-    ).fit(*data)
+    )
+    with pytest.warns(UserWarning, match="The weights before training are kept"):
+        model.fit(*data)
     assert model.best_epoch_ == 0  # this learning rate only spoils
     assert len(model.validation_indices_) == 27
 
@@ -139,6 +142,7 @@ def test_a_new_label_keeps_the_rows_of_the_others(data):
     assert torch.equal(grown._tuned.tail.head.linear.weight[:2], before)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     model = FineTunedClassifier(trainable=1, max_epochs=1, random_state=0)
     images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
@@ -148,7 +152,7 @@ def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     assert (tmp_path / "model.pkl").stat().st_size < 1.05 * (changed + head)
     np.savez(tmp_path / "x.npz", images=images, expected=model.predict_proba(images))
-    run_python(f"""
+    run_in_new_process(f"""
 import pickle, numpy as np, skorch
 d = np.load({str(tmp_path / "x.npz")!r})
 model = pickle.load(open({str(tmp_path / "model.pkl")!r}, "rb"))
@@ -167,6 +171,7 @@ def test_several_labels_a_sample(data):
     assert (model.predict(X) == Y).mean() > 0.8
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_grid_search_and_two_processes(data):
     settings = {"trainable": ["head", 1], "lr": [1e-3, "range_test"]}
     model = FineTunedClassifier(load_backbone(Vectors()), max_epochs=1, random_state=0)
@@ -224,6 +229,7 @@ def small_images():
     return list(images), np.array(["bright", "dark"] * 8)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("n_views", [1, 3, None])
 @pytest.mark.parametrize("augment", ["light", "strong"])
 def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, small_images):
@@ -250,6 +256,7 @@ def test_augmentation_needs_images(data):
         FineTunedClassifier(load_backbone(network()), augment="light").fit(*data)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_batch_norm_keeps_its_statistics_unless_asked(data):
     statistics = {}
     for train_batch_norm in (False, True):
@@ -342,8 +349,10 @@ def test_warm_start_goes_on(data):
 def test_one_class_one_sample_and_a_missing_class(data):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1)
-    assert (model.fit(X[:5], ["only"] * 5).predict(X) == "only").all()
-    assert model.fit(X[:1], ["only"]).predict(X[:1]) == "only"
+    for n in (5, 1):
+        with pytest.warns(UserWarning, match="one class only"):
+            model.fit(X[:n], ["only"] * n)
+        assert (model.predict(X) == "only").all()
     model.partial_fit(X[y != "wasp"], y[y != "wasp"], classes=["ant", "bee", "wasp", "only"])
     assert model.classes_.tolist() == ["ant", "bee", "only", "wasp"]
     with pytest.raises(ValueError, match="0 sample"):
@@ -381,8 +390,12 @@ def test_labels_of_another_kind_are_refused(data):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=0).fit(X, y)
     with pytest.raises(ValueError, match="Mix of label input types"):
         model.partial_fit(X[:3], [1, 2, 1])
-    with pytest.raises(ValueError, match="not what this model was fitted for"):
-        model.partial_fit(X, np.eye(3, dtype=int)[np.unique(y, return_inverse=True)[1]])
+    one_hot = np.eye(3, dtype=int)[np.unique(y, return_inverse=True)[1]]
+    with (
+        pytest.warns(UserWarning, match="Each row of y has a single 1"),
+        pytest.raises(ValueError, match="not what this model was fitted for"),
+    ):
+        model.partial_fit(X, one_hot)
     assert model.classes_.tolist() == ["ant", "bee", "wasp"]
 
 
@@ -422,6 +435,7 @@ def norm_head(n_features, n_outputs):
     return nn.Sequential(nn.BatchNorm1d(n_features), nn.Linear(n_features, n_outputs))
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("settings", [{"head": norm_head}, {"train_batch_norm": True}])
 def test_batch_norm_that_learns_meets_no_batch_of_one_row(settings, data):
     X, y = data
@@ -452,6 +466,7 @@ def test_dropout_called_as_a_function_is_on_while_training_and_off_afterwards(da
     assert not torch.equal(body.train()(X), body.train()(X))
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_features_of_a_tuned_network_are_the_input_of_any_head(data):
     X, y = data
 
@@ -505,6 +520,7 @@ def test_views_made_in_threads_do_not_wait_for_the_training_that_waits_for_them(
     assert one.history_[0]["train_loss"] == two.history_[0]["train_loss"]
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_layer_decay_counts_stages_with_parameters_from_the_head_down(data):
     model = FineTunedClassifier(
         load_backbone(network()), trainable="all", lr=0.1, layer_decay=0.8, max_epochs=1
@@ -806,6 +822,7 @@ def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, dat
     np.testing.assert_allclose(divided.predict_proba(X), model.predict_proba(X), atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
     settings = {"trainable": "all", "max_epochs": 1, "warm_start": True, "random_state": 0}
     settings |= {"batch_size": 32}
@@ -826,6 +843,7 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
     assert [int(count) for count in counts] == [math.ceil(90 / 32)]
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_validation_runs_in_parts_beside_batch_norm_that_learns(data, monkeypatch):
     out_of_memory(monkeypatch, 8, training=False)
     settings = {"validation_fraction": 0.5, "max_epochs": 1, "train_batch_norm": True}
@@ -845,6 +863,7 @@ def test_norms_that_track_statistics_see_whole_batches(data, monkeypatch):
         FineTunedClassifier(load_backbone(network()), head=head).fit(*data)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_schedule_ends_where_a_last_row_joins_another_batch(data):
     X, y = data
     settings = {"trainable": "all", "batch_size": 32, "max_epochs": 5, "random_state": 0}
@@ -933,6 +952,7 @@ def test_a_callback_may_stop_training(data):
     assert len(model.fit(*data).history_) == 2
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_statistics_of_a_stage_that_has_not_begun_to_learn_stay(data):
     settings = {"trainable": "all", "train_batch_norm": True, "gradual_unfreezing": True}
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, **settings)

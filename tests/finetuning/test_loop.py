@@ -187,6 +187,7 @@ def test_scores_that_skorch_does_not_cache_are_those_of_the_model(on_train, data
     assert model.history_[0]["score"] == pytest.approx(model.score(X[rows], y[rows]))
 
 
+@pytest.mark.filterwarnings("ignore:y has one class only")  # that of one sample
 @pytest.mark.parametrize(("fraction", "n"), [(0.0, 90), (0.3, 1)])
 def test_callbacks_that_need_a_hold_out_set_say_so(fraction, n, data):
     X, y = data

@@ -9,7 +9,8 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from tests.finetuning.conftest import network
-from tests.support import images, run_python
+from tests.new_process import run_in_new_process
+from tests.support import images
 
 TRAINED = {
     "norm": {"body.1.0.1.weight", "body.1.0.1.bias"},
@@ -58,9 +59,10 @@ def test_a_pickle_opens_in_a_new_process_and_goes_on(trainable, data, tmp_path):
     model = FineTunedClassifier(backbone, trainable=trainable, **SETTINGS).fit(*data)
     file = tmp_path / "model.pkl"
     file.write_bytes(pickle.dumps((model, data[0], model.predict_proba(data[0]))))
-    assert "bias" in run_python(OPEN, file)
+    assert "bias" in run_in_new_process(OPEN, file)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_file_has_the_size_of_the_trained_parameters():
     X, y = images(6, size=(32, 32)), [1, 2] * 3
     settings = {"image_size": 32, "max_epochs": 1, "random_state": 0}

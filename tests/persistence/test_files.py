@@ -103,6 +103,7 @@ def fitted(name):
 DAILY = ("features", "pipeline", "direct", "mlp", "all", "on a tuned backbone", "blend")
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize(
     "name",
     [n if n in DAILY else pytest.param(n, marks=pytest.mark.sweep) for n in MODELS],
@@ -172,6 +173,7 @@ def test_the_best_estimator_of_a_search(tmp_path):
     assert_same(search.best_estimator_, load(tmp_path / "model.skt", modules=TINY), IMAGES)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_column_transformer_of_texts_and_numbers(tmp_path):
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame({"text": TEXTS, "length": np.arange(len(TEXTS)) * 1.0})
@@ -187,6 +189,7 @@ def test_a_column_transformer_of_texts_and_numbers(tmp_path):
     assert_same(model, load(tmp_path / "model.skt"), table)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.parametrize("pooling", ["avg", "idf", "sif"])
 def test_word_vectors_are_in_the_file(pooling, tmp_path):
     model = PretrainedFeatureExtractor(load_word_vectors(WORDS), pooling=pooling).fit(TEXTS)
@@ -194,6 +197,7 @@ def test_word_vectors_are_in_the_file(pooling, tmp_path):
     assert_same(model, load(tmp_path / "model.skt"), TEXTS)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_word_vectors_of_a_file_stay_there(tmp_path):
     source = tmp_path / "vectors.txt"
     source.write_text("".join(f"{word} {a} {b}\n" for word, (a, b) in WORDS.items()))
@@ -207,6 +211,7 @@ def test_word_vectors_of_a_file_stay_there(tmp_path):
     assert_same(model, load(tmp_path / "whole.skt"), TEXTS)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_blend_of_texts_holds_counts_of_words(tmp_path):
     model = TransferClassifier(load_word_vectors(WORDS), random_state=0).fit(TEXTS, TEXT_LABELS)
     assert any(part.member.name for part in model.estimator_.parts)
@@ -215,6 +220,7 @@ def test_a_blend_of_texts_holds_counts_of_words(tmp_path):
     assert_same(model, load(tmp_path / "model.skt"), TEXTS)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_tuned_word_vectors(tmp_path):
     model = FineTunedClassifier(load_word_vectors(WORDS), trainable="all", max_epochs=1)
     model.fit(TEXTS, TEXT_LABELS)
@@ -241,6 +247,7 @@ def test_a_function_as_a_parameter_is_given_by_its_name(tmp_path):
     assert_same(model, load(tmp_path / "model.skt", modules=TINY | {"middle": middle}), IMAGES)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_head_of_the_users(tmp_path):
     def head(n_features, n_outputs):
         return torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(n_features, n_outputs))

@@ -156,6 +156,7 @@ def test_a_network_of_arrays_of_any_shape_needs_a_sample(tmp_path):
     assert_equal(model, tmp_path / "model.onnx", samples, X=samples)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -9,8 +9,9 @@ import pytest
 from sktransfer import PretrainedFeatureExtractor, load
 from sktransfer.data import package_versions, warn_later_versions
 from tests.finetuning import write_files
+from tests.new_process import run_in_new_process
 from tests.persistence.write_files import FILES
-from tests.support import run_python, tiny_backbone
+from tests.support import tiny_backbone
 
 OPEN = """
 import sys
@@ -30,11 +31,12 @@ for name, model in joblib.load(folder / "all.joblib").items():
 """
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.integration
 @pytest.mark.parametrize("version", sorted(path.name for path in FILES.glob("version_*")))
 def test_files_of_each_version_open_in_a_new_process(version):
     make = "make = lambda name: module\n"
-    names = run_python(make + OPEN, FILES / version).splitlines()
+    names = run_in_new_process(make + OPEN, FILES / version).splitlines()
     assert sorted(names) == sorted(write_files.models())
 
 

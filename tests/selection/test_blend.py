@@ -255,6 +255,7 @@ def reviews(n, seed=0):
 VECTORS = {"good": [1.0, 0.0, 0.0], "bad": [-1.0, 0.2, 0.0], "film": [0.0, 1.0, 0.0]}
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.parametrize("n", [120, 2400])
 def test_texts_are_told_by_their_words_too(n):
     X, y = reviews(n)
@@ -266,6 +267,7 @@ def test_texts_are_told_by_their_words_too(n):
     assert again.predict(["", "nothing known"]).shape == (2,)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_words_of_few_texts_are_not_counted():
     model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(*reviews(99))
     assert not any("counts" in name for name in model.members_)

@@ -27,8 +27,9 @@ from sktransfer.selection.ranking import rank_backbones
 from sktransfer.selection.recommend import recommend_strategy
 from sktransfer.selection.strategies import STRATEGIES
 from sktransfer.selection.transfer import TransferClassifier
+from tests.new_process import run_in_new_process
 from tests.selection.support import Deeper, deeper_backbone
-from tests.support import Vectors, images, run_python, tiny_backbone
+from tests.support import Vectors, images, tiny_backbone
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -97,6 +98,7 @@ def test_with_too_few_samples_there_is_no_recommendation(colours, tried):
     assert {"head", "last", "all"}.isdisjoint(tried)  # nothing could be told from it
 
 
+@pytest.mark.filterwarnings("ignore:y has one class only")
 @pytest.mark.parametrize("y", [["a"] * 6, ["a"] * 5 + ["b"], list("abcdef")])
 @pytest.mark.parametrize("strategy", ["auto", "search", "features", "early", "head"])
 def test_classes_of_one_and_one_class_alone_are_fitted(y, strategy, colours):
@@ -173,6 +175,7 @@ def rows_backbone():
     return load_backbone(nn.Sequential(*layers).eval(), classes=list("abc"))
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("strategy", ["auto", "search", *STRATEGIES])
 def test_weights_reach_every_strategy(strategy):
     X, y = spread_labels()
@@ -313,7 +316,7 @@ def test_a_pickle_predicts_the_same_in_a_new_process(colours, tmp_path):
         "import sys, joblib; model, X = joblib.load(sys.argv[1]); "
         "print(*model.predict(X), model.strategy_)"
     )
-    told = run_python(code, tmp_path / "model.joblib").split()
+    told = run_in_new_process(code, tmp_path / "model.joblib").split()
     assert told == [*model.predict(X), "last"]
 
 

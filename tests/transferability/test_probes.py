@@ -42,6 +42,41 @@ def test_residuals_are_those_of_ridge_regression_that_has_not_seen_the_sample(sh
     np.testing.assert_allclose(_residuals(X, target, folds), expected, rtol=1e-6, atol=1e-9)
 
 
+def test_weights_of_residuals_count_as_copies():
+    rng = np.random.default_rng(1)
+    X, weight = rng.normal(size=(40, 12)), rng.integers(1, 5, 40)
+    target = X[:, :2] + 2 * rng.normal(size=(40, 2))
+    target[weight == 1] *= -1  # so that weights decide which penalty is best
+    copies = np.repeat(np.arange(40), weight)
+    folds = list(KFold(4).split(X))
+    copied = [tuple(np.flatnonzero(np.isin(copies, rows)) for rows in fold) for fold in folds]
+    found = _residuals(X, target, folds, weight.astype(float))
+    expected = _residuals(X[copies], target[copies], copied)
+    np.testing.assert_allclose(found[copies], expected, atol=1e-9)
+    assert np.abs(found - _residuals(X, target, folds)).max() > 0.1
+
+
+def test_the_nearest_mean_is_that_of_weighted_samples():
+    rng = np.random.default_rng(0)
+    features, codes = rng.normal(size=(11, 3)), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5])
+    features += codes[:, None] * 0.5
+    for weight in (rng.uniform(0.1, 3, 11), np.ones(11)):
+        expected = []
+        for i, code in enumerate(codes):
+            others = np.flatnonzero(np.arange(11) != i)
+            groups = [others[codes[others] == c] for c in range(6)]
+            means = [
+                np.average(features[g], axis=0, weights=weight[g]) if len(g) else np.full(3, np.inf)
+                for g in groups
+            ]
+            nearest = np.argmin([((features[i] - mean) ** 2).sum() for mean in means])
+            expected.append(float(nearest == code))
+        found = out_of_fold_scores(features, codes, [], weight)
+        assert found.tolist() == expected
+        assert 0 < found.mean() < 1
+    assert out_of_fold_scores(features, codes, []).tolist() == expected
+
+
 def test_the_penalty_with_the_least_error_is_taken():
     target = NOISE[:, :1] * 2.0
     folds = make_probe_folds(target[:, 0], 0)

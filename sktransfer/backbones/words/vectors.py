@@ -109,7 +109,7 @@ class WordVectors:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.source is not None:
             return reopened, (self.source, self.content_digest)
-        parts = (self.vocabulary, np.array(self.matrix), self.subwords, self.content_digest)
+        parts = (self.vocabulary, self.matrix.numpy().copy(), self.subwords, self.content_digest)
         return _from_parts, parts
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from sktransfer.backbones.words.table import WordTable
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import load_glove, load_word_vectors
 from tests.backbones.words.support import MATRIX, VECTORS, WORDS, text_file, vectors_of
-from tests.support import run_python
+from tests.new_process import run_in_new_process
 
 TEXTS = ["The film is good.", "", "xyzzy", "don't", "it's bad , bad " * 9, "film", "good " * 8]
 
@@ -101,7 +101,7 @@ def test_another_process_maps_the_table(tmp_path):
         print(backbone.fingerprint, backbone.preprocess("The film").tolist()[:3])
         assert "gensim" not in sys.modules
     """
-    assert run_python(code, path).split(maxsplit=1) == [backbone.fingerprint, "[1, 2, 0]\n"]
+    assert run_in_new_process(code, path).split(maxsplit=1) == [backbone.fingerprint, "[1, 2, 0]\n"]
 
 
 def test_the_entry_of_a_changed_file_is_replaced(tmp_path, reads, home):
