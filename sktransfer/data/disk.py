@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -13,7 +14,15 @@ from typing import Any
 
 import xxhash
 
-__all__ = ["CacheError", "checksum", "new_folder", "remove_abandoned", "replace_file", "writing"]
+__all__ = [
+    "CacheError",
+    "checksum",
+    "claim_file",
+    "new_folder",
+    "remove_abandoned",
+    "replace_file",
+    "writing",
+]
 
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to a temporary folder
 
@@ -98,32 +107,67 @@ def replace_file(path: Path, *parts: bytes) -> None:
     CacheError
         If the file system does not allow it. The old content is kept.
     """
-    new = path.with_name(f"{path.name}.new")  # what a killed process left is overwritten
-    with writing():
+    with writing(), _new_file(path, parts) as new:
+        os.replace(new, path)
+
+
+def claim_file(path: Path, *parts) -> bool:
+    """Write a file if there is none, such that one of several processes succeeds.
+
+    Parameters
+    ----------
+    path : Path
+    *parts : bytes-like
+        Written one after the other.
+
+    Returns
+    -------
+    bool
+        False if the file exists.
+
+    Raises
+    ------
+    CacheError
+        If the file system does not allow it.
+    """
+    with writing(), _new_file(path, parts) as new:
         try:
-            with open(new, "wb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
+            os.link(new, path)
+        except OSError:  # it exists, or the file system has no links
+            if path.exists():
+                return False
             os.replace(new, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
+        return True
+
+
+@contextlib.contextmanager
+def _new_file(path: Path, parts: tuple) -> Iterator[Path]:
+    """Write a file of another name beside its place; what is left of it is removed."""
+    remove_abandoned(path.parent)
+    new = path.with_name(f".new-{secrets.token_hex(8)}")
+    try:
+        with open(new, "xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        yield new
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove temporary folders that killed processes left more than a day ago.
+    """Remove temporary folders and files that killed processes left more than a day ago.
 
     Parameters
     ----------
     parent : Path
-        The folder in which :func:`new_folder` works.
+        The folder in which :func:`new_folder` and :func:`replace_file` work.
     """
-    for folder in [*parent.glob(".new-*"), *parent.glob(".old-*")]:
+    for path in [*parent.glob(".new-*"), *parent.glob(".old-*")]:
         with contextlib.suppress(OSError):  # another process may remove it, too
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(folder)
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _move(new: Path, place: Path) -> None:

@@ -127,7 +127,7 @@ class TokenWeights:
         ndarray of shape (n, n_features), float32
         """
         name, table = _table_of(backbone)
-        weight = self._dense(table.n_ids)
+        weight = self.dense(table.n_ids)
         stages = {name: table.with_weights(torch.from_numpy(weight))}
         engine = Recipe(backbone, (name,)).engine(resolve_device(device), stages)
         vectors = engine.run_groups(_group_ids(texts, backbone), batch_size)[name]
@@ -140,7 +140,8 @@ class TokenWeights:
             vectors = vectors - along * self.component
         return vectors
 
-    def _dense(self, n_ids: int) -> np.ndarray:
+    def dense(self, n_ids: int) -> np.ndarray:
+        """Return the weight of each id, ``(n_ids,)``; that of 0, no token, is 0."""
         weight = np.full(n_ids, self.unseen, np.float32)
         weight[self.ids] = self.weights
         weight[0] = 0.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from ..backbones import Backbone, describe
-from ..data import CacheError, checksum, digest_array, replace_file
+from ..data import CacheError, checksum, claim_file, digest_array, replace_file
 from .packing import first_unknown, from_bytes, to_bytes
 from .rows import Batches
 from .tail import Tail
@@ -25,6 +26,7 @@ from .tail import Tail
 __all__ = ["SaveTraining", "TrainingFile", "describe_fit", "saving"]
 
 _NAME = "training.checkpoint"
+_KEY = "{key}"  # in the name of a folder: a digest of the data and parameters
 _MARK = b"SKTCKPT1"  # of this format
 _LIBRARIES = ("skorch", "sktransfer")  # their callbacks set other attributes when they begin
 _CACHES = ("y_trues_", "y_preds_")  # predictions of skorch's scores, made again in each epoch
@@ -40,7 +42,7 @@ class TrainingFile:
     Parameters
     ----------
     folder : str or Path
-        It is created.
+        It is created. "{key}" in it becomes a digest of ``about``.
     about : dict of str to str
         The data and the parameters by name, each described or as a digest.
     seed : int
@@ -57,16 +59,34 @@ class TrainingFile:
     seed: int
 
     def __init__(self, folder: str | Path, about: dict[str, str], seed: int):
-        self.path = Path(folder) / _NAME
+        self.folder = str(folder)
+        self.path = Path(self.folder.replace(_KEY, _digest_about(about))) / _NAME
         self.about, self.seed = about, seed
         self.state: dict[str, Any] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = self.path.read_bytes() if self.path.exists() else None
+            content = None if self._claim() else self.path.read_bytes()
         except OSError as error:
-            raise ValueError(f"checkpoint={str(folder)!r} cannot be used: {error}") from error
+            raise ValueError(f"checkpoint={self.folder!r} cannot be used: {error}") from error
         if content is not None:
             self._open(content)
+
+    def _claim(self) -> bool:
+        """Write whose folder it is, so that another fit finds that out before it has trained."""
+        return not self.path.exists() and self._write({}, claim_file) is not False
+
+    def _write(self, state: dict, write: Callable) -> bool | None:
+        """Write the file; if this fails, warn and keep the old one."""
+        content = to_bytes(state | {"about": self.about, "seed": self.seed})
+        try:
+            return write(self.path, _MARK, checksum(content), content)
+        except CacheError as error:
+            warnings.warn(
+                f"checkpoint: {self.path} could not be written ({error}). Training goes on; after "
+                "an interruption it starts again from the epoch of the last checkpoint.",
+                stacklevel=2,
+            )
+        return None
 
     def _open(self, content: bytes) -> None:
         start, rest = len(_MARK), content[len(_MARK) + 8 :]
@@ -77,18 +97,20 @@ class TrainingFile:
                 stacklevel=2,
             )
             return
-        self.state = from_bytes(rest)
-        self._check(self.state["about"])
-        self.seed = self.state["seed"]
+        found = from_bytes(rest)
+        self._check(found["about"])
+        self.seed = found["seed"]
+        self.state = found if "history" in found else None  # no epoch was completed
 
     def _check(self, about: dict[str, str]) -> None:
         """Raise an error if the file belongs to another fit."""
         other = [name for name in self.about if about.get(name, "") != self.about[name]]
         if other:
             raise ValueError(
-                f"checkpoint={str(self.path.parent)!r} holds the training of a fit with other "
-                f"values of {', '.join(other)}. Fit with the same ones to go on, give another "
-                f"folder, or delete {str(self.path)!r}."
+                f"checkpoint={self.folder!r} holds the training of a fit with other values of "
+                f"{', '.join(other)}. Fit with the same ones to go on, give another folder, or "
+                f"delete {str(self.path)!r}. In a search or a cross-validation, give "
+                f"checkpoint={str(Path(self.folder) / _KEY)!r}, so that each fit has a folder."
             )
 
     @property
@@ -103,15 +125,11 @@ class TrainingFile:
         ----------
         state : dict
         """
-        content = to_bytes(state | {"about": self.about, "seed": self.seed})
-        try:
-            replace_file(self.path, _MARK, checksum(content), content)
-        except CacheError as error:
-            warnings.warn(
-                f"checkpoint: {self.path} could not be written ({error}). Training goes on; after "
-                "an interruption it starts again from the epoch of the last checkpoint.",
-                stacklevel=2,
-            )
+        self._write(state, replace_file)
+
+
+def _digest_about(about: dict[str, str]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(about, sort_keys=True).encode())
 
 
 # -- what a training depends on --------------------------------------------------------------------

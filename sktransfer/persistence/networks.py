@@ -88,6 +88,7 @@ def _about(writer: Writer, network: Backbone) -> dict:
     return preprocess | {
         "name": network.name,
         "fingerprint": network.fingerprint,
+        "licence": network.licence,
         "modality": network.modality.name,
         "classes": writer.write(None if network.classes is None else list(network.classes)),
         "class_ids": writer.write(None if network.class_ids is None else list(network.class_ids)),
@@ -234,7 +235,8 @@ def _made_once(reader: Reader, record: dict, build: Callable[[Reader, dict], Bac
 
 
 def _describe(reader: Reader, record: dict, made: Backbone) -> None:
-    """Set the classes and the preprocessing of a network."""
+    """Set the classes, the licence and the preprocessing of a network."""
+    made.licence = record.get("licence")
     for name in ("classes", "class_ids"):
         found = reader.read(record[name])
         setattr(made, name, None if found is None else tuple(found))

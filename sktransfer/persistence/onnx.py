@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import is_classifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 
 from ..data import package_versions
 from ..data.types import Samples
 from ..engines import export, onnx_model
 from ..engines.quiet import quiet
-from .onnx_counts import counts_model, counts_source
+from .onnx_graphs import OPSETS, Graph, after, torch_graph
+from .onnx_scikit import LABEL, PROBABILITIES, scikit_graph
+from .onnx_steps import features_graph, is_made_of_steps
 from .torch_blends import as_linear
 from .torch_models import exportable
-from .torch_networks import Exportable, Source
+from .torch_networks import Source
 
 __all__ = ["to_onnx"]
 
-_OPSETS = {"": 18, "ai.onnx.ml": 3}
-_FEATURES, _PROBABILITIES, _LABEL = "features", "probabilities", "label"
+_MOST = 2**31  # bytes of a file
 
 
 def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None = None) -> None:
@@ -37,19 +37,20 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     Parameters
     ----------
     estimator : estimator
-        A fitted estimator of sktransfer, or a ``Pipeline`` of a
-        :class:`PretrainedFeatureExtractor` and estimators that skl2onnx converts.
+        A fitted estimator of sktransfer; or a ``Pipeline`` of a
+        :class:`PretrainedFeatureExtractor` and estimators that skl2onnx converts, in which a
+        ``FeatureUnion`` or ``ColumnTransformer`` may join several; or a search for one of these.
     path : str or Path
         The file, which is replaced.
-    X : sequence of samples, default=None
+    X : sequence of samples or table, default=None
         One sample is enough. Needed for networks whose preprocessing is not one of sktransfer, so
         that nothing else tells the shape of their input.
 
     Raises
     ------
     TypeError, ValueError
-        If a part of the estimator has no equivalent in ONNX, such as word vectors or an estimator
-        that skl2onnx does not convert.
+        If a part of the estimator has no equivalent in ONNX, such as an estimator that skl2onnx
+        does not convert, or the file would have 2 GiB or more.
     ImportError
         If onnx, onnxscript or skl2onnx is not installed.
 
@@ -62,10 +63,14 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
       ``resize``, ``crop``, ``interpolation`` and ``crop_mode``. An estimator with several input
       sizes has an input for each.
     - ``ids``: ids of tokens as ``(n, length)``, int64. An id is that of the tokenizer plus one, and
-      0 is no token. The tokenizer is in the metadata, too, under the key ``tokenizer``.
+      0 is no token. The tokenizer is in the metadata, too, under the key ``tokenizer``. For word
+      vectors an id is the place of a word, plus one, in the list ``words`` of the metadata.
     - ``words``: for blends of texts, the words of each text in lower case, ``(n, most words)``,
       filled up with ``""``.
     - ``input``: numbers, as the network takes them, ``(n, ...)``, float32.
+
+    For columns of a table, the name of the column stands before, as in ``photo/image_224x224``. A
+    transformer of numbers or categories has an input of its name, ``(n, n_columns)``.
 
     **Outputs.** ``label`` and ``probabilities`` (or ``scores``, without ``predict_proba``) of
     classifiers, ``prediction`` of regressors, ``features`` of transformers. For several labels a
@@ -90,12 +95,19 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     _check_installed()
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the libraries will change
-        model, made = _convert(estimator, X)
-    _describe(model, made)
+        graph = _convert(getattr(estimator, "best_estimator_", estimator), X)
+    _describe(graph)
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(model.SerializeToString())
+    temporary.write_bytes(_serialised(graph.model))
     os.replace(temporary, path)
+
+
+def _serialised(model: Any) -> bytes:
+    size = model.ByteSize()
+    if size >= _MOST:
+        raise ValueError(f"The graph has {size / 1e9:.1f} GB, and a file of ONNX less than 2 GiB.")
+    return model.SerializeToString()
 
 
 def _check_installed() -> None:
@@ -109,93 +121,43 @@ def _check_installed() -> None:
         ) from None
 
 
-def _convert(estimator: Any, X) -> tuple[Any, Exportable]:
-    """Return the graph of an estimator, and what it was made from."""
-    if not isinstance(estimator, Pipeline):
-        inner = getattr(estimator, "estimator_", None)
-        if isinstance(inner, Pipeline) or hasattr(inner, "to_backbone"):
-            return _convert(inner, X)  # the strategy of a TransferClassifier
-        made = exportable(estimator, X)
-        return _finished(_torch_graph(made), made), made
-    first, rest = estimator.steps[0][1], [step for _, step in estimator.steps[1:]]
-    made = exportable(first, X)
-    if not rest:
-        return _finished(_torch_graph(made), made), made
-    return _joined(_torch_graph(made), rest), made
-
-
-def _torch_graph(made: Exportable) -> Any:
-    """Convert a module, with its inputs and its output by name."""
-    sources = made.sources
-    if made.counts is not None:
-        sources = (*sources, counts_source(made.counts))
-    example = tuple(source.example for source in sources)
-    program = export(made.module.eval(), example, [source.any_size for source in sources])
-    names = [source.name for source in sources]
-    model = onnx_model(
-        program, input_names=names, output_names=[made.output], opset_version=_OPSETS[""]
-    )
-    _name_sizes(model, sources)
-    return model if made.counts is None else _merge(counts_model(made.counts), model, "counts")
-
-
-def _name_sizes(model: Any, sources: tuple[Source, ...]) -> None:
-    """Name the axes of any size."""
-    for value, source in zip(model.graph.input, sources, strict=True):
-        for axis, name in zip(source.any_size, ("n", f"length_{source.name}"), strict=False):
-            value.type.tensor_type.shape.dim[axis].dim_param = name
-    for value in model.graph.output:
-        value.type.tensor_type.shape.dim[0].dim_param = "n"
-    del model.graph.value_info[:]  # which name these axes otherwise
-
-
-def _merge(first: Any, second: Any, name: str) -> Any:
-    """Join two graphs, of which the second takes an output of the first."""
-    import onnx
-    from onnx import compose
-
-    second = compose.add_prefix(second, "after/", rename_inputs=False, rename_outputs=False)
-    version = min(first.ir_version, second.ir_version)
-    first.ir_version = second.ir_version = version
-    _same_opsets(first, second)
-    merged = compose.merge_models(first, second, io_map=[(name, name)])
-    onnx.checker.check_model(merged)
-    return merged
-
-
-def _same_opsets(*models: Any) -> None:
-    """Let models declare the same versions of operations, which merging requires."""
-    from onnx import helper
-
-    for model in models:
-        found = {opset.domain for opset in model.opset_import}
-        del model.opset_import[:]
-        model.opset_import.extend(helper.make_opsetid(d, v) for d, v in _OPSETS.items())
-        assert found <= {*_OPSETS, "pkg.onnxscript.torch_lib.common"}, found
+def _convert(estimator: Any, X) -> Graph:
+    """Return the graph of an estimator."""
+    if isinstance(estimator, Pipeline) and hasattr(estimator.steps[-1][1], "predict"):
+        *first, (_, last) = estimator.steps
+        return _joined(features_graph(Pipeline(first), X), last) if first else _convert(last, X)
+    if is_made_of_steps(estimator):
+        return features_graph(estimator, X)
+    inner = getattr(estimator, "estimator_", None)
+    if isinstance(inner, Pipeline) or hasattr(inner, "to_backbone"):
+        return _convert(inner, X)  # the strategy of a TransferClassifier
+    made = exportable(estimator, X)
+    graph = torch_graph(made)
+    if made.output != PROBABILITIES:
+        return graph
+    return Graph(_with_labels(graph.model, made.labels), graph.sources)
 
 
 # -- after the network -------------------------------------------------------------------------
 
 
-def _joined(network: Any, rest: list) -> Any:
-    """Join a network with the steps of scikit-learn behind it."""
-    n_features = network.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    scores = as_linear(rest[-1]) if type(rest[-1]).__module__.startswith("sktransfer") else None
-    if scores is not None and len(rest) == 1:
-        return _linear(network, scores, rest[-1], n_features)
-    return _merge(network, _scikit_graph(rest, n_features), _FEATURES)
+def _joined(graph: Graph, last: Any) -> Graph:
+    """Join features with the classifier or regressor behind them."""
+    scores = as_linear(last) if type(last).__module__.startswith("sktransfer") else None
+    if scores is None:
+        return after(graph, scikit_graph([last], graph.width))
+    labels = getattr(last, "classes_", None)
+    found = after(graph, _linear(scores, labels is not None, graph.width))
+    return found if labels is None else Graph(_with_labels(found.model, labels), graph.sources)
 
 
-def _linear(network: Any, scores: torch.nn.Module, model: Any, n_features: int) -> Any:
-    """Join a network with a linear model of this package."""
-    labels = getattr(model, "classes_", None)
-    output = "prediction" if labels is None else _PROBABILITIES
-    module = scores if labels is None else torch.nn.Sequential(scores, torch.nn.Softmax(1))
-    program = export(_AsFloat(module), (torch.zeros(2, n_features),), [(0,)])
-    settings = {"input_names": [_FEATURES], "output_names": [output]}
-    after = onnx_model(program, opset_version=_OPSETS[""], **settings)
-    merged = _merge(network, after, _FEATURES)
-    return merged if labels is None else _with_labels(merged, labels)
+def _linear(scores: torch.nn.Module, classifies: bool, width: int) -> Any:
+    """Convert a linear model of this package."""
+    module = torch.nn.Sequential(scores, torch.nn.Softmax(1)) if classifies else scores
+    program = export(_AsFloat(module), (torch.zeros(2, width),), [(0,)])
+    outputs = [PROBABILITIES if classifies else "prediction"]
+    settings = {"input_names": ["columns"], "output_names": outputs}
+    return onnx_model(program, opset_version=OPSETS[""], **settings)
 
 
 class _AsFloat(torch.nn.Module):
@@ -209,65 +171,7 @@ class _AsFloat(torch.nn.Module):
         return self.inner(x).float()
 
 
-def _scikit_graph(rest: list, n_features: int) -> Any:
-    """Convert estimators of scikit-learn, with outputs by name."""
-    import skl2onnx
-    from skl2onnx.common.data_types import FloatTensorType
-
-    steps = rest[0] if len(rest) == 1 else make_pipeline(*rest)
-    settings: dict = {
-        "initial_types": [(_FEATURES, FloatTensorType([None, n_features]))],
-        "target_opset": _OPSETS,
-    }
-    try:
-        model = _converted(skl2onnx.to_onnx, steps, rest[-1], settings)
-    except Exception as error:  # of any type, by estimator
-        raise ValueError(
-            f"skl2onnx cannot convert {type(rest[-1]).__name__} or a step before it "
-            f"({type(error).__name__}: {error!s:.200})."
-        ) from error
-    _rename_outputs(model, _output_names(rest[-1]))
-    return model
-
-
-def _converted(convert: Any, steps: Any, last: Any, settings: dict) -> Any:
-    """Convert with plain arrays of probabilities, where an estimator has the choice."""
-    if not is_classifier(last):
-        return convert(steps, **settings)
-    try:
-        return convert(steps, options={id(last): {"zipmap": False}}, **settings)
-    except NameError:
-        return convert(steps, **settings)
-
-
-def _output_names(last: Any) -> list[str]:
-    if is_classifier(last):
-        return [_LABEL, _PROBABILITIES if hasattr(last, "predict_proba") else "scores"]
-    return ["prediction"] if hasattr(last, "predict") else [f"{_FEATURES}_out"]
-
-
-def _rename_outputs(model: Any, names: list[str]) -> None:
-    from onnx import compose
-
-    before = [output.name for output in model.graph.output]
-    mapping = dict(zip(before, names, strict=True))
-    graph = compose.add_prefix_graph(model.graph, "", inplace=True)
-    for node in graph.node:
-        node.output[:] = [mapping.get(name, name) for name in node.output]
-        node.input[:] = [mapping.get(name, name) for name in node.input]
-    for output in graph.output:
-        output.name = mapping[output.name]
-
-
 # -- labels ------------------------------------------------------------------------------------
-
-
-def _finished(model: Any, made: Exportable) -> Any:
-    """Add the labels to a graph of probabilities."""
-    _same_opsets(model)
-    if made.output != _PROBABILITIES:
-        return model
-    return _with_labels(model, made.labels)
 
 
 def _with_labels(model: Any, labels: np.ndarray | None) -> Any:
@@ -284,23 +188,23 @@ def _with_labels(model: Any, labels: np.ndarray | None) -> Any:
     graph.node.extend(nodes)
     del graph.output[:]
     about = (dtype, ["n", "labels"]) if several else (kept.data_type, ["n"])
-    graph.output.append(helper.make_tensor_value_info(_LABEL, *about))
+    graph.output.append(helper.make_tensor_value_info(LABEL, *about))
     graph.output.extend(others)
     return model
 
 
 def _one_label(helper: Any) -> list:
     return [
-        helper.make_node("ArgMax", [_PROBABILITIES], ["best"], axis=1, keepdims=0),
-        helper.make_node("Gather", ["labels", "best"], [_LABEL]),
+        helper.make_node("ArgMax", [PROBABILITIES], ["best"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["labels", "best"], [LABEL]),
     ]
 
 
 def _several_labels(helper: Any) -> list:
     to = helper.np_dtype_to_tensor_dtype(np.dtype(np.int64))
     return [
-        helper.make_node("Greater", [_PROBABILITIES, "half"], ["above"]),
-        helper.make_node("Cast", ["above"], [_LABEL], to=to),
+        helper.make_node("Greater", [PROBABILITIES, "half"], ["above"]),
+        helper.make_node("Cast", ["above"], [LABEL], to=to),
     ]
 
 
@@ -312,17 +216,25 @@ def _plain_labels(labels: np.ndarray) -> np.ndarray:
     return labels.astype(kinds[labels.dtype.kind])
 
 
-def _describe(model: Any, made: Exportable) -> None:
+def _describe(graph: Graph) -> None:
     """Put into the metadata what a user must do with samples."""
-    inputs = {source.name: source.about for source in made.sources}
-    if made.counts is not None:
-        inputs["words"] = {"layout": "(n, most words), words in lower case", "filled with": ""}
-        inputs["words"]["pattern"] = made.counts.token_pattern
-    about: dict = {"versions": package_versions(), "inputs": inputs}
-    found = {"sktransfer": json.dumps(about)}
-    for source in made.sources:
-        found |= {} if source.tokenizer is None else {"tokenizer": source.tokenizer}
-    del model.metadata_props[:]
+    inputs: dict[str, dict] = {}
+    found: dict[str, str] = {}
+    for source in graph.sources:
+        inputs[source.name] = source.about | _attach(source, found)
+    found["sktransfer"] = json.dumps({"versions": package_versions(), "inputs": inputs})
+    del graph.model.metadata_props[:]
     for key, value in found.items():
-        entry = model.metadata_props.add()
+        entry = graph.model.metadata_props.add()
         entry.key, entry.value = key, value
+
+
+def _attach(source: Source, found: dict[str, str]) -> dict[str, str]:
+    """Add a long text to the metadata once, and return its name there."""
+    if source.attached is None:
+        return {}
+    kind, text = source.attached
+    name, n = kind, 1
+    while found.setdefault(name, text) != text:
+        name, n = f"{kind}-{n + 1}", n + 1
+    return {kind: name}

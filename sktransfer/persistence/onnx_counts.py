@@ -9,13 +9,19 @@ import torch
 
 from .torch_networks import Source
 
-__all__ = ["counts_model", "counts_source"]
+__all__ = ["counts_model", "counts_source", "words_source"]
 
 
 def counts_source(vectorizer: Any) -> Source:
     """Return the input of the module that takes the counts."""
     n = len(vectorizer.vocabulary_)
     return Source("counts", torch.rand(2, n).double(), (0,), {})
+
+
+def words_source(vectorizer: Any) -> Source:
+    """Return the input of the graph that makes the counts."""
+    about = {"layout": "(n, most words), words in lower case", "filled with": ""}
+    return Source("words", torch.empty(0), (0, 1), about | {"pattern": vectorizer.token_pattern})
 
 
 def counts_model(vectorizer: Any) -> Any:

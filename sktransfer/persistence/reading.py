@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 
 from .archive import DamagedFileError
 from .kinds import ESTIMATORS, PLAIN
-from .writing import KIND, torch_class
+from .writing import KIND, is_loss, is_of_scikit, torch_code
 
 __all__ = ["Reader"]
 
@@ -69,7 +69,8 @@ class Reader:
             return type(item)(map(self.read, item))
         if type(item) is dict:
             return {key: self.read(value) for key, value in item.items()}
-        if isinstance(item, BaseEstimator) and id(item) not in self._done:
+        is_object = isinstance(item, BaseEstimator) or is_of_scikit(item)
+        if is_object and id(item) not in self._done:
             self._done[id(item)] = item
             for key, value in list(vars(item).items()):
                 vars(item)[key] = self.read(value)
@@ -147,6 +148,14 @@ class Reader:
             self._arrays_read[name] = found if record["order"] == "C" else found.T
         return self._arrays_read[name]
 
+    def _objects(self, record: dict) -> np.ndarray:
+        items, mask = self.read(record["items"]), record["mask"]
+        made = np.empty(len(items), object)
+        made[:] = items
+        if mask is not None:
+            made = np.ma.MaskedArray(made, mask=mask)
+        return made.reshape(record["shape"])
+
     def _tensor(self, record: dict) -> torch.Tensor:
         return self.tensors["tensors"][record["name"]]
 
@@ -159,11 +168,22 @@ class Reader:
     def _path(self, record: dict) -> Path:
         return Path(record["text"])
 
-    def _class(self, record: dict) -> type:
-        found = torch_class(record["name"])
+    def _class(self, record: dict) -> Any:
+        found = torch_code(record["name"])
         if found is None:
             raise DamagedFileError(f"{record['name']!r:.80} is no class of torch that it may name")
         return found
+
+    def _loss(self, record: dict) -> Any:
+        cls = self._class(record)
+        if not is_loss(cls):
+            raise DamagedFileError(f"{record['name']!r:.80} is no loss of torch")
+        made, state = cls(), _checked(cls, self.read(record["state"]))
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and key not in made._buffers:
+                raise DamagedFileError(f"{record['name']} has no tensor {key!r:.80}")
+            setattr(made, key, value)
+        return made
 
 
 _SPARSE = {
@@ -178,7 +198,9 @@ _READERS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "class of torch": Reader._class,
     "dict": Reader._dictionary,
     "json": Reader._json,
+    "loss of torch": Reader._loss,
     "named": Reader._named,
+    "objects": Reader._objects,
     "path": Reader._path,
     "sparse": Reader._sparse,
     "tensor": Reader._tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import zipfile
@@ -9,10 +10,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn import metrics, model_selection
 
 from .archive import DamagedFileError, check_members
 
 __all__ = ["UntrustedTypesError", "dump_objects", "load_objects", "untrusted_types"]
+
+
+_PRIVATE = {
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.calibration._TemperatureScaling",
+    "sklearn.metrics._scorer._PassthroughScorer",
+}
 
 
 class UntrustedTypesError(TypeError):
@@ -89,7 +99,7 @@ def load_objects(data: bytes, trusted: Sequence[str | type[Any]] | None) -> Any:
 
     _check(data)
     try:
-        return skops.loads(data, trusted=list(trusted or ()))
+        return skops.loads(data, trusted=[*_helpers_of_scikit(), *(trusted or ())])
     except UntrustedTypesFoundException as error:
         raise UntrustedTypesError(
             f"{error}\nIf you know and trust them, pass their names as trusted= to sktransfer.load."
@@ -113,9 +123,23 @@ def untrusted_types(data: bytes) -> list[str]:
     skops = _skops()
     _check(data)
     try:
-        return skops.get_untrusted_types(data=data)
+        found = skops.get_untrusted_types(data=data)
     except Exception as error:
         raise _unreadable(error) from error
+    return sorted({*found} - {*_helpers_of_scikit()})
+
+
+@functools.cache
+def _helpers_of_scikit() -> tuple[str, ...]:
+    """Name what scikit-learn's searches hold: splitters, scorers, their metrics, and calibrations.
+
+    None of them does anything when it is made. skops trusts estimators, and not these.
+    """
+    scorers = [metrics.get_scorer(name) for name in metrics.get_scorer_names()]
+    found = {type(scorer) for scorer in scorers} | {scorer._score_func for scorer in scorers}
+    found |= {cls for cls in vars(model_selection).values() if hasattr(cls, "get_n_splits")}
+    own = {f"{one.__module__}.{one.__qualname__}" for one in found}
+    return tuple(sorted(own | _PRIVATE))
 
 
 def _unreadable(error: Exception) -> DamagedFileError:

@@ -13,10 +13,10 @@ from ..backbones import stages_of
 from ..selection.blend import Blend, ClassBlend, NumberBlend
 from ..selection.judging import BlendPart
 from ..selection.members import RAW, Block
-from ..selection.models import Conditional, FittedOnFeatures, Linear
-from ..selection.tuned import TunedMember
+from ..selection.models import Conditional, FittedOnFeatures, Linear, Mapped
+from ..selection.tuned import TunedMember, TunedNumbers
 from ..transferability import LinearProbe, RidgeProbe
-from .torch_networks import Exportable, Then, TunedOutputs, make_networks
+from .torch_networks import Exportable, Then, TunedOutputs, grouped, make_networks
 
 __all__ = ["AffineScores", "as_linear", "export_blend"]
 
@@ -94,6 +94,17 @@ class _LinearBlocks(nn.Module):
         return scores
 
 
+class _Grouped(nn.Module):
+    """Logits of labels, each of which means some classes of the network."""
+
+    def __init__(self, fitted: Mapped):
+        super().__init__()
+        self.groups = fitted.groups
+
+    def forward(self, blocks: list[torch.Tensor]) -> torch.Tensor:
+        return grouped(blocks[0], self.groups)
+
+
 class _Mapped(nn.Module):
     """The logarithms of probabilities of labels, given those of the network's classes."""
 
@@ -138,10 +149,16 @@ def _spread(own: torch.Tensor, columns: torch.Tensor, n_classes: int) -> torch.T
     return (own @ place.to(own.dtype)).masked_fill(absent, -torch.inf)
 
 
+_MODULES = {
+    Conditional: _Mapped,
+    FittedOnFeatures: _Classifier,
+    Linear: _LinearBlocks,
+    Mapped: _Grouped,
+}
+
+
 def _fitted(fitted: Any) -> nn.Module:
-    if isinstance(fitted, Linear):
-        return _LinearBlocks(fitted)
-    return _Mapped(fitted) if isinstance(fitted, Conditional) else _Classifier(fitted)
+    return _MODULES[type(fitted)](fitted)
 
 
 class _Blend(nn.Module):
@@ -158,15 +175,36 @@ class _Blend(nn.Module):
         total: Any = 0.0
         for part, places in zip(self.parts, self.places, strict=True):
             total = total + part([_block(outputs, counts, place) for place in places])
+        if self.temperature is not None:
+            total = (total.log() / self.temperature).softmax(1)
+        if self.tuned is not None:
+            total = self.tuned(total, outputs)
         if self.scaler is not None:
             return self.scaler([[total]])
-        mean = (total.log() / self.temperature).softmax(1)
-        return (mean if self.tuned is None else self.tuned(mean, outputs)).float()
+        return total.float()
 
 
 def _block(outputs, counts, place: tuple) -> torch.Tensor:
     """Return the poolings of a block side by side."""
     return torch.cat([outputs[i][j] if i is not None else counts[0] for i, j in place], 1)
+
+
+class _NumberShare(nn.Module):
+    """Mix in the standardised numbers of a tuned network, the last one of the list."""
+
+    factor: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, member: TunedNumbers):
+        super().__init__()
+        self.weight, own, scaler = member.weight, member.model._target, member.scaler
+        self.register_buffer("factor", torch.from_numpy(np.asarray(own.scale / scaler.scale)))
+        shift = (own.mean - scaler.mean) / scaler.scale
+        self.register_buffer("shift", torch.from_numpy(np.asarray(shift)))
+
+    def forward(self, mean: torch.Tensor, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
+        own = outputs[-1][0].double() * self.factor + self.shift
+        return (1 - self.weight) * mean + self.weight * own
 
 
 class _Share(nn.Module):
@@ -192,16 +230,21 @@ def export_blend(blend: Blend, estimator: Any, X: Any) -> Exportable:
     order = {size: i for i, size in enumerate(wanted)}
     places = [[[(order.get(s), j) for s, j in block] for block in one] for one in places]
     pairs = [(blend.backbone.with_image_size(size), outs) for size, outs in wanted.items()]
-    tuned = getattr(blend, "tuned", None)
+    tuned = blend.tuned
     if tuned is not None:
         network = tuned.model.to_backbone()
         pairs.append((network, [(list(stages_of(network))[-1], "avg")]))
     sources, networks = make_networks(estimator, pairs, X)
-    share = None if tuned is None else _Share(tuned)
-    module = Then(networks, _Blend(blend, places, share))
+    module = Then(networks, _Blend(blend, places, _share(tuned)))
     if isinstance(blend, ClassBlend):
         return Exportable(sources, module, "probabilities", blend.classes_, blend.vectorizer)
     return Exportable(sources, module, "prediction", counts=blend.vectorizer)
+
+
+def _share(tuned: TunedMember | TunedNumbers | None) -> nn.Module | None:
+    if tuned is None:
+        return None
+    return _NumberShare(tuned) if isinstance(tuned, TunedNumbers) else _Share(tuned)
 
 
 _COUNTS = "counts"  # the place of the features that need no network

@@ -12,12 +12,13 @@ from torch import nn
 from ..backbones import resolve_layer, stages_of
 from ..data import NumericTarget
 from ..features import PretrainedClassifier, PretrainedFeatureExtractor
+from ..features.poolings import is_learned
 from ..finetuning.base import TunedEstimator
 from ..selection import TransferClassifier, TransferRegressor
 from .torch_blends import AffineScores, export_blend
-from .torch_networks import Exportable, Then, TunedOutputs, make_networks
+from .torch_networks import Exportable, Then, TunedOutputs, grouped, make_networks
 
-__all__ = ["exportable"]
+__all__ = ["export_features", "exportable"]
 
 
 def exportable(estimator: Any, X: Any = None) -> Exportable:
@@ -67,19 +68,31 @@ class _Reduced(nn.Module):
         return self.scores(self.blocks(outputs)).float()
 
 
-def _extractor(estimator: PretrainedFeatureExtractor, X) -> Exportable:
-    if len(estimator._column_names) > 1:
-        raise ValueError("to_onnx exports extractors of one column of samples.")
+def export_features(estimator: PretrainedFeatureExtractor, X, column: int = 0) -> Exportable:
+    """Make a module of the features of one column of samples.
+
+    Parameters
+    ----------
+    estimator : PretrainedFeatureExtractor
+    X : sequence of samples or None
+        As in :func:`exportable`.
+    column : int, default=0
+        The position of the column.
+
+    Returns
+    -------
+    Exportable
+    """
     wanted: list[list] = [[] for _ in estimator._sized]
-    order = []
+    order, learned = [], getattr(estimator, "token_weights_", {})
     for i, layer, pooling in estimator._blocks:
         order.append((i, len(wanted[i])))
-        wanted[i].append((layer, pooling))
+        wanted[i].append((layer, learned[pooling] if is_learned(pooling) else pooling))
     pairs = list(zip(estimator._sized, wanted, strict=True))
     sources, networks = make_networks(estimator, pairs, X)
     then: nn.Module = _SideBySide(order)
-    for pca in getattr(estimator, "pca_", ()):
-        then = _Reduced(then, pca)
+    pcas = getattr(estimator, "pca_", ())
+    then = _Reduced(then, pcas[column]) if pcas else then
     return Exportable(sources, Then(networks, then), "features")
 
 
@@ -97,14 +110,9 @@ class _DirectUse(nn.Module):
     def forward(self, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
         logits = [one.double() for (one,) in outputs]
         if self.groups is not None:
-            logits = [self._grouped(one) for one in logits]
+            logits = [grouped(one, self.groups) for one in logits]
         mean = torch.stack([one.softmax(1) for one in logits]).mean(0)
         return (mean @ self.conditional if self.conditional.numel() else mean).float()
-
-    def _grouped(self, logits: torch.Tensor) -> torch.Tensor:
-        # One group after another: a class may be in several.
-        columns = [logits[:, group] for group in self.groups or ()]
-        return torch.stack([torch.logsumexp(some, 1) for some in columns], 1)
 
 
 def _direct(estimator: PretrainedClassifier, X) -> Exportable:
@@ -136,7 +144,7 @@ def _regressor(estimator: TransferRegressor, X) -> Exportable:
 
 
 _MAKERS: dict[type[Any], Callable[..., Any]] = {
-    PretrainedFeatureExtractor: _extractor,
+    PretrainedFeatureExtractor: export_features,
     PretrainedClassifier: _direct,
     TunedEstimator: _tuned,
     TransferClassifier: _transfer,

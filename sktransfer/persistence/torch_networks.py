@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import nn
 
 from ..backbones import Backbone, ImagePreprocessing, stages_of
 from ..backbones.tokenizer import TokenizerPreprocessing
+from ..backbones.words.preprocessing import WordPreprocessing
 from ..data import NumericTarget
 from ..engines import pool
+from ..features.word_weights import TokenWeights
+from .torch_words import LearnedMean, with_rows
 
-__all__ = ["Exportable", "Source", "Then", "TunedOutputs", "make_networks"]
+__all__ = ["Exportable", "Source", "Then", "TunedOutputs", "grouped", "make_networks"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +35,15 @@ class Source:
         The axes whose size is not fixed.
     about : dict
         What a user must do with a sample, in values for JSON.
-    tokenizer : str, default=None
-        The content of a ``tokenizer.json``.
+    attached : tuple of (str, str), default=None
+        A name and a text that are too long for ``about``, such as a vocabulary.
     """
 
     name: str
     example: torch.Tensor
     any_size: tuple[int, ...]
     about: dict[str, Any]
-    tokenizer: str | None = None
+    attached: tuple[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +96,12 @@ def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
         return _image_source(preprocess), _ScaleBytes(preprocess)
     if isinstance(preprocess, TokenizerPreprocessing):
         return _token_source(preprocess), nn.Identity()
+    if isinstance(preprocess, WordPreprocessing):
+        return _word_source(preprocess), nn.Identity()
     if backbone.modality.has_tokens:
         raise ValueError(
-            f"Backbone {backbone.name!r} is made of texts by code that ONNX has no operation for. "
-            "to_onnx exports networks for images, for numbers, and sentence encoders."
+            f"Backbone {backbone.name!r} splits texts by code that to_onnx does not know. It "
+            "exports networks for images and for numbers, sentence encoders, and word vectors."
         )
     example = _example(backbone, estimator, X)
     about = {"layout": "as the preprocessing returns it", "shape": list(example.shape[1:])}
@@ -119,7 +125,22 @@ def _token_source(preprocess: TokenizerPreprocessing) -> Source:
         "length": "a multiple of 8",
     }
     example = torch.tensor([[1, 3, 4, 5, 6, 7, 8, 2] * 2, [1, 9, 8, 2] + [0] * 12])
-    return Source("ids", example, (0, 1), about, preprocess.tokenizer)
+    return Source("ids", example, (0, 1), about, ("tokenizer", preprocess.tokenizer))
+
+
+def _word_source(preprocess: WordPreprocessing) -> Source:
+    vectors = preprocess.vectors
+    own = preprocess.tokenizer is not None
+    about = {
+        "layout": "(n, length), int64: places among the words plus one, filled up with 0",
+        "tokens": "of your tokenizer" if own else "of split_chunk, for the parts between spaces",
+    }
+    example = torch.tensor([[1] * 16, [1, 1] + [0] * 14])
+    if vectors.subwords is not None:
+        about["layout"] = "(n, length, parts), int64: one id of a word, or those of its n-grams"
+        example = example[..., None].repeat(1, 1, 8)
+    words = [vectors.vocabulary.word(i + 1) for i in range(vectors.n_words)]
+    return Source("ids", example, tuple(range(example.ndim)), about, ("words", json.dumps(words)))
 
 
 def _example(backbone: Backbone, estimator: Any, X) -> torch.Tensor:
@@ -145,6 +166,7 @@ class Network(nn.Module):
     prepare : torch.nn.Module
         From the input to that of the first stage.
     outputs : sequence of (str, pooling)
+        A pooling may be :class:`TokenWeights`.
     """
 
     masked: bool
@@ -158,21 +180,33 @@ class Network(nn.Module):
         stages = stages_of(backbone)
         last = max(list(stages).index(layer) for layer, _ in outputs)
         self.names = list(stages)[: last + 1]
-        self.stages = nn.ModuleList([prepare, *(stages[name] for name in self.names)])
-        self.outputs = list(outputs)
+        own = [with_rows(backbone, stages[name]) for name in self.names]
+        self.stages = nn.ModuleList([prepare, *own])
+        self.outputs = [(layer, _exported(how, own[0])) for layer, how in outputs]
+        self.learned = nn.ModuleList(how for _, how in self.outputs if isinstance(how, nn.Module))
         shape = backbone.input_shape
         self.square = shape is not None and len(shape) == 3 and shape[1] == shape[2]
         self.masked = backbone.modality.has_tokens
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x, found = self.stages[0](x), {}
+        x = first = self.stages[0](x)
+        found = {}
         wanted = {layer for layer, _ in self.outputs}
         for name, stage in zip(self.names, list(self.stages)[1:], strict=True):
             x = stage(x)
             if name in wanted:
                 found[name] = x
-        settings = {"square": self.square, "masked": self.masked}
-        return [pool(found[layer], how, **settings).flatten(1) for layer, how in self.outputs]
+        return [self._pooled(found[layer], how, first) for layer, how in self.outputs]
+
+    def _pooled(self, activation: torch.Tensor, how: Any, first: torch.Tensor) -> torch.Tensor:
+        if isinstance(how, LearnedMean):
+            return how(first)
+        return pool(activation, how, square=self.square, masked=self.masked).flatten(1)
+
+
+def _exported(how: Any, first_stage: Any) -> Any:
+    """Return a pooling in a form that can be exported."""
+    return LearnedMean(first_stage, how) if isinstance(how, TokenWeights) else how
 
 
 class Networks(nn.Module):
@@ -214,6 +248,12 @@ class Then(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         n = 1 + max(self.networks.inputs)
         return self.then(self.networks(*inputs[:n]), *inputs[n:])
+
+
+def grouped(logits: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return logits of labels, each of which means some classes of a network."""
+    # One group after another: a class may be in several.
+    return torch.stack([logits[:, list(group)].logsumexp(1) for group in groups], 1)
 
 
 class TunedOutputs(nn.Module):

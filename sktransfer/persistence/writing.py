@@ -20,7 +20,7 @@ from ..backbones.fingerprint import is_library
 from ..features import BackboneEstimator
 from .kinds import ESTIMATORS, PLAIN
 
-__all__ = ["KIND", "Writer", "torch_class"]
+__all__ = ["KIND", "Writer", "is_loss", "is_of_scikit", "torch_code"]
 
 KIND = "#"  # the key that marks a dictionary as a record
 _MANY = 8  # values from which a collection of plain ones is written as one text
@@ -83,6 +83,8 @@ class Writer:
         return self._done[id(item)][1]
 
     def _record(self, item: Any) -> Any:
+        if is_loss(type(item)):
+            return self._loss(item)
         if isinstance(item, Backbone | nn.Module | BackboneEstimator):
             return self._shared(item)
         for cls, write in _WRITERS.items():
@@ -92,7 +94,7 @@ class Writer:
         if PLAIN.get(name) is type(item):
             state: Any = item.__getstate__()
             return {KIND: name, "state": self._attributes(state)}
-        return item
+        return self._object(item) if is_of_scikit(item) else item
 
     def _shared(self, item: Any) -> dict:
         """Write an object that several others may refer to, with a number."""
@@ -178,6 +180,8 @@ class Writer:
         return item if all(written[key] is item[key] for key in item) else written
 
     def _array(self, item: np.ndarray) -> Any:
+        if item.dtype == object:
+            return self._objects(item)
         native = item.dtype.kind in _NUMBERS and item.dtype.isnative and item.itemsize <= 8
         if type(item) is not np.ndarray or not native:
             return item
@@ -187,6 +191,15 @@ class Writer:
         self.arrays[name] = kept = (item.T if order == "F" else item).copy(order="C")
         about = {"order": order, "type": item.dtype.name, "shape": list(kept.shape)}
         return {KIND: "array", "name": name, **about}
+
+    def _objects(self, item: np.ndarray) -> Any:
+        """Write an array of objects, masked as those of a search are, if it holds any of ours."""
+        values = np.ma.getdata(item).ravel().tolist()
+        written = [self.write(value) for value in values]
+        if all(map(_is, written, values)):
+            return item
+        mask = item.mask.ravel().tolist() if isinstance(item, np.ma.MaskedArray) else None
+        return {KIND: "objects", "items": written, "shape": list(item.shape), "mask": mask}
 
     def _tensor(self, item: torch.Tensor) -> dict:
         own = self.tensors.setdefault("tensors", {})
@@ -202,22 +215,39 @@ class Writer:
     def _path(self, item: Path) -> dict:
         return {KIND: "path", "text": str(item)}
 
+    def _loss(self, item: nn.Module) -> dict:
+        """Write a loss of torch by its class and its settings."""
+        state = {k: v for k, v in vars(item).items() if not k.startswith("_")} | item._buffers
+        return {KIND: "loss of torch", "name": type(item).__name__, "state": self.write(state)}
+
     def _code(self, item: types.FunctionType | type) -> Any:
         """Replace a function or a class of the user's by its name."""
-        if isinstance(item, type) and item is torch_class(item.__name__):
+        if item is torch_code(item.__name__):
             return {KIND: "class of torch", "name": item.__name__}
         if is_library(item):
             return item
         return {KIND: "named", "name": self.name_of(item, item.__name__)}
 
 
-def torch_class(name: str) -> type[Any] | None:
-    """Return an optimizer or a module of torch by name, or None."""
+def torch_code(name: str) -> Any:
+    """Return an optimizer, a module or a function of torch by name, or None."""
     for place, base in ((torch.optim, torch.optim.Optimizer), (nn, nn.Module)):
         found = getattr(place, name, None)
         if isinstance(found, type) and issubclass(found, base):
             return found
-    return None
+    found = getattr(nn.functional, name, None)
+    return found if isinstance(found, types.FunctionType) and not name.startswith("_") else None
+
+
+def is_loss(cls: Any) -> bool:
+    """Tell whether a class is one of torch's losses, which are settings and no network."""
+    is_class = isinstance(cls, type) and cls is torch_code(cls.__name__)
+    return is_class and issubclass(cls, nn.modules.loss._Loss)
+
+
+def is_of_scikit(item: Any) -> bool:
+    """Tell whether an object is one of scikit-learn that may refer to others, such as a scorer."""
+    return type(item).__module__.startswith("sklearn.") and hasattr(item, "__dict__")
 
 
 def _is(one: Any, other: Any) -> bool:

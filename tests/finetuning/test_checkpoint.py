@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -271,6 +273,48 @@ class Opened(Callback):
 def test_a_callback_that_cannot_be_kept_is_named(data, tmp_path):
     with pytest.raises(TypeError, match=r"the attribute 'log' of the callback 'Opened'.*a object"):
         model_of(tmp_path, callbacks=[Opened()]).fit(*data)
+
+
+# searches
+
+
+def search(folder, **settings):
+    """Two learning rates on two folds, and a fit on all samples: five trainings."""
+    models = model_of(folder, max_epochs=2)
+    return GridSearchCV(models, {"lr": [0.01, 0.02]}, cv=2, error_score="raise", **settings)
+
+
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.sweep)])
+def test_each_fit_of_a_search_has_its_own_folder(backend, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
+    X, y = data
+    alone = search(None).fit(X, y)
+    with joblib.parallel_config(backend):
+        found = search(f"{tmp_path}/run/{{key}}", n_jobs=2).fit(X, y)
+    assert content(found.best_estimator_) == content(alone.best_estimator_)
+    before = files_in(tmp_path)
+    assert [name for name, _ in before if name == FILE] == [FILE] * 5
+    again = search(tmp_path / "run" / "{key}").fit(X, y)
+    assert files_in(tmp_path) == before  # nothing was trained again
+    for name in ("mean_test_score", "split0_test_score"):
+        assert again.cv_results_[name].tolist() == alone.cv_results_[name].tolist()
+
+
+def test_a_search_with_one_folder_says_what_to_do(data, tmp_path):
+    with joblib.parallel_config("threading"), pytest.raises(ValueError, match=r"/\{key\}'"):
+        search(tmp_path, n_jobs=2).fit(*data)
+
+
+def test_of_two_fits_that_begin_together_one_has_the_folder(data, tmp_path):
+    """The other one is told before it has trained, though no epoch is complete yet."""
+    X, y = data
+    with killed_at(0):
+        model_of(tmp_path).fit(X, y)
+    with killed_at(0):
+        model_of(tmp_path).fit(X, y)
+    with pytest.raises(ValueError, match=r"other values of lr\."):
+        model_of(tmp_path, lr=0.02).fit(X, y)
+    assert content(model_of(tmp_path).fit(X, y)) == content(model_of(None).fit(X, y))
 
 
 # killed processes

@@ -1,15 +1,20 @@
 """Graphs of ``to_onnx`` predict what the estimators predict."""
 
+import dataclasses
+import importlib
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 
@@ -24,12 +29,19 @@ from sktransfer import (
     load_word_vectors,
     to_onnx,
 )
-from tests.support import DATA, TESTS, Vectors, images, tiny_backbone
+from sktransfer.backbones.words.formats import Subwords
+from sktransfer.backbones.words.vectors import WordVectors
+from sktransfer.backbones.wordvectors import word_backbone
+from tests.persistence.cases import VECTORS, of
+from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
 
 onnxruntime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("skl2onnx")
 
 SCRIPT = TESTS.parent / "docs" / "predict_onnx.py"
+sys.path += [str(SCRIPT.parent), str(TESTS.parent / "sktransfer" / "backbones" / "words")]
+predict_onnx = importlib.import_module("predict_onnx")
 X = images(12)
 LABELS = np.array(["ant", "bee", "cat"] * 4)
 SETTINGS = {"max_epochs": 2, "random_state": 0}
@@ -49,13 +61,21 @@ def resized(samples, about):
     return made.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def as_input(samples, about, metadata):
+    """As docs/predict_onnx.py, with images and numbers in memory."""
+    if {"columns", "words", "pattern", "tokenizer"} & set(about):
+        return predict_onnx.as_input(samples, about, metadata)
+    samples = list(samples[about["column"]]) if "column" in about else samples
+    if "shape" in about:
+        return np.asarray(samples, np.float32)
+    return resized(samples, {key: about[key] for key in about if key != "column"})
+
+
 def outputs_of(path, samples):
     session = onnxruntime.InferenceSession(path)
-    about = json.loads(session.get_modelmeta().custom_metadata_map["sktransfer"])["inputs"]
-    given = {
-        name: np.asarray(samples, np.float32) if name == "input" else resized(samples, settings)
-        for name, settings in about.items()
-    }
+    metadata = session.get_modelmeta().custom_metadata_map
+    inputs = json.loads(metadata["sktransfer"])["inputs"]
+    given = {name: as_input(samples, about, metadata) for name, about in inputs.items()}
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, given), strict=True))
 
@@ -119,6 +139,36 @@ def test_more_predictions_are_equal(name, tmp_path):
     assert_equal(MORE[name]().fit(X, LABELS), tmp_path / "model.onnx")
 
 
+def test_an_image_and_numbers_are_inputs_of_one_graph(tmp_path):
+    table = pd.DataFrame({"photo": X, "length": np.arange(12.0), "age": [5.0, 6.0, 7.0] * 4})
+    columns = columns_of((features(), "photo"), (StandardScaler(), ["length", "age"]))
+    model = make_pipeline(columns, LogisticRegression()).fit(table, LABELS)
+    assert_equal(model, tmp_path / "model.onnx", table)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [i.name for i in session.get_inputs()] == ["photo/image_16x16", "t1"]
+    content = (tmp_path / "model.onnx").read_bytes()  # and no path of this machine
+    assert b"site-packages" not in content and str(TESTS.parent).encode() not in content
+
+
+def columns_of(*transformers):
+    return ColumnTransformer([(f"t{i}", *pair) for i, pair in enumerate(transformers)])
+
+
+OF_CASES = ["class map", "loss", "several labels", "huber", "blend with a map", "word vectors"]
+OF_CASES += [
+    "blend with unlabelled samples",
+    "blend with a tuned network",
+    "numbers of a tuned network",
+]
+OF_CASES += ["blend of texts", "union", "columns", "search", "regression"]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", OF_CASES)
+def test_cases_of_files_are_equal_as_graphs(name, tmp_path):
+    assert_equal(of(name).model, tmp_path / "model.onnx", of(name).samples)
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("labels", [[0, 1], [True, False], [1.0, 2.0]])
 def test_labels_of_any_type(labels, tmp_path):
@@ -160,7 +210,6 @@ def test_a_network_of_arrays_of_any_shape_needs_a_sample(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (PretrainedFeatureExtractor(load_word_vectors({"a": [1.0]})), "no operation for"),
         pytest.param(
             make_pipeline(features(), FunctionTransformer(np.cbrt)),
             "skl2onnx cannot convert",
@@ -170,12 +219,90 @@ def test_a_network_of_arrays_of_any_shape_needs_a_sample(tmp_path):
     ],
 )
 def test_what_has_no_equivalent_is_refused(model, message, tmp_path):
-    samples = ["a b", "a"] if "no operation" in message else X
-    samples = [[0.0], [1.0]] if isinstance(model, LogisticRegression) else samples
+    samples = [[0.0], [1.0]] if isinstance(model, LogisticRegression) else X
     model.fit(samples, [0, 1] * (len(samples) // 2))
     with pytest.raises((TypeError, ValueError), match=message):
         to_onnx(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+TEXTS = ["a good film", "bad!", "", "long or good, and bad bad film", "goodness"]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("pooling", ["max", "idf", "sif", ["avg", "idf", "sif"]])
+def test_poolings_of_word_vectors(pooling, tmp_path):
+    vectors = VECTORS | {"or": [0.0, 0.0]}  # is no token
+    model = PretrainedFeatureExtractor(load_word_vectors(vectors), pooling=pooling)
+    assert_equal(model.fit(TEXTS), tmp_path / "model.onnx", TEXTS)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_tuned_word_vectors(trainable, tmp_path):
+    model = FineTunedClassifier(load_word_vectors(VECTORS), trainable=trainable, **SETTINGS)
+    model.fit(TEXTS, ["good", "bad", "bad", "good", "good"])
+    assert_equal(model, tmp_path / "model.onnx", TEXTS)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("pooling", ["avg", "idf"])
+def test_words_of_several_parts(pooling, tmp_path):
+    matrix = np.random.default_rng(0).normal(size=(4 + 50, 3))
+    vectors = WordVectors.from_words(list(VECTORS), matrix, subwords=Subwords(3, 5, 50))
+    backbone = word_backbone("fasttext", vectors)
+    model = PretrainedFeatureExtractor(backbone, pooling=pooling).fit(TEXTS)
+    to_onnx(model, tmp_path / "model.onnx")
+    ids = np.zeros((5, 16, 32), np.int64)
+    for places, found in backbone.preprocess.many(TEXTS):
+        found = found if found.ndim == 3 else found[..., None]
+        ids[places, : found.shape[1], : found.shape[2]] = found
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(None, {"ids": ids})
+    np.testing.assert_allclose(found, model.transform(TEXTS), atol=1e-5)
+
+
+def test_a_table_of_words_that_no_file_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("sktransfer.persistence.torch_words._MOST", 30)
+    model = PretrainedFeatureExtractor(load_word_vectors(VECTORS)).fit(TEXTS)
+    with pytest.raises(ValueError, match=r"less than 2 GiB\. Load fewer words"):
+        to_onnx(model, tmp_path / "model.onnx")
+
+
+@pytest.mark.sweep
+def test_inputs_of_one_name_and_another_preprocessing_are_told_apart(tmp_path):
+    other = tiny_backbone(preprocess=dataclasses.replace(TINY_SIZE, crop_mode="squash"))
+    parts = [features(), PretrainedFeatureExtractor(other), features(layer="2")]
+    model = make_union(*parts).fit(X)
+    assert_equal(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    names = [source.name for source in session.get_inputs()]
+    assert names == ["image_16x16", "pretrainedfeatureextractor-2/image_16x16"]
+
+
+@pytest.mark.sweep
+def test_columns_share_the_weights_of_their_network(tmp_path):
+    table = pd.DataFrame({"front": X, "back": X[::-1]})
+    counts = []
+    for columns in (["front"], ["front", "back"]):
+        to_onnx(features().fit(table[columns]), tmp_path / "model.onnx")
+        tensors = onnx.load(tmp_path / "model.onnx").graph.initializer
+        counts.append((len(tensors), sum(map(len, (t.raw_data for t in tensors)))))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("transformer", "message"),
+    [
+        ((TfidfVectorizer(), "text"), "TfidfVectorizer of column 'text', which is given"),
+        ((make_pipeline(FunctionTransformer(), features()), "photo"), "FunctionTransformer at"),
+    ],
+)
+def test_transformers_without_an_equivalent_are_named(transformer, message, tmp_path):
+    table = pd.DataFrame({"photo": X[:4], "text": ["good film", "bad", "good", "film"]})
+    model = columns_of(transformer, (features(), "photo")).fit(table)
+    with pytest.raises((TypeError, ValueError), match=message):
+        to_onnx(model, tmp_path / "model.onnx")
 
 
 @pytest.mark.integration

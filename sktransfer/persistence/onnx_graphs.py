@@ -1,0 +1,258 @@
+"""Graphs of ONNX: made of a module of torch, joined one after another, or side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..engines import export, onnx_model
+from .onnx_counts import counts_model, counts_source, words_source
+from .torch_networks import Exportable, Source
+
+__all__ = ["FEATURES", "OPSETS", "Graph", "after", "chained", "side_by_side", "torch_graph"]
+
+OPSETS = {"": 18, "ai.onnx.ml": 3}
+FEATURES = "features"
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A graph with one output, until labels are added.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    sources : tuple of Source
+        Its inputs.
+    """
+
+    model: Any
+    sources: tuple[Source, ...]
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return self.model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+
+    def named(self, names: Mapping[str, str], **about) -> Graph:
+        """Return the graph with other names of inputs, and more said about them."""
+        model = _renamed_inputs(self.model, names)
+        sources = tuple(
+            dataclasses.replace(one, name=names.get(one.name, one.name), about=one.about | about)
+            for one in self.sources
+        )
+        return Graph(model, sources)
+
+
+def torch_graph(made: Exportable) -> Graph:
+    """Convert a module, with its inputs and its output by name.
+
+    Parameters
+    ----------
+    made : Exportable
+
+    Returns
+    -------
+    Graph
+    """
+    sources = made.sources
+    if made.counts is not None:
+        sources = (*sources, counts_source(made.counts))
+    example = tuple(source.example for source in sources)
+    program = export(made.module.eval(), example, [source.any_size for source in sources])
+    names = [source.name for source in sources]
+    model = onnx_model(
+        program, input_names=names, output_names=[made.output], opset_version=OPSETS[""]
+    )
+    _name_sizes(model, sources)
+    _forget_code(model)
+    _same_opsets(model)
+    if made.counts is None:
+        return Graph(model, sources)
+    model = chained(counts_model(made.counts), model, "counts")
+    return Graph(model, (*made.sources, words_source(made.counts)))
+
+
+def _name_sizes(model: Any, sources: tuple[Source, ...]) -> None:
+    """Name the axes of any size."""
+    for value, source in zip(model.graph.input, sources, strict=True):
+        kinds = ("n", f"length_{source.name}", f"parts_{source.name}")
+        for axis, name in zip(source.any_size, kinds, strict=False):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    del model.graph.value_info[:]  # which name these axes otherwise
+
+
+def _forget_code(model: Any) -> None:
+    """Remove what torch writes of the code that made each node, with paths of this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+
+
+# -- one after another -------------------------------------------------------------------------
+
+
+def after(graph: Graph, model: Any) -> Graph:
+    """Join a graph with what follows it, which has one input.
+
+    Parameters
+    ----------
+    graph : Graph
+    model : onnx.ModelProto
+
+    Returns
+    -------
+    Graph
+    """
+    first = _prefixed(graph.model, "before/")
+    name = model.graph.input[0].name
+    return Graph(chained(first, model, name, f"before/{FEATURES}"), graph.sources)
+
+
+def chained(first: Any, second: Any, name: str, output: str | None = None) -> Any:
+    """Join two models, of which the second takes an output of the first.
+
+    Parameters
+    ----------
+    first, second : onnx.ModelProto
+    name : str
+        Of the input of the second.
+    output : str, default=None
+        The output of the first; None is of the same name.
+
+    Returns
+    -------
+    onnx.ModelProto
+    """
+    import onnx
+    from onnx import compose
+
+    second = compose.add_prefix(second, "after/", rename_inputs=False, rename_outputs=False)
+    _same_opsets(first, second)
+    merged = compose.merge_models(first, second, io_map=[(output or name, name)])
+    onnx.checker.check_model(merged)
+    return merged
+
+
+def _same_opsets(*models: Any) -> None:
+    """Let models declare the same versions of operations, which merging requires."""
+    from onnx import helper
+
+    version = min(model.ir_version for model in models)
+    for model in models:
+        found = {opset.domain for opset in model.opset_import}
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid(d, v) for d, v in OPSETS.items())
+        model.ir_version = version
+        assert found <= {*OPSETS, "pkg.onnxscript.torch_lib.common"}, found
+
+
+def _prefixed(model: Any, prefix: str) -> Any:
+    """Return a model with a prefix before all names but those of inputs."""
+    from onnx import compose
+
+    return compose.add_prefix(model, prefix, rename_inputs=False)
+
+
+# -- side by side ------------------------------------------------------------------------------
+
+
+def side_by_side(parts: Sequence[tuple[str, Graph, float | None]]) -> Graph:
+    """Put the features of several graphs side by side. Equal inputs and tensors are shared.
+
+    Parameters
+    ----------
+    parts : sequence of (str, Graph, float or None)
+        A name, which tells inputs of one name apart; the graph; and a factor of its features.
+
+    Returns
+    -------
+    Graph
+    """
+    sources: dict[str, Source] = {}
+    models = []
+    for i, (label, found, _) in enumerate(parts):
+        graph = found.named({one.name: _free_name(one, label, sources) for one in found.sources})
+        sources |= {one.name: one for one in graph.sources}
+        models.append(_prefixed(graph.model, f"{i}/"))
+    _same_opsets(*models)
+    factors = [factor for *_, factor in parts]
+    width = sum(graph.width for _, graph, _ in parts)
+    return Graph(_concatenated(models, factors, width), tuple(sources.values()))
+
+
+def _free_name(source: Source, label: str, taken: Mapping[str, Source]) -> str:
+    """Return a name for an input, that of an equal one if there is one."""
+    name, n = source.name, 1
+    while name in taken and not _is_same(taken[name], source):
+        name, n = f"{label}/{source.name}" if n == 1 else f"{label}-{n}/{source.name}", n + 1
+    return name
+
+
+def _is_same(one: Source, other: Source) -> bool:
+    return (one.about, one.attached) == (other.about, other.attached)
+
+
+def _concatenated(models: list, factors: list, width: int) -> Any:
+    from onnx import TensorProto, helper
+
+    nodes, tensors, places = [], [], []
+    inputs: dict[str, Any] = {}
+    for i, (model, factor) in enumerate(zip(models, factors, strict=True)):
+        nodes += model.graph.node
+        tensors += model.graph.initializer
+        inputs |= {value.name: value for value in model.graph.input}
+        places.append(model.graph.output[0].name)
+        if factor is not None:
+            tensors.append(helper.make_tensor(f"{i}/factor", TensorProto.FLOAT, [], [factor]))
+            nodes.append(helper.make_node("Mul", [places[-1], f"{i}/factor"], [f"{i}/scaled"]))
+            places[-1] = f"{i}/scaled"
+    nodes.append(helper.make_node("Concat", places, [FEATURES], axis=1))
+    output = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["n", width])
+    graph = helper.make_graph(nodes, FEATURES, [*inputs.values()], [output], tensors)
+    _share_tensors(graph)
+    settings = {"ir_version": models[0].ir_version, "opset_imports": models[0].opset_import}
+    return helper.make_model(graph, functions=_functions(models), **settings)
+
+
+def _functions(models: list) -> list:
+    found = {(one.domain, one.name): one for model in models for one in model.functions}
+    return list(found.values())
+
+
+def _share_tensors(graph: Any) -> None:
+    """Keep equal tensors once, such as the weights of a network that two columns pass through."""
+    kept: dict[bytes, str] = {}
+    names, tensors = {}, []
+    for tensor in graph.initializer:
+        name, tensor.name = tensor.name, ""
+        key = hashlib.sha256(tensor.SerializeToString(deterministic=True)).digest()
+        tensor.name = name
+        names[name] = kept.setdefault(key, name)
+        tensors += [tensor] if kept[key] == name else []
+    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+    _rename_uses(graph, names)
+
+
+def _rename_uses(graph: Any, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename_uses(attribute.g, names)
+
+
+def _renamed_inputs(model: Any, names: Mapping[str, str]) -> Any:
+    """Return a model with other names of inputs."""
+    made = type(model)()
+    made.CopyFrom(model)
+    for value in made.graph.input:
+        value.name = names.get(value.name, value.name)
+    _rename_uses(made.graph, names)
+    return made

@@ -1,0 +1,147 @@
+"""Features of extractors, alone or with others in a union or a column transformer, as graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.utils import _safe_indexing
+
+from ..features import PretrainedFeatureExtractor
+from .onnx_graphs import Graph, after, side_by_side, torch_graph
+from .onnx_scikit import scikit_graph
+from .torch_models import export_features
+from .torch_networks import Source
+
+__all__ = ["features_graph", "is_made_of_steps"]
+
+
+def is_made_of_steps(estimator: Any) -> bool:
+    """Tell whether an estimator transforms samples by an extractor or by several transformers."""
+    return isinstance(estimator, tuple(_MAKERS))
+
+
+def features_graph(estimator: Any, X=None, columns: Sequence = ()) -> Graph:
+    """Make a graph of a fitted transformer, from samples to features.
+
+    Parameters
+    ----------
+    estimator : transformer
+        An extractor, or a ``Pipeline``, ``FeatureUnion`` or ``ColumnTransformer`` of some.
+    X : table or sequence of samples, default=None
+        Needed for own modules, whose input has a shape that nothing else tells.
+    columns : sequence, default=()
+        Names of the columns of X, where it is part of a table.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a part has no equivalent.
+    """
+    for cls, make in _MAKERS.items():
+        if isinstance(estimator, cls):
+            return make(estimator, X, columns)
+    raise TypeError(
+        f"to_onnx cannot export {type(estimator).__name__} at this place: samples are taken by a "
+        "PretrainedFeatureExtractor, or a Pipeline, FeatureUnion or ColumnTransformer of some."
+    )
+
+
+def _extractor(estimator: PretrainedFeatureExtractor, X, columns: Sequence) -> Graph:
+    """Run each column through the network."""
+    names = columns or (estimator._column_names if len(estimator._column_names) > 1 else [None])
+    given = [None] * len(names) if X is None else list(estimator._split(X).values())
+    parts = []
+    for i, (name, samples) in enumerate(zip(names, given, strict=True)):
+        graph = torch_graph(export_features(estimator, samples, i))
+        parts.append((str(name), graph if name is None else _of_column(graph, name), None))
+    return parts[0][1] if len(parts) == 1 else side_by_side(parts)
+
+
+def _of_column(graph: Graph, name: Any) -> Graph:
+    """Name the inputs of a graph after a column of a table."""
+    names = {source.name: f"{name}/{source.name}" for source in graph.sources}
+    return graph.named(names, column=str(name))
+
+
+def _pipeline(estimator: Pipeline, X, columns: Sequence) -> Graph:
+    first, *rest = (step for _, step in estimator.steps if step not in ("passthrough", None))
+    graph = features_graph(first, X, columns)
+    return after(graph, scikit_graph(rest, graph.width)) if rest else graph
+
+
+def _union(estimator: FeatureUnion, X, columns: Sequence) -> Graph:
+    weights = estimator.transformer_weights or {}
+    return side_by_side(
+        [
+            (name, features_graph(step, X, columns), weights.get(name))
+            for name, step in estimator.transformer_list
+            if step != "drop"
+        ]
+    )
+
+
+def _columns(estimator: ColumnTransformer, X, columns: Sequence) -> Graph:
+    weights, parts = estimator.transformer_weights or {}, []
+    for name, step, asked in estimator.transformers_:
+        places = np.asarray(estimator._transformer_to_input_indices[name], int)
+        if (isinstance(step, str) and step == "drop") or not len(places):
+            continue
+        labels = _labels(estimator, places)
+        if _has_network(step):
+            table = None if X is None else _safe_indexing(X, places, axis=1)
+            graph = features_graph(step, table, labels)
+        else:
+            graph = _table_graph(name, step, labels, asked)
+        parts.append((name, graph, weights.get(name)))
+    return side_by_side(parts)
+
+
+def _labels(estimator: ColumnTransformer, places: np.ndarray) -> list[str]:
+    """Return the names of columns, or their positions where they have none."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return [str(place if names is None else names[place]) for place in places]
+
+
+def _has_network(step: Any) -> bool:
+    """Tell whether a transformer takes samples of a network."""
+    inner: Any = getattr(step, "steps", None) or getattr(step, "transformer_list", ())
+    return hasattr(step, "backbone") or any(_has_network(one) for _, one in inner)
+
+
+def _table_graph(name: str, step: Any, columns: list[str], asked: Any) -> Graph:
+    """Convert a transformer of scikit-learn, which takes numbers or categories."""
+    steps = [one for _, one in step.steps] if isinstance(step, Pipeline) else [step]
+    if isinstance(asked, str | int):
+        raise ValueError(
+            f"to_onnx cannot export the {type(steps[0]).__name__} of column {columns[0]!r}, which "
+            "is given its values one by one, as texts are: give the column as a list "
+            f"([{columns[0]!r}]), or texts to a PretrainedFeatureExtractor."
+        )
+    texts = _takes_texts(steps[0])
+    model = scikit_graph(steps, len(columns), name, texts=texts)
+    layout = f"(n, {len(columns)}), {'texts' if texts else 'float32'}"
+    about = {"columns": columns, "layout": layout}
+    return Graph(model, (Source(name, torch.zeros(2, len(columns)), (0,), about),))
+
+
+def _takes_texts(step: Any) -> bool:
+    """Tell whether a fitted transformer was given texts, as far as it keeps them."""
+    kept = [*getattr(step, "categories_", ()), getattr(step, "statistics_", ())]
+    return any(np.asarray(values).dtype.kind in "OUS" for values in kept)
+
+
+_MAKERS: dict[type, Callable[[Any, Any, Sequence], Graph]] = {
+    PretrainedFeatureExtractor: _extractor,
+    Pipeline: _pipeline,
+    FeatureUnion: _union,
+    ColumnTransformer: _columns,
+}
