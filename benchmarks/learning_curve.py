@@ -146,6 +146,12 @@ def curves(found: dict[tuple, float], source: str) -> dict[str, dict[int, list[f
     return by_model
 
 
+def cell(values: list[float]) -> str:
+    """Return mean and standard deviation as text, of one draw only the value."""
+    spread = f" ± {np.std(values):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}" if values else "-"
+
+
 def draw(found: dict[tuple, float], picture: Path) -> None:
     import matplotlib
 
@@ -186,10 +192,7 @@ def main() -> None:
     found = measure(args)
     for source in SETS:
         by_model, sizes = curves(found, source), SETS[source][1]
-        rows = [
-            [m, *(f"{np.mean(v[n]):.3f} ± {np.std(v[n]):.3f}" if n in v else "-" for n in sizes)]
-            for m, v in by_model.items()
-        ]
+        rows = [[m, *(cell(v.get(n, [])) for n in sizes)] for m, v in by_model.items()]
         table([source, *sizes], rows)
     if args.picture:
         draw(found, args.picture)
