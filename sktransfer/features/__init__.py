@@ -4,7 +4,7 @@ from .base import BackboneEstimator, Count, all_or_nothing
 from .class_map import mapped_logits, resolve_class_map
 from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
-from .function import FeatureFunction
+from .function import FeatureFunction, code_pickler
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
 from .passes import describe_passes
@@ -12,12 +12,14 @@ from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
 from .progress import progress
 from .recipe import Recipe
+from .reporting import reported
 from .shards import (
     ExtractionError,
     ExtractionReport,
     extract_to,
     iter_features,
     load_features,
+    thread_budget,
 )
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
@@ -44,6 +46,7 @@ __all__ = [
     "candidate_layers",
     "check_outputs",
     "choose_layer",
+    "code_pickler",
     "compute_features",
     "compute_inputs",
     "compute_several",
@@ -56,6 +59,8 @@ __all__ = [
     "mapped_logits",
     "open_sample",
     "progress",
+    "reported",
     "resolve_class_map",
     "takes_weights",
+    "thread_budget",
 ]

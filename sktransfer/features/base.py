@@ -31,6 +31,7 @@ from .compute import compute_several
 from .opening import open_sample
 from .passes import describe_passes
 from .recipe import Recipe
+from .reporting import ReportsFit
 from .store import FeatureStore, as_store
 
 __all__ = ["BackboneEstimator", "Count", "all_or_nothing", "shallow_copy"]
@@ -58,7 +59,7 @@ class Count(Interval):
         return not isinstance(val, bool | np.bool_) and super().is_satisfied_by(val)
 
 
-class BackboneEstimator(BaseEstimator):
+class BackboneEstimator(ReportsFit, BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
 
     backbone_: Backbone

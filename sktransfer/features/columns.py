@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data import named_among, split_columns, without_missing
 from .output_blocks import SeveralBlocks
+from .reporting import reported
 
 __all__ = ["SeveralColumns"]
 
@@ -36,6 +37,7 @@ class SeveralColumns(SeveralBlocks):
     _column_names: tuple[Any, ...] = (0,)
     _fit_column: Callable[..., Any]
 
+    @reported()
     def _fit_columns(self, X, y) -> list[_Table] | None:
         """Fit to each column; return their tables if components are learned."""
         self._validate_params()

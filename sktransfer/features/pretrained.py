@@ -17,6 +17,7 @@ from ..data import check_labels, check_weights
 from ..data.types import Samples, Targets
 from ..transferability import labels_given_classes
 from .class_map import mapped_logits, resolve_class_map
+from .reporting import reported
 from .sizes import SeveralSizes
 from .tables import check_outputs
 
@@ -159,6 +160,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
+    @reported()
     def fit(
         self, X: Samples, y: Targets | None = None, sample_weight: ArrayLike | None = None
     ) -> Self:

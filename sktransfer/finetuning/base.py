@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 from skorch.history import History
 
 from ..backbones import Backbone, stages_of
-from ..engines import resolve_device
 from ..features import (
-    BackboneEstimator,
     PretrainedFeatureExtractor,
     Stream,
 )
@@ -31,8 +28,9 @@ from .learning_rate import auto_rates
 from .loop import train
 from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
+from .parallel import check_devices, choose_devices, replicas_on
 from .parameters import PARTIAL, check_partial
-from .plan import TRAINING_CONSTRAINTS, TrainingPlan, check_settings, warn_too_few_epochs
+from .plan import TrainingPlan, check_settings, warn_too_few_epochs
 from .rows import Rows, Table, append_kept
 from .tail import Tail, learned_stages, restrict_rows
 from .tuned import TunedNetwork, bare_tail
@@ -45,7 +43,7 @@ __all__ = ["TunedEstimator"]
 _FIXED = ("backbone", "weights", "image_size", "long_texts", "trainable", "head", "dropout")
 
 
-class TunedEstimator(CallbackSupportMixin, FrozenStages):
+class TunedEstimator(FrozenStages):
     """Base of the estimators that train the end of a network.
 
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
@@ -56,11 +54,6 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
     _kept: dict[str, Any] | None
     _target: Any
     _tuned: TunedNetwork
-
-    _parameter_constraints: dict[str, Any] = {
-        **BackboneEstimator._parameter_constraints,
-        **TRAINING_CONSTRAINTS,
-    }
 
     # -- steps of fit --------------------------------------------------------------------------
 
@@ -89,6 +82,7 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
         check_settings(self, with_validation)
+        check_devices(self)
 
     def _check_unchanged(self) -> None:
         """Raise an error if a parameter changed that cannot change between fits."""
@@ -196,7 +190,8 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         return None if given is None else encode_validation(given, y_val, self._target)
 
     def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
-        device = resolve_device(self.device)
+        devices = choose_devices(self.devices, self.device)
+        device = devices[0]
         tail.checkpoint_activations = self.checkpoint_activations
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
@@ -210,7 +205,8 @@ class TunedEstimator(CallbackSupportMixin, FrozenStages):
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:
             plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
-            net = train(tail, rows, valid, plan, device, file)
+            with replicas_on(devices, tail) as replicas:
+                net = train(tail, rows, valid, plan, device, file, replicas)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)

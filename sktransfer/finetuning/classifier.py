@@ -18,6 +18,7 @@ from ..data import check_labels
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .labels import LabelTraining
+from .parallel import on_all_processes
 from .validation import check_given
 
 __all__ = ["FineTunedClassifier"]
@@ -128,6 +129,10 @@ default="efficientnet_lite0"
         activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
+    devices : int, "all" or None, default=None
+        Number of devices that share each training step, with a process for each. "all": those of
+        the type of ``device``, or the processes that ``accelerate launch`` has started. The result
+        equals that of one device to rounding, except for dropout inside attention.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
         others are run by torch.
@@ -213,6 +218,9 @@ default="efficientnet_lite0"
     (10,)
     """
 
+    label_smoothing: float
+    class_weight: Any
+    rehearsal: int
     _parameter_constraints: dict[str, Any] = {
         **LabelTraining._parameter_constraints,
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
@@ -256,6 +264,7 @@ default="efficientnet_lite0"
         accumulate: int = 1,
         checkpoint_activations: bool = False,
         device: str = "auto",
+        devices: int | str | None = None,
         engine: str = "auto",
         precision: str = "auto",
         cache_dtype: str = "float32",
@@ -266,51 +275,11 @@ default="efficientnet_lite0"
         random_state: RandomState = None,
         verbose: int = 0,
     ):
-        self.backbone = backbone
-        self.weights = weights
-        self.trainable = trainable
-        self.head = head
-        self.dropout = dropout
-        self.head_init = head_init
-        self.train_batch_norm = train_batch_norm
-        self.augment = augment
-        self.n_views = n_views
-        self.lr = lr
-        self.layer_decay = layer_decay
-        self.weight_decay = weight_decay
-        self.optimizer = optimizer
-        self.warmup = warmup
-        self.label_smoothing = label_smoothing
-        self.loss = loss
-        self.clip_norm = clip_norm
-        self.gradual_unfreezing = gradual_unfreezing
-        self.max_epochs = max_epochs
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.class_weight = class_weight
-        self.rehearsal = rehearsal
-        self.warm_start = warm_start
-        self.callbacks = callbacks
-        self.net_params = net_params
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.long_texts = long_texts
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.checkpoint_activations = checkpoint_activations
-        self.device = device
-        self.engine = engine
-        self.precision = precision
-        self.cache_dtype = cache_dtype
-        self.max_cache_bytes = max_cache_bytes
-        self.memory = memory
-        self.checkpoint = checkpoint
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
+        self._store(locals())
 
     @with_callbacks
     @all_or_nothing
+    @on_all_processes
     def fit(
         self,
         X: Samples,
@@ -353,6 +322,7 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
+    @on_all_processes
     def partial_fit(
         self,
         X: Samples,

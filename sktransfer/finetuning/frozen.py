@@ -9,16 +9,17 @@ import numpy as np
 
 from ..backbones import boundary, penultimate, stages_of
 from ..engines import resolve_device
-from ..features import BackboneEstimator, Recipe, Stream, as_store
+from ..features import Recipe, Stream, as_store
 from .augment import FreshViews, View, Views, fixed_keys, make_augment
 from .cut import Cut, Place
 from .plan import steps_of
 from .rows import Table
+from .training_parameters import TrainingParameters
 
 __all__ = ["FrozenStages"]
 
 
-class FrozenStages(BackboneEstimator):
+class FrozenStages(TrainingParameters):
     """Base of the fine-tuned estimators, which gives activations at the cut."""
 
     cache_: dict[str, Any]
@@ -39,9 +40,9 @@ class FrozenStages(BackboneEstimator):
 
     def _cut(self) -> Cut:
         recipe = self._recipe_at_cut() if self.frozen_layers_ else None
-        run = {"n_jobs": self.n_jobs, "verbose": self.verbose, "device": self.device}
-        settings = {"max_bytes": self.max_cache_bytes, "store": as_store(self.memory)}
-        return Cut(self.backbone_, recipe, **settings, **run)
+        run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": self.verbose}
+        run |= {"device": self.device, "store": as_store(self.memory)}
+        return Cut(self.backbone_, recipe, max_bytes=self.max_cache_bytes, **run)
 
     def _place(self, cut: Cut, samples) -> Place:
         """Decide where the activations of this training are, and say so in ``cache_``."""

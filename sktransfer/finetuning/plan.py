@@ -5,24 +5,19 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import skorch
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.callbacks import Callback
 
 from ..data import Target
-from ..features import Count
 from .callbacks import own_copy
 from .parameters import PARTIAL
 from .schedule import auto_batch_size, auto_epochs
 
 __all__ = [
     "OPTIMIZERS",
-    "TRAINING_CONSTRAINTS",
     "TrainingPlan",
     "check_callback_names",
     "check_callbacks",
@@ -37,37 +32,6 @@ __all__ = [
 
 _FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-TRAINING_CONSTRAINTS: dict[str, Any] = {
-    "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
-    "head": [StrOptions({"linear", "mlp"}), callable],
-    "dropout": [Interval(Real, 0, 1, closed="left")],
-    "head_init": [StrOptions({"auto", "probe", "random"})],
-    "train_batch_norm": ["boolean"],
-    "augment": [StrOptions({"light", "strong"}), callable, None],
-    "n_views": [Count(1), None],
-    "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
-    "layer_decay": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
-    "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],
-    "warmup": [Interval(Real, 0, 1, closed="left")],
-    "loss": [StrOptions({"auto"}), callable],
-    "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-    "gradual_unfreezing": ["boolean"],
-    "max_epochs": [Count(0), StrOptions({"auto"})],
-    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-    "patience": [Count(1), None],
-    "warm_start": ["boolean"],
-    "callbacks": [list, tuple, None],
-    "net_params": [dict, None],
-    "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-    "cache_dtype": [StrOptions({"float32", "float16"})],
-    "accumulate": [Count(1)],
-    "checkpoint_activations": ["boolean"],
-    "max_cache_bytes": [Count(0, 2**62)],
-    "checkpoint": [str, Path, None],
-    "random_state": ["random_state"],
-}
 
 
 @dataclasses.dataclass

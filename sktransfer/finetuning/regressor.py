@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,9 +10,10 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.callback import with_callbacks
 
 from ..data import NumericTarget, check_numbers, check_weights
-from ..data.types import RandomState, Samples, Targets
+from ..data.types import Samples, Targets
 from ..features import all_or_nothing
 from .base import TunedEstimator
+from .parallel import on_all_processes
 from .validation import check_given
 
 __all__ = ["FineTunedRegressor"]
@@ -114,6 +113,10 @@ default="efficientnet_lite0"
         activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
+    devices : int, "all" or None, default=None
+        Number of devices that share each training step, with a process for each. "all": those of
+        the type of ``device``, or the processes that ``accelerate launch`` has started. The result
+        equals that of one device to rounding, except for dropout inside attention.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
         others are run by torch.
@@ -185,91 +188,9 @@ default="efficientnet_lite0"
     (10,)
     """
 
-    def __init__(
-        self,
-        backbone: Any = "efficientnet_lite0",
-        *,
-        weights: Any = "default",
-        trainable: int | str = "head",
-        head: str | Callable[..., Any] = "linear",
-        dropout: float = 0.0,
-        head_init: str = "auto",
-        train_batch_norm: bool = False,
-        augment: str | Callable[..., Any] | None = None,
-        n_views: int | None = 4,
-        lr: float | str = "auto",
-        layer_decay: float | str = "auto",
-        weight_decay: float = 1e-4,
-        optimizer: str | type[Any] = "adamw",
-        warmup: float = 0.1,
-        loss: str | Callable[..., Any] = "auto",
-        clip_norm: float | None = None,
-        gradual_unfreezing: bool = False,
-        max_epochs: int | str = "auto",
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        warm_start: bool = False,
-        callbacks: Sequence[Any] | None = None,
-        net_params: dict[str, Any] | None = None,
-        image_size: int | None = None,
-        image_shape: tuple[int, ...] | None = None,
-        long_texts: str | None = None,
-        batch_size: int | str = "auto",
-        accumulate: int = 1,
-        checkpoint_activations: bool = False,
-        device: str = "auto",
-        engine: str = "auto",
-        precision: str = "auto",
-        cache_dtype: str = "float32",
-        max_cache_bytes: int = 2**31,
-        memory: Any = None,
-        checkpoint: str | Path | None = None,
-        n_jobs: int | str | None = "auto",
-        random_state: RandomState = None,
-        verbose: int = 0,
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.trainable = trainable
-        self.head = head
-        self.dropout = dropout
-        self.head_init = head_init
-        self.train_batch_norm = train_batch_norm
-        self.augment = augment
-        self.n_views = n_views
-        self.lr = lr
-        self.layer_decay = layer_decay
-        self.weight_decay = weight_decay
-        self.optimizer = optimizer
-        self.warmup = warmup
-        self.loss = loss
-        self.clip_norm = clip_norm
-        self.gradual_unfreezing = gradual_unfreezing
-        self.max_epochs = max_epochs
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.warm_start = warm_start
-        self.callbacks = callbacks
-        self.net_params = net_params
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.long_texts = long_texts
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.checkpoint_activations = checkpoint_activations
-        self.device = device
-        self.engine = engine
-        self.precision = precision
-        self.cache_dtype = cache_dtype
-        self.max_cache_bytes = max_cache_bytes
-        self.memory = memory
-        self.checkpoint = checkpoint
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
-
     @with_callbacks
     @all_or_nothing
+    @on_all_processes
     def fit(
         self,
         X: Samples,

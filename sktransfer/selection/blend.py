@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -168,6 +169,8 @@ class BlendTask:
         Rows in a training step of a tuned network.
     until : float or None, default=None
         Time, as of ``time.perf_counter``, at which training must be over; None trains none.
+    phase : callable, default=contextlib.nullcontext
+        From the name of a phase to a context around it, which reports progress.
     """
 
     backbone: Backbone
@@ -181,6 +184,7 @@ class BlendTask:
     groups: tuple[tuple[int, ...], ...] | None = None
     batch_size: int | str = "auto"
     until: float | None = None
+    phase: Callable = contextlib.nullcontext
 
     @property
     def weighted(self) -> np.ndarray:
@@ -268,14 +272,16 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], asked: int | None) -
     vectorizer = _fitted_vectorizer(task, task.rows)
     if vectorizer is None:
         members = [member for member in members if RAW not in member.blocks]
-    by_block = _compute(task, _blocks(members), task.rows, vectorizer)
-    choice = choose_members(members, by_block, task.outcome.take(task.rows), task.seed)
+    with task.phase("compare"):
+        by_block = _compute(task, _blocks(members), task.rows, vectorizer)
+        choice = choose_members(members, by_block, task.outcome.take(task.rows), task.seed)
     needed = _blocks([one.member for one in choice.members])
-    vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
-    known = _complete(task, needed, by_block, vectorizer)
-    parts = _fit_parts(task, choice, known, needed, vectorizer)
-    size = sizes[min(BLEND["trained_size"], len(sizes) - 1)]
-    tuned = _tuned(task, choice, size)
+    with task.phase("fit"):
+        vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
+        known = _complete(task, needed, by_block, vectorizer)
+        parts = _fit_parts(task, choice, known, needed, vectorizer)
+        size = sizes[min(BLEND["trained_size"], len(sizes) - 1)]
+        tuned = _tuned(task, choice, size)
     fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run, tuned)
     if isinstance(task.outcome, Numbers):
         return NumberBlend(task.outcome.scaler, *fitted)

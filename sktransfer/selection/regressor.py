@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
-from ..features import BackboneEstimator, all_or_nothing
+from ..features import BackboneEstimator, all_or_nothing, reported
 from ..transferability import subsample
 from .blend import BlendTask, NumberBlend, fit_blend
 from .judging import Numbers
@@ -151,6 +151,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @reported(n_phases=2)
     @all_or_nothing
     def fit(self, X: Samples, y: Targets, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the members and their weights.
@@ -194,6 +195,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             run_settings(self),
             batch_size=self.batch_size,
             until=None if self.time_budget is None else start + self.time_budget,
+            phase=self._phase,
         )
         self.blend_: Any = fit_blend(task, self._inspect(samples), self.image_size)
         weights = self.blend_.weights

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data import check_labels, naming
 from ..data.types import RandomState, Samples, Targets
-from ..features import BackboneEstimator, Count, all_or_nothing
+from ..features import BackboneEstimator, Count, all_or_nothing, reported
 from .blend import Blend, BlendTask, fit_blend
 from .choices import CHOICES, check_choices, check_combinable, sources_of
 from .judging import Labels
@@ -205,6 +205,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @reported(n_phases=2)
     @all_or_nothing
     def fit(
         self,
@@ -237,9 +238,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ------
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
-            that the network does not allow, a label that is missing from ``class_map``, weights or
-            ``X_unlabelled`` with an ``estimator`` that does not accept weights, or
-            ``X_unlabelled`` with a ``strategy`` other than "auto".
+            that the network does not allow, a label missing from ``class_map``, weights with an
+            ``estimator`` that takes none, or ``X_unlabelled`` with it or without "auto".
         """
         if X_unlabelled is not None and self.strategy != "auto":
             raise ValueError(
@@ -258,8 +258,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             weights = self.estimator_.weights
             self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         else:
-            self.strategy_ = self._settle(study)
-            self.estimator_ = study.fit(self.strategy_)
+            self.strategy_ = self._in_phase("compare", self._settle, study)
+            self.estimator_ = self._in_phase("fit", study.fit, self.strategy_)
         self.classes_ = study.classes
         self._fitted()  # with the user's store from here on
         return self
@@ -281,6 +281,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             None if study.class_map is None else tuple(map(tuple, study.class_map.values())),
             self.batch_size,
             until,
+            self._phase,
         )
         return fit_blend(task, infos, self.image_size)
 

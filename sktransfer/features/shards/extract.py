@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import xxhash
 from sklearn.base import clone
+from sklearn.callback import with_callbacks
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from ...backbones import describe, modality_of
 from ...data import UnreadableSamplesError
 from ...data.types import PathLike
+from ..base import shallow_copy
 from ..extractor import PretrainedFeatureExtractor
 from ..function import FeatureFunction
 from ..poolings import is_learned, unlearned
@@ -97,7 +100,8 @@ def extract_to(
     dtype : {"float32", "float16"}, default="float32"
         The type in which features are kept.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar. scikit-learn's callbacks of the extractor, as in
+        ``extractor.set_callbacks(ProgressBar())``, are told of each shard.
 
     Returns
     -------
@@ -155,7 +159,26 @@ def extract_to(
     pool = pool_for(task, executor, resources)
     folder.make()
     manifest.save(folder)
-    return _Extraction(folder, manifest, found, retry_failed).run(pool, int(retries), verbose)
+    extraction = _Extraction(folder, manifest, found, retry_failed)
+    return _reported(shallow_copy(extractor), extraction, pool, int(retries), verbose)
+
+
+@with_callbacks
+def _reported(
+    extractor: PretrainedFeatureExtractor, extraction: _Extraction, pool, retries: int, verbose: int
+) -> ExtractionReport:
+    """Run an extraction, and tell the callbacks of the extractor of each shard."""
+    root = extractor._init_callback_context("extract", max_subtasks=extraction.n_shards)
+    root.call_on_fit_task_begin(estimator=extractor)
+
+    def advance() -> None:
+        task = root.subcontext(task_name="shard").call_on_fit_task_begin(estimator=extractor)
+        task.call_on_fit_task_end(estimator=extractor)
+
+    extraction.on_shard = advance
+    report = extraction.run(pool, retries, verbose)
+    root.call_on_fit_task_end(estimator=extractor)
+    return report
 
 
 class _Extraction:
@@ -178,6 +201,13 @@ class _Extraction:
             self.by_start.setdefault(name.start, []).append(name)
         self.n_rows = self.n_new = 0
         self.advance: Callable[[int], None] = lambda n: None
+        self.on_shard: Callable[[], None] = lambda: None
+
+    @property
+    def n_shards(self) -> int | None:
+        """Number of shards, None where the number of rows is not known."""
+        n_rows = self.source.n_rows
+        return None if n_rows is None else math.ceil(n_rows / self.manifest.shard_size)
 
     def run(self, pool, retries: int, verbose: int) -> ExtractionReport:
         with progress("features", self.source.n_rows, verbose) as self.advance:
@@ -208,6 +238,7 @@ class _Extraction:
         names = self.by_start.pop(shard.start, [])
         self._remove([name for name in names if name.digest != shard.digest])
         self.advance(len(shard))
+        self.on_shard()
 
     def _remove(self, names: list[PartName]) -> None:
         for name in names:
