@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from PIL import Image
 from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
+
+HERE = Path(__file__).parent
 
 
 def write_jpegs(folder: Path, n: int, size: int = 256, seed: int = 0) -> list[str]:
@@ -75,6 +79,50 @@ def cluster(n_workers: int, **settings) -> Iterator:
     ):
         client.wait_for_workers(n_workers)
         yield client
+
+
+@contextlib.contextmanager
+def many_workers(n: int, n_processes: int = 2) -> Iterator:
+    """Start a scheduler here and single-thread workers in few processes; yield a client."""
+    from distributed import Client, LocalCluster
+
+    command = "import _cluster; _cluster.host({address!r}, {n})"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    sizes = [len(part) for part in np.array_split(np.arange(n), n_processes) if len(part)]
+    with (
+        LocalCluster(n_workers=0, dashboard_address=None) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        address = local.scheduler_address
+        hosts = [
+            subprocess.Popen(
+                [sys.executable, "-c", command.format(address=address, n=size)], env=environment
+            )
+            for size in sizes
+        ]
+        try:
+            client.wait_for_workers(n, timeout=600)
+            yield client
+        finally:
+            for process in hosts:
+                process.terminate()
+                process.wait()
+
+
+def host(address: str, n: int) -> None:
+    """Run workers of a scheduler in this process, until it is terminated."""
+    import asyncio
+
+    from distributed import Worker
+
+    async def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {"nthreads": 1, "memory_limit": None, "local_directory": folder}
+            workers = [Worker(address, **settings) for _ in range(n)]
+            await asyncio.gather(*workers)
+            await asyncio.gather(*(worker.finished() for worker in workers))
+
+    asyncio.run(run())
 
 
 def peak_memory() -> int:

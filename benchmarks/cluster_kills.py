@@ -1,6 +1,6 @@
 """Kill workers at random moments, and compare the parts with those of an unbroken run.
 
-    python benchmarks/cluster_kills.py [--kills 30] [--rows 960] [--seed 0]
+    python benchmarks/cluster_kills.py [--kills 30] [--rows 960] [--seed 0] [--quick] [--record]
 
 Two worker processes, shards of four rows that take 50 ms each. Runs are repeated, into new folders,
 until the number of kills is reached.
@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from _cluster import Sleeping, cluster, extractor_of
-from _common import parser
+from _common import Case, parser, record
 
 from sktransfer import extract_to
+
+QUICK = {"kills": 4, "rows": 240}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,7 +50,7 @@ class Killer(threading.Thread):
 
 
 def main() -> None:
-    made = parser(__doc__)
+    made = parser(__doc__, quick=QUICK)
     made.add_argument("--kills", type=int, default=30)
     made.add_argument("--rows", type=int, default=960)
     made.add_argument("--seed", type=int, default=0)
@@ -57,22 +59,33 @@ def main() -> None:
     extractor = extractor_of(Sleeping(0.05), batch_size=4)
     rng, n_kills, n_runs, start = random.Random(args.seed), 0, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
-        extract_to(Path(name) / "whole", extractor, source=X, shard_size=4)
-        expected = contents(Path(name) / "whole")
+        with cluster(2) as client:
+            target = Path(name) / "whole"
+            unbroken = timed(target, extractor, X, client)
+            expected = contents(target)
+        broken = []
         while n_kills < args.kills:
             with cluster(2) as client:
                 killer = Killer(client, rng, args.kills - n_kills)
                 killer.start()
                 target = Path(name) / f"f{n_runs}"
-                extract_to(target, extractor, source=X, shard_size=4, executor=client, retries=20)
+                broken.append(timed(target, extractor, X, client))
                 killer.stopped.set()
                 killer.join()
             assert contents(target) == expected
             n_kills, n_runs = n_kills + killer.n, n_runs + 1
             print(f"run {n_runs}: {killer.n} kills, {len(expected)} files equal", flush=True)
-    seconds = time.perf_counter() - start
-    print(f"{n_kills} kills in {n_runs} runs of {args.rows} rows: all parts equal bit for bit")
-    print(f"{seconds:.0f} s")
+    print(f"{time.perf_counter() - start:.0f} s")
+    note = f"{n_kills} kills in {n_runs} runs; {len(expected)} files equal bit for bit in each"
+    values = {"unbroken": [unbroken] * n_runs, "workers killed": broken}
+    name = f"{args.rows // 4} tasks, {args.kills} kills"
+    record(__file__, args, [Case(name, "s", values, "unbroken", note=note)])
+
+
+def timed(target: Path, extractor, X: np.ndarray, client) -> float:
+    start = time.perf_counter()
+    extract_to(target, extractor, source=X, shard_size=4, executor=client, retries=20)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

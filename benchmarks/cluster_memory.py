@@ -1,6 +1,6 @@
 """Peak memory of the client and of the workers against the number of rows.
 
-    python benchmarks/cluster_memory.py [--rows 2000 20000 1000000] [--shard 4096]
+    python benchmarks/cluster_memory.py [--rows 2000 20000 1000000] [--shard 4096] [--quick]
 
 A network that costs nothing, rows of eight numbers in a Parquet file, two worker processes. Each
 number of rows has processes of its own.
@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from _cluster import Free, cluster, extractor_of, peak_memory
-from _common import parser, table
+from _common import Case, parser, record
 
 from sktransfer import extract_to
+
+QUICK = {"rows": [2_000, 20_000]}
 
 
 def write_rows(path: Path, n: int) -> None:
@@ -55,7 +57,7 @@ def measure(n: int, shard: int) -> None:
 
 
 def main() -> None:
-    made = parser(__doc__)
+    made = parser(__doc__, quick=QUICK)
     made.add_argument("--rows", type=int, nargs="+", default=[2_000, 20_000, 1_000_000])
     made.add_argument("--shard", type=int, default=4096)
     made.add_argument("--one", type=int, help="measure one number of rows in this process")
@@ -63,14 +65,25 @@ def main() -> None:
     if args.one is not None:
         measure(args.one, args.shard)
         return
-    rows = []
+    client: dict[str, list[float]] = {}
+    worker: dict[str, list[float]] = {}
     for n in args.rows:
         command = [sys.executable, __file__, "--one", str(n), "--shard", str(args.shard)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        client, worker, seconds = map(float, done.stdout.split())
-        rows.append([f"{n:,}", f"{client / 1e6:.0f}", f"{worker / 1e6:.0f}", f"{seconds:.1f}"])
-        print(rows[-1], flush=True)
-    table(["rows", "client, MB", "worker, MB", "seconds"], rows)
+        peaks = list(map(float, done.stdout.split()))
+        label = f"{n:,} rows"
+        client[label], worker[label] = [peaks[0] / 1e6], [peaks[1] / 1e6]
+        print(
+            f"{label}: client {peaks[0] / 1e6:.0f} MB, worker {peaks[1] / 1e6:.0f} MB, "
+            f"{peaks[2]:.0f} s",
+            flush=True,
+        )
+    first, last = f"{args.rows[0]:,} rows", f"{args.rows[-1]:,} rows"
+    cases = [
+        Case(f"the {what}, {last}", "MB", values, first, {last: 1.1})
+        for what, values in (("client", client), ("larger worker", worker))
+    ]
+    record(__file__, args, cases)
 
 
 if __name__ == "__main__":

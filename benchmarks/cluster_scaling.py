@@ -1,12 +1,14 @@
 """Efficiency against the number of workers, and where the scheduler becomes the limit.
 
-    python benchmarks/cluster_scaling.py [--workers 1 4 16 64] [--seconds 0.1 1.0] [--tasks 10]
+    python benchmarks/cluster_scaling.py [--workers 1 16 64 128 256] [--seconds 1 4 16] [--tasks 3]
 
-Workers are threads of one process that are given the tasks of an extraction by Dask; a task
-sleeps in place of computing. The efficiency is the time of the tasks over workers times wall time.
-The time that a task costs is measured with tasks that take no time. It contains the client, the
-scheduler and the workers, which share one process here. From it follow bounds for larger clusters,
-and an estimate for 10^8 images.
+Single-thread workers that are given the tasks of an extraction by Dask; a task sleeps in place of
+computing. Client and scheduler share one process; the workers share two others, with up to half of
+them each, so that the machine has fewer processes than a cluster of that size and more work in
+each. The efficiency is the ratio of tasks a second to workers over seconds. The time that a task
+costs is measured with tasks that take no time: that of the client and the scheduler, or of the
+workers of one process if these are slower. From it follow bounds for larger clusters, and an
+estimate for 10^8 images.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from _cluster import cluster
-from _common import parser, table
+from _cluster import many_workers
+from _common import Case, parser, record, table
 
 from sktransfer.features.shards.executors import _DaskPool
 from sktransfer.features.shards.pieces import ParquetPiece, Reading
 from sktransfer.features.shards.planning import Shard
 from sktransfer.features.shards.runner import run_shards
 from sktransfer.features.shards.task import Done
+
+QUICK = {"workers": [1, 16], "seconds": [1.0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,27 +60,27 @@ def run(client, n_tasks: int, seconds: float) -> float:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
-    made.add_argument("--seconds", type=float, nargs="+", default=[0.1, 1.0])
-    made.add_argument("--tasks", type=int, default=10, help="tasks for each worker")
+    made = parser(__doc__, quick=QUICK)
+    made.add_argument("--workers", type=int, nargs="+", default=[1, 16, 64, 128, 256])
+    made.add_argument("--seconds", type=float, nargs="+", default=[1.0, 4.0, 16.0])
+    made.add_argument("--tasks", type=int, default=3, help="tasks for each worker")
     made.add_argument("--rate", type=float, default=50.0, help="images a second of one core")
     made.add_argument("--cores", type=int, default=16, help="cores of a machine")
     args = made.parse_args()
-    rows, costs = [], []
+    costs, cases = {}, []
     for n in args.workers:
-        with cluster(n, processes=False, memory_limit=None) as client:
+        with many_workers(n) as client:
             run(client, 2 * n, 0.0)
-            cost = run(client, 200, 0.0) / 200
-            costs.append(cost)
-            found = []
+            costs[f"{n} workers"] = [run(client, 400, 0.0) / 400 * 1e3]
             for seconds in args.seconds:
-                wall = run(client, args.tasks * n, seconds)
-                found.append(f"{args.tasks * seconds / wall:.3f}")
-        rows.append([n, *found, f"{cost * 1e3:.2f}"])
-        print(rows[-1], flush=True)
-    table(["workers", *[f"tasks of {s:g} s" for s in args.seconds], "ms for a task of 0 s"], rows)
-    estimate(max(costs), args)
+                rate = args.tasks * n / run(client, args.tasks * n, seconds)
+                values = {"as many as possible": [n / seconds], "Dask": [rate]}
+                name = f"{n} workers, tasks of {seconds:g} s"
+                cases.append(Case(name, "tasks/s", values, "as many as possible"))
+                print(f"{name}: {rate * seconds / n:.3f}", flush=True)
+    cost = Case("a task of 0 s", "ms", costs)
+    record(__file__, args, [*cases, cost])
+    estimate(max(value for (value,) in costs.values()) / 1e3, args)
 
 
 def estimate(cost: float, args) -> None:

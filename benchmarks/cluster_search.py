@@ -1,6 +1,6 @@
 """What a grid search on a Dask cluster sends over the network.
 
-    python benchmarks/cluster_search.py [--images 400] [--candidates 6]
+    python benchmarks/cluster_search.py [--images 400] [--candidates 6] [--quick] [--record]
 
 Bytes that the client sends: with paths and a folder of parts as ``memory``, and with an array of
 features that is scattered once. Generated JPEGs, the default network, three folds.
@@ -15,12 +15,14 @@ from pathlib import Path
 import joblib
 import numpy as np
 from _cluster import cluster, write_jpegs
-from _common import parser, table
+from _common import Case, parser, record
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
+
+QUICK = {"images": 100}
 
 
 class Sent:
@@ -44,7 +46,7 @@ class Sent:
 
 
 def main() -> None:
-    made = parser(__doc__)
+    made = parser(__doc__, quick=QUICK)
     made.add_argument("--images", type=int, default=400)
     made.add_argument("--candidates", type=int, default=6)
     args = made.parse_args()
@@ -72,16 +74,22 @@ def main() -> None:
                 [X],
             ),
         }
-        rows = []
+        sent_by, seconds = {}, {}
         for label, (search, samples, scatter) in searches.items():
             start = time.perf_counter()
             settings = {"client": client} | ({} if scatter is None else {"scatter": scatter})
             with Sent() as sent, joblib.parallel_config("dask", **settings):
                 search.fit(samples, y)
-            seconds = time.perf_counter() - start
-            rows.append([label, f"{sent.n / 1e6:.2f}", f"{seconds:.1f}"])
-    table([f"{args.candidates} candidates, 3 folds", "MB sent by the client", "seconds"], rows)
-    print(f"The features have {X.nbytes / 1e6:.2f} MB.")
+            seconds[label] = [time.perf_counter() - start]
+            sent_by[label] = [sent.n / 1e6]
+    name = f"{args.images} images, {args.candidates} candidates, 3 folds"
+    scores = [search.best_score_ for search, *_ in searches.values()]
+    note = f"the features have {X.nbytes / 1e6:.2f} MB; the best scores are {scores}"
+    cases = [
+        Case(f"{name}, sent", "MB", sent_by, "features, scattered once", note=note),
+        Case(f"{name}, time", "s", seconds, "features, scattered once"),
+    ]
+    record(__file__, args, cases)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Extraction on a cluster of two processes with one thread against one process with two threads.
 
-    python benchmarks/cluster_speed.py [--images 20000] [--shard 4096] [--rounds 2]
+    python benchmarks/cluster_speed.py [--images 20000] [--shard 4096] [--rounds 2] [--quick]
 
 Generated JPEGs of 256 x 256 pixels, the default network. The features are equal first. The overhead
 is the time in one process outside of the computation of features: reading the list, Parquet files
@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from _cluster import cluster, write_jpegs
-from _common import interleave, parser, ratio, table
+from _common import Case, interleave, parser, record, speeds
 
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
 from sktransfer.features import FeatureFunction
 
+QUICK = {"images": 400, "shard": 64}
+
 
 def main() -> None:
-    made = parser(__doc__, rounds=2)
+    made = parser(__doc__, rounds=2, quick=QUICK)
     made.add_argument("--images", type=int, default=20_000)
     made.add_argument("--shard", type=int, default=4096)
     args = made.parse_args()
@@ -33,7 +35,7 @@ def main() -> None:
         extractor = PretrainedFeatureExtractor(n_jobs=None).fit(paths[:1])
         count = iter(range(10**6))
         targets: dict[str, str] = {}
-        inside = [0.0, 0.0]
+        inside, whole = [], []
 
         def run(label: str, executor=None) -> None:
             targets[label] = str(folder / f"f{next(count)}")
@@ -43,10 +45,11 @@ def main() -> None:
 
         def one_process() -> None:
             torch.set_num_threads(2)
+            inside.append(0.0)
             with watched(inside):
                 start = time.perf_counter()
                 run("one")
-                inside[1] += time.perf_counter() - start
+                whole.append(time.perf_counter() - start)
             torch.set_num_threads(1)
 
         warm = paths[: min(64, args.images)]
@@ -55,11 +58,19 @@ def main() -> None:
         times = interleave(variants, args.rounds)
         a, b = (load_features(targets[k])[0] for k in ("one", "cluster"))
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    speeds = {k: args.images / np.median(v) for k, v in times.items()}
-    overhead = 1 - inside[0] / inside[1]
-    rows = [[k, f"{v:.1f}", ratio(times["one process"], times[k])] for k, v in speeds.items()]
-    table(["", "samples/s", "relative speed"], rows)
-    print(f"Outside of the computation of features, in one process: {overhead:.2%} of the time")
+    name = f"{args.images:,} images"
+    fast = speeds(times, args.images)
+    cases = [
+        Case(name, "images/s", fast, "one process", {"cluster": 0.9}, "features equal to 1e-3"),
+        Case(
+            f"{name}, one process, outside of the features",
+            "s",
+            {"features": inside, "extract_to": whole},
+            "features",
+            {"extract_to": 1.03},
+        ),
+    ]
+    record(__file__, args, cases)
 
 
 class watched:
@@ -77,7 +88,7 @@ class watched:
             try:
                 return compute(function, samples)
             finally:
-                inside[0] += time.perf_counter() - start
+                inside[-1] += time.perf_counter() - start
 
         FeatureFunction.compute = timed
 
