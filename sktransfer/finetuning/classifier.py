@@ -134,8 +134,7 @@ default="efficientnet_lite0"
         the type of ``device``, or the processes that ``accelerate launch`` has started. The result
         equals that of one device to rounding, except for dropout inside attention.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
-        The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
-        others are run by torch.
+        The library that runs the frozen stages; torch runs the others.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
