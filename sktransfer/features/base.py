@@ -85,6 +85,13 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    def _require(self, y) -> None:
+        """Raise an error if there is no target."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+
     def _fit_backbone(self, X) -> list | np.ndarray:
         """Load the backbone, check X and inspect the layers on a sample; return the samples."""
         self._validate_params()

@@ -77,10 +77,7 @@ class TunedEstimator(FrozenStages):
     def _check_settings(self, y, with_validation: bool = False) -> None:
         """Check the parameters before anything is computed."""
         self._validate_params()
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
+        self._require(y)
         check_settings(self, with_validation)
         check_devices(self)
 

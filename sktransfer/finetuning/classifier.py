@@ -217,9 +217,6 @@ default="efficientnet_lite0"
     (10,)
     """
 
-    label_smoothing: float
-    class_weight: Any
-    rehearsal: int
     _parameter_constraints: dict[str, Any] = {
         **LabelTraining._parameter_constraints,
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],

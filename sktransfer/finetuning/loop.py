@@ -26,7 +26,7 @@ from ..engines import keep_freed_memory
 from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
-from .losses import by_row, weighted_mean
+from .losses import LOSSES, by_row, weighted_mean
 from .parallel import Replicas
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
 from .rows import Batches, Rows
@@ -67,22 +67,8 @@ class WeightedLoss(nn.Module):
         output = cast(torch.Tensor, output)
         if self.own is not None:
             return weighted_mean(self.own, output, target, weight)
-        loss = _OBJECTIVES[self.target.loss].loss(output, target, self.label_smoothing)  # (n,)
+        loss = LOSSES[self.target.loss](output, target, self.label_smoothing)  # (n,)
         return (loss if weight is None else loss * weight).mean()
-
-
-def _cross_entropy(output, target, smoothing: float) -> torch.Tensor:
-    return nn.functional.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
-
-
-def _binary_cross_entropy(output, target, smoothing: float) -> torch.Tensor:
-    target = target * (1 - smoothing) + smoothing / 2
-    loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-    return loss.mean(dim=1)
-
-
-def _squared_error(output, target, smoothing: float) -> torch.Tensor:
-    return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
 
 
 def train(
@@ -299,12 +285,10 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
 
 @dataclasses.dataclass(frozen=True)
 class _Objective:
-    """Hold the loss and the net of a kind of target.
+    """Hold the net of a kind of target.
 
     Parameters
     ----------
-    loss : callable
-        From outputs, targets and label smoothing to a loss for each row.
     nonlinearity : callable
         From outputs and the target to predictions of the skorch net.
     net : type
@@ -314,7 +298,6 @@ class _Objective:
         scikit-learn distinguish an indicator matrix from one label per sample.
     """
 
-    loss: Callable
     nonlinearity: Callable
     net: type
     classes: Callable | None = None
@@ -333,13 +316,11 @@ def _in_units(output: torch.Tensor, target: NumericTarget) -> torch.Tensor:
 
 
 _OBJECTIVES = {
-    "cross_entropy": _Objective(
-        _cross_entropy, _softmax, _ClassifierNet, lambda n_classes: list(range(n_classes))
-    ),
+    "cross_entropy": _Objective(_softmax, _ClassifierNet, lambda n_classes: list(range(n_classes))),
     "binary_cross_entropy": _Objective(
-        _binary_cross_entropy, _sigmoid, _IndicatorNet, lambda n_labels: [[0, 1]] * n_labels
+        _sigmoid, _IndicatorNet, lambda n_labels: [[0, 1]] * n_labels
     ),
-    "squared_error": _Objective(_squared_error, _in_units, _RegressorNet),
+    "squared_error": _Objective(_in_units, _RegressorNet),
 }
 
 

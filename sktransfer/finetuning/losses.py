@@ -1,4 +1,4 @@
-"""Losses that the user gives."""
+"""Losses for each row: those of kinds of targets, and those that the user gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["by_row", "weighted_mean"]
+__all__ = ["LOSSES", "by_row", "weighted_mean"]
 
 
 def by_row(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,3 +87,25 @@ def _check_equal(weight: torch.Tensor | None) -> None:
             "loss= returns the mean over rows, which cannot be weighted: return a value for each "
             "row, or give neither sample_weight nor class_weight."
         )
+
+
+def _cross_entropy(output, target, smoothing: float) -> torch.Tensor:
+    return nn.functional.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
+
+
+def _binary_cross_entropy(output, target, smoothing: float) -> torch.Tensor:
+    target = target * (1 - smoothing) + smoothing / 2
+    loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+    return loss.mean(dim=1)
+
+
+def _squared_error(output, target, smoothing: float) -> torch.Tensor:
+    return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
+
+
+# From outputs, targets and label smoothing to a loss for each row, by the name in a target.
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "cross_entropy": _cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
+    "squared_error": _squared_error,
+}

@@ -175,10 +175,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             For unreadable samples, or for numbers or weights that do not fit.
         """
         start = time.perf_counter()
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
+        self._require(y)
         samples = self._fit_backbone(X)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))

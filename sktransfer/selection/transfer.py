@@ -319,10 +319,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def _study(self, X, y, sample_weight=None) -> Study:
         """Check the parameters, X, y and the weights, and return the study of them."""
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
+        self._require(y)
         self._validate_params()
         check_choices(self)
         samples = self._fit_backbone(X)
