@@ -15,6 +15,7 @@ from ..selection.members import Block, Member
 from ..selection.models import (
     Conditional,
     Direct,
+    Discriminant,
     FittedOnFeatures,
     Linear,
     Mapped,
@@ -52,6 +53,7 @@ PLAIN = {
         ClassTarget,
         Conditional,
         Direct,
+        Discriminant,
         FittedOnFeatures,
         ImagePreprocessing,
         IndicatorTarget,

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, softmax
 from ..data import NumericTarget
 from ..transferability import greedy_weights, make_folds, mixture_weights, temperature
 from .members import BLEND, RAW, Block, Member
-from .models import Fitted, Tables, logs
+from .models import Fitted, Tables, for_single_samples, logs
 
 __all__ = [
     "BlendPart",
@@ -229,6 +229,8 @@ def choose_members(
     tables, outcome, groups = _distinct(by_block, outcome)
     kind = _LabelJudge if isinstance(outcome, Labels) else _NumberJudge
     judge: _Judge = kind(tables, outcome, make_splits(outcome, seed), seed)
+    if not len(judge.rows):
+        members = [dataclasses.replace(m, model=for_single_samples(m.model)) for m in members]
     judged = [judge(member) for member in members]
     predictions = np.stack([found for *_, found in judged])
     prior = _prior(members, len(judge.rows) > 0)

@@ -13,7 +13,7 @@ from typing import Any
 from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
 from ..features import candidate_layers
 from ..transferability import LinearProbe
-from .models import Direct, Mapped, Model, OnFeatures, Probe
+from .models import Direct, Discriminant, Mapped, Model, OnFeatures, Probe
 
 __all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
 
@@ -204,7 +204,8 @@ class Layout:
         """What is fitted on features."""
         if self.classifier is not None:
             return OnFeatures(self.classifier)
-        return Probe(BLEND["penalties"], BLEND["penalty"])
+        kind = Discriminant if self.is_labels else Probe
+        return kind(BLEND["penalties"], BLEND["penalty"])
 
 
 def _n_positions(info: LayerInfo) -> float:

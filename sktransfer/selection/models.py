@@ -14,6 +14,8 @@ from sklearn.base import clone
 
 from ..features import mapped_logits
 from ..transferability import (
+    Dual,
+    discriminant,
     inner_products,
     labels_given_classes,
     scale_of,
@@ -25,6 +27,7 @@ from .trials import fit as fit_weighted
 
 __all__ = [
     "Direct",
+    "Discriminant",
     "Fitted",
     "Mapped",
     "Model",
@@ -32,6 +35,7 @@ __all__ = [
     "Outcome",
     "Probe",
     "Tables",
+    "for_single_samples",
     "logs",
 ]
 
@@ -179,9 +183,21 @@ class Probe:
         for train, test in folds:
             known, asked = products[np.ix_(train, train)], products[np.ix_(test, train)]
             for i, penalty in enumerate(self.settings):
-                model = solve_ridge(known, target[train], outcome.weight[train], penalty)
-                found[i, test] = model.scores(asked)
+                fitted_to = target[train], outcome.weight[train]
+                model = solve_ridge(known, *fitted_to, penalty)
+                found[i, test] = self._scores(model, known, asked, *fitted_to)
         return found
+
+    def _scores(
+        self,
+        model: Dual,
+        known: np.ndarray,
+        asked: np.ndarray,
+        target: np.ndarray,
+        weight: np.ndarray,
+    ) -> np.ndarray:
+        """Return the scores of rows from their products with those that a model is fitted to."""
+        return model.scores(asked)
 
     def fit(
         self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
@@ -198,6 +214,36 @@ class Probe:
             dual = solve_large_ridge(scaled, outcome.target, outcome.weight, setting)
         coef = [scale * (part.T @ dual.rows) for scale, part in zip(scales, rows, strict=True)]
         return Linear(coef, dual.intercept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Discriminant(Probe):
+    """Linear discriminant analysis of blocks of features, whose penalty is that of the probe."""
+
+    def _scores(
+        self,
+        model: Dual,
+        known: np.ndarray,
+        asked: np.ndarray,
+        target: np.ndarray,
+        weight: np.ndarray,
+    ) -> np.ndarray:
+        coef, intercept = discriminant(model.scores(known), target, weight)
+        return model.scores(asked) @ coef + intercept
+
+    def fit(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
+    ) -> Linear:
+        """Fit on all samples."""
+        probe = super().fit(tables, blocks, outcome, setting)
+        scores = probe.scores(tables, blocks)
+        coef, intercept = discriminant(scores, outcome.target, outcome.weight)
+        return Linear([own @ coef for own in probe.coef], probe.intercept @ coef + intercept)
+
+
+def for_single_samples(model: Model) -> Model:
+    """Return the model for one sample of each class: nothing varies within classes."""
+    return Probe(model.settings, model.usual) if isinstance(model, Discriminant) else model
 
 
 def _dense(products) -> np.ndarray:

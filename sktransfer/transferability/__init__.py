@@ -3,7 +3,8 @@
 No torch and no networks.
 """
 
-from .dual import inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
+from .discriminant import discriminant
+from .dual import Dual, inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
 from .ensembles import greedy_weights, mixture_weights, temperature
 from .folds import hold_out, make_folds, make_probe_folds, make_trial_folds, subsample
 from .predictions import explained_share, labels_given_classes, leep, nce
@@ -22,9 +23,11 @@ from .shift import free_energy, gaussian_divergence, prediction_entropy
 
 __all__ = [
     "PROBE_C",
+    "Dual",
     "GlobalScaler",
     "LinearProbe",
     "RidgeProbe",
+    "discriminant",
     "explained_share",
     "free_energy",
     "gaussian_divergence",

@@ -14,7 +14,7 @@ from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines.base import Engine
 from sktransfer.selection.judging import Labels, choose_members
 from sktransfer.selection.members import BLEND, Block, Member, sizes_of
-from sktransfer.selection.models import Direct, Probe, Tables
+from sktransfer.selection.models import Direct, Discriminant, Probe, Tables
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, images
 
@@ -87,6 +87,15 @@ def test_nothing_can_be_judged_with_one_sample_of_a_class():
     assert heat == 1.0 and {one.setting for one in chosen} == {1.0}
 
 
+def test_one_sample_of_a_class_has_no_variance_for_a_discriminant():
+    y = np.arange(6)
+    of_kind = [
+        Member("good", (LAYERS["good"],), kind((0.1, 1.0), 1.0)) for kind in (Probe, Discriminant)
+    ]
+    ridge, other = (choose_members([one], tables(y), labels(y), 0).members for one in of_kind)
+    assert other == ridge
+
+
 def test_equal_samples_are_in_one_fold():
     rng = np.random.default_rng(0)
     y = rng.integers(2, size=40)
@@ -102,18 +111,33 @@ def test_equal_samples_are_in_one_fold():
     np.testing.assert_array_equal(found.out_of_fold, expected.out_of_fold[rows])
 
 
+@pytest.mark.parametrize(("kind", "atol"), [(Probe, 1e-4), (Discriminant, 1e-3)])
 @pytest.mark.parametrize("limit", [10, 2000])
-def test_a_probe_is_the_same_from_products_and_from_features(limit, monkeypatch):
+def test_a_probe_is_the_same_from_products_and_from_features(kind, atol, limit, monkeypatch):
     monkeypatch.setattr("sktransfer.selection.models._DUAL", limit)
     y = np.arange(60) % 3
     weight = np.random.default_rng(0).uniform(0.5, 2, size=60)
     found, blocks = Tables(tables(y)), (LAYERS["good"], LAYERS["noise"])
-    fitted = Probe((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
+    fitted = kind((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
     scores = fitted.scores(found, blocks)
     monkeypatch.undo()
-    expected = Probe((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
-    np.testing.assert_allclose(scores, expected.scores(found, blocks), atol=1e-4)
+    expected = kind((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
+    np.testing.assert_allclose(scores, expected.scores(found, blocks), atol=atol)
     assert (scores.argmax(1) == y).mean() > 0.9
+
+
+def test_a_class_between_others_is_predicted():
+    """Ridge regression on indicators gives a class in the middle of a line no largest score."""
+    y = np.arange(60) % 5
+    rng = np.random.default_rng(0)
+    along = np.column_stack([np.ones(60), y / 4, np.zeros((60, 4))])
+    found = {LAYERS["good"]: along + rng.normal(0, 0.05, size=along.shape)}
+    right = {}
+    for kind in (Probe, Discriminant):
+        member = Member("good", (LAYERS["good"],), kind((0.1, 1.0), 1.0))
+        choice = choose_members([member], found, labels(y), 0)
+        right[kind] = (choice.out_of_fold.argmax(1) == y).mean()
+    assert right[Probe] < 0.8 < 0.85 < right[Discriminant]
 
 
 # -- in the classifier ---------------------------------------------------------------------------

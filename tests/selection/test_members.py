@@ -6,7 +6,7 @@ from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
 from sktransfer.features import open_sample
 from sktransfer.selection.members import RAW, Block, Layout, make_members, sizes_of
-from sktransfer.selection.models import OnFeatures
+from sktransfer.selection.models import Discriminant, OnFeatures, Probe
 from sktransfer.transferability import LinearProbe
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
@@ -110,6 +110,12 @@ def test_a_network_without_classes_has_the_strategy_features_as_a_member():
         layout(own, is_labels=False),
     ):
         assert not any(m.prior == "features" for m in make_members(other))
+
+
+def test_labels_have_discriminants_and_numbers_ridge_regressions():
+    for is_labels, kind in ((True, Discriminant), (False, Probe)):
+        members = make_members(layout(deeper_backbone(), is_labels=is_labels))
+        assert {type(m.model) for m in members if not m.prior} == {kind}
 
 
 def test_numbers_have_no_direct_use():
