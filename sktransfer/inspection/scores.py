@@ -19,8 +19,9 @@ from ..features import PretrainedClassifier, PretrainedFeatureExtractor, find_ne
 from ..finetuning import FineTunedClassifier, FineTunedRegressor
 from ..selection import TransferClassifier, TransferRegressor
 from ..selection.blend import ClassBlend, NumberBlend
+from ..selection.linear_models import Linear
 from ..selection.members import RAW
-from ..selection.models import Conditional, FittedOnFeatures, Linear, Mapped
+from ..selection.models import Conditional, FittedOnFeatures, Mapped
 
 __all__ = ["NoGradientsError", "Read", "Scores", "columns_of", "label_probabilities", "scores_of"]
 

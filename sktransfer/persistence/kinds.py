@@ -11,16 +11,14 @@ from ..finetuning import FineTunedClassifier, FineTunedRegressor
 from ..selection import TransferClassifier, TransferRegressor
 from ..selection.blend import ClassBlend, NumberBlend
 from ..selection.judging import BlendPart
+from ..selection.linear_models import Discriminant, Linear, Probe
 from ..selection.members import Block, Member
 from ..selection.models import (
     Conditional,
     Direct,
-    Discriminant,
     FittedOnFeatures,
-    Linear,
     Mapped,
     OnFeatures,
-    Probe,
 )
 from ..selection.tuned import TunedMember, TunedNumbers
 from ..transferability import GlobalScaler, LinearProbe, RidgeProbe

@@ -12,8 +12,9 @@ from torch import nn
 from ..backbones import stages_of
 from ..selection.blend import Blend, ClassBlend, NumberBlend
 from ..selection.judging import BlendPart
+from ..selection.linear_models import Linear
 from ..selection.members import RAW, Block
-from ..selection.models import Conditional, FittedOnFeatures, Linear, Mapped
+from ..selection.models import Conditional, FittedOnFeatures, Mapped
 from ..selection.tuned import TunedMember, TunedNumbers
 from ..transferability import LinearProbe, RidgeProbe
 from .torch_networks import Exportable, Then, TunedOutputs, grouped, make_networks

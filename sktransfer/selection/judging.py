@@ -11,8 +11,9 @@ from scipy.special import log_softmax, softmax
 
 from ..data import NumericTarget
 from ..transferability import greedy_weights, make_folds, mixture_weights, temperature
+from .linear_models import for_single_samples
 from .members import BLEND, RAW, Block, Member
-from .models import Fitted, Tables, for_single_samples, logs
+from .models import Fitted, Tables, logs
 
 __all__ = [
     "BlendPart",

@@ -13,7 +13,8 @@ from typing import Any
 from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
 from ..features import candidate_layers
 from ..transferability import LinearProbe
-from .models import Direct, Discriminant, Mapped, Model, OnFeatures, Probe
+from .linear_models import Discriminant, Probe
+from .models import Direct, Mapped, Model, OnFeatures
 
 __all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
 

@@ -1,4 +1,4 @@
-"""What a member of a blend fits on its features: one class for each kind of model."""
+"""What a member of a blend fits on its features, except for linear models of blocks."""
 
 from __future__ import annotations
 
@@ -14,32 +14,22 @@ from sklearn.base import clone
 
 from ..features import mapped_logits
 from ..transferability import (
-    Dual,
-    discriminant,
     inner_products,
     labels_given_classes,
-    scale_of,
-    solve_large_ridge,
-    solve_ridge,
     unit_rows,
 )
 from .trials import fit as fit_weighted
 
 __all__ = [
     "Direct",
-    "Discriminant",
     "Fitted",
     "Mapped",
     "Model",
     "OnFeatures",
     "Outcome",
-    "Probe",
     "Tables",
-    "for_single_samples",
     "logs",
 ]
-
-_DUAL = 2000  # rows up to which a model is computed from their inner products
 
 
 class Outcome(Protocol):
@@ -136,118 +126,6 @@ class Model(Protocol):
         self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: Any
     ) -> Fitted:
         """Fit on all samples."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """A fitted linear model of blocks whose rows have length 1.
-
-    Parameters
-    ----------
-    coef : list of ndarray of shape (n_features, n_outputs)
-        For each block.
-    intercept : ndarray of shape (n_outputs,)
-    """
-
-    coef: list[np.ndarray]
-    intercept: np.ndarray
-
-    def scores(self, tables: Tables, blocks: tuple[Any, ...]) -> np.ndarray:
-        """Return ``(n_samples, n_outputs)``."""
-        pairs = zip(blocks, self.coef, strict=True)
-        return sum((tables.unit(block) @ coef for block, coef in pairs), self.intercept)
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """Ridge regression on blocks of features: on the indicators of classes, or on numbers.
-
-    Rows of each block have length 1, and each block is scaled as a whole.
-
-    Parameters
-    ----------
-    settings : tuple of float
-        Penalties, for rows with a mean square of 1.
-    usual : float
-    """
-
-    settings: tuple[float, ...]
-    usual: float
-
-    def out_of_fold(
-        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
-    ) -> np.ndarray:
-        """Return ``(n_settings, n_samples, n_outputs)``."""
-        products, target = tables.products(blocks), outcome.target
-        found = np.empty((len(self.settings), *target.shape))
-        for train, test in folds:
-            known, asked = products[np.ix_(train, train)], products[np.ix_(test, train)]
-            for i, penalty in enumerate(self.settings):
-                fitted_to = target[train], outcome.weight[train]
-                model = solve_ridge(known, *fitted_to, penalty)
-                found[i, test] = self._scores(model, known, asked, *fitted_to)
-        return found
-
-    def _scores(
-        self,
-        model: Dual,
-        known: np.ndarray,
-        asked: np.ndarray,
-        target: np.ndarray,
-        weight: np.ndarray,
-    ) -> np.ndarray:
-        """Return the scores of rows from their products with those that a model is fitted to."""
-        return model.scores(asked)
-
-    def fit(
-        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
-    ) -> Linear:
-        """Fit on all samples."""
-        rows = [tables.unit(block) for block in blocks]
-        scales = [scale_of(part, outcome.weight) / len(blocks) for part in rows]
-        if len(outcome.weight) <= _DUAL:
-            parts = [s * _dense(part @ part.T) for s, part in zip(scales, rows, strict=True)]
-            products = np.sum(parts, axis=0)
-            dual = solve_ridge(products, outcome.target, outcome.weight, setting)
-        else:
-            scaled = [part * np.sqrt(scale) for scale, part in zip(scales, rows, strict=True)]
-            dual = solve_large_ridge(scaled, outcome.target, outcome.weight, setting)
-        coef = [scale * (part.T @ dual.rows) for scale, part in zip(scales, rows, strict=True)]
-        return Linear(coef, dual.intercept)
-
-
-@dataclasses.dataclass(frozen=True)
-class Discriminant(Probe):
-    """Linear discriminant analysis of blocks of features, whose penalty is that of the probe."""
-
-    def _scores(
-        self,
-        model: Dual,
-        known: np.ndarray,
-        asked: np.ndarray,
-        target: np.ndarray,
-        weight: np.ndarray,
-    ) -> np.ndarray:
-        coef, intercept = discriminant(model.scores(known), target, weight)
-        return model.scores(asked) @ coef + intercept
-
-    def fit(
-        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
-    ) -> Linear:
-        """Fit on all samples."""
-        probe = super().fit(tables, blocks, outcome, setting)
-        scores = probe.scores(tables, blocks)
-        coef, intercept = discriminant(scores, outcome.target, outcome.weight)
-        return Linear([own @ coef for own in probe.coef], probe.intercept @ coef + intercept)
-
-
-def for_single_samples(model: Model) -> Model:
-    """Return the model for one sample of each class: nothing varies within classes."""
-    return Probe(model.settings, model.usual) if isinstance(model, Discriminant) else model
-
-
-def _dense(products) -> np.ndarray:
-    return products.toarray() if issparse(products) else products
 
 
 @dataclasses.dataclass(frozen=True)

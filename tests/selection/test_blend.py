@@ -13,8 +13,9 @@ from torch import nn
 from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines.base import Engine
 from sktransfer.selection.judging import Labels, choose_members
+from sktransfer.selection.linear_models import Discriminant, Probe
 from sktransfer.selection.members import BLEND, Block, Member, sizes_of
-from sktransfer.selection.models import Direct, Discriminant, Probe, Tables
+from sktransfer.selection.models import Direct, Tables
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, images
 
@@ -114,7 +115,7 @@ def test_equal_samples_are_in_one_fold():
 @pytest.mark.parametrize(("kind", "atol"), [(Probe, 1e-4), (Discriminant, 1e-3)])
 @pytest.mark.parametrize("limit", [10, 2000])
 def test_a_probe_is_the_same_from_products_and_from_features(kind, atol, limit, monkeypatch):
-    monkeypatch.setattr("sktransfer.selection.models._DUAL", limit)
+    monkeypatch.setattr("sktransfer.selection.linear_models._DUAL", limit)
     y = np.arange(60) % 3
     weight = np.random.default_rng(0).uniform(0.5, 2, size=60)
     found, blocks = Tables(tables(y)), (LAYERS["good"], LAYERS["noise"])

@@ -10,7 +10,8 @@ from sklearn.semi_supervised import SelfTrainingClassifier
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, TransferClassifier
 from sktransfer.selection.judging import Labels, choose_members
-from sktransfer.selection.models import Direct, Probe, Tables
+from sktransfer.selection.linear_models import Probe
+from sktransfer.selection.models import Direct, Tables
 from tests.selection.support import deeper_backbone
 from tests.selection.test_self_training import blobs, first_of_each, model
 

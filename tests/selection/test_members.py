@@ -5,8 +5,9 @@ from sklearn.linear_model import LogisticRegression
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
 from sktransfer.features import open_sample
+from sktransfer.selection.linear_models import Discriminant, Probe
 from sktransfer.selection.members import RAW, Block, Layout, make_members, sizes_of
-from sktransfer.selection.models import Discriminant, OnFeatures, Probe
+from sktransfer.selection.models import OnFeatures
 from sktransfer.transferability import LinearProbe
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit

@@ -13,8 +13,8 @@ from torch import nn
 from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone
 from sktransfer.engines.base import Engine
 from sktransfer.selection.judging import Chosen, Labels
+from sktransfer.selection.linear_models import Probe
 from sktransfer.selection.members import Block, Member
-from sktransfer.selection.models import Probe
 from sktransfer.selection.self_training import SELF_TRAINING, balanced, self_train
 from tests.selection.support import deeper_backbone
 from tests.support import images
