@@ -6,6 +6,10 @@ tested. To make training the whole network affordable on two cores, photographs 
 of 128 pixels and small images of 96 in all fixed strategies. "auto", which combines several models
 and does not train the network, has its own input sizes, as a user gets them.
 
+"trained" is "auto" with a ``time_budget`` that allows a trained network as a member. It is fitted
+only if --strategies names it. The time of both is then printed relative to that of all fixed
+strategies that were fitted. Times are processor time.
+
 "recommended" is the strategy that recommend_strategy names. Only the recommendation is computed and
 timed again; accuracy and time of the fit are those of the strategy with the same seed.
 
@@ -15,6 +19,7 @@ kept between fits with --memory, which makes the times of fits meaningless.
     python benchmarks/regret.py --draws 5                     # hours on two cores
     python benchmarks/regret.py --strategies auto --memory features --draws 5
     python benchmarks/regret.py --strategies recommended --again  # after a change of the rules
+    python benchmarks/regret.py --strategies direct features early head last all auto trained
     python benchmarks/regret.py --half first --strategies evidence --draws 3
     python benchmarks/regret.py --calibrate --draws 3         # print the priors again
 """
@@ -68,6 +73,9 @@ REPORTED = [
 ]
 
 
+BUDGET = 3600  # seconds, more than any training takes
+
+
 def tasks(half: list) -> list[Task]:
     return [Task(s, n, backbone, size) for s, backbone, size, sizes in half for n in sizes]
 
@@ -116,12 +124,14 @@ def run(task: Task, draw: int, strategy: str, data: Path, memory: Path | None) -
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         )
         settings = {"memory": FeatureStore(folder), "random_state": draw}
-        backbone, start = load_backbone(task.backbone), time.perf_counter()
+        backbone, start = load_backbone(task.backbone), time.process_time()
         if strategy in ("recommended", "evidence"):
             advise = recommend_strategy if strategy == "recommended" else what_is_cheap
             found = advise(*train, backbone, image_size=task.image_size, **settings)
-            return {"seconds": time.perf_counter() - start, **evidence(found)}
+            return {"seconds": time.process_time() - start, **evidence(found)}
         size = None if strategy == "auto" else task.image_size
+        if strategy == "trained":
+            settings["time_budget"], strategy, size = BUDGET, "auto", None
         model = TransferClassifier(backbone, strategy=strategy, image_size=size, **settings)
         try:
             model.fit(*train)
@@ -129,7 +139,7 @@ def run(task: Task, draw: int, strategy: str, data: Path, memory: Path | None) -
             if "not possible" in str(error):
                 return None
             raise
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         return {**judged(model, *test), "seconds": seconds}
 
 
@@ -257,7 +267,8 @@ def report(results: Results, half: list, title: str) -> None:
     Strategies that were not fitted on a task are left out there; the best is that of the others.
     """
     print(f"\n{title}")
-    regrets: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "recommended", "auto")}
+    names = (*STRATEGIES, "recommended", "auto", "trained")
+    regrets: dict[str, list[float]] = {name: [] for name in names}
     rows, judged = [], []
     for task in tasks(half):
         means = {s: results.of(task, s).mean() for s in regrets if len(results.of(task, s))}
@@ -273,14 +284,26 @@ def report(results: Results, half: list, title: str) -> None:
         print('no task has "auto" yet')
         return
     table(["task", "draws", *STRATEGIES, "recommended", "auto", "regret, points", *_FIELDS], rows)
-    names = ", ".join(("accuracy", *_FIELDS))
-    print(f"auto, means of {names}: {np.mean(judged, axis=0).round(4).tolist()}")
+    fields = ", ".join(("accuracy", *_FIELDS))
+    print(f"auto, means of {fields}: {np.mean(judged, axis=0).round(4).tolist()}")
     lines = [
         [name, len(r), f"{100 * np.mean(r):.2f}", f"{100 * np.max(r):.2f}"]
         for name, r in regrets.items()
         if r
     ]
     table(["always", "tasks", "mean regret, points", "worst"], lines)
+    shares = [line for task in tasks(half) if (line := _time(results, task))]
+    if shares:
+        table(["time relative to all fixed strategies", "auto", "trained"], shares)
+
+
+def _time(results: Results, task: Task) -> list | None:
+    """Return the time of "auto" and of "trained", relative to that of all fixed strategies."""
+    seconds = {s: results.of(task, s, "seconds") for s in (*STRATEGIES, "auto", "trained")}
+    if not len(seconds["trained"]):
+        return None
+    fixed = sum(seconds[name].mean() for name in STRATEGIES if len(seconds[name]))
+    return [task.name, *(f"{seconds[s].mean() / fixed:.2f}" for s in ("auto", "trained"))]
 
 
 def _row(results: Results, task: Task, means: dict, best: float) -> tuple[list, list[float]]:
