@@ -16,7 +16,7 @@ import pytest
 from sklearn.base import clone
 
 import sktransfer
-from sktransfer.features import block_folder
+from sktransfer.features import block_folder, block_index
 from sktransfer.features.store import FeatureStore, as_store
 
 ROW = 128 + 400  # bytes of a file with 100 float32
@@ -99,6 +99,13 @@ def test_what_is_not_there_is_none(store):
     assert np.array_equal(found[1], rows(1)[0])
 
 
+def test_no_samples_are_nothing_to_find_or_to_write(store):
+    store.put("recipe", [], rows()[:0])
+    assert store.get("recipe", []) == [] and not store.path.exists()
+    store.put("recipe", [b"a"], rows(1))
+    assert store.get("recipe", []) == []
+
+
 def test_another_recipe_is_another_entry(store):
     store.put("one", [b"a"], rows(1))
     store.put("two", [b"a"], rows(2))
@@ -118,6 +125,14 @@ def test_more_samples_than_one_file_takes(store):
     store.put("recipe", digests, np.arange(1501.0)[:, None])
     found = store.get("recipe", digests[::-1])
     assert [value[0] for value in found] == list(range(1500, -1, -1))
+
+
+@pytest.mark.parametrize(("n_rows", "n_files"), [(512, 1), (513, 2)])
+def test_a_file_takes_512_rows_and_4_mebibytes(store, n_rows, n_files):
+    digests = [i.to_bytes(4, "big") for i in range(n_rows)]
+    store.put("recipe", digests, np.ones((n_rows, 1024)))  # 8 KiB each
+    store.put("other", digests[:2], np.ones((2, 2**19)))
+    assert len(files_of(store)) == n_files + 2
 
 
 def test_values_outlive_the_store_that_put_them(store):
@@ -232,6 +247,48 @@ def test_small_files_that_are_damaged_or_gone_do_not_prevent_joining(store):
     assert all((value == i).all() for i, value in enumerate(found) if value is not None)
 
 
+@pytest.mark.parametrize("recent", [0, 7, 2**13])
+def test_keys_are_found_however_many_are_new(store, recent, monkeypatch):
+    monkeypatch.setattr(block_index, "_RECENT", recent)
+    digests = [i.to_bytes(4, "big") for i in range(40)]
+    for part in (digests[:20], digests[10:30], digests[5:6]):
+        value = sum(map(int, part[0])) + len(part)  # the last value counts
+        store.put("recipe", part, rows(*[value] * len(part)))
+    expected = [20] * 5 + [6] + [20] * 4 + [30] * 20 + [None] * 10
+    for reader in (store, FeatureStore(store.location)):
+        found = reader.get("recipe", digests)
+        assert [value if value is None else value[0] for value in found] == expected
+        assert len(reader) == 30
+
+
+def test_small_files_stay_where_there_is_no_room_to_join_them(store, monkeypatch):
+    write = block_folder.write_block
+
+    def full(path, keys, values):
+        if len(keys) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, keys, values)
+
+    monkeypatch.setattr(block_folder, "write_block", full)
+    monkeypatch.setattr(block_folder, "_JOINED", 4)
+    digests = [i.to_bytes(4, "big") for i in range(9)]
+    for i, digest in enumerate(digests):
+        store.put("recipe", [digest], rows(i))
+    assert len(files_of(store)) == 9
+    assert [value[0] for value in store.get("recipe", digests)] == list(range(9))
+
+
+def test_of_files_that_are_joined_the_last_written_counts(store, monkeypatch):
+    monkeypatch.setattr(block_folder, "_JOINED", 4)
+    FeatureStore(store.location).put("recipe", [b"a"], rows(1))
+    store.put("recipe", [b"a"], rows(2))
+    assert store.get("recipe", [b"b"]) == [None]  # here it learns of the first file
+    for name in (b"c", b"d"):
+        store.put("recipe", [name], rows(3))
+    assert len(files_of(store)) == 1
+    assert FeatureStore(store.location).get("recipe", [b"a"])[0][0] == 2
+
+
 def test_files_that_a_killed_process_left_are_removed_after_a_day(store):
     store.path.mkdir(parents=True)
     old, new = store.path / ".new-1", store.path / ".new-2"
@@ -318,6 +375,11 @@ def test_clear_removes_everything_and_gives_the_disk_back(store):
     assert (len(store), store.nbytes) == (0, 0)
     assert store.get("recipe", [bytes(4)]) == [None]
     assert list(store.path.iterdir()) == []
+
+
+def test_what_was_computed_by_the_way_is_kept_too(store):
+    assert store.try_put_aside("recipe", [b"a"], rows(1))
+    assert store.get("recipe", [b"a"])[0][0] == 1
 
 
 def test_a_pickled_store_is_the_same_place(tmp_path):

@@ -230,8 +230,17 @@ def small_images():
 
 
 @pytest.mark.filterwarnings("ignore:Training did not help")
-@pytest.mark.parametrize("n_views", [1, 3, None])
-@pytest.mark.parametrize("augment", ["light", "strong"])
+@pytest.mark.parametrize(
+    ("augment", "n_views"),
+    [
+        ("light", 1),
+        ("strong", None),
+        *(
+            pytest.param(*case, marks=pytest.mark.sweep)
+            for case in [("light", 3), ("light", None), ("strong", 1), ("strong", 3)]
+        ),
+    ],
+)
 def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, small_images):
     settings = {"augment": augment, "n_views": n_views, "max_epochs": 2, "random_state": 0}
     one, two = (FineTunedClassifier(**settings).fit(*small_images) for _ in range(2))
@@ -417,6 +426,7 @@ class Backwards(nn.Module):
         return self.out(torch.relu(self.hidden(x)))
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_head_of_any_order_grows(data):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), head=Backwards, max_epochs=1)
@@ -620,6 +630,7 @@ def test_a_model_grows_with_any_head_and_with_dropout(head, data):
     assert any(isinstance(m, nn.Dropout) for m in grown._tuned.tail.head.modules()) == (dropout > 0)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
     X, y = data
     two = FineTunedClassifier(load_backbone(network()), head="mlp", max_epochs=1)

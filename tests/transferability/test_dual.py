@@ -69,6 +69,14 @@ def test_conjugate_gradients_solve_the_same(penalty):
     np.testing.assert_allclose(found.scores(X @ X.T), scores, atol=1e-4 * np.abs(scores).max())
 
 
+def test_conjugate_gradients_need_few_steps_whatever_the_weights():
+    X, target, _ = rows(200)
+    X, weight = unit_rows(X), np.geomspace(1e-2, 1e2, 200)
+    expected = solve_ridge(X @ X.T, target, weight, 1.0).scores(X @ X.T)
+    found = solve_large_ridge([X], target, weight, 1.0, max_iter=60).scores(X @ X.T)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
 def test_rows_have_length_one_except_zeros():
     X = rows()[0].astype(np.float32)
     X[3] = 0

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from sktransfer.transferability.folds import hold_out, make_folds, make_trial_folds, subsample
+from sktransfer.transferability.folds import (
+    hold_out,
+    make_folds,
+    make_probe_folds,
+    make_trial_folds,
+    subsample,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -16,6 +22,29 @@ def test_folds_judge_each_row_once_by_models_that_know_two_classes():
     assert set(np.concatenate([test for _, test in make_trial_folds(codes, 0, among)])) == set(
         among
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes", "n_folds"),
+    [
+        (make_trial_folds, [49, 50], 5),
+        (make_trial_folds, [50, 50], 3),
+        (make_trial_folds, [20, 20, 4], 4),
+        (make_trial_folds, [20, 20, 1], 2),
+        (make_probe_folds, [50, 50], 10),
+        (make_probe_folds, [50, 51], 5),
+        (make_probe_folds, [50, 4], 4),
+        (make_probe_folds, [50, 4, 2], 4),
+        (make_probe_folds, [50, 2], 0),
+    ],
+)
+def test_the_number_of_folds_follows_from_the_sizes_of_classes(make, sizes, n_folds):
+    assert len(make(np.repeat(range(len(sizes)), sizes), 0)) == n_folds
+
+
+@pytest.mark.parametrize(("n", "n_folds"), [(3, 3), (100, 10), (101, 5)])
+def test_the_number_of_folds_of_numbers_is_at_most_that_of_samples(n, n_folds):
+    assert len(make_probe_folds(RNG.normal(size=n), 0)) == n_folds
 
 
 def test_a_choice_among_more_rows_than_are_probed_uses_all_classes():

@@ -56,6 +56,21 @@ def test_weights_of_residuals_count_as_copies():
     assert np.abs(found - _residuals(X, target, folds)).max() > 0.1
 
 
+def test_weights_of_the_probe_of_numbers_and_of_scores_count_as_copies():
+    rng = np.random.default_rng(2)
+    X, weight = rng.normal(size=(60, 5)), rng.integers(1, 9, 60)
+    copies = np.repeat(np.arange(60), weight)
+    y = X[:, 0] + 2 * rng.normal(size=60)
+    found = RidgeProbe().fit(X, y, sample_weight=weight.astype(float)).predict(X)
+    np.testing.assert_allclose(found, RidgeProbe().fit(X[copies], y[copies]).predict(X))
+    codes = (y > 0).astype(int)
+    folds = list(KFold(4).split(X))
+    copied = [tuple(np.flatnonzero(np.isin(copies, rows)) for rows in fold) for fold in folds]
+    hits = out_of_fold_scores(X, codes, folds, weight.astype(float))
+    assert (hits[copies] == out_of_fold_scores(X[copies], codes[copies], copied)).all()
+    assert (hits != out_of_fold_scores(X, codes, folds)).any()
+
+
 def test_the_nearest_mean_is_that_of_weighted_samples():
     rng = np.random.default_rng(0)
     features, codes = rng.normal(size=(11, 3)), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5])
@@ -154,6 +169,14 @@ def test_a_probe_that_is_not_fitted_says_so():
             getattr(LinearProbe(), method)(NOISE)
 
 
+@pytest.mark.parametrize("probe", [LinearProbe(), RidgeProbe()])
+def test_another_number_of_features_is_refused(probe):
+    probe.fit(NOISE, np.arange(60) % 2)
+    name = type(probe).__name__
+    with pytest.raises(ValueError, match=f"X has 5 features, but {name} is expecting 12"):
+        probe.predict(NOISE[:, :5])
+
+
 # -- the linear model that a head begins with --------------------------------------------------
 
 
@@ -229,12 +252,26 @@ def test_constant_features_have_no_scale(weight):
     assert scaler.transform(np.full((1, 3), 0.2)) == pytest.approx(0.1)
 
 
-def test_the_scale_is_the_root_of_the_mean_variance():
-    X = NOISE * np.arange(1, 13)
-    scaled = GlobalScaler().fit_transform(X)
+@pytest.mark.parametrize("factor", [1, 1e-3])
+def test_the_scale_is_the_root_of_the_mean_variance(factor):
+    X = NOISE * np.arange(1, 13, dtype=np.float32) * np.float32(factor)
+    scaler = GlobalScaler().fit(X)
+    scaled = scaler.transform(X)
+    assert scaled.dtype == scaler.mean_.dtype == np.float64
     assert scaled.mean(0) == pytest.approx(0, abs=1e-12)
     assert scaled.var(0).mean() == pytest.approx(1)
     np.testing.assert_allclose(scaled.var(0) / scaled.var(0)[0], X.var(0) / X.var(0)[0], rtol=1e-5)
+
+
+def test_the_standard_error_is_that_of_as_many_samples_as_weights_amount_to():
+    differences = np.array([1.0, 0, -1, 1, 0, 0, 1, 1])
+    mean, error = summarise(differences)
+    assert mean == pytest.approx(3 / 8)
+    assert error == pytest.approx(np.sqrt((differences.var() + 1 / 8) / 8))
+    assert summarise(differences, np.full(8, 3.0)) == pytest.approx((mean, error))
+    weight = np.where(np.arange(8) < 5, 1.0, 1e-9)
+    assert summarise(differences, weight) == pytest.approx(summarise(differences[:5]), rel=1e-6)
+    assert summarise(differences[:0]) == ()
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
