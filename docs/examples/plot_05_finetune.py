@@ -40,4 +40,6 @@ plt.show()
 
 # %%
 # ``net_`` is the skorch net of the training. It can be inspected and continued.
-type(model.net_).__mro__[1].__name__
+from skorch import NeuralNetClassifier
+
+isinstance(model.net_, NeuralNetClassifier)

@@ -50,11 +50,15 @@ from matplotlib import pyplot as plt
 from sklearn.decomposition import PCA
 
 points = PCA(2).fit_transform(model[0].transform(texts))
-figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
 for topic in ("delivery", "payment", "product"):
     rows = [i for i, name in enumerate(topics) if name == topic]
     axis.scatter(*points[rows].T, label=topic)
-for point, text in zip(points, texts, strict=True):
-    axis.annotate(text[:24] + " ...", point, fontsize="x-small")
+for number, point in enumerate(points):
+    axis.annotate(str(number + 1), point, (5, 3), textcoords="offset points", fontsize="small")
+lines = [f"{number + 1:2} {text}" for number, text in enumerate(texts)]
+figure.text(0.6, 0.95, "\n".join(lines), va="top", linespacing=1.8, fontsize="small")
+axis.set(xlabel="first component", ylabel="second component")
 axis.legend()
+figure.get_layout_engine().set(rect=(0, 0, 0.58, 1))
 plt.show()

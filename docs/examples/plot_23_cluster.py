@@ -57,5 +57,6 @@ figure, axis = plt.subplots(figsize=(5, 4), layout="constrained")
 for name in sorted(set(names)):
     rows = [i for i, found in enumerate(names) if found == name]
     axis.scatter(*points[rows].T, label=name, s=12)
+axis.set(xlabel="first component", ylabel="second component")
 axis.legend()
 plt.show()

@@ -185,7 +185,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         backbone: Any = "efficientnet_lite0",
         *,
         weights: Any = "default",
-        layer: int | str | Sequence[int | str] | None = None,
+        layer: int | str | Sequence[int | str | None] | None = None,
         task: str = "auto",
         pooling: Any = "avg",
         n_components: int | float | None = None,

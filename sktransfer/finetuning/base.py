@@ -12,7 +12,6 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
-from skorch.history import History
 
 from ..backbones import Backbone, stages_of
 from ..features import (
@@ -267,7 +266,7 @@ class TunedEstimator(FrozenStages):
         return self._tuned.net
 
     @property
-    def history_(self) -> History:
+    def history_(self) -> list[dict[str, Any]]:
         return self._tuned.history
 
     def _outputs(self, X) -> np.ndarray:

@@ -53,7 +53,8 @@ class LabelIssues:
             for i, given, suggested in zip(self.indices, self.given, self.suggested, strict=True)
         ]
         more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
-        return "\n".join([f"{len(lines)} label issues", *lines[:10], *more])
+        title = f"{len(lines)} label issue{'s' * (len(lines) != 1)}"
+        return "\n".join([title, *lines[:10], *more])
 
 
 def find_label_issues(

@@ -17,6 +17,7 @@ __all__ = ["SaliencyDisplay", "overlay", "scaled_values"]
 _COLUMNS = 4
 _SMOOTHED = 0.02  # of the height, for values of pixels
 _LINE = 34  # characters of a text in a line
+_POINTS = 17  # from one line to the next
 
 
 def overlay(saliency: Saliency, i: int) -> np.ndarray:
@@ -143,7 +144,7 @@ class SaliencyDisplay:
         n = len(self.saliency)
         n_columns = min(n, _COLUMNS)
         n_rows = math.ceil(n / n_columns)
-        ax = new_axes(ax, 2.6 * n_rows, 2.6 * max(n_columns, 2))
+        ax = new_axes(ax, self._height() * n_rows, 2.6 * max(n_columns, 2))
         _, cells = nested_axes(ax, n_rows, n_columns)
         self.ax_ = np.array([make() for make in cells.ravel()[:n]], dtype=object)
         for i, cell in enumerate(self.ax_):
@@ -151,9 +152,19 @@ class SaliencyDisplay:
         self.figure_ = ax.figure
         return self
 
+    def _height(self) -> float:
+        """Return the height of a row in inches; for texts, that of the longest."""
+        found = self.saliency
+        if any(spans is None for spans in found.spans):
+            return 2.6
+        n_lines = max(len(_lines([word for word, _ in found.words(i)])) for i in range(len(found)))
+        return 0.6 + n_lines * _POINTS / 72
+
     def _plot_sample(self, ax, i: int) -> None:
         ax.set_axis_off()
-        ax.set_title(str(self.saliency.targets[i]), fontsize="medium", parse_math=False)
+        where = "center" if self.saliency.spans[i] is None else "left"
+        title = str(self.saliency.targets[i])
+        ax.set_title(title, loc=where, fontsize="medium", parse_math=False)
         if self.saliency.spans[i] is not None:
             _plot_words(ax, self.saliency, i)
         elif np.ndim(self.saliency.shown[i]) == 3:
@@ -164,18 +175,37 @@ class SaliencyDisplay:
             ax.bar(range(values.size), values.ravel())
 
 
+def _lines(words: list[str]) -> list[list[int]]:
+    """Divide words into lines; return their positions."""
+    lines: list[list[int]] = [[]]
+    used = 0
+    for i, word in enumerate(words):
+        used += len(word) + 1
+        if used > _LINE and lines[-1]:
+            lines.append([])
+            used = len(word) + 1
+        lines[-1].append(i)
+    return lines
+
+
 def _plot_words(ax, saliency: Saliency, i: int) -> None:
     """Draw the words of a text line by line, each beside the one before."""
-    left: Any = None
-    n_lines, used = 0, _LINE
-    for (word, _), value in zip(saliency.words(i), scaled_values(saliency.maps[i]), strict=True):
-        used += len(word) + 1
-        if used > _LINE:
-            n_lines, used, left = n_lines + 1, len(word), None
-        box = {"boxstyle": "square,pad=0.1", "lw": 0, "alpha": 0.7 * abs(value)}
-        box["facecolor"] = "tab:red" if value > 0 else "tab:blue"
-        where: dict = {"xy": (0, 1.05 - 0.1 * n_lines), "xycoords": "axes fraction"}
-        if left is not None:
-            where = {"xy": (1, 0), "xycoords": left, "xytext": (4, 0)}
-            where["textcoords"] = "offset points"
-        left = ax.annotate(word, **where, va="bottom", bbox=box, fontsize="small", parse_math=False)
+    words, values = [word for word, _ in saliency.words(i)], scaled_values(saliency.maps[i])
+    for number, line in enumerate(_lines(words)):
+        left: Any = None
+        for k in line:
+            box = {"boxstyle": "square,pad=0.1", "lw": 0, "alpha": 0.7 * abs(values[k])}
+            box["facecolor"] = "tab:red" if values[k] > 0 else "tab:blue"
+            where: dict = {"xy": (1, 0), "xycoords": left, "xytext": (4, 0)}
+            if left is None:  # the first of its line
+                where = {"xy": (0, 1), "xycoords": "axes fraction"}
+                where["xytext"] = (0, -_POINTS * (number + 1))
+            left = ax.annotate(
+                words[k],
+                **where,
+                textcoords="offset points",
+                va="bottom",
+                bbox=box,
+                fontsize="small",
+                parse_math=False,
+            )

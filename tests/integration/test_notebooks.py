@@ -1,0 +1,63 @@
+"""Progress in a real Jupyter kernel: `pip install ".[integration]"`."""
+
+import pytest
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("ipykernel")
+pytest.importorskip("ipywidgets")
+
+pytestmark = pytest.mark.integration
+
+PREPARE = """
+import warnings
+import numpy as np
+from sklearn.callback import ProgressBar
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor
+from tests.support import images, tiny_backbone
+warnings.simplefilter("ignore")  # that a training did not help
+X, y = images(64), np.array(["ant", "bee"] * 32)
+"""
+CELLS = {
+    "fit": "model = FineTunedClassifier(tiny_backbone(), max_epochs=3, verbose=1).fit(X, y)",
+    "predict": "labels = model.predict(X)",
+    "transform": """
+vectors = PretrainedFeatureExtractor(tiny_backbone(), verbose=1).fit_transform(X)
+""",
+    "search": """
+pipeline = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
+search = GridSearchCV(pipeline, {"logisticregression__C": [1, 10]}, cv=2)
+search = search.set_callbacks(ProgressBar()).fit(X, y)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """The outputs of each cell of a notebook."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (PREPARE, *CELLS.values())]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, timeout=300).execute()
+    assert notebook.cells[0].outputs == []
+    return dict(zip(CELLS, (cell.outputs for cell in notebook.cells[1:]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("fit", ["tinynet features: 64 / 64", "training: 3 / 3"]),
+        ("predict", ["tinynet features: 64 / 64"]),
+        ("transform", ["tinynet features: 64 / 64"]),
+    ],
+)
+def test_each_bar_is_one_output_with_its_last_state(outputs, cell, texts):
+    found = [output.data["text/plain"] for output in outputs[cell]]
+    assert [text.partition(",")[0] for text in found] == texts
+    assert all("<progress" in output.data["text/html"] for output in outputs[cell])
+
+
+def test_bars_of_scikit_learn_write_no_warning(outputs):
+    assert [one for one in outputs["search"] if one.output_type == "stream"] == []
