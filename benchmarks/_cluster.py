@@ -88,6 +88,7 @@ def many_workers(n: int, n_processes: int = 2) -> Iterator:
 
     command = "import _cluster; _cluster.host({address!r}, {n})"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    environment["DASK_LOGGING__DISTRIBUTED"] = "warning"
     sizes = [len(part) for part in np.array_split(np.arange(n), n_processes) if len(part)]
     with (
         LocalCluster(n_workers=0, dashboard_address=None) as local,

@@ -1,22 +1,24 @@
 """Efficiency against the number of workers, and where the scheduler becomes the limit.
 
-    python benchmarks/cluster_scaling.py [--workers 1 16 64 128 256] [--seconds 1 4 16] [--tasks 3]
+    python benchmarks/cluster_scaling.py [--workers 1 16 64 128 256] [--seconds 1 4] [--tasks 10]
 
 Single-thread workers that are given the tasks of an extraction by Dask; a task sleeps in place of
-computing. Client and scheduler share one process; the workers share two others, with up to half of
-them each, so that the machine has fewer processes than a cluster of that size and more work in
-each. The efficiency is the ratio of tasks a second to workers over seconds. The time that a task
-costs is measured with tasks that take no time: that of the client and the scheduler, or of the
-workers of one process if these are slower. From it follow bounds for larger clusters, and an
-estimate for 10^8 images.
+computing. Client and scheduler share one process, and the workers two others, which is more work
+for a process than on a real cluster. The efficiency is the ratio of tasks a second to workers
+over seconds. What a task costs the client and the scheduler is the processor time of their process
+for tasks that take no time, so that it does not depend on other work of the machine.
+
+From this time, a simulation follows the tasks of larger clusters: one server that takes that time
+for each task, and workers with two tasks each. Last comes an estimate for 10^8 images.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import time
 
-from _cluster import many_workers
+from _cluster import cpu_seconds, many_workers
 from _common import Case, parser, record, table
 
 from sktransfer.features.shards.executors import _DaskPool
@@ -25,6 +27,9 @@ from sktransfer.features.shards.planning import Shard
 from sktransfer.features.shards.runner import run_shards
 from sktransfer.features.shards.task import Done
 
+N_FREE = 400  # tasks that take no time
+SIMULATED = (64, 256, 512, 1600)  # workers
+SECONDS = 10.0
 QUICK = {"workers": [1, 16], "seconds": [1.0]}
 
 
@@ -62,8 +67,8 @@ def run(client, n_tasks: int, seconds: float) -> float:
 def main() -> None:
     made = parser(__doc__, quick=QUICK)
     made.add_argument("--workers", type=int, nargs="+", default=[1, 16, 64, 128, 256])
-    made.add_argument("--seconds", type=float, nargs="+", default=[1.0, 4.0, 16.0])
-    made.add_argument("--tasks", type=int, default=3, help="tasks for each worker")
+    made.add_argument("--seconds", type=float, nargs="+", default=[1.0, 4.0])
+    made.add_argument("--tasks", type=int, default=10, help="tasks for each worker")
     made.add_argument("--rate", type=float, default=50.0, help="images a second of one core")
     made.add_argument("--cores", type=int, default=16, help="cores of a machine")
     args = made.parse_args()
@@ -71,27 +76,53 @@ def main() -> None:
     for n in args.workers:
         with many_workers(n) as client:
             run(client, 2 * n, 0.0)
-            costs[f"{n} workers"] = [run(client, 400, 0.0) / 400 * 1e3]
+            before = cpu_seconds()
+            run(client, N_FREE, 0.0)
+            costs[f"{n} workers"] = [(cpu_seconds() - before) / N_FREE * 1e3]
             for seconds in args.seconds:
                 rate = args.tasks * n / run(client, args.tasks * n, seconds)
                 values = {"as many as possible": [n / seconds], "Dask": [rate]}
                 name = f"{n} workers, tasks of {seconds:g} s"
                 cases.append(Case(name, "tasks/s", values, "as many as possible"))
                 print(f"{name}: {rate * seconds / n:.3f}", flush=True)
-    cost = Case("a task of 0 s", "ms", costs)
-    record(__file__, args, [*cases, cost])
-    estimate(max(value for (value,) in costs.values()) / 1e3, args)
+    cases.append(Case("processor time of client and scheduler for a task", "ms", costs))
+    cost = max(value for (value,) in costs.values()) / 1e3
+    simulated = {f"{n} workers": [simulate(n, SECONDS, cost)] for n in SIMULATED}
+    name = f"simulated, tasks of {SECONDS:g} s"
+    ideal = {"1 worker": [simulate(1, SECONDS, cost)]}
+    cases.append(Case(f"{name}, for each worker", "tasks/s", ideal | simulated, "1 worker"))
+    record(__file__, args, cases)
+    estimate(cost, args)
+
+
+def simulate(n_workers: int, seconds: float, cost: float, n_tasks: int = 20) -> float:
+    """Return how many tasks a second each worker does.
+
+    One server needs ``cost`` seconds for each task before a worker can begin it. Each worker has
+    two tasks, one of which waits, and gets another when one ends.
+    """
+    slots = [(0.0, i) for i in range(n_workers)] * 2
+    heapq.heapify(slots)
+    free, server = [0.0] * n_workers, 0.0
+    for _ in range(n_workers * n_tasks):
+        time_of_slot, worker = heapq.heappop(slots)
+        server = max(server, time_of_slot) + cost
+        free[worker] = max(server, free[worker]) + seconds
+        heapq.heappush(slots, (free[worker], worker))
+    return n_tasks / max(free)
 
 
 def estimate(cost: float, args) -> None:
-    """Print the largest efficiencies that the time for one task allows, and hours and bytes."""
-    seconds = {size: size / args.rate for size in (512, 1024, 4096, 16384)}
+    """Print efficiencies that follow from the time for one task, and hours and bytes."""
+    numbers = (64, 512, 1600, 10_000)
     rows = [
-        [size, f"{s:.0f}", *[f"{min(1, s / (n * cost)):.2f}" for n in (64, 512, 1600, 10_000)]]
-        for size, s in seconds.items()
+        [size, f"{s:.0f}", *[f"{simulate(n, s, cost) * s:.2f}" for n in numbers]]
+        for size, s in ((size, size / args.rate) for size in (512, 1024, 4096, 16384))
     ]
-    print(f"\nA task costs the client and the scheduler {cost * 1e3:.2f} ms. Most efficiency:")
-    table(["shard_size", "s", *[f"{n} workers" for n in (64, 512, 1600, 10_000)]], rows)
+    print(
+        f"\nA task costs the client and the scheduler {cost * 1e3:.2f} ms. Efficiency, simulated:"
+    )
+    table(["shard_size", "s", *[f"{n} workers" for n in numbers]], rows)
     n, workers = 10**8, 100 * args.cores
     hours = n / (workers * args.rate) / 3600
     print(

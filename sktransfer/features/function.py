@@ -161,7 +161,7 @@ class FeatureFunction:
         return f"FeatureFunction({self.key[:8]})"
 
 
-def code_pickler():
+def code_pickler() -> Any:
     """Return cloudpickle, which sends the code of ``__main__``; joblib requires it."""
     try:
         import cloudpickle

@@ -11,7 +11,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 
 __all__ = ["ReportsFit", "reported"]
 
-Fit = TypeVar("Fit", bound=Callable)
+Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 class ReportsFit(CallbackSupportMixin):

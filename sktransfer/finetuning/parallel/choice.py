@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,7 +55,7 @@ def choose_devices(devices: int | str | None, device: str) -> list[torch.device]
     return [torch.device(first.type, i) for i in range(n)]
 
 
-def check_devices(estimator) -> None:
+def check_devices(estimator: Any) -> None:
     """Check the parameter ``devices`` before anything is computed.
 
     Parameters

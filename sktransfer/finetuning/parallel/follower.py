@@ -22,7 +22,7 @@ class Message(NamedTuple):
     """What the first process asks another for: a method of :class:`Follower`."""
 
     action: str
-    content: tuple = ()
+    content: tuple[Any, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -41,6 +41,8 @@ class Follower:
     device : torch.device
     """
 
+    link: Link
+    device: torch.device
     tail: Tail
     _parameters: list[torch.nn.Parameter]
     _learned: list[torch.nn.Parameter]

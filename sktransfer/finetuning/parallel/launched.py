@@ -19,7 +19,7 @@ from .link import Link, ProcessLostError
 
 __all__ = ["launched_link", "on_all_processes"]
 
-Fit = TypeVar("Fit", bound=Callable)
+Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 @functools.cache

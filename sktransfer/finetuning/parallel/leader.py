@@ -32,6 +32,9 @@ class Replicas:
     tail : Tail
     """
 
+    link: Link
+    tail: Tail
+
     def __init__(self, link: Link, tail: Tail):
         self.link, self.tail = link, tail
         self._has_sent = False  # whether they compute gradients
@@ -40,7 +43,7 @@ class Replicas:
         self._ask("start", [(payload,)] * (link.size - 1))
         self._replies()
 
-    def infer(self, forward: Callable, x: Any) -> Any:
+    def infer(self, forward: Callable[..., Any], x: Any) -> Any:
         """Run a batch, divided among the processes.
 
         Parameters

@@ -28,11 +28,14 @@ class Link:
         Number of processes.
     """
 
+    rank: int
+    size: int
+
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
         self._awaits = False  # whether others have replies, which an error may have left behind
 
-    def scatter(self, messages: Sequence | None = None) -> Any:
+    def scatter(self, messages: Sequence[Any] | None = None) -> Any:
         """Send a message to each other process, or receive one; each is to be replied to.
 
         Parameters
@@ -47,13 +50,13 @@ class Link:
         """
         if self._awaits:
             self.gather()
-        found: list = [None]
+        found: list[Any] = [None]
         given = None if messages is None else [None, *messages]
         self._awaits = messages is not None
         self._run(dist.scatter_object_list, found, given, src=0)
         return found[0]
 
-    def gather(self, reply: Any = None) -> list:
+    def gather(self, reply: Any = None) -> list[Any]:
         """Send a reply to the first process, which gets those of the others."""
         replies = [None] * self.size if self.rank == 0 else None
         self._awaits = False

@@ -7,7 +7,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import (
@@ -120,6 +120,37 @@ def test_networks_of_a_search_are_trained_on_workers(on_cluster, tmp_path):
     search = GridSearchCV(model, {"lr": [1e-3, 1e-1]}, cv=2).fit(images(N), LABELS)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_estimator_.predict(images(2)).shape == (2,)
+
+
+@pytest.mark.sweep
+def test_cross_validation_on_workers_is_that_of_one_process(on_cluster, client, tmp_path):
+    paths = write_files(tmp_path / "x")
+    run(tmp_path / "f", paths, executor=client)
+    model = make_pipeline(extractor(memory=tmp_path / "f"), LogisticRegression())
+    settings = {"cv": 2, "scoring": ["accuracy", "neg_log_loss"], "error_score": "raise"}
+    many = cross_validate(model, paths, LABELS, **settings)
+    with joblib.parallel_config("sequential"):
+        one = cross_validate(model, paths, LABELS, **settings)
+    np.testing.assert_array_equal(many["test_accuracy"], one["test_accuracy"])
+    np.testing.assert_allclose(many["test_neg_log_loss"], one["test_neg_log_loss"], rtol=1e-6)
+
+
+@pytest.mark.sweep
+def test_networks_are_trained_on_workers_from_activations_of_parts(on_cluster, client, tmp_path):
+    """The candidates share the cut: the frozen stages run in the extraction only."""
+    paths = write_files(tmp_path / "x")
+    settings = {"trainable": "1", "max_epochs": 1, "random_state": 0, "lr": 1e-3}
+    plain = FineTunedClassifier(tiny_backbone(), **settings).fit(paths, LABELS)
+    made = extractor(layer=plain.frozen_layers_[-1], pooling="flatten")
+    run(tmp_path / "f", paths, made, executor=client)
+    model = FineTunedClassifier(tiny_backbone(), memory=tmp_path / "f", **settings)
+    search = GridSearchCV(model, {"lr": [1e-3, 1e-2]}, cv=2, refit=False).fit(paths, LABELS)
+    assert not (tmp_path / "f" / "features.blocks").exists()  # nothing was computed
+    with joblib.parallel_config("sequential"):
+        alone = GridSearchCV(model, {"lr": [1e-3, 1e-2]}, cv=2, refit=False).fit(paths, LABELS)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
+    )
 
 
 @pytest.mark.sweep

@@ -177,6 +177,7 @@ class Replace(Callback):
                 parameter.mul_(0.9)
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_callback_may_change_the_weights(train, data):
     X, y = data
     assert_same(*train(X, y, trainable="all", callbacks=[Replace()]), X)
@@ -237,6 +238,7 @@ def test_an_error_on_another_device_is_told(hubs, data):
     assert not hasattr(model, "classes_")
 
 
+@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_short_memory_of_any_device_divides_batches(hubs, data, monkeypatch):
     X, y = data
 

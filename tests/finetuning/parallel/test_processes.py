@@ -30,7 +30,11 @@ from tests.finetuning.conftest import network
 from tests.finetuning.parallel.test_leader import assert_same
 from tests.support import TESTS
 
-pytestmark = pytest.mark.sweep
+pytestmark = [
+    pytest.mark.sweep,
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:Training did not help"),
+]
 
 SETTINGS = {"max_epochs": 3, "batch_size": 16, "lr": 1e-3, "random_state": 0, "device": "cpu"}
 
