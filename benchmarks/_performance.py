@@ -28,9 +28,12 @@ ORDER = (
     "finetune_speed",
     "epoch",
     "store",
+    "million",
     "imports",
     "files",
     "memory",
+    "loading",
+    "service",
 )
 # How a ratio to the baseline is read, by the end of the unit.
 WORDS = {"/s": "times as fast", "s": "times as long", "B": "times as much"}

@@ -8,9 +8,6 @@ time to digest an image of 224 x 224 x 3 bytes. The result of get is asserted to
 of put.
 
     python benchmarks/store.py
-
-`--million` makes a store of 1,000,000 samples (5.3 GB): time and memory to fill, to open and to
-read it, and a grid search over an X of as many rows, whose features are found in the store.
 """
 
 from __future__ import annotations
@@ -18,26 +15,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from subprocess import PIPE
 
 import joblib
 import numpy as np
-import torch
-from _common import Case, count_forward, interleave, parser, record, table
-from sklearn.linear_model import SGDClassifier
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from _common import Case, interleave, parser, record
 
-from sktransfer import FeatureStore, PretrainedFeatureExtractor, load_backbone
+from sktransfer import FeatureStore
 from sktransfer.data import digest
 
 N, WIDTH, BATCH = 20_480, 1280, 128
@@ -199,77 +190,9 @@ def measure_digest(rounds: int) -> Case:
     return Case("digest of 150,528 bytes", "µs", values, next(iter(values)))
 
 
-class Encoder(torch.nn.Module):
-    """A layer from 8 to 16 numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(8, 16)
-
-    def forward(self, x):
-        return self.layer(x)
-
-
-def measure_million(root: Path, n: int) -> list[list]:
-    rows = []
-
-    def step(name: str, run: Callable):
-        start, used, before = time.perf_counter(), time.process_time(), memory()
-        result = run()
-        seconds, used = time.perf_counter() - start, time.process_time() - used
-        rows.append([name, f"{seconds:.1f}", f"{used:.1f}", f"{memory() - before:.0f}"])
-        print(rows[-1], flush=True)
-        return result
-
-    store = FeatureStore(root / "million")
-    digests = [i.to_bytes(8, "big") for i in range(n)]
-    parts = [slice(i, min(i + BATCH, n)) for i in range(0, n, BATCH)]
-
-    def fill():
-        for part in parts:
-            start = part.start % N
-            store.put(RECIPE, digests[part], VALUES[start : start + part.stop - part.start])
-
-    def read(store, order, parts):
-        for part in parts:
-            found = store.get(RECIPE, [digests[i] for i in order[part]])
-            assert all(v[0] == VALUES[i % N, 0] for i, v in zip(order[part], found, strict=True))
-
-    step("fill", fill)
-    opened = FeatureStore(store.location)
-    assert step("open", lambda: len(opened)) == n
-    step("read all", lambda: read(opened, range(n), parts))
-    order = np.random.default_rng(0).permutation(n)
-    step("read a hundredth, shuffled", lambda: read(opened, order, parts[: len(parts) // 100]))
-    store.clear()
-    X = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
-    y = (X[:, 0] > 0).astype(int)
-    backbone = load_backbone(Encoder())
-    features = PretrainedFeatureExtractor(backbone, memory=root / "search")
-    step("features of X, computed", lambda: features.fit(X).transform(X))
-    model = make_pipeline(features, SGDClassifier(random_state=0, max_iter=5, tol=None))
-    search = GridSearchCV(model, {"sgdclassifier__alpha": [1e-4, 1e-3]}, cv=2, refit=False)
-    with count_forward() as counted:
-        step("search of 4 fits", lambda: search.fit(X, y))
-    assert counted[0] <= 8, counted  # checks of single samples
-    assert search.best_score_ > 0.9
-    return rows
-
-
-def memory() -> float:
-    """Return the peak of the memory of this process in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
 def main() -> None:
-    options = parser(__doc__, rounds=7, quick=QUICK)
-    options.add_argument("--million", type=int, nargs="?", const=1_000_000)
-    args = options.parse_args()
+    args = parser(__doc__, rounds=7, quick=QUICK).parse_args()
     with tempfile.TemporaryDirectory() as root:
-        if args.million:
-            rows = measure_million(Path(root), args.million)
-            table(["step", "seconds", "processor seconds", "growth of peak memory, MB"], rows)
-            return
         cases = measure_store(Path(root), args.rounds) + measure_processes(Path(root))
     record(__file__, args, [*cases, measure_digest(args.rounds)])
 

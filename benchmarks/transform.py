@@ -4,7 +4,9 @@ The plain loop runs the same network up to the same layer: batches of 32, defaul
 `torch.inference_mode`; it opens and preprocesses with the same functions. In the cases "network",
 both begin with preprocessed tensors, in the others with arrays or with JPEG files.
 EfficientNet-Lite0 has its real weights, the others random ones, which take the same time. OpenVINO
-and ONNX Runtime run with `engine=`; conversions are not timed. The features of all contestants are
+and ONNX Runtime run with `engine=`; conversions are not timed. "OpenVINO by hand" is the same
+network converted by `openvino.convert_model` and called batch by batch, in the fastest of the sizes
+1, 8 and 32, with as many threads and in the same precision. The features of all contestants are
 asserted to be equal to 1e-4 first (relative L2 distance of each image), in `bfloat16` to 0.3. How
 fast a loop over batches of 32 is depends on the allocator of the C library, which by default
 returns large blocks of memory to the operating system after each batch.
@@ -16,6 +18,7 @@ returns large blocks of memory to the operating system after each batch.
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable
 
@@ -41,6 +44,10 @@ NETWORKS = {
 }
 SHARES = {"resnet50": 2, "vit_b_16": 4}  # of the images, for slow networks
 AIMS = {"efficientnet_lite0": {"torch": 6}, "resnet18": {"torch": 1.7}}
+AGAINST_OPENVINO = {
+    ("efficientnet_lite0", ""): {"openvino": 0.95},
+    ("resnet18", ", bfloat16"): {"torch, bfloat16": 0.8},
+}
 
 
 class Plain:
@@ -60,6 +67,46 @@ class Plain:
                 batch = torch.stack([opened(sample, self.backbone) for sample in batch])
             parts.append(pool(self.network(batch), "avg"))
         return torch.cat(parts).numpy()
+
+
+class OpenVINO:
+    """A network that OpenVINO converts and runs, as a program without sktransfer would."""
+
+    def __init__(self, plain: Plain, x: torch.Tensor, precision: str):
+        import openvino
+
+        hints = {"float32": "f32", "bfloat16": "bf16"}
+        settings = {"INFERENCE_PRECISION_HINT": hints[precision], "ENABLE_CPU_PINNING": False}
+        settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
+        network = nn.Sequential(plain.network, Pooled()).eval()
+        model = openvino.convert_model(network, example_input=x[:2])
+        self.run = openvino.Core().compile_model(model, "CPU", settings)
+        times = {size: self._time(x, size) for size in (1, 8, 32) if size <= len(x)}
+        self.size = min(times, key=lambda size: times[size])
+        print(f"  OpenVINO by hand, {precision}: batches of {self.size}")
+
+    def _time(self, x: torch.Tensor, size: int) -> float:
+        self(x[:size], size)
+        start = time.perf_counter()
+        self(x, size)
+        return time.perf_counter() - start
+
+    def __call__(self, x: torch.Tensor, size: int | None = None) -> np.ndarray:
+        return np.concatenate([self.run([part.numpy()])[0] for part in x.split(size or self.size)])
+
+
+class Pooled(nn.Module):
+    def forward(self, x):
+        return pool(x, "avg")
+
+
+def by_hand(plain: Plain, x: torch.Tensor, precision: str) -> OpenVINO | None:
+    """Make the network of OpenVINO, if it is installed and has the precision."""
+    try:
+        check_engine("openvino", CPU, precision)
+    except (ImportError, ValueError):
+        return None
+    return OpenVINO(plain, x, precision)
 
 
 def runs(converted: bool) -> dict[str, dict]:
@@ -109,20 +156,25 @@ def through_network(name: str, backbone: Backbone, paths: list[str], args) -> li
         engine = recipe.engine(CPU)
         backbone.prepared.pop("engines", None)  # keeps two
         variants[variant] = lambda engine=engine: engine.run(x)[layer]
+    for suffix, precision in {"": "float32", ", bfloat16": "bfloat16"}.items():
+        converted = by_hand(plain, x, precision) if name in args.converted else None
+        if converted is not None:
+            variants[f"OpenVINO by hand{suffix}"] = lambda run=converted: run(x)
     title = f"{NETWORKS[name]}, network"
     case = measure(title, variants, len(x), args, AIMS.get(name))
     return [case, *_against_openvino(case, name)]
 
 
 def _against_openvino(case: Case, name: str) -> list[Case]:
-    """Return the same values, compared with OpenVINO in the same precision."""
+    """Return the same values, compared with OpenVINO by hand in the same precision."""
     found = []
-    for suffix, aim in (("", None), (", bfloat16", 0.8 if name == "resnet18" else None)):
-        names = [f"openvino{suffix}", f"torch{suffix}"]
+    for suffix in ("", ", bfloat16"):
+        names = [f"{each}{suffix}" for each in ("OpenVINO by hand", "openvino", "torch")]
         if set(names) <= case.values.keys():
             values = {n: case.values[n] for n in names}
             title = f"{case.name}{suffix or ', float32'}, against OpenVINO"
-            found.append(Case(title, case.unit, values, names[0], {names[1]: aim} if aim else {}))
+            aims = AGAINST_OPENVINO.get((name, suffix), {})
+            found.append(Case(title, case.unit, values, names[0], aims))
     return found
 
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
         list_backbones,
         list_layers,
         load_backbone,
-        load_word_vectors,
         register_backbone,
     )
+    from .backbones.wordvectors import load_word_vectors
     from .data import (
         UnreadableSamplesError,
         from_dataset,
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
         FeatureStore,
         PretrainedClassifier,
         PretrainedFeatureExtractor,
-        extract_to,
-        iter_features,
-        load_features,
     )
+    from .features.shards import extract_to, iter_features, load_features
     from .finetuning import FineTunedClassifier, FineTunedRegressor
     from .persistence import load, model_card, save, to_onnx
     from .selection import (
@@ -95,17 +93,17 @@ _PACKAGE_OF = {
     "TransferClassifier": "selection",
     "TransferRegressor": "selection",
     "UnreadableSamplesError": "data",
-    "extract_to": "features",
+    "extract_to": "features.shards",
     "from_dataset": "data",
-    "iter_features": "features",
+    "iter_features": "features.shards",
     "list_backbones": "backbones",
     "list_layers": "backbones",
     "load": "persistence",
     "load_backbone": "backbones",
-    "load_features": "features",
+    "load_features": "features.shards",
     "load_image_folder": "data",
     "load_image_table": "data",
-    "load_word_vectors": "backbones",
+    "load_word_vectors": "backbones.wordvectors",
     "model_card": "persistence",
     "probe_layers": "selection",
     "rank_backbones": "selection",

@@ -19,7 +19,6 @@ from .preprocessing import ImagePreprocessing
 from .registry import list_backbones, load_backbone, modality_of, register_backbone
 from .stages import stages_of
 from .weights import seeded
-from .wordvectors import load_word_vectors
 
 __all__ = [
     "Backbone",
@@ -33,7 +32,6 @@ __all__ = [
     "list_backbones",
     "list_layers",
     "load_backbone",
-    "load_word_vectors",
     "modality_of",
     "penultimate",
     "register_backbone",

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib.util
-import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,10 @@ from torch import nn
 
 from ..data import Modality, get_modality
 from .base import Backbone
-from .e5 import load_e5
-from .huggingface import files_of_folder, load_hf, load_minilm
 from .lite import LITE, load_lite
+from .modules import from_module
 from .names import unknown_backbone
-from .preprocessing import as_preprocessing
 from .weights import load_weights
-from .wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 
 __all__ = [
     "Reference",
@@ -36,18 +31,23 @@ __all__ = [
 
 # name: a loader taking (name, weights, *, download) and returning a Backbone; those of torchvision
 # are added when one is asked for, because its import takes half as long as those of torch and
-# scikit-learn
+# scikit-learn, and those of texts are imported then
 _REGISTRY: dict[str, Callable[..., Backbone]] = {}
 _REGISTRY |= dict.fromkeys(LITE, load_lite)
 
-_TEXT = {
-    "e5_small": load_e5,
-    "glove_6b_50d": load_glove,
-    "minilm_l6_v2": load_minilm,
-    "word-vectors": load_word_vectors_named,
-}
+_TEXT = ("e5_small", "glove_6b_50d", "minilm_l6_v2", "word-vectors")
 
-_REGISTRY |= _TEXT
+
+def _load_text(name: str, weights, *, download: bool = True) -> Backbone:
+    from .e5 import load_e5
+    from .huggingface import load_minilm
+    from .wordvectors import load_glove, load_word_vectors_named
+
+    loaders = (load_e5, load_glove, load_minilm, load_word_vectors_named)
+    return dict(zip(_TEXT, loaders, strict=True))[name](name, weights, download=download)
+
+
+_REGISTRY |= dict.fromkeys(_TEXT, _load_text)
 
 # name: modality; those of images are not listed
 _MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
@@ -202,7 +202,7 @@ def register_backbone(
             )
         made = factory()
         if not isinstance(made, Backbone):
-            made = _from_module(made, name=name, **settings)
+            made = from_module(made, name=name, **settings)
         if weights == "default":
             made.loaded_by = (name, weights)
         else:  # the file may not be there where a pickle is opened
@@ -305,13 +305,15 @@ def load_backbone(
     if isinstance(backbone, Backbone):
         return backbone.with_image_size(image_size).with_long_texts(long_texts)
     if not isinstance(backbone, str):
-        made = _from_module(backbone, **own)
+        made = from_module(backbone, **own)
         return made.with_image_size(image_size).with_long_texts(long_texts)
     if not isinstance(weights, str | Path | None):
         if backbone != "word-vectors":
             raise TypeError(
                 f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}"
             )
+        from .wordvectors import load_word_vectors
+
         return load_word_vectors(weights).with_long_texts(long_texts)
     if weights is not None:
         weights = os.path.expanduser(weights)
@@ -344,6 +346,8 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
 
         return load_timm(name, weights, download=download)
     if name.startswith("hf:"):
+        from .huggingface import load_hf
+
         return load_hf(name, weights, download=download)
     if name not in _REGISTRY and name not in _with_torchvision():
         raise unknown_backbone(name, _REGISTRY)
@@ -374,47 +378,14 @@ def architecture(name: str) -> Backbone:
 def _stamp(name: str, weights: str | None) -> tuple:
     """Return the state of local files, so that a file that has changed is read again."""
     path = Path(weights or "")
-    files = [path] if path.is_file() else files_of_folder(name)
+    files = [path] if path.is_file() else _files_of_folder(name)
     versions = ((file, file.stat()) for file in files)
     return tuple((str(file), s.st_mtime_ns, s.st_size) for file, s in versions)
 
 
-def _from_module(
-    module, *, name=None, preprocess=None, stages=None, classes=None, modality=None
-) -> Backbone:
-    if not isinstance(module, nn.Module):
-        if not callable(module) or (inspect.isclass(module) and not issubclass(module, nn.Module)):
-            raise TypeError(f"backbone: a name, a torch.nn.Module or a factory, got {module!r}")
-        module = _call_factory(module)
-    # In one call, so that stages taken out of the module stay parts of its copy.
-    module, stages = deepcopy((module, stages))
-    for parameter in module.parameters():
-        parameter.grad = None
-    module.float()  # samples are float32
-    modality = get_modality(modality or ("array" if preprocess is None else "image"))
-    return Backbone(
-        name or type(module).__name__.lower(),
-        module,
-        modality=modality,
-        preprocess=as_preprocessing(preprocess, modality),
-        classes=classes,
-        stages=None if stages is None else dict(_named_stages(stages)),
-    )
+def _files_of_folder(name: str) -> list[Path]:
+    if not name.startswith("hf:"):
+        return []
+    from .huggingface import files_of_folder
 
-
-def _call_factory(factory: Callable) -> nn.Module:
-    try:
-        made = factory()
-    except Exception as error:  # it may raise anything
-        raise ValueError(f"backbone={factory!r:.80}: the call failed: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise TypeError(
-            f"backbone={factory!r:.80} must return a torch.nn.Module, got {type(made).__name__}."
-        )
-    return made
-
-
-def _named_stages(stages):
-    if hasattr(stages, "items"):
-        return stages.items()
-    return ((f"stage{i}", stage) for i, stage in enumerate(stages))
+    return files_of_folder(name)

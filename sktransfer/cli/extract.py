@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ..features import ExtractionError, ExtractionReport, PretrainedFeatureExtractor, extract_to
+from ..features import PretrainedFeatureExtractor
+from ..features.shards import ExtractionError, ExtractionReport, extract_to
 
 __all__ = ["extract"]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
@@ -293,6 +292,8 @@ class NumericTarget(Target):
     probe: str = "ridge"
 
     def __init__(self, y: np.ndarray, weight: np.ndarray | None = None):
+        from sklearn.preprocessing import StandardScaler  # imports all other scalers
+
         self.is_flat = y.ndim == 1  # and not a column
         if weight is not None:  # by a power of two, so that squares of it stay finite
             weight = np.ldexp(weight, -np.frexp(weight.max())[1])

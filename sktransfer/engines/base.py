@@ -1,4 +1,4 @@
-"""Share between engines: batches, memory and the check on the first sample."""
+"""Share between engines: their outputs, the size of batches and the check on the first sample."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from ..data import Modality, get_modality
+from .batches import Batching
 from .pooling import pool
 from .probing import distance, largest_output
-from .rows import as_batch, empty_rows, fill_rows
 
 __all__ = ["Engine"]
 
@@ -24,21 +24,18 @@ __all__ = ["Engine"]
 # use. Activations that stay under this many bytes are not faulted in anew for each batch.
 _BYTES = 20e6
 _BYTES_ON_ACCELERATOR = 1e9
-# A batch of short vectors costs next to nothing. Filled up to one size, it gives each vector the
-# same bits in every batch, as scikit-learn's checks of estimators on tables expect.
-_BYTES_FILLED_UP = 2**18
 _SHAPES_KEPT = 8  # shapes of samples whose activations stay measured
 # Relative L2 distance of the prepared stages' features to the stages' own.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2}
 
 
-class Engine(abc.ABC):
+class Engine(Batching):
     """Run the stages of a network up to some layers, fast and without training.
 
     A subclass, one for each runtime, prepares ``segments`` in its ``__init__`` and runs a batch
-    in :meth:`forward`. This class makes batches, makes them smaller where the memory of a device
-    is short, and compares the first sample's features with those of the stages themselves. If
-    the two disagree, the stages are used, with a warning.
+    in :meth:`forward`. :class:`Batching` makes batches. This class compares the first sample's
+    features with those of the stages themselves. If the two disagree, the stages are used, with a
+    warning.
 
     Parameters
     ----------
@@ -80,7 +77,6 @@ class Engine(abc.ABC):
     extra = ""  # of this package, which installs them
     layout = "channels_last"  # of images in memory
     falls_back = True  # whether the stages are run where the check on the first sample fails
-    fills_up = False  # whether batches of several samples all have one size
 
     def __init__(
         self,
@@ -113,7 +109,6 @@ class Engine(abc.ABC):
         self._dtype = getattr(torch, dtype)
         self._fused = self._fused_pooling()
         self._falls_back = False  # to the stages as they are
-        self._largest_batch: int | None = None  # where the device's memory is short
         # Bytes of the largest activation of one sample, by its shape: images of several sizes may
         # go through one engine.
         self._bytes: dict[tuple[int, ...], int] = {}
@@ -158,7 +153,7 @@ class Engine(abc.ABC):
                 f"pip install 'sktransfer[{cls.extra}]'"
             )
 
-    def prepare(self, batch: torch.Tensor) -> None:  # noqa: B027
+    def prepare(self, batch: torch.Tensor) -> None:
         """Prepare for samples of a new shape, if the runtime needs an example.
 
         Parameters
@@ -176,99 +171,6 @@ class Engine(abc.ABC):
         return self.device.type == "cpu" and self.precision == "float32"
 
     # -- running -------------------------------------------------------------------------------
-
-    def run(
-        self, tensors: Sequence[torch.Tensor] | torch.Tensor, batch_size: int | str = "auto"
-    ) -> dict[str, np.ndarray]:
-        """Run samples of one shape in batches.
-
-        Where a batch does not fit into the memory of a device, it and all that come later are
-        half as large, with one warning.
-
-        Parameters
-        ----------
-        tensors : sequence of Tensor or Tensor of shape (n, ...)
-        batch_size : int or "auto", default="auto"
-
-        Returns
-        -------
-        dict of str to ndarray of shape (n, n_features)
-        """
-        size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
-        fills_up = (batch_size == "auto" and self._is_cheap(tensors[0], size)) or self.fills_up
-        parts, start = [], 0
-        while start < len(tensors):
-            fitting = min(size, self._largest_batch or size, len(tensors))
-            try:
-                batch = as_batch(tensors[start : start + fitting], self.device)
-                most = min(size, self._largest_batch or size)
-                part = self._run_filled(batch, most) if fills_up else self(batch)
-            except torch.OutOfMemoryError:
-                if fitting == 1:
-                    raise
-                part = None
-            if part is None:  # outside the handler, whose error refers to the batch's tensors
-                self._halve(fitting)
-                continue
-            parts.append(part)
-            start += fitting
-        return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
-
-    def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
-        """Tell whether a batch of ``size`` vectors costs about as much as one vector."""
-        if sample.ndim != 1 or self.device.type != "cpu" or self.modality.has_tokens:
-            return False
-        with torch.inference_mode():
-            return self._inspect(sample[None]) * size <= _BYTES_FILLED_UP
-
-    def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-        """Run a batch filled up to ``size`` with its last sample."""
-        n = len(batch)
-        filled = torch.cat([batch, batch[-1:].expand(size - n, *batch.shape[1:])])
-        return {key: rows[:n] for key, rows in self(filled).items()}
-
-    def _halve(self, size: int) -> None:
-        if self._largest_batch is None:
-            warnings.warn(
-                f"Batches of {size} do not fit into the memory of {self.device}: smaller ones are "
-                "used from here on. Give a smaller batch_size=, or make room on the device.",
-                stacklevel=2,
-            )
-        self._largest_batch = size // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
-
-    def run_groups(
-        self, groups: Sequence[tuple[Any, ...]], batch_size: int | str = "auto"
-    ) -> dict[str, np.ndarray]:
-        """Run samples of several shapes, such as texts, those of one shape together.
-
-        Parameters
-        ----------
-        groups : sequence of (ndarray of int, sequence of Tensor)
-            Positions of the samples of one shape, and the samples.
-        batch_size : int or "auto", default="auto"
-
-        Returns
-        -------
-        dict of str to ndarray
-            For each layer a row for each position; an array of objects where rows differ in
-            length.
-        """
-        n = sum(len(positions) for positions, _ in groups)
-        tables: dict[str, np.ndarray] = {}
-        for positions, tensors in groups:
-            for layer, rows in self._run_group(tensors, batch_size).items():
-                if layer not in tables:
-                    tables[layer] = empty_rows(n, rows, ragged=self.modality.has_tokens)
-                fill_rows(tables[layer], positions, rows)
-        return tables
-
-    def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
-        if self._fused is None:
-            return self.run(tensors, batch_size)
-        (layer,) = self.layers
-        return {layer: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
 
     def _fused_pooling(self) -> Callable | None:
         """Return the function that a single stage offers for itself and the pooling, if any."""

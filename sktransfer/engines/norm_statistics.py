@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..transferability import gaussian_divergence
-
 __all__ = ["keeps_statistics", "moments_of", "norm_divergence"]
 
 
@@ -57,6 +55,8 @@ def norm_divergence(moments: np.ndarray, norm: Any) -> float:
     float
         See :func:`sktransfer.transferability.gaussian_divergence`.
     """
+    from ..transferability import gaussian_divergence  # imports models of scikit-learn
+
     mean, square = moments.mean(0)
     chance = moments[:, 0].var(0, ddof=1) / len(moments)  # of the mean
     variance = np.maximum(square - mean**2 + chance, 0)

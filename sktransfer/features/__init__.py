@@ -13,14 +13,6 @@ from .pretrained import PretrainedClassifier
 from .progress import progress
 from .recipe import Recipe
 from .reporting import reported
-from .shards import (
-    ExtractionError,
-    ExtractionReport,
-    extract_to,
-    iter_features,
-    load_features,
-    thread_budget,
-)
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
 from .streams import Stream
@@ -30,8 +22,6 @@ from .word_weights import takes_weights
 __all__ = [
     "BackboneEstimator",
     "Count",
-    "ExtractionError",
-    "ExtractionReport",
     "FeatureFunction",
     "FeatureStore",
     "LayerChoice",
@@ -52,15 +42,11 @@ __all__ = [
     "compute_several",
     "describe_passes",
     "empty_table",
-    "extract_to",
     "find_network",
-    "iter_features",
-    "load_features",
     "mapped_logits",
     "open_sample",
     "progress",
     "reported",
     "resolve_class_map",
     "takes_weights",
-    "thread_budget",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from ..backbones import Backbone
 from ..data import Modality
 from ..engines import Engine, keep_freed_memory
+from .equal import FirstPositions
 from .loader import Loader, count_needed_loaders
 from .opened import Columns, n_bytes
 from .opening import Sample, SampleError, many_of, open_for, read_ahead, unreadable_named
@@ -223,7 +224,7 @@ class _Run:
         self.bad = bad
         self.then: Callable | None = None
         self.tables = _Tables(len(samples))
-        self.first: dict[object, int] = {}  # by digest
+        self.first = FirstPositions(len(samples))
         self.n_done = 0
 
     def parts(self) -> Iterator[int]:
@@ -231,7 +232,8 @@ class _Run:
         modality: Modality = self.passes[0].backbone.modality
         together = any(many_of(one.backbone) for one in self.passes)
         ahead = 4 if together else max(1, modality.chunk_size // 2)
-        read = read_ahead(self.samples, modality, self.store is None, self.loader)
+        by_value = self.store is None and not self.first.by_digest
+        read = read_ahead(self.samples, modality, by_value, self.loader)
         opened = self.loader.map(_run, self._tasks(read), ahead, n_bytes=_n_bytes)
         for part, results in itertools.groupby(opened, operator.itemgetter(0)):
             self._complete(part, (result for _, result in results))
@@ -248,13 +250,13 @@ class _Run:
 
     def _begin(self, pairs: list[tuple[Sample, Any]]) -> tuple[Part, list[Sample]]:
         """Find which samples are new, and look up their features."""
+        for error in (key for _, key in pairs if isinstance(key, SampleError)):
+            self._note(error)
+        read = [pair for pair in pairs if not isinstance(pair[1], SampleError)]
+        firsts = self.first.find([key for _, key in read], [s.position for s, _ in read])
         new: dict[bytes, Sample] = {}
         repeated: dict[int, int] = {}  # position: that of the first sample equal to it
-        for sample, key in pairs:
-            if isinstance(key, SampleError):
-                self._note(key)
-                continue
-            first = self.first.setdefault(key, sample.position)
+        for (sample, key), first in zip(read, firsts, strict=True):
             if first == sample.position:
                 new[key] = sample
             else:

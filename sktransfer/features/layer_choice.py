@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_consistent_length
 from ..backbones import Backbone, penultimate, resolve_layer, stages_of, weighted_layers
 from ..data import encode_target, is_numbers
 from ..data.types import RandomState
-from ..transferability import make_probe_folds, out_of_fold_scores, subsample, summarise
 
 __all__ = [
     "N_ROWS",
@@ -134,6 +133,9 @@ def choose_layer(
     ValueError
         If ``layers`` is empty or names no layer, or as :func:`encode_target`.
     """
+    # Imports models of scikit-learn, which fixed features do not need.
+    from ..transferability import make_probe_folds, out_of_fold_scores, subsample
+
     y = encode_target(y, task)
     asked = candidate_layers(backbone) if layers is None else layers
     wanted = {resolve_layer(backbone, layer) for layer in asked}
@@ -190,5 +192,7 @@ def _smooth(scores: np.ndarray) -> np.ndarray:
 
 def means_of(scores: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean over the samples and its standard error for each row of scores."""
+    from ..transferability import summarise
+
     means, errors = zip(*(summarise(row, weight) for row in scores), strict=True)
     return np.array(means), np.array(errors)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sklearn.pipeline import Pipeline
-
 from ..backbones import modality_of
 from ..data import Modality
 from .base import shallow_copy
@@ -47,6 +45,8 @@ class NetworkStep:
 
         Nothing that it computes goes to the store of features.
         """
+        from sklearn.pipeline import Pipeline  # imports all its transformers
+
         changed = {"image_shape": None, "memory": None}
         known = {name: value for name, value in changed.items() if hasattr(self.step, name)}
         step = shallow_copy(self.step, **known)

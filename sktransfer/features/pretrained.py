@@ -15,7 +15,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
 from ..data.types import Samples, Targets
-from ..transferability import labels_given_classes
 from .class_map import mapped_logits, resolve_class_map
 from .reporting import reported
 from .sizes import SeveralSizes
@@ -213,6 +212,8 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         return self.backbone_.classes
 
     def _learn_classes(self, samples, y, sample_weight) -> None:
+        from ..transferability import labels_given_classes  # imports models of scikit-learn
+
         if y is None:
             raise ValueError("class_map='learn' requires y to be passed, but the target y is None.")
         y = check_labels(y, len(samples), for_training=True)

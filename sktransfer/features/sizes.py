@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from ..backbones import Backbone, takes_size
 from ..data import encode_target, is_numbers
 from ..data.types import RandomState
-from ..transferability import make_probe_folds, out_of_fold_scores, subsample
 from .base import BackboneEstimator, Count
 from .layer_choice import N_ROWS, as_lines, clearly_best, means_of
 
@@ -190,6 +189,9 @@ def choose_size(
     -------
     SizeChoice
     """
+    # Imports models of scikit-learn, which fixed features do not need.
+    from ..transferability import make_probe_folds, out_of_fold_scores, subsample
+
     y = encode_target(y, task)
     rows = subsample(y, N_ROWS, random_state)
     folds = make_probe_folds(y[rows], random_state)

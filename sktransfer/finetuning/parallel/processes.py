@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from ...features import thread_budget
+from ...features.shards import thread_budget
 from ..tail import Tail
 from .choice import is_launched, needs_whole_batches
 from .follower import END, Follower, Message

@@ -24,8 +24,8 @@ from sktransfer import (
     iter_features,
     load_features,
 )
-from sktransfer.features import ExtractionError, FeatureFunction, function
-from sktransfer.features.shards import executors, task
+from sktransfer.features import FeatureFunction, function
+from sktransfer.features.shards import ExtractionError, executors, task
 from sktransfer.features.shards.folder import Folder
 from tests.features.conftest import mount, unmount
 from tests.features.shards.support import (
