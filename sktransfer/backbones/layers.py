@@ -55,11 +55,17 @@ def penultimate(backbone: Backbone) -> str:
     with parameters, if that stage is linear or the backbone declares classes. A network that ends
     in another way is taken for an encoder, and its output is used.
     """
-    if backbone.penultimate is not None:
-        return backbone.penultimate
-    head_input = cut_of(backbone).head_input
-    if head_input is not None:
-        return head_input
+    cut = cut_of(backbone)
+    if backbone.penultimate is not None or cut.head_input is not None:
+        return backbone.penultimate or cut.head_input
+    of, found = backbone.prepared.get("penultimate", (None, None))
+    if of is not cut:
+        found = _find_penultimate(backbone)
+        backbone.prepared["penultimate"] = cut, found
+    return found
+
+
+def _find_penultimate(backbone: Backbone) -> str:
     stages = stages_of(backbone)
     names = list(stages)
     if backbone.modality.has_tokens and backbone.classes is None:

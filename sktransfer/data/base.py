@@ -161,6 +161,8 @@ def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
     ValueError
         If the array is a masked array with masked values.
     """
+    if type(array) is np.ndarray:
+        return array
     if np.ma.is_masked(array):
         raise ValueError(f"{name} has masked values: replace them first with filled(value)")
     return np.asarray(array)

@@ -26,6 +26,7 @@ __all__ = ["Encoded", "has_scheme", "is_encoded", "open_locally", "read_encoded"
 
 # At least two letters, because a single one is a drive of Windows.
 _SCHEME = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _POSITION = threading.Lock()  # two threads may read the same open file
 
 
@@ -107,7 +108,7 @@ def _read_name(name: str | os.PathLike) -> bytes:
 
 def _read_file(path: str | os.PathLike) -> bytes:
     try:
-        with open_locally(path) as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("not a regular file, but a pipe or a device")
@@ -137,7 +138,7 @@ def open_locally(name: str | os.PathLike[str]) -> BufferedReader:
 
 def _open_without_waiting(path, flags: int) -> int:
     """Open a file without waiting, which a pipe does until something is written to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | _WITHOUT_WAITING)
 
 
 def _is_local(url: str) -> bool:

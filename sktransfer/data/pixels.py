@@ -65,6 +65,10 @@ def read_image(sample: Any) -> Any:
     OSError, ValueError
         If the file cannot be read, is not a regular file or is too large.
     """
+    if _is_read(sample):
+        return sample
+    if isinstance(sample, str):
+        return read_encoded(sample)
     if isinstance(sample, SampleView):
         return sample.read()
     if isinstance(sample, Item):
@@ -153,6 +157,11 @@ def _encoded_side(sample) -> int | None:
         return None
 
 
+def _is_read(sample) -> bool:
+    """Recognise the most frequent samples in memory; the other tests take longer than a digest."""
+    return type(sample) is Encoded or (type(sample) is np.ndarray and sample.ndim > 1)
+
+
 # -- digest ----------------------------------------------------------------------------------------
 
 
@@ -173,9 +182,10 @@ def digest(sample: Any) -> bytes:
     OSError, ValueError, TypeError
         If the file cannot be read, or the sample has another type.
     """
-    if isinstance(sample, SampleView):
-        return sample.digest()
-    sample = _in_memory(sample)
+    if not _is_read(sample):
+        if isinstance(sample, SampleView):
+            return sample.digest()
+        sample = _in_memory(sample)
     if isinstance(sample, Encoded):
         state = xxhash.xxh3_128(b"file")
         state.update(sample.content)
@@ -187,15 +197,21 @@ def digest(sample: Any) -> bytes:
 
 def _numbers(sample) -> np.ndarray:
     """Return the values of an array or a tensor."""
+    if type(sample) is not np.ndarray:
+        sample = _as_array(sample)
+    if sample.dtype.kind not in "biuf":
+        raise TypeError(f"an array of dtype {sample.dtype} is not an image")
+    return plain_array(sample)
+
+
+def _as_array(sample) -> np.ndarray:
     if is_tensor(sample):
         sample = tensor_to_images(sample)
     if sample is None or (isinstance(sample, float) and sample != sample):
         raise TypeError("a missing image: leave it out, or set missing= of the extractor")
     if not isinstance(sample, np.ndarray):
         raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
-    if sample.dtype.kind not in "biuf":
-        raise TypeError(f"an array of dtype {sample.dtype} is not an image")
-    return plain_array(sample)
+    return sample
 
 
 # -- pixels ----------------------------------------------------------------------------------------

@@ -123,13 +123,16 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
     def _probe_batch(self, samples, backbone: Backbone) -> torch.Tensor:
         """Return a batch of one: noise where the shape is known, else the first sample."""
         shape = backbone.input_shape
+        of, batch = backbone.prepared.get("probe", (None, None))  # a fit asks several times
         if shape is not None:
-            return noise(shape)
+            if of != shape:
+                batch = noise(shape)
+                backbone.prepared["probe"] = shape, batch
+            return batch
         sample = samples[0]
-        of, batch = backbone.prepared.get("probe", (None, None))
         if of is not sample:
             batch = self._open_probe(sample, backbone)
-            backbone.prepared["probe"] = sample, batch  # a fit asks several times
+            backbone.prepared["probe"] = sample, batch
         return batch
 
     def _open_probe(self, sample, backbone: Backbone) -> torch.Tensor:

@@ -234,7 +234,8 @@ class _Run:
         ahead = 4 if together else max(1, modality.chunk_size // 2)
         by_value = self.store is None and not self.first.by_digest
         read = read_ahead(self.samples, modality, by_value, self.loader)
-        opened = self.loader.map(_run, self._tasks(read), ahead, n_bytes=_n_bytes)
+        tasks = self._tasks(read)
+        opened = self.loader.map(_run, tasks, ahead, n_bytes=_n_bytes, at_once=_opens_nothing)
         for part, results in itertools.groupby(opened, operator.itemgetter(0)):
             self._complete(part, (result for _, result in results))
             self.n_done += part.n_samples
@@ -296,6 +297,10 @@ class _Run:
 
 def _run(task: tuple[Part, Callable]) -> tuple:
     return task[0], task[1]()
+
+
+def _opens_nothing(task: tuple[Part, Callable]) -> bool:
+    return task[1] is list
 
 
 def _n_bytes(result: tuple) -> int:

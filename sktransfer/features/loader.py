@@ -113,6 +113,7 @@ class Loader:
         *,
         n_bytes: Callable[..., Any] | None = None,
         most_bytes: int = 2**27,
+        at_once: Callable[..., Any] | None = None,
     ) -> Iterator[Any]:
         """Yield the results of a function in the order of the items.
 
@@ -128,6 +129,8 @@ class Loader:
             Returns the size of a result. The number of results is reduced such that together they
             have about ``most_bytes``, if all are as large as the last.
         most_bytes : int, default=2**27
+        at_once : callable, default=None
+            Tells which items are processed in the calling thread, as they take no time.
 
         Yields
         ------
@@ -138,7 +141,8 @@ class Loader:
             return
         waiting: deque[Future] = deque()
         for item in items:
-            waiting.append(self._pool.submit(function, item))
+            alone = at_once is not None and at_once(item)
+            waiting.append(_done(function(item)) if alone else self._pool.submit(function, item))
             while len(waiting) >= ahead:
                 result = waiting.popleft().result()
                 if n_bytes is not None:
@@ -146,6 +150,12 @@ class Loader:
                 yield result
         while waiting:
             yield waiting.popleft().result()
+
+
+def _done(result) -> Future:
+    future: Future = Future()
+    future.set_result(result)
+    return future
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..backbones import Backbone
@@ -76,16 +77,22 @@ def read_ahead(
     if type(modality).read is Modality.read:  # what is in memory is not handed to threads
         found: Iterator = map(read, blocks)
     else:
-        found = loader.map(read, blocks, modality.chunk_size // _BLOCK, n_bytes=_block_bytes)
+        ahead, in_memory = modality.chunk_size // _BLOCK, functools.partial(_in_memory, samples)
+        found = loader.map(read, blocks, ahead, n_bytes=_block_bytes, at_once=in_memory)
     part, n_bytes = [], 0
     for pair in itertools.chain.from_iterable(found):
         part.append(pair)
-        n_bytes += _block_bytes([pair])
+        n_bytes += _bytes_read(pair)
         if len(part) == modality.chunk_size or n_bytes >= _BYTES_READ:
             yield part
             part, n_bytes = [], 0
     if part:
         yield part
+
+
+def _in_memory(samples: Sequence, positions: range) -> bool:
+    """Tell whether samples are plain arrays, which take longer to hand over than to digest."""
+    return all(type(samples[i]) is np.ndarray for i in positions)
 
 
 def _read_block(
@@ -103,7 +110,11 @@ def _read(sample, position: int, modality: Modality, by_value: bool) -> tuple[Sa
 
 
 def _block_bytes(block: list[tuple]) -> int:
-    return sum(getattr(sample.content, "bytes_read", 0) for sample, _ in block)
+    return sum(map(_bytes_read, block))
+
+
+def _bytes_read(pair: tuple[Sample, object]) -> int:
+    return getattr(pair[0].content, "bytes_read", 0)
 
 
 def open_sample(sample: Any, backbone: Backbone) -> torch.Tensor:

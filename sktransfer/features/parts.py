@@ -103,11 +103,9 @@ class Found:
         self.found: dict[tuple[Any, ...], list[Any]] = {}
         if store is not None:
             self.found = {output: store.get(one.key(output), digests) for output in one.outputs}
-            columns = zip(*self.found.values(), strict=True)
-            runs_all = one.runner is not None
-            self.missing = [
-                i for i, row in enumerate(columns) if runs_all or any(v is None for v in row)
-            ]
+            if one.runner is None:
+                columns = self.found.values()
+                self.missing = sorted({i for c in columns for i, v in enumerate(c) if v is None})
 
     def of(self, places: list[int]) -> Found:
         """Return the same for some of the samples."""

@@ -50,6 +50,7 @@ class Pass:
         self.runner: Engine | None = runner
         self.conversions = None if store is None else store.conversions
         self.backbone = next(iter(recipes.values())).backbone
+        self._keys: dict[tuple[int, str], str] = {}
         self.outputs = [(i, layer) for i, recipe in recipes.items() for layer in recipe.layers]
 
     @functools.cached_property
@@ -71,7 +72,9 @@ class Pass:
 
     def key(self, output: tuple[int, str]) -> str:
         """Describe an output for the store."""
-        return self.recipes[output[0]].key(output[1])
+        if output not in self._keys:
+            self._keys[output] = self.recipes[output[0]].key(output[1])
+        return self._keys[output]
 
     def compute(self, groups: list[Any]) -> dict[Any, np.ndarray]:
         """Run preprocessed samples.

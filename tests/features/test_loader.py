@@ -57,6 +57,27 @@ def test_large_results_are_computed_a_few_at_a_time():
         assert len(begun) == 11  # the eight at the beginning, and then two at a time
 
 
+def test_what_takes_no_time_is_done_by_the_calling_thread_in_its_turn():
+    with Loader(1) as loader:
+        named = loader.map(lambda i: (i, threading.current_thread()), range(6), 3, at_once=bool)
+        found, threads = zip(*named, strict=True)
+    assert found == tuple(range(6))
+    assert threads[0] is not threading.current_thread()
+    assert set(threads[1:]) == {threading.current_thread()}
+
+
+def test_arrays_in_the_store_start_no_thread(tmp_path, monkeypatch):
+    pictures, backbone = images(20), tiny_backbone()
+    extractor = PretrainedFeatureExtractor(backbone, memory=tmp_path, n_jobs=2)
+    expected = extractor.fit_transform(pictures)
+
+    def refuse(thread):
+        raise AssertionError("a thread was started")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    np.testing.assert_array_equal(extractor.transform(pictures), expected)
+
+
 def test_without_threads_nothing_is_computed_ahead():
     begun = []
     with Loader(0) as loader:
