@@ -57,7 +57,7 @@ def penultimate(backbone: Backbone) -> str:
     """
     cut = cut_of(backbone)
     if backbone.penultimate is not None or cut.head_input is not None:
-        return backbone.penultimate or cut.head_input
+        return str(backbone.penultimate or cut.head_input)
     of, found = backbone.prepared.get("penultimate", (None, None))
     if of is not cut:
         found = _find_penultimate(backbone)

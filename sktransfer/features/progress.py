@@ -60,7 +60,7 @@ def _is_notebook() -> bool:
 @contextlib.contextmanager
 def _in_terminal(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     try:
-        from rich import progress as bars
+        import rich.progress as bars
     except ImportError:
         raise ImportError(
             "verbose=1 draws its bar with rich: pip install 'sktransfer[cli]'"
