@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from ..backbones import Backbone
 from ..backbones.words.formats import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
@@ -49,7 +47,7 @@ def _table(writer: Writer, vectors: WordVectors) -> dict:
     subwords: Any = vectors.subwords
     return {
         "words": writer.write([vectors.vocabulary.word(i + 1) for i in range(vectors.n_words)]),
-        "matrix": writer.write(np.array(vectors.matrix)),
+        "matrix": writer.write(vectors.matrix.numpy()),
         "subwords": None if subwords is None else list(dataclasses.astuple(subwords)),
     }
 

@@ -14,7 +14,7 @@ from sktransfer import (
     load_backbone,
 )
 from sktransfer.backbones.layers import penultimate, resolve_layer
-from sktransfer.backbones.stages import cut_of, stages_of
+from sktransfer.backbones.stages import cut_of, join_stages, make_single, stages_of
 from sktransfer.selection.strategies import available
 from tests.support import images, random_backbone
 
@@ -166,6 +166,41 @@ def test_one_head_named_by_its_source_gives_the_default_layer():
 # names of modules
 
 
+class NormedHeads(TwoHeads):
+    """Two heads that begin with a norm of their own, as those of LeViT do."""
+
+    def __init__(self):
+        super().__init__((8, 5))
+        self.head = nn.Sequential(nn.BatchNorm1d(8), self.head)
+        self.head_dist = nn.Sequential(nn.BatchNorm1d(5), self.head_dist)
+
+
+def test_heads_that_begin_with_a_norm_are_joined_before_it():
+    network = NormedHeads().eval()
+    backbone = Backbone("normed", network, classes="abc", heads=["head", "head_dist"])
+    assert penultimate(backbone) == "pre_logits"
+    assert run_to(backbone, "pre_logits", torch.from_numpy(X)).shape == (6, 13)
+
+
+def test_engines_of_earlier_stages_are_not_used_again():
+    backbone = load_backbone(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)))
+    extractor = PretrainedFeatureExtractor(backbone, layer="1").fit(X)
+    assert extractor.transform(X).shape == (6, 5)
+    for change in (lambda: join_stages(backbone, {0}), lambda: make_single(backbone, "a reason")):
+        backbone.prepared["engines"] = "of other stages"
+        change()
+        assert "engines" not in backbone.prepared
+    assert list(stages_of(backbone)) == ["output"]
+    assert cut_of(backbone).why_single == "a reason"
+
+
+def test_a_network_given_as_one_stage_says_so():
+    module = nn.Linear(4, 5)
+    backbone = load_backbone(module, stages={"all": module})
+    assert cut_of(backbone).why_single == "it is given as one stage"
+    assert list(stages_of(backbone)) == ["all"]
+
+
 class Branches(nn.Module):
     def __init__(self):
         super().__init__()
@@ -198,6 +233,42 @@ def test_a_module_that_ends_elsewhere_says_why_it_is_no_layer():
 
 
 # networks that are a single stage
+
+
+class Calling(nn.Module):
+    """Linear layers, and functions that are called between them and again."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.inner, self.last = inner or nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = torch.tanh(torch.relu(torch.tanh(self.inner(x))))
+        return self.last(torch.tanh(x))
+
+
+def test_a_step_that_is_no_module_is_named_by_its_function_in_its_module():
+    own = ["inner", "tanh", "relu", "tanh_", "tanh__", "last"]
+    assert list_layers(load_backbone(Calling())) == own
+    nested = load_backbone(nn.Sequential(Calling(Calling())))
+    inside = [f"0.inner.{name}" for name in own]
+    assert list_layers(nested) == [*inside, *(f"0.{name}" for name in own[1:])]
+
+
+@pytest.mark.parametrize(("n", "values"), [(2, "b1"), (4, "b1, b2, b3"), (5, "b1, b2, b3, …")])
+def test_at_most_three_values_are_named_that_prevent_a_cut(n, values):
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for i in range(n):
+                self.add_module(f"b{i}", nn.Linear(4, 4))
+
+        def forward(self, x):
+            made = [getattr(self, f"b{i}")(x) for i in reversed(range(n))]
+            return torch.stack(made).sum(0)
+
+    why = cut_of(load_backbone(Parallel())).obstacles["b0"]
+    assert why == f"later operations also need other values ({values})"
 
 
 class Verbose(nn.Module):

@@ -56,6 +56,7 @@ def test_few_samples_are_all_used_for_training(classes, tiny, tmp_path):
     assert "held-out" not in done.stdout
 
 
+@pytest.mark.filterwarnings("default:Left out")  # it is printed
 def test_a_file_that_is_no_image_is_named_and_left_out(classes, tiny, tmp_path):
     (classes / "dark" / "notes.txt").write_text("no image")
     done = run("train", classes, "-o", tmp_path / "m.skt", "--backbone", tiny)

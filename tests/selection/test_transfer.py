@@ -188,11 +188,15 @@ def test_weights_reach_every_strategy(strategy):
     np.testing.assert_allclose(ones, plain, atol=1e-5)
 
 
-def test_weights_reach_the_trials_and_their_accuracies():
+def wrong_labels():
+    """Samples, labels of which a third is wrong, and weights of next to nothing for these."""
     X, y = spread_labels(90)
-    wrong = y.copy()
-    wrong[:30] = (y[:30] + 1) % 3  # a third of the labels is wrong, and weighs next to nothing
-    weight = np.where(np.arange(90) < 30, 1e-6, 1.0)
+    y[:30] = (y[:30] + 1) % 3
+    return X, y, np.where(np.arange(90) < 30, 1e-6, 1.0)
+
+
+def test_weights_reach_the_trials_and_their_accuracies():
+    X, wrong, weight = wrong_labels()
     settings = {"max_epochs": 0, "random_state": 0}
     plain = recommend_strategy(X, wrong, rows_backbone(), **settings)
     weighted = recommend_strategy(X, wrong, rows_backbone(), **settings, sample_weight=weight)
@@ -204,7 +208,12 @@ def test_weights_reach_the_trials_and_their_accuracies():
     )
     clean = recommend_strategy(X[30:], wrong[30:], rows_backbone(), **settings)
     assert zero.reasons[1] == clean.reasons[1]  # rows of weight 0 are not counted
-    search = TransferClassifier(rows_backbone(), strategy="search", **settings)
+
+
+@pytest.mark.sweep
+def test_weights_reach_the_rounds_of_a_search():
+    X, wrong, weight = wrong_labels()
+    search = TransferClassifier(rows_backbone(), strategy="search", max_epochs=0, random_state=0)
     best = [max(search.fit(X, wrong, w).search_[-1].values()) for w in (None, weight)]
     assert best[1] > best[0] + 0.05
 
