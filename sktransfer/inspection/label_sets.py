@@ -28,12 +28,14 @@ class LabelSetTask(Task):
         Of the labels; by default "label 0" and so on.
     """
 
-    confusion = "Wrong labels"
-    meaning = (
+    confusion: str = "Wrong labels"
+    meaning: str = (
         "The samples with the most certain wrong label, which is the one that is explained. Parts "
         "in red speak for this label, parts in blue against it."
     )
-    calibrated = "Of labels with a probability of 80 %, 80 % should be there."
+    calibrated: str = "Of labels with a probability of 80 %, 80 % should be there."
+    share: str = "share of labels"
+    noun: str = "label"
 
     def __init__(self, y: np.ndarray, names: Sequence[str] = ()):
         super().__init__(y, names or [f"label {j}" for j in range(y.shape[1])])

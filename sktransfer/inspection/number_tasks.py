@@ -29,7 +29,7 @@ class NumberTask(Task):
         Of the targets; by default "y", or "target 0" and so on.
     """
 
-    meaning = (
+    meaning: str = (
         "The predictions with the largest error. Parts in red raise the prediction, parts in blue "
         "lower it."
     )

@@ -105,6 +105,10 @@ class Task(abc.ABC):
         What pictures of saliency show.
     calibrated : str
         What probabilities should be.
+    share : str
+        What they are compared with.
+    noun : str
+        What is counted.
     """
 
     names: list[str]
@@ -112,6 +116,8 @@ class Task(abc.ABC):
     confusion: str = ""
     meaning: str = ""
     calibrated: str = ""
+    share: str = "accuracy"
+    noun: str = "class"
 
     def __init__(self, y: np.ndarray, names: Sequence[str] = ()):
         self.y, self.names = y, list(names)
@@ -211,12 +217,12 @@ class LabelTask(Task):
     """
 
     classes: np.ndarray
-    confusion = "Confusion"
-    meaning = (
+    confusion: str = "Confusion"
+    meaning: str = (
         "The wrong predictions with the highest probability. Parts in red speak for the wrong "
         "prediction, parts in blue against it."
     )
-    calibrated = "Of predictions with a probability of 80 %, 80 % should be right."
+    calibrated: str = "Of predictions with a probability of 80 %, 80 % should be right."
 
     def __init__(self, y: np.ndarray, names: Sequence[str] = (), classes: np.ndarray | None = None):
         super().__init__(y, names)
