@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 from torch import nn
 
@@ -16,12 +17,12 @@ __all__ = ["from_module"]
 
 
 def from_module(
-    module: nn.Module | Callable,
+    module: nn.Module | Callable[..., Any],
     *,
     name: str | None = None,
-    preprocess: Callable | None = None,
-    stages=None,
-    classes=None,
+    preprocess: Callable[..., Any] | None = None,
+    stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
+    classes: Sequence[str] | None = None,
     modality: str | Modality | None = None,
 ) -> Backbone:
     """Make a backbone of a copy of a module, or of what a function returns.

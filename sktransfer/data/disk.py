@@ -111,7 +111,7 @@ def replace_file(path: Path, *parts: bytes) -> None:
         os.replace(new, path)
 
 
-def claim_file(path: Path, *parts) -> bool:
+def claim_file(path: Path, *parts: Any) -> bool:
     """Write a file if there is none, such that one of several processes succeeds.
 
     Parameters

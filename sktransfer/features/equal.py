@@ -24,6 +24,8 @@ class FirstPositions:
         Number of samples that will be asked for.
     """
 
+    by_digest: bool
+
     def __init__(self, n_samples: int):
         #: Whether all keys are digests of 16 bytes, or any that can be in a dictionary.
         self.by_digest = n_samples > _RECENT
@@ -33,7 +35,7 @@ class FirstPositions:
         self._tails = np.empty(0, np.uint64)
         self._positions = np.empty(0, np.int64)
 
-    def find(self, keys: Sequence, positions: Sequence[int]) -> list[int]:
+    def find(self, keys: Sequence[Any], positions: Sequence[int]) -> list[int]:
         """Return the position of the first sample with each key, and learn the new ones.
 
         Parameters

@@ -54,6 +54,7 @@ class TrainingFile:
         If the folder cannot be created, or the file belongs to other data or parameters.
     """
 
+    folder: str
     about: dict[str, str]
     path: Path
     seed: int

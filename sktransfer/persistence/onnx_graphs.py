@@ -36,7 +36,7 @@ class Graph:
         """The number of features."""
         return self.model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
 
-    def named(self, names: Mapping[str, str], **about) -> Graph:
+    def named(self, names: Mapping[str, str], **about: Any) -> Graph:
         """Return the graph with other names of inputs, and more said about them."""
         model = _renamed_inputs(self.model, names)
         sources = tuple(

@@ -25,7 +25,7 @@ def is_made_of_steps(estimator: Any) -> bool:
     return isinstance(estimator, tuple(_MAKERS))
 
 
-def features_graph(estimator: Any, X=None, columns: Sequence = ()) -> Graph:
+def features_graph(estimator: Any, X: Any = None, columns: Sequence[Any] = ()) -> Graph:
     """Make a graph of a fitted transformer, from samples to features.
 
     Parameters
@@ -139,7 +139,7 @@ def _takes_texts(step: Any) -> bool:
     return any(np.asarray(values).dtype.kind in "OUS" for values in kept)
 
 
-_MAKERS: dict[type, Callable[[Any, Any, Sequence], Graph]] = {
+_MAKERS: dict[type[Any], Callable[[Any, Any, Sequence[Any]], Graph]] = {
     PretrainedFeatureExtractor: _extractor,
     Pipeline: _pipeline,
     FeatureUnion: _union,

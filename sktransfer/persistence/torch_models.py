@@ -68,7 +68,7 @@ class _Reduced(nn.Module):
         return self.scores(self.blocks(outputs)).float()
 
 
-def export_features(estimator: PretrainedFeatureExtractor, X, column: int = 0) -> Exportable:
+def export_features(estimator: PretrainedFeatureExtractor, X: Any, column: int = 0) -> Exportable:
     """Make a module of the features of one column of samples.
 
     Parameters

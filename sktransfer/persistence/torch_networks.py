@@ -169,6 +169,7 @@ class Network(nn.Module):
         A pooling may be :class:`TokenWeights`.
     """
 
+    learned: nn.ModuleList
     masked: bool
     names: list[str]
     outputs: list[tuple[Any, ...]]

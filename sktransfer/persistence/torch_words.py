@@ -61,6 +61,7 @@ class LearnedMean(nn.Module):
     learned : TokenWeights
     """
 
+    by_weight: bool
     weight: torch.Tensor
     component: torch.Tensor
 

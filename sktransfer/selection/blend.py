@@ -184,7 +184,7 @@ class BlendTask:
     groups: tuple[tuple[int, ...], ...] | None = None
     batch_size: int | str = "auto"
     until: float | None = None
-    phase: Callable = contextlib.nullcontext
+    phase: Callable[..., Any] = contextlib.nullcontext
 
     @property
     def weighted(self) -> np.ndarray:
