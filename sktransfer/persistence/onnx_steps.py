@@ -128,6 +128,7 @@ def _table_graph(name: str, step: Any, columns: list[str], asked: Any) -> Graph:
         )
     texts = _takes_texts(steps[0])
     model = scikit_graph(steps, len(columns), name, texts=texts)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     layout = f"(n, {len(columns)}), {'texts' if texts else 'float32'}"
     about = {"columns": columns, "layout": layout}
     return Graph(model, (Source(name, torch.zeros(2, len(columns)), (0,), about),))
