@@ -310,8 +310,7 @@ class NumericTarget(Target):
 
     def in_the_form_of(self, y: np.ndarray) -> NumericTarget:
         """Return a target with the same units whose predictions have the form of y."""
-        n_targets = 1 if y.ndim == 1 else y.shape[1]
-        if n_targets != self.n_outputs:
+        if (n_targets := 1 if y.ndim == 1 else y.shape[1]) != self.n_outputs:
             raise ValueError(f"y has {n_targets} targets, {self.n_outputs} before.")
         target = copy.copy(self)
         target.is_flat = y.ndim == 1
