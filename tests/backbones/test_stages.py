@@ -72,6 +72,16 @@ def test_dropout_called_as_a_function_drops_only_in_training():
     assert 0 < (dropped == 0).sum() < 100
 
 
+@pytest.mark.parametrize(("given", "share"), [({}, 0.5), ({"p": 0.25}, 0.25)])
+def test_dropout_called_as_a_function_drops_the_share_that_it_would_drop(given, share):
+    def dropout(x, training):
+        return nn.functional.dropout(x, training=training, **given)
+
+    stage = stages_of(load_backbone(Dropping(dropout)))["dropout"]
+    (module,) = (m for m in stage.modules() if isinstance(m, nn.Dropout))
+    assert module.p == share
+
+
 class PlainTensors(Dropping):
     """A block with dropout as a function, an attribute that is a tensor, and a constant."""
 
@@ -159,7 +169,9 @@ def test_one_head_named_by_its_source_gives_the_default_layer():
     network = nn.Sequential(
         nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     )
-    assert penultimate(Backbone("plain", network, classes="abc")) == "1.1"
+    plain = Backbone("plain", network, classes="abc")
+    assert penultimate(plain) == "1.1"
+    assert cut_of(plain).head_input is None  # one linear layer may be no head
     assert penultimate(Backbone("named", network, classes="abc", heads=["1"])) == "0"
 
 

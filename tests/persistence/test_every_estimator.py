@@ -54,6 +54,7 @@ def each(names):
     return [n if n in names else pytest.param(n, marks=pytest.mark.sweep) for n in CASES]
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.parametrize("name", each(DAILY))
 def test_predictions_are_the_same_after_loading(name, tmp_path):
     save(of(name).model, tmp_path / "model.skt")

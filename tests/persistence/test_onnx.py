@@ -264,6 +264,7 @@ def test_words_of_several_parts(pooling, tmp_path):
     np.testing.assert_allclose(found, model.transform(TEXTS), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_table_of_words_that_no_file_holds_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sktransfer.persistence.torch_words._MOST", 30)
     model = PretrainedFeatureExtractor(load_word_vectors(VECTORS)).fit(TEXTS)
