@@ -60,6 +60,8 @@ class ONNXRuntimeEngine(ExportedEngine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
+        # Idle threads would keep the cores from other work, such as a second model of a service.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; what it warns about is not the user's to change
         session = onnxruntime.InferenceSession(
             files["network.onnx"], options, providers=["CPUExecutionProvider"]
