@@ -18,7 +18,7 @@ from pathlib import Path
 from check_examples import ROOT, examples
 
 # Libraries without types, or with types that their own examples contradict: they are any object.
-UNTYPED = ["distributed", "matplotlib/pyplot", "webdataset"]
+UNTYPED = ["distributed", "matplotlib/pyplot", "onnxruntime", "webdataset"]
 UNTYPED += ["sklearn/datasets", "sklearn/metrics", "sklearn/model_selection"]
 WITHOUT_TYPES = ("sklearn", "skorch", "scipy")  # of which the package inherits or returns objects
 CLASS = """class {}:
