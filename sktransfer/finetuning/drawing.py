@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ _DROPOUT = {
     torch.feature_dropout,
 }
 _FILL = {torch.Tensor.bernoulli_, torch.Tensor.uniform_, torch.Tensor.normal_}
+_MAKE = {torch.rand, torch.randn}  # from a shape
 
 
 class Share(NamedTuple):
@@ -36,8 +38,8 @@ def draws_of(share: Share | None) -> Any:
 
     Every device that has a part of a batch then draws what one device would, from the same seed.
     This holds for dropout and stochastic depth, in networks whose first dimension is that of the
-    batch; what is drawn inside other functions, such as attention, is another draw of the same
-    kind.
+    batch. What is drawn inside other functions, such as attention, or with a probability for each
+    row, is another draw of the same kind, and the same one on each device.
 
     Parameters
     ----------
@@ -54,25 +56,41 @@ class _DrawsOfBatch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        n = self.share.stop - self.share.start
-        first = args[0] if args else None
-        divided = func in _DROPOUT or func in _FILL
-        if not divided or not isinstance(first, torch.Tensor) or not first.ndim or len(first) % n:
+        if func in _MAKE and self._each(_shape(args)):
+            return self._made(func, _shape(args), kwargs)
+        is_tensor = [isinstance(arg, torch.Tensor) for arg in [*args, *kwargs.values()]]
+        # A probability for each row is known for the rows here only.
+        if func not in _DROPOUT | _FILL or sum(is_tensor) != 1 or not self._each(args[0].shape):
             return func(*args, **kwargs)
-        whole = self._whole(first)
+        first, whole = args[0], self._whole(args[0])
         if func in _FILL:
-            return first.copy_(self._own(func(whole, *args[1:], **kwargs), first))
-        return first * self._own(func(whole.fill_(1), *args[1:], **kwargs), first)
+            return first.copy_(self._own(func(whole, *args[1:], **kwargs), len(first)))
+        return first * self._own(func(whole.fill_(1), *args[1:], **kwargs), len(first))
+
+    def _each(self, shape: Sequence[int]) -> int:
+        """Return how many rows of a tensor are of one row of the batch; 0 if none are."""
+        each, rest = divmod(shape[0] if len(shape) else 0, self.share.stop - self.share.start)
+        return 0 if rest else each
+
+    def _made(self, func, shape: Sequence[int], kwargs: dict) -> torch.Tensor:
+        n_rows = self._each(shape) * self.share.total
+        return self._own(func(n_rows, *shape[1:], **kwargs), shape[0])
 
     def _whole(self, part: torch.Tensor) -> torch.Tensor:
         """Return a tensor as the part would be in the whole batch; memory is filled in order."""
-        n_rows = len(part) // (self.share.stop - self.share.start) * self.share.total
+        n_rows = self._each(part.shape) * self.share.total
         is_last = part.ndim == 4 and not part.is_contiguous()
         is_last = is_last and part.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if is_last else torch.contiguous_format
         shape = (n_rows, *part.shape[1:])
         return torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=order)
 
-    def _own(self, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        each = len(part) // (self.share.stop - self.share.start)
+    def _own(self, whole: torch.Tensor, n_rows: int) -> torch.Tensor:
+        each = n_rows // (self.share.stop - self.share.start)
         return whole[self.share.start * each : self.share.stop * each]
+
+
+def _shape(args: tuple) -> tuple[int, ...]:
+    """Return the shape from the arguments of a function such as ``torch.rand``."""
+    given = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+    return tuple(given)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from typing import Any
 
 import torch
@@ -12,12 +14,16 @@ from ...engines import resolve_device
 
 __all__ = [
     "check_devices",
+    "check_launched",
     "choose_devices",
     "count_launched",
     "is_launched",
     "local_device",
     "needs_whole_batches",
+    "own_group",
 ]
+
+own_group = threading.Event()  # set while this process leads a group that the package has started
 
 
 def choose_devices(devices: int | str | None, device: str) -> list[torch.device]:
@@ -75,12 +81,21 @@ def check_devices(estimator: Any) -> None:
         raise ValueError(f"devices={len(chosen)} cannot be combined with net_params['compile'].")
 
 
-def needs_whole_batches(n_devices: int) -> str:
-    """Return the message for batch normalization that is trained."""
-    return (
-        f"devices={n_devices} divides each batch, and batch norm that is trained "
-        "(train_batch_norm=True, or in the head) needs it whole: use devices=None."
-    )
+def needs_whole_batches(n_devices: int, what: str = "") -> str:
+    """Return the message for modules that need whole batches.
+
+    Parameters
+    ----------
+    n_devices : int
+    what : str, default=""
+        What training changes besides the weights, by default batch normalization that is trained.
+
+    Returns
+    -------
+    str
+    """
+    what = what or "batch norm that is trained (train_batch_norm=True, or in the head)"
+    return f"devices={n_devices} divides each batch, and {what} needs it whole: use devices=None."
 
 
 def _count(device: torch.device) -> int:
@@ -95,12 +110,30 @@ def is_launched() -> bool:
 
 def count_launched() -> int:
     """Count the processes that a launcher has started, this one included."""
+    if own_group.is_set():
+        return 1
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
+def check_launched() -> None:
+    """Check that this process is one that the launcher has started.
+
+    Raises
+    ------
+    ValueError
+        For a worker of joblib, which has the environment of the process that started it.
+    """
+    if multiprocessing.current_process().name.startswith("LokyProcess"):
+        raise ValueError(
+            "devices=: a worker of joblib takes no part in a training that a launcher has started. "
+            "Use n_jobs=1 in the search, or devices=None."
+        )
+
+
 def _launched(devices: int | str, first: torch.device) -> list[torch.device]:
+    check_launched()
     n = count_launched()
     if devices not in ("all", n):
         raise ValueError(f"devices={devices!r}: the launcher has started {n} processes.")

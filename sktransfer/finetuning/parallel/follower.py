@@ -11,7 +11,7 @@ import torch
 
 from ..drawing import Share
 from ..tail import Tail
-from .link import Link
+from .link import Link, Packed, ProcessLostError, packed
 
 __all__ = ["END", "Failure", "Follower", "Message"]
 
@@ -62,6 +62,8 @@ class Follower:
     def _reply(self, message: Message) -> Any:
         try:
             return getattr(self, message.action)(*message.content)
+        except ProcessLostError:
+            raise
         except Exception as error:
             out_of_memory = isinstance(error, torch.OutOfMemoryError)
             return Failure("".join(traceback.format_exception_only(error)).strip(), out_of_memory)
@@ -76,6 +78,7 @@ class Follower:
         x: np.ndarray,
         share: Share,
         learned: list[int],
+        sent: list[int],
         training: bool,
         seed: int,
         n_chunks: int,
@@ -89,6 +92,8 @@ class Follower:
             Which rows of the batch they are.
         learned : list of int
             Positions of the parameters that are trained.
+        sent : list of int
+            Positions of those whose present values follow.
         training : bool
         seed, n_chunks : int
             Of the stages in the first process.
@@ -98,12 +103,12 @@ class Follower:
         self._learned = [self._parameters[i] for i in learned]
         for parameter in self._learned:
             parameter.requires_grad_(True)
-        self.link.broadcast(self._learned)
+        self.link.broadcast(_packed([self._parameters[i] for i in sent]))
         self._output = None
-        if not len(x):
-            return None
         tail = self.tail.train(training)
         tail.zero_grad(set_to_none=True)
+        if not len(x):
+            return None
         tail.seed, tail.n_chunks, tail.share = seed, n_chunks, share
         with torch.set_grad_enabled(training):
             self._output = tail(torch.from_numpy(x).to(self.device))
@@ -118,7 +123,14 @@ class Follower:
 
     def gradients(self) -> None:
         """Add the gradients to those of the first process."""
-        self.link.reduce([_gradient(parameter) for parameter in self._learned])
+        self.link.reduce(_packed([_gradient(parameter) for parameter in self._learned]))
+
+
+def _packed(tensors: list[torch.Tensor]) -> Packed:
+    try:
+        return packed(tensors)
+    except torch.OutOfMemoryError as error:  # the first process waits for tensors, not for a reply
+        raise ProcessLostError(f"out of memory: {error}") from error
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -13,20 +13,24 @@ import torch.distributed as dist
 
 from ...engines import resolve_device
 from ...features import code_pickler
-from .choice import count_launched, is_launched, local_device
+from .choice import check_launched, count_launched, is_launched, local_device
 from .follower import END, Follower, Message
-from .link import Link, ProcessLostError
+from .link import PATIENCE, Link, ProcessLostError
 
 __all__ = ["launched_link", "on_all_processes"]
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])
 
+# What scikit-learn keeps in an estimator during a fit, for callbacks: of one process alone.
+_OF_CALLBACKS = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+
 
 @functools.cache
 def launched_link() -> Link:
     """Return the place of this process among those that a launcher has started."""
+    check_launched()
     if not dist.is_initialized():
-        dist.init_process_group()
+        dist.init_process_group(timeout=PATIENCE)
         atexit.register(_leave)
     return Link(dist.get_rank(), count_launched())
 
@@ -67,7 +71,8 @@ def on_all_processes(fit: Fit) -> Fit:
 def _led(fit: Callable, link: Link) -> Any:
     try:
         fitted = fit()
-        result: tuple = (fitted.__getstate__(), None)
+        state = fitted.__getstate__()
+        result: tuple = ({k: v for k, v in state.items() if k not in _OF_CALLBACKS}, None)
     except Exception as error:
         with contextlib.suppress(ProcessLostError):
             _send(link, (None, error))

@@ -12,8 +12,9 @@ import torch
 from ...features import code_pickler
 from ..drawing import Share
 from ..tail import Tail
+from .choice import needs_whole_batches
 from .follower import Failure, Message
-from .link import Link
+from .link import Link, packed
 
 __all__ = ["Replicas"]
 
@@ -24,7 +25,8 @@ class Replicas:
     Each batch is divided among them and this process. The loss is computed here, of all outputs,
     so that it is that of the whole batch whatever it is; gradients of the outputs are sent back,
     and those of the weights are added up here, where the optimizer is. The others have no state
-    but the weights, which are sent with each batch: callbacks may change them.
+    but the weights. Those that are trained, and those that have changed since, are sent with each
+    batch: callbacks may change and freeze them.
 
     Parameters
     ----------
@@ -38,6 +40,7 @@ class Replicas:
     def __init__(self, link: Link, tail: Tail):
         self.link, self.tail = link, tail
         self._has_sent = False  # whether they compute gradients
+        self._versions = [_version(parameter) for parameter in tail.parameters()]
         on_cpu = all(parameter.device.type == "cpu" for parameter in tail.parameters())
         payload = code_pickler().dumps(tail if on_cpu else deepcopy(tail).cpu())
         self._ask("start", [(payload,)] * (link.size - 1))
@@ -67,13 +70,16 @@ class Replicas:
         self._sizes = [len(part) for part in others]
         shares = _shares([len(own), *self._sizes])
         tail = self.tail
-        places = [i for i, p in enumerate(tail.parameters()) if p.requires_grad]
-        about = (places, tail.training, tail.seed, tail.n_chunks)
+        learned = [i for i, p in enumerate(tail.parameters()) if p.requires_grad]
+        sent = self._news()
+        about = (learned, sent, tail.training, tail.seed, tail.n_chunks)
+        parameters = [*tail.parameters()]
+        weights = packed([parameters[i] for i in sent])
         rows = [part.numpy(force=True) for part in others]
         self._ask("forward", [(*each, *about) for each in zip(rows, shares[1:], strict=True)])
-        self.link.broadcast(self._learned())
+        self.link.broadcast(weights)
         tail.share = shares[0]
-        output = forward({"x": own})
+        output = self._without_statistics(forward, own)
         found = [torch.from_numpy(part) for part in self._replies() if part is not None]
         if not found:
             return output
@@ -81,6 +87,25 @@ class Replicas:
         if torch.is_grad_enabled():
             theirs = _Theirs.apply(torch.zeros((), requires_grad=True), theirs, self)
         return torch.cat([output, theirs])
+
+    def _news(self) -> list[int]:
+        """Return the positions of the parameters that the others need."""
+        before, parameters = self._versions, [*self.tail.parameters()]
+        self._versions = [_version(parameter) for parameter in parameters]
+        return [
+            i
+            for i, (parameter, was) in enumerate(zip(parameters, before, strict=True))
+            if parameter.requires_grad or self._versions[i] != was
+        ]
+
+    def _without_statistics(self, forward: Callable, x: torch.Tensor) -> torch.Tensor:
+        """Run own rows; buffers that change would be others in each process."""
+        before = {name: _version(buffer) for name, buffer in self.tail.named_buffers()}
+        output = forward({"x": x})
+        for name, buffer in self.tail.named_buffers():
+            if before.get(name) != _version(buffer):
+                raise ValueError(needs_whole_batches(self.link.size, f"the buffer {name!r}"))
+        return output
 
     def _learned(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.tail.parameters() if parameter.requires_grad]
@@ -106,8 +131,9 @@ class Replicas:
         present = [any(each) for each in zip(*self._replies(), strict=True)]
         learned = self._learned()
         sums = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+        gradients = packed(sums)
         self._ask("gradients", [()] * len(self._sizes))
-        self.link.reduce(sums)
+        self.link.reduce(gradients)
         self._replies()
         for parameter, total, is_present in zip(learned, sums, present, strict=True):
             if is_present:  # without a gradient, an optimizer leaves a parameter as it is
@@ -125,6 +151,11 @@ class Replicas:
                 kind = torch.OutOfMemoryError if reply.is_out_of_memory else RuntimeError
                 raise kind(f"devices=: process {number} of the training failed: {reply.text}")
         return replies
+
+
+def _version(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return what changes if a tensor is written or replaced."""
+    return tensor.data_ptr(), tensor._version
 
 
 def _shares(sizes: list[int]) -> list[Share]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["Link", "ProcessLostError"]
+__all__ = ["PATIENCE", "Link", "Packed", "ProcessLostError", "packed"]
+
+# The others wait while the first process opens samples, or a callback works. A process that ends
+# closes its connections, which is noticed at once.
+PATIENCE = datetime.timedelta(days=30)
+
+Packed = list[tuple[torch.Tensor, list[torch.Tensor]]]
 
 
 class ProcessLostError(RuntimeError):
@@ -64,19 +71,17 @@ class Link:
         return [] if replies is None else replies[1:]
 
     @torch.no_grad()
-    def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
+    def broadcast(self, tensors: Packed) -> None:
         """Copy the tensors of the first process into those of the others."""
-        for group in _by_type(tensors):
-            flat = _flat(group)
+        for flat, group in tensors:
             self._run(dist.broadcast, flat, src=0)
             if self.rank:
                 _write(flat, group)
 
     @torch.no_grad()
-    def reduce(self, tensors: Sequence[torch.Tensor]) -> None:
+    def reduce(self, tensors: Packed) -> None:
         """Add the tensors of the other processes to those of the first."""
-        for group in _by_type(tensors):
-            flat = _flat(group)
+        for flat, group in tensors:
             self._run(dist.reduce, flat, dst=0)
             if not self.rank:
                 _write(flat, group)
@@ -84,18 +89,36 @@ class Link:
     def _run(self, collective, *args, **kwargs) -> None:
         try:
             collective(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # of gloo and NCCL, if a connection is closed
-            raise ProcessLostError(f"A process of the training has ended: {error}") from error
+            raise ProcessLostError(
+                f"A process of the training has ended, or does not answer: {error}"
+            ) from error
+
+
+@torch.no_grad()
+def packed(tensors: Sequence[torch.Tensor]) -> Packed:
+    """Copy tensors into one for each type, which is what :class:`Link` sends.
+
+    This takes memory, so it is done before the others are told to wait for tensors.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+
+    Returns
+    -------
+    list of tuple
+        A flat tensor and those that it consists of, for each type.
+    """
+    return [(torch.cat([t.reshape(-1) for t in group]), group) for group in _by_type(tensors)]
 
 
 def _by_type(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Yield the tensors of each type, which can be sent as one."""
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         yield [tensor for tensor in tensors if tensor.dtype == dtype]
-
-
-def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def _write(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import datetime
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,11 @@ import torch.distributed as dist
 
 from ...features.shards import thread_budget
 from ..tail import Tail
-from .choice import is_launched, needs_whole_batches
+from .choice import is_launched, needs_whole_batches, own_group
 from .follower import END, Follower, Message
 from .launched import launched_link
 from .leader import Replicas
-from .link import Link, ProcessLostError
+from .link import PATIENCE, Link, ProcessLostError
 
 __all__ = ["replicas_on"]
 
@@ -25,8 +26,10 @@ _HOST = "127.0.0.1"
 _POLL = 0.05  # seconds
 _IDLE = 10  # seconds after which a process ends whose first process was killed
 _PATIENCE = 5  # seconds, for the cause of an error
+_CONNECTING = datetime.timedelta(seconds=30)  # to a process that may have been killed
 _READY = "ready"
 _ONE_GROUP = threading.Lock()  # a process belongs to one group at a time
+_holder: int | None = None  # the thread that has it
 
 
 @contextlib.contextmanager
@@ -62,9 +65,23 @@ def replicas_on(devices: Sequence[torch.device], tail: Tail) -> Iterator[Replica
         yield Replicas(launched_link(), tail)
     else:
         _check_free()
-        with _ONE_GROUP, _budget(devices) as n_threads, _started(devices, n_threads) as link:
+        with _one_group(), _budget(devices) as n_threads, _started(devices, n_threads) as link:
             yield Replicas(link, tail)
             link.scatter([Message(END, (None,))] * (link.size - 1))
+
+
+@contextlib.contextmanager
+def _one_group() -> Iterator[None]:
+    """Wait until no other thread trains on several devices."""
+    global _holder
+    with _ONE_GROUP:
+        _holder = threading.get_ident()
+        own_group.set()
+        try:
+            yield
+        finally:
+            own_group.clear()
+            _holder = None
 
 
 @contextlib.contextmanager
@@ -100,7 +117,12 @@ def _started(devices: Sequence[torch.device], n_threads: int) -> Iterator[Link]:
 def _check_free() -> None:
     if not dist.is_available():
         raise ValueError("devices=: this version of torch has no torch.distributed.")
-    if dist.is_initialized() and not _ONE_GROUP.locked():
+    if _holder == threading.get_ident():
+        raise ValueError(
+            "devices=: this fit was called within another one on several devices, for example by "
+            "a callback. Use devices=None for it."
+        )
+    if dist.is_initialized() and not own_group.is_set():
         raise ValueError(
             "devices=: this process belongs to a group of torch.distributed. Leave it first, or "
             "start the script by a launcher, such as accelerate launch."
@@ -137,7 +159,7 @@ def _await(store: dist.TCPStore, futures: list) -> None:
 def _follow(port: int, rank: int, size: int, device: str, n_threads: int) -> None:
     """Do the part of another process."""
     torch.set_num_threads(n_threads)
-    store = dist.TCPStore(_HOST, port, is_master=False)
+    store = dist.TCPStore(_HOST, port, is_master=False, timeout=_CONNECTING)
     store.add(_READY, 1)
     with _group(store, rank, size, torch.device(device)):
         Follower(Link(rank, size), torch.device(device)).run()
@@ -145,12 +167,12 @@ def _follow(port: int, rank: int, size: int, device: str, n_threads: int) -> Non
 
 @contextlib.contextmanager
 def _group(store: dist.TCPStore, rank: int, size: int, device: torch.device) -> Iterator[None]:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     # With CUDA, objects are exchanged by gloo and tensors by NCCL.
     backend = "gloo" if device.type == "cpu" else None
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with current:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()

@@ -1,5 +1,7 @@
 """Which devices ``devices`` means."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,15 @@ def test_with_a_launcher(four_devices, monkeypatch):
 def test_wrong_values(cls, devices, data):
     with pytest.raises(ValueError, match="'devices' parameter"):
         cls(network(), devices=devices).fit(data[0], range(90))
+
+
+def test_a_worker_of_joblib_is_not_of_the_launcher(data, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    worker = SimpleNamespace(name="LokyProcess-1")
+    monkeypatch.setattr(choice.multiprocessing, "current_process", lambda: worker)
+    with pytest.raises(ValueError, match=r"a worker of joblib .* n_jobs=1"):
+        FineTunedClassifier(network(), devices="all", device="cpu").fit(*data)
 
 
 def test_batch_norm_that_is_trained_needs_whole_batches(data):

@@ -7,12 +7,13 @@ import threading
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback, EpochScoring
+from skorch.callbacks import Callback, EpochScoring, Freezer
 from torch import nn
 from torchvision.ops import stochastic_depth
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor
 from sktransfer.finetuning import base
+from sktransfer.finetuning.parallel import leader
 from tests.finetuning.conftest import network
 from tests.finetuning.parallel.threads import replicas_in_threads
 
@@ -117,7 +118,13 @@ class Drops(nn.Module):
         maps = self.maps(x[:, :, None, None] * torch.ones(1, 1, 2, 2)).mean((2, 3))
         pairs = nn.functional.dropout(x.reshape(2 * len(x), -1), 0.2, self.training)
         x = self.drop(maps) + pairs.reshape(x.shape)
-        return self.linear(stochastic_depth(x, 0.3, "row", self.training))
+        if self.training:
+            x = x * torch.rand(len(x), 1, device=x.device) + torch.randn((len(x), 1)) / 9
+        x = stochastic_depth(x, 0.3, "row", self.training)
+        if self.training:  # with a probability for each row: another draw, and no error
+            each = torch.full((len(x), 1), 0.9)
+            x = x + 0 * torch.empty_like(each).bernoulli_(each)
+        return self.linear(x)
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"checkpoint_activations": True}])
@@ -147,6 +154,11 @@ def test_a_loss_of_the_whole_batch(train, data):
 def test_more_devices_than_rows(train, data):
     X, _ = data
     assert_same(*train(X[:4], ["a", "b", "a", "b"], devices=6, trainable="all"), X)
+
+
+def test_a_last_batch_with_less_rows_than_devices(train, data):
+    X, y = data  # after batches in which all devices had rows
+    assert_same(*train(X[:14], y[:14], 3, trainable="all", batch_size=4, optimizer="sgd"), X)
 
 
 class Unused(nn.Module):
@@ -181,6 +193,51 @@ class Replace(Callback):
 def test_a_callback_may_change_the_weights(train, data):
     X, y = data
     assert_same(*train(X, y, trainable="all", callbacks=[Replace()]), X)
+
+
+@pytest.mark.filterwarnings("ignore:Training did not help")
+@pytest.mark.parametrize("callbacks", [[], [Replace()]], ids=["frozen", "frozen and changed"])
+def test_a_callback_may_freeze_weights(train, data, callbacks):
+    X, y = data
+    freezer = Freezer("body.0.*", at=2)
+    settings = {"trainable": "all", "max_epochs": 4, "lr": 0.01, "optimizer": "sgd"}
+    assert_same(*train(X, y, callbacks=[freezer, *callbacks], **settings), X)
+
+
+class Centres(nn.Module):
+    """A head with a statistic of its batches."""
+
+    def __init__(self, n_features, n_outputs):
+        super().__init__()
+        self.linear = nn.Linear(n_features, n_outputs)
+        self.register_buffer("mean", torch.zeros(n_features))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(0)
+        return self.linear(x - self.mean)
+
+
+def test_statistics_of_a_module_need_whole_batches(hubs, data):
+    model = FineTunedClassifier(network(), head=Centres, head_init="random", devices=2)
+    with pytest.raises(ValueError, match=r"devices=2 divides .* buffer '.*mean' needs it whole"):
+        model.set_params(device="cpu").fit(*data)
+
+
+@pytest.mark.filterwarnings("ignore:A batch of 16 does not fit")
+def test_memory_that_is_short_while_weights_are_packed(train, data, monkeypatch):
+    X, y = data
+    pack, n_calls = leader.packed, []
+
+    def fail_once(tensors):
+        n_calls.append(1)
+        if len(n_calls) == 4:  # the gradients of the second batch
+            raise torch.OutOfMemoryError("short")
+        return pack(tensors)
+
+    monkeypatch.setattr(leader, "packed", fail_once)
+    assert_same(*train(X, y, trainable="all"), X)
+    assert len(n_calls) > 4
 
 
 def test_checkpoint_goes_on_with_another_number_of_devices(hubs, data, tmp_path):

@@ -27,7 +27,7 @@ from sktransfer.finetuning.parallel import ProcessLostError
 from sktransfer.persistence import load, save
 from tests.features.shards.support import write_files
 from tests.finetuning.conftest import network
-from tests.finetuning.parallel.test_leader import assert_same
+from tests.finetuning.parallel.test_leader import CLOSE, assert_same
 from tests.support import TESTS
 
 pytestmark = [
@@ -100,16 +100,43 @@ def test_a_killed_process_raises_one_error(data):
     model.set_params(callbacks=None, devices=2).fit(X, y)  # the next one begins anew
 
 
-def test_trainings_in_threads_wait_for_each_other(data):
+class Meets(Callback):
+    """Starts another training in a thread while this one has its processes."""
+
+    def __init__(self, fit):
+        self.fit = fit
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == 1:
+            self.thread = threading.Thread(target=self.fit)
+            self.thread.start()
+            time.sleep(2)
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_trainings_in_threads_wait_for_each_other(data, devices):
     X, y = data
-    models = [FineTunedClassifier(network(), devices=2, **SETTINGS) for _ in range(2)]
-    threads = [threading.Thread(target=model.fit, args=(X, y)) for model in models]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    a, b = (model.predict_proba(X) for model in models)
-    np.testing.assert_array_equal(a, b)
+    second = FineTunedClassifier(network(), devices=devices, **SETTINGS)
+    meets = Meets(lambda: second.fit(X, y))
+    first = FineTunedClassifier(network(), devices=2, callbacks=[meets], **SETTINGS).fit(X, y)
+    meets.thread.join()
+    np.testing.assert_allclose(first.predict_proba(X), second.predict_proba(X), **CLOSE)
+
+
+def test_a_training_within_another_one_says_so(data):
+    X, y = data
+    inner = FineTunedClassifier(network(), devices=2, **SETTINGS)
+
+    class Within(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            inner.fit(X, y)
+
+    outer = FineTunedClassifier(network(), devices=2, callbacks=[Within()], **SETTINGS)
+    with pytest.raises(ValueError, match="called within another one on several devices"):
+        outer.fit(X, y)
 
 
 SCRIPT = """
@@ -128,6 +155,8 @@ model = FineTunedClassifier(
     network(), devices=DEVICES, trainable="all", head=Own, head_init="random", device="cpu",
     max_epochs=EPOCHS, batch_size=16, lr=1e-3, random_state=0,
 )
+if "BAR" in os.environ:
+    model.set_callbacks(__import__("sklearn.callback", fromlist=["ProgressBar"]).ProgressBar())
 print("begin", flush=True)
 model.fit(X.astype("float32"), y)
 P = model.predict_proba(X.astype("float32"))
@@ -203,7 +232,7 @@ def test_processes_of_a_launcher(launcher, tmp_path):
     env = environment(OUT=str(tmp_path / "plain"))
     subprocess.run([sys.executable, plain], check=True, env=env, timeout=300)
     script = write_script(tmp_path, '"all"')
-    env = environment(OUT=str(tmp_path / "rank"))
+    env = environment(OUT=str(tmp_path / "rank"), BAR="1")
     command = [sys.executable, *LAUNCHERS[launcher], script]
     subprocess.run(command, check=True, env=env, timeout=300)
     plain, first, second = (np.load(tmp_path / f"{n}.npy") for n in ("plain", "rank0", "rank1"))

@@ -50,7 +50,7 @@ class ThreadLink:
     @torch.no_grad()
     def broadcast(self, tensors):
         def copy(given):
-            for mine, its in zip(tensors, given[0], strict=True):
+            for mine, its in zip(_unpacked(tensors), _unpacked(given[0]), strict=True):
                 if self.rank:
                     mine.copy_(its)
 
@@ -60,10 +60,14 @@ class ThreadLink:
     def reduce(self, tensors):
         def add(given):
             for others in given[1:] if not self.rank else ():
-                for mine, its in zip(tensors, others, strict=True):
+                for mine, its in zip(_unpacked(tensors), _unpacked(others), strict=True):
                     mine.add_(its)
 
         self.hub.exchange(self.rank, tensors, add)
+
+
+def _unpacked(packed):
+    return [tensor for _, group in packed for tensor in group]
 
 
 class ThreadFollower(Follower):
