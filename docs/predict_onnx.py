@@ -93,8 +93,9 @@ def as_words(texts: list[str], about: dict) -> np.ndarray:
 
 
 def as_columns(table: dict[str, list], about: dict) -> np.ndarray:
-    """Return the numbers or the texts of some columns side by side."""
-    dtype = np.float32 if "float32" in about["layout"] else object
+    """Return the numbers, integers or texts of some columns side by side."""
+    kind = about["layout"].split()[-1]
+    dtype = {"float32": np.float32, "int64": np.int64}.get(kind, object)
     return np.array([table[name] for name in about["columns"]], dtype).T
 
 

@@ -17,7 +17,7 @@ PROBABILITIES, LABEL = "probabilities", "label"
 
 
 def scikit_graph(
-    steps: Sequence[Any], width: int, name: str = "columns", *, texts: bool = False
+    steps: Sequence[Any], width: int, name: str = "columns", kind: str = "float32"
 ) -> Any:
     """Convert estimators that follow each other, with outputs by name.
 
@@ -29,8 +29,8 @@ def scikit_graph(
         Number of columns of their input.
     name : str, default="columns"
         Of the input.
-    texts : bool, default=False
-        Whether the input is one of texts.
+    kind : {"float32", "int64", "texts"}, default="float32"
+        Of the input.
 
     Returns
     -------
@@ -42,11 +42,11 @@ def scikit_graph(
         If skl2onnx does not convert them.
     """
     import skl2onnx
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
 
-    kind = StringTensorType if texts else FloatTensorType
+    types = {"float32": FloatTensorType, "int64": Int64TensorType, "texts": StringTensorType}
     joined = steps[0] if len(steps) == 1 else make_pipeline(*steps)
-    settings: dict = {"initial_types": [(name, kind([None, width]))], "target_opset": OPSETS}
+    settings: dict = {"initial_types": [(name, types[kind]([None, width]))], "target_opset": OPSETS}
     try:
         model = _converted(skl2onnx.to_onnx, joined, steps[-1], settings)
     except Exception as error:  # of any type, by estimator

@@ -126,18 +126,41 @@ def _table_graph(name: str, step: Any, columns: list[str], asked: Any) -> Graph:
             "is given its values one by one, as texts are: give the column as a list "
             f"([{columns[0]!r}]), or texts to a PretrainedFeatureExtractor."
         )
-    texts = _takes_texts(steps[0])
-    model = scikit_graph(steps, len(columns), name, texts=texts)
+    _check_precision(steps[0], columns)
+    kind = _kind_of_input(steps[0])
+    model = scikit_graph(steps, len(columns), name, kind)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
-    layout = f"(n, {len(columns)}), {'texts' if texts else 'float32'}"
-    about = {"columns": columns, "layout": layout}
+    about = {"columns": columns, "layout": f"(n, {len(columns)}), {kind}"}
     return Graph(model, (Source(name, torch.zeros(2, len(columns)), (0,), about),))
 
 
-def _takes_texts(step: Any) -> bool:
-    """Tell whether a fitted transformer was given texts, as far as it keeps them."""
-    kept = [*getattr(step, "categories_", ()), getattr(step, "statistics_", ())]
-    return any(np.asarray(values).dtype.kind in "OUS" for values in kept)
+def _kind_of_input(step: Any) -> str:
+    """Return what a fitted transformer was given, as far as it keeps it."""
+    categories = [np.asarray(values).dtype.kind for values in getattr(step, "categories_", ())]
+    kept = [*categories, np.asarray(getattr(step, "statistics_", ())).dtype.kind]
+    if any(kind in "OUS" for kind in kept):
+        return "texts"
+    # As float32, numbers above 2 ** 24 would be other categories.
+    return "int64" if categories and set(categories) <= set("iu") else "float32"
+
+
+_CENTRES = {"mean_": "scale_", "center_": "scale_", "data_min_": "data_range_"}
+_LARGEST_CENTRE = 2**24 * 1e-4  # in units of the scale, for an error of 1e-4
+
+
+def _check_precision(step: Any, columns: list[str]) -> None:
+    """Refuse what graphs, which compute with float32, cannot subtract."""
+    for centre, scale in _CENTRES.items():
+        values, units = getattr(step, centre, None), getattr(step, scale, None)
+        if values is None or units is None:
+            continue
+        large = np.abs(values) > _LARGEST_CENTRE * np.abs(units)
+        if large.any():
+            raise ValueError(
+                f"to_onnx: column {columns[int(np.argmax(large))]!r} varies too little around a "
+                "number that is too large for float32, in which graphs compute. Subtract a "
+                "constant from it before fit."
+            )
 
 
 _MAKERS: dict[type[Any], Callable[[Any, Any, Sequence[Any]], Graph]] = {

@@ -48,7 +48,7 @@ def discriminant(
     .. math:: (x^T W^{-1} \\mu_j - \\mu_j^T W^{-1} \\mu_j / 2) / c + \\log \\pi_j.
 
     With :math:`c = 1`, models of few samples are too certain; here c is a fifth of the mean of
-    :math:`\\mu_j^T W^{-1} \\mu_j`. A class without samples is less probable than all others.
+    :math:`\\mu_j^T W^{-1} \\mu_j`. A class without samples has a small constant logit.
 
     References
     ----------
@@ -69,9 +69,7 @@ def discriminant(
     own = (vectors / (1 - values)) @ vectors.T / np.outer(root, root) / scale
     constant = np.log(share) - (vectors**2) @ ratio / share / scale / 2
     n_classes, half = len(mass), -np.log(2 * len(scores))  # of a class with half a sample
-    coef, intercept = (
-        np.zeros((n_classes, n_classes)),
-        np.full(n_classes, 2 * constant.min() + half),
-    )
+    coef = np.zeros((n_classes, n_classes))
+    intercept = np.full(n_classes, 2 * constant.min() + half)
     coef[np.ix_(seen, seen)], intercept[seen] = own, constant - share @ own
     return coef, intercept

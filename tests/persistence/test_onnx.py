@@ -152,6 +152,14 @@ def test_an_image_and_numbers_are_inputs_of_one_graph(tmp_path):
     assert b"site-packages" not in content and str(TESTS.parent).encode() not in content
 
 
+def test_large_integers_are_categories_of_their_own(tmp_path):
+    zips = [2**24, 2**24 + 1] * 6  # one number as float32
+    table = pd.DataFrame({"photo": X, "zip": zips, "code": [7, 8, 9] * 4})
+    encoder = OneHotEncoder(sparse_output=False)
+    model = columns_of((features(), "photo"), (encoder, ["zip", "code"])).fit(table)
+    assert_equal(model, tmp_path / "model.onnx", table)
+
+
 def columns_of(*transformers):
     return ColumnTransformer([(f"t{i}", *pair) for i, pair in enumerate(transformers)])
 
@@ -299,10 +307,12 @@ def test_columns_share_the_weights_of_their_network(tmp_path):
     [
         ((TfidfVectorizer(), "text"), "TfidfVectorizer of column 'text', which is given"),
         ((make_pipeline(FunctionTransformer(), features()), "photo"), "FunctionTransformer at"),
+        ((StandardScaler(), ["seconds"]), "'seconds' varies too little around a number"),
     ],
 )
 def test_transformers_without_an_equivalent_are_named(transformer, message, tmp_path):
     table = pd.DataFrame({"photo": X[:4], "text": ["good film", "bad", "good", "film"]})
+    table["seconds"] = 1.7e9 + np.arange(4)
     model = columns_of(transformer, (features(), "photo")).fit(table)
     with pytest.raises((TypeError, ValueError), match=message):
         to_onnx(model, tmp_path / "model.onnx")
