@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _cluster import cluster, write_jpegs
+from _cluster import cluster, cpu_seconds, write_jpegs
 from _common import Case, interleave, parser, record, speeds
 
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
@@ -54,7 +54,20 @@ def main() -> None:
 
         warm = paths[: min(64, args.images)]
         extract_to(folder / "warm", extractor, source=warm, shard_size=8, executor=client)
-        variants = {"one process": one_process, "cluster": lambda: run("cluster", client)}
+        processor: dict[str, list[float]] = {"one process": [], "cluster": []}
+
+        def spent() -> float:
+            return cpu_seconds() + sum(client.run(cpu_seconds).values())
+
+        def counted(label: str, function) -> None:
+            before = spent()
+            function()
+            processor[label].append(spent() - before)
+
+        variants = {
+            "one process": lambda: counted("one process", one_process),
+            "cluster": lambda: counted("cluster", lambda: run("cluster", client)),
+        }
         times = interleave(variants, args.rounds)
         a, b = (load_features(targets[k])[0] for k in ("one", "cluster"))
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
@@ -62,6 +75,7 @@ def main() -> None:
     fast = speeds(times, args.images)
     cases = [
         Case(name, "images/s", fast, "one process", {"cluster": 0.9}, "features equal to 1e-3"),
+        Case(f"{name}, processor time", "s", processor, "one process"),
         Case(
             f"{name}, one process, outside of the features",
             "s",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import datetime
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -117,6 +118,11 @@ def _started(devices: Sequence[torch.device], n_threads: int) -> Iterator[Link]:
 def _check_free() -> None:
     if not dist.is_available():
         raise ValueError("devices=: this version of torch has no torch.distributed.")
+    if multiprocessing.current_process().daemon:
+        raise ValueError(
+            "devices=: a worker process, such as one of Dask or of multiprocessing, cannot start "
+            "others. Use devices=None there."
+        )
     if _holder == threading.get_ident():
         raise ValueError(
             "devices=: this fit was called within another one on several devices, for example by "

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor
-from sktransfer.finetuning.parallel import choice, choose_devices
+from sktransfer.finetuning.parallel import choice, choose_devices, processes
 from tests.finetuning.conftest import network
 
 CPU = torch.device("cpu")
@@ -70,6 +70,19 @@ def test_a_worker_of_joblib_is_not_of_the_launcher(data, monkeypatch):
     monkeypatch.setattr(choice.multiprocessing, "current_process", lambda: worker)
     with pytest.raises(ValueError, match=r"a worker of joblib .* n_jobs=1"):
         FineTunedClassifier(network(), devices="all", device="cpu").fit(*data)
+
+
+def test_a_process_that_cannot_start_others_says_so(data, monkeypatch):
+    model = FineTunedClassifier(network(), devices=2, device="cpu", max_epochs=1)
+    daemon = SimpleNamespace(daemon=True)
+    monkeypatch.setattr(processes.multiprocessing, "current_process", lambda: daemon)
+    with pytest.raises(ValueError, match="devices=: a worker process"):
+        model.fit(*data)
+    monkeypatch.undo()
+    monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(choice.dist, "get_world_size", lambda: 1)
+    with pytest.raises(ValueError, match=r"devices=: this process belongs to a group"):
+        model.fit(*data)
 
 
 def test_batch_norm_that_is_trained_needs_whole_batches(data):
