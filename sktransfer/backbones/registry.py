@@ -215,6 +215,18 @@ def register_backbone(
     return factory
 
 
+def _check_source(backbone: Any, weights: Any, own: Mapping[str, Any]) -> None:
+    """Check that what is given is for this kind of backbone."""
+    given = sorted(key for key, value in own.items() if value is not None)
+    if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
+        raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
+    if not isinstance(backbone, str) and not (isinstance(weights, str) and weights == "default"):
+        raise ValueError(
+            f"weights={str(weights)!r} is for backbones given by name; load them into your module "
+            "with load_state_dict before giving it."
+        )
+
+
 def load_backbone(
     backbone: str | nn.Module | Callable[..., Any] | Backbone,
     *,
@@ -285,21 +297,9 @@ def load_backbone(
     >>> load_backbone("efficientnet_lite0")
     <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
     """
-    own: dict[str, Any] = {
-        "preprocess": preprocess,
-        "stages": stages,
-        "classes": classes,
-        "name": name,
-    }
-    own["modality"] = modality
-    given = sorted(key for key, value in own.items() if value is not None)
-    if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
-        raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
-    if not isinstance(backbone, str) and not (isinstance(weights, str) and weights == "default"):
-        raise ValueError(
-            f"weights={str(weights)!r} is for backbones given by name; load them into your module "
-            "with load_state_dict before giving it."
-        )
+    own: dict[str, Any] = {"preprocess": preprocess, "stages": stages, "classes": classes}
+    own |= {"modality": modality, "name": name}
+    _check_source(backbone, weights, own)
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
         backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):

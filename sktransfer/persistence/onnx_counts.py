@@ -39,9 +39,35 @@ def counts_model(vectorizer: Any) -> Any:
     """
     from onnx import TensorProto, helper, numpy_helper
 
+    n = len(vectorizer.vocabulary_)
+    constants = {"idf": vectorizer.idf_, "one": np.array(1.0), "zero": np.array(0.0)}
+    nodes = [
+        _frequencies(vectorizer),
+        helper.make_node("Cast", ["frequency"], ["f"], to=TensorProto.DOUBLE),
+        helper.make_node("Max", ["f", "one"], ["at_least_one"]),
+        helper.make_node("Log", ["at_least_one"], ["logarithm"]),
+        helper.make_node("Add", ["logarithm", "one"], ["sublinear"]),
+        helper.make_node("Greater", ["f", "zero"], ["occurs"]),
+        helper.make_node("Where", ["occurs", "sublinear", "zero"], ["tf"]),
+        helper.make_node("Mul", ["tf", "idf"], ["counts"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "counts",
+        [helper.make_tensor_value_info("words", TensorProto.STRING, ["n", "words"])],
+        [helper.make_tensor_value_info("counts", TensorProto.DOUBLE, ["n", n])],
+        [numpy_helper.from_array(np.asarray(v, np.float64), k) for k, v in constants.items()],
+    )
+    return helper.make_model(graph, ir_version=9)
+
+
+def _frequencies(vectorizer: Any) -> Any:
+    """Make a node that counts the words and the pairs of words of a vectorizer."""
+    from onnx import helper
+
     grams = sorted(vectorizer.vocabulary_.items(), key=lambda item: (item[0].count(" "), item[1]))
     n_single = sum(" " not in gram for gram, _ in grams)
-    vector = helper.make_node(
+    return helper.make_node(
         "TfIdfVectorizer",
         ["words"],
         ["frequency"],
@@ -53,23 +79,3 @@ def counts_model(vectorizer: Any) -> Any:
         ngram_indexes=[place for _, place in grams],
         pool_strings=[word for gram, _ in grams for word in gram.split(" ")],
     )
-    constants = {"idf": vectorizer.idf_, "one": np.array(1.0), "zero": np.array(0.0)}
-    nodes = [
-        vector,
-        helper.make_node("Cast", ["frequency"], ["f"], to=TensorProto.DOUBLE),
-        helper.make_node("Max", ["f", "one"], ["at_least_one"]),
-        helper.make_node("Log", ["at_least_one"], ["logarithm"]),
-        helper.make_node("Add", ["logarithm", "one"], ["sublinear"]),
-        helper.make_node("Greater", ["f", "zero"], ["occurs"]),
-        helper.make_node("Where", ["occurs", "sublinear", "zero"], ["tf"]),
-        helper.make_node("Mul", ["tf", "idf"], ["counts"]),
-    ]
-    n = len(grams)
-    graph = helper.make_graph(
-        nodes,
-        "counts",
-        [helper.make_tensor_value_info("words", TensorProto.STRING, ["n", "words"])],
-        [helper.make_tensor_value_info("counts", TensorProto.DOUBLE, ["n", n])],
-        [numpy_helper.from_array(np.asarray(v, np.float64), k) for k, v in constants.items()],
-    )
-    return helper.make_model(graph, ir_version=9)
