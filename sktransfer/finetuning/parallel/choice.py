@@ -23,7 +23,9 @@ __all__ = [
     "own_group",
 ]
 
-own_group = threading.Event()  # set while this process leads a group that the package has started
+own_group: threading.Event = (
+    threading.Event()
+)  # set while this process leads a group that the package has started
 
 
 def choose_devices(devices: int | str | None, device: str) -> list[torch.device]:
