@@ -23,9 +23,8 @@ __all__ = [
     "own_group",
 ]
 
-own_group: threading.Event = (
-    threading.Event()
-)  # set while this process leads a group that the package has started
+# Set while this process leads a group that the package has started.
+own_group: threading.Event = threading.Event()
 
 
 def choose_devices(devices: int | str | None, device: str) -> list[torch.device]:
