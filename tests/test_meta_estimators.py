@@ -78,7 +78,6 @@ def test_a_pipeline_in_a_meta_estimator(meta, columns, names):
     assert found.shape == y.shape
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize(
     "meta",
     [

@@ -46,7 +46,6 @@ def fine_tuned():
 
 
 @pytest.mark.integration
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("make", [pipeline, fine_tuned])
 def test_uploads_in_four_threads_get_the_probabilities_of_the_model(make):
     model = make().fit(X, Y)

@@ -113,7 +113,6 @@ def test_a_small_file_serves_every_estimator(small):
     assert chosen.layers_[0] in small.stages
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_table_of_words_stays_as_it_is_when_all_is_trained(small):
     model = FineTunedClassifier(small, trainable="all", lr=1e-2, max_epochs=3, random_state=0)
     tuned = model.fit(TEXTS, ["good", "none", "bad", "good"]).to_backbone()

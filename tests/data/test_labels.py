@@ -280,7 +280,6 @@ def test_weights_are_one_where_none_are_given():
     assert check_weights([1, 0, 2], 3).dtype == np.float64
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.filterwarnings("ignore:Singular matrix")
 @pytest.mark.parametrize("factor", [1e-300, 1e300])
 @pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])

@@ -516,7 +516,6 @@ def test_a_file_holds_only_the_rows_that_changed(backbone, data, tmp_path):
     assert found.strip() == str(model.predict(texts[:3]).tolist())
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_words_that_come_later_are_trained_and_earlier_ones_kept(backbone, data):
     texts, y = data
     early = [t.replace("awful", "poor") for t in texts]

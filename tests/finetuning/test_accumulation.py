@@ -74,7 +74,6 @@ def test_no_more_rows_than_a_batch_pass_the_network_at_once(data):
     assert sum(seen) == 90
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_parts_have_two_rows_for_batch_norm_that_learns(data):
     model = fit(
         data, module=network(), batch_size=1, accumulate=6, train_batch_norm=True, max_epochs=1
@@ -116,7 +115,6 @@ def test_checkpointed_stages_train_bit_for_bit_as_others(settings, data):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_checkpointed_stages_draw_the_same_numbers_again(data):
     def gradient(checkpoint):
         head = {"dropout": 0.5, "checkpoint_activations": checkpoint, "batch_size": 16}

@@ -9,7 +9,6 @@ def darken(image):
     return image.mul_(0)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("n_views", [1, None])
 def test_an_augmentation_that_works_in_place_does_not_change_the_images_of_the_user(n_views):
     X = images(4)

@@ -142,7 +142,6 @@ def test_a_new_label_keeps_the_rows_of_the_others(data):
     assert torch.equal(grown._tuned.tail.head.linear.weight[:2], before)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     model = FineTunedClassifier(trainable=1, max_epochs=1, random_state=0)
     images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
@@ -171,7 +170,6 @@ def test_several_labels_a_sample(data):
     assert (model.predict(X) == Y).mean() > 0.8
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_grid_search_and_two_processes(data):
     settings = {"trainable": ["head", 1], "lr": [1e-3, "range_test"]}
     model = FineTunedClassifier(load_backbone(Vectors()), max_epochs=1, random_state=0)
@@ -229,7 +227,6 @@ def small_images():
     return list(images), np.array(["bright", "dark"] * 8)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize(
     ("augment", "n_views"),
     [
@@ -265,7 +262,6 @@ def test_augmentation_needs_images(data):
         FineTunedClassifier(load_backbone(network()), augment="light").fit(*data)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_batch_norm_keeps_its_statistics_unless_asked(data):
     statistics = {}
     for train_batch_norm in (False, True):
@@ -426,7 +422,6 @@ class Backwards(nn.Module):
         return self.out(torch.relu(self.hidden(x)))
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_head_of_any_order_grows(data):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), head=Backwards, max_epochs=1)
@@ -445,7 +440,6 @@ def norm_head(n_features, n_outputs):
     return nn.Sequential(nn.BatchNorm1d(n_features), nn.Linear(n_features, n_outputs))
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("settings", [{"head": norm_head}, {"train_batch_norm": True}])
 def test_batch_norm_that_learns_meets_no_batch_of_one_row(settings, data):
     X, y = data
@@ -476,7 +470,6 @@ def test_dropout_called_as_a_function_is_on_while_training_and_off_afterwards(da
     assert not torch.equal(body.train()(X), body.train()(X))
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_features_of_a_tuned_network_are_the_input_of_any_head(data):
     X, y = data
 
@@ -530,7 +523,6 @@ def test_views_made_in_threads_do_not_wait_for_the_training_that_waits_for_them(
     assert one.history_[0]["train_loss"] == two.history_[0]["train_loss"]
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_layer_decay_counts_stages_with_parameters_from_the_head_down(data):
     model = FineTunedClassifier(
         load_backbone(network()), trainable="all", lr=0.1, layer_decay=0.8, max_epochs=1
@@ -630,7 +622,6 @@ def test_a_model_grows_with_any_head_and_with_dropout(head, data):
     assert any(isinstance(m, nn.Dropout) for m in grown._tuned.tail.head.modules()) == (dropout > 0)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
     X, y = data
     two = FineTunedClassifier(load_backbone(network()), head="mlp", max_epochs=1)
@@ -833,7 +824,6 @@ def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, dat
     np.testing.assert_allclose(divided.predict_proba(X), model.predict_proba(X), atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
     settings = {"trainable": "all", "max_epochs": 1, "warm_start": True, "random_state": 0}
     settings |= {"batch_size": 32}
@@ -854,7 +844,6 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
     assert [int(count) for count in counts] == [math.ceil(90 / 32)]
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_validation_runs_in_parts_beside_batch_norm_that_learns(data, monkeypatch):
     out_of_memory(monkeypatch, 8, training=False)
     settings = {"validation_fraction": 0.5, "max_epochs": 1, "train_batch_norm": True}
@@ -874,7 +863,6 @@ def test_norms_that_track_statistics_see_whole_batches(data, monkeypatch):
         FineTunedClassifier(load_backbone(network()), head=head).fit(*data)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_schedule_ends_where_a_last_row_joins_another_batch(data):
     X, y = data
     settings = {"trainable": "all", "batch_size": 32, "max_epochs": 5, "random_state": 0}
@@ -963,7 +951,6 @@ def test_a_callback_may_stop_training(data):
     assert len(model.fit(*data).history_) == 2
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_statistics_of_a_stage_that_has_not_begun_to_learn_stay(data):
     settings = {"trainable": "all", "train_batch_norm": True, "gradual_unfreezing": True}
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, **settings)

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from sktransfer import (
     FineTunedClassifier,
@@ -18,7 +17,6 @@ def test_the_range_test_finds_a_rate_between_no_training_and_harm(data):
     assert min(rates) >= 1e-4
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_range_test_is_not_misled_by_dropout(data):
     def rate(dropout, seed):
         model = FineTunedClassifier(
@@ -37,7 +35,6 @@ def test_the_range_test_is_not_misled_by_dropout(data):
     assert np.median(dropped) >= np.median(plain) / 3
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_rate_is_looked_for_as_far_where_a_last_row_joins_another_batch(data):
     found = []
     for n in (32, 33):

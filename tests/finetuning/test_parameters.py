@@ -62,7 +62,6 @@ def test_a_pickle_opens_in_a_new_process_and_goes_on(trainable, data, tmp_path):
     assert "bias" in run_in_new_process(OPEN, file)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_file_has_the_size_of_the_trained_parameters():
     X, y = images(6, size=(32, 32)), [1, 2] * 3
     settings = {"image_size": 32, "max_epochs": 1, "random_state": 0}

@@ -1,6 +1,5 @@
 import joblib
 import numpy as np
-import pytest
 from torch import nn
 
 from sktransfer import (
@@ -26,7 +25,6 @@ def test_a_classifier_grows_from_a_regressor(data):
     assert FineTunedClassifier(regressor, max_epochs=1).fit(X, y).score(X, y) > 0.5
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_file_of_a_regressor_holds_the_changed_tensors(tmp_path):
     X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     module = nn.Sequential(nn.Linear(6, 900), nn.ReLU(), nn.Linear(900, 300), nn.ReLU())

@@ -36,7 +36,6 @@ def test_only_what_trained_is_kept_for_rehearsal(data):
     assert all((weights == 2.0).all() for _, weights in model._kept.values())
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("class_weight", [{"ant": 5.0, "bee": 1.0, "wasp": 1.0}, "balanced"])
 def test_kept_rows_weigh_what_they_weighed_and_their_class(class_weight, data, monkeypatch):
     X, y = data

@@ -37,7 +37,6 @@ def test_files_of_each_format_open_in_a_new_process(number):
     assert len(names) > 6
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_files_of_this_format_are_written_as_they_were():
     kept = joblib.load(write_files.FILES / f"fitted_{FORMAT}.joblib")
     for name, (model, X) in write_files.models().items():
@@ -57,7 +56,6 @@ def layout(value):
     return (value.dtype, value.shape) if isinstance(value, np.ndarray) else type(value)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_the_state_is_data(data):
     model = FineTunedClassifier(load_backbone(network()), trainable=1, head="mlp", dropout=0.1)
     state = model.set_params(max_epochs=1).fit(*data)._tuned.state()
@@ -97,7 +95,6 @@ def test_a_head_is_made_again_of_its_description(head):
     assert torch.equal(again.eval()(x), head.eval()(x))
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_head_of_other_layers_is_kept_as_a_module(data):
     def head(n_features, n_outputs):
         return nn.Sequential(nn.LayerNorm(n_features), nn.Linear(n_features, n_outputs))

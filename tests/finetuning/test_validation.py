@@ -59,7 +59,6 @@ def test_it_is_as_if_these_samples_had_been_held_out(data):
     np.testing.assert_allclose(given.predict_proba(X), held.predict_proba(X), atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_it_stops_training(data):
     X, y = data
     wrong = np.roll(y[60:], 1)
@@ -78,7 +77,6 @@ def test_weights_and_samples_of_training_do_not_change_it(data):
     assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_numbers_and_indicator_matrices(data):
     X, y = data
     numbers = X[:, :2] * 3
@@ -124,7 +122,6 @@ def test_unreadable_samples_of_it_are_named():
         model.fit(X, y, X_val=[X[0], "nowhere.jpg"], y_val=["a", "b"])
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_its_words_may_be_others_than_those_of_training():
     names = ["good", "bad", "film", "a", "fine", "poor"]
     vectors = load_word_vectors(dict(zip(names, np.eye(6, dtype=np.float32), strict=True)))

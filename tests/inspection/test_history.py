@@ -8,7 +8,12 @@ from tests.support import tiny_backbone
 
 def test_losses_of_a_training_are_drawn_and_the_kept_epoch_is_marked(colours):
     model = FineTunedClassifier(
-        tiny_backbone(), trainable="all", max_epochs=3, validation_fraction=0.25, patience=3
+        tiny_backbone(),
+        trainable="all",
+        max_epochs=3,
+        validation_fraction=0.25,
+        patience=3,
+        random_state=0,
     ).fit(*colours)
     display = TrainingHistoryDisplay.from_estimator(model)
     assert [line.get_label() for line in display.lines_] == ["training", "hold-out set"]

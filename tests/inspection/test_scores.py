@@ -66,7 +66,6 @@ def test_logits_give_the_probabilities_of_the_estimator(name, colours):
         np.testing.assert_allclose(softmax(logits, 1), model.predict_proba(X[:5]), atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("name", ["tuned", "linear", "unit rows", "one strategy"])
 def test_three_classes_have_three_logits(name, colours):
     X, y = colours[0], np.array(["a", "b", "c"] * 8)

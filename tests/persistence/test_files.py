@@ -103,7 +103,6 @@ def fitted(name):
 DAILY = ("features", "pipeline", "direct", "mlp", "all", "on a tuned backbone", "blend")
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize(
     "name",
     [n if n in DAILY else pytest.param(n, marks=pytest.mark.sweep) for n in MODELS],
@@ -247,7 +246,6 @@ def test_a_function_as_a_parameter_is_given_by_its_name(tmp_path):
     assert_same(model, load(tmp_path / "model.skt", modules=TINY | {"middle": middle}), IMAGES)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_head_of_the_users(tmp_path):
     def head(n_features, n_outputs):
         return torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(n_features, n_outputs))

@@ -31,7 +31,6 @@ for name, model in joblib.load(folder / "all.joblib").items():
 """
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.integration
 @pytest.mark.parametrize("version", sorted(path.name for path in FILES.glob("version_*")))
 def test_files_of_each_version_open_in_a_new_process(version):

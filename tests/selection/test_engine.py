@@ -45,7 +45,6 @@ def other(monkeypatch):
     return Other
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("strategy", ["auto", "direct", "features", "early", "last"])
 def test_a_classifier_predicts_the_same_with_each_strategy(strategy, other):
     expected = TransferClassifier(deeper_backbone(), strategy=strategy, **QUICK).fit(X, Y)

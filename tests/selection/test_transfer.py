@@ -175,7 +175,6 @@ def rows_backbone():
     return load_backbone(nn.Sequential(*layers).eval(), classes=list("abc"))
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("strategy", ["auto", "search", *STRATEGIES])
 def test_weights_reach_every_strategy(strategy):
     X, y = spread_labels()
@@ -392,4 +391,4 @@ def test_trials_draw_no_bars(colours, capsys):
     model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0, verbose=1)
     model.fit(*colours)
     shown = capsys.readouterr().out
-    assert 0 < shown.count("training") + shown.count("running") + shown.count("%") < 30
+    assert 0 < shown.count("0:00:0") < 5  # the time left, of each bar

@@ -189,13 +189,11 @@ class Replace(Callback):
                 parameter.mul_(0.9)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_a_callback_may_change_the_weights(train, data):
     X, y = data
     assert_same(*train(X, y, trainable="all", callbacks=[Replace()]), X)
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 @pytest.mark.parametrize("callbacks", [[], [Replace()]], ids=["frozen", "frozen and changed"])
 def test_a_callback_may_freeze_weights(train, data, callbacks):
     X, y = data
@@ -295,7 +293,6 @@ def test_an_error_on_another_device_is_told(hubs, data):
     assert not hasattr(model, "classes_")
 
 
-@pytest.mark.filterwarnings("ignore:Training did not help")
 def test_short_memory_of_any_device_divides_batches(hubs, data, monkeypatch):
     X, y = data
 

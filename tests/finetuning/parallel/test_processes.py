@@ -30,11 +30,7 @@ from tests.finetuning.conftest import network
 from tests.finetuning.parallel.test_leader import CLOSE, assert_same
 from tests.support import TESTS
 
-pytestmark = [
-    pytest.mark.sweep,
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Training did not help"),
-]
+pytestmark = [pytest.mark.sweep, pytest.mark.integration]
 
 SETTINGS = {"max_epochs": 3, "batch_size": 16, "lr": 1e-3, "random_state": 0, "device": "cpu"}
 
