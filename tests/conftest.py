@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import scipy.linalg  # noqa: F401  (its BLAS must be there to be limited)
 import torch
+from threadpoolctl import threadpool_limits
 
 from sktransfer.backbones import registry as registry_module
 from sktransfer.engines.base import Engine
@@ -14,6 +16,7 @@ from tests.support import DATA, TESTS
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
 torch.set_num_threads(1)
+threadpool_limits(1, user_api="blas")
 
 
 _SWEEP = pytest.StashKey[list]()
