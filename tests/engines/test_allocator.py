@@ -11,8 +11,8 @@ from sktransfer.engines import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        np.ones(2**19)  # 4 MB
+    for _ in range(80):
+        np.ones(2**17)  # 1 MB: NumPy asks for huge pages from 4 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 found = [faults()]
