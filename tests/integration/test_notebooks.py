@@ -7,7 +7,8 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
 
-pytestmark = pytest.mark.integration
+# Other programs warn of what is between them and their libraries.
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 PREPARE = """
 import warnings

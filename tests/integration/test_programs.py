@@ -9,7 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sktransfer import PretrainedFeatureExtractor, TransferClassifier, register_backbone
 from tests.support import tiny_backbone
 
-pytestmark = pytest.mark.integration
+# Other programs warn of what is between them and their libraries.
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 REGISTER = """
 from sktransfer import register_backbone
