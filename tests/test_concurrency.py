@@ -77,6 +77,7 @@ def growth(model, wanted: np.ndarray) -> float:
         sizes.append(resident())
     assert len(gc.get_objects()) - n_objects < 500
     assert psutil.Process().num_threads() < 60
+    assert sizes[-1] - sizes[0] < 25 * 2**20
     return float(np.median(np.diff(sizes))) / ROUND
 
 

@@ -12,6 +12,7 @@ from .onnxruntime import onnx_model
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .rows import as_batch
 from .select import ENGINES, check_engine, engine_for, resolve_engine
+from .threads import thread_budget
 from .torch import TorchEngine
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "pooled_width",
     "resolve_device",
     "resolve_engine",
+    "thread_budget",
 ]

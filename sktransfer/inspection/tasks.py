@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..transferability.folds import check_folds
@@ -295,9 +296,7 @@ class LabelTask(Task):
         labels = np.unique(np.concatenate([self.y, found.predicted]))
         if len(labels) > _LARGEST_TABLE:
             return None
-        places = np.searchsorted(labels, self.y), np.searchsorted(labels, found.predicted)
-        matrix = np.zeros((len(labels), len(labels)), int)
-        np.add.at(matrix, places, 1)
+        matrix = confusion_matrix(self.y, found.predicted, labels=labels)
         return [as_text(label) for label in labels], matrix
 
     def bins(self, found: Evaluation) -> list[Bin]:

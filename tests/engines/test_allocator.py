@@ -2,7 +2,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from torch import nn
+
+from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, extract_to
+from sktransfer.engines import allocator
 
 PROGRAM = """
 import resource, threading
@@ -36,6 +41,41 @@ def test_freed_memory_is_kept_in_a_worker_of_dask_and_returned_afterwards():
 def test_other_processes_are_not_changed():
     _, nested, within, after = count({})
     assert abs(nested - after) < 3_000 > abs(within - after)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.parametrize("action", ["transform", "fit", "extract_to"])
+def test_it_is_so_while_features_are_computed_and_networks_are_trained(
+    action, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    X, y = np.eye(6, 4, dtype=np.float32), ["a", "b"] * 3
+    seen, within, set_thresholds = [], [], allocator._set
+
+    def note(library, *thresholds):
+        seen.append(thresholds)
+        set_thresholds(library, *thresholds)
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            within.append(seen[-1] if seen else None)
+            return super().forward(x)
+
+    network = nn.Sequential(Watched(4, 3), nn.Linear(3, 2))
+    extractor = PretrainedFeatureExtractor(network).fit(X)
+    model = FineTunedClassifier(network, trainable="all", max_epochs=1, random_state=0)
+    monkeypatch.setattr(allocator, "_set", note)
+    seen.clear()
+    within.clear()
+    actions = {
+        "transform": lambda: extractor.transform(X),
+        "fit": lambda: model.fit(X, y),
+        "extract_to": lambda: extract_to(tmp_path / "f", extractor, source=list(X)),
+    }
+    actions[action]()
+    raised, as_before = (10**9, 2**25), (65536, 128 * 1024)
+    assert within[-1] == raised and seen[-1] == as_before
 
 
 def count(settings):

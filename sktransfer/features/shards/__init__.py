@@ -4,7 +4,6 @@ from .extract import extract_to
 from .loading import iter_features, load_features
 from .report import ExtractionReport
 from .runner import ExtractionError
-from .task import thread_budget
 
 __all__ = [
     "ExtractionError",
@@ -12,5 +11,4 @@ __all__ = [
     "extract_to",
     "iter_features",
     "load_features",
-    "thread_budget",
 ]

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ...data import UnreadableSamplesError
-from ...engines import keep_freed_memory
+from ...engines import keep_freed_memory, thread_budget
 from ..function import Computed, FeatureFunction
 from .arrow import arrow
 from .folder import Folder
 from .parts import DIGEST, ROW, Manifest, PartName, write_part
 from .planning import Shard
 
-__all__ = ["Done", "ShardTask", "name_of", "thread_budget"]
+__all__ = ["Done", "ShardTask", "name_of"]
 
 _SHOWN = 200  # characters of a sample or a cause
 
@@ -170,22 +167,3 @@ def name_of(sample: Any) -> str:
 def _cause(error: Exception) -> str:
     text = str(error) or type(error).__name__
     return text[:_SHOWN].encode("utf-8", "replace").decode()
-
-
-@contextlib.contextmanager
-def thread_budget(n_threads: int | None) -> Iterator[None]:
-    """Let torch use a number of threads, and put the number back afterwards.
-
-    Parameters
-    ----------
-    n_threads : int or None
-        None changes nothing.
-    """
-    before = torch.get_num_threads()
-    if n_threads is not None and n_threads != before:
-        torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)

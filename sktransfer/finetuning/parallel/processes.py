@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from ...features.shards import thread_budget
+from ...engines import thread_budget
 from ..tail import Tail
 from .choice import is_launched, needs_whole_batches, own_group
 from .follower import END, Follower, Message
@@ -26,7 +26,7 @@ __all__ = ["replicas_on"]
 _HOST = "127.0.0.1"
 _POLL = 0.05  # seconds
 _IDLE = 10  # seconds after which a process ends whose first process was killed
-_PATIENCE = 5  # seconds, for the cause of an error
+_TO_END = 5  # seconds for a process that failed, to tell why
 _CONNECTING = datetime.timedelta(seconds=30)  # to a process that may have been killed
 _READY = "ready"
 _ONE_GROUP = threading.Lock()  # a process belongs to one group at a time
@@ -141,7 +141,7 @@ def _explained(futures: list) -> Iterator[None]:
     try:
         yield
     except ProcessLostError as error:
-        concurrent.futures.wait(futures, _PATIENCE, concurrent.futures.FIRST_EXCEPTION)
+        concurrent.futures.wait(futures, _TO_END, concurrent.futures.FIRST_EXCEPTION)
         found = [future.exception() for future in futures if future.done()]
         lines = [line for each in found if each is not None for line in str(each).splitlines()]
         codes = next((line for line in lines if "exit code" in line), "")

@@ -24,6 +24,7 @@ from sktransfer import (
     iter_features,
     load_features,
 )
+from sktransfer.engines import thread_budget
 from sktransfer.features import FeatureFunction, function
 from sktransfer.features.shards import ExtractionError, executors, task
 from sktransfer.features.shards.folder import Folder
@@ -450,7 +451,7 @@ def test_the_number_of_threads_is_put_back(source, tmp_path, use_threads, monkey
         return compute(self, shard)
 
     monkeypatch.setattr(task.ShardTask, "_compute", watched)
-    with task.thread_budget(2):
+    with thread_budget(2):
         seen.append(torch.get_num_threads())
     assert seen == [2] and torch.get_num_threads() == 1
     run(tmp_path / "f", source)
