@@ -11,6 +11,7 @@ import ast
 import json
 import os
 import platform
+import textwrap
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -285,7 +286,7 @@ def _panel(axis, case: Case) -> None:
     above = [max(case.values[name]) - m for m, name in zip(middle, names, strict=True)]
     colors = ["0.6" if name == case.baseline else "tab:blue" for name in names]
     axis.barh(names, middle, xerr=(below, above), color=colors, error_kw={"elinewidth": 1})
-    axis.set_title(case.name, fontsize=9)
+    axis.set_title(textwrap.fill(case.name, 44), fontsize=9)
     axis.set_xlabel(case.unit, fontsize=8)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
