@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.corpora.cases import OUTCOMES, count
 from tests.corpora.images import all_images, of_damaged_files
+from tests.corpora.models import all_models
 from tests.corpora.test_corpora import run_operations
 from tests.corpora.texts import of_labels, of_texts
 from tests.corpora.weights import all_weights
@@ -51,6 +52,7 @@ def main() -> None:
             failed += run(f"damaged images, {seed}", of_damaged_files(seed))
         failed += run("texts", of_texts())
         failed += run("labels", of_labels())
+        failed += run("files of models", all_models(root))
         for seed in range(3):
             (root / str(seed)).mkdir()
             failed += run(f"files of weights, {seed}", all_weights(root / str(seed), seed))

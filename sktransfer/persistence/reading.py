@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,16 @@ class Reader:
         return self._arrays_read[name]
 
     def _objects(self, record: dict) -> np.ndarray:
-        items, mask = self.read(record["items"]), record["mask"]
+        items, mask, shape = self.read(record["items"]), record["mask"], record["shape"]
+        if type(items) is not list or not (mask is None or _is_mask(mask, len(items))):
+            raise DamagedFileError("an array of objects has no list of items, or another mask")
         made = np.empty(len(items), object)
         made[:] = items
         if mask is not None:
-            made = np.ma.MaskedArray(made, mask=mask)
-        return made.reshape(record["shape"])
+            made = np.ma.MaskedArray(made, mask=np.array(mask, bool))
+        if list(made.reshape(shape).shape) != shape:
+            raise DamagedFileError("an array of objects has another shape than its items")
+        return made.reshape(shape)
 
     def _tensor(self, record: dict) -> torch.Tensor:
         return self.tensors["tensors"][record["name"]]
@@ -180,8 +185,7 @@ class Reader:
             raise DamagedFileError(f"{record['name']!r:.80} is no loss of torch")
         made, state = cls(), _checked(cls, self.read(record["state"]))
         for key, value in state.items():
-            if isinstance(value, torch.Tensor) and key not in made._buffers:
-                raise DamagedFileError(f"{record['name']} has no tensor {key!r:.80}")
+            _check_setting(made, key, value)
             setattr(made, key, value)
         return made
 
@@ -205,6 +209,29 @@ _READERS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "sparse": Reader._sparse,
     "tensor": Reader._tensor,
 }
+
+
+def _check_setting(loss: torch.nn.Module, key: str, value: Any) -> None:
+    """Refuse what is no setting of a loss, and tensors that it does not have or cannot use."""
+    name, settings = type(loss).__name__, vars(loss)
+    if isinstance(value, torch.Tensor):
+        if key not in loss._buffers:
+            raise DamagedFileError(f"{name} has no tensor {key!r:.80}")
+        if not value.isfinite().all():
+            raise DamagedFileError(f"tensor {key!r} of {name} has numbers that are not finite")
+    elif key in loss._buffers and value is None:
+        return
+    elif key.startswith("_") or key not in settings or not _is_alike(value, settings[key]):
+        raise DamagedFileError(f"{name} has no setting {key!r:.80} of this type")
+
+
+def _is_mask(mask: Any, n_items: int) -> bool:
+    is_list = type(mask) is list and len(mask) == n_items
+    return is_list and all(type(value) is bool for value in mask)
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    return type(one) is type(other) or (isinstance(one, Real) and isinstance(other, Real))
 
 
 def _checked(cls: type, state: Any) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 from collections.abc import Callable
@@ -240,9 +241,13 @@ def torch_code(name: str) -> Any:
 
 
 def is_loss(cls: Any) -> bool:
-    """Tell whether a class is one of torch's losses, which are settings and no network."""
+    """Tell whether a class is one of torch's losses that are settings alone, without weights."""
     is_class = isinstance(cls, type) and cls is torch_code(cls.__name__)
-    return is_class and issubclass(cls, nn.modules.loss._Loss)
+    if not is_class or not issubclass(cls, nn.modules.loss._Loss):
+        return False
+    required = inspect.Parameter.empty  # as the sizes of weights are
+    parameters = inspect.signature(cls).parameters.values()
+    return not any(p.default is required and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 
 
 def is_of_scikit(item: Any) -> bool:

@@ -339,6 +339,8 @@ class Corpus:
                 "shape": [2**40, 2**40],
                 **dict.fromkeys(("data", "indices", "indptr"), _array("0", [0])),
             },
+            **_arrays_of_objects(),
+            **_losses(),
             "an unknown network": {"#": "network", "how": "evil"},
             "a network by URL": {"#": "network", "how": "reference", "name": "http://evil"},
             "a reference": _reference("efficientnet_lite0"),
@@ -366,6 +368,66 @@ class Corpus:
             "itself": {"#": "network", "how": "tuned", "origin": {"#": "same", "number": 0}},
         }.items():
             self.objects(f"record: {name}", _of_value(record))
+
+
+def _arrays_of_objects() -> dict[str, dict]:
+    """Return records of arrays of objects with other items, shapes or masks than are written."""
+    honest = {"#": "objects", "items": [1, "a"], "shape": [2], "mask": None}
+    changes = {
+        "no items": {"items": None},
+        "a text of items": {"items": "ab"},
+        "a dictionary of items": {"items": {"a": 1, "b": 2}},
+        "an array of items": {"items": _array("0", [0])},
+        "items that are itself": {"items": {"#": "same", "number": 0}},
+        "items nested deeply": {"items": {"#": "json", "text": "[" * DEEP + "]" * DEEP}},
+        "items of an unknown kind": {"items": [{"#": "Evil"}, 1]},
+        "more items": {"items": [1, "a", 2]},
+        "no shape": {"shape": None},
+        "a huge shape": {"shape": [2**40]},
+        "an overflowing shape": {"shape": [2**33, 2**33]},
+        "a negative shape": {"shape": [-1]},
+        "a shape of text": {"shape": [2**29, "a"]},
+        "a shape of many axes": {"shape": [1] * 100 + [2]},
+        "a shape that is a number": {"shape": 2},
+        "a mask of text": {"mask": "ab"},
+        "a short mask": {"mask": [True]},
+        "a long mask": {"mask": [True] * 3},
+        "a mask of lists": {"mask": [[True], [False]]},
+        "a mask of numbers": {"mask": [0, 7]},
+    }
+    return {f"an array of objects with {name}": honest | change for name, change in changes.items()}
+
+
+def _losses() -> dict[str, dict]:
+    """Return records of losses that torch does not have, or with what a loss does not have."""
+    changes = {
+        "no name": {"name": None},
+        "a name in a list": {"name": ["L1Loss"]},
+        "the name of a network": {"name": "Linear"},
+        "the name of an optimizer": {"name": "SGD"},
+        "the name of a function": {"name": "l1_loss"},
+        "a dotted name": {"name": "modules.loss.L1Loss"},
+        "the name of a base class": {"name": "_Loss"},
+        "a dunder name": {"name": "__class__"},
+        "no state": {"state": None},
+        "a state in a list": {"state": [1]},
+        "a state that is itself": {"state": {"#": "same", "number": 0}},
+        "a state nested deeply": {"state": {"#": "json", "text": '{"a":' * DEEP}},
+        "a method": {"state": {"forward": 1}},
+        "a class": {"state": {"__class__": "x"}},
+        "hooks": {"state": {"_forward_hooks": {"0": {"#": "class of torch", "name": "relu"}}}},
+        "modules": {"state": {"_modules": {"a": 1}}},
+        "parameters": {"state": {"_parameters": {}}},
+        "a dunder attribute": {"state": {"__dict__": {}}},
+        "another setting": {"state": {"evil": 1}},
+        "a setting of another type": {"state": {"reduction": 1}},
+        "a number that is a text": {"state": {"ignore_index": "1"}},
+        "a weight that is no tensor": {"state": {"weight": 1.0}},
+        "a weight that is an array": {"state": {"weight": _array("0", [0])}},
+        "a weight that is nowhere": {"state": {"weight": {"#": "tensor", "name": "9"}}},
+    }
+    honest = {"#": "loss of torch", "name": "CrossEntropyLoss", "state": {"reduction": "mean"}}
+    return {f"a loss with {name}": honest | change for name, change in changes.items()}
 
 
 def _reference(name, weights="default") -> dict:

@@ -33,6 +33,7 @@ from sktransfer import (
     register_backbone,
     save,
 )
+from sktransfer.persistence.writing import is_loss
 from tests.support import TinyNet, Vectors, run_python, tiny_backbone
 
 rng = np.random.default_rng(0)
@@ -162,6 +163,21 @@ def test_labels_of_any_type(labels, tmp_path):
     assert again.predict(IMAGES).dtype == y.dtype
     assert_same(model, again, IMAGES)
     assert again._label_rows() == model._label_rows()
+
+
+def test_all_losses_of_torch_with_their_settings(tmp_path):
+    names = {name for name, cls in vars(torch.nn).items() if is_loss(cls)}
+    losses = [getattr(torch.nn, name)() for name in names - {"NLLLoss2d"}]  # which is deprecated
+    losses.append(torch.nn.HuberLoss(delta=2))
+    losses.append(torch.nn.CrossEntropyLoss(torch.tensor([1.0, 2.0]), label_smoothing=0.1))
+    assert len(losses) > 15
+    backbone = tiny_backbone()
+    models = [(f"{i}", FineTunedClassifier(backbone, loss=loss)) for i, loss in enumerate(losses)]
+    save(VotingClassifier(models), tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules=TINY)
+    for loss, (_, model) in zip(losses, again.estimators, strict=True):
+        assert type(model.loss) is type(loss)
+        assert str(vars(model.loss)) == str(vars(loss))
 
 
 def test_the_best_estimator_of_a_search(tmp_path):
