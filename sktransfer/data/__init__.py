@@ -12,6 +12,7 @@ from .datasets import from_dataset
 from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
 from .folders import list_files, list_splits, load_image_folder
 from .images import ImageModality, as_samples
+from .interrupts import check_interrupt, kept_interrupts, was_interrupted
 from .labels import check_labels, check_numbers, check_target, check_weights, naming
 from .links import documentation_link
 from .modality import Modality, SampleView, get_modality, register_modality
@@ -50,6 +51,7 @@ __all__ = [
     "UnreadableSamplesError",
     "as_samples",
     "as_texts",
+    "check_interrupt",
     "check_labels",
     "check_numbers",
     "check_target",
@@ -65,6 +67,7 @@ __all__ = [
     "from_dataset",
     "get_modality",
     "is_numbers",
+    "kept_interrupts",
     "list_files",
     "list_splits",
     "load_image_folder",
@@ -86,6 +89,7 @@ __all__ = [
     "take",
     "unwrap_column",
     "warn_later_versions",
+    "was_interrupted",
     "without_missing",
     "writing",
 ]

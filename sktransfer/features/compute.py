@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones import Backbone
-from ..data import Modality
+from ..data import Modality, check_interrupt
 from ..engines import Engine, keep_freed_memory
 from .equal import FirstPositions
 from .loader import Loader, count_needed_loaders
@@ -337,5 +337,6 @@ def _counted(
     """Show a bar that advances by the number of samples of each part."""
     with progress(f"{backbone.name} features", n_samples, verbose) as advance:
         for part in parts:
+            check_interrupt()
             advance(part)
             yield part

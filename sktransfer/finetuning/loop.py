@@ -21,7 +21,7 @@ from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, Unfre
 from skorch.helper import predefined_split
 from torch import nn
 
-from ..data import NumericTarget, Target
+from ..data import NumericTarget, Target, check_interrupt, kept_interrupts, was_interrupted
 from ..engines import keep_freed_memory
 from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
@@ -117,8 +117,6 @@ def train(
         # Rows that are not on an accelerator, for later trainings on the CPU.
         net.train_split = None if valid is None else predefined_split(valid)
         return net
-    except _Interrupted:
-        raise KeyboardInterrupt from None
     except KeyError as error:
         if valid is not None or "valid" not in str(error):
             raise
@@ -147,7 +145,8 @@ class _OwnLoop:
     - Steps are run in parts if memory is short or ``accumulate`` is set; callbacks are called once
       for each batch.
     - KeyboardInterrupt of the user is raised again, where skorch would return a net that is
-      partly trained. Callbacks raise it to stop training early, and still can.
+      partly trained. Callbacks raise it to stop training early, and still can: a handler tells
+      the two apart, also where the user's comes during a callback or was dropped.
     - The module can be trained further after it was used for predictions, without gradients.
     - Batches are divided among devices, if there are several.
     """
@@ -162,7 +161,10 @@ class _OwnLoop:
         if self.initialized_:
             tail_of(self).unfreeze()
         try:
-            return super().partial_fit(*args, **kwargs)
+            with kept_interrupts():
+                return super().partial_fit(*args, **kwargs)
+        except _Interrupted:
+            raise KeyboardInterrupt from None
         finally:
             tail_of(self).n_trainings += 1
 
@@ -180,7 +182,10 @@ class _OwnLoop:
     def notify(self, *args, **kwargs):
         try:
             super().notify(*args, **kwargs)
+            check_interrupt()
         except KeyboardInterrupt:
+            if was_interrupted():
+                raise _Interrupted from None
             self.was_stopped = True
             raise
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..data import check_interrupt
+
 __all__ = [
     "CONTENTS",
     "FORMAT",
@@ -54,6 +56,7 @@ def write_archive(
             file.flush()
             os.fsync(file.fileno())
         _set_mode(temporary)
+        check_interrupt()
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 
-from ..data import package_versions
+from ..data import check_interrupt, package_versions
 from ..data.types import Samples
 from ..engines import export, onnx_model
 from ..engines.quiet import quiet
@@ -100,6 +100,7 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(_serialised(graph.model))
+    check_interrupt()
     os.replace(temporary, path)
 
 

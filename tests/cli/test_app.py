@@ -5,9 +5,11 @@ import sys
 import pytest
 
 import sktransfer
+from sktransfer import TransferClassifier
 from sktransfer.cli import app as cli
 from sktransfer.cli.commands import COMMANDS, make_app
 from tests.cli.running import run, testing, words
+from tests.data.test_interrupts import dropped_interrupt
 from tests.support import TESTS, run_python
 
 NAMES = [command.__name__ for command in COMMANDS]
@@ -120,3 +122,33 @@ def test_an_interrupted_training_leaves_no_file(classes, tmp_path):
     assert "Traceback" not in errors
     assert "saved" not in out
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_an_interrupt_that_python_drops_leaves_no_file(
+    place, classes, tiny, tmp_path, monkeypatch, capsys
+):
+    fit, fitted = TransferClassifier.fit, []
+
+    def pressed(self, X, y):
+        if place == "before":
+            dropped_interrupt()
+        fitted.append(fit(self, X, y))
+        if len(fitted) == 2:  # of all samples: nothing but the file follows
+            dropped_interrupt()
+        return self
+
+    monkeypatch.setattr(TransferClassifier, "fit", pressed)
+    file = tmp_path / "out" / "m.skt"
+    file.parent.mkdir()
+    arguments = ["train", str(classes), "-o", str(file), "--backbone", tiny]
+    monkeypatch.setattr(sys, "argv", ["sktransfer", *arguments, "--strategy", "features"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    assert len(fitted) == (0 if place == "before" else 2)  # it ends between two batches
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert "saved" not in captured.out
+    assert list(file.parent.iterdir()) == []

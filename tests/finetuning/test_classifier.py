@@ -36,6 +36,7 @@ from sktransfer.finetuning.outputs import head_inputs
 from sktransfer.finetuning.rows import Batches, Rows
 from sktransfer.finetuning.tail import Pooling, Tail
 from sktransfer.transferability import solve_probe
+from tests.data.test_interrupts import dropped_interrupt, interrupt
 from tests.finetuning.conftest import network
 from tests.new_process import run_in_new_process
 from tests.support import Vectors
@@ -939,6 +940,38 @@ def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, lr, monkeypatch):
         model.set_params(lr=lr, max_epochs=3).fit(*data)
     assert len(calls) == 4
     assert np.array_equal(model.predict_proba(data[0]), before)
+
+
+@pytest.mark.parametrize("press", [interrupt, dropped_interrupt])
+def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(data, press):
+    calls = []
+
+    class Slow(Callback):
+        def on_batch_end(self, net, **kwargs):
+            calls.append(net)
+            if len(calls) == 2:
+                press()
+
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=9, callbacks=[Slow()])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data)
+    assert len(calls) == 2
+    assert not hasattr(model, "classes_")
+
+
+def test_ctrl_c_stops_a_net_that_is_trained_further(data):
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(*data)
+    net, calls = model.net_, []
+
+    class Slow(Callback):
+        def on_batch_end(self, net, **kwargs):
+            calls.append(net)
+            interrupt()
+
+    net.callbacks_.append(("slow", Slow().initialize()))
+    with pytest.raises(KeyboardInterrupt):
+        net.partial_fit(model._at_cut(data[0]), np.zeros(len(data[0]), int))
+    assert len(calls) == 1
 
 
 def test_a_callback_may_stop_training(data):

@@ -1,0 +1,118 @@
+import signal
+import sys
+import threading
+import weakref
+
+import pytest
+
+from sktransfer.data import check_interrupt, kept_interrupts, was_interrupted
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def dropped_interrupt():
+    """Interrupt the program in a callback of a weak reference, where Python drops exceptions."""
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing, lambda reference: interrupt())
+    del thing
+    assert reference() is None
+
+
+@pytest.fixture(autouse=True)
+def unchanged():
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    assert before[0] is signal.default_int_handler
+    yield
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+
+
+def test_a_dropped_interrupt_is_raised_at_the_end_of_the_block(capfd):
+    done = []
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        dropped_interrupt()
+        done.append(was_interrupted())
+    assert done == [True]
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+
+
+def test_an_interrupt_stops_at_once_and_so_does_the_second():
+    done = []
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        dropped_interrupt()
+        done.append("first")
+        interrupt()
+        done.append("second")
+    assert done == ["first"]
+
+
+def test_a_dropped_interrupt_is_raised_by_a_check_and_at_the_end_of_an_inner_block():
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        dropped_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupt()
+        with pytest.raises(KeyboardInterrupt), kept_interrupts():
+            pass
+        assert was_interrupted()
+
+
+def test_without_an_interrupt_nothing_happens():
+    check_interrupt()
+    with kept_interrupts():
+        check_interrupt()
+    with pytest.raises(ZeroDivisionError), kept_interrupts():
+        1 / 0  # noqa: B018
+    with kept_interrupts():  # those of earlier blocks are forgotten
+        assert not was_interrupted()
+
+
+def test_another_error_of_the_block_is_kept():
+    with pytest.raises(ZeroDivisionError), kept_interrupts():
+        dropped_interrupt()
+        1 / 0  # noqa: B018
+
+
+def test_a_program_that_handles_interrupts_itself_goes_on_doing_so():
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        with kept_interrupts():
+            interrupt()
+            check_interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
+def test_other_threads_are_left_alone():
+    found = []
+
+    def work():
+        with kept_interrupts():
+            check_interrupt()
+            found.append(was_interrupted())
+
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        dropped_interrupt()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert found == [False]
+
+
+def test_other_dropped_errors_are_printed_as_before(monkeypatch):
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: found.append(unraisable.exc_type))
+
+    class Broken:
+        def __del__(self):
+            raise ZeroDivisionError
+
+    with kept_interrupts():
+        Broken()
+    assert found == [ZeroDivisionError]
