@@ -5,9 +5,10 @@ sentences from film reviews. Models: TransferClassifier() ("blend"), a linear cl
 features of the penultimate layer ("features"), the whole network trained from the pretrained
 weights ("all") and from random ones ("from scratch", images only), and without any network raw
 pixels or TF-IDF with logistic regression. The test samples of a draw are the same for all models
-and sizes. "all" and "from scratch" are fitted on the first draw only, with 128 pixels for
-photographs and 96 for the others. "from scratch" has a learning rate of 1e-3, learns the statistics
-of its batch normalization, and gets 480 steps, four times as many as "all".
+and sizes. "all" and "from scratch" are fitted with 5 labels or more, with 128 pixels for
+photographs and 96 for the others; on sentences "all" trains word vectors, not the text encoder of
+"blend" and "features". "from scratch" has a learning rate of 1e-3, learns the statistics of its
+batch normalization, and gets 480 steps, four times as many as "all".
 
 Results are written to --out after each fit, and an interrupted run can be continued. Draws the
 figure of docs/transfer.md.
@@ -34,7 +35,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTunedClassifier, TransferClassifier, load_backbone
 
-LITE, E5 = "efficientnet_lite0", "e5_small"
+LITE, E5, WORDS = "efficientnet_lite0", "e5_small", "glove_6b_50d"
 TESTED = 20  # the number of labels whose test samples are those of all numbers
 # source: backbone, numbers of labels for each class, pixels of the network that is trained
 SETS = {
@@ -69,15 +70,10 @@ def pixels(samples: list) -> np.ndarray:
 
 def make(name: str, source: str, n_labels: int, n_rows: int, seed: int, memory: Path | None):
     """Return a classifier that is not fitted; None for a model that the data set does not have."""
-    backbone, _, image_size = SETS[source]
+    backbone = SETS[source][0]
     on_texts = backbone == E5
     if name in TRAINED:
-        if (on_texts and name == "from scratch") or n_labels < FEW or seed:
-            return None
-        random = {} if name == "all" else from_scratch(n_rows)
-        return FineTunedClassifier(
-            backbone, trainable="all", image_size=image_size, random_state=seed, **random
-        )
+        return make_trained(name, source, n_labels, n_rows, seed)
     if name in ("blend", "features"):
         strategy = "auto" if name == "blend" else "features"
         loaded = load_backbone(backbone)
@@ -87,6 +83,17 @@ def make(name: str, source: str, n_labels: int, n_rows: int, seed: int, memory: 
     folds = min(5, n_labels) if n_labels > 1 else None
     first = TfidfVectorizer() if on_texts else FunctionTransformer(pixels)
     return make_pipeline(first, _logistic(folds))
+
+
+def make_trained(name: str, source: str, n_labels: int, n_rows: int, seed: int):
+    """Return a network that is trained whole; None for texts from random weights, or few labels."""
+    backbone, _, image_size = SETS[source]
+    on_texts = backbone == E5
+    if n_labels < FEW or (on_texts and name == "from scratch"):
+        return None
+    random = {} if name == "all" else from_scratch(n_rows)
+    settings = {"trainable": "all", "image_size": image_size, "random_state": seed}
+    return FineTunedClassifier(WORDS if on_texts else backbone, **settings, **random)
 
 
 def from_scratch(n_rows: int) -> dict:
@@ -117,7 +124,8 @@ def measure(args) -> dict[tuple, float]:
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     found = {tuple(row[:4]): row[4] for row in map(json.loads, lines)}
     for seed in range(args.draws):
-        for source, (_, sizes, _) in SETS.items():
+        for source in args.sources:
+            sizes = SETS[source][1]
             X_test, y_test = Task(source, TESTED).draw(args.data, seed)[1]
             for n_labels in sizes:
                 X, y = Task(source, n_labels).draw(args.data, seed)[0]
@@ -184,6 +192,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("learning_curve.jsonl"))
     options.add_argument("--draws", type=int, default=3)
     options.add_argument("--models", nargs="*", default=list(MODELS))
+    options.add_argument("--sources", nargs="*", default=list(SETS))
     options.add_argument("--memory", type=Path, help="a folder that keeps features")
     options.add_argument("--picture", type=Path)
     args = options.parse_args()
