@@ -74,9 +74,7 @@ def record(script: str, args: argparse.Namespace, cases: list[Case]) -> None:
     print("\n" + _performance.table(cases), flush=True)
     if args.record:
         name = Path(script).stem
-        options = [option for option in sys.argv[1:] if option != "--record"]
-        command = " ".join(["python", f"benchmarks/{name}.py", *options])
-        _performance.write(name, command, cases)
+        _performance.write(name, _performance.command(name, sys.argv[1:]), cases)
 
 
 def folder(data: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ the lines of its cases and keeps the others.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import os
@@ -76,6 +77,14 @@ class Case:
 
 
 # -- records -----------------------------------------------------------------------------------
+
+
+def command(script: str, options: list[str]) -> str:
+    """Return the command of a record: without ``--record``, and without places on this machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--data")
+    return " ".join(["python", f"benchmarks/{script}.py", *parser.parse_known_args(options)[1]])
 
 
 def write(name: str, command: str, cases: list[Case], folder: Path = RECORDS) -> None:

@@ -42,6 +42,12 @@ def test_a_record_replaces_the_lines_of_its_cases_only(performance, tmp_path):
     assert "late: equal." in page
 
 
+def test_a_recorded_command_names_no_place_on_the_machine(performance):
+    given = ["--data", "/srv/data", "--rounds", "3", "--record", "--data=/srv/data", "--quick"]
+    found = performance.command("epoch", given)
+    assert found == "python benchmarks/epoch.py --rounds 3 --quick"
+
+
 @pytest.mark.parametrize(
     ("unit", "aim", "words"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import errno
 import glob
 import os
 import re
@@ -15,7 +16,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,8 @@ __all__ = ["Encoded", "has_scheme", "is_encoded", "open_locally", "read_encoded"
 # At least two letters, because a single one is a drive of Windows.
 _SCHEME = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)  # not on Windows
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | _WITHOUT_WAITING
+_REST = 2**16  # bytes read at a time of a file that has another size than it said
 _POSITION = threading.Lock()  # two threads may read the same open file
 
 
@@ -108,14 +110,27 @@ def _read_name(name: str | os.PathLike) -> bytes:
 
 def _read_file(path: str | os.PathLike) -> bytes:
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("not a regular file, but a pipe or a device")
-            check_size(status.st_size)
-            return file.read()
+        file = os.open(path, _READ_ONLY)  # a file object takes half as long again
+        try:
+            return _read_regular(file)
+        finally:
+            os.close(file)
     except OSError as error:
         raise _with_hint(error, os.fsdecode(path)) from None
+
+
+def _read_regular(file: int) -> bytes:
+    """Read a file to its end, mostly in one call."""
+    status = os.fstat(file)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file, but a pipe or a device")
+    check_size(status.st_size)
+    content = os.read(file, status.st_size + 1)
+    if len(content) == status.st_size:
+        return content
+    return b"".join([content, *iter(lambda: os.read(file, _REST), b"")])
 
 
 def open_locally(name: str | os.PathLike[str]) -> BufferedReader:
@@ -147,6 +162,8 @@ def _is_local(url: str) -> bool:
 
 def _local(url: str) -> str:
     """Return the path of a URL with the scheme ``file``."""
+    from urllib.request import url2pathname  # imports an HTTP client
+
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise ValueError(f"file://{parts.netloc} is another machine; file:///… is this one")

@@ -130,7 +130,8 @@ class Loader:
             have about ``most_bytes``, if all are as large as the last.
         most_bytes : int, default=2**27
         at_once : callable, default=None
-            Tells which items are processed in the calling thread, as they take no time.
+            Tells which items are processed in the calling thread, as they take no time. Their
+            results are yielded before further items are read, unless others come first.
 
         Yields
         ------
@@ -142,6 +143,9 @@ class Loader:
         waiting: deque[Future] = deque()
         for item in items:
             alone = at_once is not None and at_once(item)
+            if alone and not waiting:
+                yield function(item)
+                continue
             waiting.append(_done(function(item)) if alone else self._pool.submit(function, item))
             while len(waiting) >= ahead:
                 result = waiting.popleft().result()

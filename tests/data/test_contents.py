@@ -17,6 +17,7 @@ from fsspec.registry import _registry
 from PIL import Image
 
 from sktransfer.data import digest, limits, open_image
+from sktransfer.data.contents import read_encoded
 from sktransfer.data.pixels import shorter_side
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -138,6 +139,28 @@ def test_a_member_that_is_larger_than_an_image_is_not_read_whole(monkeypatch):
     for sample in (zipped(zipfile.Path), zipped(zipfile.ZipFile.open), PNG):
         with pytest.raises(ValueError, match=r"bytes are more than an image of 10 pixels"):
             open_image(sample)
+
+
+@pytest.mark.parametrize("difference", [-100, -3, 3])
+def test_a_file_that_changes_its_size_is_read_to_its_end(path, difference, monkeypatch):
+    real = os.fstat
+
+    def fstat(file):
+        status = list(real(file))
+        status[6] += difference  # st_size
+        return os.stat_result(status)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert read_encoded(str(path)).content == PNG
+
+
+def test_no_file_stays_open(path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    files = set(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else set()
+    for sample in (path, path.parent):
+        with pytest.raises((ValueError, OSError)):
+            read_encoded(sample)
+    assert not files or set(os.listdir("/dev/fd")) == files
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -66,6 +66,17 @@ def test_what_takes_no_time_is_done_by_the_calling_thread_in_its_turn():
     assert set(threads[1:]) == {threading.current_thread()}
 
 
+@pytest.mark.parametrize("n_loaders", [0, 1])
+def test_what_takes_no_time_does_not_wait_for_others(n_loaders):
+    asked = []
+    with Loader(n_loaders) as loader:
+        items = (asked.append(i) or i for i in range(6))
+        results = loader.map(lambda i: i, items, 3, at_once=lambda i: i != 1)
+        assert next(results) == 0
+        assert asked == [0]
+        assert [*results] == [1, 2, 3, 4, 5]
+
+
 def test_arrays_in_the_store_start_no_thread(tmp_path, monkeypatch):
     pictures, backbone = images(20), tiny_backbone()
     extractor = PretrainedFeatureExtractor(backbone, memory=tmp_path, n_jobs=2)
