@@ -171,7 +171,7 @@ def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
 def digest_array(array: np.ndarray) -> bytes:
     """Return a digest of the type, shape and values of an array.
 
-    The hash is xxh3, which takes 6 µs for an image of 224 x 224 pixels; SHA-256 takes 84 µs. It is
+    The hash is xxh3, which takes 3 µs for an image of 224 x 224 pixels; SHA-256 takes 71 µs. It is
     not secure against intended collisions, which a feature store does not need.
 
     Parameters

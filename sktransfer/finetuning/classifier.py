@@ -41,7 +41,7 @@ default="efficientnet_lite0"
         int: that many of the last stages with weights. The name of a layer: its stage and all
         above. "all": all stages. "norm": of all stages only scales and shifts of normalization
         layers; "bias": only biases, those of normalization layers included. A file of such a
-        model is small, its training costs about as much as "all".
+        model is small, and its training takes about two thirds of the time of "all".
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
@@ -134,7 +134,8 @@ default="efficientnet_lite0"
         the type of ``device``, or the processes that ``accelerate launch`` has started. The result
         equals that of one device to rounding, except for dropout inside attention.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
-        The library that runs the frozen stages; torch runs the others.
+        The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
+        others are run by torch.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
@@ -177,8 +178,8 @@ default="efficientnet_lite0"
         Positions of the samples of the validation set.
     lr_ : float
         The learning rate used.
-    truncated_rate_ : float
-        For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
+    truncated_rate_, oov_rate_ : float
+        For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
         Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -333,11 +334,12 @@ default="efficientnet_lite0"
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
-        y : array-like of shape (n_samples,)
-        classes : array-like, default=None
+        X, y
+            As in :meth:`fit`; labels may be new.
+        classes : array-like of shape (n_classes,), default=None
             All labels, if some of them come only in later calls.
         sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the loss.
 
         Returns
         -------

@@ -37,7 +37,7 @@ default="efficientnet_lite0"
         int: that many of the last stages with weights. The name of a layer: its stage and all
         above. "all": all stages. "norm": of all stages only scales and shifts of normalization
         layers; "bias": only biases, those of normalization layers included. A file of such a
-        model is small, its training costs about as much as "all".
+        model is small, and its training takes about two thirds of the time of "all".
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
@@ -160,8 +160,8 @@ default="efficientnet_lite0"
         Positions of the samples of the validation set.
     lr_ : float
         The learning rate used.
-    truncated_rate_ : float
-        For sentence encoders: the share of tokens that is cut off from the texts of ``fit``.
+    truncated_rate_, oov_rate_ : float
+        For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
         Number of features, if X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -206,7 +206,9 @@ default="efficientnet_lite0"
         X : list, array, Series or DataFrame column of n_samples samples
             As in :meth:`PretrainedFeatureExtractor.fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Numbers.
         sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the loss and in the probe.
         X_val, y_val : default=None
             A validation set, as X and y, where ``validation_fraction`` would hold out samples of
             X: the epoch with the lowest loss on it is restored, and ``patience`` stops training.
@@ -221,7 +223,7 @@ default="efficientnet_lite0"
         ValueError
             For unknown names, unreadable samples or targets that are no numbers.
         FloatingPointError
-            If the loss is not finite; the message says what to try.
+            If the loss or a weight is not finite; the message says what to try.
         """
         again = self._continues()
         given = check_given(X_val, y_val, self.validation_fraction)

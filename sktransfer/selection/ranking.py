@@ -282,7 +282,7 @@ def probe_layers(
         Layers to probe, in any order; None is the end of every stage with weights.
     task : {"auto", "classification", "regression"}, default="auto"
         What y is. "auto" takes whole numbers as labels.
-    pooling : {"avg", "max", "flatten", "cls"}, callable or list, default="avg"
+    pooling : {"avg", "max", "grid", "flatten", "cls"}, callable or list, default="avg"
         How an activation becomes a vector.
     image_size : int, default=None
         Side of the square given to the network, in pixels.

@@ -72,7 +72,7 @@ def recommend_strategy(
     Returns
     -------
     Recommendation
-        Its ``strategy`` is None where the evidence cannot tell.
+        Its ``strategy`` is None if the evidence does not suffice.
 
     Raises
     ------
@@ -85,11 +85,11 @@ def recommend_strategy(
 
     Notes
     -----
-    Features of all layers come from one pass. Strategies that cost next to nothing on them are
-    cross-validated; training stages of the network is tried where a rule expects that it may
-    gain something, on the folds that ``sktransfer.selection.rules.RULES`` names. Rule and
-    measurement are weighed by how sure each is. Seconds are those of a probe batch on this
-    device, times the number of samples and epochs; they decide nothing.
+    Features of all layers come from one pass. Strategies that take little time on them are
+    cross-validated. Training stages of the network is tried if a rule expects a gain, on the folds
+    that ``sktransfer.selection.rules.RULES`` names. Rule and measurement are combined by
+    inverse-variance weighting. Seconds are those of a probe batch on this device, times the number
+    of samples and epochs; they do not influence the recommendation.
 
     Examples
     --------

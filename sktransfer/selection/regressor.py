@@ -70,6 +70,8 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         The fitted models.
     backbone_ : Backbone
         The pretrained network, unchanged.
+    truncated_rate_, oov_rate_ : float
+        For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

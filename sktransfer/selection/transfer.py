@@ -43,8 +43,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         cross-validates all strategies that the network allows, by successive halving. Or one of
         them: "direct", the network's own classes mapped onto yours; "features", a linear
         classifier on those of the penultimate layer; "early", on those of an earlier layer;
-        "head", a new classifier trained as part of the network; "last", the last two stages
-        trained with it; "all", everything.
+        "head", a new head; "last", a new head and the last two stages; "all", all stages.
     estimator : classifier, default=None
         The classifier on features. None is a linear model whose penalty is chosen by
         cross-validation. With "auto" it needs ``predict_proba`` or ``decision_function``.
@@ -98,6 +97,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         The labels, sorted.
     backbone_ : Backbone
         The pretrained network, unchanged.
+    truncated_rate_, oov_rate_ : float
+        For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
         Numbers in a sample, where X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -119,18 +120,16 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
     best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes, mapped by
-    ``class_map`` if it is given, begin with 0.8 pseudo-samples, all others with 0.2; without own
-    classes, logistic regression on the penultimate layer begins with 8 and all others with 2.
+    ``class_map`` if it is given, begin with 0.8 pseudo-samples, and the others share 0.2. Without
+    own classes, logistic regression on the penultimate layer begins with 5, and the others share 5.
     Members with a weight under 0.02 are left out, the others are fitted on all samples, and the
-    weighted mean of their probabilities is calibrated.
+    weighted mean of their probabilities is calibrated. All of this uses the samples given to
+    ``fit`` alone, so that a cross-validation of the whole estimator is unbiased.
 
     With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
     is wrong for five per cent of them or more, the whole network is trained, at 4 / 7 of the usual
     size and without a fifth of the samples (at least 30). It enters by the weight that explains
     these best, if it explains them at least as well as the others.
-
-    Everything is measured on the samples given to ``fit``, so that a cross-validation around it is
-    an honest one.
 
     References
     ----------
@@ -239,7 +238,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
             that the network does not allow, a label missing from ``class_map``, weights with an
-            ``estimator`` that takes none, or ``X_unlabelled`` with it or without "auto".
+            ``estimator`` that takes none, or ``X_unlabelled`` with such an ``estimator`` or another
+            ``strategy`` than "auto".
         """
         if X_unlabelled is not None and self.strategy != "auto":
             raise ValueError(
