@@ -7,7 +7,7 @@ With --memory, features and activations are kept in a folder, which text_curve.p
 
     python benchmarks/sst2.py
     python benchmarks/sst2.py --encoder minilm_l6_v2    # including fine-tuning: half an hour
-    python benchmarks/sst2.py --encoder e5_small
+    python benchmarks/sst2.py --encoder e5_small        # an hour
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ GLOVE = "glove_6b_50d"
 # encoder: layers that are concatenated, and settings of fine-tuning
 ENCODERS = {
     "minilm_l6_v2": (["layer.3", "sentence"], [(2, 3, 1e-4), ("all", 2, 1e-4)]),
-    "e5_small": (["layer.8", "layer.11"], [(2, 3, 1e-4), (4, 3, 1e-4)]),
+    "e5_small": (
+        ["layer.8", "layer.11"],
+        [(2, 3, 1e-4), (4, 3, 1e-4), ("all", "auto", "auto")],
+    ),
 }
 POOLINGS = ["avg", "max", "idf", "sif", ["avg", "max"], ["avg", "max", "idf", "sif"]]
 

@@ -3,12 +3,11 @@
 from .callbacks import StopAtTime
 from .classifier import FineTunedClassifier
 from .regressor import FineTunedRegressor
-from .schedule import auto_batch_size, auto_epochs
+from .schedule import training_length
 
 __all__ = [
     "FineTunedClassifier",
     "FineTunedRegressor",
     "StopAtTime",
-    "auto_batch_size",
-    "auto_epochs",
+    "training_length",
 ]

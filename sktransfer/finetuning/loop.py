@@ -26,6 +26,7 @@ from ..engines import keep_freed_memory
 from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
+from .lengths import run_by_length
 from .losses import LOSSES, by_row, weighted_mean
 from .parallel import Replicas
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
@@ -202,8 +203,10 @@ class _OwnLoop:
 
     def _accumulated_step(self, batch, **fit_params):
         step = functools.partial(self._step_of_part, super().train_step_single, fit_params)
-        least = 2 if tail_of(self).learns_statistics else 1
-        return run_parts(step, batch, self._part_rows or len(batch[1]), least)
+        n_rows = self._part_rows or len(batch[1])
+        if _saves_padding(self):
+            return run_by_length(step, batch, n_rows)
+        return run_parts(step, batch, n_rows, 2 if tail_of(self).learns_statistics else 1)
 
     def _step_of_part(self, step: Callable, fit_params: dict, part: tuple, share: float):
         self._share = share
@@ -247,6 +250,14 @@ class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
             torch.as_tensor(x, device=y_true.device) for x in (target.mean, target.scale)
         )
         return super().get_loss(y_pred, ((y_true - mean) / scale).float(), *args, **kwargs)
+
+
+def _saves_padding(net: Any) -> bool:
+    """Tell whether rows of a batch are run by length: on a CPU, where small parts are fast."""
+    tail = tail_of(net)
+    is_whole = tail.learns_statistics or net.criterion_.own is not None
+    is_plain = net.module_ is tail and torch.device(net.device).type == "cpu"
+    return tail.is_encoder and is_plain and not is_whole
 
 
 def tail_of(net: skorch.NeuralNet) -> Tail:

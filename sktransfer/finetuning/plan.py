@@ -14,7 +14,7 @@ from skorch.callbacks import Callback
 from ..data import Target
 from .callbacks import own_copy
 from .parameters import PARTIAL
-from .schedule import auto_batch_size, auto_epochs
+from .schedule import training_length
 
 __all__ = [
     "OPTIMIZERS",
@@ -115,9 +115,7 @@ def steps_of(estimator: Any, n_rows: int) -> tuple[int, int]:
     batch_size, max_epochs : int
     """
     size, epochs = estimator.batch_size, estimator.max_epochs
-    size = auto_batch_size(n_rows) if size == "auto" else size
-    size = min(n_rows, size * estimator.accumulate)
-    return int(size), int(auto_epochs(n_rows, size) if epochs == "auto" else epochs)
+    return training_length(n_rows, size, epochs, estimator.accumulate)
 
 
 def warn_too_few_epochs(plan: TrainingPlan, n_stages: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["auto_batch_size", "auto_epochs"]
+__all__ = ["auto_batch_size", "auto_epochs", "training_length"]
 
 # benchmarks/finetune_defaults.py measures what these defaults give.
 _STEPS = 120  # few rows need many passes, and many rows few
@@ -40,3 +40,26 @@ def auto_epochs(n_rows: int, batch_size: int) -> int:
     """
     fewest, most = _PASSES
     return min(most, max(fewest, round(_STEPS / math.ceil(n_rows / batch_size))))
+
+
+def training_length(
+    n_rows: int, batch_size: int | str, max_epochs: int | str, accumulate: int = 1
+) -> tuple[int, int]:
+    """Return how long a training is: the rows in a step, and the number of passes.
+
+    Parameters
+    ----------
+    n_rows : int
+    batch_size, max_epochs : int or "auto"
+        As in :class:`FineTunedClassifier`.
+    accumulate : int, default=1
+        Number of batches in a step.
+
+    Returns
+    -------
+    step_size, n_epochs : int
+    """
+    size = auto_batch_size(n_rows) if isinstance(batch_size, str) else batch_size
+    size = min(n_rows, size * accumulate)
+    epochs = auto_epochs(n_rows, size) if isinstance(max_epochs, str) else max_epochs
+    return int(size), int(epochs)

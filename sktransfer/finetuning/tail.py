@@ -128,6 +128,11 @@ class Tail(nn.Module):
         where = self if self.train_batch_norm else self.body[-1]
         return any(map(_keeps_statistics, where.modules()))
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it computes vectors of tokens, and does not only take them from a table."""
+        return self.masked and bool(self.names) and not hasattr(self.body[0], "restricted")
+
     def forward(
         self, x: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ def recommend_strategy(
     *,
     weights: Any = "default",
     estimator: Any = None,
-    max_epochs: int = 10,
+    max_epochs: int | str = "auto",
     image_size: int | None = None,
     image_shape: tuple[int, ...] | None = None,
     long_texts: str | None = None,
@@ -44,7 +44,7 @@ def recommend_strategy(
         Which weights, for names.
     estimator : classifier, default=None
         As in :class:`TransferClassifier`.
-    max_epochs : int, default=10
+    max_epochs : int or "auto", default="auto"
         As in :class:`TransferClassifier`.
     image_size : int, default=None
         Side of the square given to the network, in pixels.

@@ -15,7 +15,6 @@ __all__ = [
     "ExplainedLabels",
     "ShareOfErrors",
     "headroom_of",
-    "learning_rate",
     "rule_inputs",
     "update",
 ]
@@ -50,11 +49,6 @@ RULES: dict[str, Any] = {
     "unclear": 0.10,
     # A difference in accuracy that the confidence ignores.
     "hardly_matters": 0.01,
-    # The learning rate of pretrained stages lies between these two, by similarity.
-    "lr_unlike": 1e-3,
-    "lr_like": 1e-4,
-    # The learning rate of word vectors, each of which occurs in few training texts.
-    "lr_words": 3e-3,
 }
 
 
@@ -147,22 +141,6 @@ def rule_inputs(smallest: int, similarity: float | None, hint: float) -> list[fl
     """Return the inputs of :class:`ShareOfErrors`: 1, size, unlikeness and a hint."""
     similarity = RULES["unknown_similarity"] if similarity is None else similarity
     return [1.0, float(np.clip(math.log10(smallest / 20), -1.5, 1.5)), 1 - similarity, hint]
-
-
-def learning_rate(similarity: float | None) -> float:
-    """Return a learning rate for pretrained stages: the less alike, the higher.
-
-    Parameters
-    ----------
-    similarity : float or None
-
-    Returns
-    -------
-    float
-    """
-    if similarity is None:
-        return RULES["lr_like"]
-    return RULES["lr_unlike"] ** (1 - similarity) * RULES["lr_like"] ** similarity
 
 
 def headroom_of(accuracy: float, n: int) -> float:

@@ -55,11 +55,8 @@ class Task(Protocol):
         The classifier on features; None is :class:`LinearProbe`.
     class_map : dict or None
         The classes of the network that mean each label; None learns them.
-    max_epochs : int
-    batch_size : int or "auto"
+    max_epochs, batch_size : int or "auto"
     seed : int
-    learning_rate : float
-        Learning rate of pretrained stages.
     """
 
     backbone: Backbone
@@ -68,12 +65,9 @@ class Task(Protocol):
     rows: np.ndarray
     classifier: object
     class_map: dict[Any, Any] | None
-    max_epochs: int
+    max_epochs: int | str
     batch_size: int | str
     seed: int
-
-    @property
-    def learning_rate(self) -> float: ...
 
     def features(self, layers: tuple[str, ...], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the pooled features of each layer for some of ``rows``."""
@@ -122,13 +116,13 @@ class Strategy:
     fitting_time: Callable[[Task], float] | None = None
 
 
-def available(backbone: Backbone, max_epochs: int | None = None) -> list[str]:
+def available(backbone: Backbone, max_epochs: int | str | None = None) -> list[str]:
     """Return the names of the strategies that a network allows, the simplest first.
 
     Parameters
     ----------
     backbone : Backbone
-    max_epochs : int, default=None
+    max_epochs : int or "auto", default=None
         With 0, strategies that need epochs are left out.
 
     Returns
@@ -199,11 +193,10 @@ def early_layer(task: Task, rows: np.ndarray) -> str:
     ).layer
 
 
-def _trained(task: Task, trainable: str | int, **settings):
+def _trained(task: Task, trainable: str | int):
     return FineTunedClassifier(
         task.backbone,
         trainable=trainable,
-        **settings,
         max_epochs=task.max_epochs,
         batch_size=task.batch_size,
         random_state=task.seed,
@@ -215,11 +208,11 @@ def _head(task: Task, rows: np.ndarray):
 
 
 def _last(task: Task, rows: np.ndarray):
-    return _trained(task, _last_stages(task.backbone), lr=task.learning_rate)
+    return _trained(task, _last_stages(task.backbone))
 
 
 def _all(task: Task, rows: np.ndarray):
-    return _trained(task, "all", lr=task.learning_rate)
+    return _trained(task, "all")
 
 
 def _last_stages(backbone: Backbone) -> int:

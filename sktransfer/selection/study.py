@@ -20,13 +20,13 @@ from ..features import (
     candidate_layers,
     choose_layer,
     compute_features,
-    takes_weights,
 )
+from ..finetuning import training_length
 from ..transferability import explained_share, leep, make_trial_folds, subsample, summarise
 from .input_size import note_on_size
 from .memory import StudyMemory
 from .recommendation import REFERENCE, Recommendation, StrategyEstimate, decide, is_settled
-from .rules import RULES, Evidence, headroom_of, learning_rate, update
+from .rules import RULES, Evidence, headroom_of, update
 from .similarity import (
     NormWatcher,
     Similarity,
@@ -61,8 +61,7 @@ class Study:
         The classifier on features; None is :class:`LinearProbe`.
     class_map : dict or None, default=None
         The classes of the network that mean each label; None learns them.
-    max_epochs : int
-    batch_size : int or "auto"
+    max_epochs, batch_size : int or "auto"
     run : dict
         device, memory, n_jobs, verbose.
     strategy : str or None, default=None
@@ -88,7 +87,7 @@ class Study:
         weight: np.ndarray | None = None,
         classifier: Any,
         class_map: dict[Any, Any] | None = None,
-        max_epochs: int,
+        max_epochs: int | str,
         batch_size: int | str,
         run: dict[str, Any],
         strategy: str | None = None,
@@ -137,8 +136,7 @@ class Study:
 
     def _watch(self, samples: Sequence, recipe: Recipe, run: dict) -> NormWatcher | None:
         """Run the samples whose similarity is measured, where it is needed and possible."""
-        needed = self._compares or any(STRATEGIES[name].needs_epochs for name in self.names)
-        if not needed or why_no_statistics(self.backbone, len(self.rows)):
+        if not self._compares or why_no_statistics(self.backbone, len(self.rows)):
             return None
         watcher = NormWatcher(recipe, self.run["device"])
         rows = np.searchsorted(self._passed, self.rows[rows_to_watch(len(self.rows))])
@@ -197,13 +195,6 @@ class Study:
             random_state=self.seed,
             weight=None if self.weight is None else self.weight[self.rows],
         )
-
-    @functools.cached_property
-    def learning_rate(self) -> float:
-        """The learning rate of pretrained stages."""
-        if takes_weights(self.backbone):
-            return RULES["lr_words"]
-        return learning_rate(self.similarity.value)
 
     @functools.cached_property
     def splits(self) -> list[list[Any]]:
@@ -356,7 +347,9 @@ class Study:
         return StrategyEstimate(name, gain, error, n, accuracy, measured, effort=effort)
 
     def _timed(self, estimate: StrategyEstimate) -> StrategyEstimate:
-        seconds = self.timing.seconds(estimate.name, len(self.codes), self.max_epochs)
+        n = len(self.codes)
+        _, n_epochs = training_length(n, self.batch_size, self.max_epochs)
+        seconds = self.timing.seconds(estimate.name, n, n_epochs)
         return dataclasses.replace(estimate, seconds=seconds)
 
 

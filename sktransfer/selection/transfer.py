@@ -50,8 +50,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     class_map : dict, default=None
         The network's classes that mean each label, as in :class:`PretrainedClassifier`. None learns
         them from the samples. For "auto", "search" and "direct".
-    max_epochs : int, default=10
-        Passes over the samples, for strategies that train. "auto" ignores it.
+    max_epochs : int or "auto", default="auto"
+        As in :class:`FineTunedClassifier`, for strategies that train. Blends ignore it.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     time_budget : float, default=None
@@ -155,7 +155,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
         "class_map": [dict, None],
-        "max_epochs": [Count(0)],
+        "max_epochs": [Count(0), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
@@ -171,7 +171,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         strategy: str = "auto",
         estimator: Any = None,
         class_map: dict[Any, Any] | None = None,
-        max_epochs: int = 10,
+        max_epochs: int | str = "auto",
         class_weight: dict[Any, float] | str | None = None,
         time_budget: float | None = None,
         image_size: int | None = None,

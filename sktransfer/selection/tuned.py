@@ -16,8 +16,7 @@ from ..finetuning import (
     FineTunedClassifier,
     FineTunedRegressor,
     StopAtTime,
-    auto_batch_size,
-    auto_epochs,
+    training_length,
 )
 from ..transferability import hold_out, mixture_weights, temperature
 from .judging import Choice, Labels, Numbers, standardised, tempered
@@ -193,7 +192,7 @@ def fit_tuned(
         None without a weight, or without time.
     """
     train, held = _split(outcome, choice, rows, seed)
-    if time.perf_counter() + _seconds(backbone, samples, len(train)) > until:
+    if time.perf_counter() + _seconds(backbone, samples, len(train), batch_size) > until:
         return None
     estimator = FineTunedClassifier if isinstance(outcome, Labels) else FineTunedRegressor
     settings: dict = {
@@ -235,7 +234,8 @@ def _split(
     return np.setdiff1d(np.flatnonzero(outcome.weight), rows[equal]), held
 
 
-def _seconds(backbone: Backbone, samples: Any, n: int) -> float:
+def _seconds(backbone: Backbone, samples: Any, n: int, batch_size: int | str) -> float:
     """Estimate the time of training on n samples."""
     step = measure_timing(backbone, samples, {"all": "all"}).step["all"]
-    return step * n * auto_epochs(n, auto_batch_size(n))
+    _, n_epochs = training_length(n, batch_size, "auto")
+    return step * n * n_epochs

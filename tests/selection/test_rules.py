@@ -2,14 +2,7 @@ import numpy as np
 import pytest
 
 from sktransfer.selection.recommendation import REFERENCE
-from sktransfer.selection.rules import (
-    RULES,
-    Evidence,
-    ShareOfErrors,
-    headroom_of,
-    learning_rate,
-    update,
-)
+from sktransfer.selection.rules import Evidence, ShareOfErrors, headroom_of, update
 from sktransfer.selection.strategies import STRATEGIES
 from sktransfer.transferability import summarise
 
@@ -61,10 +54,3 @@ def test_errors_to_come_are_never_thought_to_be_none():
     assert headroom_of(1.0, 1000) < 0.01
     assert headroom_of(0.6, 10_000) == pytest.approx(0.4, abs=1e-3)
     assert headroom_of(float("nan"), 0) == 0.5
-
-
-def test_learning_rate_lies_between_the_two_of_the_table():
-    rates = [learning_rate(s) for s in (0.0, 0.5, 1.0)]
-    assert rates[0] > rates[1] > rates[2]
-    assert rates[::2] == pytest.approx([RULES["lr_unlike"], RULES["lr_like"]])
-    assert learning_rate(None) == RULES["lr_like"]

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from sktransfer import StrategyDisplay, TransferClassifier, load_backbone, recommend_strategy
+from sktransfer import (
+    FineTunedClassifier,
+    StrategyDisplay,
+    TransferClassifier,
+    load_backbone,
+    recommend_strategy,
+)
+from sktransfer.selection.recommendation import StrategyEstimate
 from sktransfer.selection.strategies import STRATEGIES, Strategy, available
+from sktransfer.selection.timing import Timing
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone
 
@@ -21,6 +29,28 @@ def test_the_last_stages_are_two_where_there_are_more():
     assert STRATEGIES["last"].trainable(deeper_backbone()) == 2
     assert STRATEGIES["last"].trainable(load_backbone(Vectors())) == 1
     assert STRATEGIES["all"].trainable(tiny_backbone()) == "all"
+
+
+@pytest.mark.parametrize(("strategy", "trainable"), [("head", "head"), ("last", 2), ("all", "all")])
+def test_a_strategy_trains_as_the_estimator_does_by_default(strategy, trainable, colours):
+    backbone = deeper_backbone()
+    model = TransferClassifier(backbone, strategy=strategy, random_state=0).fit(*colours)
+    tuned = FineTunedClassifier(backbone, trainable=trainable, random_state=0).fit(*colours)
+    found = model.estimator_
+    assert found.lr_ == tuned.lr_
+    assert len(found.history_) == len(tuned.history_) == 40  # passes of three steps
+    assert found.net_.batch_size == tuned.net_.batch_size == 16
+
+
+def test_the_time_of_a_strategy_is_that_of_its_passes(colours):
+    def seconds(**settings):
+        study = TransferClassifier(deeper_backbone(), random_state=0, **settings)._study(*colours)
+        study.timing = Timing(0.0, {"all": 1.0})
+        return study._timed(StrategyEstimate("all", 0.0, 0.1, 0, 0.5, None)).seconds
+
+    assert seconds() == 40 * 48
+    assert seconds(max_epochs=3) == 3 * 48
+    assert seconds(batch_size=4) == 10 * 48
 
 
 class Brightness(ClassifierMixin, BaseEstimator):

@@ -116,7 +116,7 @@ def test_nothing_is_trained_that_takes_longer_than_the_budget(backbone, trained,
 
 
 def test_the_time_of_a_training_is_estimated(backbone):
-    few, many = (tuned._seconds(backbone, rings(20)[0], n) for n in (100, 10**6))
+    few, many = (tuned._seconds(backbone, rings(20)[0], n, "auto") for n in (100, 10**6))
     assert 0 < few < many
 
 

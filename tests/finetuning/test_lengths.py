@@ -1,0 +1,121 @@
+"""Texts of a batch run in parts of similar length."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sktransfer import FineTunedClassifier, load_backbone
+from sktransfer.finetuning import lengths
+from sktransfer.finetuning.lengths import run_by_length
+
+
+class Words(nn.Module):
+    """Vectors of words, zero where there is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 8)
+        self.seen = []
+
+    def forward(self, ids):
+        self.seen.append(tuple(ids.shape))
+        return self.table(ids) * (ids > 0)[..., None]
+
+
+class Mixed(nn.Module):
+    """Each token looks at all others, but not at padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, x):
+        tokens = (x != 0).any(-1, keepdim=True)
+        mean = x.sum(1, keepdim=True) / tokens.sum(1, keepdim=True).clamp(min=1)
+        return (x + self.dropout(torch.tanh(self.inner(x) + mean))) * tokens
+
+
+def ids_of(text):
+    return torch.tensor([1 + ord(c) % 8 for c in text], dtype=torch.long)
+
+
+def encoder():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(Words(), Mixed()).eval()
+    return load_backbone(module, modality="text", preprocess=ids_of)
+
+
+TEXTS = ["a" * n + "bc" for n in [60, 3, 17, 5, 44, 2, 9, 30, 1, 12, 8, 51, 26, 4]] + [""]
+LABELS = [0, 1, 2] * 5
+
+
+def fit(**settings):
+    given = {"trainable": "all", "lr": 1e-2, "max_epochs": 3, "batch_size": 15, "random_state": 0}
+    return FineTunedClassifier(encoder(), **given | settings).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize("settings", [{}, {"trainable": 1}, {"accumulate": 2, "batch_size": 7}])
+def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
+    found = []
+    for n_tokens in (32, 10**9):
+        monkeypatch.setattr(lengths, "_TOKENS", n_tokens)
+        found.append(fit(optimizer="sgd", **settings))
+    for a, b in zip(*(model._tuned.tail.parameters() for model in found), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(*(model.history_ for model in found), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+
+
+def test_short_texts_are_not_padded_to_long_ones(monkeypatch):
+    monkeypatch.setattr(lengths, "_TOKENS", 64)
+    model = fit(max_epochs=0)
+    (words,) = (m for m in model._tuned.tail.modules() if isinstance(m, Words))
+    words.seen.clear()
+    batch = model.net_.get_iterator(model.net_.get_dataset(*rows(TEXTS)), training=True)
+    model.net_.train_step(next(iter(batch)))
+    n_tokens, longest = sum(map(len, TEXTS)), max(map(len, TEXTS))
+    assert sum(n for n, _ in words.seen) == len(TEXTS)
+    assert sum(n * width for n, width in words.seen) < 1.3 * n_tokens < 0.7 * longest * len(TEXTS)
+
+
+def rows(texts):
+    padded = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = ids_of(text)
+    return padded, np.array(LABELS)
+
+
+def test_rows_return_in_their_order():
+    def step(part, share):
+        assert part[0]["x"].shape[1] == (part[0]["x"] != 0).sum(1).max()
+        return {"loss": torch.tensor(share), "y_pred": (part[1], part[0]["weight"])}
+
+    generator = torch.Generator().manual_seed(0)
+    n = torch.randint(1, 90, (20,), generator=generator)
+    x = (torch.arange(90) < n[:, None]).long()
+    batch = {"x": x, "weight": n}, torch.arange(20)
+    found = run_by_length(step, batch, 20)
+    assert float(found["loss"]) == pytest.approx(1)
+    assert torch.equal(found["y_pred"][0], torch.arange(20))
+    assert torch.equal(found["y_pred"][1], n)
+    assert torch.equal(run_by_length(step, batch, 3)["y_pred"][0], torch.arange(20))
+
+
+def test_a_loss_of_the_users_sees_the_whole_batch():
+    sizes = []
+
+    def loss(outputs, targets):
+        sizes.append(len(outputs))
+        return nn.functional.cross_entropy(outputs, targets)
+
+    fit(loss=loss, max_epochs=1)
+    assert set(sizes) == {15}
+
+
+def test_a_text_without_tokens_has_a_length():
+    step = lambda part, share: {"loss": torch.zeros(()), "y_pred": part[0]["x"].sum(1)}  # noqa: E731
+    batch = {"x": torch.zeros(3, 5, dtype=torch.long)}, torch.zeros(3)
+    assert run_by_length(step, batch, 1)["y_pred"].tolist() == [0, 0, 0]
