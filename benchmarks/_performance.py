@@ -145,7 +145,7 @@ def docstring(path: Path) -> tuple[str, str]:
     title, _, rest = (
         ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     ).partition("\n")
-    kept = [part for part in rest.strip().split("\n\n") if not part.startswith(" ")]
+    kept = [part for part in rest.strip("\n").split("\n\n") if not part.startswith(" ")]
     return title.rstrip("."), "\n\n".join(kept)
 
 

@@ -3,7 +3,8 @@
     python benchmarks/cluster_kills.py [--kills 30] [--rows 960] [--seed 0] [--quick] [--record]
 
 Two worker processes, shards of four rows that take 50 ms each. Runs are repeated, into new folders,
-until the number of kills is reached.
+until the number of kills is reached. The files of each run are asserted to equal those of an
+unbroken run, bit for bit.
 """
 
 from __future__ import annotations

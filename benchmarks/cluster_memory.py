@@ -3,7 +3,7 @@
     python benchmarks/cluster_memory.py [--rows 2000 20000 1000000] [--shard 4096] [--quick]
 
 A network that costs nothing, rows of eight numbers in a Parquet file, two worker processes. Each
-number of rows has processes of its own.
+number of rows has processes of its own. The baseline is the smallest number of rows.
 """
 
 from __future__ import annotations

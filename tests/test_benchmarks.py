@@ -25,6 +25,12 @@ def test_the_page_agrees_with_the_records(performance):
         assert (ROOT / "benchmarks" / f"{path.stem}.py").is_file()
 
 
+def test_a_section_has_no_commands_of_the_docstring(performance, tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text('"""Measure this.\n\n    python some.py [--quick]\n\nIn words.\n"""\n')
+    assert performance.docstring(path) == ("Measure this", "In words.")
+
+
 def test_a_record_replaces_the_lines_of_its_cases_only(performance, tmp_path):
     fast = performance.Case("fast", "images/s", {"loop": [2.0, 4.0], "ours": [4.0, 6.0]}, "loop")
     late = performance.Case("late", "ms", {"ours": [1.0]})
