@@ -7,15 +7,14 @@ from .discriminant import discriminant
 from .dual import Dual, inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
 from .ensembles import greedy_weights, mixture_weights, temperature
 from .folds import hold_out, make_folds, make_probe_folds, make_trial_folds, subsample
+from .out_of_fold import out_of_fold_scores, summarise
 from .predictions import explained_share, labels_given_classes, leep, nce
 from .probes import (
     PROBE_C,
     GlobalScaler,
     LinearProbe,
     RidgeProbe,
-    out_of_fold_scores,
     solve_probe,
-    summarise,
 )
 from .scorer import make_transferability_scorer
 from .scores import h_score, logme, probe_score, transrate

@@ -1,8 +1,7 @@
-"""Linear probes: estimators, the start of a head, and out-of-fold scores of samples."""
+"""Linear probes: estimators, and the start of a head."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Self
@@ -15,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..data import Target, is_numbers
+from ..data import Target
 from ..data.types import RandomState
 from .folds import make_folds
 
@@ -24,17 +23,13 @@ __all__ = [
     "GlobalScaler",
     "LinearProbe",
     "RidgeProbe",
-    "out_of_fold_scores",
     "solve_probe",
-    "summarise",
 ]
 
 # Inverse strength of a probe's L2 penalty, on features scaled by GlobalScaler. In cross-validation
 # on the training part of hymenoptera and on 200 and 600 digits, its accuracy is within 0.003 of the
 # best of 1e-5 … 10.
 PROBE_C = 0.1
-# Penalties compared by out_of_fold_scores, relative to the mean squared norm of centred rows.
-_PENALTIES = 10.0 ** np.arange(-4, 4)
 _LARGE = 20.0  # a logit whose probability is 1 to eight digits
 
 
@@ -261,126 +256,3 @@ def _ridge_rows(features, numbers, weight, n_outputs: int) -> tuple[np.ndarray, 
 
 
 _SOLVERS = {"multinomial": _multinomial, "one_vs_rest": _one_vs_rest, "ridge": _ridge_rows}
-
-
-# -- out-of-fold scores --------------------------------------------------------------------------
-
-
-def out_of_fold_scores(
-    features: np.ndarray, y: np.ndarray, folds: list[Any], weight: np.ndarray | None = None
-) -> np.ndarray:
-    """Score a linear model on each sample, fitted without the sample's fold.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n_samples, n_features)
-    y : ndarray of shape (n_samples,)
-        From ``encode_target``.
-    folds : list of (train, test)
-        From :func:`make_probe_folds`.
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the samples in the fits, positive.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        For labels 1.0 where the prediction is right, else 0.0. For numbers one minus the squared
-        error divided by the variance. The mean is the accuracy, or R².
-
-    Notes
-    -----
-    The model is ridge regression on the indicators of labels, with the one of eight penalties
-    whose squared error over all folds is least. It computes one decomposition per fold for all
-    penalties, and takes a quarter or less of the time of
-    :class:`sklearn.linear_model.RidgeClassifierCV` in each fold, at the same accuracy. Without
-    folds (where fewer than two classes have three samples) the nearest class mean is predicted,
-    where the sample does not count for the mean of its own class.
-    """
-    features = features.astype(np.float64)
-    if is_numbers(y):
-        residual = _residuals(features, y[:, None], folds, weight)
-        return 1 - residual[:, 0] ** 2 / (y.var() or 1.0)
-    codes = np.unique(y, return_inverse=True)[1]
-    counts = np.bincount(codes)
-    if not folds:
-        return _nearest_mean(features, codes, counts, weight)
-    target = np.eye(len(counts))[codes]
-    residuals = _residuals(features, target, folds, weight)
-    return ((target - residuals).argmax(1) == codes).astype(np.float64)
-
-
-def _residuals(features: np.ndarray, target: np.ndarray, folds: list, weight=None) -> np.ndarray:
-    """Return the residuals ``(n, n_targets)`` of ridge regression on the test sets of folds."""
-    found = np.empty((len(_PENALTIES), *target.shape))
-    for train, test in folds:
-        known = None if weight is None else weight[train]
-        fitted = _ridge(features[train], target[train], features[test], known)
-        found[:, test] = target[test] - fitted
-    squares = (found**2).sum(2)  # (n_penalties, n)
-    return found[(squares if weight is None else squares * weight).sum(1).argmin()]
-
-
-def _ridge(X: np.ndarray, target: np.ndarray, X_test: np.ndarray, weight=None) -> np.ndarray:
-    """Predict with each penalty, ``(n_penalties, n_test, n_targets)``, from one decomposition."""
-    weight = np.ones(len(X)) if weight is None else weight
-    mean, level = (np.average(values, axis=0, weights=weight) for values in (X, target))
-    root = np.sqrt(weight)[:, None]
-    X, X_test, target = (X - mean) * root, X_test - mean, (target - level) * root
-    if X.shape[0] <= X.shape[1]:
-        squares, u = np.linalg.eigh(X @ X.T)
-        left, right = (X_test @ X.T) @ u, u.T @ target
-    else:
-        squares, v = np.linalg.eigh(X.T @ X)
-        left, right = X_test @ v, v.T @ (X.T @ target)
-    squares = np.maximum(squares, 0)
-    penalties = _PENALTIES * max(squares.sum() / weight.sum(), 1e-12)
-    return np.stack([left @ (right / (squares + p)[:, None]) for p in penalties]) + level
-
-
-def _nearest_mean(
-    features: np.ndarray, codes: np.ndarray, counts: np.ndarray, weight=None
-) -> np.ndarray:
-    """Return 1.0 for samples that are nearest to the mean of the others of their class, else 0.0.
-
-    Cross-validating ``NearestCentroid`` would fit a model for each sample.
-    """
-    weight = np.ones(len(codes)) if weight is None else weight
-    onehot = np.eye(len(counts))[codes] * weight[:, None]  # (n, n_classes)
-    sums, total = onehot.T @ features, onehot.sum(0)
-    means = sums / total[:, None]
-    squares = (features**2).sum(1)[:, None] - 2 * features @ means.T + (means**2).sum(1)
-    own = np.full(len(codes), np.inf)
-    several = counts[codes] > 1
-    left = (total[codes[several]] - weight[several])[:, None]
-    mean = (sums[codes[several]] - features[several] * weight[several, None]) / left
-    own[several] = ((features[several] - mean) ** 2).sum(1)
-    squares[np.arange(len(codes)), codes] = own
-    return (squares.argmin(1) == codes).astype(np.float64) * several
-
-
-def summarise(differences: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, ...]:
-    """Return the mean of values of samples, and its standard error.
-
-    Parameters
-    ----------
-    differences : ndarray of shape (n,)
-        Of the scores of two models on each sample: 1, 0 or -1.
-    weight : ndarray of shape (n,), default=None
-        Weights of the samples, positive. They count as ``weight.sum()**2 / (weight**2).sum()``
-        samples (Kish's effective sample size).
-
-    Returns
-    -------
-    tuple of float
-        Empty where there are none.
-    """
-    if len(differences) == 0:
-        return ()
-    n, mean, variance = len(differences), differences.mean(), differences.var()
-    if weight is not None:
-        weight = weight / weight.max()  # so that squares stay finite and positive
-        n = weight.sum() ** 2 / (weight**2).sum()
-        mean = np.average(differences, weights=weight)
-        variance = np.average((differences - mean) ** 2, weights=weight)
-    # As if one more sample differed: ten equal samples are no proof of equality.
-    return float(mean), math.sqrt((variance + 1 / n) / n)

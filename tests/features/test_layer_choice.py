@@ -57,6 +57,19 @@ def test_one_call_computes_all_layers_and_the_telling_one_is_chosen():
     assert "> 2" in repr(choice) and choice.n_features == (12, 12, 12) and choice.is_accuracy
 
 
+def test_a_layer_on_which_classes_lie_in_a_row_is_judged_by_what_it_tells():
+    """Ridge regression on indicators misses most classes between others."""
+    y, rng = np.repeat(np.arange(5), 20), np.random.default_rng(0)
+    in_a_row, partly = rng.normal(size=(2, 100, 12))
+    in_a_row[:, 0] += 5 * y
+    partly += 2 * np.eye(12)[y]
+    tables = {"0": in_a_row, "2": in_a_row, "4": partly}
+    backbone = tiny_backbone()
+    choice = choose_layer(backbone, y, lambda names, rows: tables, layers=["0", "2", "4"])
+    assert choice.default == "4" and choice.layer in ("0", "2")
+    assert choice.score_of("2")[0] > 0.9 > 0.8 > choice.score_of("4")[0]
+
+
 def test_a_layer_that_may_be_better_by_chance_is_not_chosen():
     names = ("a", "b", "c", "d")
     gains = np.zeros((4, 50))
