@@ -17,7 +17,7 @@ from .sizes import SizeChoice
 from .store import FeatureStore, as_store
 from .streams import Stream
 from .tables import check_outputs, empty_table
-from .word_weights import takes_weights
+from .word_weights import TokenWeights, has_ranks, takes_weights
 
 __all__ = [
     "BackboneEstimator",
@@ -31,6 +31,7 @@ __all__ = [
     "Recipe",
     "SizeChoice",
     "Stream",
+    "TokenWeights",
     "all_or_nothing",
     "as_store",
     "candidate_layers",
@@ -43,6 +44,7 @@ __all__ = [
     "describe_passes",
     "empty_table",
     "find_network",
+    "has_ranks",
     "mapped_logits",
     "open_sample",
     "progress",

@@ -13,12 +13,13 @@ from ..backbones import Backbone, stages_of
 from ..engines import resolve_device
 from .recipe import Recipe
 
-__all__ = ["LEARNED_POOLINGS", "TokenWeights", "takes_weights"]
+__all__ = ["LEARNED_POOLINGS", "TokenWeights", "has_ranks", "takes_weights"]
 
-LEARNED_POOLINGS = ("idf", "sif")
+LEARNED_POOLINGS = ("idf", "sif", "zipf")
 
 # Arora, Liang, Ma (2017) find 1e-3 to 1e-4 best and little difference between them.
 _SIF_A = 1e-3
+_RANKED = 10_000  # "zipf" gives words of a higher rank weights of more than 0.99
 
 
 def takes_weights(backbone: Backbone) -> bool:
@@ -27,15 +28,31 @@ def takes_weights(backbone: Backbone) -> bool:
     return len(stages) == 1 and hasattr(stages[0], "with_weights")
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenWeights:
-    """Weights of words that "idf" or "sif" learned from texts.
+def has_ranks(backbone: Backbone) -> bool:
+    """Tell whether a backbone is a table of so many words that they are sorted by frequency.
+
+    Files of word vectors are. A table of few words may be a list of the user's.
 
     Parameters
     ----------
-    pooling : {"idf", "sif"}
+    backbone : Backbone
+
+    Returns
+    -------
+    bool
+    """
+    return takes_weights(backbone) and _table_of(backbone)[1].n_words >= _RANKED
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWeights:
+    """Weights of words that "idf" or "sif" learned from texts, or "zipf" from their ranks.
+
+    Parameters
+    ----------
+    pooling : {"idf", "sif", "zipf"}
     ids : ndarray of shape (n_seen,), int64
-        Ids of the words that the texts hold, ascending.
+        Ids of the words that the texts hold, or of the first words, ascending.
     weights : ndarray of shape (n_seen,), float32
         Their weights.
     unseen : float
@@ -53,9 +70,16 @@ class TokenWeights:
     over all words of a text, less its part along the first singular vector of the texts learned
     from.
 
+    "zipf": the mean with the weights of "sif", where the shares are those of the texts that the
+    vectors were trained on: of n words that are sorted by frequency, the one of rank r is a share
+    ``1 / (r (ln n + 0.5772))`` of all words (Zipf's law). Few texts tell little about how frequent
+    words are.
+
     References
     ----------
     Arora, Liang, Ma (2017). A simple but tough-to-beat baseline for sentence embeddings. ICLR.
+
+    Zipf (1949). Human Behavior and the Principle of Least Effort.
     """
 
     pooling: str
@@ -78,7 +102,7 @@ class TokenWeights:
 
         Parameters
         ----------
-        pooling : {"idf", "sif"}
+        pooling : {"idf", "sif", "zipf"}
         texts : sequence of str
         backbone : Backbone
             Word vectors.
@@ -89,6 +113,8 @@ class TokenWeights:
         -------
         TokenWeights
         """
+        if pooling == "zipf":
+            return cls.by_rank(backbone)
         text, ids = _occurrences(_group_ids(texts, backbone))
         if pooling == "idf":
             pairs = np.unique(np.column_stack([ids, text]), axis=0)
@@ -103,6 +129,25 @@ class TokenWeights:
         values, directions = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
         component = directions[:, -1] if values[-1] > 0 else np.zeros(vectors.shape[1])
         return dataclasses.replace(made, component=component.astype(np.float32))
+
+    @classmethod
+    def by_rank(cls, backbone: Backbone) -> TokenWeights:
+        """Return the weights of "zipf", which need no texts.
+
+        Parameters
+        ----------
+        backbone : Backbone
+            Word vectors.
+
+        Returns
+        -------
+        TokenWeights
+        """
+        n = _table_of(backbone)[1].n_words
+        rank = np.arange(1, min(n, _RANKED) + 1)  # the id of a word is its place, from 1
+        share = 1 / (rank * (np.log(n) + np.euler_gamma))
+        weights = _SIF_A / (_SIF_A + share)
+        return cls("zipf", rank.astype(np.int64), weights.astype(np.float32), 1.0)
 
     def transform(
         self,

@@ -9,11 +9,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from ..backbones import stages_of
+from ..backbones import Backbone, stages_of
+from ..features import TokenWeights, has_ranks
 from ..selection.blend import Blend, ClassBlend, NumberBlend
 from ..selection.judging import BlendPart
 from ..selection.linear_models import Linear
-from ..selection.members import RAW, Block
+from ..selection.members import BY_RANK, RAW, Block
 from ..selection.models import Conditional, FittedOnFeatures, Mapped
 from ..selection.tuned import TunedMember, TunedNumbers
 from ..transferability import LinearProbe, RidgeProbe
@@ -230,7 +231,7 @@ def export_blend(blend: Blend, estimator: Any, X: Any) -> Exportable:
     places: Any = [[_place(block, wanted) for block in part.member.blocks] for part in blend.parts]
     order = {size: i for i, size in enumerate(wanted)}
     places = [[[(order.get(s), j) for s, j in block] for block in one] for one in places]
-    pairs = [(blend.backbone.with_image_size(size), outs) for size, outs in wanted.items()]
+    pairs = [_exported(blend.backbone.with_image_size(size), outs) for size, outs in wanted.items()]
     tuned = blend.tuned
     if tuned is not None:
         network = tuned.model.to_backbone()
@@ -240,6 +241,12 @@ def export_blend(blend: Blend, estimator: Any, X: Any) -> Exportable:
     if isinstance(blend, ClassBlend):
         return Exportable(sources, module, "probabilities", blend.classes_, blend.vectorizer)
     return Exportable(sources, module, "prediction", counts=blend.vectorizer)
+
+
+def _exported(backbone: Backbone, outputs: list[tuple]) -> tuple[Backbone, list[tuple]]:
+    """Return outputs with the weights of words in place of the pooling by rank."""
+    learned = {BY_RANK: TokenWeights.by_rank(backbone)} if has_ranks(backbone) else {}
+    return backbone, [(layer, learned.get(pooling, pooling)) for layer, pooling in outputs]
 
 
 def _share(tuned: TunedMember | TunedNumbers | None) -> nn.Module | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from ..backbones import Backbone, LayerInfo
 from ..data import NumericTarget, named_among, take
-from ..features import Recipe, as_store, compute_several, describe_passes, empty_table
+from ..features import empty_table
+from .block_features import compute_blocks, describe_runs
 from .judging import BlendPart, Choice, Labels, Numbers, choose_members, mean_prediction
 from .members import BLEND, RAW, Block, Layout, Member, make_members, sizes_of
 from .models import Tables
@@ -21,7 +22,7 @@ from .timing import sizes_within
 from .trials import run_settings
 from .tuned import TunedMember, TunedNumbers, fit_tuned, may_pay
 
-__all__ = ["Blend", "BlendTask", "compute_blocks", "fit_blend"]
+__all__ = ["Blend", "BlendTask", "fit_blend"]
 
 
 class Blend:
@@ -78,8 +79,7 @@ class Blend:
     @property
     def execution_(self) -> dict[str, Any]:
         """How the network is run; with several sizes, "batch_size" is a dictionary by size."""
-        recipes = _recipes(self.backbone, self._blocks, self.engine).values()
-        runs = describe_passes(list(recipes), device=self.device, store=as_store(self.memory))
+        runs = describe_runs(self.backbone, self._blocks, run_settings(self))
         if len(runs) < 2:
             return dict(*runs.values())
         shapes = {one.input_shape or (): found["batch_size"] for one, found in runs.items()}
@@ -190,65 +190,6 @@ class BlendTask:
     def weighted(self) -> np.ndarray:
         """Positions of the samples with a weight."""
         return np.flatnonzero(self.outcome.weight)
-
-
-def compute_blocks(
-    samples: Sequence[Any],
-    backbone: Backbone,
-    blocks: Iterable[Block],
-    vectorizer: Any,
-    run: dict[str, Any],
-) -> dict[Block, np.ndarray]:
-    """Compute the features of samples for some blocks, in one pass for each input size.
-
-    Parameters
-    ----------
-    samples : sequence
-    backbone : Backbone
-    blocks : iterable of Block
-    vectorizer : transformer or None
-        Fitted; for the block ``RAW``.
-    run : dict
-        device, engine, memory, n_jobs, verbose.
-
-    Returns
-    -------
-    dict of Block to ndarray of shape (n_samples, n_features)
-    """
-    blocks = list(dict.fromkeys(blocks))
-    recipes = _recipes(backbone, blocks, run["engine"])
-    settings = {name: run[name] for name in ("device", "n_jobs", "verbose")}
-    settings["store"] = as_store(run["memory"])
-    found = compute_several(samples, list(recipes.values()), **settings) if recipes else []
-    by_key = dict(zip(recipes, found, strict=True))
-    return {
-        block: vectorizer.transform(samples) if block == RAW else _side_by_side(block, by_key)
-        for block in blocks
-    }
-
-
-def _recipes(backbone: Backbone, blocks: list[Block], engine: str) -> dict[tuple, Recipe]:
-    """Return a recipe for each size and pooling."""
-    layers: dict[tuple, list[str]] = {}
-    for block in (block for block in blocks if block != RAW):
-        for pooling in _poolings(block):
-            layers.setdefault((block.size, pooling), []).append(block.layer)
-    return {
-        (size, pooling): Recipe(
-            backbone.with_image_size(size), tuple(dict.fromkeys(names)), pooling, runtime=engine
-        )
-        for (size, pooling), names in layers.items()
-    }
-
-
-def _side_by_side(block: Block, by_key: dict) -> np.ndarray:
-    """Return the poolings of a block, from the tables by size and pooling."""
-    parts = [by_key[block.size, pooling][block.layer] for pooling in _poolings(block)]
-    return parts[0] if len(parts) == 1 else np.hstack(parts)
-
-
-def _poolings(block: Block) -> tuple[str, ...]:
-    return block.pooling if isinstance(block.pooling, tuple) else (block.pooling,)
 
 
 def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], asked: int | None) -> Blend:

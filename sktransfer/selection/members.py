@@ -11,12 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
-from ..features import candidate_layers
+from ..features import candidate_layers, has_ranks
 from ..transferability import LinearProbe
 from .linear_models import Discriminant, Probe
 from .models import Direct, Mapped, Model, OnFeatures
 
-__all__ = ["BLEND", "MEMBERS", "RAW", "Block", "Layout", "Member", "make_members", "sizes_of"]
+__all__ = [
+    "BLEND",
+    "BY_RANK",
+    "MEMBERS",
+    "RAW",
+    "Block",
+    "Layout",
+    "Member",
+    "make_members",
+    "sizes_of",
+]
 
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
@@ -38,6 +48,8 @@ BLEND: dict[str, Any] = {
     },
     "with_head": (4, 2, 0),
     "depth": 17,
+    # Of texts: how many of the last layers are used together.
+    "last_of_tokens": (2, 3, 4),
     # Penalties of probes, for rows of features with a mean square of 1.
     "penalties": (1e-3, 1e-2, 1e-1, 1.0, 10.0),
     # The largest number of samples on which members are compared.
@@ -57,7 +69,7 @@ BLEND: dict[str, Any] = {
     # Pseudo-samples that each class of the network starts with in direct use.
     "smoothing": 1.0,
     # The smallest number of samples with which words are counted: with fewer, most occur once.
-    "least_counted": 100,
+    "least_counted": 40,
     # A tuned network is tried with so many samples in all and for each class, if the others are
     # wrong for at least this share of samples.
     "tuned_rows": 60,
@@ -97,6 +109,8 @@ class Block:
 
 # The features of the modality's own vectorizer, such as counts of words, which need no network.
 RAW = Block(None, "counts", "none")
+# The mean of words that are weighted by their ranks.
+BY_RANK = "zipf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +162,11 @@ class Layout:
         return candidate_layers(self.backbone)[-1]
 
     @property
+    def usual_pooling(self) -> str:
+        """The pooling of the penultimate layer: words are weighted, where their ranks are known."""
+        return BY_RANK if has_ranks(self.backbone) else "avg"
+
+    @property
     def before_pooling(self) -> str:
         """The last layer up to the penultimate one that has positions, if any has."""
         names = list(self.infos)
@@ -177,6 +196,13 @@ class Layout:
     @property
     def vectors(self) -> dict[str, list[tuple[str, Pooling]]]:
         """The layers and poolings of each member, which are the same at all sizes."""
+        found = self._of_tokens if self.backbone.modality.has_tokens else self._of_positions
+        if self.classifier is not None:  # it may not stand blocks on different scales
+            return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
+        return found
+
+    @property
+    def _of_positions(self) -> dict[str, list[tuple[str, Pooling]]]:
         head, last = self.head, self.layers([0])
         both = (self.before_pooling, self.both(self.before_pooling))
         found: dict[str, list[tuple[str, Pooling]]] = {
@@ -188,9 +214,21 @@ class Layout:
             found[name] = [(layer, self.places(layer)) for layer in self.layers(distances)]
         some = [(layer, self.places(layer)) for layer in self.layers(BLEND["with_head"])]
         found["last layers"] = [*some, both]
-        if self.classifier is not None:  # it may not stand blocks on different scales
-            return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
         return found
+
+    @property
+    def _of_tokens(self) -> dict[str, list[tuple[str, Pooling]]]:
+        """Means over tokens: a maximum, and early layers, tell less of a text."""
+        found: dict[str, list[tuple[str, Pooling]]] = {self.head: [(self.head, "avg")]}
+        if self.usual_pooling != "avg":
+            found[f"{self.head} ({self.usual_pooling})"] = [(self.head, self.usual_pooling)]
+        for n in BLEND["last_of_tokens"]:
+            found[f"last {n} layers"] = [(layer, "avg") for layer in self.last(n)]
+        return found
+
+    def last(self, n: int) -> list[str]:
+        """Return the last layers up to the penultimate one."""
+        return candidate_layers(self.backbone)[-n:]
 
     @property
     def blocks(self) -> dict[str, tuple[Block, ...]]:
@@ -303,7 +341,8 @@ def _logistic(layout: Layout) -> list[Member]:
     has_classes = layout.backbone.classes is not None
     if has_classes or layout.classifier is not None or not layout.is_labels:
         return []
-    block, model = Block(layout.sizes[-1], layout.head), OnFeatures(LinearProbe(random_state=0))
+    block = Block(layout.sizes[-1], layout.head, layout.usual_pooling)
+    model = OnFeatures(LinearProbe(random_state=0))
     return [Member(f"{layout.head} (logistic)", (block,), model, prior="features")]
 
 

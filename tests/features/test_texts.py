@@ -90,13 +90,13 @@ def test_the_maximum_over_the_words_that_are_known(backbone, vectors):
 
 
 @pytest.mark.filterwarnings("ignore:.*no vector")
-@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", ["avg", "max", "sif"]])
+@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", "zipf", ["avg", "max", "sif"]])
 def test_a_text_without_a_known_word_is_zeros(backbone, pooling, data):
     extractor = PretrainedFeatureExtractor(backbone, pooling=pooling).fit(data[0])
     assert not extractor.transform(["", "   ", "qwerty"]).any()
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", ["avg", "idf"]])
+@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", "zipf", ["avg", "idf"]])
 def test_a_text_alone_has_the_features_it_has_among_others(backbone, pooling, data):
     texts = data[0]
     extractor = PretrainedFeatureExtractor(backbone, pooling=pooling).fit(texts)
@@ -108,7 +108,7 @@ def test_a_text_alone_has_the_features_it_has_among_others(backbone, pooling, da
     np.testing.assert_allclose(one.transform(texts), features, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", ["avg", "max"]])
+@pytest.mark.parametrize("pooling", ["avg", "max", "idf", "sif", "zipf", ["avg", "max"]])
 def test_words_with_subwords_do_not_change_the_texts_beside_them(subwords, pooling, data, tmp_path):
     texts = [*data[0], "goodish film", "the", "unheard of", "good " * 25]
     extractor = PretrainedFeatureExtractor(subwords, pooling=pooling, memory=tmp_path).fit(texts)
@@ -134,7 +134,7 @@ def test_a_word_whose_vector_is_zero_is_no_token(vectors, pooling):
 def test_an_unknown_word_whose_parts_are_zero_is_no_token(vectors):
     matrix = np.concatenate([list(vectors.values()), np.zeros((16, 6), np.float32)])
     letters = WordVectors.from_words(WORDS, matrix, subwords=letters_of)
-    for pooling in ("avg", "max", "idf", "sif"):
+    for pooling in ("avg", "max", "idf", "sif", "zipf"):
         made = PretrainedFeatureExtractor(word_backbone("letters", letters, None), pooling=pooling)
         features = made.fit_transform(["good film", "good unheard film", "the"])
         np.testing.assert_array_equal(features[0], features[1])
@@ -168,6 +168,18 @@ def test_sif_is_the_formula_of_the_paper(backbone, vectors, data):
     means = (counts * (1e-3 / (1e-3 + share))) @ matrix / counts.sum(axis=1, keepdims=True)
     first = np.linalg.svd(means, full_matrices=False)[2][0]
     np.testing.assert_allclose(features, means - np.outer(means @ first, first), atol=1e-5)
+
+
+def test_zipf_weights_words_by_their_place_in_the_table(backbone, vectors, data):
+    texts, n = data[0], len(WORDS)
+    features = PretrainedFeatureExtractor(backbone, pooling="zipf").fit_transform(texts)
+    share = 1 / np.arange(1, n + 1) / (np.log(n) + np.euler_gamma)
+    weight = dict(zip(WORDS, 1e-3 / (1e-3 + share), strict=True))
+    weighted = {word: weight[word] * vectors[word] for word in WORDS}
+    expected = [mean_of(weighted, text) for text in texts]
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-8)
+    other = PretrainedFeatureExtractor(backbone, pooling="zipf").fit(["good"])
+    np.testing.assert_array_equal(other.transform(texts), features)
 
 
 def test_weights_are_learned_in_fit_alone(backbone, data):

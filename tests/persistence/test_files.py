@@ -205,7 +205,7 @@ def test_a_column_transformer_of_texts_and_numbers(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
-@pytest.mark.parametrize("pooling", ["avg", "idf", "sif"])
+@pytest.mark.parametrize("pooling", ["avg", "idf", "sif", "zipf"])
 def test_word_vectors_are_in_the_file(pooling, tmp_path):
     model = PretrainedFeatureExtractor(load_word_vectors(WORDS), pooling=pooling).fit(TEXTS)
     save(model, tmp_path / "model.skt")

@@ -240,7 +240,7 @@ TEXTS = ["a good film", "bad!", "", "long or good, and bad bad film", "goodness"
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("pooling", ["max", "idf", "sif", ["avg", "idf", "sif"]])
+@pytest.mark.parametrize("pooling", ["max", "idf", "sif", "zipf", ["avg", "idf", "sif"]])
 def test_poolings_of_word_vectors(pooling, tmp_path):
     vectors = VECTORS | {"or": [0.0, 0.0]}  # is no token
     model = PretrainedFeatureExtractor(load_word_vectors(vectors), pooling=pooling)

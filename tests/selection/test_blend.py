@@ -290,7 +290,7 @@ VECTORS = {"good": [1.0, 0.0, 0.0], "bad": [-1.0, 0.2, 0.0], "film": [0.0, 1.0, 
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
-@pytest.mark.parametrize("n", [120, 2400])
+@pytest.mark.parametrize("n", [80, 2400])
 def test_texts_are_told_by_their_words_too(n):
     X, y = reviews(n)
     model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(X, y)
@@ -303,8 +303,25 @@ def test_texts_are_told_by_their_words_too(n):
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_words_of_few_texts_are_not_counted():
-    model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(*reviews(99))
+    model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(*reviews(39))
     assert not any("counts" in name for name in model.members_)
+
+
+def test_words_are_weighted_by_rank_in_a_blend(tmp_path):
+    """Of the words of a text, the one that tells its label has a rank over 9,000."""
+    matrix = np.random.default_rng(0).normal(size=(10_001, 3))
+    matrix[9_000:9_500, 0], matrix[9_500:, 0] = 9, -9
+    backbone = load_word_vectors(([f"w{i}" for i in range(10_001)], matrix))
+    y = np.repeat([0, 1], 15)
+    X = [f"w{i} w{9_000 + 500 * label + i}" for i, label in enumerate(y)]
+    model = TransferClassifier(backbone, memory=tmp_path, random_state=0).fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    assert any("zipf" in name for name in again.members_)
+    assert again.score(["w3 w9100", "w3 w9700"], [0, 1]) == 1
+    assert again.execution_["engine"] == "torch"
+    unlabelled = ["w0 w9400", "w1 w9900"] * 10
+    model.fit(X, y, X_unlabelled=unlabelled)
+    assert model.predict(unlabelled[:2]).tolist() == [0, 1]
 
 
 def test_texts_without_words_are_no_error():

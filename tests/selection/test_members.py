@@ -1,14 +1,16 @@
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
-from sktransfer.features import open_sample
+from sktransfer.features import candidate_layers, open_sample
 from sktransfer.selection.linear_models import Discriminant, Probe
-from sktransfer.selection.members import RAW, Block, Layout, make_members, sizes_of
+from sktransfer.selection.members import BLEND, RAW, Block, Layout, make_members, sizes_of
 from sktransfer.selection.models import OnFeatures
 from sktransfer.transferability import LinearProbe
+from tests.backbones import q4_support as q4
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
 
@@ -80,8 +82,17 @@ def test_poolings_follow_the_shape_of_a_layer():
     assert {block.pooling for m in members for block in m.blocks} == {"avg"}
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
     members = make_members(layout(words, sample=open_sample("a b", words)[None]))
-    poolings = {block.pooling for m in members for block in m.blocks if block != RAW}
-    assert poolings == {"avg", ("avg", "max")}
+    assert {b.pooling for m in members for b in m.blocks if b != RAW} == {"avg"}
+
+
+def test_texts_have_means_of_the_last_layers_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setitem(BLEND, "last_of_tokens", (2, 3, 9))
+    texts = load_backbone("e5_small", weights=q4.write_q4(tmp_path / "small.bin"))
+    members = make_members(layout(texts, sample=open_sample("the film", texts)[None]))
+    layers = [[b.layer for b in m.blocks] for m in members if RAW not in m.blocks and not m.prior]
+    first, *others = candidate_layers(texts)
+    assert layers == [others[-1:], others[-2:], [first, *others]]
+    assert {b.pooling for m in members for b in m.blocks if b != RAW} == {"avg"}
 
 
 def test_texts_are_counted_too():
@@ -90,6 +101,16 @@ def test_texts_are_counted_too():
     on_network = [m.blocks for m in members if RAW not in m.blocks and not m.prior]
     counted = [m.blocks for m in members if RAW in m.blocks]
     assert set(counted) == {(RAW,), *((*blocks, RAW) for blocks in on_network)}
+
+
+@pytest.mark.parametrize("n_words", [9_999, 10_000])
+def test_words_are_weighted_by_rank_in_a_table_of_many(n_words):
+    words = load_word_vectors((list(map(str, range(n_words))), np.ones((n_words, 2))))
+    members = make_members(layout(words, sample=open_sample("1 2", words)[None]))
+    weighted = [m for m in members if m.blocks[0].pooling == "zipf"]
+    (known,) = [m for m in members if m.prior == "features"]
+    assert len(weighted) == (3 if n_words == 10_000 else 0)  # alone, with counts, and this one:
+    assert (known in weighted) == (n_words == 10_000)
 
 
 def test_a_classifier_of_the_users_is_fitted_on_single_layers():
