@@ -50,10 +50,10 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         the maximum, "grid" the means of the four quadrants of an image, "flatten" every number,
         "cls" the first token of a transformer. A callable is given the activation, a tensor
         ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and returns ``(n, k)``.
-        For word vectors also "idf" and "sif": means weighted by how rare a word is, which
-        ``fit`` counts (see Notes). A list gives several, side by side. For texts and
-        ``layer=None``, "avg" is the output of the encoder, and the others pool the tokens of
-        the last layer that has tokens.
+        For word vectors also "idf", "sif" and "zipf": means weighted by how rare a word is, which
+        ``fit`` counts, or which its place in the table tells (see Notes). A list gives several,
+        side by side. For texts and ``layer=None``, "avg" is the output of the encoder, and the
+        others pool the tokens of the last layer that has tokens.
     n_components : int, float or None, default=None
         The number of principal components of the features to return, which ``fit`` learns; a
         number between 0 and 1 is the share of their variance to keep. With numeric columns beside
@@ -119,7 +119,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
     pca_ : list of PCA
         With ``n_components``, the principal components of each column of samples.
     token_weights_ : dict of str to TokenWeights
-        The weights of words that the poolings "idf" and "sif" learned.
+        The weights of words under the poolings "idf", "sif" and "zipf".
     oov_rate_ : float
         For word vectors: the share of words in the texts of ``fit`` that have no vector.
     truncated_rate_ : float
@@ -151,7 +151,9 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     "idf" weights a word by ``ln((1 + n) / (1 + df)) + 1``, as scikit-learn does; "sif" by
     ``a / (a + p)``, and removes the first singular vector of the training texts (Arora et al.
-    2017). A word that ``fit`` has not seen counts as the rarest.
+    2017). A word that ``fit`` has not seen counts as the rarest. "zipf" has the weights of "sif",
+    where p follows from the rank of a word by Zipf's law: ``1 / (rank (ln n + 0.5772))``, if the n
+    words of the table are sorted by frequency, as in files of word vectors.
 
     The features of a sample depend on that sample alone. Its batch and its place in X change them
     by no more than the rounding of float32: a relative L2 distance of 1e-5.

@@ -62,7 +62,7 @@ BLEND: dict[str, Any] = {
     "judged": 300,
     # What is known in favour of a member: pseudo-samples of all members, its share of them, and
     # that share where nothing can be judged.
-    "priors": {"direct": (1.0, 0.8, 0.5), "features": (10.0, 0.5, 0.8), "": (1.0, 0.0, 0.0)},
+    "priors": {"direct": (1.0, 0.8, 0.5), "features": (10.0, 0.1, 0.8), "": (1.0, 0.0, 0.0)},
     # Where nothing can be judged: the penalty and the temperature of probes.
     "penalty": 1.0,
     "temperature": 0.2,

@@ -115,13 +115,14 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     Notes
     -----
     The members of the blend of "auto" are linear models of the features of several layers, poolings
-    and input sizes, alone and side by side, and the network's own classes, mapped onto yours; for
-    texts, also linear models of counts of words. Each sample passes the network once at each size.
-    On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
+    and input sizes, alone and side by side, and the network's own classes, mapped onto yours; from
+    40 texts on, also linear models of counts of words. Word vectors have two means, one of them
+    weighted by "zipf" (see :class:`PretrainedFeatureExtractor`). Each sample passes the network
+    once at each size. On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
     best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes, mapped by
     ``class_map`` if it is given, begin with 0.8 pseudo-samples, and the others share 0.2. Without
-    own classes, logistic regression on the penultimate layer begins with 5, and the others share 5.
+    own classes, logistic regression on the penultimate layer begins with 1, and the others share 9.
     Members with a weight under 0.02 are left out, the others are fitted on all samples, and the
     weighted mean of their probabilities is calibrated. All of this uses the samples given to
     ``fit`` alone, so that a cross-validation of the whole estimator is unbiased.

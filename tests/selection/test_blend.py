@@ -89,12 +89,12 @@ def test_nothing_can_be_judged_with_one_sample_of_a_class():
     assert heat == 1.0 and {one.setting for one in chosen} == {1.0}
 
 
-def test_the_strategy_features_begins_with_half_of_the_pseudo_samples():
+def test_the_strategy_features_begins_with_a_tenth_of_the_pseudo_samples():
     good = Member("good", (LAYERS["good"],), Discriminant((0.1,), 0.1))
     known = dataclasses.replace(good, name="features", prior="features")
     y = np.arange(60) % 3
     choice = choose_members([good, good, known], tables(y), labels(y), 0)
-    assert weights(choice.members)["features"] == pytest.approx(0.5)
+    assert weights(choice.members)["features"] == pytest.approx(0.1)
 
 
 def test_one_sample_of_a_class_has_no_variance_for_a_discriminant():
