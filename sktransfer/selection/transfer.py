@@ -118,7 +118,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     and input sizes, alone and side by side, and the network's own classes, mapped onto yours; from
     40 texts on, also linear models of counts of words. Word vectors have two means, one of them
     weighted by "zipf" (see :class:`PretrainedFeatureExtractor`). Each sample passes the network
-    once at each size. On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
+    once at each size.
+
+    On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
     best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes, mapped by
     ``class_map`` if it is given, begin with 0.8 pseudo-samples, and the others share 0.2. Without
