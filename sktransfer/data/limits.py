@@ -1,4 +1,4 @@
-"""Limits for files that strangers wrote: pixels, bytes, seconds and scans.
+"""Limits for untrusted files: pixels, bytes, seconds and scans.
 
 All limits are in this module. They are read at each use, so that a program can change them.
 """

@@ -163,7 +163,7 @@ class FeatureStore:
         return True
 
     def try_put_aside(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
-        """Keep what was computed by the way, and may not be used; here as :meth:`try_put`.
+        """Keep values that were computed in addition, and may not be used, as :meth:`try_put`.
 
         Parameters
         ----------

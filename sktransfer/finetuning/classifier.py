@@ -66,7 +66,7 @@ default="efficientnet_lite0"
         similarity of the samples to the data that the network was trained on (batch
         normalization statistics), and is 5e-5 for some stages; 1e-4 for a head alone and for
         networks with layer normalization (transformers); 3e-3 for word vectors, norms and
-        biases. "range_test" finds it by a range test on training rows. For a head that is
+        biases. "range_test" finds it by a range test on training samples. For a head that is
         initialized at random it is multiplied by ten.
     layer_decay : float or "auto", default="auto"
         Factor on the learning rate for each stage towards the input. "auto" is 1, except if all
@@ -121,7 +121,7 @@ default="efficientnet_lite0"
     long_texts : {"truncate", "chunk"}, default=None
         As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Rows in a batch; "auto" is 16 for up to 1,000 rows, else 32.
+        Samples in a batch; "auto" is 16 for up to 1,000 samples, else 32.
     accumulate : int, default=1
         Number of batches in a training step, whose gradients are added up.
     checkpoint_activations : bool, default=False
@@ -139,13 +139,13 @@ default="efficientnet_lite0"
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     cache_dtype : {"float32", "float16"}, default="float32"
-        Type of the activations at the cut in memory and in the store.
+        Type of the outputs of the frozen stages in memory and in the store.
     max_cache_bytes : int, default=2147483648
-        Size up to which activations at the cut, or resized images where nothing is frozen, are kept
-        in memory. Above it, activations are kept in a temporary file or computed in each epoch,
-        whichever a timing of some samples expects to be faster.
+        Bytes up to which the outputs of the frozen stages, or resized images if nothing is frozen,
+        are kept in memory. Above it, outputs are kept in a temporary file or computed again in each
+        epoch, whichever is expected to be faster after a timing of some samples.
     memory : None, str, Path, FeatureStore or object with a location, default=None
-        Store of activations at the cut, by sample, which folds, candidates and processes share.
+        Store of the outputs of the frozen stages, shared by folds, candidates and processes.
     checkpoint : str, Path or None, default=None
         Folder for the state of a training of ``fit``, which is written after each epoch. If the
         process is killed, the next ``fit`` with the same data and parameters goes on, and ends
@@ -154,7 +154,7 @@ default="efficientnet_lite0"
     n_jobs : int, "auto" or None, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
-        Seed of the head, the order of rows, dropout, and the split for validation.
+        Seed of the head, the order of samples, dropout, and the split for validation.
     verbose : int, default=0
         1 shows progress bars, 2 skorch's table.
 
@@ -165,11 +165,11 @@ default="efficientnet_lite0"
     backbone_ : Backbone
         The pretrained network, unchanged.
     net_ : skorch.NeuralNetClassifier
-        The net that trained the stages above the cut. It takes activations at the cut and
+        The net of the trained stages and the head. It takes outputs of the frozen stages and
         positions in ``classes_``. It can be pickled and trained further (``partial_fit``); the
         estimator predicts with the result.
     frozen_layers_, trained_layers_ : list of str
-        The stages below and above the cut.
+        The stages that are not trained, and those that are.
     history_ : list of dict
         One entry for each epoch: losses, duration and scores of callbacks.
     best_epoch_ : int
@@ -185,8 +185,8 @@ default="efficientnet_lite0"
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X is a table with names.
     cache_ : dict
-        Where activations at the cut were in training: "place" ("memory", "disk" or "nowhere"),
-        "nbytes", that of all, and "seconds", those expected by a timing.
+        Where the outputs of the frozen stages were in training: "place" ("memory", "disk" or
+        "nowhere"), "nbytes", the size of all, and "seconds", the times that were expected.
     execution_ : dict
         How the frozen stages are run, as in :class:`PretrainedFeatureExtractor`. If there are
         none, how the whole network is run.

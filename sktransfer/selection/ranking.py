@@ -83,11 +83,14 @@ def rank_backbones(
     task: str = "auto",
     image_size: int | None = None,
     image_shape: tuple[int, ...] | None = None,
+    long_texts: str | None = None,
+    batch_size: int | str = "auto",
     device: str = "auto",
     engine: str = "auto",
     memory: Any = None,
     n_jobs: int | str | None = "auto",
     random_state: Any = None,
+    verbose: int = 0,
 ) -> BackboneRanking:
     """Rank networks by a score of their features, without training them.
 
@@ -110,6 +113,10 @@ default="probe"
         Side of the square given to the networks, in pixels; None is what each was trained with.
     image_shape : tuple of int, default=None
         Shape of flattened images.
+    long_texts : {"truncate", "chunk"}, default=None
+        What happens to texts that are too long for a network.
+    batch_size : int or "auto", default="auto"
+        Samples run at a time.
     device : str, default="auto"
         Where the networks run.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
@@ -120,6 +127,8 @@ default="probe"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         For the choice of samples.
+    verbose : int, default=0
+        1 shows a progress bar for each network.
 
     Returns
     -------
@@ -152,9 +161,10 @@ default="probe"
     function, on_predictions = _score_of(score, is_numbers(target))
     rows = subsample(target, _ROWS, check_random_state(random_state))
     run = {"device": device, "engine": engine, "memory": memory, "n_jobs": n_jobs}
-    settings = {"image_shape": image_shape} | run
+    settings = {"image_shape": image_shape, "batch_size": batch_size, "verbose": verbose} | run
     found: list[tuple] = []
-    for name, backbone in _named(backbones, image_size).items():
+    sized = {"image_size": image_size, "long_texts": long_texts}
+    for name, backbone in _named(backbones, sized).items():
         if on_predictions and backbone.classes is None:
             found.append((name, np.nan, np.nan, 0, 0.0))
             continue
@@ -207,26 +217,26 @@ def _numbers(value, score) -> tuple[float, float]:
         ) from None
 
 
-def _named(backbones, image_size) -> dict:
+def _named(backbones, settings: dict) -> dict:
     one = isinstance(backbones, str | nn.Module | Backbone) or hasattr(backbones, "to_backbone")
     if one:
         raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
     if not isinstance(backbones, dict | list | tuple):
         raise TypeError(f"backbones={backbones!r}: expected a list or a dictionary of networks.")
     if not isinstance(backbones, dict):
-        loaded = [_loaded(i, b, image_size) for i, b in enumerate(backbones)]
+        loaded = [_loaded(i, b, settings) for i, b in enumerate(backbones)]
         if len({b.name for b in loaded}) < len(loaded):
             raise ValueError(
                 f"Two backbones have one name among {[b.name for b in loaded]}: give a dictionary."
             )
         return {b.name: b for b in loaded}
-    named = {str(name): _loaded(name, b, image_size) for name, b in backbones.items()}
+    named = {str(name): _loaded(name, b, settings) for name, b in backbones.items()}
     if len(named) < len(backbones):
         raise ValueError(f"Two keys of backbones= are one name: {list(backbones)}.")
     return named
 
 
-def _loaded(key, backbone, image_size) -> Backbone:
+def _loaded(key, backbone, settings: dict) -> Backbone:
     """Load one of ``backbones``; an error names its position or key."""
     known = isinstance(backbone, str | nn.Module | Backbone) or callable(backbone)
     if not known and not hasattr(backbone, "to_backbone"):
@@ -234,7 +244,7 @@ def _loaded(key, backbone, image_size) -> Backbone:
             f"backbones[{key!r}]={backbone!r}: expected a name, a torch.nn.Module, a function that "
             "makes one, or a Backbone."
         )
-    return load_backbone(backbone, image_size=image_size)
+    return load_backbone(backbone, **settings)
 
 
 def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
@@ -260,11 +270,13 @@ def probe_layers(
     image_size: int | None = None,
     image_shape: tuple[int, ...] | None = None,
     long_texts: str | None = None,
+    batch_size: int | str = "auto",
     device: str = "auto",
     engine: str = "auto",
     memory: Any = None,
     n_jobs: int | str | None = "auto",
     random_state: Any = None,
+    verbose: int = 0,
 ) -> LayerChoice:
     """Cross-validate a linear probe on the features of each layer, from one pass over the samples.
 
@@ -290,6 +302,8 @@ def probe_layers(
         Shape of flattened images.
     long_texts : {"truncate", "chunk"}, default=None
         What happens to texts that are too long for the network.
+    batch_size : int or "auto", default="auto"
+        Samples run at a time.
     device : str, default="auto"
         Where the network runs.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
@@ -299,7 +313,9 @@ def probe_layers(
     n_jobs : int, "auto" or None, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
-        For the folds, and for the choice of rows, where there are more than 600.
+        For the folds, and for the choice of samples, if there are more than 600.
+    verbose : int, default=0
+        1 shows a progress bar.
 
     Returns
     -------
@@ -338,10 +354,12 @@ def probe_layers(
         image_size=image_size,
         image_shape=image_shape,
         long_texts=long_texts,
+        batch_size=batch_size,
         device=device,
         engine=engine,
         memory=memory,
         n_jobs=n_jobs,
+        verbose=verbose,
     ).fit(X)
     samples = extractor._transform_samples(X)
     return extractor._probe_layers(samples, y, layers, random_state)

@@ -53,7 +53,7 @@ def recommend_strategy(
     long_texts : {"truncate", "chunk"}, default=None
         What happens to texts that are too long for the network.
     batch_size : int or "auto", default="auto"
-        Rows in a training step.
+        Samples in a training step.
     device : str, default="auto"
         Where the network runs.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"

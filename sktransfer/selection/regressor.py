@@ -46,7 +46,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
     long_texts : {"truncate", "chunk"}, default=None
         As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Rows in a training step, as in :class:`FineTunedRegressor`.
+        Samples in a training step, as in :class:`FineTunedRegressor`.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"

@@ -66,7 +66,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     long_texts : {"truncate", "chunk"}, default=None
         As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Rows in a training step, as in :class:`FineTunedClassifier`.
+        Samples in a training step, as in :class:`FineTunedClassifier`.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
@@ -77,7 +77,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     n_jobs : int, "auto" or None, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
-        Seed of the folds, of heads, and of the order of rows.
+        Seed of the folds, of heads, and of the order of samples.
     verbose : int, default=0
         1 shows progress bars.
 

@@ -3,6 +3,7 @@ import pytest
 from sklearn.datasets import load_digits, make_blobs
 
 from sktransfer import load_backbone
+from sktransfer.engines.batches import Batching
 from sktransfer.selection.ranking import probe_layers, rank_backbones
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, tiny_backbone
@@ -25,6 +26,22 @@ def test_backbones_are_ranked_by_each_score(colours):
         assert set(found.names) == {"good", "other"} and found.score == score
         assert found.scores[0] >= found.scores[1]
         assert found.best in repr(found)
+
+
+@pytest.mark.parametrize("function", [rank_backbones, probe_layers])
+def test_batches_and_bars_are_those_that_are_asked_for(function, colours, capsys, monkeypatch):
+    pytest.importorskip("rich")
+    X, y = colours
+    sizes = []
+    run = Batching.run
+    monkeypatch.setattr(
+        Batching, "run", lambda self, x, size="auto": sizes.append(size) or run(self, x, size)
+    )
+    backbone = deeper_backbone()
+    given = [backbone] if function is rank_backbones else backbone
+    function(X, y, given, batch_size=3, verbose=1, n_jobs=None)
+    assert set(sizes) == {3}
+    assert "features" in capsys.readouterr().out
 
 
 def test_a_network_that_tells_nothing_is_last():
