@@ -2,9 +2,9 @@
 Your own network
 ================
 
-Every ``torch.nn.Module`` can be a backbone. Its stages are found by following one sample through
-it. This one is small, takes tables of numbers and has not been trained, which is enough to show
-how it is used.
+Every ``torch.nn.Module`` can be a backbone. Its stages are found by tracing its ``forward`` with
+torch.fx. This one is small, takes tables of numbers and has not been trained, which is enough to
+show how it is used.
 """
 
 # %%
@@ -35,7 +35,8 @@ for candidate, score in zip(
     print(candidate, f"{score:.3f}")
 
 # %%
-# A name makes it available everywhere, also on the command line and in files of fitted models:
+# A name can be used by all estimators of a process. Files of fitted models contain it instead of
+# the weights:
 from sktransfer import register_backbone
 
 

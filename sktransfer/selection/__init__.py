@@ -2,19 +2,23 @@
 
 from .blend_display import BlendDisplay
 from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay, new_axes
-from .ranking import probe_layers, rank_backbones
+from .ranking import BackboneRanking, probe_layers, rank_backbones
 from .recommend import recommend_strategy
+from .recommendation import Recommendation, StrategyEstimate
 from .regressor import TransferRegressor
 from .strategies import STRATEGIES, Strategy
 from .transfer import TransferClassifier
 
 __all__ = [
     "STRATEGIES",
+    "BackboneRanking",
     "BackboneRankingDisplay",
     "BlendDisplay",
     "LayerProbeDisplay",
+    "Recommendation",
     "Strategy",
     "StrategyDisplay",
+    "StrategyEstimate",
     "TransferClassifier",
     "TransferRegressor",
     "new_axes",

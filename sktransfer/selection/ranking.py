@@ -57,6 +57,7 @@ class BackboneRanking:
 
     @property
     def best(self) -> str:
+        """The name of the first network."""
         return self.names[0]
 
     def __repr__(self) -> str:

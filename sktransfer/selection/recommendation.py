@@ -94,8 +94,8 @@ class Recommendation:
     table : tuple of StrategyEstimate
         All strategies that the network allows, the simplest first.
     fallback : str
-        The strategy that :class:`TransferClassifier` uses without a recommendation: the best
-        guess, or "features" where there are too few samples for a guess.
+        The strategy to use without a recommendation: the most likely one, or "features" if there
+        are too few samples.
     evidence : dict
         The measurements "size", "similarity", "layers", "leep" and "explained".
     """
