@@ -155,7 +155,7 @@ def render(folder: Path = RECORDS) -> str:
     names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     lines = {name: read(name, folder) for name in names}
     machines = _machines([line for each in lines.values() for line in each])
-    parts = [_HEAD, _describe(machines, lines)]
+    parts = [_HEAD, _describe(machines, lines), *_missed(lines)]
     parts += [_section(name, each, machines) for name, each in lines.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -198,6 +198,19 @@ def _describe(machines: list[dict], lines: dict[str, list[dict]]) -> str:
         facts = "; ".join(f"{key}: {value}" for key, value in known.items())
         rows.append(f"**Machine {i + 1}.** {facts}; load: {min(loads)} to {max(loads)}.")
     return "\n\n".join(rows)
+
+
+def _missed(lines: dict[str, list[dict]]) -> list[str]:
+    """Return a paragraph that lists the aims that were missed, if any was."""
+    rows = [
+        f"- `{name}`, {case.name}: {contestant}, {_compared(case, contestant)} "
+        f"({_aim(case, contestant).removesuffix(': missed')})"
+        for name, each in lines.items()
+        for case in map(_case, each)
+        for contestant in case.aims
+        if _aim(case, contestant).endswith("missed")
+    ]
+    return ["Aims that were missed, with the aim in parentheses:", "\n".join(rows)] if rows else []
 
 
 def _section(name: str, lines: list[dict], machines: list[dict]) -> str:

@@ -68,6 +68,15 @@ def test_an_aim_is_a_bound_on_the_side_that_is_better(performance, unit, aim, wo
     assert words in performance.table([case])
 
 
+def test_the_page_lists_the_aims_that_were_missed(performance, tmp_path):
+    values = {"loop": [2.0], "slow": [3.0], "fast": [1.0]}
+    case = performance.Case("times", "ms", values, "loop", {"slow": 1.2, "fast": 1.2})
+    performance.write("imports", "python", [case], tmp_path)
+    page = performance.render(tmp_path)
+    assert "- `imports`, times: slow, 1.50 (1.50 to 1.50) times as long (≤ 1.2)" in page
+    assert "fast, 0.50 (0.50 to 0.50) times as long (≤ 1.2)" not in page
+
+
 def test_the_command_lists_the_benchmarks_with_a_line_each():
     run = [sys.executable, "-m", "benchmarks"]
     listed = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True).stdout

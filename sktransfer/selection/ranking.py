@@ -102,7 +102,8 @@ def rank_backbones(
     y : array-like of shape (n_samples,)
         Labels of any type; for "probe" and "logme" also numbers to regress on: see ``task``.
     backbones : list or dict
-        Names, modules or :class:`Backbone`; a dictionary gives them other names.
+        Names, modules, functions that make modules, fitted models or :class:`Backbone`. A
+        dictionary gives them other names.
     score : {"probe", "logme", "h_score", "transrate", "leep", "nce"} or callable, \
 default="probe"
         "probe" is the cross-validated accuracy of a linear classifier. The others are the
