@@ -221,8 +221,8 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], asked: int | None) -
         vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
         known = _complete(task, needed, by_block, vectorizer)
         parts = _fit_parts(task, choice, known, needed, vectorizer)
-        size = sizes[min(BLEND["trained_size"], len(sizes) - 1)]
-        tuned = _tuned(task, choice, size)
+        block = Block(sizes[min(BLEND["trained_size"], len(sizes) - 1)], layout.head)
+        tuned = _tuned(task, choice, {block: by_block[block]})
     fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run, tuned)
     if isinstance(task.outcome, Numbers):
         return NumberBlend(task.outcome.scaler, *fitted)
@@ -249,12 +249,25 @@ def _fit_parts(
     return self_train(choice.members, choice.temperature, known, outcome, new, task.seed)
 
 
-def _tuned(task: BlendTask, choice: Choice, size: int | None) -> TunedMember | TunedNumbers | None:
-    """Return a tuned network, if it has a weight."""
-    if task.until is None or not may_pay(task.backbone, task.outcome, choice, task.rows):
+def _tuned(
+    task: BlendTask, choice: Choice, start: dict[Block, np.ndarray]
+) -> TunedMember | TunedNumbers | None:
+    """Return a tuned network, if it has a weight.
+
+    Parameters
+    ----------
+    task : BlendTask
+    choice : Choice
+    start : dict of Block to ndarray of shape (n_rows, n_features)
+        The features at the size of the training, before it.
+    """
+    if task.until is None:
         return None
+    if not may_pay(task.backbone, task.outcome, choice, task.rows, start, task.seed):
+        return None
+    (block,) = start
     return fit_tuned(
-        task.backbone.with_image_size(size),
+        task.backbone.with_image_size(block.size),
         task.samples,
         task.outcome,
         choice,

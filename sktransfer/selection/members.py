@@ -36,7 +36,7 @@ BLEND: dict[str, Any] = {
     "multiple": 32,
     "least_size": 96,
     # The position, among these sizes, of the one at which a network is trained.
-    "trained_size": 1,
+    "trained_size": 0,
     # Layers that are used together, and with the penultimate one; as distances from the last layer
     # before the penultimate one, in a network that has so many before it.
     "together": {
@@ -71,10 +71,14 @@ BLEND: dict[str, Any] = {
     # The smallest number of samples with which words are counted: with fewer, most occur once.
     "least_counted": 40,
     # A tuned network is tried with so many samples in all and for each class, if the others are
-    # wrong for at least this share of samples.
+    # wrong for at least this share of samples, and for this share of the errors of the linear probe
+    # that it begins as.
     "tuned_rows": 60,
     "tuned_rows_of_class": 8,
     "tuned_errors": 0.05,
+    "tuned_share": 0.6,
+    # Rows in a step of its training, and the number of samples up to which these suffice.
+    "tuned_batch": (8, 240),
     # The least and the largest number of samples held out to weight it, the pseudo-samples, half of
     # them for it, and its smallest weight.
     "held_out": (30, 120),

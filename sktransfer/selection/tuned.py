@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from ..finetuning import (
     StopAtTime,
     training_length,
 )
-from ..transferability import hold_out, mixture_weights, temperature
-from .judging import Choice, Labels, Numbers, standardised, tempered
-from .members import BLEND
+from ..transferability import PROBE_C, LinearProbe, hold_out, mixture_weights, temperature
+from .judging import Choice, Labels, Numbers, choose_members, standardised, tempered
+from .linear_models import Probe
+from .members import BLEND, Block, Member
+from .models import Model, OnFeatures
 from .timing import measure_timing
 from .trials import set_running
 
@@ -128,7 +131,12 @@ class TunedNumbers:
 
 
 def may_pay(
-    backbone: Backbone, outcome: Labels | Numbers, choice: Choice, rows: np.ndarray
+    backbone: Backbone,
+    outcome: Labels | Numbers,
+    choice: Choice,
+    rows: np.ndarray,
+    start: dict[Block, np.ndarray],
+    seed: int,
 ) -> bool:
     """Tell whether a tuned network may improve a blend: there are samples and errors enough.
 
@@ -140,18 +148,42 @@ def may_pay(
     choice : Choice
     rows : ndarray of int
         Positions of the samples of its predictions.
+    start : dict of Block to ndarray of shape (n_rows, n_features)
+        The features on which the probe is fitted from which the training begins.
+    seed : int
 
     Returns
     -------
     bool
+        False if the blend makes less than 0.6 of the errors of that probe. Training leaves 0.7 of
+        them: the median of the first 15 tasks of benchmarks/finetune_defaults.py.
     """
-    judged = np.isfinite(choice.out_of_fold).all(1)
     n, n_strata = int((outcome.weight > 0).sum()), len(np.unique(outcome.strata[rows]))
-    if n < max(BLEND["tuned_rows"], BLEND["tuned_rows_of_class"] * n_strata) or not judged.any():
+    if n < max(BLEND["tuned_rows"], BLEND["tuned_rows_of_class"] * n_strata):
         return False
-    known = outcome.take(rows[judged])
-    errors = float(np.average(known.errors(choice.out_of_fold[judged]), weights=known.weight))
-    return errors >= BLEND["tuned_errors"] and len(weighted_layers(backbone)) > 0
+    known = outcome.take(rows)
+    errors = _errors(choice, known)
+    if not errors >= BLEND["tuned_errors"] or not weighted_layers(backbone):
+        return False
+    probe = Member("start", tuple(start), _probe_of(outcome))
+    before = _errors(choose_members([probe], start, known, seed), known)
+    return errors >= BLEND["tuned_share"] * before
+
+
+def _errors(choice: Choice, known: Labels | Numbers) -> float:
+    """Return the mean error out of fold; NaN where nothing was judged."""
+    judged = np.isfinite(choice.out_of_fold).all(1)
+    if not judged.any():
+        return math.nan
+    some = known.take(np.flatnonzero(judged))
+    return float(np.average(some.errors(choice.out_of_fold[judged]), weights=some.weight))
+
+
+def _probe_of(outcome: Labels | Numbers) -> Model:
+    """Return the model of the linear probe with which a head begins."""
+    if isinstance(outcome, Labels):
+        return OnFeatures(LinearProbe((PROBE_C,)))
+    return Probe(BLEND["penalties"], BLEND["penalty"])
 
 
 def fit_tuned(
@@ -192,6 +224,7 @@ def fit_tuned(
         None without a weight, or without time.
     """
     train, held = _split(outcome, choice, rows, seed)
+    batch_size = _rows_in_step(len(train)) if batch_size == "auto" else batch_size
     if time.perf_counter() + _seconds(backbone, samples, len(train), batch_size) > until:
         return None
     estimator = FineTunedClassifier if isinstance(outcome, Labels) else FineTunedRegressor
@@ -239,3 +272,9 @@ def _seconds(backbone: Backbone, samples: Any, n: int, batch_size: int | str) ->
     step = measure_timing(backbone, samples, {"all": "all"}).step["all"]
     _, n_epochs = training_length(n, batch_size, "auto")
     return step * n * n_epochs
+
+
+def _rows_in_step(n: int) -> int | str:
+    """Return half of the usual rows where samples are few; the number of steps is the same."""
+    few, most = BLEND["tuned_batch"]
+    return few if n <= most else "auto"

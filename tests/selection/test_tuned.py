@@ -14,9 +14,11 @@ from sktransfer import (
     load_backbone,
     save,
 )
+from sktransfer.data import NumericTarget
 from sktransfer.finetuning import StopAtTime
 from sktransfer.selection import tuned
-from sktransfer.selection.members import BLEND
+from sktransfer.selection.judging import Choice, Labels, Numbers
+from sktransfer.selection.members import BLEND, Block
 from tests.selection.support import deeper_backbone
 
 
@@ -75,7 +77,7 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
     assert (model.predict(test) == model.classes_[found.argmax(1)]).all()
 
 
-def test_it_is_trained_at_the_second_smallest_size(colours, monkeypatch):
+def test_it_is_trained_at_the_smallest_size(colours, monkeypatch):
     trained_at = []
     monkeypatch.setitem(BLEND, "least_size", 1)
     monkeypatch.setitem(BLEND, "multiple", 2)
@@ -85,7 +87,7 @@ def test_it_is_trained_at_the_second_smallest_size(colours, monkeypatch):
         lambda backbone, *args, **kwargs: trained_at.append(backbone.input_shape),
     )
     TransferClassifier(deeper_backbone(), time_budget=1e9, random_state=0).fit(*colours)
-    assert trained_at == [(3, 10, 10)]
+    assert trained_at == [(3, 6, 6)]
 
 
 @pytest.mark.parametrize(("n", "errors"), [(50, 0.05), (300, 0.9)])
@@ -95,6 +97,38 @@ def test_nothing_is_trained_with_few_samples_or_few_errors(
     monkeypatch.setitem(BLEND, "tuned_errors", errors)
     TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(*rings(n))
     assert not trained
+
+
+@pytest.mark.parametrize(("noise", "pays"), [(0.1, True), (50.0, False)])
+@pytest.mark.parametrize("kind", ["labels", "numbers"])
+def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, backbone):
+    rng = np.random.default_rng(0)
+    codes, n = np.arange(120) % 3, 120
+    table = 3 * np.eye(3)[codes] + noise * rng.normal(size=(n, 3))
+    if kind == "labels":
+        outcome = Labels(codes, codes, np.arange(3), np.ones(n))
+        found = np.eye(3)[np.where(rng.uniform(size=n) < 0.1, (codes + 1) % 3, codes)]
+    else:
+        scaler = NumericTarget(codes.astype(float))
+        outcome = Numbers(codes.astype(float), scaler, np.ones(n))
+        found = outcome.target + 0.3 * rng.normal(size=(n, 1))
+    choice = Choice([], None, found, np.arange(n))
+    start = {Block(None, "layer"): table}
+    assert tuned.may_pay(backbone, outcome, choice, np.arange(n), start, 0) == pays
+
+
+def test_few_samples_are_trained_in_steps_of_few(backbone, trained, monkeypatch):
+    steps, fit = [], FineTunedClassifier.fit
+
+    def noting(self, *args, **kwargs):
+        steps.append(self.batch_size)
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(FineTunedClassifier, "fit", noting)
+    for settings in ({}, {"batch_size": 10}):
+        TransferClassifier(backbone, time_budget=1e9, random_state=0, **settings).fit(*rings(100))
+    assert steps == [8, 10] and trained == [70, 70]
+    assert [tuned._rows_in_step(n) for n in (70, 1000)] == [8, "auto"]
 
 
 def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
@@ -174,9 +208,6 @@ def test_a_tuned_network_is_in_a_blend_of_numbers(backbone, faster, tmp_path):
 
 
 def test_the_weight_of_numbers_has_the_least_error(backbone):
-    from sktransfer.data import NumericTarget
-    from sktransfer.selection.judging import Numbers
-
     truth = np.random.default_rng(0).normal(size=1000)
     scaler = NumericTarget(truth)
     numbers = Numbers(truth, scaler, np.ones(1000))
