@@ -130,9 +130,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     ``fit`` alone, so that a cross-validation of the whole estimator is unbiased.
 
     With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
-    is wrong for five per cent of them or more, the whole network is trained, at 4 / 7 of the usual
+    is wrong for five per cent of them or more, the whole network is trained, at 3 / 7 of the usual
     size and without a fifth of the samples (at least 30). It enters by the weight that explains
-    these best, if it explains them at least as well as the others.
+    these best, if it explains them at least as well as the others. It is not trained if the mean
+    makes less than 0.6 of the errors of the linear probe from which the training begins.
 
     References
     ----------
