@@ -117,7 +117,10 @@ class SeveralColumns(SeveralBlocks):
             )
         from sklearn.decomposition import PCA  # not when the package is imported
 
-        return PCA(self.n_components, svd_solver=solver).fit(features)
+        from ..transferability import one_thread_if_small
+
+        with one_thread_if_small(features):
+            return PCA(self.n_components, svd_solver=solver).fit(features)
 
     def _side_by_side(self, tables: list[_Table]) -> np.ndarray:
         pcas = getattr(self, "pca_", None) or [None] * len(tables)

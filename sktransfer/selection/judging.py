@@ -10,7 +10,14 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from ..data import NumericTarget
-from ..transferability import greedy_weights, make_folds, mixture_weights, temperature
+from ..transferability import (
+    greedy_weights,
+    make_folds,
+    mixture_weights,
+    one_thread_if_small,
+    small_in_one_thread,
+    temperature,
+)
 from .linear_models import for_single_samples
 from .members import BLEND, RAW, Block, Member
 from .models import Fitted, Tables, logs
@@ -156,7 +163,8 @@ class BlendPart:
 
     def predictions(self, tables: Tables) -> np.ndarray:
         """Return probabilities or numbers of samples, ``(n_samples, n_outputs)``."""
-        return tempered(self.fitted.scores(tables, self.member.blocks), self.temperature)
+        with one_thread_if_small(tables.by_block):
+            return tempered(self.fitted.scores(tables, self.member.blocks), self.temperature)
 
 
 def tempered(scores: np.ndarray, temperature: float | None) -> np.ndarray:
@@ -185,7 +193,8 @@ class Chosen:
 
     def fit(self, tables: Tables, outcome: Labels | Numbers) -> BlendPart:
         """Fit the model of the member."""
-        fitted = self.member.model.fit(tables, self.member.blocks, outcome, self.setting)
+        with one_thread_if_small(tables.by_block):
+            fitted = self.member.model.fit(tables, self.member.blocks, outcome, self.setting)
         return BlendPart(self.member, self.weight, self.temperature, fitted)
 
 
@@ -211,6 +220,7 @@ class Choice:
     groups: np.ndarray
 
 
+@small_in_one_thread
 def choose_members(
     members: list[Member], by_block: dict[Block, Any], outcome: Labels | Numbers, seed: int
 ) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import has_fit_parameter
 
 from ..data import ClassTarget, check_weights, named_among, take
-from ..transferability import subsample
+from ..transferability import one_thread_if_small, subsample
 
 __all__ = [
     "check_takes_weights",
@@ -113,14 +114,16 @@ def fit(model: Any, samples: Sequence[Any], y: np.ndarray, weight: np.ndarray | 
     estimator
         The same.
     """
-    if weight is None:
-        return model.fit(samples, y)
-    if not isinstance(model, Pipeline):
-        return model.fit(samples, y, **{check_takes_weights(model): weight})
-    # Not through the pipeline: how it passes parameters depends on scikit-learn's configuration.
-    features = model[:-1].fit_transform(samples, y)
-    fit(model[-1], features, y, weight)
-    return model
+    is_table = isinstance(samples, np.ndarray)
+    if isinstance(model, Pipeline) and not (is_table and weight is None):
+        # Not through the pipeline: how it passes parameters depends on scikit-learn's
+        # configuration, and the threads of BLAS on the features.
+        features = model[:-1].fit_transform(samples, y)
+        fit(model[-1], features, y, weight)
+        return model
+    weights = {} if weight is None else {check_takes_weights(model): weight}
+    with one_thread_if_small(samples) if is_table else contextlib.nullcontext():
+        return model.fit(samples, y, **weights)
 
 
 def run_settings(model: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 No torch and no networks.
 """
 
+from .blas import one_thread_if_small, small_in_one_thread
 from .discriminant import discriminant
 from .dual import Dual, inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
 from .ensembles import greedy_weights, mixture_weights, temperature
@@ -43,10 +44,12 @@ __all__ = [
     "make_trial_folds",
     "mixture_weights",
     "nce",
+    "one_thread_if_small",
     "out_of_fold_scores",
     "prediction_entropy",
     "probe_score",
     "scale_of",
+    "small_in_one_thread",
     "solve_large_ridge",
     "solve_probe",
     "solve_ridge",

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from ..data import is_numbers
+from .blas import small_in_one_thread
 from .discriminant import discriminant
 
 __all__ = ["out_of_fold_scores", "summarise"]
@@ -17,6 +18,7 @@ __all__ = ["out_of_fold_scores", "summarise"]
 _PENALTIES = 10.0 ** np.arange(-4, 4)
 
 
+@small_in_one_thread
 def out_of_fold_scores(
     features: np.ndarray, y: np.ndarray, folds: list[Any], weight: np.ndarray | None = None
 ) -> np.ndarray:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..data import Target
 from ..data.types import RandomState
+from .blas import small_in_one_thread
 from .folds import make_folds
 
 __all__ = [
@@ -91,6 +92,7 @@ class _Probe(BaseEstimator):
         """The intercepts that belong to ``coef_``, ``(n_outputs,)``."""
         return np.ravel(self.model_.intercept_) - self.coef_ @ self._scaler.mean_
 
+    @small_in_one_thread
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict the label or the numbers of each row."""
         X = self._scaled(X)
@@ -137,6 +139,7 @@ class LinearProbe(ClassifierMixin, _Probe):
         self.max_iter = max_iter
         self.random_state = random_state
 
+    @small_in_one_thread
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit on features ``(n_samples, n_features)``, labels and weights."""
         X, y = validate_data(self, X, y, dtype=np.float64)
@@ -172,6 +175,7 @@ class LinearProbe(ClassifierMixin, _Probe):
                 losses[i] -= np.average(np.log(p.clip(np.finfo(p.dtype).eps)), weights=w_test)
         return self.Cs[int(losses.argmin())]
 
+    @small_in_one_thread
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Give the probability of each class, ``(n_samples, n_classes)``."""
         X = self._scaled(X)
@@ -190,6 +194,7 @@ class RidgeProbe(RegressorMixin, _Probe):
 
     model_: Ridge
 
+    @small_in_one_thread
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit on features ``(n_samples, n_features)``, numbers and weights."""
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
@@ -201,6 +206,7 @@ class RidgeProbe(RegressorMixin, _Probe):
 # -- the linear model that a head begins with ----------------------------------------------------
 
 
+@small_in_one_thread
 def solve_probe(
     features: np.ndarray, encoded: np.ndarray, weight: np.ndarray, target: Target
 ) -> tuple[np.ndarray, np.ndarray]:

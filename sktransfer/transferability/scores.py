@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from ..data import check_labels, check_numbers, check_target, find_task
 from ..data.types import Folds, RandomState
+from .blas import small_in_one_thread
 from .checks import check_features, check_labelled, encode_classes, membership
 from .folds import check_folds
 from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
@@ -24,6 +25,7 @@ __all__ = ["h_score", "logme", "probe_score", "transrate"]
 _RESIDUAL_FLOOR = 1e-10
 
 
+@small_in_one_thread
 def logme(features: ArrayLike, y: ArrayLike, *, task: str = "auto") -> float:
     """Compute the log of the maximum evidence of a linear model, per sample.
 
@@ -134,6 +136,7 @@ def _as_targets(y, task: str) -> np.ndarray:
 
 
 @validate_params({"shrinkage": ["boolean"]}, prefer_skip_nested_validation=True)
+@small_in_one_thread
 def h_score(features: ArrayLike, y: ArrayLike, *, shrinkage: bool = True) -> float:
     """Compute the share of the features' variance that lies between classes.
 
@@ -218,6 +221,7 @@ def _ledoit_wolf(centred: np.ndarray, s: np.ndarray) -> float:
     {"eps": [Interval(Real, 0, None, closed="neither")], "centre_classes": ["boolean"]},
     prefer_skip_nested_validation=True,
 )
+@small_in_one_thread
 def transrate(
     features: ArrayLike, y: ArrayLike, *, eps: float = 1e-4, centre_classes: bool = True
 ) -> float:
@@ -295,6 +299,7 @@ def _coding_rate(rows: np.ndarray, eps: float) -> float:
 @validate_params(
     {"cv": ["cv_object"], "random_state": ["random_state"]}, prefer_skip_nested_validation=True
 )
+@small_in_one_thread
 def probe_score(
     features: ArrayLike,
     y: ArrayLike,
