@@ -133,7 +133,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         weights: Any = "default",
         class_map: dict[Any, Any] | str | None = None,
         smoothing: float = 1.0,
-        image_size: int | list[int] | str | None = None,
+        image_size: int | list[int] | None = None,
         image_shape: tuple[int, ...] | None = None,
         long_texts: str | None = None,
         batch_size: int | str = "auto",

@@ -64,8 +64,8 @@ def find_label_issues(
     *,
     cv: Any = 5,
     probabilities: Any = None,
-    random_state: Any = 0,
     method: str = "prune_by_noise_rate",
+    random_state: Any = 0,
 ) -> LabelIssues:
     """Find labels that are probably wrong, by probabilities of models that have not seen them.
 
@@ -80,10 +80,10 @@ def find_label_issues(
         The folds. A number of them is shuffled and stratified.
     probabilities : array-like of shape (n_samples, n_classes), default=None
         Out of fold, if they are known; the columns are the sorted labels. Then nothing is fitted.
-    random_state : int, RandomState instance or None, default=0
-        For the folds.
     method : str, default="prune_by_noise_rate"
         ``filter_by`` of :func:`cleanlab.filter.find_label_issues`.
+    random_state : int, RandomState instance or None, default=0
+        For the folds.
 
     Returns
     -------

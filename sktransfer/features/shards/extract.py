@@ -69,8 +69,8 @@ def extract_to(
         must reach it.
     extractor : PretrainedFeatureExtractor
         It is fitted to a first sample unless it is fitted. With ``layer="auto"``,
-        ``image_size="auto"``, ``n_components`` and the poolings "idf" and "sif" it must be fitted
-        before.
+        ``image_size="auto"``, ``n_components`` and the poolings "idf", "sif" and "zipf" it must be
+        fitted before.
     source : str, path-like, table, list, array or iterator
         The samples: a Parquet or CSV file or several, as a folder, a pattern ``"part-*.parquet"``
         or ``"part-{000..127}.parquet"``; a folder of files; a zip or tar archive, or several; a
