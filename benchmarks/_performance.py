@@ -155,7 +155,7 @@ def render(folder: Path = RECORDS) -> str:
     names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     lines = {name: read(name, folder) for name in names}
     machines = _machines([line for each in lines.values() for line in each])
-    parts = [_HEAD, _describe(machines, lines), *_missed(lines)]
+    parts = [_HEAD, _describe(machines), *_missed(lines)]
     parts += [_section(name, each, machines) for name, each in lines.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -172,8 +172,10 @@ In each case the contestants run in turns, in rotating order, and their results 
 equal first. The columns give the median over the rounds, the smallest and the largest round, and
 the ratio to the baseline in the same round, as median and range. A command with `--cpu-time`
 measures the time of the process on all cores, which other work on the machine changes less than
-the time that passes. `bfloat16` is never used unless asked for. `engine="compile"`, and training
-and extraction on GPUs, have not been measured."""
+the time that passes. *Load* is the load average of the minute before a benchmark ended, itself
+included: where it is far above the number of cores, other work ran, and times say little.
+`bfloat16` is never used unless asked for. `engine="compile"`, and training and extraction on GPUs,
+have not been measured."""
 
 
 def _machines(lines: list[dict]) -> list[dict]:
@@ -186,17 +188,11 @@ def _machines(lines: list[dict]) -> list[dict]:
     return found
 
 
-def _describe(machines: list[dict], lines: dict[str, list[dict]]) -> str:
+def _describe(machines: list[dict]) -> str:
     rows = []
     for i, known in enumerate(machines):
-        loads = [
-            line["machine"]["load"]
-            for each in lines.values()
-            for line in each
-            if line["machine"] | {"load": 0} == known | {"load": 0}
-        ]
         facts = "; ".join(f"{key}: {value}" for key, value in known.items())
-        rows.append(f"**Machine {i + 1}.** {facts}; load: {min(loads)} to {max(loads)}.")
+        rows.append(f"**Machine {i + 1}.** {facts}.")
     return "\n\n".join(rows)
 
 
@@ -222,7 +218,8 @@ def _section(name: str, lines: list[dict], machines: list[dict]) -> str:
         str(machines.index({k: v for k, v in line["machine"].items() if k != "load"}) + 1)
         for line in lines
     }
-    ran = f"Machine {', '.join(sorted(numbers))}: {', '.join(commands)}."
+    load = max(line["machine"]["load"] for line in lines)
+    ran = f"Machine {', '.join(sorted(numbers))}, load {load}: {', '.join(commands)}."
     picture = f"![{title}](performance/{name}.png)"
     tables = [table([_case(line) for line in lines])]
     notes = [f"- {line['name']}: {line['note']}." for line in lines if line["note"]]
