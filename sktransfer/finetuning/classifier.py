@@ -71,7 +71,7 @@ default="efficientnet_lite0"
     layer_decay : float or "auto", default="auto"
         Factor on the learning rate for each stage towards the input. "auto" is 1, except if all
         stages of a network with batch normalization are trained with ``lr="auto"``: then it lies
-        between 1 and 0.8, by the same similarity.
+        between 1 and 0.8, by the fourth power of the same similarity.
     weight_decay : float, default=1e-4
         Weight decay of the optimizer.
     optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"

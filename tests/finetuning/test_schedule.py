@@ -6,8 +6,12 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
+from sktransfer.finetuning import learning_rate
 from sktransfer.finetuning.schedule import auto_batch_size, auto_epochs
+from sktransfer.finetuning.tail import Tail
 from tests.finetuning.conftest import network
+
+TAIL = {"square": False, "masked": False, "train_batch_norm": False, "precision": "float32"}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,18 @@ def test_similar_samples_train_early_stages_less():
         assert share(**settings)[0] == 1
     assert share(layer_decay=0.5)[0] == 0.5 ** (n_groups - 1)
     assert share(lr=1e-3, layer_decay=0.5)[0] == 0.5 ** (n_groups - 1)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "lr", "decay"),
+    [(0, 3e-4, 1), (0.3, 1.8e-4, 1), (0.6, 1e-4, 0.97), (1, 5e-5, 0.8)],
+)
+def test_only_samples_much_like_those_of_the_weights_have_a_decay(
+    similarity, lr, decay, monkeypatch
+):
+    monkeypatch.setattr(learning_rate, "similarity_of", lambda *args: similarity)
+    tail = Tail({"0": nn.Linear(6, 4)}, nn.Linear(4, 2), **TAIL)
+    assert learning_rate.auto_rates(tail, None, 0, None) == pytest.approx((lr, decay))
 
 
 def test_word_vectors_have_a_high_rate():
