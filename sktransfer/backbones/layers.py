@@ -37,6 +37,13 @@ def list_layers(backbone: Any) -> list[str]:
     list of str
         The layer ``name`` is the output of the stage ``name``.
 
+    Raises
+    ------
+    ValueError
+        For an unknown name; the nearest ones are listed.
+    FileNotFoundError
+        For weights that are not on this machine and cannot be downloaded.
+
     Examples
     --------
     >>> from sktransfer import list_layers

@@ -40,6 +40,19 @@ class ImagePreprocessing:
         aspect ratio to that of ``resize``. "border" keeps the aspect ratio, the image fits into
         ``resize``, and what is missing of ``crop`` is filled with ``mean``. The names are
         those of timm.
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``crop_mode``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer import ImagePreprocessing
+    >>> preprocess = ImagePreprocessing(72, 64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> preprocess(np.zeros((100, 80, 3), np.uint8)).shape
+    torch.Size([3, 64, 64])
     """
 
     resize: int | tuple[int, int]

@@ -168,7 +168,7 @@ def register_backbone(
     Parameters
     ----------
     name : str
-        The name to register.
+        The name to register. A name that exists is replaced in this process.
     factory : callable, default=None
         Called without arguments, returns the pretrained ``torch.nn.Module`` or a
         :class:`Backbone`. Without it, a decorator is returned.

@@ -351,7 +351,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         return sources_of(self.class_map, np.unique(y), self.backbone_, n_outputs)
 
     def predict(self, X: Samples) -> np.ndarray:
-        """Give the most probable class.
+        """Predict the most probable class.
 
         Parameters
         ----------
@@ -366,7 +366,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     @available_if(lambda self: self._offers("predict_proba"))
     def predict_proba(self, X: Samples) -> np.ndarray:
-        """Give the probability of each class, if the estimator has this method.
+        """Predict the probability of each class, if the estimator has this method.
 
         Parameters
         ----------
@@ -382,7 +382,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     @available_if(lambda self: self._offers("decision_function"))
     def decision_function(self, X: Samples) -> np.ndarray:
-        """Give scores of the classes, if the estimator has this method.
+        """Compute scores of the classes, if the estimator has this method.
 
         Parameters
         ----------

@@ -82,6 +82,13 @@ def iter_features(folder: PathLike) -> Iterator[tuple[np.ndarray, Any]]:
     table : pyarrow.Table
         The kept columns of these rows, and "row", the position in the source.
 
+    Raises
+    ------
+    FileNotFoundError
+        If there are no features in the folder.
+    ValueError
+        If a part is damaged.
+
     See Also
     --------
     load_features : Read all features at once.
