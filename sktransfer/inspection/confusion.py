@@ -169,7 +169,7 @@ class ConfusionDisplay:
         return cls(matrix, labels, shown, titles).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the matrix and the samples.
 
         Parameters
         ----------

@@ -101,7 +101,7 @@ class FeatureMapDisplay:
         return cls(positions, y, previews).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the map.
 
         Parameters
         ----------

@@ -89,7 +89,7 @@ class TrainingHistoryDisplay:
         return cls(losses, best).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the losses.
 
         Parameters
         ----------

@@ -130,7 +130,7 @@ class SaliencyDisplay:
         return cls(found).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the samples and their saliency.
 
         Parameters
         ----------

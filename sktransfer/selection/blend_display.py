@@ -76,7 +76,7 @@ class BlendDisplay:
         return cls(model.members_, model.weights_).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the weights.
 
         Parameters
         ----------

@@ -142,7 +142,7 @@ class LayerProbeDisplay:
         return cls.from_choice(probe_layers(X, y, backbone, **own | settings), ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the scores.
 
         Parameters
         ----------
@@ -247,7 +247,7 @@ class BackboneRankingDisplay:
         return cls.from_ranking(rank_backbones(X, y, backbones, **settings), ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the scores.
 
         Parameters
         ----------
@@ -350,7 +350,7 @@ class StrategyDisplay:
         ).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Plot.
+        """Plot the gains.
 
         Parameters
         ----------
