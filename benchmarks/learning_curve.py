@@ -45,6 +45,7 @@ SETS = {
     "reviews": (E5, (1, 2, 5, 20, 100, 500), None),
 }
 TRAINED = ("all", "from scratch")
+LABELS = {("reviews", "all"): "all (word vectors)"}
 FEW = 5  # labels for each class from which on the whole network is trained
 STEPS, BATCH = 480, 16  # of training from random weights
 TITLES = {
@@ -175,7 +176,8 @@ def draw(found: dict[tuple, float], picture: Path) -> None:
                 np.array([function(by_size[n]) for n in sizes]) for function in (np.mean, np.std)
             )
             style = "o--" if name in TRAINED else "o-"
-            axes.plot(sizes, mean, style, label=name, color=colour, markersize=4)
+            label = LABELS.get((source, name), name)
+            axes.plot(sizes, mean, style, label=label, color=colour, markersize=4)
             axes.fill_between(sizes, mean - spread, mean + spread, alpha=0.15, color=colour)
         axes.set(xscale="log", title=TITLES[source], ylim=(None, 1.01))
         axes.set_xticks(SETS[source][1], SETS[source][1])
