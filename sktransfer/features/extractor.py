@@ -85,8 +85,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         network that cannot be converted is an error.
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the network computes. "bfloat16" is faster on processors that support
-        it. The features of an image then differ by up to 7 % (relative L2 distance) with
-        EfficientNet-Lite0, and by up to 2 % with ResNet and ViT.
+        it. The features of an image then differ by some per cent (relative L2 distance), with
+        EfficientNet-Lite0 by up to 7 %.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept by sample, so that a grid search runs every sample through the
         network once. A folder, which may be the target of :func:`sktransfer.extract_to`, a

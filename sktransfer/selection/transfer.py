@@ -55,9 +55,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     time_budget : float, default=None
-        With "auto", about how many seconds ``fit`` may take. Fewer input sizes are used if they
-        would take longer; where there is time, a trained network may join the blend. A training
-        ends when the time is over. With None no network is trained.
+        With "auto", about how many seconds ``fit`` may take: fewer input sizes are used, or a
+        trained network joins the blend if there is time. With None no network is trained.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
         with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
@@ -114,11 +113,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     Notes
     -----
-    The members of the blend of "auto" are linear models of the features of several layers, poolings
-    and input sizes, alone and side by side, and the network's own classes, mapped onto yours; from
-    40 texts on, also linear models of counts of words. Word vectors have two means, one of them
-    weighted by "zipf" (see :class:`PretrainedFeatureExtractor`). Each sample passes the network
-    once at each size.
+    The members of the blend of "auto" are linear models of features of several layers, poolings and
+    input sizes, alone and side by side; the network's own classes, mapped onto yours; and from 40
+    texts on, linear models of counts of words. Each sample passes the network once at each size.
 
     On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
@@ -129,11 +126,11 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     weighted mean of their probabilities is calibrated. All of this uses the samples given to
     ``fit`` alone, so that a cross-validation of the whole estimator is unbiased.
 
-    With a ``time_budget`` that suffices, at least 60 samples, eight for each class, and a mean that
-    is wrong for five per cent of them or more, the whole network is trained, at 3 / 7 of the usual
-    size and without a fifth of the samples (at least 30). It enters by the weight that explains
-    these best, if it explains them at least as well as the others. It is not trained if the mean
-    makes less than 0.6 of the errors of the linear probe from which the training begins.
+    The whole network is trained if the ``time_budget`` suffices, there are at least 60 samples,
+    eight for each class, and the mean is wrong for 5 % of them or more, and for 0.6 of the errors
+    of the linear probe from which the training begins: at 3 / 7 of the usual size, without a fifth
+    of the samples (at least 30). It gets the weight that explains these best, unless it is worse
+    than the others there.
 
     References
     ----------
@@ -241,9 +238,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ------
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
-            that the network does not allow, a label missing from ``class_map``, weights with an
-            ``estimator`` that takes none, or ``X_unlabelled`` with such an ``estimator`` or another
-            ``strategy`` than "auto".
+            that the network does not allow, a label missing from ``class_map``, or weights or
+            ``X_unlabelled`` that the ``estimator`` or the ``strategy`` does not take.
         """
         if X_unlabelled is not None and self.strategy != "auto":
             raise ValueError(
