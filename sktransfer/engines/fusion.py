@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..backbones import trace
 
@@ -73,12 +73,21 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
     rest = _after_norm(norm) if kinds else None
     if rest is None or not {source.target, node.target} <= once:
         return
-    modules[source.target] = fuse_conv_bn_eval(conv, norm)
+    modules[source.target] = _folded(conv, norm)
     if isinstance(rest, nn.Identity):
         node.replace_all_uses_with(source)
         node.graph.erase_node(node)
     else:
         modules[node.target] = rest
+
+
+def _folded(conv: Any, norm: Any) -> nn.Module:
+    """Return a convolution with a batch norm in its weights."""
+    twin = _shallow_copy(conv)  # fuse_conv_bn_eval copies the old weights, too
+    scales = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scales)
+    twin._parameters.update(weight=weight, bias=bias)
+    return twin
 
 
 def _after_norm(norm: Any) -> nn.Module | None:

@@ -1,9 +1,11 @@
+import gc
 import pickle
+import sys
 
 import numpy as np
 from PIL import Image
 
-from sktransfer.data.base import UnreadableSamplesError, shorten
+from sktransfer.data.base import UnreadableSamplesError, digest_array, shorten
 
 COLOUR = np.zeros((6, 5, 3), np.uint8)
 GREY = np.zeros((6, 5), np.uint8)
@@ -45,3 +47,11 @@ def test_the_error_can_be_pickled():
 def test_a_cause_without_a_message_is_described_by_its_type():
     message = str(UnreadableSamplesError([(0, "a.png", MemoryError())]))
     assert message == "1 sample could not be read:\n  sample 0, 'a.png': MemoryError"
+
+
+def test_a_digest_leaves_nothing_with_the_array():
+    arrays = list(np.zeros((1000, 4, 4, 3), np.uint8))
+    gc.collect()
+    before = sys.getallocatedblocks()
+    assert len({digest_array(array) for array in arrays}) == 1
+    assert sys.getallocatedblocks() - before < 500
