@@ -16,6 +16,7 @@ from ..data import check_interrupt, package_versions
 from ..data.types import Samples
 from ..engines import export, onnx_model
 from ..engines.quiet import quiet
+from ..features import BackboneEstimator
 from .onnx_graphs import OPSETS, Graph, after, torch_graph
 from .onnx_scikit import LABEL, PROBABILITIES, scikit_graph
 from .onnx_steps import features_graph, is_made_of_steps
@@ -130,7 +131,7 @@ def _convert(estimator: Any, X) -> Graph:
     if is_made_of_steps(estimator):
         return features_graph(estimator, X)
     inner = getattr(estimator, "estimator_", None)
-    if isinstance(inner, Pipeline) or hasattr(inner, "to_backbone"):
+    if isinstance(inner, Pipeline | BackboneEstimator):
         return _convert(inner, X)  # the strategy of a TransferClassifier
     made = exportable(estimator, X)
     graph = torch_graph(made)

@@ -103,6 +103,9 @@ def assert_equal(model, path, samples=X, **settings):
 
 MODELS = {
     "blend": lambda: TransferClassifier(tiny_backbone(), random_state=0),
+    "strategy direct": lambda: TransferClassifier(
+        tiny_backbone(), strategy="direct", class_map={"ant": "a", "bee": [1], "cat": ["c", "a"]}
+    ),
 }
 MORE = {
     "direct": lambda: PretrainedClassifier(
@@ -117,6 +120,7 @@ MORE = {
     "another classifier": lambda: make_pipeline(features(), GaussianNB()),
     "own classes": lambda: PretrainedClassifier(tiny_backbone()),
     "learned": lambda: PretrainedClassifier(tiny_backbone(), class_map="learn"),
+    "strategy direct, learned": lambda: TransferClassifier(tiny_backbone(), strategy="direct"),
     "mlp": lambda: FineTunedClassifier(tiny_backbone(), head="mlp", **SETTINGS),
     "on a tuned one": lambda: FineTunedClassifier(
         FineTunedClassifier(tiny_backbone(), **SETTINGS).fit(X, LABELS), **SETTINGS

@@ -117,18 +117,19 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
     assert tuned.may_pay(backbone, outcome, choice, np.arange(n), start, 0) == pays
 
 
-def test_few_samples_are_trained_in_steps_of_few(backbone, trained, monkeypatch):
-    steps, fit = [], FineTunedClassifier.fit
+@pytest.mark.parametrize(("settings", "rows"), [({}, 8), ({"batch_size": 10}, 10)])
+def test_few_samples_are_trained_in_steps_of_few(settings, rows, backbone, monkeypatch):
+    class Noted(Exception):
+        pass
 
-    def noting(self, *args, **kwargs):
-        steps.append(self.batch_size)
-        return fit(self, *args, **kwargs)
+    def noting(self, X, y, sample_weight=None):
+        raise Noted(self.batch_size, len(y))
 
     monkeypatch.setattr(FineTunedClassifier, "fit", noting)
-    for settings in ({}, {"batch_size": 10}):
-        TransferClassifier(backbone, time_budget=1e9, random_state=0, **settings).fit(*rings(100))
-    assert steps == [8, 10] and trained == [70, 70]
-    assert [tuned._rows_in_step(n) for n in (70, 1000)] == [8, "auto"]
+    with pytest.raises(Noted) as found:
+        TransferClassifier(backbone, time_budget=1e9, **settings).fit(*rings(100))
+    assert found.value.args == (rows, 70)
+    assert tuned._rows_in_step(1000) == "auto"
 
 
 def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
