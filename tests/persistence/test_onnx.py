@@ -251,6 +251,7 @@ def test_poolings_of_word_vectors(pooling, tmp_path):
     assert_equal(model.fit(TEXTS), tmp_path / "model.onnx", TEXTS)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.sweep
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_tuned_word_vectors(trainable, tmp_path):
