@@ -59,7 +59,7 @@ class Probe:
         products, target = tables.products(blocks), outcome.target
         found = np.empty((len(self.settings), *target.shape))
         for train, test in folds:
-            known, asked = products[np.ix_(train, train)], products[np.ix_(test, train)]
+            known, asked = products[np.ix_(train, train)], tables.between(blocks, test, train)
             for i, penalty in enumerate(self.settings):
                 fitted_to = target[train], outcome.weight[train]
                 model = solve_ridge(known, *fitted_to, penalty)

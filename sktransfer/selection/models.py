@@ -11,11 +11,13 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.preprocessing import normalize
 
 from ..features import mapped_logits
 from ..transferability import (
     inner_products,
     labels_given_classes,
+    scale_of,
     unit_rows,
 )
 from .trials import fit as fit_weighted
@@ -86,6 +88,24 @@ class Tables:
         if len(blocks) == 1:
             return inner_products(self.unit(blocks[0]))
         return np.mean([self.products((block,)) for block in blocks], axis=0)
+
+    def between(self, blocks: tuple, test: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """Return the products ``(n_test, n_train)`` of rows with those that a model is fitted to.
+
+        Words that no training row has count as unknown, as those of new texts. They do not belong
+        to the length of a row, which is 1.
+        """
+        found = self.products(blocks)[np.ix_(test, train)]
+        counted = [block for block in blocks if issparse(self.unit(block))]
+        changes = [self._of_known_words(block, test, train) for block in counted]
+        return sum((change / len(blocks) for change in changes), found)
+
+    def _of_known_words(self, block, test: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """Return what unknown words change in the products of a block."""
+        rows = self.unit(block)
+        seen = rows[train].getnnz(axis=0) > 0
+        asked, known = rows[test][:, seen], rows[train][:, seen]
+        return scale_of(rows) * ((normalize(asked) - asked) @ known.T).toarray()
 
     def side_by_side(self, blocks: Sequence[Any]) -> np.ndarray:
         """Return the blocks of a member as one array, as they are."""

@@ -6,6 +6,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
@@ -17,6 +18,7 @@ from sktransfer.selection.judging import Labels, choose_members
 from sktransfer.selection.linear_models import Discriminant, Probe
 from sktransfer.selection.members import BLEND, Block, Member, sizes_of
 from sktransfer.selection.models import Direct, Tables
+from sktransfer.transferability import scale_of
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, images
 
@@ -299,6 +301,28 @@ def test_texts_are_told_by_their_words_too(n):
     test, y_test = reviews(100, seed=1)
     assert again.score(test, y_test) > 0.95
     assert again.predict(["", "nothing known"]).shape == (2,)
+
+
+@pytest.mark.parametrize("blocks", [("counts",), ("counts", "features")])
+def test_words_of_a_fold_alone_are_unknown_in_it(blocks):
+    """Members are judged by rows as a vectorizer of the fold's training texts makes them."""
+    X = [f"good film m{i % 3} " + f"w{i} " * (i % 2) for i in range(12)]
+    train, test = np.arange(8), np.arange(8, 12)
+    every = TfidfVectorizer(use_idf=False).fit(X)
+    of_fold = TfidfVectorizer(use_idf=False).fit(X[:8])
+    features = np.random.default_rng(0).normal(size=(12, 4))
+    found = Tables({"counts": every.transform(X), "features": features})
+    products = found.between(blocks, test, train)
+    expected = (of_fold.transform(X[8:]) @ of_fold.transform(X[:8]).T).toarray()
+    expected = scale_of(every.transform(X)) * expected / len(blocks)
+    if len(blocks) == 2:
+        expected = expected + found.products(("features",))[np.ix_(test, train)] / 2
+    # Constants for each row and column, such as means, do not change what is predicted.
+    difference = products - expected
+    constants = difference.mean(0) + difference.mean(1, keepdims=True) - difference.mean()
+    np.testing.assert_allclose(difference, constants, atol=1e-9)
+    before = found.products(blocks)[np.ix_(test, train)]
+    assert np.ptp(before - products - (before - products).mean(0), axis=0).max() > 0.1
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
