@@ -31,7 +31,7 @@ ENCODERS = {
         [(2, 3, 1e-4), (4, 3, 1e-4), ("all", "auto", "auto")],
     ),
 }
-POOLINGS = ["avg", "max", "idf", "sif", ["avg", "max"], ["avg", "max", "idf", "sif"]]
+POOLINGS = ["avg", "max", "idf", "sif", "zipf", ["avg", "max"], ["avg", "max", "idf", "sif"]]
 
 
 def on_features(*steps):
