@@ -177,6 +177,7 @@ OF_CASES += [
 OF_CASES += ["blend of texts", "union", "columns", "search", "regression"]
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", OF_CASES)
 def test_cases_of_files_are_equal_as_graphs(name, tmp_path):
@@ -243,6 +244,7 @@ def test_what_has_no_equivalent_is_refused(model, message, tmp_path):
 TEXTS = ["a good film", "bad!", "", "long or good, and bad bad film", "goodness"]
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.sweep
 @pytest.mark.parametrize("pooling", ["max", "idf", "sif", "zipf", ["avg", "idf", "sif"]])
 def test_poolings_of_word_vectors(pooling, tmp_path):
