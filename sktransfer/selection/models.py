@@ -89,7 +89,7 @@ class Tables:
             return inner_products(self.unit(blocks[0]))
         return np.mean([self.products((block,)) for block in blocks], axis=0)
 
-    def between(self, blocks: tuple, test: np.ndarray, train: np.ndarray) -> np.ndarray:
+    def between(self, blocks: tuple[Any, ...], test: np.ndarray, train: np.ndarray) -> np.ndarray:
         """Return the products ``(n_test, n_train)`` of rows with those that a model is fitted to.
 
         Words that no training row has count as unknown, as those of new texts. They do not belong
