@@ -45,6 +45,8 @@ class Embeddings(nn.Module):
     again after ``longest``.
     """
 
+    takes_any_length = True  # and gives the same vectors with and without padding behind them
+
     def __init__(self, table: nn.Module, padding: int, longest: int | None = None):
         super().__init__()
         self.table = table
@@ -67,6 +69,7 @@ class Block(nn.Module):
     those of the same ``longest`` positions.
     """
 
+    takes_any_length = True
     relative: Any  # a module with compute_position_bias, or None
 
     def __init__(

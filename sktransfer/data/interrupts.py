@@ -53,8 +53,8 @@ def kept_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _installed(handler: _Handler) -> Iterator[None]:
-    signal.signal(signal.SIGINT, handler)
     try:
+        signal.signal(signal.SIGINT, handler)  # an interrupt may come before the next line
         yield
     finally:
         while signal.getsignal(signal.SIGINT) is handler:  # another interrupt may come just now
@@ -71,8 +71,8 @@ def _silent_hook() -> Iterator[None]:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             before(unraisable)
 
-    sys.unraisablehook = hook
     try:
+        sys.unraisablehook = hook
         yield
     finally:
         sys.unraisablehook = before

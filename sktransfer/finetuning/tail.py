@@ -130,8 +130,9 @@ class Tail(nn.Module):
 
     @property
     def is_encoder(self) -> bool:
-        """Whether it computes vectors of tokens, and does not only take them from a table."""
-        return self.masked and bool(self.names) and not hasattr(self.body[0], "restricted")
+        """Whether it computes vectors of tokens, however many: a user's may take one length."""
+        first = self.body[0].modules() if self.names else ()
+        return self.masked and any(hasattr(part, "takes_any_length") for part in first)
 
     def forward(
         self, x: torch.Tensor, weight: torch.Tensor | None = None

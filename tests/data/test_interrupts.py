@@ -61,6 +61,23 @@ def test_a_dropped_interrupt_is_raised_by_a_check_and_at_the_end_of_an_inner_blo
         assert was_interrupted()
 
 
+def test_an_interrupt_while_a_block_begins_does_not_stop_later_ones(monkeypatch):
+    install, handlers = signal.signal, []
+
+    def install_and_interrupt(number, handler):
+        install(number, handler)
+        handlers.append(handler)
+        if len(handlers) == 1:
+            interrupt()
+
+    monkeypatch.setattr(signal, "signal", install_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        pass
+    assert len(handlers) == 2  # the second is that of before
+    with kept_interrupts():
+        check_interrupt()
+
+
 def test_without_an_interrupt_nothing_happens():
     check_interrupt()
     with kept_interrupts():

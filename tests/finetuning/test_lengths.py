@@ -6,12 +6,17 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, load_backbone
+from sktransfer.backbones import stages_of
 from sktransfer.finetuning import lengths
 from sktransfer.finetuning.lengths import run_by_length
+from sktransfer.finetuning.tail import Tail
+from tests.backbones import q4_support as q4
 
 
 class Words(nn.Module):
     """Vectors of words, zero where there is none."""
+
+    takes_any_length = True
 
     def __init__(self):
         super().__init__()
@@ -25,6 +30,8 @@ class Words(nn.Module):
 
 class Mixed(nn.Module):
     """Each token looks at all others, but not at padding."""
+
+    takes_any_length = True
 
     def __init__(self):
         super().__init__()
@@ -113,6 +120,36 @@ def test_a_loss_of_the_users_sees_the_whole_batch():
 
     fit(loss=loss, max_epochs=1)
     assert set(sizes) == {15}
+
+
+class Positions(nn.Module):
+    """Vectors of 80 tokens and of their positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.places = nn.Embedding(9, 8), nn.Parameter(torch.zeros(80, 8))
+
+    def forward(self, ids):
+        return self.table(ids) + self.places
+
+
+def padded(text):
+    return nn.functional.pad(ids_of(text), (0, 80 - len(text)))
+
+
+def test_a_network_that_takes_one_length_is_trained():
+    backbone = load_backbone(Positions().eval(), modality="text", preprocess=padded)
+    model = FineTunedClassifier(backbone, trainable="all", max_epochs=1, random_state=0)
+    assert model.fit(TEXTS, LABELS).predict(TEXTS[:2]).shape == (2,)
+
+
+def test_stages_of_encoders_are_run_in_parts(tmp_path):
+    backbone = load_backbone("e5_small", weights=q4.write_q4(tmp_path / "small.bin"))
+    embeddings, *blocks, sentence = stages_of(backbone).values()
+    settings = {"square": False, "train_batch_norm": False, "precision": "float32"}
+    for stage, expected in [(embeddings, True), (blocks[-1], True), (sentence, False)]:
+        tail = Tail({"stage": stage}, nn.Linear(4, 2), masked=True, **settings)
+        assert tail.is_encoder == expected
 
 
 def test_a_text_without_tokens_has_a_length():
