@@ -98,11 +98,19 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
         warnings.simplefilter("ignore")  # of what the libraries will change
         graph = _convert(getattr(estimator, "best_estimator_", estimator), X)
     _describe(graph)
-    path = Path(path).expanduser()
+    _write(Path(path).expanduser(), _serialised(graph.model))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, which replaces an earlier one when it is complete."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(_serialised(graph.model))
-    check_interrupt()
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        check_interrupt()
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _serialised(model: Any) -> bytes:

@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -26,14 +27,18 @@ from sktransfer import (
     PretrainedFeatureExtractor,
     TransferClassifier,
     TransferRegressor,
+    load,
     load_backbone,
     load_word_vectors,
+    save,
     to_onnx,
 )
 from sktransfer.backbones.words.formats import Subwords
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
+from sktransfer.data import kept_interrupts
 from sktransfer.selection.tuned import TunedMember
+from tests.data.test_interrupts import dropped_interrupt
 from tests.persistence.cases import VECTORS, of
 from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
 
@@ -277,6 +282,37 @@ def test_words_of_several_parts(pooling, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (found,) = session.run(None, {"ids": ids})
     np.testing.assert_allclose(found, model.transform(TEXTS), atol=1e-5)
+
+
+@pytest.mark.sweep
+def test_a_blend_of_words_weighted_by_rank(tmp_path):
+    words, matrix = (
+        [f"w{i}" for i in range(10_000)],
+        np.random.default_rng(0).normal(size=(10_000, 3)),
+    )
+    y, texts = np.arange(30) % 2, [f"w{i} w{9000 + i} w{i * i}" for i in range(30)]
+    backbone = load_word_vectors((words, matrix))
+    model = TransferClassifier(backbone, random_state=0).fit(texts, y)
+    assert any("zipf" in name for name in model.members_)
+    assert_equal(model, tmp_path / "model.onnx", texts)
+    save(model, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules={"word-vectors": backbone})
+    assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
+
+
+def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch):
+    module = importlib.import_module("sktransfer.persistence.onnx")
+
+    def serialised(model):
+        dropped_interrupt()
+        return b"content"
+
+    monkeypatch.setattr(module, "_convert", lambda estimator, X: types.SimpleNamespace(model=None))
+    monkeypatch.setattr(module, "_describe", lambda graph: None)
+    monkeypatch.setattr(module, "_serialised", serialised)
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        to_onnx(LogisticRegression(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
