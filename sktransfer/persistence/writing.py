@@ -218,8 +218,15 @@ class Writer:
 
     def _loss(self, item: nn.Module) -> dict:
         """Write a loss of torch by its class and its settings."""
-        state = {k: v for k, v in vars(item).items() if not k.startswith("_")} | item._buffers
-        return {KIND: "loss of torch", "name": type(item).__name__, "state": self.write(state)}
+        state = {k: v for k, v in vars(item).items() if not k.startswith("_")}
+        name, settings = type(item).__name__, vars(type(item)())
+        other = [key for key in state if key not in settings]
+        if other:
+            raise TypeError(
+                f"loss={item!r:.80} has {other}, which {name} of torch does not have and a file "
+                "does not hold. Leave it out, give a loss of your own, or save with joblib."
+            )
+        return {KIND: "loss of torch", "name": name, "state": self.write(state | item._buffers)}
 
     def _code(self, item: types.FunctionType | type) -> Any:
         """Replace a function or a class of the user's by its name."""

@@ -118,7 +118,7 @@ def fit(model: Any, samples: Sequence[Any], y: np.ndarray, weight: np.ndarray | 
     if isinstance(model, Pipeline) and not (is_table and weight is None):
         # Not through the pipeline: how it passes parameters depends on scikit-learn's
         # configuration, and the threads of BLAS on the features.
-        features = model[:-1].fit_transform(samples, y)
+        features = model[:-1].fit_transform(samples, y) if len(model) > 1 else samples
         fit(model[-1], features, y, weight)
         return model
     weights = {} if weight is None else {check_takes_weights(model): weight}

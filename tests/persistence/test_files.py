@@ -180,6 +180,16 @@ def test_all_losses_of_torch_with_their_settings(tmp_path):
         assert str(vars(model.loss)) == str(vars(loss))
 
 
+def test_a_loss_with_an_attribute_of_the_users_is_refused_before_it_is_written(tmp_path):
+    loss = torch.nn.CrossEntropyLoss()
+    loss.note = "mine"
+    with pytest.raises(
+        TypeError, match=r"has \['note'\], which CrossEntropyLoss of torch does not"
+    ):
+        save(FineTunedClassifier(tiny_backbone(), loss=loss), tmp_path / "model.skt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_best_estimator_of_a_search(tmp_path):
     search = GridSearchCV(
         make_pipeline(features(), LogisticRegression()), {"logisticregression__C": [0.1, 1]}, cv=2
