@@ -12,36 +12,42 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 __all__ = ["check_interrupt", "kept_interrupts", "was_interrupted"]
 
 
 class _Handler:
-    """Raise KeyboardInterrupt, as the default handler does, and remember that."""
+    """Call the handler of before, and remember that it raised KeyboardInterrupt."""
 
     called = False
 
-    def __call__(self, number: int, frame: Any) -> NoReturn:
-        self.called = True
-        raise KeyboardInterrupt
+    def __init__(self, before: Callable[..., Any]):
+        self.before = before
+
+    def __call__(self, number: int, frame: Any) -> None:
+        try:
+            self.before(number, frame)
+        except KeyboardInterrupt:
+            self.called = True
+            raise
 
 
 @contextlib.contextmanager
 def kept_interrupts() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end of a block if one was raised in it and did not leave it.
 
-    Another exception that leaves the block is not replaced. Where the program handles interrupts
-    itself, and outside the main thread, nothing is changed. The handler is that of the outermost
-    block, and is removed at its end.
+    Another exception that leaves the block is not replaced. A handler of the program is called as
+    before. Where interrupts are ignored, and outside the main thread, nothing is changed. The
+    handler is that of the outermost block, and is removed at its end.
 
     Raises
     ------
     KeyboardInterrupt
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        handler = _Handler()
+    is_main, before = _is_main(), signal.getsignal(signal.SIGINT)
+    if is_main and callable(before) and not isinstance(before, _Handler):
+        handler = _Handler(before)
         with _silent_hook(), _installed(handler):
             yield
         if handler.called:
@@ -53,13 +59,14 @@ def kept_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _installed(handler: _Handler) -> Iterator[None]:
+    before = handler.before
     try:
         signal.signal(signal.SIGINT, handler)  # an interrupt may come before the next line
         yield
     finally:
         while signal.getsignal(signal.SIGINT) is handler:  # another interrupt may come just now
             with contextlib.suppress(KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -87,8 +94,11 @@ def was_interrupted() -> bool:
         False without such a block, and outside the main thread.
     """
     handler = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    return is_main and isinstance(handler, _Handler) and handler.called
+    return _is_main() and isinstance(handler, _Handler) and handler.called
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def check_interrupt() -> None:

@@ -106,6 +106,34 @@ def test_a_program_that_handles_interrupts_itself_goes_on_doing_so():
     assert seen == [signal.SIGINT]
 
 
+def test_an_interrupt_that_a_handler_of_the_program_raises_is_kept():
+    seen = []
+
+    def handle(number, frame):
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        with pytest.raises(KeyboardInterrupt), kept_interrupts():
+            dropped_interrupt()
+            assert was_interrupted()
+        assert signal.getsignal(signal.SIGINT) is handle
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
+def test_interrupts_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with kept_interrupts():
+            interrupt()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_other_threads_are_left_alone():
     found = []
 
