@@ -49,7 +49,7 @@ def out_of_fold_scores(
     not count for the mean of its own class.
     """
     features = features.astype(np.float64)
-    weight = np.ones(len(features)) if weight is None else weight / weight.max()
+    weight = np.ones(len(features)) if weight is None else weight
     if is_numbers(y):
         residual = _residuals(features, y[:, None], folds, weight)
         return 1 - residual[:, 0] ** 2 / (y.var() or 1.0)
