@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,10 @@ from tests.support import DATA, TESTS
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
+
+# A shell lets the programs that it starts in the background, and theirs, ignore interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _SWEEP = pytest.StashKey[list]()
