@@ -19,11 +19,6 @@ from tests.support import DATA, TESTS
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
 
-# A shell lets the programs that it starts in the background, and theirs, ignore interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 _SWEEP = pytest.StashKey[list]()
 
 
@@ -57,6 +52,18 @@ def pytest_terminal_summary(terminalreporter, config):
 def sweep_rows(request):
     """Rows of the table that is printed at the end of the run, one for each network."""
     return request.config.stash[_SWEEP]
+
+
+@pytest.fixture
+def interrupts():
+    """Interrupts raise KeyboardInterrupt, here and in programs that are started.
+
+    A shell lets the programs that it starts in the background ignore them, and a program that ran
+    before may have left its own handler.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 @pytest.fixture

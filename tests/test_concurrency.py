@@ -203,7 +203,9 @@ def assert_sound(store):
 @pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
-def test_an_interrupt_ends_a_program_and_its_workers_and_leaves_the_store_sound(backend, tmp_path):
+def test_an_interrupt_ends_a_program_and_its_workers_and_leaves_the_store_sound(
+    backend, tmp_path, interrupts
+):
     for seconds in (2.0, 5.0):
         running = started(tmp_path, backend)
         time.sleep(seconds)
@@ -221,7 +223,7 @@ def test_an_interrupt_ends_a_program_and_its_workers_and_leaves_the_store_sound(
 
 @pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
-def test_an_interrupt_of_one_worker_is_an_error_of_the_program(tmp_path):
+def test_an_interrupt_of_one_worker_is_an_error_of_the_program(tmp_path, interrupts):
     running, workers = started(tmp_path, "loky"), []
     while not workers:
         children = psutil.Process(running.pid).children(recursive=True)

@@ -109,7 +109,7 @@ def test_a_reader_that_stops_early_is_answered_by_the_exit_code_alone(classes):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
-def test_an_interrupted_training_leaves_no_file(classes, tmp_path):
+def test_an_interrupted_training_leaves_no_file(classes, tmp_path, interrupts):
     (tmp_path / "out").mkdir()
     command = [*COMMAND, "train", str(classes), "-o", str(tmp_path / "out" / "m.skt")]
     running = subprocess.Popen(
@@ -127,7 +127,7 @@ def test_an_interrupted_training_leaves_no_file(classes, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_an_interrupt_that_python_drops_leaves_no_file(
-    place, classes, tiny, tmp_path, monkeypatch, capsys
+    place, classes, tiny, tmp_path, monkeypatch, capsys, interrupts
 ):
     fit, fitted = TransferClassifier.fit, []
 

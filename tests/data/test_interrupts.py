@@ -25,7 +25,7 @@ def dropped_interrupt():
 
 
 @pytest.fixture(autouse=True)
-def unchanged():
+def unchanged(interrupts):
     before = signal.getsignal(signal.SIGINT), sys.unraisablehook
     assert before[0] is signal.default_int_handler
     yield

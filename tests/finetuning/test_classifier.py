@@ -943,7 +943,7 @@ def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, lr, monkeypatch):
 
 
 @pytest.mark.parametrize("press", [interrupt, dropped_interrupt])
-def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(data, press):
+def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(data, press, interrupts):
     calls = []
 
     class Slow(Callback):
@@ -959,7 +959,7 @@ def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(data, press)
     assert not hasattr(model, "classes_")
 
 
-def test_ctrl_c_stops_a_net_that_is_trained_further(data):
+def test_ctrl_c_stops_a_net_that_is_trained_further(data, interrupts):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(*data)
     net, calls = model.net_, []
 

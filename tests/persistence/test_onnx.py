@@ -300,7 +300,7 @@ def test_a_blend_of_words_weighted_by_rank(tmp_path):
     assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
 
 
-def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch):
+def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch, interrupts):
     module = importlib.import_module("sktransfer.persistence.onnx")
 
     def serialised(model):

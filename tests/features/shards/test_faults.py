@@ -102,7 +102,7 @@ def start_client(folder, client):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_client_is_stopped_and_started_again(number, cluster, tmp_path, expected):
+def test_a_client_is_stopped_and_started_again(number, cluster, tmp_path, expected, interrupts):
     for n_parts in (10, 30):
         started = start_client(tmp_path / "f", cluster)
         while len(list((tmp_path / "f").glob("part-*"))) < n_parts:

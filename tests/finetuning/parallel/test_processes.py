@@ -182,7 +182,7 @@ def test_a_script_without_a_guard(tmp_path):
     np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
 
 
-def test_an_interruption_ends_all_processes(tmp_path):
+def test_an_interruption_ends_all_processes(tmp_path, interrupts):
     script = write_script(tmp_path, "3", epochs=10**6)
     process = subprocess.Popen(
         [sys.executable, script],
