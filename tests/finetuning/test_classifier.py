@@ -36,7 +36,6 @@ from sktransfer.finetuning.outputs import head_inputs
 from sktransfer.finetuning.rows import Batches, Rows
 from sktransfer.finetuning.tail import Pooling, Tail
 from sktransfer.transferability import solve_probe
-from tests.data.test_interrupts import dropped_interrupt, interrupt
 from tests.finetuning.conftest import network
 from tests.new_process import run_in_new_process
 from tests.support import Vectors
@@ -942,36 +941,51 @@ def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, lr, monkeypatch):
     assert np.array_equal(model.predict_proba(data[0]), before)
 
 
-@pytest.mark.parametrize("press", [interrupt, dropped_interrupt])
-def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(data, press, interrupts):
-    calls = []
+# Interrupts are sent in programs of their own: one that came too late would end the tests.
+PRESSED = """
+import signal
+import sys
+import numpy as np
+import pytest
+from skorch.callbacks import Callback
+from sktransfer import FineTunedClassifier, load_backbone
+from tests.data.test_interrupts import dropped_interrupt, interrupt
+from tests.finetuning.conftest import network
+signal.signal(signal.SIGINT, signal.default_int_handler)
+X, y = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32), np.arange(90) % 3
+calls, press = [], {"dropped": dropped_interrupt, "interrupt": interrupt}[sys.argv[1]]
+class Slow(Callback):
+    def on_batch_end(self, net, **kwargs):
+        calls.append(net)
+        if len(calls) == wanted:
+            press()
+"""
 
-    class Slow(Callback):
-        def on_batch_end(self, net, **kwargs):
-            calls.append(net)
-            if len(calls) == 2:
-                press()
 
-    model = FineTunedClassifier(load_backbone(network()), max_epochs=9, callbacks=[Slow()])
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(*data)
-    assert len(calls) == 2
-    assert not hasattr(model, "classes_")
+@pytest.mark.parametrize("press", ["interrupt", "dropped"])
+def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(press):
+    code = f"""{PRESSED}
+wanted = 2
+model = FineTunedClassifier(load_backbone(network()), max_epochs=9, callbacks=[Slow()])
+with pytest.raises(KeyboardInterrupt):
+    model.fit(X, y)
+assert len(calls) == 2
+assert not hasattr(model, "classes_")
+"""
+    run_in_new_process(code, press)
 
 
-def test_ctrl_c_stops_a_net_that_is_trained_further(data, interrupts):
-    model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(*data)
-    net, calls = model.net_, []
-
-    class Slow(Callback):
-        def on_batch_end(self, net, **kwargs):
-            calls.append(net)
-            interrupt()
-
-    net.callbacks_.append(("slow", Slow().initialize()))
-    with pytest.raises(KeyboardInterrupt):
-        net.partial_fit(model._at_cut(data[0]), np.zeros(len(data[0]), int))
-    assert len(calls) == 1
+def test_ctrl_c_stops_a_net_that_is_trained_further():
+    code = f"""{PRESSED}
+wanted = 1
+model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(X, y)
+net = model.net_
+net.callbacks_.append(("slow", Slow().initialize()))
+with pytest.raises(KeyboardInterrupt):
+    net.partial_fit(model._at_cut(X), np.zeros(len(X), int))
+assert len(calls) == 1
+"""
+    run_in_new_process(code, "interrupt")
 
 
 def test_a_callback_may_stop_training(data):
