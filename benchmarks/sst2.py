@@ -3,11 +3,13 @@
 6,920 training and 1,821 test sentences (the standard error is 0.010). Logistic regression has the
 defaults of scikit-learn except max_iter. Random models have three seeds. Nothing is selected on
 the test sentences; learning rates were selected on the development sentences (--split dev).
-With --memory, features and activations are kept in a folder, which text_curve.py can share.
+With --memory, features and activations are kept in a folder, which text_curve.py can share. With
+--budget, a blend has that many seconds to train a network as a member.
 
     python benchmarks/sst2.py
     python benchmarks/sst2.py --encoder minilm_l6_v2    # including fine-tuning: half an hour
     python benchmarks/sst2.py --encoder e5_small        # an hour
+    python benchmarks/sst2.py --encoder e5_small --seeds 1 --only blend --budget 7200
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor
+from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, TransferClassifier
 
 GLOVE = "glove_6b_50d"
 # encoder: layers that are concatenated, and settings of fine-tuning
@@ -47,7 +49,7 @@ def words() -> dict:
     return models
 
 
-def encoder(name: str, seeds: int, memory: str | None) -> dict:
+def encoder(name: str, seeds: int, memory: str | None, budget: float | None) -> dict:
     def extractor(**settings):
         return PretrainedFeatureExtractor(name, memory=memory, **settings)
 
@@ -60,7 +62,9 @@ def encoder(name: str, seeds: int, memory: str | None) -> dict:
         settings = {"trainable": trainable, "lr": lr, "max_epochs": epochs}
         row = tuned(name, settings | {"memory": memory}, seeds)
         models[f"{name} tuned, {described(settings)}"] = row
-    return models
+    settings = {"memory": memory, "time_budget": budget}
+    blends = [TransferClassifier(name, random_state=s, **settings) for s in range(seeds)]
+    return models | {f"{name}, blend": blends}
 
 
 def tuned(backbone: str, settings: dict, seeds: int) -> list:
@@ -77,11 +81,16 @@ def main() -> None:
     options.add_argument("--encoder", choices=list(ENCODERS))
     options.add_argument("--memory", help="a folder that keeps features and activations")
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--budget", type=float, help="seconds; None trains no network in a blend")
+    options.add_argument("--only", default="", help="models whose name contains this")
     args = options.parse_args()
     train, judge = sst2(args.data, "train"), sst2(args.data, args.split)
     rows = []
-    models_of = words() if args.encoder is None else encoder(args.encoder, args.seeds, args.memory)
+    settings = args.seeds, args.memory, args.budget
+    models_of = words() if args.encoder is None else encoder(args.encoder, *settings)
     for name, models in models_of.items():
+        if args.only not in name:
+            continue
         start = time.perf_counter()
         scores = [model.fit(*train).score(*judge) for model in models]
         seconds = (time.perf_counter() - start) / len(models)
