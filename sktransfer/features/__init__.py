@@ -4,7 +4,7 @@ from .base import BackboneEstimator, Count, all_or_nothing
 from .class_map import mapped_logits, resolve_class_map
 from .compute import compute_features, compute_inputs, compute_several
 from .extractor import PretrainedFeatureExtractor
-from .function import FeatureFunction, code_pickler
+from .function import FeatureFunction
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
 from .passes import describe_passes
@@ -37,7 +37,6 @@ __all__ = [
     "candidate_layers",
     "check_outputs",
     "choose_layer",
-    "code_pickler",
     "compute_features",
     "compute_inputs",
     "compute_several",

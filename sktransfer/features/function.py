@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data import Modality
 
-__all__ = ["Computed", "FeatureFunction", "code_pickler", "drop_payload", "keep_payload"]
+__all__ = ["Computed", "FeatureFunction", "drop_payload", "keep_payload"]
 
 _KEPT = 2  # networks in a process
 _BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
@@ -66,7 +66,7 @@ class FeatureFunction:
     def __init__(self, extractor: Any):
         check_is_fitted(extractor)
         extractor = _copy(extractor, verbose=0)  # each task would draw a bar
-        self.payload: bytes | None = code_pickler().dumps(extractor)
+        self.payload: bytes | None = _code_pickler().dumps(extractor)
         self.key = xxhash.xxh3_128_hexdigest(self.payload)
         self.width = extractor._n_features_out
         _keep(self.key, extractor)
@@ -161,7 +161,7 @@ class FeatureFunction:
         return f"FeatureFunction({self.key[:8]})"
 
 
-def code_pickler() -> Any:
+def _code_pickler() -> Any:
     """Return cloudpickle, which sends the code of ``__main__``; joblib requires it."""
     try:
         import cloudpickle

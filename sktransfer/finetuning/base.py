@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from ..backbones import Backbone, stages_of
+from ..engines import resolve_device
 from ..features import (
     PretrainedFeatureExtractor,
     Stream,
@@ -27,7 +28,6 @@ from .learning_rate import auto_rates
 from .loop import train
 from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
-from .parallel import check_devices, choose_devices, replicas_on
 from .parameters import PARTIAL, check_partial
 from .plan import TrainingPlan, check_settings, warn_too_few_epochs
 from .rows import Rows, Table, append_kept
@@ -78,7 +78,6 @@ class TunedEstimator(FrozenStages):
         self._validate_params()
         self._require(y)
         check_settings(self, with_validation)
-        check_devices(self)
 
     def _check_unchanged(self) -> None:
         """Raise an error if a parameter changed that cannot change between fits."""
@@ -186,8 +185,7 @@ class TunedEstimator(FrozenStages):
         return None if given is None else encode_validation(given, y_val, self._target)
 
     def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
-        devices = choose_devices(self.devices, self.device)
-        device = devices[0]
+        device = resolve_device(self.device)
         tail.checkpoint_activations = self.checkpoint_activations
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
@@ -201,8 +199,7 @@ class TunedEstimator(FrozenStages):
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:
             plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
-            with replicas_on(devices, tail) as replicas:
-                net = train(tail, rows, valid, plan, device, file, replicas)
+            net = train(tail, rows, valid, plan, device, file)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)

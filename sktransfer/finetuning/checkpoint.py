@@ -33,7 +33,7 @@ _CACHES = ("y_trues_", "y_preds_")  # predictions of skorch's scores, made again
 # Parameters that do not decide what is trained. The backbone counts by its content.
 _OTHER = frozenset(
     ["backbone", "weights", "random_state", "warm_start", "checkpoint", "memory", "n_jobs"]
-) | {"device", "devices", "engine", "max_cache_bytes", "verbose"}
+) | {"device", "engine", "max_cache_bytes", "verbose"}
 
 
 class TrainingFile:

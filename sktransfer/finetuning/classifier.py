@@ -18,7 +18,6 @@ from ..data import check_labels
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .labels import LabelTraining
-from .parallel import on_all_processes
 from .validation import check_given
 
 __all__ = ["FineTunedClassifier"]
@@ -129,10 +128,6 @@ default="efficientnet_lite0"
         activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
-    devices : int, "all" or None, default=None
-        Number of devices that share each training step, with a process for each. "all": those of
-        the type of ``device``, or the processes that ``accelerate launch`` has started. The result
-        equals that of one device to rounding, except for dropout inside attention.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
         others are run by torch.
@@ -261,7 +256,6 @@ default="efficientnet_lite0"
         accumulate: int = 1,
         checkpoint_activations: bool = False,
         device: str = "auto",
-        devices: int | str | None = None,
         engine: str = "auto",
         precision: str = "auto",
         cache_dtype: str = "float32",
@@ -276,7 +270,6 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    @on_all_processes
     def fit(
         self,
         X: Samples,
@@ -319,7 +312,6 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    @on_all_processes
     def partial_fit(
         self,
         X: Samples,

@@ -28,7 +28,6 @@ from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_ra
 from .checkpoint import TrainingFile, saving
 from .lengths import run_by_length
 from .losses import LOSSES, by_row, weighted_mean
-from .parallel import Replicas
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
 from .rows import Batches, Rows
 from .short_memory import run_in_parts
@@ -79,7 +78,6 @@ def train(
     plan: TrainingPlan,
     device: torch.device,
     file: TrainingFile | None = None,
-    replicas: Replicas | None = None,
 ) -> skorch.NeuralNet:
     """Train a tail in place and return the skorch net that did it.
 
@@ -94,8 +92,6 @@ def train(
     device : torch.device
     file : TrainingFile, default=None
         Its training is continued, and saved after each epoch.
-    replicas : Replicas, default=None
-        The same tail on other devices.
 
     Returns
     -------
@@ -111,7 +107,6 @@ def train(
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
     n_epochs = plan.max_epochs - (0 if file is None else file.n_epochs)
-    net.replicas = replicas
     try:
         with saving(net, file, tail), keep_freed_memory():
             net.partial_fit(rows.to(device), y=None, epochs=n_epochs)
@@ -132,8 +127,6 @@ def train(
             "Batch norm that is trained (train_batch_norm=True, or in the head) needs at least two "
             f"rows in a batch: {len(rows)} rows, batch_size={plan.batch_size}."
         ) from error
-    finally:
-        net.replicas = tail.share = None
 
 
 class _Interrupted(BaseException):
@@ -149,11 +142,9 @@ class _OwnLoop:
       partly trained. Callbacks raise it to stop training early, and still can: a handler tells
       the two apart, also where the user's comes during a callback or was dropped.
     - The module can be trained further after it was used for predictions, without gradients.
-    - Batches are divided among devices, if there are several.
     """
 
     was_stopped = False  # by a callback
-    replicas: Replicas | None = None  # on other devices
     on_batches: Callable | None = None  # called with the batches of a training
     _part_rows: int | None = None  # most rows that are run at a time
     _share = 1.0  # of a part in the rows of its batch
@@ -168,11 +159,6 @@ class _OwnLoop:
             raise KeyboardInterrupt from None
         finally:
             tail_of(self).n_trainings += 1
-
-    def infer(self, x, **fit_params):
-        if self.replicas is None:
-            return super().infer(x, **fit_params)
-        return self.replicas.infer(functools.partial(super().infer, **fit_params), x)
 
     def get_iterator(self, dataset, training=False):
         batches = super().get_iterator(dataset, training=training)
@@ -211,10 +197,7 @@ class _OwnLoop:
     def _step_of_part(self, step: Callable, fit_params: dict, part: tuple, share: float):
         self._share = share
         try:
-            result = step(part, **fit_params)
-            if self.replicas is not None:
-                self.replicas.add_gradients()
-            return result
+            return step(part, **fit_params)
         finally:
             self._share = 1.0
 

@@ -13,7 +13,6 @@ from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import Samples, Targets
 from ..features import all_or_nothing
 from .base import TunedEstimator
-from .parallel import on_all_processes
 from .validation import check_given
 
 __all__ = ["FineTunedRegressor"]
@@ -113,10 +112,6 @@ default="efficientnet_lite0"
         activations: a third more time, less memory.
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
-    devices : int, "all" or None, default=None
-        Number of devices that share each training step, with a process for each. "all": those of
-        the type of ``device``, or the processes that ``accelerate launch`` has started. The result
-        equals that of one device to rounding, except for dropout inside attention.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the frozen stages, as in :class:`PretrainedFeatureExtractor`. The
         others are run by torch.
@@ -190,7 +185,6 @@ default="efficientnet_lite0"
 
     @with_callbacks
     @all_or_nothing
-    @on_all_processes
     def fit(
         self,
         X: Samples,

@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ..backbones import seeded
 from ..engines import pool
-from .drawing import Share, draws_of
 from .parameters import select_parameters
 from .rows import Table
 
@@ -63,14 +62,11 @@ class Tail(nn.Module):
     checkpoint_activations : bool
         Whether training keeps only the outputs of stages, and runs each stage again for its
         gradients.
-    share : Share or None
-        The rows of the batch that this device has, if there are several devices.
     """
 
     body: nn.Sequential
     names: list[str]
     checkpoint_activations = False
-    share: Share | None = None
 
     def __init__(
         self,
@@ -167,12 +163,12 @@ class Tail(nn.Module):
         """Run the body in training, what it draws given by a seed."""
         if self.checkpoint_activations:
             return self._draw_by_stage(x, seed)
-        with seeded(seed, x.device), draws_of(self.share):
+        with seeded(seed, x.device):
             return self._through(x)
 
     def _draw_by_stage(self, x: torch.Tensor, seed: int) -> torch.Tensor:
         for number, stage in enumerate(self.body):
-            run = functools.partial(_run_seeded, stage, seed * _STAGES + number, self.share)
+            run = functools.partial(_run_seeded, stage, seed * _STAGES + number)
             # Batch norm that learns would count a batch twice.
             again = not any(m.training and _keeps_statistics(m) for m in stage.modules())
             x = _checkpointed(run, x) if again else run(x)
@@ -195,8 +191,8 @@ class Tail(nn.Module):
         return stages
 
 
-def _run_seeded(stage: nn.Module, seed: int, share: Share | None, x: torch.Tensor) -> torch.Tensor:
-    with seeded(seed, x.device), draws_of(share):
+def _run_seeded(stage: nn.Module, seed: int, x: torch.Tensor) -> torch.Tensor:
+    with seeded(seed, x.device):
         return stage(x.clone())  # a step that works in place would change what is run again
 
 

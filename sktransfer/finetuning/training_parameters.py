@@ -46,7 +46,6 @@ class TrainingParameters(BackboneEstimator):
         "accumulate": [Count(1)],
         "checkpoint_activations": ["boolean"],
         "max_cache_bytes": [Count(0, 2**62)],
-        "devices": [StrOptions({"all"}), Count(1, 4096), None],
         "checkpoint": [str, Path, None],
         "random_state": ["random_state"],
     }
@@ -84,7 +83,6 @@ class TrainingParameters(BackboneEstimator):
         accumulate: int = 1,
         checkpoint_activations: bool = False,
         device: str = "auto",
-        devices: int | str | None = None,
         engine: str = "auto",
         precision: str = "auto",
         cache_dtype: str = "float32",
@@ -125,7 +123,6 @@ class TrainingParameters(BackboneEstimator):
         self.accumulate = accumulate
         self.checkpoint_activations = checkpoint_activations
         self.device = device
-        self.devices = devices
         self.engine = engine
         self.precision = precision
         self.cache_dtype = cache_dtype
