@@ -2,11 +2,12 @@
 
 from .base import BackboneEstimator, Count, all_or_nothing
 from .class_map import mapped_logits, resolve_class_map
-from .compute import compute_features, compute_inputs, compute_several
-from .extractor import PretrainedFeatureExtractor
+from .compute import compute_features, compute_inputs, compute_outputs, compute_several
+from .extractor import PretrainedFeatureExtractor, learns_from_samples
 from .function import FeatureFunction
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .opening import open_sample
+from .output import Output, layers_of, probe_batch, store_key
 from .passes import describe_passes
 from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureStore",
     "LayerChoice",
     "NetworkStep",
+    "Output",
     "PretrainedClassifier",
     "PretrainedFeatureExtractor",
     "Recipe",
@@ -39,15 +41,20 @@ __all__ = [
     "choose_layer",
     "compute_features",
     "compute_inputs",
+    "compute_outputs",
     "compute_several",
     "describe_passes",
     "empty_table",
     "find_network",
     "has_ranks",
+    "layers_of",
+    "learns_from_samples",
     "mapped_logits",
     "open_sample",
+    "probe_batch",
     "progress",
     "reported",
     "resolve_class_map",
+    "store_key",
     "takes_weights",
 ]

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, _clone_parametrized
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ..backbones import Backbone, LayerInfo, inspect_layers, load_backbone, modality_of
+from ..backbones import Backbone, LayerInfo, load_backbone, modality_of
 from ..data import (
-    UnreadableSamplesError,
     documentation_link,
     named_among,
     package_versions,
@@ -28,7 +26,7 @@ from ..data import (
 )
 from ..engines import ENGINES, check_engine, resolve_device
 from .compute import compute_several
-from .opening import open_sample
+from .output import layers_of
 from .passes import describe_passes
 from .recipe import Recipe
 from .reporting import ReportsFit
@@ -117,29 +115,7 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
 
     def _inspect(self, samples, backbone: Backbone | None = None) -> dict[str, LayerInfo]:
         """Check the stages on one sample and describe each layer; later calls are free."""
-        backbone = self.backbone_ if backbone is None else backbone
-        return inspect_layers(backbone, self._probe_batch(samples, backbone))
-
-    def _probe_batch(self, samples, backbone: Backbone) -> torch.Tensor:
-        """Return a batch of one: noise where the shape is known, else the first sample."""
-        shape = backbone.input_shape
-        of, batch = backbone.prepared.get("probe", (None, None))  # a fit asks several times
-        if shape is not None:
-            if of != shape:
-                batch = noise(shape)
-                backbone.prepared["probe"] = shape, batch
-            return batch
-        sample = samples[0]
-        if of is not sample:
-            batch = self._open_probe(sample, backbone)
-            backbone.prepared["probe"] = sample, batch
-        return batch
-
-    def _open_probe(self, sample, backbone: Backbone) -> torch.Tensor:
-        try:
-            return open_sample(sample, backbone)[None]
-        except Exception as error:
-            raise UnreadableSamplesError([(0, sample, error)]) from error
+        return layers_of(self.backbone_ if backbone is None else backbone, samples)
 
     def _features(
         self, samples, layers: tuple[str, ...], pooling="avg", rows=None
@@ -280,12 +256,6 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
             image_size=image_size,
             long_texts=self.long_texts,
         )
-
-
-def noise(shape: tuple[int, ...]) -> torch.Tensor:
-    """Make a batch of one sample. Zeros would hide steps that are left out, as an activation."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
 
 
 def shallow_copy(estimator: _Copied, **changed: Any) -> _Copied:

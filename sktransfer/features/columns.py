@@ -140,6 +140,14 @@ class SeveralColumns(SeveralBlocks):
         return full
 
     @property
+    def columns_(self) -> tuple[Any, ...]:
+        return self._column_names
+
+    @property
+    def n_features_out_(self) -> int:
+        return self._n_features_out
+
+    @property
     def _n_features_out(self) -> int:
         if hasattr(self, "pca_"):
             return sum(pca.n_components_ for pca in self.pca_)

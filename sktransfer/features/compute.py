@@ -24,6 +24,7 @@ from .opening import (
     read_ahead,
     unreadable_named,
 )
+from .output import Output
 from .parts import Found, Part
 from .passes import Pass, make_passes
 from .progress import progress
@@ -31,7 +32,52 @@ from .recipe import Recipe
 from .store import FeatureStore
 from .tables import empty_table, stacked
 
-__all__ = ["compute_features", "compute_inputs", "compute_several"]
+__all__ = ["compute_features", "compute_inputs", "compute_outputs", "compute_several"]
+
+
+def compute_outputs(
+    samples: Sequence[Any],
+    outputs: Sequence[Output],
+    *,
+    aside: Sequence[Output] = (),
+    engine: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float32",
+    **settings: Any,
+) -> list[np.ndarray]:
+    """Compute what is read from networks for samples, those of equal samples once.
+
+    Parameters
+    ----------
+    samples : sequence
+        As returned by the method ``check`` of their modality.
+    outputs : sequence of Output
+        Their backbones have one modality.
+    aside : sequence of Output, default=()
+        Whole activations that go to the store as well, where samples are computed.
+    engine, precision, dtype
+        As for :func:`store_key`.
+    **settings
+        Of :func:`compute_several`.
+
+    Returns
+    -------
+    list of ndarray of shape (n_samples, n_features)
+    """
+    recipes = [
+        Recipe(
+            output.backbone,
+            (output.layer,),
+            output.pooling,
+            precision,
+            dtype,
+            tuple(other.layer for other in aside if i == 0),
+            engine,
+        )
+        for i, output in enumerate(outputs)
+    ]
+    found = compute_several(samples, recipes, **settings)
+    return [table[output.layer] for table, output in zip(found, outputs, strict=True)]
 
 
 def compute_features(

@@ -16,10 +16,10 @@ from ..data.types import Samples
 from .base import Count
 from .lazy import first_sample, is_lazy, transform_lazily
 from .output_choice import ChosenOutputs
-from .poolings import ALL_POOLINGS
+from .poolings import ALL_POOLINGS, is_learned
 from .sizes import SeveralSizes
 
-__all__ = ["PretrainedFeatureExtractor"]
+__all__ = ["PretrainedFeatureExtractor", "learns_from_samples"]
 
 
 class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ChosenOutputs):
@@ -116,6 +116,15 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         The size or sizes given to the network; None where its input is not a square image.
     size_choice_ : SizeChoice
         With ``image_size="auto"``, the score of a linear probe at each size.
+    outputs_ : list of Output
+        What is read from the network, in the order of the features: a record for each size, layer
+        and pooling, with its number of features. For each column of samples the same.
+    output_names_ : list of str
+        A name for each of them, of which the names of the features are made.
+    columns_ : tuple
+        The names of the columns of samples; ``(0,)`` where X is no table of several.
+    n_features_out_ : int
+        The number of features.
     pca_ : list of PCA
         With ``n_components``, the principal components of each column of samples.
     token_weights_ : dict of str to TokenWeights
@@ -258,7 +267,7 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _needed(self, X):
         """Return the samples of a collection of Dask that a fit uses."""
-        return X.compute() if self._learns() else first_sample(X)
+        return X.compute() if learns_from_samples(self) else first_sample(X)
 
     def fit_transform(self, X: Samples, y: object | None = None) -> Any:
         """Fit to samples and transform them; with ``n_components`` they are run once.
@@ -328,3 +337,19 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         tags.transformer_tags.preserves_dtype = []  # always float32
         tags.target_tags.required = "auto" in (self.layer, self.image_size)
         return tags
+
+
+def learns_from_samples(extractor: PretrainedFeatureExtractor) -> bool:
+    """Tell whether an extractor learns from samples, so that its fit uses more than the first.
+
+    Parameters
+    ----------
+    extractor : PretrainedFeatureExtractor
+
+    Returns
+    -------
+    bool
+    """
+    poolings = extractor.pooling if isinstance(extractor.pooling, list) else [extractor.pooling]
+    chooses = "auto" in (extractor.layer, extractor.image_size)
+    return chooses or extractor.n_components is not None or any(map(is_learned, poolings))

@@ -7,8 +7,9 @@ from ..data import check_target
 from ..engines import pooled_width
 from .columns import SeveralColumns
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
+from .output import Output, side_of
 from .poolings import check_poolings, is_learned, layer_for, unlearned
-from .sizes import SizeChoice, candidate_sizes, choose_size, side_of
+from .sizes import SizeChoice, candidate_sizes, choose_size
 from .word_weights import TokenWeights
 
 __all__ = ["ChosenOutputs"]
@@ -93,10 +94,18 @@ class ChosenOutputs(SeveralColumns):
             random_state=random_state,
         )
 
-    def _learns(self) -> bool:
-        """Tell whether a fit uses more than one sample."""
-        chooses = "auto" in (self.layer, self.image_size) or self.n_components is not None
-        return chooses or any(map(is_learned, self._poolings()))
+    @property
+    def outputs_(self) -> list[Output]:
+        learned = getattr(self, "token_weights_", {})
+        sized = self._sized
+        return [
+            Output(sized[i], layer, learned[p] if is_learned(p) else p, width)
+            for (i, layer, p), width in zip(self._blocks, self._widths, strict=True)
+        ]
+
+    @property
+    def output_names_(self) -> list[str]:
+        return [self._name_block(*block) for block in self._blocks]
 
     def _poolings(self) -> list:
         return self.pooling if isinstance(self.pooling, list) else [self.pooling]

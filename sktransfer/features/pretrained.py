@@ -16,6 +16,7 @@ from ..backbones import resolve_layer
 from ..data import check_labels, check_weights
 from ..data.types import Samples, Targets
 from .class_map import mapped_logits, resolve_class_map
+from .output import Output
 from .reporting import reported
 from .sizes import SeveralSizes
 from .tables import check_outputs
@@ -70,6 +71,10 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         The loaded network.
     image_size_ : int, list of int or None
         The size or sizes given to the network; None where its input is not a square image.
+    outputs_ : list of Output
+        What is read from the network: its last layer, at each size.
+    class_positions_ : dict
+        For a dictionary as ``class_map``: each label, with the positions of its classes.
     conditional_ : ndarray of shape (n_classes_of_the_network, n_classes)
         p(label | class of the network), for ``class_map="learn"``.
     truncated_rate_ : float
@@ -119,6 +124,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
     """
 
     classes_: np.ndarray
+    class_positions_: dict[Any, list[int]]
     conditional_: np.ndarray
     _parameter_constraints: dict[str, Any] = {
         **SeveralSizes._parameter_constraints,
@@ -186,9 +192,10 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
             the message), or a network without classes.
         """
         samples = self._fit_backbone(X)
-        self.__dict__.pop("conditional_", None)
+        for name in ("conditional_", "class_positions_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         declared = self.backbone_.classes
-        n_outputs = list(self._inspect(samples).values())[-1].width
+        self._width = n_outputs = list(self._inspect(samples).values())[-1].width
         if declared is not None and len(declared) != n_outputs:
             raise ValueError(
                 f"Backbone {self.backbone_.name!r} declares {len(declared)} classes and has "
@@ -199,8 +206,8 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         elif isinstance(self.class_map, str):
             self._learn_classes(samples, y, sample_weight)
         else:
-            self._sources = resolve_class_map(self.class_map, self.backbone_, n_outputs)
-            self.classes_ = np.array(list(self._sources))
+            self.class_positions_ = resolve_class_map(self.class_map, self.backbone_, n_outputs)
+            self.classes_ = np.array(list(self.class_positions_))
         return self
 
     def _source_classes(self) -> tuple[str, ...]:
@@ -223,6 +230,11 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         target = np.eye(len(self.classes_))[codes]
         self.conditional_ = labels_given_classes(theta, target, self.smoothing, weight)
 
+    @property
+    def outputs_(self) -> list[Output]:
+        layer = resolve_layer(self.backbone_, -1)
+        return [Output(backbone, layer, "avg", self._width) for backbone in self._sized]
+
     def _usual_run(self):
         return self._recipe((resolve_layer(self.backbone_, -1),)), self.batch_size
 
@@ -238,7 +250,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         return np.mean([softmax(logits, axis=1) for logits in self._outputs(samples)], axis=0)
 
     def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return softmax(mapped_logits(logits, self._sources.values()), axis=1)
+        return softmax(mapped_logits(logits, self.class_positions_.values()), axis=1)
 
     def predict_proba(self, X: Samples) -> np.ndarray:
         """Predict the probability of each class.

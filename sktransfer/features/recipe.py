@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..backbones import Backbone, describe, stages_of
-from ..engines import Engine, as_pooling, engine_for, resolve_engine
+from ..engines import Engine, as_pooling, engine_for
+from .output import Output, store_key
 
 __all__ = ["Recipe"]
 
@@ -61,15 +62,9 @@ class Recipe:
         -------
         str
         """
-        backbone = self.backbone
         layer, pooling = (layer, self.pooling) if isinstance(layer, str) else layer
-        settings = (describe(pooling), self.precision, self.dtype, describe(backbone.modality))
-        preprocess = describe(backbone.preprocess)
-        parts = ("v3", backbone.fingerprint, layer, *settings, preprocess)
-        # Runtimes differ by their rounding, which is large in another precision than float32.
-        runtime = resolve_engine(self.runtime)
-        by_runtime = self.precision != "float32" and runtime != "torch"
-        return "|".join((*parts, runtime) if by_runtime else parts)
+        settings = {"precision": self.precision, "dtype": self.dtype, "engine": self.runtime}
+        return store_key(Output(self.backbone, layer, pooling), **settings)
 
     @property
     def whole_outputs(self) -> tuple[tuple[Any, ...], ...]:

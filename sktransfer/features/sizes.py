@@ -14,8 +14,9 @@ from ..data import encode_target, is_numbers
 from ..data.types import RandomState
 from .base import BackboneEstimator, Count
 from .layer_choice import N_ROWS, as_lines, clearly_best, means_of
+from .output import side_of
 
-__all__ = ["SeveralSizes", "SizeChoice", "candidate_sizes", "choose_size", "side_of"]
+__all__ = ["SeveralSizes", "SizeChoice", "candidate_sizes", "choose_size"]
 
 # Sides that are tried, as parts of the native one: 128, 224, 288 and 320 pixels for 224. Below,
 # details are lost; above, objects are larger than those of the training of the weights.
@@ -68,13 +69,6 @@ class SeveralSizes(BackboneEstimator):
             return [self.backbone_]
         return [self.backbone_.with_image_size(size) for size in self.image_size_]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "backbone_" in state and "image_size_" not in state:  # a file of an earlier version
-            self.image_size_ = side_of(self.backbone_)
-            if "_blocks" in state:
-                self._blocks = [(0, *block) for block in state["_blocks"]]
-
     def _features_by_layer(self, samples, layers: tuple[str, ...], poolings: list, rows) -> dict:
         """Compute the features of each layer, the sizes and poolings of one side by side."""
         recipes = [self._recipe(layers, p, backbone=b) for b in self._sized for p in poolings]
@@ -119,12 +113,6 @@ class SizeChoice:
 
     def __repr__(self) -> str:
         return as_lines(self.sizes, self.size, self.scores, self.errors)
-
-
-def side_of(backbone: Backbone) -> int | None:
-    """Return the side of the square that a network is given, in pixels; None if it is no square."""
-    shape = backbone.input_shape or ()
-    return shape[1] if len(shape) == 3 and shape[1] == shape[2] else None
 
 
 def candidate_sizes(backbone: Backbone) -> list[Backbone]:

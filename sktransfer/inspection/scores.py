@@ -133,7 +133,7 @@ def _of_direct(estimator: PretrainedClassifier) -> Scores:
     if estimator.class_map == "learn":
         given = _tensor(estimator.conditional_)
         return Scores(reads, lambda x: torch.stack([_conditional(one, given) for one in x]).mean(0))
-    groups = estimator._sources.values()
+    groups = estimator.class_positions_.values()
     return Scores(reads, lambda x: _mapped(torch.stack(x).mean(0), groups))
 
 

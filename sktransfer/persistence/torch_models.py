@@ -120,7 +120,7 @@ def _direct(estimator: PretrainedClassifier, X) -> Exportable:
     pairs = [(backbone, [(last, "avg")]) for backbone in estimator._sized]
     sources, networks = make_networks(estimator, pairs, X)
     mapped = isinstance(estimator.class_map, dict)
-    groups = [list(found) for found in estimator._sources.values()] if mapped else None
+    groups = [list(found) for found in estimator.class_positions_.values()] if mapped else None
     learned = estimator.conditional_ if estimator.class_map == "learn" else None
     then = _DirectUse(groups, learned)
     return Exportable(sources, Then(networks, then), "probabilities", estimator.classes_)

@@ -50,7 +50,7 @@ def test_two_columns_give_the_features_of_each_side_by_side(form, table):
     alone = [extractor().fit_transform(table[name].tolist()) for name in table]
     found = model.transform(form(table))
     np.testing.assert_allclose(found, np.hstack(alone), rtol=1e-5, atol=1e-6)
-    assert model._n_features_out == 16 == len(model.get_feature_names_out())
+    assert model.n_features_out_ == 16 == len(model.get_feature_names_out())
 
 
 def test_names_of_features_begin_with_the_column(table):

@@ -97,7 +97,7 @@ def test_what_learns_computes_the_samples(paths):
     extractor = fitted(layer="auto").fit(lazy, y)
     expected = fitted(layer="auto").fit(paths, y).layer_choice_.scores
     np.testing.assert_array_equal(extractor.layer_choice_.scores, expected)
-    assert FeatureFunction(extractor)([]).shape == (0, sum(extractor._widths))
+    assert FeatureFunction(extractor)([]).shape == (0, extractor.n_features_out_)
 
 
 def test_a_transformer_that_is_not_fitted_says_so(paths):

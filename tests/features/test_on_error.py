@@ -60,7 +60,7 @@ def test_unreadable_samples_are_nan_and_the_others_as_without_them(
     wanted = wanted.transform([files[i] for i in good])
     for _ in range(2):
         found = model.transform(files)
-        assert found.shape == (N, model._n_features_out)
+        assert found.shape == (N, model.n_features_out_)
         assert found.dtype == np.float32
         assert np.isnan(found[BAD]).all()
         np.testing.assert_allclose(found[good], wanted, rtol=1e-5, atol=1e-5)

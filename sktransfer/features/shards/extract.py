@@ -18,7 +18,7 @@ from ...backbones import describe, modality_of
 from ...data import UnreadableSamplesError
 from ...data.types import PathLike
 from ..base import shallow_copy
-from ..extractor import PretrainedFeatureExtractor
+from ..extractor import PretrainedFeatureExtractor, learns_from_samples
 from ..function import FeatureFunction
 from ..poolings import is_learned, unlearned
 from ..progress import progress
@@ -284,7 +284,7 @@ def _fitted(extractor: PretrainedFeatureExtractor, source: Source) -> Pretrained
 
 
 def _check_untrained(extractor: PretrainedFeatureExtractor) -> None:
-    if extractor._learns():
+    if learns_from_samples(extractor):
         raise NotFittedError(
             f"{extractor!r} learns from samples: fit it to some, and pass the fitted extractor."
         )

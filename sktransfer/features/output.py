@@ -1,0 +1,141 @@
+"""Describe what is read from a network: the output of a layer at an input size, pooled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..backbones import Backbone, LayerInfo, describe, inspect_layers
+from ..data import UnreadableSamplesError
+from ..engines import as_pooling, resolve_engine
+from .opening import open_sample
+
+__all__ = ["Output", "layers_of", "noise", "probe_batch", "side_of", "store_key"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What is read from a network: the activation of a layer, pooled.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The network, at the input size at which it is run.
+    layer : str
+        The layer whose activation is read.
+    pooling : str, callable, tuple or TokenWeights, default="avg"
+        How the activation becomes a vector; see :func:`sktransfer.engines.pool`. "none" keeps
+        the whole activation. :class:`TokenWeights` are a mean of word vectors whose weights
+        were learned.
+    width : int, default=None
+        Number of features. None if it is not known, or is not the same for all samples.
+    """
+
+    backbone: Backbone
+    layer: str
+    pooling: str | Callable[..., Any] | tuple[Any, ...] | Any = "avg"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pooling", as_pooling(self.pooling))
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the square that the network is given, in pixels; None if it is no square."""
+        return side_of(self.backbone)
+
+
+def store_key(
+    output: Output, *, precision: str = "float32", dtype: str = "float32", engine: str = "auto"
+) -> str:
+    """Describe all that decides the values of an output except the sample, for the store.
+
+    Parameters
+    ----------
+    output : Output
+    precision : {"float32", "bfloat16"}, default="float32"
+        The type in which the network computes.
+    dtype : {"float32", "float16"}, default="float32"
+        The type in which features are kept.
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
+        The library that runs the network.
+
+    Returns
+    -------
+    str
+    """
+    backbone = output.backbone
+    settings = (describe(output.pooling), precision, dtype, describe(backbone.modality))
+    parts = ("v3", backbone.fingerprint, output.layer, *settings, describe(backbone.preprocess))
+    # Runtimes differ by their rounding, which is large in another precision than float32.
+    runtime = resolve_engine(engine)
+    by_runtime = precision != "float32" and runtime != "torch"
+    return "|".join((*parts, runtime) if by_runtime else parts)
+
+
+def side_of(backbone: Backbone) -> int | None:
+    """Return the side of the square that a network is given, in pixels; None if it is no square."""
+    shape = backbone.input_shape or ()
+    return shape[1] if len(shape) == 3 and shape[1] == shape[2] else None
+
+
+def layers_of(backbone: Backbone, samples: Sequence[Any] | None = None) -> dict[str, LayerInfo]:
+    """Check the stages of a network on one sample and describe each layer; later calls are free.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    samples : sequence, default=None
+        As returned by the method ``check`` of their modality. The first one is opened if the
+        preprocessing does not tell the shape of the input.
+
+    Returns
+    -------
+    dict of str to LayerInfo
+
+    Raises
+    ------
+    UnreadableSamplesError
+        If the sample cannot be read or preprocessed.
+    """
+    return inspect_layers(backbone, probe_batch(backbone, samples))
+
+
+def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> torch.Tensor:
+    """Return a batch of one for a network: noise if the shape is known, else the first sample.
+
+    Parameters
+    ----------
+    backbone, samples
+        As for :func:`layers_of`.
+
+    Returns
+    -------
+    Tensor of shape (1, ...)
+    """
+    shape = backbone.input_shape
+    of, batch = backbone.prepared.get("probe", (None, None))  # a fit asks several times
+    if shape is not None:
+        if of != shape:
+            batch = noise(shape)
+            backbone.prepared["probe"] = shape, batch
+        return batch
+    if samples is None:
+        raise ValueError(f"The shape of the input of backbone {backbone.name!r} is not known.")
+    sample = samples[0]
+    if of is not sample:
+        try:
+            batch = open_sample(sample, backbone)[None]
+        except Exception as error:
+            raise UnreadableSamplesError([(0, sample, error)]) from error
+        backbone.prepared["probe"] = sample, batch
+    return batch
+
+
+def noise(shape: tuple[int, ...]) -> torch.Tensor:
+    """Make a batch of one sample. Zeros would hide steps that are left out, as an activation."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
