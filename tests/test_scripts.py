@@ -45,11 +45,35 @@ def test_the_structure_script_counts_a_small_package(tmp_path, monkeypatch):
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    found = structure.figures(structure.Package(tmp_path))
-    assert found["files"] == 3
-    assert found["imports"] == 3
-    assert found["levels"] == 2
-    assert found["circles (files in them)"] == "1 (2)"
-    assert found["comparisons with a kind (files)"] == "1 (1)"
-    assert found["lines of a function: median / 90 % / most"] == "2 / 2 / 2"
+    package = structure.Package(tmp_path)
+    counts = structure.count_code(package)
+    assert counts["files"] == "3"
+    assert counts["imports"] == "3"
+    assert counts["levels"] == "2"
+    assert counts["circles (files in them)"] == "1 (2)"
+    assert counts["lines of a function: median / 90 % / most"] == "2 / 2 / 2"
+    assert package.lines()["all"] == (8, 1)
     sys.modules.pop("structure")
+
+
+def test_the_structure_script_counts_what_a_call_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    structure = importlib.import_module("structure")
+    folder = tmp_path / "counted_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from .b import leaf\n"
+        "def middle(x):\n    return [leaf(y) for y in x]\n"
+        "def top():\n"
+        "    with ThreadPoolExecutor(1) as pool:\n        pool.submit(leaf, 1).result()\n"
+        "    return middle([1, 2])\n"
+    )
+    (folder / "b.py").write_text("def leaf(x):\n    return abs(x)\n")
+    top = importlib.import_module("counted_package.a").top
+    assert structure.CallCounter(str(folder)).count(top) == [2, 3, 3]
+    for name in [*sys.modules]:
+        if name == "structure" or name.startswith("counted_package"):
+            sys.modules.pop(name)
