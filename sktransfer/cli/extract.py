@@ -50,6 +50,12 @@ def extract(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try samples again that failed before.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove features that the source has no more.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files, and repair damaged ones.")
+    ] = False,
 ) -> None:
     """Extract the features of any number of samples into a folder of Parquet files."""
     extractor = PretrainedFeatureExtractor(
@@ -72,6 +78,8 @@ def extract(
             executor=executor,
             retries=retries,
             retry_failed=retry_failed,
+            replace=replace,
+            verify=verify,
             verbose=1,
         )
     _print(report)

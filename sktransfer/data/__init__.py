@@ -18,7 +18,7 @@ from .links import documentation_link
 from .modality import Modality, SampleView, get_modality, register_modality
 from .parts import ImageParts, NumberParts, Parts, TextParts
 from .pixels import digest, open_image, read_image
-from .tables import load_image_table, open_table
+from .tables import LEADING_ZERO, load_image_table, open_table
 from .targets import (
     ClassTarget,
     IndicatorTarget,
@@ -34,6 +34,7 @@ from .texts import TextModality, as_texts, pad_rows, padded_length
 from .versions import package_versions, warn_later_versions
 
 __all__ = [
+    "LEADING_ZERO",
     "ArrayModality",
     "CacheError",
     "ClassTarget",

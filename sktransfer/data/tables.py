@@ -11,7 +11,9 @@ import numpy as np
 from .base import shorten
 from .contents import has_scheme
 
-__all__ = ["load_image_table", "open_table"]
+__all__ = ["LEADING_ZERO", "load_image_table", "open_table"]
+
+LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
 _IMAGE = ("image", "file_name", "filename", "file", "path", "image_path", "filepath", "img", "url")
@@ -86,7 +88,8 @@ def open_table(table: Any) -> tuple[Any, ...]:
     Parameters
     ----------
     table : str, path-like or pandas.DataFrame
-        The name of a CSV, TSV, Parquet or JSON lines file, or a data frame.
+        The name of a CSV, TSV, Parquet or JSON lines file, or a data frame. A column of a CSV or
+        TSV file is text if one of its numbers begins with a zero, as in "001".
 
     Returns
     -------
@@ -98,15 +101,21 @@ def open_table(table: Any) -> tuple[Any, ...]:
         return table, Path()
     path = Path(table).expanduser()
     readers = {
-        ".csv": lambda pd: pd.read_csv(path),
-        ".tsv": lambda pd: pd.read_csv(path, sep="\t"),
+        ".csv": lambda pd: _read_csv(pd, path, ","),
+        ".tsv": lambda pd: _read_csv(pd, path, "\t"),
         ".parquet": lambda pd: pd.read_parquet(path),
         ".pq": lambda pd: pd.read_parquet(path),
-        ".jsonl": lambda pd: pd.read_json(path, lines=True),
+        ".jsonl": lambda pd: pd.read_json(path, lines=True, dtype=False),  # "001" stays text
     }
     if path.suffix.lower() not in readers:
         raise ValueError(f"{str(path)!r}: the name of a table ends in one of {sorted(readers)}.")
     return readers[path.suffix.lower()](_pandas()), path.parent
+
+
+def _read_csv(pd, path: Path, separator: str):
+    texts = pd.read_csv(path, sep=separator, dtype=str)
+    kept = [name for name in texts if texts[name].str.contains(LEADING_ZERO, na=False).any()]
+    return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(kept, str))
 
 
 def _pandas():

@@ -45,6 +45,14 @@ def test_texts_come_from_their_column(tmp_path):
     assert found.y.tolist() == [1, 0]
 
 
+def test_labels_that_begin_with_a_zero_stay_text(tmp_path):
+    pytest.importorskip("pandas")
+    path = tmp_path / "t.csv"
+    path.write_text("review,image,label\ngood,a.png,001\ndull,b.png,010\n", encoding="utf-8")
+    for columns in (Columns(), Columns(text="review")):
+        assert sources.read_source(path, columns).y.tolist() == ["001", "010"]
+
+
 def test_images_of_a_table_are_beside_it(tmp_path):
     pytest.importorskip("pandas")
     (tmp_path / "t.csv").write_text("path,label\na.png,x\n", encoding="utf-8")

@@ -28,6 +28,15 @@ def test_names_of_files_begin_in_the_folder_of_the_table(ending, tmp_path):
     assert y.tolist() == ["x", "y", "x"]
 
 
+@pytest.mark.parametrize("ending", WRITERS)
+def test_labels_that_begin_with_a_zero_stay_text(ending, tmp_path):
+    frame = FRAME.assign(label=["007", "8", "10"], score=[0.5, 0.25, -0.5])
+    WRITERS[ending](frame, tmp_path / f"t.{ending}")
+    assert load_image_table(tmp_path / f"t.{ending}")[1].tolist() == ["007", "8", "10"]
+    numbers = load_image_table(tmp_path / f"t.{ending}", label=["id", "score"])[1]
+    assert numbers.tolist() == [[7, 0.5], [8, 0.25], [9, -0.5]]
+
+
 @pytest.mark.parametrize("frame", [FRAME, pl.from_pandas(FRAME)])
 def test_columns_and_the_folder_can_be_given(frame, tmp_path):
     X, y = load_image_table(frame, image="file_name", label="id", folder=tmp_path)

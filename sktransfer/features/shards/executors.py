@@ -35,13 +35,20 @@ class Pool(Protocol):
     ----------
     window : int
         Tasks that may be submitted and not done.
+    no_worker : str
+        What a warning says if there is no worker.
     """
+
+    no_worker: str
 
     @property
     def window(self) -> int: ...
 
     def submit(self, shard: Shard, avoid: set[str]) -> Any:
         """Begin to compute a shard, on other workers than some if possible; return a future."""
+
+    def has_workers(self) -> bool:
+        """Tell whether any worker could run a task now."""
 
     def close(self, futures: Iterable[Any]) -> None:
         """Cancel what has not begun, and give back what the pool has taken."""
@@ -51,6 +58,7 @@ class _HerePool:
     """Runs each task at once in this process."""
 
     window = 1
+    no_worker = ""
 
     def __init__(self, task: ShardTask):
         self.task = task
@@ -63,12 +71,17 @@ class _HerePool:
             future.set_exception(error)
         return future
 
+    def has_workers(self):
+        return True
+
     def close(self, futures):
         pass
 
 
 class _ExecutorPool:
     """Runs tasks in an executor; the workers share the cores of this machine."""
+
+    no_worker = ""
 
     def __init__(self, task: ShardTask, executor: concurrent.futures.Executor):
         self.task, self.executor = task, executor
@@ -79,6 +92,9 @@ class _ExecutorPool:
 
     def submit(self, shard, avoid):
         return self.executor.submit(self.task, shard, self.n_threads)
+
+    def has_workers(self):
+        return True
 
     def close(self, futures):
         for future in futures:
@@ -103,6 +119,21 @@ class _DaskPool:
             plugin = _make_plugin(function.key, function.payload)
             _try_often(lambda: client.register_plugin(plugin, name=self.name))
         self.n_submitted = 0
+
+    @property
+    def no_worker(self) -> str:
+        resources = f" with the resources {dict(self.resources)}" if self.resources else ""
+        return f"The Dask cluster at {self.client.scheduler.address} has no worker{resources}."
+
+    def has_workers(self):
+        try:
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        except OSError:  # the scheduler does not answer either
+            return False
+        return any(
+            all(worker["resources"].get(name, 0) >= n for name, n in (self.resources or {}).items())
+            for worker in workers
+        )
 
     @property
     def window(self) -> int:

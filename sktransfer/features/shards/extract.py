@@ -26,7 +26,7 @@ from ..recipe import Recipe
 from .arrow import arrow
 from .executors import pool_for
 from .folder import Folder
-from .parts import DIGEST, ROW, Block, Manifest, PartName
+from .parts import DIGEST, ROW, Block, Manifest, PartName, sketch_of
 from .pieces import Reading
 from .planning import Shard, plan
 from .report import ExtractionReport, read_failures
@@ -36,6 +36,8 @@ from .task import Done, ShardTask
 
 __all__ = ["blocks_of", "extract_to"]
 
+_AHEAD = 64  # shards that are looked at to know a source again, if they differ from their parts
+_AHEAD_OF_STREAM = 2  # the same for an iterator, whose rows stay in memory
 _TRIED = 16  # first samples, to one of which an extractor is fitted
 
 
@@ -52,6 +54,8 @@ def extract_to(
     retries: int = 2,
     on_error: str = "record",
     retry_failed: bool = False,
+    replace: bool = False,
+    verify: bool = False,
     dtype: str = "float32",
     verbose: int = 0,
 ) -> ExtractionReport:
@@ -98,6 +102,12 @@ def extract_to(
         ``failed-*.parquet``, or raise an error at the first of them.
     retry_failed : bool, default=False
         Whether shards with samples that failed in an earlier call are computed again.
+    replace : bool, default=False
+        Whether parts that exist may be removed because the source has no such rows any more, or
+        because none of them is of this source. Otherwise that is an error, and says what would be
+        lost. Not needed where some rows have changed or rows were added.
+    verify : bool, default=False
+        Whether parts that exist are read wholly, and computed again if they are damaged.
     dtype : {"float32", "float16"}, default="float32"
         The type in which features are kept.
     verbose : int, default=0
@@ -112,7 +122,8 @@ def extract_to(
     Raises
     ------
     ValueError
-        If a parameter is wrong, or the folder has features of another recipe.
+        If a parameter is wrong, the folder has features of another recipe, or features would be
+        lost and ``replace`` is False.
     UnreadableSamplesError
         With ``on_error="raise"``.
     ExtractionError
@@ -151,16 +162,16 @@ def extract_to(
     arrow()
     _check(shard_size=shard_size, retries=retries, on_error=on_error, dtype=dtype)
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
-    found = open_source(source, Reading(column, keep, _modality(extractor)))
+    folder = Folder(target)
+    found = open_source(source, Reading(column, keep, _modality(extractor)), folder)
     extractor = _fitted(extractor, found)
     manifest = _manifest(extractor, dtype, int(shard_size))
     _check_names(manifest, keep)
-    folder = Folder(target)
     task = ShardTask(FeatureFunction(extractor), folder, manifest, on_error)
     pool = pool_for(task, executor, resources)
+    extraction = _Extraction(folder, manifest, found, retry_failed, replace, verify)
     folder.make()
     manifest.save(folder)
-    extraction = _Extraction(folder, manifest, found, retry_failed)
     return _reported(shallow_copy(extractor), extraction, pool, int(retries), verbose)
 
 
@@ -190,12 +201,20 @@ class _Extraction:
     folder : Folder
     manifest : Manifest
     source : Source
-    retry_failed : bool
+    retry_failed, replace, verify : bool
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, source: Source, retry_failed: bool):
+    def __init__(
+        self,
+        folder: Folder,
+        manifest: Manifest,
+        source: Source,
+        retry_failed: bool,
+        replace: bool,
+        verify: bool,
+    ):
         self.folder, self.manifest, self.source = folder, manifest, source
-        self.retry_failed = retry_failed
+        self.retry_failed, self.replace, self.verify = retry_failed, replace, verify
         self.found = {name for name in map(PartName.parse, folder.names()) if name}
         self.by_start: dict[int, list[PartName]] = {}
         for name in self.found:
@@ -211,8 +230,12 @@ class _Extraction:
         return None if n_rows is None else math.ceil(n_rows / self.manifest.shard_size)
 
     def run(self, pool, retries: int, verbose: int) -> ExtractionReport:
-        with progress("features", self.source.n_rows, verbose) as self.advance:
+        n_rows = self.source.n_rows
+        if n_rows is not None:
+            self._check_gone(n_rows)
+        with progress("features", n_rows, verbose) as self.advance:
             run_shards(self._missing(), pool, retries, self._report)
+        self._check_gone(self.n_rows)
         for names in self.by_start.values():  # of rows that the source has no more
             self._remove(names)
         n_failed = read_failures(self.folder).num_rows
@@ -221,14 +244,66 @@ class _Extraction:
 
     def _missing(self) -> Iterator[Shard]:
         """Yield the shards that are to be computed."""
-        for shard in plan(self.source, self.manifest.shard_size, self.manifest.key):
-            self.n_rows += len(shard)
+        for shard in self._of_this_source(self._planned()):
             part = PartName("part", shard.start, shard.digest)
             again = self.retry_failed and part._replace(kind="failed") in self.found
-            if part in self.found and not again:
+            if part in self.found and not again and not self.verify:
                 self._finish(shard)
             else:
-                yield dataclasses.replace(shard, again=again)
+                yield dataclasses.replace(shard, again=again, verify=self.verify)
+
+    def _planned(self) -> Iterator[Shard]:
+        for shard in plan(self.source, self.manifest.shard_size, self.manifest.key):
+            self.n_rows += len(shard)
+            yield shard
+
+    def _of_this_source(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """Pass shards on, unless none of the parts that exist is of this source.
+
+        Shards that no part is like wait for the first one that has such a part: rows that have
+        changed are computed again, but another source must not remove all that was computed.
+        """
+        waiting: list[Shard] = []
+        is_known = self.replace or not self.by_start
+        most = min(len(self.by_start), _AHEAD_OF_STREAM if self.source.is_stream else _AHEAD)
+        for shard in shards:
+            if is_known or shard.start not in self.by_start:
+                yield shard
+            elif self._is_like_a_part(shard):
+                is_known = True
+                yield from [*waiting, shard]
+                waiting = []
+            else:
+                waiting.append(shard)
+                if len(waiting) == most:
+                    break
+        if waiting:
+            raise ValueError(
+                f"None of the parts in {self.folder.url!r} is of this source: "
+                f"{_described(self.by_start)} would be replaced. Give another target, the source "
+                "and the columns as before, or replace=True if that is meant."
+            )
+
+    def _is_like_a_part(self, shard: Shard) -> bool:
+        """Tell whether a part has these rows, or at least one of those in the sketch."""
+        names = self.by_start[shard.start]
+        sketches = (sketch_of(self.folder, name) for name in names)
+        return any(name.digest == shard.digest for name in names) or any(
+            old == new
+            for sketch in sketches
+            for old, new in zip(sketch, shard.sketch, strict=False)
+        )
+
+    def _check_gone(self, n_rows: int) -> None:
+        """Refuse a source without rows, or that ends before the parts do."""
+        gone = {start: names for start, names in self.by_start.items() if start >= n_rows}
+        if self.replace or (n_rows and not gone):
+            return
+        lost = f", and {_described(gone)} in {self.folder.url!r} would be lost" if gone else ""
+        raise ValueError(
+            f"source has {n_rows or 'no'} rows{lost}. Check it: a pattern may match no file."
+            + (" Pass replace=True if that is meant." if gone else "")
+        )
 
     def _report(self, shard: Shard, done: Done) -> None:
         self.n_new += done.n_rows
@@ -244,6 +319,13 @@ class _Extraction:
     def _remove(self, names: list[PartName]) -> None:
         for name in names:
             self.folder.remove(str(name))
+
+
+def _described(by_start: dict[int, list[PartName]]) -> str:
+    """Describe parts for a message."""
+    names = sorted(name for names in by_start.values() for name in names if name.kind == "part")
+    n, first = len(names), names[0] if names else "no part"
+    return f"the part '{first}'" if n == 1 else f"{n} parts, the first of them '{first}',"
 
 
 def _check(*, shard_size, retries, on_error, dtype) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Folder", "as_url", "open_location"]
+__all__ = ["Folder", "as_url", "below", "open_location"]
 
 _NEW = ".new-"  # begins the name of a file that is being written
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to such a file
@@ -45,6 +45,28 @@ def open_location(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     return url_to_fs(url)
+
+
+def below(folder: str, url: str) -> str | None:
+    """Return the path of a location from a folder: "" for the folder, None for what is elsewhere.
+
+    Parameters
+    ----------
+    folder, url : str
+
+    Returns
+    -------
+    str or None
+    """
+    (system, top), (other, path) = open_location(folder), open_location(url)
+    if system != other:
+        return None
+    if "file" in system.protocol:  # links
+        top, path = os.path.realpath(top), os.path.realpath(path)
+    top, path = top.rstrip("/"), path.rstrip("/")
+    if top == path:
+        return ""
+    return path.removeprefix(f"{top}/") if path.startswith(f"{top}/") else None
 
 
 class Folder:
@@ -91,10 +113,13 @@ class Folder:
         return sorted(name for name in names if not name.startswith(_NEW))
 
     def holds(self, name: str) -> bool:
-        """Tell whether a file exists now."""
+        """Tell whether a file exists now and is not empty, as an interrupted copy may be."""
         system, path = self._place
         system.invalidate_cache(path)
-        return system.exists(self.path(name))
+        try:
+            return system.info(self.path(name))["size"] > 0
+        except FileNotFoundError:
+            return False
 
     def open(self, name: str) -> Any:
         """Open a file to read it."""

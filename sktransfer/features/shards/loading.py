@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...data.types import PathLike
 from ..tables import empty_table
 from .arrow import arrow
 from .folder import Folder
-from .parts import DIGEST, Manifest, PartName, features_of, read_part
+from .parts import DIGEST, Manifest, PartName, features_of, open_part, read_part
 
 __all__ = ["iter_features", "load_features", "open_features"]
 
@@ -38,7 +39,7 @@ def load_features(folder: PathLike) -> tuple[np.ndarray, Any]:
     FileNotFoundError
         If there are no features in the folder.
     ValueError
-        If a part is damaged.
+        If a part is damaged or there twice.
 
     See Also
     --------
@@ -55,8 +56,8 @@ def load_features(folder: PathLike) -> tuple[np.ndarray, Any]:
     >>> X.shape, table["row"].to_pylist()
     ((2, 1280), [0, 1])
     """
-    place, manifest, names = open_features(folder)
-    n_rows = sum(_count(place, name) for name in names)
+    place, manifest, names = _open_once(folder)
+    n_rows = sum(_count(place, name, manifest) for name in names)
     width = sum(block.width for block in manifest.blocks)
     X = empty_table((n_rows, width), np.dtype(manifest.dtype))
     tables, row = [], 0
@@ -87,7 +88,7 @@ def iter_features(folder: PathLike) -> Iterator[tuple[np.ndarray, Any]]:
     FileNotFoundError
         If there are no features in the folder.
     ValueError
-        If a part is damaged.
+        If a part is damaged or there twice.
 
     See Also
     --------
@@ -103,7 +104,7 @@ def iter_features(folder: PathLike) -> Iterator[tuple[np.ndarray, Any]]:
     >>> [X.shape for X, table in iter_features(folder)]
     [(1, 1280), (1, 1280)]
     """
-    yield from _read(*open_features(folder))
+    yield from _read(*_open_once(folder))
 
 
 def open_features(folder: PathLike) -> tuple[Folder, Manifest, list[PartName]]:
@@ -132,9 +133,22 @@ def open_features(folder: PathLike) -> tuple[Folder, Manifest, list[PartName]]:
     return place, manifest, sorted(names, key=lambda name: name.start)
 
 
-def _count(folder: Folder, name: PartName) -> int:
-    with folder.open(str(name)) as file:
-        return arrow().parquet.ParquetFile(file).metadata.num_rows
+def _open_once(folder: PathLike) -> tuple[Folder, Manifest, list[PartName]]:
+    """List the parts, and check that no rows are there twice."""
+    place, manifest, names = open_features(folder)
+    for first, second in itertools.pairwise(names):
+        if first.start == second.start:
+            raise ValueError(
+                f"{place.url!r} has two parts of the same rows, '{first}' and '{second}': a call "
+                "was interrupted after rows had changed. Call extract_to again, which removes the "
+                "old one."
+            )
+    return place, manifest, names
+
+
+def _count(folder: Folder, name: PartName, manifest: Manifest) -> int:
+    with open_part(folder, name, manifest.key) as opened:
+        return opened.metadata.num_rows
 
 
 def _read(folder: Folder, manifest: Manifest, names: list[PartName]) -> Iterator[tuple]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +22,17 @@ __all__ = [
     "Manifest",
     "PartName",
     "features_of",
+    "is_whole",
+    "open_part",
     "read_part",
+    "sketch_of",
     "write_part",
 ]
 
 ROW, DIGEST = "row", "digest"  # columns of each part
 MANIFEST = "_features.json"
 _METADATA = b"sktransfer"
+_AGAIN = "Call extract_to again with verify=True, which computes damaged parts again."
 _GROUP = 512  # rows that are read at once where single rows are looked up
 _NAME = re.compile(r"(part|failed)-(\d{12})-([0-9a-f]{16})\.parquet")
 
@@ -135,7 +141,13 @@ def _block(found: list) -> Block:
     return Block(name, width, key, None if whole is None else (whole[0], tuple(whole[1])))
 
 
-def write_part(folder: Folder, name: PartName, columns: dict[str, Any], manifest: Manifest) -> None:
+def write_part(
+    folder: Folder,
+    name: PartName,
+    columns: dict[str, Any],
+    manifest: Manifest,
+    sketch: tuple[str, ...],
+) -> None:
     """Write columns as one Parquet file, whose bytes depend on nothing else.
 
     Parameters
@@ -144,9 +156,12 @@ def write_part(folder: Folder, name: PartName, columns: dict[str, Any], manifest
     name : PartName
     columns : dict of str to arrow array, or ndarray of shape (n, width) for features
     manifest : Manifest
+    sketch : tuple of str
+        That of the shard.
     """
     pa = arrow()
     own = {"format": 1, "key": manifest.key, "rows": name.digest, "start": name.start}
+    own["sketch"] = sketch
     made = {k: _fixed_size(v) if isinstance(v, np.ndarray) else v for k, v in columns.items()}
     table = pa.table(made).replace_schema_metadata({_METADATA: json.dumps(own)})
     narrow = [k for k, v in columns.items() if not isinstance(v, np.ndarray)]
@@ -165,6 +180,65 @@ def _fixed_size(features: np.ndarray):
     pa = arrow()
     flat = pa.array(np.ascontiguousarray(features).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, features.shape[1])
+
+
+@contextlib.contextmanager
+def open_part(folder: Folder, name: PartName, key: str | None = None) -> Iterator[Any]:
+    """Open a part, and check that it is what its name says.
+
+    Parameters
+    ----------
+    folder : Folder
+    name : PartName
+    key : str, default=None
+        The key of the recipe that the part must have.
+
+    Yields
+    ------
+    pyarrow.parquet.ParquetFile
+
+    Raises
+    ------
+    ValueError
+        If the part is damaged, has the rows of another part or features of another recipe.
+    """
+    pa = arrow()
+    try:
+        with folder.open(str(name)) as file:
+            opened = pa.parquet.ParquetFile(file, page_checksum_verification=True)
+            own = _own_of(opened)
+            if (own["start"], own["rows"]) != (name.start, name.digest):
+                raise ValueError(
+                    f"{str(name)!r} in {folder.url!r} is a copy of another part, that of row "
+                    f"{own['start']}. {_AGAIN}"
+                )
+            if key is not None and own["key"] != key:
+                raise ValueError(f"{str(name)!r} in {folder.url!r} has features of another recipe.")
+            yield opened
+    except (pa.ArrowException, OSError, KeyError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(
+            f"{str(name)!r} in {folder.url!r} is damaged ({error}). {_AGAIN}"
+        ) from error
+
+
+def _own_of(opened) -> dict[str, Any]:
+    """Return what a part says about itself: key, first row, digest and number of its rows."""
+    metadata = opened.schema_arrow.metadata or {}
+    try:
+        return json.loads(metadata[_METADATA])
+    except ValueError as error:
+        raise OSError(f"metadata: {error}") from None
+
+
+def sketch_of(folder: Folder, name: PartName) -> list[str]:
+    """Return the sketch of the shard that a part was made of; empty if the part is damaged."""
+    try:
+        with open_part(folder, name) as opened:
+            return _own_of(opened)["sketch"]
+    except (ValueError, FileNotFoundError):
+        return []
 
 
 def read_part(
@@ -188,24 +262,19 @@ def read_part(
     Raises
     ------
     ValueError
-        If the part is damaged or has features of another recipe.
+        As :func:`open_part`.
     """
-    pa = arrow()
+    with open_part(folder, name, key) as opened:
+        return opened.read(columns).replace_schema_metadata()
+
+
+def is_whole(folder: Folder, name: PartName, key: str) -> bool:
+    """Tell whether a part can be read to its end and is what its name says."""
     try:
-        with folder.open(str(name)) as file:
-            opened = pa.parquet.ParquetFile(file, page_checksum_verification=True)
-            own = json.loads(opened.schema_arrow.metadata[_METADATA])
-            table = opened.read(columns)
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(
-            f"{str(name)!r} in {folder.url!r} is damaged ({error}). Remove it and call extract_to "
-            "again, which computes it again."
-        ) from error
-    if key is not None and own["key"] != key:
-        raise ValueError(f"{str(name)!r} in {folder.url!r} has features of another recipe.")
-    return table.replace_schema_metadata()
+        read_part(folder, name, None, key)
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
 
 
 def features_of(table: Any, blocks: tuple[Block, ...]) -> np.ndarray:

@@ -28,15 +28,22 @@ class Shard:
     reading : Reading
     digest : str
         16 hexadecimal digits that differ if a row has changed.
+    sketch : tuple of str
+        Digests of some rows: the same rows in every shard, so that it is known again if some have
+        changed, or were added at its end.
     again : bool, default=False
         Whether it is computed even if its part exists.
+    verify : bool, default=False
+        Whether a part that exists is read, and computed again if it is damaged.
     """
 
     start: int
     pieces: tuple[Piece, ...]
     reading: Reading
     digest: str
+    sketch: tuple[str, ...]
     again: bool = False
+    verify: bool = False
 
     def __len__(self) -> int:
         return sum(map(len, self.pieces))
@@ -99,4 +106,16 @@ def _shard(start: int, pieces: list[Piece], reading: Reading, key: str) -> Shard
     for piece in pieces:
         state.update(piece.stamp(reading))
     shipped = tuple(piece.shipped() for piece in pieces)
-    return Shard(start, shipped, reading, state.hexdigest())
+    return Shard(start, shipped, reading, state.hexdigest(), _sketch(pieces, reading))
+
+
+def _sketch(pieces: list[Piece], reading: Reading) -> tuple[str, ...]:
+    """Return digests of rows 0, 1, 2, 4, 8 and so on."""
+    found, wanted, first = [], 0, 0
+    for piece in pieces:
+        while wanted < first + len(piece):
+            row = piece.part(wanted - first, wanted - first + 1)
+            found.append(xxhash.xxh32_hexdigest(row.stamp(reading)))
+            wanted = max(1, 2 * wanted)
+        first += len(piece)
+    return tuple(found)

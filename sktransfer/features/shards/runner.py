@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from .executors import Failed, Pool
 from .planning import Shard
 from .task import Done
 
-__all__ = ["ExtractionError", "run_shards"]
+__all__ = ["NO_WORKER_SECONDS", "ExtractionError", "run_shards"]
 
+NO_WORKER_SECONDS = 30.0  # without a worker, after which a warning says so
 _MOST_FAILED = 8  # shards, after which nothing more is tried
 
 
@@ -71,6 +73,7 @@ class _Run:
         self.running: dict = {}  # attempts by future
         self.done: queue.SimpleQueue = queue.SimpleQueue()
         self.failed: list[tuple[Shard, Exception]] = []
+        self.has_warned = False
 
     def all(self, shards: Iterator[Shard]) -> None:
         more = True
@@ -81,12 +84,29 @@ class _Run:
                 if shard is not None:
                     self.submit(_Attempt(shard, 0, set()))
             if self.running:
-                self.take(self.done.get())
+                self.take(self.next_done())
 
     def submit(self, attempt: _Attempt) -> None:
         future = self.pool.submit(attempt.shard, attempt.avoid)
         self.running[future] = attempt
         future.add_done_callback(self.done.put)
+
+    def next_done(self):
+        """Wait for a task, and warn once if there is no worker that could run one.
+
+        There is no limit: an adaptive cluster begins with no worker.
+        """
+        while True:
+            try:
+                return self.done.get(timeout=NO_WORKER_SECONDS)
+            except queue.Empty:
+                if self.pool.has_workers() or self.has_warned:
+                    continue
+            self.has_warned = True
+            warnings.warn(
+                f"{self.pool.no_worker} extract_to waits until one starts, and continues then.",
+                stacklevel=2,
+            )
 
     def take(self, future) -> None:
         """Report a task that is done, or submit it again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ...data import unwrap_column
+from ...data import LEADING_ZERO, unwrap_column
 from .archives import tar_pieces, zip_pieces
 from .arrow import arrow
-from .folder import as_url, open_location
+from .folder import Folder, as_url, below, open_location
+from .parts import PartName
 from .pieces import FilesPiece, ParquetPiece, Piece, Reading, SamplesPiece, TablePiece
 
 __all__ = ["Source", "open_source"]
@@ -37,11 +39,14 @@ class Source:
     reading : Reading
     n_rows : int or None
         None where it is not known before they are read.
+    is_stream : bool, default=False
+        Whether the rows come from an iterator, so that those that wait stay in memory.
     """
 
     pieces: Iterator[Piece]
     reading: Reading
     n_rows: int | None = None
+    is_stream: bool = False
 
     def first(self, n: int) -> list[Any]:
         """Return the first samples, which stay in the source."""
@@ -55,7 +60,7 @@ class Source:
         return samples[:n]
 
 
-def open_source(source: Any, reading: Reading) -> Source:
+def open_source(source: Any, reading: Reading, target: Folder) -> Source:
     """Find out what a source is, and return its rows.
 
     Parameters
@@ -63,6 +68,8 @@ def open_source(source: Any, reading: Reading) -> Source:
     source : str, path-like, table, sequence or iterator
         See :func:`sktransfer.extract_to`.
     reading : Reading
+    target : Folder
+        Where features are written. Its files are no rows, also if it is inside the source.
 
     Returns
     -------
@@ -74,13 +81,13 @@ def open_source(source: Any, reading: Reading) -> Source:
         If it is not one of these, or a column does not exist.
     """
     if isinstance(source, str | os.PathLike):
-        return _open_locations(os.fspath(source), reading)
+        return _open_locations(os.fspath(source), reading, target)
     if _is_table(source):
         return _of_tables(iter([source]), len(source), reading)
     source = unwrap_column(source)
     if isinstance(source, Sequence | np.ndarray):
         if isinstance(source, list) and source and all(map(_is_url_of_table, source)):
-            return _open_each([as_url(one) for one in source], reading)
+            return _open_each([as_url(one) for one in source], reading, target)
         return Source(iter([SamplesPiece(source)]), _without_columns(reading), len(source))
     if isinstance(source, Iterable):
         return _open_iterator(iter(source), reading)
@@ -93,15 +100,22 @@ def open_source(source: Any, reading: Reading) -> Source:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def _open_locations(location: str, reading: Reading) -> Source:
+def _open_locations(location: str, reading: Reading, target: Folder) -> Source:
     """Open one file or folder, or those that a pattern stands for."""
     urls = [as_url(name) for name in _expand(location)]
     if len(urls) == 1 and any(mark in urls[0] for mark in "*?"):
         system, path = open_location(urls[0])
         urls = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
+        urls = [url for url in urls if not _is_written(url, target)]
     if not urls:
         raise FileNotFoundError(f"source={location!r}: no file has such a name.")
-    return _open_each(urls, reading)
+    return _open_each(urls, reading, target)
+
+
+def _is_written(url: str, target: Folder) -> bool:
+    """Tell whether a file is one of those that are written to the target."""
+    name = below(target.url, url)
+    return name is not None and PartName.parse(name) is not None
 
 
 def _expand(location: str) -> list[str]:
@@ -115,23 +129,30 @@ def _expand(location: str) -> list[str]:
     return [name for number in numbers for name in _expand(f"{before}{number}{after}")]
 
 
-def _open_each(urls: list[str], reading: Reading) -> Source:
+def _open_each(urls: list[str], reading: Reading, target: Folder) -> Source:
     opened: list[Source] = []
     for url in urls:
-        opened.append(_open_location(url, reading))
+        opened.append(_open_location(url, reading, target))
     counts = [source.n_rows for source in opened]
     total = None if None in counts else sum(counts)  # type: ignore[arg-type]
     pieces = itertools.chain.from_iterable(source.pieces for source in opened)
     return Source(pieces, opened[0].reading, total)
 
 
-def _open_location(url: str, reading: Reading) -> Source:
+def _open_location(url: str, reading: Reading, target: Folder) -> Source:
     system, path = open_location(url)
     if system.isdir(path):
+        inside = below(url, target.url)
+        if inside == "":
+            raise ValueError(
+                f"target={target.url!r} is the source: its files would be read as samples. Give "
+                "another folder."
+            )
         tables = sorted(name for name in system.ls(path, detail=False) if _is_parquet(name))
         if tables:
-            return _open_each([system.unstrip_protocol(name) for name in tables], reading)
-        return _open_folder(url, reading)
+            return _open_each([system.unstrip_protocol(name) for name in tables], reading, target)
+        pieces = _file_pieces(url.rstrip("/"), inside)
+        return Source(pieces, _without_columns(reading))
     if not system.exists(path):
         raise FileNotFoundError(f"source={url!r} does not exist.")
     suffix = path.rpartition(".")[2].lower()
@@ -183,48 +204,70 @@ def _light_pieces(url: str, reading: Reading) -> Iterator[TablePiece]:
 def _open_csv(url: str, reading: Reading) -> Source:
     system, path = open_location(url)
     with system.open(path, "rb") as file:
-        names = file.readline().decode("utf-8-sig").rstrip("\r\n")
-    separator = "\t" if path.lower().endswith(".tsv") else ","
-    names = [name.strip('"') for name in names.split(separator)]
-    reading = _with_column(reading, names)
-    return Source(_csv_pieces(url, separator, reading), reading)
+        if not file.read(1):
+            raise ValueError(f"source={url!r} is empty.")
+    with _csv_batches(url) as batches:
+        reading = _with_column(reading, batches.schema.names)
+    return Source(_csv_pieces(url, reading), reading)
 
 
-def _csv_pieces(url: str, separator: str, reading: Reading) -> Iterator[TablePiece]:
-    csv = arrow().csv
-    system, path = open_location(url)
-    with system.open(path, "rb") as file:
-        batches = csv.open_csv(
-            file,
-            csv.ReadOptions(block_size=_BLOCK, use_threads=False),
-            csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            csv.ConvertOptions(include_columns=reading.columns),
-        )
+def _csv_pieces(url: str, reading: Reading) -> Iterator[TablePiece]:
+    types = _csv_types(url, reading)
+    with _csv_batches(url, include_columns=reading.columns, column_types=types) as batches:
         for batch in batches:
             yield TablePiece(arrow().Table.from_batches([batch]), _parent(url))
 
 
-def _open_folder(url: str, reading: Reading) -> Source:
-    return Source(_file_pieces(url.rstrip("/")), _without_columns(reading))
+def _csv_types(url: str, reading: Reading) -> dict[str, Any]:
+    """Return the type of the columns that are text, since a number in them begins with a zero."""
+    text = arrow().string()
+    types = dict.fromkeys(reading.columns, text)
+    found = set()
+    with _csv_batches(url, include_columns=[*types], column_types=types) as batches:
+        for batch in batches:
+            for name in types.keys() - found:
+                matches = arrow().compute.match_substring_regex(batch[name], LEADING_ZERO)
+                if arrow().compute.any(matches).as_py():
+                    found.add(name)
+    return dict.fromkeys(found, text)
 
 
-def _file_pieces(root: str) -> Iterator[FilesPiece]:
+@contextlib.contextmanager
+def _csv_batches(url: str, **settings) -> Iterator[Any]:
+    csv = arrow().csv
+    system, path = open_location(url)
+    with (
+        system.open(path, "rb") as file,
+        csv.open_csv(
+            file,
+            csv.ReadOptions(block_size=_BLOCK, use_threads=False),
+            csv.ParseOptions(
+                delimiter="\t" if path.lower().endswith(".tsv") else ",", newlines_in_values=True
+            ),
+            csv.ConvertOptions(**settings),
+        ) as batches,
+    ):
+        yield batches
+
+
+def _file_pieces(root: str, left_out: str | None) -> Iterator[FilesPiece]:
     system, top = open_location(root)
-    found = _walk(system, top.rstrip("/"), "")
+    found = _walk(system, top.rstrip("/"), "", left_out)
     while some := list(itertools.islice(found, _AT_ONCE)):
         names, stamps = zip(*some, strict=True)
         yield FilesPiece(root, names, stamps)
 
 
-def _walk(system, top: str, below: str) -> Iterator[tuple[str, str]]:
-    """Yield names and stamps of files, those of one folder sorted by name."""
-    for entry in sorted(system.ls(f"{top}/{below}".rstrip("/"), detail=True), key=_name_of):
+def _walk(system, top: str, folder: str, left_out: str | None) -> Iterator[tuple[str, str]]:
+    """Yield names and stamps of files, those of one folder sorted by name; leave a folder out."""
+    for entry in sorted(system.ls(f"{top}/{folder}".rstrip("/"), detail=True), key=_name_of):
         last = _name_of(entry)
         if last.startswith(".") or last.lower() in _IGNORED:
             continue
-        name = f"{below}{last}"
+        name = f"{folder}{last}"
         if entry["type"] == "directory":
-            yield from _walk(system, top, f"{name}/")
+            if name != left_out:
+                yield from _walk(system, top, f"{name}/", left_out)
         else:
             yield name, _stamp_of(entry)
 
@@ -296,9 +339,9 @@ def _open_iterator(lists: Iterator, reading: Reading) -> Source:
     first: Sequence = next(lists, [])
     together = itertools.chain([first], lists)
     if _is_table(first):
-        return _of_tables(together, None, reading)
+        return dataclasses.replace(_of_tables(together, None, reading), is_stream=True)
     pieces = (SamplesPiece(unwrap_column(some)) for some in together)
-    return Source(pieces, _without_columns(reading))
+    return Source(pieces, _without_columns(reading), is_stream=True)
 
 
 def _without_columns(reading: Reading) -> Reading:

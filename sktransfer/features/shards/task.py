@@ -13,7 +13,7 @@ from ...engines import keep_freed_memory, thread_budget
 from ..function import Computed, FeatureFunction
 from .arrow import arrow
 from .folder import Folder
-from .parts import DIGEST, ROW, Manifest, PartName, write_part
+from .parts import DIGEST, ROW, Manifest, PartName, is_whole, write_part
 from .planning import Shard
 
 __all__ = ["Done", "ShardTask", "name_of"]
@@ -22,7 +22,7 @@ _SHOWN = 200  # characters of a sample or a cause
 
 
 class Done(NamedTuple):
-    """What a task reports."""
+    """What a task reports: the rows that it has tried, and those that failed."""
 
     n_rows: int
     n_failed: int
@@ -66,14 +66,22 @@ class ShardTask:
             With ``on_error="raise"``, if samples cannot be computed; with rows of the source.
         """
         name = PartName("part", shard.start, shard.digest)
-        if not shard.again and self.folder.holds(str(name)):  # another client may have made it
-            return Done(len(shard), 0)
+        if not shard.again and self._exists(name, shard.verify):
+            return Done(0, 0)
         with thread_budget(n_threads), keep_freed_memory():
             rows, failed = self._compute(shard)
-        self._write(name, rows, failed)
-        if shard.again and not failed:
+        self._write(name, rows, failed, shard.sketch)
+        if (shard.again or shard.verify) and not failed:
             self.folder.remove(str(name._replace(kind="failed")))
         return Done(len(shard), len(failed))
+
+    def _exists(self, name: PartName, verify: bool) -> bool:
+        """Tell whether a part exists, which another client may have made, and is whole."""
+        if not self.folder.holds(str(name)):
+            return False
+        failures = name._replace(kind="failed")
+        names = [name, failures] if self.folder.holds(str(failures)) else [name]
+        return not verify or all(is_whole(self.folder, one, self.manifest.key) for one in names)
 
     def _compute(self, shard: Shard) -> tuple[_Rows, list[tuple]]:
         rows, failed = _Rows(len(shard), self.manifest), []
@@ -88,12 +96,14 @@ class ShardTask:
             start += len(samples)
         return rows, failed
 
-    def _write(self, name: PartName, rows: _Rows, failed: list[tuple]) -> None:
+    def _write(
+        self, name: PartName, rows: _Rows, failed: list[tuple], sketch: tuple[str, ...]
+    ) -> None:
         """Write the failures first: a part without its failures would look complete."""
         failures = name._replace(kind="failed")
         if failed:
-            write_part(self.folder, failures, _failures(failed), self.manifest)
-        write_part(self.folder, name, rows.columns(), self.manifest)
+            write_part(self.folder, failures, _failures(failed), self.manifest, sketch)
+        write_part(self.folder, name, rows.columns(), self.manifest, sketch)
 
 
 class _Rows:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import warnings
 
 import joblib
 import numpy as np
@@ -17,13 +18,16 @@ from sktransfer import (
     extract_to,
     load_features,
 )
+from sktransfer.features.shards import runner
 from tests.features.shards.support import (
     LABELS,
     N,
     Threads,
+    close,
     contents,
     extractor,
     slow_extractor,
+    start_cluster,
     vectors,
     write_files,
     write_parquet,
@@ -88,6 +92,35 @@ def test_a_task_has_the_threads_of_its_worker(client, tmp_path):
     made = PretrainedFeatureExtractor(Threads())
     run(tmp_path / "f", vectors(2), made, executor=client)
     assert load_features(tmp_path / "f")[0].tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize(
+    "resources", [None, pytest.param({"GPU": 1}, marks=pytest.mark.sweep)], ids=str
+)
+def test_a_cluster_without_a_worker_is_awaited_with_a_warning(
+    resources, forked, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runner, "NO_WORKER_SECONDS", 0.5)
+    client = start_cluster(tmp_path / "dask", n_workers=0 if resources is None else 1)
+    messages = []
+
+    def start_workers(message, *args):
+        messages.append(str(message))
+        client.cluster.new_spec["options"]["resources"] = resources
+        client.cluster.scale(2)
+
+    monkeypatch.setattr(warnings, "showwarning", start_workers)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            monkeypatch.setattr(warnings, "showwarning", start_workers)
+            run(tmp_path / "f", images(N), executor=client, resources=resources)
+    finally:
+        close(client)
+    assert len(load_features(tmp_path / "f")[0]) == N
+    kind = " with the resources {'GPU': 1}" if resources else ""
+    (message,) = messages
+    assert f"has no worker{kind}. extract_to waits until one starts" in message
 
 
 @pytest.fixture

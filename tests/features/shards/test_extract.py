@@ -114,11 +114,77 @@ def test_a_damaged_part_is_named(source, tmp_path):
     content = bytearray(part.read_bytes())
     content[200] ^= 1
     part.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{part.name}.* is damaged"):
+    with pytest.raises(ValueError, match=rf"{part.name}.* is damaged .* verify=True"):
         load_features(tmp_path / "f")
     part.unlink()
     assert run(tmp_path / "f", source).n_new == 4
     load_features(tmp_path / "f")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 500, -1])
+def test_a_truncated_part_is_named_and_computed_again_on_request(n_bytes, source, tmp_path):
+    run(tmp_path / "f", source)
+    before = contents(tmp_path / "f")
+    part = sorted((tmp_path / "f").glob("part-*"))[1]
+    part.write_bytes(part.read_bytes()[:n_bytes])
+    if n_bytes:
+        for read in (load_features, lambda folder: list(iter_features(folder))):
+            with pytest.raises(ValueError, match=rf"{part.name}.* is damaged .* verify=True"):
+                read(tmp_path / "f")
+        assert run(tmp_path / "f", source).n_new == 0
+    assert run(tmp_path / "f", source, verify=True).n_new == 4
+    assert contents(tmp_path / "f") == before
+    assert run(tmp_path / "f", source, verify=True).n_new == 0
+
+
+def test_an_empty_part_is_computed_again(source, tmp_path):
+    run(tmp_path / "f", source)
+    before = contents(tmp_path / "f")
+    sorted((tmp_path / "f").glob("part-*"))[1].write_bytes(b"")
+    report = run(tmp_path / "f", source)
+    assert (report.n_done, report.n_new) == (N, 4)
+    assert contents(tmp_path / "f") == before
+    assert len(load_features(tmp_path / "f")[0]) == N
+
+
+def test_damaged_files_of_failures_are_written_again_on_request(damaged, tmp_path):
+    run(tmp_path / "f", damaged)
+    before = contents(tmp_path / "f")
+    path = next((tmp_path / "f").glob("failed-*"))
+    path.write_bytes(before[path.name][:100])
+    with pytest.raises(ValueError, match=rf"{path.name}.* is damaged .* verify=True"):
+        run(tmp_path / "f", damaged)
+    assert run(tmp_path / "f", damaged, verify=True).n_failed == 3
+    assert contents(tmp_path / "f") == before
+
+
+def test_a_part_under_the_name_of_another_is_not_read_twice(source, tmp_path):
+    run(tmp_path / "f", source)
+    before = contents(tmp_path / "f")
+    first, second, _ = sorted((tmp_path / "f").glob("part-*"))
+    second.write_bytes(first.read_bytes())
+    for read in (load_features, lambda folder: list(iter_features(folder))):
+        with pytest.raises(ValueError, match=rf"{second.name}.* is a copy of .* row 0"):
+            read(tmp_path / "f")
+    assert run(tmp_path / "f", source, verify=True).n_new == 4
+    assert contents(tmp_path / "f") == before
+
+
+def test_rows_that_are_there_twice_are_an_error_until_the_next_call(source, tmp_path):
+    """A call was killed after it had written changed rows, and before it removed the old ones."""
+    run(tmp_path / "f", source)
+    before = contents(tmp_path / "f")
+    first = sorted((tmp_path / "f").glob("part-*"))[0]
+    changed = tmp_path / "x" / "0000.png"
+    stamp = changed.stat()
+    os.utime(changed, ns=(1, 1))
+    run(tmp_path / "f", source)
+    first.write_bytes(before[first.name])
+    with pytest.raises(ValueError, match="two parts of the same rows"):
+        load_features(tmp_path / "f")
+    os.utime(changed, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    run(tmp_path / "f", source)
+    assert contents(tmp_path / "f") == before
 
 
 def test_a_folder_without_features_is_an_error(tmp_path):
@@ -172,7 +238,11 @@ def test_rows_that_are_gone_have_no_part(source, tmp_path):
     run(tmp_path / "f", source)
     table = pq.read_table(source)
     pq.write_table(table.slice(0, 6), source)
-    report = run(tmp_path / "f", source)
+    before = contents(tmp_path / "f")
+    with pytest.raises(ValueError, match=r"source has 6 rows, and the part 'part-000000000008-"):
+        run(tmp_path / "f", source)
+    assert contents(tmp_path / "f") == before
+    report = run(tmp_path / "f", source, replace=True)
     assert (report.n_rows, report.n_new) == (6, 2)
     assert len(load_features(tmp_path / "f")[0]) == 6
     pq.write_table(pa.concat_tables([table, table]), source)
@@ -180,9 +250,69 @@ def test_rows_that_are_gone_have_no_part(source, tmp_path):
     assert len(load_features(tmp_path / "f")[0]) == 2 * N
 
 
+def no_rows():
+    return []
+
+
+def no_rows_of_a_generator():
+    return iter([])
+
+
+def other_images():
+    return images(N, seed=5)
+
+
+def other_images_of_a_generator():
+    return ([image] for image in images(N, seed=5))
+
+
+def fewer_images_of_a_generator():
+    return (images(N)[i : i + 1] for i in range(6))
+
+
+OTHERS = {
+    no_rows: 0,
+    no_rows_of_a_generator: 0,
+    other_images: N,
+    other_images_of_a_generator: N,
+    fewer_images_of_a_generator: 6,
+}
+
+
+@pytest.mark.parametrize(("other", "n_rows"), OTHERS.items(), ids=[o.__name__ for o in OTHERS])
+def test_another_source_removes_nothing_unless_that_is_meant(other, n_rows, tmp_path):
+    fitted = extractor().fit(images(1))
+    extract_to(tmp_path / "f", fitted, source=images(N), shard_size=4)
+    before = contents(tmp_path / "f")
+    with pytest.raises(ValueError, match=r"part.* would be (lost|replaced).*replace=True"):
+        extract_to(tmp_path / "f", fitted, source=other(), shard_size=4)
+    kept = contents(tmp_path / "f")
+    assert len(before.keys() - kept.keys()) == (other is fewer_images_of_a_generator)  # shorter now
+    report = extract_to(tmp_path / "f", fitted, source=other(), shard_size=4, replace=True)
+    assert report.n_done == report.n_rows == n_rows
+    assert not contents(tmp_path / "f").keys() >= before.keys()
+
+
+def test_a_source_that_has_grown_is_known_again(tmp_path):
+    X = images(N)
+    for n in (2, 3, 7, N):
+        run(tmp_path / "f", X[:n])
+        assert len(load_features(tmp_path / "f")[0]) == n
+    run(tmp_path / "g", X)
+    assert contents(tmp_path / "f") == contents(tmp_path / "g")
+
+
+def test_a_source_of_one_part_is_known_again_if_some_rows_have_changed(tmp_path):
+    X = images(3)
+    run(tmp_path / "f", X)
+    assert run(tmp_path / "f", [X[0], *images(2, seed=5)]).n_new == 3
+
+
 def test_other_columns_are_kept_on_request(source, tmp_path):
     run(tmp_path / "f", source, keep="label")
-    assert run(tmp_path / "f", source, keep=["label", "id"]).n_new == N
+    with pytest.raises(ValueError, match=r"3 parts, the first of them .* would be replaced"):
+        run(tmp_path / "f", source, keep=["label", "id"])
+    assert run(tmp_path / "f", source, keep=["label", "id"], replace=True).n_new == N
     assert load_features(tmp_path / "f")[1].column_names == ["row", "label", "id"]
 
 

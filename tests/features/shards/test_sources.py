@@ -174,6 +174,55 @@ def test_parts_do_not_depend_on_the_row_groups_of_a_table_of_paths(tmp_path):
     assert report.n_new == 0
 
 
+def test_numbers_that_begin_with_a_zero_stay_text(tmp_path):
+    write_files(tmp_path / "x", 3)
+    rows = ["x/0000.png,007,7,1.5,", "x/0001.png,8,8,0.5,", "x/0002.png,-9,9,-0.25,010"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,n,score,code", *rows, ""]))
+    keep = ["label", "n", "score", "code"]
+    extract_to(tmp_path / "f", extractor(), source=tmp_path / "t.csv", keep=keep)
+    _, table = load_features(tmp_path / "f")
+    assert table["label"].to_pylist() == ["007", "8", "-9"]
+    assert table["n"].to_pylist() == [7, 8, 9]
+    assert table["score"].to_pylist() == [1.5, 0.5, -0.25]
+    assert table["code"].to_pylist() == ["", "", "010"]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_quoted_names_of_columns(start, tmp_path):
+    write_files(tmp_path / "x", 1)
+    header = '"kind, or ""class""","file\nname"'
+    (tmp_path / "t.csv").write_text(f"{start}{header}\nant,x/0000.png\n", encoding="utf-8")
+    settings = {"column": "file\nname", "keep": 'kind, or "class"'}
+    extract_to(tmp_path / "f", extractor(), source=tmp_path / "t.csv", **settings)
+    assert load_features(tmp_path / "f")[1]['kind, or "class"'].to_pylist() == ["ant"]
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    (tmp_path / "t.csv").touch()
+    with pytest.raises(ValueError, match=r"t\.csv' is empty"):
+        extract_to(tmp_path / "f", extractor(), source=tmp_path / "t.csv")
+
+
+def test_a_target_inside_its_source_is_no_part_of_it(tmp_path):
+    write_files(tmp_path / "x")
+    (tmp_path / "link").symlink_to(tmp_path / "x", target_is_directory=True)
+    for source, n_new in ((tmp_path / "x", N), (tmp_path / "x", 0), (tmp_path / "link", 0)):
+        report = extract_to(tmp_path / "x" / "a" / "f", extractor(), source=source, shard_size=4)
+        assert (report.n_rows, report.n_new) == (N, n_new)
+    parts = tmp_path / "x" / "a" / "f"
+    with pytest.raises(ValueError, match="is the source"):
+        extract_to(parts, extractor(), source=parts)
+
+
+def test_the_parts_are_no_tables_of_a_pattern(tmp_path):
+    (tmp_path / "f").mkdir()
+    write_parquet(tmp_path / "f" / "t.parquet", ENCODED)
+    for n_new in (N, 0):
+        source = str(tmp_path / "f" / "*.parquet")
+        report = extract_to(tmp_path / "f", extractor(), source=source, shard_size=4)
+        assert (report.n_rows, report.n_new) == (N, n_new)
+
+
 def test_texts_in_tables_and_files(tmp_path, registry):
     def ids(text):
         return torch.tensor([1 + ord(letter) % 7 for letter in text])
