@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..backbones.serialization import check_json, read_json
 from ..data import check_interrupt
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 CONTENTS = "contents.json"  # the first member: versions, networks, and a SHA-256 of each other one
 FORMAT = 1  # of files; a file of an earlier format must open
 _MOST_MEMBERS = 10_000
-_LARGEST_CONTENTS = 2**24  # bytes
+_LARGEST_CONTENTS = {"most_bytes": 2**22, "most_values": 2**16}
 _NAME = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\.[a-z]+")
 
 
@@ -48,11 +49,12 @@ def write_archive(
     """
     path = Path(path).expanduser()
     digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
-    text = json.dumps({"format": FORMAT, **contents, "sha256": digests}, indent=1)
+    table = json.dumps({"format": FORMAT, **contents, "sha256": digests}, indent=1).encode()
+    check_json(table, CONTENTS, **_LARGEST_CONTENTS)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            _write_zip(file, {CONTENTS: text.encode(), **parts})
+            _write_zip(file, {CONTENTS: table, **parts})
             file.flush()
             os.fsync(file.fileno())
         _set_mode(temporary)
@@ -150,12 +152,12 @@ def check_members(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
 
 
 def _read_contents(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, Any]:
-    if not 0 < sizes.get(CONTENTS, 0) <= _LARGEST_CONTENTS:
+    if not sizes.get(CONTENTS, 0):
         raise DamagedFileError(f"it has no {CONTENTS!r}")
     try:
-        contents = json.loads(archive.read(CONTENTS).decode())
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{CONTENTS!r} cannot be read ({error})") from error
+        contents = read_json(archive.read(CONTENTS), CONTENTS, **_LARGEST_CONTENTS)
+    except ValueError as error:
+        raise DamagedFileError(str(error)) from error
     if not isinstance(contents, dict) or not isinstance(contents.get("format"), int):
         raise DamagedFileError(f"{CONTENTS!r} is no table of contents")
     if contents["format"] > FORMAT:

@@ -11,6 +11,7 @@ import safetensors.numpy
 import safetensors.torch
 from sklearn.pipeline import Pipeline
 
+from ..backbones.serialization import check_tensors
 from ..data import package_versions, warn_later_versions
 from .archive import DamagedFileError, read_archive, write_archive
 from .networks import NetworkWriter, read_network
@@ -183,6 +184,9 @@ def _part(parts: Mapping[str, bytes], name: str) -> bytes:
 
 def _read_tensors(parts: Mapping[str, bytes]) -> tuple[dict, dict]:
     """Return the arrays, and the tensors of each network."""
+    for name, part in parts.items():
+        if name.endswith(_SUFFIX):
+            check_tensors(part, name)
     try:
         arrays = safetensors.numpy.load(_part(parts, _ARRAYS))
         tensors = {

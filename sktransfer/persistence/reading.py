@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -14,6 +13,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
 
+from ..backbones.serialization import read_json
 from .archive import DamagedFileError
 from .kinds import ESTIMATORS, PLAIN
 from .writing import KIND, is_loss, is_of_scikit, torch_code
@@ -110,7 +110,7 @@ class Reader:
         return made
 
     def _attributes(self, record: dict) -> dict:
-        return json.loads(record["plain"]) | self.read(record["rest"])
+        return _parsed(record["plain"]) | self.read(record["rest"])
 
     def find_named(self, name: str) -> Any:
         """Return what the user gives by a name.
@@ -131,7 +131,7 @@ class Reader:
         return self.find_named(record["name"])
 
     def _json(self, record: dict) -> Any:
-        return json.loads(record["text"])
+        return _parsed(record["text"])
 
     def _dictionary(self, record: dict) -> dict:
         return {key: self.read(value) for key, value in record["items"]}
@@ -209,6 +209,10 @@ _READERS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "sparse": Reader._sparse,
     "tensor": Reader._tensor,
 }
+
+
+def _parsed(text: str) -> Any:
+    return read_json(text, "a collection of values", most_bytes=2**28, most_values=2**22)
 
 
 def _check_setting(loss: torch.nn.Module, key: str, value: Any) -> None:

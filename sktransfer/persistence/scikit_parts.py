@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from sklearn import metrics, model_selection
 
+from ..backbones.serialization import read_json
 from .archive import DamagedFileError, check_members
 
 __all__ = ["UntrustedTypesError", "dump_objects", "load_objects", "untrusted_types"]
 
 
+_LARGEST_SCHEMA = {"most_bytes": 2**28, "most_values": 500_000}  # an object has six values
 _PRIVATE = {
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
@@ -159,10 +161,23 @@ def _check(data: bytes) -> None:
 def _check_member(name: str, content: bytes) -> None:
     if name.endswith(".npy"):
         _check_array(name, content)
-    elif not name.endswith((".json", ".bin")):
+    elif name.endswith(".json"):
+        _check_texts(read_json(content, name, **_LARGEST_SCHEMA))
+    elif not name.endswith(".bin"):
         raise DamagedFileError(
             f"its objects hold a part {name!r}, which this version does not read"
         )
+
+
+def _check_texts(node: Any) -> None:
+    """Refuse JSON inside the texts of a schema, which skops parses and writes for scalars only."""
+    if isinstance(node, dict):
+        text = node.get("content")
+        if isinstance(text, str) and text.lstrip()[:1] in ("[", "{"):
+            raise DamagedFileError("its objects hold JSON that is no number or text")
+    for inner in node.values() if isinstance(node, dict) else node:
+        if isinstance(inner, dict | list):
+            _check_texts(inner)
 
 
 def _check_array(name: str, content: bytes) -> None:

@@ -33,6 +33,11 @@ PICKLE = pickle.dumps(Touch())
 DEEP = 100_000
 
 
+def wide(megabytes: int) -> bytes:
+    """Return empty objects of JSON, whose values take 25 times the memory of their text."""
+    return b",".join([b"{}"] * (megabytes * 10**6 // 3))
+
+
 class Corpus:
     """Write hostile files.
 
@@ -58,6 +63,7 @@ class Corpus:
             self.names,
             self.bombs,
             self.tables,
+            self.wide,
             self.pickles,
             self.tensors,
             self.types,
@@ -183,6 +189,40 @@ class Corpus:
         }.items():
             self.zipped(name, [(CONTENTS, table), *self.members[1:]])
 
+    def wide(self) -> None:
+        """JSON whose values need many times the memory of its text."""
+        for name, table in {
+            "empty objects in the table": b'{"format": 1, "a": [' + wide(15) + b"]}",
+            "lists in the table": b'{"format": 1, "a": [' + b"[1]," * 500_000 + b"1]}",
+            "a wide table in UTF-16": (b'{"a": [' + wide(1) + b"]}").decode().encode("utf-16-le"),
+            "a table of one long text": b'{"format": 1, "a": "' + b"a" * 10**7 + b'"}',
+        }.items():
+            self.zipped(name, [(CONTENTS, table), *self.members[1:]])
+        text = wide(10).decode()
+        self.schema_of("a wide schema", b"[" + wide(20) + b"]")
+        self.schema_of("a wide schema in UTF-16", wide(1).decode().encode("utf-16-le"))
+        self.objects("a wide text", _json(1) | {"content": f"[{text}]"})
+        escaped = "".join(rf"\u{ord(sign):04x}" for sign in text[: 10**6])
+        content = json.dumps(_json(1)).replace('"1"', f'" \\u005b{escaped}"')
+        self.schema_of("a wide text of escapes", content.encode())
+        self.objects("record: a wide text", _of_value({"#": "json", "text": f"[{text}]"}))
+        attributes = {"#": "attributes", "plain": f'{{"a": [{text}]}}', "rest": {}}
+        self.objects(
+            "record: wide attributes", _of_value({"#": "ClassTarget", "state": attributes})
+        )
+        tensor = '"{}": {{"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}'
+        header = "{" + ", ".join(map(tensor.format, range(200_000))) + "}"
+        network = next(name for name in self.parts if name.startswith("networks/"))
+        for part in ("arrays.safetensors", network):
+            self.rewrite(f"{part} of many", **{part: _join(header.encode(), b"")})
+
+    def schema_of(self, name: str, content: bytes) -> None:
+        """Write a file whose part of skops has a schema of these bytes."""
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("schema.json", content)
+        self.rewrite(name, **{"estimator.skops": file.getvalue()})
+
     # -- code ------------------------------------------------------------------------------
 
     def pickles(self) -> None:
@@ -239,11 +279,7 @@ class Corpus:
         for _ in range(300):
             nested = _node("builtins", "list", "ListNode") | {"content": [nested]}
         self.objects("300 lists", nested)
-        deep = b'{"content":[' * DEEP + b"]}" * DEEP
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("schema.json", deep)
-        self.rewrite("a schema nested deeply", **{"estimator.skops": file.getvalue()})
+        self.schema_of("a schema nested deeply", b'{"content":[' * DEEP + b"]}" * DEEP)
 
     # -- numbers ---------------------------------------------------------------------------
 
