@@ -37,6 +37,11 @@ class ArrayModality(Modality):
     def digest(self, sample: np.ndarray) -> bytes:
         return digest_array(sample)
 
+    def example(self, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+        if shape is None:
+            return None
+        return np.cos(1.7 * np.arange(np.prod(shape))).astype(np.float32).reshape(shape)
+
     def parts(self, sample: np.ndarray) -> NumberParts:
         return NumberParts(np.asarray(self.read(sample), np.float32))
 

@@ -75,6 +75,11 @@ class ImageModality(Modality):
     def open(self, sample: Any) -> np.ndarray:
         return open_image(sample)
 
+    def example(self, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        height, width, n_channels = shape or (240, 320, 3)
+        y, x, channel = np.ogrid[:height, :width, :n_channels]
+        return ((3 * x + 5 * y) * (channel + 1) ^ (x * y // 64)).astype(np.uint8)
+
     def side(self, sample: Any) -> int | None:
         return shorter_side(sample)
 

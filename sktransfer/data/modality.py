@@ -179,6 +179,21 @@ class Modality:
         """
         return None
 
+    def example(self, shape: tuple[int, ...] | None = None) -> Any:
+        """Return a sample that is always the same, to compare what code computes at two times.
+
+        Parameters
+        ----------
+        shape : tuple of int, default=None
+            Of an opened sample; None is the usual shape.
+
+        Returns
+        -------
+        object
+            As :meth:`read` returns it. By default None: there is no such sample.
+        """
+        return None
+
     def for_transform(self, opened: Any) -> Any:
         """Convert an opened sample to the input of a transform given by a user.
 

@@ -44,6 +44,9 @@ class TextModality(Modality):
     def digest(self, sample: str) -> bytes:
         return xxhash.xxh3_128_digest(b"text" + sample.encode("utf-8", "surrogatepass"))
 
+    def example(self, shape: tuple[int, ...] | None = None) -> str:
+        return "The quick brown fox, at 2.50 €, jumps over the lazy dog's naïve café."
+
     def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
         return max(1, (_TOKENS if on_cpu else _TOKENS_ON_ACCELERATOR) // shape[0])
 

@@ -10,6 +10,7 @@ from .exported import export
 from .norm_statistics import keeps_statistics, moments_of, norm_divergence
 from .onnxruntime import onnx_model
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
+from .probing import distance
 from .rows import as_batch
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .threads import thread_budget
@@ -23,6 +24,7 @@ __all__ = [
     "as_batch",
     "as_pooling",
     "check_engine",
+    "distance",
     "engine_for",
     "export",
     "keep_freed_memory",

@@ -332,8 +332,8 @@ class _Run:
                 new[key] = sample
             else:
                 repeated[sample.position] = first
-        found = [Found(one, list(new), self.store) for one in self.passes]
         samples = list(new.values())
+        found = [Found(one, samples, list(new)) for one in self.passes]
         positions = [sample.position for sample in samples]
         return Part(positions, repeated, found, len(pairs)), samples
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..backbones import Backbone
+from .generations import CheckedStore
 from .opened import Columns
 from .opening import Sample, many_of, open_for
 from .passes import Pass
-from .store import FeatureStore
 from .tables import stacked
 
 __all__ = ["Found", "Part"]
@@ -88,28 +88,31 @@ class Found:
     Parameters
     ----------
     one : Pass
+    samples : list of Sample
     digests : list of bytes
         Of the samples.
-    store : FeatureStore or None
     """
 
     digests: list[bytes]
     one: Pass
-    store: FeatureStore | None
+    samples: list[Sample]
+    store: CheckedStore | None
 
-    def __init__(self, one: Pass, digests: list[bytes], store: FeatureStore | None):
-        self.one, self.digests, self.store = one, digests, store
+    def __init__(self, one: Pass, samples: list[Sample], digests: list[bytes]):
+        self.one, self.samples, self.digests, self.store = one, samples, digests, one.store
+        store, contents = one.store, [sample.content for sample in samples]
         self.missing: Sequence[int] = range(len(digests))
         self.found: dict[tuple[Any, ...], list[Any]] = {}
         if store is not None:
-            self.found = {output: store.get(one.key(output), digests) for output in one.outputs}
+            self.found = store.get(contents, digests, one.outputs)
             if one.runner is None:
                 columns = self.found.values()
                 self.missing = sorted({i for c in columns for i, v in enumerate(c) if v is None})
 
     def of(self, places: list[int]) -> Found:
         """Return the same for some of the samples."""
-        return Found(self.one, [self.digests[i] for i in places], self.store)
+        samples = [self.samples[i] for i in places]
+        return Found(self.one, samples, [self.digests[i] for i in places])
 
     def complete(self, groups: list[Any]) -> dict[tuple[Any, ...], np.ndarray]:
         """Compute the missing features from preprocessed samples, store and return all."""
@@ -123,17 +126,17 @@ class Found:
         ragged = self.one.backbone.modality.has_tokens
         return {k: stacked(rows, ragged and np.ndim(rows[0]) > 1) for k, rows in self.found.items()}
 
-    def _put_aside(self, new: dict[Any, np.ndarray], store: FeatureStore) -> None:
+    def _put_aside(self, new: dict[Any, np.ndarray], store: CheckedStore) -> None:
         digests = [self.digests[i] for i in self.missing]
         for recipe in self.one.recipes.values():
-            for key in ((layer, "none") for layer in recipe.whole):
-                store.try_put_aside(recipe.key(key), digests, new[key])
+            for output in recipe.whole_outputs:
+                store.put_aside(output[0], digests, new[output[0]])
 
-    def _put(self, output: tuple[int, str], rows: np.ndarray, store: FeatureStore) -> None:
+    def _put(self, output: tuple[int, str], rows: np.ndarray, store: CheckedStore) -> None:
         """Store the features of an output that were missing."""
         found = self.found[output]
         absent = [j for j, i in enumerate(self.missing) if found[i] is None]
         digests = [self.digests[self.missing[j]] for j in absent]
-        store.try_put(self.one.key(output), digests, rows[absent])
+        store.put(output, digests, rows[absent])
         for j in absent:
             found[self.missing[j]] = rows[j]

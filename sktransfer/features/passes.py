@@ -12,6 +12,7 @@ import torch
 
 from ..backbones import Backbone
 from ..engines import Engine, resolve_device
+from .generations import CheckedStore, StoredOutput
 from .recipe import Recipe
 from .store import FeatureStore
 
@@ -50,8 +51,21 @@ class Pass:
         self.runner: Engine | None = runner
         self.conversions = None if store is None else store.conversions
         self.backbone = next(iter(recipes.values())).backbone
-        self._keys: dict[tuple[int, str], str] = {}
         self.outputs = [(i, layer) for i, recipe in recipes.items() for layer in recipe.layers]
+        self._store = store
+
+    @functools.cached_property
+    def store(self) -> CheckedStore | None:
+        """The features of this backbone in the store."""
+        if self._store is None:
+            return None
+        wanted: dict[tuple[Any, ...], StoredOutput] = {}
+        for i, recipe in self.recipes.items():
+            for layer in recipe.layers:
+                wanted[i, layer] = _stored(recipe, layer, recipe.pooling)
+            for key, layer, pooling in recipe.whole_outputs:
+                wanted[key] = _stored(recipe, layer, pooling)
+        return CheckedStore(self._store, self.backbone, wanted, self.device)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -70,12 +84,6 @@ class Pass:
             size = None if sample is None else self.engine.batch_size(sample)
         return self.engine.execution() | {"batch_size": size}
 
-    def key(self, output: tuple[int, str]) -> str:
-        """Describe an output for the store."""
-        if output not in self._keys:
-            self._keys[output] = self.recipes[output[0]].key(output[1])
-        return self._keys[output]
-
     def compute(self, groups: list[Any]) -> dict[Any, np.ndarray]:
         """Run preprocessed samples.
 
@@ -92,6 +100,11 @@ class Pass:
             found = self.engine.run(tensors, self.batch_size)
         first = next(iter(self.recipes))
         return {(first, k) if isinstance(k, str) else k: rows for k, rows in found.items()}
+
+
+def _stored(recipe: Recipe, layer: str, pooling: Any) -> StoredOutput:
+    key = recipe.key((layer, "none") if pooling == "none" else layer)
+    return StoredOutput(key, layer, pooling, recipe.precision, recipe.dtype)
 
 
 def make_passes(

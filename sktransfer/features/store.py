@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -86,6 +87,11 @@ class FeatureStore:
     def conversions(self) -> Path | None:
         """The folder of networks that were converted for another runtime."""
         return self.location / "converted"
+
+    @property
+    def generations(self) -> Path | None:
+        """The folder of what is known of the code that has computed rows (``generations.py``)."""
+        return self.location / "features.generations"
 
     def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
         """Look up what was computed for samples.
@@ -180,6 +186,8 @@ class FeatureStore:
     def clear(self) -> None:
         """Remove every entry and give the disk space back."""
         self._blocks.clear()
+        if self.generations is not None:
+            shutil.rmtree(self.generations, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self._blocks)

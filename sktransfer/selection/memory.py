@@ -43,6 +43,16 @@ class StudyMemory(FeatureStore):
         """The folder of converted networks in the user's store, if there is one."""
         return None if self.behind is None else self.behind.conversions
 
+    @property
+    def generations(self) -> Path | None:
+        """That of the user's store; None if there is none, and all rows are of this process."""
+        return None if self.behind is None else self.behind.generations
+
+    @property
+    def location(self) -> Path | None:
+        """The folder of the user's store."""
+        return None if self.behind is None else self.behind.location
+
     def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
         """Look up the features of samples, in memory first.
 

@@ -1,0 +1,73 @@
+"""Stored features are used only if the code of today computes the same."""
+
+import pytest
+
+from tests.new_process import run_in_new_process
+
+# A pooling whose helper no description of its code can see.
+PROJECT = """
+import functools
+
+@functools.cache
+def power():
+    return {power}
+
+def pooling(x):
+    return x.clamp_min(0).mean((2, 3)) ** power()
+"""
+PROGRAM = """
+import json, sys, warnings
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from project import pooling
+from sktransfer import PretrainedFeatureExtractor
+from tests.support import tiny_backbone
+images = np.random.RandomState(0).randint(0, 255, (12, 20, 20, 3), dtype=np.uint8)
+first, last = map(int, sys.argv[3].split("-"))
+def features(memory):
+    model = PretrainedFeatureExtractor(tiny_backbone(), layer="2", pooling=pooling, memory=memory)
+    return model.fit_transform(images[first:last])
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    found = features(sys.argv[2])
+    again = features(sys.argv[2])
+assert np.array_equal(found, again)
+print(json.dumps([float(np.abs(found - features(None)).max()), [str(w.message) for w in told]]))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the program with one version of the project, on some of the images."""
+    import json
+
+    def run(power: int, samples: str) -> tuple[float, list[str]]:
+        folder = tmp_path / str(power)
+        folder.mkdir(exist_ok=True)
+        (folder / "project.py").write_text(PROJECT.format(power=power))
+        return json.loads(run_in_new_process(PROGRAM, folder, tmp_path / "store", samples))
+
+    return run
+
+
+def test_features_of_other_code_are_computed_again_with_one_warning(run):
+    assert run(1, "0-8") == [0, []]
+    error, told = run(2, "0-8")
+    assert error < 1e-6
+    assert len(told) == 1
+    assert "code that it uses" in told[0]
+
+
+def test_two_checkouts_keep_their_own_features(run):
+    run(1, "0-8"), run(2, "0-8")
+    for power in (1, 2, 1):
+        error, told = run(power, "0-12")
+        assert error < 1e-6
+        assert told == []
+
+
+def test_rows_of_other_code_are_not_mixed_with_those_of_today(run):
+    run(1, "4-8")  # the samples in the middle
+    run(2, "0-4"), run(2, "8-12")
+    error, _ = run(2, "0-12")
+    assert error < 1e-6
