@@ -11,7 +11,9 @@ from scipy.special import log_softmax, softmax
 
 from ..data import NumericTarget
 from ..transferability import (
+    MANY_CLASSES,
     greedy_weights,
+    indicators,
     make_folds,
     mixture_weights,
     one_thread_if_small,
@@ -59,9 +61,14 @@ class Labels:
     weight: np.ndarray
 
     @property
-    def target(self) -> np.ndarray:
-        """Indicators of the classes, ``(n_samples, n_classes)``."""
-        return np.eye(len(self.classes))[self.codes]
+    def target(self) -> Any:
+        """Indicators of the classes ``(n_samples, n_classes)``, sparse if there are many."""
+        return indicators(self.codes, len(self.classes))
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
 
     @property
     def strata(self) -> np.ndarray:
@@ -108,6 +115,11 @@ class Numbers:
     def target(self) -> np.ndarray:
         """Standardised numbers, ``(n_samples, n_targets)``."""
         return standardised(self.y, self.scaler)
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of targets."""
+        return self.target.shape[1]
 
     @property
     def codes(self) -> np.ndarray:
@@ -238,9 +250,12 @@ def choose_members(
     Choice
     """
     tables, outcome, groups = _distinct(by_block, outcome)
+    has_many_classes = outcome.n_outputs > MANY_CLASSES
+    if has_many_classes:
+        members = _narrow(members, by_block)
     kind = _LabelJudge if isinstance(outcome, Labels) else _NumberJudge
     judge: _Judge = kind(tables, outcome, make_splits(outcome, seed), seed)
-    if not len(judge.rows):
+    if not len(judge.rows) and not has_many_classes:
         members = [dataclasses.replace(m, model=for_single_samples(m.model)) for m in members]
     judged = [judge(member) for member in members]
     predictions = np.stack([found for *_, found in judged])
@@ -255,6 +270,13 @@ def choose_members(
     ]
     heat, mean = judge.at_best_temperature(np.tensordot(weights, predictions[order], 1))
     return Choice(chosen, heat, judge.by_sample(mean)[groups], groups)
+
+
+def _narrow(members: list[Member], by_block: dict) -> list[Member]:
+    """Return the members whose number of features allows their solution, or the one with fewest."""
+    widths = [sum(by_block[block].shape[1] for block in member.blocks) for member in members]
+    most = max(BLEND["many_features"], min(widths))
+    return [member for member, width in zip(members, widths, strict=True) if width <= most]
 
 
 def _distinct(by_block: dict, outcome: Labels | Numbers) -> tuple:
@@ -317,7 +339,7 @@ class _Judge(abc.ABC):
         """Return temperature, setting, and the predictions ``(n_judged, n_outputs)``."""
         if not len(self.rows):
             heat = 1.0 if member.prior else self.usual
-            return heat, member.model.usual, self.outcome.target[:0]
+            return heat, member.model.usual, np.empty((0, self.outcome.n_outputs))
         found = [
             member.model.out_of_fold(self.tables, member.blocks, self.outcome, folds)
             for folds in self.splits

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from ..transferability import Dual, discriminant, scale_of, solve_large_ridge, solve_ridge
+from ..transferability import (
+    MANY_CLASSES,
+    Dual,
+    discriminant,
+    fit_discriminant,
+    scale_of,
+    solve_large_ridge,
+    solve_ridge,
+)
 from .models import Model, Outcome, Tables
 
 __all__ = ["Discriminant", "Linear", "Probe", "for_single_samples"]
@@ -56,7 +64,7 @@ class Probe:
         self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, folds: list[Any]
     ) -> np.ndarray:
         """Return ``(n_settings, n_samples, n_outputs)``."""
-        products, target = tables.products(blocks), outcome.target
+        products, target = tables.products(blocks), _dense(outcome.target)
         found = np.empty((len(self.settings), *target.shape))
         for train, test in folds:
             known, asked = products[np.ix_(train, train)], tables.between(blocks, test, train)
@@ -106,17 +114,36 @@ class Discriminant(Probe):
         target: np.ndarray,
         weight: np.ndarray,
     ) -> np.ndarray:
-        coef, intercept = discriminant(model.scores(known), target, weight)
-        return model.scores(asked) @ coef + intercept
+        # Of the classes that no sample has, all with one constant score, the first stands for all.
+        mass = weight @ target
+        some = np.sort(np.append(np.flatnonzero(mass), np.flatnonzero(mass == 0)[:1]))
+        coef, intercept = discriminant(model.scores(known)[:, some], target[:, some], weight)
+        found = np.full((len(asked), target.shape[1]), intercept[np.argmin(mass[some])])
+        found[:, some] = model.scores(asked)[:, some] @ coef + intercept
+        return found
 
     def fit(
         self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
     ) -> Linear:
         """Fit on all samples."""
+        if outcome.n_outputs > MANY_CLASSES:
+            return self._fit_many(tables, blocks, outcome, setting)
         probe = super().fit(tables, blocks, outcome, setting)
         scores = probe.scores(tables, blocks)
         coef, intercept = discriminant(scores, outcome.target, outcome.weight)
         return Linear([own @ coef for own in probe.coef], probe.intercept @ coef + intercept)
+
+    def _fit_many(
+        self, tables: Tables, blocks: tuple[Any, ...], outcome: Outcome, setting: float
+    ) -> Linear:
+        """Fit many classes from the covariance of the features."""
+        rows = [_dense(tables.unit(block)) for block in blocks]
+        roots = [np.sqrt(scale_of(part, outcome.weight) / len(blocks)) for part in rows]
+        features = np.hstack([root * part for root, part in zip(roots, rows, strict=True)])
+        coef, intercept = fit_discriminant(features, outcome.target, outcome.weight, setting)
+        ends = np.cumsum([part.shape[1] for part in rows])[:-1]
+        parts = np.split(coef, ends)
+        return Linear([root * part for root, part in zip(roots, parts, strict=True)], intercept)
 
 
 def for_single_samples(model: Model) -> Model:

@@ -87,6 +87,8 @@ BLEND: dict[str, Any] = {
     # For numbers, whose weights are selected greedily: rounds of the selection, and bags.
     "rounds": 50,
     "bags": 20,
+    # The largest number of features of a member, where there are more than 1,000 classes.
+    "many_features": 4096,
     # The smallest weight of a member that is kept.
     "least_weight": 0.02,
 }

@@ -43,8 +43,9 @@ class Outcome(Protocol):
         As given.
     codes : ndarray of shape (n_samples,)
         Classes by position.
-    target : ndarray of shape (n_samples, n_outputs)
+    target : ndarray or sparse array of shape (n_samples, n_outputs)
         Indicators of classes, or numbers.
+    n_outputs : int
     weight : ndarray of shape (n_samples,)
         Positive.
     """
@@ -59,7 +60,10 @@ class Outcome(Protocol):
     def weight(self) -> np.ndarray: ...
 
     @property
-    def target(self) -> np.ndarray: ...
+    def target(self) -> Any: ...
+
+    @property
+    def n_outputs(self) -> int: ...
 
 
 class Tables:

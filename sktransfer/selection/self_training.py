@@ -226,5 +226,5 @@ def _with_pseudo_labels(labels: Labels, found: np.ndarray) -> PseudoLabels:
         np.concatenate([labels.codes, codes]),
         labels.classes,
         np.concatenate([labels.weight, weight]),
-        np.vstack([labels.target, targets]),
+        _stacked(labels.target, targets),
     )

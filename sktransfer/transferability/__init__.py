@@ -4,7 +4,7 @@ No torch and no networks.
 """
 
 from .blas import one_thread_if_small, small_in_one_thread
-from .discriminant import discriminant
+from .discriminant import MANY_CLASSES, discriminant, fit_discriminant, indicators
 from .dual import Dual, inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
 from .ensembles import greedy_weights, mixture_weights, temperature
 from .folds import hold_out, make_folds, make_probe_folds, make_trial_folds, subsample
@@ -22,6 +22,7 @@ from .scores import h_score, logme, probe_score, transrate
 from .shift import free_energy, gaussian_divergence, prediction_entropy
 
 __all__ = [
+    "MANY_CLASSES",
     "PROBE_C",
     "Dual",
     "GlobalScaler",
@@ -29,11 +30,13 @@ __all__ = [
     "RidgeProbe",
     "discriminant",
     "explained_share",
+    "fit_discriminant",
     "free_energy",
     "gaussian_divergence",
     "greedy_weights",
     "h_score",
     "hold_out",
+    "indicators",
     "inner_products",
     "labels_given_classes",
     "leep",

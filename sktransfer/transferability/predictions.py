@@ -70,7 +70,7 @@ def labels_given_classes(
     ----------
     theta : ndarray of shape (n_samples, n_source_classes)
         The network's probabilities.
-    target : ndarray of shape (n_samples, n_classes)
+    target : ndarray or sparse array of shape (n_samples, n_classes)
         Indicators of the labels.
     smoothing : float
         Pseudo-samples, distributed as the labels are, that each class of the network starts with.
@@ -82,7 +82,7 @@ def labels_given_classes(
     ndarray of shape (n_source_classes, n_classes)
         Without smoothing, a class that no sample resembles has the labels' frequencies.
     """
-    onehot = target if weight is None else target * weight[:, None]
+    onehot = target if weight is None else (target.T * weight).T
     frequency = onehot.sum(axis=0) / onehot.sum()
     counts = theta.T @ onehot + smoothing * frequency
     total = counts.sum(axis=1, keepdims=True)

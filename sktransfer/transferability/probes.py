@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..data import Target
 from ..data.types import RandomState
 from .blas import small_in_one_thread
+from .discriminant import MANY_CLASSES, fit_discriminant, indicators
 from .folds import make_folds
 
 __all__ = [
@@ -106,6 +107,9 @@ class LinearProbe(ClassifierMixin, _Probe):
     variance. Where several penalties are compared and samples are fewer than features, features
     are first rotated into as many dimensions as there are samples, which does not change the model.
 
+    With more than 1,000 classes, penalized discriminant analysis takes the place of logistic
+    regression: :func:`~sktransfer.transferability.fit_discriminant`, with the penalty 0.1.
+
     Parameters
     ----------
     Cs : tuple of float, default=(0.01, 0.1, 1.0)
@@ -122,6 +126,7 @@ class LinearProbe(ClassifierMixin, _Probe):
     C_ : float
         The inverse penalty.
     model_ : LogisticRegression, or DummyClassifier where there is one class only
+        With more than 1,000 classes, its coefficients are those of discriminant analysis.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
     """
@@ -146,6 +151,8 @@ class LinearProbe(ClassifierMixin, _Probe):
         check_classification_targets(y)
         self.classes_, counts = np.unique(y, return_counts=True)
         X, self._basis = self._scale(X, sample_weight), None
+        if len(counts) > MANY_CLASSES:
+            return self._fit_many(X, y, sample_weight)
         if len(self.Cs) > 1 and X.shape[0] < X.shape[1]:
             self._basis = np.linalg.svd(X, full_matrices=False)[2].T
             X = X @ self._basis
@@ -156,6 +163,17 @@ class LinearProbe(ClassifierMixin, _Probe):
 
             model = DummyClassifier()
         self.model_ = model.fit(X, y, sample_weight=sample_weight)
+        return self
+
+    def _fit_many(self, X, y, weight) -> Self:
+        """Fit discriminant analysis, whose solution needs no iterations."""
+        self.C_ = self.Cs[0] if len(self.Cs) == 1 else PROBE_C
+        target = indicators(np.searchsorted(self.classes_, y), len(self.classes_))
+        weight = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
+        coef, intercept = fit_discriminant(X, target, weight, 1 / self.C_)
+        self.model_ = LogisticRegression(C=self.C_)
+        self.model_.classes_, self.model_.n_features_in_ = self.classes_, X.shape[1]
+        self.model_.coef_, self.model_.intercept_ = coef.T, intercept
         return self
 
     def _choose_penalty(self, X, y, counts, weight) -> float:

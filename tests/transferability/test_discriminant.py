@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.sparse import csr_array, issparse
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from sktransfer.transferability import discriminant, solve_ridge
+from sktransfer.transferability import discriminant, fit_discriminant, indicators, solve_ridge
 
 
 def fitted(X, codes, penalty=1e-6, weight=None, k=None):
@@ -71,3 +72,24 @@ def test_one_class_or_equal_rows_tell_nothing():
         logits = scores @ coef + intercept
         expected = np.log(np.bincount(codes) / 4)
         np.testing.assert_allclose(logits, np.tile(expected, (4, 1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("as_sparse", [False, True])
+def test_fitted_to_features_it_equals_the_map_of_ridge_scores(as_sparse):
+    X, codes = clusters([12, 20, 8, 30], [*TRIANGLE, [1, 1, 1, 5]])
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(codes))
+    target = np.eye(5)[codes]  # the last class has no samples
+    ridge = solve_ridge(X @ X.T, target, weight, 3.0)
+    coef, intercept = discriminant(ridge.scores(X @ X.T), target, weight)
+    expected = ridge.scores(X @ X.T) @ coef + intercept
+    given = csr_array(target) if as_sparse else target
+    coef, intercept = fit_discriminant(X, given, weight, 3.0)
+    np.testing.assert_allclose(X @ coef + intercept, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [3, 1001])
+def test_indicators_are_sparse_for_many_classes(n_classes):
+    found = indicators(np.array([2, 0]), n_classes)
+    assert issparse(found) == (n_classes > 1000)
+    dense = found.toarray() if issparse(found) else found
+    assert dense[0, 2] == dense[1, 0] == dense.sum() / 2 == 1
