@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import Modality
+from ..data import Modality, forward_strides
 from .image_ops import center_crop, resize, resize_by_pillow, scale
 
 __all__ = ["ImagePreprocessing", "TransformPreprocessing", "as_preprocessing"]
@@ -109,6 +109,7 @@ class ImagePreprocessing:
         # The permuted view stays channels-last in memory: torchvision resizes such uint8
         # tensors without a copy, within a step or two of Pillow and several times faster.
         # Read-only arrays (memory maps, Pillow's) are copied: torch has no such tensors.
+        image = forward_strides(image)
         image = np.require(image if image.strides[2] else image[..., :1], requirements=["C", "W"])
         x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w), or (1, h, w) of a grey one
         return resize(x, size, self.interpolation).expand(3, -1, -1)
@@ -196,7 +197,7 @@ class TransformPreprocessing:
     modality: Modality
 
     def __call__(self, opened: Any) -> torch.Tensor:
-        made = self.transform(self.modality.for_transform(opened))
+        made = forward_strides(self.transform(self.modality.for_transform(opened)))
         if not self.modality.has_tokens:
             return torch.as_tensor(made, dtype=torch.float32)
         ids = torch.as_tensor(made)

@@ -6,7 +6,15 @@ packages share.
 """
 
 from .arrays import ArrayModality
-from .base import UnreadableSamplesError, digest_array, named_among, shorten, take, unwrap_column
+from .base import (
+    UnreadableSamplesError,
+    digest_array,
+    forward_strides,
+    named_among,
+    shorten,
+    take,
+    unwrap_column,
+)
 from .columns import split_columns, without_missing
 from .datasets import from_dataset
 from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
@@ -65,6 +73,7 @@ __all__ = [
     "documentation_link",
     "encode_target",
     "find_task",
+    "forward_strides",
     "from_dataset",
     "get_modality",
     "is_numbers",

@@ -15,6 +15,7 @@ from .sources import Item
 __all__ = [
     "UnreadableSamplesError",
     "digest_array",
+    "forward_strides",
     "named_among",
     "plain_array",
     "short_name",
@@ -166,6 +167,24 @@ def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
     if np.ma.is_masked(array):
         raise ValueError(f"{name} has masked values: replace them first with filled(value)")
     return np.asarray(array)
+
+
+def forward_strides(array: Any) -> Any:
+    """Copy an array with a negative stride, such as ``X[::-1]``, of which torch makes no tensor.
+
+    ``np.ascontiguousarray`` returns one unchanged if its reversed axis has the length 1.
+
+    Parameters
+    ----------
+    array : object
+
+    Returns
+    -------
+    object
+        Everything else is returned unchanged.
+    """
+    is_reversed = isinstance(array, np.ndarray) and min(array.strides, default=0) < 0
+    return array.copy() if is_reversed else array
 
 
 def digest_array(array: np.ndarray) -> bytes:

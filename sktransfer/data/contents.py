@@ -222,15 +222,21 @@ def _read_all(file) -> bytes:
 
 
 def _limited(file) -> bytes:
-    """Read a file to its end, or to one byte more than allowed."""
-    limit = max_bytes()
-    content = file.read() if limit is None else file.read(limit + 1)
-    if isinstance(content, str):
-        raise TypeError("the file is open for text: open it with mode='rb'")
-    if not isinstance(content, bytes | bytearray | memoryview):
-        raise TypeError("its read() returns no bytes")
-    check_size(len(content))
-    return bytes(content)
+    """Read a file to its end, or to one byte more than allowed.
+
+    A file from another machine returns what has arrived, and less than was asked for.
+    """
+    limit, n_bytes = max_bytes(), 0
+    contents = []
+    while content := file.read() if limit is None else file.read(limit + 1 - n_bytes):
+        if isinstance(content, str):
+            raise TypeError("the file is open for text: open it with mode='rb'")
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise TypeError("its read() returns no bytes")
+        n_bytes += len(content)
+        check_size(n_bytes)
+        contents.append(content)
+    return b"".join(contents)
 
 
 def _read_bytes(sample) -> bytes:

@@ -1,27 +1,37 @@
-"""Limits for untrusted files: pixels, bytes, seconds and scans.
+"""Limits for untrusted files: formats, pixels, bytes, seconds and scans.
 
 All limits are in this module. They are read at each use, so that a program can change them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
+from typing import IO
 
 from PIL import Image, ImageFile
 
 __all__ = [
+    "FORMATS",
     "SCANS",
     "SECONDS",
+    "check_format",
     "check_pixels",
     "check_scans",
     "check_size",
     "max_bytes",
+    "open_listed",
     "run_in_time",
     "too_many_pixels",
 ]
 
+# The formats of image files that are read, by their names in ``PIL.Image.OPEN``. Pillow knows more:
+# EPS files, for instance, are programs that Ghostscript runs. "HEIF" is that of the plug-in
+# pillow-heif. The last has no mark at its beginning, so that all others are tried before it.
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF", "HEIF", "JPEG2000", "ICO"]
+FORMATS += ["TGA"]
 SECONDS = 60.0  # for a file from another machine, or one that another library opens
 SCANS = 100  # of a progressive JPEG; usual ones have about 10, and each takes time for all pixels
 # Bytes of a file for each pixel of the limit on pixels: the size of a pixel of 16-bit RGBA without
@@ -57,6 +67,76 @@ def check_size(n_bytes: int) -> None:
             f"{n_bytes} bytes are more than an image of {Image.MAX_IMAGE_PIXELS} pixels takes; "
             "PIL.Image.MAX_IMAGE_PIXELS sets that limit"
         )
+
+
+def open_listed(file: IO[bytes]) -> ImageFile.ImageFile:
+    """Open an image whose format is among :data:`FORMATS`, without decoding it.
+
+    Parameters
+    ----------
+    file : binary file
+
+    Returns
+    -------
+    PIL.ImageFile.ImageFile
+
+    Raises
+    ------
+    PIL.UnidentifiedImageError
+        If it is no image.
+    ValueError
+        If it begins as an image of another format.
+    """
+    Image.preinit()  # the plug-ins of usual formats; all others take longer to import
+    tried = _registered()
+    with contextlib.suppress(Image.UnidentifiedImageError):
+        return Image.open(file, formats=tried)
+    Image.init()
+    others = [name for name in _registered() if name not in tried]
+    with contextlib.suppress(Image.UnidentifiedImageError):
+        return Image.open(file, formats=others)
+    file.seek(0)
+    prefix = file.read(16)
+    for name in sorted(set(Image.OPEN).difference(FORMATS)):
+        if _begins_as(name, prefix):
+            raise _not_listed(name)
+    raise Image.UnidentifiedImageError("cannot identify the format of the image")
+
+
+def _registered() -> list[str]:
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _begins_as(name: str, prefix: bytes) -> bool:
+    """Tell whether a file has the mark of a format at its beginning."""
+    accept = Image.OPEN[name][1]
+    with contextlib.suppress(Exception):  # the errors of plug-ins for short files differ
+        return accept is not None and accept(prefix) is True
+    return False
+
+
+def _not_listed(name: str) -> ValueError:
+    return ValueError(
+        f"{name} files are not read: convert it to PNG, or, where you trust the files, add the "
+        f"format: sktransfer.data.limits.FORMATS.append({name!r})"
+    )
+
+
+def check_format(image: Image.Image) -> None:
+    """Refuse an image that Pillow opened from a file of another format than :data:`FORMATS`.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+    """
+    name = image.format
+    if isinstance(image, ImageFile.ImageFile) and name is not None:
+        if name not in FORMATS and name != "MPO":  # a JPEG with further images behind it
+            raise _not_listed(name)
 
 
 def check_pixels(image: Image.Image) -> None:

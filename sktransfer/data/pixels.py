@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from .base import digest_array, plain_array
 from .contents import Encoded, has_scheme, is_encoded, open_locally, read_encoded
-from .limits import check_pixels, check_scans, too_many_pixels
+from .limits import check_format, check_pixels, check_scans, open_listed, too_many_pixels
 from .modality import SampleView
 from .ranges import check_channels, to_range, warn_of_mask
 from .sources import Item, Loaded
@@ -88,7 +88,7 @@ def _open_file(file: Encoded) -> Image.Image:
     """Read the header of an image, and refuse one with too many pixels or scans."""
     check_scans(file.content)
     try:
-        image = Image.open(io.BytesIO(file.content))
+        image = open_listed(io.BytesIO(file.content))
     except Image.UnidentifiedImageError:
         raise ValueError(_not_an_image(file.content)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -112,10 +112,10 @@ def check_header(name: str | os.PathLike[str]) -> None:
     Raises
     ------
     OSError, ValueError
-        If it cannot be read, or is not an image.
+        If it cannot be read, or is not an image of a format that is read.
     """
     try:
-        with open_locally(name) as file, Image.open(file):
+        with open_locally(name) as file, open_listed(file):
             pass
     except Image.UnidentifiedImageError:
         raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
@@ -151,7 +151,7 @@ def _encoded_side(sample) -> int | None:
     try:
         is_name = isinstance(sample, str | os.PathLike) and not str(sample).startswith("data:")
         opened = open_locally(sample) if is_name else io.BytesIO(read_encoded(sample).content)
-        with opened as file, Image.open(file) as image:
+        with opened as file, open_listed(file) as image:
             return min(image.size)
     except Exception:  # it is named where it is opened
         return None
@@ -248,6 +248,7 @@ def open_image(sample: Any) -> np.ndarray:
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
+    check_format(image)
     check_pixels(image)
     try:
         image = _upright(image)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..backbones import Backbone
-from ..data import Modality, UnreadableSamplesError
+from ..data import Modality, UnreadableSamplesError, forward_strides
 from .loader import Loader
 
 __all__ = [
@@ -137,8 +137,8 @@ def _open_once(sample, backbones: Sequence[Backbone]) -> list[torch.Tensor]:
     """Open a sample once, and preprocess it for each backbone."""
     opened = backbones[0].modality.open(sample)
     return [
-        torch.tensor(opened) if backbone.preprocess is None else backbone.preprocess(opened)
-        for backbone in backbones
+        torch.tensor(forward_strides(opened)) if b.preprocess is None else b.preprocess(opened)
+        for b in backbones
     ]
 
 

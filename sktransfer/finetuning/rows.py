@@ -12,7 +12,7 @@ import torch
 from skorch.dataset import Dataset
 from torch.utils.data import default_collate
 
-from ..data import pad_rows
+from ..data import forward_strides, pad_rows
 from ..engines import as_batch
 from ..features import Stream
 
@@ -313,8 +313,8 @@ def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Convert an array to a tensor, without a copy unless it is read-only."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    """Convert an array to a tensor, without a copy unless it is read-only or reversed."""
+    return torch.from_numpy(np.require(forward_strides(array), requirements=["C", "W"]))
 
 
 def _is_ragged(view) -> bool:

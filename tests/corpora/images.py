@@ -1,4 +1,4 @@
-"""Images: files of 13 formats and 18 modes, whole and damaged; orientations; arrays; names."""
+"""Images: files of 14 formats and 18 modes, whole and damaged; orientations; arrays; names."""
 
 import functools
 import io
@@ -18,9 +18,9 @@ from .cases import Case
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA"]
 MODES += ["RGBX", "RGBa", "La", "I;16", "I;16B"]
 FORMATS = ["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm", "tga", "ico", "jpeg2000", "sgi"]
-FORMATS += ["pcx", "dib"]
+FORMATS += ["pcx", "dib", "eps"]
+REFUSED = {"sgi", "pcx", "dib", "eps"}  # formats that photographs do not come in
 SIDE = (48, 40)  # width and height
-EXACT = {"png", "bmp", "tiff", "ppm", "tga", "sgi", "pcx", "dib"}  # formats that lose nothing
 
 
 def smooth(seed: int = 0) -> np.ndarray:
@@ -87,7 +87,7 @@ def encode(image: Image.Image, name: str, **settings) -> bytes | None:
     file = io.BytesIO()
     try:
         image.save(file, name, **settings)
-        if "exif" not in settings:
+        if "exif" not in settings and name not in REFUSED:
             Image.open(file).load()  # old versions write some files that they cannot read
         return file.getvalue()
     except Exception:  # each format refuses other modes by other errors
@@ -105,8 +105,11 @@ def of_files() -> list[Case]:
     """Whole files, compared with what Pillow reads from them by another way."""
     cases = []
     for (name, mode), content in files().items():
-        wanted = expected(Image.open(io.BytesIO(content)))
         run = functools.partial(opened, content)
+        if name in REFUSED:
+            cases.append(Case(f"{name} {mode}", run, is_image, "error"))
+            continue
+        wanted = expected(Image.open(io.BytesIO(content)))
         right = functools.partial(equals, wanted, 1.5 / 255)
         cases.append(Case(f"{name} {mode}", run, right, "right"))
     return cases

@@ -2,6 +2,7 @@ import base64
 import functools
 import http.server
 import io
+import itertools
 import os
 import sys
 import tempfile
@@ -197,6 +198,64 @@ def test_a_slow_server_is_not_waited_for(server, monkeypatch):
     monkeypatch.setattr(limits, "SECONDS", 0.3)
     with pytest.raises(TimeoutError, match=r"not read within 0\.3 seconds"):
         open_image(f"{server}/slow")
+
+
+def file_of_size(n_bytes: int) -> bytes:
+    """An image in a file of about this size."""
+    side = round((n_bytes / 3) ** 0.5)
+    pixels = np.random.default_rng(n_bytes).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return encode(pixels)
+
+
+class InPieces(http.server.BaseHTTPRequestHandler):
+    """Serves a file of the size in its name, some thousand bytes at a time."""
+
+    def do_GET(self):
+        content = file_of_size(int(self.path.strip("/")))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        cuts = np.random.default_rng(len(content)).integers(0, len(content), 4)
+        for start, stop in itertools.pairwise([0, *sorted(cuts.tolist()), len(content)]):
+            self.wfile.write(content[start:stop])
+            time.sleep(0.005)  # the reader gets what has arrived
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("n_files", [5, pytest.param(200, marks=pytest.mark.sweep)])
+def test_urls_whose_content_arrives_in_pieces_are_read_to_their_end(n_files, loopback):
+    sizes = np.linspace(20_000, 500_000, n_files).astype(int).tolist()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), InPieces) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        contents = [read_encoded(f"{address}/{size}").content for size in sizes]
+        server.shutdown()
+    pairs = zip(contents, sizes, strict=True)
+    assert not [size for content, size in pairs if content != file_of_size(size)]
+
+
+class Short(io.BytesIO):
+    """A file that returns a few bytes of what is asked for, as unbuffered files may."""
+
+    def read(self, size=-1):
+        return super().read(7 if size is None or size < 0 else min(size, 7))
+
+
+@pytest.mark.parametrize("limit", [10_000, None])
+def test_an_open_file_with_short_reads_is_read_to_its_end(limit, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    file = Short(PNG)
+    assert np.array_equal(open_image(file), COLOUR)
+    assert file.tell() == 0
+
+
+def test_short_reads_do_not_pass_the_limit_on_bytes(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="bytes are more than an image of 10 pixels"):
+        open_image(Short(PNG))
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):

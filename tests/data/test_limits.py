@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sktransfer.data import limits
-from sktransfer.data.pixels import open_image
+from sktransfer import UnreadableSamplesError, load_image_folder
+from sktransfer.data import digest, limits
+from sktransfer.data.pixels import open_image, shorter_side
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
@@ -48,3 +49,66 @@ def test_without_a_limit_on_pixels_there_is_none_on_bytes(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert limits.max_bytes() is None
     limits.check_size(10**15)
+
+
+def encoded(name: str, size=(50, 40)) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(COLOUR).resize(size).save(file, name)
+    return file.getvalue()
+
+
+# Ghostscript runs EPS files, which are programs, where it is installed; this one has no end.
+ENDLESS = encoded("EPS").replace(b"%%EndComments", b"%%EndComments\n{} loop")
+
+
+@pytest.fixture(params=[ENDLESS, encoded("PCX"), encoded("SGI")], ids=["EPS", "PCX", "SGI"])
+def refused(request, tmp_path):
+    """A file of a format that is not read, and the name of the format."""
+    (tmp_path / "a" / "0.jpg").parent.mkdir()
+    (tmp_path / "a" / "0.jpg").write_bytes(request.param)
+    return tmp_path / "a" / "0.jpg", request.node.callspec.id
+
+
+def test_files_of_other_formats_are_refused_by_name_and_not_opened(refused):
+    path, name = refused
+    with Image.open(path) as image:
+        for use, sample in ((open_image, path), (open_image, image), (digest, image)):
+            with pytest.raises(ValueError, match=f"{name} files are not read: convert it to PNG"):
+                use(sample)
+    assert shorter_side(path) is None
+    with pytest.raises(UnreadableSamplesError, match=f"{name} files are not read"):
+        load_image_folder(path.parents[1])
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF"])
+def test_files_of_listed_formats_are_read(name):
+    assert name in limits.FORMATS
+    if name in Image.SAVE:
+        assert open_image(encoded(name)).shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize("name", ["JPEG2000", "ICO", "TGA"])
+def test_files_of_rare_listed_formats_are_read(name):
+    assert open_image(encoded(name, (32, 32))).shape == (32, 32, 3)
+
+
+def test_a_photograph_with_further_images_is_read():
+    file = io.BytesIO()
+    image = Image.fromarray(COLOUR)
+    image.save(file, "MPO", save_all=True, append_images=[image])
+    assert open_image(file.getvalue()).shape == (40, 50, 3)
+    assert open_image(Image.open(file)).shape == (40, 50, 3)
+
+
+def test_the_formats_are_a_setting(monkeypatch):
+    content = encoded("SGI")
+    monkeypatch.setattr(limits, "FORMATS", [*limits.FORMATS, "SGI"])
+    assert np.array_equal(open_image(content), COLOUR)
+    monkeypatch.setattr(limits, "FORMATS", ["PNG"])
+    with pytest.raises(ValueError, match=r"JPEG files are not read.*FORMATS.append\('JPEG'\)"):
+        open_image(progressive())
+
+
+def test_a_format_whose_plug_in_is_missing_does_not_disturb_the_others(monkeypatch):
+    monkeypatch.setattr(limits, "FORMATS", ["none", *limits.FORMATS])
+    assert np.array_equal(open_image(encoded("PNG")), COLOUR)
