@@ -11,6 +11,7 @@ ROOT = Path(sktransfer.__file__).parent
 # Each package imports only those before it in this list. All imports count, those inside functions
 # too; the root may import everything and is imported by nobody.
 ORDER = [
+    "_compat",
     "data",
     "transferability",
     "backbones",

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterator
 
 from torch import fx, nn
 
+from .._compat.torch import TracedModule
 from .base import Backbone
 from .graphs import (
     TRACING,
@@ -255,7 +256,7 @@ def _stage(module: nn.Module, nodes: list[fx.Node], constant: set[fx.Node]) -> f
     for node in nodes:
         copies[node] = graph.node_copy(node, copy_of)
     graph.output(copies[nodes[-1]])
-    stage = fx.GraphModule(module, graph)
+    stage = TracedModule(module, graph)
     _make_dropouts_modules(stage)
     return stage
 

@@ -29,6 +29,7 @@ __all__ = [
     "seeded",
 ]
 
+_LIGHTNING = "model."  # before the names of a network that is an attribute of a LightningModule
 _SHOWN = 4  # names listed in an error before "and n more"
 
 
@@ -39,7 +40,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     ----------
     path : str or Path
         A ``.safetensors`` file, or one that ``torch.save`` wrote; then a dictionary of tensors,
-        or one under the key ``state_dict`` or ``model``.
+        or one under the key ``state_dict`` or ``model``. The prefix "module." is removed from
+        names; :func:`load_weights` removes "model.", too, which Lightning adds.
 
     Returns
     -------
@@ -133,7 +135,10 @@ def load_weights(
         Listing the missing and the unexpected names, the shapes and the types that differ, or
         naming a tensor that holds NaN or infinity.
     """
-    tensors = {rename(name): tensor for name, tensor in read_tensors(path).items()}
+    tensors = read_tensors(path)
+    if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
+        tensors = {name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()}
+    tensors = {rename(name): tensor for name, tensor in tensors.items()}
     return load_tensors(module, tensors, f"weights: {str(path)!r}")
 
 
@@ -173,8 +178,6 @@ def load_tensors(
     # Some networks read the version of a file; its names are those of the current version.
     state._metadata = getattr(wanted, "_metadata", None)
     module.load_state_dict(state, assign=not copy)
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)  # the meta parameters may not require gradients
     check_finite(source, module)
     return module.eval()
 

@@ -24,6 +24,7 @@ __all__ = [
     "warn_of_one_class",
 ]
 
+_LEAST_TOTAL = float(np.finfo(np.float64).tiny)  # its reciprocal is finite
 _Found = TypeVar("_Found")
 
 
@@ -237,21 +238,28 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray
     Raises
     ------
     ValueError
-        If weights are no finite numbers, negative, all zero, masked, or too many or too few.
+        If weights are no finite numbers, negative, all zero or nearly zero (a sum below 2.2e-308),
+        masked, or too many or too few.
     """
     if np.ma.is_masked(sample_weight):
         raise ValueError("sample_weight holds masked values. Give each sample a weight, or 0.")
     weight = naming("sample_weight", _as_weights, sample_weight, n_samples)
     with np.errstate(over="ignore"):
         total = weight.sum()
-    if not 0 < total < np.inf:
-        raise ValueError(f"sample_weight has a sum of {total}: it must be positive and finite.")
+    if not _LEAST_TOTAL <= total < np.inf:
+        raise ValueError(
+            f"sample_weight has a sum of {total}: it must be positive and finite"
+            f"{f', and at least {_LEAST_TOTAL:.3g}' if total > 0 else ''}."
+        )
     return weight
 
 
 def _as_weights(sample_weight, n_samples: int) -> np.ndarray:
-    if sample_weight is not None and np.asarray(sample_weight).dtype.kind not in "biufO":
-        raise ValueError(f"expected numbers, got {sample_weight!r:.60}")
+    if sample_weight is not None:
+        given = np.asarray(sample_weight)
+        texts = given.dtype == object and any(isinstance(x, str | bytes) for x in given.flat)
+        if texts or given.dtype.kind not in "biufO":
+            raise ValueError(f"expected numbers, got {sample_weight!r:.60}")
     rows = np.empty((n_samples, 1))
     return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
 

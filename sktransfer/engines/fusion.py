@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .._compat.torch import TracedModule
 from ..backbones import trace
 
 __all__ = ["prepare"]
@@ -48,7 +49,7 @@ def prepare(segment: nn.Sequential, opaque: tuple[Any, ...]) -> nn.Module:
         _use_channels_last(target, modules)
         _overwrite_input(target, nodes, modules)
     graph.lint()
-    return fx.GraphModule(_by_path(graph, modules, segment), graph).eval()
+    return TracedModule(_by_path(graph, modules, segment), graph).eval()
 
 
 def _by_path(graph: fx.Graph, modules: dict[str, nn.Module], segment: nn.Module) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def resolve_class_map(
     Raises
     ------
     ValueError
-        For names that the network does not have, or labels of several types.
+        For names that the network does not have, a class that two labels name, or labels of
+        several types.
     """
     places: dict = {}
     for names in (backbone.class_ids, backbone.classes):
@@ -74,7 +75,22 @@ def resolve_class_map(
         # A class may be named twice, by its name and its position; it counts once.
         found = [_position_of(source, label, places, n_outputs) for source in sources]
         resolved[label] = list(dict.fromkeys(found))
+    _check_once(resolved, backbone)
     return resolved
+
+
+def _check_once(resolved: dict[Any, list[int]], backbone: Backbone) -> None:
+    """Raise an error if two labels have a class in common, whose probability would count twice."""
+    label_of: dict[int, Any] = {}
+    for label, positions in resolved.items():
+        for position in positions:
+            other = label_of.setdefault(position, label)
+            if other != label:
+                name = backbone.classes[position] if backbone.classes else position
+                raise ValueError(
+                    f"class_map gives the class {name!r} of the network to two labels, {other!r} "
+                    f"and {label!r}: leave it to one of them."
+                )
 
 
 def _position_of(source, label, places: dict, n_outputs: int | None) -> int:

@@ -26,7 +26,6 @@ from .frozen import FrozenStages
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
 from .loop import train
-from .lr_finder import find_lr
 from .outputs import check_head, head_inputs
 from .parameters import PARTIAL, check_partial
 from .plan import TrainingPlan, check_settings, warn_too_few_epochs
@@ -193,8 +192,6 @@ class TunedEstimator(FrozenStages):
         elif self.lr == "auto":
             plan.lr, decay = auto_rates(tail, rows, len(self.frozen_layers_), device)
             plan.layer_decay = decay if self.layer_decay == "auto" else plan.layer_decay
-        elif self.lr == "range_test":
-            plan.lr = find_lr(tail, rows, plan, device)
         self.lr_ = plan.lr
         watch = [] if valid is not None else [("watch", WatchLoss())]
         with epoch_progress(self, plan.max_epochs) as progress:
@@ -209,7 +206,7 @@ class TunedEstimator(FrozenStages):
     def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
         """Copy the stages to train, add a new head, and return the indices of its new rows."""
         tail = deepcopy(self._bare_tail())
-        check_partial(tail.body, tail.part, self.backbone_.name)
+        check_partial(tail.body, tail.part, self.backbone_.name, tail.fixed)
         n_features = head_inputs(tail, one).shape[1]
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, self.dropout, seed)

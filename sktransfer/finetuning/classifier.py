@@ -40,7 +40,8 @@ default="efficientnet_lite0"
         int: that many of the last stages with weights. The name of a layer: its stage and all
         above. "all": all stages. "norm": of all stages only scales and shifts of normalization
         layers; "bias": only biases, those of normalization layers included. A file of such a
-        model is small, and its training takes about two thirds of the time of "all".
+        model is small, and its training takes about two thirds of the time of "all". Parameters of
+        your module that have ``requires_grad=False`` are not trained.
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
@@ -60,13 +61,12 @@ default="efficientnet_lite0"
     n_views : int or None, default=4
         With ``augment``: how many fixed views of each image there are; their frozen part is
         computed once. None makes new views in each epoch, which pass the whole network.
-    lr : float, "auto" or "range_test", default="auto"
+    lr : float or "auto", default="auto"
         The highest learning rate. "auto" lies between 3e-4 and 5e-5 for all stages, by the
         similarity of the samples to the data that the network was trained on (batch
         normalization statistics), and is 5e-5 for some stages; 1e-4 for a head alone and for
         networks with layer normalization (transformers); 3e-3 for word vectors, norms and
-        biases. "range_test" finds it by a range test on training samples. For a head that is
-        initialized at random it is multiplied by ten.
+        biases. For a head that is initialized at random it is multiplied by ten.
     layer_decay : float or "auto", default="auto"
         Factor on the learning rate for each stage towards the input. "auto" is 1, except if all
         stages of a network with batch normalization are trained with ``lr="auto"``: then it lies

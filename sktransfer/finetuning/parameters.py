@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from torch import nn
 
 __all__ = ["PARTIAL", "check_partial", "select_parameters"]
 
 
-def select_parameters(stages: nn.Sequential, part: str) -> None:
+def select_parameters(
+    stages: nn.Sequential, part: str, fixed: Collection[str] = frozenset()
+) -> None:
     """Set which parameters have gradients, in place.
 
     Parameters
@@ -21,15 +23,22 @@ def select_parameters(stages: nn.Sequential, part: str) -> None:
         normalization layers (Frankle, Schwab, Morcos 2021, arXiv:2003.00152); or biases, those
         of normalization layers included (BitFit: Ben Zaken, Ravfogel, Goldberg 2022,
         arXiv:2106.10199).
+    fixed : collection of str, default=frozenset()
+        Names of parameters that are not trained in any case.
     """
-    stages.requires_grad_(part == "all")
-    stages[-1].requires_grad_(True)
-    for parameter in _partial(stages, part):
+    stages.requires_grad_(False)
+    selected = stages.parameters() if part == "all" else _partial(stages, part)
+    for parameter in [*selected, *stages[-1].parameters()]:
         parameter.requires_grad_(True)
+    for name, parameter in stages.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
 
 
-def check_partial(stages: nn.Sequential, part: str, backbone: str) -> None:
-    """Check that stages have parameters of a kind.
+def check_partial(
+    stages: nn.Sequential, part: str, backbone: str, fixed: Collection[str] = frozenset()
+) -> None:
+    """Check that stages have parameters of a kind, and some that are not fixed.
 
     Parameters
     ----------
@@ -37,6 +46,8 @@ def check_partial(stages: nn.Sequential, part: str, backbone: str) -> None:
     part : {"all", "norm", "bias"}
     backbone : str
         Its name, for the message.
+    fixed : collection of str, default=frozenset()
+        As in :func:`select_parameters`.
 
     Raises
     ------
@@ -48,6 +59,15 @@ def check_partial(stages: nn.Sequential, part: str, backbone: str) -> None:
         raise ValueError(
             f"trainable={part!r}: backbone {backbone!r} has no {noun}. Use 'head', 'all' or a "
             "number of stages."
+        )
+    named = dict(list(stages)[:-1] and nn.Sequential(*list(stages)[:-1]).named_parameters())
+    free = {id(parameter) for name, parameter in named.items() if name not in fixed}
+    selected = named.values() if part == "all" else _partial(stages, part)
+    if named and free.isdisjoint(map(id, selected)):
+        raise ValueError(
+            f"No parameter below the head would be trained: those of backbone {backbone!r} that "
+            "trainable= selects have requires_grad=False. Set it to True for some of them, or "
+            "trainable='head'."
         )
 
 

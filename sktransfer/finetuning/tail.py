@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,9 @@ class Tail(nn.Module):
     precision : {"float32", "bfloat16"}
     part : {"all", "norm", "bias"}, default="all"
         Which parameters of the stages are trained; see :func:`select_parameters`.
+    fixed : collection of str, default=None
+        Names of parameters of the stages that are not trained. None is those without
+        ``requires_grad``.
 
     Attributes
     ----------
@@ -78,6 +81,7 @@ class Tail(nn.Module):
         train_batch_norm: bool,
         precision: str,
         part: str = "all",
+        fixed: Collection[str] | None = None,
     ):
         super().__init__()
         self.names = list(stages)
@@ -86,6 +90,10 @@ class Tail(nn.Module):
         self.train_batch_norm = train_batch_norm
         self.precision = precision
         self.part = part
+        if fixed is None:
+            named = self.body.named_parameters()
+            fixed = [name for name, parameter in named if not parameter.requires_grad]
+        self.fixed = frozenset(fixed)
         self.n_chunks = 1
         self.n_trainings = 0
         # A tensor, since a network would be compiled again for each new Python integer.
@@ -101,7 +109,7 @@ class Tail(nn.Module):
 
     def unfreeze(self) -> Tail:
         """Let the parameters that are trained have gradients, and no others."""
-        select_parameters(self.body, self.part)
+        select_parameters(self.body, self.part, self.fixed)
         return self
 
     @property
@@ -112,10 +120,15 @@ class Tail(nn.Module):
         super().train(mode)
         # Batch norm in the new head is always trained: it has no statistics yet.
         for stage in list(self.body)[:-1]:
-            if self.train_batch_norm and _learns(stage):
-                continue
+            learns = self.train_batch_norm and _learns(stage)
             for module in filter(_keeps_statistics, stage.modules()):
-                module.eval()
+                if not (learns and _learns(module)):
+                    module.eval()
+        return self
+
+    def train_all(self) -> Tail:
+        """Let all parameters have gradients but those that are fixed."""
+        select_parameters(self.body, "all", self.fixed)
         return self
 
     @property

@@ -27,7 +27,7 @@ class TrainingParameters(BackboneEstimator):
         "train_batch_norm": ["boolean"],
         "augment": [StrOptions({"light", "strong"}), callable, None],
         "n_views": [Count(1), None],
-        "lr": [StrOptions({"auto", "range_test"}), Interval(Real, 0, None, closed="neither")],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "layer_decay": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "optimizer": [StrOptions({"adamw", "adam", "sgd"}), type],

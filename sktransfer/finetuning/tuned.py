@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -144,7 +144,8 @@ class TunedNetwork:
         """
 
         def make() -> TunedBackbone:
-            copy = TunedNetwork(self.origin, self.frozen, deepcopy(self.tail), self.plan)
+            tail = deepcopy(self.tail).train_all()
+            copy = TunedNetwork(self.origin, self.frozen, tail, self.plan)
             return TunedBackbone(copy, classes, label_rows)
 
         return self._once("backbone", make)
@@ -175,7 +176,8 @@ class TunedNetwork:
         ``format``   number of this layout
         ``frozen``   names of the stages that were not trained
         ``trained``  names of the stages that were
-        ``settings`` ``train_batch_norm`` and ``precision``, and ``part`` if it is not "all"
+        ``settings`` ``train_batch_norm`` and ``precision``, ``part`` if it is not "all", and
+                     ``fixed``, the names of parameters that are not trained
         ``tensors``  name to array: the trained tensors that differ from the origin; of word
                      vectors the rows that differ and their ids
         ``head``     description of the head by names and numbers, or the module itself
@@ -234,7 +236,8 @@ class TunedNetwork:
 
 def _tail_settings(tail: Tail) -> dict:
     part = {} if tail.part == "all" else {"part": tail.part}
-    return {"train_batch_norm": tail.train_batch_norm, "precision": tail.precision} | part
+    fixed = {"fixed": sorted(tail.fixed)} if tail.fixed else {}
+    return {"train_batch_norm": tail.train_batch_norm, "precision": tail.precision} | part | fixed
 
 
 def _plan_state(plan: TrainingPlan) -> dict:
@@ -297,6 +300,7 @@ def bare_tail(
     train_batch_norm: bool,
     precision: str,
     part: str = "all",
+    fixed: Collection[str] | None = None,
 ) -> Tail:
     """Return some stages of a backbone as a tail without a head; tensors are shared.
 
@@ -309,6 +313,8 @@ def bare_tail(
     precision : {"float32", "bfloat16"}
     part : {"all", "norm", "bias"}, default="all"
         Which parameters of the stages are trained.
+    fixed : collection of str, default=None
+        As in :class:`Tail`.
 
     Returns
     -------
@@ -322,6 +328,7 @@ def bare_tail(
         train_batch_norm=train_batch_norm,
         precision=precision,
         part=part,
+        fixed=fixed,
     )
 
 

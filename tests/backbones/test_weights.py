@@ -281,9 +281,10 @@ def test_safetensors_and_pth_are_the_same_network(tensors, tmp_path):
     assert len({backbone.fingerprint for backbone in loaded}) == 1
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_files_of_training_scripts_are_read(key, tensors, tmp_path):
-    path = saved({key: {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "a.pth")
+def test_files_of_training_scripts_are_read(key, prefix, tensors, tmp_path):
+    path = saved({key: {prefix + name: t for name, t in tensors.items()}}, tmp_path / "a.pth")
     assert same_bits(load_backbone(SMALL, weights=path).module.state_dict(), tensors)
 
 

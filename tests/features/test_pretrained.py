@@ -164,6 +164,7 @@ def test_names_that_differ_in_capitals_only_are_different_classes(name, place, p
         ({"x": ["a"], "y": [3]}, r"class_map\['y'\]: 3 is no class; the network has 3"),
         ({"x": ["a"], "y": [-1]}, r"class_map\['y'\]: -1 is no class"),
         ({"x": ["a"], "y": []}, r"class_map\['y'\] names no class"),
+        ({"x": ["a", "b"], "y": ["c", 1]}, "gives the class 'b' of the network to two labels, 'x'"),
         ({}, "names no label"),
         ({1: ["a"], "z": ["b"]}, "must be of one type"),
     ],

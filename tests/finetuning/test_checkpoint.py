@@ -86,7 +86,7 @@ def content(model) -> tuple:
     [
         {},
         {"validation_fraction": 0.2, "patience": 2, "dropout": 0.2, "head": "mlp", "lr": 0.05},
-        {"trainable": "head", "optimizer": "sgd", "lr": "range_test"},
+        {"trainable": "head", "optimizer": "sgd"},
         {"trainable": "all", "train_batch_norm": True, "gradual_unfreezing": True},
         {"callbacks": [Mean()], "clip_norm": 1.0, "layer_decay": 0.5},
         {

@@ -47,7 +47,7 @@ def test_net_params_that_would_break_training_are_refused(key, data):
 
 def test_other_net_params_pass_and_callbacks_are_added(data):
     net_params = {"optimizer__nesterov": True, "callbacks": [("mine", Callback())]}
-    settings = {"max_epochs": 1, "optimizer": "sgd", "lr": "range_test"}
+    settings = {"max_epochs": 1, "optimizer": "sgd"}
     model = FineTunedClassifier(
         load_backbone(network()), validation_fraction=0.2, net_params=net_params, **settings
     ).fit(*data)

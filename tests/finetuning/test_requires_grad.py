@@ -1,0 +1,87 @@
+"""Parameters with requires_grad=False in the user's network are not trained."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from sktransfer import FineTunedClassifier, load, load_backbone, save
+from tests.finetuning.conftest import network
+from tests.support import images, tiny_vit
+
+SETTINGS = {"lr": 0.01, "max_epochs": 2, "weight_decay": 0.1, "random_state": 0}
+
+
+def changed(model, module) -> set[str]:
+    """Names of the tensors of the network that the fitted model has with other values."""
+    tuned = list(model.to_backbone().module.state_dict().values())
+    return {
+        name
+        for name, tensor in module.state_dict().items()
+        if not any(tensor.shape == other.shape and torch.equal(tensor, other) for other in tuned)
+    }
+
+
+def partly_fixed():
+    module = network()
+    module[0].requires_grad_(False)
+    module[0][0].bias.requires_grad_(True)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("trainable", "expected"),
+    [("all", {"0.0.bias", "1.weight", "1.bias"}), ("bias", {"0.0.bias", "1.bias"})],
+)
+@pytest.mark.parametrize("train_batch_norm", [False, True])
+def test_fixed_parameters_stay_to_the_bit(trainable, expected, train_batch_norm, data):
+    module = partly_fixed()
+    head = {"3.weight", "3.bias"}
+    model = FineTunedClassifier(
+        load_backbone(module), trainable=trainable, train_batch_norm=train_batch_norm, **SETTINGS
+    ).fit(*data)
+    assert changed(model, module) - head == expected
+    # Nor are they trained by what goes on from it.
+    model.partial_fit(*data)
+    assert changed(model, module) - head == expected
+    again = pickle.loads(pickle.dumps(model)).set_params(warm_start=True).fit(*data)
+    assert changed(again, module) - head == expected
+    model.net_.partial_fit(data[0], np.searchsorted(model.classes_, data[1]))
+    assert changed(model, module) - head == expected
+    further = FineTunedClassifier(model, trainable="all", **SETTINGS).fit(*data)
+    assert changed(further, module) - head == {"0.0.bias", "1.weight", "1.bias"}
+    assert [p.requires_grad for p in module[0].parameters()] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("trainable", ["all", 1, "bias"])
+def test_a_network_without_parameters_to_train_is_refused(trainable, data):
+    backbone = load_backbone(network().requires_grad_(False))
+    with pytest.raises(ValueError, match=r"requires_grad=False.*trainable='head'"):
+        FineTunedClassifier(backbone, trainable=trainable, **SETTINGS).fit(*data)
+    model = FineTunedClassifier(backbone, trainable="head", **SETTINGS).fit(*data)
+    assert model.score(*data) > 0.5
+
+
+@pytest.mark.sweep
+def test_of_a_network_with_adapters_of_peft_only_these_are_trained():
+    peft = pytest.importorskip("peft")
+    module = tiny_vit()
+    config = peft.LoraConfig(r=2, target_modules=["mlp.0", "mlp.3"], lora_alpha=4)
+    peft.inject_adapter_in_model(config, module)
+    adapters = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert adapters
+    X, y = np.stack(images(12, size=(16, 16))).transpose(0, 3, 1, 2) / 255, [0, 1, 2] * 4
+    backbone = load_backbone(module)
+    model = FineTunedClassifier(backbone, trainable="all", **SETTINGS)
+    model.fit(X.astype(np.float32), y)
+    assert changed(model, module) - {"heads.head.weight", "heads.head.bias"} == adapters
+
+
+def test_a_file_without_pickle_keeps_which_are_fixed(data, tmp_path):
+    module = partly_fixed()
+    model = FineTunedClassifier(load_backbone(module), trainable="all", **SETTINGS).fit(*data)
+    save(model, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt", modules={"sequential": network})
+    again.partial_fit(*data)
+    assert changed(again, module) == {"0.0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
