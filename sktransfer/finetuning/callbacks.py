@@ -87,6 +87,7 @@ class WarmupCosine(Callback):
         As in :class:`Batches`.
     """
 
+    n_batches_: int
     n_steps_: int
     step_: int
 
@@ -99,12 +100,15 @@ class WarmupCosine(Callback):
         return self
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        n_batches = count_batches(get_len(X), net.batch_size, self.in_pairs)
-        self.n_steps_, self.step_ = net.max_epochs * n_batches, 0
-        groups = net.optimizer_.param_groups
+        self.n_batches_ = count_batches(get_len(X), net.batch_size, self.in_pairs)
         if _rates(net) != self.rates_:  # else they are those at the end of the schedule before
-            for group in groups:
+            for group in net.optimizer_.param_groups:
                 group["initial_lr"] = group["lr"]
+        self.restart(net, net.max_epochs)
+
+    def restart(self, net: NeuralNet, n_epochs: int) -> None:
+        """Begin a schedule of some epochs."""
+        self.n_steps_, self.step_ = n_epochs * self.n_batches_, 0
         self._set(net)
 
     def on_batch_begin(

@@ -19,6 +19,7 @@ from skorch.history import History
 
 from ..backbones import Backbone, describe
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
+from .callbacks import KeepBest, WarmupCosine
 from .packing import first_unknown, from_bytes, to_bytes
 from .rows import Batches
 from .tail import Tail
@@ -64,6 +65,7 @@ class TrainingFile:
         self.path = Path(self.folder.replace(_KEY, _digest_about(about))) / _NAME
         self.about, self.seed = about, seed
         self.state: dict[str, Any] | None = None
+        self.extends = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = None if self._claim() else self.path.read_bytes()
@@ -99,20 +101,48 @@ class TrainingFile:
             )
             return
         found = from_bytes(rest)
-        self._check(found["about"])
+        about = found["about"]
+        other = [name for name in self.about if about.get(name, "") != self.about[name]]
+        self.extends = other == ["max_epochs"] and found.get("finished", False)
+        if other and not self.extends:
+            raise self._refused(other)
         self.seed = found["seed"]
         self.state = found if "history" in found else None  # no epoch was completed
 
-    def _check(self, about: dict[str, str]) -> None:
-        """Raise an error if the file belongs to another fit."""
-        other = [name for name in self.about if about.get(name, "") != self.about[name]]
-        if other:
-            raise ValueError(
-                f"checkpoint={self.folder!r} holds the training of a fit with other values of "
-                f"{', '.join(other)}. Fit with the same ones to go on, give another folder, or "
-                f"delete {str(self.path)!r}. In a search or a cross-validation, give "
-                f"checkpoint={str(Path(self.folder) / _KEY)!r}, so that each fit has a folder."
-            )
+    def _refused(self, other: list[str]) -> ValueError:
+        """Return the error for a file that belongs to another fit."""
+        return ValueError(
+            f"checkpoint={self.folder!r} holds the training of a fit with other values of "
+            f"{', '.join(other)}. Fit with the same ones to go on, give another folder, or "
+            f"delete {str(self.path)!r}. In a search or a cross-validation, give "
+            f"checkpoint={str(Path(self.folder) / _KEY)!r}, so that each fit has a folder."
+        )
+
+    def n_left(self, max_epochs: int) -> int:
+        """Return the number of epochs that are left.
+
+        Parameters
+        ----------
+        max_epochs : int
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ValueError
+            If the training in the file is finished and has no fewer epochs, of another number.
+        """
+        if self.extends and max_epochs <= self.n_epochs:
+            raise self._refused(["max_epochs"])
+        return max_epochs - self.n_epochs
+
+    def finish(self) -> None:
+        """Note that the training in the file was ended by a callback, and can be extended."""
+        state = from_bytes(self.path.read_bytes()[len(_MARK) + 8 :])
+        if "history" in state:
+            self.save(state | {"finished": True})
 
     @property
     def n_epochs(self) -> int:
@@ -243,12 +273,24 @@ class SaveTraining(Callback):
         tail = self.tail
         tail.load_state_dict(state["tail"])
         tail.seed, tail.n_chunks = state["tail_seed"], state["n_chunks"]
+        net.history_ = History(state["history"])
+        if self.file.extends:
+            self._extend(net, state["callbacks"])
+            return
         for name, parameter in tail.named_parameters():
             parameter.requires_grad_(name in state["learned"])
         net.optimizer_.load_state_dict(state["optimizer"])
-        net.history_ = History(state["history"])
         for name, callback in self._others(net):
             _restore(callback, state["callbacks"].get(name, {}))
+
+    def _extend(self, net: NeuralNet, callbacks: dict[str, Any]) -> None:
+        """Go on from the weights that a finished training has, with new schedules."""
+        for name, callback in self._others(net):
+            if isinstance(callback, KeepBest):
+                _restore(callback, callbacks[name])
+                net.module_.load_state_dict(callback.state_)
+            elif isinstance(callback, WarmupCosine):
+                callback.restart(net, net.max_epochs - len(net.history))
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         tail, generator = self.tail, getattr(self.batches, "generator", None)
@@ -262,8 +304,13 @@ class SaveTraining(Callback):
             "order": None if generator is None else generator.get_state(),
             "callbacks": {name: _state_of(name, c) for name, c in self._others(net)},
             "lr": net.lr,
+            "finished": len(net.history) >= net.max_epochs,
         }
         self.file.save(state)
+
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        if net.was_stopped and self.file.path.exists():
+            self.file.finish()
 
     def _others(self, net) -> list[tuple[str, Callback]]:
         return [(name, callback) for name, callback in net.callbacks_ if callback is not self]

@@ -106,7 +106,7 @@ def train(
     """
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
-    n_epochs = plan.max_epochs - (0 if file is None else file.n_epochs)
+    n_epochs = plan.max_epochs if file is None else file.n_left(plan.max_epochs)
     try:
         with saving(net, file, tail), keep_freed_memory():
             net.partial_fit(rows.to(device), y=None, epochs=n_epochs)

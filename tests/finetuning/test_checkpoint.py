@@ -184,6 +184,36 @@ def test_other_data_and_parameters_are_refused_by_name(change, names, data, tmp_
         model_of(tmp_path, **change).fit(X, y, weight)
 
 
+@pytest.mark.parametrize("settings", [{}, {"validation_fraction": 0.2}])
+def test_a_finished_training_goes_on_with_more_epochs(settings, data, tmp_path):
+    short = model_of(tmp_path, **settings).fit(*data)
+    long = model_of(tmp_path, max_epochs=9, **settings).fit(*data)
+    assert len(short.history_) == 6
+    assert long.history_[:6] == short.history_
+    rates = [row["event_lr"] for row in long.net_.history[6:, "batches", 0]]
+    assert rates[0] < max(rates)  # a schedule of its own
+    assert np.isclose(max(rates), 0.01, rtol=0.2)
+    # It is one training: killed in between, it ends bit for bit in the same state.
+    other = tmp_path / "other"
+    model_of(other, **settings).fit(*data)
+    with killed_at(9):
+        model_of(other, max_epochs=9, **settings).fit(*data)
+    again = model_of(other, max_epochs=9, **settings).fit(*data)
+    assert content(again) == content(long)
+    with pytest.raises(ValueError, match="max_epochs"):
+        model_of(tmp_path, max_epochs=8, **settings).fit(*data)
+
+
+def test_a_training_that_patience_has_ended_goes_on_from_its_best_epoch(data, tmp_path):
+    settings = {"validation_fraction": 0.3, "patience": 1, "lr": 0.3}
+    short = model_of(tmp_path, max_epochs=20, **settings).fit(*data)
+    assert len(short.history_) < 20
+    long = model_of(tmp_path, max_epochs=25, **settings).fit(*data)
+    assert len(long.history_) >= len(short.history_)
+    best = min(row["valid_loss"] for row in short.history_)
+    assert min(row["valid_loss"] for row in long.history_) <= best
+
+
 def test_how_it_runs_may_change(data, tmp_path):
     X, y = data
     first = model_of(tmp_path).fit(X, y)
