@@ -129,7 +129,8 @@ default="efficientnet_lite0"
         Folder for the state of a training of ``fit``, which is written after each epoch. If the
         process is killed, the next ``fit`` with the same data and parameters goes on, and ends
         bit for bit where it would have ended on a CPU; with others it raises an error, but for a
-        larger ``max_epochs``, with which a finished training goes on. "{key}" in the name becomes a digest of data and parameters, for searches: "folder/{key}".
+        larger ``max_epochs``, with which a finished training goes on. "{key}" in the
+        name becomes a digest of data and parameters, for searches: "folder/{key}".
     n_jobs : int, "auto" or None, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
