@@ -3,7 +3,7 @@
 An engine takes stages, layers and a pooling. It knows no backbone and no store.
 """
 
-from .allocator import keep_freed_memory
+from .allocator import keep_freed_memory, raise_thresholds
 from .base import Engine
 from .devices import resolve_device
 from .exported import export
@@ -34,6 +34,7 @@ __all__ = [
     "onnx_model",
     "pool",
     "pooled_width",
+    "raise_thresholds",
     "resolve_device",
     "resolve_engine",
     "thread_budget",

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..data import Modality, get_modality
+from .allocator import raise_thresholds
 from .batches import Batching
 from .pooling import pool
 from .probing import distance, largest_output
@@ -92,6 +93,8 @@ class Engine(Batching):
         opaque: tuple[Callable[..., Any], ...] = (),
         name: str = "network",
     ):
+        if device.type == "cpu":
+            raise_thresholds()
         names = list(stages)
         self.outputs: dict[str, list[tuple[Any, ...]]] = {}  # by layer: keys and poolings
         for key, layer, how in [*((layer, layer, pooling) for layer in set(layers)), *also]:

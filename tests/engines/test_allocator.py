@@ -88,3 +88,42 @@ def count(settings):
         check=True,
     )
     return [int(number) for number in done.stdout.split()]
+
+
+PLAIN = """
+import resource, sys, threading
+import torch
+from sktransfer import PretrainedFeatureExtractor
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**22)  # 16 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def work():
+    found.append(faults())
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    PretrainedFeatureExtractor(network).fit_transform(torch.ones(5, 4).numpy())
+    faults()  # the heap grows once
+    found.append(faults())
+
+found = []
+if sys.argv[1:] == ["thread"]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
+print(*found)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a threshold of glibc")
+@pytest.mark.parametrize("place", ["main", "thread"])
+def test_a_plain_process_keeps_freed_activations_once_features_were_computed(place):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    command = [sys.executable, "-W", "ignore", "-c", PLAIN, place]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, process.stdout.split())
+    assert after < before / 4
