@@ -2,9 +2,9 @@
 
     python benchmarks/cluster_kills.py [--kills 30] [--rows 960] [--seed 0] [--quick] [--record]
 
-Two worker processes, shards of four rows that take 50 ms each. Runs are repeated, into new folders,
-until the number of kills is reached. The files of each run are asserted to equal those of an
-unbroken run, bit for bit.
+Two worker processes, partitions of four rows that take 50 ms each. Runs are repeated, into new
+folders, until the number of kills is reached. The files of each run are asserted to equal those
+of an unbroken run, bit for bit.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
 
 def timed(target: Path, extractor, X: np.ndarray, client) -> float:
     start = time.perf_counter()
-    extract_to(target, extractor, source=X, shard_size=4, executor=client, retries=20)
+    extract_to(target, extractor, source=X, partition_size=4, executor=client, retries=20)
     return time.perf_counter() - start
 
 

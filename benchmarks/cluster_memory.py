@@ -1,6 +1,6 @@
 """Peak memory of the client and of the workers against the number of rows.
 
-    python benchmarks/cluster_memory.py [--rows 2000 20000 1000000] [--shard 4096] [--quick]
+    python benchmarks/cluster_memory.py [--rows 2000 20000 1000000] [--partition 4096] [--quick]
 
 A network that costs nothing, rows of eight numbers in a Parquet file, two worker processes. Each
 number of rows has processes of its own. The baseline is the smallest number of rows.
@@ -36,7 +36,7 @@ def write_rows(path: Path, n: int) -> None:
             writer.write_table(pa.table({"x": rows, "id": np.arange(start, start + m)}))
 
 
-def measure(n: int, shard: int) -> None:
+def measure(n: int, partition: int) -> None:
     """Print the peaks of the client and of the larger worker, in bytes, and the seconds."""
     with tempfile.TemporaryDirectory() as folder, cluster(2) as client:
         source = Path(folder) / "rows.parquet"
@@ -48,7 +48,7 @@ def measure(n: int, shard: int) -> None:
             source=source,
             column="x",
             keep="id",
-            shard_size=shard,
+            partition_size=partition,
             executor=client,
         )
         seconds = time.perf_counter() - start
@@ -59,16 +59,16 @@ def measure(n: int, shard: int) -> None:
 def main() -> None:
     made = parser(__doc__, quick=QUICK)
     made.add_argument("--rows", type=int, nargs="+", default=[2_000, 20_000, 1_000_000])
-    made.add_argument("--shard", type=int, default=4096)
+    made.add_argument("--partition", type=int, default=4096)
     made.add_argument("--one", type=int, help="measure one number of rows in this process")
     args = made.parse_args()
     if args.one is not None:
-        measure(args.one, args.shard)
+        measure(args.one, args.partition)
         return
     client: dict[str, list[float]] = {}
     worker: dict[str, list[float]] = {}
     for n in args.rows:
-        command = [sys.executable, __file__, "--one", str(n), "--shard", str(args.shard)]
+        command = [sys.executable, __file__, "--one", str(n), "--partition", str(args.partition)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks = list(map(float, done.stdout.split()))
         label = f"{n:,} rows"

@@ -21,11 +21,8 @@ import time
 from _cluster import cpu_seconds, many_workers
 from _common import Case, parser, record, table
 
-from sktransfer.features.shards.executors import _DaskPool
-from sktransfer.features.shards.pieces import ParquetPiece, Reading
-from sktransfer.features.shards.planning import Shard
-from sktransfer.features.shards.runner import run_shards
-from sktransfer.features.shards.task import Done
+from sktransfer.features.partitions.plan import ParquetRows, Partition, Reading
+from sktransfer.features.partitions.run import DaskPool, Done, run_partitions
 
 N_FREE = 400  # tasks that take no time
 SIMULATED = (64, 256, 512, 1600)  # workers
@@ -41,26 +38,28 @@ class Function:
 
 @dataclasses.dataclass(frozen=True)
 class Sleep:
-    """Takes the place of a task that computes a shard."""
+    """Takes the place of the function that computes a partition."""
 
     seconds: float
     function: Function = Function()
 
-    def __call__(self, shard: Shard, n_threads=None) -> Done:
+    def __call__(self, partition: Partition, n_threads=None) -> Done:
         time.sleep(self.seconds)
-        return Done(len(shard), 0)
+        return Done(len(partition), 0)
 
 
-def shards(n: int):
+def partitions(n: int):
     reading = Reading("path", (), None)  # type: ignore[arg-type]
     for i in range(n):
-        piece = ParquetPiece("s3://bucket/photos.parquet", i * 4096, (i + 1) * 4096, "s3://bucket")
-        yield Shard(i * 4096, (piece,), reading, f"{i:016x}")
+        rows = ParquetRows("s3://bucket/photos.parquet", i * 4096, (i + 1) * 4096, "s3://bucket")
+        yield Partition(i * 4096, (rows,), reading, f"{i:016x}")
 
 
 def run(client, n_tasks: int, seconds: float) -> float:
     start = time.perf_counter()
-    run_shards(shards(n_tasks), _DaskPool(Sleep(seconds), client, None), 0, lambda *done: None)
+    pool = DaskPool(Sleep(seconds), client, None)
+    for _ in run_partitions(partitions(n_tasks), pool, 0):
+        pass
     return time.perf_counter() - start
 
 
@@ -122,7 +121,7 @@ def estimate(cost: float, args) -> None:
     print(
         f"\nA task costs the client and the scheduler {cost * 1e3:.2f} ms. Efficiency, simulated:"
     )
-    table(["shard_size", "s", *[f"{n} workers" for n in numbers]], rows)
+    table(["partition_size", "s", *[f"{n} workers" for n in numbers]], rows)
     n, workers = 10**8, 100 * args.cores
     hours = n / (workers * args.rate) / 3600
     print(

@@ -57,7 +57,11 @@ def main() -> None:
         paths = write_jpegs(folder, args.images)
         y = np.arange(args.images) % 2
         extract_to(
-            folder / "f", PretrainedFeatureExtractor(), source=paths, shard_size=64, executor=client
+            folder / "f",
+            PretrainedFeatureExtractor(),
+            source=paths,
+            partition_size=64,
+            executor=client,
         )
         model = make_pipeline(
             PretrainedFeatureExtractor(memory=folder / "f"), LogisticRegression(max_iter=200)

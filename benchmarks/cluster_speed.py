@@ -1,6 +1,6 @@
 """Extraction on a cluster of two processes with one thread against one process with two threads.
 
-    python benchmarks/cluster_speed.py [--images 20000] [--shard 4096] [--rounds 2] [--quick]
+    python benchmarks/cluster_speed.py [--images 20000] [--partition 4096] [--rounds 2] [--quick]
 
 Generated JPEGs of 256 x 256 pixels, the default network. The features are equal first. The overhead
 is the time in one process outside of the computation of features: reading the list, Parquet files
@@ -21,13 +21,13 @@ from _common import Case, interleave, parser, record, speeds
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
 from sktransfer.features import FeatureFunction
 
-QUICK = {"images": 400, "shard": 64}
+QUICK = {"images": 400, "partition": 64}
 
 
 def main() -> None:
     made = parser(__doc__, rounds=2, quick=QUICK)
     made.add_argument("--images", type=int, default=20_000)
-    made.add_argument("--shard", type=int, default=4096)
+    made.add_argument("--partition", type=int, default=4096)
     args = made.parse_args()
     with tempfile.TemporaryDirectory() as name, cluster(2) as client:
         folder = Path(name)
@@ -40,7 +40,11 @@ def main() -> None:
         def run(label: str, executor=None) -> None:
             targets[label] = str(folder / f"f{next(count)}")
             extract_to(
-                targets[label], extractor, source=paths, shard_size=args.shard, executor=executor
+                targets[label],
+                extractor,
+                source=paths,
+                partition_size=args.partition,
+                executor=executor,
             )
 
         def one_process() -> None:
@@ -53,7 +57,7 @@ def main() -> None:
             torch.set_num_threads(1)
 
         warm = paths[: min(64, args.images)]
-        extract_to(folder / "warm", extractor, source=warm, shard_size=8, executor=client)
+        extract_to(folder / "warm", extractor, source=warm, partition_size=8, executor=client)
         processor: dict[str, list[float]] = {"one process": [], "cluster": []}
 
         def spent() -> float:

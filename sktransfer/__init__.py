@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         PretrainedClassifier,
         PretrainedFeatureExtractor,
     )
-    from .features.shards import extract_to, iter_features, load_features
+    from .features.partitions import extract_to, iter_features, load_features
     from .finetuning import FineTunedClassifier, FineTunedRegressor
     from .persistence import load, model_card, save, to_onnx
     from .selection import (
@@ -93,14 +93,14 @@ _PACKAGE_OF = {
     "TransferClassifier": "selection",
     "TransferRegressor": "selection",
     "UnreadableSamplesError": "data",
-    "extract_to": "features.shards",
+    "extract_to": "features.partitions",
     "from_dataset": "data",
-    "iter_features": "features.shards",
+    "iter_features": "features.partitions",
     "list_backbones": "backbones",
     "list_layers": "backbones",
     "load": "persistence",
     "load_backbone": "backbones",
-    "load_features": "features.shards",
+    "load_features": "features.partitions",
     "load_image_folder": "data",
     "load_image_table": "data",
     "load_word_vectors": "backbones.wordvectors",

@@ -32,13 +32,13 @@ def test_features_of_the_default_backbone_load_few_libraries():
     assert not {"torchvision", "skorch", "sympy", "matplotlib"} & loaded
 
 
-def test_the_extractor_loads_no_other_estimators_texts_or_shards():
+def test_the_extractor_loads_no_other_estimators_texts_or_partitions():
     code = "from sktransfer import PretrainedFeatureExtractor\nimport sys\nprint(*sys.modules)"
     loaded = set(run_python(code).split())
     assert {"sklearn.base", "sktransfer.features.extractor"} <= loaded
     others = {"linear_model", "model_selection", "preprocessing", "pipeline", "decomposition"}
     assert not {f"sklearn.{name}" for name in others} & loaded
-    rare = {"transferability", "backbones.words", "backbones.huggingface", "features.shards"}
+    rare = {"transferability", "backbones.words", "backbones.huggingface", "features.partitions"}
     assert not {f"sktransfer.{name}" for name in rare} & loaded
 
 

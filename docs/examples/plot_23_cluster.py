@@ -2,8 +2,8 @@
 Features of many images, on a cluster
 =====================================
 
-``extract_to`` computes features by shards, here with two workers of Dask. It writes one
-file for each shard, so that it goes on where it was interrupted.
+``extract_to`` computes features by partitions, here with two workers of Dask. It writes one
+file for each partition, so that it goes on where it was interrupted.
 """
 
 # %%
@@ -31,7 +31,7 @@ from distributed import Client, LocalCluster
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_features
 
 extractor = PretrainedFeatureExtractor(image_size=96)
-settings = {"source": folder / "images", "keep": ["folder"], "shard_size": 32}
+settings = {"source": folder / "images", "keep": ["folder"], "partition_size": 32}
 with (
     LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"

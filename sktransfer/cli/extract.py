@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..features import PretrainedFeatureExtractor
-from ..features.shards import ExtractionError, ExtractionReport, extract_to
+from ..features.partitions import ExtractionError, ExtractionReport, extract_to
 
 __all__ = ["extract"]
 
@@ -39,14 +39,14 @@ def extract(
     keep: Annotated[
         list[str] | None, typer.Option(help="A column to keep; may be given several times.")
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Rows of a task and a file.")] = 4096,
+    partition_size: Annotated[int, typer.Option(min=1, help="Rows of one file.")] = 4096,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     scheduler: Annotated[
         str | None, typer.Option(help="The address of a Dask scheduler: tcp://host:8786.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 1,
-    retries: Annotated[int, typer.Option(min=0, help="Retries of a shard.")] = 2,
+    retries: Annotated[int, typer.Option(min=0, help="Retries of a partition.")] = 2,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try samples again that failed before.")
     ] = False,
@@ -73,7 +73,7 @@ def extract(
             source=source,
             column=column,
             keep=keep or (),
-            shard_size=shard_size,
+            partition_size=partition_size,
             dtype=dtype,
             executor=executor,
             retries=retries,

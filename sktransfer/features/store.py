@@ -119,10 +119,10 @@ class FeatureStore:
     @property
     def _parts(self):
         """What :func:`extract_to` has written to the same folder; None if it is no target."""
-        from .shards.part_index import PartIndex
+        from .partitions.load import PartitionIndex
 
-        if self._index is None and PartIndex.is_at(self.location):
-            self._index = PartIndex(self.location)
+        if self._index is None and PartitionIndex.is_at(self.location):
+            self._index = PartitionIndex(self.location)
         return self._index
 
     def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:

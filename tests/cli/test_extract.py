@@ -2,7 +2,7 @@ import pytest
 
 from sktransfer import load_features
 from tests.cli.running import run
-from tests.features.shards.support import LABELS, N, write_files, write_parquet
+from tests.features.partitions.support import LABELS, N, write_files, write_parquet
 
 pytest.importorskip("pyarrow")
 

@@ -97,16 +97,16 @@ def test_a_pipeline_around_an_extractor_reports_all_levels(rows, capsys):
     assert "PretrainedFeature" in capsys.readouterr().out
 
 
-def test_an_extraction_reports_its_shards(rows, tmp_path):
+def test_an_extraction_reports_its_partitions(rows, tmp_path):
     X, _ = rows
     log, extractor = Log(), PretrainedFeatureExtractor(Vectors())
     extractor.set_callbacks(log).fit(X)
     fitted, log.events, log.planned = dict(vars(extractor)), [], []
-    extract_to(tmp_path / "a", extractor, source=X, shard_size=16)
-    shards = [f"{what} shard" for _ in range(3) for what in ("begin", "end")]
-    assert log.events == ["setup", "begin extract", *shards, "end extract", "teardown"]
+    extract_to(tmp_path / "a", extractor, source=X, partition_size=16)
+    partitions = [f"{what} partition" for _ in range(3) for what in ("begin", "end")]
+    assert log.events == ["setup", "begin extract", *partitions, "end extract", "teardown"]
     assert log.planned[0] == 3
     assert vars(extractor) == fitted
-    log.events, log.planned = [], []  # the number of shards of an iterator is not known
-    extract_to(tmp_path / "b", extractor, source=iter([X[:20], X[20:]]), shard_size=16)
-    assert log.planned[0] is None and log.events.count("end shard") == 3
+    log.events, log.planned = [], []  # the number of partitions of an iterator is not known
+    extract_to(tmp_path / "b", extractor, source=iter([X[:20], X[20:]]), partition_size=16)
+    assert log.planned[0] is None and log.events.count("end partition") == 3

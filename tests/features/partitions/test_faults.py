@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sktransfer import extract_to, load_features
-from tests.features.shards.support import (
+from tests.features.partitions.support import (
     close,
     contents,
     slow_extractor,
@@ -21,13 +21,13 @@ from tests.features.shards.support import (
 pytest.importorskip("distributed")
 pytestmark = [pytest.mark.integration, pytest.mark.sweep]
 
-N = 320  # rows, in 80 shards of 4
-SECONDS = 0.05  # for each shard
+N = 320  # rows, in 80 partitions of 4
+SECONDS = 0.05  # for each partition
 
 
 def run(folder, **settings):
     made = slow_extractor(seconds=SECONDS)
-    return extract_to(folder, made, source=vectors(N), shard_size=4, **settings)
+    return extract_to(folder, made, source=vectors(N), partition_size=4, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,9 @@ def start_client(folder, client):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_client_is_stopped_and_started_again(number, cluster, tmp_path, expected, interrupts):
-    for n_parts in (10, 30):
+    for n_files in (10, 30):
         started = start_client(tmp_path / "f", cluster)
-        while len(list((tmp_path / "f").glob("part-*"))) < n_parts:
+        while len(list((tmp_path / "f").glob("part-*"))) < n_files:
             time.sleep(0.01)
         os.kill(started.pid, number)
         started.join()
@@ -151,7 +151,7 @@ def test_workers_with_a_resource_do_all(forked, tmp_path):
             tmp_path / "f",
             made,
             source=vectors(24),
-            shard_size=4,
+            partition_size=4,
             executor=client,
             resources={"GPU": 1},
         )

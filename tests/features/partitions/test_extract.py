@@ -24,12 +24,12 @@ from sktransfer import (
     iter_features,
     load_features,
 )
-from sktransfer.engines import thread_budget
 from sktransfer.features import FeatureFunction, function
-from sktransfer.features.shards import ExtractionError, executors, task
-from sktransfer.features.shards.folder import Folder
+from sktransfer.features.partitions import ExtractionError
+from sktransfer.features.partitions.folder import Folder
+from sktransfer.features.partitions.run import SENT_ONCE
 from tests.features.conftest import mount, unmount
-from tests.features.shards.support import (
+from tests.features.partitions.support import (
     LABELS,
     N,
     Threads,
@@ -50,15 +50,15 @@ def source(tmp_path):
 
 
 def run(folder, source, **settings):
-    return extract_to(folder, extractor(), source=source, **{"shard_size": 4} | settings)
+    return extract_to(folder, extractor(), source=source, **{"partition_size": 4} | settings)
 
 
 # -- what is written -------------------------------------------------------------------------------
 
 
-def test_parts_are_tables_that_other_libraries_read(source, tmp_path):
+def test_partitions_are_tables_that_other_libraries_read(source, tmp_path):
     several = extractor(layer=["0", None])
-    extract_to(tmp_path / "f", several, source=source, keep=["label"], shard_size=4)
+    extract_to(tmp_path / "f", several, source=source, keep=["label"], partition_size=4)
     names = sorted(path.name for path in (tmp_path / "f").glob("part-*"))
     assert [name[:17] for name in names] == [f"part-{i:012d}" for i in (0, 4, 8)]
     table = pq.read_table(tmp_path / "f" / names[1])
@@ -90,13 +90,13 @@ def test_features_in_another_place(source):
     assert not [name for name in fsspec.filesystem("memory").ls("/place/f") if ".new" in name]
 
 
-def test_parts_one_by_one_are_the_whole(source, tmp_path):
+def test_partitions_one_by_one_are_the_whole(source, tmp_path):
     run(tmp_path / "f", source, keep="label")
     X, table = load_features(tmp_path / "f")
-    parts = list(iter_features(tmp_path / "f"))
-    assert [len(part) for part, _ in parts] == [4, 4, 3]
-    np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), X)
-    assert pa.concat_tables([rows for _, rows in parts]) == table
+    partitions = list(iter_features(tmp_path / "f"))
+    assert [len(rows) for rows, _ in partitions] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in partitions]), X)
+    assert pa.concat_tables([rows for _, rows in partitions]) == table
 
 
 def test_large_results_are_mapped_to_a_file(source, tmp_path, monkeypatch):
@@ -108,28 +108,28 @@ def test_large_results_are_mapped_to_a_file(source, tmp_path, monkeypatch):
     np.testing.assert_array_equal(mapped, X)
 
 
-def test_a_damaged_part_is_named(source, tmp_path):
+def test_a_damaged_partition_is_named(source, tmp_path):
     run(tmp_path / "f", source)
-    part = sorted((tmp_path / "f").glob("part-*"))[1]
-    content = bytearray(part.read_bytes())
+    file = sorted((tmp_path / "f").glob("part-*"))[1]
+    content = bytearray(file.read_bytes())
     content[200] ^= 1
-    part.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{part.name}.* is damaged .* verify=True"):
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file.name}.* is damaged .* verify=True"):
         load_features(tmp_path / "f")
-    part.unlink()
+    file.unlink()
     assert run(tmp_path / "f", source).n_new == 4
     load_features(tmp_path / "f")
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 500, -1])
-def test_a_truncated_part_is_named_and_computed_again_on_request(n_bytes, source, tmp_path):
+def test_a_truncated_partition_is_named_and_computed_again_on_request(n_bytes, source, tmp_path):
     run(tmp_path / "f", source)
     before = contents(tmp_path / "f")
-    part = sorted((tmp_path / "f").glob("part-*"))[1]
-    part.write_bytes(part.read_bytes()[:n_bytes])
+    file = sorted((tmp_path / "f").glob("part-*"))[1]
+    file.write_bytes(file.read_bytes()[:n_bytes])
     if n_bytes:
         for read in (load_features, lambda folder: list(iter_features(folder))):
-            with pytest.raises(ValueError, match=rf"{part.name}.* is damaged .* verify=True"):
+            with pytest.raises(ValueError, match=rf"{file.name}.* is damaged .* verify=True"):
                 read(tmp_path / "f")
         assert run(tmp_path / "f", source).n_new == 0
     assert run(tmp_path / "f", source, verify=True).n_new == 4
@@ -137,7 +137,7 @@ def test_a_truncated_part_is_named_and_computed_again_on_request(n_bytes, source
     assert run(tmp_path / "f", source, verify=True).n_new == 0
 
 
-def test_an_empty_part_is_computed_again(source, tmp_path):
+def test_an_empty_partition_is_computed_again(source, tmp_path):
     run(tmp_path / "f", source)
     before = contents(tmp_path / "f")
     sorted((tmp_path / "f").glob("part-*"))[1].write_bytes(b"")
@@ -158,7 +158,7 @@ def test_damaged_files_of_failures_are_written_again_on_request(damaged, tmp_pat
     assert contents(tmp_path / "f") == before
 
 
-def test_a_part_under_the_name_of_another_is_not_read_twice(source, tmp_path):
+def test_a_partition_under_the_name_of_another_is_not_read_twice(source, tmp_path):
     run(tmp_path / "f", source)
     before = contents(tmp_path / "f")
     first, second, _ = sorted((tmp_path / "f").glob("part-*"))
@@ -180,7 +180,7 @@ def test_rows_that_are_there_twice_are_an_error_until_the_next_call(source, tmp_
     os.utime(changed, ns=(1, 1))
     run(tmp_path / "f", source)
     first.write_bytes(before[first.name])
-    with pytest.raises(ValueError, match="two parts of the same rows"):
+    with pytest.raises(ValueError, match="two files with the same rows"):
         load_features(tmp_path / "f")
     os.utime(changed, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     run(tmp_path / "f", source)
@@ -213,13 +213,13 @@ def test_another_recipe_or_size_is_refused(source, tmp_path):
     others.append(PretrainedFeatureExtractor(tiny_backbone(seed=1)))
     for other in others:
         with pytest.raises(ValueError, match="of another recipe"):
-            extract_to(tmp_path / "f", other, source=source, shard_size=4)
-    with pytest.raises(ValueError, match="begun with shard_size=4, not 5"):
-        run(tmp_path / "f", source, shard_size=5)
+            extract_to(tmp_path / "f", other, source=source, partition_size=4)
+    with pytest.raises(ValueError, match="begun with partition_size=4, not 5"):
+        run(tmp_path / "f", source, partition_size=5)
     assert contents(tmp_path / "f") == before
     # What does not decide the features is no other recipe.
     same = extractor(batch_size=2, n_jobs=2, memory=tmp_path / "store")
-    assert extract_to(tmp_path / "f", same, source=source, shard_size=4).n_new == 0
+    assert extract_to(tmp_path / "f", same, source=source, partition_size=4).n_new == 0
 
 
 def test_rows_that_have_changed_are_computed_again(source, tmp_path):
@@ -234,12 +234,14 @@ def test_rows_that_have_changed_are_computed_again(source, tmp_path):
     assert np.flatnonzero((X != Z).any(axis=1)).tolist() == [5]
 
 
-def test_rows_that_are_gone_have_no_part(source, tmp_path):
+def test_rows_that_are_gone_have_no_file(source, tmp_path):
     run(tmp_path / "f", source)
     table = pq.read_table(source)
     pq.write_table(table.slice(0, 6), source)
     before = contents(tmp_path / "f")
-    with pytest.raises(ValueError, match=r"source has 6 rows, and the part 'part-000000000008-"):
+    with pytest.raises(
+        ValueError, match=r"source has 6 rows, and the partition 'part-000000000008-"
+    ):
         run(tmp_path / "f", source)
     assert contents(tmp_path / "f") == before
     report = run(tmp_path / "f", source, replace=True)
@@ -282,13 +284,13 @@ OTHERS = {
 @pytest.mark.parametrize(("other", "n_rows"), OTHERS.items(), ids=[o.__name__ for o in OTHERS])
 def test_another_source_removes_nothing_unless_that_is_meant(other, n_rows, tmp_path):
     fitted = extractor().fit(images(1))
-    extract_to(tmp_path / "f", fitted, source=images(N), shard_size=4)
+    extract_to(tmp_path / "f", fitted, source=images(N), partition_size=4)
     before = contents(tmp_path / "f")
     with pytest.raises(ValueError, match=r"part.* would be (lost|replaced).*replace=True"):
-        extract_to(tmp_path / "f", fitted, source=other(), shard_size=4)
+        extract_to(tmp_path / "f", fitted, source=other(), partition_size=4)
     kept = contents(tmp_path / "f")
     assert len(before.keys() - kept.keys()) == (other is fewer_images_of_a_generator)  # shorter now
-    report = extract_to(tmp_path / "f", fitted, source=other(), shard_size=4, replace=True)
+    report = extract_to(tmp_path / "f", fitted, source=other(), partition_size=4, replace=True)
     assert report.n_done == report.n_rows == n_rows
     assert not contents(tmp_path / "f").keys() >= before.keys()
 
@@ -302,7 +304,7 @@ def test_a_source_that_has_grown_is_known_again(tmp_path):
     assert contents(tmp_path / "f") == contents(tmp_path / "g")
 
 
-def test_a_source_of_one_part_is_known_again_if_some_rows_have_changed(tmp_path):
+def test_a_source_of_one_partition_is_known_again_if_some_rows_have_changed(tmp_path):
     X = images(3)
     run(tmp_path / "f", X)
     assert run(tmp_path / "f", [X[0], *images(2, seed=5)]).n_new == 3
@@ -310,13 +312,13 @@ def test_a_source_of_one_part_is_known_again_if_some_rows_have_changed(tmp_path)
 
 def test_other_columns_are_kept_on_request(source, tmp_path):
     run(tmp_path / "f", source, keep="label")
-    with pytest.raises(ValueError, match=r"3 parts, the first of them .* would be replaced"):
+    with pytest.raises(ValueError, match=r"3 partitions, the first of them .* would be replaced"):
         run(tmp_path / "f", source, keep=["label", "id"])
     assert run(tmp_path / "f", source, keep=["label", "id"], replace=True).n_new == N
     assert load_features(tmp_path / "f")[1].column_names == ["row", "label", "id"]
 
 
-def test_an_interrupted_call_leaves_whole_parts_only(source, tmp_path, monkeypatch):
+def test_an_interrupted_call_leaves_whole_partitions_only(source, tmp_path, monkeypatch):
     run(tmp_path / "whole", source)
     write = pq.write_table
 
@@ -401,12 +403,12 @@ def test_on_error_raise_names_the_rows_of_the_source(damaged, tmp_path):
             tmp_path / "f",
             [str(tmp_path / "x" / f"{i:04d}.png") for i in (0, 1, 3, 4, 7, 5)],
             on_error="raise",
-            shard_size=5,
+            partition_size=5,
         )
     assert len(load_features(tmp_path / "f")[0]) == 5
 
 
-def test_all_samples_of_a_shard_fail(tmp_path):
+def test_all_samples_of_a_partition_fail(tmp_path):
     X = [*images(4), None, b"", "nowhere.png", np.full((3, 3, 3), np.nan)]
     report = run(tmp_path / "f", X)
     assert (report.n_done, report.n_failed) == (4, 4)
@@ -424,7 +426,7 @@ def test_features_that_are_not_finite_are_failures(tmp_path):
     assert table["row"].to_pylist() == [0, 2]
 
 
-def test_a_full_disk_is_an_error_and_leaves_whole_parts(source, tmp_path):
+def test_a_full_disk_is_an_error_and_leaves_whole_partitions(source, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount("-t", "tmpfs", "-o", "size=12k", "tmpfs", disk)
@@ -441,30 +443,33 @@ def test_a_full_disk_is_an_error_and_leaves_whole_parts(source, tmp_path):
         unmount(disk)
 
 
-def failing(monkeypatch, n_times: int) -> list:
-    """Let the first tasks fail; return the rows of all that began."""
+NO_ANSWER = OSError("the storage does not answer")
+
+
+def failing(monkeypatch, n_times: int, error: BaseException = NO_ANSWER) -> list:
+    """Let the first files fail to be written; return the first rows of all that began."""
     begun: list = []
-    compute = task.ShardTask._compute
+    write = pq.write_table
 
-    def fail_first(self, shard):
-        begun.append(shard.start)
+    def fail_first(table, file, **settings):
+        begun.append(table["row"][0].as_py())
         if len(begun) <= n_times:
-            raise OSError("the storage does not answer")
-        return compute(self, shard)
+            raise error
+        write(table, file, **settings)
 
-    monkeypatch.setattr(task.ShardTask, "_compute", fail_first)
+    monkeypatch.setattr(pq, "write_table", fail_first)
     return begun
 
 
-def test_a_shard_is_tried_again(source, tmp_path, monkeypatch):
+def test_a_partition_is_tried_again(source, tmp_path, monkeypatch):
     begun = failing(monkeypatch, 2)
     assert run(tmp_path / "f", source).n_done == N
     assert begun == [0, 0, 0, 4, 8]
 
 
-def test_a_shard_that_fails_again_stops_no_other(source, tmp_path, monkeypatch):
+def test_a_partition_that_fails_again_stops_no_other(source, tmp_path, monkeypatch):
     begun = failing(monkeypatch, 2)
-    with pytest.raises(ExtractionError, match=r"1 shards .* rows 0 to 3: the storage"):
+    with pytest.raises(ExtractionError, match=r"1 partitions .* rows 0 to 3: the storage"):
         run(tmp_path / "f", source, retries=1)
     assert begun == [0, 0, 4, 8]
     assert run(tmp_path / "f", source).n_new == 4
@@ -472,16 +477,16 @@ def test_a_shard_that_fails_again_stops_no_other(source, tmp_path, monkeypatch):
 
 def test_many_failures_end_the_call(tmp_path, monkeypatch):
     begun = failing(monkeypatch, 100)
-    with pytest.raises(ExtractionError, match="8 shards"):
-        run(tmp_path / "f", images(N), retries=0, shard_size=1)
+    with pytest.raises(ExtractionError, match="8 partitions"):
+        run(tmp_path / "f", images(N), retries=0, partition_size=1)
     assert len(begun) == 8
 
 
 @pytest.mark.parametrize(
     "setting",
     [
-        {"shard_size": 0},
-        {"shard_size": True},
+        {"partition_size": 0},
+        {"partition_size": True},
         {"retries": -1},
         {"on_error": "nan"},
         {"dtype": "int8"},
@@ -535,7 +540,7 @@ def test_threads_and_processes_write_the_same_bytes(source, tmp_path):
     assert load_features(tmp_path / "n")[0].item() == os.cpu_count()
 
 
-def test_two_tasks_for_each_worker_are_in_flight(tmp_path):
+def test_two_partitions_for_each_worker_are_in_flight(tmp_path):
     taken = itertools.count()
     done: list[int] = []
 
@@ -552,83 +557,59 @@ def test_two_tasks_for_each_worker_are_in_flight(tmp_path):
     ahead: list[int] = []
     with Recording(2) as executor:
         lists = ([image] for image in images(40))
-        assert run(tmp_path / "f", lists, shard_size=1, executor=executor).n_done == 40
+        assert run(tmp_path / "f", lists, partition_size=1, executor=executor).n_done == 40
     assert max(ahead) < 4
 
 
 def test_an_interrupt_cancels_what_has_not_begun(tmp_path, monkeypatch):
-    begun = []
-
-    def interrupted(self, shard, n_threads=None):
-        begun.append(shard.start)
-        time.sleep(0.05)
-        raise SystemExit  # as an interrupt of the client, it is no Exception
-
-    monkeypatch.setattr(task.ShardTask, "__call__", interrupted)
+    begun = failing(monkeypatch, N, SystemExit())  # as an interrupt of the client, no Exception
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         with pytest.raises(SystemExit):
-            run(tmp_path / "f", images(N), shard_size=1, executor=executor)
+            run(tmp_path / "f", images(N), partition_size=1, executor=executor)
     assert len(begun) < 4
 
 
-def test_the_number_of_threads_is_put_back(source, tmp_path, use_threads, monkeypatch):
+def test_the_number_of_threads_is_put_back(tmp_path, use_threads):
     use_threads(1)
-    seen = []
-    compute = task.ShardTask._compute
-
-    def watched(self, shard):
-        seen.append(torch.get_num_threads())
-        return compute(self, shard)
-
-    monkeypatch.setattr(task.ShardTask, "_compute", watched)
-    with thread_budget(2):
-        seen.append(torch.get_num_threads())
-    assert seen == [2] and torch.get_num_threads() == 1
-    run(tmp_path / "f", source)
-    assert seen[1:] == [1, 1, 1]
+    made = PretrainedFeatureExtractor(Threads())
+    extract_to(tmp_path / "f", made, source=np.ones((3, 2)), partition_size=1)
+    assert load_features(tmp_path / "f")[0].tolist() == [[1], [1], [1]]
+    assert torch.get_num_threads() == 1
 
 
 class Captured(Exception):
     pass
 
 
-def shipped(monkeypatch, tmp_path, extractor, source) -> tuple:
-    """Return the task and the shards that workers would be sent."""
-    sent: list = []
+class Capturing(concurrent.futures.Executor):
+    """Keeps what the first worker would be sent."""
 
-    class Pool:
-        window = 1
+    def submit(self, function, /, *args):
+        self.sent = function, *args
+        raise Captured
 
-        def submit(self, shard, avoid):
-            sent.append(shard)
-            raise Captured
 
-        def close(self, futures):
-            pass
-
-    def pool_for(made, executor, resources):
-        sent.append(made)
-        return Pool()
-
-    monkeypatch.setattr("sktransfer.features.shards.extract.pool_for", pool_for)
+def sent_for(tmp_path, extractor, source) -> tuple:
+    """Return what is computed on workers, and the first partition."""
+    executor = Capturing()
     with pytest.raises(Captured):
-        extract_to(tmp_path / "f", extractor, source=source)
-    return tuple(sent)
+        extract_to(tmp_path / "f", extractor, source=source, executor=executor)
+    return executor.sent[:2]
 
 
-def test_a_task_ships_a_name_and_a_fingerprint(tmp_path, monkeypatch):
+def test_workers_are_sent_a_name_and_a_fingerprint(tmp_path):
     """4096 rows of a table, and a network of 17 MB, take a few kilobytes."""
     names = [f"{i:06d}-{'x' * 80}.png" for i in range(5000)]
     source = str(tmp_path / "t.parquet")
     pq.write_table(pa.table({"path": names}), source)
-    made, shard = shipped(monkeypatch, tmp_path, PretrainedFeatureExtractor(), source)
-    assert len(shard) == 4096
-    assert len(pickle.dumps((made, shard))) < 20_000
-    own, shard = shipped(monkeypatch, tmp_path / "own", extractor(), source)
-    assert len(own.function.payload) < 20_000  # a tiny network is sent with each task
+    work, partition = sent_for(tmp_path, PretrainedFeatureExtractor(), source)
+    assert len(partition) == 4096
+    assert len(pickle.dumps((work, partition))) < 20_000
+    work, _ = sent_for(tmp_path / "own", extractor(), source)
+    assert len(work.function.payload) < 20_000  # a tiny network is sent with each partition
     large = PretrainedFeatureExtractor(torch.nn.Sequential(torch.nn.Linear(100, 100)))
     made = FeatureFunction(large.fit(np.zeros((1, 100), np.float32)))
-    assert len(made.payload) > executors._SMALL  # sent once to each worker of Dask
+    assert len(made.payload) > SENT_ONCE  # to each worker of Dask
     assert len(pickle.dumps(made.light())) < 1000
 
 

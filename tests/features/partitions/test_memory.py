@@ -1,4 +1,4 @@
-"""A folder of parts as ``memory``."""
+"""A folder of partitions as ``memory``."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import FeatureStore, FineTunedClassifier, extract_to
-from sktransfer.features.shards import parts
-from tests.features.shards.support import (
+from sktransfer.features.partitions import folder as folders
+from tests.features.partitions.support import (
     LABELS,
     N,
     encoded,
@@ -25,10 +25,10 @@ def paths(tmp_path):
     return write_files(tmp_path / "x")
 
 
-def test_features_of_parts_are_not_computed_again(paths, tmp_path, counted, monkeypatch):
-    monkeypatch.setattr(parts, "_GROUP", 2)
+def test_features_of_partitions_are_not_computed_again(paths, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(folders, "ROW_GROUP", 2)
     made = extractor(layer=["0", None])
-    extract_to(tmp_path / "f", made, source=paths, shard_size=4)
+    extract_to(tmp_path / "f", made, source=paths, partition_size=4)
     expected = made.fit_transform(paths)
     counted.clear()
     order = np.random.default_rng(0).permutation(N)
@@ -41,7 +41,7 @@ def test_features_of_parts_are_not_computed_again(paths, tmp_path, counted, monk
     assert not counted
 
 
-def test_the_source_of_the_parts_does_not_matter(paths, tmp_path, counted):
+def test_the_source_of_the_partitions_does_not_matter(paths, tmp_path, counted):
     """Images in an archive or a table are those of files with the same content."""
     archive = write_zip(tmp_path / "t.zip", encoded())
     table = write_parquet(tmp_path / "t.parquet", encoded())
@@ -61,7 +61,7 @@ def test_a_search_runs_the_network_once(paths, tmp_path, counted):
     assert not counted
 
 
-def test_what_the_parts_lack_is_stored_beside_them(paths, tmp_path, counted):
+def test_what_the_partitions_lack_is_stored_beside_them(paths, tmp_path, counted):
     extract_to(tmp_path / "f", extractor(), source=paths[:4])
     made = extractor(memory=tmp_path / "f").fit(paths)
     for expected in (N - 4, 0):
@@ -70,7 +70,7 @@ def test_what_the_parts_lack_is_stored_beside_them(paths, tmp_path, counted):
         assert sum(counted) == expected
     np.testing.assert_allclose(X, extractor().fit_transform(paths), rtol=1e-5)
     assert len(FeatureStore(tmp_path / "f")) == N - 4
-    # Parts that come later are found by the same store.
+    # Partitions that come later are found by the same store.
     extract_to(tmp_path / "f", extractor(), source=[*paths[:4], *images(20)[N:]])
     counted.clear()
     made.transform(images(20)[N:])
@@ -112,12 +112,12 @@ def test_half_precision_is_not_enough(paths, tmp_path, counted):
 
 
 @pytest.mark.parametrize("at", [30, -150])
-def test_damaged_parts_count_as_missing(at, paths, tmp_path, counted):
-    extract_to(tmp_path / "f", extractor(), source=paths, shard_size=4)
-    part = sorted((tmp_path / "f").glob("part-*"))[1]
-    content = bytearray(part.read_bytes())
+def test_damaged_partitions_count_as_missing(at, paths, tmp_path, counted):
+    extract_to(tmp_path / "f", extractor(), source=paths, partition_size=4)
+    file = sorted((tmp_path / "f").glob("part-*"))[1]
+    content = bytearray(file.read_bytes())
     content[at : at + 20 or None] = bytes(20)
-    part.write_bytes(content)
+    file.write_bytes(content)
     counted.clear()
     X = extractor(memory=tmp_path / "f").fit_transform(paths)
     np.testing.assert_allclose(X, extractor().fit_transform(paths), rtol=1e-5)

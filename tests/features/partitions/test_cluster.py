@@ -18,8 +18,8 @@ from sktransfer import (
     extract_to,
     load_features,
 )
-from sktransfer.features.shards import runner
-from tests.features.shards.support import (
+from sktransfer.features.partitions import run as running
+from tests.features.partitions.support import (
     LABELS,
     N,
     Threads,
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.integration
 
 def run(folder, source, made=None, **settings):
     made = extractor() if made is None else made
-    return extract_to(folder, made, source=source, **{"shard_size": 2} | settings)
+    return extract_to(folder, made, source=source, **{"partition_size": 2} | settings)
 
 
 def test_a_cluster_writes_the_same_bytes_as_one_process(client, tmp_path):
@@ -100,7 +100,7 @@ def test_a_task_has_the_threads_of_its_worker(client, tmp_path):
 def test_a_cluster_without_a_worker_is_awaited_with_a_warning(
     resources, forked, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(runner, "NO_WORKER_SECONDS", 0.5)
+    monkeypatch.setattr(running, "NO_WORKER_SECONDS", 0.5)
     client = start_cluster(tmp_path / "dask", n_workers=0 if resources is None else 1)
     messages = []
 
@@ -130,7 +130,9 @@ def on_cluster(client):
         yield
 
 
-def test_candidates_of_a_search_run_on_workers_with_features_of_parts(on_cluster, client, tmp_path):
+def test_candidates_of_a_search_run_on_workers_with_features_of_partitions(
+    on_cluster, client, tmp_path
+):
     paths = write_files(tmp_path / "x")
     made = extractor(layer=["0", None])
     run(tmp_path / "f", paths, made, executor=client)
@@ -169,7 +171,9 @@ def test_cross_validation_on_workers_is_that_of_one_process(on_cluster, client, 
 
 
 @pytest.mark.sweep
-def test_networks_are_trained_on_workers_from_activations_of_parts(on_cluster, client, tmp_path):
+def test_networks_are_trained_on_workers_from_activations_of_partitions(
+    on_cluster, client, tmp_path
+):
     """The candidates share the cut: the frozen stages run in the extraction only."""
     paths = write_files(tmp_path / "x")
     settings = {"trainable": "1", "max_epochs": 1, "random_state": 0, "lr": 1e-3}
@@ -190,7 +194,7 @@ def test_networks_are_trained_on_workers_from_activations_of_parts(on_cluster, c
 def test_the_command_line_connects_to_a_scheduler(client, tmp_path):
     run_command = pytest.importorskip("tests.cli.test_app").run
     paths = write_files(tmp_path / "x")
-    options = ["--image-size", 32, "--shard-size", 4, "--layer", "stem"]
+    options = ["--image-size", 32, "--partition-size", 4, "--layer", "stem"]
     address = client.scheduler.address
     run_command("extract", tmp_path / "x", tmp_path / "f", *options, "--scheduler", address)
     run_command("extract", tmp_path / "x", tmp_path / "g", *options)

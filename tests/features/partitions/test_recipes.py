@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sktransfer import PretrainedFeatureExtractor
-from tests.features.shards.support import N, write_files
+from tests.features.partitions.support import N, write_files
 from tests.support import TESTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.sweep]

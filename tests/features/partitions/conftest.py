@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.features.shards.support import close, start_cluster
+from tests.features.partitions.support import close, start_cluster
 from tests.offline import ALLOWED
 from tests.support import TESTS
 
@@ -26,7 +26,7 @@ def forked(this_machine):
     distributed = pytest.importorskip("distributed")
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         context = distributed.utils.get_mp_context()
-        context.set_forkserver_preload(["distributed", "tests.features.shards.support"])
+        context.set_forkserver_preload(["distributed", "tests.features.partitions.support"])
         yield
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, extract_to, load_backbone, load_features
-from tests.features.shards.support import (
+from tests.features.partitions.support import (
     LABELS,
     N,
     encoded,
@@ -144,7 +144,7 @@ SOURCES = [
 @pytest.mark.parametrize("make", SOURCES, ids=lambda make: make.__name__)
 def test_every_source_gives_the_features_of_transform_in_its_order(make, tmp_path, expected):
     source, settings = make(tmp_path)
-    report = extract_to(tmp_path / "f", extractor(), source=source, shard_size=4, **settings)
+    report = extract_to(tmp_path / "f", extractor(), source=source, partition_size=4, **settings)
     assert (report.n_rows, report.n_done, report.n_failed) == (N, N, 0)
     X, table = load_features(tmp_path / "f")
     by_folder = table.column_names == ["row", "folder"]
@@ -161,16 +161,18 @@ def test_every_source_gives_the_features_of_transform_in_its_order(make, tmp_pat
 def test_an_unchanged_source_is_known_again(make, tmp_path):
     source, settings = make(tmp_path)
     for n_new in (N, 0):
-        report = extract_to(tmp_path / "f", extractor(), source=source, shard_size=4, **settings)
+        report = extract_to(
+            tmp_path / "f", extractor(), source=source, partition_size=4, **settings
+        )
         assert (report.n_done, report.n_new) == (N, n_new)
 
 
-def test_parts_do_not_depend_on_the_row_groups_of_a_table_of_paths(tmp_path):
+def test_partitions_do_not_depend_on_the_row_groups_of_a_table_of_paths(tmp_path):
     write_files(tmp_path / "x")
     names = [f"x/{i:04d}.png" for i in range(N)]
     for size in (3, 5):
         source = write_parquet(tmp_path / "t.parquet", names, row_group_size=size)
-        report = extract_to(tmp_path / "f", extractor(), source=source, shard_size=4)
+        report = extract_to(tmp_path / "f", extractor(), source=source, partition_size=4)
     assert report.n_new == 0
 
 
@@ -203,23 +205,25 @@ def test_an_empty_table_is_refused(tmp_path):
         extract_to(tmp_path / "f", extractor(), source=tmp_path / "t.csv")
 
 
-def test_a_target_inside_its_source_is_no_part_of_it(tmp_path):
+def test_a_target_inside_its_source_is_not_read(tmp_path):
     write_files(tmp_path / "x")
     (tmp_path / "link").symlink_to(tmp_path / "x", target_is_directory=True)
     for source, n_new in ((tmp_path / "x", N), (tmp_path / "x", 0), (tmp_path / "link", 0)):
-        report = extract_to(tmp_path / "x" / "a" / "f", extractor(), source=source, shard_size=4)
+        report = extract_to(
+            tmp_path / "x" / "a" / "f", extractor(), source=source, partition_size=4
+        )
         assert (report.n_rows, report.n_new) == (N, n_new)
-    parts = tmp_path / "x" / "a" / "f"
+    target = tmp_path / "x" / "a" / "f"
     with pytest.raises(ValueError, match="is the source"):
-        extract_to(parts, extractor(), source=parts)
+        extract_to(target, extractor(), source=target)
 
 
-def test_the_parts_are_no_tables_of_a_pattern(tmp_path):
+def test_partitions_are_no_tables_of_a_pattern(tmp_path):
     (tmp_path / "f").mkdir()
     write_parquet(tmp_path / "f" / "t.parquet", ENCODED)
     for n_new in (N, 0):
         source = str(tmp_path / "f" / "*.parquet")
-        report = extract_to(tmp_path / "f", extractor(), source=source, shard_size=4)
+        report = extract_to(tmp_path / "f", extractor(), source=source, partition_size=4)
         assert (report.n_rows, report.n_new) == (N, n_new)
 
 

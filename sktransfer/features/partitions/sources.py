@@ -7,21 +7,30 @@ import dataclasses
 import itertools
 import os
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...data import LEADING_ZERO, unwrap_column
-from .archives import tar_pieces, zip_pieces
-from .arrow import arrow
-from .folder import Folder, as_url, below, open_location
-from .parts import PartName
-from .pieces import FilesPiece, ParquetPiece, Piece, Reading, SamplesPiece, TablePiece
+from .folder import Folder, PartitionName, arrow, as_url, below, open_location
+from .plan import (
+    FileRows,
+    ParquetRows,
+    Reading,
+    Rows,
+    SampleRows,
+    TableRows,
+    TarMember,
+    TarRows,
+    ZipRows,
+)
 
-__all__ = ["Source", "open_source"]
+__all__ = ["RowSource", "open_source"]
 
-_AT_ONCE = 4096  # rows of a table, or names of files, that are read at a time
+_AT_ONCE = 4096  # rows of a table, names of files, or members of an archive in one run
 _BLOCK = 2**24  # bytes of a CSV file
 _USUAL = ["image", "file_name", "filename", "file", "path", "image_path", "filepath", "img", "url"]
 _USUAL += ["text", "sentence"]
@@ -30,12 +39,12 @@ _IGNORED = {"thumbs.db", "desktop.ini"}  # written by operating systems
 
 
 @dataclasses.dataclass
-class Source:
-    """The rows of a source, in pieces.
+class RowSource:
+    """The rows of a source, in runs.
 
     Parameters
     ----------
-    pieces : iterator of Piece
+    rows : iterator of Rows
     reading : Reading
     n_rows : int or None
         None where it is not known before they are read.
@@ -43,7 +52,7 @@ class Source:
         Whether the rows come from an iterator, so that those that wait stay in memory.
     """
 
-    pieces: Iterator[Piece]
+    rows: Iterator[Rows]
     reading: Reading
     n_rows: int | None = None
     is_stream: bool = False
@@ -51,16 +60,16 @@ class Source:
     def first(self, n: int) -> list[Any]:
         """Return the first samples, which stay in the source."""
         samples: list = []
-        seen: list[Piece] = []
-        while len(samples) < n and (piece := next(self.pieces, None)) is not None:
-            seen.append(piece)
-            for some, _ in piece.part(0, min(n, len(piece))).chunks(n, self.reading):
+        seen: list[Rows] = []
+        while len(samples) < n and (rows := next(self.rows, None)) is not None:
+            seen.append(rows)
+            for some, _ in rows.slice(0, min(n, len(rows))).chunks(n, self.reading):
                 samples += some
-        self.pieces = itertools.chain(seen, self.pieces)
+        self.rows = itertools.chain(seen, self.rows)
         return samples[:n]
 
 
-def open_source(source: Any, reading: Reading, target: Folder) -> Source:
+def open_source(source: Any, reading: Reading, target: Folder) -> RowSource:
     """Find out what a source is, and return its rows.
 
     Parameters
@@ -73,7 +82,7 @@ def open_source(source: Any, reading: Reading, target: Folder) -> Source:
 
     Returns
     -------
-    Source
+    RowSource
 
     Raises
     ------
@@ -87,8 +96,8 @@ def open_source(source: Any, reading: Reading, target: Folder) -> Source:
     source = unwrap_column(source)
     if isinstance(source, Sequence | np.ndarray):
         if isinstance(source, list) and source and all(map(_is_url_of_table, source)):
-            return _open_each([as_url(one) for one in source], reading, target)
-        return Source(iter([SamplesPiece(source)]), _without_columns(reading), len(source))
+            return _open_each([as_url(location) for location in source], reading, target)
+        return RowSource(iter([SampleRows(source)]), _without_columns(reading), len(source))
     if isinstance(source, Iterable):
         return _open_iterator(iter(source), reading)
     raise TypeError(
@@ -100,7 +109,7 @@ def open_source(source: Any, reading: Reading, target: Folder) -> Source:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def _open_locations(location: str, reading: Reading, target: Folder) -> Source:
+def _open_locations(location: str, reading: Reading, target: Folder) -> RowSource:
     """Open one file or folder, or those that a pattern stands for."""
     urls = [as_url(name) for name in _expand(location)]
     if len(urls) == 1 and any(mark in urls[0] for mark in "*?"):
@@ -115,7 +124,7 @@ def _open_locations(location: str, reading: Reading, target: Folder) -> Source:
 def _is_written(url: str, target: Folder) -> bool:
     """Tell whether a file is one of those that are written to the target."""
     name = below(target.url, url)
-    return name is not None and PartName.parse(name) is not None
+    return name is not None and PartitionName.parse(name) is not None
 
 
 def _expand(location: str) -> list[str]:
@@ -129,17 +138,17 @@ def _expand(location: str) -> list[str]:
     return [name for number in numbers for name in _expand(f"{before}{number}{after}")]
 
 
-def _open_each(urls: list[str], reading: Reading, target: Folder) -> Source:
-    opened: list[Source] = []
+def _open_each(urls: list[str], reading: Reading, target: Folder) -> RowSource:
+    opened: list[RowSource] = []
     for url in urls:
         opened.append(_open_location(url, reading, target))
     counts = [source.n_rows for source in opened]
     total = None if None in counts else sum(counts)  # type: ignore[arg-type]
-    pieces = itertools.chain.from_iterable(source.pieces for source in opened)
-    return Source(pieces, opened[0].reading, total)
+    rows = itertools.chain.from_iterable(source.rows for source in opened)
+    return RowSource(rows, opened[0].reading, total)
 
 
-def _open_location(url: str, reading: Reading, target: Folder) -> Source:
+def _open_location(url: str, reading: Reading, target: Folder) -> RowSource:
     system, path = open_location(url)
     if system.isdir(path):
         inside = below(url, target.url)
@@ -151,8 +160,7 @@ def _open_location(url: str, reading: Reading, target: Folder) -> Source:
         tables = sorted(name for name in system.ls(path, detail=False) if _is_parquet(name))
         if tables:
             return _open_each([system.unstrip_protocol(name) for name in tables], reading, target)
-        pieces = _file_pieces(url.rstrip("/"), inside)
-        return Source(pieces, _without_columns(reading))
+        return RowSource(_file_rows(url.rstrip("/"), inside), _without_columns(reading))
     if not system.exists(path):
         raise FileNotFoundError(f"source={url!r} does not exist.")
     suffix = path.rpartition(".")[2].lower()
@@ -170,17 +178,16 @@ def _is_url_of_table(item) -> bool:
     return text.lower().endswith((".parquet", ".pq", ".tar", ".csv"))
 
 
-def _open_parquet(url: str, reading: Reading) -> Source:
+def _open_parquet(url: str, reading: Reading) -> RowSource:
     system, path = open_location(url)
     with system.open(path, "rb") as file:
-        found = arrow().parquet.ParquetFile(file)
-        schema, n_rows = found.schema_arrow, found.metadata.num_rows
+        parquet = arrow().parquet.ParquetFile(file)
+        schema, n_rows = parquet.schema_arrow, parquet.metadata.num_rows
     reading = _with_column(reading, schema.names)
-    light = all(_is_light(schema.field(name).type) for name in reading.columns)
-    if light:
-        return Source(_light_pieces(url, reading), reading, n_rows)
-    piece = ParquetPiece(url, 0, n_rows, _parent(url), _identity(url))
-    return Source(iter([piece]), reading, n_rows)
+    if all(_is_light(schema.field(name).type) for name in reading.columns):
+        return RowSource(_light_rows(url, reading), reading, n_rows)
+    rows = ParquetRows(url, 0, n_rows, _parent(url), _identity(url))
+    return RowSource(iter([rows]), reading, n_rows)
 
 
 def _is_light(kind) -> bool:
@@ -190,46 +197,46 @@ def _is_light(kind) -> bool:
     return not (heavy or types.is_fixed_size_binary(kind))
 
 
-def _light_pieces(url: str, reading: Reading) -> Iterator[TablePiece]:
+def _light_rows(url: str, reading: Reading) -> Iterator[TableRows]:
     system, path = open_location(url)
     position = 0
     with system.open(path, "rb") as file:
         opened = arrow().parquet.ParquetFile(file)
         for batch in opened.iter_batches(_AT_ONCE, columns=reading.columns):
             table = arrow().Table.from_batches([batch])
-            yield TablePiece(table, _parent(url), (url, position))
+            yield TableRows(table, _parent(url), (url, position))
             position += batch.num_rows
 
 
-def _open_csv(url: str, reading: Reading) -> Source:
+def _open_csv(url: str, reading: Reading) -> RowSource:
     system, path = open_location(url)
     with system.open(path, "rb") as file:
         if not file.read(1):
             raise ValueError(f"source={url!r} is empty.")
     with _csv_batches(url) as batches:
         reading = _with_column(reading, batches.schema.names)
-    return Source(_csv_pieces(url, reading), reading)
+    return RowSource(_csv_rows(url, reading), reading)
 
 
-def _csv_pieces(url: str, reading: Reading) -> Iterator[TablePiece]:
+def _csv_rows(url: str, reading: Reading) -> Iterator[TableRows]:
     types = _csv_types(url, reading)
     with _csv_batches(url, include_columns=reading.columns, column_types=types) as batches:
         for batch in batches:
-            yield TablePiece(arrow().Table.from_batches([batch]), _parent(url))
+            yield TableRows(arrow().Table.from_batches([batch]), _parent(url))
 
 
 def _csv_types(url: str, reading: Reading) -> dict[str, Any]:
     """Return the type of the columns that are text, since a number in them begins with a zero."""
     text = arrow().string()
     types = dict.fromkeys(reading.columns, text)
-    found = set()
+    texts: set[str] = set()
     with _csv_batches(url, include_columns=[*types], column_types=types) as batches:
         for batch in batches:
-            for name in types.keys() - found:
+            for name in types.keys() - texts:
                 matches = arrow().compute.match_substring_regex(batch[name], LEADING_ZERO)
                 if arrow().compute.any(matches).as_py():
-                    found.add(name)
-    return dict.fromkeys(found, text)
+                    texts.add(name)
+    return dict.fromkeys(texts, text)
 
 
 @contextlib.contextmanager
@@ -250,12 +257,17 @@ def _csv_batches(url: str, **settings) -> Iterator[Any]:
         yield batches
 
 
-def _file_pieces(root: str, left_out: str | None) -> Iterator[FilesPiece]:
+def _file_rows(root: str, left_out: str | None) -> Iterator[FileRows]:
     system, top = open_location(root)
-    found = _walk(system, top.rstrip("/"), "", left_out)
-    while some := list(itertools.islice(found, _AT_ONCE)):
-        names, stamps = zip(*some, strict=True)
-        yield FilesPiece(root, names, stamps)
+    for files in _in_runs(_walk(system, top.rstrip("/"), "", left_out)):
+        names, stamps = zip(*files, strict=True)
+        yield FileRows(root, names, stamps)
+
+
+def _in_runs(items: Iterable) -> Iterator[tuple]:
+    items = iter(items)
+    while some := tuple(itertools.islice(items, _AT_ONCE)):
+        yield some
 
 
 def _walk(system, top: str, folder: str, left_out: str | None) -> Iterator[tuple[str, str]]:
@@ -287,15 +299,66 @@ def _identity(url: str) -> str:
     return _stamp_of(system.info(path))
 
 
-def _open_zip(url: str, reading: Reading) -> Source:
-    return Source(zip_pieces(url), _without_columns(reading))
+def _open_zip(url: str, reading: Reading) -> RowSource:
+    return RowSource(_zip_rows(url), _without_columns(reading))
 
 
-def _open_tar(url: str, reading: Reading) -> Source:
-    return Source(tar_pieces(url, _identity(url), reading), reading)
+def _zip_rows(url: str) -> Iterator[ZipRows]:
+    """List the files of a zip archive in their order."""
+    system, path = open_location(url)
+    with system.open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        members = [m for m in archive.infolist() if _is_sample(m.filename, m.is_dir())]
+    for some in _in_runs(members):
+        yield ZipRows(url, tuple(m.filename for m in some), tuple(m.CRC for m in some))
 
 
-_FORMATS: dict[str, Callable[[str, Reading], Source]] = {
+def _open_tar(url: str, reading: Reading) -> RowSource:
+    return RowSource(_tar_rows(url, reading), reading)
+
+
+def _tar_rows(url: str, reading: Reading) -> Iterator[TarRows]:
+    """List the samples of a tar archive in their order; its headers are read, not its files."""
+    identity = _identity(url)
+    system, path = open_location(url)
+    with system.open(path, "rb") as file:
+        for members in _in_runs(_tar_members(file, url, reading)):
+            yield TarRows(url, members, identity)
+
+
+def _tar_members(file, url: str, reading: Reading) -> Iterator[TarMember]:
+    """Make a sample of each file, or of neighbouring files that differ in their suffix only."""
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:")
+    except tarfile.ReadError as error:
+        raise ValueError(f"{url!r} is no tar archive without compression: {error}") from None
+    current: TarMember | None = None
+    for member in archive:
+        archive.members = []  # type: ignore[attr-defined]  # they would be kept
+        if not _is_sample(member.name, not member.isreg()):
+            continue
+        folder, _, last = member.name.rpartition("/")
+        stem, _, suffix = last.partition(".")
+        name = f"{folder}/{stem}" if folder else stem
+        place = member.offset_data, member.size
+        if reading.column is None:
+            yield TarMember(member.name, {"": place})
+        elif current is not None and current.name == name:
+            current.places[suffix.lower()] = place
+        else:
+            if current is not None:
+                yield current
+            current = TarMember(name, {suffix.lower(): place})
+    if current is not None:
+        yield current
+
+
+def _is_sample(name: str, is_folder: bool) -> bool:
+    """Tell whether a member is a file that a user put into an archive."""
+    hidden = any(part.startswith(".") for part in name.removeprefix("./").split("/"))
+    return not (is_folder or hidden or name.startswith("__MACOSX/"))
+
+
+_FORMATS: dict[str, Callable[[str, Reading], RowSource]] = {
     **dict.fromkeys(["parquet", "pq"], _open_parquet),
     **dict.fromkeys(["csv", "tsv"], _open_csv),
     "zip": _open_zip,
@@ -323,25 +386,25 @@ def _as_arrow(table):
     return arrow().Table.from_pandas(table, preserve_index=False)
 
 
-def _of_tables(tables: Iterator, n_rows: int | None, reading: Reading) -> Source:
+def _of_tables(tables: Iterator, n_rows: int | None, reading: Reading) -> RowSource:
     first = _as_arrow(next(tables))
     reading = _with_column(reading, first.column_names)
     base, schema = os.getcwd(), first.select(reading.columns).schema
 
-    def pieces() -> Iterator[Piece]:
+    def rows() -> Iterator[Rows]:
         for table in itertools.chain([first], map(_as_arrow, tables)):
-            yield TablePiece(table.select(reading.columns).cast(schema), base)
+            yield TableRows(table.select(reading.columns).cast(schema), base)
 
-    return Source(pieces(), reading, n_rows)
+    return RowSource(rows(), reading, n_rows)
 
 
-def _open_iterator(lists: Iterator, reading: Reading) -> Source:
+def _open_iterator(lists: Iterator, reading: Reading) -> RowSource:
     first: Sequence = next(lists, [])
     together = itertools.chain([first], lists)
     if _is_table(first):
         return dataclasses.replace(_of_tables(together, None, reading), is_stream=True)
-    pieces = (SamplesPiece(unwrap_column(some)) for some in together)
-    return Source(pieces, _without_columns(reading), is_stream=True)
+    rows = (SampleRows(unwrap_column(some)) for some in together)
+    return RowSource(rows, _without_columns(reading), is_stream=True)
 
 
 def _without_columns(reading: Reading) -> Reading:
