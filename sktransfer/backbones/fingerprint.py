@@ -1,14 +1,24 @@
-"""A digest of all that decides what a network computes: tensors, structure and source code."""
+"""A digest of what decides what a network computes: tensors, structure, settings and code.
+
+Code cannot be described completely: a helper may be reached by its name in a text, or read from a
+file. ``features/generations.py`` therefore compares stored features with those of today. What is
+described here are all *values*, since two networks or poolings of one process may differ in them
+alone, and the code of the user's own functions and classes, as far as it is referred to directly.
+"""
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import functools
 import hashlib
 import inspect
-import pickle
+import io
+import pickletools
+import re
 import sys
 import types
+import zipfile
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -25,20 +35,9 @@ _LIBRARIES = frozenset(
     ["builtins", "PIL", "numpy", "scipy", "sklearn", "sktransfer", "timm", "tokenizers"]
 ) | {"torch", "torchvision", "transformers"}
 
-_PLAIN: tuple[type[Any], ...] = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    enum.Enum,
-    range,
-    slice,
-    PurePath,
-    np.generic,
-)
-_PLAIN += (type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, np.dtype)
+_PLAIN: tuple[type[Any], ...] = (bool, int, float, complex, str, bytes, enum.Enum, range, slice)
+_PLAIN += (PurePath, np.generic, np.dtype, type(None), type(Ellipsis))
+_PLAIN += (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 
 # Attributes that every module has; hooks are not among these, since they decide an output.
 _INTERNAL = set(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
@@ -46,7 +45,7 @@ _LONG = 200  # characters; a longer description of a part is replaced by its has
 
 
 def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None) -> str:
-    """Hash everything that decides a network's output.
+    """Hash what decides a network's output.
 
     Parameters
     ----------
@@ -71,8 +70,8 @@ def describe(item: Any) -> str:
     ----------
     item : object
         The description of a function holds its code, closure, defaults and the globals that it
-        uses; that of an object its class and attributes; that of an array or tensor a digest of
-        all its numbers.
+        uses; that of an object its class and its state as a pickle has it; that of an array or
+        tensor a digest of all its numbers.
 
     Returns
     -------
@@ -97,7 +96,6 @@ class _Describer:
 
     def __init__(self, lenient: bool):
         self.lenient = lenient
-        self.open: set[int] = set()  # ids of items whose description has begun; for cycles
         # Descriptions by id. The object is kept too, so that its id is not used again.
         self.done: dict[object, tuple[object, str]] = {}
 
@@ -108,36 +106,35 @@ class _Describer:
             return f"{type(item).__qualname__} {item.content_digest}"
         if isinstance(item, torch.Tensor):
             return _tensor(item)
-        if isinstance(item, np.ndarray) and item.dtype != object:
-            return f"array{item.dtype.str}{item.shape}{_sha(np.ascontiguousarray(item))}"
-        if isinstance(item, types.ModuleType):
-            return f"module {item.__name__}"
-        if id(item) in self.open:
-            return "itself"
         if id(item) not in self.done:
-            self.open.add(id(item))
-            try:
-                text = self._structure(item)
-            finally:
-                self.open.discard(id(item))
+            self.done[id(item)] = item, "itself"  # in a cycle
+            text = self._describe(item)
             # Many items may refer to it; a hash keeps their descriptions short.
             text = text if len(text) <= _LONG else hashlib.sha256(text.encode()).hexdigest()
             self.done[id(item)] = item, text
         return self.done[id(item)][1]
 
-    def _structure(self, item) -> str:
+    def _describe(self, item) -> str:
         """Describe an item that has parts."""
         name = type(item).__name__
         if isinstance(item, nn.Module):
             return f"{type(item).__qualname__} {self.fingerprint(item, None)}"
+        if isinstance(item, types.ModuleType):
+            return f"module {item.__name__}"
+        if isinstance(item, np.ma.MaskedArray):
+            return f"masked {self.render((np.asarray(item), np.ma.getmaskarray(item)))}"
         if isinstance(item, np.ndarray):
-            return f"array of objects{item.shape}{self.render(item.ravel().tolist())}"
+            numbers = item.ravel().tolist() if item.dtype == object else _sha(item)
+            return f"array{item.dtype.str}{item.shape}{self.render(numbers)}"
         if isinstance(item, Mapping):  # the order of the items counts
             return f"{name} {[(self.render(k), self.render(v)) for k, v in item.items()]}"
         if isinstance(item, set | frozenset):
             return f"{name} {sorted(self.render(i) for i in item)}"
         if isinstance(item, list | tuple):
+            name = name if type(item) in (list, tuple) else self._class(type(item))
             return f"{name} {[self.render(i) for i in item]}"
+        if isinstance(item, type):
+            return self._class(item)
         return self._code(item) or self._object(item)
 
     def fingerprint(self, module: nn.Module, stages) -> str:
@@ -151,7 +148,7 @@ class _Describer:
                 continue
             digest.update(f"{name}:{self._class(type(child))}".encode())
             for key, value in sorted(_settings(child).items()):
-                digest.update(f"{key}={self._setting(value)}".encode())
+                digest.update(f"{key}={self._render_or_name(value)}".encode())
         tensors: list[tuple[str, torch.Tensor]] = [*module.named_parameters(remove_duplicate=False)]
         tensors += module.named_buffers(remove_duplicate=False)
         place: dict[int, str] = {}
@@ -161,7 +158,7 @@ class _Describer:
             digest.update(f"{name}{content}".encode())
         return digest.hexdigest()
 
-    def _setting(self, value) -> str:
+    def _render_or_name(self, value) -> str:
         """Describe a setting of a module, by its type where there is no description."""
         try:
             return self.render(value)
@@ -169,114 +166,95 @@ class _Describer:
             return type(value).__qualname__
 
     def _code(self, item) -> str:
-        """Describe a callable or a class, or return nothing."""
+        """Describe a callable, or return nothing."""
         if isinstance(item, types.CodeType):
             consts = [self.render(const) for const in item.co_consts]
             return repr((item.co_code.hex(), item.co_names, item.co_freevars, consts))
-        if isinstance(item, functools.partial):
-            return f"partial {self.render((item.func, item.args, item.keywords))}"
         if isinstance(item, types.MethodType):
             return f"{self.render(item.__func__)} of {self.render(item.__self__)}"
-        if isinstance(item, types.FunctionType):
+        if isinstance(item, types.FunctionType) and not is_library(item):
             return self._function(item)
         if isinstance(item, property):
             return f"property {self.render((item.fget, item.fset))}"
-        if isinstance(item, functools.cached_property):
-            return f"property {self.render(item.func)}"
-        if inspect.isclass(item):
-            return self._class(item)
+        if hasattr(item, "__wrapped__"):  # such as functools.cache returns
+            return f"{_name(item)} of {self.render(item.__wrapped__)}"
         return _name(item) if inspect.isroutine(item) else ""
 
     def _function(self, function: types.FunctionType) -> str:
-        if is_library(function):
-            return _name(function)
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-        names = sorted(_names(function.__code__))
-        found = function.__globals__
-        used = {name: _used_of(found[name], names) for name in names if name in found}
-        around = (function.__defaults__, function.__kwdefaults__, cells, used)
+        cells = function.__closure__ or ()
+        cells = [cell.cell_contents for cell in cells if cell != types.CellType()]  # not yet set
+        names, found = sorted(_names(function.__code__)), function.__globals__
+        used = {name: found[name] for name in names if name in found}
+        own = {k: v for k, v in vars(function).items() if k != "__wrapped__"}
+        around = (function.__defaults__, function.__kwdefaults__, cells, used, own)
         return f"{self.render(function.__code__)}{self.render(around)}"
 
     def _class(self, cls: type) -> str:
-        """Name a class and describe the user's classes that it inherits from."""
-        parts = [_class_name(cls)]
-        for base in cls.__mro__:
-            if not is_library(base):
-                parts.append(self._members(base))
-        return " ".join(parts)
-
-    def _members(self, cls: type) -> str:
-        """Describe the code and the constants of one class of the user's."""
-        if ("members", id(cls)) not in self.done:
-            self.done["members", id(cls)] = cls, "itself"
-            members = {k: v for k, v in vars(cls).items() if _is_member(k, v)}
-            members = {k: getattr(v, "__func__", v) for k, v in members.items()}
-            described = {
-                k: self._setting(v) if _is_value(v) else self.render(v) for k, v in members.items()
-            }
+        """Name a class, and describe the code and constants of the user's that it inherits from."""
+        own = [base for base in cls.__mro__ if not is_library(base)]
+        for base in own:
+            if ("members", id(base)) in self.done:
+                continue
+            self.done["members", id(base)] = base, "itself"
+            members = {k: getattr(v, "__func__", v) for k, v in vars(base).items()}
+            members = {k: v for k, v in members.items() if _is_member(k, v)}
+            described = {k: self._render_or_name(v) for k, v in members.items()}
             text = hashlib.sha256(repr(described).encode()).hexdigest()
-            self.done["members", id(cls)] = cls, text
-        return self.done["members", id(cls)][1]
+            self.done["members", id(base)] = base, text
+        return " ".join([_name(cls), *(self.done["members", id(base)][1] for base in own)])
 
     def _object(self, item) -> str:
-        """Describe an object by its class and its attributes, or by its pickle."""
+        """Describe an object by its class and by the state that a pickle of it holds."""
+        name = self._class(type(item))
         try:
-            return self._state(item)
-        except ValueError:
-            if is_library(type(item)):
-                try:
-                    numbers = np.frombuffer(pickle.dumps(item), np.uint8)
-                    return f"{_class_name(type(item))} {_sha(numbers)}"
-                except Exception:  # a method of the object, which may raise anything
-                    pass
-            if not self.lenient:
-                raise
-        return _class_name(type(item))
-
-    def _state(self, item) -> str:
-        state = getattr(item, "__dict__", None)
-        if state is not None:
-            return f"{self._class(type(item))} {self.render(dict(sorted(state.items())))}"
-        text = repr(item)
-        if " at 0x" in text:
+            reduce = copyreg.dispatch_table.get(type(item), lambda item: item.__reduce_ex__(2))
+            made = reduce(item)
+            if not isinstance(made, str):  # it ends with items of a list and of a dictionary
+                made = [*made[:3], *(list(part or ()) for part in made[3:5])]
+            return f"{name} {self.render(made)}"
+        except Exception as error:  # a method of the object, which may raise anything
+            if self.lenient:
+                return name
             raise ValueError(
-                f"{text} cannot be part of a cache key, since it has no attributes that describe "
-                "it. Use a function, or an object whose attributes hold its settings."
-            )
-        return f"{_class_name(type(item))} {text}"
+                f"{item!r:.200} cannot be part of a cache key, since nothing describes what it "
+                "holds. Use a function, or an object whose attributes hold its settings."
+            ) from error
 
 
 def _settings(module: nn.Module) -> dict:
     if isinstance(module, torch.jit.ScriptModule):
-        return {"code": getattr(module, "code", "")}
+        return {"archive": _archive(module)}
     if isinstance(module, fx.GraphModule):
-        return {"code": module.code}
+        called = [n.target for n in module.graph.nodes if n.op == "call_function"]
+        return {"code": module.code, "functions": called}
     return {key: value for key, value in vars(module).items() if key not in _INTERNAL}
 
 
-def _used_of(value, names: list[str]):
-    """Return a global that a function uses; for a module of the user's, the names used of it."""
-    if not isinstance(value, types.ModuleType) or _is_installed(value.__name__):
-        return value
-    return {name: vars(value)[name] for name in names if name in vars(value)}
+def _archive(module: torch.jit.ScriptModule) -> list[Any]:
+    """List the code, attributes and constants of a scripted module, as its file holds them."""
+    found = []
+    with zipfile.ZipFile(io.BytesIO(module.save_to_buffer())) as archive:
+        for name in archive.namelist():
+            content: Any = archive.read(name)
+            if name.endswith(".pkl"):
+                content = repr([(op.name, arg) for op, arg, _ in pickletools.genops(content)])
+            elif name.endswith(".py"):
+                content = content.decode()
+            elif name.endswith((".debug_pkl", "/version", ".data/serialization_id")):
+                continue  # names of source files, among others
+            found.append([_without_numbers(name), _without_numbers(content)])
+    return sorted(found)
+
+
+def _without_numbers(text: Any) -> Any:
+    """Remove the numbers that torch gives to the classes of one name in a process."""
+    return re.sub(r"___torch_mangle_\d+\.?", "", text) if isinstance(text, str) else text
 
 
 def _is_member(name: str, value) -> bool:
     """Tell whether an attribute of a class was written by its author."""
     inner = name.startswith("__") and name.endswith("__")
     return inspect.isroutine(value) or not (inner or name.startswith("_abc_"))
-
-
-def _is_value(member) -> bool:
-    return not (inspect.isroutine(member) or isinstance(member, property | type))
-
-
-def _is_filled(cell) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -296,6 +274,8 @@ def is_library(item: Any) -> bool:
     -------
     bool
     """
+    if isinstance(item, types.FunctionType):  # functools.wraps changes its __module__
+        return _is_installed(str(item.__globals__.get("__name__")))
     return _is_installed(str(getattr(item, "__module__", None)))
 
 
@@ -312,24 +292,25 @@ def _is_installed(module: str) -> bool:
 
 
 def _name(item) -> str:
-    module = getattr(item, "__module__", "")
-    return f"{module}.{getattr(item, '__qualname__', type(item).__qualname__)}"
-
-
-def _class_name(cls: type) -> str:
-    """Return the name of a class; for classes of this package, without the file that holds it.
+    """Return the name of a class or function; of this package's, without the file that holds it.
 
     Classes move between files, and fingerprints of fitted models must not change with them.
     """
-    package = cls.__module__.partition(".")[0]
-    return f"{package}.{cls.__qualname__}" if package == "sktransfer" else _name(cls)
+    module = str(getattr(item, "__module__", ""))
+    module = "sktransfer" if module.partition(".")[0] == "sktransfer" else module
+    return f"{module}.{getattr(item, '__qualname__', type(item).__qualname__)}"
 
 
 def _tensor(tensor: torch.Tensor) -> str:
-    tensor = tensor.detach().cpu().contiguous()
+    if tensor.layout != torch.strided:
+        raise ValueError(
+            f"A tensor of the layout {tensor.layout} cannot be part of a cache key: make a dense "
+            "one of it."
+        )
+    tensor = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
     numbers = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0)
     return f"tensor{tensor.dtype}{tuple(tensor.shape)}{_sha(numbers)}"
 
 
 def _sha(numbers: np.ndarray) -> str:
-    return hashlib.sha256(numbers.data).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(numbers).data).hexdigest()

@@ -376,11 +376,15 @@ def architecture(name: str) -> Backbone:
 
 
 def _stamp(name: str, weights: str | None) -> tuple:
-    """Return the state of local files, so that a file that has changed is read again."""
+    """Return the state of local files, so that a file that has changed is read again.
+
+    Its size and time may be those of before, as after ``cp -p``; the time of its last change of any
+    kind cannot be set, and a file that takes its place has another number.
+    """
     path = Path(weights or "")
     files = [path] if path.is_file() else _files_of_folder(name)
     versions = ((file, file.stat()) for file in files)
-    return tuple((str(file), s.st_mtime_ns, s.st_size) for file, s in versions)
+    return tuple((str(file), s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for file, s in versions)
 
 
 def _files_of_folder(name: str) -> list[Path]:

@@ -5,9 +5,10 @@ import gc
 import logging
 import os
 import pickle
+import re
 import threading
-import types
 import weakref
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,19 @@ def test_a_file_that_changed_is_read_again(tensors, tmp_path):
     assert load_backbone(SMALL, weights=str(path)) is first
     saved({name: tensor + 1 for name, tensor in tensors.items()}, path)
     os.utime(path, ns=(1, 1))
+    assert load_backbone(SMALL, weights=path).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_of_the_same_size_and_time_is_read_again(tensors, tmp_path, in_place):
+    path, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    saved({name: tensor + 2 for name, tensor in tensors.items()}, path)
+    first, stat = load_backbone(SMALL, weights=path), path.stat()
+    saved({name: tensor + 1 for name, tensor in tensors.items()}, path if in_place else other)
+    if not in_place:
+        other.replace(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
     assert load_backbone(SMALL, weights=path).fingerprint != first.fingerprint
 
 
@@ -449,18 +463,6 @@ def using(**members):
     return lambda x: x * cls.constant
 
 
-def of_module(factor):
-    helpers = types.ModuleType("helpers_of_a_user")
-    exec(f"def scaled(x):\n    return x * {factor}\n", vars(helpers))
-    function = types.FunctionType(by_helpers.__code__, {"helpers": helpers})
-    function.__module__ = __name__
-    return function
-
-
-def by_helpers(x):
-    return helpers.scaled(x)  # noqa: F821
-
-
 def long_objects(value):
     array = np.zeros(3000, object)
     array[1500] = value
@@ -472,6 +474,39 @@ def with_settings(settings):
     nn.init.ones_(module.weight), nn.init.ones_(module.bias)
     module.settings = settings
     return module
+
+
+class Slots:
+    __slots__ = ("p",)
+
+    def __init__(self, p):
+        self.p = p
+
+
+class Named(NamedTuple):
+    p: int
+
+    def __call__(self, x):
+        return by_order(x, self.p)
+
+
+def wrapped(p):
+    return functools.wraps(np.square)(lambda x: by_order(x, p))
+
+
+class ScriptedAttribute(nn.Module):
+    factor: float
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def by_graph(k):
+    return torch.fx.symbolic_trace(ScriptedAttribute(k))
 
 
 LINEARS = [nn.Linear(4, 4), nn.Linear(4, 4)]
@@ -531,7 +566,13 @@ PAIRS = {
         with_class(factor=property(lambda self: 2)),
     ),
     "constants of a class that is used": (using(constant=1), using(constant=2)),
-    "modules of the user's": (of_module(1), of_module(2)),
+    "objects with slots": (Slots(1), Slots(2)),
+    "masks of arrays": tuple(np.ma.array([1.0, 2.0], mask=mask) for mask in ([0, 1], [1, 0])),
+    "conjugated tensors": (torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 3j]).conj()),
+    "named tuples": (Named(1), Named(2)),
+    "cached functions": (functools.cache(closure(1)), functools.cache(closure(2))),
+    "wrapped functions": (wrapped(1), wrapped(2)),
+    "long regular expressions": (re.compile("a" * 300 + "b"), re.compile("a" * 300 + "c")),
     "order of a dictionary": (Holder({"a": 1, "b": 2}), Holder({"b": 2, "a": 1})),
     "long arrays of objects": (Holder(long_objects(1)), Holder(long_objects(2))),
     "what stands beside a logger": (
@@ -545,6 +586,8 @@ NETWORKS = {
     "order of shared modules": lambda k: nn.ModuleList([LINEARS[i] for i in SHARED[k]]),
     "which weights are shared": tied,
     "scripted code": lambda k: torch.jit.script(Scripted() if k == 1 else ScriptedOtherwise()),
+    "attributes of a scripted module": lambda k: torch.jit.script(ScriptedAttribute(float(k))),
+    "constants of a graph": by_graph,
     "order of a dictionary": lambda k: with_settings(dict.fromkeys(["ab", "ba"][k - 1])),
 }
 
@@ -587,15 +630,10 @@ def test_a_description_repeats(item):
     assert " at 0x" not in describe(item)
 
 
-def test_what_cannot_be_described_is_refused():
-    class Anonymous:
-        __slots__ = ()
-
-        def __call__(self, x):
-            return x
-
+@pytest.mark.parametrize("held", [LOCK, torch.eye(2).to_sparse()], ids=["lock", "sparse"])
+def test_what_cannot_be_described_is_refused(held):
     with pytest.raises(ValueError, match=r"cannot be part of a cache key"):
-        describe(Anonymous())
+        describe(lambda x: (x, held))
 
 
 def test_random_weights_of_a_registered_network_are_refused(registry):

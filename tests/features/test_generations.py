@@ -1,19 +1,19 @@
 """Stored features are used only if the code of today computes the same."""
 
+import json
+
 import pytest
 
+from tests.corpora.stale import EVERYDAY, WAYS, find_stale
 from tests.new_process import run_in_new_process
 
 # A pooling whose helper no description of its code can see.
 PROJECT = """
-import functools
-
-@functools.cache
 def power():
     return {power}
 
 def pooling(x):
-    return x.clamp_min(0).mean((2, 3)) ** power()
+    return x.clamp_min(0).mean((2, 3)) ** globals()["power"]()
 """
 PROGRAM = """
 import json, sys, warnings
@@ -39,7 +39,6 @@ print(json.dumps([float(np.abs(found - features(None)).max()), [str(w.message) f
 @pytest.fixture
 def run(tmp_path):
     """Run the program with one version of the project, on some of the images."""
-    import json
 
     def run(power: int, samples: str) -> tuple[float, list[str]]:
         folder = tmp_path / str(power)
@@ -71,3 +70,13 @@ def test_rows_of_other_code_are_not_mixed_with_those_of_today(run):
     run(2, "0-4"), run(2, "8-12")
     error, _ = run(2, "0-12")
     assert error < 1e-6
+
+
+@pytest.mark.parametrize(
+    "ways", [EVERYDAY, pytest.param(list(WAYS), marks=pytest.mark.sweep)], ids=["some", "all"]
+)
+def test_no_change_of_code_gives_features_of_yesterday(ways, tmp_path):
+    outcomes = find_stale(tmp_path, ways)
+    assert [way for way, outcome in outcomes.items() if outcome == "stale"] == []
+    refused = [way for way, outcome in outcomes.items() if outcome == "refused"]
+    assert len(refused) <= len(ways) // 10

@@ -185,7 +185,9 @@ def open_source(
     stamp: dict = {"path": str(path), "bounds": [wanted, max_words]}
     key = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
     status = path.stat()
-    stamp |= {"file": [status.st_size, status.st_mtime_ns], "version": _VERSION}
+    # Size and time may be set to those of another file; the time of its last change cannot.
+    file = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    stamp |= {"file": file, "version": _VERSION}
     found = _OPEN.get(repr(stamp))
     if found is None:
         origin = (source if source == GLOVE else str(path), vocabulary, max_words)

@@ -91,17 +91,25 @@ def test_a_file_is_parsed_once(tmp_path, reads, home):
 def test_another_process_maps_the_table(tmp_path):
     path = text_file(tmp_path / "v.txt")
     backbone = load_word_vectors(path)
-    status = path.stat()
-    path.write_bytes(b"?" * status.st_size)  # reading it would fail
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     code = """if True:
         import sys
+        from sktransfer.backbones.words import vectors
         from sktransfer.backbones.wordvectors import load_word_vectors
+        del vectors.read_source  # reading the file would fail
         backbone = load_word_vectors(sys.argv[1])
         print(backbone.fingerprint, backbone.preprocess("The film").tolist()[:3])
         assert "gensim" not in sys.modules
     """
     assert run_in_new_process(code, path).split(maxsplit=1) == [backbone.fingerprint, "[1, 2, 0]\n"]
+
+
+def test_a_file_of_the_same_size_and_time_is_read_again(tmp_path):
+    path, other = text_file(tmp_path / "v.txt"), text_file(tmp_path / "w.txt", matrix=MATRIX[::-1])
+    first, status = load_word_vectors(path), path.stat()
+    other.replace(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    assert load_word_vectors(path).fingerprint != first.fingerprint
 
 
 def test_the_entry_of_a_changed_file_is_replaced(tmp_path, reads, home):
