@@ -29,8 +29,13 @@ from sktransfer.backbones import Backbone, penultimate
 from sktransfer.data import get_modality
 from sktransfer.engines import resolve_device
 from sktransfer.engines.torch import TorchEngine
-from sktransfer.features import Stream, compute_features, open_sample
-from sktransfer.features.recipe import Recipe
+from sktransfer.features import (
+    Output,
+    Stream,
+    compute_outputs,
+    engine_for_outputs,
+    open_sample,
+)
 
 QUICK = {"rounds": 3, "samples": 64}
 LOADERS = (1, 2, 4, 8)
@@ -43,7 +48,7 @@ class Waiting(TorchEngine):
 
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         time.sleep(WAIT)
-        return {self.layers[0]: torch.zeros(len(batch), 1)}
+        return {0: torch.zeros(len(batch), 1)}  # of the only output
 
 
 class Opened(Dataset):
@@ -70,7 +75,7 @@ def overlap(name: str, paths: list[str], args) -> list[Case]:
     extractor.fit(paths[:1])
     backbone, layer = extractor.backbone_, penultimate(extractor.backbone_)
     tensors = [open_sample(path, backbone) for path in paths]
-    engine = Recipe(backbone, (layer,)).engine(resolve_device("cpu"))
+    engine = engine_for_outputs([Output(backbone, layer)], device=resolve_device("cpu"))
 
     def transform(n_jobs) -> np.ndarray:
         return extractor.set_params(n_jobs=n_jobs).transform(paths)
@@ -94,12 +99,12 @@ def overlap(name: str, paths: list[str], args) -> list[Case]:
     ]
 
 
-def through_wait(paths: list[str], recipe: Recipe, n_jobs) -> None:
-    stages = {recipe.layers[0]: torch.nn.Identity()}
-    runner = Waiting(stages, recipe.layers, device=torch.device("cpu"))
+def through_wait(paths: list[str], output: Output, n_jobs) -> None:
+    stages = {output.layer: torch.nn.Identity()}
+    runner = Waiting(stages, (output.layer,), device=torch.device("cpu"))
     runner.batch_size = lambda sample: BATCH  # type: ignore[method-assign]
     runner._bytes = {(3, 224, 224): 1}
-    compute_features(paths, recipe, runner=runner, n_jobs=n_jobs)
+    compute_outputs(paths, [output], runner=runner, n_jobs=n_jobs)
 
 
 def through_processes(paths: list[str], backbone: Backbone, n_workers: int) -> None:
@@ -110,11 +115,11 @@ def through_processes(paths: list[str], backbone: Backbone, n_workers: int) -> N
 
 def scaling(what: str, paths: list[str], rounds: int) -> Case:
     backbone = load_backbone("efficientnet_lite0")
-    recipe = Recipe(backbone, (penultimate(backbone),))
-    variants = {"calling thread": lambda: through_wait(paths, recipe, None)}
+    output = Output(backbone, penultimate(backbone))
+    variants = {"calling thread": lambda: through_wait(paths, output, None)}
     for n in LOADERS:
         n_jobs = "auto" if n == 1 else n  # one thread on two cores
-        variants[f"threads: {n}"] = lambda n_jobs=n_jobs: through_wait(paths, recipe, n_jobs)
+        variants[f"threads: {n}"] = lambda n_jobs=n_jobs: through_wait(paths, output, n_jobs)
         variants[f"processes: {n}"] = lambda n=n: through_processes(paths, backbone, n)
     values = speeds(interleave(variants, rounds), len(paths))
     return Case(f"a wait of 1 ms for each batch, {what}", "images/s", values, "calling thread")

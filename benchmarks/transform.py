@@ -32,7 +32,7 @@ from sktransfer.backbones import Backbone, stages_of
 from sktransfer.backbones.layers import penultimate
 from sktransfer.data import open_image
 from sktransfer.engines import check_engine, pool
-from sktransfer.features import Recipe, open_sample
+from sktransfer.features import Output, engine_for_outputs, open_sample
 
 QUICK = {"rounds": 3, "samples": 32, "converted": ["efficientnet_lite0", "resnet18"]}
 CPU = torch.device("cpu")
@@ -150,12 +150,10 @@ def through_network(name: str, backbone: Backbone, paths: list[str], args) -> li
     x = torch.stack([open_sample(path, backbone) for path in paths])
     variants: dict[str, Callable] = {"plain loop": lambda: plain(x)}
     for variant, settings in runs(name in args.converted).items():
-        recipe = Recipe(
-            backbone, (layer,), precision=settings["precision"], runtime=settings["engine"]
-        )
-        engine = recipe.engine(CPU)
+        how = {"precision": settings["precision"], "engine": settings["engine"]}
+        engine = engine_for_outputs([Output(backbone, layer)], device=CPU, **how)
         backbone.prepared.pop("engines", None)  # keeps two
-        variants[variant] = lambda engine=engine: engine.run(x)[layer]
+        variants[variant] = lambda engine=engine: engine.run(x)[0]
     for suffix, precision in {"": "float32", ", bfloat16": "bfloat16"}.items():
         converted = by_hand(plain, x, precision) if name in args.converted else None
         if converted is not None:

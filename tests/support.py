@@ -12,6 +12,8 @@ from torch import nn
 from torchvision import models
 
 from sktransfer import ImagePreprocessing, load_backbone
+from sktransfer.backbones import stages_of
+from sktransfer.engines import engine_for
 
 TESTS = Path(__file__).resolve().parent
 DATA = TESTS.parents[1] / "shared" / "data"
@@ -136,3 +138,21 @@ def run_python(code: str, *args, timeout: float = 300, path: Path = TESTS.parent
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def make_engine(backbone, layers, pooling="avg", *, runtime="auto", whole=(), **settings):
+    """The engine of a backbone on the CPU, which returns features by layer."""
+    return engine_for(
+        stages_of(backbone),
+        tuple(layers),
+        pooling,
+        also=tuple(((layer, "none"), layer, "none") for layer in whole),
+        engine=runtime,
+        kept=backbone.prepared.setdefault("engines", {}),
+        network=lambda: backbone.fingerprint,
+        device=torch.device("cpu"),
+        modality=backbone.modality,
+        opaque=backbone.opaque,
+        name=backbone.name,
+        **settings,
+    )

@@ -103,7 +103,6 @@ class Engine(Batching):
         bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
         self.segments = [nn.Sequential(*part) for part in slices]
-        self.pooling = pooling
         self.device = device
         self.modality = get_modality(modality)
         self.precision = precision
@@ -182,7 +181,8 @@ class Engine(Batching):
         offer = getattr(self.segments[0][0], "fused_pooling", None) if single else None
         if offer is None or self.precision != "float32" or self.device.type != "cpu":
             return None
-        return offer(self.pooling)
+        ((_, pooling),) = self.outputs[self.layers[0]]
+        return offer(pooling)
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:

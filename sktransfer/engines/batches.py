@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import itertools
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ class Batching(abc.ABC):
     fills_up = False  # whether batches of several samples all have one size
 
     layers: list[str]
+    outputs: dict[str, list[tuple[Any, ...]]]
     device: torch.device
     modality: Modality
     _fused: Callable[..., Any] | None  # for a single stage and its pooling
@@ -52,8 +55,8 @@ class Batching(abc.ABC):
         """Bring features to the CPU in the type in which they are returned."""
 
     def run(
-        self, tensors: Sequence[torch.Tensor] | torch.Tensor, batch_size: int | str = "auto"
-    ) -> dict[str, np.ndarray]:
+        self, tensors: Iterable[torch.Tensor] | torch.Tensor, batch_size: int | str = "auto"
+    ) -> dict[Any, np.ndarray]:
         """Run samples of one shape in batches.
 
         Where a batch does not fit into the memory of a device, it and all that come later are
@@ -61,31 +64,35 @@ class Batching(abc.ABC):
 
         Parameters
         ----------
-        tensors : sequence of Tensor or Tensor of shape (n, ...)
+        tensors : iterable of Tensor or Tensor of shape (n, ...)
+            At least one. They are taken when a batch needs them.
         batch_size : int or "auto", default="auto"
 
         Returns
         -------
         dict of str to ndarray of shape (n, n_features)
         """
-        size = self.batch_size(tensors[0]) if batch_size == "auto" else int(batch_size)
-        fills_up = (batch_size == "auto" and self._is_cheap(tensors[0], size)) or self.fills_up
-        parts, start = [], 0
-        while start < len(tensors):
-            fitting = min(size, self._largest_batch or size, len(tensors))
+        source = iter(tensors)
+        waiting = list(itertools.islice(source, 1))
+        size = self.batch_size(waiting[0]) if batch_size == "auto" else int(batch_size)
+        fills_up = (batch_size == "auto" and self._is_cheap(waiting[0], size)) or self.fills_up
+        parts = []
+        while waiting:
+            most = min(size, self._largest_batch or size)
+            waiting += itertools.islice(source, min(sys.maxsize, max(0, most - len(waiting))))
+            samples = waiting[:most]
             try:
-                batch = as_batch(tensors[start : start + fitting], self.device)
-                most = min(size, self._largest_batch or size)
+                batch = as_batch(samples, self.device)
                 part = self._run_filled(batch, most) if fills_up else self(batch)
             except torch.OutOfMemoryError:
-                if fitting == 1:
+                if len(samples) == 1:
                     raise
                 part = None
             if part is None:  # outside the handler, whose error refers to the batch's tensors
-                self._halve(fitting)
+                self._halve(len(samples))
                 continue
             parts.append(part)
-            start += fitting
+            waiting = waiting[most:] or list(itertools.islice(source, 1))
         return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
 
     def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
@@ -114,7 +121,7 @@ class Batching(abc.ABC):
 
     def run_groups(
         self, groups: Sequence[tuple[Any, ...]], batch_size: int | str = "auto"
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[Any, np.ndarray]:
         """Run samples of several shapes, such as texts, those of one shape together.
 
         Parameters
@@ -130,7 +137,7 @@ class Batching(abc.ABC):
             length.
         """
         n = sum(len(positions) for positions, _ in groups)
-        tables: dict[str, np.ndarray] = {}
+        tables: dict[Any, np.ndarray] = {}
         for positions, tensors in groups:
             for layer, rows in self._run_group(tensors, batch_size).items():
                 if layer not in tables:
@@ -142,4 +149,5 @@ class Batching(abc.ABC):
         if self._fused is None:
             return self.run(tensors, batch_size)
         (layer,) = self.layers
-        return {layer: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
+        ((key, _),) = self.outputs[layer]
+        return {key: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}

@@ -2,21 +2,26 @@
 
 from .base import BackboneEstimator, Count, all_or_nothing
 from .class_map import mapped_logits, resolve_class_map
-from .compute import compute_features, compute_inputs, compute_outputs, compute_several
+from .compute import compute_outputs, describe_runs
 from .extractor import PretrainedFeatureExtractor, learns_from_samples
 from .function import FeatureFunction
 from .layer_choice import LayerChoice, candidate_layers, choose_layer
-from .opening import open_sample
-from .output import Output, layers_of, probe_batch, store_key
-from .passes import describe_passes
+from .output import (
+    Output,
+    engine_for_outputs,
+    layers_of,
+    open_sample,
+    probe_batch,
+    side_of,
+    store_key,
+)
 from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
 from .progress import progress
-from .recipe import Recipe
 from .reporting import reported
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
-from .streams import Stream
+from .streams import Stream, compute_inputs
 from .tables import check_outputs, empty_table
 from .word_weights import TokenWeights, has_ranks, takes_weights
 
@@ -30,7 +35,6 @@ __all__ = [
     "Output",
     "PretrainedClassifier",
     "PretrainedFeatureExtractor",
-    "Recipe",
     "SizeChoice",
     "Stream",
     "TokenWeights",
@@ -39,12 +43,11 @@ __all__ = [
     "candidate_layers",
     "check_outputs",
     "choose_layer",
-    "compute_features",
     "compute_inputs",
     "compute_outputs",
-    "compute_several",
-    "describe_passes",
+    "describe_runs",
     "empty_table",
+    "engine_for_outputs",
     "find_network",
     "has_ranks",
     "layers_of",
@@ -55,6 +58,7 @@ __all__ = [
     "progress",
     "reported",
     "resolve_class_map",
+    "side_of",
     "store_key",
     "takes_weights",
 ]

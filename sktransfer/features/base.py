@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -25,10 +25,8 @@ from ..data import (
     warn_later_versions,
 )
 from ..engines import ENGINES, check_engine, resolve_device
-from .compute import compute_several
-from .output import layers_of
-from .passes import describe_passes
-from .recipe import Recipe
+from .compute import compute_outputs, describe_runs
+from .output import Output, layers_of
 from .reporting import ReportsFit
 from .store import FeatureStore, as_store
 
@@ -117,34 +115,31 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
         """Check the stages on one sample and describe each layer; later calls are free."""
         return layers_of(self.backbone_ if backbone is None else backbone, samples)
 
-    def _features(
-        self, samples, layers: tuple[str, ...], pooling="avg", rows=None
-    ) -> dict[str, np.ndarray]:
-        """Compute features of samples, or of those at some positions among them."""
-        return self._compute(samples, [self._recipe(layers, pooling)], rows)[0]
-
     def _compute(
-        self, samples, recipes: list[Recipe], rows=None, bad: dict | None = None
-    ) -> list[dict[str, np.ndarray]]:
-        """Compute features by several recipes in one pass over the samples."""
+        self,
+        samples,
+        outputs: Sequence[Output],
+        rows=None,
+        *,
+        dtype: str = "float32",
+        bad: dict | None = None,
+    ) -> list[np.ndarray]:
+        """Compute outputs for samples, or for those at some positions among them."""
         rows = range(len(samples)) if rows is None else rows
         with named_among(rows):
-            return compute_several(
+            return compute_outputs(
                 samples if len(rows) == len(samples) else take(samples, rows),
-                recipes,
+                outputs,
                 batch_size=self.batch_size,
                 device=self.device,
+                engine=self.engine,
+                precision=self._precision(),
+                dtype=dtype,
                 store=as_store(self.memory),
                 n_jobs=self.n_jobs,
                 verbose=self.verbose,
                 bad=bad,
             )
-
-    def _recipe(
-        self, layers: tuple[str, ...], pooling="avg", dtype: str = "float32", backbone=None
-    ) -> Recipe:
-        backbone = self.backbone_ if backbone is None else backbone
-        return Recipe(backbone, layers, pooling, self._precision(), dtype, runtime=self.engine)
 
     def _precision(self) -> str:
         return self.precision
@@ -152,13 +147,13 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
     @property
     def execution_(self) -> dict[str, Any]:
         check_is_fitted(self)
-        recipe, batch_size = self._usual_run()
-        store = as_store(self.memory)
-        found = describe_passes([recipe], batch_size=batch_size, device=self.device, store=store)
-        return next(iter(found.values()))
+        run = {"batch_size": self.batch_size, "engine": self.engine, "device": self.device}
+        run |= {"precision": self._precision(), "store": as_store(self.memory)}
+        output, changed = self._usual_run()
+        return next(iter(describe_runs([output], **run | changed).values()))
 
-    def _usual_run(self) -> tuple[Recipe, int | str | None]:
-        """Return the recipe and the batch size of a usual call."""
+    def _usual_run(self) -> tuple[Output, dict[str, Any]]:
+        """Return an output of a usual call, and the settings that are not the parameters."""
         raise NotImplementedError
 
     def _transform_samples(self, X) -> list | np.ndarray:

@@ -1,38 +1,52 @@
-"""Compute the features of samples chunk by chunk, through the store."""
+"""From samples to features: read, digest, look up, open, run, keep.
+
+:func:`compute_outputs` is the whole way. Its steps follow in the order in which they run:
+
+    samples ── read_chunks ──> chunks that are read and digested, in threads
+               look_up     ──> equal samples are found; the store is asked for the others
+               open_ahead  ──> what is missing is opened and preprocessed, in threads
+               Pass.run    ──> and passes the engine of each network
+               Pass.keep   ──> rows go to the store, and to the output
+
+Threads work ahead: while a chunk passes a network, the next one is read, looked up and opened.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
-import operator
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..backbones import Backbone
-from ..data import Modality, check_interrupt
-from ..engines import Engine, keep_freed_memory
-from .equal import FirstPositions
+from ..data import Modality, UnreadableSamplesError, check_interrupt
+from ..engines import Engine, keep_freed_memory, resolve_device
+from .generations import CheckedStore, StoredOutput
 from .loader import Loader, count_needed_loaders
-from .opened import Columns, n_bytes
-from .opening import (
-    Sample,
-    SampleError,
-    many_of,
-    open_for,
-    open_sample,
-    read_ahead,
-    unreadable_named,
-)
-from .output import Output
-from .parts import Found, Part
-from .passes import Pass, make_passes
+from .output import Output, engine_for_outputs, open_once, open_sample, store_key
 from .progress import progress
-from .recipe import Recipe
 from .store import FeatureStore
-from .tables import empty_table, stacked
+from .tables import OutputTables, stacked
 
-__all__ = ["compute_features", "compute_inputs", "compute_outputs", "compute_several"]
+__all__ = [
+    "SampleError",
+    "compute_outputs",
+    "describe_runs",
+    "many_of",
+    "open_for",
+    "read_chunks",
+    "unreadable_samples",
+]
+
+_BLOCK = 8  # samples that one task reads
+_BYTES_READ = 2**26  # bytes of files in one chunk, or one file
+_RECENT = 2**13  # digests in a dictionary, with 0.2 kB each, before they are sorted
+_MOST = 2**20  # sorted digests, with 24 bytes each
 
 
 def compute_outputs(
@@ -40,12 +54,23 @@ def compute_outputs(
     outputs: Sequence[Output],
     *,
     aside: Sequence[Output] = (),
+    batch_size: int | str = "auto",
+    device: str = "auto",
     engine: str = "auto",
     precision: str = "float32",
     dtype: str = "float32",
-    **settings: Any,
+    store: FeatureStore | None = None,
+    n_jobs: int | str | None = "auto",
+    verbose: int = 0,
+    runner: Engine | None = None,
+    bad: dict[int, Exception] | None = None,
+    then: Callable[..., Any] | None = None,
+    in_memory: int | None = None,
 ) -> list[np.ndarray]:
     """Compute what is read from networks for samples, those of equal samples once.
+
+    Each sample is read, digested and opened once. The outputs of one network at one input size are
+    computed in one pass through it, whatever their layers and poolings.
 
     Parameters
     ----------
@@ -54,88 +79,15 @@ def compute_outputs(
     outputs : sequence of Output
         Their backbones have one modality.
     aside : sequence of Output, default=()
-        Whole activations that go to the store as well, where samples are computed.
-    engine, precision, dtype
-        As for :func:`store_key`.
-    **settings
-        Of :func:`compute_several`.
-
-    Returns
-    -------
-    list of ndarray of shape (n_samples, n_features)
-    """
-    recipes = [
-        Recipe(
-            output.backbone,
-            (output.layer,),
-            output.pooling,
-            precision,
-            dtype,
-            tuple(other.layer for other in aside if i == 0),
-            engine,
-        )
-        for i, output in enumerate(outputs)
-    ]
-    found = compute_several(samples, recipes, **settings)
-    return [table[output.layer] for table, output in zip(found, outputs, strict=True)]
-
-
-def compute_features(
-    samples: Sequence[Any], recipe: Recipe, *, runner: Engine | None = None, **settings: Any
-) -> dict[str, np.ndarray]:
-    """Compute the features of samples, those of equal samples once.
-
-    Parameters
-    ----------
-    samples : sequence
-        As returned by the method ``check`` of their modality.
-    recipe : Recipe
-    runner : Engine, default=None
-        Runs every sample, also those in the store, in place of the engine of the recipe.
-    **settings
-        Of :func:`compute_several`.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n_samples, n_features)
-        For each layer of the recipe, float32. Whole activations of texts differ in length: an
-        array of objects, of shape ``(length, channels)`` each.
-
-    Raises
-    ------
-    UnreadableSamplesError
-        If samples cannot be read or preprocessed. It lists them.
-    """
-    return compute_several(samples, [recipe], runner=runner, **settings)[0]
-
-
-def compute_several(
-    samples: Sequence[Any],
-    recipes: Sequence[Recipe],
-    *,
-    batch_size: int | str = "auto",
-    device: str = "auto",
-    store: FeatureStore | None = None,
-    n_jobs: int | str | None = "auto",
-    verbose: int = 0,
-    runner: Engine | None = None,
-    bad: dict[int, Exception] | None = None,
-    then: Callable[..., Any] | None = None,
-    in_memory: int | None = None,
-) -> list[dict[str, np.ndarray]]:
-    """Compute the features of samples by several recipes, such as for several input sizes.
-
-    Each sample is read, digested and opened once. The recipes of one backbone are computed in one
-    pass through its network, whatever their layers and poolings.
-
-    Parameters
-    ----------
-    samples : sequence
-        As returned by the method ``check`` of their modality.
-    recipes : sequence of Recipe
-        Their backbones have one modality.
+        Whole activations that go to the store as well, of the samples that are computed.
     batch_size : int or "auto", default="auto"
     device : str, default="auto"
+    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
+        The library that runs the networks.
+    precision : {"float32", "bfloat16"}, default="float32"
+        The type in which the networks compute.
+    dtype : {"float32", "float16"}, default="float32"
+        The type in which features are returned and kept.
     store : FeatureStore, default=None
         Where features are looked up first and kept afterwards.
     n_jobs : int, "auto" or None, default="auto"
@@ -144,7 +96,8 @@ def compute_several(
     verbose : int, default=0
         1 shows a progress bar.
     runner : Engine, default=None
-        For a single recipe: as in :func:`compute_features`.
+        For outputs of one backbone: runs every sample, also those in the store, in place of the
+        engine. It returns the outputs, and then those of ``aside``, by their position.
     bad : dict of int to Exception, default=None
         If given, causes are put into it by the position of each sample that cannot be read, and
         the features of these samples are NaN.
@@ -156,233 +109,661 @@ def compute_several(
 
     Returns
     -------
-    list of dict of str to ndarray of shape (n_samples, n_features)
-        The result of :func:`compute_features` for each recipe. Without features if no sample can
-        be read.
+    list of ndarray of shape (n_samples, n_features)
+        One for each output. Whole activations of texts differ in length: an array of objects, of
+        shape ``(length, channels)`` each. Without features if no sample can be read.
 
     Raises
     ------
     UnreadableSamplesError
         If samples cannot be read or preprocessed, and ``bad`` is None. It lists them.
     """
-    passes = make_passes(recipes, batch_size, device, runner, store)
+    how = {"engine": engine, "precision": precision, "dtype": dtype, "device": device}
+    passes = make_passes(outputs, aside, how, batch_size, store, runner)
     backbones = [one.backbone for one in passes]
     others = (store, runner, bad, then, in_memory, verbose or None)
     if len(samples) == len(passes) == 1 and all(given is None for given in others):
-        found = _compute_one(samples, passes[0])
-        return [{layer: found[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
-    n_loaders = count_needed_loaders(n_jobs, device, backbones, len(samples))
-    with Loader(n_loaders) as loader, keep_freed_memory():
-        run = _Run(samples, passes, store, loader, bad)
-        run.then, run.tables.in_memory = then, in_memory
-        with unreadable_named(samples, lambda: run.n_done, backbones):
-            for _ in _counted(run.parts(), len(samples), backbones[0], verbose):
-                pass
-    run.tables.clear(list(bad or ()))
-    return [{layer: run.tables[i, layer] for layer in r.layers} for i, r in enumerate(recipes)]
+        alone = _compute_one(samples, passes[0])
+        return [alone[i] for i in range(len(outputs))]
+    firsts, tables = (
+        FirstPositions(len(samples)),
+        OutputTables(len(samples), len(outputs), in_memory),
+    )
+    by_value = store is None and not firsts.by_digest
+    n_loaders, n_done = count_needed_loaders(n_jobs, device, backbones, len(samples)), 0
+    with (
+        Loader(n_loaders) as loader,
+        keep_freed_memory(),
+        progress(f"{backbones[0].name} features", len(samples), verbose) as advance,
+    ):
+        read = read_chunks(samples, backbones[0].modality, loader, by_value)
+        chunks = (look_up(pairs, firsts, passes) for pairs in read)
+        try:
+            for chunk, opened in open_ahead(chunks, backbones, loader):
+                check_interrupt()
+                if bad is None:
+                    chunk.raise_errors()
+                else:
+                    opened = leave_out_unreadable(chunk, opened, bad)
+                inputs = inputs_by_pass(chunk, opened, backbones)
+                for one, stored, groups in zip(passes, chunk.stored, inputs, strict=True):
+                    new = one.run(groups) if stored.missing else {}
+                    one.keep(new, stored, chunk.digests)
+                    for i in one.returned if chunk.positions else ():
+                        rows = stored.rows(i, new)
+                        rows = rows if then is None else then(rows, chunk.positions)
+                        tables.write(i, chunk.positions, rows)
+                tables.copy(chunk.repeated)
+                n_done += chunk.n_samples
+                advance(chunk.n_samples)
+        except SampleError as error:
+            raise unreadable_samples(samples, n_done, backbones, error) from error.cause
+    return tables.finish(without=list(bad or ()))
 
 
-def _compute_one(samples: Sequence[Any], one: Pass) -> dict[tuple[Any, ...], np.ndarray]:
-    """Compute the features of a single sample; parts and threads take longer than a short text."""
+def _compute_one(samples: Sequence[Any], one: Pass) -> dict[int, np.ndarray]:
+    """Compute the features of a single sample; chunks and threads take longer than a short text."""
     backbone, many = one.backbone, many_of(one.backbone)
-    with unreadable_named(samples, lambda: 0, [backbone]), keep_freed_memory():
+    with keep_freed_memory():
         try:
             content = backbone.modality.read(samples[0])
-            opened = many([content]) if many else [(np.arange(1), [open_sample(content, backbone)])]
+            groups = many([content]) if many else [(np.arange(1), [open_sample(content, backbone)])]
         except Exception as error:
-            raise SampleError(0, error) from error
-        return one.compute(opened)
+            problem = SampleError(0, error)
+            raise unreadable_samples(samples, 0, [backbone], problem) from error
+        return one.run(groups)
 
 
-def compute_inputs(
-    samples: Sequence[Any], backbone: Backbone, n_jobs: int | str | None = "auto"
-) -> np.ndarray:
-    """Open and preprocess samples for the first stage of a network.
+# -- read and digest -------------------------------------------------------------------------------
+
+
+class Sample(NamedTuple):
+    """A sample that was read into memory, and its position among all samples."""
+
+    position: int
+    content: object
+
+
+class SampleError(Exception):
+    """A sample could not be read or opened.
+
+    Parameters
+    ----------
+    position : int
+        Among all samples.
+    cause : Exception
+    """
+
+    cause: Exception
+    position: int
+
+    def __init__(self, position: int, cause: Exception):
+        super().__init__(position, cause)
+        self.position, self.cause = position, cause
+
+
+def read_chunks(
+    samples: Sequence[Any], modality: Modality, loader: Loader, by_value: bool
+) -> Iterator[list[tuple[Sample, Any]]]:
+    """Read samples into memory, and yield them in chunks of limited size in samples and bytes.
 
     Parameters
     ----------
     samples : sequence
-    backbone : Backbone
-    n_jobs : int, "auto" or None, default="auto"
+    modality : Modality
+    loader : Loader
+    by_value : bool
+        Whether hashable samples are returned in place of digests.
+
+    Yields
+    ------
+    list of (Sample, object)
+        Samples, and their digests or a :class:`SampleError`.
+    """
+    by_value = by_value and modality.is_hashable
+
+    def read(positions: range) -> list[tuple[Sample, Any]]:
+        pairs: list[tuple[Sample, Any]] = []
+        for i in positions:
+            try:
+                content = modality.read(samples[i])
+                key = content if by_value else modality.digest(content)
+                pairs.append((Sample(i, content), key))
+            except Exception as error:
+                pairs.append((Sample(i, None), SampleError(i, error)))
+        return pairs
+
+    def is_in_memory(positions: range) -> bool:  # arrays take longer to hand over than to digest
+        return all(type(samples[i]) is np.ndarray for i in positions)
+
+    blocks = (range(i, min(i + _BLOCK, len(samples))) for i in range(0, len(samples), _BLOCK))
+    if type(modality).read is Modality.read:  # what is in memory is not handed to threads
+        pairs: Iterator[list[tuple[Sample, Any]]] = map(read, blocks)
+    else:
+        ahead = modality.chunk_size // _BLOCK
+        pairs = loader.map(read, blocks, ahead, n_bytes=_bytes_read, at_once=is_in_memory)
+    chunk, n_bytes = [], 0
+    for pair in itertools.chain.from_iterable(pairs):
+        chunk.append(pair)
+        n_bytes += _bytes_read([pair])
+        if len(chunk) == modality.chunk_size or n_bytes >= _BYTES_READ:
+            yield chunk
+            chunk, n_bytes = [], 0
+    if chunk:
+        yield chunk
+
+
+def _bytes_read(pairs: list[tuple[Sample, Any]]) -> int:
+    return sum(getattr(sample.content, "bytes_read", 0) for sample, _ in pairs)
+
+
+# -- look up ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Chunk:
+    """Some samples in a row.
+
+    Parameters
+    ----------
+    n_samples : int
+    samples : list of Sample
+        Those that equal no earlier one. They are let go when they are handed to be opened.
+    positions : list of int
+        Their positions among all samples.
+    digests : list of bytes
+    repeated : dict of int to int
+        Positions of the others, and of the samples that they equal.
+    errors : list of SampleError
+        Of samples that cannot be read.
+    stored : list of Stored
+        What the store has of ``samples``, for each pass.
+    """
+
+    n_samples: int
+    samples: list[Sample]
+    positions: list[int]
+    digests: list[bytes]
+    repeated: dict[int, int]
+    errors: list[SampleError]
+    stored: list[Stored]
+
+    def raise_errors(self) -> None:
+        """Raise the error of the first sample that cannot be read."""
+        for error in self.errors:
+            raise error
+
+
+@dataclasses.dataclass
+class Stored:
+    """What the store has of the samples of a chunk for the outputs of one pass.
+
+    Parameters
+    ----------
+    found : dict of int to list of ndarray or None
+        For each output a row for each sample, None where there is none. Empty without a store.
+    missing : list of int
+        Places of the samples of which not all outputs are there.
+    is_ragged : bool
+        Whether whole activations differ in length.
+    """
+
+    found: dict[int, list[Any]]
+    missing: list[int]
+    is_ragged: bool
+
+    def rows(self, i: int, new: dict[int, np.ndarray]) -> np.ndarray:
+        """Return the rows of an output, after new ones have been kept."""
+        if i not in self.found:
+            return new[i]
+        rows = self.found[i]
+        return stacked(rows, self.is_ragged and np.ndim(rows[0]) > 1)
+
+
+def look_up(pairs: list[tuple[Sample, Any]], firsts: FirstPositions, passes: list[Pass]) -> Chunk:
+    """Find samples that equal earlier ones, and ask the store for the others.
+
+    Parameters
+    ----------
+    pairs : list of (Sample, object)
+        From :func:`read_chunks`.
+    firsts : FirstPositions
+    passes : list of Pass
 
     Returns
     -------
-    ndarray of shape (n_samples, ...), float32
-        In a temporary file if it is large. For texts, an array of objects: the ids of each text.
-
-    Raises
-    ------
-    UnreadableSamplesError
-        If samples cannot be read or preprocessed. It lists them.
+    Chunk
     """
-    if backbone.preprocess is None and isinstance(samples, np.ndarray):
-        return samples
-    tables = _Tables(len(samples))
-    with Loader(count_needed_loaders(n_jobs, "cpu", [backbone], len(samples))) as loader:
-        with unreadable_named(samples, lambda: 0, [backbone]):
-            for part in read_ahead(samples, backbone.modality, True, loader):
-                for places, tensors in _opened(part, backbone, loader):
-                    ragged = backbone.modality.has_tokens
-                    rows = stacked([tensor.numpy() for tensor in tensors], ragged)
-                    tables.write([part[i][0].position for i in places], {"input": rows})
-    return tables.by_output["input"]
+    errors = [key for _, key in pairs if isinstance(key, SampleError)]
+    read = [pair for pair in pairs if not isinstance(pair[1], SampleError)]
+    places = [sample.position for sample, _ in read]
+    first = firsts.find([key for _, key in read], places)
+    repeated = {i: k for i, k in zip(places, first, strict=True) if i != k}
+    new = [pair for pair in read if pair[0].position not in repeated]
+    samples, digests = [sample for sample, _ in new], [key for _, key in new]
+    stored = [one.look_up(samples, digests) for one in passes]
+    positions = [sample.position for sample in samples]
+    return Chunk(len(pairs), samples, positions, digests, repeated, errors, stored)
 
 
-def _opened(part: list[tuple], backbone: Backbone, loader: Loader) -> list[tuple]:
-    for error in (key for _, key in part if isinstance(key, SampleError)):
-        raise error
-    samples, many = [sample for sample, _ in part], many_of(backbone)
-    if many is not None:
-        return many([sample.content for sample in samples])
-    opened = loader.map(lambda sample: open_for(sample, [backbone]), samples, len(samples))
-    rows = Columns(((([0]), tensors) for tensors in opened), {0: len(part)}, backbone.modality)
-    return backbone.modality.group([*rows.columns[0]])
+class FirstPositions:
+    """The position of the first of equal samples, in bounded memory.
 
+    The last half a million distinct samples, at least, are known.
 
-class _Tables:
-    """One table for each output, with one row for each sample."""
+    Parameters
+    ----------
+    n_samples : int
+        Number of samples that will be asked for.
+    """
+
+    by_digest: bool
 
     def __init__(self, n_samples: int):
-        self.n_samples = n_samples
-        self.in_memory: int | None = None
-        self.by_output: dict[Any, np.ndarray] = {}
+        #: Whether all keys are digests of 16 bytes, or any that can be in a dictionary.
+        self.by_digest = n_samples > _RECENT
+        self._recent: dict[Any, int] = {}
+        # Digests in two halves, sorted by the first, and positions.
+        self._heads = np.empty(0, np.uint64)
+        self._tails = np.empty(0, np.uint64)
+        self._positions = np.empty(0, np.int64)
 
-    def write(self, positions: Sequence[int], found: dict[Any, np.ndarray]) -> None:
-        for output, rows in found.items():
-            if output not in self.by_output:
-                shape = (self.n_samples, *rows.shape[1:])
-                self.by_output[output] = empty_table(shape, rows.dtype, self.in_memory)
-            self.by_output[output][positions] = rows
+    def find(self, keys: Sequence[Any], positions: Sequence[int]) -> list[int]:
+        """Return the position of the first sample with each key, and learn the new ones.
 
-    def repeat(self, sources: Sequence[int], positions: Sequence[int]) -> None:
-        """Copy rows to the positions of equal samples."""
-        for table in self.by_output.values():
-            table[positions] = table[sources]
+        Parameters
+        ----------
+        keys : sequence of bytes or other hashables
+        positions : sequence of int
+            Those of the samples themselves, ascending.
 
-    def clear(self, positions: Sequence[int]) -> None:
-        """Set rows to NaN."""
-        for table in self.by_output.values():
-            table[positions] = np.nan
+        Returns
+        -------
+        list of int
+        """
+        known = [-1] * len(keys)
+        if len(self._heads):
+            heads, tails = _halves(keys)
+            at = np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)
+            same = (self._heads[at] == heads) & (self._tails[at] == tails)
+            known = np.where(same, self._positions[at], -1).tolist()
+        first = [
+            self._recent.setdefault(key, position) if before < 0 else before
+            for key, position, before in zip(keys, positions, known, strict=True)
+        ]
+        if self.by_digest and len(self._recent) >= _RECENT:
+            self._sort()
+        return first
 
-    def __getitem__(self, output) -> np.ndarray:
-        return self.by_output.get(output, np.empty((self.n_samples, 0), np.float32))
+    def _sort(self) -> None:
+        """Move the recent keys into the arrays; of too many, the last half stays."""
+        heads, tails = _halves(list(self._recent))
+        positions = np.fromiter(self._recent.values(), np.int64, len(heads))
+        order = np.argsort(heads)
+        at = np.searchsorted(self._heads, heads[order])
+        self._heads = np.insert(self._heads, at, heads[order])
+        self._tails = np.insert(self._tails, at, tails[order])
+        self._positions = np.insert(self._positions, at, positions[order])
+        self._recent = {}
+        if len(self._heads) > _MOST:
+            kept = self._positions >= np.median(self._positions)
+            self._heads, self._tails = self._heads[kept], self._tails[kept]
+            self._positions = self._positions[kept]
 
 
-class _Run:
-    """Computes features part by part, and of equal samples only those of the first.
+def _halves(digests: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    pairs = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
-    While a part passes through the networks, the next is read, looked up and opened.
+
+# -- open and preprocess ---------------------------------------------------------------------------
+
+
+def open_ahead(
+    chunks: Iterator[Chunk], backbones: Sequence[Backbone], loader: Loader
+) -> Iterator[tuple[Chunk, Iterator[Any]]]:
+    """Yield chunks with what is opened of them, while the next chunk is opened in threads.
+
+    Parameters
+    ----------
+    chunks : iterator of Chunk
+    backbones : sequence of Backbone
+        One for each pass.
+    loader : Loader
+
+    Yields
+    ------
+    Chunk
+    iterator
+        For each backbone that preprocesses samples together and misses some, the groups of these.
+        Then for each sample that others miss a list of tensors, one for each of them, or a
+        :class:`SampleError`.
+    """
+    modality = backbones[0].modality
+    together = [k for k, backbone in enumerate(backbones) if many_of(backbone)]
+    ahead = 4 if together else max(1, modality.chunk_size // 2)
+    queue = loader.queue(ahead, n_bytes=_bytes_of_tensors)
+    waiting: deque[tuple[Chunk, int]] = deque()
+    for chunk in chunks:
+        n_before = len(queue)
+        for k in together:
+            contents = [chunk.samples[i].content for i in chunk.stored[k].missing]
+            if contents:
+                queue.add(backbones[k].preprocess.many, contents)
+        for i, users in _users(chunk, together).items():
+            queue.add(open_for, chunk.samples[i], [backbones[k] for k in users])
+        waiting.append((chunk, len(queue) - n_before))
+        chunk.samples = []  # the contents of files are not needed once they are opened
+        if len(waiting) == 2:
+            now, n_results = waiting.popleft()
+            yield now, queue.results(n_results)
+    for now, n_results in waiting:
+        yield now, queue.results(n_results)
+
+
+def _users(chunk: Chunk, together: Sequence[int]) -> dict[int, list[int]]:
+    """Return the passes that miss a sample, for each sample that is opened alone."""
+    users: dict[int, list[int]] = {}
+    for k, stored in enumerate(chunk.stored):
+        for i in stored.missing if k not in together else ():
+            users.setdefault(i, []).append(k)
+    return dict(sorted(users.items()))
+
+
+def _bytes_of_tensors(opened: Any) -> int:
+    tensors = opened if isinstance(opened, list) else []
+    return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
+
+
+def leave_out_unreadable(
+    chunk: Chunk, opened: Iterator[Any], bad: dict[int, Exception]
+) -> Iterator[Any]:
+    """Leave out the samples of a chunk that cannot be read or opened, and those equal to them.
+
+    Parameters
+    ----------
+    chunk : Chunk
+        It is changed.
+    opened : iterator
+        From :func:`open_ahead`.
+    bad : dict of int to Exception
+        The causes are put into it.
+
+    Returns
+    -------
+    iterator
+        What is opened of the others.
+    """
+    results = list(opened)
+    errors = [result for result in results if isinstance(result, SampleError)]
+    bad |= {error.position: error.cause for error in (*chunk.errors, *errors)}
+    bad |= {i: bad[k] for i, k in chunk.repeated.items() if k in bad}
+    if errors:
+        kept = [i for i, position in enumerate(chunk.positions) if position not in bad]
+        place = {i: new for new, i in enumerate(kept)}
+        chunk.positions = [chunk.positions[i] for i in kept]
+        chunk.digests = [chunk.digests[i] for i in kept]
+        for stored in chunk.stored:
+            stored.found = {k: [rows[i] for i in kept] for k, rows in stored.found.items()}
+            stored.missing = [place[i] for i in stored.missing if i in place]
+    return (result for result in results if not isinstance(result, SampleError))
+
+
+def inputs_by_pass(
+    chunk: Chunk, opened: Iterator[Any], backbones: Sequence[Backbone]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the inputs of each network in groups of one shape, with their places.
+
+    Samples without tokens have one shape, and are taken when the network asks for them.
+
+    Parameters
+    ----------
+    chunk : Chunk
+    opened : iterator
+        From :func:`open_ahead`.
+    backbones : sequence of Backbone
+
+    Yields
+    ------
+    list of (ndarray of int, iterable of Tensor)
+    """
+    modality = backbones[0].modality
+    passes = [k for k, stored in enumerate(chunk.stored) if stored.missing]
+    together = [k for k in passes if many_of(backbones[k])]
+    groups = {k: next(opened) for k in together}
+    # The results come second: zip would lose one where the users end.
+    rows = zip(_users(chunk, together).values(), opened, strict=False)
+    queues: dict[int, deque[torch.Tensor]] = {k: deque() for k in passes}
+    for k, stored in enumerate(chunk.stored):
+        n = len(stored.missing)
+        if n and k not in together:
+            tensors = _taken(k, n, rows, queues, modality)
+            groups[k] = modality.group([*tensors]) if modality.has_tokens else [(range(n), tensors)]
+        yield groups.pop(k, [])
+
+
+def _taken(
+    k: int,
+    n: int,
+    rows: Iterator[tuple[list[int], Any]],
+    queues: dict[int, deque[torch.Tensor]],
+    modality: Modality,
+) -> Iterator[torch.Tensor]:
+    """Yield the inputs of one network; those of others wait in their queues."""
+    shape = None
+    for _ in range(n):
+        while not queues[k]:
+            users, tensors = next(rows)
+            if isinstance(tensors, SampleError):
+                raise tensors
+            for user, tensor in zip(users, tensors, strict=True):
+                queues[user].append(tensor)
+        tensor = queues[k].popleft()
+        if shape not in (None, tensor.shape) and not modality.has_tokens:
+            modality.group([torch.empty(shape), tensor])  # tells that a network needs one shape
+        shape = tensor.shape
+        yield tensor
+
+
+def open_for(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor] | SampleError:
+    """Open a sample that was read once, and preprocess it for each backbone.
+
+    Parameters
+    ----------
+    sample : Sample
+    backbones : sequence of Backbone
+        Of one modality.
+
+    Returns
+    -------
+    list of Tensor, or SampleError
+    """
+    try:
+        return open_once(sample.content, backbones)
+    except Exception as error:
+        return SampleError(sample.position, error)
+
+
+def many_of(backbone: Backbone) -> Callable[..., Any] | None:
+    """Return the function that preprocesses samples together, such as texts, if there is one."""
+    return getattr(backbone.preprocess, "many", None)
+
+
+def unreadable_samples(
+    samples: Sequence[Any], start: int, backbones: Sequence[Backbone], error: SampleError
+) -> UnreadableSamplesError:
+    """Return an error that lists all samples from a position on that cannot be opened.
 
     Parameters
     ----------
     samples : sequence
-    passes : list of Pass
-    store : FeatureStore or None
-    loader : Loader
-    bad : dict of int to Exception, or None
+    start : int
+        The number of samples before which all could be opened.
+    backbones : sequence of Backbone
+    error : SampleError
+        Of one sample, which may not fail again.
+
+    Returns
+    -------
+    UnreadableSamplesError
     """
+    problems = []
+    for i in range(start, len(samples)):
+        if i == error.position:
+            problems.append((i, samples[i], error.cause))
+            continue
+        try:
+            open_once(samples[i], backbones)
+        except Exception as cause:
+            problems.append((i, samples[i], cause))
+    return UnreadableSamplesError(problems)
+
+
+# -- run and keep ----------------------------------------------------------------------------------
+
+
+class Pass:
+    """One run of samples through a network, for all outputs that are read from it.
+
+    Parameters
+    ----------
+    outputs : dict of int to Output
+        Of one backbone, by their position among all.
+    n_returned : int
+        Positions from this one on are those of outputs that only go to the store.
+    how : dict
+        engine, precision, dtype and device.
+    batch_size : int, "auto" or None
+    store : FeatureStore or None
+    runner : Engine or None
+        In place of the engine.
+    """
+
+    backbone: Backbone
+    returned: list[int]
 
     def __init__(
         self,
-        samples: Sequence,
-        passes: list[Pass],
+        outputs: dict[int, Output],
+        n_returned: int,
+        how: dict[str, str],
+        batch_size: Any,
         store: FeatureStore | None,
-        loader: Loader,
-        bad: dict[int, Exception] | None,
+        runner: Engine | None,
     ):
-        self.samples, self.passes, self.store, self.loader = samples, passes, store, loader
-        self.bad = bad
-        self.then: Callable | None = None
-        self.tables = _Tables(len(samples))
-        self.first = FirstPositions(len(samples))
-        self.n_done = 0
+        self.outputs = outputs
+        self.backbone = next(iter(outputs.values())).backbone
+        self.returned = [i for i in outputs if i < n_returned]
+        self.aside = [i for i in outputs if i >= n_returned]
+        self.how, self.batch_size, self.runner = how, batch_size, runner
+        self.conversions = None if store is None else store.conversions
+        self.store: CheckedStore | None = None
+        if store is not None:
+            precision, dtype = how["precision"], how["dtype"]
+            wanted: dict[Any, StoredOutput] = {}
+            for i, x in outputs.items():
+                key = store_key(x, precision=precision, dtype=dtype, engine=how["engine"])
+                wanted[i] = StoredOutput(key, x.layer, x.pooling, precision, dtype)
+            self.store = CheckedStore(store, self.backbone, wanted, how["device"])
 
-    def parts(self) -> Iterator[int]:
-        """Compute the features of all samples, and yield the number of samples of each part."""
-        modality: Modality = self.passes[0].backbone.modality
-        together = any(many_of(one.backbone) for one in self.passes)
-        ahead = 4 if together else max(1, modality.chunk_size // 2)
-        by_value = self.store is None and not self.first.by_digest
-        read = read_ahead(self.samples, modality, by_value, self.loader)
-        tasks = self._tasks(read)
-        opened = self.loader.map(_run, tasks, ahead, n_bytes=_n_bytes, at_once=_opens_nothing)
-        for part, results in itertools.groupby(opened, operator.itemgetter(0)):
-            self._complete(part, (result for _, result in results))
-            self.n_done += part.n_samples
-            yield part.n_samples
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """Prepared at its first use."""
+        if self.runner is not None:
+            return self.runner
+        device = resolve_device(self.how["device"])
+        how: dict[str, Any] = {**self.how, "device": device, "conversions": self.conversions}
+        return engine_for_outputs([*self.outputs.values()], **how)
 
-    def _tasks(self, read: Iterator[list[tuple]]) -> Iterator[tuple[Part, Callable]]:
-        """Begin each part, and yield what is to be opened for it, at least one task a part."""
-        for pairs in read:
-            part, samples = self._begin(pairs)
-            yield part, list  # nothing to open
-            for task in part.openings(samples):
-                yield part, task
+    def look_up(self, samples: Sequence[Sample], digests: list[bytes]) -> Stored:
+        """Ask the store for the outputs of samples."""
+        missing, is_ragged = list(range(len(digests))), self.backbone.modality.has_tokens
+        if self.store is None:
+            return Stored({}, missing, is_ragged)
+        # It compares some of what it finds with what the code of today computes.
+        found = self.store.get([sample.content for sample in samples], digests, self.returned)
+        if self.runner is None:
+            missing = [i for i in missing if any(rows[i] is None for rows in found.values())]
+        return Stored(found, missing, is_ragged)
 
-    def _begin(self, pairs: list[tuple[Sample, Any]]) -> tuple[Part, list[Sample]]:
-        """Find which samples are new, and look up their features."""
-        for error in (key for _, key in pairs if isinstance(key, SampleError)):
-            self._note(error)
-        read = [pair for pair in pairs if not isinstance(pair[1], SampleError)]
-        firsts = self.first.find([key for _, key in read], [s.position for s, _ in read])
-        new: dict[bytes, Sample] = {}
-        repeated: dict[int, int] = {}  # position: that of the first sample equal to it
-        for (sample, key), first in zip(read, firsts, strict=True):
-            if first == sample.position:
-                new[key] = sample
-            else:
-                repeated[sample.position] = first
-        samples = list(new.values())
-        found = [Found(one, samples, list(new)) for one in self.passes]
-        positions = [sample.position for sample in samples]
-        return Part(positions, repeated, found, len(pairs)), samples
+    def run(self, groups: list[tuple[Any, ...]]) -> dict[int, np.ndarray]:
+        """Run preprocessed samples, and return the rows of every output."""
+        if self.backbone.modality.has_tokens:
+            rows = self.engine.run_groups(groups, self.batch_size)
+        else:
+            ((_, tensors),) = groups
+            rows = self.engine.run(tensors, self.batch_size)
+        return {position: rows[i] for i, position in enumerate(self.outputs)}
 
-    def _note(self, error: SampleError) -> None:
-        if self.bad is None:
-            raise error
-        self.bad[error.position] = error.cause
-
-    def _complete(self, part: Part, results: Iterator) -> None:
-        """Compute the missing features of a part, and put all into the tables."""
-        next(results)  # of the task that every part has
-        if self.bad is not None:
-            part, results = self._readable(part, list(results), self.bad)
-        if part.positions:
-            found = part.features(results)
-            if self.then is not None:
-                found = {key: self.then(rows, part.positions) for key, rows in found.items()}
-            self.tables.write(part.positions, found)
-        if part.repeated:
-            self.tables.repeat(list(part.repeated.values()), list(part.repeated))
-
-    def _readable(self, part: Part, results: list, bad: dict) -> tuple[Part, Iterator]:
-        """Leave out samples that cannot be opened, and note them and those equal to them."""
-        errors = [result for result in results if isinstance(result, SampleError)]
-        failed = {error.position: error.cause for error in errors}
-        bad |= failed
-        bad |= {i: bad[k] for i, k in part.repeated.items() if k in bad}
-        opened = (result for result in results if not isinstance(result, SampleError))
-        return part.without(failed) if failed else part, opened
+    def keep(self, new: dict[int, np.ndarray], stored: Stored, digests: Sequence[bytes]) -> None:
+        """Put rows that were missing into the store, and beside those that were found."""
+        if self.store is None or not stored.missing:
+            return
+        for i in self.aside:
+            self.store.put_aside(i, [digests[place] for place in stored.missing], new[i])
+        for i in self.returned:
+            rows = stored.found[i]
+            absent = [j for j, place in enumerate(stored.missing) if rows[place] is None]
+            places = [stored.missing[j] for j in absent]
+            self.store.put(i, [digests[place] for place in places], new[i][absent])
+            for j, place in zip(absent, places, strict=True):
+                rows[place] = new[i][j]
 
 
-def _run(task: tuple[Part, Callable]) -> tuple:
-    return task[0], task[1]()
+def make_passes(
+    outputs: Sequence[Output],
+    aside: Sequence[Output],
+    how: dict[str, str],
+    batch_size: int | str | None,
+    store: FeatureStore | None,
+    runner: Engine | None = None,
+) -> list[Pass]:
+    """Group the outputs that one run through a network computes.
+
+    Parameters
+    ----------
+    outputs, aside, batch_size, store, runner
+        As for :func:`compute_outputs`.
+    how : dict
+        engine, precision, dtype and device.
+
+    Returns
+    -------
+    list of Pass
+    """
+    groups: dict[int, dict[int, Output]] = {}
+    for i, output in enumerate([*outputs, *aside]):
+        groups.setdefault(id(output.backbone), {})[i] = output
+    return [Pass(group, len(outputs), how, batch_size, store, runner) for group in groups.values()]
 
 
-def _opens_nothing(task: tuple[Part, Callable]) -> bool:
-    return task[1] is list
+def describe_runs(
+    outputs: Sequence[Output],
+    *,
+    batch_size: int | str | None = "auto",
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "float32",
+    store: FeatureStore | None = None,
+) -> dict[Backbone, dict[str, Any]]:
+    """Describe how :func:`compute_outputs` runs each network.
 
+    Parameters
+    ----------
+    outputs, batch_size, device, engine, precision, store
+        As for that function.
 
-def _n_bytes(result: tuple) -> int:
-    return n_bytes(result[1])
-
-
-def _counted(
-    parts: Iterator[int], n_samples: int, backbone: Backbone, verbose: int
-) -> Iterator[int]:
-    """Show a bar that advances by the number of samples of each part."""
-    with progress(f"{backbone.name} features", n_samples, verbose) as advance:
-        for part in parts:
-            check_interrupt()
-            advance(part)
-            yield part
+    Returns
+    -------
+    dict of Backbone to dict
+        "engine", "device", "precision", "layout" and "batch_size"; the last is None if it is "auto"
+        and depends on the sample.
+    """
+    how = {"engine": engine, "precision": precision, "dtype": "float32", "device": device}
+    runs: dict[Backbone, dict[str, Any]] = {}
+    for one in make_passes(outputs, (), how, batch_size, store):
+        shape, size = one.backbone.input_shape, batch_size
+        if size == "auto":
+            size = None if shape is None else one.engine.batch_size(torch.zeros(shape))
+        runs[one.backbone] = one.engine.execution() | {"batch_size": size}
+    return runs

@@ -17,7 +17,7 @@ from ..backbones import Backbone
 from ..data import Modality
 from ..engines import resolve_device
 
-__all__ = ["Loader", "count_loaders", "count_needed_loaders"]
+__all__ = ["Loader", "LoaderQueue", "count_loaders", "count_needed_loaders"]
 
 _FEW = 4  # samples for which no threads are started
 
@@ -137,29 +137,94 @@ class Loader:
         ------
         object
         """
-        if self._pool is None:
-            yield from map(function, items)
-            return
-        waiting: deque[Future] = deque()
+        queue = self.queue(ahead, n_bytes=n_bytes, most_bytes=most_bytes)
         for item in items:
-            alone = at_once is not None and at_once(item)
-            if alone and not waiting:
+            if at_once is None or not at_once(item):
+                queue.add(function, item)
+            elif len(queue):
+                queue.add_result(function(item))
+            else:
                 yield function(item)
+            while len(queue) >= queue.ahead:
+                yield from queue.results(1)
+        yield from queue.results(len(queue))
+
+    def queue(
+        self, ahead: int, *, n_bytes: Callable[..., Any] | None = None, most_bytes: int = 2**27
+    ) -> LoaderQueue:
+        """Return a queue of calls, whose results are taken in order.
+
+        Parameters
+        ----------
+        ahead, n_bytes, most_bytes
+            As for :meth:`map`.
+
+        Returns
+        -------
+        LoaderQueue
+        """
+        return LoaderQueue(self._pool, ahead, n_bytes, most_bytes)
+
+
+class LoaderQueue:
+    """Calls of functions, of which a limited number runs ahead of the use of the results.
+
+    Parameters
+    ----------
+    pool : ThreadPoolExecutor or None
+        None runs a call when its result is taken.
+    ahead : int
+    n_bytes : callable or None
+    most_bytes : int
+        As for :meth:`Loader.map`.
+    """
+
+    ahead: int
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor | None,
+        ahead: int,
+        n_bytes: Callable[..., Any] | None,
+        most_bytes: int,
+    ):
+        self._pool, self._n_bytes, self._most_bytes = pool, n_bytes, most_bytes
+        self.ahead = ahead if pool is not None else 1
+        self._begun: deque[Future] = deque()
+        self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._begun) + len(self._calls)
+
+    def add(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Add a call."""
+        self._calls.append((function, arguments))
+        self._begin()
+
+    def add_result(self, result: Any) -> None:
+        """Add the result of a call that has ended. No call may wait for its turn."""
+        future: Future = Future()
+        future.set_result(result)
+        self._begun.append(future)
+
+    def results(self, n: int) -> Iterator[Any]:
+        """Yield the next n results, and begin further calls meanwhile."""
+        for _ in range(n):
+            if self._pool is None:
+                function, arguments = self._calls.popleft()
+                yield function(*arguments)
                 continue
-            waiting.append(_done(function(item)) if alone else self._pool.submit(function, item))
-            while len(waiting) >= ahead:
-                result = waiting.popleft().result()
-                if n_bytes is not None:
-                    ahead = min(ahead, max(1, most_bytes // max(1, n_bytes(result))))
-                yield result
-        while waiting:
-            yield waiting.popleft().result()
+            self._begin()
+            result = self._begun.popleft().result()
+            if self._n_bytes is not None:
+                most = self._most_bytes // max(1, self._n_bytes(result))
+                self.ahead = min(self.ahead, max(1, most))
+            yield result
 
-
-def _done(result) -> Future:
-    future: Future = Future()
-    future.set_result(result)
-    return future
+    def _begin(self) -> None:
+        while self._pool is not None and self._calls and len(self._begun) < self.ahead:
+            function, arguments = self._calls.popleft()
+            self._begun.append(self._pool.submit(function, *arguments))
 
 
 @functools.cache

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..backbones import Backbone, LayerInfo, describe, inspect_layers
-from ..data import UnreadableSamplesError
-from ..engines import as_pooling, resolve_engine
-from .opening import open_sample
+from ..backbones import Backbone, LayerInfo, describe, inspect_layers, stages_of
+from ..data import UnreadableSamplesError, forward_strides
+from ..engines import Engine, as_pooling, engine_for, resolve_engine
 
-__all__ = ["Output", "layers_of", "noise", "probe_batch", "side_of", "store_key"]
+__all__ = [
+    "Output",
+    "engine_for_outputs",
+    "layers_of",
+    "noise",
+    "open_once",
+    "open_sample",
+    "probe_batch",
+    "side_of",
+    "store_key",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +87,57 @@ def store_key(
     return "|".join((*parts, runtime) if by_runtime else parts)
 
 
+def engine_for_outputs(
+    outputs: Sequence[Output],
+    *,
+    device: torch.device,
+    engine: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float32",
+    stages: Mapping[str, nn.Module] | None = None,
+    conversions: Path | None = None,
+) -> Engine:
+    """Return the engine that computes outputs of one backbone.
+
+    Parameters
+    ----------
+    outputs : sequence of Output
+        The engine returns them by their position.
+    device : torch.device
+    engine, precision, dtype
+        As for :func:`store_key`.
+    stages : mapping of str to torch.nn.Module, default=None
+        Run instead of the backbone's own. Without, the engine is kept beside the backbone.
+    conversions : Path, default=None
+        The folder in which runtimes keep networks that they converted.
+
+    Returns
+    -------
+    Engine
+    """
+    backbone = outputs[0].backbone
+
+    def network() -> str:  # two backbones may cut one network differently
+        names = list(stages_of(backbone))
+        return "|".join((backbone.fingerprint, str(names), describe(backbone.modality)))
+
+    return engine_for(
+        stages_of(backbone) if stages is None else stages,
+        (),
+        also=tuple((i, output.layer, output.pooling) for i, output in enumerate(outputs)),
+        engine=engine,
+        network=network if stages is None else None,
+        conversions=conversions,
+        kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
+        device=device,
+        modality=backbone.modality,
+        precision=precision,
+        dtype=dtype,
+        opaque=backbone.opaque,
+        name=backbone.name,
+    )
+
+
 def side_of(backbone: Backbone) -> int | None:
     """Return the side of the square that a network is given, in pixels; None if it is no square."""
     shape = backbone.input_shape or ()
@@ -133,6 +195,32 @@ def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> tor
             raise UnreadableSamplesError([(0, sample, error)]) from error
         backbone.prepared["probe"] = sample, batch
     return batch
+
+
+def open_sample(sample: object, backbone: Backbone) -> torch.Tensor:
+    """Open and preprocess a sample.
+
+    Parameters
+    ----------
+    sample : object
+        As returned by the method ``check`` of its modality.
+    backbone : Backbone
+
+    Returns
+    -------
+    Tensor
+        Without a batch axis.
+    """
+    return open_once(sample, [backbone])[0]
+
+
+def open_once(sample: object, backbones: Sequence[Backbone]) -> list[torch.Tensor]:
+    """Open a sample once, and preprocess it for each of some backbones of one modality."""
+    opened = backbones[0].modality.open(sample)
+    return [
+        torch.tensor(forward_strides(opened)) if b.preprocess is None else b.preprocess(opened)
+        for b in backbones
+    ]
 
 
 def noise(shape: tuple[int, ...]) -> torch.Tensor:

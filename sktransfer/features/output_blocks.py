@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,9 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
 from ..data import UnreadableSamplesError
-from .poolings import is_learned, unlearned
-from .recipe import Recipe
+from .output import Output
 from .sizes import SeveralSizes
-from .word_weights import takes_weights
+from .word_weights import TokenWeights, takes_weights
 
 __all__ = ["SeveralBlocks"]
 
@@ -24,6 +24,7 @@ class SeveralBlocks(SeveralSizes):
     A subclass sets ``_blocks``, a list of (position of the size, layer, pooling), and ``_widths``.
     """
 
+    outputs_: Any
     _blocks: list[tuple[Any, ...]]
     _widths: list[int]
     bad_samples_: dict[int, str]
@@ -56,42 +57,25 @@ class SeveralBlocks(SeveralSizes):
 
     def _run_samples(self, samples, bad: dict | None = None) -> np.ndarray:
         """Compute the output; causes of samples that cannot be read go to ``bad``."""
+        outputs = self.outputs_
         if takes_weights(self.backbone_):  # each pass is cheap, and "avg" alone is faster
-            blocks = [self._pool_words(samples, *output) for _, *output in self._blocks]
+            blocks = [self._weighted(samples, output) for output in outputs]
         else:
-            blocks = self._run_blocks(samples, bad)
+            blocks = self._compute(samples, outputs, bad=bad)
         # A single block is not copied, which would need twice the memory of the output.
         return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
-    def _usual_run(self):
-        return self._recipes()[0], self.batch_size
-
-    def _run_blocks(self, samples, bad: dict | None) -> list[np.ndarray]:
-        """Compute the blocks of the output, in one pass for each size."""
-        tables = self._compute(samples, self._recipes(), bad=bad)
-        by_pooling = dict(zip(self._layers_by_pooling(), tables, strict=True))
-        return [by_pooling[i, id(p)][layer] for i, layer, p in self._blocks]
-
-    def _recipes(self) -> list[Recipe]:
-        """Make a recipe for each size and pooling."""
-        sized, poolings = self._sized, {id(p): unlearned(p) for *_, p in self._blocks}
-        return [
-            self._recipe(tuple(layers), poolings[p], backbone=sized[i])
-            for (i, p), layers in self._layers_by_pooling().items()
-        ]
-
-    def _layers_by_pooling(self) -> dict[tuple[int, int], dict[str, None]]:
-        found: dict[tuple[int, int], dict[str, None]] = {}
-        for i, layer, pooling in self._blocks:  # a pooling may have no hash
-            found.setdefault((i, id(pooling)), {})[layer] = None
-        return found
-
-    def _pool_words(self, samples, layer: str, pooling) -> np.ndarray:
+    def _weighted(self, samples, output: Output) -> np.ndarray:
         """Compute one block from word vectors."""
-        if not is_learned(pooling):
-            return self._features(samples, (layer,), pooling)[layer]
+        if not isinstance(output.pooling, TokenWeights):
+            return self._compute(samples, [output])[0]
         run = {"batch_size": self.batch_size, "device": self.device}
-        return self.token_weights_[pooling].transform(samples, self.backbone_, **run)
+        return output.pooling.transform(samples, output.backbone, **run)
+
+    def _usual_run(self):
+        output = self.outputs_[0]
+        learned = isinstance(output.pooling, TokenWeights)
+        return dataclasses.replace(output, pooling="avg") if learned else output, {}
 
 
 def _without_refused(check: Callable, X) -> tuple:

@@ -236,18 +236,18 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
         return [Output(backbone, layer, "avg", self._width) for backbone in self._sized]
 
     def _usual_run(self):
-        return self._recipe((resolve_layer(self.backbone_, -1),)), self.batch_size
+        return self.outputs_[0], {}
 
-    def _outputs(self, samples) -> list[np.ndarray]:
+    def _logits(self, samples) -> list[np.ndarray]:
         """Compute the network's logits at each size."""
-        layer = resolve_layer(self.backbone_, -1)
-        recipes = [self._recipe((layer,), backbone=backbone) for backbone in self._sized]
-        tables = self._compute(samples, recipes)
-        return [check_outputs(found[layer].astype(np.float64)) for found in tables]
+        return [
+            check_outputs(logits.astype(np.float64))
+            for logits in self._compute(samples, self.outputs_)
+        ]
 
     def _source_probabilities(self, samples) -> np.ndarray:
         """Compute the probabilities of the network's classes, ``(n, n_source)``."""
-        return np.mean([softmax(logits, axis=1) for logits in self._outputs(samples)], axis=0)
+        return np.mean([softmax(logits, axis=1) for logits in self._logits(samples)], axis=0)
 
     def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
         return softmax(mapped_logits(logits, self.class_positions_.values()), axis=1)
@@ -269,7 +269,7 @@ class PretrainedClassifier(ClassifierMixin, SeveralSizes):
             return self._source_probabilities(samples)
         if self.class_map == "learn":
             return self._source_probabilities(samples) @ self.conditional_
-        return np.mean([self._mapped_probabilities(x) for x in self._outputs(samples)], axis=0)
+        return np.mean([self._mapped_probabilities(x) for x in self._logits(samples)], axis=0)
 
     def predict(self, X: Samples) -> np.ndarray:
         """Predict the most probable class.

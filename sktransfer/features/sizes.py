@@ -14,7 +14,7 @@ from ..data import encode_target, is_numbers
 from ..data.types import RandomState
 from .base import BackboneEstimator, Count
 from .layer_choice import N_ROWS, as_lines, clearly_best, means_of
-from .output import side_of
+from .output import Output, side_of
 
 __all__ = ["SeveralSizes", "SizeChoice", "candidate_sizes", "choose_size"]
 
@@ -71,15 +71,15 @@ class SeveralSizes(BackboneEstimator):
 
     def _features_by_layer(self, samples, layers: tuple[str, ...], poolings: list, rows) -> dict:
         """Compute the features of each layer, the sizes and poolings of one side by side."""
-        recipes = [self._recipe(layers, p, backbone=b) for b in self._sized for p in poolings]
-        tables = self._compute(samples, recipes, rows)
-        return {layer: np.hstack([table[layer] for table in tables]) for layer in layers}
+        kinds = [(backbone, pooling) for backbone in self._sized for pooling in poolings]
+        outputs = [Output(backbone, x, pooling) for x in layers for backbone, pooling in kinds]
+        tables, n = self._compute(samples, outputs, rows), len(kinds)
+        return {x: np.hstack(tables[i * n : (i + 1) * n]) for i, x in enumerate(layers)}
 
     def _features_by_size(self, samples, backbones, outputs: list[tuple], rows) -> list:
         """Compute the features of each size, the outputs of one side by side."""
-        recipes = [self._recipe((layer,), p, backbone=b) for b in backbones for layer, p in outputs]
-        tables = [table for one in self._compute(samples, recipes, rows) for table in one.values()]
-        n = len(outputs)
+        wanted = [Output(backbone, layer, p) for backbone in backbones for layer, p in outputs]
+        tables, n = self._compute(samples, wanted, rows), len(outputs)
         return [np.hstack(tables[i : i + n]) for i in range(0, len(tables), n)]
 
 

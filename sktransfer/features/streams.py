@@ -1,4 +1,4 @@
-"""Rows of samples that are computed when they are asked for, and not kept."""
+"""Compute the inputs of a network, or activations of frozen stages, when they are needed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ import torch
 
 from ..backbones import Backbone, ImagePreprocessing
 from ..engines import resolve_device
+from .compute import (
+    SampleError,
+    many_of,
+    open_for,
+    read_chunks,
+    unreadable_samples,
+)
 from .loader import Loader, count_needed_loaders
-from .opening import SampleError, many_of, open_sample, unreadable_named
-from .recipe import Recipe
-from .tables import stacked
+from .output import Output, engine_for_outputs, open_sample
+from .tables import OutputTables, stacked
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "compute_inputs"]
 
 
 class Stream:
@@ -32,9 +38,11 @@ class Stream:
     samples : sequence
         With an attribute ``origin``, as views of other samples, errors name those: sample i is
         made from sample ``i % len(origin)``.
-    source : Backbone or Recipe
-        A backbone gives inputs of its first stage. A recipe gives activations at its only layer.
+    source : Backbone or Output
+        A backbone gives inputs of its first stage.
     device : str, default="auto"
+    engine, precision, dtype
+        Of an output; as for :func:`compute_outputs`.
     n_jobs : int, "auto" or None, default="auto"
         Threads that open and preprocess samples.
     keep_bytes : int, default=0
@@ -44,21 +52,25 @@ class Stream:
     backbone: Backbone
     device: str
     n_jobs: int | str | None
-    recipe: Recipe | None
+    output: Output | None
 
     def __init__(
         self,
         samples: Sequence[Any],
-        source: Backbone | Recipe,
+        source: Backbone | Output,
         *,
         device: str = "auto",
+        engine: str = "auto",
+        precision: str = "float32",
+        dtype: str = "float32",
         n_jobs: int | str | None = "auto",
         keep_bytes: int = 0,
     ):
         self.samples = samples
-        self.recipe = source if isinstance(source, Recipe) else None
-        self.backbone = source.backbone if isinstance(source, Recipe) else source
+        self.output = source if isinstance(source, Output) else None
+        self.backbone = source.backbone if isinstance(source, Output) else source
         self.device, self.n_jobs = device, n_jobs
+        self._how = {"engine": engine, "precision": precision, "dtype": dtype}
         self._kept = _Kept(len(samples), keep_bytes)
         preprocess: Any = self.backbone.preprocess
         two_steps = type(preprocess) is ImagePreprocessing
@@ -104,11 +116,15 @@ class Stream:
         sizes = [len(batch) for batch in batches]
         n_loaders = count_needed_loaders(self.n_jobs, self.device, [self.backbone], sum(sizes))
         ahead = 2 * max(sizes, default=0) + n_loaders
-        with Loader(n_loaders) as loader, unreadable_named(origin, lambda: 0, [self.backbone]):
+        with Loader(n_loaders) as loader:
             positions = itertools.chain.from_iterable(batches)
             opened = loader.map(self._open, positions, ahead, n_bytes=_n_bytes)
             for size in sizes:
-                yield self._rows([_checked(x, len(origin)) for x in itertools.islice(opened, size)])
+                tensors = list(itertools.islice(opened, size))
+                for error in (x for x in tensors if isinstance(x, SampleError)):
+                    named = SampleError(error.position % len(origin), error.cause)
+                    raise unreadable_samples(origin, 0, [self.backbone], named) from error.cause
+                yield self._rows(tensors)
 
     def _open(self, position: int) -> torch.Tensor | SampleError:
         try:
@@ -137,24 +153,18 @@ class Stream:
             return np.empty((0, *self.first.shape[1:]), self.dtype)
         modality = self.backbone.modality
         groups = modality.group(tensors)  # tells that a network needs one shape
-        if self.recipe is not None:
-            (layer,) = self.recipe.layers
-            return self._engine.run_groups(groups)[layer]
+        if self.output is not None:
+            return self._engine.run_groups(groups)[0]
         return stacked([tensor.numpy() for tensor in tensors], modality.has_tokens)
 
     @functools.cached_property
     def _engine(self):
-        return self.recipe.engine(resolve_device(self.device))
+        device = resolve_device(self.device)
+        return engine_for_outputs([self.output], device=device, **self._how)
 
     def forget(self) -> None:
         """Drop the inputs that are kept."""
         self._kept = _Kept(len(self), 0)
-
-
-def _checked(opened: torch.Tensor | SampleError, n_origin: int) -> torch.Tensor:
-    if isinstance(opened, SampleError):
-        raise SampleError(opened.position % n_origin, opened.cause)
-    return opened
 
 
 def _n_bytes(opened: torch.Tensor | SampleError) -> int:
@@ -198,3 +208,51 @@ class _Kept:
                 n_rows = min(self.n, self.n_bytes // max(1, tensor.nbytes))
                 self.table = torch.empty((n_rows, *tensor.shape), dtype=tensor.dtype)
             return self.table
+
+
+def compute_inputs(
+    samples: Sequence[Any], backbone: Backbone, n_jobs: int | str | None = "auto"
+) -> np.ndarray:
+    """Open and preprocess samples for the first stage of a network.
+
+    Parameters
+    ----------
+    samples : sequence
+    backbone : Backbone
+    n_jobs : int, "auto" or None, default="auto"
+
+    Returns
+    -------
+    ndarray of shape (n_samples, ...), float32
+        In a temporary file if it is large. For texts, an array of objects: the ids of each text.
+
+    Raises
+    ------
+    UnreadableSamplesError
+        If samples cannot be read or preprocessed. It lists them.
+    """
+    modality, many = backbone.modality, many_of(backbone)
+    if backbone.preprocess is None and isinstance(samples, np.ndarray):
+        return samples
+    table = OutputTables(len(samples), 1)
+    n_loaders = count_needed_loaders(n_jobs, "cpu", [backbone], len(samples))
+    open_one = functools.partial(open_for, backbones=[backbone])
+    with Loader(n_loaders) as loader:
+        try:
+            for pairs in read_chunks(samples, modality, loader, by_value=True):
+                for error in (key for _, key in pairs if isinstance(key, SampleError)):
+                    raise error
+                chunk = [sample for sample, _ in pairs]
+                if many is not None:
+                    groups = many([sample.content for sample in chunk])
+                else:
+                    opened = list(loader.map(open_one, chunk, len(chunk)))
+                    for error in (x for x in opened if isinstance(x, SampleError)):
+                        raise error
+                    groups = modality.group([tensor for (tensor,) in opened])
+                for places, tensors in groups:
+                    rows = stacked([tensor.numpy() for tensor in tensors], modality.has_tokens)
+                    table.write(0, [chunk[i].position for i in places], rows)
+        except SampleError as error:
+            raise unreadable_samples(samples, 0, [backbone], error) from error.cause
+    return table.finish(without=[])[0]

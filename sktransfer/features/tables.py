@@ -8,11 +8,12 @@ import mmap
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["check_outputs", "empty_table", "stacked"]
+__all__ = ["OutputTables", "check_outputs", "empty_table", "stacked"]
 
 _IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 _AT_ONCE = 2**20  # bytes written at a time
@@ -142,3 +143,41 @@ def check_outputs(outputs: np.ndarray, positions: np.ndarray | None = None) -> n
             "or use precision='float32'."
         )
     return outputs
+
+
+class OutputTables:
+    """A table for each output, with a row for each sample.
+
+    Parameters
+    ----------
+    n_samples : int
+    n_outputs : int
+    in_memory : int, default=None
+        As for :func:`empty_table`.
+    """
+
+    def __init__(self, n_samples: int, n_outputs: int, in_memory: int | None = None):
+        self.n_samples, self.in_memory = n_samples, in_memory
+        self.tables: list[np.ndarray | None] = [None] * n_outputs
+
+    def write(self, i: int, positions: Sequence[int], rows: np.ndarray) -> None:
+        """Write rows of an output."""
+        table = self.tables[i]
+        if table is None:
+            shape = self.n_samples, *rows.shape[1:]
+            self.tables[i] = table = empty_table(shape, rows.dtype, self.in_memory)
+        table[positions] = rows
+
+    def copy(self, repeated: dict[int, int]) -> None:
+        """Copy rows to the positions of equal samples."""
+        for table in self.tables:
+            if repeated and table is not None:
+                table[[*repeated]] = table[[*repeated.values()]]
+
+    def finish(self, without: list[int]) -> list[np.ndarray]:
+        """Return the tables, with NaN for some samples."""
+        for table in self.tables:
+            if without and table is not None:
+                table[without] = np.nan
+        nothing = np.empty((self.n_samples, 0), np.float32)
+        return [nothing if table is None else table for table in self.tables]

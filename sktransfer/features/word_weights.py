@@ -11,7 +11,7 @@ import torch
 
 from ..backbones import Backbone, stages_of
 from ..engines import resolve_device
-from .recipe import Recipe
+from .output import Output, engine_for_outputs
 
 __all__ = ["LEARNED_POOLINGS", "TokenWeights", "has_ranks", "takes_weights"]
 
@@ -174,8 +174,9 @@ class TokenWeights:
         name, table = _table_of(backbone)
         weight = self.dense(table.n_ids)
         stages = {name: table.with_weights(torch.from_numpy(weight))}
-        engine = Recipe(backbone, (name,)).engine(resolve_device(device), stages)
-        vectors = engine.run_groups(_group_ids(texts, backbone), batch_size)[name]
+        outputs = [Output(backbone, name)]
+        engine = engine_for_outputs(outputs, device=resolve_device(device), stages=stages)
+        vectors = engine.run_groups(_group_ids(texts, backbone), batch_size)[0]
         if self.pooling == "idf":
             vectors = vectors / self._mean_weight(texts, backbone, weight)[:, None]
         if self.component is not None:

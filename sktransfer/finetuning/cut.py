@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones import Backbone, LayerInfo
-from ..features import FeatureStore, Recipe, Stream, compute_features, compute_inputs
+from ..features import FeatureStore, Output, Stream, compute_inputs, compute_outputs
 
 __all__ = ["Cut", "Place", "seconds_on_disk"]
 
@@ -51,8 +51,10 @@ class Cut:
     Parameters
     ----------
     backbone : Backbone
-    recipe : Recipe or None
+    output : Output or None
         Of the last frozen stage; None if none is frozen.
+    how : dict
+        engine, precision and dtype of the frozen stages.
     max_bytes : int
         Size of activations, or of inputs, that are kept in memory.
     device : str
@@ -65,14 +67,15 @@ class Cut:
     device: str
     max_bytes: int
     n_jobs: int | str | None
-    recipe: Recipe | None
+    output: Output | None
     store: FeatureStore | None
     verbose: int
 
     def __init__(
         self,
         backbone: Backbone,
-        recipe: Recipe | None,
+        output: Output | None,
+        how: dict[str, str],
         *,
         max_bytes: int,
         device: str,
@@ -80,13 +83,14 @@ class Cut:
         n_jobs: int | str | None,
         verbose: int,
     ):
-        self.backbone, self.recipe, self.max_bytes = backbone, recipe, max_bytes
+        self.backbone, self.output, self.how = backbone, output, how
+        self.max_bytes = max_bytes
         self.device, self.store, self.n_jobs, self.verbose = device, store, n_jobs, verbose
 
     def stream(self, samples: Sequence[Any], keep_bytes: int = 0) -> Stream:
         """Return activations that are computed when they are asked for."""
-        source = self.recipe or self.backbone
-        run: dict[str, Any] = {"device": self.device, "n_jobs": self.n_jobs}
+        source = self.output or self.backbone
+        run: dict[str, Any] = {"device": self.device, "n_jobs": self.n_jobs, **self.how}
         return Stream(samples, source, keep_bytes=keep_bytes, **run)
 
     def rows(
@@ -103,14 +107,14 @@ class Cut:
             Whether a stream keeps inputs.
         """
         name = "memory" if place is None else place.name
-        if self.recipe is None and self._is_streamed(samples):
+        if self.output is None and self._is_streamed(samples):
             return self.stream(samples, keep_bytes=self.max_bytes if keep else 0)
-        if self.recipe is None:
+        if self.output is None:
             return compute_inputs(samples, self.backbone, self.n_jobs)
         if name == "nowhere":
             return self.stream(samples)
         in_memory = 0 if name == "disk" else None
-        return self._computed(samples, self.recipe, in_memory=in_memory)
+        return self._computed(samples, self.output, in_memory=in_memory)
 
     def map(self, samples: Sequence[Any], then: Callable[..., Any]) -> np.ndarray:
         """Apply a function to the activations of samples, without keeping them.
@@ -121,18 +125,18 @@ class Cut:
         then : callable
             Takes activations and the positions of their samples.
         """
-        if self.recipe is None:
+        if self.output is None:
             return then(self.rows(samples, keep=False), None)
-        return self._computed(samples, self.recipe, then=then)
+        return self._computed(samples, self.output, then=then)
 
-    def _computed(self, samples: Sequence, recipe: Recipe, **settings) -> np.ndarray:
+    def _computed(self, samples: Sequence, output: Output, **settings) -> np.ndarray:
         run: dict[str, Any] = {
             "device": self.device,
             "n_jobs": self.n_jobs,
             "verbose": self.verbose,
         }
-        found = compute_features(samples, recipe, store=self.store, **run, **settings)
-        return found[recipe.layers[0]]
+        run |= {"store": self.store, **self.how}
+        return compute_outputs(samples, [output], **run, **settings)[0]
 
     def _is_streamed(self, samples) -> bool:
         """Tell whether inputs are opened when they are asked for. Ids of texts are small."""
@@ -161,19 +165,19 @@ class Cut:
             If they take more than ``max_bytes``, what a timing of some samples recommends.
         """
         n_bytes = n_tables * len(samples) * self._row_bytes(samples, layers)
-        if n_bytes <= self.max_bytes or (self.recipe is None and not self._is_streamed(samples)):
+        if n_bytes <= self.max_bytes or (self.output is None and not self._is_streamed(samples)):
             return Place("memory", n_bytes)
-        if self.recipe is None:
+        if self.output is None:
             return Place("nowhere", n_bytes)
         if shutil.disk_usage(tempfile.gettempdir()).free < _FREE * n_bytes:
             return Place("nowhere", n_bytes)
         return self._faster(samples, n_bytes, n_tables, n_passes)
 
     def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
-        if self.recipe is None:
+        if self.output is None:
             return int(np.prod(self.backbone.input_shape or (0,)))  # of bytes, before scaling
-        info, item = layers[self.recipe.layers[0]], np.dtype(self.recipe.dtype).itemsize
-        if self.recipe.pooling != "none":
+        info, item = layers[self.output.layer], np.dtype(self.how["dtype"]).itemsize
+        if self.output.pooling != "none":
             return info.width * item
         if self.backbone.modality.has_tokens:
             few = _few(samples, _FEW)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from ..backbones import boundary, penultimate, stages_of
 from ..engines import resolve_device
-from ..features import Recipe, Stream, as_store
+from ..features import Output, Stream, as_store
 from .augment import FreshViews, View, Views, fixed_keys, make_augment
 from .cut import Cut, Place
 from .plan import steps_of
@@ -39,10 +38,11 @@ class FrozenStages(TrainingParameters):
         return self._cut().rows(samples)
 
     def _cut(self) -> Cut:
-        recipe = self._recipe_at_cut() if self.frozen_layers_ else None
+        output = self._output_at_cut() if self.frozen_layers_ else None
+        how = {"engine": self.engine, "precision": self._precision(), "dtype": self.cache_dtype}
         run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": self.verbose}
         run |= {"device": self.device, "store": as_store(self.memory)}
-        return Cut(self.backbone_, recipe, max_bytes=self.max_cache_bytes, **run)
+        return Cut(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
 
     def _place(self, cut: Cut, samples) -> Place:
         """Decide where the activations of this training are, and say so in ``cache_``."""
@@ -53,16 +53,16 @@ class FrozenStages(TrainingParameters):
         self.cache_ = place.as_dict()
         return place
 
-    def _recipe_at_cut(self) -> Recipe:
+    def _output_at_cut(self) -> Output:
         # If only the head is trained, the pooled features are enough.
         pooling = "none" if self.trained_layers_ else "avg"
-        return self._recipe((self.frozen_layers_[-1],), pooling, self.cache_dtype)
+        return Output(self.backbone_, self.frozen_layers_[-1], pooling)
 
     def _usual_run(self):
         if self.frozen_layers_:
-            return self._recipe_at_cut(), "auto"
+            return self._output_at_cut(), {"batch_size": "auto"}
         last = list(stages_of(self.backbone_))[-1]
-        return dataclasses.replace(self._recipe((last,)), runtime="torch"), "auto"
+        return Output(self.backbone_, last), {"batch_size": "auto", "engine": "torch"}
 
     def _precision(self) -> str:
         if self.precision != "auto":

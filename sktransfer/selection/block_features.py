@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import features
 from ..backbones import Backbone
-from ..features import Recipe, TokenWeights, as_store, compute_several, describe_passes
+from ..features import Output, TokenWeights, as_store, compute_outputs
 from .members import BY_RANK, RAW, Block
 
 __all__ = ["compute_blocks", "describe_runs"]
@@ -39,12 +40,15 @@ def compute_blocks(
     dict of Block to ndarray of shape (n_samples, n_features)
     """
     blocks = list(dict.fromkeys(blocks))
-    recipes = _recipes(backbone, blocks, run["engine"])
-    settings = {name: run[name] for name in ("device", "n_jobs", "verbose")}
+    outputs = _outputs(backbone, blocks)
+    settings = {name: run[name] for name in ("device", "engine", "n_jobs", "verbose")}
     settings["store"] = as_store(run["memory"])
-    found = compute_several(samples, list(recipes.values()), **settings) if recipes else []
-    by_key = dict(zip(recipes, found, strict=True))
-    by_key |= _by_rank(samples, backbone, blocks, run["device"])
+    tables = compute_outputs(samples, list(outputs.values()), **settings) if outputs else []
+    by_key = dict(zip(outputs, tables, strict=True))
+    if any(block.pooling == BY_RANK for block in blocks):  # means of words, which are not stored
+        weights = TokenWeights.by_rank(backbone)
+        table = weights.transform(samples, backbone, device=run["device"])
+        by_key |= {_key(block, BY_RANK): table for block in blocks if block.pooling == BY_RANK}
     return {
         block: vectorizer.transform(samples) if block == RAW else _side_by_side(block, by_key)
         for block in blocks
@@ -64,34 +68,26 @@ def describe_runs(
     Returns
     -------
     dict of Backbone to dict
-        As of :func:`sktransfer.features.describe_passes`.
+        As of :func:`sktransfer.features.describe_runs`.
     """
-    recipes = _recipes(backbone, list(map(_without_ranks, blocks)), run["engine"]).values()
-    return describe_passes(list(recipes), device=run["device"], store=as_store(run["memory"]))
+    outputs = _outputs(backbone, list(map(_without_ranks, blocks)))
+    settings = {"device": run["device"], "engine": run["engine"]}
+    return features.describe_runs(list(outputs.values()), **settings, store=as_store(run["memory"]))
 
 
-def _recipes(backbone: Backbone, blocks: list[Block], engine: str) -> dict[tuple, Recipe]:
-    """Return a recipe for each size and pooling."""
-    layers: dict[tuple, list[str]] = {}
-    for block in (block for block in blocks if block != RAW):
-        for pooling in _poolings(block):
-            if pooling != BY_RANK:
-                layers.setdefault((block.size, pooling), []).append(block.layer)
+def _outputs(backbone: Backbone, blocks: list[Block]) -> dict[tuple, Output]:
+    """Return what the engine computes for blocks, by size, layer and pooling."""
     return {
-        (size, pooling): Recipe(
-            backbone.with_image_size(size), tuple(dict.fromkeys(names)), pooling, runtime=engine
-        )
-        for (size, pooling), names in layers.items()
+        _key(block, pooling): Output(backbone.with_image_size(block.size), block.layer, pooling)
+        for block in blocks
+        if block != RAW
+        for pooling in _poolings(block)
+        if pooling != BY_RANK
     }
 
 
-def _by_rank(samples, backbone: Backbone, blocks: list[Block], device: str) -> dict[tuple, dict]:
-    """Compute the means of words that are weighted by rank, which are not stored."""
-    layers = [block.layer for block in blocks if block.pooling == BY_RANK]
-    if not layers:
-        return {}
-    table = TokenWeights.by_rank(backbone).transform(samples, backbone, device=device)
-    return {(None, BY_RANK): dict.fromkeys(layers, table)}
+def _key(block: Block, pooling: str) -> tuple:
+    return block.size, block.layer, pooling
 
 
 def _without_ranks(block: Block) -> Block:
@@ -100,8 +96,8 @@ def _without_ranks(block: Block) -> Block:
 
 
 def _side_by_side(block: Block, by_key: dict) -> np.ndarray:
-    """Return the poolings of a block, from the tables by size and pooling."""
-    parts = [by_key[block.size, pooling][block.layer] for pooling in _poolings(block)]
+    """Return the poolings of a block, from the tables by size, layer and pooling."""
+    parts = [by_key[_key(block, pooling)] for pooling in _poolings(block)]
     return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 

@@ -21,7 +21,7 @@ from ..engines import (
     norm_divergence,
     resolve_device,
 )
-from ..features import Recipe, compute_features, open_sample
+from ..features import Output, compute_outputs, engine_for_outputs, open_sample
 from ..transferability import free_energy, prediction_entropy
 
 __all__ = [
@@ -251,40 +251,40 @@ def rows_to_watch(n_samples: int) -> np.ndarray:
 class NormWatcher(TorchEngine):
     """Run samples through a network, and record what each batch norm is given.
 
-    It takes the place of the engine of a recipe, so that one run gives features and statistics.
-    Batches are those of that engine; batch norms are not folded.
+    It takes the place of the engine of some outputs, so that one run gives features and
+    statistics. Batches are those of that engine; batch norms are not folded.
 
     Parameters
     ----------
-    recipe : Recipe
+    outputs : sequence of Output
+        Of one backbone.
     device : str, default="auto"
     """
 
     backbone: Backbone
 
-    def __init__(self, recipe: Recipe, device: str = "auto"):
-        self.backbone = recipe.backbone
+    def __init__(self, outputs: Sequence[Output], device: str = "auto"):
+        self.backbone = outputs[0].backbone
         stages, self._norms = _copy_with_norms(self.backbone, resolve_device(device))
         self._seen: dict[str, list[np.ndarray]] = {}
         for name, norm in self._norms.items():
             norm.register_forward_pre_hook(self._recorder(name))
         super().__init__(
             stages,
-            (*recipe.layers, list(stages)[-1]),  # all batch norms are run
-            recipe.pooling,
-            also=recipe.whole_outputs,
+            (list(stages)[-1],),  # all batch norms are run
+            also=tuple((i, output.layer, output.pooling) for i, output in enumerate(outputs)),
             device=resolve_device(device),
             modality=self.backbone.modality,
             opaque=self.backbone.opaque,
         )
-        self._usual = dataclasses.replace(recipe, runtime="torch").engine(self.device)
+        self._usual = engine_for_outputs(outputs, device=self.device)
 
     def _inspect(self, probe: torch.Tensor) -> int:
         """Run nothing before the samples, which would be recorded."""
         return 1
 
     def batch_size(self, sample: torch.Tensor) -> int:
-        """Return how many samples to run at a time, as the engine of the recipe does."""
+        """Return how many samples to run at a time, as the engine of the outputs does."""
         return self._usual.batch_size(sample)
 
     def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
@@ -326,10 +326,10 @@ def _copy_with_norms(
 
 def _watched(backbone: Backbone, samples: Sequence, device: str) -> NormWatcher:
     """Run samples through a new watcher."""
-    recipe = Recipe(backbone, (list(stages_of(backbone))[-1],))
-    watcher, rows = NormWatcher(recipe, device), rows_to_watch(len(samples))
+    outputs = [Output(backbone, list(stages_of(backbone))[-1])]
+    watcher, rows = NormWatcher(outputs, device), rows_to_watch(len(samples))
     with named_among(rows):
-        compute_features(take(samples, rows), recipe, runner=watcher)
+        compute_outputs(take(samples, rows), outputs, runner=watcher)
     return watcher
 
 

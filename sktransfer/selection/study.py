@@ -15,11 +15,11 @@ from ..backbones import Backbone, resolve_layer
 from ..data import UnreadableSamplesError, named_among, take
 from ..features import (
     LayerChoice,
-    Recipe,
+    Output,
     as_store,
     candidate_layers,
     choose_layer,
-    compute_features,
+    compute_outputs,
 )
 from ..finetuning import training_length
 from ..transferability import explained_share, leep, make_trial_folds, subsample, summarise
@@ -124,26 +124,28 @@ class Study:
         layers = candidate_layers(self.backbone)
         if self.backbone.classes is not None:
             layers.append(resolve_layer(self.backbone, -1))
-        whole = whole_layers(self.backbone, self.names)
         names = tuple(dict.fromkeys(layers))
-        recipe = Recipe(self.backbone, names, whole=whole, runtime=self.run["engine"])
-        run = {"device": self.run["device"], "store": self.memory, "n_jobs": self.run["n_jobs"]}
+        outputs = [Output(self.backbone, name) for name in names]
+        whole = whole_layers(self.backbone, self.names)
+        aside = [Output(self.backbone, name, "none") for name in whole]
+        run = {name: self.run[name] for name in ("device", "engine", "n_jobs")}
+        run |= {"store": self.memory, "aside": aside}
         with named_among(self._passed):
             samples = take(self.samples, self._passed)
-            watcher = self._watch(samples, recipe, run)
-            tables = compute_features(samples, recipe, **run, verbose=self.run["verbose"])
-        return tables, watcher
+            watcher = self._watch(samples, outputs, run)
+            tables = compute_outputs(samples, outputs, **run, verbose=self.run["verbose"])
+        return dict(zip(names, tables, strict=True)), watcher
 
-    def _watch(self, samples: Sequence, recipe: Recipe, run: dict) -> NormWatcher | None:
+    def _watch(self, samples: Sequence, outputs: list[Output], run: dict) -> NormWatcher | None:
         """Run the samples whose similarity is measured, where it is needed and possible."""
         if not self._compares or why_no_statistics(self.backbone, len(self.rows)):
             return None
-        watcher = NormWatcher(recipe, self.run["device"])
+        watcher = NormWatcher([*outputs, *run["aside"]], self.run["device"])
         rows = np.searchsorted(self._passed, self.rows[rows_to_watch(len(self.rows))])
         try:
-            compute_features(take(samples, rows), recipe, **run, runner=watcher)
+            compute_outputs(take(samples, rows), outputs, **run, runner=watcher)
         except UnreadableSamplesError:
-            compute_features(samples, recipe, **run)  # names all samples that cannot be read
+            compute_outputs(samples, outputs, **run)  # names all samples that cannot be read
             raise
         return watcher
 

@@ -15,7 +15,7 @@ from torch import nn
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..data import take
 from ..engines import pool, resolve_device
-from ..features import Recipe, compute_features, open_sample
+from ..features import Output, compute_outputs, open_sample
 
 __all__ = ["Timing", "measure_timing", "seconds_of", "sizes_within"]
 
@@ -66,9 +66,9 @@ def measure_timing(
     Timing
     """
     few = take(samples, range(min(_TIMED, len(samples))))
-    recipe = Recipe(backbone, (penultimate(backbone),))
+    outputs = [Output(backbone, penultimate(backbone))]
     on = resolve_device(device)
-    forward = seconds_of(lambda: compute_features(few, recipe, device=device), on) / len(few)
+    forward = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
     opened = [open_sample(sample, backbone)[None] for sample in few]
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
@@ -112,9 +112,9 @@ def sizes_within(
         return sizes
     shape: Any = backbone.input_shape
     native, few = max(shape[1:]), take(samples, range(min(_TIMED, len(samples))))
-    recipe = Recipe(backbone, (penultimate(backbone),))
+    outputs = [Output(backbone, penultimate(backbone))]
     on = resolve_device(device)
-    each = seconds_of(lambda: compute_features(few, recipe, device=device), on) / len(few)
+    each = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
     for some in (sizes, (None,)):
         share = sum(((size or native) / native) ** 2 for size in some)
         if n * each * share <= seconds:

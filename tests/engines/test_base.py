@@ -7,8 +7,7 @@ from torch import nn
 
 from sktransfer import list_layers, load_backbone
 from sktransfer.engines import Engine, TorchEngine, resolve_device
-from sktransfer.features.recipe import Recipe
-from tests.support import TINY_SIZE, Vectors, tiny_backbone
+from tests.support import TINY_SIZE, Vectors, make_engine, tiny_backbone
 
 CPU = torch.device("cpu")
 
@@ -18,7 +17,7 @@ def noise(*shape):
 
 
 def engine_of(backbone, *layers, **settings):
-    return Recipe(backbone, layers or (list_layers(backbone)[-2],), **settings).engine(CPU)
+    return make_engine(backbone, layers or (list_layers(backbone)[-2],), **settings)
 
 
 # batches

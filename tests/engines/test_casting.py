@@ -9,8 +9,15 @@ from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, list_lay
 from sktransfer.backbones.layers import penultimate
 from sktransfer.engines import torch as torch_engine
 from sktransfer.engines.casting import cast
-from sktransfer.features.recipe import Recipe
-from tests.support import TINY_SIZE, enliven, images, random_backbone, tiny_backbone, tiny_vit
+from tests.support import (
+    TINY_SIZE,
+    enliven,
+    images,
+    make_engine,
+    random_backbone,
+    tiny_backbone,
+    tiny_vit,
+)
 
 CPU = torch.device("cpu")
 
@@ -24,7 +31,7 @@ def fast(request, monkeypatch):
 
 def engine_of(backbone, *layers, **settings):
     layers = layers or (penultimate(backbone),)
-    return Recipe(backbone, layers, precision="bfloat16", **settings).engine(CPU)
+    return make_engine(backbone, layers, precision="bfloat16", **settings)
 
 
 def noise(*shape):

@@ -8,8 +8,7 @@ from torch import nn
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, load_backbone
 from sktransfer.engines import engine_for
 from sktransfer.engines.compiled import CompiledEngine
-from sktransfer.features import Recipe
-from tests.support import TINY_SIZE, images, tiny_backbone
+from tests.support import TINY_SIZE, images, make_engine, tiny_backbone
 
 CPU = torch.device("cpu")
 
@@ -48,12 +47,12 @@ def test_features_are_the_same_and_two_forms_are_compiled(batches):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_several_layers_and_precisions(precision):
     backbone, x = tiny_backbone(), torch.randn(3, 3, 16, 16)
-    made = Recipe(backbone, ("0", "2"), precision=precision, runtime="compile").engine(CPU)
+    made = make_engine(backbone, ("0", "2"), precision=precision, runtime="compile")
     found, exact = made(x), made._run_exactly(x)
     for layer, wanted in exact.items():
         far = (found[layer] - wanted).norm() / wanted.norm()
         assert far < (1e-4 if precision == "float32" else 0.05)
-    assert made.batch_size(x[0]) == Recipe(backbone, ("0", "2")).engine(CPU).batch_size(x[0])
+    assert made.batch_size(x[0]) == make_engine(backbone, ("0", "2")).batch_size(x[0])
 
 
 def test_frozen_stages_of_fine_tuning_are_compiled(batches):
@@ -95,7 +94,7 @@ def test_texts_are_refused():
 def test_the_users_network_is_not_compiled_itself():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     backbone = load_backbone(network, preprocess=TINY_SIZE)
-    made = Recipe(backbone, ("1",), runtime="compile").engine(CPU)
+    made = make_engine(backbone, ("1",), runtime="compile")
     made(torch.randn(2, 3, 16, 16))
     assert type(backbone.module) is nn.Sequential
     assert not backbone.module[0]._forward_hooks

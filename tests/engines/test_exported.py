@@ -22,13 +22,13 @@ from sktransfer import (
 from sktransfer.engines import ENGINES
 from sktransfer.engines.conversions import Conversions
 from sktransfer.engines.exported import ExportedEngine
-from sktransfer.features import FeatureStore, compute_several
-from sktransfer.features.recipe import Recipe
+from sktransfer.features import FeatureStore, Output, compute_outputs, store_key
 from tests.support import (
     TINY_SIZE,
     Vectors,
     enliven,
     images,
+    make_engine,
     random_backbone,
     tiny_backbone,
     tiny_swin,
@@ -94,8 +94,7 @@ def noise(*shape):
 
 def engine_of(backbone, *layers, conversions=None, **settings):
     layers = layers or (list_layers(backbone)[-2],)
-    recipe = Recipe(backbone, layers, runtime="stored", **settings)
-    return recipe.engine(CPU, conversions=conversions)
+    return make_engine(backbone, layers, runtime="stored", conversions=conversions, **settings)
 
 
 # the exported network
@@ -103,7 +102,7 @@ def engine_of(backbone, *layers, conversions=None, **settings):
 
 def test_one_conversion_serves_every_size_of_batch(stored):
     made, x = engine_of(tiny_backbone(), "2", "5"), noise(7, 3, 16, 16)
-    expected = Recipe(tiny_backbone(), ("2", "5")).engine(CPU).run(x)
+    expected = make_engine(tiny_backbone(), ("2", "5")).run(x)
     for size in (1, 2, 7):
         found = made.run(x, size)
         for layer in ("2", "5"):
@@ -126,28 +125,23 @@ def test_the_users_pooling_is_applied_to_the_output(stored):
     x = noise(3, 3, 16, 16)
     pooling = ("max", corner)
     found = engine_of(tiny_backbone(), "2", pooling=pooling).run(x)["2"]
-    expected = Recipe(tiny_backbone(), ("2",), pooling).engine(CPU).run(x)["2"]
+    expected = make_engine(tiny_backbone(), ("2",), pooling).run(x)["2"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_several_recipes_are_one_conversion(stored, tmp_path):
+def test_several_outputs_are_one_conversion(stored, tmp_path):
     backbone, X = tiny_backbone(), images(3)
-    recipes = [("2", "avg"), ("2", "max"), ("4", "avg")]
-
-    def run(**settings):
-        wanted = [Recipe(backbone, (layer,), how, **settings) for layer, how in recipes]
-        return compute_several(X, wanted)
-
-    for found, expected in zip(run(runtime="stored"), run(), strict=True):
-        for layer, rows in expected.items():
-            np.testing.assert_allclose(found[layer], rows, rtol=1e-4, atol=1e-6)
+    outputs = [Output(backbone, *what) for what in (("2", "avg"), ("2", "max"), ("4", "avg"))]
+    converted, plain = compute_outputs(X, outputs, engine="stored"), compute_outputs(X, outputs)
+    for found, expected in zip(converted, plain, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert stored.n_conversions == 1
 
 
 def test_whole_activations_are_outputs_too(stored):
     x = noise(3, 3, 16, 16)
     found = engine_of(tiny_backbone(), "2", "4", whole=("2",)).run(x)
-    expected = Recipe(tiny_backbone(), ("2", "4"), whole=("2",)).engine(CPU).run(x)
+    expected = make_engine(tiny_backbone(), ("2", "4"), whole=("2",)).run(x)
     assert found.keys() == expected.keys()
     for key, rows in expected.items():
         np.testing.assert_allclose(found[key], rows, rtol=1e-4, atol=1e-6)
@@ -156,7 +150,7 @@ def test_whole_activations_are_outputs_too(stored):
 def test_the_batch_is_as_large_as_with_torch(stored):
     backbone, x = tiny_backbone(), noise(3, 400, 400)
     made = engine_of(backbone, "2")
-    assert made.batch_size(x) == Recipe(backbone, ("2",)).engine(CPU).batch_size(x)
+    assert made.batch_size(x) == make_engine(backbone, ("2",)).batch_size(x)
 
 
 # what is refused
@@ -311,14 +305,11 @@ def test_every_estimator_runs_on_it_and_says_so(make, stored, monkeypatch, tmp_p
 
 
 def test_in_float32_runtimes_share_the_entries_of_the_store(stored):
-    backbone = tiny_backbone()
-
-    def key(**settings):
-        return Recipe(backbone, ("2",), **settings).key("2")
-
-    assert key(runtime="stored") == key(runtime="torch") == key()
-    assert key(runtime="stored", precision="bfloat16") != key(precision="bfloat16")
-    assert key(runtime="torch", precision="bfloat16") == key(precision="bfloat16")
+    output, low = Output(tiny_backbone(), "2"), {"precision": "bfloat16"}
+    assert store_key(output, engine="stored") == store_key(output, engine="torch")
+    assert store_key(output, engine="torch") == store_key(output)
+    assert store_key(output, engine="stored", **low) != store_key(output, **low)
+    assert store_key(output, engine="torch", **low) == store_key(output, **low)
 
 
 def test_nothing_is_converted_for_samples_in_the_store(stored, tmp_path, monkeypatch):
@@ -351,8 +342,8 @@ def _equal_to_torch(backbone, runtime):
     names = list_layers(backbone)
     layers = tuple(dict.fromkeys([names[len(names) // 3], *names[-2:]]))
     x, poolings = noise(3, *backbone.input_shape), ("avg", "max")
-    expected = Recipe(backbone, layers, poolings).engine(CPU).run(x)
-    found = Recipe(backbone, layers, poolings, runtime=runtime).engine(CPU).run(x, 2)
+    expected = make_engine(backbone, layers, poolings).run(x)
+    found = make_engine(backbone, layers, poolings, runtime=runtime).run(x, 2)
     for layer, rows in expected.items():
         assert np.linalg.norm(found[layer] - rows) <= 1e-4 * np.linalg.norm(rows), layer
 
@@ -389,8 +380,8 @@ def test_texts_of_any_length(layer, runtime):
 
 def test_threads_get_their_own_rows(runtime):
     backbone = load_backbone(tiny_backbone().module, preprocess=TINY_SIZE)
-    made, x = Recipe(backbone, ("2",), runtime=runtime).engine(CPU), noise(24, 3, 16, 16)
-    expected = Recipe(backbone, ("2",)).engine(CPU).run(x)["2"]
+    made, x = make_engine(backbone, ("2",), runtime=runtime), noise(24, 3, 16, 16)
+    expected = make_engine(backbone, ("2",)).run(x)["2"]
 
     def run(i):
         return made.run(x[i % 8 : i % 8 + 1 + i % 5], 1 + i % 3)["2"]
@@ -410,6 +401,6 @@ def test_no_global_setting_is_changed(runtime):
         return of_torch, cores, dict(os.environ), root.level, list(root.handlers), filters
 
     before = settings()
-    made = Recipe(tiny_backbone(), ("2",), runtime=runtime).engine(CPU)
+    made = make_engine(tiny_backbone(), ("2",), runtime=runtime)
     made.run(noise(2, 3, 16, 16))
     assert settings() == before

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from sktransfer import PretrainedClassifier
-from sktransfer.features.recipe import Recipe
-from tests.support import images, tiny_backbone
+from tests.support import images, make_engine, tiny_backbone
 
 
 def test_another_precision_is_refused_in_fit():
@@ -17,8 +16,8 @@ def test_another_precision_is_refused_in_fit():
 
 def test_the_file_is_onnx(tmp_path):
     onnx = pytest.importorskip("onnx")
-    recipe = Recipe(tiny_backbone(), ("2",), runtime="onnxruntime")
-    recipe.engine(torch.device("cpu"), conversions=tmp_path).run(torch.ones(1, 3, 16, 16))
+    made = make_engine(tiny_backbone(), ("2",), runtime="onnxruntime", conversions=tmp_path)
+    made.run(torch.ones(1, 3, 16, 16))
     (file,) = tmp_path.glob("*/network.onnx")
     onnx.checker.check_model(onnx.load(file))
 

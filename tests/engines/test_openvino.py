@@ -6,14 +6,13 @@ import torch
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.engines.openvino import OpenVINOEngine
-from sktransfer.features.recipe import Recipe
-from tests.support import images, run_python, tiny_backbone
+from tests.support import images, make_engine, run_python, tiny_backbone
 
 CPU = torch.device("cpu")
 
 
 def compiled(**settings):
-    made = Recipe(tiny_backbone(), ("2",), runtime="openvino", **settings).engine(CPU)
+    made = make_engine(tiny_backbone(), ("2",), runtime="openvino", **settings)
     made.run(torch.ones(1, 3, 16, 16))
     (requests,) = made._runs.values()
     return requests.compiled
@@ -58,8 +57,8 @@ def test_one_conversion_serves_both_precisions(tmp_path):
     if not has_bfloat16():
         pytest.skip("the processor has no bfloat16")
     for precision in ("float32", "bfloat16"):
-        recipe = Recipe(tiny_backbone(), ("2",), precision=precision, runtime="openvino")
-        recipe.engine(CPU, conversions=tmp_path).run(torch.ones(1, 3, 16, 16))
+        how = {"precision": precision, "runtime": "openvino", "conversions": tmp_path}
+        make_engine(tiny_backbone(), ("2",), **how).run(torch.ones(1, 3, 16, 16))
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -9,8 +9,7 @@ from sktransfer.engines import pointwise
 from sktransfer.engines import torch as torch_engine
 from sktransfer.engines.fusion import prepare
 from sktransfer.engines.pointwise import FusedConvolution, fuse_convolutions, is_supported
-from sktransfer.features import Recipe
-from tests.support import TINY_SIZE
+from tests.support import TINY_SIZE, make_engine
 
 ACTIVATIONS = [
     nn.Identity(),
@@ -126,7 +125,7 @@ def test_without_the_operation_the_modules_run(what, monkeypatch):
     assert not supported
     monkeypatch.setattr(torch_engine, "is_supported", lambda dtype: supported)
     backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), preprocess=TINY_SIZE)
-    made = Recipe(backbone, ("1",)).engine(torch.device("cpu"))
+    made = make_engine(backbone, ("1",))
     x = noise(2, 3, 16, 16)
     torch.testing.assert_close(
         torch.from_numpy(made.run(x)["1"]), backbone.module(x).mean((2, 3)), rtol=1e-4, atol=1e-5

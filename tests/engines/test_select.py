@@ -7,7 +7,7 @@ from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.engines import ENGINES, TorchEngine, engine_for
-from sktransfer.features.recipe import Recipe
+from tests.support import make_engine
 
 CPU = torch.device("cpu")
 STAGES = {str(i): nn.Linear(4, 4) for i in range(4)}
@@ -36,7 +36,7 @@ def test_a_pooling_without_a_hash_is_applied():
 def test_fits_with_one_image_size_share_an_engine():
     def engine_of_a_fit():
         backbone = load_backbone("efficientnet_lite0", image_size=64)
-        return Recipe(backbone, ("stem",)).engine(CPU)
+        return make_engine(backbone, ("stem",))
 
     assert engine_of_a_fit() is engine_of_a_fit()
 

@@ -6,12 +6,12 @@ from torch import fx, nn
 from sktransfer import PretrainedFeatureExtractor, list_layers, load_backbone
 from sktransfer.backbones.layers import penultimate
 from sktransfer.engines import torch as torch_engine
-from sktransfer.features.recipe import Recipe
 from tests.support import (
     TINY_SIZE,
     Vectors,
     enliven,
     images,
+    make_engine,
     random_backbone,
     tiny_backbone,
     tiny_swin,
@@ -27,7 +27,7 @@ def noise(*shape):
 
 def engine_of(backbone, *layers, **settings):
     layers = layers or (penultimate(backbone),)
-    return Recipe(backbone, layers, **settings).engine(CPU)
+    return make_engine(backbone, layers, **settings)
 
 
 def plain_features(made, batch):

@@ -22,11 +22,9 @@ from sktransfer import (
     load_backbone,
     load_word_vectors,
 )
+from sktransfer.features import Output, compute_outputs, open_sample
 from sktransfer.features import compute as compute_module
-from sktransfer.features import opening
-from sktransfer.features.compute import compute_features, compute_several
-from sktransfer.features.opening import open_sample
-from sktransfer.features.recipe import Recipe
+from sktransfer.features.loader import Loader
 from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone
 
 LITE = "efficientnet_lite0"
@@ -38,8 +36,10 @@ def store(tmp_path):
 
 
 def compute(samples, backbone=None, layers=("4",), pooling="avg", precision="float32", **how):
-    recipe = Recipe(backbone or tiny_backbone(), tuple(layers), pooling, precision)
-    return compute_features(samples, recipe, **how)
+    backbone = backbone or tiny_backbone()
+    outputs = [Output(backbone, layer, pooling) for layer in layers]
+    tables = compute_outputs(samples, outputs, precision=precision, **how)
+    return dict(zip(layers, tables, strict=True))
 
 
 def plain(samples, backbone):
@@ -358,19 +358,15 @@ def test_files_are_in_memory_a_few_at_a_time(tmp_path, monkeypatch):
         Image.fromarray(image).save(paths[-1])
     expected = compute(paths)["4"]
     limit = 2 * paths[0].stat().st_size
-    monkeypatch.setattr(opening, "_BYTES_READ", limit)
-    sizes, begin = [], compute_module._Run._begin
-    monkeypatch.setattr(
-        compute_module._Run,
-        "_begin",
-        lambda run, part: (sizes.append(len(part)), begin(run, part))[1],
-    )
+    monkeypatch.setattr(compute_module, "_BYTES_READ", limit)
     np.testing.assert_allclose(compute([*paths, paths[0]])["4"], [*expected, expected[0]], 1e-5)
-    assert sum(sizes) == 10
-    assert max(sizes) <= 3
+    with Loader(0) as loader:
+        chunks = list(compute_module.read_chunks(paths, tiny_backbone().modality, loader, False))
+    assert sum(map(len, chunks)) == 9
+    assert max(map(len, chunks)) <= 3
 
 
-# several recipes in one pass over the samples
+# several outputs in one pass over the samples
 
 
 def centre(x):
@@ -378,31 +374,30 @@ def centre(x):
 
 
 def several(backbone):
-    """Recipes of three input sizes, with several layers and poolings."""
+    """Outputs of three input sizes, with several layers and poolings."""
     small, large = backbone.with_image_size(12), backbone.with_image_size(24)
     return [
-        Recipe(backbone, ("4", "2")),
-        Recipe(small, ("4",), "max"),
-        Recipe(large, ("2",), ("avg", "max")),
-        Recipe(small, ("2", "1"), centre),
-        Recipe(small, ("2",), "avg", dtype="float16"),
+        Output(backbone, "4"),
+        Output(small, "4", "max"),
+        Output(backbone, "2"),
+        Output(large, "2", ("avg", "max")),
+        Output(small, "2", centre),
+        Output(small, "1", centre),
     ]
 
 
-@pytest.mark.parametrize("settings", [{}, {"n_jobs": 2}, {"batch_size": 3}])
+@pytest.mark.parametrize("settings", [{}, {"n_jobs": 2}, {"batch_size": 3}, {"dtype": "float16"}])
 @pytest.mark.parametrize("with_store", [False, True])
-def test_several_recipes_give_what_each_gives(settings, with_store, store):
+def test_several_outputs_are_what_each_is_alone(settings, with_store, store):
     X = images(7)
     X.insert(3, X[0])
-    recipes = several(tiny_backbone())
+    outputs, dtype = several(tiny_backbone()), settings.get("dtype", "float32")
     for _ in range(2):
-        found = compute_several(X, recipes, store=store if with_store else None, **settings)
-        for tables, recipe in zip(found, recipes, strict=True):
-            expected = compute_features(X, recipe)
-            assert list(tables) == list(recipe.layers)
-            for layer, table in tables.items():
-                assert table.dtype == expected[layer].dtype
-                np.testing.assert_allclose(table, expected[layer], rtol=1e-5, atol=1e-6)
+        tables = compute_outputs(X, outputs, store=store if with_store else None, **settings)
+        for table, output in zip(tables, outputs, strict=True):
+            (expected,) = compute_outputs(X, [output], dtype=dtype)
+            assert table.dtype == expected.dtype == dtype
+            np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
@@ -414,62 +409,70 @@ def opened(monkeypatch):
     return found
 
 
-def test_several_recipes_open_a_sample_once_and_run_each_network_once(opened, counted):
-    compute_several(images(5), several(tiny_backbone()))
+def test_several_outputs_open_a_sample_once_and_run_each_network_once(opened, counted):
+    compute_outputs(images(5), several(tiny_backbone()))
     assert len(opened) == 5
-    assert counted == [5, 5, 5, 5]  # three sizes, and one of them in two types
+    assert counted == [5, 5, 5]  # three sizes
 
 
 def test_only_what_is_missing_is_opened_and_run(opened, counted, store):
     X, backbone = images(6), tiny_backbone()
-    first, second, third, *_ = several(backbone)
-    compute_features(X[:4], first, store=store)
-    compute_features(X[:2], second, store=store)
-    compute_features(X[:4], third, store=store)
+    first, second, _, third, *_ = several(backbone)
+    compute_outputs(X[:4], [first], store=store)
+    compute_outputs(X[:2], [second], store=store)
+    compute_outputs(X[:4], [third], store=store)
     opened.clear(), counted.clear()
-    compute_several(X, [first, second, third], store=store)
+    compute_outputs(X, [first, second, third], store=store)
     assert len(opened) == 4
     assert counted == [2, 4, 2]
-    compute_several(X, [third, first, second], store=store)
-    compute_features(X, second, store=store)
+    compute_outputs(X, [third, first, second], store=store)
+    compute_outputs(X, [second], store=store)
     assert (len(opened), len(counted)) == (4, 3)
 
 
-def test_recipes_of_one_network_share_the_store_with_each_alone(counted, store):
+def test_outputs_of_one_network_share_the_store_with_each_alone(counted, store):
     X, backbone = images(3), tiny_backbone()
-    recipes = [Recipe(backbone, ("4",), pooling) for pooling in ("avg", "max")]
-    compute_several(X, recipes, store=store)
+    outputs = [Output(backbone, "4", pooling) for pooling in ("avg", "max")]
+    compute_outputs(X, outputs, store=store)
     assert counted == [3]
-    for recipe in recipes:
-        compute_features(X, recipe, store=store)
+    for output in outputs:
+        compute_outputs(X, [output], store=store)
     assert counted == [3]
+
+
+def test_what_is_put_aside_is_found_later_and_not_returned(counted, store):
+    X, backbone = images(3), tiny_backbone()
+    whole = Output(backbone, "2", "none")
+    assert len(compute_outputs(X, [Output(backbone, "4")], aside=[whole], store=store)) == 1
+    (kept,) = compute_outputs(X, [whole], store=store)
+    assert counted == [3]
+    np.testing.assert_array_equal(kept, compute_outputs(X, [whole])[0])
 
 
 def test_several_networks_of_one_modality_may_be_given(opened):
     X, backbones = images(3), [tiny_backbone(seed) for seed in (0, 1)]
-    found = compute_several(X, [Recipe(backbone, ("4",)) for backbone in backbones])
+    tables = compute_outputs(X, [Output(backbone, "4") for backbone in backbones])
     assert len(opened) == 3
-    for tables, backbone in zip(found, backbones, strict=True):
-        np.testing.assert_allclose(tables["4"], plain(X, backbone), rtol=1e-5, atol=1e-6)
+    for table, backbone in zip(tables, backbones, strict=True):
+        np.testing.assert_allclose(table, plain(X, backbone), rtol=1e-5, atol=1e-6)
 
 
-def test_several_recipes_of_texts_give_what_each_gives():
+def test_several_outputs_of_texts_are_what_each_is_alone():
     vectors = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     X, backbone = (
         ["a b", "c", "b a c", "d d d d d d d d d"],
         load_word_vectors((list("abcd"), vectors)),
     )
     (layer, *_) = list_layers(backbone)
-    recipes = [Recipe(backbone, (layer,), pooling) for pooling in ("avg", "max")]
-    for tables, recipe in zip(compute_several(X, recipes), recipes, strict=True):
-        expected = compute_features(X, recipe)
-        np.testing.assert_allclose(tables[layer], expected[layer], rtol=1e-5, atol=1e-6)
+    outputs = [Output(backbone, layer, pooling) for pooling in ("avg", "max")]
+    for table, output in zip(compute_outputs(X, outputs), outputs, strict=True):
+        np.testing.assert_allclose(table, compute_outputs(X, [output])[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_sample_that_no_recipe_can_open_is_named_once():
+def test_a_sample_that_no_network_can_open_is_named_once():
     X = [*images(3), np.zeros(3)]
     with pytest.raises(UnreadableSamplesError, match=r"1 sample .*\n.*sample 3, ndarray") as info:
-        compute_several(X, several(tiny_backbone()))
+        compute_outputs(X, several(tiny_backbone()))
     assert len(info.value.problems) == 1
 
 
@@ -481,10 +484,9 @@ def test_a_pooling_without_a_hash_is_one_of_several():
             return x[:, :, 0, 0]
 
     X, backbone = images(3), tiny_backbone()
-    recipes = [Recipe(backbone, ("2",), pooling) for pooling in ("max", Corner())]
-    for tables, recipe in zip(compute_several(X, recipes), recipes, strict=True):
-        expected = compute_features(X, recipe)
-        np.testing.assert_allclose(tables["2"], expected["2"], rtol=1e-5, atol=1e-6)
+    outputs = [Output(backbone, "2", pooling) for pooling in ("max", Corner())]
+    for table, output in zip(compute_outputs(X, outputs), outputs, strict=True):
+        np.testing.assert_allclose(table, compute_outputs(X, [output])[0], rtol=1e-5, atol=1e-6)
 
 
 # samples that cannot be read

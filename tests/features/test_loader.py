@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
+from sktransfer.features import Output, compute_outputs
 from sktransfer.features import loader as loader_module
-from sktransfer.features.compute import compute_features
 from sktransfer.features.loader import Loader, count_loaders
-from sktransfer.features.recipe import Recipe
-from tests.support import Vectors, images, tiny_backbone
+from tests.support import Vectors, images, make_engine, tiny_backbone
 
 
 def wait_for(condition):
@@ -160,9 +159,9 @@ def threads(monkeypatch):
 def test_samples_are_opened_in_threads(n_jobs, n_loaders, threads, monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     X = images(150, (6, 6))
-    expected = compute_features(X, Recipe(tiny_backbone(), ("4",)))["4"]
+    (expected,) = compute_outputs(X, [Output(tiny_backbone(), "4")])
     threads.clear()
-    found = compute_features(X, Recipe(tiny_backbone(), ("4",)), n_jobs=n_jobs)["4"]
+    (found,) = compute_outputs(X, [Output(tiny_backbone(), "4")], n_jobs=n_jobs)
     assert np.array_equal(found, expected)
     assert len(threads) == 150
     assert ("MainThread" in threads) == (n_loaders == 0)
@@ -171,7 +170,7 @@ def test_samples_are_opened_in_threads(n_jobs, n_loaders, threads, monkeypatch):
 
 def test_the_network_runs_while_later_samples_are_opened(threads, monkeypatch):
     extractor = PretrainedFeatureExtractor(tiny_backbone(), n_jobs=2).fit(images(5))
-    engine = Recipe(extractor.backbone_, ("4",)).engine(CPU)
+    engine = make_engine(extractor.backbone_, ("4",))
     forward = type(engine).forward
 
     def patient(self, batch):

@@ -2,9 +2,16 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from sktransfer import PretrainedClassifier, PretrainedFeatureExtractor, load_backbone
-from sktransfer.features import Output, TokenWeights, compute_outputs, store_key
+from sktransfer.features import (
+    Output,
+    TokenWeights,
+    compute_outputs,
+    engine_for_outputs,
+    store_key,
+)
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 
@@ -54,15 +61,43 @@ def test_learned_weights_of_words_are_a_pooling(tmp_path):
     assert output.width == 2 and output.image_size is None
 
 
+def key(backbone=None, layer="4", pooling="avg", **how):
+    return store_key(Output(backbone or tiny_backbone(), layer, pooling), **how)
+
+
 @pytest.mark.parametrize(
-    "changed", [{"precision": "bfloat16"}, {"dtype": "float16"}, {"layer": "2"}, {"pooling": "max"}]
+    "change",
+    [
+        {"backbone": tiny_backbone(1)},
+        {"backbone": tiny_backbone(preprocess=TINY_SIZE.with_size(20))},
+        {"backbone": load_backbone(tiny_backbone(), image_size=20)},
+        {"backbone": load_backbone(tiny_backbone().module)},
+        {"layer": "2"},
+        {"pooling": "max"},
+        {"pooling": torch.flatten},
+        {"precision": "bfloat16"},
+        {"dtype": "float16"},
+    ],
 )
-def test_everything_that_decides_a_value_is_in_its_key(changed):
-    backbone = tiny_backbone()
-    what = {"layer": "4", "pooling": "avg"} | {
-        k: v for k, v in changed.items() if k in ("layer", "pooling")
-    }
-    how = {k: v for k, v in changed.items() if k in ("precision", "dtype")}
-    plain = store_key(Output(backbone, "4"))
-    assert store_key(Output(backbone, **what), **how) != plain
-    assert store_key(Output(backbone, "4", None)) == plain
+def test_a_key_holds_what_decides_the_features(change):
+    assert key(**change) != key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"backbone": tiny_backbone(name="other")},
+        {"backbone": tiny_backbone(classes=["x", "y", "z"])},
+        {"pooling": None},
+    ],
+)
+def test_a_key_holds_nothing_else(change):
+    assert key(**change) == key()
+
+
+def test_an_engine_of_other_stages_is_not_kept_with_the_backbone():
+    outputs, cpu = [Output(tiny_backbone(), "4")], torch.device("cpu")
+    other = engine_for_outputs(outputs, device=cpu, stages={"4": torch.nn.ReLU()})
+    assert engine_for_outputs(outputs, device=cpu) is not other
+    assert engine_for_outputs(outputs, device=cpu) is engine_for_outputs(outputs, device=cpu)

@@ -6,9 +6,7 @@ import torch
 from PIL import Image
 
 from sktransfer import UnreadableSamplesError, load_backbone, load_word_vectors
-from sktransfer.features import Stream, compute_features
-from sktransfer.features.compute import compute_inputs
-from sktransfer.features.recipe import Recipe
+from sktransfer.features import Output, Stream, compute_inputs, compute_outputs
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 
@@ -86,9 +84,9 @@ def test_threads_keep_each_image_once_and_right():
 
 @pytest.mark.parametrize(("layer", "pooling"), [("2", "none"), ("4", "avg")])
 def test_activations_are_those_that_are_computed_at_once(layer, pooling):
-    X, recipe = images(9, (30, 24)), Recipe(tiny_backbone(), (layer,), pooling)
-    found = Stream(X, recipe)[:]
-    np.testing.assert_allclose(found, compute_features(X, recipe)[layer], rtol=1e-5, atol=1e-6)
+    X, output = images(9, (30, 24)), Output(tiny_backbone(), layer, pooling)
+    found = Stream(X, output)[:]
+    np.testing.assert_allclose(found, compute_outputs(X, [output])[0], rtol=1e-5, atol=1e-6)
 
 
 def test_an_unreadable_sample_is_named_by_its_position(tmp_path):
@@ -119,14 +117,14 @@ def test_shapes_that_differ_are_explained():
 def test_results_of_a_function_of_activations_take_their_place():
     X, seen = images(150, (6, 6)), []
     X += X[:3]
-    recipe = Recipe(tiny_backbone(), ("2",), "none")
+    outputs = [Output(tiny_backbone(), "2", "none")]
 
     def mean(rows, positions):
         seen.append((rows.shape, list(positions)))
         return rows.mean((2, 3))
 
-    found = compute_features(X, recipe, then=mean)["2"]
-    expected = compute_features(X, recipe)["2"].mean((2, 3))
+    (found,) = compute_outputs(X, outputs, then=mean)
+    expected = compute_outputs(X, outputs)[0].mean((2, 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert [shape[0] for shape, _ in seen] == [128, 22]  # equal images once
     assert seen[1][1] == list(range(128, 150))

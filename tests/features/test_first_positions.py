@@ -3,8 +3,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from sktransfer.features import equal
-from sktransfer.features.equal import FirstPositions
+from sktransfer.features import compute
+from sktransfer.features.compute import FirstPositions
 
 
 def firsts_of(keys, part=100):
@@ -27,13 +27,13 @@ def digests(n, n_distinct):
 
 @pytest.mark.parametrize("recent", [7, 1000, 10**6])
 def test_the_first_of_equal_samples_is_found_however_many_lie_between(recent, monkeypatch):
-    monkeypatch.setattr(equal, "_RECENT", recent)
+    monkeypatch.setattr(compute, "_RECENT", recent)
     keys = digests(3000, 1500)
     assert firsts_of(keys) == expected(keys)
 
 
 def test_digests_of_which_only_a_half_is_equal_are_different_samples(monkeypatch):
-    monkeypatch.setattr(equal, "_RECENT", 2)
+    monkeypatch.setattr(compute, "_RECENT", 2)
     a, b = b"a" * 8, b"b" * 8
     keys = [a + a, b + b, a + b, b + a, a + a]
     assert firsts_of(keys, part=1)[:4] == [0, 1, 2, 3]
@@ -44,8 +44,8 @@ def test_few_samples_may_be_keys_themselves():
 
 
 def test_beyond_the_bound_old_samples_are_forgotten_and_late_ones_are_found(monkeypatch):
-    monkeypatch.setattr(equal, "_RECENT", 100)
-    monkeypatch.setattr(equal, "_MOST", 1000)
+    monkeypatch.setattr(compute, "_RECENT", 100)
+    monkeypatch.setattr(compute, "_MOST", 1000)
     distinct = digests(5000, 2**40)
     found = firsts_of([*distinct, *distinct[-500:], distinct[0]])
     assert found[:5000] == list(range(5000))
