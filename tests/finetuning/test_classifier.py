@@ -1165,15 +1165,15 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
 
 
 def test_candidates_of_a_search_share_each_sample(small_images, tmp_path, monkeypatch):
-    from sktransfer.features.passes import Pass
+    from sktransfer.features.compute import Pass
 
-    n_computed, compute = [], Pass.compute
+    n_computed, run = [], Pass.run
 
     def counted(self, groups):
         n_computed.extend(len(positions) for positions, _ in groups)
-        return compute(self, groups)
+        return run(self, groups)
 
-    monkeypatch.setattr(Pass, "compute", counted)
+    monkeypatch.setattr(Pass, "run", counted)
     model = FineTunedClassifier(image_size=32, max_epochs=1, memory=tmp_path)
     GridSearchCV(model, {"lr": [1e-4, 1e-3]}, cv=2).fit(*small_images)
     assert sum(n_computed) == 16
