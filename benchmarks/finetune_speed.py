@@ -23,7 +23,7 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, ImagePreprocessing, load_backbone
 from sktransfer.backbones.stages import stages_of
-from sktransfer.features.compute import compute_inputs
+from sktransfer.features import compute_inputs
 
 EPOCHS = 10
 QUICK = {"rounds": 1, "samples": 40}

@@ -18,7 +18,7 @@ import torch
 from _common import hymenoptera, parser, table
 
 from sktransfer import FineTunedClassifier, load_backbone
-from sktransfer.features.compute import compute_inputs
+from sktransfer.features import compute_inputs
 
 
 def as_the_tutorial_does(network, X, y):

@@ -32,7 +32,7 @@ from sktransfer import (
 )
 from sktransfer.backbones.stages import stages_of
 from sktransfer.data import ClassTarget
-from sktransfer.features.compute import compute_inputs
+from sktransfer.features import compute_inputs
 from sktransfer.finetuning.callbacks import warmup_cosine
 from sktransfer.finetuning.outputs import head_inputs
 from sktransfer.finetuning.rows import Batches, Rows
