@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..data import Modality, get_modality
+from .behavior import observe
 from .fingerprint import fingerprint
 from .weights import check_finite
 
@@ -107,6 +108,9 @@ class Backbone:
         # The preprocessing that the weights were trained with, where another size was asked for.
         self.native_preprocess: Any = None
         self._fingerprint: str | None = None
+        # Whether its code is the user's, so that a file holds its output on a fixed sample. Set by
+        # the registry.
+        self.is_registered = False
         # Values made from the network: stages, descriptions of layers, engines, copies for other
         # image sizes. They are kept here and not in a global table, so that they are freed with
         # the backbone.
@@ -117,6 +121,16 @@ class Backbone:
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.module, self.stages)
         return self._fingerprint
+
+    @property
+    def behavior(self) -> dict[str, Any] | None:
+        """Its output on one fixed sample, computed once; None if it takes no such sample."""
+        # Networks for several input sizes share what is prepared.
+        known = self.prepared.setdefault("behavior", {})
+        key = id(self.preprocess)
+        if key not in known or known[key][0] is not self.preprocess or known[key][1] is None:
+            known[key] = self.preprocess, observe(self)
+        return known[key][1]
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -228,21 +242,25 @@ class Backbone:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the reference and the fingerprint, or all attributes without a reference."""
+        """Return the reference and what it gives, or all attributes without a reference."""
         if self.reference is not None:
-            return {"reference": self.reference, "_fingerprint": self.fingerprint}
+            return {"reference": self.reference, "given": self._given()}
         return self.__dict__ | {"_fingerprint": self.fingerprint, "prepared": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A pickle calls the reference itself. Other formats, such as that of skops, keep the state.
         if "module" not in state:
-            state = state["reference"].load(state["_fingerprint"]).__dict__
+            state = state["reference"].load(*state["given"]).__dict__
         self.__dict__.update(state)
 
     def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         if self.reference is None:
             return super().__reduce_ex__(protocol)
-        return self.reference.load, (self.fingerprint,)
+        return self.reference.load, self._given()
+
+    def _given(self) -> tuple[Any, ...]:
+        """Return what the reference compares with the network that it loads."""
+        return (self.fingerprint, self.behavior if self.is_registered else None)
 
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {len(self.classes)} classes"

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data import Modality, get_modality
 from .base import Backbone
+from .behavior import check_behavior
 from .lite import LITE, load_lite
 from .modules import from_module
 from .names import unknown_backbone
@@ -74,13 +75,15 @@ class Reference:
     image_size: int | None = None
     long_texts: str | None = None
 
-    def load(self, fingerprint: str) -> Backbone:
-        """Load the backbone from files on this machine, and check its fingerprint.
+    def load(self, fingerprint: str, behavior: dict[str, Any] | None = None) -> Backbone:
+        """Load the backbone from files on this machine, and check what it is and computes.
 
         Parameters
         ----------
         fingerprint : str
             The fingerprint of the backbone that was pickled.
+        behavior : dict, default=None
+            Its output on a fixed sample (:attr:`Backbone.behavior`).
 
         Returns
         -------
@@ -89,7 +92,8 @@ class Reference:
         Raises
         ------
         ValueError
-            If the weights on this machine have another fingerprint.
+            If the weights on this machine have another fingerprint, or the network computes
+            something else.
         """
         arguments = dataclasses.asdict(self)
         backbone = load_backbone(arguments.pop("name"), **arguments, download=False)
@@ -100,6 +104,8 @@ class Reference:
                 f"{backbone.fingerprint[:12]}, expected {fingerprint[:12]}. Install the same "
                 "weights, or fit again."
             )
+        if behavior is not None and behavior != backbone.behavior:
+            check_behavior(backbone, behavior)
         return backbone
 
 
@@ -203,6 +209,7 @@ def register_backbone(
         made = factory()
         if not isinstance(made, Backbone):
             made = from_module(made, name=name, **settings)
+        made.is_registered = True
         if weights == "default":
             made.loaded_by = (name, weights)
         else:  # the file may not be there where a pickle is opened

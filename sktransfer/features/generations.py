@@ -35,6 +35,7 @@ import torch
 import xxhash
 
 from ..backbones import Backbone, stages_of
+from ..backbones.behavior import sketch
 from ..data import checksum
 from ..engines import distance, pool, resolve_device
 from .store import FeatureStore
@@ -47,7 +48,6 @@ _SAME = 1e-4
 _SAME_IN_FLOAT16 = 1e-3
 _SAME_ACROSS_DEVICES = 1e-2  # GPUs multiply in TensorFloat-32, which moves features by 1e-3
 _SAME_IN_BFLOAT16 = 0.2  # of the rows of bfloat16 to those of float32
-_SKETCH = 256  # numbers that a file has of a row
 _STATES_KEPT = 4096
 
 
@@ -245,10 +245,10 @@ class CheckedStore:
                     "it uses, such as that of its preprocessing or pooling, has changed. They are "
                     "computed again, and kept beside the earlier ones."
                 )
-            sketch = None if rows is None else _sketch(rows[name])
+            reduced = None if rows is None else sketch(rows[name])
             in_float16 = self.outputs[name].dtype == "float16"
             bound = _SAME_IN_FLOAT16 if in_float16 else _SAME
-            state.begin(self.device.type, sample, sketch, bound)
+            state.begin(self.device.type, sample, reduced, bound)
 
     def _compute_fixed(self, names: Iterable[Hashable]) -> tuple[str, dict[Any, np.ndarray] | None]:
         """Compute the rows of a sample that is the same in all processes, twice.
@@ -479,15 +479,6 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
     if found.shape != expected.shape:
         return np.inf
     return distance({"row": torch.tensor(found)}, {"row": torch.tensor(expected)})
-
-
-def _sketch(row: np.ndarray) -> np.ndarray:
-    """Reduce a row of any length to some numbers, among which distances are about the same."""
-    numbers = np.asarray(row, np.float32).ravel()
-    padded = np.zeros(-(-numbers.size // _SKETCH) * _SKETCH, np.float32)
-    padded[: numbers.size] = numbers
-    signs = np.random.RandomState(0).randint(0, 2, padded.size) * 2 - 1
-    return (padded * signs).reshape(-1, _SKETCH).sum(axis=0, dtype=np.float32)
 
 
 def _code_of(item: Any) -> Hashable:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backbones import Backbone, load_backbone
+from ..backbones.behavior import check_behavior
 from ..backbones.preprocessing import TransformPreprocessing
 from ..backbones.registry import Reference, architecture
 from ..backbones.weights import load_tensors
@@ -56,12 +57,14 @@ class NetworkWriter:
             return "tuned", _tuned(writer, network)
         if network.reference is not None and not self.self_contained:
             record = dataclasses.asdict(network.reference)
-            return "reference", record | {"fingerprint": network.fingerprint}
+            record |= {"fingerprint": network.fingerprint, "behavior": _behavior(network)}
+            return "reference", record
         if isinstance(getattr(network.preprocess, "vectors", None), WordVectors):
             return "vectors", write_vectors(writer, network, self.self_contained)
         if _is_published(network):
             return "published", _about(writer, network)
-        return "given", _about(writer, network) | _given(writer, network)
+        behavior = {"behavior": network.behavior}
+        return "given", _about(writer, network) | _given(writer, network) | behavior
 
 
 def _tensors(writer: Writer, module: nn.Module) -> str:
@@ -192,12 +195,17 @@ def _read_reference(reader: Reader, record: dict) -> Backbone:
     fields = [field.name for field in dataclasses.fields(Reference)]
     reference = Reference(**{name: record[name] for name in fields})
     if reference.name not in reader.named:
-        return reference.load(record["fingerprint"])
+        return reference.load(record["fingerprint"], record.get("behavior"))
     made = reader.named[reference.name]()
     made = made if isinstance(made, Backbone) else load_backbone(made, name=reference.name)
     made = made.with_image_size(reference.image_size).with_long_texts(reference.long_texts)
     _check_fingerprint(made, record)
+    check_behavior(made, record.get("behavior"))
     return made
+
+
+def _behavior(network: Backbone) -> dict[str, Any] | None:
+    return network.behavior if network.is_registered else None
 
 
 def _check_fingerprint(made: Backbone, record: dict) -> None:
@@ -259,6 +267,7 @@ def _read_given(reader: Reader, record: dict) -> Backbone:
             "Predictions may differ.",
             stacklevel=2,
         )
+    check_behavior(made, record.get("behavior"))
     return made
 
 

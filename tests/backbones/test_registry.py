@@ -664,3 +664,42 @@ def test_what_does_not_apply_is_refused(setting):
 def test_a_name_that_resembles_no_other_is_refused_without_suggestions():
     with pytest.raises(ValueError, match=r"'0' is not known\. All: sktransfer\.list_backbones"):
         load_backbone("0")
+
+
+# what a network computes
+
+FACTOR = 2.0
+
+
+class Hidden(TinyNet):
+    """A network that uses a number which no description of its code shows."""
+
+    def forward(self, x):
+        return super().forward(x) * globals()["FACTOR"]
+
+
+def test_a_pickle_of_a_registered_network_that_computes_something_else_is_refused(
+    registry, monkeypatch
+):
+    register_backbone("mine", Hidden, preprocess=TINY_SIZE)
+    first = load_backbone("mine")
+    pickled = pickle.dumps(first)
+    register_backbone("mine", Hidden, preprocess=TINY_SIZE)  # it is loaded again
+    assert pickle.loads(pickled).fingerprint == first.fingerprint
+    register_backbone("mine", Hidden, preprocess=TINY_SIZE)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert load_backbone("mine").fingerprint == first.fingerprint
+    with pytest.raises(ValueError, match="does not compute what it computed"):
+        pickle.loads(pickled)
+
+
+def test_a_pickle_of_a_registered_network_that_draws_at_random_is_loaded(registry):
+    register_backbone("mine", lambda: nn.Sequential(Drawing(), TinyNet()), preprocess=TINY_SIZE)
+    pickled = pickle.dumps(load_backbone("mine"))
+    register_backbone("mine", lambda: nn.Sequential(Drawing(), TinyNet()), preprocess=TINY_SIZE)
+    assert pickle.loads(pickled).name == "mine"
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return x * torch.rand(())

@@ -34,7 +34,7 @@ from sktransfer import (
     save,
 )
 from sktransfer.persistence.writing import is_loss
-from tests.support import TinyNet, Vectors, run_python, tiny_backbone
+from tests.support import TINY_SIZE, TinyNet, Vectors, run_python, tiny_backbone
 
 rng = np.random.default_rng(0)
 IMAGES = list(rng.integers(0, 256, (24, 20, 24, 3), np.uint8))
@@ -323,9 +323,15 @@ def test_a_function_that_makes_another_network(tmp_path):
         load(tmp_path / "model.skt")
     with pytest.raises(ValueError, match="does not fit the network"):
         load(tmp_path / "model.skt", modules={"tinynet": lambda: Vectors()})
-    same_tensors = torch.nn.Sequential(*TinyNet(), torch.nn.Softmax(1))
+    with_softmax = torch.nn.Sequential(*TinyNet(), torch.nn.Softmax(1))
+    with (
+        pytest.warns(UserWarning, match="makes another network"),
+        pytest.raises(ValueError, match="does not compute what it computed"),
+    ):
+        load(tmp_path / "model.skt", modules={"tinynet": lambda: with_softmax})
+    same_outputs = torch.nn.Sequential(*TinyNet(), torch.nn.Identity())
     with pytest.warns(UserWarning, match="makes another network"):
-        load(tmp_path / "model.skt", modules={"tinynet": lambda: same_tensors})
+        load(tmp_path / "model.skt", modules={"tinynet": lambda: same_outputs})
 
 
 def test_the_users_network_is_not_changed(tmp_path):
@@ -421,3 +427,28 @@ for name in {list(models)}:
     for name, model in models.items():
         found = np.load(tmp_path / f"{name}.npy")
         np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
+
+
+FACTOR = 2.0
+
+
+class Hidden(TinyNet):
+    """A network that uses a number which no description of its code shows."""
+
+    def forward(self, x):
+        return super().forward(x) * globals()["FACTOR"]
+
+
+def tiny_hidden():
+    return load_backbone(Hidden(), preprocess=TINY_SIZE)
+
+
+def test_a_file_is_refused_where_the_given_network_computes_something_else(tmp_path, monkeypatch):
+    backbone = tiny_hidden()
+    model = PretrainedFeatureExtractor(backbone).fit(IMAGES)
+    save(model, tmp_path / "model.skt")
+    modules = {"hidden": Hidden}
+    assert_same(model, load(tmp_path / "model.skt", modules=modules), IMAGES)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    with pytest.raises(ValueError, match="does not compute what it computed"):
+        load(tmp_path / "model.skt", modules=modules)

@@ -1,0 +1,130 @@
+"""What a network computes for one fixed sample, to notice that code has changed.
+
+A fingerprint shows other weights, settings and code, as far as these can be described. What it does
+not show, the output shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["check_behavior", "observe", "sketch"]
+
+_NUMBERS = 256  # that remain of a longer output
+_LARGEST = 2**26  # numbers of a sample
+# Relative L2 distance of two outputs that are the same. Processors differ by their rounding.
+_SAME = 1e-3
+
+
+def sketch(row: np.ndarray) -> np.ndarray:
+    """Reduce a row to some numbers, between which relative distances are about the same.
+
+    Parameters
+    ----------
+    row : ndarray
+        Of any shape.
+
+    Returns
+    -------
+    ndarray of shape (256,), float32
+        Sums of entries with random signs, which are the same for all rows.
+    """
+    numbers = np.asarray(row, np.float32).ravel()
+    padded = np.zeros(-(-numbers.size // _NUMBERS) * _NUMBERS, np.float32)
+    padded[: numbers.size] = numbers
+    signs = np.random.RandomState(0).randint(0, 2, padded.size) * 2 - 1
+    return (padded * signs).reshape(-1, _NUMBERS).sum(axis=0, dtype=np.float32)
+
+
+def observe(
+    backbone: Any, shapes: Sequence[tuple[int, ...] | None] | None = None
+) -> dict[str, Any] | None:
+    """Run a network on a sample that is always the same.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    shapes : sequence of (tuple of int or None), default=None
+        Of the sample, tried one after another; see :meth:`sktransfer.data.Modality.example`. By
+        default the usual one, and that of samples which the network has had.
+
+    Returns
+    -------
+    dict or None
+        "shape" of the sample, and "numbers", a sketch of the output. None if the network does not
+        take such a sample, or two runs differ.
+    """
+    if shapes is None:
+        shapes = None, next(iter(backbone.prepared.get("inspected", ())), None)
+    for shape in shapes:
+        sample = backbone.modality.example(shape)
+        if sample is None:
+            continue
+        try:
+            first, second = (_run(backbone, sample) for _ in range(2))
+        except Exception:  # own code may raise anything
+            continue
+        if _distance(first, second) > _SAME:
+            return None
+        return {"shape": shape and list(shape), "numbers": first.tolist()}
+    return None
+
+
+@torch.inference_mode()
+def _run(backbone: Any, sample: Any) -> np.ndarray:
+    preprocess, opened = backbone.preprocess, backbone.modality.open(sample)
+    if hasattr(preprocess, "many"):
+        ((_, (tensor,)),) = preprocess.many([sample])
+    else:
+        tensor = torch.tensor(opened) if preprocess is None else preprocess(opened)
+    return sketch(backbone.module(tensor[None].clone()).float().numpy())
+
+
+def check_behavior(backbone: Any, recorded: dict[str, Any] | None) -> None:
+    """Raise an error if a network does not compute what was recorded.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    recorded : dict or None
+        From :func:`observe`; None is not compared.
+
+    Raises
+    ------
+    ValueError
+        Also if what was recorded is damaged.
+    """
+    if recorded is None:
+        return
+    shape, numbers = _checked(recorded)
+    found = observe(backbone, [shape])
+    if found is None or _distance(np.asarray(found["numbers"], np.float32), numbers) > _SAME:
+        raise ValueError(
+            f"Backbone {backbone.name!r} does not compute what it computed when the estimator was "
+            "saved: its code, or a setting that its fingerprint does not hold, is another one. Use "
+            "the same code, or fit again."
+        )
+
+
+def _checked(recorded: Any) -> tuple[tuple[int, ...] | None, np.ndarray]:
+    """Return the shape and the numbers of a record, which may come from a file."""
+    try:
+        shape = recorded["shape"] and tuple(map(int, recorded["shape"]))
+        numbers = np.array(recorded["numbers"], np.float32)
+        if numbers.shape == (_NUMBERS,) and 0 <= np.prod(shape or 0, dtype=float) <= _LARGEST:
+            return shape, numbers
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError("the output of the network that the file holds is damaged")
+
+
+def _distance(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        return np.inf
+    difference = np.where(found == expected, 0, found - expected)
+    distance = np.linalg.norm(difference) / (np.linalg.norm(np.nan_to_num(expected)) + 1e-8)
+    return float(np.nan_to_num(distance, nan=np.inf))
