@@ -7,10 +7,12 @@ packages share.
 
 from .arrays import ArrayModality
 from .base import (
+    CONTROLS,
     UnreadableSamplesError,
     digest_array,
     forward_strides,
     named_among,
+    printable,
     shorten,
     take,
     unwrap_column,
@@ -26,6 +28,7 @@ from .links import documentation_link
 from .modality import Modality, SampleView, get_modality, register_modality
 from .parts import ImageParts, NumberParts, Parts, TextParts
 from .pixels import digest, open_image, read_image
+from .progress import progress
 from .tables import LEADING_ZERO, load_image_table, open_table
 from .targets import (
     ClassTarget,
@@ -42,6 +45,7 @@ from .texts import TextModality, as_texts, pad_rows, padded_length
 from .versions import package_versions, warn_later_versions
 
 __all__ = [
+    "CONTROLS",
     "LEADING_ZERO",
     "ArrayModality",
     "CacheError",
@@ -91,6 +95,8 @@ __all__ = [
     "package_versions",
     "pad_rows",
     "padded_length",
+    "printable",
+    "progress",
     "read_image",
     "register_modality",
     "replace_file",

@@ -17,7 +17,6 @@ from .output import (
 )
 from .pipelines import NetworkStep, find_network
 from .pretrained import PretrainedClassifier
-from .progress import progress
 from .reporting import reported
 from .sizes import SizeChoice
 from .store import FeatureStore, as_store
@@ -55,7 +54,6 @@ __all__ = [
     "mapped_logits",
     "open_sample",
     "probe_batch",
-    "progress",
     "reported",
     "resolve_class_map",
     "side_of",

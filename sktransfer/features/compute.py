@@ -24,12 +24,11 @@ import numpy as np
 import torch
 
 from ..backbones import Backbone
-from ..data import Modality, UnreadableSamplesError, check_interrupt
+from ..data import Modality, UnreadableSamplesError, check_interrupt, progress
 from ..engines import Engine, keep_freed_memory, resolve_device
 from .generations import CheckedStore, StoredOutput
 from .loader import Loader, count_needed_loaders
 from .output import Output, engine_for_outputs, open_once, open_sample, store_key
-from .progress import progress
 from .store import FeatureStore
 from .tables import OutputTables, stacked
 

@@ -13,7 +13,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
 
-from ..features import progress
+from ..data import progress
 from .rows import count_batches
 from .tail import copy_state
 from .watching import is_worse, mean_loss, warn_worse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import _num_samples
 
 from ..backbones import Backbone
-from ..data import package_versions
+from ..data import package_versions, printable
 from ..data.types import Samples
 from ..features import find_network
 from ..finetuning.tuned import TunedBackbone
@@ -19,6 +20,7 @@ __all__ = ["model_card"]
 
 _SHOWN = 50  # classes that are listed
 _NOT_STATED = "not stated by the source of the weights"
+_MARKUP = re.compile(r"[\\`*\[\]<>&|]")  # of Markdown, and of HTML in it
 
 
 def model_card(
@@ -77,7 +79,7 @@ def model_card(
     sections = {
         "Model": f"{type(estimator).__name__}, fitted with {_pairs(package_versions())}.",
         "Model/Classes": _classes(estimator),
-        "Model/Parameters": f"```\n{estimator!r:.2000}\n```",
+        "Model/Parameters": _fenced(f"{estimator!r:.2000}"),
         "Network": _network(backbone, licence),
         "Data": "\n".join(_data(X, y, data)),
         "Scores": "Not given.",
@@ -101,24 +103,35 @@ def _pairs(values: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+def _plain(value: object) -> str:
+    """Write a value of a file or of the data such that no page takes it as markup or HTML."""
+    return _MARKUP.sub(r"\\\g<0>", printable(str(value)))
+
+
+def _fenced(text: str) -> str:
+    """Write a block of code, between marks that are longer than any in it."""
+    marks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{marks}\n{printable(text, keep=chr(10))}\n{marks}"
+
+
 def _classes(estimator: Any) -> str:
     classes = getattr(estimator, "classes_", None)
     if classes is None:
         return ""
     more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    return f"{len(classes)}: {', '.join(map(str, classes[:_SHOWN]))}{more}"
+    return f"{len(classes)}: {', '.join(map(_plain, classes[:_SHOWN]))}{more}"
 
 
 def _network(backbone: Backbone, licence: str | None) -> str:
     name, weights = backbone.loaded_by or (backbone.name, "given by the user")
     n = sum(tensor.numel() for tensor in backbone.module.parameters())
     lines = {
-        "Name": name,
-        "Weights": weights,
-        "Licence of the weights": licence or backbone.licence or _NOT_STATED,
+        "Name": _plain(name),
+        "Weights": _plain(weights),
+        "Licence of the weights": licence or _plain(backbone.licence or _NOT_STATED),
         "Parameters": f"{n:,}",
         "Samples": backbone.modality.noun,
-        "Preprocessing": repr(backbone.preprocess),
+        "Preprocessing": _plain(repr(backbone.preprocess)),
         "Fingerprint": f"`{backbone.fingerprint}`",
     }
     return "\n".join(f"- {key}: {value}" for key, value in lines.items())
@@ -134,7 +147,7 @@ def _data(X, y, data: str | None) -> list[str]:
         labels, counts = np.unique(values, return_counts=True)
         rows = zip(labels[:_SHOWN], counts[:_SHOWN], strict=True)
         lines += ["\n| label | samples |", "|---|---|"]
-        lines += [f"| {label} | {count:,} |" for label, count in rows]
+        lines += [f"| {_plain(label)} | {count:,} |" for label, count in rows]
     return lines
 
 

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("rich")
 testing = pytest.importorskip("typer.testing")
 
-from sktransfer.cli.commands import make_app  # noqa: E402
+from sktransfer.cli.app import make_app  # noqa: E402
 
 
 def run(*arguments, input=None):

@@ -5,9 +5,8 @@ import sys
 import pytest
 
 import sktransfer
-from sktransfer import TransferClassifier
-from sktransfer.cli import app as cli
-from sktransfer.cli.commands import COMMANDS, make_app
+from sktransfer import TransferClassifier, cli, list_backbones
+from sktransfer.cli.app import COMMANDS, make_app
 from tests.cli.running import run, testing, words
 from tests.data.test_interrupts import dropped_interrupt
 from tests.support import TESTS, run_python
@@ -62,14 +61,18 @@ def test_errors_are_one_message_and_exit_code_1(monkeypatch, capsys):
     assert captured.out == ""
 
 
-def test_bugs_keep_their_traceback(monkeypatch):
+def test_bugs_keep_their_traceback(monkeypatch, capsys):
     def broken(folder):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("sktransfer.cli.files.FeatureStore", broken)
+    monkeypatch.setattr("sktransfer.features.FeatureStore", broken)
     monkeypatch.setattr(sys, "argv", ["sktransfer", "cache", "."])
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(SystemExit) as stopped:
         cli.main()
+    assert stopped.value.code == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("Traceback (most recent call last):")
+    assert "RuntimeError: a bug" in errors
 
 
 def test_without_typer_the_message_says_what_to_install():
@@ -99,13 +102,74 @@ def test_progress_is_on_standard_error_and_results_are_on_standard_output(classe
     assert done.stderr == ""
 
 
-def test_a_reader_that_stops_early_is_answered_by_the_exit_code_alone(classes):
-    shell = f"{' '.join(COMMAND)} predict {classes} --csv | head -n 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
+def piped(arguments, reader):
+    """Run a command whose results another program reads; the last line is the exit code."""
+    shell = f"{' '.join(COMMAND)} {arguments} | {reader}; echo ${{PIPESTATUS[0]}}"
+    return subprocess.run(
         ["bash", "-c", shell], capture_output=True, text=True, cwd=TESTS.parent, timeout=120
     )
-    assert done.stdout.splitlines() == ["sample,prediction,probability", "1"]
+
+
+@pytest.mark.parametrize("command", ["predict {} --csv", "backbones"])
+def test_a_reader_that_leaves_early_ends_the_command_without_an_error(command, classes):
+    done = piped(command.format(classes), "head -n 1")
+    first, code = done.stdout.splitlines()
+    assert first in ("sample,prediction,probability", list_backbones()[0])
+    assert code == "0"
     assert done.stderr == ""
+
+
+def test_a_model_is_written_though_its_reader_has_left(classes, tmp_path):
+    options = f"-o {tmp_path}/m.skt --strategy features"
+    assert piped(f"train {classes} {options}", "true").stdout == "0\n"
+    assert (tmp_path / "m.skt").stat().st_size > 0
+
+
+PRESSED = """
+import sys
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+sys.argv[1:] = ["layers", "resnet18"]
+from sktransfer.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "sktransfer.cli.app", "sktransfer.data", "torch"])
+def test_an_interrupt_while_modules_are_imported_is_the_exit_code_alone(module):
+    code = PRESSED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["train", "--help"], ["nonsense"]]
+)
+def test_help_and_wrong_commands_do_not_wait_for_torch(arguments):
+    code = f"""
+import sys
+from sktransfer.cli import main
+sys.argv = ["sktransfer", *{arguments!r}]
+try:
+    main()
+except SystemExit as stopped:
+    print(stopped.code, "torch" in sys.modules)
+"""
+    assert run_python(code).splitlines()[-1] == f"{2 if 'nonsense' in arguments else 0} False"
+
+
+def test_a_wrong_option_is_one_message_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sktransfer", "inspect", "a.skt", "b\x1b[31m.skt"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    errors = capsys.readouterr().err
+    assert r"Got unexpected extra argument" in errors
+    assert r"b\x1b[31m.skt" in errors
+    assert "\x1b" not in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")

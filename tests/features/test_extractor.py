@@ -340,9 +340,8 @@ def test_a_progress_bar_of_scikit_learn_reaches_a_search_around_it(capsys):
 
 
 def test_verbose_draws_a_bar(capsys):
-    pytest.importorskip("rich")
     extractor(verbose=1).fit(X).transform(X)
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "tinynet features" in out
     assert f"{len(X)}/{len(X)}" in out
 

@@ -92,3 +92,21 @@ def test_a_card_without_data_and_scores_says_so():
     text = model_card(model, y=np.array([0.5] * 6)).render()
     assert "Not described." in text
     assert "Not given." in text
+
+
+def test_labels_and_names_of_others_are_no_markup(photos):
+    labels = ["<script>alert(1)</script>", "[a](javascript:b) | `c`\n# *d*"]
+    backbone = tiny_backbone(classes=["a", "b", "c"])
+    model = FineTunedClassifier(backbone, trainable="head", max_epochs=1).fit(photos, labels)
+    text = model_card(model, y=labels).render()
+    assert r"\<script\>alert(1)\</script\>" in text
+    assert r"\[a\](javascript:b) \| \`c\`\\n# \*d\*" in text
+
+
+def test_code_ends_where_it_should(photos):
+    class Fenced(FineTunedClassifier):
+        def __repr__(self, **settings):
+            return "```\n<b>not code</b>"
+
+    model = Fenced(tiny_backbone(), trainable="head", max_epochs=1).fit(photos, ["a", "b"])
+    assert "````\n```\n<b>not code</b>\n````" in model_card(model).render()

@@ -41,7 +41,7 @@ def test_batches_and_bars_are_those_that_are_asked_for(function, colours, capsys
     given = [backbone] if function is rank_backbones else backbone
     function(X, y, given, batch_size=3, verbose=1, n_jobs=None)
     assert set(sizes) == {3}
-    assert "features" in capsys.readouterr().out
+    assert "features" in capsys.readouterr().err
 
 
 def test_a_network_that_tells_nothing_is_last():

@@ -16,13 +16,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from ...backbones import describe, modality_of
-from ...data import UnreadableSamplesError
+from ...data import UnreadableSamplesError, progress
 from ...data.types import PathLike
 from ..base import shallow_copy
 from ..extractor import PretrainedFeatureExtractor, learns_from_samples
 from ..function import FeatureFunction
 from ..output import Output, layers_of, store_key
-from ..progress import progress
 from .folder import (
     DIGEST,
     ROW,

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import sktransfer
+from sktransfer import load_features
 from tests.cli.running import run
+from tests.features.partitions.support import LABELS, N, write_files, write_parquet
 
 pytest.importorskip("skops")
-predictions = pytest.importorskip("sktransfer.cli.predictions")
+unlabelled = pytest.importorskip("sktransfer.cli.unlabelled")
 
 
 @pytest.fixture
@@ -41,19 +43,20 @@ def test_photographs_are_classified_into_the_classes_of_the_network(photo):
 
 
 def test_one_progress_bar_is_shown_for_many_photographs(photo, monkeypatch):
-    monkeypatch.setattr(predictions, "_CHUNK", 8)
+    monkeypatch.setattr(unlabelled, "_CHUNK", 8)
     assert run("predict", photo).stderr == ""
     shown = run("predict", *[photo] * 33)
-    assert shown.stderr.count("predictions") == 1
+    assert shown.stderr.count("\n") == 1
+    assert "predictions: 100%" in shown.stderr
     assert "33/33" in shown.stderr
     assert run("predict", *[photo] * 33, "--csv").stderr == ""
 
 
 def test_a_model_that_was_trained_with_bars_draws_none(model, classes, monkeypatch):
-    monkeypatch.setattr(predictions, "_CHUNK", 8)
+    monkeypatch.setattr(unlabelled, "_CHUNK", 8)
     assert sktransfer.load(model).verbose == 0
     loud = sktransfer.load(model).set_params(verbose=1)
-    monkeypatch.setattr(predictions, "load", lambda path: loud)
+    monkeypatch.setattr("sktransfer.persistence.load", lambda path: loud)
     assert run("predict", "-m", model, classes).stderr == ""
 
 
@@ -66,6 +69,20 @@ def test_brackets_in_the_name_of_a_file_are_printed(photo, monkeypatch):
     monkeypatch.chdir(photo.parent)
     photo.rename("[red].jpg")
     assert "[red].jpg" in run("predict", "[red].jpg", "-k", 1).stdout
+
+
+@pytest.mark.parametrize("form", [None, "--json", "--csv"])
+def test_control_characters_in_names_do_not_reach_the_terminal(form, model, classes):
+    name = classes / "dark" / "\x1b[31mred\x1b[0m.png"
+    (classes / "dark" / "00.png").rename(name)
+    (classes / "dark" / "bad\x1b[2J.png").write_bytes(b"")
+    done = run("predict", "-m", model, classes / "dark", *([form] if form else []))
+    assert "\x1b" not in done.stdout + done.stderr
+    assert r"bad\x1b[2J.png: not an image" in done.stderr
+    if form == "--json":
+        assert str(name) in [line["sample"] for line in json_lines(done)]
+    else:
+        assert r"\x1b[31mred\x1b[0m.png" in done.stdout
 
 
 def test_predictions_as_json_are_those_of_the_model(model, classes):
@@ -97,7 +114,7 @@ def test_names_are_read_from_standard_input(model, classes):
 
 @pytest.mark.parametrize("n_bad", [1, 3])
 def test_bad_files_are_named_and_do_not_stop_the_others(model, classes, n_bad, monkeypatch):
-    monkeypatch.setattr(predictions, "_CHUNK", 5)
+    monkeypatch.setattr(unlabelled, "_CHUNK", 5)
     for i in range(n_bad):
         (classes / "dark" / f"bad{i}.png").write_bytes(b"no image")
     done = run("predict", "-m", model, classes, classes / "missing.png", "--json")
@@ -127,3 +144,30 @@ def test_texts_are_lines_of_files_or_of_standard_input(tmp_path):
         "predict", "-m", tmp_path / "m.skt", tmp_path / "texts.txt", "-", "--json", input="dull"
     )
     assert [line["sample"] for line in json_lines(done)] == ["great film", "bad story", "dull"]
+
+
+# features
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_files(tmp_path / "x")
+    return write_parquet(tmp_path / "t.parquet", [f"x/{i:04d}.png" for i in range(N)], "path")
+
+
+def test_features_of_a_table(source, tmp_path):
+    options = ["--layer", "blocks.0", "--keep", "label", "--image-size", 32]
+    output = run("extract", source, tmp_path / "f", *options).output
+    assert f"{N} of {N} rows, {N} of them tried now" in output
+    X, table = load_features(tmp_path / "f")
+    assert X.shape == (N, 16) and table["label"].to_pylist() == LABELS
+    (tmp_path / "x" / "0003.png").write_bytes(b"")
+    output = run("extract", source, tmp_path / "f", *options).output
+    assert f"{N - 1} of {N} rows" in output and "row 3, " in output
+
+
+def test_wrong_options_are_named(source, tmp_path):
+    with pytest.raises(ValueError, match="dtype='int8'"):
+        run("extract", source, tmp_path / "f", "--dtype", "int8")

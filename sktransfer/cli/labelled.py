@@ -1,0 +1,397 @@
+"""Commands for labelled samples: train, evaluate, advise, rank and report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Columns", "Source", "advise", "evaluate", "rank", "read_source", "report", "train"]
+
+_HELD_OUT = 0.2  # of the samples, where the source has no test samples of its own
+_FEWEST = 10  # samples from which some are held out
+
+Source_ = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder with a sub-folder for each class, or a CSV, TSV, Parquet or JSONL file.",
+    ),
+]
+Image = Annotated[str | None, typer.Option(help="The column of image files in a table.")]
+Text = Annotated[str | None, typer.Option(help="The column of texts in a table.")]
+Label = Annotated[str | None, typer.Option(help="The column of labels in a table.")]
+
+
+def train(
+    source: Source_,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file of the model.")],
+    strategy: Annotated[str, typer.Option(help="A strategy of TransferClassifier.")] = "auto",
+    backbone: Annotated[str | None, typer.Option(help="The pretrained network.")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that may be used to train the network too.")
+    ] = None,
+    image: Image = None,
+    text: Text = None,
+    label: Label = None,
+    task: Annotated[
+        str, typer.Option(help="classification, regression, or auto: by the labels.")
+    ] = "auto",
+    random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Train a model on labelled images or texts, and report its accuracy on held-out samples."""
+    from ..data import find_task
+    from ..persistence import save
+    from .output import ReaderLeft, note, print_lines
+
+    start = time.perf_counter()
+    if output.is_dir() or not output.absolute().parent.is_dir():  # found out before the work begins
+        raise ValueError(f"--output {output}: give a file in a folder that exists.")
+    samples = read_source(source, Columns(image, text, label))
+    backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as memory:
+        common = {"memory": memory, "random_state": random_state, "verbose": 1}
+        make = _MODEL_FOR[find_task(samples.y, task)]
+        model = make(backbone, strategy, time_budget, common)
+        split = _hold_out(samples, random_state)
+        if split.X_test is not None and split.y_test is not None:
+            note(f"Training on {len(split.X)} samples, {len(split.X_test)} are held out.")
+            predicted = model.fit(split.X, split.y).predict(split.X_test)
+            with contextlib.suppress(ReaderLeft):  # the file of the model is still to be written
+                print_lines(_score(model, split.y_test, predicted))
+        if split.X_test is None or split.X_test is not samples.X_test:
+            note(f"Training on all {len(samples.X)} samples.")
+            model.fit(samples.X, samples.y)
+    with contextlib.suppress(ReaderLeft):
+        _print_choice(model)
+    save(model.set_params(verbose=0), output)
+    seconds = time.perf_counter() - start
+    print_lines(f"saved {output} ({output.stat().st_size / 1e6:.1f} MB) after {seconds:.0f} s")
+
+
+def _classifier(backbone: str, strategy: str, time_budget: float | None, settings: dict):
+    from ..selection import TransferClassifier
+
+    return TransferClassifier(backbone, strategy=strategy, time_budget=time_budget, **settings)
+
+
+def _regressor(backbone: str, strategy: str, time_budget: float | None, settings: dict):
+    if time_budget is not None or strategy != "auto":
+        raise ValueError("--time-budget and --strategy are for classes: these labels are numbers.")
+    from ..selection import TransferRegressor
+
+    return TransferRegressor(backbone, **settings)
+
+
+_MODEL_FOR = {"classification": _classifier, "regression": _regressor}
+
+
+def _hold_out(samples: Source, seed: int) -> Source:
+    """Return the samples for training and for testing."""
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    if samples.X_test is not None or len(samples.X) < _FEWEST:
+        return samples
+    counts = np.unique(samples.y, return_counts=True)[1]
+    n_test = round(_HELD_OUT * len(samples.X))
+    can_stratify = counts.min() > 1 and len(counts) <= n_test and counts.sum() > 2 * len(counts)
+    rows = train_test_split(
+        np.arange(len(samples.X)),
+        test_size=n_test,
+        random_state=seed,
+        stratify=samples.y if can_stratify else None,
+    )
+    first, second = rows
+    return Source(
+        [samples.X[i] for i in first],
+        samples.y[first],
+        [samples.X[i] for i in second],
+        samples.y[second],
+    )
+
+
+@dataclasses.dataclass
+class Score:
+    """How good a model is on test samples: accuracy, or the mean absolute error of numbers."""
+
+    name: str
+    value: float
+    error: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.3f} ± {self.error:.3f} on {self.n} held-out samples"
+
+
+def _score(model, y: np.ndarray, predicted: np.ndarray) -> Score:
+    """Return the score with its standard error."""
+    import numpy as np
+    from sklearn.base import is_regressor
+    from sklearn.metrics import mean_absolute_error
+
+    if is_regressor(model):
+        spread = np.std(np.abs(y - predicted)) / math.sqrt(len(y))
+        return Score("mean absolute error", mean_absolute_error(y, predicted), spread, len(y))
+    accuracy = float(np.mean(np.asarray(y) == predicted))
+    return Score("accuracy", accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), len(y))
+
+
+def _print_choice(model) -> None:
+    """Say what the model consists of."""
+    from .output import print_lines, print_rows
+
+    members = getattr(model, "members_", None)
+    if members is None:
+        print_lines(f"strategy {getattr(model, 'strategy_', '')}")
+        return
+    pairs = sorted(zip(model.weights_, members, strict=True), reverse=True)
+    print_lines("the weighted mean of")
+    print_rows(
+        ("weight", "member"), [(f"{weight:.2f}", name) for weight, name in pairs], right=(0,)
+    )
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A file that train or sktransfer.save wrote.")],
+    source: Source_,
+    image: Image = None,
+    text: Text = None,
+    label: Label = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Report the accuracy of a model on other labelled samples: of splits, those for testing."""
+    from sklearn.base import is_regressor
+
+    from ..persistence import load
+    from .output import print_json, print_lines
+
+    estimator = load(model)
+    samples = read_source(source, Columns(image, text, label), training=False)
+    predicted = estimator.predict(samples.X)
+    score = _score(estimator, samples.y, predicted)
+    if as_json:
+        print_json(dataclasses.asdict(score))
+        return
+    print_lines(score)
+    if not is_regressor(estimator):
+        _print_classes(samples.y, predicted)
+
+
+def _print_classes(y: np.ndarray, predicted: np.ndarray) -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    from .output import print_rows
+
+    names = sorted(set(y.tolist()) | set(predicted.tolist()), key=str)
+    precision, recall, _, counts = precision_recall_fscore_support(
+        y, predicted, labels=names, zero_division=0
+    )
+    rows = [
+        (name, n, f"{r:.3f}", f"{p:.3f}")
+        for name, n, r, p in zip(names, counts, recall, precision, strict=True)
+    ]
+    print_rows(("class", "samples", "recall", "precision"), rows, right=(1, 2, 3))
+
+
+def advise(
+    source: Source_,
+    backbone: Annotated[str | None, typer.Option(help="The pretrained network.")] = None,
+    image: Image = None,
+    text: Text = None,
+    label: Label = None,
+    random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Recommend a strategy for labelled samples, with reasons and times."""
+    from ..selection import recommend_strategy
+    from .output import note, print_lines
+
+    samples = read_source(source, Columns(image, text, label))
+    name = backbone or ("efficientnet_lite0" if text is None else "e5_small")
+    note(f"Comparing strategies on {len(samples.X)} samples.")
+    advice = recommend_strategy(samples.X, samples.y, name, random_state=random_state, verbose=1)
+    print_lines(*str(advice).splitlines())
+
+
+def rank(
+    source: Source_,
+    backbones: Annotated[list[str], typer.Argument(metavar="BACKBONE...", help="Their names.")],
+    score: Annotated[str, typer.Option(help="A score of rank_backbones.")] = "probe",
+    image: Image = None,
+    text: Text = None,
+    label: Label = None,
+) -> None:
+    """Rank pretrained networks for labelled samples, without training them."""
+    from ..selection import rank_backbones
+    from .output import print_rows
+
+    samples = read_source(source, Columns(image, text, label))
+    ranking = rank_backbones(samples.X, samples.y, backbones, score=score, random_state=0)
+    rows = [
+        (name, f"{value:.3f}", f"{error:.3f}", n, f"{seconds:.1f}")
+        for name, value, error, n, seconds in zip(
+            ranking.names,
+            ranking.scores,
+            ranking.errors,
+            ranking.n_features,
+            ranking.seconds,
+            strict=True,
+        )
+    ]
+    print_rows(
+        ("backbone", score, "standard error", "features", "seconds"), rows, right=(1, 2, 3, 4)
+    )
+
+
+def report(
+    source: Source_,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    model: Annotated[
+        Path | None, typer.Option(help="A saved model. Without, a blend is fitted.")
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="The saved model has not seen these samples.")
+    ] = False,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    backbone: Annotated[str | None, typer.Option(help="The pretrained network of a blend.")] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="A folder in which features are kept for another run.")
+    ] = None,
+    image: Image = None,
+    text: Text = None,
+    label: Label = None,
+) -> None:
+    """Write a page about data and a model: errors, label issues, duplicates, scores, costs."""
+    from ..data import find_task
+    from ..inspection import report as write_report
+    from ..persistence import load
+    from .output import note, print_lines
+
+    if held_out and model is None:
+        raise ValueError("--held-out needs a saved model: give --model FILE.")
+    samples = read_source(source, Columns(image, text, label), training=not held_out)
+    backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
+    if model is None:
+        make = _MODEL_FOR[find_task(samples.y, "auto")]
+        estimator = make(backbone, "auto", None, {"memory": memory, "random_state": 0})
+    else:
+        estimator = load(model)
+    how = "as it is" if held_out else f"in {folds} folds"
+    note(f"Predicting {len(samples.X)} samples {how}.")
+    page = write_report(
+        estimator,
+        samples.X,
+        samples.y,
+        output,
+        cv=None if held_out else folds,
+        file="model.skt" if model is None else model.name,
+    )
+    best = page.scores[0]
+    print_lines(
+        f"{best.name} {best.value:.3f} ({best.low:.3f} to {best.high:.3f})", f"wrote {output}"
+    )
+
+
+# -- sources of labelled samples -------------------------------------------------------------------
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation", "dev")
+
+
+@dataclasses.dataclass
+class Columns:
+    """The columns of a table that are used; None finds them by their usual names."""
+
+    image: str | None = None
+    text: str | None = None
+    label: str | None = None
+
+
+@dataclasses.dataclass
+class Source:
+    """Samples with labels, and those that the source itself keeps for testing."""
+
+    X: list[Any]
+    y: np.ndarray
+    X_test: list[Any] | None = None
+    y_test: np.ndarray | None = None
+
+
+def read_source(path: Path, columns: Columns, *, training: bool = True) -> Source:
+    """Read a folder with a sub-folder for each class, or a table.
+
+    Parameters
+    ----------
+    path : Path
+        A folder; or a CSV, TSV, Parquet or JSON lines file.
+    columns : Columns
+    training : bool, default=True
+        Of a folder with splits, whether to return those for training and for testing, or the one
+        for testing alone.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the path does not exist or has no labels.
+    """
+    from ..data import list_splits
+
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist.")
+    if not path.is_dir():
+        return Source(*_read_table(path, columns))
+    train, test = (_first(list_splits(path), names) for names in (_TRAIN, _TEST))
+    if not training:
+        return Source(*_read_folder(path, test or train))
+    first = _read_folder(path, train or test)
+    return Source(*first, *(_read_folder(path, test) if train and test else ()))
+
+
+def _first(splits: list[str], names: tuple[str, ...]) -> str | None:
+    """Return the split that has the first of these names."""
+    by_name = {split.lower(): split for split in splits}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _read_folder(path: Path, split: str | None) -> tuple[list, np.ndarray]:
+    from ..data import load_image_folder
+
+    return load_image_folder(path, split=split, on_error="skip")
+
+
+def _read_table(path: Path, columns: Columns) -> tuple[list, np.ndarray]:
+    from ..data import load_image_table
+
+    if columns.text is None:
+        X, y = load_image_table(path, image=columns.image, label=columns.label)
+    else:
+        X, y = _read_texts(path, columns)
+    if y is None:
+        raise ValueError(f"{str(path)!r} has no column of labels: give --label.")
+    return X, y
+
+
+def _read_texts(path: Path, columns: Columns) -> tuple[list, np.ndarray | None]:
+    from ..data import as_texts, open_table
+
+    frame, _ = open_table(path)
+    for option, name in (("--text", columns.text), ("--label", columns.label)):
+        if name is not None and name not in frame.columns:
+            raise ValueError(f"{option} {name}: the columns are {list(frame.columns)[:20]}.")
+    label = columns.label or next((c for c in ("label", "class", "target") if c in frame), None)
+    return as_texts(frame[columns.text]), None if label is None else frame[label].to_numpy()

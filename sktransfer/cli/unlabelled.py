@@ -1,0 +1,297 @@
+"""Commands for samples without labels: predict, and extract features into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..data import UnreadableSamplesError
+    from ..features import PretrainedClassifier
+    from ..features.partitions import ExtractionReport
+
+__all__ = ["extract", "predict"]
+
+_CHUNK = 64  # samples whose predictions are printed together
+_PROGRESS_FROM = 32  # samples
+_STDIN = "-"
+_SHOWN = 10  # samples that failed
+
+
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Images, and folders of them; - reads their names from standard input. For models "
+            "of texts, text files with one text a line; - reads the texts.",
+        ),
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="A file that train wrote.")
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="Without --model: the network whose classes are predicted.")
+    ] = "efficientnet_lite0",
+    weights: Annotated[
+        str, typer.Option(help="The name of published weights, or a file.")
+    ] = "default",
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of classes for each sample.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON each.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
+    from ..features import find_network
+    from ..persistence import load
+    from .output import note
+
+    estimator = _direct(backbone, weights) if model is None else load(model)
+    network = find_network(estimator)
+    network.step.set_params(verbose=0)  # no bar for each chunk of samples
+    read = _lines if network.modality.has_tokens else _files
+    samples = (sample for path in paths for sample in read(path))
+    predictions = _Predictions(estimator, k)
+    if as_json:
+        _write_json(predictions.of(samples))
+    elif as_csv:
+        _write_csv(predictions.of(samples))
+    else:  # of all samples; lines of JSON and CSV are printed as they are found
+        _write_table(predictions.of(_with_bar(list(samples))))
+    if predictions.n_failed:
+        note(f"{predictions.n_failed} of {predictions.n_seen} could not be read.")
+        raise typer.Exit(1)
+
+
+def _direct(backbone: str, weights: str) -> PretrainedClassifier:
+    import numpy as np
+
+    from ..features import PretrainedClassifier
+
+    any_image = np.zeros((1, 8, 8, 3), np.uint8)  # fit checks its kind, and trains nothing
+    return PretrainedClassifier(backbone, weights=weights).fit(any_image)
+
+
+def _with_bar(samples: list[str]) -> Iterator[str]:
+    """Return samples, and show how many of them were taken if there are many."""
+    from ..data import progress
+
+    with progress("predictions", len(samples), len(samples) > _PROGRESS_FROM) as advance:
+        for sample in samples:
+            yield sample
+            advance(1)
+
+
+def _files(path: str) -> Iterator[str]:
+    """Return names of files: the name itself, those in a folder, or those on standard input."""
+    from ..data import list_files
+
+    if path == _STDIN:
+        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+    elif Path(path).is_dir():
+        yield from list_files(path)
+    else:
+        yield path
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Return the texts in a file or on standard input, one a line."""
+    if path == _STDIN:
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    with open(path, encoding="utf-8") as file:
+        yield from (line.rstrip("\n") for line in file)
+
+
+class _Predictions:
+    """The predictions of an estimator, a chunk of samples after the other.
+
+    Samples that cannot be read are named on standard error and counted in ``n_failed``.
+    """
+
+    def __init__(self, estimator, k: int):
+        self.estimator = estimator
+        self.k = k
+        self.n_seen = self.n_failed = 0
+
+    def of(self, samples: Iterator[str]) -> Iterator[tuple[str, list[tuple]]]:
+        """Return each sample with its classes and probabilities, the most probable first."""
+        while chunk := list(islice(samples, _CHUNK)):
+            self.n_seen += len(chunk)
+            yield from self._chunk(chunk)
+
+    def _chunk(self, chunk: list[str]) -> Iterable[tuple[str, list[tuple]]]:
+        from ..data import UnreadableSamplesError
+
+        while chunk:
+            try:
+                return zip(chunk, self._predict(chunk), strict=True)
+            except UnreadableSamplesError as error:
+                chunk = self._without(chunk, error)
+        return ()
+
+    def _without(self, chunk: list[str], error: UnreadableSamplesError) -> list[str]:
+        from ..data import printable
+        from .output import note
+
+        bad = {position for position, *_ in error.problems}
+        for position, _, why in error.problems:
+            note(f"{printable(chunk[position])}: {why}")
+        self.n_failed += len(bad)
+        return [sample for i, sample in enumerate(chunk) if i not in bad]
+
+    def _predict(self, chunk: list[str]) -> list[list[tuple]]:
+        import numpy as np
+
+        if not hasattr(self.estimator, "predict_proba"):
+            return [[(value, None)] for value in self.estimator.predict(chunk).tolist()]
+        probabilities = self.estimator.predict_proba(chunk)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.k]
+        names = np.asarray(self.estimator.classes_)[order].tolist()
+        values = np.take_along_axis(probabilities, order, axis=1).tolist()
+        return [list(zip(*row, strict=True)) for row in zip(names, values, strict=True)]
+
+
+def _write_json(predictions: Iterable[tuple[str, list[tuple]]]) -> None:
+    from .output import print_json
+
+    for sample, found in predictions:
+        line: dict = {"sample": sample, "prediction": found[0][0]}
+        if found[0][1] is not None:
+            line["probabilities"] = {str(name): round(p, 6) for name, p in found}
+        print_json(line)
+
+
+def _write_csv(predictions: Iterable[tuple[str, list[tuple]]]) -> None:
+    from .output import print_csv
+
+    print_csv(("sample", "prediction", "probability"))
+    for sample, found in predictions:
+        name, probability = found[0]
+        print_csv((sample, name, "" if probability is None else round(probability, 6)))
+
+
+def _write_table(predictions: Iterable[tuple[str, list[tuple]]]) -> None:
+    from .output import print_rows
+
+    rows = [
+        (sample, name, "" if p is None else f"{p:.1%}")
+        for sample, found in predictions
+        for name, p in found
+    ]
+    print_rows(("sample", "prediction", "probability"), rows, right=(2,), grouped=True)
+
+
+# -- features of any number of samples ------------------------------------------------------------
+
+
+def extract(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Parquet or CSV file, a folder, a zip or tar archive, or a pattern of files."
+        ),
+    ],
+    target: Annotated[str, typer.Argument(help="The folder of the features, or its URL.")],
+    backbone: Annotated[str, typer.Option(help="The name of a backbone.")] = "efficientnet_lite0",
+    weights: Annotated[
+        str, typer.Option(help="The name of published weights, or a file.")
+    ] = "default",
+    layer: Annotated[
+        list[str] | None, typer.Option(help="A layer; may be given several times.")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="avg, max, flatten, grid or cls.")] = "avg",
+    image_size: Annotated[int | None, typer.Option(help="Side of the input, in pixels.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of samples.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="A column to keep; may be given several times.")
+    ] = None,
+    partition_size: Annotated[int, typer.Option(min=1, help="Rows of one file.")] = 4096,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    scheduler: Annotated[
+        str | None, typer.Option(help="The address of a Dask scheduler: tcp://host:8786.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="Retries of a partition.")] = 2,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try samples again that failed before.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove features that the source has no more.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files, and repair damaged ones.")
+    ] = False,
+) -> None:
+    """Extract the features of any number of samples into a folder of Parquet files."""
+    from ..features import PretrainedFeatureExtractor
+    from ..features.partitions import ExtractionError, extract_to
+
+    extractor = PretrainedFeatureExtractor(
+        backbone,
+        weights=weights,
+        layer=layer or None,
+        pooling=pooling,
+        image_size=image_size,
+        device=device,
+    )
+    with _executor(scheduler, workers) as executor:
+        try:
+            report = extract_to(
+                target,
+                extractor,
+                source=source,
+                column=column,
+                keep=keep or (),
+                partition_size=partition_size,
+                dtype=dtype,
+                executor=executor,
+                retries=retries,
+                retry_failed=retry_failed,
+                replace=replace,
+                verbose=1,
+            )
+        except ExtractionError as error:
+            raise OSError(str(error)) from error
+    _print(report)
+
+
+@contextlib.contextmanager
+def _executor(scheduler: str | None, workers: int) -> Iterator:
+    """Connect to a scheduler, start processes, or use this process."""
+    if scheduler is not None:
+        with _client(scheduler) as client:
+            yield client
+    elif workers > 1:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        # A fork of a process with threads, as torch has, can wait for a lock for ever.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield pool
+    else:
+        yield None
+
+
+def _client(address: str):
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError("--scheduler requires Dask: pip install 'sktransfer[dask]'") from None
+    return Client(address, set_as_default=False)
+
+
+def _print(report: ExtractionReport) -> None:
+    from .output import print_lines
+
+    print_lines(f"{report.n_done:,} of {report.n_rows:,} rows, {report.n_new:,} of them tried now")
+    for row in report.failed.slice(0, _SHOWN).to_pylist():
+        print_lines(f"row {row['row']}, {row['sample']}: {row['cause']}")
+    if report.n_failed > _SHOWN:
+        print_lines(f"and {report.n_failed - _SHOWN} more; see failed-*.parquet in {report.target}")
