@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from ..backbones import Backbone, stages_of
+from ..data import digest_array, named_among
 from ..engines import resolve_device
 from ..features import (
     PretrainedFeatureExtractor,
@@ -22,6 +24,7 @@ from ..features import (
 from ..transferability import hold_out, solve_probe
 from .callbacks import KeepBest, epoch_progress
 from .checkpoint import TrainingFile, describe_fit
+from .distributed import Processes
 from .frozen import FrozenStages
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
@@ -143,39 +146,63 @@ class TunedEstimator(FrozenStages):
         ndarray or Stream
             The activations of the samples at the cut.
         """
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        file = None
+        processes = Processes(self.device)
+        about = (self.backbone_.fingerprint, digest_array(target), digest_array(weight))
+        fit = functools.partial(
+            self._fit_share, processes, samples, target, weight, tail, new, kept, saves, validation
+        )
+        return processes.run(fit, about)
+
+    def _fit_share(
+        self, processes: Processes, samples, target, weight, tail, new, kept, saves, validation
+    ) -> np.ndarray | Stream:
+        """Train on the share of the samples that this process has: in one process, on all."""
+        drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
+        file, seed = None, processes.decide(lambda: drawn)
         if saves and self.checkpoint is not None:
-            about = describe_fit(self, samples, target, weight, tail, validation)
-            file = TrainingFile(self.checkpoint, about, seed)
-            seed = file.seed
-        cut = self._cut()
-        place = self._place(cut, samples)
-        plain = cut.rows(samples, place, keep=self.augment is None)
+
+            def open_file() -> TrainingFile:
+                about = describe_fit(self, samples, target, weight, tail, validation)
+                return TrainingFile(self.checkpoint, about, seed)
+
+            file = processes.decide(open_file)
+            file.is_written, seed = processes.rank == 0, file.seed
         strata = self._target.strata(target)
-        index, held = hold_out(strata, weight, self.validation_fraction, seed)
+        index, held = processes.decide(
+            lambda: hold_out(strata, weight, self.validation_fraction, seed)
+        )
         self.validation_indices_ = held
         all_target, all_weight, behind = append_kept(target[index], weight[index], kept)
-        views, fresh = self._views(cut, place, samples, plain, index, behind, seed)
-        rows = Rows(views, all_target, all_weight, fresh)
-        if tail is None:
-            tail, new = self._new_tail(plain[:1], seed)
-        if len(new) or not self.frozen_layers_:
-            start = Table(plain, index, behind)
-            restrict_rows(tail, start)
-            if len(new):
-                self._init_head(tail, start, rows.target.numpy(), rows.weight.numpy(), list(new))
-        valid = Rows([Table(plain, held)], target[held], weight[held]) if len(held) else None
-        if validation is not None:
-            valid = validation_rows(validation, cut, place)
-        fresh_head = len(new) > 0 and self._head_init() == "random"
-        plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
-        self._train(tail, rows, valid, plan, file)
-        self._fixed_params = {name: getattr(self, name) for name in _FIXED}
-        for view in [Table(plain), *(valid.views if valid is not None else [])]:
-            if isinstance(view, Table):
-                view.forget()  # net_ refers to the validation rows
-        return plain
+        held_target, held_weight = target[held], weight[held]
+        samples, positions, index, held = processes.share(samples, index, held)
+        with named_among(positions):
+            cut = self._cut()
+            place = self._place(cut, samples)
+            plain = cut.rows(samples, place, keep=self.augment is None)
+            views, fresh = self._views(cut, place, samples, plain, index, behind, seed)
+            rows = Rows(views, all_target, all_weight, fresh, processes)
+            if tail is None:
+                tail, new = self._new_tail(plain[:1], seed)
+            if len(new) or not self.frozen_layers_:
+                start = Table(plain, index, behind)
+                restrict_rows(tail, start, processes)
+                if len(new):
+                    self._init_head(
+                        tail, start, rows.target.numpy(), rows.weight.numpy(), list(new), processes
+                    )
+            valid = None
+            if len(held_target):
+                valid = Rows([Table(plain, held)], held_target, held_weight, processes=processes)
+            if validation is not None:
+                valid = validation_rows(validation, cut, place, processes)
+            fresh_head = len(new) > 0 and self._head_init() == "random"
+            plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
+            self._train(tail, rows, valid, plan, file, processes)
+            self._fixed_params = {name: getattr(self, name) for name in _FIXED}
+            for view in [Table(plain), *(valid.views if valid is not None else [])]:
+                if isinstance(view, Table):
+                    view.forget()  # net_ refers to the validation rows
+            return plain
 
     def _check_validation(self, X_val, y_val) -> Validation | None:
         """Check a validation set that is given, without opening its samples."""
@@ -183,20 +210,25 @@ class TunedEstimator(FrozenStages):
             given = None if X_val is None else self._check_new(X_val)
         return None if given is None else encode_validation(given, y_val, self._target)
 
-    def _train(self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file) -> None:
+    def _train(
+        self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file, processes
+    ) -> None:
         device = resolve_device(self.device)
+        is_first = processes.rank == 0
+        plan.verbose = plan.verbose if is_first else 0
         tail.checkpoint_activations = self.checkpoint_activations
         warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]
         elif self.lr == "auto":
-            plan.lr, decay = auto_rates(tail, rows, len(self.frozen_layers_), device)
+            rates = auto_rates(tail, rows, len(self.frozen_layers_), device)
+            plan.lr, decay = processes.decide(lambda: rates)
             plan.layer_decay = decay if self.layer_decay == "auto" else plan.layer_decay
         self.lr_ = plan.lr
         watch = [] if valid is not None else [("watch", WatchLoss())]
-        with epoch_progress(self, plan.max_epochs) as progress:
+        with epoch_progress(self, plan.max_epochs, self.verbose == 1 and is_first) as progress:
             plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
-            net = train(tail, rows, valid, plan, device, file)
+            net = train(tail, rows, valid, plan, device, file, processes)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
@@ -241,17 +273,24 @@ class TunedEstimator(FrozenStages):
             return self.head_init
         return "probe" if self.head == "linear" else "random"
 
-    def _init_head(self, tail: Tail, rows: Table, target, weight, new: list[int]) -> None:
+    def _init_head(
+        self, tail: Tail, rows: Table, target, weight, new: list[int], processes: Processes
+    ) -> None:
         """Initialize the new rows of the head with a linear model of the features."""
         if self._head_init() == "random":
             return
-        features = head_inputs(tail, rows, self.device)
+        features = processes.collect(head_inputs(tail, rows, self.device))
         weight = weight.astype(np.float64)
-        if len(new) < self._target.n_outputs:
-            solve_new_rows(features, target, weight, tail.head, new, self._target.n_outputs)
-        else:
-            target = self._target.scaled(target)
-            write_rows(tail.head, *solve_probe(features, target, weight, self._target))
+
+        def solve() -> dict:
+            if len(new) < self._target.n_outputs:
+                solve_new_rows(features, target, weight, tail.head, new, self._target.n_outputs)
+            else:
+                scaled = self._target.scaled(target)
+                write_rows(tail.head, *solve_probe(features, scaled, weight, self._target))
+            return tail.head.state_dict()
+
+        tail.head.load_state_dict(processes.decide(solve))
 
     # -- outputs -------------------------------------------------------------------------------
 

@@ -244,17 +244,19 @@ class KeepBest(Callback):
 
 
 @contextlib.contextmanager
-def epoch_progress(estimator: Any, n_epochs: int) -> Iterator[EpochProgress]:
-    """Report each epoch to scikit-learn's callbacks and, with verbose=1, to a bar.
+def epoch_progress(estimator: Any, n_epochs: int, is_shown: bool) -> Iterator[EpochProgress]:
+    """Report each epoch to scikit-learn's callbacks and to a bar.
 
     Parameters
     ----------
     estimator : TunedEstimator
     n_epochs : int
+    is_shown : bool
+        Whether there is a bar.
     """
     root = getattr(estimator, "_callback_fit_ctx", None)
     open_tasks: list = []
-    with progress("training", n_epochs, estimator.verbose == 1, "epochs") as advance:
+    with progress("training", n_epochs, is_shown, "epochs") as advance:
 
         def begin():
             if root is not None:

@@ -59,6 +59,7 @@ class TrainingFile:
     about: dict[str, str]
     path: Path
     seed: int
+    is_written = True  # by this process
 
     def __init__(self, folder: str | Path, about: dict[str, str], seed: int):
         self.folder = str(folder)
@@ -156,7 +157,8 @@ class TrainingFile:
         ----------
         state : dict
         """
-        self._write(state, replace_file)
+        if self.is_written:
+            self._write(state, replace_file)
 
 
 def _digest_about(about: dict[str, str]) -> str:

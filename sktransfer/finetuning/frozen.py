@@ -11,6 +11,7 @@ from ..engines import resolve_device
 from ..features import Output, Stream, as_store
 from .augment import FreshViews, View, Views, fixed_keys, make_augment
 from .cut import Cut, Place
+from .distributed import is_first_process
 from .plan import steps_of
 from .rows import Table
 from .training_parameters import TrainingParameters
@@ -40,7 +41,8 @@ class FrozenStages(TrainingParameters):
     def _cut(self) -> Cut:
         output = self._output_at_cut() if self.frozen_layers_ else None
         how = {"engine": self.engine, "precision": self._precision(), "dtype": self.cache_dtype}
-        run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": self.verbose}
+        verbose = self.verbose if is_first_process() else 0
+        run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
         run |= {"device": self.device, "store": as_store(self.memory)}
         return Cut(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
 

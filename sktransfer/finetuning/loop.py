@@ -26,6 +26,7 @@ from ..engines import keep_freed_memory
 from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
+from .distributed import ONE_PROCESS, InProcesses, Processes
 from .lengths import run_by_length
 from .losses import LOSSES, by_row, weighted_mean
 from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
@@ -78,6 +79,7 @@ def train(
     plan: TrainingPlan,
     device: torch.device,
     file: TrainingFile | None = None,
+    processes: Processes = ONE_PROCESS,
 ) -> skorch.NeuralNet:
     """Train a tail in place and return the skorch net that did it.
 
@@ -92,6 +94,8 @@ def train(
     device : torch.device
     file : TrainingFile, default=None
         Its training is continued, and saved after each epoch.
+    processes : Processes, default=ONE_PROCESS
+        Those that train the tail together.
 
     Returns
     -------
@@ -107,11 +111,12 @@ def train(
     tail.seed = plan.seed
     net = make_net(tail, valid, plan, device)
     n_epochs = plan.max_epochs if file is None else file.n_left(plan.max_epochs)
+    net.processes = processes
     try:
         with saving(net, file, tail), keep_freed_memory():
             net.partial_fit(rows.to(device), y=None, epochs=n_epochs)
         # Rows that are not on an accelerator, for later trainings on the CPU.
-        net.train_split = None if valid is None else predefined_split(valid)
+        net.train_split = None if valid is None else predefined_split(valid.own())
         return net
     except KeyError as error:
         if valid is not None or "valid" not in str(error):
@@ -127,6 +132,8 @@ def train(
             "Batch norm that is trained (train_batch_norm=True, or in the head) needs at least two "
             f"rows in a batch: {len(rows)} rows, batch_size={plan.batch_size}."
         ) from error
+    finally:
+        net.processes = ONE_PROCESS
 
 
 class _Interrupted(BaseException):
@@ -210,21 +217,22 @@ class _OwnLoop:
 
     def _in_parts(self, step: Callable, batch: tuple, fit_params: dict):
         run = functools.partial(step, batch, **fit_params)
-        return run_in_parts(tail_of(self), run, len(batch[1]))
+        attempt = functools.partial(self.attempt, run, len(batch[1]))
+        return run_in_parts(tail_of(self), attempt, len(batch[1]))
 
 
-class _ClassifierNet(_OwnLoop, skorch.NeuralNetClassifier):
+class _ClassifierNet(InProcesses, _OwnLoop, skorch.NeuralNetClassifier):
     pass
 
 
-class _IndicatorNet(_OwnLoop, skorch.NeuralNetClassifier):
+class _IndicatorNet(InProcesses, _OwnLoop, skorch.NeuralNetClassifier):
     """Predict an indicator matrix instead of the most probable column."""
 
     def predict(self, X) -> np.ndarray:
         return (self.predict_proba(X) > 0.5).astype(int)
 
 
-class _RegressorNet(_OwnLoop, skorch.NeuralNetRegressor):
+class _RegressorNet(InProcesses, _OwnLoop, skorch.NeuralNetRegressor):
     """Take and predict targets in output units; the module and the loss are standardised."""
 
     def get_loss(self, y_pred, y_true, *args, **kwargs):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import skorch
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, Freezer, Unfreezer
 
 from ..data import Target
 from .callbacks import own_copy
+from .distributed import is_launched
 from .parameters import PARTIAL
 from .schedule import training_length
 
@@ -199,6 +202,31 @@ def check_settings(estimator: Any, with_validation: bool = False) -> None:
             "patience= needs validation rows: set validation_fraction, such as 0.2, or give X_val "
             "and y_val to fit."
         )
+    _refuse_in_processes(estimator)
+
+
+def _refuse_in_processes(estimator: Any) -> None:
+    """Refuse parameters of a fine-tuned estimator that several processes cannot train with."""
+    if not is_launched():
+        return
+    params = estimator.net_params or {}
+    callbacks = [*(estimator.callbacks or ()), *(params.get("callbacks") or ())]
+    callbacks = [entry[1] if isinstance(entry, tuple) else entry for entry in callbacks]
+    kinds = [callback if isinstance(callback, type) else type(callback) for callback in callbacks]
+    is_worker = multiprocessing.current_process().name.startswith("LokyProcess")
+    refused = {
+        "n_jobs= of a search": is_worker
+        or threading.current_thread() is not threading.main_thread(),
+        "train_batch_norm=True": estimator.train_batch_norm,
+        "gradual_unfreezing=True": estimator.gradual_unfreezing,
+        "rehearsal=": getattr(estimator, "rehearsal", 0),
+        "net_params['compile']": params.get("compile"),
+        "Freezer or Unfreezer in callbacks": any(issubclass(k, Freezer | Unfreezer) for k in kinds),
+        f"device={estimator.device!r}, which is one,": ":" in estimator.device,
+    }
+    for name, is_set in refused.items():
+        if is_set:
+            raise ValueError(f"{name} cannot be used in several processes: train in one.")
 
 
 def check_net_params(net_params: dict[str, Any]) -> None:

@@ -15,10 +15,12 @@ from torch.utils.data import default_collate
 from ..data import forward_strides, pad_rows
 from ..engines import as_batch
 from ..features import Stream
+from .distributed import ONE_PROCESS, Processes
 
 __all__ = [
     "Batches",
     "Rows",
+    "SharedBatch",
     "Table",
     "append_kept",
     "as_rows",
@@ -131,6 +133,9 @@ class Rows(Dataset):
         batches of any size, is the weighted mean over all rows.
     fresh : callable, default=None
         From the seed of an epoch to a table of new views.
+    processes : Processes, default=ONE_PROCESS
+        Those that share the rows. The views hold the share of this one, the targets and weights
+        are those of all rows.
     """
 
     relative: torch.Tensor
@@ -144,7 +149,9 @@ class Rows(Dataset):
         target: np.ndarray,
         weight: np.ndarray,
         fresh: Callable[..., Any] | None = None,
+        processes: Processes = ONE_PROCESS,
     ):
+        self.processes = processes
         self.views: list[Table | torch.Tensor] = [
             view if isinstance(view, Table) else Table(view) for view in views
         ]
@@ -178,28 +185,63 @@ class Rows(Dataset):
         self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
     ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         """Yield several batches, which are loaded ahead if they are not in memory."""
-        for index, x in zip(
-            batches, self._activations(batches, epoch_seed, generator), strict=True
-        ):
+        if self.processes.size > 1:
+            yield from self._shared_batches(batches, epoch_seed, generator)
+            return
+        inputs = self._activations(batches, self._draw_views(batches, generator), epoch_seed)
+        for index, x in zip(batches, inputs, strict=True):
             index = index.to(self.target.device)
             yield {"x": x, "weight": self.relative[index]}, self.target[index]
 
+    def _shared_batches(
+        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the share of each batch that this process has; the shares of all are as long."""
+        shares = [SharedBatch(index.cpu(), self.processes) for index in batches]
+        views = self._draw_views(batches, generator)
+        views = [which[share.mine] for which, share in zip(views, shares, strict=True)]
+        here = [share.positions // self.processes.size for share in shares]
+        inputs = self._activations(here, views, epoch_seed)
+        for index, share, x in zip(batches, shares, inputs, strict=True):
+            at, whole = (i.to(self.target.device) for i in (share.positions, index))
+            share.update(x=x, weight=self.relative[at] * share.factor.to(at.device))
+            share.target, share.weight = self.target[whole], self.relative[whole]
+            yield share, self.target[at]
+
+    def _draw_views(
+        self, batches: Sequence[torch.Tensor], generator: torch.Generator | None
+    ) -> list[torch.Tensor]:
+        """Draw which view each row of some batches has; without a generator it is the first."""
+        n_views = 1 if generator is None else max(1, len(self.views))
+        if n_views == 1:
+            return [torch.zeros_like(index) for index in batches]
+        return [torch.randint(n_views, (len(i),), generator=generator) for i in batches]
+
     def _activations(
-        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator
+        self, batches: Sequence[torch.Tensor], views: Sequence[torch.Tensor], epoch_seed: int
     ) -> Iterator[torch.Tensor]:
+        """Yield the activations of some batches of rows, each row in one of its views."""
         if self.fresh is not None:
             return self._taken(self.fresh(epoch_seed), batches)
-        n_views = 1 if generator is None else len(self.views)
-        if n_views == 1:
+        if len(self.views) == 1 or not any(which.any() for which in views):
             return self._taken(self.views[0], batches)
-        drawn = (torch.randint(n_views, (len(i),), generator=generator) for i in batches)
         if not any(_is_streamed(view) for view in self.views):
-            return map(self._of_views, batches, drawn)
+            return map(self._of_views, batches, views)
         places = [
-            _place(i, which, self.views[0], n_views)
-            for i, which in zip(batches, drawn, strict=True)
+            _place(i, which, self.views[0], len(self.views))
+            for i, which in zip(batches, views, strict=True)
         ]
         return self._taken(_joined(self.views), places)
+
+    def own(self) -> Rows:
+        """Return the rows that this process has, as rows of their own."""
+        if self.processes.size == 1:
+            return self
+        mine = copy.copy(self)
+        mine.processes, at = ONE_PROCESS, slice(self.processes.rank, None, self.processes.size)
+        mine.target, mine.weight = self.target[at], self.weight[at]
+        mine.relative = self.relative[at]
+        return mine
 
     def _taken(
         self, view: Table | torch.Tensor, batches: Sequence[torch.Tensor]
@@ -233,6 +275,29 @@ class Rows(Dataset):
             moved.views = [copy_rows(view, device) for view in self.views]
             moved.target, moved.relative = self.target.to(device), self.relative.to(device)
         return moved
+
+
+class SharedBatch(dict):
+    """The inputs of a process, whose rows are filled up with rows of weight 0.
+
+    Row i of all rows belongs to process ``i % size``.
+    """
+
+    target: torch.Tensor  # of all rows of the batch
+    weight: torch.Tensor
+
+    def __init__(self, batch: torch.Tensor, processes: Processes):
+        owner, size = batch % processes.size, processes.size
+        order, counts = owner.argsort(stable=True), torch.bincount(owner, minlength=size)
+        n = int(counts.max())
+        self.places = torch.empty_like(batch)  # of the rows among the shares of all processes
+        self.places[order] = torch.cat([n * r + torch.arange(c) for r, c in enumerate(counts)])
+        own = order[owner[order] == processes.rank]
+        rest = torch.zeros(n - len(own), dtype=torch.int64)
+        self.mine = torch.cat([own, rest])  # positions in the batch
+        self.positions = torch.cat([batch[own], rest + processes.rank])
+        # The mean of the losses of all shares is that of the batch.
+        self.factor = (torch.arange(n) < len(own)) * (n * size / len(batch))
 
 
 def copy_rows(view: Table | torch.Tensor, device: torch.device) -> torch.Tensor:

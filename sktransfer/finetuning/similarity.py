@@ -48,7 +48,10 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
     _run(tail.to(device).eval(), rows, device)
     for hook in hooks:
         hook.remove()
-    found = [norm_divergence(np.concatenate(parts), norm) for norm, parts in seen.items() if parts]
+    shares = rows.processes.everyones([np.concatenate(parts) for parts in seen.values() if parts])
+    seen_norms = [norm for norm, parts in seen.items() if parts]
+    moments = map(np.concatenate, zip(*shares, strict=True))
+    found = [norm_divergence(m, norm) for m, norm in zip(moments, seen_norms, strict=True)]
     return float(np.exp(-((2 * np.mean(found) / _NOISE) ** 2)))
 
 

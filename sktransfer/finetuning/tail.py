@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..backbones import seeded
 from ..engines import pool
+from .distributed import ONE_PROCESS, Processes
 from .parameters import select_parameters
 from .rows import Table
 
@@ -236,7 +237,7 @@ def copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def restrict_rows(tail: Tail, rows: Table) -> None:
+def restrict_rows(tail: Tail, rows: Table, processes: Processes = ONE_PROCESS) -> None:
     """Let a table of word vectors train only the rows that some training text uses, in place.
 
     Parameters
@@ -244,10 +245,13 @@ def restrict_rows(tail: Tail, rows: Table) -> None:
     tail : Tail
     rows : Table
         The training texts.
+    processes : Processes, default=ONE_PROCESS
+        Those that share the texts.
     """
     if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
         return
     table: Any = tail.body[0]
     used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
+    used = np.unique(np.concatenate(processes.everyones(used)))
     tail.body[0] = table.restricted(used[used > 0])
     tail.unfreeze()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data import ClassTarget, Target, check_labels, check_target, named_among
 from .cut import Cut, Place
+from .distributed import ONE_PROCESS, Processes
 from .rows import Rows, Table
 
 __all__ = [
@@ -95,7 +96,9 @@ def naming_samples() -> AbstractContextManager[None]:
     return named_among(range(_MANY), "X_val")
 
 
-def validation_rows(validation: Validation, cut: Cut, place: Place) -> Rows:
+def validation_rows(
+    validation: Validation, cut: Cut, place: Place, processes: Processes = ONE_PROCESS
+) -> Rows:
     """Compute the rows of a validation set.
 
     Parameters
@@ -104,6 +107,8 @@ def validation_rows(validation: Validation, cut: Cut, place: Place) -> Rows:
     cut : Cut
     place : Place
         Where the activations of the training samples are.
+    processes : Processes, default=ONE_PROCESS
+        Those that share the rows.
 
     Returns
     -------
@@ -112,5 +117,7 @@ def validation_rows(validation: Validation, cut: Cut, place: Place) -> Rows:
     """
     n = len(validation.samples)
     with naming_samples():
-        table = Table(cut.rows(validation.samples, place))
-    return Rows([table], validation.target, np.ones(n))
+        samples, positions, index = processes.share(validation.samples, np.arange(n))
+        with named_among(positions):
+            table = Table(cut.rows(samples, place), index)
+    return Rows([table], validation.target, np.ones(n), processes=processes)

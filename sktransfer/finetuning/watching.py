@@ -146,7 +146,7 @@ def _fit(net, rows: Rows, index: torch.Tensor) -> Fit:
         batch = rows.batch(part, 0, None)
         step = net.validation_step(batch)
         loss += step["loss"].item() * len(part)
-        wrong += _wrong(net.criterion_.target, step["y_pred"], batch[1]) * len(part)
+        wrong += _wrong(net.criterion_.target, step["y_pred"], rows.target[part]) * len(part)
     return Fit(loss / len(index), wrong / len(index))
 
 

@@ -1,0 +1,256 @@
+"""Train in the processes that ``accelerate launch`` or ``torchrun`` has started.
+
+All of them call ``fit`` with the same arguments, and each has a share of the rows. The gradients of
+a step are averaged by ``DistributedDataParallel``. Before each collective of ``torch.distributed``
+the processes agree that none has failed, so that an error in one is an error in all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from skorch.utils import to_tensor
+
+from ..data import take
+from ..engines import resolve_device
+
+__all__ = ["ONE_PROCESS", "InProcesses", "Processes", "is_first_process", "is_launched"]
+
+# While samples are loaded. A process that is killed closes its connections: others notice at once.
+_LOADING = datetime.timedelta(days=30)
+_STEP = datetime.timedelta(seconds=60)  # in which all have computed the gradients of a step
+_FINE, _STOP, _NO_MEMORY, _FAILED = range(4)
+
+
+class Processes:
+    """The processes that train together: this one, or with a ``device`` those of a launcher."""
+
+    rank, size = 0, 1
+    trained: Any = None  # the module that they train, in DistributedDataParallel
+    _all_know = False  # of an error
+
+    def __init__(self, device: str | None = None):
+        if device is None or not is_launched():
+            return
+        try:
+            from accelerate import Accelerator, InitProcessGroupKwargs
+        except ImportError as error:
+            how = 'pip install "sktransfer[accelerate]"'
+            raise ImportError(f"Training in several processes needs accelerate: {how}.") from error
+        on_cpu, times = resolve_device(device).type == "cpu", InitProcessGroupKwargs(timeout=_STEP)
+        # Precision is a parameter of the estimators.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=on_cpu, kwargs_handlers=[times])
+        kind = self.accelerator.distributed_type.value
+        if kind not in ("MULTI_CPU", "MULTI_GPU"):
+            raise ValueError(f"accelerate is configured for {kind}: use MULTI_GPU or MULTI_CPU.")
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._group = _group_of_decisions(dist.group.WORLD)
+
+    def run(self, fit: Callable[[], Any], about: Any) -> Any:
+        """Call a function that trains, and raise an error in all processes if it fails in one."""
+        try:
+            if any(other != about for other in self.everyones(about)):
+                raise ValueError("The processes fit different networks, targets or weights.")
+            result = fit()
+        except BaseException as error:
+            if not self._all_know:
+                self.agree(error)
+            raise
+        self.agree()
+        return result
+
+    def agree(self, error: BaseException | None = None, *, stop: bool = False) -> bool:
+        """Return whether one process stops the training; raise an error if another has failed."""
+        if self.size == 1:
+            return stop
+        code = _STOP if stop else _FINE
+        if error is not None:
+            code = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else _FAILED
+        worst, texts = torch.tensor(code), [""] * self.size
+        self._all_know = True
+        try:
+            dist.all_reduce(worst, dist.ReduceOp.MAX, group=self._group)
+        except RuntimeError as lost:
+            raise RuntimeError("A process of the training has ended, or was killed.") from lost
+        if worst == _FAILED:
+            text = f"{type(error).__name__}: {error}" if code == _FAILED else ""
+            dist.all_gather_object(texts, text, group=self._group)
+            rank = next(rank for rank, text in enumerate(texts) if text)
+            if code != _FAILED:
+                raise RuntimeError(f"Process {rank} of the training failed: {texts[rank]}")
+            return False
+        self._all_know = False
+        if worst == _NO_MEMORY and error is None:
+            raise torch.OutOfMemoryError("Another process of the training is short of memory.")
+        return bool(worst == _STOP)
+
+    def everyones(self, value: Any) -> list[Any]:
+        """Return the values of all processes."""
+        values = [value] * self.size
+        if self.size > 1:
+            self.agree()
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def decide(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the first process, and return its result in all."""
+        return self.everyones(function() if self.rank == 0 else None)[0]
+
+    def share(self, samples: Any, *parts: np.ndarray) -> tuple[Any, ...]:
+        """Return this process's samples, their positions, and those of disjoint parts in them."""
+        if self.size == 1:
+            return samples, np.arange(len(samples)), *parts
+        if min(len(part) for part in parts if len(part)) < self.size:
+            raise ValueError(f"Each of {self.size} processes needs a sample, and one to validate.")
+        mine = [part[self.rank :: self.size] for part in parts]
+        positions = np.sort(np.concatenate(mine))
+        return take(samples, positions), positions, *(np.searchsorted(positions, p) for p in mine)
+
+    def collect(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of all processes, in their order, in the first one."""
+        if self.size == 1:
+            return rows
+        self.agree()
+        shares: Any = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(rows, shares, dst=0, group=self._group)
+        if shares is not None:
+            rows = np.empty((sum(map(len, shares)), *rows.shape[1:]), rows.dtype)
+            for rank, share in enumerate(shares):
+                rows[rank :: self.size] = share
+        return rows
+
+    def whole(self, outputs: Any, batch: Any) -> tuple[Any, Any]:
+        """Return the outputs and the weights of all rows of a ``SharedBatch``."""
+        gathered = self.accelerator.gather(outputs[0].detach().contiguous())
+        return gathered[batch.places.to(gathered.device)], batch.weight
+
+
+ONE_PROCESS = Processes()
+
+
+class InProcesses:
+    """Let a net of skorch train in several processes; in one it changes nothing.
+
+    Callbacks get losses, outputs and targets of whole batches, so that all decide the same.
+    ``module_`` is always the module itself; ``infer`` calls the one in DistributedDataParallel.
+    """
+
+    processes = ONE_PROCESS
+    _rows_left = 0  # of a step that have not been run
+    _is_ready = False  # whether all have computed the loss of a step
+    _stops = False  # whether a callback stops the training
+
+    def train_step_single(self, batch, **fit_params):
+        if self.processes.trained is None and self.processes.size > 1:
+            self._wrap(batch, fit_params)
+        return self._whole_step(super().train_step_single(batch, **fit_params), batch)
+
+    def _wrap(self, batch, fit_params) -> None:
+        """Wrap the module after a rehearsal of the first step, which shows what it trains."""
+        from accelerate import DistributedDataParallelKwargs
+
+        module, seed = self.module_, self.module_.seed
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        super().train_step_single(batch, **fit_params)
+        for name, buffer in module.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise ValueError(f"The buffer {name!r} changes in training: train in one process.")
+        unused = any(p.requires_grad and p.grad is None for p in module.parameters())
+        module.zero_grad(set_to_none=True)
+        module.seed = seed + self.processes.rank * 2**32  # rows differ in what dropout drops
+        self._learned = [p.requires_grad for p in module.parameters()]
+        unused = any(self.processes.everyones(unused))
+        handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        self.processes.accelerator.ddp_handler = handler
+        self.processes.trained = self.processes.accelerator.prepare_model(module)
+        self.processes.trained.broadcast_buffers = False  # they do not change
+
+    def attempt(self, run: Callable[[], Any], n_rows: int) -> Any:
+        """Run a step; where memory is short in one process, all repeat it."""
+        self._rows_left, self._is_ready = n_rows, False
+        try:
+            result = run()
+        except Exception as error:
+            if not self._is_ready:
+                self.processes.agree(error)
+            raise
+        if not self._is_ready:
+            self.processes.agree()
+        return result
+
+    def infer(self, x, **fit_params):
+        trained = self.processes.trained
+        if trained is None or not torch.is_grad_enabled():
+            return super().infer(x, **fit_params)
+        self._rows_left -= len(x["x"])
+        with contextlib.nullcontext() if self._rows_left == 0 else trained.no_sync():
+            return trained(**to_tensor(x, device=self.device), **fit_params)
+
+    def get_loss(self, *args, training=False, **kwargs):
+        loss = super().get_loss(*args, training=training, **kwargs)
+        if training and self.processes.trained is not None and self._rows_left == 0:
+            self._is_ready = True
+            self.processes.agree()  # the gradients that follow are averaged over all
+        return loss
+
+    def validation_step(self, batch, **fit_params):
+        return self._whole_step(super().validation_step(batch, **fit_params), batch)
+
+    def _whole_step(self, step: dict, batch) -> dict:
+        if self.processes.size == 1:
+            return step
+        loss = self.processes.accelerator.reduce(step["loss"].detach(), "mean")
+        return {"loss": loss, "y_pred": self.processes.whole(step["y_pred"], batch[0])}
+
+    def evaluation_step(self, batch, training=False):
+        outputs = super().evaluation_step(batch, training=training)
+        if not hasattr(batch[0], "places"):  # not of the samples that the processes share
+            return outputs
+        self.processes.agree()
+        return self.processes.whole(outputs, batch[0])
+
+    def notify(self, method_name, **kwargs):
+        if self.processes.size == 1:
+            return super().notify(method_name, **kwargs)
+        if method_name == "on_batch_end":
+            inputs, prefix = kwargs["batch"][0], "train" if kwargs["training"] else "valid"
+            self.history.record_batch(f"{prefix}_batch_size", len(inputs.target))
+            kwargs["batch"] = inputs, inputs.target
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt:  # the way to stop a training in skorch
+            self._stops = True
+        learned = [p.requires_grad for p in self.module_.parameters()]
+        if self.processes.trained is not None and learned != self._learned:
+            raise ValueError("A callback changed which weights are trained: train in one process.")
+        asks = method_name in ("on_batch_end", "on_epoch_begin", "on_epoch_end")
+        if asks and self.processes.agree(stop=self._stops):
+            self._stops, self.was_stopped = False, True
+            raise KeyboardInterrupt
+
+
+@functools.cache
+def _group_of_decisions(world: Any) -> Any:
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+    return dist.new_group(backend="gloo", timeout=_LOADING)
+
+
+def is_launched() -> bool:
+    """Tell whether a launcher has started several processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size() > 1
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the first of the processes, whose progress is shown."""
+    return not is_launched() or int(os.environ.get("RANK", 0)) == 0
