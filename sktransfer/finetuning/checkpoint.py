@@ -141,6 +141,8 @@ class TrainingFile:
 
     def finish(self) -> None:
         """Note that the training in the file was ended by a callback, and can be extended."""
+        if not self.is_written:
+            return
         state = from_bytes(self.path.read_bytes()[len(_MARK) + 8 :])
         if "history" in state:
             self.save(state | {"finished": True})
