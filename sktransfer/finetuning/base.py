@@ -159,11 +159,12 @@ class TunedEstimator(FrozenStages):
         """Train on the share of the samples that this process has: in one process, on all."""
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
         file, seed = None, processes.decide(lambda: drawn)
-        if saves and self.checkpoint is not None:
+        folder = self.checkpoint if saves else None
+        if folder is not None:
 
             def open_file() -> TrainingFile:
                 about = describe_fit(self, samples, target, weight, tail, validation)
-                return TrainingFile(self.checkpoint, about, seed)
+                return TrainingFile(folder, about, seed)
 
             file = processes.decide(open_file)
             file.is_written, seed = processes.rank == 0, file.seed

@@ -152,6 +152,7 @@ class _OwnLoop:
     """
 
     was_stopped = False  # by a callback
+    attempt: Callable[..., Any]  # of InProcesses
     on_batches: Callable | None = None  # called with the batches of a training
     _part_rows: int | None = None  # most rows that are run at a time
     _share = 1.0  # of a part in the rows of its batch
