@@ -111,7 +111,7 @@ def test_a_library_of_networks_is_imported_by_one_file(library, only):
 # The tests around it would hold of nothing if they found nothing.
 def test_the_imports_above_are_read_from_real_files():
     assert {"data/images.py", "engines/torch.py", "backbones/words/table.py"} <= set(modules())
-    assert set(inner_imports("features/sizes.py")) >= {"backbones", "features.base"}
+    assert set(inner_imports("features/extractor.py")) >= {"backbones", "features.base"}
     assert "torch" in {name.partition(".")[0] for name in imports("engines/torch.py")}
     assert ORDER == [p for p in ORDER if p in {package(path) for path in modules()}]
 

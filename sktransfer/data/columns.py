@@ -12,13 +12,15 @@ from .base import unwrap_column
 __all__ = ["split_columns", "without_missing"]
 
 
-def split_columns(X: Any) -> dict[str | int, Any]:
+def split_columns(X: Any, image_shape: tuple[int, ...] | None = None) -> dict[str | int, Any]:
     """Take a table of samples apart.
 
     Parameters
     ----------
     X : object
         A data frame of pandas or polars, a table of pyarrow or an array of objects or strings.
+    image_shape : tuple of int, default=None
+        If given, a row of X is one flattened image.
 
     Returns
     -------
@@ -26,7 +28,7 @@ def split_columns(X: Any) -> dict[str | int, Any]:
         The columns, by name or position. Of length 1, with the key 0, for everything else: a
         list, an array of numbers, or a table of numbers.
     """
-    columns = _columns(X)
+    columns = {} if image_shape is not None else _columns(X)
     if len(columns) < 2 or any(map(_is_numeric, columns.values())):
         return {0: X}
     return columns

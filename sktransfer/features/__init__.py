@@ -1,11 +1,18 @@
 """From samples to features through the store: the extractor, direct use and layer choice."""
 
-from .base import BackboneEstimator, Count, all_or_nothing
-from .class_map import mapped_logits, resolve_class_map
+from .base import (
+    BackboneEstimator,
+    Count,
+    NetworkStep,
+    all_or_nothing,
+    checked_samples,
+    find_network,
+    reported,
+)
+from .choices import LayerChoice, SizeChoice, candidate_layers, choose_layer
 from .compute import compute_outputs, describe_runs
 from .extractor import PretrainedFeatureExtractor, learns_from_samples
 from .function import FeatureFunction
-from .layer_choice import LayerChoice, candidate_layers, choose_layer
 from .output import (
     Output,
     engine_for_outputs,
@@ -15,10 +22,7 @@ from .output import (
     side_of,
     store_key,
 )
-from .pipelines import NetworkStep, find_network
-from .pretrained import PretrainedClassifier
-from .reporting import reported
-from .sizes import SizeChoice
+from .pretrained import PretrainedClassifier, mapped_logits, resolve_class_map
 from .store import FeatureStore, as_store
 from .streams import Stream, compute_inputs
 from .tables import check_outputs, empty_table
@@ -41,6 +45,7 @@ __all__ = [
     "as_store",
     "candidate_layers",
     "check_outputs",
+    "checked_samples",
     "choose_layer",
     "compute_inputs",
     "compute_outputs",

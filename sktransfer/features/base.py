@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, _clone_parametrized
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -18,6 +21,7 @@ from torch import nn
 
 from ..backbones import Backbone, LayerInfo, load_backbone, modality_of
 from ..data import (
+    Modality,
     documentation_link,
     named_among,
     package_versions,
@@ -26,17 +30,26 @@ from ..data import (
 )
 from ..engines import ENGINES, check_engine, resolve_device
 from .compute import compute_outputs, describe_runs
-from .output import Output, layers_of
-from .reporting import ReportsFit
+from .output import Output, layers_of, side_of
 from .store import FeatureStore, as_store
 
-__all__ = ["BackboneEstimator", "Count", "all_or_nothing", "shallow_copy"]
+__all__ = [
+    "BackboneEstimator",
+    "Count",
+    "NetworkStep",
+    "all_or_nothing",
+    "checked_samples",
+    "find_network",
+    "reported",
+    "shallow_copy",
+]
 
 _VECTORS = ("keys", "get_vector", "build_vocab")
 _MOST_JOBS = 2**15
 
 _Copied = TypeVar("_Copied")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 class Count(Interval):
@@ -55,11 +68,12 @@ class Count(Interval):
         return not isinstance(val, bool | np.bool_) and super().is_satisfied_by(val)
 
 
-class BackboneEstimator(ReportsFit, BaseEstimator):
+class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
     """Base of all estimators that run samples through a backbone."""
 
     backbone_: Backbone
     backbone: Any
+    image_size_: int | list[int] | None
     n_features_in_: int
     feature_names_in_: np.ndarray
     truncated_rate_: float
@@ -237,12 +251,15 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
             return False
 
     def _load(self) -> Backbone:
-        """Load the backbone that the parameters name."""
-        return self._load_at(self.image_size)
+        """Load the backbone at its size, or the first of several; "auto" begins at the native."""
+        sizes = self._asked_sizes()
+        one = None if isinstance(self.image_size, str) else self.image_size
+        return self._load_at(sizes[0] if sizes else one)
 
     def _load_again(self) -> Backbone:
         """Load the backbone of the fit, for a pickle without it."""
-        return self._load()
+        size = getattr(self, "image_size_", self.image_size)
+        return self._load_at(size[0] if isinstance(size, list) else size)
 
     def _load_at(self, image_size: int | None) -> Backbone:
         return load_backbone(
@@ -251,6 +268,173 @@ class BackboneEstimator(ReportsFit, BaseEstimator):
             image_size=image_size,
             long_texts=self.long_texts,
         )
+
+    def _asked_sizes(self) -> list[int] | None:
+        """Check a list of sizes; None if a single size is asked for."""
+        if not isinstance(self.image_size, list):
+            return None
+        wrong = [size for size in self.image_size if not Count(1).is_satisfied_by(size)]
+        if wrong or not self.image_size:
+            what = f": {wrong[0]!r} is no size" if wrong else " names no size"
+            raise ValueError(f"image_size={self.image_size!r}{what}. Give sides in pixels.")
+        if len(set(self.image_size)) < len(self.image_size):
+            raise ValueError(f"image_size={self.image_size!r}: give each size once.")
+        return [int(size) for size in self.image_size]
+
+    def _find_sizes(self, samples) -> None:
+        """Set the input size or sizes, and check the network at each."""
+        self.image_size_ = self._asked_sizes() or side_of(self.backbone_)
+        for backbone in self._sized:
+            layers_of(backbone, samples)
+
+    @property
+    def _sized(self) -> list[Backbone]:
+        """The backbone for each size."""
+        if not isinstance(self.image_size_, list):
+            return [self.backbone_]
+        return [self.backbone_.with_image_size(size) for size in self.image_size_]
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Report a phase of a fit that is decorated by :func:`reported`.
+
+        Parameters
+        ----------
+        name : str
+        """
+        root = getattr(self, "_callback_fit_ctx", None)
+        if root is None or not root.max_subtasks:
+            yield
+            return
+        task = root.subcontext(task_name=name)
+        task.call_on_fit_task_begin(estimator=self)
+        yield
+        task.call_on_fit_task_end(estimator=self)
+
+    def _in_phase(self, name: str, function: Callable, *args) -> Any:
+        """Call a function in a phase of its own."""
+        with self._phase(name):
+            return function(*args)
+
+
+def checked_samples(estimator: BackboneEstimator, X: Any) -> list[Any] | np.ndarray:
+    """Check X as a fitted estimator does, and return its samples, none opened.
+
+    Parameters
+    ----------
+    estimator : estimator of sktransfer
+        Fitted.
+    X : object
+
+    Returns
+    -------
+    list or ndarray
+        One entry for each sample.
+    """
+    return estimator._transform_samples(X)
+
+
+def reported(n_phases: int = 0) -> Callable[[Fit], Fit]:
+    """Decorate a fit, so that callbacks are told when it begins and ends.
+
+    Parameters
+    ----------
+    n_phases : int, default=0
+        How often it calls ``_phase``.
+
+    Returns
+    -------
+    callable
+        The decorator.
+    """
+
+    def decorate(fit: Fit) -> Fit:
+        @with_callbacks
+        @functools.wraps(fit)
+        def run(self, *args, **kwargs):
+            root = self._init_callback_context(max_subtasks=n_phases)
+            root.call_on_fit_task_begin(estimator=self)
+            result = fit(self, *args, **kwargs)
+            root.call_on_fit_task_end(estimator=self)
+            return result
+
+        return cast(Fit, run)
+
+    return decorate
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkStep:
+    """The step of an estimator that runs a network.
+
+    Parameters
+    ----------
+    step : estimator
+        With the parameter ``backbone``.
+    before : Pipeline or None
+        The steps before it; None where there are none.
+    after : Pipeline or None
+        The steps behind it.
+    """
+
+    step: Any
+    before: Any = None
+    after: Any = None
+
+    def samples(self, X: Any) -> Any:
+        """Return the input of the step."""
+        return X if self.before is None else self.before.transform(X)
+
+    @property
+    def modality(self) -> Modality:
+        """What a sample is."""
+        fitted = getattr(self.step, "backbone_", None)
+        return modality_of(self.step.backbone) if fitted is None else fitted.modality
+
+    def on_samples(self) -> Any:
+        """Return the estimator from this step on, for samples as :meth:`check` returns them.
+
+        Nothing that it computes goes to the store of features.
+        """
+        from sklearn.pipeline import Pipeline  # imports all its transformers
+
+        changed = {"image_shape": None, "memory": None}
+        known = {name: value for name, value in changed.items() if hasattr(self.step, name)}
+        step = shallow_copy(self.step, **known)
+        return step if self.after is None else Pipeline([("step", step), *self.after.steps])
+
+    def check(self, X: Any) -> Any:
+        """Return the input of the step as a list or an array of samples, none opened."""
+        shape = getattr(self.step, "image_shape", None)
+        return self.modality.check(self.samples(X), image_shape=shape)
+
+
+def find_network(estimator: Any) -> NetworkStep:
+    """Find the step that runs a network.
+
+    Parameters
+    ----------
+    estimator : estimator of sktransfer, a pipeline with one, or a fitted search for one
+
+    Returns
+    -------
+    NetworkStep
+
+    Raises
+    ------
+    TypeError
+        If the estimator and its steps have no backbone.
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if hasattr(estimator, "backbone"):
+        return NetworkStep(estimator)
+    for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
+        if hasattr(step, "backbone"):
+            last = i + 1 == len(estimator)
+            return NetworkStep(
+                step, estimator[:i] if i else None, estimator[i + 1 :] if not last else None
+            )
+    raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
 
 
 def shallow_copy(estimator: _Copied, **changed: Any) -> _Copied:

@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from ..data.types import Samples
-from .base import Count
-from .lazy import first_sample, is_lazy, transform_lazily
-from .output_choice import ChosenOutputs
-from .poolings import ALL_POOLINGS, is_learned
-from .sizes import SeveralSizes
+from ..backbones import Backbone
+from ..data import (
+    UnreadableSamplesError,
+    check_target,
+    named_among,
+    split_columns,
+    without_missing,
+)
+from ..data.types import RandomState, Samples
+from ..engines import pooled_width
+from .base import BackboneEstimator, Count, reported
+from .choices import (
+    LayerChoice,
+    SizeChoice,
+    candidate_layers,
+    candidate_sizes,
+    choose_layer,
+    choose_size,
+    layer_for,
+)
+from .function import first_sample, is_lazy, transform_lazily
+from .output import Output, layers_of
+from .word_weights import (
+    ALL_POOLINGS,
+    TokenWeights,
+    check_poolings,
+    is_learned,
+    takes_weights,
+    unlearned,
+)
 
 __all__ = ["PretrainedFeatureExtractor", "learns_from_samples"]
 
+_ALL = range(2**62)
 
-class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ChosenOutputs):
+
+class PretrainedFeatureExtractor(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BackboneEstimator
+):
     """Turn images or texts into vectors with a pretrained network.
 
     Parameters
@@ -185,9 +214,19 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
     (2, 40)
     """
 
+    bad_samples_: dict[int, str]
+    columns_: tuple[Any, ...]
+    layer_choice_: LayerChoice
+    layers_: list[str]
+    pca_: list[Any]
+    size_choice_: SizeChoice
+    token_weights_: dict[str, TokenWeights]
+    # The position of the size, the layer, the pooling and the width of each output.
+    _outputs: list[tuple[int, str, Any, int]]
+
     _parameter_constraints: dict[str, Any] = {
-        **SeveralSizes._parameter_constraints,
-        "image_size": [*SeveralSizes._parameter_constraints["image_size"], StrOptions({"auto"})],
+        **BackboneEstimator._parameter_constraints,
+        "image_size": [Count(1), list, StrOptions({"auto"}), None],
         "layer": [str, Integral, list, None],
         "task": [StrOptions({"auto", "classification", "regression"})],
         "pooling": [StrOptions(set(ALL_POOLINGS)), callable, list],
@@ -262,12 +301,10 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         FileNotFoundError
             For weights that are not on this machine and cannot be fetched.
         """
-        self._fit_columns(self._needed(X) if is_lazy(X) else X, y)
+        if is_lazy(X):
+            X = X.compute() if learns_from_samples(self) else first_sample(X)
+        self._fit(X, y)
         return self
-
-    def _needed(self, X):
-        """Return the samples of a collection of Dask that a fit uses."""
-        return X.compute() if learns_from_samples(self) else first_sample(X)
 
     def fit_transform(self, X: Samples, y: object | None = None) -> Any:
         """Fit to samples and transform them; with ``n_components`` they are run once.
@@ -283,8 +320,8 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """
         if is_lazy(X):
             return self.fit(X, y).transform(X)
-        tables = self._fit_columns(X, y)
-        return self.transform(X) if tables is None else self._side_by_side(tables)
+        columns = self._fit(X, y)
+        return self.transform(X) if columns is None else self._side_by_side(columns)
 
     def transform(self, X: Samples) -> Any:
         """Run samples through the network up to the layer and pool its output.
@@ -307,10 +344,286 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
             A ``ValueError`` that names the samples that cannot be read, and why. Not with
             ``on_error="nan"``.
         """
+        check_is_fitted(self)
         if is_lazy(X):
-            check_is_fitted(self)
             return transform_lazily(self, X)
-        return self._transform_columns(X)
+        columns = split_columns(X, self.image_shape)
+        known, given = self.columns_, tuple(columns)
+        named = all(isinstance(name, str) for name in (*known, *given))
+        if len(known) != len(given) or (named and known != given):
+            raise ValueError(
+                f"X has {len(given)} columns of samples, {list(given[:10])}, and in fit it had "
+                f"{len(known)}, {list(known[:10])}."
+            )
+        bad: dict[int, str] = {}
+        features = [self._run_column(column, bad, name) for name, column in columns.items()]
+        if self.on_error == "nan":
+            self.bad_samples_ = dict(sorted(bad.items()))
+        return self._side_by_side(features)
+
+    # -- fit -----------------------------------------------------------------------------------
+
+    @reported()
+    def _fit(self, X, y) -> list[_Column] | None:
+        """Fit to the first column that has samples; return all columns if they have been run."""
+        self._validate_params()
+        columns = split_columns(X, self.image_shape)
+        for name in ("pca_", "token_weights_", "layer_choice_", "size_choice_"):  # of earlier fits
+            self.__dict__.pop(name, None)
+        self.columns_ = tuple(columns)
+        present = [self._present(column) for column in columns.values()]
+        with_samples = [j for j, (_, rows, _) in enumerate(present) if rows is None or len(rows)]
+        first = with_samples[0] if with_samples else 0
+        given, rows, _ = present[first]
+        y = y if rows is None or y is None else _safe_indexing(y, rows)
+        samples, y = self._fit_readable(given, y)
+        self._find_sizes(samples)
+        check_poolings(self._poolings(), self.backbone_)
+        found = self._find_size(samples, y) if self.image_size == "auto" else None
+        outputs = self._find_layers(samples, y) if found is None else found
+        learned = [p for p in self._poolings() if is_learned(p)]
+        if learned:
+            run = {"batch_size": self.batch_size, "device": self.device}
+            self.token_weights_ = {
+                p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
+            }
+        self.layers_ = list(dict.fromkeys(layer for layer, _ in outputs))
+        infos = [layers_of(backbone, samples) for backbone in self._sized]
+        self._outputs = [
+            (i, layer, p, pooled_width(info[layer], unlearned(p)))
+            for i, info in enumerate(infos)
+            for layer, p in outputs
+        ]
+        if self.n_components is None:
+            for j in with_samples if self.on_error == "raise" else ():
+                if j != first:  # columns that the fit does not use; nothing is opened
+                    self._check_samples(present[j][0])
+            return None
+        features = [self._run_column(column) for column in columns.values()]
+        self.pca_ = [self._learn_components(column.features) for column in features]
+        return features
+
+    def _fit_readable(self, X, y) -> tuple:
+        """Load the backbone and check X; return the samples, and y for them."""
+        if self.on_error == "raise":
+            self.__dict__.pop("bad_samples_", None)  # of an earlier fit
+            return self._fit_backbone(X), y
+        samples, rows, bad = without_refused(self._fit_backbone, X)
+        if not len(rows):
+            self._fit_backbone(X)  # raises an error with all causes
+        self.bad_samples_ = {}
+        return samples, _safe_indexing(y, rows) if bad and y is not None else y
+
+    def _find_size(self, samples, y) -> list[tuple[str, Any]]:
+        """Choose the input size by a linear probe, and find the layers at the native one."""
+        native = self.backbone_
+        sizes = candidate_sizes(native)
+        for backbone in sizes:
+            layers_of(backbone, samples)
+        outputs = self._find_layers(samples, y)
+
+        def compute(backbones: Sequence[Backbone], rows: np.ndarray) -> list[np.ndarray]:
+            wanted = [Output(backbone, x, p) for backbone in backbones for x, p in outputs]
+            tables, n = self._compute(samples, wanted, rows), len(outputs)
+            return [np.hstack(tables[i : i + n]) for i in range(0, len(tables), n)]
+
+        self.size_choice_ = choose_size(
+            sizes,
+            check_target(y, len(samples)),
+            compute,
+            default=native,
+            task=self.task,
+            random_state=0,
+        )
+        self.image_size_ = self.size_choice_.size
+        self.backbone_ = native.with_image_size(self.image_size_)
+        return outputs
+
+    def _find_layers(self, samples, y) -> list[tuple[str, Any]]:
+        """List each pooling of each layer that is asked for; "auto" chooses the layer."""
+        asked = self.layer if isinstance(self.layer, list) else [self.layer]
+        if not asked:
+            raise ValueError("layer=[] names no layer: give at least one, or None.")
+        if self.layer == "auto":
+            self.layer_choice_ = self._probe_layers(samples, y)
+            asked = [self.layer_choice_.layer]
+        tokens = self._layers_of_tokens(samples)
+        poolings = self._poolings()
+        return [(layer_for(self.backbone_, x, p, tokens), p) for x in asked for p in poolings]
+
+    def score_layers(
+        self,
+        X: Samples,
+        y: object,
+        layers: Sequence[str | int | None] | None = None,
+        random_state: RandomState = None,
+    ) -> LayerChoice:
+        """Score layers by a linear model on their features, after a fit.
+
+        Parameters
+        ----------
+        X, y
+            As in :meth:`fit`.
+        layers : sequence of str, int or None, default=None
+            None are those that ``layer="auto"`` compares.
+        random_state : int, RandomState instance or None, default=None
+            For the folds, and for the choice of rows, where there are more than 600.
+
+        Returns
+        -------
+        LayerChoice
+        """
+        return self._probe_layers(self._transform_samples(X), y, layers, random_state)
+
+    def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
+        poolings = [unlearned(p) for p in self._poolings()]
+        strictest = next((p for p in poolings if p != "avg"), "avg")
+        tokens = self._layers_of_tokens(samples)
+        asked = [*candidate_layers(self.backbone_)[:-1], None] if layers is None else layers
+
+        def compute(names: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+            kinds = [(backbone, pooling) for backbone in self._sized for pooling in poolings]
+            wanted = [Output(backbone, x, p) for x in names for backbone, p in kinds]
+            tables, n = self._compute(samples, wanted, rows), len(kinds)
+            return {x: np.hstack(tables[i * n : (i + 1) * n]) for i, x in enumerate(names)}
+
+        return choose_layer(
+            self.backbone_,
+            check_target(y, len(samples)),
+            compute,
+            layers=[layer_for(self.backbone_, layer, strictest, tokens) for layer in asked],
+            task=self.task,
+            random_state=random_state,
+        )
+
+    def _poolings(self) -> list[Any]:
+        return self.pooling if isinstance(self.pooling, list) else [self.pooling]
+
+    def _layers_of_tokens(self, samples) -> list[str] | None:
+        """Return the layers with a vector for each token, or None if samples have no tokens."""
+        if not self.backbone_.modality.has_tokens:
+            return None
+        infos = layers_of(self.backbone_, samples)
+        return [name for name, layer in infos.items() if layer.has_tokens]
+
+    def _learn_components(self, features: np.ndarray) -> Any:
+        """Learn the principal components of the rows that could be computed."""
+        features = features[~np.isnan(features).any(axis=1)]
+        # Both give the same components, without random numbers.
+        solver = "covariance_eigh" if len(features) > features.shape[1] else "full"
+        most = min(features.shape)
+        if self.n_components > most:
+            raise ValueError(
+                f"n_components={self.n_components}: {features.shape[0]} samples of "
+                f"{features.shape[1]} features have at most {most} components."
+            )
+        from sklearn.decomposition import PCA  # not when the package is imported
+
+        from ..transferability import one_thread_if_small
+
+        with one_thread_if_small(features):
+            return PCA(self.n_components, svd_solver=solver).fit(features)
+
+    # -- transform -----------------------------------------------------------------------------
+
+    def _present(self, column) -> tuple[Any, np.ndarray | None, int | None]:
+        """Return the samples of a column that are there, their rows, and the number of rows."""
+        return (column, None, None) if self.missing == "error" else without_missing(column)
+
+    def _run_column(self, column, bad: dict[int, str] | None = None, name: Any = 0) -> _Column:
+        """Compute the features of the samples that are there; causes of others go to ``bad``."""
+        samples, rows, n = self._present(column)
+        if rows is not None and not len(rows):
+            return _Column(np.empty((0, self._width), np.float32), rows, n)
+        if self.on_error != "nan":
+            with named_among(_ALL if rows is None else rows):
+                return _Column(self._run(self._transform_samples(samples)), rows, n)
+        features, causes = self._run_readable(samples)
+        for i, cause in causes.items():
+            place = i if rows is None else int(rows[i])
+            label = f"column {name!r}: " if len(self.columns_) > 1 else ""
+            (bad if bad is not None else {}).setdefault(place, label + cause)
+        return _Column(features, rows, n)
+
+    def _run_readable(self, X) -> tuple[np.ndarray, dict[int, str]]:
+        """Compute the features of the samples that can be read, and NaN for the others."""
+        samples, rows, bad = without_refused(self._transform_samples, X)
+        n, n_refused = len(rows) + len(bad), len(bad)
+        unreadable: dict[int, Exception] = {}
+        features = self._run(samples, unreadable) if len(rows) else np.empty((0, 0))
+        bad |= {int(rows[i]): why for i, why in unreadable.items()}
+        causes = {i: str(bad[i]) or type(bad[i]).__name__ for i in sorted(bad)}
+        if not n_refused and len(bad) < n:
+            return features, causes
+        table = np.full((n, self._width), np.nan, np.float32)
+        if len(bad) < n:
+            table[rows] = features
+        return table, causes
+
+    def _run(self, samples, bad: dict[int, Exception] | None = None) -> np.ndarray:
+        """Compute the outputs of samples, side by side."""
+        if takes_weights(self.backbone_):  # each pass is cheap, and "avg" alone is faster
+            run = {"batch_size": self.batch_size, "device": self.device}
+            blocks = [
+                output.pooling.transform(samples, output.backbone, **run)
+                if isinstance(output.pooling, TokenWeights)
+                else self._compute(samples, [output])[0]
+                for output in self.outputs_
+            ]
+        else:
+            blocks = self._compute(samples, self.outputs_, bad=bad)
+        # A single block is not copied, which would need twice the memory of the output.
+        return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
+
+    def _side_by_side(self, columns: list[_Column]) -> np.ndarray:
+        """Return the features of all columns, with a row for each missing cell."""
+        parts = []
+        for j, (features, rows, n_samples) in enumerate(columns):
+            part = _components(features, self.pca_[j]) if hasattr(self, "pca_") else features
+            if rows is not None:
+                fill = 0 if self.missing == "zero" else np.nan
+                full = np.full((n_samples or 0, part.shape[1]), fill, np.float32)
+                full[rows] = part
+                part = full
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+    # -- what is returned ----------------------------------------------------------------------
+
+    @property
+    def outputs_(self) -> list[Output]:
+        learned, sized = getattr(self, "token_weights_", {}), self._sized
+        return [
+            Output(sized[i], layer, learned[p] if is_learned(p) else p, width)
+            for i, layer, p, width in self._outputs
+        ]
+
+    @property
+    def output_names_(self) -> list[str]:
+        names = []
+        for output, (*_, pooling, _) in zip(self.outputs_, self._outputs, strict=True):
+            name = "features" if self.layer is None else output.layer
+            if isinstance(self.image_size, list | str):
+                name = f"{output.image_size}_{name}"
+            if isinstance(self.pooling, list):
+                name = f"{name}_{getattr(pooling, '__name__', pooling)}"
+            names.append(name)
+        return names
+
+    @property
+    def n_features_out_(self) -> int:
+        if hasattr(self, "pca_"):
+            return sum(pca.n_components_ for pca in self.pca_)
+        return self._width * len(self.columns_)
+
+    @property
+    def _width(self) -> int:
+        """The number of features of a column."""
+        return sum(width for *_, width in self._outputs)
+
+    @property
+    def _n_features_out(self) -> int:  # the name that scikit-learn reads
+        return self.n_features_out_
 
     def get_feature_names_out(
         self, input_features: Sequence[str] | np.ndarray | None = None
@@ -330,13 +643,77 @@ class PretrainedFeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMix
             names stand before.
         """
         check_is_fitted(self)
-        return np.asarray(self._names_out(), dtype=object)
+        names = []
+        for j, column in enumerate(self.columns_):
+            label = f"{column}_" if len(self.columns_) > 1 else ""
+            if hasattr(self, "pca_"):
+                parts = [("pca", self.pca_[j].n_components_)]
+            else:
+                widths = [width for *_, width in self._outputs]
+                parts = list(zip(self.output_names_, widths, strict=True))
+            for name, width in parts:
+                names += [f"{label}{self.backbone_.name}_{name}_{i}" for i in range(width)]
+        return np.asarray(names, dtype=object)
+
+    def _usual_run(self):
+        output = self.outputs_[0]
+        learned = isinstance(output.pooling, TokenWeights)
+        return dataclasses.replace(output, pooling="avg") if learned else output, {}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # always float32
         tags.target_tags.required = "auto" in (self.layer, self.image_size)
         return tags
+
+
+class _Column(NamedTuple):
+    """Features of the samples of a column, their rows, and the number of rows.
+
+    The last two are None if no cell is missing.
+    """
+
+    features: np.ndarray
+    rows: np.ndarray | None
+    n_samples: int | None
+
+
+def _components(features: np.ndarray, pca: Any) -> np.ndarray:
+    """Return the components of each row; NaN for rows with NaN."""
+    readable = ~np.isnan(features).any(axis=1)
+    components = np.full((len(features), pca.n_components_), np.nan, np.float32)
+    if readable.any():
+        components[readable] = pca.transform(features[readable])
+    return components
+
+
+def without_refused(check: Callable[[Any], Any], X: Any) -> tuple[Any, np.ndarray, dict]:
+    """Call a function that checks samples, again without those that it refuses.
+
+    Parameters
+    ----------
+    check : callable
+    X : object
+
+    Returns
+    -------
+    samples : list or ndarray
+        What the function returns; an empty list if all samples are refused.
+    rows : ndarray of int
+        Their positions in X.
+    bad : dict of int to Exception
+        The causes, by the position in X.
+    """
+    try:
+        samples = check(X)
+        return samples, np.arange(len(samples)), {}
+    except UnreadableSamplesError as error:
+        bad = {i: why for i, _, why in error.problems}
+    rows = np.setdiff1d(np.arange(_num_samples(X)), list(bad))
+    if not len(rows):
+        return [], rows, bad
+    samples, kept, others = without_refused(check, _safe_indexing(X, rows))
+    return samples, rows[kept], bad | {int(rows[i]): why for i, why in others.items()}
 
 
 def learns_from_samples(extractor: PretrainedFeatureExtractor) -> bool:

@@ -3,23 +3,71 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..backbones import Backbone, stages_of
-from ..engines import resolve_device
+from ..engines import POOLINGS, resolve_device
 from .output import Output, engine_for_outputs
 
-__all__ = ["LEARNED_POOLINGS", "TokenWeights", "has_ranks", "takes_weights"]
+__all__ = [
+    "ALL_POOLINGS",
+    "LEARNED_POOLINGS",
+    "TokenWeights",
+    "check_poolings",
+    "has_ranks",
+    "is_learned",
+    "takes_weights",
+    "unlearned",
+]
 
 LEARNED_POOLINGS = ("idf", "sif", "zipf")
+ALL_POOLINGS = (*POOLINGS, *LEARNED_POOLINGS)
 
 # Arora, Liang, Ma (2017) find 1e-3 to 1e-4 best and little difference between them.
 _SIF_A = 1e-3
 _RANKED = 10_000  # "zipf" gives words of a higher rank weights of more than 0.99
+
+
+def is_learned(pooling: str | Callable[..., Any]) -> bool:
+    """Tell whether a pooling has weights that are learned from texts."""
+    return isinstance(pooling, str) and pooling in LEARNED_POOLINGS
+
+
+def unlearned(pooling: str | Callable[..., Any]) -> str | Callable[..., Any]:
+    """Return the pooling of the same width without learned weights."""
+    return "avg" if is_learned(pooling) else pooling
+
+
+def check_poolings(asked: Sequence[str | Callable[..., Any]], backbone: Backbone) -> None:
+    """Check the parameter ``pooling`` for a backbone.
+
+    Parameters
+    ----------
+    asked : sequence of str or callable
+    backbone : Backbone
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, for weights of words where there are no words, and for features whose
+        number would depend on the text.
+    """
+    shown = asked[0] if len(asked) == 1 else list(asked)
+    wrong = [p for p in asked if not callable(p) and p not in ALL_POOLINGS]
+    if wrong or not asked:
+        raise ValueError(f"pooling={shown!r}: give callables or some of {ALL_POOLINGS}.")
+    if any(map(is_learned, asked)) and not takes_weights(backbone):
+        table = any(hasattr(stage, "with_weights") for stage in stages_of(backbone).values())
+        raise ValueError(
+            f"pooling={shown!r} weights words, and backbone {backbone.name!r} has "
+            f"{'more stages than its' if table else 'no'} word vectors: use 'avg' or 'max'."
+        )
+    if "flatten" in asked and backbone.modality.has_tokens:
+        raise ValueError("pooling='flatten' of texts gives vectors of different lengths.")
 
 
 def takes_weights(backbone: Backbone) -> bool:

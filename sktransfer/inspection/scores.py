@@ -14,8 +14,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer
 
 from ..backbones import Backbone, resolve_layer
-from ..engines import POOLINGS
-from ..features import PretrainedClassifier, PretrainedFeatureExtractor, find_network
+from ..features import (
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    TokenWeights,
+    find_network,
+)
 from ..finetuning import FineTunedClassifier, FineTunedRegressor
 from ..selection import TransferClassifier, TransferRegressor
 from ..selection.blend import ClassBlend, NumberBlend
@@ -126,8 +130,7 @@ def _of_tuned(estimator) -> Scores:
 
 @scores_of.register
 def _of_direct(estimator: PretrainedClassifier) -> Scores:
-    backbones = estimator._sized
-    reads = [Read(one, resolve_layer(one, -1), "none") for one in backbones]
+    reads = [Read(output.backbone, output.layer, "none") for output in estimator.outputs_]
     if estimator.class_map is None:
         return Scores(reads, lambda x: torch.stack(x).mean(0))
     if estimator.class_map == "learn":
@@ -158,13 +161,14 @@ def _of_pipeline(estimator: Pipeline) -> Scores:
         return scores_of(found.step)
     if not isinstance(found.step, PretrainedFeatureExtractor):
         raise NoGradientsError(f"{type(found.step).__name__} before other steps has no gradients.")
-    reads = [Read(found.step._sized[i], layer, p) for i, layer, p in found.step._blocks]
-    if any(isinstance(r.pooling, str) and r.pooling not in POOLINGS for r in reads):
+    outputs = found.step.outputs_
+    reads = [Read(output.backbone, output.layer, output.pooling) for output in outputs]
+    if any(isinstance(output.pooling, TokenWeights) for output in outputs):
         raise NoGradientsError("A pooling that is learned has no gradients.")
     components = [("pca", pca) for pca in getattr(found.step, "pca_", ())]
-    if len(found.step._column_names) > 1:
+    if len(found.step.columns_) > 1:
         raise NoGradientsError("An extractor of several columns of samples has no gradients.")
-    n_features = sum(found.step._widths)
+    n_features = sum(output.width for output in outputs)
     tail = _tail([*components, *found.after.steps], n_features)
     return Scores(reads, lambda x: tail(torch.cat(x, 1)))
 

@@ -11,6 +11,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 
+from ..data import split_columns
 from ..features import PretrainedFeatureExtractor
 from .onnx_graphs import Graph, after, side_by_side, torch_graph
 from .onnx_scikit import scikit_graph
@@ -57,8 +58,9 @@ def features_graph(estimator: Any, X: Any = None, columns: Sequence[Any] = ()) -
 
 def _extractor(estimator: PretrainedFeatureExtractor, X, columns: Sequence) -> Graph:
     """Run each column through the network."""
-    names = columns or (estimator._column_names if len(estimator._column_names) > 1 else [None])
-    given = [None] * len(names) if X is None else list(estimator._split(X).values())
+    names = columns or (estimator.columns_ if len(estimator.columns_) > 1 else [None])
+    columns_of_x = {} if X is None else split_columns(X, estimator.image_shape)
+    given = list(columns_of_x.values()) or [None] * len(names)
     parts = []
     for i, (name, samples) in enumerate(zip(names, given, strict=True)):
         graph = torch_graph(export_features(estimator, samples, i))

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbones import resolve_layer, stages_of
+from ..backbones import stages_of
 from ..data import NumericTarget
 from ..features import PretrainedClassifier, PretrainedFeatureExtractor
-from ..features.poolings import is_learned
 from ..finetuning.base import TunedEstimator
 from ..selection import TransferClassifier, TransferRegressor
 from .torch_blends import AffineScores, export_blend
@@ -83,13 +82,13 @@ def export_features(estimator: PretrainedFeatureExtractor, X: Any, column: int =
     -------
     Exportable
     """
-    wanted: list[list] = [[] for _ in estimator._sized]
-    order, learned = [], getattr(estimator, "token_weights_", {})
-    for i, layer, pooling in estimator._blocks:
-        order.append((i, len(wanted[i])))
-        wanted[i].append((layer, learned[pooling] if is_learned(pooling) else pooling))
-    pairs = list(zip(estimator._sized, wanted, strict=True))
-    sources, networks = make_networks(estimator, pairs, X)
+    pairs: dict[Any, list] = {}  # by backbone, layers and poolings
+    order = []
+    for output in estimator.outputs_:
+        wanted = pairs.setdefault(output.backbone, [])
+        order.append((list(pairs).index(output.backbone), len(wanted)))
+        wanted.append((output.layer, output.pooling))
+    sources, networks = make_networks(estimator, list(pairs.items()), X)
     then: nn.Module = _SideBySide(order)
     pcas = getattr(estimator, "pca_", ())
     then = _Reduced(then, pcas[column]) if pcas else then
@@ -116,8 +115,7 @@ class _DirectUse(nn.Module):
 
 
 def _direct(estimator: PretrainedClassifier, X) -> Exportable:
-    last = resolve_layer(estimator.backbone_, -1)
-    pairs = [(backbone, [(last, "avg")]) for backbone in estimator._sized]
+    pairs = [(x.backbone, [(x.layer, x.pooling)]) for x in estimator.outputs_]
     sources, networks = make_networks(estimator, pairs, X)
     mapped = isinstance(estimator.class_map, dict)
     groups = [list(found) for found in estimator.class_positions_.values()] if mapped else None

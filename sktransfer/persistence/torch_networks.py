@@ -16,7 +16,7 @@ from ..backbones.tokenizer import TokenizerPreprocessing
 from ..backbones.words.preprocessing import WordPreprocessing
 from ..data import NumericTarget
 from ..engines import pool
-from ..features.word_weights import TokenWeights
+from ..features import TokenWeights, checked_samples, probe_batch
 from .torch_words import LearnedMean, with_rows
 
 __all__ = ["Exportable", "Source", "Then", "TunedOutputs", "grouped", "make_networks"]
@@ -150,7 +150,7 @@ def _example(backbone: Backbone, estimator: Any, X) -> torch.Tensor:
             f"The preprocessing of backbone {backbone.name!r} does not tell the shape of its "
             "input: give to_onnx a sample, as X=[sample]."
         )
-    one = estimator._probe_batch(estimator._check_samples(X[:1]), backbone)
+    one = probe_batch(backbone, checked_samples(estimator, X[:1]))
     return torch.cat([one, one])
 
 

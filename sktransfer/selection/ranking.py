@@ -16,8 +16,15 @@ from sklearn.utils._param_validation import validate_params
 from torch import nn
 
 from ..backbones import Backbone, load_backbone, resolve_layer
-from ..data import check_target, encode_target, is_numbers
-from ..features import Count, LayerChoice, PretrainedFeatureExtractor
+from ..data import check_target, encode_target, is_numbers, named_among, take
+from ..features import (
+    Count,
+    LayerChoice,
+    PretrainedFeatureExtractor,
+    as_store,
+    checked_samples,
+    compute_outputs,
+)
 from ..transferability import h_score, leep, logme, nce, probe_score, subsample, transrate
 
 __all__ = ["BackboneRanking", "probe_layers", "rank_backbones"]
@@ -251,9 +258,15 @@ def _loaded(key, backbone, settings: dict) -> Backbone:
 
 def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
     extractor = PretrainedFeatureExtractor(backbone, layer=layer, **settings).fit(X)
-    samples = extractor._transform_samples(X)
+    samples = checked_samples(extractor, X)
     check_target(y, len(samples))
-    return extractor._features(samples, (layer,), "avg", rows)[layer]
+    names = ("batch_size", "device", "engine", "n_jobs", "verbose")
+    how = {name: getattr(extractor, name) for name in names}
+    with named_among(rows):
+        chosen = take(samples, rows)
+        return compute_outputs(chosen, extractor.outputs_, store=as_store(extractor.memory), **how)[
+            0
+        ]
 
 
 @validate_params(
@@ -363,5 +376,4 @@ def probe_layers(
         n_jobs=n_jobs,
         verbose=verbose,
     ).fit(X)
-    samples = extractor._transform_samples(X)
-    return extractor._probe_layers(samples, y, layers, random_state)
+    return extractor.score_layers(X, y, layers, random_state)

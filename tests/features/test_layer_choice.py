@@ -15,7 +15,7 @@ from sktransfer import (
     rank_backbones,
 )
 from sktransfer.backbones.layers import penultimate
-from sktransfer.features.layer_choice import _choose, candidate_layers, choose_layer
+from sktransfer.features.choices import _choose, candidate_layers, choose_layer
 from sktransfer.transferability.folds import subsample
 from tests.support import TinyNet, Vectors, images, tiny_backbone, tiny_vit
 
@@ -136,13 +136,13 @@ def test_the_choice_is_made_on_training_samples_only():
 
 
 def test_no_more_samples_are_run_than_are_probed(monkeypatch, counted):
-    monkeypatch.setattr("sktransfer.features.layer_choice.N_ROWS", 10)
+    monkeypatch.setattr("sktransfer.features.choices.N_ROWS", 10)
     PretrainedFeatureExtractor(small_backbone(), layer="auto").fit(*labelled())
     assert counted == [10]
 
 
 def test_a_sample_that_cannot_be_probed_is_named_by_its_place_among_all(monkeypatch):
-    monkeypatch.setattr("sktransfer.features.layer_choice.N_ROWS", 6)
+    monkeypatch.setattr("sktransfer.features.choices.N_ROWS", 6)
     X, y = labelled()
     chosen = subsample(y, 6, 0)
     X[chosen[3]] = "nowhere.png"

@@ -17,8 +17,8 @@ from sktransfer import (
     load_backbone,
     load_word_vectors,
 )
+from sktransfer.features.choices import candidate_sizes
 from sktransfer.features.output import side_of
-from sktransfer.features.sizes import candidate_sizes
 from tests.new_process import run_in_new_process
 from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone, tiny_vit
 

@@ -22,7 +22,7 @@ from sktransfer import (
     load_backbone,
     load_word_vectors,
 )
-from sktransfer.features.layer_choice import candidate_layers
+from sktransfer.features.choices import candidate_layers
 from sktransfer.selection.ranking import rank_backbones
 from sktransfer.selection.recommend import recommend_strategy
 from sktransfer.selection.strategies import STRATEGIES
