@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -10,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
 
 from ..data import check_interrupt, package_versions
 from ..data.types import Samples
-from ..engines import export, onnx_model
 from ..engines.quiet import quiet
 from ..features import BackboneEstimator
-from .onnx_graphs import OPSETS, Graph, after, torch_graph
+from ..selection import TransferClassifier
+from .onnx_checks import check_graph, inner_estimator, rows_for_check
+from .onnx_graphs import Graph, after, module_graph, torch_graph
 from .onnx_scikit import LABEL, PROBABILITIES, scikit_graph
-from .onnx_steps import features_graph, is_made_of_steps
+from .onnx_steps import after_steps, features_graph, is_made_of_steps
 from .torch_blends import as_linear
 from .torch_models import exportable
 from .torch_networks import Source
@@ -27,6 +32,7 @@ from .torch_networks import Source
 __all__ = ["to_onnx"]
 
 _MOST = 2**31  # bytes of a file
+_INT64 = 7  # TensorProto.INT64
 
 
 def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None = None) -> None:
@@ -44,19 +50,30 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     path : str or Path
         The file, which is replaced.
     X : sequence of samples or table, default=None
-        One sample is enough. Needed for networks whose preprocessing is not one of sktransfer, so
-        that nothing else tells the shape of their input.
+        Samples that the graph is compared with; if there are fewer than 32, others are made. One
+        sample is needed for networks whose preprocessing is not one of sktransfer, so that
+        nothing else tells the shape of their input.
 
     Raises
     ------
     TypeError, ValueError
         If a part of the estimator has no equivalent in ONNX, such as an estimator that skl2onnx
-        does not convert, or the file would have 2 GiB or more.
+        does not convert; if the graph does not answer as the estimator does; or if the file would
+        have 2 GiB or more.
     ImportError
         If onnx, onnxscript or skl2onnx is not installed.
 
+    Warns
+    -----
+    UserWarning
+        If onnxruntime is not installed, so that the graph cannot be compared.
+
     Notes
     -----
+    **Comparison.** Before a file is written, ONNX Runtime runs the graph on at least 32 samples.
+    Names, shapes, probabilities (to 1e-4), other numbers (to 1e-4 of the largest) and labels, where
+    the two highest probabilities differ by more than 1e-3, must be those of the estimator.
+
     **Inputs.** The metadata of the file, under the key ``sktransfer``, have an entry for each:
 
     - ``image_{height}x{width}``: images of that size as ``(n, height, width, 3)``, uint8, RGB.
@@ -94,11 +111,35 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     ['label', 'probabilities']
     """
     _check_installed()
+    estimator = inner_estimator(estimator)
+    rows = rows_for_check(estimator, X)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the libraries will change
-        graph = _convert(getattr(estimator, "best_estimator_", estimator), X)
+        graph = _convert(estimator, rows)
     _describe(graph)
-    _write(Path(path).expanduser(), _serialised(graph.model))
+    content = _serialised(graph.model)
+    found = check_graph(estimator, graph, content, rows)
+    if found is not None:
+        raise ValueError(
+            f"to_onnx: the graph does not answer as the estimator does: {found}. The cause is "
+            f"{_differing_step(estimator, rows)}. No file was written."
+        )
+    _write(Path(path).expanduser(), content)
+
+
+def _differing_step(estimator: Any, rows: Any) -> str:
+    """Name the first step whose graph gives other features than the step; else the last one."""
+    steps = getattr(estimator, "steps", [("", estimator)])
+    for k in range(1, len(steps)):
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first = Pipeline(steps[:k])
+            graph = features_graph(first, rows)
+            if check_graph(first, graph, _serialised(graph.model), rows) is not None:
+                steps = steps[:k]
+                break
+    name, step = steps[-1]
+    return f"step {name!r}, a {type(step).__name__}" if name else f"the {type(step).__name__}"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -133,16 +174,21 @@ def _check_installed() -> None:
 
 def _convert(estimator: Any, X) -> Graph:
     """Return the graph of an estimator."""
+    estimator = inner_estimator(estimator)
+    if isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV):
+        inner = getattr(estimator, "estimator_", estimator.estimator)
+        return _with_threshold(_convert(inner, X), estimator, inner)
     if isinstance(estimator, Pipeline) and hasattr(estimator.steps[-1][1], "predict"):
         *first, (_, last) = estimator.steps
         return _joined(features_graph(Pipeline(first), X), last) if first else _convert(last, X)
     if is_made_of_steps(estimator):
         return features_graph(estimator, X)
-    inner = getattr(estimator, "estimator_", None)
-    if isinstance(inner, Pipeline | BackboneEstimator):
-        return _convert(inner, X)  # the strategy of a TransferClassifier
+    if isinstance(estimator, TransferClassifier):
+        inner = estimator.estimator_
+        if isinstance(inner, Pipeline | BackboneEstimator):
+            return _convert(inner, X)  # a strategy
     made = exportable(estimator, X)
-    graph = torch_graph(made)
+    graph = torch_graph(made, X)
     if made.output != PROBABILITIES:
         return graph
     return Graph(_with_labels(graph.model, made.labels), graph.sources)
@@ -153,35 +199,97 @@ def _convert(estimator: Any, X) -> Graph:
 
 def _joined(graph: Graph, last: Any) -> Graph:
     """Join features with the classifier or regressor behind them."""
-    scores = as_linear(last) if type(last).__module__.startswith("sktransfer") else None
+    last = inner_estimator(last)
+    if isinstance(last, FixedThresholdClassifier | TunedThresholdClassifierCV):
+        inner = getattr(last, "estimator_", last.estimator)
+        return _with_threshold(_joined(graph, inner), last, inner)
+    if isinstance(last, Pipeline):
+        *first, (_, last) = last.steps
+        return _joined(after_steps(graph, [step for _, step in first]), last)
+    is_linear = isinstance(last, LinearDiscriminantAnalysis)
+    own = is_linear or type(last).__module__.startswith("sktransfer")
+    scores = as_linear(last) if own else None
     if scores is None:
         return after(graph, scikit_graph([last], graph.width))
     labels = getattr(last, "classes_", None)
-    found = after(graph, _linear(scores, labels is not None, graph.width))
+    classifies = labels is not None
+    module = torch.nn.Sequential(scores, torch.nn.Softmax(1)) if classifies else scores
+    output = PROBABILITIES if classifies else "prediction"
+    found = after(graph, module_graph(module, graph.width, output))
     return found if labels is None else Graph(_with_labels(found.model, labels), graph.sources)
 
 
-def _linear(scores: torch.nn.Module, classifies: bool, width: int) -> Any:
-    """Convert a linear model of this package."""
-    module = torch.nn.Sequential(scores, torch.nn.Softmax(1)) if classifies else scores
-    program = export(_AsFloat(module), (torch.zeros(2, width),), [(0,)])
-    outputs = [PROBABILITIES if classifies else "prediction"]
-    settings = {"input_names": ["columns"], "output_names": outputs}
-    return onnx_model(program, opset_version=OPSETS[""], **settings)
-
-
-class _AsFloat(torch.nn.Module):
-    """Return numbers as float32."""
-
-    def __init__(self, inner: torch.nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x).float()
-
-
 # -- labels ------------------------------------------------------------------------------------
+
+
+class _ScoresAsGiven(ClassifierMixin, BaseEstimator):
+    """A classifier of two classes whose scores are X, to learn how a threshold uses them."""
+
+    def __init__(self, classes: np.ndarray):
+        self.classes_ = self.classes = classes
+
+    def fit(self, X, y=None):
+        return self
+
+    def decision_function(self, X):
+        self.asked_ = "scores"
+        return np.asarray(X)[:, 0]
+
+
+class _ProbabilitiesAsGiven(_ScoresAsGiven):
+    def predict_proba(self, X):
+        self.asked_ = PROBABILITIES
+        return np.asarray(X)
+
+
+def _with_threshold(graph: Graph, estimator: Any, inner: Any) -> Graph:
+    """Replace the labels of a graph by those of a threshold of the scores of one class."""
+    from onnx import helper, numpy_helper
+
+    labels = estimator.classes_
+    threshold = getattr(estimator, "best_threshold_", getattr(estimator, "threshold", None))
+    given = _ProbabilitiesAsGiven if hasattr(inner, "predict_proba") else _ScoresAsGiven
+    asked = copy.copy(estimator)
+    asked.estimator_ = asked.estimator = given(labels)
+    (answer,) = asked.predict(np.zeros((1, 2)))
+    score = asked.estimator_.asked_
+    outputs = [output.name for output in graph.model.graph.output]
+    if score not in outputs:
+        raise ValueError(
+            f"to_onnx cannot export {type(estimator).__name__} with response_method="
+            f"{estimator.response_method!r}, since the graph of {type(inner).__name__} has "
+            f"{' and '.join(outputs)} alone."
+        )
+    if threshold == "auto":
+        threshold = 0.5 if score == PROBABILITIES else 0.0
+    # A score of 0 of the positive class, which may be the first, is above the threshold or not.
+    place = int((answer == labels[1]) == (threshold <= 0))
+    model = graph.model
+    for node in model.graph.node:
+        node.output[:] = [f"{LABEL}_before" if n == LABEL else n for n in node.output]
+        node.input[:] = [f"{LABEL}_before" if n == LABEL else n for n in node.input]
+    constants = {
+        "threshold": np.array(threshold, np.float32),
+        "threshold_labels": _plain_labels(labels),
+        "threshold_column": np.array(place),
+    }
+    if score != PROBABILITIES:
+        del constants["threshold_column"]
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+    nodes = []
+    if score == PROBABILITIES:
+        gathered = [score, "threshold_column"]
+        nodes.append(helper.make_node("Gather", gathered, ["threshold_score"], axis=1))
+    else:
+        nodes.append(helper.make_node("Identity" if place else "Neg", [score], ["threshold_score"]))
+    compared = "GreaterOrEqual" if place else "Less"
+    nodes += [
+        helper.make_node(compared, ["threshold_score", "threshold"], ["threshold_above"]),
+        helper.make_node("Cast", ["threshold_above"], ["threshold_place"], to=_INT64),
+        helper.make_node("Gather", ["threshold_labels", "threshold_place"], [LABEL]),
+    ]
+    model.graph.node.extend(nodes)
+    return graph
 
 
 def _with_labels(model: Any, labels: np.ndarray | None) -> Any:
@@ -222,7 +330,8 @@ def _plain_labels(labels: np.ndarray) -> np.ndarray:
     """Return labels in a type that ONNX has."""
     if labels.dtype.kind in "US" or labels.dtype == object:
         return np.array([str(label) for label in labels], object)
-    kinds = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}
+    large = labels.dtype.kind == "u" and labels.max(initial=0) >= 2**63
+    kinds = {"i": np.int64, "u": np.uint64 if large else np.int64, "f": np.float64, "b": np.bool_}
     return labels.astype(kinds[labels.dtype.kind])
 
 

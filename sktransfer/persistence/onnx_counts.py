@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,15 @@ def counts_source(vectorizer: Any) -> Source:
     return Source("counts", torch.rand(2, n).double(), (0,), {})
 
 
-def words_source(vectorizer: Any) -> Source:
+def words_source(vectorizer: Any, texts: Sequence[str] | None) -> Source:
     """Return the input of the graph that makes the counts."""
     about = {"layout": "(n, most words), words in lower case", "filled with": ""}
-    return Source("words", torch.empty(0), (0, 1), about | {"pattern": vectorizer.token_pattern})
+    pattern, rows = vectorizer.token_pattern, None
+    if texts is not None:
+        found = [re.findall(pattern, text.lower()) for text in texts]
+        longest = max(1, *map(len, found))
+        rows = np.array([words + [""] * (longest - len(words)) for words in found], object)
+    return Source("words", torch.empty(0), (0, 1), about | {"pattern": pattern}, rows=rows)
 
 
 def counts_model(vectorizer: Any) -> Any:

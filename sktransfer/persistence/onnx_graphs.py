@@ -7,11 +7,22 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ..engines import export, onnx_model
 from .onnx_counts import counts_model, counts_source, words_source
 from .torch_networks import Exportable, Source
 
-__all__ = ["FEATURES", "OPSETS", "Graph", "after", "chained", "side_by_side", "torch_graph"]
+__all__ = [
+    "FEATURES",
+    "OPSETS",
+    "Graph",
+    "after",
+    "chained",
+    "module_graph",
+    "side_by_side",
+    "torch_graph",
+]
 
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 FEATURES = "features"
@@ -46,12 +57,14 @@ class Graph:
         return Graph(model, sources)
 
 
-def torch_graph(made: Exportable) -> Graph:
+def torch_graph(made: Exportable, X: Any = None) -> Graph:
     """Convert a module, with its inputs and its output by name.
 
     Parameters
     ----------
     made : Exportable
+    X : sequence of samples, default=None
+        Those that the graph is checked with.
 
     Returns
     -------
@@ -72,7 +85,41 @@ def torch_graph(made: Exportable) -> Graph:
     if made.counts is None:
         return Graph(model, sources)
     model = chained(counts_model(made.counts), model, "counts")
-    return Graph(model, (*made.sources, words_source(made.counts)))
+    return Graph(model, (*made.sources, words_source(made.counts, X)))
+
+
+def module_graph(module: torch.nn.Module, width: int, output: str) -> Any:
+    """Convert a module that takes features.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    width : int
+        Number of features.
+    output : str
+        Name of the output.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Its input is "columns".
+    """
+    program = export(_AsFloat(module), (torch.zeros(2, width),), [(0,)])
+    settings = {"input_names": ["columns"], "output_names": [output]}
+    model = onnx_model(program, opset_version=OPSETS[""], **settings)
+    _forget_code(model)
+    return model
+
+
+class _AsFloat(torch.nn.Module):
+    """Return numbers as float32."""
+
+    def __init__(self, inner: torch.nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x).float()
 
 
 def _name_sizes(model: Any, sources: tuple[Source, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,9 @@ def scikit_graph(
 
     types = {"float32": FloatTensorType, "int64": Int64TensorType, "texts": StringTensorType}
     joined = steps[0] if len(steps) == 1 else make_pipeline(*steps)
+    if hasattr(joined, "flatten_transform"):  # is about transform alone
+        joined = copy.copy(joined).set_params(flatten_transform=False)
+        steps = [joined]
     settings: dict = {"initial_types": [(name, types[kind]([None, width]))], "target_opset": OPSETS}
     try:
         model = _converted(skl2onnx.to_onnx, joined, steps[-1], settings)
@@ -54,25 +58,48 @@ def scikit_graph(
             f"skl2onnx cannot convert {type(steps[-1]).__name__} or a step before it "
             f"({type(error).__name__}: {error!s:.200})."
         ) from error
-    _rename_outputs(model, _output_names(steps[-1]))
-    if hasattr(steps[-1], "predict") and not is_classifier(steps[-1]):
-        _flatten_numbers(model, steps[-1].predict(np.zeros((1, width))).ndim)
+    names = _output_names(steps[-1])
+    del model.graph.output[len(names) :]  # such as probabilities of votes
+    _rename_outputs(model, names)
+    if hasattr(steps[-1], "predict"):
+        _reshape_outputs(model, joined, np.zeros((1, width)))
     return model
 
 
-def _flatten_numbers(model: Any, n_axes: int) -> None:
-    """Return numbers in the shape of ``predict``; skl2onnx returns a column of them."""
+def _reshape_outputs(model: Any, estimator: Any, row: np.ndarray) -> None:
+    """Give outputs the number of axes that those of the estimator have.
+
+    skl2onnx returns a column of numbers, scores of two classes as two columns, and labels of
+    discriminant analysis as a row.
+    """
     from onnx import helper, numpy_helper
 
-    output = model.graph.output[0]
-    shape = output.type.tensor_type.shape
-    if len(shape.dim) == n_axes:
-        return
-    for node in model.graph.node:
-        node.output[:] = ["column" if name == output.name else name for name in node.output]
-    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "every"))
-    model.graph.node.append(helper.make_node("Reshape", ["column", "every"], [output.name]))
-    del shape.dim[1:]
+    graph = model.graph
+    methods = {"scores": "decision_function", "prediction": "predict", LABEL: "predict"}
+    for output in graph.output:
+        shape = output.type.tensor_type.shape
+        if output.name not in methods:
+            continue
+        expected = getattr(estimator, methods[output.name])(row)
+        if expected.ndim != 1:  # labels of several classes are declared as a row
+            del shape.dim[:]
+            shape.dim.add().dim_param = "n"
+            shape.dim.add().dim_value = expected.shape[1]
+            continue
+        inside = f"{output.name}_column"
+        for node in graph.node:
+            node.output[:] = [inside if name == output.name else name for name in node.output]
+            node.input[:] = [inside if name == output.name else name for name in node.input]
+        if output.name == "scores" and len(shape.dim) == 2:  # the last column is that of 1
+            last = numpy_helper.from_array(np.array(-1), "last")
+            graph.initializer.append(last)
+            graph.node.append(helper.make_node("Gather", [inside, "last"], ["scores_last"], axis=1))
+            inside = "scores_last"
+        every = f"{output.name}_every"
+        graph.initializer.append(numpy_helper.from_array(np.array([-1]), every))
+        graph.node.append(helper.make_node("Reshape", [inside, every], [output.name]))
+        del shape.dim[:]
+        shape.dim.add().dim_param = "n"
 
 
 def _converted(convert: Any, steps: Any, last: Any, settings: dict) -> Any:
@@ -87,7 +114,9 @@ def _converted(convert: Any, steps: Any, last: Any, settings: dict) -> Any:
 
 def _output_names(last: Any) -> list[str]:
     if is_classifier(last):
-        return [LABEL, PROBABILITIES if hasattr(last, "predict_proba") else "scores"]
+        if hasattr(last, "predict_proba"):
+            return [LABEL, PROBABILITIES]
+        return [LABEL, "scores"] if hasattr(last, "decision_function") else [LABEL]
     return ["prediction"] if hasattr(last, "predict") else [FEATURES]
 
 

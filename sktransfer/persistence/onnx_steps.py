@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.compose import ColumnTransformer
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 
 from ..data import split_columns
 from ..features import PretrainedFeatureExtractor
-from .onnx_graphs import Graph, after, side_by_side, torch_graph
+from .onnx_graphs import FEATURES, Graph, after, module_graph, side_by_side, torch_graph
 from .onnx_scikit import scikit_graph
+from .torch_blends import AffineScores
 from .torch_models import export_features
 from .torch_networks import Source
 
-__all__ = ["features_graph", "is_made_of_steps"]
+__all__ = ["after_steps", "features_graph", "is_made_of_steps"]
 
 
 def is_made_of_steps(estimator: Any) -> bool:
@@ -63,7 +65,7 @@ def _extractor(estimator: PretrainedFeatureExtractor, X, columns: Sequence) -> G
     given = list(columns_of_x.values()) or [None] * len(names)
     parts = []
     for i, (name, samples) in enumerate(zip(names, given, strict=True)):
-        graph = torch_graph(export_features(estimator, samples, i))
+        graph = torch_graph(export_features(estimator, samples, i), samples)
         parts.append((str(name), graph if name is None else _of_column(graph, name), None))
     return parts[0][1] if len(parts) == 1 else side_by_side(parts)
 
@@ -76,8 +78,23 @@ def _of_column(graph: Graph, name: Any) -> Graph:
 
 def _pipeline(estimator: Pipeline, X, columns: Sequence) -> Graph:
     first, *rest = (step for _, step in estimator.steps if step not in ("passthrough", None))
-    graph = features_graph(first, X, columns)
-    return after(graph, scikit_graph(rest, graph.width)) if rest else graph
+    return after_steps(features_graph(first, X, columns), rest)
+
+
+def after_steps(graph: Graph, steps: Sequence[Any]) -> Graph:
+    """Join features with transformers behind them."""
+    waiting: list[Any] = []  # that skl2onnx converts together
+    for step in [*steps, None]:
+        if waiting and (step is None or isinstance(step, LinearDiscriminantAnalysis)):
+            graph, waiting = after(graph, scikit_graph(waiting, graph.width)), []
+        if isinstance(step, LinearDiscriminantAnalysis):
+            shift = step.transform(np.zeros((1, graph.width)))
+            coef = step.transform(np.eye(graph.width)) - shift
+            module = AffineScores(coef, shift[0])
+            graph = after(graph, module_graph(module, graph.width, FEATURES))
+        elif step is not None:
+            waiting.append(step)
+    return graph
 
 
 def _union(estimator: FeatureUnion, X, columns: Sequence) -> Graph:
@@ -98,11 +115,11 @@ def _columns(estimator: ColumnTransformer, X, columns: Sequence) -> Graph:
         if (isinstance(step, str) and step == "drop") or not len(places):
             continue
         labels = _labels(estimator, places)
+        table = None if X is None else _safe_indexing(X, places, axis=1)
         if _has_network(step):
-            table = None if X is None else _safe_indexing(X, places, axis=1)
             graph = features_graph(step, table, labels)
         else:
-            graph = _table_graph(name, step, labels, asked)
+            graph = _table_graph(name, step, labels, asked, table)
         parts.append((name, graph, weights.get(name)))
     return side_by_side(parts)
 
@@ -119,7 +136,7 @@ def _has_network(step: Any) -> bool:
     return hasattr(step, "backbone") or any(_has_network(one) for _, one in inner)
 
 
-def _table_graph(name: str, step: Any, columns: list[str], asked: Any) -> Graph:
+def _table_graph(name: str, step: Any, columns: list[str], asked: Any, table: Any) -> Graph:
     """Convert a transformer of scikit-learn, which takes numbers or categories."""
     steps = [one for _, one in step.steps] if isinstance(step, Pipeline) else [step]
     if isinstance(asked, str | int):
@@ -133,7 +150,9 @@ def _table_graph(name: str, step: Any, columns: list[str], asked: Any) -> Graph:
     model = scikit_graph(steps, len(columns), name, kind)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     about = {"columns": columns, "layout": f"(n, {len(columns)}), {kind}"}
-    return Graph(model, (Source(name, torch.zeros(2, len(columns)), (0,), about),))
+    dtype = {"float32": np.float32, "int64": np.int64}.get(kind, object)
+    rows = None if table is None else np.asarray(table).astype(dtype)
+    return Graph(model, (Source(name, torch.zeros(2, len(columns)), (0,), about, rows=rows),))
 
 
 def _kind_of_input(step: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -53,7 +54,8 @@ def as_linear(estimator: Any) -> AffineScores | None:
     """
     if isinstance(estimator, LinearProbe) and not hasattr(estimator.model_, "coef_"):
         return None
-    if not isinstance(estimator, LinearProbe | RidgeProbe | LogisticRegression):
+    kinds = LinearProbe | RidgeProbe | LogisticRegression | LinearDiscriminantAnalysis
+    if not isinstance(estimator, kinds):
         return None
     coef = np.atleast_2d(estimator.coef_)
     intercept = np.broadcast_to(estimator.intercept_, len(coef))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_array
 from torch import nn
 
 from ..backbones import Backbone, ImagePreprocessing, stages_of
@@ -16,7 +17,7 @@ from ..backbones.tokenizer import TokenizerPreprocessing
 from ..backbones.words.preprocessing import WordPreprocessing
 from ..data import NumericTarget
 from ..engines import pool
-from ..features import TokenWeights, checked_samples, probe_batch
+from ..features import TokenWeights, open_sample
 from .torch_words import LearnedMean, with_rows
 
 __all__ = ["Exportable", "Source", "Then", "TunedOutputs", "grouped", "make_networks"]
@@ -37,6 +38,8 @@ class Source:
         What a user must do with a sample, in values for JSON.
     attached : tuple of (str, str), default=None
         A name and a text that are too long for ``about``, such as a vocabulary.
+    rows : ndarray, default=None
+        The input for the samples that the graph is checked with.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Source:
     any_size: tuple[int, ...]
     about: dict[str, Any]
     attached: tuple[str, str] | None = None
+    rows: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,20 +96,50 @@ class _ScaleBytes(nn.Module):
 def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
     """Return the input of a backbone, and what prepares it for the first stage."""
     preprocess: Any = backbone.preprocess
+    samples: Any = X
+    if X is not None:
+        shape = getattr(estimator, "image_shape", None)
+        samples = backbone.modality.check(X, image_shape=shape, validate=check_array)
     if isinstance(preprocess, ImagePreprocessing):
-        return _image_source(preprocess), _ScaleBytes(preprocess)
-    if isinstance(preprocess, TokenizerPreprocessing):
-        return _token_source(preprocess), nn.Identity()
-    if isinstance(preprocess, WordPreprocessing):
-        return _word_source(preprocess), nn.Identity()
+        rows = None if samples is None else _pixels(backbone, preprocess, samples)
+        source, prepare = _image_source(preprocess), _ScaleBytes(preprocess)
+        return dataclasses.replace(source, rows=rows), prepare
+    if isinstance(preprocess, TokenizerPreprocessing | WordPreprocessing):
+        is_word = isinstance(preprocess, WordPreprocessing)
+        source = _word_source(preprocess) if is_word else _token_source(preprocess)
+        rows = None if samples is None else _ids(preprocess, samples, source.example.ndim)
+        return dataclasses.replace(source, rows=rows), nn.Identity()
     if backbone.modality.has_tokens:
         raise ValueError(
             f"Backbone {backbone.name!r} splits texts by code that to_onnx does not know. It "
             "exports networks for images and for numbers, sentence encoders, and word vectors."
         )
-    example = _example(backbone, estimator, X)
+    if samples is None:
+        raise ValueError(
+            f"The preprocessing of backbone {backbone.name!r} does not tell the shape of its "
+            "input: give to_onnx a sample, as X=[sample]."
+        )
+    example = torch.stack([open_sample(sample, backbone) for sample in samples])
     about = {"layout": "as the preprocessing returns it", "shape": list(example.shape[1:])}
-    return Source("input", example, (0,), about), nn.Identity()
+    return Source("input", example[:2], (0,), about, rows=example.numpy()), nn.Identity()
+
+
+def _pixels(backbone: Backbone, preprocess: ImagePreprocessing, samples: Any) -> np.ndarray:
+    """Resize images without scaling their pixels, ``(n, height, width, 3)``."""
+    plain = dataclasses.replace(preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    resized = [plain(backbone.modality.open(sample)).round() for sample in samples]
+    return torch.stack(resized).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _ids(preprocess: Any, texts: Any, n_axes: int) -> np.ndarray:
+    """Split texts into ids of tokens, filled up with 0."""
+    groups = [(places, ids.numpy()) for places, ids in preprocess.many(list(texts))]
+    groups = [(places, ids if ids.ndim == n_axes else ids[..., None]) for places, ids in groups]
+    longest = np.max([ids.shape[1:] for _, ids in groups], axis=0)
+    rows = np.zeros((len(texts), *longest), np.int64)
+    for places, ids in groups:
+        rows[(places, *(slice(size) for size in ids.shape[1:]))] = ids
+    return rows
 
 
 def _image_source(preprocess: ImagePreprocessing) -> Source:
@@ -141,17 +175,6 @@ def _word_source(preprocess: WordPreprocessing) -> Source:
         example = example[..., None].repeat(1, 1, 8)
     words = [vectors.vocabulary.word(i + 1) for i in range(vectors.n_words)]
     return Source("ids", example, tuple(range(example.ndim)), about, ("words", json.dumps(words)))
-
-
-def _example(backbone: Backbone, estimator: Any, X) -> torch.Tensor:
-    """Return two samples for a network that has no preprocessing of ours."""
-    if X is None:
-        raise ValueError(
-            f"The preprocessing of backbone {backbone.name!r} does not tell the shape of its "
-            "input: give to_onnx a sample, as X=[sample]."
-        )
-    one = probe_batch(backbone, checked_samples(estimator, X[:1]))
-    return torch.cat([one, one])
 
 
 # -- networks ----------------------------------------------------------------------------------
