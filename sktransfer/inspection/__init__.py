@@ -1,21 +1,18 @@
 """Look at data and models: confusions, maps of features, near duplicates, label issues."""
 
-from .confusion import ConfusionDisplay
+from .displays import ConfusionDisplay, FeatureMapDisplay, TrainingHistoryDisplay
 from .duplicates import NearDuplicates, find_near_duplicates
-from .explaining import Saliency, saliency
-from .facts import Report
-from .feature_map import FeatureMapDisplay
-from .history import TrainingHistoryDisplay
+from .explaining import Saliency, SaliencyDisplay, saliency
 from .label_issues import LabelIssues, find_label_issues
+from .page import ReportData
 from .reporting import report
-from .saliency_display import SaliencyDisplay
 
 __all__ = [
     "ConfusionDisplay",
     "FeatureMapDisplay",
     "LabelIssues",
     "NearDuplicates",
-    "Report",
+    "ReportData",
     "Saliency",
     "SaliencyDisplay",
     "TrainingHistoryDisplay",

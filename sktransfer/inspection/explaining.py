@@ -1,71 +1,33 @@
-"""Find which parts of a sample a prediction depends on."""
+"""Find and plot which parts of a sample a prediction depends on."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from sklearn.base import is_regressor
 
 from ..data import Modality
 from ..features import find_network, open_sample
-from .networks import FromInputs, FromMaps, as_map
-from .scores import NoGradientsError, columns_of, label_probabilities, scores_of
+from ..selection import new_axes
+from .displays import nested_axes
+from .gradients import FromInputs, FromMaps, NoGradientsError, as_map, scores_of
+from .label_issues import label_probabilities
+from .page import Shown, picture_uri
 
-__all__ = ["METHODS", "Saliency", "saliency"]
+__all__ = ["METHODS", "Saliency", "SaliencyDisplay", "overlay", "saliency", "show_saliency"]
 
 METHODS = ("auto", "gradcam", "integrated_gradients", "occlusion")
 _BATCH = 8  # changed samples in one call of the estimator: photographs may be large
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Saliency:
-    """How much each part of some samples speaks for a label or a larger number.
-
-    Parameters
-    ----------
-    maps : list of ndarray
-        For each sample, the values of its parts, positive where they speak for it: of shape
-        ``(height, width)`` for an image, ``(n_words,)`` for a text.
-    targets : list
-        The label that is explained for each sample, or the position of a regression target.
-    shown : list
-        What the values belong to: a picture ``(height, width, 3)``, uint8; a text; an array.
-    spans : list
-        For a text, where each word begins and ends; None otherwise.
-    method : str
-        "gradcam", "integrated_gradients" or "occlusion".
-    """
-
-    maps: list[Any]
-    targets: list[Any]
-    shown: list[Any]
-    spans: list[Any]
-    method: str
-
-    def __len__(self) -> int:
-        return len(self.maps)
-
-    def words(self, i: int) -> list[tuple[str, float]]:
-        """Return the words of a text with their values, in order.
-
-        Parameters
-        ----------
-        i : int
-            The position of the text.
-
-        Returns
-        -------
-        list of (str, float)
-        """
-        pairs = zip(self.spans[i], self.maps[i], strict=True)
-        return [(self.shown[i][start:stop], float(value)) for (start, stop), value in pairs]
-
-    def __repr__(self) -> str:
-        return f"<Saliency of {len(self)} samples, {self.method}>"
+_COLUMNS = 4  # of a plot
+_SMOOTHED = 0.02  # of the height, for values of pixels
+_LINE = 34  # characters of a text in a line
+_POINTS = 17  # from one line to the next
 
 
 @torch.inference_mode(False)
@@ -136,98 +98,98 @@ def saliency(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: one of {', '.join(METHODS)}.")
-    task = _Task(estimator, X, target)
-    if method != "auto":
-        return getattr(task, method)(n_steps)
-    try:
-        return task.gradcam(n_steps)
-    except NoGradientsError:
-        return task.occlusion(n_steps)
+    network = find_network(estimator)
+    samples, model = network.check(X), network.on_samples()
+    labels = _labels_of(model)
+    columns = _explained_columns(model, samples, labels, target)
+    spans: list[Any] = [None] * len(samples)
+    if method == "auto":
+        try:
+            (maps, shown), method = _gradcam(model, samples, columns), "gradcam"
+        except NoGradientsError:
+            method = "occlusion"
+            maps, shown, spans = _occlusion(model, samples, columns, network.modality)
+    elif method == "gradcam":
+        maps, shown = _gradcam(model, samples, columns)
+    elif method == "integrated_gradients":
+        maps, shown = _integrated_gradients(model, samples, columns, n_steps)
+    else:
+        maps, shown, spans = _occlusion(model, samples, columns, network.modality)
+    targets = columns if labels is None else [labels[i] for i in columns]
+    return Saliency(maps, targets, shown, spans, method)
 
 
-class _Task:
-    """Samples, an estimator that takes them, and what is explained of each."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Saliency:
+    """How much each part of some samples speaks for a label or a larger number.
 
-    def __init__(self, estimator, X, target):
-        found = find_network(estimator)
-        self.samples: Sequence = found.check(X)
-        self.modality: Modality = found.modality
-        self.model = found.on_samples()
-        self.labels = columns_of(self.model)
-        self.columns = self._columns(target)
+    Parameters
+    ----------
+    maps : list of ndarray
+        For each sample, the values of its parts, positive where they speak for it: of shape
+        ``(height, width)`` for an image, ``(n_words,)`` for a text.
+    targets : list
+        The label that is explained for each sample, or the position of a regression target.
+    shown : list
+        What the values belong to: a picture ``(height, width, 3)``, uint8; a text; an array.
+    spans : list
+        For a text, where each word begins and ends; None otherwise.
+    method : str
+        "gradcam", "integrated_gradients" or "occlusion".
+    """
 
-    def _columns(self, target) -> list[int]:
-        """Return the column of the scores that is explained of each sample."""
-        n = len(self.samples)
-        if target is None and self.labels is None:
-            return [0] * n
-        if target is None:
-            return np.argmax(_raw_scores(self.model, self.samples), axis=1).tolist()
-        one = np.ndim(target) == 0
-        targets = [target] * n if one else list(target)
-        if len(targets) != n:
-            raise ValueError(f"target has {len(targets)} labels for {n} samples.")
-        return [self._column(one) for one in targets]
+    maps: list[Any]
+    targets: list[Any]
+    shown: list[Any]
+    spans: list[Any]
+    method: str
 
-    def _column(self, target) -> int:
-        if self.labels is None:
-            return int(target)
-        if target not in self.labels:
-            raise ValueError(f"target={target!r} is no label; there are {self.labels}.")
-        return self.labels.index(target)
+    def __len__(self) -> int:
+        return len(self.maps)
 
-    def _result(self, maps, shown, spans, method: str) -> Saliency:
-        targets = self.columns if self.labels is None else [self.labels[i] for i in self.columns]
-        return Saliency(maps, targets, shown, spans, method)
+    def words(self, i: int) -> list[tuple[str, float]]:
+        """Return the words of a text with their values, in order.
 
-    def gradcam(self, n_steps: int) -> Saliency:
-        """Multiply activations and gradients."""
-        captum = _captum()
-        scores = scores_of(self.model)
-        module: FromMaps | None = None
-        maps, shown = [], []
-        for sample, column in zip(self.samples, self.columns, strict=True):
-            inputs = _inputs(sample, FromInputs(scores).backbones)
-            module = FromMaps(scores, inputs) if module is None else module
-            attribute = captum.LayerGradientXActivation(module, list(module.markers)).attribute
-            found = attribute(inputs, target=column)
-            parts = [as_map(v, r.backbone) for v, r in zip(found, scores.reads, strict=True)]
-            shown.append(_picture(inputs[-1], module.backbones[-1]))
-            maps.append(_together(parts, shown[-1].shape[:2]))
-        return self._result(maps, shown, [None] * len(maps), "gradcam")
+        Parameters
+        ----------
+        i : int
+            The position of the text.
 
-    def integrated_gradients(self, n_steps: int) -> Saliency:
-        """Multiply pixels and gradients."""
-        captum = _captum()
-        module = FromInputs(scores_of(self.model))
-        if any(backbone.modality.has_tokens for backbone in module.backbones):
-            raise NoGradientsError("Texts have no gradients: give method='occlusion'.")
-        attribute = captum.IntegratedGradients(module).attribute
-        maps, shown = [], []
-        for sample, column in zip(self.samples, self.columns, strict=True):
-            inputs = _inputs(sample, module.backbones)
-            found = attribute(inputs, target=column, n_steps=n_steps, internal_batch_size=8)
-            shown.append(_picture(inputs[-1], module.backbones[-1]))
-            maps.append(_together([part.sum(1) for part in found], shown[-1].shape[:2]))
-        return self._result(maps, shown, [None] * len(maps), "integrated_gradients")
+        Returns
+        -------
+        list of (str, float)
+        """
+        pairs = zip(self.spans[i], self.maps[i], strict=True)
+        return [(self.shown[i][start:stop], float(value)) for (start, stop), value in pairs]
 
-    def occlusion(self, n_steps: int) -> Saliency:
-        """Leave out parts one after the other."""
-        captum = _captum()
-        maps, shown, spans = [], [], []
-        for sample, column in zip(self.samples, self.columns, strict=True):
-            parts = self.modality.parts(sample)
-            if parts is None:
-                raise TypeError(f"{self.modality.noun} have no parts that can be left out.")
-            maps.append(_occluded(captum, parts, lambda x, c=column: self._scores(x)[:, c]))
-            shown.append(parts.shown)
-            spans.append(parts.spans)
-        return self._result(maps, shown, spans, "occlusion")
+    def __repr__(self) -> str:
+        return f"<Saliency of {len(self)} samples, {self.method}>"
 
-    def _scores(self, samples: list) -> np.ndarray:
-        """Return scores of changed samples, ``(n_samples, n_outputs)``."""
-        changed = np.stack(samples) if isinstance(self.samples, np.ndarray) else samples
-        return _raw_scores(self.model, changed)
+
+def _labels_of(model) -> list[Any] | None:
+    """Return the labels of the columns of scores; None for numbers."""
+    classes = getattr(model, "classes_", None)
+    if isinstance(classes, list):  # of an estimator for each of several labels
+        return list(range(len(classes)))
+    return None if classes is None else np.asarray(classes).tolist()
+
+
+def _explained_columns(model, samples: Sequence, labels: list[Any] | None, target) -> list[int]:
+    """Return the column of the scores that is explained of each sample."""
+    n = len(samples)
+    if target is None and labels is None:
+        return [0] * n
+    if target is None:
+        return np.argmax(_raw_scores(model, samples), axis=1).tolist()
+    targets = [target] * n if np.ndim(target) == 0 else list(target)
+    if len(targets) != n:
+        raise ValueError(f"target has {len(targets)} labels for {n} samples.")
+    if labels is None:
+        return [int(column) for column in targets]
+    for label in targets:
+        if label not in labels:
+            raise ValueError(f"target={label!r} is no label; there are {labels}.")
+    return [labels.index(label) for label in targets]
 
 
 def _raw_scores(model, samples) -> np.ndarray:
@@ -241,18 +203,66 @@ def _raw_scores(model, samples) -> np.ndarray:
     return scores if scores.ndim == 2 else np.column_stack([-scores, scores])
 
 
-def _occluded(captum, parts, score: Callable) -> np.ndarray:
-    """Return what the score loses without each part, in the shape of the parts."""
-    if 0 in parts.shape:
-        return np.zeros(parts.shape)
+def _gradcam(model, samples: Sequence, columns: list[int]) -> tuple[list, list]:
+    """Multiply activations and gradients; return maps and pictures."""
+    captum, scores = _captum(), scores_of(model)
+    module: FromMaps | None = None
+    maps, shown = [], []
+    for sample, column in zip(samples, columns, strict=True):
+        inputs = _inputs(sample, FromInputs(scores).backbones)
+        module = FromMaps(scores, inputs) if module is None else module
+        attribute = captum.LayerGradientXActivation(module, list(module.markers)).attribute
+        values = attribute(inputs, target=column)
+        parts = [as_map(v, o.backbone) for v, o in zip(values, scores.outputs, strict=True)]
+        shown.append(_picture(inputs[-1], module.backbones[-1]))
+        maps.append(_together(parts, shown[-1].shape[:2]))
+    return maps, shown
 
-    def scores(kept: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(score([parts.keep(one) for one in kept.numpy() > 0.5]))
 
-    ablation = captum.FeatureAblation(scores)
-    everything = torch.ones(1, *parts.shape, dtype=torch.float64)
-    found = ablation.attribute(everything, perturbations_per_eval=_BATCH)
-    return found[0].numpy()
+def _integrated_gradients(
+    model, samples: Sequence, columns: list[int], n_steps: int
+) -> tuple[list, list]:
+    """Multiply pixels and gradients; return maps and pictures."""
+    captum, module = _captum(), FromInputs(scores_of(model))
+    if any(backbone.modality.has_tokens for backbone in module.backbones):
+        raise NoGradientsError("Texts have no gradients: give method='occlusion'.")
+    attribute = captum.IntegratedGradients(module).attribute
+    maps, shown = [], []
+    for sample, column in zip(samples, columns, strict=True):
+        inputs = _inputs(sample, module.backbones)
+        values = attribute(inputs, target=column, n_steps=n_steps, internal_batch_size=8)
+        shown.append(_picture(inputs[-1], module.backbones[-1]))
+        maps.append(_together([part.sum(1) for part in values], shown[-1].shape[:2]))
+    return maps, shown
+
+
+def _occlusion(
+    model, samples: Sequence, columns: list[int], modality: Modality
+) -> tuple[list, list, list]:
+    """Leave out parts one after the other; return what the score loses, what is shown and spans."""
+    captum = _captum()
+    maps, shown, spans = [], [], []
+    for sample, column in zip(samples, columns, strict=True):
+        parts = modality.parts(sample)
+        if parts is None:
+            raise TypeError(f"{modality.noun} have no parts that can be left out.")
+
+        def score(kept: torch.Tensor, parts: Any = parts, column: int = column) -> torch.Tensor:
+            changed: Any = [parts.keep(each) for each in kept.numpy() > 0.5]
+            if isinstance(samples, np.ndarray):
+                changed = np.stack(changed)
+            return torch.as_tensor(_raw_scores(model, changed)[:, column])
+
+        if 0 in parts.shape:
+            maps.append(np.zeros(parts.shape))
+        else:
+            everything = torch.ones(1, *parts.shape, dtype=torch.float64)
+            ablation = captum.FeatureAblation(score)
+            lost = ablation.attribute(everything, perturbations_per_eval=_BATCH)
+            maps.append(lost[0].numpy())
+        shown.append(parts.shown)
+        spans.append(parts.spans)
+    return maps, shown, spans
 
 
 def _inputs(sample, backbones) -> tuple[torch.Tensor, ...]:
@@ -294,3 +304,220 @@ def _captum() -> Any:
             "Saliency is computed with captum: pip install 'sktransfer[inspect]'"
         ) from None
     return attr
+
+
+# -- plots -----------------------------------------------------------------------------------------
+
+
+class SaliencyDisplay:
+    """Plot which parts of samples a prediction depends on: red speaks for it, blue against it.
+
+    Parameters
+    ----------
+    saliency : Saliency
+
+    Attributes
+    ----------
+    ax_ : ndarray of matplotlib Axes
+        One for each sample.
+    figure_ : matplotlib Figure
+
+    See Also
+    --------
+    saliency : The values alone.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import PretrainedClassifier
+    >>> from sktransfer.inspection import SaliencyDisplay
+    >>> photos = load_sample_images().images
+    >>> display = SaliencyDisplay.from_estimator(PretrainedClassifier().fit(photos), photos)
+    >>> [ax.get_title() for ax in display.ax_]
+    ['palace', 'daisy']
+    """
+
+    ax_: np.ndarray
+    figure_: Any
+
+    def __init__(self, saliency: Any):
+        self.saliency = saliency
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        target: Any = None,
+        method: str = "auto",
+        n_steps: int = 32,
+        ax: Any = None,
+    ) -> Self:
+        """Compute the values of samples and plot them.
+
+        Parameters
+        ----------
+        estimator : estimator of sktransfer, or a pipeline with one
+            Fitted.
+        X : list, array, Series or DataFrame column of n_samples samples
+        target : label, list of n_samples labels or None, default=None
+            As in :func:`saliency`, like the parameters below.
+        method : {"auto", "gradcam", "integrated_gradients", "occlusion"}, default="auto"
+        n_steps : int, default=32
+        ax : matplotlib Axes, default=None
+            In a grid of axes; its place is divided.
+
+        Returns
+        -------
+        SaliencyDisplay
+        """
+        found = saliency(estimator, X, target=target, method=method, n_steps=n_steps)
+        return cls(found).plot(ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Plot the samples and their saliency.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            In a grid of axes; its place is divided.
+
+        Returns
+        -------
+        self
+        """
+        n = len(self.saliency)
+        n_columns = min(n, _COLUMNS)
+        n_rows = math.ceil(n / n_columns)
+        ax = new_axes(ax, self._height() * n_rows, 2.6 * max(n_columns, 2))
+        _, cells = nested_axes(ax, n_rows, n_columns)
+        self.ax_ = np.array([make() for make in cells.ravel()[:n]], dtype=object)
+        for i, cell in enumerate(self.ax_):
+            self._plot_sample(cell, i)
+        self.figure_ = ax.figure
+        return self
+
+    def _height(self) -> float:
+        """Return the height of a row in inches; for texts, that of the longest."""
+        found = self.saliency
+        if any(spans is None for spans in found.spans):
+            return 2.6
+        n_lines = max(len(_lines([word for word, _ in found.words(i)])) for i in range(len(found)))
+        return 0.6 + n_lines * _POINTS / 72
+
+    def _plot_sample(self, ax, i: int) -> None:
+        ax.set_axis_off()
+        where = "center" if self.saliency.spans[i] is None else "left"
+        title = str(self.saliency.targets[i])
+        ax.set_title(title, loc=where, fontsize="medium", parse_math=False)
+        if self.saliency.spans[i] is not None:
+            _plot_words(ax, self.saliency, i)
+        elif np.ndim(self.saliency.shown[i]) == 3:
+            ax.imshow(overlay(self.saliency, i))
+        else:
+            values = self.saliency.maps[i]
+            ax.set_axis_on()
+            ax.bar(range(values.size), values.ravel())
+
+
+def _lines(words: list[str]) -> list[list[int]]:
+    """Divide words into lines; return their positions."""
+    lines: list[list[int]] = [[]]
+    used = 0
+    for i, word in enumerate(words):
+        used += len(word) + 1
+        if used > _LINE and lines[-1]:
+            lines.append([])
+            used = len(word) + 1
+        lines[-1].append(i)
+    return lines
+
+
+def _plot_words(ax, saliency: Saliency, i: int) -> None:
+    """Draw the words of a text line by line, each beside the one before."""
+    words, values = [word for word, _ in saliency.words(i)], scaled_values(saliency.maps[i])
+    for number, line in enumerate(_lines(words)):
+        left: Any = None
+        for k in line:
+            box = {"boxstyle": "square,pad=0.1", "lw": 0, "alpha": 0.7 * abs(values[k])}
+            box["facecolor"] = "tab:red" if values[k] > 0 else "tab:blue"
+            where: dict = {"xy": (1, 0), "xycoords": left, "xytext": (4, 0)}
+            if left is None:  # the first of its line
+                where = {"xy": (0, 1), "xycoords": "axes fraction"}
+                where["xytext"] = (0, -_POINTS * (number + 1))
+            left = ax.annotate(
+                words[k],
+                **where,
+                textcoords="offset points",
+                va="bottom",
+                bbox=box,
+                fontsize="small",
+                parse_math=False,
+            )
+
+
+def overlay(saliency: Saliency, i: int) -> np.ndarray:
+    """Return the picture of a sample with its values as colours: red for, blue against the label.
+
+    Parameters
+    ----------
+    saliency : Saliency
+    i : int
+        The position of the sample.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+    """
+    picture = np.asarray(saliency.shown[i], dtype=float)
+    picture = picture / 255 if saliency.shown[i].dtype == np.uint8 else picture
+    values = scaled_values(_smoothed(saliency.maps[i], saliency.method))
+    rows, columns = (
+        np.arange(side) * cells // side
+        for side, cells in zip(picture.shape[:2], values.shape, strict=True)
+    )
+    values = values[np.ix_(rows, columns)][..., None]
+    grey = picture.mean(-1, keepdims=True) * 0.8 + 0.1
+    colour = np.where(values > 0, [0.85, 0.1, 0.1], [0.1, 0.3, 0.85])
+    mixed = grey + np.abs(values) * 0.75 * (colour - grey)
+    return (255 * mixed.clip(0, 1)).round().astype(np.uint8)
+
+
+def _smoothed(values: np.ndarray, method: str) -> np.ndarray:
+    """Return values of single pixels, which change sign between neighbours, as local means."""
+    is_noisy = method == "integrated_gradients"
+    return gaussian_filter(values, _SMOOTHED * values.shape[0]) if is_noisy else values
+
+
+def scaled_values(values: np.ndarray) -> np.ndarray:
+    """Return values divided by the largest of their sizes, without outliers: between -1 and 1."""
+    size = (
+        np.quantile(np.abs(values), 0.995) if values.size > 500 else np.abs(values).max(initial=0)
+    )
+    return np.clip(values / size, -1, 1) if size > 0 else np.zeros(values.shape)
+
+
+def show_saliency(saliency: Saliency, i: int) -> Shown:
+    """Return the saliency of a sample for a page.
+
+    Parameters
+    ----------
+    saliency : Saliency
+    i : int
+        The position of the sample.
+
+    Returns
+    -------
+    Shown
+    """
+    text, spans = saliency.shown[i], saliency.spans[i]
+    if spans is None:
+        return Shown(picture_uri(overlay(saliency, i))) if np.ndim(text) == 3 else Shown()
+    at, words = 0, []
+    for (start, stop), value in zip(spans, scaled_values(saliency.maps[i]), strict=True):
+        words += [(text[at:start], 0.0), (text[start:stop], float(value))]
+        at = stop
+    return Shown(words=[*words, (text[at:], 0.0)])

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_consistent_length
 from ..data import check_labels
 from ..transferability.folds import check_folds
 
-__all__ = ["LabelIssues", "find_label_issues", "label_issues_of", "out_of_fold_probabilities"]
+__all__ = ["LabelIssues", "find_label_issues", "label_probabilities"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -119,81 +119,52 @@ def find_label_issues(
     y = check_labels(y)
     classes, codes = np.unique(y, return_inverse=True)
     if probabilities is None:
-        found = out_of_fold_probabilities(estimator, X, y, cv=cv, random_state=random_state)
+        table = _out_of_fold(estimator, X, y, cv, random_state)
     else:
-        found = np.asarray(probabilities, dtype=float)
-    check_consistent_length(found, y)
-    if found.ndim != 2 or found.shape[1] != len(classes):
+        table = np.asarray(probabilities, dtype=float)
+    check_consistent_length(table, y)
+    if table.ndim != 2 or table.shape[1] != len(classes):
         raise ValueError(f"probabilities must have {len(classes)} columns, one for each label.")
-    return label_issues_of(found, codes, classes, method)
+    judged = np.flatnonzero(np.isfinite(table).all(1))  # samples in no test fold are none
+    quality = np.full(len(codes), np.nan)
+    quality[judged] = table[judged, codes[judged]]
+    indices = judged[_are_issues(codes[judged], table[judged], method)]
+    indices = indices[np.argsort(quality[indices], kind="stable")]
+    suggested = classes[table[indices].argmax(1)]
+    return LabelIssues(indices, classes[codes[indices]], suggested, quality, table, classes)
 
 
-def out_of_fold_probabilities(
-    estimator: Any, X: Any, y: Any, *, cv: Any = 5, random_state: Any = 0
-) -> np.ndarray:
+def _out_of_fold(estimator, X, y: np.ndarray, cv, random_state) -> np.ndarray:
     """Return the probabilities that models give to samples of a fold that they have not seen.
 
-    ``cross_val_predict`` refuses folds that are not a partition, and warns where a class is in one
-    fold only.
-
-    Parameters
-    ----------
-    estimator : classifier with ``predict_proba``
-    X : list, array, Series or DataFrame of n_samples samples
-    y : ndarray of shape (n_samples,)
-    cv : int, cross-validation generator or iterable, default=5
-    random_state : int, RandomState instance or None, default=0
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes)
-        The columns are the sorted labels. NaN for samples in no test fold.
+    The columns are the sorted labels; samples in no test fold have NaN. ``cross_val_predict``
+    refuses folds that are not a partition, and warns where a class is in one fold only.
     """
     classes, codes = np.unique(y, return_inverse=True)
     folds = check_folds(cv, codes, random_state)
     if hasattr(folds, "split"):
         folds = folds.split(np.empty((len(y), 0)), codes)
-    found = np.full((len(y), len(classes)), np.nan)
+    table = np.full((len(y), len(classes)), np.nan)
     for train, test in folds:
         model = clone(estimator).fit(_safe_indexing(X, train), y[train])
-        found[test] = 0
+        table[test] = 0
         columns = np.searchsorted(classes, model.classes_)
-        found[np.ix_(test, columns)] = model.predict_proba(_safe_indexing(X, test))
-    return found
+        table[np.ix_(test, columns)] = model.predict_proba(_safe_indexing(X, test))
+    return table
 
 
-def label_issues_of(
-    probabilities: np.ndarray, codes: np.ndarray, classes: np.ndarray, method: str
-) -> LabelIssues:
-    """Find label issues by out-of-fold probabilities; samples with NaN are none.
-
-    Parameters
-    ----------
-    probabilities : ndarray of shape (n_samples, n_classes)
-    codes : ndarray of int of shape (n_samples,)
-    classes : ndarray of shape (n_classes,)
-    method : str
-
-    Returns
-    -------
-    LabelIssues
-    """
-    judged = np.flatnonzero(np.isfinite(probabilities).all(1))
-    quality = np.full(len(codes), np.nan)
-    quality[judged] = probabilities[judged, codes[judged]]
-    indices = judged[_issues(codes[judged], probabilities[judged], method)]
-    indices = indices[np.argsort(quality[indices], kind="stable")]
-    best = classes[probabilities[indices].argmax(1)]
-    return LabelIssues(indices, classes[codes[indices]], best, quality, probabilities, classes)
-
-
-def _issues(codes: np.ndarray, probabilities: np.ndarray, method: str) -> np.ndarray:
+def _are_issues(codes: np.ndarray, probabilities: np.ndarray, method: str) -> np.ndarray:
     """Return which labels are issues. cleanlab needs two classes, all of them among the samples."""
     present, own = np.unique(codes, return_inverse=True)
     if len(present) < 2:
         return np.zeros(len(codes), bool)
     table = np.maximum(probabilities[:, present], 1e-12)
-    filters = _cleanlab()
+    try:
+        from cleanlab import filter as filters
+    except ImportError:
+        raise ImportError(
+            "Label issues are found with cleanlab: pip install 'sktransfer[inspect]'"
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return filters.find_label_issues(
@@ -201,11 +172,20 @@ def _issues(codes: np.ndarray, probabilities: np.ndarray, method: str) -> np.nda
         )
 
 
-def _cleanlab():
-    try:
-        from cleanlab import filter as filters
-    except ImportError:
-        raise ImportError(
-            "Label issues are found with cleanlab: pip install 'sktransfer[inspect]'"
-        ) from None
-    return filters
+def label_probabilities(model: Any, X: Any) -> np.ndarray:
+    """Return the probabilities of labels as one matrix.
+
+    Parameters
+    ----------
+    model : classifier with ``predict_proba``
+        Some estimators of several labels return a list, with a matrix for each label.
+    X : list, array, Series or DataFrame of n_samples samples
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_labels)
+    """
+    tables = model.predict_proba(X)
+    if not isinstance(tables, list):
+        return np.asarray(tables)
+    return np.column_stack([p @ values for p, values in zip(tables, model.classes_, strict=True)])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support, r2_score
 
 __all__ = [
-    "Bin",
+    "CalibrationBin",
     "Score",
-    "bins_of",
     "calibration_bins",
     "calibration_error",
     "class_scores",
@@ -19,7 +20,8 @@ __all__ = [
     "number_scores",
 ]
 
-_RESAMPLES, _AT_ONCE = 500, 50
+_RESAMPLES = 500
+_CELLS = 1_000_000  # labels in one call of a metric
 _LEAST = 1e-6  # probability in a log loss
 _BINS = 10
 
@@ -43,8 +45,161 @@ class Score:
     meaning: str
 
 
+def class_scores(
+    y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None, classes: np.ndarray
+) -> list[Score]:
+    """Return scores of predicted labels.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n_samples,)
+    probabilities : ndarray of shape (n_samples, n_classes) or None
+    classes : ndarray of shape (n_classes,)
+        Sorted, with all labels and predictions.
+
+    Returns
+    -------
+    list of Score
+        The interval of the accuracy is that of Wilson, those of others are quantiles of 500
+        bootstrap samples. Means over classes are over those that a bootstrap sample has.
+    """
+    y, predicted = np.searchsorted(classes, y), np.searchsorted(classes, predicted)
+    recall, f1 = _means_over_classes(y, predicted, np.arange(len(y)), len(classes))
+    scores = [
+        _accuracy(y, predicted, "share of correct predictions"),
+        Score("balanced accuracy", *_interval(recall), "mean of the accuracies of the classes"),
+        Score("macro F1", *_interval(f1), "mean over classes of the F1 score"),
+    ]
+    if probabilities is not None:
+        loss = -np.log(probabilities[np.arange(len(y)), y].clip(_LEAST))
+        meaning = "mean of minus the logarithm of the probability of the label; lower is better"
+        scores.append(Score("log loss", *_interval_of_mean(loss), meaning))
+    return scores
+
+
+def label_set_scores(
+    y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None
+) -> list[Score]:
+    """Return scores of indicator matrices of labels.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n_samples, n_labels)
+    probabilities : ndarray of shape (n_samples, n_labels) or None
+
+    Returns
+    -------
+    list of Score
+        Intervals are those of :func:`class_scores`. The macro F1 score is over the labels that
+        occur.
+    """
+    y, predicted = y.astype(int), predicted.astype(int)
+    n, n_labels = y.shape
+    rows, labels = np.repeat(np.arange(n), n_labels), np.tile(np.arange(n_labels), n)
+    # Each cell is a sample whose class is its label, or -1 where the sample has not the label.
+    own, other = (np.where(values.ravel() == 1, labels, -1) for values in (y, predicted))
+    _, macro = _means_over_classes(own, other, rows, n_labels)
+    _, micro = _means_over_classes(np.minimum(own, 0), np.minimum(other, 0), rows, 1)
+    wrong = _interval_of_mean((y != predicted).mean(1))
+    scores = [
+        _accuracy(y, predicted, "share of samples whose labels are all right"),
+        Score("micro F1", *_interval(micro), "F1 score of all labels together"),
+        Score("macro F1", *_interval(macro), "mean over labels of the F1 score"),
+        Score("Hamming loss", *wrong, "share of labels that are wrong; lower is better"),
+    ]
+    if probabilities is not None:
+        own = np.where(y == 1, probabilities, 1 - probabilities).clip(_LEAST)
+        meaning = "mean over labels of minus the logarithm of the probability; lower is better"
+        scores.append(Score("log loss", *_interval_of_mean(-np.log(own).mean(1)), meaning))
+    return scores
+
+
+def number_scores(y: np.ndarray, predicted: np.ndarray) -> list[Score]:
+    """Return scores of predicted numbers.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n_samples,) or (n_samples, n_targets)
+
+    Returns
+    -------
+    list of Score
+        Intervals are quantiles of 500 bootstrap samples. Of several targets, means; the root mean
+        squared error is that of all together.
+    """
+    y, predicted = y.reshape(len(y), -1), predicted.reshape(len(y), -1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # numbers that are all equal
+        r2 = np.array(
+            [
+                r2_score(y, predicted, sample_weight=weight, force_finite=False)
+                for weight in _bootstrap(len(y))
+            ]
+        )
+    size = _interval_of_mean(np.abs(y - predicted).mean(1))
+    value, low, high = np.sqrt(_interval_of_mean(((y - predicted) ** 2).mean(1))).tolist()
+    return [
+        Score("R²", *_interval(r2), "share of the variance that is explained"),
+        Score("mean absolute error", *size, "in the unit of y"),
+        Score("root mean squared error", value, low, high, "in the unit of y"),
+    ]
+
+
+def _accuracy(y: np.ndarray, predicted: np.ndarray, meaning: str) -> Score:
+    n_right = int(accuracy_score(y, predicted, normalize=False))
+    low, high = binomtest(n_right, len(y)).proportion_ci(method="wilson")
+    return Score("accuracy", n_right / len(y), float(low), float(high), meaning)
+
+
+def _means_over_classes(
+    y: np.ndarray, predicted: np.ndarray, rows: np.ndarray, n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return means of recall and F1 over the classes that occur, for each bootstrap sample.
+
+    ``rows`` tells which sample each label belongs to. Many bootstrap samples are one call of
+    scikit-learn, in which each has classes of its own: a call takes milliseconds.
+    """
+    at_once = max(1, _CELLS // len(y))
+    recalls, f1s = [], []
+    weights = iter(_bootstrap(int(rows.max()) + 1))
+    while some := list(itertools.islice(weights, at_once)):
+        first = n_classes * np.arange(len(some))[:, None]
+        codes = [np.where(values < 0, -1, first + values).ravel() for values in (y, predicted)]
+        weight = np.concatenate([each[rows] for each in some])
+        labels = np.arange(n_classes * len(some))
+        _, recall, f1, n = precision_recall_fscore_support(
+            *codes, labels=labels, sample_weight=weight, zero_division=0
+        )
+        occurs = n.reshape(-1, n_classes) > 0
+        n_occurring = np.maximum(occurs.sum(1), 1)
+        recalls.append((recall.reshape(occurs.shape) * occurs).sum(1) / n_occurring)
+        f1s.append((f1.reshape(occurs.shape) * occurs).sum(1) / n_occurring)
+    return np.concatenate(recalls), np.concatenate(f1s)
+
+
+def _interval_of_mean(losses: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean over samples with its interval."""
+    return _interval(np.array([np.average(losses, weights=w) for w in _bootstrap(len(losses))]))
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the score of all samples, which is the first, and quantiles of the others."""
+    low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan)[1:], [0.025, 0.975])
+    return float(values[0]), float(low), float(high)
+
+
+def _bootstrap(n: int) -> Iterator[np.ndarray]:
+    """Yield weights of samples: one for each, then how often each is drawn."""
+    rng = np.random.default_rng(0)
+    yield np.ones(n)
+    for _ in range(_RESAMPLES):
+        yield rng.multinomial(n, np.full(n, 1 / n)).astype(float)
+
+
+# -- calibration -----------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """The predictions whose probability is in an interval.
 
     Parameters
@@ -65,242 +220,40 @@ class Bin:
     accuracy: float
 
 
-def class_scores(
-    y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None, classes: np.ndarray
-) -> list[Score]:
-    """Return scores of predicted labels.
-
-    Parameters
-    ----------
-    y, predicted : ndarray of shape (n_samples,)
-    probabilities : ndarray of shape (n_samples, n_classes) or None
-    classes : ndarray of shape (n_classes,)
-
-    Returns
-    -------
-    list of Score
-        The interval of the accuracy is that of Wilson, those of others are quantiles of 500
-        bootstrap samples.
-    """
-    right = y == predicted
-    low, high = wilson_interval(int(right.sum()), len(y))
-    found = [Score("accuracy", float(right.mean()), low, high, "share of correct predictions")]
-    found += [
-        _resampled(name, score, (y, predicted), meaning)
-        for name, score, meaning in (
-            ("balanced accuracy", _balanced_accuracy, "mean of the accuracies of the classes"),
-            ("macro F1", _macro_f1, "mean over classes of the F1 score"),
-        )
-    ]
-    if probabilities is None:
-        return found
-    own = probabilities[np.arange(len(y)), np.searchsorted(classes, y)]
-    meaning = "mean of minus the logarithm of the probability of the label; lower is better"
-    return [*found, _resampled("log loss", _mean, (-np.log(own.clip(_LEAST)),), meaning)]
-
-
-def label_set_scores(
-    y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None
-) -> list[Score]:
-    """Return scores of indicator matrices of labels.
-
-    Parameters
-    ----------
-    y, predicted : ndarray of shape (n_samples, n_labels)
-    probabilities : ndarray of shape (n_samples, n_labels) or None
-
-    Returns
-    -------
-    list of Score
-        Intervals are those of :func:`class_scores`. F1 scores are over the labels that occur.
-    """
-    y, predicted = y == 1, predicted == 1
-    right = (y == predicted).all(1)
-    low, high = wilson_interval(int(right.sum()), len(y))
-    meaning = "share of samples whose labels are all right"
-    found = [Score("accuracy", float(right.mean()), low, high, meaning)]
-    found += [
-        _resampled(name, score, arrays, meaning)
-        for name, score, arrays, meaning in (
-            ("micro F1", _set_micro_f1, (y, predicted), "F1 score of all labels together"),
-            ("macro F1", _set_macro_f1, (y, predicted), "mean over labels of the F1 score"),
-            (
-                "Hamming loss",
-                _mean,
-                ((y != predicted).mean(1),),
-                "share of labels that are wrong; lower is better",
-            ),
-        )
-    ]
-    if probabilities is None:
-        return found
-    own = np.where(y, probabilities, 1 - probabilities).clip(_LEAST)
-    meaning = "mean over labels of minus the logarithm of the probability; lower is better"
-    return [*found, _resampled("log loss", _mean, (-np.log(own).mean(1),), meaning)]
-
-
-def number_scores(y: np.ndarray, predicted: np.ndarray) -> list[Score]:
-    """Return scores of predicted numbers.
-
-    Parameters
-    ----------
-    y, predicted : ndarray of shape (n_samples,) or (n_samples, n_targets)
-
-    Returns
-    -------
-    list of Score
-        Intervals are quantiles of 500 bootstrap samples. Of several targets, means.
-    """
-    y, predicted = y.reshape(len(y), -1), predicted.reshape(len(y), -1)
-    size, squared = np.abs(y - predicted).mean(1), ((y - predicted) ** 2).mean(1)
-    return [
-        _resampled("R²", _r2, (y, predicted), "share of the variance that is explained"),
-        _resampled("mean absolute error", _mean, (size,), "in the unit of y"),
-        _resampled("root mean squared error", _root_mean, (squared,), "in the unit of y"),
-    ]
-
-
-def wilson_interval(n_right: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of Wilson (1927) for a share.
-
-    Parameters
-    ----------
-    n_right, n : int
-    level : float, default=0.95
-
-    Returns
-    -------
-    tuple of two floats
-    """
-    z = norm.ppf(0.5 + level / 2)
-    share = n_right / n
-    middle = share + z**2 / (2 * n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return float((middle - half) / (1 + z**2 / n)), float((middle + half) / (1 + z**2 / n))
-
-
-def _resampled(name: str, score: Callable, arrays: tuple, meaning: str) -> Score:
-    """Return a score with the quantiles of bootstrap samples.
-
-    The score is given arrays, and how often each sample counts: ``(n_resamples, n_samples)``.
-    """
-    rng, n = np.random.default_rng(0), len(arrays[0])
-    parts = []
-    for _ in range(_RESAMPLES // _AT_ONCE):
-        times = rng.multinomial(n, np.full(n, 1 / n), _AT_ONCE).astype(float)
-        parts.append(score(*arrays, times))
-    low, high = np.nanquantile(np.concatenate(parts), [0.025, 0.975])
-    value = score(*arrays, np.ones((1, n)))[0]
-    return Score(name, float(value), float(low), float(high), meaning)
-
-
-def _mean(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return times @ values / times.sum(1)
-
-
-def _root_mean(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return np.sqrt(_mean(values, times))
-
-
-def _set_counts(y, predicted, times) -> tuple[np.ndarray, np.ndarray]:
-    """Count correct labels, and labels and predictions: ``(n_resamples, n_labels)``."""
-    return times @ (y & predicted), times @ y + times @ predicted
-
-
-def _set_micro_f1(y, predicted, times) -> np.ndarray:
-    right, both = _set_counts(y, predicted, times)
-    return 2 * right.sum(1) / np.maximum(both.sum(1), 1)
-
-
-def _set_macro_f1(y, predicted, times) -> np.ndarray:
-    right, both = _set_counts(y, predicted, times)
-    occurs = times @ y > 0
-    return (2 * right / np.maximum(both, 1) * occurs).sum(1) / np.maximum(occurs.sum(1), 1)
-
-
-def _counts(y, predicted, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count correct predictions, labels and predictions: ``(n_resamples, n_classes)``."""
-    labels = np.unique(y)
-    is_label, is_predicted = (np.equal.outer(some, labels) for some in (y, predicted))
-    return times @ (is_label & is_predicted), times @ is_label, times @ is_predicted
-
-
-def _balanced_accuracy(y, predicted, times) -> np.ndarray:
-    right, n_labels, _ = _counts(y, predicted, times)
-    return _mean_of_present(right / np.maximum(n_labels, 1), n_labels)
-
-
-def _macro_f1(y, predicted, times) -> np.ndarray:
-    right, n_labels, n_predicted = _counts(y, predicted, times)
-    return _mean_of_present(2 * right / np.maximum(n_labels + n_predicted, 1), n_labels)
-
-
-def _mean_of_present(values: np.ndarray, n_labels: np.ndarray) -> np.ndarray:
-    """Return the mean over the classes that a resample has."""
-    return (values * (n_labels > 0)).sum(1) / (n_labels > 0).sum(1)
-
-
-def _r2(y, predicted, times) -> np.ndarray:
-    n = times.sum(1, keepdims=True)
-    spread = times @ y**2 / n - (times @ y / n) ** 2
-    error = times @ (y - predicted) ** 2 / n
-    return (1 - np.divide(error, spread, out=np.full_like(error, np.nan), where=spread > 0)).mean(1)
-
-
-def calibration_bins(y: np.ndarray, probabilities: np.ndarray, classes: np.ndarray) -> list[Bin]:
-    """Group predictions by the probability of the predicted label.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-    probabilities : ndarray of shape (n_samples, n_classes)
-    classes : ndarray of shape (n_classes,)
-
-    Returns
-    -------
-    list of Bin
-        Ten of equal width, without empty ones.
-    """
-    return bins_of(probabilities.max(1), classes[probabilities.argmax(1)] == y)
-
-
-def bins_of(sure: np.ndarray, right: np.ndarray) -> list[Bin]:
+def calibration_bins(probabilities: np.ndarray, right: np.ndarray) -> list[CalibrationBin]:
     """Group predictions by their probability.
 
     Parameters
     ----------
-    sure : ndarray of shape (n_predictions,)
+    probabilities : ndarray of shape (n_predictions,)
     right : ndarray of bool of shape (n_predictions,)
 
     Returns
     -------
-    list of Bin
+    list of CalibrationBin
         Ten of equal width, without empty ones.
     """
-    places = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    return [
-        Bin(
-            place / _BINS,
-            (place + 1) / _BINS,
-            int((places == place).sum()),
-            float(sure[places == place].mean()),
-            float(right[places == place].mean()),
-        )
-        for place in np.unique(places)
-    ]
+    places = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    bins = []
+    for place in np.unique(places):
+        rows = places == place
+        mean, accuracy = float(probabilities[rows].mean()), float(right[rows].mean())
+        low, high = place / _BINS, (place + 1) / _BINS
+        bins.append(CalibrationBin(low, high, int(rows.sum()), mean, accuracy))
+    return bins
 
 
-def calibration_error(bins: list[Bin]) -> float:
+def calibration_error(bins: list[CalibrationBin]) -> float:
     """Return the expected calibration error (Guo et al., ICML 2017).
 
     Parameters
     ----------
-    bins : list of Bin
+    bins : list of CalibrationBin
 
     Returns
     -------
     float
         Mean difference of accuracy and probability over the bins, weighted by their counts.
     """
-    total = sum(one.count for one in bins)
-    return sum(one.count * abs(one.mean - one.accuracy) for one in bins) / total
+    counts = [each.count for each in bins]
+    return float(np.average([abs(each.mean - each.accuracy) for each in bins], weights=counts))

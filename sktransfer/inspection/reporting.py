@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import os
+import pickle
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import check_is_fitted
+
 from ..data import package_versions
-from .collecting import Collector
-from .facts import Report
-from .page import render
+from ..features import NetworkStep, PretrainedFeatureExtractor, find_network
+from .displays import previews_of
+from .duplicates import NearDuplicates, near_duplicates_of
+from .explaining import saliency, show_saliency
+from .label_issues import LabelIssues
+from .metrics import calibration_error
+from .page import Case, ErrorGroup, ReportData, Shown, render, show
+from .report_targets import Predictions, TargetReport, as_text, report_of_target
 
 __all__ = ["report"]
+
+_GROUPS, _OF_GROUP = 8, 4  # kinds of wrong predictions that are shown, and samples of each
+_TIMED = 8  # samples that are predicted to measure the time
 
 
 def report(
@@ -28,7 +47,7 @@ def report(
     title: str | None = None,
     file: str = "model.skt",
     random_state: Any = 0,
-) -> Report:
+) -> ReportData:
     """Write a page of HTML about data and a model, which needs no network.
 
     It shows the data (classes, unreadable samples, near duplicates), what the model consists of,
@@ -65,7 +84,7 @@ def report(
 
     Returns
     -------
-    Report
+    ReportData
         What the page shows. Its attribute ``path`` is the file.
 
     Raises
@@ -89,12 +108,308 @@ def report(
     >>> made.n_samples, path.stat().st_size > 10_000
     (40, True)
     """
-    with tempfile.TemporaryDirectory() as folder:
-        task = Collector(estimator, X, y, cv, folder, random_state, n_shown)
-        made = task.collect(Path(path), title, recommendation, file)
+    with tempfile.TemporaryDirectory() as folder:  # features are kept there meanwhile
+        data = _collect(
+            estimator,
+            X,
+            y,
+            cv=cv,
+            folder=folder,
+            random_state=random_state,
+            n_shown=n_shown,
+            path=Path(path),
+            title=title,
+            recommendation=recommendation,
+            file=file,
+        )
     today = datetime.date.today().isoformat()
-    page = render(
-        "report.html.jinja", report=made, today=today, version=package_versions()["sktransfer"]
-    )
+    version = package_versions()["sktransfer"]
+    page = render("report.html.jinja", report=data, today=today, version=version)
     Path(path).write_text(page, encoding="utf-8")
-    return made
+    return data
+
+
+def _collect(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    cv: int | None,
+    folder: str,
+    random_state: Any,
+    n_shown: int,
+    path: Path,
+    title: str | None,
+    recommendation: Any,
+    file: str,
+) -> ReportData:
+    """Predict the samples by models that have not seen them, and collect what the page shows."""
+    target = report_of_target(estimator, y)
+    is_fitted = _is_fitted(estimator)
+    if cv is None and not is_fitted:
+        raise ValueError(f"cv=None needs a fitted estimator: {type(estimator).__name__} is not.")
+    unreadable, readable = _find_unreadable(find_network(estimator), X)
+    if len(readable) < 2:
+        raise ValueError(f"{len(readable)} samples are readable: at least 2 are needed.")
+    if unreadable:
+        X = _safe_indexing(X, readable)
+    target = target.take(readable)
+    if cv is not None:
+        target.check(cv)
+
+    unfitted = _with_memory(estimator, folder)
+    model = estimator if is_fitted else clone(unfitted).fit(X, target.y)
+    network = find_network(model)
+    samples = network.check(X)
+    extractor = PretrainedFeatureExtractor(network.step.backbone_, memory=folder)
+    duplicates = near_duplicates_of(extractor.fit_transform(samples))
+    if cv is None:
+        target = target.knowing(model)
+        predictions = _predict(model, X, target)
+    else:
+        groups = _groups_of(duplicates, len(target.y), cv)
+        predictions = _cross_validate(unfitted, X, target, groups, cv, random_state)
+
+    shown = _ShownSamples(samples, readable, network, target, predictions)
+    order = target.errors(predictions)
+    bins = target.bins(predictions)
+    labels, matrix = target.matrix(predictions) or ([], None)
+    issues = target.issues(predictions)
+    n_given = len(target.y) + len(unreadable)
+    return ReportData(
+        path=path,
+        title=title or f"Report: {type(model).__name__} on {network.step.backbone_.name}",
+        noun=network.modality.noun,
+        n_samples=len(target.y),
+        n_folds=len(predictions.fit_seconds),
+        sizes=target.sizes(),
+        unreadable=unreadable,
+        duplicates=dataclasses.replace(
+            duplicates, pairs=readable[duplicates.pairs], n_samples=n_given
+        ),
+        duplicate_cases=shown.duplicates(duplicates, n_shown),
+        choice=_describe_model(estimator, network),
+        recommendation=recommendation,
+        target=target,
+        baseline=target.baseline(),
+        scores=target.scores(predictions),
+        table=target.table(predictions),
+        scatters=target.scatters(predictions),
+        residuals=target.residuals(predictions),
+        calibration=bins,
+        calibration_error=calibration_error(bins) if bins else float("nan"),
+        matrix=matrix,
+        labels=labels,
+        confused=shown.groups(order),
+        worst=shown.worst(order[:n_shown]),
+        issues=None if issues is None else _in_X(issues, readable, n_given),
+        issue_cases=[] if issues is None else shown.issues(issues, n_shown),
+        costs=_measure_costs(model, network, samples, predictions),
+        file=file,
+    )
+
+
+def _is_fitted(estimator) -> bool:
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
+
+
+def _find_unreadable(network: NetworkStep, X) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Return name and cause of samples that cannot be opened, and the positions of the others."""
+    if network.before is not None:  # its steps may not be fitted yet
+        return [], np.arange(len(X))
+    samples, unreadable, readable = network.check(X), [], []
+    for i, sample in enumerate(samples):
+        try:
+            network.modality.open(network.modality.read(sample))
+            readable.append(i)
+        except Exception as error:  # decoders raise anything
+            cause = str(error) or type(error).__name__
+            unreadable.append((_name_of(sample, i, network), cause))
+    return unreadable, np.array(readable, dtype=int)
+
+
+def _name_of(sample, position: int, network: NetworkStep) -> str:
+    """Return folder and name of the file of a sample, or its position in X."""
+    is_name = isinstance(sample, str) and network.modality.takes_files
+    if is_name or isinstance(sample, os.PathLike):
+        return "/".join(Path(sample).parts[-2:])
+    return f"sample {position}"
+
+
+# -- predictions by models that have not seen the samples ------------------------------------------
+
+
+def _with_memory(estimator, folder: str | None, *, replace: bool = False) -> Any:
+    """Return a clone that keeps features in a folder, unless it has a store of its own."""
+    new = clone(estimator)
+    step = find_network(new).step
+    if replace or step.memory is None:
+        step.set_params(memory=folder)
+    return new
+
+
+def _groups_of(duplicates: NearDuplicates, n_samples: int, cv: int) -> np.ndarray:
+    """Return a group for each sample, so that near duplicates are in one fold."""
+    groups = np.arange(n_samples)
+    most = n_samples / (2 * cv)  # a larger group may be all samples of a class
+    for group in duplicates.groups:
+        if len(group) <= max(2, most):
+            groups[group] = group[0]
+    return groups
+
+
+def _cross_validate(
+    estimator, X, target: TargetReport, groups: np.ndarray, cv: int, random_state
+) -> Predictions:
+    n = len(target.y)
+    predicted, fold = np.empty_like(target.y), np.zeros(n, int)
+    table: np.ndarray | None = None
+    models: list[Any] = []
+    seconds, sizes = [], []
+    for train, test in target.folds(groups, cv, random_state):
+        start = time.perf_counter()
+        model = clone(estimator).fit(_safe_indexing(X, train), target.y[train])
+        seconds.append(time.perf_counter() - start)
+        predicted[test], probabilities = target.predict(model, _safe_indexing(X, test))
+        if probabilities is not None:
+            table = np.zeros((n, probabilities.shape[1])) if table is None else table
+            table[test] = probabilities
+        fold[test] = len(models)
+        models.append(model)
+        sizes.append(len(train))
+    return Predictions(predicted, table, models, fold, seconds, float(np.mean(sizes)))
+
+
+def _predict(model, X, target: TargetReport) -> Predictions:
+    predicted, table = target.predict(model, X)
+    return Predictions(predicted, table, [model], np.zeros(len(target.y), int), [], 0.0)
+
+
+# -- samples on the page ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShownSamples:
+    """Samples of which some are shown.
+
+    Parameters
+    ----------
+    samples : sequence
+    positions : ndarray of int
+        Of the samples in X.
+    network : NetworkStep
+    target : TargetReport
+    predictions : Predictions
+    """
+
+    samples: Any
+    positions: np.ndarray
+    network: NetworkStep
+    target: TargetReport
+    predictions: Predictions
+
+    def cases(self, rows: Sequence[int] | np.ndarray) -> list[Case]:
+        """Return samples with their labels and predictions."""
+        previews = previews_of(self.samples, self.network.modality, rows)
+        text = self.target.text
+        return [
+            Case(
+                _name_of(self.samples[i], self.positions[i], self.network),
+                show(preview),
+                text(self.target.y[i]),
+                text(self.predictions.predicted[i]),
+                self.target.sure(self.predictions, i),
+            )
+            for i, preview in zip(rows, previews, strict=True)
+        ]
+
+    def duplicates(self, duplicates: NearDuplicates, n: int) -> list[tuple[float, Case, Case]]:
+        """Return the most similar pairs."""
+        cases = [self.cases(pair) for pair in duplicates.pairs[:n]]
+        cosines = duplicates.similarity[:n].tolist()
+        return [(cosine, a, b) for cosine, (a, b) in zip(cosines, cases, strict=True)]
+
+    def groups(self, order: np.ndarray) -> list[ErrorGroup]:
+        """Return the most frequent kinds of wrong predictions, with some samples of each."""
+        return [
+            dataclasses.replace(group, cases=self.cases(group.rows[:_OF_GROUP]))
+            for group in self.target.groups(self.predictions, order)[:_GROUPS]
+        ]
+
+    def worst(self, rows: np.ndarray) -> list[Case]:
+        """Return samples with what speaks for their predictions, by the models that made them."""
+        explained: dict[int, Shown] = {}
+        for fold, model in enumerate(self.predictions.models):
+            own = [i for i in rows if self.predictions.fold[i] == fold]
+            if own:
+                maps = saliency(
+                    find_network(model).on_samples(),
+                    [self.samples[i] for i in own],
+                    target=self.target.explained(self.predictions, own),
+                )
+                explained |= {i: show_saliency(maps, at) for at, i in enumerate(own)}
+        what = [self.target.explanation(self.predictions, i) for i in rows]
+        return [
+            dataclasses.replace(case, saliency=explained[i], explained=text)
+            for i, text, case in zip(rows, what, self.cases(rows), strict=True)
+        ]
+
+    def issues(self, issues: LabelIssues, n: int) -> list[Case]:
+        """Return the most suspicious labels, with what they rather are."""
+        cases = self.cases(issues.indices[:n])
+        triples = zip(cases, issues.given[:n], issues.suggested[:n], strict=True)
+        return [
+            dataclasses.replace(case, label=as_text(given), predicted=as_text(suggested))
+            for case, given, suggested in triples
+        ]
+
+
+def _in_X(issues: LabelIssues, readable: np.ndarray, n: int) -> LabelIssues:
+    """Return label issues with positions in X, unreadable samples included."""
+    quality, table = np.full(n, np.nan), np.full((n, len(issues.classes)), np.nan)
+    quality[readable], table[readable] = issues.quality, issues.probabilities
+    indices = readable[issues.indices]
+    return dataclasses.replace(issues, indices=indices, quality=quality, probabilities=table)
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def _describe_model(estimator, network: NetworkStep) -> dict[str, Any]:
+    step = network.step
+    shape = step.backbone_.input_shape
+    members, weights = getattr(step, "members_", None) or [], getattr(step, "weights_", None)
+    return {
+        "estimator": repr(_with_memory(estimator, None, replace=True)),
+        "backbone": step.backbone_.name,
+        "input": "" if shape is None else " × ".join(map(str, shape[1:])),
+        "strategy": getattr(step, "strategy_", ""),
+        "members": (
+            [] if weights is None else list(zip(members, map(float, weights), strict=True))
+        ),
+    }
+
+
+def _measure_costs(
+    model, network: NetworkStep, samples, predictions: Predictions
+) -> dict[str, str]:
+    on_samples, few = network.on_samples(), samples[:_TIMED]
+    on_samples.predict(few)  # prepares the network
+    start = time.perf_counter()
+    on_samples.predict(few)
+    each = (time.perf_counter() - start) / len(few)
+    n_weights = sum(p.numel() for p in network.step.backbone_.module.parameters())
+    costs = {}
+    if predictions.fit_seconds:
+        seconds = np.mean(predictions.fit_seconds)
+        name = f"time of a fit to {predictions.n_train:.0f} samples"
+        costs[name] = f"{seconds:.3g} s, with features from the store"
+    costs["time of a prediction"] = f"{1000 * each:.3g} ms a sample"
+    costs["weights of the network"] = f"{n_weights / 1e6:.3g} million"
+    with contextlib.suppress(Exception):  # a function of the user's may have no pickle
+        costs["size of a pickle"] = f"{len(pickle.dumps(model)) / 1e6:.3g} MB"
+    return costs

@@ -22,9 +22,8 @@ from sktransfer import (
 )
 from sktransfer.features import open_sample
 from sktransfer.inspection import SaliencyDisplay, saliency
-from sktransfer.inspection.networks import FromInputs, FromMaps
-from sktransfer.inspection.saliency_display import overlay
-from sktransfer.inspection.scores import scores_of
+from sktransfer.inspection.explaining import overlay
+from sktransfer.inspection.gradients import FromInputs, FromMaps, scores_of
 from tests.support import TINY_SIZE, Vectors, images, tiny_backbone, tiny_swin, tiny_vit
 
 attr = pytest.importorskip("captum.attr")

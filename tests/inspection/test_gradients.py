@@ -21,8 +21,7 @@ from sktransfer import (
     TransferRegressor,
 )
 from sktransfer.features import open_sample
-from sktransfer.inspection.networks import FromInputs, FromMaps
-from sktransfer.inspection.scores import NoGradientsError, scores_of
+from sktransfer.inspection.gradients import FromInputs, FromMaps, NoGradientsError, scores_of
 from tests.support import tiny_backbone
 
 MAP = {"dark": ["a", "b"], "light": "c"}

@@ -1,0 +1,491 @@
+"""The scores of an estimator as a function with gradients, down to maps of positions or pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import is_regressor
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import Normalizer
+from torch import nn
+
+from ..backbones import (
+    Backbone,
+    LayerInfo,
+    inspect_layers,
+    is_channels_last,
+    resolve_layer,
+    stages_of,
+)
+from ..engines import pool
+from ..features import (
+    Output,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    TokenWeights,
+    find_network,
+)
+from ..finetuning import FineTunedClassifier, FineTunedRegressor
+from ..selection import TransferClassifier, TransferRegressor
+from ..selection.blend import ClassBlend, NumberBlend
+from ..selection.linear_models import Linear
+from ..selection.members import RAW
+from ..selection.models import Conditional, FittedOnFeatures, Mapped
+
+__all__ = [
+    "FromInputs",
+    "FromMaps",
+    "NoGradientsError",
+    "Scores",
+    "as_map",
+    "scores_of",
+]
+
+_AT_ONCE = 256  # rows of a unit matrix
+_TOLERANCE = 1e-3  # of a linear function, relative to its largest value
+
+
+class NoGradientsError(TypeError):
+    """Raised if the scores of an estimator have no gradients."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores as a function of the pooled outputs of layers.
+
+    Parameters
+    ----------
+    outputs : sequence of Output
+    head : callable
+        From a list of tensors ``(n_samples, n_features)``, one for each output, to ``(n_samples,
+        n_outputs)``.
+    """
+
+    outputs: Sequence[Output]
+    head: Callable[[list[torch.Tensor]], torch.Tensor]
+
+
+@functools.singledispatch
+def scores_of(estimator: Any) -> Scores:
+    """Return the scores of a fitted estimator as a function with gradients.
+
+    Parameters
+    ----------
+    estimator : estimator of sktransfer, or a pipeline with one
+
+    Returns
+    -------
+    Scores
+        With a column for each label: logits, or logarithms of the odds for blends.
+
+    Raises
+    ------
+    NoGradientsError
+        If the scores are no differentiable function of activations.
+    """
+    raise NoGradientsError(f"{type(estimator).__name__} has no gradients.")
+
+
+# -- estimators of this package ------------------------------------------------------------------
+
+
+@scores_of.register(FineTunedClassifier)
+@scores_of.register(FineTunedRegressor)
+def _of_tuned(estimator) -> Scores:
+    backbone = estimator.to_backbone()
+    return Scores([Output(backbone, resolve_layer(backbone, -1), "none")], lambda x: x[0])
+
+
+@scores_of.register
+def _of_direct(estimator: PretrainedClassifier) -> Scores:
+    outputs = estimator.outputs_
+    if estimator.class_map is None:
+        return Scores(outputs, lambda x: torch.stack(x).mean(0))
+    if estimator.class_map == "learn":
+        given = _tensor(estimator.conditional_)
+        return Scores(outputs, lambda x: torch.stack([_conditional(a, given) for a in x]).mean(0))
+    groups = estimator.class_positions_.values()
+    return Scores(outputs, lambda x: _mapped(torch.stack(x).mean(0), groups))
+
+
+def _mapped(logits: torch.Tensor, groups: Iterable) -> torch.Tensor:
+    """Return the logit of each label, of whose classes the positions are given."""
+    return torch.stack([logits[:, list(group)].logsumexp(1) for group in groups], dim=1)
+
+
+@scores_of.register(TransferClassifier)
+@scores_of.register(TransferRegressor)
+def _of_choice(estimator) -> Scores:
+    return scores_of(getattr(estimator, "blend_", None) or estimator.estimator_)
+
+
+# -- pipelines -----------------------------------------------------------------------------------
+
+
+@scores_of.register
+def _of_pipeline(estimator: Pipeline) -> Scores:
+    network = find_network(estimator)
+    step = network.step
+    if network.after is None:
+        return scores_of(step)
+    if not isinstance(step, PretrainedFeatureExtractor):
+        raise NoGradientsError(f"{type(step).__name__} before other steps has no gradients.")
+    if any(isinstance(output.pooling, TokenWeights) for output in step.outputs_):
+        raise NoGradientsError("A pooling that is learned has no gradients.")
+    if len(step.columns_) > 1:
+        raise NoGradientsError("An extractor of several columns of samples has no gradients.")
+    components = [("pca", pca) for pca in getattr(step, "pca_", ())]
+    tail = _tail([*components, *network.after.steps], sum(o.width or 0 for o in step.outputs_))
+    return Scores(step.outputs_, lambda x: tail(torch.cat(x, 1)))
+
+
+def _tail(steps: list, n_features: int) -> Callable:
+    """Return the steps behind the features as a function of tensors."""
+    places = [i for i, (_, step) in enumerate(steps) if isinstance(step, Normalizer)]
+    if not places:
+        return _affine(_function(steps), n_features)
+    first, rest = steps[: places[0]], steps[places[0] + 1 :]
+    order = {"l1": 1, "l2": 2, "max": torch.inf}[steps[places[0]][1].norm]
+    before = _affine(Pipeline(first).transform, n_features) if first else lambda x: x
+    n_middle = before(torch.zeros(1, n_features)).shape[1]
+    behind = _tail(rest, n_middle)
+    return lambda x: behind(torch.nn.functional.normalize(before(x), p=order))
+
+
+def _function(steps: list) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the scores that steps give to rows of features."""
+    *before, (_, last) = steps
+    score = _last(last)
+    return (lambda rows: score(Pipeline(before).transform(rows))) if before else score
+
+
+def _last(model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the scores of a model of features, as columns."""
+    if hasattr(model, "decision_function"):
+        return lambda rows: _two_columns(model.decision_function(rows))
+    if hasattr(model, "coef_") and hasattr(model, "classes_"):
+        return lambda rows: _two_columns(rows @ model.coef_.T + model.intercept_)
+    if is_regressor(model):
+        return lambda rows: model.predict(rows).reshape(len(rows), -1)
+    raise NoGradientsError(f"{type(model).__name__} has no decision_function.")
+
+
+def _two_columns(scores: np.ndarray) -> np.ndarray:
+    scores = scores[:, 0] if scores.ndim == 2 and scores.shape[1] == 1 else scores
+    return scores if scores.ndim == 2 else np.column_stack([-scores, scores]) / 2
+
+
+def _affine(function: Callable, n_features: int) -> Callable:
+    """Return a linear function of rows as one of tensors, found by calling it."""
+    origin = function(np.zeros((1, n_features)))
+    parts = []
+    for start in range(0, n_features, _AT_ONCE):
+        rows = np.eye(min(_AT_ONCE, n_features - start), n_features, start)
+        parts.append(function(rows) - origin)
+    weight = np.concatenate(parts)
+    some = np.random.default_rng(0).normal(size=(4, n_features))
+    expected, found = some @ weight + origin, function(some)
+    if np.abs(expected - found).max() > _TOLERANCE * max(1.0, np.abs(found).max()):
+        raise NoGradientsError("The steps behind the features are not linear.")
+    slope, intercept = _tensor(weight), _tensor(origin)
+    return lambda x: x.double() @ slope + intercept
+
+
+# -- blends --------------------------------------------------------------------------------------
+
+
+@scores_of.register
+def _of_class_blend(blend: ClassBlend) -> Scores:
+    outputs, mean = _mean_of_parts(blend)
+    if blend.tuned is None:
+        return Scores(outputs, lambda x: _log_odds(mean(x)))
+    tuned, inner = blend.tuned, scores_of(blend.tuned.model)
+
+    def mixed(x):
+        own = torch.zeros(len(x[0]), tuned.n_classes, dtype=torch.float64)
+        logits = inner.head(x[len(outputs) :]).double().log_softmax(1) / tuned.temperature
+        own[:, torch.as_tensor(tuned.columns)] = logits.softmax(1)
+        return _log_odds((1 - tuned.weight) * mean(x[: len(outputs)]) + tuned.weight * own)
+
+    return Scores([*outputs, *inner.outputs], mixed)
+
+
+@scores_of.register
+def _of_number_blend(blend: NumberBlend) -> Scores:
+    outputs, mean = _mean_of_parts(blend)
+    if blend.tuned is None:
+        return Scores(outputs, mean)
+    tuned, inner = blend.tuned, scores_of(blend.tuned.model)
+    of_model, of_blend = tuned.model._target, blend.scaler
+    factor = _tensor(of_model.scale / of_blend.scale)
+    shift = _tensor((of_model.mean - of_blend.mean) / of_blend.scale)
+
+    def mixed(x):
+        own = inner.head(x[len(outputs) :]).double() * factor + shift
+        return (1 - tuned.weight) * mean(x[: len(outputs)]) + tuned.weight * own
+
+    return Scores([*outputs, *inner.outputs], mixed)
+
+
+def _mean_of_parts(blend) -> tuple[list[Output], Callable]:
+    """Return what a blend reads, and the weighted mean of its members as a function of it."""
+    blocks = list(dict.fromkeys(block for part in blend.parts for block in part.member.blocks))
+    if RAW in blocks:
+        raise NoGradientsError("A member that counts words has no gradients.")
+    sized = [blend.backbone.with_image_size(b.size) for b in blocks]
+    outputs = [Output(own, b.layer, b.pooling) for own, b in zip(sized, blocks, strict=True)]
+    members = [_member(part, [blocks.index(b) for b in part.member.blocks]) for part in blend.parts]
+
+    def mean(x):
+        total = sum(member(x) for member in members)
+        if blend.temperature is None:
+            return total
+        return (total.clamp_min(1e-30).log() / blend.temperature).softmax(1)
+
+    return outputs, mean
+
+
+def _member(part, places: list[int]) -> Callable:
+    """Return the weighted predictions of a member as a function of what the blend reads."""
+    score = _fitted(part.fitted)
+
+    def weighted(x):
+        scores = score([x[i].double() for i in places])
+        if part.temperature is not None:
+            scores = (scores / part.temperature).softmax(1)
+        return part.weight * scores
+
+    return weighted
+
+
+@functools.singledispatch
+def _fitted(model) -> Callable:
+    raise NoGradientsError(f"{type(model).__name__} has no gradients.")
+
+
+@_fitted.register
+def _of_linear(model: Linear) -> Callable:
+    coefs, intercept = [_tensor(coef) for coef in model.coef], _tensor(model.intercept)
+    unit = torch.nn.functional.normalize
+    return lambda x: sum(unit(b) @ c for b, c in zip(x, coefs, strict=True)) + intercept
+
+
+@_fitted.register
+def _of_conditional(model: Conditional) -> Callable:
+    given = _tensor(model.conditional)
+    return lambda x: _conditional(x[0], given)
+
+
+@_fitted.register
+def _of_mapped(model: Mapped) -> Callable:
+    return lambda x: _mapped(x[0], model.groups)
+
+
+@_fitted.register
+def _of_classifier(model: FittedOnFeatures) -> Callable:
+    tail = _affine(_last(model.estimator), model.estimator.n_features_in_)
+
+    def spread(x):
+        found = torch.full((len(x[0]), model.n_classes), -torch.inf, dtype=torch.float64)
+        found[:, torch.as_tensor(model.columns)] = tail(torch.cat(x, 1))
+        return found
+
+    return spread
+
+
+def _conditional(logits: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """Return logarithms of the probabilities of labels, from logits of the network's classes."""
+    return (logits.double().softmax(1) @ given).clamp_min(1e-30).log()
+
+
+def _log_odds(probabilities: torch.Tensor) -> torch.Tensor:
+    p = probabilities.clamp(1e-12, 1 - 1e-12)
+    return p.log() - (1 - p).log()
+
+
+def _tensor(array) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(array, dtype=np.float64))
+
+
+# -- running networks with gradients ---------------------------------------------------------------
+
+
+class FromInputs(nn.Module):
+    """The scores as a function of the preprocessed samples, one tensor for each backbone.
+
+    Parameters
+    ----------
+    scores : Scores
+
+    Attributes
+    ----------
+    backbones : list of Backbone
+        Of the inputs: the same network at several sizes, or several networks.
+    """
+
+    backbones: list[Backbone]
+
+    def __init__(self, scores: Scores):
+        super().__init__()
+        self.scores = scores
+        self.backbones = list(
+            {id(output.backbone): output.backbone for output in scores.outputs}.values()
+        )
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        activations = {}
+        for backbone, x in zip(self.backbones, inputs, strict=True):
+            layers = [o.layer for o in self.scores.outputs if o.backbone is backbone]
+            activations[id(backbone)] = _run(backbone, x.clone(), layers)
+        outputs = self.scores.outputs
+        return self.scores.head([_pooled(o, activations[id(o.backbone)][o.layer]) for o in outputs])
+
+
+class FromMaps(FromInputs):
+    """The same scores, with gradients that end at a map before each layer that is output.
+
+    Gradients from one layer that is read do not pass to another, so that the products of gradients
+    and activations of all maps can be added.
+
+    Parameters
+    ----------
+    scores : Scores
+    samples : sequence of Tensor
+        One preprocessed sample, ``(1, ...)``, for each backbone.
+
+    Attributes
+    ----------
+    markers : list of torch.nn.Module
+        Each returns the map before a layer that is output.
+    """
+
+    infos: dict[int, dict[str, LayerInfo]]
+    maps: list[str]
+    markers: nn.ModuleList
+
+    def __init__(self, scores: Scores, samples: Sequence[torch.Tensor]):
+        super().__init__(scores)
+        self.infos = {
+            id(backbone): inspect_layers(backbone, x)
+            for backbone, x in zip(self.backbones, samples, strict=True)
+        }
+        by_backbone = {id(b): x for b, x in zip(self.backbones, samples, strict=True)}
+        self.maps = [self._map_before(r, by_backbone[id(r.backbone)]) for r in scores.outputs]
+        self.markers = nn.ModuleList(nn.Identity() for _ in scores.outputs)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            maps = {
+                id(backbone): _run(backbone, x, self._map_names(backbone))
+                for backbone, x in zip(self.backbones, inputs, strict=True)
+            }
+        pooled = []
+        for output, name, marker in zip(self.scores.outputs, self.maps, self.markers, strict=True):
+            x = marker(maps[id(output.backbone)][name].detach().requires_grad_())
+            pooled.append(
+                _pooled(output, _run(output.backbone, x, [output.layer], name)[output.layer])
+            )
+        return self.scores.head(pooled)
+
+    def _map_names(self, backbone: Backbone) -> list[str]:
+        pairs = zip(self.scores.outputs, self.maps, strict=True)
+        return [name for output, name in pairs if output.backbone is backbone]
+
+    def _map_before(self, output: Output, x: torch.Tensor) -> str:
+        """Find the last layer with a map at which the gradients are not those of one token."""
+        infos = self.infos[id(output.backbone)]
+        names = list(infos)
+        for name in reversed(names[: names.index(output.layer) + 1]):
+            if not _has_map(infos[name], output.backbone):
+                continue
+            with torch.no_grad():
+                start = _run(output.backbone, x, [name])[name]
+            start = start.detach().requires_grad_()
+            with torch.enable_grad():
+                activation = _run(output.backbone, start, [output.layer], name)[output.layer]
+                pooled = _pooled(output, activation)
+                # Not their sum: the two logits of a linear probe cancel each other.
+                weight = torch.arange(1.0, 1 + pooled.shape[1]).sqrt()
+                (gradient,) = torch.autograd.grad((pooled * weight).sum(), start)
+            if as_map(gradient, output.backbone).any():
+                return name
+        raise NoGradientsError(
+            f"Backbone {output.backbone.name!r} has no layer with a map before {output.layer!r}."
+        )
+
+
+def _run(
+    backbone: Backbone, x: torch.Tensor, layers: Sequence[str], start: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Run stages up to the last of some layers, from the input or behind a layer."""
+    found = {} if start is None else {start: x}
+    names = list(stages_of(backbone))
+    first = 0 if start is None else names.index(start) + 1
+    last = max(names.index(layer) for layer in layers)
+    for name in names[first : last + 1]:
+        # Stages may work in place: what is kept, and what has gradients, is copied first.
+        x = stages_of(backbone)[name](x.clone())
+        found[name] = x
+    return {layer: found[layer] for layer in layers}
+
+
+def _pooled(output: Output, activation: torch.Tensor) -> torch.Tensor:
+    masked = output.backbone.modality.has_tokens
+    return pool(activation, output.pooling, square=_is_square(output.backbone), masked=masked)
+
+
+def _is_square(backbone: Backbone) -> bool:
+    shape = backbone.input_shape
+    return shape is not None and shape[-1] == shape[-2]
+
+
+def _has_map(info: LayerInfo, backbone: Backbone) -> bool:
+    """Tell whether an activation has positions in an image."""
+    shape = info.shape
+    if backbone.modality.has_tokens or len(shape) not in (2, 3):
+        return False
+    if len(shape) == 2:
+        return _grid(shape[0], backbone) is not None
+    sides = shape[:2] if is_channels_last(shape, _is_square(backbone)) else shape[1:]
+    return min(sides) > 1
+
+
+def _grid(n_tokens: int, backbone: Backbone) -> tuple[int, int] | None:
+    """Return rows and columns of the patches among tokens; other tokens precede them."""
+    shape = backbone.input_shape
+    if shape is None or len(shape) != 3:
+        return None
+    for n_patches in range(n_tokens, max(3, n_tokens - 9), -1):
+        rows = round(math.sqrt(n_patches * shape[1] / shape[2]))
+        columns = round(n_patches / max(1, rows))
+        fits = rows * columns == n_patches and rows * shape[2] == columns * shape[1]
+        if fits and min(rows, columns) > 1:
+            return rows, columns
+    return None
+
+
+def as_map(values: torch.Tensor, backbone: Backbone) -> torch.Tensor:
+    """Add the channels of values in the form of an activation, and arrange its positions.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n, channels, h, w), (n, h, w, channels) or (n, tokens, channels)
+    backbone : Backbone
+
+    Returns
+    -------
+    Tensor of shape (n, h, w)
+    """
+    if values.ndim == 3:
+        grid = _grid(values.shape[1], backbone)
+        if grid is None:
+            raise NoGradientsError("The tokens of an activation are no grid of patches.")
+        return values.sum(2)[:, -math.prod(grid) :].unflatten(1, grid)
+    last = is_channels_last(tuple(values.shape[1:]), _is_square(backbone))
+    return values.sum(-1 if last else 1)
