@@ -21,8 +21,9 @@ from ..backbones import Backbone, describe
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
 from .callbacks import KeepBest, WarmupCosine
 from .packing import first_unknown, from_bytes, to_bytes
-from .rows import Batches
+from .rows import Batches, Rows
 from .tail import Tail
+from .watching import mean_loss
 
 __all__ = ["SaveTraining", "TrainingFile", "describe_fit", "saving"]
 
@@ -30,6 +31,7 @@ _NAME = "training.checkpoint"
 _KEY = "{key}"  # in the name of a folder: a digest of the data and parameters
 _MARK = b"SKTCKPT1"  # of this format
 _LIBRARIES = ("skorch", "sktransfer")  # their callbacks set other attributes when they begin
+_SAME_LOSS = 1e-2, 1e-4  # relative and absolute: a training may go on on another device
 _CACHES = ("y_trues_", "y_preds_")  # predictions of skorch's scores, made again in each epoch
 # Parameters that do not decide what is trained. The backbone counts by its content.
 _OTHER = frozenset(
@@ -270,12 +272,13 @@ class SaveTraining(Callback):
         if self.file.state is not None and batches.generator is not None:
             batches.generator.set_state(self.file.state["order"])
 
-    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         state = self.file.state
         if state is None:
             return
         tail = self.tail
         tail.load_state_dict(state["tail"])
+        self._compare(state.get("loss"), _first_loss(net, X))
         tail.seed, tail.n_chunks = state["tail_seed"], state["n_chunks"]
         net.history_ = History(state["history"])
         if self.file.extends:
@@ -296,12 +299,25 @@ class SaveTraining(Callback):
             elif isinstance(callback, WarmupCosine):
                 callback.restart(net, net.max_epochs - len(net.history))
 
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+    def _compare(self, before: float | None, loss: float | None) -> None:
+        """Raise an error if the restored weights give another loss than when they were saved."""
+        if before is not None and loss is not None and not np.isclose(before, loss, *_SAME_LOSS):
+            raise ValueError(
+                f"checkpoint={self.file.folder!r} holds a training whose loss on its first batch "
+                f"was {before:.4g} and is {loss:.4g} with the same weights: code of the network, "
+                "its preprocessing, an augmentation or the loss has changed. Fit with the same "
+                f"code to go on, give another folder, or delete {str(self.file.path)!r}."
+            )
+
+    def on_epoch_end(
+        self, net: NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
         tail, generator = self.tail, getattr(self.batches, "generator", None)
         state = {
             "tail": tail.state_dict(),
             "tail_seed": tail.seed,
             "n_chunks": tail.n_chunks,
+            "loss": _first_loss(net, dataset_train),
             "learned": [name for name, p in tail.named_parameters() if p.requires_grad],
             "optimizer": net.optimizer_.state_dict(),
             "history": list(net.history),
@@ -318,6 +334,11 @@ class SaveTraining(Callback):
 
     def _others(self, net) -> list[tuple[str, Callback]]:
         return [(name, callback) for name, callback in net.callbacks_ if callback is not self]
+
+
+def _first_loss(net: NeuralNet, rows: Any) -> float | None:
+    """Return the loss of the first rows without dropout; None for rows that are not ours."""
+    return mean_loss(net, rows, net.batch_size) if isinstance(rows, Rows) else None
 
 
 @contextlib.contextmanager

@@ -123,19 +123,21 @@ def warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str
     )
 
 
-def mean_loss(net: NeuralNet, rows: Rows) -> float:
+def mean_loss(net: NeuralNet, rows: Rows, n_rows: int | None = None) -> float:
     """Compute the mean loss over rows without training.
 
     Parameters
     ----------
     net : skorch.NeuralNet
     rows : Rows
+    n_rows : int, default=None
+        The number of rows, from the first on; None is all.
 
     Returns
     -------
     float
     """
-    return _fit(net, rows, torch.arange(len(rows))).loss
+    return _fit(net, rows, torch.arange(len(rows))[:n_rows]).loss
 
 
 @torch.no_grad()

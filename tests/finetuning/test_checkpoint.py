@@ -16,6 +16,7 @@ import pytest
 import torch
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, EpochScoring, LRScheduler
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone, load_word_vectors
@@ -212,6 +213,31 @@ def test_a_training_that_patience_has_ended_goes_on_from_its_best_epoch(data, tm
     assert len(long.history_) >= len(short.history_)
     best = min(row["valid_loss"] for row in short.history_)
     assert min(row["valid_loss"] for row in long.history_) <= best
+
+
+FACTOR = 1.0
+
+
+class Hidden(nn.Module):
+    """A stage that uses a number which no description of its code shows."""
+
+    def forward(self, x):
+        return x * globals()["FACTOR"]
+
+
+def hidden():
+    return load_backbone(nn.Sequential(Hidden(), *network()))
+
+
+def test_a_network_that_computes_something_else_is_refused(data, tmp_path, monkeypatch):
+    X, y = data
+    with killed_at(12):
+        model_of(tmp_path, backbone=hidden()).fit(X, y)
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    with pytest.raises(ValueError, match=r"loss on its first batch was .* with the same weights"):
+        model_of(tmp_path, backbone=hidden()).fit(X, y)
+    monkeypatch.setitem(globals(), "FACTOR", 1.0)
+    assert len(model_of(tmp_path, backbone=hidden()).fit(X, y).history_) == SETTINGS["max_epochs"]
 
 
 def test_how_it_runs_may_change(data, tmp_path):
