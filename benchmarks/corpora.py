@@ -4,7 +4,8 @@ Every case runs in another process, whose end is a crash. "right" is the value t
 defines, or for damaged input any value that the package promises; "one error" is a ValueError,
 TypeError, OSError or MemoryError with a message of 1 to 500 characters. The feature stores are run
 by random sequences of operations, with damaged files in between; `benchmarks/store_faults.py` kills
-processes that write. The program fails if one outcome is another.
+processes that write. Projects whose code changes between two processes must not get features of
+yesterday; those that nothing describes are refused. The program fails if one outcome is another.
 
     python benchmarks/corpora.py
 """
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.corpora.cases import OUTCOMES, count
 from tests.corpora.images import all_images, of_damaged_files
 from tests.corpora.models import all_models
+from tests.corpora.stale import WAYS, find_stale
 from tests.corpora.test_corpora import run_operations
 from tests.corpora.texts import of_labels, of_texts
 from tests.corpora.weights import all_weights
@@ -56,6 +58,12 @@ def main() -> None:
         for seed in range(3):
             (root / str(seed)).mkdir()
             failed += run(f"files of weights, {seed}", all_weights(root / str(seed), seed))
+        start = time.perf_counter()
+        outcomes = list(find_stale(root / "stale", list(WAYS)).values())
+        counts = {outcome: outcomes.count(outcome) for outcome in ("right", "refused", "stale")}
+        failed += ["features of yesterday"] * counts["stale"]
+        seconds = time.perf_counter() - start
+        print(f"code that changed, of {len(WAYS)} ways: {counts}, {seconds:.0f} s", flush=True)
         n = run_operations(root / "stores", args.examples, 50)
         print(f"operations on feature stores: {n:,}, 0 wrong")
     sys.exit("\n".join(failed) if failed else 0)
