@@ -5,8 +5,31 @@ No torch: everything here works on paths, arrays and texts. ``disk`` holds what 
 packages share.
 """
 
-from .arrays import ArrayModality
-from .base import (
+from .datasets import (
+    LEADING_ZERO,
+    from_dataset,
+    list_files,
+    list_splits,
+    load_image_folder,
+    load_image_table,
+    open_table,
+    split_columns,
+    without_missing,
+)
+from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
+from .images import ImageModality, ImageParts, as_samples, digest, open_image, read_image
+from .metadata import documentation_link, package_versions, warn_later_versions
+from .modality import (
+    ArrayModality,
+    Modality,
+    NumberParts,
+    Parts,
+    SampleView,
+    get_modality,
+    register_modality,
+)
+from .running import check_interrupt, kept_interrupts, progress, was_interrupted
+from .samples import (
     CONTROLS,
     UnreadableSamplesError,
     digest_array,
@@ -17,32 +40,23 @@ from .base import (
     take,
     unwrap_column,
 )
-from .columns import split_columns, without_missing
-from .datasets import from_dataset
-from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
-from .folders import list_files, list_splits, load_image_folder
-from .images import ImageModality, as_samples
-from .interrupts import check_interrupt, kept_interrupts, was_interrupted
-from .labels import check_labels, check_numbers, check_target, check_weights, naming
-from .links import documentation_link
-from .modality import Modality, SampleView, get_modality, register_modality
-from .parts import ImageParts, NumberParts, Parts, TextParts
-from .pixels import digest, open_image, read_image
-from .progress import progress
-from .tables import LEADING_ZERO, load_image_table, open_table
 from .targets import (
     ClassTarget,
     IndicatorTarget,
     NumericTarget,
     Target,
+    check_labels,
+    check_numbers,
+    check_target,
+    check_weights,
     class_target,
     encode_target,
     find_task,
     is_numbers,
+    naming,
     open_target,
 )
-from .texts import TextModality, as_texts, pad_rows, padded_length
-from .versions import package_versions, warn_later_versions
+from .texts import TextModality, TextParts, as_texts, pad_rows, padded_length
 
 __all__ = [
     "CONTROLS",

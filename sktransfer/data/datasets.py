@@ -1,16 +1,379 @@
-"""Take images and labels out of datasets of torch and of Hugging Face."""
+"""Find images and labels in folders, tables and datasets, and take tables of samples apart."""
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from numbers import Number
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .sources import Item, as_items, image_of, is_dataset
+from .contents import Item, as_items, has_scheme, image_of, is_dataset
+from .images import check_header
+from .samples import UnreadableSamplesError, shorten, unwrap_column
 
-__all__ = ["from_dataset"]
+__all__ = [
+    "LEADING_ZERO",
+    "from_dataset",
+    "list_files",
+    "list_splits",
+    "load_image_folder",
+    "load_image_table",
+    "open_table",
+    "split_columns",
+    "without_missing",
+]
 
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
+LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number
+
+# Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
+_IMAGE_COLUMNS = (
+    "image",
+    "file_name",
+    "filename",
+    "file",
+    "path",
+    "image_path",
+    "filepath",
+    "img",
+    "url",
+)
+_LABEL_COLUMNS = ("label", "class", "labels", "target", "y", "category", "class_name")
+# Of a sample that is a dictionary.
 _LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls")
+
+
+def load_image_folder(
+    folder: str | os.PathLike[str], *, split: str | None = None, on_error: str = "raise"
+) -> tuple[list[str], np.ndarray]:
+    """List the images of a folder that has a sub-folder for each class.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Its sub-folders are the classes; images may lie in sub-folders of these. ``~`` is the home
+        folder. Hidden files, and those that operating systems write, are ignored.
+    split : str, default=None
+        The sub-folder to use, such as "train", where the classes are sub-folders of splits.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with files that are not images: raise an error that lists them, or leave them
+        out with a warning that lists them.
+
+    Returns
+    -------
+    X : list of str
+        Paths of the images, sorted by class and name. No image is decoded.
+    y : ndarray of str, shape (n_samples,)
+        The class of each, the name of its sub-folder.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If there is no such folder.
+    ValueError
+        If it has no sub-folders, if a class has no images, if there are images without a class,
+        or if there are splits and none is chosen.
+    UnreadableSamplesError
+        If the header of a file is not that of an image. Images that are damaged behind their
+        header are found when they are opened.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from sktransfer import load_image_folder
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ["ants/1.png", "ants/2.png", "bees/1.png"]:
+    ...     (folder / name).parent.mkdir(exist_ok=True)
+    ...     Image.new("RGB", (8, 8)).save(folder / name)
+    >>> X, y = load_image_folder(folder)
+    >>> [Path(path).name for path in X], y.tolist()
+    (['1.png', '2.png', '1.png'], ['ants', 'ants', 'bees'])
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error={on_error!r}: give 'raise' or 'skip'.")
+    root = _chosen(Path(folder).expanduser(), split)
+    files = [(file, name) for name in _classes(root) for file in list_files(root / name)]
+    files = _readable(files, on_error)
+    _check_classes(root, {name for _, name in files})
+    return [file for file, _ in files], np.array([name for _, name in files])
+
+
+def list_splits(folder: str | os.PathLike[str]) -> list[str]:
+    """List the sub-folders of a folder if they are splits, such as "train" and "test".
+
+    Parameters
+    ----------
+    folder : str or path-like
+
+    Returns
+    -------
+    list of str
+        Empty unless all sub-folders have names of splits and contain folders themselves.
+    """
+    folders = [entry for entry in _entries(Path(folder).expanduser()) if entry.is_dir()]
+    are_splits = all(entry.name.lower() in _SPLITS and _has_folders(entry) for entry in folders)
+    return [entry.name for entry in folders] if are_splits else []
+
+
+def list_files(folder: str | os.PathLike[str]) -> list[str]:
+    """List the files of a folder and of its sub-folders.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        ``~`` is the home folder. Links to folders are followed.
+
+    Returns
+    -------
+    list of str
+        Sorted paths, without hidden files and those that operating systems write.
+    """
+    return [os.fspath(file) for file in _walk(Path(folder).expanduser(), ())]
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    here = os.path.realpath(folder)
+    if here in above:  # a link to a folder above it
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry, (*above, here))
+        else:
+            yield entry
+
+
+def _entries(folder: Path) -> list[Path]:
+    """List what is in a folder by name, without what users did not put there."""
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if not entry.name.startswith(".") and entry.name.lower() not in _BY_SYSTEMS
+    )
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in _entries(folder))
+
+
+def _chosen(folder: Path, split: str | None) -> Path:
+    """Return the folder of the split, or the folder itself if it has no splits."""
+    splits = list_splits(folder)
+    if split is not None and not (folder / split).is_dir():
+        names = splits or [entry.name for entry in _entries(folder) if entry.is_dir()][:10]
+        raise ValueError(f"split={split!r}: {str(folder)!r} has the sub-folders {names}.")
+    if split is None and splits:
+        raise ValueError(f"{str(folder)!r} has the splits {splits}: give split={splits[-1]!r}.")
+    return folder if split is None else folder / split
+
+
+def _classes(folder: Path) -> list[str]:
+    entries = _entries(folder)
+    classes = [entry.name for entry in entries if entry.is_dir()]
+    if not classes:
+        raise ValueError(
+            f"{str(folder)!r} has no sub-folders. Each class needs a sub-folder with its images, "
+            "whose name is the label."
+        )
+    _refuse_images_without_class([entry for entry in entries if not entry.is_dir()])
+    return classes
+
+
+def _refuse_images_without_class(files: list[Path]) -> None:
+    images = [file for file in files if _problem(file) is None]
+    if images:
+        raise ValueError(
+            f"{len(images)} images, such as {str(images[0])!r}, are in no sub-folder, so that they "
+            "have no label. Move them to the sub-folder of their class."
+        )
+
+
+def _readable(files: list[tuple[str, str]], on_error: str) -> list[tuple[str, str]]:
+    """Return the files that are images, and name the others."""
+    problems: list[tuple] = [
+        (i, file, why) for i, (file, _) in enumerate(files) if (why := _problem(file)) is not None
+    ]
+    if problems and on_error == "raise":
+        raise UnreadableSamplesError(problems)
+    if problems:
+        warnings.warn(f"Left out: {UnreadableSamplesError(problems)}", stacklevel=3)
+    bad = {i for i, *_ in problems}
+    return [pair for i, pair in enumerate(files) if i not in bad]
+
+
+def _problem(file: str | os.PathLike) -> Exception | None:
+    try:
+        check_header(file)
+    except (OSError, ValueError) as error:
+        return error
+    return None
+
+
+def _check_classes(folder: Path, found: set[str]) -> None:
+    empty = [name for name in _classes(folder) if name not in found]
+    if empty:
+        raise ValueError(f"{str(folder)!r}: the sub-folders {empty[:10]} contain no images.")
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def load_image_table(
+    table: Any,
+    *,
+    image: str | list[str] | None = None,
+    label: str | list[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> tuple[Any, ...]:
+    """Read images and labels from the columns of a table.
+
+    Parameters
+    ----------
+    table : str, path-like or pandas.DataFrame
+        A data frame, or the name of a file: CSV, TSV, Parquet or JSON lines, by its ending.
+    image : str or list of str, default=None
+        The column of images: names of files, URLs, encoded images, or dictionaries with "bytes"
+        and "path", as Hugging Face writes them to Parquet. None is the first of "image",
+        "file_name", "filename", "file", "path", "image_path", "filepath", "img" and "url" that
+        exists. A list gives several images for each sample.
+    label : str or list of str, default=None
+        The column of labels. None is the first of "label", "class", "labels", "target", "y",
+        "category" and "class_name" that exists. A list gives a target with several columns.
+    folder : str or path-like, default=None
+        Where relative names of files begin: by default the folder of the table, and for a data
+        frame the current one.
+
+    Returns
+    -------
+    X : list, or ndarray of shape (n_samples, n_images)
+        The images as they stand in the table. Relative names of files begin with ``folder``.
+        Missing cells are None. No image is opened.
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets), or None
+        None if ``label`` is None and no column has one of the usual names.
+
+    Raises
+    ------
+    ValueError
+        If a column does not exist, or the ending of the file is not known.
+    ImportError
+        If pandas is not installed, or pyarrow for Parquet.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktransfer import load_image_table
+    >>> table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "label": ["cat", "dog"]})
+    >>> X, y = load_image_table(table, folder="photos")
+    >>> X, y.tolist()
+    (['photos/a.jpg', 'photos/b.jpg'], ['cat', 'dog'])
+    """
+    frame, beside = open_table(table)
+    base = Path(beside if folder is None else folder).expanduser()
+    images = _column(frame, "image", image, _IMAGE_COLUMNS)
+    labels = _column(frame, "label", label, _LABEL_COLUMNS)
+    if images is None:
+        raise ValueError(f"No column of images among {_names(frame)}: give image=.")
+    y = None if labels is None else frame[labels].to_numpy()
+    if isinstance(images, list):
+        columns = [_samples(frame[name], base) for name in images]
+        return _side_by_side(columns), y
+    return _samples(frame[images], base), y
+
+
+def open_table(table: Any) -> tuple[Any, ...]:
+    """Read a table from a file, by the ending of its name.
+
+    Parameters
+    ----------
+    table : str, path-like or pandas.DataFrame
+        The name of a CSV, TSV, Parquet or JSON lines file, or a data frame. A column of a CSV or
+        TSV file is text if one of its numbers begins with a zero, as in "001".
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+    folder : Path
+        The folder of the file.
+    """
+    if hasattr(table, "columns"):
+        return table, Path()
+    path = Path(table).expanduser()
+    readers = {
+        ".csv": lambda pd: _read_csv(pd, path, ","),
+        ".tsv": lambda pd: _read_csv(pd, path, "\t"),
+        ".parquet": lambda pd: pd.read_parquet(path),
+        ".pq": lambda pd: pd.read_parquet(path),
+        ".jsonl": lambda pd: pd.read_json(path, lines=True, dtype=False),  # "001" stays text
+    }
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{str(path)!r}: the name of a table ends in one of {sorted(readers)}.")
+    return readers[path.suffix.lower()](_pandas()), path.parent
+
+
+def _read_csv(pd, path: Path, separator: str):
+    texts = pd.read_csv(path, sep=separator, dtype=str)
+    kept = [name for name in texts if texts[name].str.contains(LEADING_ZERO, na=False).any()]
+    return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(kept, str))
+
+
+def _pandas():
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError("Tables need pandas: pip install 'sktransfer[tables]'") from None
+    return pandas
+
+
+def _column(frame, parameter: str, asked, usual: tuple[str, ...]):
+    """Return the asked names if they exist, else the first usual one that does, else None."""
+    names = list(frame.columns)
+    if asked is None:
+        return next((name for name in usual if name in names), None)
+    missing = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in names]
+    if missing or not asked:
+        raise ValueError(
+            f"{parameter}={shorten(str(asked), 80)!r}: the table has the columns {_names(frame)}."
+        )
+    return asked
+
+
+def _names(frame) -> str:
+    return shorten(str(list(frame.columns)), 300)
+
+
+def _samples(column, base: Path) -> list:
+    missing = column.isna() if hasattr(column, "isna") else column.is_null()
+    return [
+        None if is_missing else _placed(cell, base)
+        for cell, is_missing in zip(column.to_list(), missing, strict=True)
+    ]
+
+
+def _placed(cell, base: Path):
+    """Put a folder before a relative name of a file."""
+    if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
+        return cell | {"path": _placed(cell["path"], base)}
+    if not isinstance(cell, str) or has_scheme(cell) or cell.startswith("~"):
+        return cell
+    return os.fspath(base / cell)
+
+
+def _side_by_side(columns: list[list]) -> np.ndarray:
+    """Make an array of objects with one column for each list."""
+    array = np.empty((len(columns[0]), len(columns)), object)
+    for j, column in enumerate(columns):
+        for i, sample in enumerate(column):  # an assignment of the column would unpack arrays
+            array[i, j] = sample
+    return array
+
+
+# -- datasets --------------------------------------------------------------------------------------
 
 
 def from_dataset(
@@ -73,7 +436,7 @@ def from_dataset(
 
 
 def _labels(dataset, key) -> Any:
-    column = _column(dataset, key)
+    column = _label_column(dataset, key)
     if column is not None:
         return _named(dataset, column)
     if key is None and _transform_of_labels(dataset) is None:
@@ -83,7 +446,7 @@ def _labels(dataset, key) -> Any:
     return [_label_of(dataset[i], key) for i in range(len(dataset))]
 
 
-def _column(dataset, key) -> str | None:
+def _label_column(dataset, key) -> str | None:
     """Return the name of the column of labels of a dataset of Hugging Face."""
     names = getattr(dataset, "column_names", None)
     if not isinstance(names, list):
@@ -134,3 +497,90 @@ def _label_of(item, key):
         f"A sample of the dataset is a {type(image_of(item)).__name__} without a label. Give "
         "label=, its key in a sample."
     )
+
+
+# -- columns of a table of samples -----------------------------------------------------------------
+
+
+def split_columns(X: Any, image_shape: tuple[int, ...] | None = None) -> dict[str | int, Any]:
+    """Take a table of samples apart.
+
+    Parameters
+    ----------
+    X : object
+        A data frame of pandas or polars, a table of pyarrow or an array of objects or strings.
+    image_shape : tuple of int, default=None
+        If given, a row of X is one flattened image.
+
+    Returns
+    -------
+    dict of (str or int) to object
+        The columns, by name or position. Of length 1, with the key 0, for everything else: a
+        list, an array of numbers, or a table of numbers.
+    """
+    columns = {} if image_shape is not None else _columns(X)
+    if len(columns) < 2 or any(map(_is_numeric, columns.values())):
+        return {0: X}
+    return columns
+
+
+def _columns(X) -> dict:
+    if isinstance(X, np.ndarray):
+        is_table = X.ndim == 2 and X.dtype.kind in "OUS"
+        return {j: X[:, j] for j in range(X.shape[1])} if is_table else {}
+    if hasattr(X, "iloc") and hasattr(X, "columns"):  # pandas, where names may occur twice
+        names = list(X.columns)
+        named = len(set(names)) == len(names)
+        return {name if named else j: X.iloc[:, j] for j, name in enumerate(names)}
+    if hasattr(X, "get_columns"):  # polars
+        return dict(zip(X.columns, X.get_columns(), strict=True))
+    if hasattr(X, "column_names") and hasattr(X, "to_pylist"):  # pyarrow
+        return {name: X.column(j) for j, name in enumerate(X.column_names)}
+    return {}
+
+
+def _is_numeric(column) -> bool:
+    """Tell whether the first cell that is there is a number."""
+    cells = unwrap_column(column[:50])
+    first = next((cell for cell in cells if not _is_missing(cell)), None)
+    return isinstance(first, Number)
+
+
+def without_missing(X: Any) -> tuple[Any, ...]:
+    """Leave out the missing cells of a column.
+
+    Parameters
+    ----------
+    X : object
+        A column, or another collection of samples.
+
+    Returns
+    -------
+    X : object
+        A list if there are missing cells, else unchanged.
+    rows : ndarray of int, or None
+        The positions of the others; None if no cell is missing.
+    n_samples : int or None
+        The length of the column; None if no cell is missing.
+    """
+    cells = _cells(X)
+    rows = [i for i, cell in enumerate(cells) if not _is_missing(cell)]
+    if len(rows) == len(cells):
+        return X, None, None
+    return [cells[i] for i in rows], np.array(rows, int), len(cells)
+
+
+def _cells(X) -> list:
+    """Return the cells of a column that may have missing ones, else an empty list."""
+    cells = unwrap_column(X) if hasattr(X, "to_numpy") or hasattr(X, "to_pylist") else X
+    if isinstance(cells, np.ndarray) and cells.dtype == object:
+        is_column = cells.ndim == 2 and cells.shape[1] == 1
+        return list(cells[:, 0] if is_column else cells)
+    return list(cells) if isinstance(cells, list | tuple) else []
+
+
+def _is_missing(cell) -> bool:
+    """Tell whether a cell is None, NaN, or NA or NaT of pandas."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float) and cell != cell

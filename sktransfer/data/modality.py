@@ -1,4 +1,4 @@
-"""The base class of modalities, and the modalities by name."""
+"""The base class of modalities, their registry, and the modality of numeric arrays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 from sklearn.utils import InputTags, check_array
 
-from .parts import Parts
+from .samples import digest_array, plain_array
 
-__all__ = ["Modality", "SampleView", "get_modality", "register_modality"]
+__all__ = [
+    "ArrayModality",
+    "Modality",
+    "NumberParts",
+    "Parts",
+    "SampleView",
+    "get_modality",
+    "register_modality",
+]
 
 _BATCH_ON_ACCELERATOR = 256  # larger batches are not faster
 
@@ -385,3 +393,88 @@ def get_modality(modality: str | Modality) -> Modality:
             "with sktransfer.data.register_modality."
         )
     return _MODALITIES[modality]
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+class Parts(abc.ABC):
+    """The parts of one sample.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        How the parts are arranged: ``(n_words,)``, or ``(rows, columns)`` of cells of an image.
+    shown : object
+        What the parts belong to, to be shown: the text, or the image.
+    spans : list of (int, int) or None
+        Where each word of a text begins and ends.
+    """
+
+    shape: tuple[int, ...]
+    shown: Any
+    spans: list[tuple[int, int]] | None = None
+
+    @abc.abstractmethod
+    def keep(self, kept: np.ndarray) -> Any:
+        """Return the sample without the parts for which ``kept``, of this shape, is False."""
+
+
+# -- arrays ----------------------------------------------------------------------------------------
+
+
+class ArrayModality(Modality):
+    """Numeric arrays of any shape, which are the input of a network as float32."""
+
+    name = "array"
+    noun = "arrays"
+
+    def check(
+        self,
+        X: Any,
+        *,
+        image_shape: tuple[int, ...] | None = None,
+        validate: Callable[..., Any] = check_array,
+    ) -> np.ndarray:
+        if hasattr(X, "detach"):  # a tensor
+            X = X.detach().cpu().numpy()
+        if np.ma.isMaskedArray(X):
+            X = plain_array(X, "X")
+        return validate(X, dtype=np.float32, allow_nd=True)
+
+    def digest(self, sample: np.ndarray) -> bytes:
+        return digest_array(sample)
+
+    def example(self, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+        if shape is None:
+            return None
+        return np.cos(1.7 * np.arange(np.prod(shape))).astype(np.float32).reshape(shape)
+
+    def parts(self, sample: np.ndarray) -> NumberParts:
+        return NumberParts(np.asarray(self.read(sample), np.float32))
+
+    def set_tags(self, input_tags: InputTags, *, from_table: bool = False) -> None:
+        input_tags.two_d_array = True
+        input_tags.three_d_array = input_tags.string = False
+
+
+class NumberParts(Parts):
+    """The numbers of an array. A number that is left out is 0.
+
+    Parameters
+    ----------
+    sample : ndarray
+    """
+
+    shown: Any
+    shape: tuple[int, ...]
+
+    def __init__(self, sample: np.ndarray):
+        self.sample = self.shown = sample
+        self.shape = sample.shape
+
+    def keep(self, kept: np.ndarray) -> np.ndarray:
+        return np.where(kept, self.sample, 0).astype(self.sample.dtype)
+
+
+register_modality(ArrayModality())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import textwrap
 from collections.abc import Callable, Sequence
@@ -11,16 +12,16 @@ import numpy as np
 import xxhash
 from sklearn.utils import InputTags, check_array
 
-from .base import UnreadableSamplesError, unwrap_column
-from .modality import Modality, register_modality
-from .parts import TextParts
+from .modality import Modality, Parts, register_modality
+from .samples import UnreadableSamplesError, unwrap_column
 
-__all__ = ["TextModality", "as_texts", "pad_rows", "padded_length"]
+__all__ = ["TextModality", "TextParts", "as_texts", "pad_rows", "padded_length"]
 
 _STEP = 8  # padded lengths are multiples of it, so that several texts have the same length
 # Tokens of a batch. A matrix product with fewer rows takes more time for each row.
 _TOKENS = 512
 _TOKENS_ON_ACCELERATOR = 16384
+_WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 
 
 class TextModality(Modality):
@@ -147,6 +148,31 @@ def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarra
     for place, row in zip(padded, rows, strict=True):
         place[tuple(map(slice, row.shape))] = row
     return padded
+
+
+class TextParts(Parts):
+    """The words of a text.
+
+    Parameters
+    ----------
+    text : str
+    """
+
+    shown: Any
+    spans: list[tuple[int, int]] | None
+    shape: tuple[int, ...]
+
+    def __init__(self, text: str):
+        self.text = self.shown = text
+        self.spans = [match.span() for match in _WORD.finditer(text)]
+        self.shape = (len(self.spans),)
+
+    def keep(self, kept: np.ndarray) -> str:
+        left, at = [], 0
+        for (start, stop), is_kept in zip(self.spans or (), kept, strict=True):
+            left += [self.text[at:start], self.text[start:stop] if is_kept else ""]
+            at = stop
+        return "".join([*left, self.text[at:]])
 
 
 register_modality(TextModality())

@@ -8,7 +8,7 @@ import sktransfer
 from sktransfer import TransferClassifier, cli, list_backbones
 from sktransfer.cli.app import COMMANDS, make_app
 from tests.cli.running import run, testing, words
-from tests.data.test_interrupts import dropped_interrupt
+from tests.data.test_running import dropped_interrupt
 from tests.support import TESTS, run_python
 
 NAMES = [command.__name__ for command in COMMANDS]

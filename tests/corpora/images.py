@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sktransfer.data.pixels import digest, open_image
+from sktransfer.data.images import digest, open_image
 
 from .cases import Case
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from sktransfer import UnreadableSamplesError, load_image_folder
 from sktransfer.data import digest, limits
-from sktransfer.data.pixels import open_image, shorter_side
+from sktransfer.data.images import open_image, shorter_side
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 

@@ -1,7 +1,23 @@
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from scipy import sparse
 
+from sktransfer import (
+    FineTunedClassifier,
+    FineTunedRegressor,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    TransferClassifier,
+    load_backbone,
+    probe_layers,
+    rank_backbones,
+    recommend_strategy,
+    transferability,
+)
+from sktransfer.data import check_labels, check_numbers, check_target, check_weights
 from sktransfer.data.targets import (
     ClassTarget,
     IndicatorTarget,
@@ -9,6 +25,7 @@ from sktransfer.data.targets import (
     class_target,
     encode_target,
 )
+from tests.support import Vectors
 
 RNG = np.random.default_rng(0)
 
@@ -100,3 +117,279 @@ def test_class_weights_become_factors_of_rows():
 def test_numbers_whose_variance_is_not_finite_are_refused():
     with pytest.raises(ValueError, match=r"as large as 4e\+300: scale them down"):
         NumericTarget(np.arange(5.0) * 1e300)
+
+
+N = 12
+X = np.random.default_rng(0).normal(size=(N, 8)).astype(np.float32)
+PROBABILITIES = np.exp(X) / np.exp(X).sum(1, keepdims=True)
+CODES = np.arange(N) % 2
+
+
+def backbone():
+    return load_backbone(Vectors(3), classes=["a", "b", "c"])
+
+
+class Unchanged:
+    def transform(self, X):
+        return X
+
+
+def partial_fit(y):
+    model = FineTunedClassifier(backbone(), max_epochs=0).fit(X, CODES)
+    return model.partial_fit(X, y)
+
+
+# Every public function that takes y, called with labels.
+ENTRIES = {
+    "FineTunedClassifier": lambda y: FineTunedClassifier(backbone()).fit(X, y),
+    "partial_fit": partial_fit,
+    "PretrainedClassifier": lambda y: PretrainedClassifier(backbone(), class_map="learn").fit(X, y),
+    "TransferClassifier": lambda y: TransferClassifier(backbone()).fit(X, y),
+    "recommend_strategy": lambda y: recommend_strategy(X, y, backbone()),
+    "extractor": lambda y: PretrainedFeatureExtractor(backbone(), layer="auto").fit(X, y),
+    "probe_layers": lambda y: probe_layers(X, y, backbone()),
+    "rank_backbones": lambda y: rank_backbones(X, y, {"one": backbone()}),
+    "rank_backbones nce": lambda y: rank_backbones(X, y, {"one": backbone()}, score="nce"),
+    "logme": lambda y: transferability.logme(X, y),
+    "h_score": lambda y: transferability.h_score(X, y),
+    "transrate": lambda y: transferability.transrate(X, y),
+    "probe_score": lambda y: transferability.probe_score(X, y),
+    "leep": lambda y: transferability.leep(PROBABILITIES, y),
+    "explained_share": lambda y: transferability.explained_share(PROBABILITIES, y),
+    "nce": lambda y: transferability.nce(CODES, y),
+    "nce of source_labels": lambda y: transferability.nce(y, CODES),
+    "scorer": lambda y: transferability.make_transferability_scorer("logme")(Unchanged(), X, y),
+    "scorer of a callable": lambda y: transferability.make_transferability_scorer(
+        lambda features, y: 0.0
+    )(Unchanged(), X, y),
+}
+# The same with numbers to regress on.
+NUMERIC = {
+    "FineTunedRegressor": lambda y: FineTunedRegressor(backbone()).fit(X, y),
+    "extractor": lambda y: PretrainedFeatureExtractor(
+        backbone(), layer="auto", task="regression"
+    ).fit(X, y),
+    "probe_layers": lambda y: probe_layers(X, y, backbone(), task="regression"),
+    "rank_backbones": lambda y: rank_backbones(X, y, {"one": backbone()}, task="regression"),
+    "logme": lambda y: transferability.logme(X, y, task="regression"),
+    "probe_score": lambda y: transferability.probe_score(X, y, task="regression"),
+}
+each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+each_numeric_entry = pytest.mark.parametrize("entry", NUMERIC.values(), ids=NUMERIC)
+
+LABELS = ["a", "b"] * (N // 2)
+DAYS = np.array(["2026-01-01", "2026-01-02"] * (N // 2), "datetime64[D]")
+VALUES = X[:, 0].astype(float).tolist()
+MASK = np.arange(N) == 7
+
+
+def at_7(value, labels=LABELS) -> list:
+    return [*labels[:7], value, *labels[8:]]
+
+
+COMMON = {
+    "list with NaN": at_7(float("nan")),
+    "list with None": at_7(None),
+    "list with pandas' NA": at_7(pd.NA),
+    "array of NaT": np.where(MASK, np.datetime64("NaT"), DAYS),
+    "floats": np.where(MASK, np.nan, CODES),
+    "Series": pd.Series(at_7(None)),
+    "masked": np.ma.array(LABELS, mask=MASK),
+}
+MISSING = COMMON | {
+    "list of numbers": at_7(float("nan"), CODES.tolist()),
+    "list with a float32": at_7(np.float32("nan")),
+    "list with pandas' NaT": at_7(pd.NaT),
+    "list with NaT": at_7(np.datetime64("NaT"), list(DAYS)),
+    "list of differences": at_7(np.timedelta64("NaT"), list(DAYS - DAYS[0])),
+    "objects": np.array(at_7(float("nan")), dtype=object),
+    "column": np.array(at_7(None), dtype=object)[:, None],
+    "StringDType": np.array(at_7(np.nan), dtype=np.dtypes.StringDType(na_object=np.nan)),
+    "Series of strings": pd.Series(at_7(None), dtype="string"),
+    "Series of Int64": pd.Series(at_7(None, CODES.tolist()), dtype="Int64"),
+    "Series of booleans": pd.Series(at_7(None, [False, True] * (N // 2)), dtype="boolean"),
+    "Series of categories": pd.Series(at_7(None), dtype="category"),
+    "Series of dates": pd.Series(at_7(pd.NaT, list(pd.to_datetime(DAYS)))),
+    "Categorical": pd.Categorical(at_7(None)),
+    "DataFrame": pd.DataFrame({"label": at_7(None)}),
+    "polars": pl.Series(at_7(None)),
+    "polars numbers": pl.Series(at_7(None, CODES.tolist())),
+    "pyarrow": pa.array(at_7(None)),
+    "masked numbers": np.ma.array(CODES, mask=MASK),
+}
+
+
+@pytest.mark.parametrize("y", COMMON.values(), ids=COMMON)
+@each_entry
+def test_a_missing_label_is_refused_wherever_labels_are_taken(entry, y):
+    with pytest.raises(ValueError, match=r"(y|source_labels) contains NaN or a missing .* at 7"):
+        entry(y)
+
+
+@pytest.mark.parametrize("y", MISSING.values(), ids=MISSING)
+def test_a_missing_label_is_found_in_every_container(y):
+    with pytest.raises(ValueError, match=r"Input name contains NaN or a missing label: .* at 7"):
+        check_target(y, name="name")
+
+
+NUMBERS = {
+    "list": at_7(None, VALUES),
+    "array": np.where(MASK, np.nan, VALUES),
+    "columns": np.where(MASK[:, None], np.nan, X[:, :2]),
+    "Float64": pd.Series(at_7(None, VALUES), dtype="Float64"),
+    "polars": pl.Series(at_7(None, VALUES)),
+    "masked": np.ma.array(VALUES, mask=MASK),
+}
+
+
+@pytest.mark.parametrize("y", [NUMBERS["list"], NUMBERS["array"], NUMBERS["masked"]])
+@each_numeric_entry
+def test_a_missing_number_is_refused_wherever_numbers_are_taken(entry, y):
+    with pytest.raises(ValueError, match=r"y contains NaN or a missing .* at 7"):
+        entry(y)
+
+
+@pytest.mark.parametrize("y", NUMBERS.values(), ids=NUMBERS)
+def test_a_missing_number_is_found_in_every_container(y):
+    with pytest.raises(ValueError, match=r"y contains NaN or a missing .* at 7"):
+        check_numbers(y)
+
+
+# As they would be in a list; the type of some arrays is that of scikit-learn's own conversion.
+COMPLETE = {
+    "strings": (LABELS, ["a", "b"]),
+    "a label that reads nan": (at_7("nan"), ["a", "b", "nan"]),
+    "dates": (DAYS, DAYS[:2].tolist()),
+    "column of strings": (np.array(LABELS)[:, None], ["a", "b"]),
+    "Series of strings": (pd.Series(LABELS, dtype="string"), ["a", "b"]),
+    "Series of Int64": (pd.Series([3, 1] * (N // 2), dtype="Int64"), [1, 3]),
+    "Series of booleans": (pd.Series([True, False] * (N // 2), dtype="boolean"), [False, True]),
+    "Series of categories": (pd.Series(LABELS, dtype="category"), ["a", "b"]),
+    "polars": (pl.Series(LABELS), ["a", "b"]),
+    "pyarrow": (pa.array(LABELS), ["a", "b"]),
+    "masked nowhere": (np.ma.array(LABELS), ["a", "b"]),
+    "whole floats": (CODES + 1.0, [1.0, 2.0]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+@pytest.mark.parametrize(("y", "classes"), COMPLETE.values(), ids=COMPLETE)
+def test_complete_labels_are_learned(y, classes):
+    model = PretrainedClassifier(backbone(), class_map="learn").fit(X, y)
+    assert model.classes_.tolist() == classes
+    assert FineTunedClassifier(backbone(), max_epochs=0).fit(X, y).classes_.tolist() == classes
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "boolean", "int64[pyarrow]"])
+def test_an_indicator_matrix_may_be_a_table(dtype):
+    matrix = np.column_stack([CODES, 1 - CODES])
+    checked = check_target(pd.DataFrame(matrix, dtype=dtype))
+    assert checked.dtype.kind in "ib" and (checked == matrix).all()
+
+
+NO_LABELS = {
+    "too few": LABELS[:-1],
+    "a number": 3,
+    "a text": "abc",
+    "three dimensions": np.zeros((N, 2, 2)),
+    "lists of different lengths": [[1], [1, 2]] * (N // 2),
+    "numbers with fractions": X[:, 0],
+    "infinite": [np.inf] * N,
+    "a dictionary": {"a": 1},
+    "complex": CODES * 1j,
+    "objects": [object()] * N,
+    "bytes": [b"a", b"b"] * (N // 2),
+    "texts and numbers": ["a", 1] * (N // 2),
+    "nothing": None,
+    "two columns of texts": np.array([LABELS, LABELS]).T,
+    "no values": [],
+}
+
+
+@pytest.mark.parametrize("y", NO_LABELS.values(), ids=NO_LABELS)
+def test_an_error_about_labels_names_the_parameter(y):
+    with pytest.raises(ValueError, match=r"\bname\b") as found:
+        check_labels(y, N, name="name")
+    assert len(str(found.value)) < 500
+
+
+@pytest.mark.parametrize("y", [LABELS[:-1], 3, [object()] * N, ["a", 1] * (N // 2), None, []])
+@pytest.mark.parametrize("entry", list(ENTRIES.values())[:-1], ids=list(ENTRIES)[:-1])
+def test_errors_of_public_functions_name_y(entry, y):
+    with pytest.raises(ValueError, match=r"\b(y|source_labels)\b"):
+        entry(y)
+
+
+NO_NUMBERS = {
+    "too few": VALUES[:-1],
+    "texts": LABELS,
+    "texts that read as numbers": ["1", "2"] * (N // 2),
+    "dates": DAYS,
+    "infinite": [np.inf] * N,
+    "complex": CODES * 1j,
+    "objects": [object()] * N,
+}
+
+
+@pytest.mark.parametrize("y", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_an_error_about_numbers_names_the_parameter(y):
+    with pytest.raises(ValueError, match=r"\by\b"):
+        check_numbers(y, N)
+
+
+def test_float32_targets_keep_their_type_and_others_become_float64():
+    assert check_numbers(X[:, 0]).dtype == np.float32
+    assert check_numbers(CODES).dtype == check_numbers(VALUES).dtype == np.float64
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.coo_array])
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_a_regressor_takes_a_sparse_y(form, n_targets):
+    y = np.where(X[:, :n_targets] > 0, X[:, :n_targets], 0).astype(float)
+    model = FineTunedRegressor(backbone(), max_epochs=1, random_state=0)
+    dense = model.fit(X, y).predict(X)
+    np.testing.assert_array_equal(model.fit(X, form(y)).predict(X), dense)
+
+
+NO_WEIGHTS = {
+    "too few": np.ones(3),
+    "two columns": np.ones((N, 2)),
+    "NaN": np.full(N, np.nan),
+    "negative": -np.ones(N),
+    "infinite": np.full(N, np.inf),
+    "texts": ["a"] * N,
+    "a text": "balanced",
+    "texts of digits": np.array(["1"] * N, object),
+    "None": [None] * N,
+    "nearly zero": np.full(N, 1e-320),
+    "a nearly zero number": 1e-320,
+    "zero": np.zeros(N),
+    "masked": np.ma.array(np.ones(N), mask=MASK),
+    "a dictionary": {"a": 1},
+    "complex": np.ones(N) * 1j,
+    "too large together": np.full(N, 1e308),
+}
+
+
+@pytest.mark.parametrize("weight", NO_WEIGHTS.values(), ids=NO_WEIGHTS)
+def test_an_error_about_weights_names_the_parameter(weight):
+    with pytest.raises(ValueError, match="sample_weight"):
+        check_weights(weight, N)
+
+
+def test_weights_are_one_where_none_are_given():
+    assert check_weights(None, 3).tolist() == [1.0, 1.0, 1.0]
+    assert check_weights([1, 0, 2], 3).dtype == np.float64
+
+
+@pytest.mark.filterwarnings("ignore:Singular matrix")
+@pytest.mark.parametrize("factor", [1e-300, 1e300])
+@pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])
+def test_weights_that_a_float32_cannot_hold_count(cls, factor):
+    weight = np.linspace(1, 2, N)
+    model = cls(backbone(), max_epochs=3, random_state=0, head_init="random")
+    expected = model.fit(X, CODES, sample_weight=weight).predict(X)
+    found = model.fit(X, CODES, sample_weight=weight * factor).predict(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    model.set_params(head_init="probe").fit(X, CODES, sample_weight=weight * factor)
+    assert np.isfinite(model._outputs(X)).all()

@@ -950,7 +950,7 @@ import numpy as np
 import pytest
 from skorch.callbacks import Callback
 from sktransfer import FineTunedClassifier, load_backbone
-from tests.data.test_interrupts import dropped_interrupt, interrupt
+from tests.data.test_running import dropped_interrupt, interrupt
 from tests.finetuning.conftest import network
 signal.signal(signal.SIGINT, signal.default_int_handler)
 X, y = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32), np.arange(90) % 3

@@ -405,7 +405,7 @@ def test_a_file_holds_no_pickle(tmp_path):
 
 def test_later_major_versions_warn(tmp_path, monkeypatch):
     save(fitted("head"), tmp_path / "model.skt")
-    monkeypatch.setattr("sktransfer.data.versions.package_versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("sktransfer.data.metadata.package_versions", lambda: {"torch": "1.0"})
     with pytest.warns(UserWarning, match=r"model\.skt' was saved with torch .* \(here: 1\.0\)"):
         load(tmp_path / "model.skt", modules=TINY)
 

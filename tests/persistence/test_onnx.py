@@ -37,7 +37,7 @@ from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
 from sktransfer.data import kept_interrupts
 from sktransfer.selection.tuned import TunedMember
-from tests.data.test_interrupts import dropped_interrupt
+from tests.data.test_running import dropped_interrupt
 from tests.persistence.cases import VECTORS, of
 from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
 

@@ -3,7 +3,7 @@ from email.message import Message
 import pytest
 
 from sktransfer import TransferClassifier
-from sktransfer.data import documentation_link, links
+from sktransfer.data import documentation_link
 from sktransfer.selection.recommendation import Recommendation
 
 
@@ -13,10 +13,7 @@ def published(monkeypatch):
     metadata = Message()
     metadata["Project-URL"] = "Source, https://example.org/source"
     metadata["Project-URL"] = "Documentation, https://example.org/docs/"
-    monkeypatch.setattr(links.importlib.metadata, "metadata", lambda name: metadata)
-    links._documentation.cache_clear()
-    yield
-    links._documentation.cache_clear()
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: metadata)
 
 
 @pytest.mark.usefixtures("published")
@@ -33,9 +30,7 @@ def test_recommendations_link_to_the_guide():
 
 
 def test_without_an_address_there_is_no_link(monkeypatch):
-    monkeypatch.setattr(links.importlib.metadata, "metadata", lambda name: Message())
-    links._documentation.cache_clear()
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: Message())
     assert documentation_link("index.html") == ""
     assert TransferClassifier()._get_doc_link() == ""
     assert "href=" not in TransferClassifier()._repr_html_()
-    links._documentation.cache_clear()

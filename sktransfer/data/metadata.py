@@ -1,4 +1,4 @@
-"""The versions of packages that files record, and a warning about files of later ones."""
+"""What packages state when they are installed: versions, and the place of the documentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-__all__ = ["package_versions", "warn_later_versions"]
+__all__ = ["documentation_link", "package_versions", "warn_later_versions"]
 
 _PACKAGES = ("torch", "scikit-learn")
 
@@ -52,3 +52,27 @@ def warn_later_versions(recorded: Mapping[str, str], what: str) -> None:
 def _major(version: str) -> int:
     first = str(version).partition(".")[0]
     return int(first) if first.isdigit() and len(first) < 6 else 0
+
+
+def documentation_link(page: str) -> str:
+    """Return the address of a page of the documentation.
+
+    It begins with the project URL "Documentation" in the metadata of the installed package.
+
+    Parameters
+    ----------
+    page : str
+        Such as "generated/sktransfer.TransferClassifier.html".
+
+    Returns
+    -------
+    str
+        Empty if the metadata have no such URL.
+    """
+    try:
+        metadata = importlib.metadata.metadata(__name__.partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:  # run from its source
+        return ""
+    pairs = (url.partition(",") for url in metadata.get_all("Project-URL") or ())
+    root = next((url.strip() for name, _, url in pairs if name.lower() == "documentation"), "")
+    return f"{root.rstrip('/')}/{page}" if root else ""

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from sktransfer.data.base import UnreadableSamplesError, digest_array, shorten
+from sktransfer.data.samples import UnreadableSamplesError, digest_array, shorten
 
 COLOUR = np.zeros((6, 5, 3), np.uint8)
 GREY = np.zeros((6, 5), np.uint8)

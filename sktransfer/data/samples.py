@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from .sources import Item
+from .contents import Item
 
 __all__ = [
     "CONTROLS",
