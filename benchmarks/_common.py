@@ -20,7 +20,7 @@ import torch
 from _performance import Case
 from PIL import Image
 
-from sktransfer.engines.base import Engine
+from sktransfer.engines import Engine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

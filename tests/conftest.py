@@ -11,7 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from sktransfer.backbones import registry as registry_module
-from sktransfer.engines.base import Engine
+from sktransfer.engines import Engine
 from tests.offline import ALLOWED, block_network
 from tests.support import DATA, TESTS
 

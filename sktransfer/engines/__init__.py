@@ -3,17 +3,13 @@
 An engine takes stages, layers and a pooling. It knows no backbone and no store.
 """
 
-from .allocator import keep_freed_memory, raise_thresholds
-from .base import Engine
-from .devices import resolve_device
-from .exported import export
+from .engine import Engine, as_batch, distance
+from .exported import export, quiet
 from .norm_statistics import keeps_statistics, moments_of, norm_divergence
 from .onnxruntime import onnx_model
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
-from .probing import distance
-from .rows import as_batch
+from .resources import keep_freed_memory, raise_thresholds, resolve_device, thread_budget
 from .select import ENGINES, check_engine, engine_for, resolve_engine
-from .threads import thread_budget
 from .torch import TorchEngine
 
 __all__ = [
@@ -34,6 +30,7 @@ __all__ = [
     "onnx_model",
     "pool",
     "pooled_width",
+    "quiet",
     "raise_thresholds",
     "resolve_device",
     "resolve_engine",

@@ -1,26 +1,31 @@
-"""Share between engines that convert a network for another library."""
+"""Convert networks for other libraries by ``torch.export``, and keep what was converted."""
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import inspect
+import logging
+import os
+import shutil
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 
-from .base import Engine
-from .conversions import Conversions
+from ..data.disk import CacheError, checksum, new_folder, writing
+from .engine import Engine
 from .pooling import pool
-from .quiet import quiet
 
-__all__ = ["ExportedEngine", "Run", "export"]
+__all__ = ["Conversions", "ExportedEngine", "Run", "export", "quiet"]
 
 # From a batch to the outputs of the exported network. Any number of threads may call it.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -28,6 +33,8 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 _EXPORTING = threading.RLock()  # torch.export is not made for several threads
 _LENGTH = 16  # tokens in the example texts; any number but 0 and 1, which are special to export
 _NO_LIMIT = 2**31  # tokens
+_KEPT = 16  # conversions in one folder; each is about as large as the weights
+_CHECKSUM = "checksum"
 _LONGEST = 300  # characters of another library's error in a message
 
 
@@ -281,3 +288,141 @@ def _in_short(error: Exception) -> str:
     """Return the first line of an error that says something, in at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:_LONGEST]
+
+
+class Conversions:
+    """Converted networks in a folder, each with a checksum.
+
+    A damaged conversion counts as absent. At most 16 are kept; the least recently used are
+    removed.
+
+    Parameters
+    ----------
+    folder : Path or None
+        None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    def read(self, key: str) -> dict[str, bytes] | None:
+        """Read a conversion.
+
+        Parameters
+        ----------
+        key : str
+            Describes the network, the runtime and its version.
+
+        Returns
+        -------
+        dict of str to bytes, or None
+            The files by name; None if there is no such conversion or it is damaged.
+        """
+        if self.folder is None:
+            return None
+        place = self._place(key)
+        try:
+            files = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
+        except OSError:
+            return None
+        if files.pop(_CHECKSUM, None) != _checksum(key, files):
+            return None
+        with contextlib.suppress(OSError):  # a folder that cannot be written
+            os.utime(place)  # used now
+        return files
+
+    def write(self, key: str, files: dict[str, bytes]) -> None:
+        """Keep a conversion, or warn if that fails.
+
+        Parameters
+        ----------
+        key : str
+        files : dict of str to bytes
+        """
+        if self.folder is None:
+            return
+        try:
+            self._write(key, files)
+        except CacheError as error:
+            warnings.warn(
+                f"The converted network cannot be written and will be converted again next time: "
+                f"{error}. Make room, or give a folder that can be written as memory=.",
+                stacklevel=2,
+            )
+
+    def _write(self, key: str, files: dict[str, bytes]) -> None:
+        with new_folder(self._place(key)) as folder, writing():
+            for name, content in [*files.items(), (_CHECKSUM, _checksum(key, files))]:
+                (folder / name).write_bytes(content)
+        self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        assert self.folder is not None
+        with contextlib.suppress(OSError):  # another process may remove them, too
+            places = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            for place in sorted(places, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+                shutil.rmtree(place)
+
+    def _place(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / xxhash.xxh3_128_hexdigest(key.encode())
+
+
+def _checksum(key: str, files: dict[str, bytes]) -> bytes:
+    parts = [part for name in sorted(files) for part in (name.encode(), files[name])]
+    return checksum(key.encode(), *parts)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what this thread writes to the standard error stream and logs through torch.
+
+    Other threads are not affected. With the environment variable ``TORCH_LOGS``, which asks torch
+    to log, nothing is dropped.
+    """
+    if "TORCH_LOGS" in os.environ or sys.stderr is None:
+        yield
+        return
+    own = threading.get_ident()
+    before, sys.stderr = sys.stderr, _OfOtherThreads(sys.stderr, own)
+    handlers, of_others = _handlers_of_torch(), _LogOfOtherThreads(own)
+    for handler in handlers:
+        handler.addFilter(of_others)
+    try:
+        yield
+    finally:
+        sys.stderr = before
+        for handler in handlers:
+            handler.removeFilter(of_others)
+
+
+def _handlers_of_torch() -> list[logging.Handler]:
+    """Return the handlers of all loggers of torch, some of which have their own."""
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    of_torch = [logger for logger in loggers if logger.name.split(".")[0] == "torch"]
+    return [handler for logger in of_torch for handler in logger.handlers]
+
+
+class _OfOtherThreads:
+    """A stream without what one thread writes."""
+
+    def __init__(self, stream: Any, thread: int):
+        self._stream, self._thread = stream, thread
+
+    def write(self, text: str) -> int:
+        is_own = threading.get_ident() == self._thread
+        return len(text) if is_own else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _LogOfOtherThreads(logging.Filter):
+    """A filter of the records of one thread."""
+
+    def __init__(self, thread: int):
+        super().__init__()
+        self._thread = thread
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread != self._thread

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .base import Engine
 from .compiled import CompiledEngine
+from .engine import Engine
 from .exported import ExportedEngine
 from .onnxruntime import ONNXRuntimeEngine
 from .openvino import OpenVINOEngine

@@ -1,20 +1,30 @@
-"""Run stages with torch."""
+"""Run stages with torch: batch norm folded, images channels-last, convolutions with activations.
+
+The steps stand in the order in which they are applied: :func:`fold`, :func:`cast` where weights are
+bfloat16, and :func:`fuse_convolutions` on a CPU.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .base import Engine
-from .casting import cast, has_bfloat16
-from .fusion import prepare
-from .pointwise import fuse_convolutions, is_supported
+from .._compat.torch import TracedModule
+from ..backbones import trace
+from .engine import Engine
 
-__all__ = ["TorchEngine"]
+__all__ = ["FusedConvolution", "TorchEngine", "cast", "fold", "fuse_convolutions", "is_supported"]
+
+_LAYING_OUT = threading.Lock()
 
 
 class TorchEngine(Engine):
@@ -61,10 +71,11 @@ class TorchEngine(Engine):
 
     def _prepare(self, segment: nn.Sequential) -> nn.Module:
         as_is = self._as_they_are
-        made: nn.Module = segment if as_is else prepare(segment, self.opaque)
+        made: nn.Module = segment if as_is else fold(segment, self.opaque)
         made = cast(made, self._dtype_of_weights) if self.casts else made
         if self.device.type != "cpu":
-            return _on_device(made, self.device)
+            # A copy: the tensors that are shared with the backbone stay on the CPU.
+            return copy.deepcopy(made).to(self.device)
         exact = self.casts or self.precision == "float32"
         fuse = self.fuses and exact and not as_is and is_supported(self._dtype_of_weights)
         return fuse_convolutions(made, self._dtype_of_weights) if fuse else made
@@ -95,6 +106,306 @@ class TorchEngine(Engine):
         return self.casts or (super().needs_check and not self._as_they_are)
 
 
-def _on_device(module: nn.Module, device: torch.device) -> nn.Module:
-    """Copy to an accelerator; the tensors that are shared with the backbone stay on the CPU."""
-    return copy.deepcopy(module).to(device)
+def fold(segment: nn.Sequential, opaque: tuple[Any, ...]) -> nn.Module:
+    """Make the fast form of some stages.
+
+    Parameters
+    ----------
+    segment : torch.nn.Sequential
+    opaque : tuple of callable
+        Functions that are one operation where the stages are traced.
+
+    Returns
+    -------
+    torch.nn.Module
+        Tensors that change are copies, the others are shared. Stages that cannot be traced are
+        returned as they are.
+    """
+    try:
+        graph = trace(segment, opaque)
+    except Exception:  # tracing runs the user's forward, which may raise anything
+        return segment
+    modules = dict(segment.named_modules(remove_duplicate=False))
+    if any(hasattr(module, "parametrizations") for module in modules.values()):
+        return segment  # weights that are computed at each access cannot be replaced
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(node.target, []).append(node)
+    once = {target for target, nodes in calls.items() if len(nodes) == 1}
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            _fold_batch_norm(node, modules, once)
+    for target, nodes in calls.items():
+        _use_channels_last(target, modules)
+        _overwrite_input(target, nodes, modules)
+    graph.lint()
+    return TracedModule(_by_path(graph, modules, segment), graph).eval()
+
+
+def _by_path(graph: fx.Graph, modules: dict[str, nn.Module], segment: nn.Module) -> dict[str, Any]:
+    """Return modules and tensors by path, in the form that ``GraphModule`` takes.
+
+    Tensors may be neither parameters nor buffers, but plain attributes or constants.
+    """
+    read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    return {path: attrgetter(path)(segment) for path in read} | modules
+
+
+def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
+    """Fold a batch norm into the convolution before it, if nothing else uses either."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+        return
+    conv, norm = modules[source.target], modules[node.target]
+    if conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks:
+        return
+    kinds = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    kinds = kinds and not norm._forward_pre_hooks and norm.running_mean is not None
+    rest = _after_norm(norm) if kinds else None
+    if rest is None or not {source.target, node.target} <= once:
+        return
+    modules[source.target] = _folded(conv, norm)
+    if isinstance(rest, nn.Identity):
+        node.replace_all_uses_with(source)
+        node.graph.erase_node(node)
+    else:
+        modules[node.target] = rest
+
+
+def _folded(conv: Any, norm: Any) -> nn.Module:
+    """Return a convolution with a batch norm in its weights."""
+    twin = _shallow_copy(conv)  # fuse_conv_bn_eval copies the old weights, too
+    scales = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scales)
+    twin._parameters.update(weight=weight, bias=bias)
+    return twin
+
+
+def _after_norm(norm: Any) -> nn.Module | None:
+    """Return what a batch norm does after normalising, None where that is not known.
+
+    timm's classes hold an activation as ``act``, and a dropout, idle in ``eval``, as ``drop``.
+    """
+    if type(norm).forward is nn.BatchNorm2d.forward:
+        return nn.Identity()
+    children = dict(norm.named_children())
+    return children["act"] if children.keys() == {"drop", "act"} else None
+
+
+def _use_channels_last(target: str, modules: dict) -> None:
+    if isinstance(modules[target], nn.Conv2d):
+        conv = _shallow_copy(modules[target])
+        for name, parameter in conv.named_parameters(recurse=False):
+            if parameter.ndim == 4:
+                laid_out = parameter.detach().contiguous(memory_format=torch.channels_last)
+                conv._parameters[name] = nn.Parameter(laid_out, requires_grad=False)
+        modules[target] = conv
+
+
+_IN_PLACE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU)
+
+
+def _overwrite_input(target: str, nodes: list[fx.Node], modules: dict) -> None:
+    """Let an activation overwrite its input where nothing else reads it."""
+    alone = all(_owns_output(node.args[0], modules) for node in nodes)
+    if isinstance(modules[target], _IN_PLACE) and alone:
+        activation: Any = _shallow_copy(modules[target])
+        activation.inplace = True
+        modules[target] = activation
+
+
+def _owns_output(source, modules: dict) -> bool:
+    if not isinstance(source, fx.Node) or len(source.users) > 1 or source.op != "call_module":
+        return False
+    return isinstance(modules[source.target], nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    """Copy a module without children, and share its tensors."""
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin._parameters = dict(module._parameters)
+    return twin
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Tell whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX).
+
+    There, weights that are bfloat16 once and for all were 1.03 to 1.3 times as fast as autocast,
+    which casts them in each call, for all networks that were measured. Others have not been.
+
+    Returns
+    -------
+    bool
+    """
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy a module with parameters and buffers of another floating point type.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    dtype : torch.dtype
+
+    Returns
+    -------
+    torch.nn.Module
+        Of other tensors than those that change there are no copies.
+    """
+    parameters: dict[int, Any] = {
+        id(p): nn.Parameter(_cast(p.detach(), dtype), requires_grad=False)
+        for p in module.parameters()
+    }
+    buffers = {id(buffer): _cast(buffer, dtype) for buffer in module.buffers()}
+    return copy.deepcopy(module, parameters | buffers)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+class FusedConvolution(nn.Module):
+    """Run a convolution on the CPU and an activation in one pass over memory.
+
+    The operation belongs to the compiler of torch and is not part of its public interface. With
+    images in channels-last format it is faster than ``torch.conv2d``, without an activation, too.
+
+    Parameters
+    ----------
+    conv : torch.nn.Conv2d
+    attr : str, default="none"
+        The name of the activation for oneDNN.
+    scalars : tuple of float, default=()
+        Its parameters.
+    """
+
+    attr: str
+    bias: torch.Tensor | None
+    scalars: list[float]
+    sizes: list[Any]
+
+    def __init__(self, conv: nn.Conv2d, attr: str = "none", scalars: tuple[float, ...] = ()):
+        super().__init__()
+        self.weight: torch.Tensor | None = conv.weight.detach()
+        self.bias = conv.bias
+        self.laid_out: torch.Tensor | None = None
+        self.sizes = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
+        self.attr, self.scalars = attr, list(scalars)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self._lay_out(x) if self.laid_out is None else self.laid_out
+        run = torch.ops.mkldnn._convolution_pointwise
+        return run(x, weight, self.bias, *self.sizes, self.attr, self.scalars, "")
+
+    def _lay_out(self, x: torch.Tensor) -> torch.Tensor:
+        """Bring the weights into the order that is fastest for images of one size, once."""
+        with _LAYING_OUT:
+            if self.laid_out is None:
+                lay_out = torch.ops.mkldnn._reorder_convolution_weight
+                self.laid_out = lay_out(self.weight, *self.sizes, list(x.shape))
+                self.weight = None
+            return self.laid_out
+
+
+def fuse_convolutions(made: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Replace convolutions of traced stages, and activations that alone read their outputs.
+
+    A sum after a convolution could be part of the operation, too; it is not faster than adding in
+    place (measured at the sizes of ResNet-18, ResNet-50 and EfficientNet-Lite0).
+
+    Parameters
+    ----------
+    made : torch.nn.Module
+        What :func:`fold` returns. It is changed.
+    dtype : torch.dtype, default=torch.float32
+        That of the convolutions that are replaced.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same; stages that were not traced are left as they are.
+    """
+    if not isinstance(made, fx.GraphModule):
+        return made
+    calls = Counter(node.target for node in made.graph.nodes if node.op == "call_module")
+    modules = dict(made.named_modules(remove_duplicate=False))
+    for node in list(made.graph.nodes):
+        is_module = node.op == "call_module" and calls[node.target] == 1
+        if is_module and _is_plain(modules[node.target], dtype):
+            found = _activation_after(node, modules)
+            made.set_submodule(node.target, FusedConvolution(modules[node.target], *(found or ())))
+            if found is not None:
+                (activation,) = node.users
+                activation.replace_all_uses_with(node)
+                made.graph.erase_node(activation)
+    made.delete_all_unused_submodules()
+    made.recompile()
+    return made
+
+
+def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Tell whether a module is a convolution of a type that nothing was added to."""
+    if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
+        return False
+    is_own = type(module)._conv_forward is not nn.Conv2d._conv_forward
+    has_zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    has_type = {tensor.dtype for tensor in module.parameters()} == {dtype}
+    return has_zeros and has_type and not is_own and not _has_hooks(module)
+
+
+def _activation_after(conv: fx.Node, modules: dict[str, nn.Module]) -> tuple | None:
+    """Return the name and the parameters of the activation that alone reads a convolution."""
+    node = next(iter(conv.users), None)
+    if node is None or len(conv.users) > 1 or node.op != "call_module":
+        return None
+    module = modules[str(node.target)]
+    known = type(module) in _ACTIVATIONS and not _has_hooks(module)
+    return _ACTIVATIONS[type(module)](module) if known else None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+# Of exactly these classes: a subclass may compute something else.
+_ACTIVATIONS: dict[Any, Any] = {
+    nn.ReLU: lambda module: ("relu", ()),
+    nn.ReLU6: lambda module: ("hardtanh", (0.0, 6.0)),
+    nn.Hardtanh: lambda module: ("hardtanh", (float(module.min_val), float(module.max_val))),
+    nn.SiLU: lambda module: ("swish", ()),
+    nn.Hardswish: lambda module: ("hardswish", ()),
+    nn.LeakyReLU: lambda module: ("leaky_relu", (float(module.negative_slope),)),
+}
+
+
+@functools.cache
+@torch.inference_mode()
+def is_supported(dtype: torch.dtype = torch.float32) -> bool:
+    """Tell whether this build of torch and this processor run the operation correctly.
+
+    Parameters
+    ----------
+    dtype : torch.dtype, default=torch.float32
+
+    Returns
+    -------
+    bool
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
+    # On the meta device no random numbers of the user are drawn. skip_init would import sympy.
+    conv = nn.Conv2d(4, 4, 3, padding=1, device="meta", dtype=torch.float32)
+    for name, parameter in list(conv.named_parameters()):
+        numbers = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+        setattr(conv, name, nn.Parameter(numbers))
+    expected = conv(x).relu()
+    try:
+        found = FusedConvolution(conv.to(dtype), "relu")(x.to(dtype)).float()
+    except Exception:  # other versions of torch may have other operations
+        return False
+    return torch.allclose(found, expected, atol=1e-4 if dtype == torch.float32 else 0.1)

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 
 from ..data import check_interrupt, package_versions
 from ..data.types import Samples
-from ..engines.quiet import quiet
+from ..engines import quiet
 from ..features import BackboneEstimator
 from ..selection import TransferClassifier
 from .onnx_checks import check_graph, inner_estimator, rows_for_check

@@ -1,11 +1,14 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from torch import fx, nn
 
-from sktransfer import PretrainedFeatureExtractor, list_layers, load_backbone
+from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, list_layers, load_backbone
 from sktransfer.backbones.layers import penultimate
 from sktransfer.engines import torch as torch_engine
+from sktransfer.engines.torch import FusedConvolution, cast, fold, fuse_convolutions, is_supported
 from tests.support import (
     TINY_SIZE,
     Vectors,
@@ -181,11 +184,10 @@ class Doubled(nn.Module):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_where_the_fast_form_is_wrong_the_stages_are_used_with_a_warning(bias, monkeypatch):
-    prepare = torch_engine.prepare
     monkeypatch.setattr(
         torch_engine,
-        "prepare",
-        lambda part, opaque, **how: nn.Sequential(prepare(part, opaque, **how), Doubled()),
+        "fold",
+        lambda part, opaque: nn.Sequential(fold(part, opaque), Doubled()),
     )
     conv = nn.Conv2d(3, 4, 3, bias=bias)
     if bias:
@@ -361,3 +363,264 @@ def test_compiled_modules_run_whole(way):
     made = torch.jit.script(module) if way == "script" else torch.jit.trace(module, given)
     found = PretrainedFeatureExtractor(load_backbone(made), layer=-1).fit_transform(X)
     np.testing.assert_allclose(found, module(given).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(params=[True, False], ids=["fast", "slow"])
+def fast(request, monkeypatch):
+    """A processor that is fast at bfloat16, and one that is not."""
+    monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: request.param)
+    return request.param
+
+
+def low_engine_of(backbone, *layers, **settings):
+    layers = layers or (penultimate(backbone),)
+    return make_engine(backbone, layers, precision="bfloat16", **settings)
+
+
+def types(made):
+    return {p.dtype for segment in made.prepared for p in segment.parameters()}
+
+
+@pytest.mark.parametrize("build", [lambda: random_backbone("resnet18"), tiny_backbone, tiny_vit])
+def test_features_are_near_and_float32(build, fast):
+    backbone = build()
+    if isinstance(backbone, nn.Module):
+        backbone = load_backbone(backbone, preprocess=TINY_SIZE)
+    enliven(backbone.module)
+    backbone.prepared.pop("engines", None)
+    x = noise(2, *backbone.input_shape)
+    made = low_engine_of(backbone, *list_layers(backbone))
+    rough, exact = made(x), made._run_exactly(x)
+    assert made.casts == fast
+    assert types(made) <= {torch.bfloat16 if fast else torch.float32}
+    for layer, wanted in exact.items():
+        assert rough[layer].dtype == torch.float32
+        assert (rough[layer] - wanted).norm() / wanted.norm() < 0.05
+    assert made.execution()["precision"] == "bfloat16"
+
+
+def test_the_network_keeps_its_weights():
+    backbone = tiny_backbone()
+    before = {name: t.clone() for name, t in backbone.module.state_dict().items()}
+    made = low_engine_of(backbone)
+    made(noise(1, 3, 16, 16))
+    for name, tensor in backbone.module.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+
+
+def test_tensors_that_are_shared_stay_shared_and_integers_stay_integers():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight = module[0].weight
+    module.register_buffer("count", torch.tensor(3))
+    copied = cast(module, torch.bfloat16)
+    assert copied[0].weight is copied[1].weight
+    assert copied[0].weight.dtype == torch.bfloat16
+    assert copied.count.dtype == torch.int64
+
+
+class Constant(nn.Module):
+    """Multiplies with a constant of float32 that no cast reaches."""
+
+    def forward(self, x):
+        return x.flatten(1) @ torch.eye(x[0].numel())[:, :5]
+
+
+def refuse(module, dtype):
+    raise RuntimeError("cannot be copied")
+
+
+@pytest.mark.parametrize("how", [cast, refuse])
+def test_what_does_not_run_with_cast_weights_uses_autocast(how, monkeypatch, recwarn):
+    monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(torch_engine, "cast", how)
+    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 1), Constant()), preprocess=TINY_SIZE)
+    made = low_engine_of(backbone, list_layers(backbone)[-1])
+    x = noise(2, 3, 16, 16)
+    (found,), (wanted,) = made(x).values(), made._run_exactly(x).values()
+    assert not made.casts
+    assert types(made) <= {torch.float32}
+    assert 0 < (found - wanted).norm() / wanted.norm() < 0.05
+    assert not recwarn.list
+
+
+def test_features_that_are_too_far_off_are_computed_by_autocast(monkeypatch):
+    monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(
+        torch_engine,
+        "cast",
+        lambda module, dtype: nn.Sequential(cast(module, dtype), nn.Hardtanh()),
+    )
+    backbone = tiny_backbone()
+    made, x = low_engine_of(backbone), 9 * noise(2, 3, 16, 16)
+    with pytest.warns(UserWarning, match="does not give the same features"):
+        (found,) = made(x).values()
+    (wanted,) = made._run_exactly(x).values()
+    assert (found - wanted).norm() / wanted.norm() < 0.05
+
+
+def test_frozen_stages_of_fine_tuning_have_cast_weights_too(fast, monkeypatch):
+    ran, forward = [], torch_engine.TorchEngine.forward
+    monkeypatch.setattr(
+        torch_engine.TorchEngine,
+        "forward",
+        lambda self, batch: ran.append((self.precision, self.casts)) or forward(self, batch),
+    )
+    X, y = images(8), list("abababab")
+    model = FineTunedClassifier(tiny_backbone(), precision="bfloat16", max_epochs=1, random_state=0)
+    model.fit(X, y).predict(X)
+    assert ("bfloat16", fast) in ran
+    assert ("bfloat16", not fast) not in ran
+
+
+def test_both_forms_share_the_entries_of_the_store(tmp_path, monkeypatch):
+    X = images(3)
+    settings = {"precision": "bfloat16", "memory": tmp_path}
+    monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: False)
+    expected = PretrainedFeatureExtractor(tiny_backbone(), **settings).fit(X).transform(X)
+    monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: True)
+    found = PretrainedFeatureExtractor(tiny_backbone(), **settings).fit(X).transform(X)
+    np.testing.assert_array_equal(found, expected)
+
+
+ACTIVATIONS = [
+    nn.Identity(),
+    nn.ReLU(),
+    nn.ReLU6(),
+    nn.Hardtanh(-0.5, 0.25),
+    nn.SiLU(),
+    nn.Hardswish(),
+    nn.LeakyReLU(0.3),
+    nn.GELU(),
+]
+CONVOLUTIONS = [
+    {"kernel_size": 1},
+    {"kernel_size": 3, "padding": 1, "stride": 2, "bias": False},
+    {"kernel_size": 3, "padding": 2, "dilation": 2},
+    {"kernel_size": (1, 5), "groups": 4},
+    {"kernel_size": 3, "groups": 8},
+]
+
+
+def fused(*modules):
+    if not is_supported():
+        pytest.skip("this torch or this processor does not have the operation")
+    return fuse_convolutions(fold(nn.Sequential(*modules), ()))
+
+
+def run(module, x):
+    with torch.inference_mode():
+        return module(x.contiguous(memory_format=torch.channels_last))
+
+
+def n_fused(module):
+    return sum(isinstance(part, FusedConvolution) for part in module.modules())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
+def test_values_are_those_of_the_modules(activation, settings):
+    conv = nn.Conv2d(8, 16, **settings)
+    made = fused(conv, activation)
+    assert n_fused(made) == 1
+    n_left = sum(type(part) is type(activation) for part in made.modules())
+    assert n_left == int(isinstance(activation, nn.GELU | nn.Identity))
+    for shape in ((2, 8, 9, 11), (1, 8, 20, 20), (5, 8, 9, 11)):  # the weights are laid out once
+        x = noise(*shape)
+        torch.testing.assert_close(run(made, x), activation(conv(x)), atol=1e-5, rtol=1e-4)
+
+
+def test_an_output_that_is_used_twice_is_kept():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU()
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y + self.relu(y)
+
+    module, x = Twice(), noise(2, 3, 5, 5)
+    torch.testing.assert_close(run(fused(module), x), module(x))
+
+
+class Shifted(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def hooked():
+    conv = nn.Conv2d(3, 4, 1)
+    conv.register_forward_hook(lambda module, args, output: output + 1)
+    return conv
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Shifted(3, 4, 1),
+        hooked,
+        lambda: nn.Conv2d(3, 4, 3, padding="same"),
+        lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        lambda: nn.Conv2d(3, 4, 1, dtype=torch.float64),
+    ],
+)
+def test_other_convolutions_run_as_they_are(make):
+    conv = make()
+    made = fused(conv, nn.ReLU())
+    x = noise(2, 3, 6, 6).to(conv.weight.dtype)
+    assert n_fused(made) == 0
+    torch.testing.assert_close(run(made, x), conv(x).relu())
+
+
+def test_the_users_weights_are_not_changed():
+    conv = nn.Conv2d(3, 4, 1)
+    before = conv.weight.detach().clone()
+    run(fused(conv, nn.ReLU()), noise(1, 3, 5, 5))
+    assert torch.equal(conv.weight, before)
+    assert conv.weight.layout == torch.strided
+
+
+@pytest.mark.parametrize("what", ["raises", "wrong"])
+def test_without_the_operation_the_modules_run(what, monkeypatch):
+    def broken(self, x):
+        if what == "raises":
+            raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+        return x
+
+    monkeypatch.setattr(FusedConvolution, "forward", broken)
+    supported = torch_engine.is_supported.__wrapped__()
+    assert not supported
+    monkeypatch.setattr(torch_engine, "is_supported", lambda dtype: supported)
+    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), preprocess=TINY_SIZE)
+    made = make_engine(backbone, ("1",))
+    x = noise(2, 3, 16, 16)
+    torch.testing.assert_close(
+        torch.from_numpy(made.run(x)["1"]), backbone.module(x).mean((2, 3)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_threads_lay_out_weights_once():
+    conv = nn.Conv2d(8, 16, 3)
+    made, x = fused(conv, nn.ReLU()), noise(2, 8, 12, 12)
+    expected = conv(x).relu()
+    with ThreadPoolExecutor(8) as threads:
+        for found in threads.map(lambda _: run(made, x), range(40)):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS[:-1], ids=lambda module: type(module).__name__)
+def test_bfloat16_weights_run_as_one_operation_too(activation):
+    if not is_supported(torch.bfloat16):
+        pytest.skip("this processor does not have the operation in bfloat16")
+    conv, x = nn.Conv2d(8, 16, 3, padding=1), noise(2, 8, 9, 11)
+    made = fuse_convolutions(fold(nn.Sequential(conv, activation).bfloat16(), ()), torch.bfloat16)
+    assert n_fused(made) == 1
+    found = run(made, x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), activation(conv.float()(x)), atol=0.05, rtol=0.05)
+
+
+def test_convolutions_of_another_type_than_asked_for_are_left():
+    made = fold(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), ())
+    assert n_fused(fuse_convolutions(made, torch.bfloat16)) == 0

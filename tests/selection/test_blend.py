@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from sktransfer import TransferClassifier, load_backbone, load_word_vectors
-from sktransfer.engines.base import Engine
+from sktransfer.engines import Engine
 from sktransfer.selection.judging import Labels, choose_members
 from sktransfer.selection.linear_models import Discriminant, Probe
 from sktransfer.selection.members import BLEND, Block, Member, sizes_of

@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_digits, make_blobs
 
 from sktransfer import load_backbone
-from sktransfer.engines.batches import Batching
+from sktransfer.engines import Engine
 from sktransfer.selection.ranking import probe_layers, rank_backbones
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, tiny_backbone
@@ -33,9 +33,9 @@ def test_batches_and_bars_are_those_that_are_asked_for(function, colours, capsys
     pytest.importorskip("rich")
     X, y = colours
     sizes = []
-    run = Batching.run
+    run = Engine.run
     monkeypatch.setattr(
-        Batching, "run", lambda self, x, size="auto": sizes.append(size) or run(self, x, size)
+        Engine, "run", lambda self, x, size="auto": sizes.append(size) or run(self, x, size)
     )
     backbone = deeper_backbone()
     given = [backbone] if function is rank_backbones else backbone

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone
-from sktransfer.engines.base import Engine
+from sktransfer.engines import Engine
 from sktransfer.selection.judging import Chosen, Labels
 from sktransfer.selection.linear_models import Probe
 from sktransfer.selection.members import Block, Member

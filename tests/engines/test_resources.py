@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, extract_to
-from sktransfer.engines import allocator
+from sktransfer.engines import resources
 
 PROGRAM = """
 import resource, threading
@@ -51,7 +51,7 @@ def test_it_is_so_while_features_are_computed_and_networks_are_trained(
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     X, y = np.eye(6, 4, dtype=np.float32), ["a", "b"] * 3
-    seen, within, set_thresholds = [], [], allocator._set
+    seen, within, set_thresholds = [], [], resources._set
 
     def note(library, *thresholds):
         seen.append(thresholds)
@@ -65,7 +65,7 @@ def test_it_is_so_while_features_are_computed_and_networks_are_trained(
     network = nn.Sequential(Watched(4, 3), nn.Linear(3, 2))
     extractor = PretrainedFeatureExtractor(network).fit(X)
     model = FineTunedClassifier(network, trainable="all", max_epochs=1, random_state=0)
-    monkeypatch.setattr(allocator, "_set", note)
+    monkeypatch.setattr(resources, "_set", note)
     seen.clear()
     within.clear()
     actions = {

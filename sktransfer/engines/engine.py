@@ -1,12 +1,19 @@
-"""Share between engines: their outputs, the size of batches and the check on the first sample."""
+"""Run the stages of a network in batches: what all runtimes share.
+
+A batch is as large as stays cheap in memory, and smaller where the memory of a device is short. The
+first sample of each shape is compared with the stages themselves.
+"""
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import importlib.util
 import itertools
+import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,29 +21,29 @@ import torch
 from torch import nn
 
 from ..data import Modality, get_modality
-from .allocator import raise_thresholds
-from .batches import Batching
 from .pooling import pool
-from .probing import distance, largest_output
+from .resources import raise_thresholds
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "as_batch", "distance"]
 
 # A fresh memory page costs 2.5 µs, and the C library gives blocks over 32 MB back after each
 # use. Activations that stay under this many bytes are not faulted in anew for each batch.
 _BYTES = 20e6
 _BYTES_ON_ACCELERATOR = 1e9
+# A batch of short vectors costs next to nothing. Filled up to one size, it gives each vector the
+# same bits in every batch, as scikit-learn's checks of estimators on tables expect.
+_BYTES_FILLED_UP = 2**18
 _SHAPES_KEPT = 8  # shapes of samples whose activations stay measured
 # Relative L2 distance of the prepared stages' features to the stages' own.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2}
 
 
-class Engine(Batching):
+class Engine(abc.ABC):
     """Run the stages of a network up to some layers, fast and without training.
 
     A subclass, one for each runtime, prepares ``segments`` in its ``__init__`` and runs a batch
-    in :meth:`forward`. :class:`Batching` makes batches. This class compares the first sample's
-    features with those of the stages themselves. If the two disagree, the stages are used, with a
-    warning.
+    in :meth:`forward`. This class makes batches, and compares the first sample's features with
+    those of the stages themselves. If the two disagree, the stages are used, with a warning.
 
     Parameters
     ----------
@@ -78,6 +85,8 @@ class Engine(Batching):
     extra = ""  # of this package, which installs them
     layout = "channels_last"  # of images in memory
     falls_back = True  # whether the stages are run where the check on the first sample fails
+    fills_up = False  # whether batches of several samples all have one size
+    _largest_batch: int | None = None  # where the device's memory is short
 
     def __init__(
         self,
@@ -162,6 +171,7 @@ class Engine(Batching):
         ----------
         batch : Tensor of shape (1, ...)
         """
+        return None
 
     def modules(self) -> Iterable[nn.Module]:
         """Return the modules that :meth:`forward` calls, so that their outputs are measured."""
@@ -202,6 +212,104 @@ class Engine(Batching):
             return limit
         n_bytes = self._inspect(sample[None])
         return int(np.clip((_BYTES if on_cpu else _BYTES_ON_ACCELERATOR) // n_bytes, 1, limit))
+
+    def run(
+        self, tensors: Iterable[torch.Tensor] | torch.Tensor, batch_size: int | str = "auto"
+    ) -> dict[Any, np.ndarray]:
+        """Run samples of one shape in batches.
+
+        Where a batch does not fit into the memory of a device, it and all that come later are
+        half as large, with one warning.
+
+        Parameters
+        ----------
+        tensors : iterable of Tensor or Tensor of shape (n, ...)
+            At least one. They are taken when a batch needs them.
+        batch_size : int or "auto", default="auto"
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n, n_features)
+        """
+        source = iter(tensors)
+        waiting = list(itertools.islice(source, 1))
+        size = self.batch_size(waiting[0]) if batch_size == "auto" else int(batch_size)
+        fills_up = (batch_size == "auto" and self._is_cheap(waiting[0], size)) or self.fills_up
+        parts = []
+        while waiting:
+            most = min(size, self._largest_batch or size)
+            waiting += itertools.islice(source, min(sys.maxsize, max(0, most - len(waiting))))
+            samples = waiting[:most]
+            try:
+                batch = as_batch(samples, self.device)
+                part = self._run_filled(batch, most) if fills_up else self(batch)
+            except torch.OutOfMemoryError:
+                if len(samples) == 1:
+                    raise
+                part = None
+            if part is None:  # outside the handler, whose error refers to the batch's tensors
+                self._halve(len(samples))
+                continue
+            parts.append(part)
+            waiting = waiting[most:] or list(itertools.islice(source, 1))
+        return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
+
+    def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
+        """Tell whether a batch of ``size`` vectors costs about as much as one vector."""
+        if sample.ndim != 1 or self.device.type != "cpu" or self.modality.has_tokens:
+            return False
+        with torch.inference_mode():
+            return self._inspect(sample[None]) * size <= _BYTES_FILLED_UP
+
+    def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        """Run a batch filled up to ``size`` with its last sample."""
+        n = len(batch)
+        filled = torch.cat([batch, batch[-1:].expand(size - n, *batch.shape[1:])])
+        return {key: rows[:n] for key, rows in self(filled).items()}
+
+    def _halve(self, size: int) -> None:
+        if self._largest_batch is None:
+            warnings.warn(
+                f"Batches of {size} do not fit into the memory of {self.device}: smaller ones are "
+                "used from here on. Give a smaller batch_size=, or make room on the device.",
+                stacklevel=2,
+            )
+        self._largest_batch = size // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
+
+    def run_groups(
+        self, groups: Sequence[tuple[Any, ...]], batch_size: int | str = "auto"
+    ) -> dict[Any, np.ndarray]:
+        """Run samples of several shapes, such as texts, those of one shape together.
+
+        Parameters
+        ----------
+        groups : sequence of (ndarray of int, sequence of Tensor)
+            Positions of the samples of one shape, and the samples.
+        batch_size : int or "auto", default="auto"
+
+        Returns
+        -------
+        dict of str to ndarray
+            For each layer a row for each position; an array of objects where rows differ in
+            length.
+        """
+        n = sum(len(positions) for positions, _ in groups)
+        tables: dict[Any, np.ndarray] = {}
+        for positions, tensors in groups:
+            for layer, rows in self._run_group(tensors, batch_size).items():
+                if layer not in tables:
+                    tables[layer] = _empty_rows(n, rows, ragged=self.modality.has_tokens)
+                _fill_rows(tables[layer], positions, rows)
+        return tables
+
+    def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
+        if self._fused is None:
+            return self.run(tensors, batch_size)
+        (layer,) = self.layers
+        ((key, _),) = self.outputs[layer]
+        return {key: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
 
     def execution(self) -> dict[str, str]:
         """Describe how batches are run.
@@ -286,7 +394,7 @@ class Engine(Batching):
             return self._bytes[shape]
         self.prepare(probe.clone())
         # Copies, since a network may change its input.
-        with largest_output(self.modules()) as largest:
+        with _largest_output(self.modules()) as largest:
             found = self.forward(probe.clone())
             checked = self.needs_check and not self._falls_back
             expected = self._run_exactly(probe.clone()) if checked else {}
@@ -313,3 +421,69 @@ class Engine(Batching):
             stacklevel=2,
         )
         self._falls_back = True
+
+
+def as_batch(
+    tensors: Sequence[torch.Tensor] | torch.Tensor, device: torch.device | None = None
+) -> torch.Tensor:
+    """Return samples as one tensor, for a GPU in memory from which it can copy by itself."""
+    batch = tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
+    is_for_gpu = device is not None and device.type == "cuda" and batch.device.type == "cpu"
+    return batch.pin_memory() if is_for_gpu else batch
+
+
+def _empty_rows(n: int, like: np.ndarray, *, ragged: bool) -> np.ndarray:
+    """Return a table for n rows; an array of objects where activations differ in length."""
+    if ragged and like.ndim > 2:
+        return np.empty(n, object)
+    return np.empty((n, *like.shape[1:]), like.dtype)
+
+
+def _fill_rows(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
+    if table.dtype != object:
+        table[positions] = rows
+        return
+    for position, row in zip(positions, rows, strict=True):
+        table[position] = row
+
+
+def distance(found: dict[Any, Any], expected: dict[Any, Any]) -> float:
+    """Return the largest relative L2 distance between the features of a layer.
+
+    Parameters
+    ----------
+    found, expected : dict of str to Tensor
+        Those of ``expected`` are compared.
+
+    Returns
+    -------
+    float
+        0 if there is nothing to compare.
+    """
+    largest = 0.0
+    for layer in expected:
+        a, b = found[layer].double(), expected[layer].double()
+        same = (a == b) | (a.isnan() & b.isnan())  # also NaN and infinity in the same place
+        relative = torch.where(same, 0.0, a - b).norm() / (b.nan_to_num().norm() + 1e-8)
+        largest = max(largest, float(relative.nan_to_num(torch.inf)))
+    return largest
+
+
+@contextlib.contextmanager
+def _largest_output(modules: Iterable[nn.Module]) -> Iterator[list[int]]:
+    """Collect, while modules are called, the size in bytes of their largest output."""
+    largest, thread = [1], threading.get_ident()
+
+    def note(module, args, output):
+        # Other threads may run the same modules on other batches.
+        if isinstance(output, torch.Tensor) and threading.get_ident() == thread:
+            largest[0] = max(largest[0], output.numel() * output.element_size())
+
+    # Compiled modules take no hooks.
+    modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()

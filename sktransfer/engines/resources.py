@@ -1,7 +1,8 @@
-"""Memory that is freed stays with the process, so that the next batch does not fault it in anew.
+"""Devices, threads and memory of the process in which stages run.
 
-glibc gives blocks of more than 128 kB back to the operating system when they are freed, and each
-page of the next block costs 2.5 µs. :func:`raise_thresholds` serves plain processes,
+Memory that is freed stays with the process, so that the next batch does not fault it in anew. glibc
+gives blocks of more than 128 kB back to the operating system when they are freed, and each page of
+the next block costs 2.5 µs. :func:`raise_thresholds` serves plain processes,
 :func:`keep_freed_memory` those whose environment fixes the thresholds, such as Dask's workers.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["keep_freed_memory", "raise_thresholds"]
+__all__ = ["keep_freed_memory", "raise_thresholds", "resolve_device", "thread_budget"]
 
 # Parameters of mallopt, and the defaults of the C library (malloc.h of glibc).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -29,6 +30,54 @@ _LARGEST_FOLLOWED = 31 * 2**20
 
 _lock = threading.Lock()
 _n_active = 0
+
+
+def resolve_device(device: str) -> torch.device:
+    """Find the device that is meant, and check that it is on this machine.
+
+    Parameters
+    ----------
+    device : str
+        "auto" or a name that ``torch.device`` takes. "auto" is the current accelerator, or the
+        CPU where there is none.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If the named device is not on this machine.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found).cpu()
+    except (RuntimeError, AssertionError) as error:  # also for "meta", which holds no data
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} cannot be used on this machine: {why}") from None
+    return found
+
+
+@contextlib.contextmanager
+def thread_budget(n_threads: int | None) -> Iterator[None]:
+    """Let torch use a number of threads, and put the number back afterwards.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        None changes nothing.
+    """
+    before = torch.get_num_threads()
+    if n_threads is not None and n_threads != before:
+        torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @functools.cache
