@@ -150,7 +150,8 @@ def main() -> None:
     X, codes = [open_image(paths[i]) for i in rows], np.unique(y[rows], return_inverse=True)[1]
     torch.manual_seed(0)
     backbone = load_backbone("resnet18", weights=None)
-    settings = {"trainable": "all", "lr": LR, "batch_size": BATCH, "warmup": WARMUP}
+    settings = {"trainable": "all", "lr": LR, "batch_size": BATCH}
+    settings["net_params"] = {"callbacks__schedule__warmup": WARMUP}
     settings |= {"random_state": SEED, "device": "cpu", "max_epochs": args.epochs}
     start = FineTunedClassifier(backbone, **settings | {"max_epochs": 0}).fit(X, codes)
     runs = contestants(start, X, codes, settings, args)

@@ -31,6 +31,7 @@ from PIL import Image
 from torch import nn
 
 from sktransfer import (
+    Augmentation,
     FineTunedClassifier,
     ImagePreprocessing,
     PretrainedFeatureExtractor,
@@ -87,7 +88,7 @@ def call(what: str, paths: list[str], keep: int):
     if what == "transform":
         extractor = PretrainedFeatureExtractor(backbone).fit(paths[:1])
         return lambda n: extractor.transform(paths[:n])
-    views = {"augment": "light", "n_views": None} if what == "fit, new views" else {}
+    views = {"augment": Augmentation(n_views=None)} if what == "fit, new views" else {}
     model = FineTunedClassifier(
         backbone, trainable="all", max_epochs=1, lr=1e-4, max_cache_bytes=keep, **views
     )

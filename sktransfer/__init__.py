@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         PretrainedFeatureExtractor,
     )
     from .features.partitions import extract_to, iter_features, load_features
-    from .finetuning import FineTunedClassifier, FineTunedRegressor
+    from .finetuning import Augmentation, FineTunedClassifier, FineTunedRegressor
     from .persistence import load, model_card, save, to_onnx
     from .selection import (
         BackboneRankingDisplay,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Augmentation",
     "Backbone",
     "BackboneRankingDisplay",
     "BlendDisplay",
@@ -79,6 +80,7 @@ __version__ = "0.1.0.dev0"
 # Packages are imported when a name is used: training and choosing import skorch and torchvision,
 # which fixed features do not need.
 _PACKAGE_OF = {
+    "Augmentation": "finetuning",
     "Backbone": "backbones",
     "BackboneRankingDisplay": "selection",
     "BlendDisplay": "selection",

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from sktransfer import (
+    Augmentation,
     FineTunedClassifier,
     FineTunedRegressor,
     PretrainedClassifier,
@@ -104,7 +105,7 @@ SHAPES = [(20, 24, 3), (24, 20, 3), (0, 0, 3), (-1, -1, 3), (10**10, 10**10, 3),
 OF_IMAGES = [
     (cls, name)
     for cls, names in {
-        FineTunedClassifier: ["augment", "n_views", "image_shape", "image_size"],
+        FineTunedClassifier: ["augment", "image_shape", "image_size"],
         PretrainedFeatureExtractor: ["image_shape", "image_size", "pooling", "layer"],
         PretrainedClassifier: ["image_shape", "image_size", "class_map"],
     }.items()
@@ -117,7 +118,7 @@ OF_IMAGES = [
 def test_an_error_about_a_parameter_of_images_names_it(cls, name):
     settings = {"backbone": tiny_backbone()} | ESTIMATORS[cls]
     if cls is FineTunedClassifier:
-        settings |= {"augment": "light", "n_views": 1}
+        settings |= {"augment": Augmentation(n_views=1)}
     X = np.stack(images(8))
     X = X.reshape(8, -1) if name == "image_shape" else X
     y = np.array(["ant", "bee"] * 4)

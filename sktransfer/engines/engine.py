@@ -375,8 +375,7 @@ class Engine(abc.ABC):
         kept = pooled.to("cpu", self._dtype, copy=True)
         if self._dtype == torch.float16 and not kept.isfinite().all():
             raise FloatingPointError(
-                f"Activations of layer {layer!r} are too large for float16: use "
-                "cache_dtype='float32'."
+                f"Activations of layer {layer!r} are too large for float16: use dtype='float32'."
             )
         return kept
 

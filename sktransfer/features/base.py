@@ -266,7 +266,7 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
             self.backbone,
             weights=self.weights,
             image_size=image_size,
-            long_texts=self.long_texts,
+            long_texts=getattr(self, "long_texts", None),
         )
 
     def _asked_sizes(self) -> list[int] | None:

@@ -8,12 +8,73 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from sklearn.base import BaseEstimator
 
 from ..backbones import Backbone, describe, seeded
 from ..data import SampleView, digest, open_image, read_image
+from ..features import Count
 from .rows import Table
 
-__all__ = ["FreshViews", "View", "Views", "fixed_keys", "make_augment"]
+__all__ = [
+    "Augmentation",
+    "FreshViews",
+    "View",
+    "Views",
+    "check_augment",
+    "fixed_keys",
+    "make_augment",
+]
+
+
+class Augmentation(BaseEstimator):
+    """Random changes to training images, and how many views of each image there are.
+
+    Parameters
+    ----------
+    transform : {"light", "strong"} or callable, default="light"
+        "light" crops and mirrors; "strong" adds color, geometry and erasing. A callable is given
+        a uint8 tensor ``(3, h, w)``, as torchvision's v2 transforms are.
+    n_views : int or None, default=4
+        How many fixed views of each image there are; their frozen part is computed once. None
+        makes new views in each epoch, which pass the whole network.
+
+    Examples
+    --------
+    >>> from sktransfer import Augmentation, FineTunedClassifier
+    >>> model = FineTunedClassifier(augment=Augmentation("strong", n_views=8))
+    >>> model.set_params(augment__n_views=None).augment
+    Augmentation(n_views=None, transform='strong')
+    """
+
+    def __init__(self, transform: str | Callable[..., Any] = "light", *, n_views: int | None = 4):
+        self.transform = transform
+        self.n_views = n_views
+
+
+def check_augment(augment: Any) -> None:
+    """Check the parameter ``augment``.
+
+    Parameters
+    ----------
+    augment : Augmentation, str, callable or None
+
+    Raises
+    ------
+    ValueError
+        If a setting of an :class:`Augmentation` is none that it takes.
+    """
+    if not isinstance(augment, Augmentation):
+        return
+    transform, n_views = augment.transform, augment.n_views
+    if not (callable(transform) or transform in ("light", "strong")):
+        raise ValueError(
+            f"augment={augment!r:.60}: transform is 'light', 'strong' or a callable, got "
+            f"{transform!r:.60}."
+        )
+    if n_views is not None and not Count(1).is_satisfied_by(n_views):
+        raise ValueError(
+            f"augment={augment!r:.60}: n_views is a positive integer or None, got {n_views!r:.60}."
+        )
 
 
 def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Callable[..., Any]:

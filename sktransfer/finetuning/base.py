@@ -31,9 +31,9 @@ from .learning_rate import auto_rates
 from .loop import train
 from .outputs import check_head, head_inputs
 from .parameters import PARTIAL, check_partial
-from .plan import TrainingPlan, check_settings, warn_too_few_epochs
+from .plan import TrainingPlan, check_settings
 from .rows import Rows, Table, append_kept
-from .tail import Tail, learned_stages, restrict_rows
+from .tail import Tail, restrict_rows
 from .tuned import TunedNetwork, bare_tail
 from .validation import Validation, encode_validation, naming_samples, validation_rows
 from .watching import WatchLoss
@@ -41,7 +41,7 @@ from .watching import WatchLoss
 __all__ = ["TunedEstimator"]
 
 # Parameters that must not change between a fit and a later partial_fit or warm start.
-_FIXED = ("backbone", "weights", "image_size", "long_texts", "trainable", "head", "dropout")
+_FIXED = ("backbone", "weights", "image_size", "trainable", "head")
 
 
 class TunedEstimator(FrozenStages):
@@ -58,8 +58,8 @@ class TunedEstimator(FrozenStages):
 
     # -- steps of fit --------------------------------------------------------------------------
 
-    def _start_fit(self, X, y, *, with_validation: bool = False) -> list | np.ndarray:
-        self._check_settings(y, with_validation)
+    def _start_fit(self, X, y) -> list | np.ndarray:
+        self._check_settings(y)
         before = None
         if self._continues():
             self._check_unchanged()
@@ -75,11 +75,11 @@ class TunedEstimator(FrozenStages):
         self._start_progress()
         return samples
 
-    def _check_settings(self, y, with_validation: bool = False) -> None:
+    def _check_settings(self, y) -> None:
         """Check the parameters before anything is computed."""
         self._validate_params()
         self._require(y)
-        check_settings(self, with_validation)
+        check_settings(self)
 
     def _check_unchanged(self) -> None:
         """Raise an error if a parameter changed that cannot change between fits."""
@@ -217,8 +217,6 @@ class TunedEstimator(FrozenStages):
         device = resolve_device(self.device)
         is_first = processes.rank == 0
         plan.verbose = plan.verbose if is_first else 0
-        tail.checkpoint_activations = self.checkpoint_activations
-        warn_too_few_epochs(plan, len(learned_stages(tail)))
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]
         elif self.lr == "auto":
@@ -242,7 +240,7 @@ class TunedEstimator(FrozenStages):
         check_partial(tail.body, tail.part, self.backbone_.name, tail.fixed)
         n_features = head_inputs(tail, one).shape[1]
         n_outputs = self._target.n_outputs
-        head = make_head(self.head, n_features, n_outputs, self.dropout, seed)
+        head = make_head(self.head, n_features, n_outputs, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()
         if any(source is not None for source in sources):
             old = list(stages_of(self.backbone_).values())[-1]
@@ -256,7 +254,6 @@ class TunedEstimator(FrozenStages):
         """Copy an earlier tail to train it further with the current parameters."""
         tail = deepcopy(tail).unfreeze()
         tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
-        tail.n_chunks = 1  # the batch size or the free memory may have changed
         return tail
 
     def _carried_rows(self) -> list[int | None]:

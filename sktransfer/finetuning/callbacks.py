@@ -81,9 +81,9 @@ class WarmupCosine(Callback):
 
     Parameters
     ----------
-    warmup : float
+    warmup : float, default=0.1
         As in :func:`warmup_cosine`.
-    in_pairs : bool
+    in_pairs : bool, default=False
         As in :class:`Batches`.
     """
 
@@ -91,7 +91,7 @@ class WarmupCosine(Callback):
     n_steps_: int
     step_: int
 
-    def __init__(self, warmup: float, in_pairs: bool = False):
+    def __init__(self, warmup: float = 0.1, in_pairs: bool = False):
         self.warmup = warmup
         self.in_pairs = in_pairs
 
@@ -188,7 +188,7 @@ class StopOnNonFinite(Callback):
         decay = "a smaller weight_decay, " if decays > 1 else ""
         raise FloatingPointError(
             f"{what} in epoch {len(net.history)} at a learning rate of {lr:.3g}. Try {decay}"
-            f"lr={lr / 10:.1g}, a longer warmup, clip_norm=1.0, or precision='float32'."
+            f"lr={lr / 10:.1g}, callbacks=[GradientNormClipping(1.0)], or precision='float32'."
         )
 
 

@@ -279,7 +279,7 @@ class SaveTraining(Callback):
         tail = self.tail
         tail.load_state_dict(state["tail"])
         self._compare(state.get("loss"), _first_loss(net, X))
-        tail.seed, tail.n_chunks = state["tail_seed"], state["n_chunks"]
+        tail.seed = state["tail_seed"]
         net.history_ = History(state["history"])
         if self.file.extends:
             self._extend(net, state["callbacks"])
@@ -316,7 +316,6 @@ class SaveTraining(Callback):
         state = {
             "tail": tail.state_dict(),
             "tail_seed": tail.seed,
-            "n_chunks": tail.n_chunks,
             "loss": _first_loss(net, dataset_train),
             "learned": [name for name, p in tail.named_parameters() if p.requires_grad],
             "optimizer": net.optimizer_.state_dict(),

@@ -9,7 +9,7 @@ import numpy as np
 from ..backbones import boundary, penultimate, stages_of
 from ..engines import resolve_device
 from ..features import Output, Stream, as_store
-from .augment import FreshViews, View, Views, fixed_keys, make_augment
+from .augment import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
 from .cut import Cut, Place
 from .distributed import is_first_process
 from .plan import steps_of
@@ -40,7 +40,7 @@ class FrozenStages(TrainingParameters):
 
     def _cut(self) -> Cut:
         output = self._output_at_cut() if self.frozen_layers_ else None
-        how = {"engine": self.engine, "precision": self._precision(), "dtype": self.cache_dtype}
+        how = {"engine": self.engine, "precision": self._precision(), "dtype": "float32"}
         verbose = self.verbose if is_first_process() else 0
         run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
         run |= {"device": self.device, "store": as_store(self.memory)}
@@ -48,7 +48,7 @@ class FrozenStages(TrainingParameters):
 
     def _place(self, cut: Cut, samples) -> Place:
         """Decide where the activations of this training are, and say so in ``cache_``."""
-        n_tables = 1 + (self.n_views or 0 if self.augment is not None else 0)
+        n_tables = 1 + (self._augmentation().n_views or 0 if self.augment is not None else 0)
         _, n_epochs = steps_of(self, len(samples))
         layers = self._inspect(samples) if self.frozen_layers_ else {}
         place = cut.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
@@ -71,15 +71,20 @@ class FrozenStages(TrainingParameters):
             return self.precision
         return "bfloat16" if resolve_device(self.device).type == "cuda" else "float32"
 
+    def _augmentation(self) -> Augmentation:
+        given = self.augment
+        return given if isinstance(given, Augmentation) else Augmentation(given)
+
     def _views(self, cut: Cut, place: Place, samples, plain, index, behind, seed: int) -> tuple:
         """Return tables of the training rows, one for each view, or what makes new views."""
         if self.augment is None:
             return [Table(plain, index, behind)], None
-        augment = make_augment(self.augment, self.backbone_)
+        n_views = self._augmentation().n_views
+        augment = make_augment(self._augmentation().transform, self.backbone_)
         View(samples[index[0]], augment, "").open()  # raises here if augment fails on any image
-        if self.n_views is None:
+        if n_views is None:
             return [], FreshViews(samples, augment, cut.stream, seed, index, behind)
-        keys = fixed_keys(augment, self.n_views)
+        keys = fixed_keys(augment, n_views)
         if isinstance(plain, Stream):
             stream = cut.rows(Views(samples, augment, keys), place)
             parts = [index + number * len(samples) for number in range(len(keys))]

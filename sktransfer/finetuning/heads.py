@@ -29,7 +29,7 @@ __all__ = [
 
 
 def make_head(
-    head: str | Callable[..., Any], n_features: int, n_outputs: int, dropout: float, seed: int
+    head: str | Callable[..., Any], n_features: int, n_outputs: int, seed: int
 ) -> nn.Module:
     """Build a head in float32, its random weights drawn from a seed.
 
@@ -39,8 +39,6 @@ def make_head(
         "mlp" has one hidden layer of half the features, at least 64 and at most 512 units. A
         callable is given ``(n_features, n_outputs)`` and returns a module.
     n_features, n_outputs : int
-    dropout : float
-        Probability for each feature before the last layer.
     seed : int
 
     Returns
@@ -56,8 +54,6 @@ def make_head(
             steps["hidden"] = nn.Linear(n_features, hidden)
             steps["act"] = nn.ReLU()
             n_features = hidden
-        if dropout:
-            steps["dropout"] = nn.Dropout(dropout)
         steps["linear"] = nn.Linear(n_features, n_outputs)
         return nn.Sequential(steps).float()  # torch's default type may be another
 

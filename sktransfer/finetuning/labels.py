@@ -19,7 +19,6 @@ class LabelTraining(TunedEstimator):
     """Base of the estimators that train on labels, which may be extended in later calls."""
 
     classes_: np.ndarray
-    label_smoothing: float
     class_weight: Any
     rehearsal: int
     _seen: set[Any]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import math
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -17,24 +16,24 @@ import numpy as np
 import skorch
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping, Freezer, GradientNormClipping, Unfreezer
 from skorch.helper import predefined_split
 from torch import nn
 
 from ..data import NumericTarget, Target, check_interrupt, kept_interrupts, was_interrupted
 from ..engines import keep_freed_memory
-from .accumulation import run_parts
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import TrainingFile, saving
 from .distributed import ONE_PROCESS, InProcesses, Processes
-from .lengths import run_by_length
 from .losses import LOSSES, by_row, weighted_mean
-from .plan import OPTIMIZERS, TrainingPlan, check_callback_names, optimizer_class
+from .plan import TrainingPlan, check_callback_names
 from .rows import Batches, Rows
-from .short_memory import run_in_parts
 from .tail import Tail, learned_stages
+from .training_step import run_in_micro_batches, within_memory
 
 __all__ = ["WeightedLoss", "make_net", "tail_of", "train"]
+
+_WEIGHT_DECAY = 1e-4  # of AdamW
+_FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 
 
 class WeightedLoss(nn.Module):
@@ -47,20 +46,15 @@ class WeightedLoss(nn.Module):
     ----------
     target : Target
         Its ``loss`` is the name of the loss.
-    label_smoothing : float, default=0
-        As in ``torch.nn.CrossEntropyLoss`` (Szegedy et al. 2016).
     loss : callable or "auto", default="auto"
         A loss of the user's, from outputs and targets; see :mod:`.losses`.
     """
 
     own: Callable[..., Any] | None
 
-    def __init__(
-        self, target: Target, label_smoothing: float = 0.0, loss: str | Callable[..., Any] = "auto"
-    ):
+    def __init__(self, target: Target, loss: str | Callable[..., Any] = "auto"):
         super().__init__()
         self.target = target
-        self.label_smoothing = label_smoothing
         self.own = None if isinstance(loss, str) else by_row(loss)
 
     def forward(self, output: torch.Tensor | tuple[Any, ...], target: torch.Tensor) -> torch.Tensor:
@@ -68,7 +62,7 @@ class WeightedLoss(nn.Module):
         output = cast(torch.Tensor, output)
         if self.own is not None:
             return weighted_mean(self.own, output, target, weight)
-        loss = LOSSES[self.target.loss](output, target, self.label_smoothing)  # (n,)
+        loss = LOSSES[self.target.loss](output, target)  # (n,)
         return (loss if weight is None else loss * weight).mean()
 
 
@@ -143,8 +137,8 @@ class _Interrupted(BaseException):
 class _OwnLoop:
     """Extend skorch's loop.
 
-    - Steps are run in parts if memory is short or ``accumulate`` is set; callbacks are called once
-      for each batch.
+    - Batches are run in micro-batches if memory is short or ``micro_batch_size`` is set; callbacks
+      are called once for each batch.
     - KeyboardInterrupt of the user is raised again, where skorch would return a net that is
       partly trained. Callbacks raise it to stop training early, and still can: a handler tells
       the two apart, also where the user's comes during a callback or was dropped.
@@ -154,8 +148,9 @@ class _OwnLoop:
     was_stopped = False  # by a callback
     attempt: Callable[..., Any]  # of InProcesses
     on_batches: Callable | None = None  # called with the batches of a training
-    _part_rows: int | None = None  # most rows that are run at a time
-    _share = 1.0  # of a part in the rows of its batch
+    most_rows = 2**31  # of a micro-batch
+    is_memory_short = False
+    _share = 1.0  # of a micro-batch in the rows of its batch
 
     def partial_fit(self, *args, **kwargs):
         if self.initialized_:
@@ -193,33 +188,65 @@ class _OwnLoop:
             raise _Interrupted from None
 
     def train_step_single(self, batch, **fit_params):
-        return self._in_parts(self._accumulated_step, batch, fit_params)
+        by_length = _saves_padding(self)
+        return self._in_micro_batches(
+            super().train_step_single, batch, fit_params, training=True, by_length=by_length
+        )
 
-    def _accumulated_step(self, batch, **fit_params):
-        step = functools.partial(self._step_of_part, super().train_step_single, fit_params)
-        n_rows = self._part_rows or len(batch[1])
-        if _saves_padding(self):
-            return run_by_length(step, batch, n_rows)
-        return run_parts(step, batch, n_rows, 2 if tail_of(self).learns_statistics else 1)
+    def validation_step(self, batch, **fit_params):
+        return self._in_micro_batches(super().validation_step, batch, fit_params)
 
-    def _step_of_part(self, step: Callable, fit_params: dict, part: tuple, share: float):
-        self._share = share
-        try:
-            return step(part, **fit_params)
-        finally:
-            self._share = 1.0
+    def _in_micro_batches(
+        self,
+        step: Callable,
+        batch: tuple,
+        fit_params: dict,
+        training: bool = False,
+        by_length: bool = False,
+    ) -> dict:
+        """Run a step for each micro-batch, in fewer rows at a time if memory is short."""
+        tail = tail_of(self)
+        seed, n_rows = tail.seed, len(batch[1])
+        is_whole = training and tail.learns_statistics
+        fewest = 2 if is_whole else 1
+
+        def step_of_micro_batch(micro_batch: tuple, share: float) -> dict:
+            self._share = share
+            try:
+                return step(micro_batch, **fit_params)
+            finally:
+                self._share = 1.0
+
+        def run(most_rows: int) -> dict:
+            tail.seed = seed
+            settings = (batch, most_rows, fewest, by_length)
+            return self.attempt(
+                lambda: run_in_micro_batches(step_of_micro_batch, *settings), n_rows
+            )
+
+        def check(error: Exception) -> None:
+            if is_whole:
+                raise torch.OutOfMemoryError(
+                    f"A batch of {n_rows} does not fit into the device's memory, and batch norm "
+                    "that is trained (train_batch_norm=True, or in the head) needs it whole. Set a "
+                    "smaller batch_size."
+                ) from error
+            if not self.is_memory_short:
+                self.is_memory_short = True
+                warnings.warn(
+                    f"A batch of {n_rows} does not fit into the device's memory: it is run in "
+                    "parts whose gradients are added up, more slowly, with the same result except "
+                    "for random numbers (dropout).",
+                    stacklevel=2,
+                )
+            tail.zero_grad(set_to_none=True)
+
+        result, self.most_rows = within_memory(run, n_rows, self.most_rows, check)
+        return result
 
     def get_loss(self, *args, **kwargs):
         loss = super().get_loss(*args, **kwargs)
         return loss if self._share == 1.0 else loss * self._share
-
-    def validation_step(self, batch, **fit_params):
-        return self._in_parts(super().validation_step, batch, fit_params)
-
-    def _in_parts(self, step: Callable, batch: tuple, fit_params: dict):
-        run = functools.partial(step, batch, **fit_params)
-        attempt = functools.partial(self.attempt, run, len(batch[1]))
-        return run_in_parts(tail_of(self), attempt, len(batch[1]))
 
 
 class _ClassifierNet(InProcesses, _OwnLoop, skorch.NeuralNetClassifier):
@@ -268,7 +295,7 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         "iterator_train__in_pairs": tail.learns_statistics,
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
-        "criterion": WeightedLoss(plan.target, plan.label_smoothing, plan.loss),
+        "criterion": WeightedLoss(plan.target, plan.loss),
         "predict_nonlinearity": functools.partial(objective.nonlinearity, target=plan.target),
         "device": str(device),
         "verbose": plan.verbose,
@@ -280,15 +307,13 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
         net = objective.net(tail, **settings | plan.net_params).initialize()
-        net._part_rows = math.ceil(plan.batch_size / plan.accumulate)
+        net.most_rows = plan.micro_batch_size
         check_callback_names(net, plan.net_params)
         return net
     except Exception as error:  # of skorch, the optimizer or the compiler
-        given = {"net_params": plan.net_params, "optimizer": plan.optimizer}
-        named = [f"{k}={v!r:.150}" for k, v in given.items() if v and not isinstance(v, str)]
-        if not named:
+        if not plan.net_params:
             raise
-        raise ValueError(f"{' or '.join(named)} cannot be used: {error}") from error
+        raise ValueError(f"net_params={plan.net_params!r:.150} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,15 +364,11 @@ def _pattern(stage: int, plan: TrainingPlan) -> str:
 
 def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
     """Return the optimizer, and a learning rate for each stage that decreases towards the input."""
-    optimizer = optimizer_class(plan.optimizer)
+    optimizer = plan.net_params.get("optimizer", torch.optim.AdamW)
     settings: dict = {"optimizer": optimizer, "lr": plan.lr}
-    if "weight_decay" in inspect.signature(optimizer).parameters:
-        settings["optimizer__weight_decay"] = plan.weight_decay
-    elif plan.weight_decay:
-        raise ValueError(f"optimizer={optimizer.__name__} has no weight decay: set weight_decay=0.")
-    if optimizer is torch.optim.SGD:
-        settings["optimizer__momentum"] = 0.9
-    if device.type == "cuda" and optimizer in OPTIMIZERS.values():
+    if optimizer is torch.optim.AdamW:
+        settings["optimizer__weight_decay"] = _WEIGHT_DECAY
+    if device.type == "cuda" and optimizer in _FUSED:
         settings["optimizer__fused"] = True
     groups = [
         (_pattern(i, plan), {"lr": plan.lr * plan.layer_decay**depth})
@@ -360,32 +381,8 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
 
 def _callbacks(tail: Tail, valid: Rows | None, plan: TrainingPlan) -> list:
     callbacks: list = [("finite", StopOnNonFinite())]
-    if plan.clip_norm is not None:
-        callbacks.append(("clip", GradientNormClipping(plan.clip_norm)))
     if not any(map(sets_learning_rate, plan.callbacks)):
-        callbacks.append(("schedule", WarmupCosine(plan.warmup, tail.learns_statistics)))
-    if plan.gradual_unfreezing:
-        callbacks += _unfreezing(tail, plan)
+        callbacks.append(("schedule", WarmupCosine(in_pairs=tail.learns_statistics)))
     if valid is not None:
         callbacks.append(("best", KeepBest()))
-    callbacks += plan.callbacks
-    if valid is not None and plan.patience is not None:
-        stop = EarlyStopping(monitor="valid_loss", patience=plan.patience, sink=_silent)
-        callbacks.append(("stop", stop))  # last, since callbacks after it would miss the last epoch
-    return callbacks
-
-
-def _silent(text: str) -> None:
-    pass
-
-
-def _unfreezing(tail: Tail, plan: TrainingPlan) -> list:
-    """Train only the head in the first epoch, and one more stage in each later one.
-
-    From Howard & Ruder (2018), Universal language model fine-tuning. ACL. arXiv:1801.06146.
-    """
-    stages = {i: _pattern(i, plan) for i in learned_stages(tail)[:-1]}
-    callbacks: list = [("freeze", Freezer(list(stages.values())))] if stages else []
-    for wait, (i, pattern) in enumerate(reversed(stages.items())):
-        callbacks.append((f"unfreeze_{i}", Unfreezer(pattern, at=wait + 2)))
-    return callbacks
+    return callbacks + plan.callbacks

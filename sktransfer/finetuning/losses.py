@@ -89,21 +89,20 @@ def _check_equal(weight: torch.Tensor | None) -> None:
         )
 
 
-def _cross_entropy(output, target, smoothing: float) -> torch.Tensor:
-    return nn.functional.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
+def _cross_entropy(output, target) -> torch.Tensor:
+    return nn.functional.cross_entropy(output, target, reduction="none")
 
 
-def _binary_cross_entropy(output, target, smoothing: float) -> torch.Tensor:
-    target = target * (1 - smoothing) + smoothing / 2
+def _binary_cross_entropy(output, target) -> torch.Tensor:
     loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
     return loss.mean(dim=1)
 
 
-def _squared_error(output, target, smoothing: float) -> torch.Tensor:
+def _squared_error(output, target) -> torch.Tensor:
     return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
 
 
-# From outputs, targets and label smoothing to a loss for each row, by the name in a target.
+# From outputs and targets to a loss for each row, by the name in a target.
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "cross_entropy": _cross_entropy,
     "binary_cross_entropy": _binary_cross_entropy,

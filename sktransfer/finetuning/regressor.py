@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,8 +12,9 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.callback import with_callbacks
 
 from ..data import NumericTarget, check_numbers, check_weights
-from ..data.types import Samples, Targets
+from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
+from .augment import Augmentation
 from .base import TunedEstimator
 from .validation import check_given
 
@@ -31,6 +34,10 @@ default="efficientnet_lite0"
         weights are the initial ones.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
+    image_size : int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
+    image_shape : tuple of int, default=None
+        As in :class:`PretrainedFeatureExtractor`.
     trainable : "head", "all", "norm", "bias", int or str, default="head"
         What is trained. "head": only the new head; the network computes each sample once. An
         int: that many of the last stages with weights. The name of a layer: its stage and all
@@ -41,20 +48,16 @@ default="efficientnet_lite0"
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
-    dropout : float, default=0.0
-        Probability for each feature before the head's last layer.
     head_init : {"auto", "probe", "random"}, default="auto"
         Initial weights of the head. "probe" is the linear probe: ridge regression on the
         pretrained features. "auto" is "probe" for a linear head, "random" for others.
     train_batch_norm : bool, default=False
         Whether batch norm in the trained stages updates its statistics.
-    augment : {"light", "strong"}, callable or None, default=None
-        Random changes to training images. "light" crops and mirrors; "strong" adds colour,
-        geometry and erasing. A callable is given a uint8 tensor ``(3, h, w)``, as torchvision's
-        v2 transforms are.
-    n_views : int or None, default=4
-        With ``augment``: how many fixed views of each image there are; their frozen part is
-        computed once. None makes new views in each epoch, which pass the whole network.
+    augment : {"light", "strong"}, callable, Augmentation or None, default=None
+        Random changes to training images, in four fixed views of each image, whose frozen part is
+        computed once. "light" crops and mirrors; "strong" adds color, geometry and erasing. A
+        callable is given a uint8 tensor ``(3, h, w)``, as torchvision's v2 transforms are. An
+        :class:`Augmentation` has another number of views.
     lr : float or "auto", default="auto"
         The highest learning rate. "auto" lies between 3e-4 and 5e-5 for all stages, by the
         similarity of the samples to the data that the network was trained on (batch
@@ -65,51 +68,34 @@ default="efficientnet_lite0"
         Factor on the learning rate for each stage towards the input. "auto" is 1, except if all
         stages of a network with batch normalization are trained with ``lr="auto"``: then it lies
         between 1 and 0.8, by the fourth power of the same similarity.
-    weight_decay : float, default=1e-4
-        Weight decay of the optimizer.
-    optimizer : {"adamw", "adam", "sgd"} or class, default="adamw"
-        "sgd" has a momentum of 0.9.
-    warmup : float, default=0.1
-        Share of the steps in which the learning rate rises; then it falls as a half cosine.
     loss : callable or "auto", default="auto"
         A function of outputs and targets, such as ``torch.nn.HuberLoss()``, both ``(n,
         n_targets)`` and standardised. It returns a loss for each row or number, or their mean; a
         mean allows no weights. "auto" is the squared error.
-    clip_norm : float, default=None
-        Largest norm of the gradient.
-    gradual_unfreezing : bool, default=False
-        Train only the head in the first epoch, and one more stage in each later one.
     max_epochs : int or "auto", default="auto"
         Number of passes over the training samples. With 0 the head keeps its initial weights.
         "auto" makes about 120 steps, in at least 4 and at most 60 passes.
     validation_fraction : float, default=0.0
         Fraction of the samples in the validation set. The epoch with the lowest validation loss
         is restored, epoch 0 (before training) included. With 0 there is no validation set.
-    patience : int, default=None
-        Epochs without a better validation loss after which training stops.
     warm_start : bool, default=False
         Whether ``fit`` continues from the weights of the previous ``fit``.
     callbacks : list of skorch callbacks, default=None
         Copies are added to the training loop; ``net_.callbacks_`` holds them. A learning rate
-        scheduler (``LRScheduler``) among them replaces the built-in schedule, and ``warmup`` has
-        no effect. A rate that another callback sets is kept.
+        scheduler (``LRScheduler``) among them replaces the built-in schedule, in which the rate
+        rises in the first tenth of the steps and then falls as a half cosine. A rate that another
+        callback sets is kept. ``EarlyStopping(patience=3)`` stops, ``GradientNormClipping(1.0)``
+        clips.
     net_params : dict, default=None
-        More parameters of the ``skorch.NeuralNetRegressor``, such as
-        ``{"optimizer__betas": (0.9, 0.99)}``. Those that a parameter of this class sets are
+        More parameters of the ``skorch.NeuralNetRegressor``, such as ``{"optimizer":
+        torch.optim.SGD, "optimizer__momentum": 0.9, "callbacks__schedule__warmup": 0.2}``. The
+        optimizer is AdamW with ``optimizer__weight_decay=1e-4``. Those that ``fit`` sets are
         refused.
-    image_size : int, default=None
-        As in :class:`PretrainedFeatureExtractor`.
-    image_shape : tuple of int, default=None
-        As in :class:`PretrainedFeatureExtractor`.
-    long_texts : {"truncate", "chunk"}, default=None
-        As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is 16 for up to 1,000 samples, else 32.
-    accumulate : int, default=1
-        Number of batches in a training step, whose gradients are added up.
-    checkpoint_activations : bool, default=False
-        Whether each trained stage is run again for its gradients, instead of keeping its
-        activations: a third more time, less memory.
+        Samples in a step; "auto" is 16 for up to 1,000 samples, else 32.
+    micro_batch_size : int or None, default=None
+        Most samples that are run at a time. The gradients of the parts of a batch are added up:
+        less memory, for the same result but for random numbers (dropout).
     device : str, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
@@ -117,8 +103,6 @@ default="efficientnet_lite0"
         others are run by torch.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
-    cache_dtype : {"float32", "float16"}, default="float32"
-        Type of the outputs of the frozen stages in memory and in the store.
     max_cache_bytes : int, default=2147483648
         Bytes up to which the outputs of the frozen stages, or resized images if nothing is frozen,
         are kept in memory. Above it, outputs are kept in a temporary file or computed again in each
@@ -184,6 +168,67 @@ default="efficientnet_lite0"
     (10,)
     """
 
+    def __init__(
+        self,
+        backbone: Any = "efficientnet_lite0",
+        *,
+        weights: Any = "default",
+        image_size: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        trainable: int | str = "head",
+        head: str | Callable[..., Any] = "linear",
+        head_init: str = "auto",
+        train_batch_norm: bool = False,
+        augment: str | Callable[..., Any] | Augmentation | None = None,
+        lr: float | str = "auto",
+        layer_decay: float | str = "auto",
+        loss: str | Callable[..., Any] = "auto",
+        max_epochs: int | str = "auto",
+        validation_fraction: float = 0.0,
+        warm_start: bool = False,
+        callbacks: Sequence[Any] | None = None,
+        net_params: dict[str, Any] | None = None,
+        batch_size: int | str = "auto",
+        micro_batch_size: int | None = None,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        max_cache_bytes: int = 2**31,
+        memory: Any = None,
+        checkpoint: str | Path | None = None,
+        n_jobs: int | str | None = "auto",
+        random_state: RandomState = None,
+        verbose: int = 0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.trainable = trainable
+        self.head = head
+        self.head_init = head_init
+        self.train_batch_norm = train_batch_norm
+        self.augment = augment
+        self.lr = lr
+        self.layer_decay = layer_decay
+        self.loss = loss
+        self.max_epochs = max_epochs
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.net_params = net_params
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.device = device
+        self.engine = engine
+        self.precision = precision
+        self.max_cache_bytes = max_cache_bytes
+        self.memory = memory
+        self.checkpoint = checkpoint
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
     @with_callbacks
     @all_or_nothing
     def fit(
@@ -206,7 +251,7 @@ default="efficientnet_lite0"
             Weights of the samples in the loss and in the probe.
         X_val, y_val : default=None
             A validation set, as X and y, where ``validation_fraction`` would hold out samples of
-            X: the epoch with the lowest loss on it is restored, and ``patience`` stops training.
+            X: the epoch with the lowest loss on it is restored.
             Its samples are not trained.
 
         Returns
@@ -221,8 +266,8 @@ default="efficientnet_lite0"
             If the loss or a weight is not finite; the message says what to try.
         """
         again = self._continues()
-        given = check_given(X_val, y_val, self.validation_fraction)
-        samples = self._start_fit(X, y, with_validation=given)
+        check_given(X_val, y_val, self.validation_fraction)
+        samples = self._start_fit(X, y)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         if again:  # in the same units

@@ -42,24 +42,20 @@ def auto_epochs(n_rows: int, batch_size: int) -> int:
     return min(most, max(fewest, round(_STEPS / math.ceil(n_rows / batch_size))))
 
 
-def training_length(
-    n_rows: int, batch_size: int | str, max_epochs: int | str, accumulate: int = 1
-) -> tuple[int, int]:
-    """Return how long a training is: the rows in a step, and the number of passes.
+def training_length(n_rows: int, batch_size: int | str, max_epochs: int | str) -> tuple[int, int]:
+    """Return how long a training is: the rows in a batch, and the number of epochs.
 
     Parameters
     ----------
     n_rows : int
     batch_size, max_epochs : int or "auto"
         As in :class:`FineTunedClassifier`.
-    accumulate : int, default=1
-        Number of batches in a step.
 
     Returns
     -------
-    step_size, n_epochs : int
+    batch_size, n_epochs : int
     """
     size = auto_batch_size(n_rows) if isinstance(batch_size, str) else batch_size
-    size = min(n_rows, size * accumulate)
+    size = min(n_rows, size)
     epochs = auto_epochs(n_rows, size) if isinstance(max_epochs, str) else max_epochs
     return int(size), int(epochs)

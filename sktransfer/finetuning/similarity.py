@@ -10,8 +10,8 @@ from torch import nn
 
 from ..engines import keeps_statistics, moments_of, norm_divergence
 from .rows import Rows
-from .short_memory import run_in_parts
 from .tail import Tail
+from .training_step import within_memory
 
 __all__ = ["similarity_of"]
 
@@ -45,7 +45,16 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
         norm.register_forward_pre_hook(lambda m, args: seen[m].append(moments_of(args[0])))
         for norm in norms
     ]
-    _run(tail.to(device).eval(), rows, device)
+    tail.to(device).eval()
+    index = torch.linspace(0, len(rows) - 1, min(len(rows), _AT_MOST)).long()
+
+    def run(most_rows: int) -> None:
+        for moments in seen.values():
+            moments.clear()
+        for part in index.split(most_rows):
+            tail(rows.batch(part, 0, None)[0]["x"].to(device))
+
+    within_memory(run, len(index), _BATCH)
     for hook in hooks:
         hook.remove()
     shares = rows.processes.everyones([np.concatenate(parts) for parts in seen.values() if parts])
@@ -53,10 +62,3 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
     moments = map(np.concatenate, zip(*shares, strict=True))
     found = [norm_divergence(m, norm) for m, norm in zip(moments, seen_norms, strict=True)]
     return float(np.exp(-((2 * np.mean(found) / _NOISE) ** 2)))
-
-
-def _run(tail: Tail, rows: Rows, device: torch.device) -> None:
-    index = torch.linspace(0, len(rows) - 1, min(len(rows), _AT_MOST)).long()
-    for part in index.split(_BATCH):
-        x = rows.batch(part, 0, None)[0]["x"].to(device)
-        run_in_parts(tail, lambda x=x: tail(x), len(x))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..backbones import seeded
 from ..engines import pool
@@ -19,8 +17,6 @@ from .parameters import select_parameters
 from .rows import Table
 
 __all__ = ["Pooling", "Tail", "copy_state", "learned_stages", "restrict_rows"]
-
-_STAGES = 10_000  # more than a network has, so that each has its own seed
 
 
 class Pooling(nn.Module):
@@ -57,20 +53,14 @@ class Tail(nn.Module):
 
     Attributes
     ----------
-    n_chunks : int
-        Number of parts into which a batch is divided because memory is short.
     n_trainings : int
         Number of trainings, by which objects computed from earlier tensors are recognised.
     seed : int
         Seed of random numbers in training (dropout), increased by one for each batch.
-    checkpoint_activations : bool
-        Whether training keeps only the outputs of stages, and runs each stage again for its
-        gradients.
     """
 
     body: nn.Sequential
     names: list[str]
-    checkpoint_activations = False
 
     def __init__(
         self,
@@ -95,7 +85,6 @@ class Tail(nn.Module):
             named = self.body.named_parameters()
             fixed = [name for name, parameter in named if not parameter.requires_grad]
         self.fixed = frozenset(fixed)
-        self.n_chunks = 1
         self.n_trainings = 0
         # A tensor, since a network would be compiled again for each new Python integer.
         self._seed = torch.zeros((), dtype=torch.int64)
@@ -119,6 +108,9 @@ class Tail(nn.Module):
 
     def train(self, mode: bool = True) -> Tail:
         super().train(mode)
+        for name, parameter in self.body.named_parameters() if self.fixed else ():
+            if name in self.fixed:  # callbacks that unfreeze stages do not know them
+                parameter.requires_grad_(False)
         # Batch norm in the new head is always trained: it has no statistics yet.
         for stage in list(self.body)[:-1]:
             learns = self.train_batch_norm and _learns(stage)
@@ -162,38 +154,13 @@ class Tail(nn.Module):
         return next(self.parameters())
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        whole = self.n_chunks > 1 and self.training and self.learns_statistics
-        chunks = [x] if whole else x.chunk(self.n_chunks)
+        x = x.clone()  # a step that works in place would change the batch, which may be run again
         if not self.training:
-            return torch.cat([self._through(chunk) for chunk in chunks])
-        seeds = [self.seed + i for i in range(len(chunks))]
-        self._seed += len(chunks)
-        # Each chunk is run again when its gradients are wanted, so that only one chunk's
-        # activations are alive at a time. The sums are those of the whole batch.
-        run = self._draw if len(chunks) == 1 else self._draw_again
-        return torch.cat([run(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)])
-
-    def _draw(self, x: torch.Tensor, seed: int) -> torch.Tensor:
-        """Run the body in training, what it draws given by a seed."""
-        if self.checkpoint_activations:
-            return self._draw_by_stage(x, seed)
+            return self.body(x)
+        seed = self.seed
+        self._seed += 1
         with seeded(seed, x.device):
-            return self._through(x)
-
-    def _draw_by_stage(self, x: torch.Tensor, seed: int) -> torch.Tensor:
-        for number, stage in enumerate(self.body):
-            run = functools.partial(_run_seeded, stage, seed * _STAGES + number)
-            # Batch norm that learns would count a batch twice.
-            again = not any(m.training and _keeps_statistics(m) for m in stage.modules())
-            x = _checkpointed(run, x) if again else run(x)
-        return x
-
-    def _through(self, x: torch.Tensor) -> torch.Tensor:
-        # A step that works in place would change the batch, which may be run again.
-        return self.body(x.clone())
-
-    def _draw_again(self, x: torch.Tensor, seed: int) -> torch.Tensor:
-        return _checkpointed(self._draw, x, seed)
+            return self.body(x)
 
     def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
         """Return the frozen stages and these, with the new pooling and head behind."""
@@ -203,16 +170,6 @@ class Tail(nn.Module):
                 name += "_"
             stages[name] = stage
         return stages
-
-
-def _run_seeded(stage: nn.Module, seed: int, x: torch.Tensor) -> torch.Tensor:
-    with seeded(seed, x.device):
-        return stage(x.clone())  # a step that works in place would change what is run again
-
-
-def _checkpointed(run: Callable, *args) -> torch.Tensor:
-    # A seed restores the state of the random number generator.
-    return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def _learns(stage: nn.Module) -> bool:

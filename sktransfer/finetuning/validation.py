@@ -30,18 +30,14 @@ class Validation(NamedTuple):
     target: np.ndarray
 
 
-def check_given(X_val: Any, y_val: Any, fraction: float) -> bool:
-    """Tell whether a validation set is given, and refuse half of one, or two.
+def check_given(X_val: Any, y_val: Any, fraction: float) -> None:
+    """Refuse half of a validation set, or two.
 
     Parameters
     ----------
     X_val, y_val : object or None
     fraction : float
         The parameter ``validation_fraction``.
-
-    Returns
-    -------
-    bool
 
     Raises
     ------
@@ -56,7 +52,6 @@ def check_given(X_val: Any, y_val: Any, fraction: float) -> bool:
             f"X_val= is the validation set, and validation_fraction={fraction} would hold out "
             "another: set it to 0."
         )
-    return X_val is not None
 
 
 def encode_validation(samples: Any, y_val: Any, target: Target) -> Validation:

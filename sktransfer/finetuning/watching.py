@@ -50,11 +50,13 @@ class WatchLoss(Callback):
         after = _fit(net, X, self.index_)
         self.loss_, self.wrong_ = after
         chance = _loss_by_chance(net, X, self.index_)
-        # With label smoothing, losses of good predictions are above that of the plain labels.
-        is_plain = not net.criterion_.label_smoothing and net.criterion_.own is None
         if _fits_worse(before, after, chance):
             warn_worse("training", before.loss, after.loss, net, "")
-        elif is_plain and 0 < 0.98 * chance <= after.loss and after.loss > 0.9 * before.loss:
+        elif (
+            net.criterion_.own is None
+            and 0 < 0.98 * chance <= after.loss
+            and after.loss > 0.9 * before.loss
+        ):
             warnings.warn(
                 f"Training did not help: the loss on training samples, {after.loss:.3g} after "
                 f"training with lr={net.lr:.3g}, is that of constant predictions, {chance:.3g}. "

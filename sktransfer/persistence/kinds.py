@@ -7,7 +7,7 @@ from ..backbones.tokenizer import TokenizerPreprocessing
 from ..data import ClassTarget, IndicatorTarget, NumericTarget
 from ..features import LayerChoice, PretrainedClassifier, PretrainedFeatureExtractor, SizeChoice
 from ..features.word_weights import TokenWeights
-from ..finetuning import FineTunedClassifier, FineTunedRegressor
+from ..finetuning import Augmentation, FineTunedClassifier, FineTunedRegressor
 from ..selection import TransferClassifier, TransferRegressor
 from ..selection.blend import ClassBlend, NumberBlend
 from ..selection.judging import BlendPart
@@ -29,6 +29,7 @@ __all__ = ["ESTIMATORS", "PLAIN"]
 ESTIMATORS = {
     cls.__name__: cls
     for cls in (
+        Augmentation,
         FineTunedClassifier,
         FineTunedRegressor,
         GlobalScaler,

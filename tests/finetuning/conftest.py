@@ -6,6 +6,16 @@ import torch
 from sklearn.datasets import make_blobs
 from torch import nn
 
+SGD = {
+    "optimizer": torch.optim.SGD,
+    "optimizer__momentum": 0.9,
+    "optimizer__weight_decay": 1e-4,
+}
+
+
+def dropout_head(n_features, n_outputs):
+    return nn.Sequential(nn.Dropout(0.5), nn.Linear(n_features, n_outputs))
+
 
 def network():
     with torch.random.fork_rng():

@@ -25,7 +25,8 @@ def rates_of(model):
 
 
 def test_the_rate_rises_linearly_and_falls_as_a_half_cosine(data):
-    settings = {"lr": 0.05, "batch_size": 18, "max_epochs": 4, "warmup": 0.2}
+    settings = {"lr": 0.05, "batch_size": 18, "max_epochs": 4}
+    settings["net_params"] = {"callbacks__schedule__warmup": 0.2}
     model = FineTunedClassifier(load_backbone(network()), callbacks=[Rates()], **settings)
     expected = [0.05 * warmup_cosine(step, 20, 0.2) for step in range(20)]
     np.testing.assert_allclose(rates_of(model.fit(*data)), expected)
@@ -65,7 +66,8 @@ class Lower(Callback):
 
 
 def test_a_rate_that_a_callback_sets_stays(data):
-    settings = {"lr": 0.01, "max_epochs": 3, "batch_size": 45, "warmup": 0.0}
+    settings = {"lr": 0.01, "max_epochs": 3, "batch_size": 45}
+    settings["net_params"] = {"callbacks__schedule__warmup": 0.0}
     model = FineTunedClassifier(load_backbone(network()), **settings)
     rates = rates_of(model.set_params(callbacks=[Lower(), Rates()]).fit(*data))
     assert rates[0] == 0.01 > rates[1]

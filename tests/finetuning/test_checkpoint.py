@@ -15,14 +15,28 @@ import numpy as np
 import pytest
 import torch
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback, EpochScoring, LRScheduler
+from skorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EpochScoring,
+    Freezer,
+    GradientNormClipping,
+    LRScheduler,
+    Unfreezer,
+)
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone, load_word_vectors
+from sktransfer import (
+    Augmentation,
+    FineTunedClassifier,
+    FineTunedRegressor,
+    load_backbone,
+    load_word_vectors,
+)
 from sktransfer.data import disk
 from sktransfer.finetuning.loop import _OwnLoop
-from tests.finetuning.conftest import network
+from tests.finetuning.conftest import SGD, network
 from tests.support import images, run_python, tiny_backbone
 
 FILE = "training.checkpoint"
@@ -86,10 +100,14 @@ def content(model) -> tuple:
     "settings",
     [
         {},
-        {"validation_fraction": 0.2, "patience": 2, "dropout": 0.2, "head": "mlp", "lr": 0.05},
-        {"trainable": "head", "optimizer": "sgd"},
-        {"trainable": "all", "train_batch_norm": True, "gradual_unfreezing": True},
-        {"callbacks": [Mean()], "clip_norm": 1.0, "layer_decay": 0.5},
+        {"validation_fraction": 0.2, "callbacks": [EarlyStopping(patience=2)], "lr": 0.05},
+        {"trainable": "head", "net_params": SGD},
+        {
+            "trainable": "all",
+            "train_batch_norm": True,
+            "callbacks": [Freezer("body.0.*"), Unfreezer("body.0.*", at=3)],
+        },
+        {"callbacks": [Mean(), GradientNormClipping(1.0)], "layer_decay": 0.5},
         {
             "callbacks": [
                 EpochScoring("accuracy", lower_is_better=False),
@@ -116,7 +134,7 @@ def test_an_interrupted_fit_ends_where_another_does(settings, data, tmp_path):
 @pytest.mark.parametrize("n_views", [None, 2])
 def test_views_of_images_are_those_of_the_whole_training(n_views, tmp_path):
     X, y = images(24), np.array(["ant", "bee"] * 12)
-    settings = {"backbone": tiny_backbone(), "augment": "light", "n_views": n_views}
+    settings = {"backbone": tiny_backbone(), "augment": Augmentation(n_views=n_views)}
     settings |= {"max_epochs": 3, "trainable": 1, "batch_size": 8}
     whole = model_of(None, **settings).fit(X, y)
     assert content(interrupted(tmp_path, X, y, [4], **settings)) == content(whole)
@@ -158,7 +176,7 @@ def test_a_seed_that_was_drawn_is_that_of_the_fit_that_began(data, tmp_path):
     ("change", "names"),
     [
         ({"lr": 0.02}, "lr"),
-        ({"max_epochs": 7, "dropout": 0.1}, "dropout, max_epochs"),
+        ({"max_epochs": 7, "layer_decay": 0.1}, "layer_decay, max_epochs"),
         ({"random_state": 1}, "random_state"),
         ({"head": lambda n, k: torch.nn.Linear(n, k)}, "head"),
         ({"callbacks": [Mean()]}, "callbacks"),
@@ -206,7 +224,7 @@ def test_a_finished_training_goes_on_with_more_epochs(settings, data, tmp_path):
 
 
 def test_a_training_that_patience_has_ended_goes_on_from_its_best_epoch(data, tmp_path):
-    settings = {"validation_fraction": 0.3, "patience": 1, "lr": 0.3}
+    settings = {"validation_fraction": 0.3, "callbacks": [EarlyStopping(patience=1)], "lr": 0.3}
     short = model_of(tmp_path, max_epochs=20, **settings).fit(*data)
     assert len(short.history_) < 20
     long = model_of(tmp_path, max_epochs=25, **settings).fit(*data)
@@ -379,14 +397,16 @@ PROGRAM = """
 import sys
 import numpy as np
 import torch
+from skorch.callbacks import EarlyStopping
 from sktransfer import FineTunedClassifier, load_backbone
 from tests.finetuning.conftest import network
 X = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
 y = np.where(X[:, 0] * X[:, 1] > 0, "ant", "bee")
 def fit(folder):
     model = FineTunedClassifier(
-        load_backbone(network()), trainable="all", max_epochs=12, dropout=0.1, head="mlp",
-        validation_fraction=0.2, patience=10, random_state=0, checkpoint=folder,
+        load_backbone(network()), trainable="all", max_epochs=12, head="mlp",
+        validation_fraction=0.2, callbacks=[EarlyStopping(patience=10)],
+        random_state=0, checkpoint=folder,
     )
     return model.fit(X, y)
 """

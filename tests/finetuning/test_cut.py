@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sktransfer import FineTunedClassifier, UnreadableSamplesError, load_backbone
+from sktransfer import Augmentation, FineTunedClassifier, UnreadableSamplesError, load_backbone
 from sktransfer.engines import as_batch
 from sktransfer.features import Stream
 from sktransfer.features import tables as tables_module
@@ -48,7 +48,7 @@ def test_training_from_images_is_bit_for_bit_training_from_their_inputs(
 
 @pytest.mark.parametrize("n_views", [1, 3, None])
 def test_streams_of_views_train_as_tables_of_views(n_views, monkeypatch):
-    settings = SETTINGS | {"trainable": "all", "augment": "light", "n_views": n_views}
+    settings = SETTINGS | {"trainable": "all", "augment": Augmentation(n_views=n_views)}
     X = images(24, (30, 24))
     model = FineTunedClassifier(tiny_backbone(), n_jobs=2, **settings).fit(X, Y)
     batches = Stream.batches
@@ -78,7 +78,7 @@ def test_each_epoch_opens_each_image_once_and_what_is_kept_never_again(monkeypat
 
 
 @pytest.mark.parametrize("place", ["memory", "disk", "nowhere"])
-@pytest.mark.parametrize("views", [{}, {"augment": "light", "n_views": 2}])
+@pytest.mark.parametrize("views", [{}, {"augment": Augmentation(n_views=2)}])
 def test_the_place_of_activations_does_not_change_the_training(views, place, monkeypatch):
     X, settings = images(24, (30, 24)), SETTINGS | {"trainable": "2", **views}
     expected = FineTunedClassifier(tiny_backbone(), **settings).fit(X, Y)
@@ -142,7 +142,7 @@ def test_an_unreadable_image_is_named_by_its_position(tmp_path):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(image).save(files[-1])
     files[20].write_bytes(b"")
-    for settings in ({}, {"augment": "light"}, {"augment": "light", "n_views": None}):
+    for settings in ({}, {"augment": "light"}, {"augment": Augmentation(n_views=None)}):
         model = FineTunedClassifier(tiny_backbone(), trainable="all", **SETTINGS | settings)
         with pytest.raises(UnreadableSamplesError, match="1 sample") as info:
             model.fit(files, Y)

@@ -28,10 +28,11 @@ CASES = {
     "all stages": {"trainable": "all"},
     "a last batch of one row": {"trainable": "all", "batch_size": 89, "lr": 0.01},
     "batches of one row": {"trainable": "all", "batch_size": 1, "max_epochs": 1, "lr": 0.01},
-    "micro-batches": {"trainable": "all", "accumulate": 3, "lr": 0.01},
+    "micro-batches": {"trainable": "all", "batch_size": 48, "micro_batch_size": 8, "lr": 0.01},
     "weights": {"trainable": "all", "class_weight": {"ant": 3.0, "bee": 0.5, "wasp": 1.0}},
     "validation": HELD | {"max_epochs": 6},
-    "early stopping": HELD | {"patience": 2, "lr": 0.1, "max_epochs": 12},
+    "early stopping": HELD
+    | {"callbacks": [EarlyStopping(patience=2)], "lr": 0.1, "max_epochs": 12},
     "a score of the user's": HELD
     | {
         "callbacks": [
@@ -314,7 +315,6 @@ class Centered(nn.Linear):
 
 REFUSED = {
     "train_batch_norm=True": {"train_batch_norm": True},
-    "gradual_unfreezing=True": {"gradual_unfreezing": True},
     "rehearsal=": {"rehearsal": 2},
     "net_params['compile']": {"net_params": {"compile": True}},
     "Freezer or Unfreezer in callbacks": {"callbacks": [("own", Freezer("body.0.*"))]},

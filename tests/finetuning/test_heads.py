@@ -13,7 +13,7 @@ from sktransfer.finetuning.heads import (
 
 def test_a_module_that_a_factory_returns_is_copied():
     mine = nn.Linear(3, 2)
-    head = make_head(lambda n_features, n_outputs: mine, 3, 2, 0.0, seed=0)
+    head = make_head(lambda n_features, n_outputs: mine, 3, 2, seed=0)
     assert torch.equal(head.weight, mine.weight)
     assert head.weight is not mine.weight
 
@@ -21,7 +21,7 @@ def test_a_module_that_a_factory_returns_is_copied():
 @pytest.mark.parametrize("kind", ["linear", "mlp", nn.Linear])
 def test_one_seed_gives_one_head_and_leaves_the_global_generator_alone(kind):
     state = torch.get_rng_state()
-    one, two = (make_head(kind, 5, 2, 0.1, seed=3).eval() for _ in range(2))
+    one, two = (make_head(kind, 5, 2, seed=3).eval() for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(one(torch.ones(1, 5)), two(torch.ones(1, 5)))
 
@@ -47,7 +47,7 @@ def test_a_head_that_is_more_than_a_linear_layer_cannot_be_the_probe(head):
 
 
 def test_new_rows_are_fitted_in_a_linear_head_only():
-    mlp = make_head("mlp", 64, 3, 0.0, seed=0)  # whose last layer is as wide as the features
+    mlp = make_head("mlp", 64, 3, seed=0)  # whose last layer is as wide as the features
     assert mlp.linear.in_features == 64
     before = mlp.linear.weight.detach().clone()
     features, codes = np.random.default_rng(0).normal(size=(12, 64)), np.arange(12) % 3
@@ -57,7 +57,7 @@ def test_new_rows_are_fitted_in_a_linear_head_only():
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", nn.Linear])
 def test_rows_are_carried_into_a_head_of_the_same_kind(kind):
-    old, head = make_head(kind, 6, 3, 0.0, seed=0), make_head(kind, 6, 4, 0.5, seed=1)
+    old, head = make_head(kind, 6, 3, seed=0), make_head(kind, 6, 4, seed=1)
     carry_rows(old, head, [None, 2, 0, None], 3)
     x = torch.randn(5, 6)
     torch.testing.assert_close(head.eval()(x)[:, [2, 1]], old.eval()(x)[:, [0, 2]])
@@ -65,6 +65,6 @@ def test_rows_are_carried_into_a_head_of_the_same_kind(kind):
 
 @pytest.mark.parametrize(("old", "new"), [("mlp", "linear"), ("linear", "mlp"), (nn.Linear, "mlp")])
 def test_rows_are_not_carried_into_a_head_of_another_kind(old, new):
-    old, new = make_head(old, 64, 3, 0.0, seed=0), make_head(new, 64, 4, 0.0, seed=0)
+    old, new = make_head(old, 64, 3, seed=0), make_head(new, 64, 4, seed=0)
     with pytest.raises(ValueError, match=r"head of another kind.* Give the same head="):
         carry_rows(old, new, [0, 1, 2, None], 3)

@@ -122,7 +122,6 @@ def failing(outputs, targets):
         (no_tensor, {}, "must return a tensor, got float"),
         (failing, {}, r"failed for outputs \(16, 3\), targets \(16,\) torch.int64"),
         (mean_cross_entropy, {"class_weight": {"ant": 2}}, "cannot be weighted"),
-        (focal, {"label_smoothing": 0.1}, "label_smoothing= is a part of loss='auto'"),
         ("focal", {}, "The 'loss' parameter"),
         (focal, {"net_params": {"criterion": focal}}, "use the estimator's parameter loss"),
     ],

@@ -16,7 +16,8 @@ TRAINED = {
     "norm": {"body.1.0.1.weight", "body.1.0.1.bias"},
     "bias": {"body.0.0.0.bias", "body.1.0.1.bias", "body.3.1.bias"},
 }
-SETTINGS = {"lr": 0.01, "max_epochs": 3, "weight_decay": 0.1, "random_state": 0}
+SETTINGS = {"lr": 0.01, "max_epochs": 3, "random_state": 0}
+SETTINGS["net_params"] = {"optimizer__weight_decay": 0.1}
 OPEN = """
 import pickle, sys
 import numpy as np
@@ -79,11 +80,6 @@ def test_a_network_without_them_says_so(trainable, data):
     bare = load_backbone(nn.Sequential(nn.Linear(6, 9, bias=False), nn.Linear(9, 4, bias=False)))
     with pytest.raises(ValueError, match=f"trainable='{trainable}': backbone .* has no "):
         FineTunedClassifier(bare, trainable=trainable).fit(*data)
-
-
-def test_stages_cannot_be_unfrozen_in_part(data):
-    with pytest.raises(ValueError, match="gradual_unfreezing=True trains whole stages"):
-        fitted(data, "norm", gradual_unfreezing=True)
 
 
 def test_norms_of_own_classes_are_found(data):

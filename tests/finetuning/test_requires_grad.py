@@ -5,12 +5,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Freezer, Unfreezer
 
 from sktransfer import FineTunedClassifier, load, load_backbone, save
 from tests.finetuning.conftest import network
 from tests.support import images, tiny_vit
 
-SETTINGS = {"lr": 0.01, "max_epochs": 2, "weight_decay": 0.1, "random_state": 0}
+SETTINGS = {"lr": 0.01, "max_epochs": 2, "random_state": 0}
+SETTINGS["net_params"] = {"optimizer__weight_decay": 0.1}
 
 
 def changed(model, module) -> set[str]:
@@ -85,3 +87,11 @@ def test_a_file_without_pickle_keeps_which_are_fixed(data, tmp_path):
     again = load(tmp_path / "model.skt", modules={"sequential": network})
     again.partial_fit(*data)
     assert changed(again, module) == {"0.0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+def test_callbacks_that_unfreeze_leave_fixed_parameters(data):
+    module = partly_fixed()
+    callbacks = [Freezer("body.0.*"), Unfreezer("body.0.*", at=2)]
+    model = FineTunedClassifier(load_backbone(module), trainable="all", callbacks=callbacks)
+    model.set_params(**SETTINGS).fit(*data)
+    assert changed(model, module) - {"3.weight", "3.bias"} == {"0.0.bias", "1.weight", "1.bias"}

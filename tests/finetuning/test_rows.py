@@ -13,14 +13,6 @@ from sktransfer.finetuning.rows import Rows, Table
 from tests.finetuning.conftest import network
 
 
-def test_activations_too_large_for_half_precision_are_refused(data):
-    module = network()
-    module[0][0].weight.data *= 1e7
-    model = FineTunedClassifier(load_backbone(module), cache_dtype="float16")
-    with pytest.raises(FloatingPointError, match="cache_dtype='float32'"):
-        model.fit(*data)
-
-
 def test_rows_without_weight_are_not_for_validation(data):
     X, y = data
     weight = np.arange(len(y)) % 3 == 0
@@ -116,9 +108,3 @@ def test_texts_whose_tokens_are_one_id_or_several_are_joined():
         warnings.simplefilter("error")
         x, _ = Rows([texts], np.zeros(2), np.ones(2)).batch(torch.tensor([0, 1]), 0, None)
     assert x["x"].tolist() == [[[5, 0], [6, 0], [7, 0]], [[1, 2], [3, 0], [0, 0]]]
-
-
-def test_half_precision_activations_train(data):
-    settings = {"trainable": 1, "cache_dtype": "float16", "lr": 1e-3}
-    model = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
-    assert model.score(*data) > 0.5

@@ -78,8 +78,10 @@ MODELS = {
     "learned": lambda: PretrainedClassifier(tiny_backbone(), class_map="learn"),
     "sizes": lambda: PretrainedClassifier(tiny_backbone(), image_size=[16, 24], class_map="learn"),
     "head": tune,
-    "mlp": lambda: tune(head="mlp", dropout=0.1, optimizer="sgd"),
-    "all": lambda: tune(trainable="all", train_batch_norm=True, optimizer=torch.optim.NAdam),
+    "mlp": lambda: tune(head="mlp", net_params={"optimizer": torch.optim.SGD}),
+    "all": lambda: tune(
+        trainable="all", train_batch_norm=True, net_params={"optimizer": torch.optim.NAdam}
+    ),
     "rehearsal": lambda: tune(rehearsal=2, class_weight={"ant": 2.0, "bee": 1.0, "cat": 1.0}),
     "on a tuned one": lambda: FineTunedClassifier(
         tune(trainable=1).fit(IMAGES, LABELS), max_epochs=1, random_state=0

@@ -85,10 +85,9 @@ def test_other_recipes_are_computed(other, paths, tmp_path, counted):
     assert sum(counted) == N
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_whole_activations_serve_the_training_of_later_stages(dtype, paths, tmp_path, counted):
+def test_whole_activations_serve_the_training_of_later_stages(paths, tmp_path, counted):
     """Those that are kept as "flatten", with the shape that training needs."""
-    settings = {"trainable": "1", "cache_dtype": dtype, "lr": 1e-3, "max_epochs": 1}
+    settings = {"trainable": "1", "lr": 1e-3, "max_epochs": 1}
     settings |= {"random_state": 0, "batch_size": 4}
     model = FineTunedClassifier(tiny_backbone(), memory=tmp_path / "f", **settings)
     stored = FineTunedClassifier(tiny_backbone(), memory=tmp_path / "store", **settings)
@@ -97,7 +96,7 @@ def test_whole_activations_serve_the_training_of_later_stages(dtype, paths, tmp_
     stored.fit(paths, LABELS)
     behind_the_cut = list(counted)
     cut = expected.frozen_layers_[-1]
-    extract_to(tmp_path / "f", extractor(layer=cut, pooling="flatten"), source=paths, dtype=dtype)
+    extract_to(tmp_path / "f", extractor(layer=cut, pooling="flatten"), source=paths)
     counted.clear()
     model.fit(paths, LABELS)
     assert counted == behind_the_cut

@@ -1,16 +1,115 @@
-"""Texts of a batch run in parts of similar length."""
+"""Batches run in micro-batches within limits of rows, length and memory."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sktransfer import FineTunedClassifier, load_backbone
+from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.backbones import stages_of
-from sktransfer.finetuning import lengths
-from sktransfer.finetuning.lengths import run_by_length
+from sktransfer.finetuning import training_length, training_step
 from sktransfer.finetuning.tail import Tail
+from sktransfer.finetuning.training_step import run_in_micro_batches
 from tests.backbones import q4_support as q4
+from tests.finetuning.conftest import SGD, network
+
+
+def plain_network():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        steps = [nn.Linear(6, 16), nn.ReLU(inplace=True), nn.Linear(16, 12), nn.GELU()]
+        return nn.Sequential(*steps, nn.Linear(12, 4))
+
+
+def fit(data, cls=FineTunedClassifier, module=None, **settings):
+    X, y = data
+    y = y if cls is FineTunedClassifier else X[:, :2] * 3
+    module = plain_network() if module is None else module
+    given = {"trainable": "all", "max_epochs": 3, "lr": 1e-2, "random_state": 0} | settings
+    return cls(load_backbone(module), **given).fit(X, y)
+
+
+def assert_close(a, b, rtol=1e-4):
+    pairs = zip(
+        a._tuned.tail.state_dict().values(), b._tuned.tail.state_dict().values(), strict=True
+    )
+    for x, y in pairs:
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=rtol, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "batch_size", "micro_batch_size"),
+    [
+        *[(FineTunedClassifier, 28, 7), (FineTunedClassifier, 32, 1)],
+        *[(FineTunedRegressor, 32, 4), (FineTunedRegressor, 32, 16)],
+    ],
+)
+def test_micro_batches_train_as_the_batch(cls, batch_size, micro_batch_size, data):
+    settings = {"validation_fraction": 0.2, "net_params": SGD, "batch_size": batch_size}
+    large = fit(data, cls, **settings)
+    found = fit(data, cls, micro_batch_size=micro_batch_size, **settings)
+    assert_close(found, large)
+    for a, b in zip(found.history_, large.history_, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+        assert a["valid_loss"] == pytest.approx(b["valid_loss"], rel=1e-4)
+
+
+def test_weights_of_samples_count_as_in_the_batch(data):
+    X, y = data
+    weight = np.random.default_rng(0).uniform(0, 5, len(y))
+    large, found = (
+        FineTunedClassifier(
+            load_backbone(plain_network()), max_epochs=2, lr=1e-2, random_state=0, **settings
+        ).fit(X, y, sample_weight=weight)
+        for settings in ({"batch_size": 35}, {"batch_size": 35, "micro_batch_size": 5})
+    )
+    assert_close(found, large, rtol=1e-3)
+
+
+def test_no_more_rows_than_a_micro_batch_pass_the_network_at_once(data):
+    seen = []
+    model = fit(data, batch_size=24, micro_batch_size=8, max_epochs=1, head_init="random")
+    first = model._tuned.tail.body[0]
+    first.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
+    model.net_.partial_fit(data[0], np.searchsorted(model.classes_, data[1]))
+    assert max(seen) == 8
+    assert sum(seen) == 90
+
+
+def test_micro_batches_have_two_rows_for_batch_norm_that_learns(data):
+    model = fit(
+        data,
+        module=network(),
+        batch_size=6,
+        micro_batch_size=1,
+        train_batch_norm=True,
+        max_epochs=1,
+    )
+    assert len(model.history_) == 1
+
+
+def test_micro_batches_differ_by_one_row_at_most():
+    sizes = []
+
+    def step(part, share):
+        x, y = part
+        assert len(x["x"]) == len(x["weight"]) == len(y)
+        sizes.append(len(y))
+        return {"loss": torch.tensor(share), "y_pred": (x["x"], x["weight"])}
+
+    batch = ({"x": torch.arange(22.0).reshape(11, 2), "weight": torch.ones(11)}, torch.arange(11))
+    found = run_in_micro_batches(step, batch, 4)
+    assert sizes == [4, 4, 3]
+    assert float(found["loss"]) == pytest.approx(1.0)
+    assert torch.equal(found["y_pred"][0], batch[0]["x"])
+
+
+def test_auto_is_16_rows_a_batch_and_120_steps():
+    assert training_length(90, "auto", "auto") == (16, 20)
+    assert training_length(90, 200, "auto") == (90, 60)
+
+
+# texts of similar length
 
 
 class Words(nn.Module):
@@ -59,17 +158,17 @@ TEXTS = ["a" * n + "bc" for n in [60, 3, 17, 5, 44, 2, 9, 30, 1, 12, 8, 51, 26, 
 LABELS = [0, 1, 2] * 5
 
 
-def fit(**settings):
+def fit_texts(**settings):
     given = {"trainable": "all", "lr": 1e-2, "max_epochs": 3, "batch_size": 15, "random_state": 0}
     return FineTunedClassifier(encoder(), **given | settings).fit(TEXTS, LABELS)
 
 
-@pytest.mark.parametrize("settings", [{}, {"trainable": 1}, {"accumulate": 2, "batch_size": 7}])
+@pytest.mark.parametrize("settings", [{}, {"trainable": 1}, {"micro_batch_size": 7}])
 def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
     found = []
     for n_tokens in (32, 10**9):
-        monkeypatch.setattr(lengths, "_TOKENS", n_tokens)
-        found.append(fit(optimizer="sgd", **settings))
+        monkeypatch.setattr(training_step, "_TOKENS", n_tokens)
+        found.append(fit_texts(net_params=SGD, **settings))
     for a, b in zip(*(model._tuned.tail.parameters() for model in found), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     for a, b in zip(*(model.history_ for model in found), strict=True):
@@ -77,8 +176,8 @@ def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
 
 
 def test_short_texts_are_not_padded_to_long_ones(monkeypatch):
-    monkeypatch.setattr(lengths, "_TOKENS", 64)
-    model = fit(max_epochs=0)
+    monkeypatch.setattr(training_step, "_TOKENS", 64)
+    model = fit_texts(max_epochs=0)
     (words,) = (m for m in model._tuned.tail.modules() if isinstance(m, Words))
     words.seen.clear()
     batch = model.net_.get_iterator(model.net_.get_dataset(*rows(TEXTS)), training=True)
@@ -104,11 +203,13 @@ def test_rows_return_in_their_order():
     n = torch.randint(1, 90, (20,), generator=generator)
     x = (torch.arange(90) < n[:, None]).long()
     batch = {"x": x, "weight": n}, torch.arange(20)
-    found = run_by_length(step, batch, 20)
+    found = run_in_micro_batches(step, batch, 20, by_length=True)
     assert float(found["loss"]) == pytest.approx(1)
     assert torch.equal(found["y_pred"][0], torch.arange(20))
     assert torch.equal(found["y_pred"][1], n)
-    assert torch.equal(run_by_length(step, batch, 3)["y_pred"][0], torch.arange(20))
+    assert torch.equal(
+        run_in_micro_batches(step, batch, 3, by_length=True)["y_pred"][0], torch.arange(20)
+    )
 
 
 def test_a_loss_of_the_users_sees_the_whole_batch():
@@ -118,7 +219,7 @@ def test_a_loss_of_the_users_sees_the_whole_batch():
         sizes.append(len(outputs))
         return nn.functional.cross_entropy(outputs, targets)
 
-    fit(loss=loss, max_epochs=1)
+    fit_texts(loss=loss, max_epochs=1)
     assert set(sizes) == {15}
 
 
@@ -155,4 +256,4 @@ def test_stages_of_encoders_are_run_in_parts(tmp_path):
 def test_a_text_without_tokens_has_a_length():
     step = lambda part, share: {"loss": torch.zeros(()), "y_pred": part[0]["x"].sum(1)}  # noqa: E731
     batch = {"x": torch.zeros(3, 5, dtype=torch.long)}, torch.zeros(3)
-    assert run_by_length(step, batch, 1)["y_pred"].tolist() == [0, 0, 0]
+    assert run_in_micro_batches(step, batch, 1, by_length=True)["y_pred"].tolist() == [0, 0, 0]
