@@ -16,7 +16,7 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_word_vectors
 from tests.finetuning.conftest import network
-from tests.finetuning.test_lengths import LABELS, TEXTS, encoder
+from tests.finetuning.test_training_step import LABELS, TEXTS, encoder
 from tests.finetuning.two_processes import fit_in_two
 from tests.support import images, tiny_backbone
 
