@@ -109,7 +109,6 @@ def test_losses_of_a_training_are_drawn_and_the_kept_epoch_is_marked(colours):
         trainable="all",
         max_epochs=3,
         validation_fraction=0.25,
-        patience=3,
         random_state=0,
     ).fit(*colours)
     display = TrainingHistoryDisplay.from_estimator(model)
