@@ -127,16 +127,13 @@ def backbones(
     from ..backbones import list_backbones
     from .output import print_columns
 
-    names = list_backbones(_as_pattern(pattern))
+    shell_style = pattern
+    if not any(mark in pattern for mark in "*?["):
+        shell_style = f"{pattern}*" if pattern.startswith("timm:") else f"*{pattern}*"
+    names = list_backbones(shell_style)
     if not names:
         raise ValueError(f"No backbone matches {pattern!r}. {_hint(pattern, list_backbones())}")
     print_columns(names, f"{len(names)} backbones")
-
-
-def _as_pattern(text: str) -> str:
-    if any(mark in text for mark in "*?["):
-        return text
-    return f"{text}*" if text.startswith("timm:") else f"*{text}*"
 
 
 def _hint(pattern: str, names: list[str]) -> str:

@@ -99,9 +99,12 @@ def load_image_folder(
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: give 'raise' or 'skip'.")
     root = _chosen(Path(folder).expanduser(), split)
-    files = [(file, name) for name in _classes(root) for file in list_files(root / name)]
+    classes = _classes(root)
+    files = [(file, name) for name in classes for file in list_files(root / name)]
     files = _readable(files, on_error)
-    _check_classes(root, {name for _, name in files})
+    empty = [name for name in classes if name not in {name for _, name in files}]
+    if empty:
+        raise ValueError(f"{str(root)!r}: the sub-folders {empty[:10]} contain no images.")
     return [file for file, _ in files], np.array([name for _, name in files])
 
 
@@ -118,7 +121,10 @@ def list_splits(folder: str | os.PathLike[str]) -> list[str]:
         Empty unless all sub-folders have names of splits and contain folders themselves.
     """
     folders = [entry for entry in _entries(Path(folder).expanduser()) if entry.is_dir()]
-    are_splits = all(entry.name.lower() in _SPLITS and _has_folders(entry) for entry in folders)
+    are_splits = all(
+        entry.name.lower() in _SPLITS and any(inner.is_dir() for inner in _entries(entry))
+        for entry in folders
+    )
     return [entry.name for entry in folders] if are_splits else []
 
 
@@ -156,10 +162,6 @@ def _entries(folder: Path) -> list[Path]:
         for entry in folder.iterdir()
         if not entry.name.startswith(".") and entry.name.lower() not in _BY_SYSTEMS
     )
-
-
-def _has_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in _entries(folder))
 
 
 def _chosen(folder: Path, split: str | None) -> Path:
@@ -213,12 +215,6 @@ def _problem(file: str | os.PathLike) -> Exception | None:
     except (OSError, ValueError) as error:
         return error
     return None
-
-
-def _check_classes(folder: Path, found: set[str]) -> None:
-    empty = [name for name in _classes(folder) if name not in found]
-    if empty:
-        raise ValueError(f"{str(folder)!r}: the sub-folders {empty[:10]} contain no images.")
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -438,8 +434,10 @@ def from_dataset(
 def _labels(dataset, key) -> Any:
     column = _label_column(dataset, key)
     if column is not None:
-        return _named(dataset, column)
-    if key is None and _transform_of_labels(dataset) is None:
+        labels = np.asarray(dataset[column])
+        names = getattr(getattr(dataset, "features", {}).get(column), "names", None)
+        return labels if names is None else np.asarray(names)[labels]
+    if key is None and getattr(dataset, "target_transform", None) is None:
         found = _known_labels(dataset)
         if found is not None:
             return found
@@ -452,16 +450,6 @@ def _label_column(dataset, key) -> str | None:
     if not isinstance(names, list):
         return None
     return key if key in names else next((name for name in _LABEL_KEYS if name in names), None)
-
-
-def _named(dataset, column: str) -> np.ndarray:
-    labels = np.asarray(dataset[column])
-    names = getattr(getattr(dataset, "features", {}).get(column), "names", None)
-    return labels if names is None else np.asarray(names)[labels]
-
-
-def _transform_of_labels(dataset):
-    return getattr(dataset, "target_transform", None)
 
 
 def _known_labels(dataset):

@@ -502,9 +502,13 @@ def _from_pil(image: Image.Image) -> np.ndarray:
     check_format(image)
     check_pixels(image)
     try:
-        image = _upright(image)
+        image.load()
+        image = ImageOps.exif_transpose(image) if _is_turned(image) else image
         if image.mode == "F" or image.mode.startswith("I"):
-            return _from_array(_deep(image))
+            array = np.asarray(image)  # 16-bit files may have 32-bit modes
+            if array.dtype.kind != "f":
+                array = np.divide(array, 65535, dtype=np.float32)
+            return _from_array(array)
         if image.mode == "L":
             warn_of_mask(*image.getextrema())
         return _rgb(image)
@@ -515,12 +519,6 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         raise
     except Exception as error:  # an incomplete file, or any error that a decoder has for others
         raise ValueError(f"damaged image ({error})") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Decode an image and apply its EXIF orientation."""
-    image.load()
-    return ImageOps.exif_transpose(image) if _is_turned(image) else image
 
 
 def _is_turned(image: Image.Image) -> bool:
@@ -557,12 +555,6 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep(image: Image.Image) -> np.ndarray:
-    """Return the values of modes with more than 8 bits. 16-bit files may have 32-bit modes."""
-    array = np.asarray(image)
-    return array if array.dtype.kind == "f" else np.divide(array, 65535, dtype=np.float32)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -656,11 +648,8 @@ def _hint(low: float, high: float) -> str:
             "Perhaps the means and standard deviations of ImageNet were applied: give images "
             "before this step, which is part of the network's preprocessing."
         )
-    return f"Perhaps divide by {_divisor(high)}."
-
-
-def _divisor(high: float) -> int:
-    return next((top for top in (16, 255, 4095) if high <= top), 65535)
+    divisor = next((top for top in (16, 255, 4095) if high <= top), 65535)
+    return f"Perhaps divide by {divisor}."
 
 
 def check_channels(array: np.ndarray) -> None:

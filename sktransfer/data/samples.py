@@ -83,7 +83,10 @@ def _lines(problems: list[tuple]) -> list[str]:
     lines: list[str] = []
     length = _LONGEST - 100  # for the first line and the last
     for i, sample, why in problems[:_SHOWN]:
-        line = f"sample {i}, {short_name(sample)}: {shorten(_reason(why), _LONGEST_REASON)}"
+        reason = str(why) or type(why).__name__
+        if isinstance(why, OSError) and why.filename is not None:  # which stands before it
+            reason = f"[Errno {why.errno}] {why.strerror}"
+        line = f"sample {i}, {short_name(sample)}: {shorten(reason, _LONGEST_REASON)}"
         length -= len(line) + 3
         if lines and length < 0:
             break
@@ -133,12 +136,6 @@ def short_name(sample: Any) -> str:
         return repr(sample)
     shape = getattr(sample, "shape", getattr(sample, "size", ""))
     return f"{type(sample).__name__} {tuple(shape) if np.ndim(shape) == 1 else ''}".strip()
-
-
-def _reason(why: Exception) -> str:
-    if isinstance(why, OSError) and why.filename is not None:  # which stands before it
-        return f"[Errno {why.errno}] {why.strerror}"
-    return str(why) or type(why).__name__
 
 
 def unwrap_column(X: Any) -> Any:

@@ -227,15 +227,14 @@ class ClassTarget(Target):
         if isinstance(class_weight, list):
             raise ValueError("a list is for an indicator matrix of labels.")
         if isinstance(class_weight, dict):
-            weights = self._known(class_weight) if partial else class_weight
+            weights = class_weight
+            if partial:
+                labels = set(self.classes.tolist())
+                weights = {label: w for label, w in class_weight.items() if label in labels}
             return compute_class_weight(weights, classes=self.classes, y=self.classes)[encoded]
         factor, present = np.ones(len(self.classes)), np.unique(encoded)
         factor[present] = compute_class_weight(class_weight, classes=present, y=encoded)
         return factor[encoded]
-
-    def _known(self, weights: dict) -> dict:
-        labels = set(self.classes.tolist())
-        return {label: weight for label, weight in weights.items() if label in labels}
 
 
 class IndicatorTarget(Target):

@@ -95,16 +95,17 @@ def as_texts(X: Any) -> list[str]:
         raise ValueError(f"X must be a list or one column of texts, got the shape {X.shape}.")
     if not isinstance(X, Sequence | np.ndarray):
         raise TypeError(f"X must be a list, an array or a column of texts, got {type(X)}.")
-    wrong = [(i, text) for i, text in enumerate(X) if not isinstance(text, str)]
-    if wrong:
-        raise UnreadableSamplesError([(i, text, _not_a_text(text)) for i, text in wrong])
+    expected = "expected a text, got {}; replace or drop it first"
+    problems: list[tuple[int, object, Exception]] = [
+        (i, text, TypeError(expected.format(reprlib.repr(text))))
+        for i, text in enumerate(X)
+        if not isinstance(text, str)
+    ]
+    if problems:
+        raise UnreadableSamplesError(problems)
     if not len(X):
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     return [str(text) for text in X]
-
-
-def _not_a_text(item) -> TypeError:
-    return TypeError(f"expected a text, got {reprlib.repr(item)}; replace or drop it first")
 
 
 def padded_length(n_tokens: int) -> int:
