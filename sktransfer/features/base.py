@@ -85,7 +85,6 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         "weights": [str, Path, None, tuple, list, *map(HasMethods, _VECTORS)],
         "image_size": [Count(1), None],
         "image_shape": ["array-like", None],
-        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "batch_size": [StrOptions({"auto"}), Count(1)],
         "device": [str],
         "engine": [StrOptions({"auto", *ENGINES})],

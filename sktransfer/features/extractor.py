@@ -70,10 +70,8 @@ class PretrainedFeatureExtractor(
         among them (-1 is the network's output). A list gives several layers in one pass, side by
         side. None is the penultimate layer, the input of the network's own classifier. "auto"
         compares layers in ``fit`` by a linear model in cross-validation, and takes the
-        penultimate one unless another is clearly better. It needs a target.
-    task : {"auto", "classification", "regression"}, default="auto"
-        With ``layer="auto"`` or ``image_size="auto"``, whether y has labels or regression targets.
-        "auto" takes whole numbers as labels.
+        penultimate one unless another is clearly better. It needs a target; whole numbers are
+        labels.
     pooling : str, callable or list, default="avg"
         How an activation becomes a vector: "avg" is the mean over positions, "max"
         the maximum, "grid" the means of the four quadrants of an image, "flatten" every number,
@@ -96,11 +94,12 @@ class PretrainedFeatureExtractor(
         the native one unless another is clearly better. It needs a target.
     image_shape : tuple of int, default=None
         ``(h, w)`` or ``(h, w, channels)`` of flattened images, where X is a table of them.
-    long_texts : {"truncate", "chunk"}, default=None
-        What happens to a text of more tokens than the network takes: "truncate" cuts it off,
-        "chunk" divides it into chunks of the greatest length, which run through the network one
-        by one, so that pooling covers all tokens. None is "truncate" for names, and for a
-        :class:`Backbone` or fitted estimator what it does.
+    missing : {"error", "zero", "nan"}, default="error"
+        What a missing cell of a table, None or NaN, becomes: an error, or a row of zeros or NaN.
+    on_error : {"raise", "nan"}, default="raise"
+        What ``transform`` does about samples that cannot be read. "raise" names all of them in an
+        error. "nan" returns a row of NaN for each, for which the next estimator needs a rule: an
+        imputer, or trees that take missing values. ``fit`` leaves out texts that are missing.
     batch_size : int or "auto", default="auto"
         Samples run at a time. "auto" keeps activations under about 20 MB, which is fastest on
         a CPU. It changes the features by no more than the rounding of float32.
@@ -124,12 +123,6 @@ class PretrainedFeatureExtractor(
         Threads that read, open and preprocess samples while the network runs. "auto" is the number
         of cores that it does not use, at least one and at least a quarter of all. None and 1 are no
         threads. A negative number counts back from the number of cores, as in joblib.
-    missing : {"error", "zero", "nan"}, default="error"
-        What a missing cell of a table, None or NaN, becomes: an error, or a row of zeros or NaN.
-    on_error : {"raise", "nan"}, default="raise"
-        What ``transform`` does about samples that cannot be read. "raise" names all of them in an
-        error. "nan" returns a row of NaN for each, for which the next estimator needs a rule: an
-        imputer, or trees that take missing values. ``fit`` leaves out texts that are missing.
     verbose : int, default=0
         1 shows a progress bar for each call.
 
@@ -228,7 +221,6 @@ class PretrainedFeatureExtractor(
         **BackboneEstimator._parameter_constraints,
         "image_size": [Count(1), list, StrOptions({"auto"}), None],
         "layer": [str, Integral, list, None],
-        "task": [StrOptions({"auto", "classification", "regression"})],
         "pooling": [StrOptions(set(ALL_POOLINGS)), callable, list],
         "n_components": [Count(1), Interval(Real, 0, 1, closed="neither"), None],
         "missing": [StrOptions({"error", "zero", "nan"})],
@@ -241,39 +233,35 @@ class PretrainedFeatureExtractor(
         *,
         weights: Any = "default",
         layer: int | str | Sequence[int | str | None] | None = None,
-        task: str = "auto",
         pooling: Any = "avg",
         n_components: int | float | None = None,
         image_size: int | Sequence[int] | str | None = None,
         image_shape: tuple[int, ...] | None = None,
-        long_texts: str | None = None,
+        missing: str = "error",
+        on_error: str = "raise",
         batch_size: int | str = "auto",
         device: str = "auto",
         engine: str = "auto",
         precision: str = "float32",
         memory: Any = None,
         n_jobs: int | str | None = "auto",
-        missing: str = "error",
-        on_error: str = "raise",
         verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
         self.layer = layer
-        self.task = task
         self.pooling = pooling
         self.n_components = n_components
         self.image_size = image_size
         self.image_shape = image_shape
-        self.long_texts = long_texts
+        self.missing = missing
+        self.on_error = on_error
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
         self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
-        self.missing = missing
-        self.on_error = on_error
         self.verbose = verbose
 
     def fit(self, X: Samples, y: object | None = None) -> Self:
@@ -432,7 +420,6 @@ class PretrainedFeatureExtractor(
             check_target(y, len(samples)),
             compute,
             default=native,
-            task=self.task,
             random_state=0,
         )
         self.image_size_ = self.size_choice_.size
@@ -457,6 +444,7 @@ class PretrainedFeatureExtractor(
         y: object,
         layers: Sequence[str | int | None] | None = None,
         random_state: RandomState = None,
+        task: str = "auto",
     ) -> LayerChoice:
         """Score layers by a linear model on their features, after a fit.
 
@@ -468,14 +456,16 @@ class PretrainedFeatureExtractor(
             None are those that ``layer="auto"`` compares.
         random_state : int, RandomState instance or None, default=None
             For the folds, and for the choice of rows, where there are more than 600.
+        task : {"auto", "classification", "regression"}, default="auto"
+            What y is. "auto" takes whole numbers as labels.
 
         Returns
         -------
         LayerChoice
         """
-        return self._probe_layers(self._transform_samples(X), y, layers, random_state)
+        return self._probe_layers(self._transform_samples(X), y, layers, random_state, task)
 
-    def _probe_layers(self, samples, y, layers=None, random_state=0) -> LayerChoice:
+    def _probe_layers(self, samples, y, layers=None, random_state=0, task="auto") -> LayerChoice:
         poolings = [unlearned(p) for p in self._poolings()]
         strictest = next((p for p in poolings if p != "avg"), "avg")
         tokens = self._layers_of_tokens(samples)
@@ -492,7 +482,7 @@ class PretrainedFeatureExtractor(
             check_target(y, len(samples)),
             compute,
             layers=[layer_for(self.backbone_, layer, strictest, tokens) for layer in asked],
-            task=self.task,
+            task=task,
             random_state=random_state,
         )
 

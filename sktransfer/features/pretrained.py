@@ -46,8 +46,6 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         with. With a list, probabilities are the mean over the sizes.
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`, like the parameters below.
-    long_texts : {"truncate", "chunk"}, default=None
-        What happens to a text of more tokens than the network takes.
     batch_size : int or "auto", default="auto"
         Samples run at a time.
     device : str, default="auto"
@@ -142,7 +140,6 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         smoothing: float = 1.0,
         image_size: int | list[int] | None = None,
         image_shape: tuple[int, ...] | None = None,
-        long_texts: str | None = None,
         batch_size: int | str = "auto",
         device: str = "auto",
         engine: str = "auto",
@@ -157,7 +154,6 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.smoothing = smoothing
         self.image_size = image_size
         self.image_shape = image_shape
-        self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
         self.engine = engine

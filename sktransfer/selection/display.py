@@ -135,8 +135,8 @@ class LayerProbeDisplay:
         estimator, X = found.step, found.samples(X)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
-        names = ["image_shape", "memory", "pooling", "device", "engine", "n_jobs", "task"]
-        names += [] if fitted else ["weights", "image_size", "long_texts"]
+        names = ["image_shape", "memory", "pooling", "device", "engine", "n_jobs"]
+        names += [] if fitted else ["weights", "image_size"]
         own = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
         own["random_state"] = getattr(estimator, "random_state", 0)  # 0 is the extractor's
         return cls.from_choice(probe_layers(X, y, backbone, **own | settings), ax=ax)

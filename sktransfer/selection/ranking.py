@@ -284,7 +284,6 @@ def probe_layers(
     pooling: Any = "avg",
     image_size: int | None = None,
     image_shape: tuple[int, ...] | None = None,
-    long_texts: str | None = None,
     batch_size: int | str = "auto",
     device: str = "auto",
     engine: str = "auto",
@@ -315,8 +314,6 @@ def probe_layers(
         Side of the square given to the network, in pixels.
     image_shape : tuple of int, default=None
         Shape of flattened images.
-    long_texts : {"truncate", "chunk"}, default=None
-        What happens to texts that are too long for the network.
     batch_size : int or "auto", default="auto"
         Samples run at a time.
     device : str, default="auto"
@@ -364,11 +361,9 @@ def probe_layers(
     extractor = PretrainedFeatureExtractor(
         backbone,
         weights=weights,
-        task=task,
         pooling=pooling,
         image_size=image_size,
         image_shape=image_shape,
-        long_texts=long_texts,
         batch_size=batch_size,
         device=device,
         engine=engine,
@@ -376,4 +371,4 @@ def probe_layers(
         n_jobs=n_jobs,
         verbose=verbose,
     ).fit(X)
-    return extractor.score_layers(X, y, layers, random_state)
+    return extractor.score_layers(X, y, layers, random_state, task)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import NumericTarget, check_numbers, check_weights
@@ -117,6 +117,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
     weights_: np.ndarray
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
+        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
     }

@@ -153,6 +153,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     strategy_: str
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
+        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
         "class_map": [dict, None],

@@ -166,9 +166,9 @@ ENTRIES = {
 # The same with numbers to regress on.
 NUMERIC = {
     "FineTunedRegressor": lambda y: FineTunedRegressor(backbone()).fit(X, y),
-    "extractor": lambda y: PretrainedFeatureExtractor(
-        backbone(), layer="auto", task="regression"
-    ).fit(X, y),
+    "score_layers": lambda y: (
+        PretrainedFeatureExtractor(backbone()).fit(X).score_layers(X, y, task="regression")
+    ),
     "probe_layers": lambda y: probe_layers(X, y, backbone(), task="regression"),
     "rank_backbones": lambda y: rank_backbones(X, y, {"one": backbone()}, task="regression"),
     "logme": lambda y: transferability.logme(X, y, task="regression"),

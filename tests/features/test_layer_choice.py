@@ -177,8 +177,8 @@ def test_layers_are_probed_in_the_order_of_the_network():
 def test_a_task_that_is_told_is_the_one_that_is_probed():
     X = images(40)
     y = np.array([float(np.sum(x, dtype=np.int64) // 100) for x in X])
-    extractor = PretrainedFeatureExtractor(small_backbone(), layer="auto", task="regression")
-    assert not extractor.fit(X, y).layer_choice_.is_accuracy
+    extractor = PretrainedFeatureExtractor(small_backbone()).fit(X)
+    assert not extractor.score_layers(X, y, task="regression").is_accuracy
     assert not probe_layers(X, y, small_backbone(), task="regression").is_accuracy
     ranking = rank_backbones(X, y, {"a": small_backbone()}, task="regression")
     shifted = rank_backbones(X, y + 0.5, {"a": small_backbone()})

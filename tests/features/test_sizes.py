@@ -217,7 +217,7 @@ def test_without_a_clear_difference_the_native_size_stays():
 
 def test_regression_targets_choose_a_size_too():
     dots, y = small_dots(60)
-    made = extractor(image_size="auto", task="regression").fit(dots, (y == "many").astype(float))
+    made = extractor(image_size="auto").fit(dots, (y == "many") + 0.5)
     assert not made.size_choice_.is_accuracy
 
 
