@@ -36,6 +36,15 @@ OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask"
 OPTIONAL |= {"captum", "cleanlab", "jinja2", "matplotlib", "skops"}
 
 
+# Reads of attributes with an underscore of objects of another package: files, and the attributes.
+PRIVATE_READS = {
+    ("inspection/scores.py", "_target"),
+    ("persistence/torch_blends.py", "_target"),
+}
+# What scikit-learn asks every estimator to define.
+PROTOCOL = {"_parameter_constraints"}
+
+
 def modules():
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -203,3 +212,47 @@ def test_no_module_branches_on_the_name_of_a_task():
     outside = [path for path in modules() if package(path) not in ("data", "transferability")]
     assert not [path for path in outside if compared(path)]
     assert compared("data/targets.py")
+
+
+def private_names(path: str) -> set[str]:
+    """The attributes with an underscore that classes of a file define."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ClassDef):
+            names |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            targets = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+            targets += [
+                x for item in node.body if isinstance(item, ast.Assign) for x in item.targets
+            ]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node):
+            names.add(node.attr)
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def is_own(node: ast.Attribute) -> bool:
+    """Whether an attribute is one of ``self``, ``cls`` or ``super()``."""
+    owner = node.value.func if isinstance(node.value, ast.Call) else node.value
+    return isinstance(owner, ast.Name) and owner.id in ("self", "cls", "super")
+
+
+def private_reads(path: str) -> set[str]:
+    """The attributes with an underscore that a file uses of other objects."""
+    nodes = [
+        n for n in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(n, ast.Attribute)
+    ]
+    return {node.attr for node in nodes if node.attr.startswith("_") and not is_own(node)}
+
+
+def test_no_package_uses_private_attributes_of_anothers_objects():
+    by_package: dict[str, set[str]] = {}
+    for path in modules():
+        by_package.setdefault(package(path), set()).update(private_names(path))
+    ours = set().union(*by_package.values()) - PROTOCOL
+    found = {
+        (path, name)
+        for path in modules()
+        for name in private_reads(path) & ours - by_package[package(path)]
+    }
+    assert {"_fit_backbone", "_outputs"} <= ours  # the check finds what there is
+    assert found - PRIVATE_READS == set()

@@ -132,6 +132,10 @@ class Backbone:
             known[key] = self.preprocess, observe(self)
         return known[key][1]
 
+    def forget_fingerprint(self) -> None:
+        """Compute the fingerprint again when it is asked for: something was changed."""
+        self._fingerprint = None
+
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """Shape of one preprocessed sample, where the preprocessing fixes it."""

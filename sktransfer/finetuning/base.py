@@ -58,6 +58,11 @@ class TunedEstimator(FrozenStages):
 
     # -- steps of fit --------------------------------------------------------------------------
 
+    @property
+    def target_(self) -> Any:
+        """How labels or numbers are encoded for the network, and its outputs decoded."""
+        return self._target
+
     def _start_fit(self, X, y) -> list | np.ndarray:
         self._check_settings(y)
         before = None

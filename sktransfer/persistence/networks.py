@@ -251,7 +251,7 @@ def _describe(reader: Reader, record: dict, made: Backbone) -> None:
     for name in ("preprocess", "native_preprocess"):
         if record[name] != "of the network" and not _is_named(record[name]):
             setattr(made, name, reader.read(record[name]))
-    made._fingerprint = None
+    made.forget_fingerprint()
 
 
 def _is_named(record: Any) -> bool:

@@ -125,7 +125,7 @@ def _direct(estimator: PretrainedClassifier, X) -> Exportable:
 
 
 def _tuned(estimator: TunedEstimator, X) -> Exportable:
-    backbone, target = estimator.to_backbone(), estimator._target
+    backbone, target = estimator.to_backbone(), estimator.target_
     pairs = [(backbone, [(list(stages_of(backbone))[-1], "avg")])]
     sources, networks = make_networks(estimator, pairs, X)
     output = "prediction" if isinstance(target, NumericTarget) else "probabilities"

@@ -287,8 +287,8 @@ class NormWatcher(TorchEngine):
         """Return how many samples to run at a time, as the engine of the outputs does."""
         return self._usual.batch_size(sample)
 
-    def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
-        return self._usual._is_cheap(sample, size)
+    def is_cheap(self, sample: torch.Tensor, size: int) -> bool:
+        return self._usual.is_cheap(sample, size)
 
     def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         """Run a batch filled up with copies, and record its samples alone."""

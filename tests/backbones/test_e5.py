@@ -193,7 +193,8 @@ def engine(package, tmp_path_factory):
 
 
 def cosines(texts, engine):
-    extractor = PretrainedFeatureExtractor("e5_small", layer="sentence", long_texts="chunk")
+    backbone = load_backbone("e5_small", long_texts="chunk")
+    extractor = PretrainedFeatureExtractor(backbone, layer="sentence")
     return (extractor.fit_transform(texts) * engine(texts)).sum(1)
 
 
