@@ -222,7 +222,7 @@ def _of_number_blend(blend: NumberBlend) -> Scores:
     if blend.tuned is None:
         return Scores(outputs, mean)
     tuned, inner = blend.tuned, scores_of(blend.tuned.model)
-    of_model, of_blend = tuned.model._target, blend.scaler
+    of_model, of_blend = tuned.model.target_, blend.scaler
     factor = _tensor(of_model.scale / of_blend.scale)
     shift = _tensor((of_model.mean - of_blend.mean) / of_blend.scale)
 

@@ -201,7 +201,7 @@ class _NumberShare(nn.Module):
 
     def __init__(self, member: TunedNumbers):
         super().__init__()
-        self.weight, own, scaler = member.weight, member.model._target, member.scaler
+        self.weight, own, scaler = member.weight, member.model.target_, member.scaler
         self.register_buffer("factor", torch.from_numpy(np.asarray(own.scale / scaler.scale)))
         shift = (own.mean - scaler.mean) / scaler.scale
         self.register_buffer("shift", torch.from_numpy(np.asarray(shift)))
