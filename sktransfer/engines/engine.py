@@ -234,7 +234,7 @@ class Engine(abc.ABC):
         source = iter(tensors)
         waiting = list(itertools.islice(source, 1))
         size = self.batch_size(waiting[0]) if batch_size == "auto" else int(batch_size)
-        fills_up = (batch_size == "auto" and self._is_cheap(waiting[0], size)) or self.fills_up
+        fills_up = (batch_size == "auto" and self.is_cheap(waiting[0], size)) or self.fills_up
         parts = []
         while waiting:
             most = min(size, self._largest_batch or size)
@@ -254,7 +254,7 @@ class Engine(abc.ABC):
             waiting = waiting[most:] or list(itertools.islice(source, 1))
         return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
 
-    def _is_cheap(self, sample: torch.Tensor, size: int) -> bool:
+    def is_cheap(self, sample: torch.Tensor, size: int) -> bool:
         """Tell whether a batch of ``size`` vectors costs about as much as one vector."""
         if sample.ndim != 1 or self.device.type != "cpu" or self.modality.has_tokens:
             return False
