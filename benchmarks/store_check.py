@@ -3,7 +3,7 @@
 The time of GridSearchCV with 40 fits (eight candidates, five folds) of a pipeline with an extractor
 on 244 photographs, given as paths: in a process with an empty store, and in another process with
 the store that the first has filled. A store that is not compared is the baseline. Each search runs
-in a process of its own; scores and the selected parameter are asserted to be equal first. The seconds
+in a process of its own; scores and the selected parameter are asserted to be equal first. Seconds
 inside the store are those of its methods `get` and `put`, where the features are compared.
 
     python benchmarks/store_check.py

@@ -19,7 +19,6 @@ class TrainingParameters(BackboneEstimator):
 
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
-        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
         "head": [StrOptions({"linear", "mlp"}), callable],
         "head_init": [StrOptions({"auto", "probe", "random"})],
