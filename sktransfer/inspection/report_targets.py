@@ -353,6 +353,7 @@ class LabelSetReport(TargetReport):
         Of the labels; by default "label 0" and so on.
     """
 
+    target: IndicatorTarget
     confusion: str = "Wrong labels"
     meaning: str = (
         "The samples with the most certain wrong label, which is the one that is explained. Parts "

@@ -418,6 +418,13 @@ class DaskPool:
     resources : dict or None
     """
 
+    client: Any
+    has_plugin: bool
+    n_submitted: int
+    name: str
+    resources: Mapping[str, float]
+    work: Work
+
     def __init__(self, work: Work, client: Any, resources: Mapping[str, float] | None):
         self.client, self.resources = client, resources or {}
         function = work.function
