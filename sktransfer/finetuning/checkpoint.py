@@ -18,9 +18,9 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from ..backbones import Backbone, describe
+from ..backbones.serialization import first_unknown, from_bytes, to_bytes
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
 from .callbacks import KeepBest, WarmupCosine
-from .packing import first_unknown, from_bytes, to_bytes
 from .rows import Batches, Rows
 from .tail import Tail
 from .watching import mean_loss

@@ -13,10 +13,17 @@ from sklearn.pipeline import Pipeline
 
 from ..backbones.serialization import check_tensors
 from ..data import package_versions, warn_later_versions
-from .archive import DamagedFileError, read_archive, write_archive
+from .archive import (
+    DamagedFileError,
+    UntrustedTypesError,
+    dump_objects,
+    load_objects,
+    read_archive,
+    untrusted_types,
+    write_archive,
+)
 from .networks import NetworkWriter, read_network
 from .reading import Reader
-from .scikit_parts import UntrustedTypesError, dump_objects, load_objects, untrusted_types
 from .writing import Writer
 
 __all__ = ["inspect_file", "load", "save"]

@@ -23,8 +23,14 @@ from ..features import BackboneEstimator
 from ..selection import TransferClassifier
 from .onnx_checks import check_graph, inner_estimator, rows_for_check
 from .onnx_graphs import Graph, after, module_graph, torch_graph
-from .onnx_scikit import LABEL, PROBABILITIES, scikit_graph
-from .onnx_steps import after_steps, features_graph, is_made_of_steps
+from .onnx_steps import (
+    LABEL,
+    PROBABILITIES,
+    after_steps,
+    features_graph,
+    is_made_of_steps,
+    scikit_graph,
+)
 from .torch_blends import as_linear
 from .torch_models import exportable
 from .torch_networks import Source
