@@ -181,8 +181,8 @@ class _Describer:
         return _name(item) if inspect.isroutine(item) else ""
 
     def _function(self, function: types.FunctionType) -> str:
-        cells = function.__closure__ or ()
-        cells = [cell.cell_contents for cell in cells if cell != types.CellType()]  # not yet set
+        empty = types.CellType()  # of a variable that is not set yet
+        cells = [cell.cell_contents for cell in function.__closure__ or () if cell != empty]
         names, found = sorted(_names(function.__code__)), function.__globals__
         used = {name: found[name] for name in names if name in found}
         own = {k: v for k, v in vars(function).items() if k != "__wrapped__"}
