@@ -32,11 +32,7 @@ from ..features import (
     find_network,
 )
 from ..finetuning import FineTunedClassifier, FineTunedRegressor
-from ..selection import TransferClassifier, TransferRegressor
-from ..selection.blend import ClassBlend, NumberBlend
-from ..selection.linear_models import Linear
-from ..selection.members import RAW
-from ..selection.models import Conditional, FittedOnFeatures, Mapped
+from ..selection import Blend, ClassifierCandidate, TransferClassifier, TransferRegressor
 
 __all__ = [
     "FromInputs",
@@ -201,102 +197,15 @@ def _affine(function: Callable, n_features: int) -> Callable:
 
 
 @scores_of.register
-def _of_class_blend(blend: ClassBlend) -> Scores:
-    outputs, mean = _mean_of_parts(blend)
-    if blend.tuned is None:
-        return Scores(outputs, lambda x: _log_odds(mean(x)))
-    tuned, inner = blend.tuned, scores_of(blend.tuned.model)
-
-    def mixed(x):
-        own = torch.zeros(len(x[0]), tuned.n_classes, dtype=torch.float64)
-        logits = inner.head(x[len(outputs) :]).double().log_softmax(1) / tuned.temperature
-        own[:, torch.as_tensor(tuned.columns)] = logits.softmax(1)
-        return _log_odds((1 - tuned.weight) * mean(x[: len(outputs)]) + tuned.weight * own)
-
-    return Scores([*outputs, *inner.outputs], mixed)
-
-
-@scores_of.register
-def _of_number_blend(blend: NumberBlend) -> Scores:
-    outputs, mean = _mean_of_parts(blend)
-    if blend.tuned is None:
-        return Scores(outputs, mean)
-    tuned, inner = blend.tuned, scores_of(blend.tuned.model)
-    of_model, of_blend = tuned.model.target_, blend.scaler
-    factor = _tensor(of_model.scale / of_blend.scale)
-    shift = _tensor((of_model.mean - of_blend.mean) / of_blend.scale)
-
-    def mixed(x):
-        own = inner.head(x[len(outputs) :]).double() * factor + shift
-        return (1 - tuned.weight) * mean(x[: len(outputs)]) + tuned.weight * own
-
-    return Scores([*outputs, *inner.outputs], mixed)
-
-
-def _mean_of_parts(blend) -> tuple[list[Output], Callable]:
-    """Return what a blend reads, and the weighted mean of its members as a function of it."""
-    blocks = list(dict.fromkeys(block for part in blend.parts for block in part.member.blocks))
-    if RAW in blocks:
-        raise NoGradientsError("A member that counts words has no gradients.")
-    sized = [blend.backbone.with_image_size(b.size) for b in blocks]
-    outputs = [Output(own, b.layer, b.pooling) for own, b in zip(sized, blocks, strict=True)]
-    members = [_member(part, [blocks.index(b) for b in part.member.blocks]) for part in blend.parts]
-
-    def mean(x):
-        total = sum(member(x) for member in members)
-        if blend.temperature is None:
-            return total
-        return (total.clamp_min(1e-30).log() / blend.temperature).softmax(1)
-
-    return outputs, mean
-
-
-def _member(part, places: list[int]) -> Callable:
-    """Return the weighted predictions of a member as a function of what the blend reads."""
-    score = _fitted(part.fitted)
-
-    def weighted(x):
-        scores = score([x[i].double() for i in places])
-        if part.temperature is not None:
-            scores = (scores / part.temperature).softmax(1)
-        return part.weight * scores
-
-    return weighted
-
-
-@functools.singledispatch
-def _fitted(model) -> Callable:
-    raise NoGradientsError(f"{type(model).__name__} has no gradients.")
-
-
-@_fitted.register
-def _of_linear(model: Linear) -> Callable:
-    coefs, intercept = [_tensor(coef) for coef in model.coef], _tensor(model.intercept)
-    unit = torch.nn.functional.normalize
-    return lambda x: sum(unit(b) @ c for b, c in zip(x, coefs, strict=True)) + intercept
-
-
-@_fitted.register
-def _of_conditional(model: Conditional) -> Callable:
-    given = _tensor(model.conditional)
-    return lambda x: _conditional(x[0], given)
-
-
-@_fitted.register
-def _of_mapped(model: Mapped) -> Callable:
-    return lambda x: _mapped(x[0], model.groups)
-
-
-@_fitted.register
-def _of_classifier(model: FittedOnFeatures) -> Callable:
-    tail = _affine(_last(model.estimator), model.estimator.n_features_in_)
-
-    def spread(x):
-        found = torch.full((len(x[0]), model.n_classes), -torch.inf, dtype=torch.float64)
-        found[:, torch.as_tensor(model.columns)] = tail(torch.cat(x, 1))
-        return found
-
-    return spread
+def _of_blend(blend: Blend) -> Scores:
+    if blend.counting:
+        raise NoGradientsError("A candidate that counts words has no gradients.")
+    for candidate in blend.candidates:
+        if isinstance(candidate, ClassifierCandidate) and not candidate.is_linear:
+            raise NoGradientsError(f"{type(candidate.estimator).__name__} is not linear.")
+    if blend.classes is None:
+        return Scores(blend.outputs, blend)
+    return Scores(blend.outputs, lambda inputs: _log_odds(blend(inputs)))
 
 
 def _conditional(logits: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

@@ -5,22 +5,23 @@ from __future__ import annotations
 from ..backbones import ImagePreprocessing
 from ..backbones.tokenizer import TokenizerPreprocessing
 from ..data import ClassTarget, IndicatorTarget, NumericTarget
-from ..features import LayerChoice, PretrainedClassifier, PretrainedFeatureExtractor, SizeChoice
+from ..features import (
+    LayerChoice,
+    Output,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    SizeChoice,
+)
 from ..features.word_weights import TokenWeights
 from ..finetuning import Augmentation, FineTunedClassifier, FineTunedRegressor
-from ..selection import TransferClassifier, TransferRegressor
-from ..selection.blend import ClassBlend, NumberBlend
-from ..selection.judging import BlendPart
-from ..selection.linear_models import Discriminant, Linear, Probe
-from ..selection.members import Block, Member
-from ..selection.models import (
-    Conditional,
-    Direct,
-    FittedOnFeatures,
-    Mapped,
-    OnFeatures,
+from ..selection import Blend, TransferClassifier, TransferRegressor
+from ..selection.candidates import (
+    ClassifierCandidate,
+    ClassMapCandidate,
+    LinearCandidate,
+    OwnClassesCandidate,
+    TunedCandidate,
 )
-from ..selection.tuned import TunedMember, TunedNumbers
 from ..transferability import GlobalScaler, LinearProbe, RidgeProbe
 
 __all__ = ["ESTIMATORS", "PLAIN"]
@@ -46,28 +47,20 @@ ESTIMATORS = {
 PLAIN = {
     cls.__name__: cls
     for cls in (
-        Block,
-        BlendPart,
-        ClassBlend,
+        Blend,
+        ClassMapCandidate,
         ClassTarget,
-        Conditional,
-        Direct,
-        Discriminant,
-        FittedOnFeatures,
+        ClassifierCandidate,
         ImagePreprocessing,
         IndicatorTarget,
         LayerChoice,
-        Linear,
-        Mapped,
-        Member,
-        NumberBlend,
+        LinearCandidate,
         NumericTarget,
-        OnFeatures,
-        Probe,
+        Output,
+        OwnClassesCandidate,
         SizeChoice,
         TokenWeights,
         TokenizerPreprocessing,
-        TunedMember,
-        TunedNumbers,
+        TunedCandidate,
     )
 }

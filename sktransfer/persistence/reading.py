@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
+from torch import nn
 
 from ..backbones.serialization import read_json
 from .archive import DamagedFileError
@@ -106,7 +107,11 @@ class Reader:
 
     def _plain(self, cls: type, state: dict) -> Any:
         made: Any = object.__new__(cls)
-        vars(made).update(_checked(cls, self.read(state)))
+        state = _checked(cls, self.read(state))
+        if issubclass(cls, nn.Module):
+            made.__setstate__(state)
+        else:
+            vars(made).update(state)
         return made
 
     def _attributes(self, record: dict) -> dict:

@@ -86,15 +86,13 @@ class Writer:
     def _record(self, item: Any) -> Any:
         if is_loss(type(item)):
             return self._loss(item)
+        if PLAIN.get(type(item).__name__) is type(item):
+            return {KIND: type(item).__name__, "state": self._attributes(item.__getstate__())}
         if isinstance(item, Backbone | nn.Module | BackboneEstimator):
             return self._shared(item)
         for cls, write in _WRITERS.items():
             if isinstance(item, cls):
                 return write(self, item)
-        name = type(item).__name__
-        if PLAIN.get(name) is type(item):
-            state: Any = item.__getstate__()
-            return {KIND: name, "state": self._attributes(state)}
         return self._object(item) if is_of_scikit(item) else item
 
     def _shared(self, item: Any) -> dict:

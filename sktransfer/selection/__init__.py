@@ -1,6 +1,8 @@
 """Choose a strategy, a layer and a backbone from measurements, and plot the evidence."""
 
+from .blend import Blend
 from .blend_display import BlendDisplay
+from .candidates import COUNTS, Candidate, ClassifierCandidate
 from .display import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay, new_axes
 from .ranking import BackboneRanking, probe_layers, rank_backbones
 from .recommend import recommend_strategy
@@ -10,10 +12,14 @@ from .strategies import STRATEGIES, Strategy
 from .transfer import TransferClassifier
 
 __all__ = [
+    "COUNTS",
     "STRATEGIES",
     "BackboneRanking",
     "BackboneRankingDisplay",
+    "Blend",
     "BlendDisplay",
+    "Candidate",
+    "ClassifierCandidate",
     "LayerProbeDisplay",
     "Recommendation",
     "Strategy",

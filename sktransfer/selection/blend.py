@@ -1,329 +1,261 @@
-"""Fit a blend: features of all members, their weights, and those with a weight on all samples."""
+"""The fitted blend, a module of torch over outputs of networks, and what it reads of samples."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from ..backbones import Backbone, LayerInfo
-from ..data import NumericTarget, named_among, take
-from ..features import empty_table
-from .block_features import compute_blocks, describe_runs
-from .judging import BlendPart, Choice, Labels, Numbers, choose_members, mean_prediction
-from .members import BLEND, RAW, Block, Layout, Member, make_members, sizes_of
-from .models import Tables
-from .self_training import self_train, some_unlabelled
-from .timing import sizes_within
-from .trials import run_settings
-from .tuned import TunedMember, TunedNumbers, fit_tuned, may_pay
+from ..backbones import Backbone
+from ..data import NumericTarget
+from ..features import (
+    Output,
+    TokenWeights,
+    as_store,
+    compute_outputs,
+    describe_runs,
+)
+from .candidates import COUNTS, Candidate, TunedCandidate, log_of
+from .proposals import BY_RANK
 
-__all__ = ["Blend", "BlendTask", "fit_blend"]
+__all__ = ["Blend", "describe_blend", "read_samples"]
+
+_ROWS = 1024  # that pass the blend at a time
 
 
-class Blend:
-    """A weighted mean of the predictions of several models on features of one network.
+class Blend(nn.Module):
+    """The weighted mean of the predictions of several models of what is read from networks.
+
+    A module of torch on the CPU in float64. ``predict`` of estimators, ONNX graphs and saliency
+    maps are this forward::
+
+        inputs = [ … for output in blend.outputs]  # (n, width) each: activations, pooled
+        counted = [c.multiply_counts(counts) for c in blend.counting]  # (n, n_outputs) each
+        blend(inputs, counted)  # (n, n_classes) probabilities, or (n, n_targets) numbers
 
     Parameters
     ----------
-    backbone : Backbone
-    parts : list of BlendPart
-        The highest weight first.
+    candidates : sequence of Candidate
+        Fitted, with weights that sum to 1, the highest first.
     temperature : float or None
         Of the mean, for probabilities.
-    vectorizer : transformer or None
-        Makes the features that need no network.
-    run : dict
-        device, engine, memory, n_jobs, verbose.
-    tuned : TunedMember, TunedNumbers or None, default=None
-        A trained network; the others have the rest of its weight.
+    classes : ndarray of shape (n_classes,), default=None
+        For labels.
+    scaler : NumericTarget, default=None
+        For numbers: their means, deviations and form.
+    vectorizer : transformer, default=None
+        Makes the features that need no network, if a candidate reads them.
+    tuned : TunedCandidate, default=None
+        A trained network with its weight; the others have the rest.
+
+    Attributes
+    ----------
+    outputs : list of Output
+        What is read from networks, in the order of the inputs of the forward. A backbone is at its
+        input size. The last one is that of the trained network, if there is one.
+    counting : list of LinearCandidate
+        The candidates that read counts, in the order of ``counted`` of the forward.
+    weights : dict of str to float
+        The weight of each candidate by name, the highest first.
     """
 
-    device: str
-    engine: str
-    memory: Any
+    candidates: nn.ModuleList
+    counting: list[Any]
+    outputs: list[Output]
+    places: list[list[int]]
+    shift: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(
         self,
-        backbone: Backbone,
-        parts: list[BlendPart],
+        candidates: Iterable[Candidate],
         temperature: float | None,
-        vectorizer: Any,
-        run: dict[str, Any],
-        tuned: TunedMember | TunedNumbers | None = None,
+        *,
+        classes: np.ndarray | None = None,
+        scaler: NumericTarget | None = None,
+        vectorizer: Any = None,
+        tuned: TunedCandidate | None = None,
     ):
-        self.backbone = backbone
-        self.parts = parts
+        super().__init__()
+        self.candidates = nn.ModuleList(candidates)
         self.temperature = temperature
-        self.vectorizer = vectorizer
+        self.classes, self.scaler, self.vectorizer = classes, scaler, vectorizer
         self.tuned = tuned
-        vars(self).update(run)
-
-    def set_params(self, **run: Any) -> Self:
-        """Set device, engine, memory, n_jobs or verbose."""
-        vars(self).update(run)
-        return self
+        if scaler is not None:
+            self.register_buffer("shift", torch.as_tensor(scaler.mean))
+            self.register_buffer("scale", torch.as_tensor(scaler.scale))
+        mixed: list[Any] = [*self.candidates, *([] if tuned is None else [tuned])]
+        reads = dict.fromkeys(read for candidate in mixed for read in candidate.reads)
+        self.outputs = [read for read in reads if isinstance(read, Output)]
+        place = {output: i for i, output in enumerate(self.outputs)}
+        self.places = [[place.get(read, -1) for read in c.reads] for c in mixed]
+        # Not submodules: they are among the candidates.
+        vars(self)["counting"] = [c for c in self.candidates if COUNTS in c.reads]
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each member by name, the highest first."""
         own = {} if self.tuned is None else {self.tuned.name: self.tuned.weight}
         rest = 1 - sum(own.values())
-        found = own | {part.member.name: rest * part.weight for part in self.parts}
+        found = own | {candidate.name: rest * candidate.weight for candidate in self.candidates}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
-    @property
-    def execution_(self) -> dict[str, Any]:
-        """How the network is run; with several sizes, "batch_size" is a dictionary by size."""
-        runs = describe_runs(self.backbone, self._blocks, run_settings(self))
-        if len(runs) < 2:
-            return dict(*runs.values())
-        shapes = {one.input_shape or (): found["batch_size"] for one, found in runs.items()}
-        sizes = {shape[-1]: batch_size for shape, batch_size in shapes.items()}
-        return next(iter(runs.values())) | {"batch_size": sizes}
+    def forward(
+        self, inputs: Sequence[torch.Tensor], counted: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Return probabilities of classes, or numbers in the units of y.
 
-    @property
-    def _blocks(self) -> list[Block]:
-        return _blocks([part.member for part in self.parts])
+        Parameters
+        ----------
+        inputs : sequence of Tensor of shape (n_samples, n_features)
+            One for each of ``outputs``.
+        counted : sequence of Tensor of shape (n_samples, n_outputs), default=()
+            Counts of words, multiplied by the coefficients of each of ``counting``.
 
-    def mean(self, samples: Sequence[Any]) -> np.ndarray:
-        """Return probabilities or standardised numbers, ``(n_samples, n_outputs)``."""
-        run = run_settings(self)
-        tables = Tables(compute_blocks(samples, self.backbone, self._blocks, self.vectorizer, run))
-        mean = mean_prediction(self.parts, tables, self.temperature)
-        if self.tuned is None:
-            return mean
-        share = self.tuned.weight
-        return (1 - share) * mean + share * self.tuned.predictions(samples, run)
+        Returns
+        -------
+        Tensor of shape (n_samples, n_outputs), float64
+        """
+        inputs = [x.double() for x in inputs]
+        parts, mean = iter(counted), 0.0
+        for candidate, places in zip(self.candidates, self.places, strict=False):
+            given = [inputs[i] if i >= 0 else next(parts) for i in places]
+            mean = mean + candidate.weight * candidate(given)
+        if self.temperature is not None:
+            mean = (log_of(mean) / self.temperature).softmax(1)
+        if self.tuned is not None:
+            share = self.tuned.weight
+            mean = (1 - share) * mean + share * self.tuned([inputs[self.places[-1][0]]])
+        return mean if self.scaler is None else mean * self.scale + self.shift
+
+    @torch.no_grad()
+    def of_tables(self, by_read: dict[Any, Any]) -> np.ndarray:
+        """Return the forward of features by what is read, some rows at a time.
+
+        Parameters
+        ----------
+        by_read : dict of Output or "counts" to array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs)
+        """
+        n_samples = next(iter(by_read.values())).shape[0]
+        found = []
+        for start in range(0, n_samples, _ROWS):
+            rows = slice(start, start + _ROWS)
+            inputs = [torch.from_numpy(np.array(by_read[o][rows])) for o in self.outputs]
+            counts = by_read[COUNTS][rows] if self.counting else None
+            counted = [torch.from_numpy(c.multiply_counts(counts)) for c in self.counting]
+            found.append(self(inputs, counted).numpy())
+        return np.concatenate(found)
+
+    def of_samples(self, samples: Sequence[Any], run: dict[str, Any]) -> np.ndarray:
+        """Return the forward of samples.
+
+        Parameters
+        ----------
+        samples : sequence
+            Checked by an estimator.
+        run : dict
+            device, engine, memory, n_jobs, verbose.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs)
+        """
+        reads = [*self.outputs, *([COUNTS] if self.counting else [])]
+        return self.of_tables(read_samples(samples, reads, self.vectorizer, run))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        names = ("temperature", "classes", "scaler", "vectorizer", "tuned")
+        return {"candidates": list(self.candidates)} | {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Blend.__init__(self, **state)
 
 
-class ClassBlend(Blend):
-    """A blend of classifiers.
+# -- what is read ----------------------------------------------------------------------------------
+
+
+def read_samples(
+    samples: Sequence[Any], reads: Iterable[Any], vectorizer: Any, run: dict[str, Any]
+) -> dict[Any, Any]:
+    """Compute what is read of samples, in one pass for each network and input size.
 
     Parameters
     ----------
-    classes : ndarray of shape (n_classes,)
-    *args
-        Of :class:`Blend`.
-    """
-
-    def __init__(self, classes: np.ndarray, *args: Any):
-        super().__init__(*args)
-        self.classes_ = classes
-
-    def predict_proba(self, samples: Sequence[Any]) -> np.ndarray:
-        """Return the probability of each class, ``(n_samples, n_classes)``."""
-        return self.mean(samples)
-
-    def predict(self, samples: Sequence[Any]) -> np.ndarray:
-        """Return the most probable class of each sample."""
-        return self.classes_[self.predict_proba(samples).argmax(axis=1)]
-
-
-class NumberBlend(Blend):
-    """A blend of regressors.
-
-    Parameters
-    ----------
-    scaler : NumericTarget
-    *args
-        Of :class:`Blend`.
-    """
-
-    def __init__(self, scaler: NumericTarget, *args: Any):
-        super().__init__(*args)
-        self.scaler = scaler
-
-    def predict(self, samples: Sequence[Any]) -> np.ndarray:
-        """Return numbers, in the form of y."""
-        return self.scaler.decode(self.mean(samples))
-
-
-@dataclasses.dataclass(frozen=True)
-class BlendTask:
-    """What a blend is fitted to.
-
-    Parameters
-    ----------
-    backbone : Backbone
     samples : sequence
-        Checked by an estimator.
-    outcome : Labels or Numbers
-        Of all samples; weights may be 0.
-    rows : ndarray of int
-        Positions, ascending, of the samples on which members are compared.
-    seed : int
+    reads : iterable of Output or "counts"
+    vectorizer : transformer or None
+        Fitted; for counts.
     run : dict
         device, engine, memory, n_jobs, verbose.
-    classifier : classifier or None, default=None
-        The user's classifier on features.
-    unlabelled : sequence or None, default=None
-        Samples without labels, checked by an estimator.
-    groups : tuple of tuple of int or None, default=None
-        The classes of the network that mean each label, where the user says so.
-    batch_size : int or "auto", default="auto"
-        Rows in a training step of a tuned network.
-    until : float or None, default=None
-        Time, as of ``time.perf_counter``, at which training must be over; None trains none.
-    phase : callable, default=contextlib.nullcontext
-        From the name of a phase to a context around it, which reports progress.
-    """
-
-    backbone: Backbone
-    samples: Any
-    outcome: Labels | Numbers
-    rows: np.ndarray
-    seed: int
-    run: dict[str, Any]
-    classifier: Any = None
-    unlabelled: Any = None
-    groups: tuple[tuple[int, ...], ...] | None = None
-    batch_size: int | str = "auto"
-    until: float | None = None
-    phase: Callable[..., Any] = contextlib.nullcontext
-
-    @property
-    def weighted(self) -> np.ndarray:
-        """Positions of the samples with a weight."""
-        return np.flatnonzero(self.outcome.weight)
-
-
-def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], asked: int | None) -> Blend:
-    """Fit a blend.
-
-    Parameters
-    ----------
-    task : BlendTask
-    infos : dict of str to LayerInfo
-        Of the layers of its backbone.
-    asked : int or None
-        The input size that is asked for; None takes several.
 
     Returns
     -------
-    Blend
+    dict of Output or "counts" to array of shape (n_samples, n_features)
     """
-    is_labels, sizes = isinstance(task.outcome, Labels), _sizes(task, asked)
-    layout = Layout(task.backbone, infos, sizes, task.classifier, is_labels, task.groups)
-    members = make_members(layout)
-    vectorizer = _fitted_vectorizer(task, task.rows)
-    if vectorizer is None:
-        members = [member for member in members if RAW not in member.blocks]
-    with task.phase("compare"):
-        by_block = _compute(task, _blocks(members), task.rows, vectorizer)
-        choice = choose_members(members, by_block, task.outcome.take(task.rows), task.seed)
-    needed = _blocks([one.member for one in choice.members])
-    with task.phase("fit"):
-        vectorizer = _fitted_vectorizer(task, task.weighted) if RAW in needed else None
-        known = _complete(task, needed, by_block, vectorizer)
-        parts = _fit_parts(task, choice, known, needed, vectorizer)
-        block = Block(sizes[min(BLEND["trained_size"], len(sizes) - 1)], layout.head)
-        tuned = _tuned(task, choice, {block: by_block[block]})
-    fitted = (task.backbone, parts, choice.temperature, vectorizer, task.run, tuned)
-    if isinstance(task.outcome, Numbers):
-        return NumberBlend(task.outcome.scaler, *fitted)
-    return ClassBlend(task.outcome.classes, *fitted)
+    reads = list(dict.fromkeys(reads))
+    single = list(dict.fromkeys(part for read in reads for part in _parts(read)))
+    how = {name: run[name] for name in ("device", "engine", "n_jobs", "verbose")}
+    store = as_store(run["memory"])
+    found = compute_outputs(samples, single, **how, store=store) if single else []
+    by_part = dict(zip(single, found, strict=True))
+    tables: dict[Any, Any] = {}
+    ranked: dict[Backbone, np.ndarray] = {}  # means of words by rank, which are not stored
+    for read in reads:
+        if read == COUNTS:
+            tables[read] = vectorizer.transform(samples)
+        elif read.pooling == BY_RANK:
+            network = read.backbone
+            if network not in ranked:
+                weights = TokenWeights.by_rank(network)
+                ranked[network] = weights.transform(samples, network, device=run["device"])
+            tables[read] = ranked[network]
+        else:
+            parts = [by_part[part] for part in _parts(read)]
+            tables[read] = parts[0] if len(parts) == 1 else np.hstack(parts)
+    return tables
 
 
-def _sizes(task: BlendTask, asked: int | None) -> tuple[int | None, ...]:
-    """Return the input sizes: several, or fewer where time is short."""
-    sizes = sizes_of(task.backbone, asked)
-    if task.until is None:
-        return sizes
-    left, device = task.until - time.perf_counter(), task.run["device"]
-    return sizes_within(task.backbone, sizes, task.samples, len(task.weighted), left, device)
+def _parts(read: Any) -> list[Output]:
+    """Return the outputs that engines compute and the store has: one for each pooling."""
+    if read == COUNTS or read.pooling == BY_RANK:
+        return []
+    poolings = read.pooling if isinstance(read.pooling, tuple) else (read.pooling,)
+    return [dataclasses.replace(read, pooling=pooling) for pooling in poolings]
 
 
-def _fit_parts(
-    task: BlendTask, choice: Choice, known: dict, needed: list[Block], vectorizer
-) -> list[BlendPart]:
-    """Fit the members with a weight to all samples."""
-    outcome: Any = task.outcome.take(task.weighted)
-    if task.unlabelled is None:
-        return [one.fit(Tables(known), outcome) for one in choice.members]
-    new = _compute_unlabelled(task, needed, vectorizer)
-    return self_train(choice.members, choice.temperature, known, outcome, new, task.seed)
-
-
-def _tuned(
-    task: BlendTask, choice: Choice, start: dict[Block, np.ndarray]
-) -> TunedMember | TunedNumbers | None:
-    """Return a tuned network, if it has a weight.
+def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Describe how networks run; with several sizes, "batch_size" is a dictionary by size.
 
     Parameters
     ----------
-    task : BlendTask
-    choice : Choice
-    start : dict of Block to ndarray of shape (n_rows, n_features)
-        The features at the size of the training, before it.
+    reads : iterable of Output or "counts"
+    run : dict
+        device, engine, memory, n_jobs, verbose.
+
+    Returns
+    -------
+    dict
+        As of :func:`sktransfer.features.describe_runs`; empty where no network runs.
     """
-    if task.until is None:
-        return None
-    if not may_pay(task.backbone, task.outcome, choice, task.rows, start, task.seed):
-        return None
-    (block,) = start
-    return fit_tuned(
-        task.backbone.with_image_size(block.size),
-        task.samples,
-        task.outcome,
-        choice,
-        task.rows,
-        seed=task.seed,
-        batch_size=task.batch_size,
-        run=task.run,
-        until=task.until,
-    )
-
-
-def _blocks(members: list[Member]) -> list[Block]:
-    return list(dict.fromkeys(block for member in members for block in member.blocks))
-
-
-def _fitted_vectorizer(task: BlendTask, rows: np.ndarray):
-    """Fit the vectorizer of the modality to enough samples; return None without features."""
-    if len(rows) < BLEND["least_counted"]:
-        return None
-    vectorizer = task.backbone.modality.vectorizer()
-    try:
-        return None if vectorizer is None else vectorizer.fit(take(task.samples, rows))
-    except ValueError:  # no text has a word
-        return None
-
-
-def _compute(
-    task: BlendTask, blocks: list[Block], rows: np.ndarray, vectorizer
-) -> dict[Block, np.ndarray]:
-    with named_among(rows):
-        samples = take(task.samples, rows)
-        return compute_blocks(samples, task.backbone, blocks, vectorizer, task.run)
-
-
-def _compute_unlabelled(task: BlendTask, blocks: list[Block], vectorizer) -> dict[Block, Any]:
-    """Compute the features of the unlabelled samples that are used."""
-    rows = some_unlabelled(len(task.unlabelled), task.seed)
-    with named_among(rows, "X_unlabelled"):
-        samples = take(task.unlabelled, rows)
-        return compute_blocks(samples, task.backbone, blocks, vectorizer, task.run)
-
-
-def _complete(
-    task: BlendTask, blocks: list[Block], known: dict, vectorizer
-) -> dict[Block, np.ndarray]:
-    """Return the features of all samples with a weight, computing those that are missing."""
-    is_known = np.isin(task.weighted, task.rows)
-    if is_known.all():
-        return {block: known[block] for block in blocks}
-    fixed = [block for block in blocks if block != RAW]
-    missing = _compute(task, fixed, task.weighted[~is_known], None)
-    tables = {}
-    for block in fixed:
-        shape = (len(is_known), known[block].shape[1])
-        tables[block] = empty_table(shape, known[block].dtype)
-        tables[block][is_known], tables[block][~is_known] = known[block], missing[block]
-    if vectorizer is not None:
-        tables[RAW] = vectorizer.transform(take(task.samples, task.weighted))
-    return tables
+    plain = [
+        # An engine runs the same network for the plain mean of words.
+        dataclasses.replace(read, pooling="avg") if read.pooling == BY_RANK else read
+        for read in reads
+        if read != COUNTS
+    ]
+    outputs = list(dict.fromkeys(part for read in plain for part in _parts(read)))
+    how = {"device": run["device"], "engine": run["engine"], "store": as_store(run["memory"])}
+    runs = describe_runs(outputs, **how)
+    if len(runs) < 2:
+        return dict(*runs.values())
+    shapes = {one.input_shape or (): about["batch_size"] for one, about in runs.items()}
+    sizes = {shape[-1]: batch_size for shape, batch_size in shapes.items()}
+    return next(iter(runs.values())) | {"batch_size": sizes}

@@ -17,9 +17,10 @@ from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, all_or_nothing, reported
 from ..transferability import subsample
-from .blend import BlendTask, NumberBlend, fit_blend
-from .judging import Numbers
-from .members import BLEND
+from .blend import describe_blend
+from .blend_fitting import BlendTask, fit_blend
+from .cross_validation import Numbers
+from .proposals import BLEND
 from .trials import run_settings
 
 __all__ = ["TransferRegressor"]
@@ -216,16 +217,13 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             In the form of y.
         """
         samples: Any = self._transform_samples(X)
-        return self._fitted().predict(samples)
+        numbers = self.blend_.of_samples(samples, run_settings(self))
+        return numbers[:, 0] if self.blend_.scaler.is_flat else numbers
 
     @property
     def execution_(self) -> dict[str, Any]:
         check_is_fitted(self)
-        return self._fitted().execution_
-
-    def _fitted(self) -> NumberBlend:
-        """Return the fitted blend, which runs as this regressor is asked to by now."""
-        return self.blend_.set_params(**run_settings(self))
+        return describe_blend(self.blend_.outputs, run_settings(self))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from typing import Any
@@ -11,16 +12,17 @@ from scipy.sparse import issparse, vstack
 from sklearn.utils import check_random_state
 
 from ..transferability import mixture_weights
-from .judging import BlendPart, Chosen, Labels, make_splits, mean_prediction
-from .members import BLEND, Member
-from .models import Tables
+from .blend import Blend
+from .candidates import Candidate, Tables
+from .cross_validation import Labels, make_splits
+from .proposals import BLEND
 
 __all__ = ["SELF_TRAINING", "PseudoLabels", "self_train", "some_unlabelled"]
 
 # The numbers of self-training. They were chosen on the first half of the tasks of
 # benchmarks/few_labels.py.
 SELF_TRAINING: dict[str, Any] = {
-    # How often labels are predicted: where members were judged, and where none could be.
+    # How often labels are predicted: where candidates were judged, and where none could be.
     "rounds": (2, 5),
     # The largest number of unlabelled samples that are used.
     "most": 600,
@@ -69,21 +71,21 @@ def some_unlabelled(n_samples: int, seed: int) -> np.ndarray:
 
 
 def self_train(
-    chosen: list[Chosen],
+    chosen: list[Candidate],
     temperature: float | None,
     known: dict[Any, Any],
     labels: Labels,
     unlabelled: dict[Any, Any],
     seed: int,
-) -> list[BlendPart]:
-    """Fit members on labelled samples, and again with unlabelled ones and the labels they predict.
+) -> list[Candidate]:
+    """Fit candidates on labelled samples, and again with unlabelled ones and predicted labels.
 
     Parameters
     ----------
-    chosen : list of Chosen
+    chosen : list of Candidate
     temperature : float
         Of the weighted mean.
-    known, unlabelled : dict of Block to array of shape (n_samples, n_features)
+    known, unlabelled : dict of Output or "counts" to array of shape (n_samples, n_features)
         Features of labelled and of unlabelled samples.
     labels : Labels
         Of the labelled samples.
@@ -92,21 +94,21 @@ def self_train(
 
     Returns
     -------
-    list of BlendPart
+    list of Candidate
         The highest weight first.
 
     Notes
     -----
     Each round predicts probabilities of the unlabelled samples by the blend, scales them such that
     the shares of the classes in them are those in the labels [1]_ (class mass normalisation
-    [2]_ is one such step), and fits all members again. Targets are the squares of the
-    probabilities, normalised, or the most probable class where members could not be judged [3]_;
+    [2]_ is one such step), and fits all candidates again. Targets are the squares of the
+    probabilities, normalised, or the most probable class where candidates could not be judged [3]_;
     weights are the largest probability, rescaled from 0, where all are equal, to 1. The weights
-    and temperatures of members stay those of the labels.
+    and temperatures of candidates stay those of the labels.
 
-    Both sets of members are in the blend. Their shares are those of a mixture of two that explains
-    labels of other folds best, beginning from half a pseudo-sample each: where unlabelled samples
-    mislead, they have little weight.
+    Both sets of candidates are in the blend. Their shares are those of a mixture of two that
+    explains labels of other folds best, beginning from half a pseudo-sample each: where unlabelled
+    samples mislead, they have little weight.
 
     References
     ----------
@@ -118,57 +120,68 @@ def self_train(
        Neural Networks", ICML workshop 2013.
     """
     if len(labels.classes) < 2:
-        return [one.fit(Tables(known), labels) for one in chosen]
+        return _fit_all(chosen, known, labels)
     both = _fit_both(chosen, temperature, known, labels, unlabelled)
     shares = _judge(chosen, temperature, known, labels, unlabelled, seed)
-    found = [
-        _weighted(part, share) for parts, share in zip(both, shares, strict=True) for part in parts
+    fitted = [
+        _weighted(candidate, share)
+        for candidates, share in zip(both, shares, strict=True)
+        for candidate in candidates
     ]
-    least = min(BLEND["least_weight"], max(part.weight for part in found))
-    found = [part for part in found if part.weight >= least]
-    total = sum(part.weight for part in found)
-    return sorted((_weighted(part, 1 / total) for part in found), key=lambda part: -part.weight)
+    least = min(BLEND["least_weight"], max(candidate.weight for candidate in fitted))
+    fitted = [candidate for candidate in fitted if candidate.weight >= least]
+    total = sum(candidate.weight for candidate in fitted)
+    fitted = [_weighted(candidate, 1 / total) for candidate in fitted]
+    return sorted(fitted, key=lambda candidate: -candidate.weight)
 
 
-def _weighted(part: BlendPart, factor: float) -> BlendPart:
-    return dataclasses.replace(part, weight=float(part.weight * factor))
+def _fit_all(chosen: list[Candidate], by_read: dict, labels: Labels) -> list[Candidate]:
+    # Each with tables of its own, whose rows of length 1 are freed afterwards.
+    return [candidate.fitted(Tables(by_read), labels) for candidate in chosen]
+
+
+def _weighted(candidate: Candidate, factor: float) -> Candidate:
+    candidate = copy.copy(candidate)
+    candidate.weight = float(candidate.weight * factor)
+    return candidate
 
 
 def _fit_both(
-    chosen: list[Chosen], temperature: float | None, known: dict, labels: Labels, unlabelled: dict
-) -> tuple[list[BlendPart], list[BlendPart]]:
-    """Fit members without unlabelled samples, and with them."""
-    plain = parts = [one.fit(Tables(known), labels) for one in chosen]
-    new = Tables(unlabelled)
-    every = Tables({block: _stacked(known[block], unlabelled[block]) for block in known})
+    chosen: list[Candidate],
+    temperature: float | None,
+    known: dict,
+    labels: Labels,
+    unlabelled: dict,
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Fit candidates without unlabelled samples, and with them."""
+    plain = fitted = _fit_all(chosen, known, labels)
+    every = {read: _stacked(known[read], unlabelled[read]) for read in known}
     for _ in range(SELF_TRAINING["rounds"][labels.most_folds < 2]):
-        found = balanced(mean_prediction(parts, new, temperature), labels.codes)
-        outcome = _with_pseudo_labels(labels, found)
-        parts = [one.fit(every, outcome) for one in chosen]
-    return plain, [dataclasses.replace(part, member=_named(part.member)) for part in parts]
-
-
-def _named(member: Member) -> Member:
-    return dataclasses.replace(member, name=f"{member.name}, with unlabelled samples")
+        predictions = Blend(fitted, temperature).of_tables(unlabelled)
+        outcome = _with_pseudo_labels(labels, balanced(predictions, labels.codes))
+        fitted = _fit_all(chosen, every, outcome)
+    for candidate in fitted:
+        candidate.name = f"{candidate.name}, with unlabelled samples"
+    return plain, fitted
 
 
 def _judge(
-    chosen: list[Chosen],
+    chosen: list[Candidate],
     temperature: float | None,
     known: dict,
     labels: Labels,
     unlabelled: dict,
     seed: int,
 ) -> np.ndarray:
-    """Return the shares of members fitted without unlabelled samples and with them."""
+    """Return the shares of candidates fitted without unlabelled samples and with them."""
     rows, found = [], []
     splits = make_splits(labels, seed)[: SELF_TRAINING["splits"]]
     for train, test in itertools.chain.from_iterable(splits):
         some, asked = ({b: table[part] for b, table in known.items()} for part in (train, test))
         # The samples that are asked for are unlabelled ones too.
-        new = {block: _stacked(unlabelled[block], asked[block]) for block in known}
+        new = {read: _stacked(unlabelled[read], asked[read]) for read in known}
         both = _fit_both(chosen, temperature, some, labels.take(train), new)
-        p = np.stack([mean_prediction(parts, Tables(asked), temperature) for parts in both])
+        p = np.stack([Blend(fitted, temperature).of_tables(asked) for fitted in both])
         kept = labels.is_known(train, test)
         rows.append(test[kept])
         found.append(p[:, kept])

@@ -18,9 +18,12 @@ from sklearn.utils.validation import check_is_fitted
 from ..data import check_labels, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, Count, all_or_nothing, reported
-from .blend import Blend, BlendTask, fit_blend
+from ..transferability import subsample
+from .blend import Blend, describe_blend
+from .blend_fitting import BlendTask, fit_blend
 from .choices import CHOICES, check_choices, check_combinable, sources_of
-from .judging import Labels
+from .cross_validation import Labels
+from .proposals import BLEND
 from .recommendation import REFERENCE
 from .strategies import available
 from .study import Study
@@ -248,43 +251,59 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
                 "sklearn.semi_supervised.SelfTrainingClassifier around the estimator instead."
             )
         start = time.perf_counter()
-        study = self._study(X, y, sample_weight)
-        until = None if self.time_budget is None else start + self.time_budget
         # None or not by the strategy, which a type checker cannot know.
         self.search_: Any = None
         self.members_: Any = None
         self.weights_: Any = None
         if self.strategy == "auto":
-            self.strategy_, self.estimator_ = "blend", self._blend(study, X_unlabelled, until)
+            samples, y = self._check(X, y)
+            check_combinable(self.estimator)
+            until = None if self.time_budget is None else start + self.time_budget
+            self.strategy_ = "blend"
+            self.estimator_ = self._fit_blend(samples, y, sample_weight, X_unlabelled, until)
             weights = self.estimator_.weights
             self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
-        else:
-            self.strategy_ = self._in_phase("compare", self._settle, study)
-            self.estimator_ = self._in_phase("fit", study.fit, self.strategy_)
+            self.classes_ = self.estimator_.classes
+            return self
+        study = self._study(X, y, sample_weight)
+        self.strategy_ = self._in_phase("compare", self._settle, study)
+        self.estimator_ = self._in_phase("fit", study.fit, self.strategy_)
         self.classes_ = study.classes
         self._fitted()  # with the user's store from here on
         return self
 
-    def _blend(self, study: Study, X_unlabelled, until: float | None) -> Blend:
-        check_combinable(self.estimator)
-        infos = self._inspect(study.samples)
-        weight = np.ones(len(study.y)) if study.weight is None else study.weight
-        labels = Labels(study.y, study.codes, study.classes, weight)
+    def _check(self, X, y) -> tuple[Any, np.ndarray]:
+        """Check the parameters and the data, and load the network."""
+        self._require(y)
+        self._validate_params()
+        check_choices(self)
+        samples = self._fit_backbone(X)
+        return samples, check_labels(y, len(samples), for_training=True)
+
+    def _fit_blend(
+        self, samples: Any, y: np.ndarray, sample_weight: Any, X_unlabelled: Any, until: Any
+    ) -> Blend:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        classes, codes = np.unique(y, return_inverse=True)
+        weight = combined_weights(sample_weight, self.class_weight, y, self.estimator)
+        weight = np.ones(len(y)) if weight is None else weight
+        groups = self._sources(samples, y)
+        weighted = np.flatnonzero(weight)
         task = BlendTask(
             self.backbone_,
-            study.samples,
-            labels,
-            study.rows,
-            study.seed,
-            study.run,
-            self.estimator,
-            self._check_unlabelled(X_unlabelled),
-            None if study.class_map is None else tuple(map(tuple, study.class_map.values())),
-            self.batch_size,
-            until,
-            self._phase,
+            samples,
+            Labels(y, codes, classes, weight),
+            weighted[subsample(codes[weighted], BLEND["rows"], seed)],
+            seed,
+            run_settings(self),
+            classifier=self.estimator,
+            unlabelled=self._check_unlabelled(X_unlabelled),
+            groups=None if groups is None else tuple(map(tuple, groups.values())),
+            batch_size=self.batch_size,
+            until=until,
+            phase=self._phase,
         )
-        return fit_blend(task, infos, self.image_size)
+        return fit_blend(task, self._inspect(samples), self.image_size)
 
     def _check_unlabelled(self, X_unlabelled):
         """Return the samples without labels, checked."""
@@ -301,6 +320,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     @property
     def execution_(self) -> dict[str, Any]:
         check_is_fitted(self)
+        if isinstance(self.estimator_, Blend):
+            return describe_blend(self.estimator_.outputs, run_settings(self))
         fitted = self._fitted()
         return getattr(fitted, "steps", [("", fitted)])[0][1].execution_
 
@@ -320,11 +341,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def _study(self, X, y, sample_weight=None) -> Study:
         """Check the parameters, X, y and the weights, and return the study of them."""
-        self._require(y)
-        self._validate_params()
-        check_choices(self)
-        samples = self._fit_backbone(X)
-        y = check_labels(y, len(samples), for_training=True)
+        samples, y = self._check(X, y)
         return Study(
             self.backbone_,
             samples,
@@ -359,6 +376,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ndarray of shape (n_samples,)
         """
         samples = self._transform_samples(X)
+        if isinstance(self.estimator_, Blend):
+            probabilities = self.estimator_.of_samples(samples, run_settings(self))
+            return self.classes_[probabilities.argmax(axis=1)]
         return self._fitted().predict(samples)
 
     @available_if(lambda self: self._offers("predict_proba"))
@@ -375,6 +395,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             In the order of ``classes_``.
         """
         samples = self._transform_samples(X)
+        if isinstance(self.estimator_, Blend):
+            return self.estimator_.of_samples(samples, run_settings(self))
         return self._fitted().predict_proba(samples)
 
     @available_if(lambda self: self._offers("decision_function"))
@@ -394,8 +416,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
 
     def _offers(self, method: str) -> bool:
         """Tell whether the classifier has a method: the fitted one, or the one to be fitted."""
-        if hasattr(self, "estimator_"):
-            return hasattr(self.estimator_, method)
-        if self.estimator is None or self.strategy == "auto":
+        fitted = getattr(self, "estimator_", None)
+        if fitted is not None and not isinstance(fitted, Blend):
+            return hasattr(fitted, method)
+        if fitted is not None or self.estimator is None or self.strategy == "auto":
             return method == "predict_proba"
         return hasattr(self.estimator, method)

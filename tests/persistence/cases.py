@@ -23,7 +23,10 @@ from sktransfer import (
     TransferRegressor,
     load_word_vectors,
 )
-from sktransfer.selection.tuned import TunedMember, TunedNumbers
+from sktransfer.backbones import resolve_layer
+from sktransfer.features import Output
+from sktransfer.selection import Blend
+from sktransfer.selection.candidates import TunedCandidate
 from sktransfer.transferability import GlobalScaler, LinearProbe, RidgeProbe
 from tests.support import images, tiny_backbone
 
@@ -82,15 +85,41 @@ def blend_with_a_tuned_network():
     some = Y != "cat"
     network = tuned(trainable="all", image_size=20)
     network.fit([x for x, kept in zip(X, some, strict=True) if kept], Y[some])
-    model.estimator_.tuned = TunedMember("trained", 0.4, 1.3, network, np.array([0, 1]), 3)
+    tuned_candidate = TunedCandidate(
+        "trained", [output_of(network)], columns=np.array([0, 1]), n_classes=3
+    )
+    tuned_candidate.weight, tuned_candidate.temperature = 0.4, 1.3
+    model.estimator_ = mixed(model.estimator_, tuned_candidate)
     return model
+
+
+def output_of(model):
+    """The outputs of a tuned network."""
+    network = model.to_backbone()
+    return Output(network, resolve_layer(network, -1))
+
+
+def mixed(blend, tuned_candidate):
+    """The same blend with a tuned network."""
+    return Blend(
+        list(blend.candidates),
+        blend.temperature,
+        classes=blend.classes,
+        scaler=blend.scaler,
+        vectorizer=blend.vectorizer,
+        tuned=tuned_candidate,
+    )
 
 
 def numbers_with_a_tuned_network():
     model = TransferRegressor(tiny_backbone(), random_state=0).fit(X, NUMBERS)
     network = FineTunedRegressor(tiny_backbone(), trainable="all", **SETTINGS)
     network.fit(X[:12], NUMBERS[:12])
-    model.blend_.tuned = TunedNumbers("trained", 0.4, network, model.blend_.scaler)
+    candidate = TunedCandidate(
+        "trained", [output_of(network)], factor=np.array([0.9]), shift=np.array([0.1])
+    )
+    candidate.weight = 0.4
+    model.blend_ = mixed(model.blend_, candidate)
     return model
 
 

@@ -36,9 +36,9 @@ from sktransfer.backbones.words.formats import Subwords
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
 from sktransfer.data import kept_interrupts
-from sktransfer.selection.tuned import TunedMember
+from sktransfer.selection.candidates import TunedCandidate
 from tests.data.test_running import dropped_interrupt
-from tests.persistence.cases import VECTORS, of
+from tests.persistence.cases import VECTORS, mixed, of, output_of
 from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -420,9 +420,10 @@ def photographs(hymenoptera):
 def with_a_tuned_network(make, network, train, y):
     """A blend as ``time_budget`` makes it, of which a trained network has two fifths."""
     model = make().fit(train, y)
-    model.estimator_.tuned = TunedMember(
-        "trained", 0.4, 1.3, network.fit(train, y), np.arange(2), 2
-    )
+    reads = [output_of(network.fit(train, y))]
+    candidate = TunedCandidate("trained", reads, columns=np.arange(2), n_classes=2)
+    candidate.weight, candidate.temperature = 0.4, 1.3
+    model.estimator_ = mixed(model.estimator_, candidate)
     return model
 
 

@@ -1,9 +1,7 @@
-import dataclasses
 import pickle
 
 import numpy as np
 import pytest
-from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -14,15 +12,17 @@ from torch import nn
 
 from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines import Engine
-from sktransfer.selection.judging import Labels, choose_members
-from sktransfer.selection.linear_models import Discriminant, Probe
-from sktransfer.selection.members import BLEND, Block, Member, sizes_of
-from sktransfer.selection.models import Direct, Tables
+from sktransfer.features import Output
+from sktransfer.selection.blend import Blend
+from sktransfer.selection.candidates import LinearCandidate, OwnClassesCandidate, Tables
+from sktransfer.selection.cross_validation import Labels, cross_validate
+from sktransfer.selection.proposals import BLEND, input_sizes
 from sktransfer.transferability import scale_of
 from tests.selection.support import deeper_backbone
-from tests.support import Vectors, images
+from tests.support import Vectors, images, tiny_backbone
 
-LAYERS = {name: Block(None, name) for name in ("good", "noise", "logits")}
+BACKBONE = tiny_backbone()
+LAYERS = {name: Output(BACKBONE, name) for name in ("good", "noise", "logits")}
 
 
 def labels(y, weight=None):
@@ -41,71 +41,74 @@ def tables(y, seed=0):
     }
 
 
-def members():
-    probe = Probe((0.1, 1.0), 1.0)
-    return [
-        Member("good", (LAYERS["good"],), probe),
-        Member("noise", (LAYERS["noise"],), probe),
-        Member("own classes", (LAYERS["logits"],), Direct((1.0,)), prior="direct"),
-    ]
+def linear(name, settings=(0.1, 1.0), setting=1.0, *, is_discriminant=False, prior="", reads=None):
+    reads = [LAYERS[name]] if reads is None else reads
+    return LinearCandidate(
+        name, reads, settings, setting, is_discriminant=is_discriminant, prior=prior
+    )
+
+
+def candidates():
+    own = OwnClassesCandidate("own classes", [LAYERS["logits"]], 1.0, prior="direct")
+    return [linear("good"), linear("noise"), own]
 
 
 def weights(chosen):
-    return {one.member.name: one.weight for one in chosen}
+    return {candidate.name: candidate.weight for candidate in chosen}
 
 
-def test_the_member_that_tells_classes_has_most_of_the_weight():
+def test_the_candidate_that_tells_classes_has_most_of_the_weight():
     y = np.arange(60) % 3
-    choice = choose_members(members(), tables(y), labels(y), 0)
-    chosen, found = choice.members, weights(choice.members)
-    assert (choice.out_of_fold.argmax(1) == y).mean() > 0.9
-    assert chosen[0].member.name == "good" and found["good"] > 0.9
+    chosen, _, out_of_fold = cross_validate(candidates(), tables(y), labels(y), 0)
+    found = weights(chosen)
+    assert (out_of_fold.predictions.argmax(1) == y).mean() > 0.9
+    assert chosen[0].name == "good" and found["good"] > 0.9
     assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0.02
 
 
-def test_of_labels_that_nothing_tells_no_member_is_certain():
+def test_of_labels_that_nothing_tells_no_candidate_is_certain():
     rng = np.random.default_rng(0)
     y = rng.permutation(np.arange(200) % 2)
     found = tables(rng.permutation(y))
-    choice = choose_members(members(), found, labels(y), 0)
-    chosen, heat = choice.members, choice.temperature
+    chosen, heat, _ = cross_validate(candidates(), found, labels(y), 0)
     # A model that has seen the samples on which it is judged would be right for all of them.
-    parts = [one.fit(Tables(found), labels(y)) for one in chosen]
-    mean = sum(part.weight * part.predictions(Tables(found)) for part in parts)
-    assert np.abs(softmax(np.log(mean) / heat, axis=1) - 0.5).mean() < 0.2
+    blend = Blend([candidate.fitted(Tables(found), labels(y)) for candidate in chosen], heat)
+    assert np.abs(blend.of_tables(found) - 0.5).mean() < 0.2
 
 
 def test_what_direct_use_is_known_to_do_counts_where_samples_are_few():
     y = np.arange(12) % 2
     found = tables(y) | {LAYERS["logits"]: 5 * np.eye(8)[y] + tables(y)[LAYERS["logits"]]}
-    few = weights(choose_members(members(), found, labels(y), 0).members)
+    few = weights(cross_validate(candidates(), found, labels(y), 0)[0])
     assert few["own classes"] > 0.3
 
 
 def test_nothing_can_be_judged_with_one_sample_of_a_class():
     y = np.arange(6)
-    choice = choose_members(members(), tables(y), labels(y), 0)
-    chosen, heat = choice.members, choice.temperature
-    assert np.isnan(choice.out_of_fold).all()
+    chosen, heat, out_of_fold = cross_validate(candidates(), tables(y), labels(y), 0)
+    assert np.isnan(out_of_fold.predictions).all()
     assert weights(chosen) == {"own classes": 0.5, "good": 0.25, "noise": 0.25}
     assert heat == 1.0 and {one.setting for one in chosen} == {1.0}
 
 
 def test_the_strategy_features_begins_with_a_tenth_of_the_pseudo_samples():
-    good = Member("good", (LAYERS["good"],), Discriminant((0.1,), 0.1))
-    known = dataclasses.replace(good, name="features", prior="features")
+    good = linear("good", (0.1,), 0.1, is_discriminant=True)
+    known = linear("good", (0.1,), 0.1, is_discriminant=True, prior="features")
+    known.name = "features"
     y = np.arange(60) % 3
-    choice = choose_members([good, good, known], tables(y), labels(y), 0)
-    assert weights(choice.members)["features"] == pytest.approx(0.1)
+    chosen, *_ = cross_validate([good, good, known], tables(y), labels(y), 0)
+    assert weights(chosen)["features"] == pytest.approx(0.1)
 
 
 def test_one_sample_of_a_class_has_no_variance_for_a_discriminant():
     y = np.arange(6)
-    of_kind = [
-        Member("good", (LAYERS["good"],), kind((0.1, 1.0), 1.0)) for kind in (Probe, Discriminant)
-    ]
-    ridge, other = (choose_members([one], tables(y), labels(y), 0).members for one in of_kind)
-    assert other == ridge
+    found, given = [], tables(y)
+    for is_discriminant in (False, True):
+        proposed = linear("good", is_discriminant=is_discriminant)
+        (chosen,), *_ = cross_validate([proposed], given, labels(y), 0)
+        fitted = chosen.fitted(Tables(given), labels(y))
+        found.append(Blend([fitted], 1.0).of_tables(given))
+    np.testing.assert_array_equal(*found)
 
 
 def test_equal_samples_are_in_one_fold():
@@ -114,28 +117,35 @@ def test_equal_samples_are_in_one_fold():
     one = tables(y)
     rows = np.repeat(np.arange(40), 5)
     twice = {block: table[rows] for block, table in one.items()}
-    found = choose_members(members(), twice, labels(y[rows]), 0)
-    expected = choose_members(members(), one, labels(y, np.full(40, 5.0)), 0)
-    assert found.temperature == expected.temperature
-    assert [(c.weight, c.setting, c.temperature) for c in found.members] == [
-        (c.weight, c.setting, c.temperature) for c in expected.members
+    found = cross_validate(candidates(), twice, labels(y[rows]), 0)
+    expected = cross_validate(candidates(), one, labels(y, np.full(40, 5.0)), 0)
+    assert found[1] == expected[1]
+    assert [(c.weight, c.setting, c.temperature) for c in found[0]] == [
+        (c.weight, c.setting, c.temperature) for c in expected[0]
     ]
-    np.testing.assert_array_equal(found.out_of_fold, expected.out_of_fold[rows])
+    np.testing.assert_array_equal(found[2].predictions, expected[2].predictions[rows])
 
 
-@pytest.mark.parametrize(("kind", "atol"), [(Probe, 1e-4), (Discriminant, 1e-3)])
-@pytest.mark.parametrize("limit", [10, 2000])
-def test_a_probe_is_the_same_from_products_and_from_features(kind, atol, limit, monkeypatch):
-    monkeypatch.setattr("sktransfer.selection.linear_models._DUAL", limit)
-    y = np.arange(60) % 3
-    weight = np.random.default_rng(0).uniform(0.5, 2, size=60)
-    found, blocks = Tables(tables(y)), (LAYERS["good"], LAYERS["noise"])
-    fitted = kind((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
-    scores = fitted.scores(found, blocks)
-    monkeypatch.undo()
-    expected = kind((0.1,), 0.1).fit(found, blocks, labels(y, weight), 0.1)
-    np.testing.assert_allclose(scores, expected.scores(found, blocks), atol=atol)
-    assert (scores.argmax(1) == y).mean() > 0.9
+@pytest.mark.parametrize(("is_discriminant", "atol"), [(False, 1e-4), (True, 1e-3)])
+def test_more_samples_are_fitted_without_their_products(is_discriminant, atol):
+    """Ten copies of 210 samples weigh as much as each of these with ten times its weight."""
+    y = np.arange(210) % 3
+    weight = np.random.default_rng(0).uniform(0.5, 2, size=210)
+    few, many = tables(y), {read: np.tile(t, (10, 1)) for read, t in tables(y).items()}
+    model = linear(
+        "both",
+        (0.1,),
+        0.1,
+        is_discriminant=is_discriminant,
+        reads=[LAYERS["good"], LAYERS["noise"]],
+    )
+    model.weight, given = 1.0, labels(np.tile(y, 10), np.tile(weight, 10))
+    found = Blend([model.fitted(Tables(many), given)], None).of_tables(few)
+    expected = Blend([model.fitted(Tables(few), labels(y, 10 * weight))], None).of_tables(few)
+    if is_discriminant:  # a class without samples has half of one; constants do not matter
+        found, expected = (f - f.mean(axis=1, keepdims=True) for f in (found, expected))
+    np.testing.assert_allclose(found, expected, atol=10 * atol)
+    assert (found.argmax(1) == y).mean() > 0.9
 
 
 def test_a_class_between_others_is_predicted():
@@ -145,11 +155,11 @@ def test_a_class_between_others_is_predicted():
     along = np.column_stack([np.ones(60), y / 4, np.zeros((60, 4))])
     found = {LAYERS["good"]: along + rng.normal(0, 0.05, size=along.shape)}
     right = {}
-    for kind in (Probe, Discriminant):
-        member = Member("good", (LAYERS["good"],), kind((0.1, 1.0), 1.0))
-        choice = choose_members([member], found, labels(y), 0)
-        right[kind] = (choice.out_of_fold.argmax(1) == y).mean()
-    assert right[Probe] < 0.8 < 0.85 < right[Discriminant]
+    for is_discriminant in (False, True):
+        proposed = linear("good", is_discriminant=is_discriminant)
+        *_, out_of_fold = cross_validate([proposed], found, labels(y), 0)
+        right[is_discriminant] = (out_of_fold.predictions.argmax(1) == y).mean()
+    assert right[False] < 0.8 < 0.85 < right[True]
 
 
 # -- in the classifier ---------------------------------------------------------------------------
@@ -166,19 +176,10 @@ def rows_backbone():
 
 
 def test_more_samples_than_are_judged_are_all_fitted(monkeypatch):
-    from sktransfer.selection.rules import RULES
-
     X, y = blobs(300)
-    judged = []
-
-    def noting(members, by_block, labels, seed):
-        judged.append(len(labels.y))
-        return choose_members(members, by_block, labels, seed)
-
-    monkeypatch.setitem(RULES, "rows", 90)
-    monkeypatch.setattr("sktransfer.selection.blend.choose_members", noting)
+    monkeypatch.setitem(BLEND, "rows", 90)
     model = TransferClassifier(rows_backbone(), random_state=0).fit(X, y)
-    assert judged == [90] and model.score(X, y) > 0.8
+    assert model.score(X, y) > 0.8
     weight = np.ones(300)
     weight[5] = 0
     other = clone(model).fit(X, y, sample_weight=weight)
@@ -189,6 +190,7 @@ def test_a_sample_passes_once_at_each_size(colours, monkeypatch):
     passed, run = [], Engine.run
 
     def counting(self, tensors, *args, **kwargs):
+        tensors = list(tensors)
         passed.extend(tuple(tensor.shape[1:]) for tensor in tensors)
         return run(self, tensors, *args, **kwargs)
 
@@ -196,7 +198,7 @@ def test_a_sample_passes_once_at_each_size(colours, monkeypatch):
     monkeypatch.setitem(BLEND, "least_size", 1)
     monkeypatch.setitem(BLEND, "multiple", 2)
     backbone = deeper_backbone()
-    assert sizes_of(backbone, None) == (6, 10, 20)
+    assert input_sizes(backbone, None) == (6, 10, 20)
     model = TransferClassifier(backbone, random_state=0).fit(*colours)
     counts = {shape[0]: passed.count(shape) for shape in passed}
     assert counts == {6: 48, 10: 48, 20: 48}
@@ -214,7 +216,7 @@ def test_probabilities_are_calibrated(k):
     assert found.max(1).mean() == pytest.approx(right.mean(), abs=0.05)
 
 
-def test_balanced_classes_reach_every_member():
+def test_balanced_classes_reach_every_candidate():
     X, y = blobs(200, 2)
     rows = np.r_[np.flatnonzero(y == 0)[:6], np.flatnonzero(y == 1)]
     settings = {"random_state": 0}
@@ -256,7 +258,7 @@ def test_a_blend_is_pickled_with_its_network_once(colours):
     model = TransferClassifier(deeper_backbone(), random_state=0).fit(*colours)
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(colours[0]), model.predict_proba(colours[0]))
-    assert again.estimator_.backbone is again.backbone_
+    assert all(output.backbone is again.backbone_ for output in again.estimator_.outputs)
 
 
 def test_a_class_of_one_sample_among_others(colours):

@@ -59,9 +59,10 @@ def test_it_counts_where_nothing_can_be_judged(backbone):
 
 def test_direct_uses_it(backbone):
     X, y = rows(30)
-    more = MAP | {"neither": ["a"]}  # a label that is not in y
+    used = {"cold": ["a"], "warm": ["c"]}
+    more = used | {"neither": ["b"]}  # a label that is not in y
     model = TransferClassifier(backbone, strategy="direct", class_map=more).fit(X, y)
-    expected = PretrainedClassifier(backbone, class_map=MAP).fit(X)
+    expected = PretrainedClassifier(backbone, class_map=used).fit(X)
     np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(X))
     assert model.classes_.tolist() == ["cold", "warm"]
 

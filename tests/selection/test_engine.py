@@ -1,6 +1,5 @@
 """What chooses and combines runs its networks with the library that is asked for."""
 
-import dataclasses
 import pickle
 
 import numpy as np
@@ -16,7 +15,9 @@ from sktransfer import (
     recommend_strategy,
 )
 from sktransfer.engines import ENGINES, TorchEngine
-from sktransfer.selection.members import Block
+from sktransfer.features import Output
+from sktransfer.selection import COUNTS, Blend
+from sktransfer.selection.candidates import LinearCandidate
 from tests.selection.support import deeper_backbone
 from tests.support import images
 
@@ -34,6 +35,7 @@ class Other(TorchEngine):
     n_samples = 0
 
     def run(self, tensors, batch_size="auto"):
+        tensors = list(tensors)
         type(self).n_samples += len(tensors)
         return super().run(tensors, batch_size)
 
@@ -75,15 +77,16 @@ def test_a_regressor_predicts_the_same(other):
 
 def test_a_blend_has_a_batch_size_for_each_input_size(other):
     model = TransferClassifier(deeper_backbone(), engine="openvino", **QUICK).fit(X, Y)
-    first = model.estimator_.parts[0]
-    blocks = tuple(Block(size, "2") for size in (16, 900))
-    part = dataclasses.replace(first, member=dataclasses.replace(first.member, blocks=blocks))
-    model.estimator_.parts = [part]
+    backbone = deeper_backbone()
+    reads = [Output(backbone.with_image_size(size), "2") for size in (16, 900)]
+    candidate = LinearCandidate("a", reads, (1.0,), 1.0, is_discriminant=True)
+    model.estimator_ = Blend([candidate], 1.0, classes=model.classes_)
     assert model.execution_["engine"] == "openvino"
     sizes = model.execution_["batch_size"]
     assert list(sizes) == [16, 900]
     assert sizes[16] > sizes[900] >= 1
-    model.estimator_.parts = []  # counts of words alone
+    candidate = LinearCandidate("counts", [COUNTS], (1.0,), 1.0, is_discriminant=True)
+    model.estimator_ = Blend([candidate], 1.0, classes=model.classes_)
     assert model.execution_ == {}
 
 

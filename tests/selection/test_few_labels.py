@@ -9,9 +9,10 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.semi_supervised import SelfTrainingClassifier
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, TransferClassifier
-from sktransfer.selection.judging import Labels, choose_members
-from sktransfer.selection.linear_models import Probe
-from sktransfer.selection.models import Direct, Tables
+from sktransfer.features import Output
+from sktransfer.selection.blend import Blend
+from sktransfer.selection.candidates import LinearCandidate, OwnClassesCandidate, Tables
+from sktransfer.selection.cross_validation import Labels, cross_validate
 from tests.selection.support import deeper_backbone
 from tests.selection.test_self_training import blobs, first_of_each, model
 
@@ -68,25 +69,30 @@ def test_samples_of_weight_zero_have_no_influence(with_unlabelled):
     np.testing.assert_allclose(found, alone, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [Probe((0.1,), 0.1), Direct((1.0,))])
-def test_weights_reach_each_kind_of_member(kind):
+@pytest.mark.parametrize("kind", ["linear", "own classes"])
+def test_weights_reach_each_kind_of_candidate(kind):
     rng = np.random.default_rng(0)
-    y = np.arange(60) % 2
-    tables = Tables({"block": rng.normal(size=(60, 5)) + y[:, None]})
+    y, output = np.arange(60) % 2, Output(deeper_backbone(), "2")
+    tables = {output: rng.normal(size=(60, 5)) + y[:, None]}
     weight = np.where(y == 0, 5.0, 1.0)
+    if kind == "linear":
+        proposed = LinearCandidate("a", [output], (0.1,), 0.1, is_discriminant=False)
+    else:
+        proposed = OwnClassesCandidate("a", [output], 1.0)
+    proposed.weight = 1.0
 
     def mean_score(weight):
         labels = Labels(y, y, np.array([0, 1]), weight)
-        fitted = kind.fit(tables, ("block",), labels, kind.settings[0])
+        fitted = Blend([proposed.fitted(Tables(tables), labels)], None)
         folds = [(np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(30))]
-        judged = kind.out_of_fold(tables, ("block",), labels, folds)[0]
-        return fitted.scores(tables, ("block",))[:, 0].mean(), judged[:, 0].mean()
+        judged = proposed.out_of_fold(Tables(tables), labels, folds)[0]
+        return fitted.of_tables(tables)[:, 0].mean(), judged[:, 0].mean()
 
     assert np.all(np.subtract(mean_score(weight), mean_score(np.ones(60))) > 0.1)
 
 
-def test_weights_reach_temperatures_and_weights_of_members():
-    from tests.selection.test_blend import LAYERS, members
+def test_weights_reach_temperatures_and_weights_of_candidates():
+    from tests.selection.test_blend import LAYERS, candidates
 
     rng = np.random.default_rng(0)
     y = np.arange(80) % 2
@@ -97,9 +103,8 @@ def test_weights_reach_temperatures_and_weights_of_members():
 
     def found(weight):
         labels = Labels(y, y, np.array([0, 1]), weight)
-        choice = choose_members(members(), tables, labels, 0)
-        chosen, heat = choice.members, choice.temperature
-        return {one.member.name: one for one in chosen}, heat
+        chosen, heat, _ = cross_validate(candidates(), tables, labels, 0)
+        return {candidate.name: candidate for candidate in chosen}, heat
 
     first, first_heat = found(np.where(told, 1.0, 0.05))
     second, second_heat = found(np.where(told, 0.05, 1.0))

@@ -3,23 +3,23 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone
+from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone, load_word_vectors
 from sktransfer.engines import Engine
-from sktransfer.selection.judging import Chosen, Labels
-from sktransfer.selection.linear_models import Probe
-from sktransfer.selection.members import Block, Member
+from sktransfer.features import Output
+from sktransfer.selection.candidates import LinearCandidate
+from sktransfer.selection.cross_validation import Labels
 from sktransfer.selection.self_training import SELF_TRAINING, balanced, self_train
 from tests.selection.support import deeper_backbone
+from tests.selection.test_blend import VECTORS, reviews
 from tests.support import images
 
-BLOCK = Block(None, "one")
+OUTPUT = Output(deeper_backbone(), "2")
 
 
 def blobs(n, k=3, seed=0, std=2.0):
@@ -47,9 +47,11 @@ def labels(y, weight=None):
     return Labels(np.asarray(y), codes, classes, np.ones(len(y)) if weight is None else weight)
 
 
-def parts(known, y, new, weight=None):
-    one = Chosen(Member("one", (BLOCK,), Probe((0.1,), 0.1)), 1.0, 0.2, 0.1)
-    return self_train([one], 1.0, {BLOCK: known}, labels(y, weight), {BLOCK: new}, 0)
+def coefficients(known, y, new, weight=None):
+    chosen = LinearCandidate("one", [OUTPUT], (0.1,), 0.1, is_discriminant=False)
+    chosen.weight, chosen.temperature = 1.0, 0.2
+    given = {OUTPUT: known}, labels(y, weight), {OUTPUT: new}
+    return self_train([chosen], 1.0, *given, 0)[0].coefs[0].numpy()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -73,19 +75,20 @@ def test_shares_of_classes_become_those_of_the_labels():
     np.testing.assert_allclose(found.sum(1), 1)
 
 
-def test_a_column_of_features_may_be_sparse():
-    X, y = blobs(60)
-    rows = first_of_each(y, 2)
-    dense = parts(X[rows], y[rows], X)[0]
-    sparse = parts(csr_matrix(X[rows]), y[rows], csr_matrix(X))[0]
-    assert np.abs(dense.fitted.coef[0]).max() > 0 and sparse.fitted.coef[0].shape == (6, 3)
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
+def test_counts_of_unlabelled_texts_are_sparse_features():
+    texts, names = reviews(120)
+    fitted = TransferClassifier(load_word_vectors(VECTORS), random_state=0)
+    fitted.fit(texts[:60], names[:60], X_unlabelled=texts[60:])
+    assert any("counts" in name and "unlabelled" in name for name in fitted.members_)
+    assert fitted.score(texts[60:], names[60:]) > 0.9
 
 
 def test_weights_of_labels_are_those_of_unlabelled_samples():
     X, y = blobs(60)
     rows = first_of_each(y, 2)
-    one, ten = (parts(X[rows], y[rows], X, np.full(6, w))[0].fitted.coef[0] for w in (1.0, 10.0))
-    alone = parts(X[rows], y[rows], X[rows][:1], np.full(6, 10.0))[0].fitted.coef[0]
+    one, ten = (coefficients(X[rows], y[rows], X, np.full(6, w)) for w in (1.0, 10.0))
+    alone = coefficients(X[rows], y[rows], X[rows][:1], np.full(6, 10.0))
     # Ten times all weights are a tenth of the penalty; ten times those of the labels are not.
     assert np.abs(ten - one).max() > 0 and not np.allclose(ten, alone)
 
@@ -95,6 +98,7 @@ def test_unlabelled_samples_pass_the_network_once(monkeypatch):
     passed, run = [], Engine.run
 
     def counting(self, tensors, *args, **kwargs):
+        tensors = list(tensors)
         passed.extend(tensors)
         return run(self, tensors, *args, **kwargs)
 

@@ -15,10 +15,12 @@ from sktransfer import (
     save,
 )
 from sktransfer.data import NumericTarget
+from sktransfer.features import Output
 from sktransfer.finetuning import StopAtTime
 from sktransfer.selection import tuned
-from sktransfer.selection.judging import Choice, Labels, Numbers
-from sktransfer.selection.members import BLEND, Block
+from sktransfer.selection.candidates import TunedCandidate
+from sktransfer.selection.cross_validation import Labels, Numbers, OutOfFold
+from sktransfer.selection.proposals import BLEND
 from tests.selection.support import deeper_backbone
 
 
@@ -81,9 +83,9 @@ def test_it_is_trained_at_the_smallest_size(colours, monkeypatch):
     trained_at = []
     monkeypatch.setitem(BLEND, "least_size", 1)
     monkeypatch.setitem(BLEND, "multiple", 2)
-    monkeypatch.setattr("sktransfer.selection.blend.may_pay", lambda *args: True)
+    monkeypatch.setattr("sktransfer.selection.blend_fitting.may_pay", lambda *args: True)
     monkeypatch.setattr(
-        "sktransfer.selection.blend.fit_tuned",
+        "sktransfer.selection.blend_fitting.fit_tuned",
         lambda backbone, *args, **kwargs: trained_at.append(backbone.input_shape),
     )
     TransferClassifier(deeper_backbone(), time_budget=1e9, random_state=0).fit(*colours)
@@ -112,9 +114,9 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
         scaler = NumericTarget(codes.astype(float))
         outcome = Numbers(codes.astype(float), scaler, np.ones(n))
         found = outcome.target + 0.3 * rng.normal(size=(n, 1))
-    choice = Choice([], None, found, np.arange(n))
-    start = {Block(None, "layer"): table}
-    assert tuned.may_pay(backbone, outcome, choice, np.arange(n), start, 0) == pays
+    out_of_fold = OutOfFold(found, np.arange(n))
+    start = Output(backbone, "2")
+    assert tuned.may_pay(start, table, outcome, out_of_fold, np.arange(n), 0) == pays
 
 
 @pytest.mark.parametrize(("settings", "rows"), [({}, 8), ({"batch_size": 10}, 10)])
@@ -129,21 +131,21 @@ def test_few_samples_are_trained_in_steps_of_few(settings, rows, backbone, monke
     with pytest.raises(Noted) as found:
         TransferClassifier(backbone, time_budget=1e9, **settings).fit(*rings(100))
     assert found.value.args == (rows, 70)
-    assert tuned._rows_in_step(1000) == "auto"
 
 
 def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
-    def wrong(self, X):
-        is_far = (np.asarray(X)[:, :2] ** 2).sum(1) > 1.4
-        return np.where(is_far[:, None], [0.01, 0.99], [0.99, 0.01])
+    fit = FineTunedClassifier.fit
 
-    monkeypatch.setattr(FineTunedClassifier, "predict_proba", wrong)
+    def misled(self, X, y, sample_weight=None):
+        return fit(self, X, np.where(y == "far", "near", "far"), sample_weight)
+
+    monkeypatch.setattr(FineTunedClassifier, "fit", misled)
     model = TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(*rings(200))
     assert trained and "all stages trained" not in model.members_
 
 
 def test_nothing_is_trained_that_takes_longer_than_the_budget(backbone, trained, monkeypatch):
-    monkeypatch.setattr(tuned, "_seconds", lambda *args: 1e6)
+    monkeypatch.setattr(tuned, "training_seconds", lambda *args: 1e6)
     TransferClassifier(backbone, time_budget=60, random_state=0).fit(*rings(300))
     assert not trained
     TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(*rings(300))
@@ -151,7 +153,7 @@ def test_nothing_is_trained_that_takes_longer_than_the_budget(backbone, trained,
 
 
 def test_the_time_of_a_training_is_estimated(backbone):
-    few, many = (tuned._seconds(backbone, rings(20)[0], n, "auto") for n in (100, 10**6))
+    few, many = (tuned.training_seconds(backbone, rings(20)[0], n, "auto") for n in (100, 10**6))
     assert 0 < few < many
 
 
@@ -215,20 +217,13 @@ def test_the_weight_of_numbers_has_the_least_error(backbone):
     noise = np.random.default_rng(1).normal(size=(2, 1000))
     others = (numbers.target[:, 0] + noise[0])[:, None]
 
-    class Other:
-        def predict(self, samples):
-            return scaler.decode((numbers.target[:, 0] + 0.5 * noise[1])[:, None])
-
-        def set_params(self, **run):
-            return self
-
-        def get_params(self, deep=True):
-            return {}
-
-    member = tuned.TunedNumbers("other", 0.0, Other(), scaler)
-    found = member.weighted(range(1000), numbers, others, {})
-    assert found.weight == pytest.approx(1 / (1 + 0.25), abs=0.03)  # by inverse variances
-    assert member.weighted(range(1000), numbers, numbers.target, {}) is None
+    scores = (numbers.target[:, 0] + 0.5 * noise[1])[:, None]
+    one = np.ones(1)
+    candidate = TunedCandidate("other", [Output(backbone, "4")], factor=one, shift=one)
+    tuned.weigh(candidate, scores, numbers, others)
+    assert candidate.weight == pytest.approx(1 / (1 + 0.25), abs=0.03)  # by inverse variances
+    tuned.weigh(candidate, scores, numbers, numbers.target)
+    assert candidate.weight == 0
 
 
 def test_a_training_ends_with_its_time():
@@ -253,7 +248,7 @@ def test_a_blend_stops_a_training_at_its_budget(backbone, monkeypatch):
             super().__init__(until, clock=lambda: until)  # over at once
 
     monkeypatch.setattr(tuned, "StopAtTime", Noting)
-    monkeypatch.setattr(tuned, "_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(tuned, "training_seconds", lambda *args: 0.0)
     X, y = rings(200)
     trained, fit = [], FineTunedClassifier.fit
 
@@ -263,4 +258,4 @@ def test_a_blend_stops_a_training_at_its_budget(backbone, monkeypatch):
 
     monkeypatch.setattr(FineTunedClassifier, "fit", keeping)
     TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(X, y)
-    assert len(made) == 1 and len(trained[0].history_) == 1 and trained[0].callbacks is None
+    assert len(made) == 1 and len(trained[0].history_) == 1

@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.data import class_target
-from sktransfer.selection.judging import Labels, choose_members
-from sktransfer.selection.members import Block, Member
-from sktransfer.selection.models import OnFeatures
+from sktransfer.features import Output
+from sktransfer.selection.candidates import ClassifierCandidate
+from sktransfer.selection.cross_validation import Labels, cross_validate
 from sktransfer.selection.trials import fit
 from sktransfer.transferability import (
     LinearProbe,
@@ -93,9 +93,10 @@ def test_one_thread_of_python_at_a_time_sets_the_number():
 
 
 def choose():
-    member = Member("m", (Block(None, "a"),), OnFeatures(LogisticRegression()))
+    output = Output(tiny_backbone(), "2")
+    candidate = ClassifierCandidate("m", [output], LogisticRegression())
     outcome = Labels(Y, Y, np.arange(2), np.ones(len(Y)))
-    choose_members([member], {member.blocks[0]: X}, outcome, 0)
+    cross_validate([candidate], {output: X}, outcome, 0)
 
 
 CALLS = {
@@ -109,7 +110,7 @@ CALLS = {
     "h_score": lambda: h_score(X, Y),
     "transrate": lambda: transrate(X, Y),
     "probe_score": lambda: probe_score(X, Y),
-    "choose_members": choose,
+    "cross_validate": choose,
     "classifier": lambda: fit(LogisticRegression(), X, Y, None),
     "classifier with weights": lambda: fit(LogisticRegression(), X, Y, np.ones(len(Y))),
 }

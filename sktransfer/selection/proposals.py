@@ -1,6 +1,6 @@
-"""The members of a blend: which features they use, and what is fitted on these.
+"""Propose the candidates of a blend: which features they read, and what is fitted on these.
 
-To add a kind of member, add a function to ``MEMBERS``.
+To add a kind of candidate, add a function to ``PROPOSALS``.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
-from ..features import candidate_layers, has_ranks
+from ..features import Output, candidate_layers, has_ranks
 from ..transferability import LinearProbe
-from .linear_models import Discriminant, Probe
-from .models import Direct, Mapped, Model, OnFeatures
+from .candidates import (
+    COUNTS,
+    Candidate,
+    ClassifierCandidate,
+    ClassMapCandidate,
+    LinearCandidate,
+    OwnClassesCandidate,
+)
 
-__all__ = [
-    "BLEND",
-    "BY_RANK",
-    "MEMBERS",
-    "RAW",
-    "Block",
-    "Layout",
-    "Member",
-    "make_members",
-    "sizes_of",
-]
+__all__ = ["BLEND", "BY_RANK", "PROPOSALS", "Layout", "input_sizes", "propose_candidates"]
 
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
@@ -52,7 +48,7 @@ BLEND: dict[str, Any] = {
     "last_of_tokens": (2, 3, 4),
     # Penalties of probes, for rows of features with a mean square of 1.
     "penalties": (1e-3, 1e-2, 1e-1, 1.0, 10.0),
-    # The largest number of samples on which members are compared.
+    # The largest number of samples on which candidates are compared.
     "rows": 600,
     # Folds for few and for many samples, where many begin, and the largest number of splits and of
     # samples judged in them.
@@ -60,8 +56,8 @@ BLEND: dict[str, Any] = {
     "many": 200,
     "splits": 5,
     "judged": 300,
-    # What is known in favour of a member: pseudo-samples of all members, its share of them, and
-    # that share where nothing can be judged.
+    # What is known in favor of a candidate: pseudo-samples of all candidates, its share of them,
+    # and that share where nothing can be judged.
     "priors": {"direct": (1.0, 0.8, 0.5), "features": (10.0, 0.1, 0.8), "": (1.0, 0.0, 0.0)},
     # Where nothing can be judged: the penalty and the temperature of probes.
     "penalty": 1.0,
@@ -87,60 +83,22 @@ BLEND: dict[str, Any] = {
     # For numbers, whose weights are selected greedily: rounds of the selection, and bags.
     "rounds": 50,
     "bags": 20,
-    # The largest number of features of a member, where there are more than 1,000 classes.
+    # The largest number of features of a candidate, where there are more than 1,000 classes.
     "many_features": 4096,
-    # The smallest weight of a member that is kept.
+    # The smallest weight of a candidate that is kept.
     "least_weight": 0.02,
 }
 
 Pooling = str | tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A vector of each sample: the pooled output of a layer at an input size.
-
-    Parameters
-    ----------
-    size : int or None
-        Side of the image in pixels; None is that of the backbone.
-    layer : str
-    pooling : str or tuple of str, default="avg"
-    """
-
-    size: int | None
-    layer: str
-    pooling: Pooling = "avg"
-
-
-# The features of the modality's own vectorizer, such as counts of words, which need no network.
-RAW = Block(None, "counts", "none")
-# The mean of words that are weighted by their ranks.
+# The pooling of words that are weighted by their ranks.
 BY_RANK = "zipf"
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """A model of some blocks.
-
-    Parameters
-    ----------
-    name : str
-    blocks : tuple of Block
-    model : Model
-    prior : str, default=""
-        Name of what is known in its favour, in ``BLEND["priors"]``.
-    """
-
-    name: str
-    blocks: tuple[Block, ...]
-    model: Model
-    prior: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Layout:
-    """What members can be made of.
+    """What candidates can be made of.
 
     Parameters
     ----------
@@ -201,7 +159,7 @@ class Layout:
 
     @property
     def vectors(self) -> dict[str, list[tuple[str, Pooling]]]:
-        """The layers and poolings of each member, which are the same at all sizes."""
+        """The layers and poolings of each candidate, which are the same at all sizes."""
         found = self._of_tokens if self.backbone.modality.has_tokens else self._of_positions
         if self.classifier is not None:  # it may not stand blocks on different scales
             return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
@@ -237,20 +195,23 @@ class Layout:
         return candidate_layers(self.backbone)[-n:]
 
     @property
-    def blocks(self) -> dict[str, tuple[Block, ...]]:
-        """The entries of ``vectors`` as blocks, at all sizes."""
+    def outputs(self) -> dict[str, tuple[Output, ...]]:
+        """The entries of ``vectors`` as outputs, at all sizes."""
         return {
-            name: tuple(Block(size, *vector) for size in self.sizes for vector in vectors)
+            name: tuple(self.at(size, *vector) for size in self.sizes for vector in vectors)
             for name, vectors in self.vectors.items()
         }
 
-    @property
-    def model(self) -> Model:
-        """What is fitted on features."""
+    def at(self, size: int | None, layer: str, pooling: Pooling = "avg") -> Output:
+        """Return the pooled output of a layer at an input size."""
+        return Output(self.backbone.with_image_size(size), layer, pooling)
+
+    def candidate(self, name: str, reads: Sequence[Any]) -> Candidate:
+        """Return what is fitted on features."""
         if self.classifier is not None:
-            return OnFeatures(self.classifier)
-        kind = Discriminant if self.is_labels else Probe
-        return kind(BLEND["penalties"], BLEND["penalty"])
+            return ClassifierCandidate(name, reads, self.classifier)
+        settings = BLEND["penalties"], BLEND["penalty"]
+        return LinearCandidate(name, reads, *settings, is_discriminant=self.is_labels)
 
 
 def _n_positions(info: LayerInfo) -> float:
@@ -260,8 +221,8 @@ def _n_positions(info: LayerInfo) -> float:
     return math.prod(info.shape) // info.width if len(info.shape) > 1 else 1
 
 
-def sizes_of(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]:
-    """Return the input sizes of members.
+def input_sizes(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]:
+    """Return the input sizes of candidates.
 
     Parameters
     ----------
@@ -286,8 +247,8 @@ def sizes_of(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]:
     return tuple(sizes) if all(takes_size(backbone, size) for size in sizes) else (None,)
 
 
-def make_members(layout: Layout) -> list[Member]:
-    """Return all members of a layout.
+def propose_candidates(layout: Layout) -> list[Candidate]:
+    """Return all candidates of a layout.
 
     Parameters
     ----------
@@ -295,66 +256,66 @@ def make_members(layout: Layout) -> list[Member]:
 
     Returns
     -------
-    list of Member
-        Each with other blocks.
+    list of Candidate
+        Each reads other outputs, or is of another kind.
     """
-    made = [member for make in MEMBERS.values() for member in make(layout)]
+    proposed = [candidate for propose in PROPOSALS.values() for candidate in propose(layout)]
     # In a small network, several names stand for the same layers.
-    distinct = {(m.blocks, type(m.model)): m for m in reversed(made) if m.blocks}
+    distinct = {(c.reads, type(c)): c for c in reversed(proposed) if c.reads}
     return list(distinct.values())[::-1]
 
 
-def _on_features(layout: Layout) -> list[Member]:
+def _on_features(layout: Layout) -> list[Candidate]:
     """Models of layers, each at all sizes side by side."""
     return [
-        Member(f"{name}{_at(layout.sizes)}", blocks, layout.model)
-        for name, blocks in layout.blocks.items()
+        layout.candidate(f"{name}{_at(layout.sizes)}", outputs)
+        for name, outputs in layout.outputs.items()
     ]
 
 
-def _with_raw(layout: Layout) -> list[Member]:
+def _with_counts(layout: Layout) -> list[Candidate]:
     """Models of features that need no network, alone and beside those of layers."""
     if layout.backbone.modality.vectorizer() is None or layout.classifier is not None:
         return []
     beside = [
-        Member(f"{name} and {RAW.layer}", (*blocks, RAW), layout.model)
-        for name, blocks in layout.blocks.items()
+        layout.candidate(f"{name} and {COUNTS}", (*outputs, COUNTS))
+        for name, outputs in layout.outputs.items()
     ]
-    return [Member(RAW.layer, (RAW,), layout.model), *beside]
+    return [layout.candidate(COUNTS, (COUNTS,)), *beside]
 
 
 def _at(sizes: Sequence[int | None]) -> str:
     return "" if None in sizes else f", {' + '.join(map(str, sizes))} pixels"
 
 
-def _direct(layout: Layout) -> list[Member]:
+def _own_classes(layout: Layout) -> list[Candidate]:
     """The network's own classes at the largest size, where they are most often right.
 
-    The prior is in favour of the map that the user gives, or else of the learned one.
+    The prior is in favor of the map that the user gives, or else of the learned one.
     """
     if layout.groups is None and (layout.backbone.classes is None or not layout.is_labels):
         return []
-    size, model = layout.sizes[-1], Direct((BLEND["smoothing"],))
-    name, blocks = f"own classes{_at([size])}", (Block(size, resolve_layer(layout.backbone, -1)),)
+    size = layout.sizes[-1]
+    name, reads = f"own classes{_at([size])}", [layout.at(size, resolve_layer(layout.backbone, -1))]
     if layout.groups is None:
-        return [Member(name, blocks, model, prior="direct")]
-    given = Member(f"class_map{_at([size])}", blocks, Mapped(layout.groups), prior="direct")
-    return [given, Member(name, blocks, model)]
+        return [OwnClassesCandidate(name, reads, BLEND["smoothing"], prior="direct")]
+    given = ClassMapCandidate(f"class_map{_at([size])}", reads, layout.groups, prior="direct")
+    return [given, OwnClassesCandidate(name, reads, BLEND["smoothing"])]
 
 
-def _logistic(layout: Layout) -> list[Member]:
+def _logistic(layout: Layout) -> list[Candidate]:
     """The strategy "features", which is hard to beat with few samples and without own classes."""
     has_classes = layout.backbone.classes is not None
     if has_classes or layout.classifier is not None or not layout.is_labels:
         return []
-    block = Block(layout.sizes[-1], layout.head, layout.usual_pooling)
-    model = OnFeatures(LinearProbe(random_state=0))
-    return [Member(f"{layout.head} (logistic)", (block,), model, prior="features")]
+    reads = [layout.at(layout.sizes[-1], layout.head, layout.usual_pooling)]
+    name, probe = f"{layout.head} (logistic)", LinearProbe(random_state=0)
+    return [ClassifierCandidate(name, reads, probe, prior="features")]
 
 
-MEMBERS: dict[str, Callable[[Layout], list[Member]]] = {
+PROPOSALS: dict[str, Callable[[Layout], list[Candidate]]] = {
     "on features": _on_features,
-    "with raw": _with_raw,
-    "direct": _direct,
+    "with counts": _with_counts,
+    "own classes": _own_classes,
     "logistic": _logistic,
 }

@@ -1,0 +1,655 @@
+"""The candidates of a blend: models of what is read from networks.
+
+A candidate is one object all along. It is proposed (``proposals.py``), gets its setting,
+temperature and weight by cross-validation (``cross_validation.py``), is fitted to all samples, and
+is then a part of a :class:`~sktransfer.selection.blend.Blend`. Fitting is done by NumPy on tables
+of features; the prediction is the forward of a module of torch in float64, with gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.preprocessing import normalize
+from torch import nn
+
+from ..features import Output, mapped_logits
+from ..transferability import (
+    MANY_CLASSES,
+    Dual,
+    discriminant,
+    fit_discriminant,
+    inner_products,
+    labels_given_classes,
+    one_thread_if_small,
+    scale_of,
+    solve_large_ridge,
+    solve_ridge,
+    unit_rows,
+)
+from .trials import fit as fit_weighted
+
+__all__ = [
+    "COUNTS",
+    "Candidate",
+    "ClassMapCandidate",
+    "ClassifierCandidate",
+    "LinearCandidate",
+    "Outcome",
+    "OwnClassesCandidate",
+    "Tables",
+    "TunedCandidate",
+    "logs",
+    "tempered",
+]
+
+# In the place of an output: the features of the modality's own vectorizer, such as counts of words,
+# which need no network.
+COUNTS = "counts"
+Read = Output | str
+
+_FROM_PRODUCTS = 2000  # rows up to which a linear model is computed from their inner products
+_LEAST_PROBABILITY = 1e-6  # of a class, by a classifier or a trained network
+_AT_ONCE = 256  # rows of a unit matrix
+
+
+class Outcome(Protocol):
+    """What is predicted, of some samples: labels or numbers.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        As given.
+    codes : ndarray of shape (n_samples,)
+        Classes by position.
+    target : ndarray or sparse array of shape (n_samples, n_outputs)
+        Indicators of classes, or numbers.
+    n_outputs : int
+    weight : ndarray of shape (n_samples,)
+        Positive.
+    """
+
+    @property
+    def y(self) -> np.ndarray: ...
+
+    @property
+    def codes(self) -> np.ndarray: ...
+
+    @property
+    def weight(self) -> np.ndarray: ...
+
+    @property
+    def target(self) -> Any: ...
+
+    @property
+    def n_outputs(self) -> int: ...
+
+
+class Tables:
+    """Features of some samples by what is read, with the inner products of their rows.
+
+    Parameters
+    ----------
+    by_read : mapping of Output or "counts" to array of shape (n_samples, n_features)
+    """
+
+    products: Callable[..., np.ndarray]
+    unit: Callable[..., Any]
+
+    def __init__(self, by_read: Mapping[Read, Any]):
+        self.by_read = by_read
+        self.unit = functools.cache(self._unit)
+        self.products = functools.cache(self._products)
+
+    def _unit(self, read):
+        """Return features with rows of length 1, which those of counts have."""
+        table = self.by_read[read]
+        return table if issparse(table) else unit_rows(table)
+
+    def _products(self, reads: tuple) -> np.ndarray:
+        """Return the products ``(n, n)`` of rows of features, each scaled to a mean square of 1."""
+        if len(reads) == 1:
+            return inner_products(self.unit(reads[0]))
+        return np.mean([self.products((read,)) for read in reads], axis=0)
+
+    def between(self, reads: tuple[Read, ...], test: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """Return the products ``(n_test, n_train)`` of rows with those that a model is fitted to.
+
+        Words that no training row has count as unknown, as those of new texts. They do not belong
+        to the length of a row, which is 1.
+        """
+        products = self.products(reads)[np.ix_(test, train)]
+        for read in reads:
+            rows = self.unit(read)
+            if issparse(rows):
+                seen = rows[train].getnnz(axis=0) > 0
+                asked, known = rows[test][:, seen], rows[train][:, seen]
+                change = ((normalize(asked) - asked) @ known.T).toarray()
+                products = products + scale_of(rows) * change / len(reads)
+        return products
+
+    def side_by_side(self, reads: Sequence[Read]) -> np.ndarray:
+        """Return what a candidate reads as one array, as it is."""
+        parts = [self.by_read[read] for read in reads]
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+
+class Candidate(nn.Module):
+    """A model of outputs of networks: what it reads, how it is judged, and what it predicts.
+
+    Parameters
+    ----------
+    name : str
+    reads : sequence of Output or "counts"
+        The features that it is given.
+    prior : str, default=""
+        Name of what is known in its favor, in ``BLEND["priors"]``.
+
+    Attributes
+    ----------
+    settings : tuple
+        What cross-validation chooses from, such as penalties.
+    setting : object
+        The chosen one; before, the one that is taken where nothing can be judged.
+    temperature : float or None
+        Divides the scores, which are logits. None for numbers, or before it is chosen.
+    weight : float
+        In the blend; NaN before it is chosen.
+    """
+
+    settings: tuple[Any, ...] = (None,)
+    setting: Any = None
+
+    def __init__(self, name: str, reads: Sequence[Read], prior: str = ""):
+        super().__init__()
+        self.name = name
+        self.reads = tuple(reads)
+        self.prior = prior
+        self.temperature: float | None = None
+        self.weight = math.nan
+
+    def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
+        """Return scores of each sample by a model fitted without its fold.
+
+        Parameters
+        ----------
+        tables : Tables
+        outcome : Outcome
+        folds : list of (train, test)
+
+        Returns
+        -------
+        ndarray of shape (n_settings, n_samples, n_outputs)
+        """
+        raise NotImplementedError
+
+    def fitted(self, tables: Tables, outcome: Outcome) -> Self:
+        """Return this candidate with its setting fitted to all samples; this one is not changed.
+
+        Parameters
+        ----------
+        tables : Tables
+        outcome : Outcome
+
+        Returns
+        -------
+        Candidate
+        """
+        made = copy.copy(self)
+        with one_thread_if_small(tables.by_read):
+            made._learn(tables, outcome)
+        return made
+
+    def _learn(self, tables: Tables, outcome: Outcome) -> None:
+        raise NotImplementedError
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return logits, or numbers, from what is read.
+
+        Parameters
+        ----------
+        inputs : sequence of Tensor of shape (n_samples, n_features)
+            One for each of ``reads``, in float64. Counts are multiplied already: their part of
+            the scores, ``(n_samples, n_outputs)``.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_outputs)
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return probabilities, or standardized numbers, from what is read; see :meth:`scores`."""
+        scores = self.scores(inputs)
+        return scores if self.temperature is None else (scores / self.temperature).softmax(1)
+
+    def set_tensor(self, name: str, values: Any) -> None:
+        """Keep an array of the fitted model as a buffer.
+
+        Parameters
+        ----------
+        name : str
+        values : array-like
+        """
+        tensor = torch.as_tensor(np.ascontiguousarray(values))
+        self.register_buffer(name, tensor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes and the tensors, without what torch keeps in a module."""
+        own = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
+        return own | {"tensors": dict(self.named_buffers())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nn.Module.__init__(self)
+        state = dict(state)
+        for name, tensor in state.pop("tensors").items():
+            self.register_buffer(name, tensor)
+        vars(self).update(state)
+
+
+def tempered(scores: np.ndarray, temperature: float | None) -> np.ndarray:
+    """Return the probabilities of logits at a temperature; without one, the scores."""
+    return scores if temperature is None else softmax(scores / temperature, axis=-1)
+
+
+def logs(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms; that of zero is minus infinity."""
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities)
+
+
+def log_of(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return logarithms; that of zero is minus infinity, with a gradient of zero."""
+    absent = probabilities <= 0
+    return probabilities.masked_fill(absent, 1.0).log().masked_fill(absent, -torch.inf)
+
+
+# -- linear models ---------------------------------------------------------------------------------
+
+
+class LinearCandidate(Candidate):
+    """Ridge regression on features, or linear discriminant analysis.
+
+    Rows of each output have length 1, and each output is scaled as a whole.
+
+    Parameters
+    ----------
+    name, reads, prior
+        As of :class:`Candidate`.
+    settings : tuple of float
+        Penalties, for rows with a mean square of 1.
+    setting : float
+        The one where nothing can be judged.
+    is_discriminant : bool
+        Whether a linear map makes discriminant analysis of the regression on indicators of classes.
+    """
+
+    is_discriminant: bool
+
+    def __init__(
+        self,
+        name: str,
+        reads: Sequence[Read],
+        settings: tuple[float, ...],
+        setting: float,
+        is_discriminant: bool,
+        prior: str = "",
+    ):
+        super().__init__(name, reads, prior)
+        self.settings, self.setting, self.is_discriminant = settings, setting, is_discriminant
+
+    def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
+        products, target = tables.products(self.reads), _dense(outcome.target)
+        found = np.empty((len(self.settings), *target.shape))
+        for train, test in folds:
+            known, asked = products[np.ix_(train, train)], tables.between(self.reads, test, train)
+            to, weight = target[train], outcome.weight[train]
+            for i, penalty in enumerate(self.settings):
+                model = solve_ridge(known, to, weight, penalty)
+                if self.is_discriminant:
+                    found[i, test] = _discriminant_scores(model, known, asked, to, weight)
+                else:
+                    found[i, test] = model.scores(asked)
+        return found
+
+    def _learn(self, tables: Tables, outcome: Outcome) -> None:
+        rows = [tables.unit(read) for read in self.reads]
+        scales = [scale_of(part, outcome.weight) / len(rows) for part in rows]
+        parts = list(zip(scales, rows, strict=True))
+        target, weight = outcome.target, outcome.weight
+        if self.is_discriminant and outcome.n_outputs > MANY_CLASSES:
+            side_by_side = np.hstack([np.sqrt(scale) * _dense(part) for scale, part in parts])
+            joint, intercept = fit_discriminant(side_by_side, target, weight, self.setting)
+            ends = np.cumsum([part.shape[1] for part in rows])[:-1]
+            of_parts = zip(scales, np.split(joint, ends), strict=True)
+            coefs = [np.sqrt(scale) * coef for scale, coef in of_parts]
+        else:
+            if len(weight) <= _FROM_PRODUCTS:
+                products = np.sum([scale * _dense(part @ part.T) for scale, part in parts], axis=0)
+                dual = solve_ridge(products, target, weight, self.setting)
+            else:
+                scaled = [part * np.sqrt(scale) for scale, part in parts]
+                dual = solve_large_ridge(scaled, target, weight, self.setting)
+            coefs, intercept = (
+                [scale * (part.T @ dual.rows) for scale, part in parts],
+                dual.intercept,
+            )
+            if self.is_discriminant:
+                scores = sum((r @ c for r, c in zip(rows, coefs, strict=True)), intercept)
+                change, shift = discriminant(scores, target, weight)
+                coefs, intercept = [coef @ change for coef in coefs], intercept @ change + shift
+        for i, coef in enumerate(coefs):
+            self.set_tensor(f"coef_{i}", coef)
+        self.set_tensor("intercept", intercept)
+
+    @property
+    def coefs(self) -> list[torch.Tensor]:
+        """The coefficients ``(n_features, n_outputs)`` of what is read."""
+        return [getattr(self, f"coef_{i}") for i in range(len(self.reads))]
+
+    def multiply_counts(self, counts: Any) -> Any:
+        """Return the part of the scores that counts have, ``(n_samples, n_outputs)``.
+
+        Parameters
+        ----------
+        counts : sparse matrix, array or Tensor of shape (n_samples, n_words)
+        """
+        coef = self.coefs[self.reads.index(COUNTS)]
+        return counts @ (coef if isinstance(counts, torch.Tensor) else coef.numpy())
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        total: Any = self.intercept
+        for read, x, coef in zip(self.reads, inputs, self.coefs, strict=True):
+            if read != COUNTS:
+                squares = (x * x).sum(1, keepdim=True)
+                x = (x / torch.where(squares > 0, squares, 1.0).sqrt()) @ coef
+            total = total + x
+        return total
+
+
+def _discriminant_scores(
+    model: Dual, known: np.ndarray, asked: np.ndarray, target: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """Return the scores of rows from their products with those that a model is fitted to."""
+    # Of the classes that no sample has, all with one constant score, the first stands for all.
+    mass = weight @ target
+    some = np.sort(np.append(np.flatnonzero(mass), np.flatnonzero(mass == 0)[:1]))
+    coef, intercept = discriminant(model.scores(known)[:, some], target[:, some], weight)
+    found = np.full((len(asked), target.shape[1]), intercept[np.argmin(mass[some])])
+    found[:, some] = model.scores(asked)[:, some] @ coef + intercept
+    return found
+
+
+def _dense(array: Any) -> np.ndarray:
+    return array.toarray() if issparse(array) else array
+
+
+# -- the classes of the network --------------------------------------------------------------------
+
+
+class OwnClassesCandidate(Candidate):
+    """The network's own classes, mapped onto the labels by what the samples show.
+
+    Parameters
+    ----------
+    name, reads, prior
+        As of :class:`Candidate`; the only output has the logits of the network's classes.
+    smoothing : float
+        Pseudo-samples that each class of the network starts with, as ``smoothing`` of
+        :class:`PretrainedClassifier`.
+    """
+
+    conditional: torch.Tensor  # (n_source_classes, n_classes)
+
+    def __init__(self, name: str, reads: Sequence[Read], smoothing: float, prior: str = ""):
+        super().__init__(name, reads, prior)
+        self.settings, self.setting = (smoothing,), smoothing
+
+    def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
+        theta, target = self._own(tables), outcome.target
+        found = np.empty((1, len(theta), outcome.n_outputs))
+        for train, test in folds:
+            known = theta[train], target[train]
+            given = labels_given_classes(*known, self.setting, outcome.weight[train])
+            found[0, test] = logs(theta[test] @ given)
+        return found
+
+    def _own(self, tables: Tables) -> np.ndarray:
+        return softmax(tables.by_read[self.reads[0]].astype(np.float64), axis=1)
+
+    def _learn(self, tables: Tables, outcome: Outcome) -> None:
+        found = self._own(tables), outcome.target
+        given = labels_given_classes(*found, self.setting, outcome.weight)
+        self.set_tensor("conditional", given)
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        return log_of(inputs[0].softmax(1) @ self.conditional)
+
+
+class ClassMapCandidate(Candidate):
+    """The network's own classes, mapped onto the labels by the user: nothing is fitted.
+
+    Parameters
+    ----------
+    name, reads, prior
+        As of :class:`Candidate`; the only output has the logits of the network's classes.
+    groups : sequence of sequence of int
+        The classes of the network that mean each label, by position.
+    """
+
+    def __init__(
+        self, name: str, reads: Sequence[Read], groups: Sequence[Sequence[int]], prior: str = ""
+    ):
+        super().__init__(name, reads, prior)
+        self.groups = tuple(map(tuple, groups))
+
+    def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
+        logits = tables.by_read[self.reads[0]].astype(np.float64)
+        return mapped_logits(logits, self.groups)[None]
+
+    def _learn(self, tables: Tables, outcome: Outcome) -> None:
+        pass
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        # One group after another: a class may be in several.
+        logits = [inputs[0][:, list(group)].logsumexp(1) for group in self.groups]
+        return torch.stack(logits, dim=1)
+
+
+# -- classifiers of scikit-learn -------------------------------------------------------------------
+
+
+class ClassifierCandidate(Candidate):
+    """A classifier on features.
+
+    Parameters
+    ----------
+    name, reads, prior
+        As of :class:`Candidate`.
+    estimator : classifier
+        With ``predict_proba`` or ``decision_function``.
+
+    Attributes
+    ----------
+    is_linear : bool
+        Whether the fitted classifier is a linear function of the features, which the forward then
+        has. Others are called with arrays of NumPy: they have no gradients and cannot be exported.
+    """
+
+    columns: torch.Tensor  # of the classes that it knows
+    coef: torch.Tensor
+    intercept: torch.Tensor
+    is_linear: bool = False
+    n_classes: int
+
+    def __init__(self, name: str, reads: Sequence[Read], estimator: Any, prior: str = ""):
+        super().__init__(name, reads, prior)
+        self.estimator = estimator
+
+    def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
+        X = tables.side_by_side(self.reads)
+        found = np.full((1, len(X), outcome.n_outputs), -np.inf)
+        for train, test in folds:
+            classes = np.unique(outcome.codes[train])
+            if len(classes) == 1:  # which many classifiers refuse
+                found[0, test, classes[0]] = 0
+            else:
+                estimator = self._fit(X, outcome, train)
+                found[0, np.ix_(test, classes)[0], classes] = logits_of(estimator, X[test])
+        return found
+
+    def _fit(self, X: np.ndarray, outcome: Outcome, rows: np.ndarray) -> Any:
+        weight = outcome.weight[rows]
+        weight = None if (weight == weight[0]).all() else weight
+        return fit_weighted(clone(self.estimator), X[rows], outcome.y[rows], weight)
+
+    def _learn(self, tables: Tables, outcome: Outcome) -> None:
+        X = tables.side_by_side(self.reads)
+        self.estimator = self._fit(X, outcome, np.arange(len(X)))
+        self.n_classes = outcome.n_outputs
+        self.set_tensor("columns", np.unique(outcome.codes))  # in the order of its classes
+        linear = linear_scores(self.estimator, X)
+        self.is_linear = linear is not None
+        if linear is not None:
+            self.set_tensor("coef", linear[0])
+            self.set_tensor("intercept", linear[1])
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        x = inputs[0] if len(inputs) == 1 else torch.cat(list(inputs), 1)
+        if not self.is_linear:
+            own = torch.as_tensor(logits_of(self.estimator, x.detach().cpu().numpy()))
+        else:
+            own = x @ self.coef + self.intercept
+            if hasattr(self.estimator, "predict_proba"):
+                own = own.softmax(1).clamp_min(_LEAST_PROBABILITY).log()
+        return spread(own, self.columns, self.n_classes)
+
+
+def logits_of(estimator: Any, X: np.ndarray) -> np.ndarray:
+    """Return the logits that a fitted classifier gives its classes, ``(n_samples, n_classes)``."""
+    if hasattr(estimator, "predict_proba"):
+        return np.log(np.maximum(estimator.predict_proba(X), _LEAST_PROBABILITY))
+    return _two_columns(estimator.decision_function(X))
+
+
+def _two_columns(scores: np.ndarray) -> np.ndarray:
+    return scores if scores.ndim == 2 else np.column_stack([-scores, scores]) / 2
+
+
+def linear_scores(estimator: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a classifier as a linear function, if it is one.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted.
+    X : ndarray of shape (n_samples, n_features)
+        Features on which it is compared with the function.
+
+    Returns
+    -------
+    coef : ndarray of shape (n_features, n_classes)
+    intercept : ndarray of shape (n_classes,)
+        Of the logits of the classes. None if its probabilities are not their softmax.
+    """
+    if hasattr(estimator, "coef_") and hasattr(estimator, "intercept_"):
+        coef = np.atleast_2d(estimator.coef_).T.astype(np.float64)
+        shift = np.ravel(estimator.intercept_).astype(np.float64)
+        if coef.shape[1] == 1:
+            coef, shift = _two_columns(coef[:, 0]), _two_columns(shift)[0]
+    elif hasattr(estimator, "decision_function"):  # such as a pipeline with a scaler
+        n_features = X.shape[1]
+
+        def function(rows: np.ndarray) -> np.ndarray:
+            return _two_columns(np.asarray(estimator.decision_function(rows), np.float64))
+
+        shift, parts = function(np.zeros((1, n_features)))[0], []
+        for start in range(0, n_features, _AT_ONCE):
+            rows = np.eye(min(_AT_ONCE, n_features - start), n_features, start)
+            parts.append(function(rows) - shift)
+        coef = np.concatenate(parts)
+    else:
+        return None
+    some = X[np.linspace(0, len(X) - 1, min(len(X), 50)).astype(int)].astype(np.float64)
+    found = some @ coef + shift
+    if hasattr(estimator, "predict_proba"):
+        found = np.log(np.maximum(softmax(found, axis=1), _LEAST_PROBABILITY))
+    expected = logits_of(estimator, some)
+    is_equal = found.shape == expected.shape and np.allclose(found, expected, atol=1e-6)
+    return (coef, shift) if is_equal else None
+
+
+def spread(own: torch.Tensor, columns: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Put columns at their places among all classes; the others are minus infinity.
+
+    Parameters
+    ----------
+    own : Tensor of shape (n_samples, n_own)
+    columns : Tensor of shape (n_own,), int64
+    n_classes : int
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_classes)
+    """
+    if len(columns) == n_classes:
+        return own
+    place = nn.functional.one_hot(columns, n_classes)  # (n_own, n_classes)
+    return (own @ place.to(own.dtype)).masked_fill(place.sum(0) == 0, -torch.inf)
+
+
+# -- a trained network -----------------------------------------------------------------------------
+
+
+class TunedCandidate(Candidate):
+    """A network whose stages were trained: the only output has its logits or numbers.
+
+    It is mixed with the mean of the other candidates when that has its temperature.
+
+    Parameters
+    ----------
+    name, reads
+        As of :class:`Candidate`.
+    factor, shift : ndarray of shape (n_targets,), default=None
+        For numbers: from its outputs to those that the blend standardizes.
+    columns : ndarray of int, default=None
+        For labels: the class of each of its outputs.
+    n_classes : int, default=0
+    """
+
+    columns: torch.Tensor
+    factor: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(
+        self,
+        name: str,
+        reads: Sequence[Read],
+        *,
+        factor: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        columns: np.ndarray | None = None,
+        n_classes: int = 0,
+    ):
+        super().__init__(name, reads)
+        self.n_classes = n_classes
+        if columns is not None:
+            self.set_tensor("columns", columns)
+        else:
+            self.set_tensor("factor", factor)
+            self.set_tensor("shift", shift)
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        if not self.n_classes:
+            return inputs[0] * self.factor + self.shift
+        own = inputs[0].softmax(1).clamp_min(_LEAST_PROBABILITY).log()
+        return spread(own, self.columns, self.n_classes)
