@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import rich.box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+
+from ..data import progress
 
 __all__ = ["Digits", "Row", "run"]
 
@@ -136,9 +137,11 @@ class Digits:
         results = {name: [self.fit_with_bar(name, search)] for name, search in searches.items()}
         self.search = searches["fixed features"]
         self.print_layers()
-        for draw in track(others, f"{len(others)} more draws", console=self.console):
-            for name, search in searches.items():
-                results[name].append(self.evaluate(clone(search), draw))
+        with progress(f"{len(others)} more draws", len(others), 1, "draws") as advance:
+            for draw in others:
+                for name, search in searches.items():
+                    results[name].append(self.evaluate(clone(search), draw))
+                advance(1)
         return [once, *(_summary(name, rounds) for name, rounds in results.items())]
 
     def fill_store(self) -> Row:
