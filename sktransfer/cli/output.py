@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.columns import Columns
 from rich.console import Console
@@ -47,7 +47,14 @@ def note(text: str) -> None:
     console.print(printable(text, keep="\n"), markup=False, highlight=False, emoji=False)
 
 
-def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print a warning as a note, in place of ``warnings.showwarning``."""
     note(f"Warning: {message}")
 
