@@ -1,10 +1,10 @@
 """Train the last stages of a backbone: rows, augmentation, head, loop and the two estimators."""
 
-from .augment import Augmentation
+from .augmentation import Augmentation
 from .callbacks import StopAtTime
 from .classifier import FineTunedClassifier
+from .learning_rate import training_length
 from .regressor import FineTunedRegressor
-from .schedule import training_length
 
 __all__ = [
     "Augmentation",

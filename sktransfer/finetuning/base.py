@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
-from ..backbones import Backbone, stages_of
-from ..data import digest_array, named_among
+from ..backbones import Backbone, boundary, penultimate, stages_of
+from ..data import ClassTarget, Target, check_labels, check_target, digest_array, named_among
 from ..engines import resolve_device
 from ..features import (
+    BackboneEstimator,
+    Count,
+    Output,
     PretrainedFeatureExtractor,
     Stream,
+    as_store,
 )
 from ..transferability import hold_out, solve_probe
+from .activation_cache import Cut, Place
+from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
 from .callbacks import KeepBest, epoch_progress
 from .checkpoint import TrainingFile, describe_fit
-from .distributed import Processes
-from .frozen import FrozenStages
+from .dataset import Rows, Table, append_kept
+from .distributed import ONE_PROCESS, Processes, is_first_process
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
-from .loop import train
-from .outputs import check_head, head_inputs
-from .parameters import PARTIAL, check_partial
-from .plan import TrainingPlan, check_settings
-from .rows import Rows, Table, append_kept
-from .tail import Tail, restrict_rows
+from .loss_monitor import WatchLoss
+from .trainable_stages import PARTIAL, Tail, check_head, check_partial, head_inputs, restrict_rows
+from .training import TrainingPlan, check_settings, steps_of, train
 from .tuned import TunedNetwork, bare_tail
-from .validation import Validation, encode_validation, naming_samples, validation_rows
-from .watching import WatchLoss
 
-__all__ = ["TunedEstimator"]
+__all__ = ["TunedEstimator", "check_given"]
 
 # Parameters that must not change between a fit and a later partial_fit or warm start.
 _FIXED = ("backbone", "weights", "image_size", "trainable", "head")
 
 
-class TunedEstimator(FrozenStages):
+class TunedEstimator(BackboneEstimator):
     """Base of the estimators that train the end of a network.
 
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
@@ -55,6 +58,31 @@ class TunedEstimator(FrozenStages):
     _kept: dict[str, Any] | None
     _target: Any
     _tuned: TunedNetwork
+    cache_: dict[str, Any]
+    frozen_layers_: list[str]
+    trained_layers_: list[str]
+
+    _parameter_constraints: dict[str, Any] = {
+        **BackboneEstimator._parameter_constraints,
+        "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
+        "head": [StrOptions({"linear", "mlp"}), callable],
+        "head_init": [StrOptions({"auto", "probe", "random"})],
+        "train_batch_norm": ["boolean"],
+        "augment": [StrOptions({"light", "strong"}), Augmentation, callable, None],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "layer_decay": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
+        "loss": [StrOptions({"auto"}), callable],
+        "max_epochs": [Count(0), StrOptions({"auto"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "warm_start": ["boolean"],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "micro_batch_size": [Count(1), None],
+        "max_cache_bytes": [Count(0, 2**62)],
+        "checkpoint": [str, Path, None],
+        "random_state": ["random_state"],
+    }
 
     # -- steps of fit --------------------------------------------------------------------------
 
@@ -237,6 +265,75 @@ class TunedEstimator(FrozenStages):
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
 
+    # -- the frozen stages ------------------------------------------------------------------------
+
+    def _find_cut(self) -> None:
+        """Find which stages are frozen and which are trained."""
+        names = list(stages_of(self.backbone_))
+        top = names.index(penultimate(self.backbone_)) + 1
+        n_frozen = boundary(self.backbone_, self.trainable)
+        self.frozen_layers_ = names[:n_frozen]
+        self.trained_layers_ = names[n_frozen:top]
+
+    def _at_cut(self, samples) -> np.ndarray | Stream:
+        """Return the output of the frozen stages for samples."""
+        return self._cut().rows(samples)
+
+    def _cut(self) -> Cut:
+        output = self._output_at_cut() if self.frozen_layers_ else None
+        how = {"engine": self.engine, "precision": self._precision(), "dtype": "float32"}
+        verbose = self.verbose if is_first_process() else 0
+        run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
+        run |= {"device": self.device, "store": as_store(self.memory)}
+        return Cut(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
+
+    def _place(self, cut: Cut, samples) -> Place:
+        """Decide where the activations of this training are, and say so in ``cache_``."""
+        n_tables = 1 + (self._augmentation().n_views or 0 if self.augment is not None else 0)
+        _, n_epochs = steps_of(self, len(samples))
+        layers = self._inspect(samples) if self.frozen_layers_ else {}
+        place = cut.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
+        self.cache_ = place.as_dict()
+        return place
+
+    def _output_at_cut(self) -> Output:
+        # If only the head is trained, the pooled features are enough.
+        pooling = "none" if self.trained_layers_ else "avg"
+        return Output(self.backbone_, self.frozen_layers_[-1], pooling)
+
+    def _usual_run(self):
+        if self.frozen_layers_:
+            return self._output_at_cut(), {"batch_size": "auto"}
+        last = list(stages_of(self.backbone_))[-1]
+        return Output(self.backbone_, last), {"batch_size": "auto", "engine": "torch"}
+
+    def _precision(self) -> str:
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if resolve_device(self.device).type == "cuda" else "float32"
+
+    def _augmentation(self) -> Augmentation:
+        given = self.augment
+        return given if isinstance(given, Augmentation) else Augmentation(given)
+
+    def _views(self, cut: Cut, place: Place, samples, plain, index, behind, seed: int) -> tuple:
+        """Return tables of the training rows, one for each view, or what makes new views."""
+        if self.augment is None:
+            return [Table(plain, index, behind)], None
+        n_views = self._augmentation().n_views
+        augment = make_augment(self._augmentation().transform, self.backbone_)
+        View(samples[index[0]], augment, "").open()  # raises here if augment fails on any image
+        if n_views is None:
+            return [], FreshViews(samples, augment, cut.stream, seed, index, behind)
+        keys = fixed_keys(augment, n_views)
+        if isinstance(plain, Stream):
+            stream = cut.rows(Views(samples, augment, keys), place)
+            parts = [index + number * len(samples) for number in range(len(keys))]
+            return [Table(stream, part, behind) for part in parts], None
+        chosen = [samples[i] for i in index]
+        views = (cut.rows(Views(chosen, augment, [key]), place) for key in keys)
+        return [Table(view, behind=behind) for view in views], None
+
     # -- the tail ------------------------------------------------------------------------------
 
     def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
@@ -383,3 +480,101 @@ class TunedEstimator(FrozenStages):
         super().__setstate__(state)
         if network is not None:
             self._tuned = TunedNetwork.from_state(self.backbone_, network)
+
+
+_MANY = 2**62
+
+
+class Validation(NamedTuple):
+    """Samples for validation and their targets, encoded as those of the training samples."""
+
+    samples: Any
+    target: np.ndarray
+
+
+def check_given(X_val: Any, y_val: Any, fraction: float) -> None:
+    """Refuse half of a validation set, or two.
+
+    Parameters
+    ----------
+    X_val, y_val : object or None
+    fraction : float
+        The parameter ``validation_fraction``.
+
+    Raises
+    ------
+    ValueError
+        If one of the two is missing, or a fraction is to be held out as well.
+    """
+    if (X_val is None) != (y_val is None):
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(f"{missing}= is missing: a validation set is X_val= and y_val=.")
+    if X_val is not None and fraction:
+        raise ValueError(
+            f"X_val= is the validation set, and validation_fraction={fraction} would hold out "
+            "another: set it to 0."
+        )
+
+
+def encode_validation(samples: Any, y_val: Any, target: Target) -> Validation:
+    """Encode the targets of a validation set.
+
+    Parameters
+    ----------
+    samples : sequence
+    y_val : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    target : Target
+        Of the training samples.
+
+    Returns
+    -------
+    Validation
+
+    Raises
+    ------
+    ValueError
+        If there are labels that no training sample has, or another number of columns.
+    """
+    if isinstance(target, ClassTarget):
+        y_val = check_labels(y_val, len(samples), name="y_val")
+        unknown = sorted(set(y_val.tolist()) - set(target.labels), key=str)
+        if unknown:
+            raise ValueError(f"y_val has labels that y does not have: {unknown[:5]}.")
+        return Validation(samples, target.encode(y_val))
+    y_val = check_target(y_val, len(samples), name="y_val")
+    n_columns = 1 if y_val.ndim == 1 else y_val.shape[1]
+    if n_columns != target.n_outputs:
+        raise ValueError(f"y_val has {n_columns} columns, and y has {target.n_outputs}.")
+    return Validation(samples, target.encode(y_val))
+
+
+def naming_samples() -> AbstractContextManager[None]:
+    """Name the argument in errors about its samples."""
+    return named_among(range(_MANY), "X_val")
+
+
+def validation_rows(
+    validation: Validation, cut: Cut, place: Place, processes: Processes = ONE_PROCESS
+) -> Rows:
+    """Compute the rows of a validation set.
+
+    Parameters
+    ----------
+    validation : Validation
+    cut : Cut
+    place : Place
+        Where the activations of the training samples are.
+    processes : Processes, default=ONE_PROCESS
+        Those that share the rows.
+
+    Returns
+    -------
+    Rows
+        Of equal weight.
+    """
+    n = len(validation.samples)
+    with naming_samples():
+        samples, positions, index = processes.share(validation.samples, np.arange(n))
+        with named_among(positions):
+            table = Table(cut.rows(samples, place), index)
+    return Rows([table], validation.target, np.ones(n), processes=processes)

@@ -14,9 +14,9 @@ from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
 
 from ..data import progress
-from .rows import count_batches
-from .tail import copy_state
-from .watching import is_worse, mean_loss, warn_worse
+from .dataset import count_batches
+from .loss_monitor import is_worse, mean_loss, warn_worse
+from .trainable_stages import copy_state
 
 __all__ = [
     "EpochProgress",

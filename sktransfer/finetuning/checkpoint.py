@@ -21,11 +21,16 @@ from ..backbones import Backbone, describe
 from ..backbones.serialization import first_unknown, from_bytes, to_bytes
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
 from .callbacks import KeepBest, WarmupCosine
-from .rows import Batches, Rows
-from .tail import Tail
-from .watching import mean_loss
+from .dataset import Batches, Rows
+from .loss_monitor import mean_loss
+from .trainable_stages import Tail
 
-__all__ = ["SaveTraining", "TrainingFile", "describe_fit", "saving"]
+__all__ = [
+    "SaveTraining",
+    "TrainingFile",
+    "describe_fit",
+    "saving",
+]
 
 _NAME = "training.checkpoint"
 _KEY = "{key}"  # in the name of a folder: a digest of the data and parameters

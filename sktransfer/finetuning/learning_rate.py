@@ -1,15 +1,20 @@
-"""The learning rates where the user does not say."""
+"""Default learning rates, batch size and number of epochs."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn
 
-from .rows import Rows
-from .similarity import similarity_of
-from .tail import Tail
+from ..engines import keeps_statistics, moments_of, norm_divergence
+from .dataset import Rows
+from .trainable_stages import Tail
+from .training_step import within_memory
 
-__all__ = ["auto_rates"]
+__all__ = ["auto_batch_size", "auto_epochs", "auto_rates", "similarity_of", "training_length"]
 
 # benchmarks/finetune_defaults.py measures what these defaults give.
 _HEAD = 1e-4  # which begins as the linear probe, the best that is known
@@ -67,3 +72,107 @@ def _fixed_lr(tail: Tail, n_frozen: int) -> float | None:
 
 def _is_layer_norm(module: nn.Module) -> bool:
     return type(module).__name__.lower().startswith(("layernorm", "rmsnorm"))
+
+
+_AT_MOST, _AT_ONCE = 64, 16  # rows
+_NOISE = 0.17  # the divergence of noise in networks for images is 0.14 to 0.2
+
+
+@torch.no_grad()
+def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
+    """Measure the similarity of rows to the training data of a network with batch normalization.
+
+    Parameters
+    ----------
+    tail : Tail
+        Before it is trained.
+    rows : Rows
+        At most 64 are run.
+    device : torch.device
+
+    Returns
+    -------
+    float or None
+        exp(-(2 d / 0.17)²), where d is the mean divergence of batch normalization layers: from 0,
+        like noise, to 1. None if there are none, or if one row has no statistics.
+    """
+    norms: list[Any] = [m for m in tail.body.modules() if keeps_statistics(m)]
+    if len(rows) < 2 or not any(norm.running_mean.any() for norm in norms):
+        return None
+    seen: dict[nn.Module, list] = {norm: [] for norm in norms}
+    hooks = [
+        norm.register_forward_pre_hook(lambda m, args: seen[m].append(moments_of(args[0])))
+        for norm in norms
+    ]
+    tail.to(device).eval()
+    index = torch.linspace(0, len(rows) - 1, min(len(rows), _AT_MOST)).long()
+
+    def run(most_rows: int) -> None:
+        for moments in seen.values():
+            moments.clear()
+        for part in index.split(most_rows):
+            tail(rows.batch(part, 0, None)[0]["x"].to(device))
+
+    within_memory(run, len(index), _AT_ONCE)
+    for hook in hooks:
+        hook.remove()
+    shares = rows.processes.everyones([np.concatenate(parts) for parts in seen.values() if parts])
+    seen_norms = [norm for norm, parts in seen.items() if parts]
+    moments = map(np.concatenate, zip(*shares, strict=True))
+    found = [norm_divergence(m, norm) for m, norm in zip(moments, seen_norms, strict=True)]
+    return float(np.exp(-((2 * np.mean(found) / _NOISE) ** 2)))
+
+
+# benchmarks/finetune_defaults.py measures what these defaults give.
+_STEPS = 120  # few rows need many passes, and many rows few
+_PASSES = (4, 60)  # at least and at most
+_SMALL, _SMALL_BATCH, _BATCH = 1000, 16, 32  # rows; rows in a step
+
+
+def auto_batch_size(n_rows: int) -> int:
+    """Return the number of rows in a training step: 16 up to 1,000 rows, else 32.
+
+    Parameters
+    ----------
+    n_rows : int
+
+    Returns
+    -------
+    int
+        At most the number of rows.
+    """
+    return min(n_rows, _SMALL_BATCH if n_rows <= _SMALL else _BATCH)
+
+
+def auto_epochs(n_rows: int, batch_size: int) -> int:
+    """Return the number of passes that make 120 steps, at least 4 and at most 60.
+
+    Parameters
+    ----------
+    n_rows, batch_size : int
+
+    Returns
+    -------
+    int
+    """
+    fewest, most = _PASSES
+    return min(most, max(fewest, round(_STEPS / math.ceil(n_rows / batch_size))))
+
+
+def training_length(n_rows: int, batch_size: int | str, max_epochs: int | str) -> tuple[int, int]:
+    """Return how long a training is: the rows in a batch, and the number of epochs.
+
+    Parameters
+    ----------
+    n_rows : int
+    batch_size, max_epochs : int or "auto"
+        As in :class:`FineTunedClassifier`.
+
+    Returns
+    -------
+    batch_size, n_epochs : int
+    """
+    size = auto_batch_size(n_rows) if isinstance(batch_size, str) else batch_size
+    size = min(n_rows, size)
+    epochs = auto_epochs(n_rows, size) if isinstance(max_epochs, str) else max_epochs
+    return int(size), int(epochs)

@@ -14,9 +14,8 @@ from sklearn.callback import with_callbacks
 from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
-from .augment import Augmentation
-from .base import TunedEstimator
-from .validation import check_given
+from .augmentation import Augmentation
+from .base import TunedEstimator, check_given
 
 __all__ = ["FineTunedRegressor"]
 

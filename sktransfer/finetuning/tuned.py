@@ -19,10 +19,8 @@ from ..backbones import Backbone, stages_of
 from ..data import open_target
 from ..features import Stream
 from .heads import build_module, describe_module
-from .loop import make_net, tail_of
-from .outputs import run_rows
-from .plan import TrainingPlan, without_callbacks
-from .tail import Tail
+from .trainable_stages import Tail, run_rows
+from .training import TrainingPlan, make_net, tail_of, without_callbacks
 
 __all__ = [
     "TunedBackbone",

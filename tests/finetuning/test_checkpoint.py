@@ -35,7 +35,7 @@ from sktransfer import (
     load_word_vectors,
 )
 from sktransfer.data import disk
-from sktransfer.finetuning.loop import _OwnLoop
+from sktransfer.finetuning.training import _OwnLoop
 from tests.finetuning.conftest import SGD, network
 from tests.support import images, run_python, tiny_backbone
 

@@ -35,9 +35,8 @@ from sktransfer.backbones.stages import stages_of
 from sktransfer.data import ClassTarget
 from sktransfer.features import compute_inputs
 from sktransfer.finetuning.callbacks import warmup_cosine
-from sktransfer.finetuning.outputs import head_inputs
-from sktransfer.finetuning.rows import Batches, Rows
-from sktransfer.finetuning.tail import Pooling, Tail
+from sktransfer.finetuning.dataset import Batches, Rows
+from sktransfer.finetuning.trainable_stages import Pooling, Tail, head_inputs
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import SGD, dropout_head, network
 from tests.new_process import run_in_new_process

@@ -8,7 +8,7 @@ from torch import nn
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.backbones import stages_of
 from sktransfer.finetuning import training_length, training_step
-from sktransfer.finetuning.tail import Tail
+from sktransfer.finetuning.trainable_stages import Tail
 from sktransfer.finetuning.training_step import run_in_micro_batches
 from tests.backbones import q4_support as q4
 from tests.finetuning.conftest import SGD, network

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from ..backbones import Backbone, describe, seeded
 from ..data import SampleView, digest, open_image, read_image
 from ..features import Count
-from .rows import Table
+from .dataset import Table
 
 __all__ = [
     "Augmentation",

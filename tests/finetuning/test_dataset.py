@@ -9,7 +9,7 @@ from sktransfer import (
     FineTunedClassifier,
     load_backbone,
 )
-from sktransfer.finetuning.rows import Rows, Table
+from sktransfer.finetuning.dataset import Rows, Table
 from tests.finetuning.conftest import network
 
 

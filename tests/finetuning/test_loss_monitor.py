@@ -10,8 +10,8 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.data import NumericTarget, class_target
-from sktransfer.finetuning.loop import WeightedLoss
-from sktransfer.finetuning.watching import constant_loss, is_worse
+from sktransfer.finetuning.loss_monitor import constant_loss, is_worse
+from sktransfer.finetuning.training import WeightedLoss
 from tests.finetuning.conftest import network
 
 FEW_OF_MANY = 200  # features of vectors of which few samples are given

@@ -9,9 +9,9 @@ from sktransfer import Augmentation, FineTunedClassifier, UnreadableSamplesError
 from sktransfer.engines import as_batch
 from sktransfer.features import Stream
 from sktransfer.features import tables as tables_module
-from sktransfer.finetuning import cut as cut_module
-from sktransfer.finetuning.cut import Cut, Place, seconds_on_disk
-from sktransfer.finetuning.rows import Rows, Table, copy_rows
+from sktransfer.finetuning import activation_cache as cut_module
+from sktransfer.finetuning.activation_cache import Cut, Place, seconds_on_disk
+from sktransfer.finetuning.dataset import Rows, Table, copy_rows
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 SETTINGS = {"max_epochs": 2, "batch_size": 8, "lr": 1e-3, "random_state": 0}

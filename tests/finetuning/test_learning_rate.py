@@ -7,8 +7,8 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.finetuning import learning_rate
-from sktransfer.finetuning.schedule import auto_batch_size, auto_epochs
-from sktransfer.finetuning.tail import Tail
+from sktransfer.finetuning.learning_rate import auto_batch_size, auto_epochs
+from sktransfer.finetuning.trainable_stages import Tail
 from tests.finetuning.conftest import network
 
 TAIL = {"square": False, "masked": False, "train_batch_norm": False, "precision": "float32"}

@@ -12,7 +12,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from ..data import NumericTarget, Target
-from .rows import Rows
+from .dataset import Rows
 
 __all__ = ["WatchLoss", "constant_loss", "is_worse", "mean_loss", "warn_worse"]
 

@@ -1,9 +1,9 @@
-"""The trained end of a network: the stages above the cut and the head."""
+"""The trained end of a network: the stages above the frozen ones and the head."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,25 @@ import torch
 from torch import nn
 
 from ..backbones import seeded
-from ..engines import pool
+from ..data import get_modality
+from ..engines import engine_for, pool, resolve_device
+from ..features import Stream, check_outputs
+from .dataset import Table, as_rows, as_table
 from .distributed import ONE_PROCESS, Processes
-from .parameters import select_parameters
-from .rows import Table
 
-__all__ = ["Pooling", "Tail", "copy_state", "learned_stages", "restrict_rows"]
+__all__ = [
+    "PARTIAL",
+    "Pooling",
+    "Tail",
+    "check_head",
+    "check_partial",
+    "copy_state",
+    "head_inputs",
+    "learned_stages",
+    "restrict_rows",
+    "run_rows",
+    "select_parameters",
+]
 
 
 class Pooling(nn.Module):
@@ -212,3 +225,175 @@ def restrict_rows(tail: Tail, rows: Table, processes: Processes = ONE_PROCESS) -
     used = np.unique(np.concatenate(processes.everyones(used)))
     tail.body[0] = table.restricted(used[used > 0])
     tail.unfreeze()
+
+
+def select_parameters(
+    stages: nn.Sequential, part: str, fixed: Collection[str] = frozenset()
+) -> None:
+    """Set which parameters have gradients, in place.
+
+    Parameters
+    ----------
+    stages : torch.nn.Sequential
+        The head is the last one; all its parameters are trained.
+    part : {"all", "norm", "bias"}
+        Which parameters of the other stages are trained: all; scales and shifts of
+        normalization layers (Frankle, Schwab, Morcos 2021, arXiv:2003.00152); or biases, those
+        of normalization layers included (BitFit: Ben Zaken, Ravfogel, Goldberg 2022,
+        arXiv:2106.10199).
+    fixed : collection of str, default=frozenset()
+        Names of parameters that are not trained in any case.
+    """
+    stages.requires_grad_(False)
+    selected = stages.parameters() if part == "all" else _partial(stages, part)
+    for parameter in [*selected, *stages[-1].parameters()]:
+        parameter.requires_grad_(True)
+    for name, parameter in stages.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
+
+
+def check_partial(
+    stages: nn.Sequential, part: str, backbone: str, fixed: Collection[str] = frozenset()
+) -> None:
+    """Check that stages have parameters of a kind, and some that are not fixed.
+
+    Parameters
+    ----------
+    stages : torch.nn.Sequential
+    part : {"all", "norm", "bias"}
+    backbone : str
+        Its name, for the message.
+    fixed : collection of str, default=frozenset()
+        As in :func:`select_parameters`.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    if part != "all" and next(_partial(stages, part), None) is None:
+        noun = {"norm": "normalization layers with parameters", "bias": "biases"}[part]
+        raise ValueError(
+            f"trainable={part!r}: backbone {backbone!r} has no {noun}. Use 'head', 'all' or a "
+            "number of stages."
+        )
+    named = dict(list(stages)[:-1] and nn.Sequential(*list(stages)[:-1]).named_parameters())
+    free = {id(parameter) for name, parameter in named.items() if name not in fixed}
+    selected = named.values() if part == "all" else _partial(stages, part)
+    if named and free.isdisjoint(map(id, selected)):
+        raise ValueError(
+            f"No parameter below the head would be trained: those of backbone {backbone!r} that "
+            "trainable= selects have requires_grad=False. Set it to True for some of them, or "
+            "trainable='head'."
+        )
+
+
+def _partial(stages: nn.Sequential, part: str) -> Iterator[nn.Parameter]:
+    if part == "all":
+        return
+    belongs = PARTIAL[part]
+    for stage in list(stages)[:-1]:
+        for module in stage.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if belongs(module, name) and parameter.is_floating_point():
+                    yield parameter
+
+
+def _of_norm(module: nn.Module, name: str) -> bool:
+    # By name, since many networks have norms of their own classes.
+    return "norm" in type(module).__name__.lower()
+
+
+def _is_bias(module: nn.Module, name: str) -> bool:
+    return name.endswith("bias")
+
+
+# The values of ``trainable`` that train some parameters of all stages.
+PARTIAL: dict[str, Callable[[nn.Module, str], bool]] = {"norm": _of_norm, "bias": _is_bias}
+
+
+_AT_ONCE = 1024  # rows of activations in one call of an engine
+_BYTES_AT_ONCE = 2**26
+
+
+def run_rows(
+    body: nn.Module,
+    activations: np.ndarray | Stream | Table,
+    device: str,
+    engines: dict[Any, Any],
+    *,
+    has_tokens: bool,
+    precision: str = "float32",
+    positions: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Run rows of activations through one stage; ``engines`` keeps the engines for it.
+
+    ``positions`` are those of the samples, for messages.
+    """
+    modality = get_modality("text" if has_tokens else "array")
+    engine = engine_for(
+        {"output": body},
+        ("output",),
+        "none",
+        kept=engines,
+        device=resolve_device(device),
+        modality=modality,
+        precision=precision,
+    )
+    table, parts = as_table(activations), []
+    for rows in table.batches(_slices(table)):
+        inputs = list(map(_as_input, as_rows(rows)))
+        parts.append(engine.run_groups(modality.group(inputs))["output"])
+    at = table.positions if positions is None else np.asarray(positions)
+    return check_outputs(np.concatenate(parts), at)
+
+
+def _slices(table: Table) -> list[np.ndarray]:
+    """Divide the places in a table into parts that fit into memory easily."""
+    size = _AT_ONCE
+    if not table.is_ragged:
+        size = int(np.clip(_BYTES_AT_ONCE // max(1, table.nbytes // len(table)), 1, _AT_ONCE))
+    return np.split(np.arange(len(table)), range(size, len(table), size))
+
+
+def _as_input(row: torch.Tensor) -> torch.Tensor:
+    """Convert a row of numbers to float32; ids of tokens are not changed."""
+    return row.float() if row.is_floating_point() else row
+
+
+def head_inputs(
+    tail: Tail, activations: np.ndarray | Stream | Table, device: str = "cpu"
+) -> np.ndarray:
+    """Compute the input of the head from activations at the cut."""
+    body = nn.Sequential(*list(tail.eval().body)[:-1])
+    has_tokens = activations.dtype == object  # rows of tokens differ in length
+    return run_rows(body, activations, device, {}, has_tokens=has_tokens)
+
+
+@torch.no_grad()
+def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
+    """Check the number of outputs of a head on one row of activations.
+
+    Parameters
+    ----------
+    tail : Tail
+    one : ndarray of shape (1, ...) or array of one array
+    n_outputs : int
+        Number of outputs that is required.
+
+    Raises
+    ------
+    ValueError
+        If the head returns another number, or fails on the features.
+    """
+    row = _as_input(as_rows(one)[0])
+    try:
+        output = tail.eval()(row[None])
+        shape = tuple(output.shape)
+    except Exception as error:  # of any type, since the user wrote the head
+        raise ValueError(f"head= cannot take the features of the network: {error}") from error
+    if shape != (1, n_outputs):
+        raise ValueError(
+            f"head= gives outputs of shape {shape} for one sample: give (1, {n_outputs})."
+        )
