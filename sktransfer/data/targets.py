@@ -121,7 +121,7 @@ class Target:
     ----------
     name : {"multiclass", "multilabel", "regression"}
     loss : str
-        The loss of the outputs, by its name in ``finetuning.loop``.
+        The loss of the outputs, by its name in ``finetuning.training``.
     probe : str
         The linear model of the encoded target, by its name in ``transferability.probes``.
     """

@@ -177,7 +177,7 @@ def test_views_of_one_stream_are_drawn_as_those_of_tables():
 
 
 def test_a_table_is_copied_to_a_device_in_parts(monkeypatch):
-    monkeypatch.setattr("sktransfer.finetuning.rows._AT_ONCE", 4)
+    monkeypatch.setattr("sktransfer.finetuning.dataset._AT_ONCE", 4)
     X = images(10, (30, 24))
     copied = copy_rows(Table(Stream(X, tiny_backbone())), torch.device("cpu"))
     assert torch.equal(copied, torch.stack([TINY_SIZE(image) for image in X]))
