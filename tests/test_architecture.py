@@ -29,7 +29,7 @@ WITHOUT_TORCH = ["data", "transferability"]
 # One file for each source of backbones, the only one that imports its library.
 SOURCES = {
     "timm": ["backbones/timm.py"],
-    "gensim": ["backbones/words/formats.py"],
+    "gensim": ["backbones/words/files.py"],
     "transformers": ["backbones/huggingface.py"],
 }
 OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}

@@ -3,21 +3,23 @@
 One file for each source of networks.
 """
 
-from .base import Backbone
+from .backbone import Backbone
 from .fingerprint import describe
-from .graphs import trace
-from .layer_info import LayerInfo, inspect_layers, is_channels_last, takes_size
 from .layers import (
+    LayerInfo,
     boundary,
+    inspect_layers,
+    is_channels_last,
     is_single_classifier,
     list_layers,
     penultimate,
     resolve_layer,
+    takes_size,
     weighted_layers,
 )
 from .preprocessing import ImagePreprocessing
 from .registry import list_backbones, load_backbone, modality_of, register_backbone
-from .stages import stages_of
+from .stages import stages_of, trace
 from .weights import seeded
 
 __all__ = [

@@ -1,25 +1,31 @@
-"""Layers by name: list them, resolve a name, find the penultimate one and what is trained."""
+"""Layers by name, what is trained below one, and what one sample shows about each."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import warnings
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..data import shorten
-from .base import Backbone
+from .backbone import Backbone
 from .registry import load_backbone
-from .stages import cut_of, has_matrix, has_tensors, stages_of
+from .stages import cut_of, has_matrix, has_tensors, join_stages, make_single, stages_of
 
 __all__ = [
+    "LayerInfo",
     "boundary",
+    "inspect_layers",
+    "is_channels_last",
     "is_single_classifier",
     "list_layers",
     "penultimate",
     "resolve_layer",
+    "takes_size",
     "weighted_layers",
 ]
 
@@ -237,3 +243,246 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
             "weights below its head; give 1 to that number, a layer's name, 'head' or 'all'."
         )
     return weighty[-trainable]
+
+
+_INSPECTED = 4  # shapes of samples for which the layers of one network stay known
+_STEP = 32  # pixels: most networks halve an image five times
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerInfo:
+    """What one sample shows about a layer.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+        Shape of the activation of one sample, without the batch axis.
+    has_tokens : bool
+        Whether the activation is ``(length, channels)``.
+    has_weights : bool
+        Whether the stage that ends at the layer has weights; a norm alone does not count.
+    width : int
+        Number of features under average pooling, which is the number of channels.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    has_tokens: bool
+    has_weights: bool
+    width: int
+
+
+def is_channels_last(shape: tuple[int, ...], square: bool) -> bool:
+    """Tell whether an activation is ``(height, width, channels)``, as in Swin's blocks.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one sample's activation.
+    square : bool
+        Whether the network's input is a square image; otherwise the two layouts cannot be told
+        apart, and channels come first.
+
+    Returns
+    -------
+    bool
+    """
+    return square and len(shape) == 3 and shape[0] == shape[1] != shape[2]
+
+
+@torch.inference_mode()
+def inspect_layers(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
+    """Run the stages one after another on one sample, check them, and describe their outputs.
+
+    The stages must give what the network gives. A place where the activation has no row for each
+    sample (because time steps and batch are swapped there) is not the end of a stage. What is
+    found is kept with the backbone, for each shape of a sample; for texts, whose length says
+    nothing about the layers, once.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    probe : Tensor of shape (n, ...)
+        Preprocessed samples, of which the first is used.
+
+    Returns
+    -------
+    dict of str to LayerInfo
+        In the order of the stages.
+
+    Raises
+    ------
+    ValueError
+        If stages that the user gave do not compute the network, if the network does not return
+        one tensor with a row for each sample, or if it does not take images of the size asked
+        for. A traced network whose stages do not compute it (its forward depends on the values
+        in its input) becomes a single stage.
+    """
+    known = backbone.prepared.setdefault("inspected", {})
+    key = () if backbone.modality.has_tokens else tuple(probe.shape[1:])
+    found = known.get(key)
+    if found is None:
+        known[key] = found = _inspect(backbone, probe[:1])
+        while len(known) > _INSPECTED:
+            known.pop(next(iter(known)))
+    return found
+
+
+def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
+    try:
+        expected = backbone.module(probe.clone())  # a network may change its input
+    except Exception as error:
+        if backbone.native_shape is not None:
+            raise ValueError(_unfit_size(backbone, error)) from error
+        # Samples of any shape reach such a network; torch tells that one does not fit.
+        if backbone.input_shape is not None or type(error) not in (RuntimeError, ValueError):
+            raise
+        raise ValueError(
+            f"backbone {backbone.name!r} does not take samples of shape {tuple(probe.shape[1:])}: "
+            f"{error!s:.200}"
+        ) from error
+    pair = torch.cat([probe, _another_sample(probe)])
+    _check_output(backbone, expected, backbone.module(pair.clone()))
+    alone, both = (_run_stages(backbone, x) for x in (probe, pair))
+    if not _is_equal(alone[-1], expected):
+        _refuse_given_stages(backbone)
+        make_single(backbone, "its forward depends on values, not only on shapes")
+        alone = [expected]
+    mixed = {i for i in range(len(alone) - 1) if not _has_rows(alone[i], both[i])}
+    if mixed:
+        _refuse_mixed_stages(backbone, mixed)
+        join_stages(backbone, mixed)
+        alone = [x for i, x in enumerate(alone) if i not in mixed]
+    return _describe_layers(backbone, alone, square=_is_square(probe))
+
+
+def _another_sample(probe: torch.Tensor) -> torch.Tensor:
+    """Return a sample that differs from the probe: other numbers, or its words in another order."""
+    return probe / 2 if probe.is_floating_point() else probe.flip(-1)
+
+
+def _run_stages(backbone: Backbone, x: torch.Tensor) -> list:
+    x, outputs = x.clone(), []
+    for stage in stages_of(backbone).values():
+        x = stage(x)
+        # A copy, since the next stage may work in place.
+        outputs.append(x.clone() if isinstance(x, torch.Tensor) else x)
+    return outputs
+
+
+def _is_equal(found, expected: torch.Tensor) -> bool:
+    same = isinstance(found, torch.Tensor) and found.shape == expected.shape
+    return same and torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _has_rows(alone, both) -> bool:
+    """Tell whether one sample gives one row, and two samples give two."""
+    pair = isinstance(alone, torch.Tensor) and isinstance(both, torch.Tensor)
+    return pair and min(alone.ndim, both.ndim) > 0 and (len(alone), len(both)) == (1, 2)
+
+
+def _is_square(x: torch.Tensor) -> bool:
+    return x.ndim == 4 and x.shape[2] == x.shape[3]
+
+
+def _describe_layers(backbone: Backbone, outputs: list, square: bool) -> dict[str, LayerInfo]:
+    found = {}
+    for (name, stage), x in zip(stages_of(backbone).items(), outputs, strict=True):
+        shape = tuple(x.shape[1:])
+        last = len(shape) == 2 or is_channels_last(shape, square)
+        width = shape[-1 if last else 0] if shape else 1
+        found[name] = LayerInfo(name, shape, len(shape) == 2, has_matrix(stage), width)
+    return found
+
+
+def _refuse_given_stages(backbone: Backbone) -> None:
+    if backbone.stages is not None:
+        raise ValueError(
+            f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
+            "of the module. Every step must be in one of them, functions too (nn.Flatten())."
+        )
+
+
+def _refuse_mixed_stages(backbone: Backbone, mixed: set[int]) -> None:
+    if backbone.stages is not None:
+        names = [list(backbone.stages)[i] for i in sorted(mixed)]
+        raise ValueError(
+            f"Stages {names} of backbone {backbone.name!r} do not give a row for each sample: "
+            "put each together with the one after it."
+        )
+
+
+def _check_output(backbone: Backbone, alone, both) -> None:
+    if not isinstance(alone, torch.Tensor):
+        raise ValueError(
+            f"Backbone {backbone.name!r} returns {type(alone).__name__}: give a module that "
+            "returns one tensor, such as one around it that chooses."
+        )
+    if not _has_rows(alone, both):
+        raise ValueError(
+            f"Backbone {backbone.name!r} returns shape {tuple(both.shape)} for a batch of two: "
+            "a row for each sample is needed, first."
+        )
+    if not both.is_floating_point() or not both.isfinite().all():
+        return
+    if (both[0] - alone[0]).norm() > 1e-2 * alone.norm() + 1e-6:
+        warnings.warn(
+            f"Backbone {backbone.name!r} gives other numbers for a sample in another batch, as "
+            "batch norm without running statistics does, or what draws at random: so will its "
+            "features.",
+            stacklevel=2,
+        )
+
+
+def _unfit_size(backbone: Backbone, error: Exception) -> str:
+    """Say that a network does not take images of the size asked for, and the least it takes."""
+    native, size = max(backbone.native_shape[1:]), backbone.preprocess.input_shape[-1]
+    least = _least_size(backbone, native)
+    # Those of one kind can be large, such as a message with a whole shape in it.
+    why = f"{type(error).__name__}: {error}"[:200]
+    known = "" if least is None else f" The least that it takes is {least};"
+    return (
+        f"image_size={size}: backbone {backbone.name!r} does not take images of this size "
+        f"({why}).{known} its weights were made for {native}."
+    )
+
+
+def _least_size(backbone: Backbone, native: int) -> int | None:
+    """Find the smallest square image that a network takes, up to its native size.
+
+    Networks that take multiples of a patch are tried at multiples of 32 first; from the smallest
+    of these that is taken, bisection goes down.
+    """
+    steps = [*range(_STEP, native, _STEP), native]
+    fitting = next((size for size in steps if takes_size(backbone, size)), None)
+    if fitting is None:
+        return None
+    below = max(0, fitting - _STEP)
+    while fitting - below > 1:
+        middle = (fitting + below) // 2
+        fitting, below = (middle, below) if takes_size(backbone, middle) else (fitting, middle)
+    return fitting
+
+
+@torch.inference_mode()
+def takes_size(backbone: Backbone, size: int) -> bool:
+    """Tell whether a network runs on square images of a size.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        With an input shape.
+    size : int
+        Side in pixels.
+
+    Returns
+    -------
+    bool
+    """
+    shape: Any = backbone.native_shape or backbone.input_shape
+    try:
+        output = backbone.module(torch.zeros(1, shape[0], size, size, dtype=torch.float32))
+    except Exception:  # whatever the network raises
+        return False
+    return bool(output.isfinite().all())

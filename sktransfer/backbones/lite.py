@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .base import Backbone
+from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
-from .licences import licence_of_package
 from .preprocessing import ImagePreprocessing
-from .weights import load_weights, random_weights
+from .weights import licence_of_package, load_weights, random_weights
 
 __all__ = ["LITE", "ConvNormAct", "InvertedResidual", "SamePadConv2d", "lite_network", "load_lite"]
 

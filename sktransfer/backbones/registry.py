@@ -1,33 +1,37 @@
-"""Backbones by name: a registry and a function to add to it."""
+"""Backbones by name or of a module, and a function to add a name."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import importlib.util
+import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..data import Modality, get_modality
-from .base import Backbone
+from ..data import Modality, get_modality, shorten
+from .backbone import Backbone
 from .behavior import check_behavior
 from .lite import LITE, load_lite
-from .modules import from_module
-from .names import unknown_backbone
+from .preprocessing import as_preprocessing
 from .weights import load_weights
 
 __all__ = [
     "Reference",
     "architecture",
+    "from_module",
     "list_backbones",
     "load_backbone",
     "modality_of",
     "register_backbone",
+    "unknown_backbone",
 ]
 
 # name: a loader taking (name, weights, *, download) and returning a Backbone; those of torchvision
@@ -400,3 +404,96 @@ def _files_of_folder(name: str) -> list[Path]:
     from .huggingface import files_of_folder
 
     return files_of_folder(name)
+
+
+def from_module(
+    module: nn.Module | Callable[..., Any],
+    *,
+    name: str | None = None,
+    preprocess: Callable[..., Any] | None = None,
+    stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
+    classes: Sequence[str] | None = None,
+    modality: str | Modality | None = None,
+) -> Backbone:
+    """Make a backbone of a copy of a module, or of what a function returns.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or callable
+    name, preprocess, stages, classes, modality
+        As in :func:`load_backbone`.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    TypeError
+        If it is no module and returns none.
+    ValueError
+        If the call of the function fails.
+    """
+    if not isinstance(module, nn.Module):
+        if not callable(module) or (inspect.isclass(module) and not issubclass(module, nn.Module)):
+            raise TypeError(f"backbone: a name, a torch.nn.Module or a factory, got {module!r}")
+        module = _call_factory(module)
+    # In one call, so that stages taken out of the module stay parts of its copy.
+    module, stages = deepcopy((module, stages))
+    for parameter in module.parameters():
+        parameter.grad = None
+    module.float()  # samples are float32
+    modality = get_modality(modality or ("array" if preprocess is None else "image"))
+    return Backbone(
+        name or type(module).__name__.lower(),
+        module,
+        modality=modality,
+        preprocess=as_preprocessing(preprocess, modality),
+        classes=classes,
+        stages=None if stages is None else dict(_named_stages(stages)),
+    )
+
+
+def _call_factory(factory: Callable) -> nn.Module:
+    try:
+        made = factory()
+    except Exception as error:  # it may raise anything
+        raise ValueError(f"backbone={factory!r:.80}: the call failed: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"backbone={factory!r:.80} must return a torch.nn.Module, got {type(made).__name__}."
+        )
+    return made
+
+
+def _named_stages(stages):
+    if hasattr(stages, "items"):
+        return stages.items()
+    return ((f"stage{i}", stage) for i, stage in enumerate(stages))
+
+
+def unknown_backbone(name: str, known: Iterable[str]) -> ValueError:
+    """Make the error for an unknown name, with the nearest names or the prefix that is missing.
+
+    Parameters
+    ----------
+    name : str
+    known : iterable of str
+
+    Returns
+    -------
+    ValueError
+    """
+    unknown = f"backbone {shorten(name, 80)!r} is not known."
+    if "/" in name:
+        return ValueError(
+            f"{unknown} A sentence encoder of the Hugging Face hub, or in a folder, is "
+            f"'hf:{shorten(name, 80)}'. Networks for images are those of torchvision and "
+            "'timm:<name>', such as 'timm:vit_base_patch16_224'."
+        )
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    nearest = f"Nearest: {near}; all" if near else "All"
+    return ValueError(
+        f"{unknown} {nearest}: sktransfer.list_backbones(). A name of your own needs "
+        "sktransfer.register_backbone first."
+    )

@@ -8,26 +8,36 @@ the stages in order is running the network.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Container, Iterator
+import threading
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import fx, nn
 
 from .._compat.torch import TracedModule
-from .base import Backbone
-from .graphs import (
-    TRACING,
-    constants,
-    cut_places,
-    idle,
-    inside_blocks,
-    join_inputs_of_heads,
-    live_after,
-    modules_around,
-    trace,
-)
+from .backbone import Backbone
 
-__all__ = ["Cut", "cut_of", "has_matrix", "has_tensors", "join_stages", "make_single", "stages_of"]
+__all__ = [
+    "TRACING",
+    "Cut",
+    "constants",
+    "cut_of",
+    "cut_places",
+    "has_matrix",
+    "has_tensors",
+    "idle",
+    "inside_blocks",
+    "join_inputs_of_heads",
+    "join_stages",
+    "live_after",
+    "make_single",
+    "modules_around",
+    "stages_of",
+    "trace",
+]
 
 _SHOWN = 3  # values named in a message
 _LONGEST = 200  # characters of another error in a message
@@ -293,3 +303,277 @@ def _make_dropouts_modules(stage: fx.GraphModule) -> None:
 def _argument(node: fx.Node, position: int, name: str, default):
     """Return an argument of a call, however it was given."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+# torch.fx patches nn.Module for the whole process while it traces: one thread at a time.
+TRACING = threading.RLock()
+
+
+class _Tracer(fx.Tracer):
+    """Trace into containers only.
+
+    A module without children is one operation, so that what depends on ``training`` inside it
+    (dropout, stochastic depth) is decided when it runs and not when it is traced. The patch of
+    ``nn.Module`` acts in other threads, too; their calls go through unchanged.
+
+    Parameters
+    ----------
+    opaque : collection of callable
+        Functions and classes of modules that are one operation, too.
+    """
+
+    def __init__(self, opaque: Collection[Callable]):
+        self.opaque = tuple(item for item in opaque if isinstance(item, type))
+        functions = tuple(item for item in opaque if not isinstance(item, type))
+        super().__init__(autowrap_functions=functions)
+        self.thread = threading.get_ident()
+
+    def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
+
+    def getattr(self, attr: str, value, parameter_proxy_cache: dict):
+        if threading.get_ident() != self.thread:
+            return value
+        return super().getattr(attr, value, parameter_proxy_cache)
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        childless = next(module.children(), None) is None
+        whole = isinstance(module, (torch.jit.ScriptModule, *self.opaque))
+        return childless or whole or super().is_leaf_module(module, name)
+
+
+def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.Graph:
+    """Trace a network into a graph of operations, in which childless modules stay whole.
+
+    Only the first argument of ``forward`` is an input. The others have their default values, and
+    the assertions about them that tracing adds are removed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    opaque : collection of callable, default=()
+        Functions and classes of modules that are one operation of the graph.
+
+    Returns
+    -------
+    torch.fx.Graph
+
+    Raises
+    ------
+    Exception
+        Whatever the network's forward raises when it is traced.
+    """
+    with TRACING:
+        graph = _Tracer(opaque).trace(module, _defaults(module))
+    extra = set([node for node in graph.nodes if node.op == "placeholder"][1:])
+    for node in graph.nodes:
+        if not extra.isdisjoint(node.all_input_nodes):
+            extra.add(node)
+    for node in reversed(graph.nodes):
+        if node in extra:
+            graph.erase_node(node)
+    return graph
+
+
+def _defaults(module: nn.Module) -> dict:
+    """Return the default values of the arguments of ``forward`` after the first."""
+    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def modules_around(node: fx.Node) -> list[tuple[str, str, type[Any]]]:
+    """Return path, qualified name and class of the modules that a node is computed in.
+
+    The outermost comes first. The path of a second call of a module differs from its name.
+    """
+    stack = node.meta.get("nn_module_stack", {})
+    return [(path, name, cls) for path, (name, cls) in stack.items() if path]
+
+
+def constants(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that do not depend on the input: parameters, and values made of them."""
+    constant: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "output") and constant.issuperset(node.all_input_nodes):
+            constant.add(node)
+    return constant
+
+
+def idle(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that the output does not depend on: assertions and their arguments."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or not needed.isdisjoint(node.users):
+            needed.add(node)
+    return set(graph.nodes) - needed
+
+
+def live_after(graph: fx.Graph, constant: set[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
+    """Return for each node the values, constants aside, that later nodes still need."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    last_use = {node: max((order[user] for user in node.users), default=-1) for node in order}
+    live: set[fx.Node] = set()
+    after = {}
+    for node in order:
+        if node.op == "output":
+            break
+        live = {n for n in (live | {node}) - constant if last_use[n] > order[node]}
+        after[node] = live
+    return after
+
+
+def cut_places(live: dict[fx.Node, set[fx.Node]]) -> set[fx.Node]:
+    """Return the nodes after which only their own value is needed."""
+    return {node for node, needed in live.items() if needed == {node} and node.op != "placeholder"}
+
+
+def inside_blocks(graph: fx.Graph, passable: set[fx.Node]) -> set[fx.Node]:
+    """Return the nodes inside modules of a class that somewhere has a residual connection.
+
+    A block without a residual could be cut inside, the same block with one could not. Layers
+    would then depend on such details; so a class with a step of its own that is no place for a
+    cut in any of its instances is one stage everywhere.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+    passable : set of torch.fx.Node
+        Nodes that do not prevent a cut.
+
+    Returns
+    -------
+    set of torch.fx.Node
+        All nodes of such modules but the last one of each, its output.
+    """
+    inside: dict[str, list[fx.Node]] = {}
+    classes: dict[str, type] = {}
+    for node in graph.nodes:
+        for path, _, cls in modules_around(node):
+            inside.setdefault(path, []).append(node)
+            classes[path] = cls
+    inside = {path: nodes[:-1] for path, nodes in inside.items()}  # the last one is the output
+    own = {path: set(nodes) for path, nodes in inside.items()}
+    for path, nodes in inside.items():
+        if classes[path] is not nn.Sequential:  # a plain list has no steps of its own
+            for parent in own:
+                if path.startswith(f"{parent}."):
+                    own[parent] -= set(nodes)
+    blocks = {cls for path, cls in classes.items() if own[path] - passable} - {nn.Sequential}
+    return {n for path, nodes in inside.items() if classes[path] in blocks for n in nodes}
+
+
+def join_inputs_of_heads(
+    graph: fx.Graph, module: nn.Module, heads: Sequence[str] = ()
+) -> fx.Node | None:
+    """Find the value that a network's classifier takes; make one value of several, in place.
+
+    A network with two heads (one of them trained by distillation, or one for each of two
+    branches) has no place before them where a single value is needed. Their inputs are stacked
+    to ``(n, n_heads, channels)``, or concatenated to ``(n, channels)`` where they differ in
+    width, and taken apart again: between the two the network can be cut.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+        It is changed.
+    module : torch.nn.Module
+        The traced network.
+    heads : sequence of str, default=()
+        Paths of the modules that are the classifier. By default those are joined that are the
+        last with weights, if they are at least two and all of them ``nn.Linear``.
+
+    Returns
+    -------
+    torch.fx.Node or None
+        None if there are no heads or other values are needed beside their inputs.
+    """
+    inside = _inside_modules(graph, heads) if heads else _last_linears(graph, module)
+    constant = constants(graph)
+    candidates = [n for n in graph.nodes if n not in inside | constant]
+    inputs = [n for n in candidates if not inside.isdisjoint(n.users)]
+    if len(inputs) < 2:
+        return inputs[0] if heads and inputs else None
+    after = set(graph.nodes) - idle(graph) - constant - _ancestors(inputs)
+    known = after | constant | set(inputs)
+    widths: list[Any] = [_width_of(node, inside, module) for node in inputs]
+    if None in widths or not all(known.issuperset(node.all_input_nodes) for node in after):
+        return None
+    _move_behind(graph, after, inputs)
+    return _join(graph, inputs, widths, after)
+
+
+def _inside_modules(graph: fx.Graph, paths: Sequence[str]) -> set[fx.Node]:
+    return {n for n in graph.nodes if {name for _, name, _ in modules_around(n)} & set(paths)}
+
+
+def _last_linears(graph: fx.Graph, module: nn.Module) -> set[fx.Node]:
+    """Return the nodes with weights from which no other is reached, if all are linear layers."""
+    constant = constants(graph)
+    weighted = {n for n in graph.nodes if n not in constant and _has_weights(n, module, constant)}
+    leading: set[fx.Node] = set()  # to a node with weights
+    for node in reversed(graph.nodes):
+        if not (leading | weighted).isdisjoint(node.users):
+            leading.add(node)
+    last = weighted - leading
+    return last if all(isinstance(_called(n, module), nn.Linear) for n in last) else set()
+
+
+def _has_weights(node: fx.Node, module: nn.Module, constant: set[fx.Node]) -> bool:
+    if node.op == "call_module":
+        return next(_called(node, module).parameters(), None) is not None
+    return not constant.isdisjoint(node.all_input_nodes)
+
+
+def _called(node: fx.Node, module: nn.Module) -> Any:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return nodes and all that they are computed from."""
+    found, open_ = set(), list(nodes)
+    while open_:
+        node = open_.pop()
+        if node not in found:
+            found.add(node)
+            open_ += node.all_input_nodes
+    return found
+
+
+def _width_of(node: fx.Node, inside: set[fx.Node], module: nn.Module) -> int | None:
+    """Return the number of channels that the heads expect of one of their inputs."""
+    for user in node.users:
+        called = _called(user, module) if user in inside else None
+        if called is not None:
+            return getattr(called, "in_features", getattr(called, "num_features", None))
+    return None
+
+
+def _move_behind(graph: fx.Graph, after: set[fx.Node], inputs: Sequence[fx.Node]) -> None:
+    """Move the nodes that follow the inputs of the heads behind the last of these."""
+    nodes = list(graph.nodes)
+    end = max(inputs, key=nodes.index)
+    for node in nodes[: nodes.index(end)]:
+        if node in after:
+            end.append(node)
+            end = node
+
+
+def _join(graph: fx.Graph, inputs: list, widths: list[int], after: set[fx.Node]) -> fx.Node:
+    """Insert a node that joins some values, and nodes that take them out of it again."""
+    nodes = list(graph.nodes)
+    same = len(set(widths)) == 1
+    with graph.inserting_after(max(inputs, key=nodes.index)):
+        function, dim = (torch.stack, 1) if same else (torch.cat, -1)
+        joined = graph.create_node(
+            "call_function", function, (inputs,), {"dim": dim}, name="pre_logits"
+        )
+    for i, node in enumerate(inputs):
+        with graph.inserting_after(joined):
+            if same:
+                part = graph.call_function(torch.select, (joined, 1, i))
+            else:
+                part = graph.call_function(torch.narrow, (joined, -1, sum(widths[:i]), widths[i]))
+        node.replace_all_uses_with(part, delete_user_cb=after.__contains__)
+    return joined

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from .base import Backbone
-from .graphs import modules_around, trace
+from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
 from .preprocessing import ImagePreprocessing
+from .stages import modules_around, trace
 from .weights import load_weights, random_weights
 
 __all__ = ["load_timm", "timm_names"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from .base import Backbone
+from .backbone import Backbone
 from .imagenet import imagenet_ids, unique_names
 from .preprocessing import ImagePreprocessing
 from .weights import check_sha256, load_weights, random_weights

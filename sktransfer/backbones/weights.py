@@ -1,9 +1,10 @@
-"""Read tensors from files without running code, and name every tensor that does not fit."""
+"""Read tensors without running code, name every one that does not fit, and tell the licence."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import math
 import re
 import threading
@@ -22,6 +23,8 @@ __all__ = [
     "check_finite",
     "check_sha256",
     "first_line",
+    "licence_of_folder",
+    "licence_of_package",
     "load_tensors",
     "load_weights",
     "random_weights",
@@ -335,3 +338,66 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         elif device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
         yield
+
+
+_LONGEST = 200  # characters of a statement; some packages put the whole text into their metadata
+_FRONT_MATTER = re.compile(r"---\n.*?^license:\s*(\S.*?)\s*$.*?^---$", re.DOTALL | re.MULTILINE)
+
+
+def licence_of_package(name: str) -> str | None:
+    """Return what an installed package states about its licence, and where.
+
+    Parameters
+    ----------
+    name : str
+        Of the distribution.
+
+    Returns
+    -------
+    str or None
+        None if it is not installed or states nothing.
+    """
+    try:
+        found = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for place, text in (("metadata", _in_metadata(found)), ("LICENSE", _in_file(found))):
+        if text:
+            return f"{text} ({place} of the package {name} {found.version})"
+    return None
+
+
+def _in_metadata(found: importlib.metadata.Distribution) -> str:
+    """Return the licence in the metadata of a package, by the newer or the older field."""
+    metadata: Any = found.metadata
+    fields = [metadata.get(key) or "" for key in ("License-Expression", "License")]
+    return next((text for text in fields if text != "UNKNOWN" and 0 < len(text) < _LONGEST), "")
+
+
+def _in_file(found: importlib.metadata.Distribution) -> str:
+    """Return the first line of the licence file of a package, which is the name."""
+    for path in found.files or ():
+        if path.name.upper().startswith(("LICENSE", "LICENCE")):
+            lines = path.read_text().splitlines()
+            return next((line.strip() for line in lines if line.strip()), "")[:_LONGEST]
+    return ""
+
+
+def licence_of_folder(folder: Path) -> str | None:
+    """Return what the model card in a folder states about the licence, and where.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a network in the format of the Hugging Face hub.
+
+    Returns
+    -------
+    str or None
+    """
+    try:
+        text = (folder / "README.md").read_text(errors="replace")
+    except OSError:
+        return None
+    found = _FRONT_MATTER.match(text)
+    return None if found is None else f"{found[1][:_LONGEST]} (README.md of the model)"

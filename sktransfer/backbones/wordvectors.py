@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .base import Backbone
-from .licences import licence_of_package
-from .words.formats import GLOVE, check_finite_rows, positions_kept, read_object
-from .words.preprocessing import WordPreprocessing
+from .backbone import Backbone
+from .weights import licence_of_package
+from .words.files import GLOVE, check_finite_rows, positions_kept, read_object
 from .words.table import WordTable
 from .words.vectors import WordVectors, open_source
+from .words.word_ids import WordPreprocessing
 
 __all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "word_backbone"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..backbones import ImagePreprocessing
-from ..backbones.tokenizer import TokenizerPreprocessing
+from ..backbones.text_encoders import TokenizerPreprocessing
 from ..data import ClassTarget, IndicatorTarget, NumericTarget
 from ..features import (
     LayerChoice,

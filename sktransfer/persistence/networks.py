@@ -17,7 +17,7 @@ from ..backbones.behavior import check_behavior
 from ..backbones.preprocessing import TransformPreprocessing
 from ..backbones.registry import Reference, architecture
 from ..backbones.weights import load_tensors
-from ..backbones.words.formats import Subwords, check_finite_rows
+from ..backbones.words.files import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
 from ..backbones.wordvectors import word_backbone
 from ..data import get_modality

@@ -13,8 +13,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import _num_samples
 
 from ..backbones import Backbone, ImagePreprocessing
-from ..backbones.tokenizer import TokenizerPreprocessing
-from ..backbones.words.preprocessing import WordPreprocessing
+from ..backbones.text_encoders import TokenizerPreprocessing
+from ..backbones.words.word_ids import WordPreprocessing
 
 if TYPE_CHECKING:
     from .onnx_graphs import Graph

@@ -13,9 +13,9 @@ from sklearn.utils import check_array
 from torch import nn
 
 from ..backbones import Backbone, ImagePreprocessing, stages_of
-from ..backbones.tokenizer import TokenizerPreprocessing
-from ..backbones.words.preprocessing import WordPreprocessing
+from ..backbones.text_encoders import TokenizerPreprocessing
 from ..backbones.words.table import WordTable
+from ..backbones.words.word_ids import WordPreprocessing
 from ..data import NumericTarget
 from ..engines import pool
 from ..features import TokenWeights, open_sample

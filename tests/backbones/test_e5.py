@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, load_backbone
-from sktransfer.backbones.q4 import read_q4
+from sktransfer.backbones.e5 import read_q4
 from tests.backbones import q4_support as q4
 from tests.support import DATA
 

@@ -8,7 +8,7 @@ from torchvision.ops import StochasticDepth
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from sktransfer.backbones import image_ops
+from sktransfer.backbones import preprocessing
 from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
 from sktransfer.backbones.lite import StochasticDepth as OwnStochasticDepth
 
@@ -30,20 +30,20 @@ def test_resize(mode, dtype, shape, size):
     for channels in (1, 3):
         x = torch.from_numpy(image(shape, dtype, channels)).permute(2, 0, 1)
         expected = F.resize(x, size, interpolation=InterpolationMode(mode), antialias=True)
-        made = image_ops.resize(x, size, mode)
+        made = preprocessing.resize(x, size, mode)
         assert torch.equal(made, expected)
         assert made.dtype == expected.dtype
         assert channels == 1 or made.stride() == expected.stride()
 
 
 def test_resize_without_fast_bytes(monkeypatch):
-    monkeypatch.setattr(image_ops, "_has_fast_bytes", lambda: False)
+    monkeypatch.setattr(preprocessing, "_has_fast_bytes", lambda: False)
     monkeypatch.setattr(
         "torchvision.transforms.v2.functional._geometry._do_native_uint8_resize_on_cpu",
         lambda mode: mode != InterpolationMode.BILINEAR,
     )
     x = torch.from_numpy(image((60, 40), "uint8")).permute(2, 0, 1)
-    assert torch.equal(image_ops.resize(x, [25], "bilinear"), F.resize(x, [25], antialias=True))
+    assert torch.equal(preprocessing.resize(x, [25], "bilinear"), F.resize(x, [25], antialias=True))
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
@@ -52,7 +52,7 @@ def test_resize_by_pillow(mode, size):
     for shape in SHAPES:
         pixels = image(shape, "uint8")
         expected = F.resize(Image.fromarray(pixels), size, interpolation=InterpolationMode(mode))
-        made = image_ops.resize_by_pillow(pixels, size, mode)
+        made = preprocessing.resize_by_pillow(pixels, size, mode)
         assert torch.equal(made, F.pil_to_tensor(expected))
 
 
@@ -64,13 +64,13 @@ def test_crop_and_scale(dtype, shape, size):
     before = x.clone()
     cropped = F.center_crop(x, list(size))
     expected = F.normalize(F.to_dtype(cropped, torch.float32, scale=True), MEAN, STD)
-    assert torch.equal(image_ops.scale(image_ops.center_crop(x, size), MEAN, STD), expected)
+    assert torch.equal(preprocessing.scale(preprocessing.center_crop(x, size), MEAN, STD), expected)
     assert torch.equal(x, before)
 
 
 def test_an_unknown_interpolation_is_refused():
     with pytest.raises(ValueError, match="smooth"):
-        image_ops.resize(torch.zeros(3, 4, 4), [2], "smooth")
+        preprocessing.resize(torch.zeros(3, 4, 4), [2], "smooth")
 
 
 def test_names_of_classes_are_those_of_torchvision():

@@ -8,8 +8,7 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from sktransfer import Backbone, PretrainedFeatureExtractor, list_layers, load_backbone
-from sktransfer.backbones.layer_info import inspect_layers
-from sktransfer.backbones.layers import penultimate, resolve_layer
+from sktransfer.backbones.layers import inspect_layers, penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, has_tensors, stages_of
 from sktransfer.engines.pooling import pool
 from tests.support import (

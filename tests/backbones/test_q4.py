@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sktransfer import load_backbone
-from sktransfer.backbones.q4 import Blocks, read_q4
+from sktransfer.backbones.e5 import Blocks, read_q4
 from tests.backbones import q4_support as q4
 
 

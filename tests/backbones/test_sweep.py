@@ -12,8 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from sktransfer.backbones.layer_info import inspect_layers
-from sktransfer.backbones.layers import penultimate, resolve_layer
+from sktransfer.backbones.layers import inspect_layers, penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, stages_of
 from sktransfer.engines.pooling import pool
 from tests.support import random_backbone

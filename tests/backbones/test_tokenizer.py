@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sktransfer import PretrainedFeatureExtractor, TransferClassifier, UnreadableSamplesError
-from sktransfer.backbones import tokenizer
+from sktransfer.backbones import text_encoders
 from sktransfer.backbones.fingerprint import describe
-from sktransfer.backbones.tokenizer import TokenizerPreprocessing
+from sktransfer.backbones.text_encoders import TokenizerPreprocessing
 from sktransfer.data.texts import padded_length
 from tests.backbones.encoder_support import (
     TEXTS,
@@ -51,7 +51,7 @@ def test_texts_of_one_length_are_together_whatever_their_order(folders):
 def test_many_chunks_are_one_list(folders, monkeypatch):
     preprocess = load(folders["bert"]).preprocess
     expected = preprocess.many(TEXTS)
-    monkeypatch.setattr(tokenizer, "_CHUNK", 4)
+    monkeypatch.setattr(text_encoders, "_CHUNK", 4)
     for (positions, ids), (known, rows) in zip(preprocess.many(TEXTS), expected, strict=True):
         assert positions.tolist() == known.tolist()
         assert torch.equal(ids, rows)

@@ -3,8 +3,7 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 
-from sktransfer.backbones.layer_info import inspect_layers
-from sktransfer.backbones.layers import boundary
+from sktransfer.backbones.layers import boundary, inspect_layers
 from sktransfer.backbones.stages import stages_of
 from sktransfer.backbones.wordvectors import load_glove, load_word_vectors, load_word_vectors_named
 from sktransfer.engines.pooling import pool

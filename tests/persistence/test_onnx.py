@@ -32,7 +32,7 @@ from sktransfer import (
     save,
     to_onnx,
 )
-from sktransfer.backbones.words.formats import Subwords
+from sktransfer.backbones.words.files import Subwords
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
 from sktransfer.data import kept_interrupts

@@ -1,20 +1,33 @@
-"""Hold word vectors in one table that all users share, in memory or memory-mapped."""
+"""Hold word vectors in one table that all users share, in memory or memory-mapped.
+
+Tables are written to disk once, and mapped by later processes. Words are looked up in arrays that
+are mapped, too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
+import os
+import re
+import sys
+import time
 import warnings
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import ArrayLike
 
-from .formats import (
+from ...data import CacheError, checksum, new_folder, writing
+from .files import (
     GLOVE,
     Subwords,
     check_finite_rows,
@@ -22,10 +35,18 @@ from .formats import (
     read_source,
     word_file,
 )
-from .mapped import CacheError, cache_folder, map_entry, write_entry
-from .vocabulary import Vocabulary
 
-__all__ = ["WordVectors", "open_source", "reopened", "table_digest"]
+__all__ = [
+    "CacheError",
+    "Vocabulary",
+    "WordVectors",
+    "cache_folder",
+    "map_entry",
+    "open_source",
+    "reopened",
+    "table_digest",
+    "write_entry",
+]
 
 _BATCH = 65536  # rows that are hashed at a time
 _VERSION = 3  # of the entries on disk; one of another version is written again in its place
@@ -247,3 +268,230 @@ def _write_arrays(origin: tuple, write: Callable[[str, np.ndarray], None]) -> di
         write(name, array)
     fields = None if subwords is None else dataclasses.astuple(subwords)
     return {"dim": dim, "subwords": fields, "digest": table_digest(numbers, vocabulary, subwords)}
+
+
+# The files of an entry, each an array without a header
+_FILES = {
+    "matrix": np.float32,
+    "letters": np.uint8,
+    "offsets": np.int64,
+    "hashes": np.uint64,
+    "order": np.int32,
+}
+# Files whose checksum was compared in this process: path, inode, time, size and checksum
+_VERIFIED: set[tuple[Any, ...]] = set()
+_SETTLED = 2.0  # seconds; two writes in a shorter time may leave the same modification time
+
+
+def cache_folder() -> Path:
+    """Return where tables are kept: below ``$SKTRANSFER_HOME`` or the user's cache folder.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+    """
+    home = os.environ.get("SKTRANSFER_HOME")
+    if home:
+        return Path(home) / "word-vectors"
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "sktransfer" / "word-vectors"
+
+
+def map_entry(
+    folder: Path, stamp: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Memory-map the files of an entry after comparing their checksums.
+
+    Each file is compared once in a process, which takes about 0.1 s for a gigabyte in the cache
+    of the operating system.
+
+    Parameters
+    ----------
+    folder : Path
+    stamp : dict
+        The source that the entry must have been made from.
+
+    Returns
+    -------
+    (dict, dict of str to ndarray) or None
+        Its settings and arrays. None if it is missing, made from another source, or damaged.
+    """
+    try:
+        meta = _read_meta(folder / "meta.json")
+        if meta is None or meta["stamp"] != stamp:
+            return None
+        arrays = {name: _map(folder / name, *wanted) for name, wanted in meta["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta, arrays
+
+
+def _map(path: Path, size: int, digest: str) -> np.ndarray:
+    """Map one file, or raise ``ValueError`` if it has another size or checksum."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        # Mode "c", copy-on-write, since torch warns of read-only arrays; nothing is written.
+        array = np.memmap(file, _FILES[path.name], mode="c")
+    version = (str(path), status.st_ino, status.st_mtime_ns, status.st_size, digest)
+    is_known = version in _VERIFIED
+    if array.size != size or not (is_known or checksum(array).hex() == digest):
+        raise ValueError(f"{path} is damaged")
+    if time.time() - status.st_mtime > _SETTLED:
+        _VERIFIED.add(version)
+    return array
+
+
+def _read_meta(path: Path) -> dict | None:
+    """Read the settings of an entry, or return None if their checksum is another."""
+    digest, _, text = path.read_text().partition("\n")
+    return json.loads(text) if checksum(text.encode()).hex() == digest else None
+
+
+def write_entry(folder: Path, stamp: dict[str, Any], fill: Callable[..., Any]) -> None:
+    """Write an entry to a temporary folder and move it to its place.
+
+    Parameters
+    ----------
+    folder : Path
+    stamp : dict
+    fill : callable
+        Called with a function ``write(name, array)``, which appends an array to a file. Writes
+        the arrays and returns the settings, a dict.
+
+    Raises
+    ------
+    CacheError
+        If the file system does not allow it. Errors of ``fill`` itself are not changed.
+    """
+    with new_folder(folder) as new, _Arrays(new) as arrays:
+        meta = {"stamp": stamp, **fill(arrays.write)}
+        text = json.dumps(meta | {"files": arrays.finish()})
+        with writing():
+            (new / "meta.json").write_text(f"{checksum(text.encode()).hex()}\n{text}")
+
+
+class _Arrays(contextlib.ExitStack):
+    """The files of an entry while they are written, with their checksums."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        self.files: dict[str, IO[bytes]] = {}
+        self.hashers: dict[str, xxhash.xxh3_64] = {}
+        self.sizes: dict[str, int] = {}
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Append an array to the file of this name."""
+        array = np.ascontiguousarray(array, _FILES[name])
+        with writing():
+            if name not in self.files:
+                self.files[name] = self.enter_context((self.folder / name).open("wb"))
+                self.hashers[name] = xxhash.xxh3_64()
+            self.files[name].write(array.data)
+        self.hashers[name].update(array.data)
+        self.sizes[name] = self.sizes.get(name, 0) + array.size
+
+    def finish(self) -> dict[str, tuple[int, str]]:
+        """Close the files and return the number of elements and the checksum of each."""
+        with writing():
+            self.close()
+        return {name: (self.sizes[name], h.hexdigest()) for name, h in self.hashers.items()}
+
+
+_DIGITS = re.compile(r"\d\D*\d")
+
+
+class Vocabulary:
+    """Words and their ids, which start at 1.
+
+    A word is found by a binary search among sorted 64-bit hashes, and then compared itself. No
+    dictionary is built, so that memory-mapped arrays are ready at once. Of equal words, the first
+    is found.
+
+    Parameters
+    ----------
+    letters : ndarray of uint8
+        All words in UTF-8, without separators.
+    offsets : ndarray of int64, shape (n_words + 1,)
+        The position in ``letters`` at which each word begins.
+    hashes : ndarray of uint64, shape (n_words,)
+        The xxh3 of each word, sorted.
+    order : ndarray of int32, shape (n_words,)
+        The position of the word with each hash.
+
+    Examples
+    --------
+    >>> from sktransfer.backbones.words.vectors import Vocabulary
+    >>> vocabulary = Vocabulary.from_words(["film", "good"])
+    >>> vocabulary.find("good"), vocabulary.find("bad"), vocabulary.word(1)
+    (2, 0, 'film')
+    """
+
+    arrays: dict[str, np.ndarray]
+
+    def __init__(
+        self, letters: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, order: np.ndarray
+    ):
+        self.arrays = {"letters": letters, "offsets": offsets, "hashes": hashes, "order": order}
+        # Items of memoryviews are plain integers, several times faster than NumPy's scalars.
+        self._letters, self._offsets = letters.data, offsets.data
+        self._hashes, self._order = hashes.data, order.data
+
+    @classmethod
+    def from_words(cls, words: Iterable[str]) -> Vocabulary:
+        """Make a vocabulary from words in the order of their rows."""
+        encoded = [_encode(word) for word in words]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+        digests = map(xxhash.xxh3_64_intdigest, encoded)
+        hashes = np.fromiter(digests, np.uint64, len(encoded))
+        order = np.argsort(hashes, kind="stable").astype(np.int32)
+        letters = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(letters, offsets, hashes[order], order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def find(self, word: str) -> int:
+        """Return the id of a word exactly as it is written, or 0."""
+        key = _encode(word)
+        digest = xxhash.xxh3_64_intdigest(key)
+        i = bisect_left(self._hashes, digest)
+        while i < len(self._hashes) and self._hashes[i] == digest:
+            position = self._order[i]
+            if self._bytes(position) == key:
+                return position + 1
+            i += 1
+        return 0
+
+    def find_form(self, word: str) -> int:
+        """Return the id of a word as it is, in lower case, or with # for digits; 0 if not found.
+
+        The vectors of Google News by word2vec write numbers of several digits as "####".
+        """
+        found = self.find(word) or self.find(word.lower())
+        if not found and _DIGITS.search(word):
+            found = self.find(re.sub(r"\d", "#", word))
+        return found
+
+    def word(self, id: int) -> str:
+        """Return the word with an id."""
+        if not 1 <= id <= len(self):
+            raise IndexError(f"id {id}: the words of this vocabulary are 1 to {len(self)}")
+        return str(self._bytes(id - 1), "utf-8", "surrogatepass")
+
+    def _bytes(self, position: int) -> memoryview:
+        return self._letters[self._offsets[position] : self._offsets[position + 1]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Vocabulary, tuple(np.array(array) for array in self.arrays.values())
+
+
+def _encode(word: str) -> bytes:
+    return word.encode("utf-8", "surrogatepass")

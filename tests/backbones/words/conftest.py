@@ -1,6 +1,6 @@
 import pytest
 
-from sktransfer.backbones.words import formats
+from sktransfer.backbones.words import files
 from sktransfer.backbones.words import vectors as vectors_module
 from sktransfer.backbones.wordvectors import load_glove
 
@@ -16,7 +16,7 @@ def home(tmp_path, monkeypatch):
 def reads(monkeypatch):
     """The sources that have been read through."""
     seen = []
-    read = formats.read_source
+    read = files.read_source
     monkeypatch.setattr(vectors_module, "read_source", lambda *of: seen.append(of[0]) or read(*of))
     return seen
 

@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from sktransfer.backbones.words import binary as binary_module
+from sktransfer.backbones.words import files
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import MATRIX, WORDS, binary, vectors_of
 
@@ -18,15 +18,15 @@ def test_headers_with_too_large_numbers_raise_before_memory_is_allocated(tmp_pat
 
 def header_of(content):
     """Return the numbers at the beginning of a FastText file, by name, and the rest."""
-    size = struct.calcsize(binary_module._HEADER)
-    numbers = struct.unpack(binary_module._HEADER, content[:size])
-    return dict(zip(binary_module._FIELDS, numbers, strict=True)), content[size:]
+    size = struct.calcsize(files._HEADER)
+    numbers = struct.unpack(files._HEADER, content[:size])
+    return dict(zip(files._FIELDS, numbers, strict=True)), content[size:]
 
 
 def announcing(content, **changes):
     """Return a FastText file whose header holds other numbers."""
     header, rest = header_of(content)
-    return struct.pack(binary_module._HEADER, *(header | changes).values()) + rest
+    return struct.pack(files._HEADER, *(header | changes).values()) + rest
 
 
 def of_shape(content, *shape):
@@ -41,7 +41,7 @@ HUGE = 2**31 - 1
 
 HOSTILE = {
     "103 bytes": lambda good: good[:103],
-    "the header alone": lambda good: good[: struct.calcsize(binary_module._HEADER)],
+    "the header alone": lambda good: good[: struct.calcsize(files._HEADER)],
     "a longer file": lambda good: good + b"xyz",
     "a word without an end": lambda good: good[:110] + b"a" * 20_000,
     "quantised": lambda good: good.replace(b"\0" + good[193:209], b"\1" + good[193:209], 1),

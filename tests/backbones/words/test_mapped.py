@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from sktransfer import PretrainedFeatureExtractor, backbones
-from sktransfer.backbones.words import mapped
 from sktransfer.backbones.words import vectors as vectors_module
-from sktransfer.backbones.words.vocabulary import Vocabulary
+from sktransfer.backbones.words.vectors import Vocabulary
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import MATRIX, text_file, vectors_of
 
@@ -81,9 +80,9 @@ def test_checksums_are_compared_once_in_a_process(tmp_path, monkeypatch, home):
     for file in folder.iterdir():
         os.utime(file, (1e9, 1e9))  # what was written just now may be written again unseen
     hashed = []
-    checksum = mapped.checksum
+    checksum = vectors_module.checksum
     monkeypatch.setattr(
-        mapped, "checksum", lambda *parts: hashed.append(len(parts[0])) or checksum(*parts)
+        vectors_module, "checksum", lambda *parts: hashed.append(len(parts[0])) or checksum(*parts)
     )
     for _ in range(3):
         load_word_vectors(path)
@@ -127,13 +126,13 @@ def test_readers_never_see_an_incomplete_entry(tmp_path):
 
     def look():
         for _ in range(300):
-            entry = mapped.map_entry(folder, {"v": 1})
+            entry = vectors_module.map_entry(folder, {"v": 1})
             if entry is not None and not np.array_equal(entry[1]["matrix"], np.arange(300)):
                 wrong.append(entry)
 
     threads = [
         threading.Thread(
-            target=lambda: [mapped.write_entry(folder, {"v": 1}, fill) for _ in "12345"]
+            target=lambda: [vectors_module.write_entry(folder, {"v": 1}, fill) for _ in "12345"]
         )
         for _ in range(2)
     ]
@@ -143,7 +142,7 @@ def test_readers_never_see_an_incomplete_entry(tmp_path):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert mapped.map_entry(folder, {"v": 1}) is not None
+    assert vectors_module.map_entry(folder, {"v": 1}) is not None
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["entry"]
 
 
@@ -163,4 +162,4 @@ def test_the_cache_folder_of_each_platform(monkeypatch, platform, variables, exp
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    assert mapped.cache_folder().as_posix() == expected
+    assert vectors_module.cache_folder().as_posix() == expected

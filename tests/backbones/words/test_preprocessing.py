@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 
-from sktransfer.backbones.words.preprocessing import WordPreprocessing
+from sktransfer.backbones.words.word_ids import WordPreprocessing
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import VECTORS, WORDS, assert_embedded_as_by_gensim
 
@@ -65,7 +65,7 @@ def test_the_memo_of_chunks_is_bounded(monkeypatch):
     P = load_word_vectors(VECTORS).preprocess
     first = P.many(TEXTS)
     memo = P._memo
-    monkeypatch.setattr("sktransfer.backbones.words.preprocessing._MEMO", 2)
+    monkeypatch.setattr("sktransfer.backbones.words.word_ids._MEMO", 2)
     again = P.many(TEXTS)
     assert P._memo is not memo
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(first, again, strict=True))

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from sktransfer.backbones.words import text
+from sktransfer.backbones.words import files
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import MATRIX, lines, text_file, vectors_of
 
@@ -53,7 +53,7 @@ def test_numbers_are_equal_with_and_without_pandas(tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((200, 7)) * 10.0 ** rng.integers(-30, 30, (200, 7))
     written = [" ".join(map(repr, row.tolist())).encode() for row in rows]
-    for found in (text._by_pandas(written, 7), text._by_numpy(written, 7)):
+    for found in (files._by_pandas(written, 7), files._by_numpy(written, 7)):
         np.testing.assert_array_equal(found, rows.astype(np.float32))
     monkeypatch.setitem(sys.modules, "pandas", None)
     path = text_file(tmp_path / "v.txt")

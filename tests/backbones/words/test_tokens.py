@@ -1,7 +1,7 @@
 import pytest
 
 from sktransfer.backbones.words.tokens import split_chunk
-from sktransfer.backbones.words.vocabulary import Vocabulary
+from sktransfer.backbones.words.vectors import Vocabulary
 
 KNOWN = """
 the do n't ca wo it 's 've 'd they . , ... ! !! ( ) " u.s. u.s no no. good made well up

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktransfer.backbones.words import formats
+from sktransfer.backbones.words import files
 from sktransfer.backbones.words import vectors as vectors_module
 from sktransfer.backbones.words.table import WordTable
 from sktransfer.backbones.words.vectors import WordVectors
@@ -22,7 +22,7 @@ TEXTS = ["The film is good.", "", "xyzzy", "don't", "it's bad , bad " * 9, "film
 def test_subwords_of_another_process_are_mapped(facebook, reads):
     load_word_vectors(facebook)
     vectors_module._OPEN.clear()
-    assert load_word_vectors(facebook).preprocess.vectors.subwords == formats.Subwords(2, 4, 50)
+    assert load_word_vectors(facebook).preprocess.vectors.subwords == files.Subwords(2, 4, 50)
     assert len(reads) == 1
 
 

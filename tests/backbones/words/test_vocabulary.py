@@ -1,6 +1,6 @@
 import pytest
 
-from sktransfer.backbones.words.vocabulary import Vocabulary
+from sktransfer.backbones.words.vectors import Vocabulary
 
 
 def test_only_words_of_the_vocabulary_are_found():

@@ -97,7 +97,7 @@ class WordPreprocessing:
     Examples
     --------
     >>> from sktransfer.backbones.words.vectors import WordVectors
-    >>> from sktransfer.backbones.words.preprocessing import WordPreprocessing
+    >>> from sktransfer.backbones.words.word_ids import WordPreprocessing
     >>> vectors = WordVectors.from_words(["do", "n't", "panic"], [[1.0], [2.0], [3.0]])
     >>> preprocess = WordPreprocessing(vectors)
     >>> preprocess.tokens("Don't panic")
