@@ -1,15 +1,13 @@
 """The command line: ``main`` runs it, and turns errors and interrupts into exit codes.
 
 Each file with commands is imported by ``make_app``, and what a command uses when it is called, so
-that ``--help`` and wrong commands take no longer than typer.
+that ``--help`` and wrong commands take no longer than typer. Nothing is imported before ``main``
+runs, which answers an interrupt by its exit code.
 """
 
 from __future__ import annotations
 
-import io
 import sys
-import traceback
-from importlib.util import find_spec
 
 __all__ = ["main"]
 
@@ -35,6 +33,8 @@ def main() -> None:
 
 def _run() -> int | str | None:
     """Run a command, and return the exit code, or a message for the exit code 1."""
+    from importlib.util import find_spec
+
     if find_spec("typer") is None or find_spec("rich") is None:
         return _INSTALL
     from .app import make_app
@@ -47,6 +47,9 @@ def _run() -> int | str | None:
 
 def _report(error: Exception) -> int:
     """Print an error, and return the exit code."""
+    import io
+    import traceback
+
     from .output import ReaderLeft, note  # not at the start, since it takes a second
 
     if isinstance(error, ReaderLeft):
