@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
+from sktransfer import FeatureStore, PretrainedFeatureExtractor
 from tests.corpora.stale import EVERYDAY, WAYS, find_stale
 from tests.new_process import run_in_new_process
+from tests.support import TINY_SIZE, tiny_backbone
 
 # A pooling whose helper no description of its code can see.
 PROJECT = """
@@ -70,6 +74,37 @@ def test_rows_of_other_code_are_not_mixed_with_those_of_today(run):
     run(2, "0-4"), run(2, "8-12")
     error, _ = run(2, "0-12")
     assert error < 1e-6
+
+
+def test_features_that_differ_between_two_runs_are_not_stored_and_told_once(tmp_path):
+    def drawn(image):
+        return TINY_SIZE(np.asarray(image)) * torch.rand(())
+
+    images = np.random.RandomState(0).randint(0, 255, (5, 20, 20, 3), dtype=np.uint8)
+    store = FeatureStore(tmp_path)
+    model = PretrainedFeatureExtractor(tiny_backbone(preprocess=drawn), memory=store)
+    with pytest.warns(UserWarning, match="differ between two runs") as told:
+        first = model.fit_transform(images)
+    assert len(told) == 1
+    assert not np.array_equal(first, model.transform(images))  # without another warning
+    assert len(store) == 0
+
+
+def test_rows_that_are_read_without_a_network_are_not_compared(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.put("recipe", [b"sample"], np.ones((1, 3), np.float32))
+    assert store.get("recipe", [b"sample"])[0].tolist() == [1, 1, 1]
+
+
+def test_a_cleared_store_is_filled_again(tmp_path):
+    images = np.random.RandomState(0).randint(0, 255, (5, 20, 20, 3), dtype=np.uint8)
+    store = FeatureStore(tmp_path)
+    model = PretrainedFeatureExtractor(tiny_backbone(), memory=store)
+    first = model.fit_transform(images)
+    store.clear()
+    assert len(store) == 0
+    np.testing.assert_array_equal(model.transform(images), first)
+    assert len(store) == 5
 
 
 @pytest.mark.parametrize(
