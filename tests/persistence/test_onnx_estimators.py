@@ -81,7 +81,7 @@ CLASSIFIERS = {
     "LogisticRegressionCV": lambda: linear_model.LogisticRegressionCV(
         cv=2, Cs=2, l1_ratios=(0,), use_legacy_attributes=False
     ),
-    "MLPClassifier": lambda: MLPClassifier((8,), **FEW),
+    "MLPClassifier": lambda: MLPClassifier(hidden_layer_sizes=(8,), **FEW),
     "NearestCentroid": neighbors.NearestCentroid,
     "OneVsOneClassifier": lambda: OneVsOneClassifier(LogisticRegression()),
     "OneVsRestClassifier": lambda: OneVsRestClassifier(LogisticRegression()),
@@ -115,7 +115,7 @@ REGRESSORS = {
     "KNeighborsRegressor": neighbors.KNeighborsRegressor,
     "Lasso": linear_model.Lasso,
     "LinearRegression": linear_model.LinearRegression,
-    "MLPRegressor": lambda: MLPRegressor((8,), **FEW),
+    "MLPRegressor": lambda: MLPRegressor(hidden_layer_sizes=(8,), **FEW),
     "RandomForestRegressor": lambda: ensemble.RandomForestRegressor(**TREES),
     "Ridge": linear_model.Ridge,
     "SVR": svm.SVR,
@@ -342,5 +342,4 @@ def test_the_table_of_the_documentation_says_what_is_exported(tmp_path):
         messages = [outcome(model, tmp_path / "model.onnx", X) for model in models]
         found = ["no" if message else "yes" for message in messages]
         answer = found[0] if len(set(found)) == 1 else ", ".join(found)
-        print(f"| `{name}` | {answer} |")
         assert f"| `{name}` | {answer} |" in page
