@@ -8,7 +8,7 @@ from .ranking import BackboneRanking, probe_layers, rank_backbones
 from .recommend import recommend_strategy
 from .recommendation import Recommendation, StrategyEstimate
 from .regressor import TransferRegressor
-from .strategies import STRATEGIES, Strategy
+from .strategies import STRATEGIES, Strategy, available_strategies
 from .transfer import TransferClassifier
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "StrategyEstimate",
     "TransferClassifier",
     "TransferRegressor",
+    "available_strategies",
     "new_axes",
     "probe_layers",
     "rank_backbones",

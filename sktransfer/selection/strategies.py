@@ -34,7 +34,7 @@ from .recommendation import REFERENCE
 from .rules import Evidence, ExplainedLabels, ShareOfErrors
 from .timing import seconds_of
 
-__all__ = ["STRATEGIES", "Strategy", "Task", "available", "whole_layers"]
+__all__ = ["STRATEGIES", "Strategy", "Task", "available_strategies", "whole_layers"]
 
 _LAST_STAGES = 2  # trained by "last", where the network has more
 
@@ -116,7 +116,7 @@ class Strategy:
     fitting_time: Callable[[Task], float] | None = None
 
 
-def available(backbone: Backbone, max_epochs: int | str | None = None) -> list[str]:
+def available_strategies(backbone: Backbone, max_epochs: int | str | None = None) -> list[str]:
     """Return the names of the strategies that a network allows, the simplest first.
 
     Parameters

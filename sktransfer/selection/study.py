@@ -36,7 +36,7 @@ from .similarity import (
     rows_to_watch,
     why_no_statistics,
 )
-from .strategies import STRATEGIES, available, whole_layers
+from .strategies import STRATEGIES, available_strategies, whole_layers
 from .timing import Timing, measure_timing
 from .trials import fit, halving, out_of_fold_hits, set_running
 
@@ -109,7 +109,7 @@ class Study:
         # The samples that are measured: a difference that so many do not show hardly matters.
         self.rows = self.weighted[subsample(self.codes[self.weighted], RULES["rows"], seed)]
         self._passed = self.weighted if every_row else self.rows
-        self.names = available(backbone, max_epochs) if strategy is None else [strategy]
+        self.names = available_strategies(backbone, max_epochs) if strategy is None else [strategy]
         self._compares = strategy is None
 
     # -- what is computed once -----------------------------------------------------------------

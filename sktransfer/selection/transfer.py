@@ -25,7 +25,7 @@ from .choices import CHOICES, check_choices, check_combinable, sources_of
 from .cross_validation import Labels
 from .proposals import BLEND
 from .recommendation import REFERENCE
-from .strategies import available
+from .strategies import available_strategies
 from .study import Study
 from .trials import check_takes_weights, combined_weights, run_settings, set_running
 
@@ -331,7 +331,8 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             self.search_ = rounds
             best, accuracy = next(iter(rounds[-1].items()))
             return REFERENCE if math.isnan(accuracy) else best
-        possible = available(self.backbone_)  # what is asked for by name is done, epochs or none
+        # What is asked for by name is done, with epochs or without.
+        possible = available_strategies(self.backbone_)
         if self.strategy not in possible:
             raise ValueError(
                 f"strategy={self.strategy!r} is not possible with backbone "

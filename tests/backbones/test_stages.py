@@ -15,7 +15,7 @@ from sktransfer import (
 )
 from sktransfer.backbones.layers import penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, join_stages, make_single, stages_of
-from sktransfer.selection.strategies import available
+from sktransfer.selection.strategies import available_strategies
 from tests.support import images, random_backbone
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -338,8 +338,12 @@ def test_a_head_on_the_outputs_of_one_stage_is_refused(trainable):
 
 
 def test_a_choice_of_strategies_leaves_out_a_head_on_one_stage():
-    assert available(load_backbone(ByValue(), classes=list("abc"))) == ["direct", "features", "all"]
-    assert "head" in available(load_backbone(ByValue()))
+    assert available_strategies(load_backbone(ByValue(), classes=list("abc"))) == [
+        "direct",
+        "features",
+        "all",
+    ]
+    assert "head" in available_strategies(load_backbone(ByValue()))
 
 
 # timm

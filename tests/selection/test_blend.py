@@ -2,19 +2,27 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import nn
 
 from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines import Engine
 from sktransfer.features import Output
-from sktransfer.selection.blend import Blend
-from sktransfer.selection.candidates import LinearCandidate, OwnClassesCandidate, Tables
+from sktransfer.selection.blend import Blend, read_samples
+from sktransfer.selection.candidates import (
+    ClassifierCandidate,
+    LinearCandidate,
+    OwnClassesCandidate,
+    Tables,
+)
 from sktransfer.selection.cross_validation import Labels, cross_validate
 from sktransfer.selection.proposals import BLEND, input_sizes
 from sktransfer.transferability import scale_of
@@ -354,3 +362,37 @@ def test_texts_without_words_are_no_error():
     X, y = ["?", "!", ".", ";"] * 25, [0, 1] * 50
     model = TransferClassifier(load_word_vectors(VECTORS), random_state=0).fit(X, y)
     assert not any("counts" in name for name in model.members_)
+
+
+# -- the forward ---------------------------------------------------------------------------------
+
+
+def given_to(blend, samples):
+    """Return what a blend reads of samples, as tensors that take gradients."""
+    run = {"device": "auto", "engine": "auto", "memory": None, "n_jobs": None, "verbose": 0}
+    read = read_samples(samples, blend.outputs, None, run)
+    return [torch.from_numpy(read[o]).double().requires_grad_() for o in blend.outputs]
+
+
+@pytest.mark.parametrize(
+    "own", [None, LinearSVC(), make_pipeline(StandardScaler(), LogisticRegression())]
+)
+def test_the_forward_gives_the_probabilities_and_has_gradients(own, colours):
+    X, y = colours
+    model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(X, y)
+    inputs = given_to(model.estimator_, X[:4])
+    found = model.estimator_(inputs)
+    np.testing.assert_allclose(found.detach().numpy(), model.predict_proba(X[:4]), atol=1e-9)
+    found[:, 0].sum().backward()
+    assert any(x.grad is not None and x.grad.abs().max() > 0 for x in inputs)
+    assert all(x.grad is None or x.grad.isfinite().all() for x in inputs)
+
+
+def test_a_classifier_that_is_not_linear_is_called_with_arrays(colours):
+    X, y = colours
+    own = KNeighborsClassifier(3)
+    model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(X, y)
+    kinds = [c for c in model.estimator_.candidates if isinstance(c, ClassifierCandidate)]
+    assert kinds and not any(candidate.is_linear for candidate in kinds)
+    found = model.estimator_(given_to(model.estimator_, X[:4])).detach().numpy()
+    np.testing.assert_allclose(found, model.predict_proba(X[:4]), atol=1e-9)

@@ -12,17 +12,17 @@ from sktransfer import (
     recommend_strategy,
 )
 from sktransfer.selection.recommendation import StrategyEstimate
-from sktransfer.selection.strategies import STRATEGIES, Strategy, available
+from sktransfer.selection.strategies import STRATEGIES, Strategy, available_strategies
 from sktransfer.selection.timing import Timing
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone
 
 
 def test_strategies_are_those_that_the_network_allows():
-    assert available(deeper_backbone()) == list(STRATEGIES)
-    assert available(tiny_backbone()) == ["direct", "features", "head", "all"]
-    assert "direct" not in available(load_backbone(Vectors()))
-    assert available(random_backbone("resnet18")) == list(STRATEGIES)
+    assert available_strategies(deeper_backbone()) == list(STRATEGIES)
+    assert available_strategies(tiny_backbone()) == ["direct", "features", "head", "all"]
+    assert "direct" not in available_strategies(load_backbone(Vectors()))
+    assert available_strategies(random_backbone("resnet18")) == list(STRATEGIES)
 
 
 def test_the_last_stages_are_two_where_there_are_more():
