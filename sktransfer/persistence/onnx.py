@@ -282,6 +282,9 @@ def _with_threshold(graph: Graph, estimator: Any, inner: Any) -> Graph:
     if score != PROBABILITIES:
         del constants["threshold_column"]
     model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+    (label,) = (output for output in model.graph.output if output.name == LABEL)
+    dtype = constants["threshold_labels"].dtype
+    label.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtype)
     nodes = []
     if score == PROBABILITIES:
         gathered = [score, "threshold_column"]

@@ -237,6 +237,13 @@ def test_labels_are_those_of_the_decision_threshold(name, tmp_path):
     assert outcome(model, tmp_path / "model.onnx", X) == ""
 
 
+@pytest.mark.sweep
+def test_a_threshold_of_truth_values(tmp_path):
+    X, last = images(N), THRESHOLDS["FixedThresholdClassifier"]()
+    model = make_pipeline(features(), last).fit(X, LABELS["truth values"])
+    assert outcome(model, tmp_path / "model.onnx", X) == ""
+
+
 def test_a_threshold_of_scores_that_the_graph_lacks_is_refused(tmp_path):
     inner = FixedThresholdClassifier(LogisticRegression(), response_method="decision_function")
     model = make_pipeline(features(), inner).fit(images(N), LABELS["two texts"])
