@@ -14,7 +14,12 @@ from sklearn.datasets import make_blobs
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring, Freezer
 from torch import nn
 
-from sktransfer import FineTunedClassifier, FineTunedRegressor, load_word_vectors
+from sktransfer import (
+    Augmentation,
+    FineTunedClassifier,
+    FineTunedRegressor,
+    load_word_vectors,
+)
 from tests.finetuning.conftest import network
 from tests.finetuning.test_training_step import LABELS, TEXTS, encoder
 from tests.finetuning.two_processes import fit_in_two
@@ -119,7 +124,7 @@ def views():
 
 
 def new_views():
-    return pictures(augment="light", n_views=None)
+    return pictures(augment=Augmentation("light", n_views=None))
 
 
 def words():
