@@ -115,3 +115,75 @@ def test_no_change_of_code_gives_features_of_yesterday(ways, tmp_path):
     assert [way for way, outcome in outcomes.items() if outcome == "stale"] == []
     refused = [way for way, outcome in outcomes.items() if outcome == "refused"]
     assert len(refused) <= len(ways) // 10
+
+
+# A preprocessing that refuses some images, and a pooling, in two versions of a project.
+REFUSING = """
+import numpy as np
+from tests.support import TINY_SIZE
+
+def refused():
+    return {refused}
+
+def power():
+    return {power}
+
+def preprocess(image):
+    if int(np.asarray(image)[0, 0, 0]) in globals()["refused"]():
+        raise ValueError("refused")
+    return TINY_SIZE(np.asarray(image))
+
+def pooling(x):
+    return x.clamp_min(0).mean((2, 3)) ** globals()["power"]()
+"""
+REFUSING_PROGRAM = """
+import sys, warnings
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from project import pooling, preprocess
+from sktransfer import PretrainedFeatureExtractor
+from tests.support import tiny_backbone
+images = np.random.RandomState(0).randint(0, 255, (8, 20, 20, 3), dtype=np.uint8)
+images[:, 0, 0, 0] = range(8)
+backbone = tiny_backbone(preprocess=preprocess)
+settings = {"layer": "2", "pooling": pooling, "on_error": "nan"}
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    rows = [
+        PretrainedFeatureExtractor(backbone, memory=memory, **settings).fit_transform(images)
+        for memory in (sys.argv[2], None)
+    ]
+np.save(sys.argv[3], rows)
+"""
+
+
+@pytest.fixture
+def run_refusing(tmp_path):
+    """Return the features with the store and without it, where some images are refused."""
+
+    def run(refused: set, power: int) -> np.ndarray:
+        folder = tmp_path / f"{len(refused)}-{power}"
+        folder.mkdir()
+        (folder / "project.py").write_text(REFUSING.format(refused=refused, power=power))
+        file = folder / "rows.npy"
+        run_in_new_process(REFUSING_PROGRAM, folder, tmp_path / "store", file)
+        return np.load(file)
+
+    return run
+
+
+ENDS = {0, 1, 7}  # found samples that cannot be opened any more: the first ones and the last
+
+
+def test_found_samples_that_cannot_be_opened_any_more_do_not_hide_what_is_the_same(run_refusing):
+    before, _ = run_refusing(set(), 1)
+    with_store, without = run_refusing(ENDS, 1)
+    assert np.isnan(without[list(ENDS)]).all()
+    np.testing.assert_array_equal(with_store, before)  # the next samples were compared
+
+
+def test_found_samples_that_cannot_be_opened_any_more_do_not_hide_what_differs(run_refusing):
+    run_refusing(set(), 1)
+    with_store, without = run_refusing(ENDS, 2)
+    np.testing.assert_allclose(with_store, without, atol=1e-6)
+    assert np.isnan(with_store).any(axis=1).nonzero()[0].tolist() == sorted(ENDS)
