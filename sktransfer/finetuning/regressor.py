@@ -70,7 +70,9 @@ default="efficientnet_lite0"
     loss : callable or "auto", default="auto"
         A function of outputs and targets, such as ``torch.nn.HuberLoss()``, both ``(n,
         n_targets)`` and standardised. It returns a loss for each row or number, or their mean; a
-        mean allows no weights. "auto" is the squared error.
+        mean allows no weights. With ``micro_batch_size``, and where memory is short, it is called
+        with parts of a batch, so that no other function of a batch, such as a sum or a
+        correlation, is allowed. "auto" is the squared error.
     max_epochs : int or "auto", default="auto"
         Number of passes over the training samples. With 0 the head keeps its initial weights.
         "auto" makes about 120 steps, in at least 4 and at most 60 passes.

@@ -129,3 +129,23 @@ def failing(outputs, targets):
 def test_what_cannot_be_used_is_named(loss, settings, message, data):
     with pytest.raises(ValueError, match=message):
         classifier(loss=loss, **settings).fit(*data)
+
+
+def test_in_micro_batches_it_is_called_with_parts_and_a_mean_trains_the_same_model(data):
+    X, y = data
+    rows = []
+
+    def noted(outputs, targets):
+        rows.append(len(outputs))
+        return mean_cross_entropy(outputs, targets)
+
+    usual = classifier(loss=mean_cross_entropy, batch_size=30).fit(X, y)
+    found = classifier(loss=noted, batch_size=30, micro_batch_size=10).fit(X, y)
+    assert rows[:9] == [10] * 9  # later, all rows are compared with a constant prediction
+    np.testing.assert_allclose(found.predict_proba(X), usual.predict_proba(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])
+def test_its_description_says_that_parts_of_a_batch_reach_it(cls):
+    described = cls.__doc__.split("    loss : ")[1].split(" : ")[0]
+    assert "micro_batch_size" in described and "parts of a batch" in described
