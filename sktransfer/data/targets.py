@@ -26,6 +26,7 @@ __all__ = [
     "check_labels",
     "check_numbers",
     "check_target",
+    "check_total",
     "check_weights",
     "class_target",
     "encode_target",
@@ -631,14 +632,31 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray
     if np.ma.is_masked(sample_weight):
         raise ValueError("sample_weight holds masked values. Give each sample a weight, or 0.")
     weight = naming("sample_weight", _as_weights, sample_weight, n_samples)
+    check_total(weight, "sample_weight")
+    return weight
+
+
+def check_total(weight: np.ndarray, name: str) -> None:
+    """Check that the sum of weights can be divided by.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_samples,), float64
+    name : str
+        Where the weights come from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the sum is not finite, or below 2.2e-308.
+    """
     with np.errstate(over="ignore"):
         total = weight.sum()
     if not _LEAST_TOTAL <= total < np.inf:
         raise ValueError(
-            f"sample_weight has a sum of {total}: it must be positive and finite"
+            f"{name} has a sum of {total}: it must be positive and finite"
             f"{f', and at least {_LEAST_TOTAL:.3g}' if total > 0 else ''}."
         )
-    return weight
 
 
 def _as_weights(sample_weight, n_samples: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from sklearn.callback import with_callbacks
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 
-from ..data import check_labels, check_weights, class_target, naming
+from ..data import check_labels, check_total, check_weights, class_target, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
@@ -77,7 +77,9 @@ default="efficientnet_lite0"
         A function of outputs and targets, such as a loss of ``torch.nn``. Outputs are those of the
         head, ``(n, n_classes)``, before the softmax; targets are positions in ``classes_``,
         ``(n,)``, or for an indicator matrix numbers of the same shape as the outputs. It returns a
-        loss for each row, or their mean; a mean allows no weights. "auto" is the cross entropy.
+        loss for each row, or their mean; a mean allows no weights. With ``micro_batch_size``, and
+        where memory is short, it is called with parts of a batch, so that no other function of a
+        batch, such as a sum or a loss of pairs, is allowed. "auto" is the cross entropy.
     class_weight : dict, list of dict, "balanced" or None, default=None
         As in scikit-learn: a list, with one for each column, for an indicator matrix.
     max_epochs : int or "auto", default="auto"
@@ -411,7 +413,9 @@ default="efficientnet_lite0"
         earlier = set(self.classes_.tolist()) if before is None else self._seen
         first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
         total, kept = self._with_class_weight(target, weight, labels is not None)
-        _check_total(total)
+        if not (total >= 0).all():
+            raise ValueError("class_weight times sample_weight must be finite and not negative.")
+        check_total(total, "class_weight times sample_weight")
         new, saves = sorted({*new, *first}), labels is None
         given = self._check_validation(*valid)
         plain = self._fit_rows(samples, target, total, tail, new, kept, saves, given)
@@ -488,15 +492,6 @@ default="efficientnet_lite0"
     def _output_names(self):
         labels = self._target.labels  # an indicator matrix has no class names
         return None if labels is None else [str(label) for label in labels]
-
-
-def _check_total(weight: np.ndarray) -> None:
-    with np.errstate(over="ignore"):
-        total = weight.sum()
-    if not (weight >= 0).all() or not 0 < total < np.inf:
-        raise ValueError(
-            "class_weight times sample_weight must be finite and not negative, nor all zero."
-        )
 
 
 def _sources(labels: list, known: list) -> list[int | None]:

@@ -897,11 +897,25 @@ def test_a_class_may_have_its_weight_before_it_comes(data):
         clone(model).set_params(class_weight={"hornet": 3.0}).fit(X, y)
 
 
-@pytest.mark.parametrize("weights", [{"ant": -1.0}, dict.fromkeys(["ant", "bee", "wasp"], 0.0)])
-def test_class_weights_that_say_nothing_are_refused(data, weights):
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"ant": -1.0}, "must be finite and not negative"),
+        (dict.fromkeys(["ant", "bee", "wasp"], 0.0), "has a sum of 0.0: it must be positive"),
+        (dict.fromkeys(["ant", "bee", "wasp"], 1e-320), "at least 2.23e-308"),
+    ],
+)
+def test_class_weights_that_say_nothing_are_refused(data, weights, message):
     model = FineTunedClassifier(load_backbone(network()), class_weight=weights)
-    with pytest.raises(ValueError, match="must be finite and not negative, nor all zero"):
+    with pytest.raises(ValueError, match=f"class_weight times sample_weight.*{message}"):
         model.fit(*data)
+
+
+def test_small_class_weights_times_small_sample_weights_are_refused(data):
+    weights = dict.fromkeys(["ant", "bee", "wasp"], 1e-200)
+    model = FineTunedClassifier(load_backbone(network()), class_weight=weights)
+    with pytest.raises(ValueError, match=r"class_weight times sample_weight.*at least 2.23e-308"):
+        model.fit(*data, sample_weight=1e-120)
 
 
 def test_callbacks_see_the_epoch_after_which_patience_ends(data):
