@@ -43,12 +43,3 @@ def test_scikit_learn_contract(estimator, check):
 )
 def test_scikit_learn_contract_of_a_blend(estimator, check):
     check(estimator)
-
-
-@pytest.mark.sweep
-@pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks(
-    [TransferClassifier(load_backbone(Vectors()), strategy="search", max_epochs=1)]
-)
-def test_scikit_learn_contract_of_a_choice_among_all_strategies(estimator, check):
-    check(estimator)

@@ -11,10 +11,9 @@ from ..backbones import Backbone
 from ..features import resolve_class_map
 from .strategies import STRATEGIES
 
-__all__ = ["CHOICES", "check_choices", "check_combinable", "sources_of"]
+__all__ = ["check_choices", "check_combinable", "sources_of"]
 
-CHOICES = ("auto", "search")  # that no single strategy owns
-_WITH_OWN_CLASSES = ("auto", "search", "direct")
+_WITH_OWN_CLASSES = ("auto", "direct")
 
 
 def check_choices(estimator: Any) -> None:
@@ -28,7 +27,7 @@ def check_choices(estimator: Any) -> None:
     ------
     ValueError
     """
-    strategy, known = estimator.strategy, [*CHOICES, *STRATEGIES]
+    strategy, known = estimator.strategy, ["auto", *STRATEGIES]
     if strategy not in known:
         raise ValueError(
             f"The 'strategy' parameter of {type(estimator).__name__} must be one of {known}. Got "

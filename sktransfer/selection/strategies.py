@@ -128,6 +128,14 @@ def available_strategies(backbone: Backbone, max_epochs: int | str | None = None
     Returns
     -------
     list of str
+        Values of ``strategy`` of :class:`TransferClassifier`, such as for a grid search.
+
+    Examples
+    --------
+    >>> from sktransfer import load_backbone
+    >>> from sktransfer.selection import available_strategies
+    >>> available_strategies(load_backbone("efficientnet_lite0"))
+    ['direct', 'features', 'early', 'head', 'last', 'all']
     """
     return [
         name

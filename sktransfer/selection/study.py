@@ -38,7 +38,7 @@ from .similarity import (
 )
 from .strategies import STRATEGIES, available_strategies, whole_layers
 from .timing import Timing, measure_timing
-from .trials import fit, halving, out_of_fold_hits, set_running
+from .trials import fit, out_of_fold_hits, set_running
 
 __all__ = ["Study"]
 
@@ -66,8 +66,6 @@ class Study:
         device, memory, n_jobs, verbose.
     strategy : str or None, default=None
         The only strategy that is asked for; None studies all that the network allows.
-    every_row : bool, default=False
-        Whether all samples are run in the one pass, and not only those that are measured.
     """
 
     classes: np.ndarray
@@ -91,7 +89,6 @@ class Study:
         batch_size: int | str,
         run: dict[str, Any],
         strategy: str | None = None,
-        every_row: bool = False,
     ):
         self.backbone = backbone
         self.samples = samples
@@ -108,7 +105,6 @@ class Study:
         self.memory = StudyMemory(as_store(run["memory"]))
         # The samples that are measured: a difference that so many do not show hardly matters.
         self.rows = self.weighted[subsample(self.codes[self.weighted], RULES["rows"], seed)]
-        self._passed = self.weighted if every_row else self.rows
         self.names = available_strategies(backbone, max_epochs) if strategy is None else [strategy]
         self._compares = strategy is None
 
@@ -130,8 +126,8 @@ class Study:
         aside = [Output(self.backbone, name, "none") for name in whole]
         run = {name: self.run[name] for name in ("device", "engine", "n_jobs")}
         run |= {"store": self.memory, "aside": aside}
-        with named_among(self._passed):
-            samples = take(self.samples, self._passed)
+        with named_among(self.rows):
+            samples = take(self.samples, self.rows)
             watcher = self._watch(samples, outputs, run)
             tables = compute_outputs(samples, outputs, **run, verbose=self.run["verbose"])
         return dict(zip(names, tables, strict=True)), watcher
@@ -141,7 +137,7 @@ class Study:
         if not self._compares or why_no_statistics(self.backbone, len(self.rows)):
             return None
         watcher = NormWatcher([*outputs, *run["aside"]], self.run["device"])
-        rows = np.searchsorted(self._passed, self.rows[rows_to_watch(len(self.rows))])
+        rows = rows_to_watch(len(self.rows))
         try:
             compute_outputs(take(samples, rows), outputs, **run, runner=watcher)
         except UnreadableSamplesError:
@@ -151,7 +147,7 @@ class Study:
 
     def features(self, layers: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the pooled features of each layer for some of ``rows``."""
-        tables, positions = self._pass[0], np.searchsorted(self._passed, rows)
+        tables, positions = self._pass[0], np.searchsorted(self.rows, rows)
         return {layer: tables[layer][positions] for layer in layers}
 
     @functools.cached_property
@@ -227,15 +223,6 @@ class Study:
         # A progress bar for each trial would be of no use.
         make = functools.partial(self.make, name, verbose=0)
         return out_of_fold_hits(make, self.samples, self.y, folds, self.weight)
-
-    def search(self) -> list[dict[str, Any]]:
-        """Search by successive halving; return the accuracies of each round by strategy."""
-
-        def score(name, chosen):
-            folds = make_trial_folds(self.codes, self.seed, self.weighted[chosen])
-            return self._accuracy(self.judge(name, folds)) if folds else math.nan
-
-        return halving(self.names, score, self.codes[self.weighted], self.seed)
 
     def fit(self, name: str) -> Any:
         """Fit the estimator of a strategy on all samples."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from numbers import Real
 from typing import Any, Self
@@ -21,10 +20,9 @@ from ..features import BackboneEstimator, Count, all_or_nothing, reported
 from ..transferability import subsample
 from .blend import Blend, describe_blend
 from .blend_fitting import BlendTask, fit_blend
-from .choices import CHOICES, check_choices, check_combinable, sources_of
+from .choices import check_choices, check_combinable, sources_of
 from .cross_validation import Labels
 from .proposals import BLEND
-from .recommendation import REFERENCE
 from .strategies import available_strategies
 from .study import Study
 from .trials import check_takes_weights, combined_weights, run_settings, set_running
@@ -42,17 +40,17 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
     strategy : str, default="auto"
-        "auto" takes the weighted mean of the probabilities of several models, see Notes. "search"
-        cross-validates all strategies that the network allows, by successive halving. Or one of
-        them: "direct", the network's own classes mapped onto yours; "features", a linear
-        classifier on those of the penultimate layer; "early", on those of an earlier layer;
-        "head", a new head; "last", a new head and the last two stages; "all", all stages.
+        "auto" takes the weighted mean of the probabilities of several models, see Notes. Or one
+        of those of :func:`~sktransfer.selection.available_strategies`: "direct", the network's own
+        classes mapped onto yours; "features", a linear classifier on those of the penultimate
+        layer; "early", on those of an earlier layer; "head", a new head; "last", a new head and
+        the last two stages; "all", all stages.
     estimator : classifier, default=None
         The classifier on features. None is a linear model whose penalty is chosen by
         cross-validation. With "auto" it needs ``predict_proba`` or ``decision_function``.
     class_map : dict, default=None
         The network's classes that mean each label, as in :class:`PretrainedClassifier`. None learns
-        them from the samples. For "auto", "search" and "direct".
+        them from the samples. For "auto" and "direct".
     max_epochs : int or "auto", default="auto"
         As in :class:`FineTunedClassifier`, for strategies that train. Blends ignore it.
     class_weight : dict, "balanced" or None, default=None
@@ -93,8 +91,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         With ``strategy="auto"``, the models that are combined.
     weights_ : ndarray of shape (n_members,) or None
         Their weights, the highest first, with a sum of 1.
-    search_ : list of dict or None
-        With ``strategy="search"``, the accuracies of each round.
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     backbone_ : Backbone
@@ -218,7 +214,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         sample_weight: ArrayLike | None = None,
         X_unlabelled: Samples | None = None,
     ) -> Self:
-        """Fit a blend, or the strategy that is given or found.
+        """Fit a blend, or the strategy that is given.
 
         Parameters
         ----------
@@ -252,7 +248,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             )
         start = time.perf_counter()
         # None or not by the strategy, which a type checker cannot know.
-        self.search_: Any = None
         self.members_: Any = None
         self.weights_: Any = None
         if self.strategy == "auto":
@@ -266,7 +261,15 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             self.classes_ = self.estimator_.classes
             return self
         study = self._study(X, y, sample_weight)
-        self.strategy_ = self._in_phase("compare", self._settle, study)
+        # What is asked for by name is done, with epochs or without.
+        with self._phase("compare"):  # with what the network allows
+            possible = available_strategies(self.backbone_)
+        if self.strategy not in possible:
+            raise ValueError(
+                f"strategy={self.strategy!r} is not possible with backbone "
+                f"{self.backbone_.name!r}, which allows {possible}."
+            )
+        self.strategy_ = self.strategy
         self.estimator_ = self._in_phase("fit", study.fit, self.strategy_)
         self.classes_ = study.classes
         self._fitted()  # with the user's store from here on
@@ -325,21 +328,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         fitted = self._fitted()
         return getattr(fitted, "steps", [("", fitted)])[0][1].execution_
 
-    def _settle(self, study: Study) -> str:
-        if self.strategy == "search":
-            rounds = study.search()
-            self.search_ = rounds
-            best, accuracy = next(iter(rounds[-1].items()))
-            return REFERENCE if math.isnan(accuracy) else best
-        # What is asked for by name is done, with epochs or without.
-        possible = available_strategies(self.backbone_)
-        if self.strategy not in possible:
-            raise ValueError(
-                f"strategy={self.strategy!r} is not possible with backbone "
-                f"{self.backbone_.name!r}, which allows {possible}."
-            )
-        return self.strategy
-
     def _study(self, X, y, sample_weight=None) -> Study:
         """Check the parameters, X, y and the weights, and return the study of them."""
         samples, y = self._check(X, y)
@@ -354,8 +342,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             run=run_settings(self),
-            strategy=None if self.strategy in CHOICES else self.strategy,
-            every_row=self.strategy == "search",
+            strategy=None if self.strategy == "auto" else self.strategy,
         )
 
     def _sources(self, samples, y: np.ndarray) -> dict | None:

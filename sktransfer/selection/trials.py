@@ -1,4 +1,4 @@
-"""Trials: fit and judge estimators on folds, and search among strategies by halving."""
+"""Trials: fit and judge estimators on folds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import has_fit_parameter
 
 from ..data import ClassTarget, check_weights, named_among, take
-from ..transferability import one_thread_if_small, subsample
+from ..transferability import one_thread_if_small
 
 __all__ = [
     "check_takes_weights",
     "combined_weights",
     "fit",
-    "halving",
     "out_of_fold_hits",
     "run_settings",
     "set_running",
@@ -194,41 +193,3 @@ def out_of_fold_hits(
             with named_among(test):
                 hits[test] = model.predict(take(samples, test)) == y[test]
     return hits
-
-
-def halving(
-    names: list[str], score: Callable[[str, np.ndarray], float], y: np.ndarray, seed: int
-) -> list[dict[str, Any]]:
-    """Search by successive halving: all on a few samples, the better half on twice as many.
-
-    Parameters
-    ----------
-    names : list of str
-        The simplest first.
-    score : callable
-        Given a name and rows, returns an accuracy, or NaN if there is none.
-    y : ndarray of shape (n_samples,)
-        Labels.
-    seed : int
-
-    Returns
-    -------
-    list of dict
-        The scores of each round by name, the best first. A round without scores keeps all names.
-
-    References
-    ----------
-    Jamieson, Talwalkar (2016). Non-stochastic best arm identification and hyperparameter
-    optimization. AISTATS. arXiv:1502.07943.
-    """
-    rounds = []
-    n_rounds = max(1, int(np.ceil(np.log2(len(names)))))
-    fewest = min(len(y), max(20, 4 * len(np.unique(y))))  # so that classes can be split
-    for left in reversed(range(n_rounds)):
-        rows = subsample(y, max(len(y) // 2**left, fewest), seed)
-        found = {name: score(name, rows) for name in names}
-        rounds.append(dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1]))))
-        if not np.isnan(list(found.values())).all():
-            kept = list(rounds[-1])[: max(1, -(-len(names) // 2))]
-            names = [name for name in names if name in kept]
-    return rounds

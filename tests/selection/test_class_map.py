@@ -67,12 +67,6 @@ def test_direct_uses_it(backbone):
     assert model.classes_.tolist() == ["cold", "warm"]
 
 
-def test_search_tries_it(backbone):
-    X, y = rows(60)
-    model = TransferClassifier(backbone, strategy="search", class_map=MAP, max_epochs=0)
-    assert model.fit(X, y).strategy_ == "direct" and model.score(X, y) == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -143,7 +143,7 @@ def test_minus_one_is_a_label_like_any_other():
     assert fitted.classes_.tolist() == [-1, 7] and set(fitted.predict(X)) == {-1, 7}
 
 
-@pytest.mark.parametrize("strategy", ["features", "search"])
+@pytest.mark.parametrize("strategy", ["features", "direct"])
 def test_a_single_strategy_refuses_unlabelled_samples(strategy):
     X, y = blobs(20)
     with pytest.raises(ValueError, match=f"X_unlabelled.*auto.*'{strategy}'"):
