@@ -11,15 +11,46 @@ import safetensors.torch
 import torch
 
 __all__ = [
+    "LARGEST_VALUES",
     "check_json",
     "check_tensors",
     "first_unknown",
     "from_bytes",
     "read_json",
     "to_bytes",
+    "write_json",
 ]
 
 _DEEPEST = 500  # lists and objects inside each other
+LARGEST_VALUES = {"most_bytes": 2**28, "most_values": 2**22}  # of nested values as one text
+
+
+def write_json(
+    value: Any, name: str, *, most_bytes: int, most_values: int, indent: int | None = None
+) -> str:
+    """Turn plain values into JSON that :func:`read_json` takes with the same limits.
+
+    Parameters
+    ----------
+    value : object
+    name : str
+        For the message.
+    most_bytes, most_values : int
+    indent : int, default=None
+        Of nested lines. By default it is one line without spaces.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it is larger or deeper than allowed.
+    """
+    text = json.dumps(value, indent=indent, separators=None if indent else (",", ":"))
+    check_json(text.encode(), name, most_bytes=most_bytes, most_values=most_values)
+    return text
 
 
 def read_json(content: bytes | str, name: str, *, most_bytes: int, most_values: int) -> Any:
@@ -128,9 +159,11 @@ def to_bytes(value: Any) -> bytes:
     ------
     TypeError
         If a value is of another type.
+    ValueError
+        If there are more values than :func:`from_bytes` takes.
     """
     tensors: dict[str, torch.Tensor] = {}
-    text = json.dumps(_pack(value, tensors)).encode()
+    text = write_json(_pack(value, tensors), _JSON, **LARGEST_VALUES).encode()
     content = {_JSON: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
     return safetensors.torch.save(content | tensors)
 
@@ -150,7 +183,7 @@ def from_bytes(content: bytes) -> Any:
     check_tensors(content, "its tensors")
     tensors = safetensors.torch.load(content)
     text = tensors.pop(_JSON).numpy().tobytes()
-    return _unpack(read_json(text, _JSON, most_bytes=2**28, most_values=2**22), tensors)
+    return _unpack(read_json(text, _JSON, **LARGEST_VALUES), tensors)
 
 
 def first_unknown(value: Any) -> type[Any] | None:

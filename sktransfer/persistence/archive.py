@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from sklearn import metrics, model_selection
 
-from ..backbones.serialization import check_json, read_json
+from ..backbones.serialization import read_json, write_json
 from ..data import check_interrupt
 
 __all__ = [
@@ -57,11 +57,18 @@ def write_archive(
     contents : dict
         What JSON can hold.
     parts : mapping of str to bytes
+
+    Raises
+    ------
+    ValueError
+        If :func:`read_archive` would refuse the file for its size.
     """
     path = Path(path).expanduser()
     digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
-    table = json.dumps({"format": FORMAT, **contents, "sha256": digests}, indent=1).encode()
-    check_json(table, CONTENTS, **_LARGEST_CONTENTS)
+    contents = {"format": FORMAT, **contents, "sha256": digests}
+    table = write_json(contents, CONTENTS, **_LARGEST_CONTENTS, indent=1).encode()
+    if len(parts) >= _MOST_MEMBERS:
+        raise ValueError(f"it has {len(parts):,} parts, of {_MOST_MEMBERS:,}")
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -223,12 +230,18 @@ def dump_objects(item: Any) -> bytes:
     ------
     TypeError
         If it holds an object that skops cannot write.
+    ValueError
+        If it holds more, or is nested deeper, than :func:`load_objects` takes.
     """
     skops = _skops()
     try:
-        return _compact(skops.dumps(item))
+        data = _compact(skops.dumps(item))
+    except RecursionError:
+        raise
     except Exception as error:  # objects may raise anything when they are asked for their state
         raise TypeError(f"skops cannot write it ({type(error).__name__}: {error})") from error
+    _check(data)
+    return data
 
 
 def _compact(data: bytes) -> bytes:

@@ -52,7 +52,8 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
     TypeError
         If the estimator holds an object that cannot be written, such as a lock.
     ValueError
-        If ``self_contained`` is not possible for a network.
+        If ``self_contained`` is not possible for a network, or the estimator holds more values
+        than :func:`load` takes. An earlier file stays as it is.
     ImportError
         If skops is not installed.
 
@@ -87,8 +88,11 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
         objects = dump_objects(writer.write(estimator))
     except RecursionError as error:
         raise TypeError("The estimator refers to itself, or is nested too deeply.") from error
+    except ValueError as error:
+        raise ValueError(f"The estimator cannot be saved: {error}") from error
     parts = {_OBJECTS: objects, _ARRAYS: safetensors.numpy.save(writer.arrays)}
     parts |= {f"{name}{_SUFFIX}": safetensors.torch.save(t) for name, t in writer.tensors.items()}
+    _check_tensors(parts)
     contents = {
         "versions": package_versions(),
         "estimator": _summary(estimator),
@@ -189,11 +193,15 @@ def _part(parts: Mapping[str, bytes], name: str) -> bytes:
     return parts[name]
 
 
-def _read_tensors(parts: Mapping[str, bytes]) -> tuple[dict, dict]:
-    """Return the arrays, and the tensors of each network."""
+def _check_tensors(parts: Mapping[str, bytes]) -> None:
     for name, part in parts.items():
         if name.endswith(_SUFFIX):
             check_tensors(part, name)
+
+
+def _read_tensors(parts: Mapping[str, bytes]) -> tuple[dict, dict]:
+    """Return the arrays, and the tensors of each network."""
+    _check_tensors(parts)
     try:
         arrays = safetensors.numpy.load(_part(parts, _ARRAYS))
         tensors = {

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
 from torch import nn
 
-from ..backbones.serialization import read_json
+from ..backbones.serialization import LARGEST_VALUES, read_json
 from .archive import DamagedFileError
 from .kinds import ESTIMATORS, PLAIN
 from .writing import KIND, is_loss, is_of_scikit, torch_code
@@ -217,7 +217,7 @@ _READERS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
 
 
 def _parsed(text: str) -> Any:
-    return read_json(text, "a collection of values", most_bytes=2**28, most_values=2**22)
+    return read_json(text, "a collection of values", **LARGEST_VALUES)
 
 
 def _check_setting(loss: torch.nn.Module, key: str, value: Any) -> None:

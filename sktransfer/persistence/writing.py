@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 
 from ..backbones import Backbone
 from ..backbones.fingerprint import is_library
+from ..backbones.serialization import LARGEST_VALUES, write_json
 from ..features import BackboneEstimator
 from .kinds import ESTIMATORS, PLAIN
 
@@ -121,7 +121,7 @@ class Writer:
         state = state | {"memory": None} if "memory" in state else state
         plain = {key: value for key, value in state.items() if _is_plain(value)}
         rest = {key: self.write(value) for key, value in state.items() if key not in plain}
-        return {KIND: "attributes", "plain": json.dumps(plain), "rest": rest}
+        return {KIND: "attributes", "plain": _text(plain), "rest": rest}
 
     def name_of(self, item: Any, name: str) -> str:
         """Return the name under which something must be given to ``load``.
@@ -163,7 +163,7 @@ class Writer:
         if type(item) not in (list, tuple):
             return item
         if type(item) is list and _is_large_and_plain(item):
-            return {KIND: "json", "text": json.dumps(item)}
+            return {KIND: "json", "text": _text(item)}
         written = type(item)(map(self.write, item))
         return item if all(map(_is, written, item)) else written
 
@@ -172,7 +172,7 @@ class Writer:
             return item
         name, keys_are_texts = type(item).__name__, all(type(key) is str for key in item)
         if name == "dict" and keys_are_texts and _is_large_and_plain(item):
-            return {KIND: "json", "text": json.dumps(item)}
+            return {KIND: "json", "text": _text(item)}
         if name == "Bunch" or not keys_are_texts or KIND in item:
             return {KIND: name, "items": [[k, self.write(v)] for k, v in item.items()]}
         written = {key: self.write(value) for key, value in item.items()}
@@ -262,6 +262,10 @@ def is_of_scikit(item: Any) -> bool:
 
 def _is(one: Any, other: Any) -> bool:
     return one is other
+
+
+def _text(item: list | dict) -> str:
+    return write_json(item, "a collection of values", **LARGEST_VALUES)
 
 
 def _is_large_and_plain(item: list | dict) -> bool:

@@ -394,6 +394,31 @@ def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.skt"]
 
 
+def nested(depth):
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([0] * 8 + nested(520), "nested too deeply"),
+        pytest.param([0] * (2**22 + 2), "4,194,304 values in its JSON", marks=pytest.mark.sweep),
+        pytest.param(
+            tuple(np.array([str(i)]) for i in range(10_001)), "10002 parts", marks=pytest.mark.sweep
+        ),
+    ],
+    ids=["deep values", "many values", "many arrays"],
+)
+def test_what_load_would_refuse_for_its_size_is_not_saved(value, message, tmp_path):
+    path = tmp_path / "model.skt"
+    save(LogisticRegression(), path)
+    before = path.read_bytes()
+    with pytest.raises((TypeError, ValueError), match=message):
+        save(LogisticRegression(class_weight=value), path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.skt"]
+
+
 def test_a_file_holds_no_pickle(tmp_path):
     save(fitted("blend"), tmp_path / "model.skt")
     with zipfile.ZipFile(tmp_path / "model.skt") as archive:
