@@ -18,6 +18,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -638,8 +639,13 @@ class Pass:
         In place of the engine.
     """
 
+    aside: list[int]
     backbone: Backbone
+    batch_size: Any
+    conversions: Path | None
+    how: dict[str, str]
     returned: list[int]
+    runner: Engine | None
 
     def __init__(
         self,

@@ -207,8 +207,10 @@ class PretrainedFeatureExtractor(
     (2, 40)
     """
 
+    backbone_: Backbone
     bad_samples_: dict[int, str]
     columns_: tuple[Any, ...]
+    image_size_: int | list[int] | None
     layer_choice_: LayerChoice
     layers_: list[str]
     pca_: list[Any]
@@ -371,7 +373,7 @@ class PretrainedFeatureExtractor(
         outputs = self._find_layers(samples, y) if found is None else found
         learned = [p for p in self._poolings() if is_learned(p)]
         if learned:
-            run = {"batch_size": self.batch_size, "device": self.device}
+            run: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device}
             self.token_weights_ = {
                 p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
             }
@@ -428,7 +430,7 @@ class PretrainedFeatureExtractor(
 
     def _find_layers(self, samples, y) -> list[tuple[str, Any]]:
         """List each pooling of each layer that is asked for; "auto" chooses the layer."""
-        asked = self.layer if isinstance(self.layer, list) else [self.layer]
+        asked: list[Any] = self.layer if isinstance(self.layer, list) else [self.layer]
         if not asked:
             raise ValueError("layer=[] names no layer: give at least one, or None.")
         if self.layer == "auto":
@@ -553,7 +555,7 @@ class PretrainedFeatureExtractor(
     def _run(self, samples, bad: dict[int, Exception] | None = None) -> np.ndarray:
         """Compute the outputs of samples, side by side."""
         if takes_weights(self.backbone_):  # each pass is cheap, and "avg" alone is faster
-            run = {"batch_size": self.batch_size, "device": self.device}
+            run: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device}
             blocks = [
                 output.pooling.transform(samples, output.backbone, **run)
                 if isinstance(output.pooling, TokenWeights)
@@ -677,7 +679,9 @@ def _components(features: np.ndarray, pca: Any) -> np.ndarray:
     return components
 
 
-def without_refused(check: Callable[[Any], Any], X: Any) -> tuple[Any, np.ndarray, dict]:
+def without_refused(
+    check: Callable[[Any], Any], X: Any
+) -> tuple[Any, np.ndarray, dict[int, Exception]]:
     """Call a function that checks samples, again without those that it refuses.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import xxhash
@@ -234,7 +234,7 @@ def _read(samples: Sequence, modality: Modality, failed: list) -> Iterator[list[
 # -- collections of Dask ---------------------------------------------------------------------------
 
 
-def is_lazy(X: object) -> bool:
+def is_lazy(X: object) -> TypeGuard[Any]:
     """Tell whether X is a collection of Dask.
 
     Parameters

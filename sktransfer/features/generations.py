@@ -84,6 +84,10 @@ class CheckedStore:
         As for :func:`sktransfer.engines.resolve_device`.
     """
 
+    store: FeatureStore
+    backbone: Backbone
+    outputs: Mapping[Any, StoredOutput]
+
     def __init__(
         self,
         store: FeatureStore,
@@ -130,7 +134,8 @@ class CheckedStore:
 
     def _find(self, state: _State, name: Hashable, digests, found: dict) -> list[tuple]:
         """Find rows in the generations; return those not compared and where they have rows."""
-        found[name] = rows = [None] * len(digests)
+        rows: list[np.ndarray | None] = [None] * len(digests)
+        found[name] = rows
         origins = []
         for generation in reversed(state.usable()):
             missing = [i for i, row in enumerate(rows) if row is None]
@@ -151,21 +156,23 @@ class CheckedStore:
         ends: dict[int, list[tuple]] = {}  # by sample, the outputs and generations to compare
         for name, generations in origins.items():
             for generation, places in generations:
-                pair = {_first(places, opened), _first(places[::-1], opened)} - {None}
+                both = (_first(places, opened), _first(places[::-1], opened))
+                pair = {i for i in both if i is not None}
                 generation.is_same = bool(pair)  # rows that nothing can be compared with do not
                 for i in pair:
                     ends.setdefault(i, []).append((name, generation))
         names = [name for name, generations in origins.items() if generations]
-        rows = self._compute({i: opened(i) for i in sorted(ends)}, names)
+        again = {i: tensor for i in sorted(ends) if (tensor := opened(i)) is not None}
+        rows = self._compute(again, names)
         for i, pairs in ends.items():
             for name, generation in pairs:
                 bound = self._bound(name, generation)
                 if _distance(found[name][i], rows[i][name]) > bound:
                     generation.is_same = False
-        again = [n for n, g in origins.items() if not all(one.is_same for one, _ in g)]
-        for name in again:
+        changed = [n for n, g in origins.items() if not all(one.is_same for one, _ in g)]
+        for name in changed:
             self._check_repeats(name, samples, rows, ends)
-        return again
+        return changed
 
     def _bound(self, name: Hashable, generation: _Generation) -> float:
         """Return the distance up to which rows of a generation are those of today."""
@@ -179,8 +186,7 @@ class CheckedStore:
     def _check_repeats(self, name: Hashable, samples, rows: dict, ends: dict) -> None:
         """Note that an output differs between two runs of one code, so that it is not stored."""
         i = next((i for i, pairs in ends.items() if name in dict(pairs)), None)
-        opened = None if i is None else self._open(samples, i)
-        if opened is not None:
+        if i is not None and (opened := self._open(samples, i)) is not None:
             again = self._compute({i: opened}, [name])[i][name]
             self._note_repeats(name, _distance(rows[i][name], again) <= _SAME)
 
@@ -263,8 +269,9 @@ class CheckedStore:
         modality = self.backbone.modality
         for shape in (None, self._shape_of_samples()):
             sample = modality.example(shape)
-            opened = {} if sample is None else {i: self._open([sample], 0) for i in range(2)}
-            if not opened or None in opened.values():
+            twice = [] if sample is None else [self._open([sample], 0) for _ in range(2)]
+            opened = {i: tensor for i, tensor in enumerate(twice) if tensor is not None}
+            if len(opened) < 2:
                 continue
             with contextlib.suppress(Exception):  # the network does not take such samples
                 first, second = self._compute(opened, names).values()
@@ -335,6 +342,7 @@ class CheckedStore:
 
     def _state(self, name: Hashable) -> _State:
         output, folder = self.outputs[name], self.store.generations
+        assert folder is not None  # else nothing is asked of generations
         code = (output.pooling, self.backbone.preprocess, self.backbone.module)
         file = xxhash.xxh3_128_hexdigest(output.key.encode())
         key = (str(folder), file, self.device.type, *map(_code_of, code))
@@ -421,8 +429,9 @@ class _State:
         new = _Generation(f"|{secrets.token_hex(8)}", kind, sample, sketch, True, True)
         while True:
             for one in reversed(self.usable()):
-                known = one.sketch is not None and sketch is not None
-                if known and (one.kind, one.sample) == (kind, sample):
+                if one.sketch is None or sketch is None:
+                    continue
+                if (one.kind, one.sample) == (kind, sample):
                     if _distance(one.sketch, sketch) <= bound:
                         one.is_ours = True
                         return
@@ -481,7 +490,7 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
     return distance({"row": torch.tensor(found)}, {"row": torch.tensor(expected)})
 
 
-def _code_of(item: Any) -> Hashable:
+def _code_of(item: Any) -> Hashable | type:
     """Return the object that holds the code of a pooling, preprocessing or network.
 
     A cell of a notebook that runs again makes another one.

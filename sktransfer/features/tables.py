@@ -156,6 +156,9 @@ class OutputTables:
         As for :func:`empty_table`.
     """
 
+    n_samples: int
+    in_memory: int | None
+
     def __init__(self, n_samples: int, n_outputs: int, in_memory: int | None = None):
         self.n_samples, self.in_memory = n_samples, in_memory
         self.tables: list[np.ndarray | None] = [None] * n_outputs

@@ -65,6 +65,7 @@ class Cut:
 
     backbone: Backbone
     device: str
+    how: dict[str, str]
     max_bytes: int
     n_jobs: int | str | None
     output: Output | None

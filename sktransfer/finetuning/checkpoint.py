@@ -64,6 +64,7 @@ class TrainingFile:
 
     folder: str
     about: dict[str, str]
+    extends: bool  # whether the file is that of a fit of fewer epochs, which has ended
     path: Path
     seed: int
     is_written = True  # by this process

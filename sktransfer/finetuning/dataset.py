@@ -277,7 +277,7 @@ class Rows(Dataset):
         return moved
 
 
-class SharedBatch(dict):
+class SharedBatch(dict[str, Any]):
     """The inputs of a process, whose rows are filled up with rows of weight 0.
 
     Row i of all rows belongs to process ``i % size``.
@@ -285,16 +285,20 @@ class SharedBatch(dict):
 
     target: torch.Tensor  # of all rows of the batch
     weight: torch.Tensor
+    places: torch.Tensor  # of the rows among the shares of all processes
+    mine: torch.Tensor  # positions in the batch
+    positions: torch.Tensor
+    factor: torch.Tensor
 
     def __init__(self, batch: torch.Tensor, processes: Processes):
         owner, size = batch % processes.size, processes.size
         order, counts = owner.argsort(stable=True), torch.bincount(owner, minlength=size)
         n = int(counts.max())
-        self.places = torch.empty_like(batch)  # of the rows among the shares of all processes
+        self.places = torch.empty_like(batch)
         self.places[order] = torch.cat([n * r + torch.arange(c) for r, c in enumerate(counts)])
         own = order[owner[order] == processes.rank]
         rest = torch.zeros(n - len(own), dtype=torch.int64)
-        self.mine = torch.cat([own, rest])  # positions in the batch
+        self.mine = torch.cat([own, rest])
         self.positions = torch.cat([batch[own], rest + processes.rank])
         # The mean of the losses of all shares is that of the batch.
         self.factor = (torch.arange(n) < len(own)) * (n * size / len(batch))

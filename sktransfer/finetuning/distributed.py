@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from skorch import NeuralNet
 from skorch.utils import to_tensor
 
 from ..data import take
@@ -34,7 +35,9 @@ _FINE, _STOP, _NO_MEMORY, _FAILED = range(4)
 class Processes:
     """The processes that train together: this one, or with a ``device`` those of a launcher."""
 
-    rank, size = 0, 1
+    rank: int = 0
+    size: int = 1
+    accelerator: Any
     trained: Any = None  # the module that they train, in DistributedDataParallel
     _all_know = False  # of an error
 
@@ -137,24 +140,25 @@ class Processes:
 ONE_PROCESS = Processes()
 
 
-class InProcesses:
+class InProcesses(NeuralNet):
     """Let a net of skorch train in several processes; in one it changes nothing.
 
     Callbacks get losses, outputs and targets of whole batches, so that all decide the same.
     ``module_`` is always the module itself; ``infer`` calls the one in DistributedDataParallel.
     """
 
-    processes = ONE_PROCESS
+    processes: Processes = ONE_PROCESS
+    was_stopped: bool  # by a callback
     _rows_left = 0  # of a step that have not been run
     _is_ready = False  # whether all have computed the loss of a step
     _stops = False  # whether a callback stops the training
 
-    def train_step_single(self, batch, **fit_params):
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         if self.processes.trained is None and self.processes.size > 1:
             self._wrap(batch, fit_params)
         return self._whole_step(super().train_step_single(batch, **fit_params), batch)
 
-    def _wrap(self, batch, fit_params) -> None:
+    def _wrap(self, batch: Any, fit_params: dict[str, Any]) -> None:
         """Wrap the module after a rehearsal of the first step, which shows what it trains."""
         from accelerate import DistributedDataParallelKwargs
 
@@ -187,7 +191,7 @@ class InProcesses:
             self.processes.agree()
         return result
 
-    def infer(self, x, **fit_params):
+    def infer(self, x: Any, **fit_params: Any) -> Any:
         trained = self.processes.trained
         if trained is None or not torch.is_grad_enabled():
             return super().infer(x, **fit_params)
@@ -195,32 +199,33 @@ class InProcesses:
         with contextlib.nullcontext() if self._rows_left == 0 else trained.no_sync():
             return trained(**to_tensor(x, device=self.device), **fit_params)
 
-    def get_loss(self, *args, training=False, **kwargs):
+    def get_loss(self, *args: Any, training: bool = False, **kwargs: Any) -> torch.Tensor:
         loss = super().get_loss(*args, training=training, **kwargs)
         if training and self.processes.trained is not None and self._rows_left == 0:
             self._is_ready = True
             self.processes.agree()  # the gradients that follow are averaged over all
         return loss
 
-    def validation_step(self, batch, **fit_params):
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         return self._whole_step(super().validation_step(batch, **fit_params), batch)
 
-    def _whole_step(self, step: dict, batch) -> dict:
+    def _whole_step(self, step: dict[str, Any], batch: Any) -> dict[str, Any]:
         if self.processes.size == 1:
             return step
         loss = self.processes.accelerator.reduce(step["loss"].detach(), "mean")
         return {"loss": loss, "y_pred": self.processes.whole(step["y_pred"], batch[0])}
 
-    def evaluation_step(self, batch, training=False):
+    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
         outputs = super().evaluation_step(batch, training=training)
         if not hasattr(batch[0], "places"):  # not of the samples that the processes share
             return outputs
         self.processes.agree()
         return self.processes.whole(outputs, batch[0])
 
-    def notify(self, method_name, **kwargs):
+    def notify(self, method_name: str, **kwargs: Any) -> None:
         if self.processes.size == 1:
-            return super().notify(method_name, **kwargs)
+            super().notify(method_name, **kwargs)
+            return
         if method_name == "on_batch_end":
             inputs, prefix = kwargs["batch"][0], "train" if kwargs["training"] else "valid"
             self.history.record_batch(f"{prefix}_batch_size", len(inputs.target))

@@ -73,6 +73,7 @@ class Tail(nn.Module):
     """
 
     body: nn.Sequential
+    fixed: frozenset[str]
     names: list[str]
 
     def __init__(
@@ -278,7 +279,7 @@ def check_partial(
             f"trainable={part!r}: backbone {backbone!r} has no {noun}. Use 'head', 'all' or a "
             "number of stages."
         )
-    named = dict(list(stages)[:-1] and nn.Sequential(*list(stages)[:-1]).named_parameters())
+    named = dict(nn.Sequential(*list(stages)[:-1]).named_parameters())
     free = {id(parameter) for name, parameter in named.items() if name not in fixed}
     selected = named.values() if part == "all" else _partial(stages, part)
     if named and free.isdisjoint(map(id, selected)):

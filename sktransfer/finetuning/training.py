@@ -143,7 +143,15 @@ _SET_BY = {
     "criterion": "loss",
     "callbacks__best": "validation_fraction",
 }
-_OWN_NAMES = ("finite", "schedule", "best", "progress", "watch", "valid_loss", "train_loss")
+_OWN_NAMES: tuple[str, ...] = (
+    "finite",
+    "schedule",
+    "best",
+    "progress",
+    "watch",
+    "valid_loss",
+    "train_loss",
+)
 _OWN_NAMES += ("epoch_timer", "print_log")
 
 

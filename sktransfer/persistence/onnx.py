@@ -253,7 +253,7 @@ def _with_threshold(graph: Graph, estimator: Any, inner: Any) -> Graph:
     from onnx import helper, numpy_helper
 
     labels = estimator.classes_
-    threshold = getattr(estimator, "best_threshold_", getattr(estimator, "threshold", None))
+    threshold: Any = getattr(estimator, "best_threshold_", getattr(estimator, "threshold", None))
     given = _ProbabilitiesAsGiven if hasattr(inner, "predict_proba") else _ScoresAsGiven
     asked = copy.copy(estimator)
     asked.estimator_ = asked.estimator = given(labels)

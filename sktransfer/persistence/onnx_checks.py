@@ -217,7 +217,7 @@ def check_graph(estimator: Any, graph: Graph, content: bytes, rows: Any) -> str 
         names = [output.name for output in session.get_outputs()]
         declared = {output.name: len(output.shape) for output in session.get_outputs()}
         for n in (_num_samples(rows), 1):
-            given = {source.name: source.rows[:n] for source in graph.sources}
+            given = {s.name: s.rows[:n] for s in graph.sources if s.rows is not None}
             outputs = dict(zip(names, session.run(names, given), strict=True))
             for name, values in outputs.items():
                 if values.ndim != declared[name]:
@@ -288,7 +288,7 @@ def _are_certain(estimator: Any, scores: np.ndarray, name: str, n_axes: int) -> 
     threshold = getattr(estimator, "best_threshold_", getattr(estimator, "threshold", None))
     if threshold is not None:
         near = np.abs(scores - (default if threshold == "auto" else threshold)) <= MARGIN
-        return ~near.any(axis=1) if scores.ndim == 2 else ~near
+        return ~np.asarray(near.any(axis=1) if scores.ndim == 2 else near)
     if scores.ndim == 1 or n_axes == 2:  # two classes by one score, or each label on its own
         return np.abs(scores - default) > MARGIN
     highest = np.sort(scores, axis=1)[:, -2:]

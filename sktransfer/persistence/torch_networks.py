@@ -112,8 +112,10 @@ def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
         source, prepare = _image_source(preprocess), _ScaleBytes(preprocess)
         return dataclasses.replace(source, rows=rows), prepare
     if isinstance(preprocess, TokenizerPreprocessing | WordPreprocessing):
-        is_word = isinstance(preprocess, WordPreprocessing)
-        source = _word_source(preprocess) if is_word else _token_source(preprocess)
+        if isinstance(preprocess, WordPreprocessing):
+            source = _word_source(preprocess)
+        else:
+            source = _token_source(preprocess)
         rows = None if samples is None else _ids(preprocess, samples, source.example.ndim)
         return dataclasses.replace(source, rows=rows), nn.Identity()
     if backbone.modality.has_tokens:

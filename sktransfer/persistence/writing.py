@@ -87,7 +87,8 @@ class Writer:
         if is_loss(type(item)):
             return self._loss(item)
         if PLAIN.get(type(item).__name__) is type(item):
-            return {KIND: type(item).__name__, "state": self._attributes(item.__getstate__())}
+            state: Any = item.__getstate__()
+            return {KIND: type(item).__name__, "state": self._attributes(state)}
         if isinstance(item, Backbone | nn.Module | BackboneEstimator):
             return self._shared(item)
         for cls, write in _WRITERS.items():

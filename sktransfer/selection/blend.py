@@ -64,11 +64,15 @@ class Blend(nn.Module):
     """
 
     candidates: nn.ModuleList
+    classes: np.ndarray | None
     counting: list[Any]
     outputs: list[Output]
     places: list[list[int]]
     shift: torch.Tensor
     scale: torch.Tensor
+    scaler: NumericTarget | None
+    tuned: TunedCandidate | None
+    vectorizer: Any
 
     def __init__(
         self,
@@ -94,13 +98,14 @@ class Blend(nn.Module):
         place = {output: i for i, output in enumerate(self.outputs)}
         self.places = [[place.get(read, -1) for read in c.reads] for c in mixed]
         # Not submodules: they are among the candidates.
-        vars(self)["counting"] = [c for c in self.candidates if COUNTS in c.reads]
+        vars(self)["counting"] = [c for c in mixed if COUNTS in c.reads]
 
     @property
     def weights(self) -> dict[str, float]:
         own = {} if self.tuned is None else {self.tuned.name: self.tuned.weight}
         rest = 1 - sum(own.values())
-        found = own | {candidate.name: rest * candidate.weight for candidate in self.candidates}
+        candidates: Any = self.candidates
+        found = own | {candidate.name: rest * candidate.weight for candidate in candidates}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def forward(
@@ -120,8 +125,10 @@ class Blend(nn.Module):
         Tensor of shape (n_samples, n_outputs), float64
         """
         inputs = [x.double() for x in inputs]
-        parts, mean = iter(counted), 0.0
-        for candidate, places in zip(self.candidates, self.places, strict=False):
+        candidates: Any = self.candidates
+        mean: Any = 0.0
+        parts = iter(counted)
+        for candidate, places in zip(candidates, self.places, strict=False):
             given = [inputs[i] if i >= 0 else next(parts) for i in places]
             mean = mean + candidate.weight * candidate(given)
         if self.temperature is not None:

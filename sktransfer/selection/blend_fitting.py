@@ -103,7 +103,7 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], image_size: int | No
         vectorizer = _fitted_vectorizer(task, weighted) if COUNTS in needed else None
         tables = _complete(task, needed, few, weighted, vectorizer)
         known = outcome.take(weighted)
-        if task.unlabelled is None:
+        if task.unlabelled is None or isinstance(known, Numbers):
             fitted = [candidate.fitted(Tables(tables), known) for candidate in chosen]
         else:
             rows = some_unlabelled(len(task.unlabelled), task.seed)

@@ -166,8 +166,10 @@ class Candidate(nn.Module):
         In the blend; NaN before it is chosen.
     """
 
+    reads: tuple[Read, ...]
     settings: tuple[Any, ...] = (None,)
     setting: Any = None
+    weight: float
 
     def __init__(self, name: str, reads: Sequence[Read], prior: str = ""):
         super().__init__()
@@ -294,6 +296,8 @@ class LinearCandidate(Candidate):
     """
 
     is_discriminant: bool
+    setting: float
+    settings: tuple[float, ...]
 
     def __init__(
         self,
@@ -409,6 +413,8 @@ class OwnClassesCandidate(Candidate):
     """
 
     conditional: torch.Tensor  # (n_source_classes, n_classes)
+    setting: float
+    settings: tuple[float, ...]
 
     def __init__(self, name: str, reads: Sequence[Read], smoothing: float, prior: str = ""):
         super().__init__(name, reads, prior)
@@ -445,6 +451,8 @@ class ClassMapCandidate(Candidate):
     groups : sequence of sequence of int
         The classes of the network that mean each label, by position.
     """
+
+    groups: tuple[tuple[int, ...], ...]
 
     def __init__(
         self, name: str, reads: Sequence[Read], groups: Sequence[Sequence[int]], prior: str = ""
@@ -487,6 +495,7 @@ class ClassifierCandidate(Candidate):
 
     columns: torch.Tensor  # of the classes that it knows
     coef: torch.Tensor
+    estimator: Any
     intercept: torch.Tensor
     is_linear: bool = False
     n_classes: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
@@ -248,7 +248,7 @@ class Labels:
         return np.isin(self.codes[test], self.codes[train])
 
     # The temperature of a candidate that is not judged, and of a mean of those.
-    unjudged = (BLEND["temperature"], 1.0)
+    unjudged: ClassVar[tuple[float, float]] = (BLEND["temperature"], 1.0)
 
     def loss(self, scores: np.ndarray, judged: Judged) -> tuple[float, float | None]:
         """Return the log loss of logits, and the temperature at which it is smallest."""
@@ -322,7 +322,7 @@ class Numbers:
         """Tell which test samples can be predicted: all."""
         return np.ones(len(test), bool)
 
-    unjudged = (None, None)
+    unjudged: ClassVar[tuple[None, None]] = (None, None)
 
     def loss(self, scores: np.ndarray, judged: Judged) -> tuple[float, float | None]:
         """Return the squared error of numbers; they have no temperature."""

@@ -31,8 +31,12 @@ class StudyMemory(FeatureStore):
         Whether new rows are kept. The last fit of a study needs none of them again.
     """
 
+    location: Path  # that of the user's store, if there is one
+
     def __init__(self, behind: FeatureStore | None):
         self.behind = behind
+        if behind is not None:
+            self.location = behind.location
         self.keeps = True
         self._rows: dict[tuple[str, bytes], np.ndarray] = {}
         self._set_aside: set[tuple[str, bytes]] = set()
@@ -47,11 +51,6 @@ class StudyMemory(FeatureStore):
     def generations(self) -> Path | None:
         """That of the user's store; None if there is none, and all rows are of this process."""
         return None if self.behind is None else self.behind.generations
-
-    @property
-    def location(self) -> Path | None:
-        """The folder of the user's store."""
-        return None if self.behind is None else self.behind.location
 
     def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
         """Look up the features of samples, in memory first.

@@ -363,7 +363,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         -------
         ndarray of shape (n_samples,)
         """
-        samples = self._transform_samples(X)
+        samples: Any = self._transform_samples(X)
         if isinstance(self.estimator_, Blend):
             probabilities = self.estimator_.of_samples(samples, run_settings(self))
             return self.classes_[probabilities.argmax(axis=1)]
@@ -382,7 +382,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         ndarray of shape (n_samples, n_classes), float64
             In the order of ``classes_``.
         """
-        samples = self._transform_samples(X)
+        samples: Any = self._transform_samples(X)
         if isinstance(self.estimator_, Blend):
             return self.estimator_.of_samples(samples, run_settings(self))
         return self._fitted().predict_proba(samples)
