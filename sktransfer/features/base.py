@@ -265,7 +265,6 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
             self.backbone,
             weights=self.weights,
             image_size=image_size,
-            long_texts=getattr(self, "long_texts", None),
         )
 
     def _asked_sizes(self) -> list[int] | None:

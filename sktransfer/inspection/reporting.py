@@ -101,8 +101,9 @@ def report(
     >>> from sklearn.datasets import load_digits
     >>> from sktransfer import TransferClassifier
     >>> from sktransfer.inspection import report
-    >>> X, y = load_digits(return_X_y=True)
-    >>> model = TransferClassifier(strategy="features", image_size=64, image_shape=(8, 8))
+    >>> digits = load_digits()
+    >>> X, y = digits.images, digits.target
+    >>> model = TransferClassifier(strategy="features", image_size=64)
     >>> path = Path(tempfile.mkdtemp()) / "report.html"
     >>> made = report(model, X[:40] / 16, y[:40], path, cv=2, n_shown=2)
     >>> made.n_samples, path.stat().st_size > 10_000

@@ -168,7 +168,7 @@ class Blend(nn.Module):
         samples : sequence
             Checked by an estimator.
         run : dict
-            device, engine, memory, n_jobs, verbose.
+            device, engine, memory, verbose.
 
         Returns
         -------
@@ -201,7 +201,7 @@ def read_samples(
     vectorizer : transformer or None
         Fitted; for counts.
     run : dict
-        device, engine, memory, n_jobs, verbose.
+        device, engine, memory, verbose.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def read_samples(
     """
     reads = list(dict.fromkeys(reads))
     single = list(dict.fromkeys(part for read in reads for part in _parts(read)))
-    how = {name: run[name] for name in ("device", "engine", "n_jobs", "verbose")}
+    how = {name: run[name] for name in ("device", "engine", "verbose")}
     store = as_store(run["memory"])
     found = compute_outputs(samples, single, **how, store=store) if single else []
     by_part = dict(zip(single, found, strict=True))
@@ -245,7 +245,7 @@ def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
     ----------
     reads : iterable of Output or "counts"
     run : dict
-        device, engine, memory, n_jobs, verbose.
+        device, engine, memory, verbose.
 
     Returns
     -------

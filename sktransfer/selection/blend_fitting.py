@@ -39,7 +39,7 @@ class BlendTask:
         Positions, ascending, of the samples on which candidates are compared.
     seed : int
     run : dict
-        device, engine, memory, n_jobs, verbose.
+        device, engine, memory, verbose.
     classifier : classifier or None, default=None
         The user's classifier on features.
     unlabelled : sequence or None, default=None

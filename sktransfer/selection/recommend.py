@@ -16,16 +16,13 @@ def recommend_strategy(
     backbone: Any = "efficientnet_lite0",
     *,
     weights: Any = "default",
+    image_size: int | None = None,
     estimator: Any = None,
     max_epochs: int | str = "auto",
-    image_size: int | None = None,
-    image_shape: tuple[int, ...] | None = None,
-    long_texts: str | None = None,
     batch_size: int | str = "auto",
     device: str = "auto",
     engine: str = "auto",
     memory: Any = None,
-    n_jobs: int | str | None = "auto",
     random_state: Any = None,
     verbose: int = 0,
     sample_weight: Any = None,
@@ -42,16 +39,12 @@ def recommend_strategy(
         As in :class:`PretrainedFeatureExtractor`, like the parameters below.
     weights : str, Path or None, default="default"
         Which weights, for names.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels.
     estimator : classifier, default=None
         As in :class:`TransferClassifier`.
     max_epochs : int or "auto", default="auto"
         As in :class:`TransferClassifier`.
-    image_size : int, default=None
-        Side of the square given to the network, in pixels.
-    image_shape : tuple of int, default=None
-        Shape of flattened images.
-    long_texts : {"truncate", "chunk"}, default=None
-        What happens to texts that are too long for the network.
     batch_size : int or "auto", default="auto"
         Samples in a training step.
     device : str, default="auto"
@@ -60,8 +53,6 @@ def recommend_strategy(
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
-    n_jobs : int, "auto" or None, default="auto"
-        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds and of what is trained.
     verbose : int, default=0
@@ -103,16 +94,13 @@ def recommend_strategy(
     model = TransferClassifier(
         backbone,
         weights=weights,
+        image_size=image_size,
         estimator=estimator,
         max_epochs=max_epochs,
-        image_size=image_size,
-        image_shape=image_shape,
-        long_texts=long_texts,
         batch_size=batch_size,
         device=device,
         engine=engine,
         memory=memory,
-        n_jobs=n_jobs,
         random_state=random_state,
         verbose=verbose,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import NumericTarget, check_numbers, check_weights
@@ -35,17 +35,13 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         As in :class:`PretrainedFeatureExtractor`.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels. None takes several, as
+        :class:`TransferClassifier` does.
     time_budget : float, default=None
         About how many seconds ``fit`` may take. Fewer input sizes are used if they would take
         longer; where there is time, a trained network may join the blend. With None no network is
         trained.
-    image_size : int, default=None
-        Side of the square given to the network, in pixels. None takes several, as
-        :class:`TransferClassifier` does.
-    image_shape : tuple of int, default=None
-        As in :class:`PretrainedFeatureExtractor`.
-    long_texts : {"truncate", "chunk"}, default=None
-        As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
         Samples in a training step, as in :class:`FineTunedRegressor`.
     device : str, default="auto"
@@ -54,8 +50,6 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample.
-    n_jobs : int, "auto" or None, default="auto"
-        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds.
     verbose : int, default=0
@@ -118,11 +112,13 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
     weights_: np.ndarray
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
-        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
     }
-    del _parameter_constraints["precision"]
+    for _name in ("image_shape", "n_jobs", "precision"):
+        del _parameter_constraints[_name]
+    del _name
+    image_shape = None
     precision = "float32"
 
     def __init__(
@@ -130,29 +126,23 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         backbone: Any = "efficientnet_lite0",
         *,
         weights: Any = "default",
-        time_budget: float | None = None,
         image_size: int | None = None,
-        image_shape: tuple[int, ...] | None = None,
-        long_texts: str | None = None,
+        time_budget: float | None = None,
         batch_size: int | str = "auto",
         device: str = "auto",
         engine: str = "auto",
         memory: Any = None,
-        n_jobs: int | str | None = "auto",
         random_state: RandomState = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
-        self.time_budget = time_budget
         self.image_size = image_size
-        self.image_shape = image_shape
-        self.long_texts = long_texts
+        self.time_budget = time_budget
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
         self.memory = memory
-        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

@@ -85,7 +85,7 @@ class Strategy:
         What is fitted, in a few words.
     make : callable
         Given a :class:`Task` and the positions of the training samples, returns a classifier of
-        raw samples that is not fitted. The parameters device, engine, memory, n_jobs and verbose
+        raw samples that is not fitted. The parameters device, engine, memory and verbose
         are set afterwards, where it has them.
     prior : callable
         Given :class:`Evidence`, returns the expected gain in accuracy over the reference strategy

@@ -63,7 +63,7 @@ class Study:
         The classes of the network that mean each label; None learns them.
     max_epochs, batch_size : int or "auto"
     run : dict
-        device, memory, n_jobs, verbose.
+        device, engine, memory, verbose.
     strategy : str or None, default=None
         The only strategy that is asked for; None studies all that the network allows.
     """
@@ -124,7 +124,7 @@ class Study:
         outputs = [Output(self.backbone, name) for name in names]
         whole = whole_layers(self.backbone, self.names)
         aside = [Output(self.backbone, name, "none") for name in whole]
-        run = {name: self.run[name] for name in ("device", "engine", "n_jobs")}
+        run = {name: self.run[name] for name in ("device", "engine")}
         run |= {"store": self.memory, "aside": aside}
         with named_among(self.rows):
             samples = take(self.samples, self.rows)

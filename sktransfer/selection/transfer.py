@@ -39,6 +39,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         As in :class:`PretrainedFeatureExtractor`.
     weights : str, Path or None, default="default"
         As in :class:`PretrainedFeatureExtractor`.
+    image_size : int, default=None
+        Side of the square given to the network, in pixels. None is what its weights were trained
+        with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
     strategy : str, default="auto"
         "auto" takes the weighted mean of the probabilities of several models, see Notes. Or one
         of those of :func:`~sktransfer.selection.available_strategies`: "direct", the network's own
@@ -51,20 +54,13 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     class_map : dict, default=None
         The network's classes that mean each label, as in :class:`PretrainedClassifier`. None learns
         them from the samples. For "auto" and "direct".
-    max_epochs : int or "auto", default="auto"
-        As in :class:`FineTunedClassifier`, for strategies that train. Blends ignore it.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
+    max_epochs : int or "auto", default="auto"
+        As in :class:`FineTunedClassifier`, for strategies that train. Blends ignore it.
     time_budget : float, default=None
         With "auto", about how many seconds ``fit`` may take: fewer input sizes are used, or a
         trained network joins the blend if there is time. With None no network is trained.
-    image_size : int, default=None
-        Side of the square given to the network, in pixels. None is what its weights were trained
-        with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
-    image_shape : tuple of int, default=None
-        As in :class:`PretrainedFeatureExtractor`.
-    long_texts : {"truncate", "chunk"}, default=None
-        As in :class:`PretrainedFeatureExtractor`.
     batch_size : int or "auto", default="auto"
         Samples in a training step, as in :class:`FineTunedClassifier`.
     device : str, default="auto"
@@ -74,8 +70,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample. Without it they are in memory for the time of a
         fit, so that all strategies share them.
-    n_jobs : int, "auto" or None, default="auto"
-        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds, of heads, and of the order of samples.
     verbose : int, default=0
@@ -152,7 +146,6 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     strategy_: str
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
-        "long_texts": [StrOptions({"truncate", "chunk"}), None],
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
         "class_map": [dict, None],
@@ -161,7 +154,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
     }
-    del _parameter_constraints["precision"]
+    for _name in ("image_shape", "n_jobs", "precision"):
+        del _parameter_constraints[_name]
+    del _name
+    image_shape = None
     precision = "float32"
 
     def __init__(
@@ -169,39 +165,33 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         backbone: Any = "efficientnet_lite0",
         *,
         weights: Any = "default",
+        image_size: int | None = None,
         strategy: str = "auto",
         estimator: Any = None,
         class_map: dict[Any, Any] | None = None,
-        max_epochs: int | str = "auto",
         class_weight: dict[Any, float] | str | None = None,
+        max_epochs: int | str = "auto",
         time_budget: float | None = None,
-        image_size: int | None = None,
-        image_shape: tuple[int, ...] | None = None,
-        long_texts: str | None = None,
         batch_size: int | str = "auto",
         device: str = "auto",
         engine: str = "auto",
         memory: Any = None,
-        n_jobs: int | str | None = "auto",
         random_state: RandomState = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
+        self.image_size = image_size
         self.strategy = strategy
         self.estimator = estimator
         self.class_map = class_map
-        self.max_epochs = max_epochs
         self.class_weight = class_weight
+        self.max_epochs = max_epochs
         self.time_budget = time_budget
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.long_texts = long_texts
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
         self.memory = memory
-        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

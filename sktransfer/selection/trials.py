@@ -126,8 +126,8 @@ def fit(model: Any, samples: Sequence[Any], y: np.ndarray, weight: np.ndarray | 
 
 
 def run_settings(model: Any) -> dict[str, Any]:
-    """Return how a model runs its network: device, engine, memory, n_jobs and verbose."""
-    names = ("device", "engine", "memory", "n_jobs", "verbose")
+    """Return how a model runs its network: device, engine, memory and verbose."""
+    names = ("device", "engine", "memory", "verbose")
     return {name: getattr(model, name) for name in names}
 
 
@@ -139,7 +139,7 @@ def set_running(model: Any, **settings: Any) -> Any:
     model : estimator
         Runs a network, or is a pipeline whose first step does.
     **settings
-        device, engine, memory, n_jobs and verbose; those that the model does not have are ignored.
+        device, engine, memory and verbose; those that the model does not have are ignored.
 
     Returns
     -------

@@ -112,7 +112,7 @@ def fit_tuned(
     seed : int
     batch_size : int or "auto"
     run : dict
-        device, engine, memory, n_jobs, verbose.
+        device, engine, memory, verbose.
     until : float
         Time, as of ``time.perf_counter``, at which training ends, also if it is not finished. It
         does not begin, if it is expected to take longer.

@@ -138,12 +138,11 @@ def test_other_runtimes_give_the_features_of_long_texts_too(runtime, path):
 
 
 def test_the_functions_of_selection_pass_it_on(path):
-    settings = {"weights": path, "long_texts": "chunk", "random_state": 0}
-    model = TransferClassifier("e5_small", strategy="features", **settings)
+    whole = load_backbone("e5_small", weights=path, long_texts="chunk")
+    model = TransferClassifier(whole, strategy="features", random_state=0)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*are truncated.*")
         assert model.fit(TEXTS * 3, Y * 3).predict(TEXTS).shape == (6,)
-        whole = load_backbone("e5_small", weights=path, long_texts="chunk")
         assert len(probe_layers(TEXTS * 3, Y * 3, whole, random_state=0).scores) >= 3
-        found = recommend_strategy(TEXTS, Y, "e5_small", **settings)
+        found = recommend_strategy(TEXTS, Y, whole, random_state=0)
         assert found.strategy is None  # one sample in some classes

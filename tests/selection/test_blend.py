@@ -369,7 +369,7 @@ def test_texts_without_words_are_no_error():
 
 def given_to(blend, samples):
     """Return what a blend reads of samples, as tensors that take gradients."""
-    run = {"device": "auto", "engine": "auto", "memory": None, "n_jobs": None, "verbose": 0}
+    run = {"device": "auto", "engine": "auto", "memory": None, "verbose": 0}
     read = read_samples(samples, blend.outputs, None, run)
     return [torch.from_numpy(read[o]).double().requires_grad_() for o in blend.outputs]
 

@@ -153,7 +153,8 @@ def flat(colours):
 def test_the_self_training_of_scikit_learn(make, given, colours, tmp_path):
     X, known = flat(colours)
     if given == "table":
-        base, rows = make(deeper_backbone(), image_shape=colours[0][0].shape), X
+        as_images = FunctionTransformer(lambda rows: rows.reshape(-1, *colours[0][0].shape))
+        base, rows = make_pipeline(as_images, make(deeper_backbone())), X
     else:
         # Columns of text and arrays of images are not accepted by SelfTrainingClassifier itself.
         files = np.array(_saved(colours[0], tmp_path), object)

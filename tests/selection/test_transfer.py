@@ -318,7 +318,7 @@ def test_a_pickle_predicts_the_same_in_a_new_process(colours, tmp_path):
 
 def test_a_network_of_ones_own_is_pickled_once(colours, tmp_path):
     X, y = colours
-    model = TransferClassifier(Deeper(), strategy="features", image_shape=None)
+    model = TransferClassifier(Deeper(), strategy="features")
     model.set_params(backbone=deeper_backbone()).fit(X, y)
     again = joblib.load(joblib.dump(model, tmp_path / "m")[0])
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
@@ -345,7 +345,7 @@ def test_where_a_fitted_model_runs_can_be_set_anew(colours, tmp_path):
     model = TransferClassifier(deeper_backbone(), strategy="features", random_state=0)
     model.fit(*colours)
     expected = model.predict_proba(colours[0])
-    model.set_params(n_jobs=2, memory=tmp_path).predict(colours[0])
+    model.set_params(verbose=1, memory=tmp_path).predict(colours[0])
     assert any(tmp_path.iterdir())
     assert np.array_equal(model.predict_proba(colours[0]), expected)
     with pytest.raises(ValueError, match="nowhere"):
