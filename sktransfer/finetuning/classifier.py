@@ -84,7 +84,8 @@ default="efficientnet_lite0"
         As in scikit-learn: a list, with one for each column, for an indicator matrix.
     max_epochs : int or "auto", default="auto"
         Number of passes over the training samples. With 0 the head keeps its initial weights.
-        "auto" makes about 120 steps, in at least 4 and at most 60 passes.
+        "auto" makes about 120 steps, in at least 4 and at most 60 passes. Where only a head of more
+        than 1,000 classes is trained, at least one pass.
     validation_fraction : float, default=0.0
         Fraction of the samples in the validation set, stratified by class. The epoch with the
         lowest validation loss is restored, epoch 0 (before training) included. With 0 there is
@@ -107,7 +108,8 @@ default="efficientnet_lite0"
         optimizer is AdamW with ``optimizer__weight_decay=1e-4``. Those that ``fit`` sets are
         refused.
     batch_size : int or "auto", default="auto"
-        Samples in a step; "auto" is 16 for up to 1,000 samples, else 32.
+        Samples in a step; "auto" is 16 for up to 1,000 samples, else 32. It is 256 where only a
+        head of more than 1,000 classes is trained.
     micro_batch_size : int or None, default=None
         Most samples that are run at a time. The gradients of the parts of a batch are added up:
         less memory, for the same result but for random numbers (dropout).

@@ -127,39 +127,51 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
 _STEPS = 120  # few rows need many passes, and many rows few
 _PASSES = (4, 60)  # at least and at most
 _SMALL, _SMALL_BATCH, _BATCH = 1000, 16, 32  # rows; rows in a step
+# With many outputs the optimizer, which changes each weight of a head in each step, takes longer
+# than the products of a batch of 32 rows.
+_LARGE_BATCH, _FEWEST_PASSES = 256, 1
 
 
-def auto_batch_size(n_rows: int) -> int:
+def auto_batch_size(n_rows: int, large_head: bool = False) -> int:
     """Return the number of rows in a training step: 16 up to 1,000 rows, else 32.
 
     Parameters
     ----------
     n_rows : int
+    large_head : bool, default=False
+        With one, a step has 256 rows.
 
     Returns
     -------
     int
         At most the number of rows.
     """
+    if large_head:
+        return min(n_rows, _LARGE_BATCH)
     return min(n_rows, _SMALL_BATCH if n_rows <= _SMALL else _BATCH)
 
 
-def auto_epochs(n_rows: int, batch_size: int) -> int:
+def auto_epochs(n_rows: int, batch_size: int, large_head: bool = False) -> int:
     """Return the number of passes that make 120 steps, at least 4 and at most 60.
 
     Parameters
     ----------
     n_rows, batch_size : int
+    large_head : bool, default=False
+        With one, a single pass can be enough.
 
     Returns
     -------
     int
     """
     fewest, most = _PASSES
+    fewest = _FEWEST_PASSES if large_head else fewest
     return min(most, max(fewest, round(_STEPS / math.ceil(n_rows / batch_size))))
 
 
-def training_length(n_rows: int, batch_size: int | str, max_epochs: int | str) -> tuple[int, int]:
+def training_length(
+    n_rows: int, batch_size: int | str, max_epochs: int | str, *, large_head: bool = False
+) -> tuple[int, int]:
     """Return how long a training is: the rows in a batch, and the number of epochs.
 
     Parameters
@@ -167,12 +179,14 @@ def training_length(n_rows: int, batch_size: int | str, max_epochs: int | str) -
     n_rows : int
     batch_size, max_epochs : int or "auto"
         As in :class:`FineTunedClassifier`.
+    large_head : bool, default=False
+        Whether only a head of more than 1,000 outputs is trained.
 
     Returns
     -------
     batch_size, n_epochs : int
     """
-    size = auto_batch_size(n_rows) if isinstance(batch_size, str) else batch_size
+    size = auto_batch_size(n_rows, large_head) if isinstance(batch_size, str) else batch_size
     size = min(n_rows, size)
-    epochs = auto_epochs(n_rows, size) if isinstance(max_epochs, str) else max_epochs
+    epochs = auto_epochs(n_rows, size, large_head) if isinstance(max_epochs, str) else max_epochs
     return int(size), int(epochs)

@@ -25,6 +25,7 @@ from torch import nn
 
 from ..data import NumericTarget, Target, check_interrupt, kept_interrupts, was_interrupted
 from ..engines import keep_freed_memory
+from ..transferability import MANY_CLASSES
 from .augmentation import check_augment
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, own_copy, sets_learning_rate
 from .checkpoint import TrainingFile, saving
@@ -127,7 +128,10 @@ def steps_of(estimator: Any, n_rows: int) -> tuple[int, int]:
     -------
     batch_size, max_epochs : int
     """
-    return training_length(n_rows, estimator.batch_size, estimator.max_epochs)
+    n_outputs = len(getattr(estimator, "classes_", ()))
+    large_head = estimator.trainable == "head" and n_outputs > MANY_CLASSES
+    settings = estimator.batch_size, estimator.max_epochs
+    return training_length(n_rows, *settings, large_head=large_head)
 
 
 # Parameters of skorch's net that ``net_params`` may set, and parameters of these.

@@ -109,6 +109,27 @@ def test_auto_is_16_rows_a_batch_and_120_steps():
     assert training_length(90, 200, "auto") == (90, 60)
 
 
+@pytest.mark.parametrize(
+    ("trainable", "n_classes", "batch_size", "n_epochs"),
+    [
+        ("head", 1001, 256, 2),
+        pytest.param("head", 1000, 32, 4, marks=pytest.mark.sweep),
+        pytest.param("all", 1001, 32, 4, marks=pytest.mark.sweep),
+    ],
+)
+def test_a_head_of_more_than_1000_classes_takes_steps_of_256_rows(
+    trainable, n_classes, batch_size, n_epochs
+):
+    """The optimizer changes each weight in each step; 2 passes of 55 steps are about 120."""
+    y = np.arange(14 * n_classes) % n_classes
+    X = np.random.default_rng(0).normal(size=(len(y), 2)).astype(np.float32)
+    network = nn.Sequential(nn.Linear(2, 2))
+    model = FineTunedClassifier(network, trainable=trainable, head_init="random", random_state=0)
+    model.fit(X, y)
+    assert model.net_.batch_size == batch_size
+    assert len(model.history_) == n_epochs
+
+
 # texts of similar length
 
 
