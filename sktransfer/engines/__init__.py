@@ -5,7 +5,13 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 
 from .engine import Engine, as_batch, distance
 from .exported import export, quiet
-from .norm_statistics import keeps_statistics, moments_of, norm_divergence
+from .norm_statistics import (
+    NOISE_DIVERGENCE,
+    keeps_statistics,
+    moments_of,
+    norm_divergence,
+    similarity_of_divergence,
+)
 from .onnxruntime import onnx_model
 from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .resources import keep_freed_memory, raise_thresholds, resolve_device, thread_budget
@@ -14,6 +20,7 @@ from .torch import TorchEngine
 
 __all__ = [
     "ENGINES",
+    "NOISE_DIVERGENCE",
     "POOLINGS",
     "Engine",
     "TorchEngine",
@@ -34,5 +41,6 @@ __all__ = [
     "raise_thresholds",
     "resolve_device",
     "resolve_engine",
+    "similarity_of_divergence",
     "thread_budget",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..engines import keeps_statistics, moments_of, norm_divergence
+from ..engines import keeps_statistics, moments_of, norm_divergence, similarity_of_divergence
 from .dataset import Rows
 from .trainable_stages import Tail
 from .training_step import within_memory
@@ -75,7 +75,6 @@ def _is_layer_norm(module: nn.Module) -> bool:
 
 
 _AT_MOST, _AT_ONCE = 64, 16  # rows
-_NOISE = 0.17  # the divergence of noise in networks for images is 0.14 to 0.2
 
 
 @torch.no_grad()
@@ -120,7 +119,7 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
     seen_norms = [norm for norm, parts in seen.items() if parts]
     moments = map(np.concatenate, zip(*shares, strict=True))
     found = [norm_divergence(m, norm) for m, norm in zip(moments, seen_norms, strict=True)]
-    return float(np.exp(-((2 * np.mean(found) / _NOISE) ** 2)))
+    return similarity_of_divergence(float(np.mean(found)))
 
 
 # benchmarks/finetune_defaults.py measures what these defaults give.

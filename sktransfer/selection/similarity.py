@@ -15,11 +15,13 @@ from torch import nn
 from ..backbones import Backbone, stages_of
 from ..data import named_among, take
 from ..engines import (
+    NOISE_DIVERGENCE,
     TorchEngine,
     keeps_statistics,
     moments_of,
     norm_divergence,
     resolve_device,
+    similarity_of_divergence,
 )
 from ..features import Output, compute_outputs, engine_for_outputs, open_sample
 from ..transferability import free_energy, prediction_entropy
@@ -41,10 +43,6 @@ CALIBRATION: dict[str, Any] = {
     "samples": 128,
     # Images of noise, whose divergence in the same network is the scale.
     "noise_images": 8,
-    # Where the divergence is that of noise, similarity is exp(-4) = 0.02.
-    "sharpness": 2.0,
-    # The divergence of noise where samples are no images; that of Lite0 to 2 is 0.14 to 0.2.
-    "noise_divergence": 0.17,
     # Without batch norm: exp(-(entropy / scale) ** power). Photographs have 0.25, noise 0.66.
     "entropy_scale": 0.6,
     "entropy_power": 4.0,
@@ -339,8 +337,7 @@ def _by_batch_norm(watcher: NormWatcher, own: dict) -> Similarity:
         return Similarity(None, why="no batch norm was reached", **own)
     divergences = np.array(list(found.values()))
     noise = _noise_divergence(watcher)
-    share = divergences.mean() / max(noise, 1e-12)
-    value = float(np.exp(-((CALIBRATION["sharpness"] * share) ** 2)))
+    value = similarity_of_divergence(float(divergences.mean()), noise)
     return Similarity(value, "batch norm", "", tuple(found), divergences, noise, **own)
 
 
@@ -348,10 +345,10 @@ def _noise_divergence(watcher: NormWatcher) -> float:
     """Return the mean divergence of noise in the same network, where the modality has any."""
     backbone = watcher.backbone
     if backbone.input_shape is None:
-        return CALIBRATION["noise_divergence"]
+        return NOISE_DIVERGENCE
     n_samples, rng = CALIBRATION["noise_images"], np.random.default_rng(0)
     samples = backbone.modality.make_noise(n_samples, backbone.input_shape, rng)
     if samples is None:
-        return CALIBRATION["noise_divergence"]
+        return NOISE_DIVERGENCE
     watcher.run([open_sample(sample, backbone) for sample in samples], "auto")
     return float(np.mean(list(watcher.divergences().values())))
