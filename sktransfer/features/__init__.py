@@ -11,13 +11,14 @@ from .base import (
 )
 from .choices import LayerChoice, SizeChoice, candidate_layers, choose_layer
 from .compute import compute_outputs, describe_runs
-from .extractor import PretrainedFeatureExtractor, learns_from_samples
+from .extractor import PretrainedFeatureExtractor, fitted_without_samples, learns_from_samples
 from .function import FeatureFunction
 from .output import (
     Output,
     engine_for_outputs,
     layers_of,
     open_sample,
+    prepare_probe,
     probe_batch,
     side_of,
     store_key,
@@ -53,11 +54,13 @@ __all__ = [
     "empty_table",
     "engine_for_outputs",
     "find_network",
+    "fitted_without_samples",
     "has_ranks",
     "layers_of",
     "learns_from_samples",
     "mapped_logits",
     "open_sample",
+    "prepare_probe",
     "probe_batch",
     "reported",
     "resolve_class_map",

@@ -34,7 +34,7 @@ from .choices import (
     layer_for,
 )
 from .function import first_sample, is_lazy, transform_lazily
-from .output import Output, layers_of
+from .output import Output, layers_of, prepare_probe
 from .word_weights import (
     ALL_POOLINGS,
     TokenWeights,
@@ -44,9 +44,10 @@ from .word_weights import (
     unlearned,
 )
 
-__all__ = ["PretrainedFeatureExtractor", "learns_from_samples"]
+__all__ = ["PretrainedFeatureExtractor", "fitted_without_samples", "learns_from_samples"]
 
 _ALL = range(2**62)
+_OF_SAMPLES = ("n_features_in_", "feature_names_in_", "oov_rate_", "truncated_rate_")
 
 
 class PretrainedFeatureExtractor(
@@ -367,23 +368,7 @@ class PretrainedFeatureExtractor(
         given, rows, _ = present[first]
         y = y if rows is None or y is None else _safe_indexing(y, rows)
         samples, y = self._fit_readable(given, y)
-        self._find_sizes(samples)
-        check_poolings(self._poolings(), self.backbone_)
-        found = self._find_size(samples, y) if self.image_size == "auto" else None
-        outputs = self._find_layers(samples, y) if found is None else found
-        learned = [p for p in self._poolings() if is_learned(p)]
-        if learned:
-            run: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device}
-            self.token_weights_ = {
-                p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
-            }
-        self.layers_ = list(dict.fromkeys(layer for layer, _ in outputs))
-        infos = [layers_of(backbone, samples) for backbone in self._sized]
-        self._outputs = [
-            (i, layer, p, pooled_width(info[layer], unlearned(p)))
-            for i, info in enumerate(infos)
-            for layer, p in outputs
-        ]
+        self._find_outputs(samples, y)
         if self.n_components is None:
             for j in with_samples if self.on_error == "raise" else ():
                 if j != first:  # columns that the fit does not use; nothing is opened
@@ -403,6 +388,26 @@ class PretrainedFeatureExtractor(
             self._fit_backbone(X)  # raises an error with all causes
         self.bad_samples_ = {}
         return samples, _safe_indexing(y, rows) if bad and y is not None else y
+
+    def _find_outputs(self, samples, y) -> None:
+        """Find what is read from the network; nothing learns from samples that are None."""
+        self._find_sizes(samples)
+        check_poolings(self._poolings(), self.backbone_)
+        found = self._find_size(samples, y) if self.image_size == "auto" else None
+        outputs = self._find_layers(samples, y) if found is None else found
+        learned = [p for p in self._poolings() if is_learned(p)]
+        if learned:
+            run: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device}
+            self.token_weights_ = {
+                p: TokenWeights.learn(p, samples, self.backbone_, **run) for p in learned
+            }
+        self.layers_ = list(dict.fromkeys(layer for layer, _ in outputs))
+        infos = [layers_of(backbone, samples) for backbone in self._sized]
+        self._outputs = [
+            (i, layer, p, pooled_width(info[layer], unlearned(p)))
+            for i, info in enumerate(infos)
+            for layer, p in outputs
+        ]
 
     def _find_size(self, samples, y) -> list[tuple[str, Any]]:
         """Choose the input size by a linear probe, and find the layers at the native one."""
@@ -708,6 +713,45 @@ def without_refused(
         return [], rows, bad
     samples, kept, others = without_refused(check, _safe_indexing(X, rows))
     return samples, rows[kept], bad | {int(rows[i]): why for i, why in others.items()}
+
+
+def fitted_without_samples(
+    extractor: PretrainedFeatureExtractor,
+    fitted: BackboneEstimator,
+    shape: Sequence[int],
+    dtype: str,
+) -> PretrainedFeatureExtractor:
+    """Fit an extractor for the samples of an estimator that was fitted, without samples.
+
+    Parameters
+    ----------
+    extractor : PretrainedFeatureExtractor
+        It must not learn from samples (:func:`learns_from_samples`).
+    fitted : estimator of sktransfer
+        What it has learned about its samples holds for the extractor too.
+    shape, dtype
+        Of a sample, as for :func:`prepare_probe`.
+
+    Returns
+    -------
+    PretrainedFeatureExtractor
+        The same object. Not fitted if its network does not take the sample of ones and zeros
+        that describes the layers where the shape of the input is not fixed.
+    """
+    extractor._validate_params()
+    backbone = extractor._load()
+    prepare_probe(backbone, shape, dtype)
+    try:
+        layers_of(backbone)
+    except Exception:  # of the user's network, which may expect other numbers
+        return extractor
+    extractor.backbone_ = backbone
+    for name in _OF_SAMPLES:
+        if hasattr(fitted, name):
+            setattr(extractor, name, getattr(fitted, name))
+    extractor.columns_ = (0,)
+    extractor._find_outputs(None, None)
+    return extractor
 
 
 def learns_from_samples(extractor: PretrainedFeatureExtractor) -> bool:

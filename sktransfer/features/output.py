@@ -21,6 +21,7 @@ __all__ = [
     "noise",
     "open_once",
     "open_sample",
+    "prepare_probe",
     "probe_batch",
     "side_of",
     "store_key",
@@ -152,7 +153,8 @@ def layers_of(backbone: Backbone, samples: Sequence[Any] | None = None) -> dict[
     backbone : Backbone
     samples : sequence, default=None
         As returned by the method ``check`` of their modality. The first one is opened if the
-        preprocessing does not tell the shape of the input.
+        preprocessing does not tell the shape of the input. Not needed after
+        :func:`prepare_probe`.
 
     Returns
     -------
@@ -186,6 +188,8 @@ def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> tor
             backbone.prepared["probe"] = shape, batch
         return batch
     if samples is None:
+        if batch is not None:
+            return batch
         raise ValueError(f"The shape of the input of backbone {backbone.name!r} is not known.")
     sample = samples[0]
     if of is not sample:
@@ -195,6 +199,24 @@ def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> tor
             raise UnreadableSamplesError([(0, sample, error)]) from error
         backbone.prepared["probe"] = sample, batch
     return batch
+
+
+def prepare_probe(backbone: Backbone, shape: Sequence[int], dtype: str) -> None:
+    """Let :func:`layers_of` describe a network without a sample.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    shape : sequence of int
+        Of a sample that was opened and preprocessed.
+    dtype : str
+        Of that sample, the name in torch.
+    """
+    batch = torch.ones(1, *shape, dtype=getattr(torch, dtype))
+    if not backbone.modality.has_tokens:  # id 0 is no token
+        # Not noise: a network may take the numbers for positions in a table.
+        batch.view(-1)[1::2] = 0
+    backbone.prepared["probe"] = None, batch
 
 
 def open_sample(sample: object, backbone: Backbone) -> torch.Tensor:

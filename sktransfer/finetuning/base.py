@@ -26,6 +26,9 @@ from ..features import (
     PretrainedFeatureExtractor,
     Stream,
     as_store,
+    fitted_without_samples,
+    learns_from_samples,
+    probe_batch,
 )
 from ..transferability import hold_out, solve_probe
 from .activation_cache import Cut, Place
@@ -56,6 +59,7 @@ class TunedEstimator(BackboneEstimator):
     best_epoch_: int
     lr_: float
     _kept: dict[str, Any] | None
+    _probe: list[Any]  # shape and type of an opened sample
     _target: Any
     _tuned: TunedNetwork
     cache_: dict[str, Any]
@@ -98,6 +102,8 @@ class TunedEstimator(BackboneEstimator):
             self._check_unchanged()
             before = self._cut_signature()
         samples = self._fit_backbone(X)
+        probe = probe_batch(self.backbone_, samples)
+        self._probe = [list(probe.shape[1:]), str(probe.dtype).removeprefix("torch.")]
         self._find_cut()
         if before not in (None, self._cut_signature()):
             raise ValueError(
@@ -442,9 +448,12 @@ class TunedEstimator(BackboneEstimator):
         Returns
         -------
         PretrainedFeatureExtractor
-            Not fitted; its ``fit`` does not train.
+            Fitted: ``transform`` works at once, and gives the features that it would give after a
+            ``fit``. Not fitted with ``layer="auto"`` and with poolings of word vectors by learned
+            weights, which need samples, and for a network of arrays that does not take ones and
+            zeros. Its ``fit`` does not train the network.
         """
-        return PretrainedFeatureExtractor(
+        extractor = PretrainedFeatureExtractor(
             self.to_backbone(),
             layer=layer,
             pooling=pooling,
@@ -454,6 +463,9 @@ class TunedEstimator(BackboneEstimator):
             memory=memory,
             n_jobs=self.n_jobs,
         )
+        if learns_from_samples(extractor):
+            return extractor
+        return fitted_without_samples(extractor, self, *self._probe)
 
     def _output_names(self):
         return None
