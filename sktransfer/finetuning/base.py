@@ -101,7 +101,7 @@ class TunedEstimator(BackboneEstimator):
         if self._continues():
             self._check_unchanged()
             before = self._cut_signature()
-        samples = self._fit_backbone(X)
+        samples: Any = self._fit_backbone(X)
         probe = probe_batch(self.backbone_, samples)
         self._probe = [list(probe.shape[1:]), str(probe.dtype).removeprefix("torch.")]
         self._find_cut()
