@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,16 @@ def prepare_probe(backbone: Backbone, shape: Sequence[int], dtype: str) -> None:
         Of a sample that was opened and preprocessed.
     dtype : str
         Of that sample, the name in torch.
+
+    Raises
+    ------
+    ValueError
+        If the sample would have more than 2²⁸ numbers, as a damaged file may say.
     """
+    if math.prod(shape) > 2**28:
+        raise ValueError(
+            f"A sample of shape {tuple(shape)} is too large for backbone {backbone.name!r}."
+        )
     batch = torch.ones(1, *shape, dtype=getattr(torch, dtype))
     if not backbone.modality.has_tokens:  # id 0 is no token
         # Not noise: a network may take the numbers for positions in a table.

@@ -162,3 +162,13 @@ def test_a_layer_that_does_not_exist_is_an_error_at_once():
     model = tune().fit(IMAGES, LABELS)
     with pytest.raises(ValueError, match="layr"):
         model.to_features(layer="layr")
+
+
+def test_a_sample_that_a_damaged_file_describes_as_huge_is_refused():
+    model = tune().fit(IMAGES, LABELS)
+    state = model.__getstate__()
+    state["_probe"] = [[3, 2**20, 2**20], "float32"]
+    damaged = clone(model)
+    damaged.__setstate__(state)
+    with pytest.raises(ValueError, match="too large for backbone"):
+        damaged.to_features()
