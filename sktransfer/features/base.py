@@ -162,11 +162,11 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self)
         run = {"batch_size": self.batch_size, "engine": self.engine, "device": self.device}
         run |= {"precision": self._precision(), "store": as_store(self.memory)}
-        output, changed = self._usual_run()
-        return next(iter(describe_runs([output], **run | changed).values()))
+        outputs, changed = self._usual_run()
+        return next(iter(describe_runs(outputs, **run | changed).values()))
 
-    def _usual_run(self) -> tuple[Output, dict[str, Any]]:
-        """Return an output of a usual call, and the settings that are not the parameters."""
+    def _usual_run(self) -> tuple[list[Output], dict[str, Any]]:
+        """Return the outputs of one pass of a usual call, and settings that are no parameters."""
         raise NotImplementedError
 
     def _transform_samples(self, X) -> list | np.ndarray:

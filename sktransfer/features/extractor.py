@@ -653,9 +653,10 @@ class PretrainedFeatureExtractor(
         return np.asarray(names, dtype=object)
 
     def _usual_run(self):
-        output = self.outputs_[0]
-        learned = isinstance(output.pooling, TokenWeights)
-        return dataclasses.replace(output, pooling="avg") if learned else output, {}
+        backbone = self.outputs_[0].backbone
+        outputs = [output for output in self.outputs_ if output.backbone is backbone]
+        learned = isinstance(outputs[0].pooling, TokenWeights)
+        return [dataclasses.replace(outputs[0], pooling="avg")] if learned else outputs, {}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -234,7 +234,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         return [Output(backbone, layer, "avg", self._width) for backbone in self._sized]
 
     def _usual_run(self):
-        return self.outputs_[0], {}
+        return self.outputs_[:1], {}
 
     def _logits(self, samples) -> list[np.ndarray]:
         """Compute the network's logits at each size."""

@@ -309,9 +309,9 @@ class TunedEstimator(BackboneEstimator):
 
     def _usual_run(self):
         if self.frozen_layers_:
-            return self._output_at_cut(), {"batch_size": "auto"}
+            return [self._output_at_cut()], {"batch_size": "auto"}
         last = list(stages_of(self.backbone_))[-1]
-        return Output(self.backbone_, last), {"batch_size": "auto", "engine": "torch"}
+        return [Output(self.backbone_, last)], {"batch_size": "auto", "engine": "torch"}
 
     def _precision(self) -> str:
         if self.precision != "auto":

@@ -507,7 +507,8 @@ def test_probabilities_of_a_text_alone_are_those_among_others(backbone, data):
     texts, y = data
     model = FineTunedClassifier(backbone, trainable="all", lr=0.01, random_state=0).fit(texts, y)
     alone = np.vstack([model.predict_proba([text]) for text in texts])
-    np.testing.assert_array_equal(model.predict_proba(texts), alone)
+    # A product of matrices may round other than that of a row, by the processor.
+    np.testing.assert_allclose(model.predict_proba(texts), alone, rtol=1e-5)
 
 
 def test_a_file_holds_only_the_rows_that_changed(backbone, data, tmp_path):
