@@ -246,15 +246,15 @@ class Candidate(nn.Module):
         self.register_buffer(name, tensor)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes and the tensors, without what torch keeps in a module."""
+        """Return the attributes and the tensors as arrays, which skops can write too."""
         own = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
-        return own | {"tensors": dict(self.named_buffers())}
+        return own | {"tensors": {name: x.numpy() for name, x in self.named_buffers()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         nn.Module.__init__(self)
         state = dict(state)
-        for name, tensor in state.pop("tensors").items():
-            self.register_buffer(name, tensor)
+        for name, values in state.pop("tensors").items():
+            self.register_buffer(name, torch.from_numpy(np.array(values)))
         vars(self).update(state)
 
 
