@@ -80,7 +80,7 @@ class Strategy:
     Parameters
     ----------
     name : str
-        The value of ``strategy`` in :class:`TransferClassifier`.
+        The value of ``strategy`` in :class:`sktransfer.TransferClassifier`.
     summary : str
         What is fitted, in a few words.
     make : callable
@@ -128,7 +128,7 @@ def available_strategies(backbone: Backbone, max_epochs: int | str | None = None
     Returns
     -------
     list of str
-        Values of ``strategy`` of :class:`TransferClassifier`, such as for a grid search.
+        Values of ``strategy`` of :class:`sktransfer.TransferClassifier`, such as for a grid search.
 
     Examples
     --------
