@@ -153,7 +153,7 @@ def tuned_texts(data: Path) -> Callable:
     from sktransfer import FineTunedClassifier
 
     texts, y, test = sentences(data)
-    model = FineTunedClassifier("minilm_l6", trainable=2, max_epochs=2, random_state=0)
+    model = FineTunedClassifier("minilm_l6_v2", trainable=2, max_epochs=2, random_state=0)
     return lambda: model.fit(texts, y).predict_proba(test)
 
 
