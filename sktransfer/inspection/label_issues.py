@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length
 
 from ..data import check_labels
-from ..transferability.folds import check_folds
+from ..transferability import check_folds
 
 __all__ = ["LabelIssues", "find_label_issues", "label_probabilities"]
 

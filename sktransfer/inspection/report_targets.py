@@ -27,7 +27,7 @@ from ..data import (
     check_numbers,
     check_target,
 )
-from ..transferability.folds import check_folds
+from ..transferability import check_folds
 from .displays import most_confused
 from .label_issues import LabelIssues, find_label_issues, label_probabilities
 from .metrics import (

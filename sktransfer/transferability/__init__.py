@@ -3,23 +3,42 @@
 No torch and no networks.
 """
 
-from .blas import one_thread_if_small, small_in_one_thread
-from .discriminant import MANY_CLASSES, discriminant, fit_discriminant, indicators
-from .dual import Dual, inner_products, scale_of, solve_large_ridge, solve_ridge, unit_rows
-from .ensembles import greedy_weights, mixture_weights, temperature
-from .folds import hold_out, make_folds, make_probe_folds, make_trial_folds, subsample
-from .out_of_fold import out_of_fold_scores, summarise
-from .predictions import explained_share, labels_given_classes, leep, nce
-from .probes import (
-    PROBE_C,
-    GlobalScaler,
-    LinearProbe,
-    RidgeProbe,
-    solve_probe,
+from .ensembles import greedy_weights, log_loss, mixture_weights, temperature
+from .folds import (
+    check_folds,
+    hold_out,
+    make_folds,
+    make_probe_folds,
+    make_trial_folds,
+    subsample,
 )
-from .scorer import make_transferability_scorer
-from .scores import h_score, logme, probe_score, transrate
-from .shift import free_energy, gaussian_divergence, prediction_entropy
+from .predictions import (
+    explained_share,
+    free_energy,
+    gaussian_divergence,
+    labels_given_classes,
+    leep,
+    nce,
+    prediction_entropy,
+)
+from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe, solve_probe
+from .ridge import (
+    MANY_CLASSES,
+    Dual,
+    discriminant,
+    fit_discriminant,
+    indicators,
+    inner_products,
+    one_thread_if_small,
+    out_of_fold_scores,
+    scale_of,
+    small_in_one_thread,
+    solve_large_ridge,
+    solve_ridge,
+    summarise,
+    unit_rows,
+)
+from .scores import h_score, logme, make_transferability_scorer, probe_score, transrate
 
 __all__ = [
     "MANY_CLASSES",
@@ -28,6 +47,7 @@ __all__ = [
     "GlobalScaler",
     "LinearProbe",
     "RidgeProbe",
+    "check_folds",
     "discriminant",
     "explained_share",
     "fit_discriminant",
@@ -40,6 +60,7 @@ __all__ = [
     "inner_products",
     "labels_given_classes",
     "leep",
+    "log_loss",
     "logme",
     "make_folds",
     "make_probe_folds",

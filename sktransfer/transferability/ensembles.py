@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from ..data import check_labels, check_numbers, check_weights
 from ..data.types import RandomState
 
-__all__ = ["greedy_weights", "mixture_weights", "temperature"]
+__all__ = ["greedy_weights", "log_loss", "mixture_weights", "temperature"]
 
 _HOTTEST = math.log(100.0)
 _TINY = np.finfo(float).tiny
@@ -77,12 +77,32 @@ def temperature(
     weight = check_weights(sample_weight, len(codes))
 
     def loss(log_t: float) -> float:
-        logs = np.maximum(log_softmax(logits / math.exp(log_t), axis=1), math.log(_TINY))
-        own = logs[np.arange(len(codes)), codes]
-        mean = (1 - label_smoothing) * own + label_smoothing * logs.mean(1)
-        return -float(weight @ mean)
+        return log_loss(logits / math.exp(log_t), codes, label_smoothing, weight)
 
     return math.exp(minimize_scalar(loss, bounds=(-_HOTTEST, _HOTTEST), method="bounded").x)
+
+
+def log_loss(
+    logits: np.ndarray, codes: np.ndarray, label_smoothing: float, weight: np.ndarray
+) -> float:
+    """Return the weighted sum of the log losses of logits, with smoothed labels.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_samples, n_classes)
+    codes : ndarray of shape (n_samples,)
+        The column of each sample's class.
+    label_smoothing : float
+        Share of each label that is distributed over all classes.
+    weight : ndarray of shape (n_samples,)
+
+    Returns
+    -------
+    float
+    """
+    logs = np.maximum(log_softmax(logits, axis=1), math.log(_TINY))
+    own = logs[np.arange(len(codes)), codes]
+    return -float(weight @ ((1 - label_smoothing) * own + label_smoothing * logs.mean(1)))
 
 
 def _check_codes(y, n_samples: int, n_classes: int) -> np.ndarray:

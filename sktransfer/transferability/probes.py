@@ -16,9 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..data import Target
 from ..data.types import RandomState
-from .blas import small_in_one_thread
-from .discriminant import MANY_CLASSES, fit_discriminant, indicators
 from .folds import make_folds
+from .ridge import MANY_CLASSES, fit_discriminant, indicators, small_in_one_thread
 
 __all__ = [
     "PROBE_C",
@@ -221,7 +220,7 @@ class RidgeProbe(RegressorMixin, _Probe):
         return self
 
 
-# -- the linear model that a head begins with ----------------------------------------------------
+# -- the linear model that a head begins with ------------------------------------------------------
 
 
 @small_in_one_thread

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import cross_val_score
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import _num_samples
 
-from ..data import check_labels, check_numbers, check_target, find_task
-from ..data.types import Folds, RandomState
-from .blas import small_in_one_thread
-from .checks import check_features, check_labelled, encode_classes, membership
+from ..data import check_labels, check_numbers, check_target, find_task, naming
+from ..data.types import Folds, RandomState, Samples
 from .folds import check_folds
 from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
+from .ridge import small_in_one_thread
 
-__all__ = ["h_score", "logme", "probe_score", "transrate"]
+__all__ = [
+    "check_features",
+    "check_labelled",
+    "check_numeric",
+    "check_probabilities",
+    "encode_classes",
+    "h_score",
+    "logme",
+    "make_transferability_scorer",
+    "membership",
+    "probe_score",
+    "transrate",
+]
 
 # The least residual of LogME, as a share of the targets' sum of squares: labels that features fit
 # exactly would have infinite evidence.
@@ -388,3 +402,140 @@ def _thin_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     u, s, _ = np.linalg.svd(matrix, full_matrices=False)
     kept = s > s[0] * max(matrix.shape) * np.finfo(float).eps
     return u[:, kept], s[kept]
+
+
+# -- a score as a scorer of scikit-learn -----------------------------------------------------------
+
+
+_FEATURE_SCORES = {f.__name__: f for f in (h_score, logme, probe_score, transrate)}
+
+
+def make_transferability_scorer(
+    score: str | Callable[..., Any], **options: Any
+) -> Callable[[Any, Samples, ArrayLike], float]:
+    """Make a scorer for transformers, with which a search compares features.
+
+    Parameters
+    ----------
+    score : {"h_score", "logme", "probe_score", "transrate"} or callable
+        A callable takes ``(features, y)`` and returns a number, or a tuple that begins with one.
+    **options : dict
+        Further arguments of the score.
+
+    Returns
+    -------
+    callable
+        From ``(estimator, X, y)`` to the score of ``estimator.transform(X)``, a float. It can be
+        pickled if the score can.
+
+    Raises
+    ------
+    ValueError
+        If there is no score of that name.
+
+    Notes
+    -----
+    A search does not stratify the folds of a transformer: with sorted labels a fold may hold one
+    class only, and its score is NaN. These scores need no hold-out set. A split whose training and
+    test sets are all samples, as below, uses every sample and fits each candidate once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sktransfer.transferability import make_transferability_scorer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> every = np.arange(len(X))
+    >>> scorer = make_transferability_scorer("h_score")
+    >>> grid = {"n_components": [1, 3]}
+    >>> search = GridSearchCV(PCA(), grid, scoring=scorer, cv=[(every, every)])
+    >>> search.fit(X, y).best_params_
+    {'n_components': 3}
+    """
+    if not callable(score) and score not in list(_FEATURE_SCORES):
+        names = ", ".join(map(repr, _FEATURE_SCORES))
+        raise ValueError(f"score={score!r}: expected a callable or one of {names}.")
+    return _TransferabilityScorer(score, options)
+
+
+class _TransferabilityScorer:
+    """Score the features of a transformer. A class can be pickled, unlike a closure."""
+
+    def __init__(self, score: str | Callable, options: dict):
+        self.score = score
+        self.options = options
+
+    def __call__(self, estimator, X, y) -> float:
+        if not hasattr(estimator, "transform"):
+            raise TypeError(
+                f"{type(estimator).__name__} has no transform, which this scorer calls. Give it "
+                "a transformer, or the part of a pipeline before the classifier."
+            )
+        score = self.score if callable(self.score) else _FEATURE_SCORES[self.score]
+        features = estimator.transform(X)
+        if y is not None:  # not every callable needs it
+            y = check_target(y, _num_samples(features))
+        value = score(features, y, **self.options)
+        return float(value[0] if isinstance(value, tuple) else value)
+
+    def __repr__(self) -> str:
+        name = getattr(self.score, "__name__", repr(self.score))  # of a function, or a string
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
+        return f"make_transferability_scorer({name}{options})"
+
+
+# -- checks of arrays ------------------------------------------------------------------------------
+
+
+_SUM_TOLERANCE = 1e-2  # a softmax over 1000 classes in half precision stays within it
+
+
+def check_features(features: ArrayLike, name: str = "features") -> np.ndarray:
+    """Return finite features in float64, ``(n_samples, n_features)``, of two samples or more."""
+    return check_numeric(features, name, ensure_min_samples=2)
+
+
+def check_numeric(values: ArrayLike, name: str, **settings: Any) -> np.ndarray:
+    """Return finite numbers in float64; settings are those of ``sklearn.utils.check_array``."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} holds masked values. Fill them, or leave these rows out.")
+    return naming(name, lambda: check_array(values, dtype=np.float64, input_name=name, **settings))
+
+
+def check_labelled(
+    features: ArrayLike, y: ArrayLike, name: str = "features"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Check features and labels; return them in float64 and as codes from 0."""
+    features = check_features(features, name)
+    return features, encode_classes(y, len(features))
+
+
+def encode_classes(y: ArrayLike, n_samples: int | None = None) -> np.ndarray:
+    """Check labels of two classes or more and return their codes, ``(n_samples,)``."""
+    classes, codes = np.unique(check_labels(y, n_samples), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y: all samples have the label {classes[0]}; how well features tell classes apart "
+            "needs two classes at least."
+        )
+    return codes
+
+
+def membership(codes: np.ndarray) -> np.ndarray:
+    """Return an indicator of shape (n_samples, n_classes)."""
+    return np.eye(codes.max() + 1)[codes]
+
+
+def check_probabilities(p: np.ndarray) -> np.ndarray:
+    """Return rows that sum to 1 in float64, or raise an error that names the first other row."""
+    sums = p.sum(1)
+    wrong = np.flatnonzero((p.min(1) < 0) | (abs(sums - 1) > _SUM_TOLERANCE))
+    if len(wrong):
+        i = wrong[0]
+        raise ValueError(
+            f"Sample {i}: not probabilities (smallest {p[i].min():.3g}, sum {sums[i]:.3g}). "
+            "If these are logits, apply a softmax first."
+        )
+    return p / sums[:, None]

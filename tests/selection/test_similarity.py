@@ -7,7 +7,7 @@ from sktransfer import UnreadableSamplesError, load_backbone
 from sktransfer.engines import norm_divergence
 from sktransfer.selection.similarity import measure_similarity, measure_size
 from sktransfer.selection.timing import Timing, measure_timing
-from sktransfer.transferability.shift import gaussian_divergence
+from sktransfer.transferability.predictions import gaussian_divergence
 from tests.support import TinyNet, Vectors, images, random_backbone, tiny_backbone, tiny_vit
 
 

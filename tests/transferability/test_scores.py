@@ -16,17 +16,23 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer.transferability.predictions import explained_share, leep, nce
-from sktransfer.transferability.scorer import make_transferability_scorer
+from sktransfer.transferability.predictions import (
+    explained_share,
+    free_energy,
+    gaussian_divergence,
+    leep,
+    nce,
+    prediction_entropy,
+)
 from sktransfer.transferability.scores import (
     _ledoit_wolf,
     _thin_svd,
     h_score,
     logme,
+    make_transferability_scorer,
     probe_score,
     transrate,
 )
-from sktransfer.transferability.shift import free_energy, gaussian_divergence, prediction_entropy
 
 
 def task(n_samples=60, n_features=8, n_classes=3, shift=2.0, seed=0):

@@ -17,13 +17,13 @@ from sktransfer.selection.trials import fit
 from sktransfer.transferability import (
     LinearProbe,
     RidgeProbe,
-    blas,
     h_score,
     logme,
     make_folds,
     one_thread_if_small,
     out_of_fold_scores,
     probe_score,
+    ridge,
     small_in_one_thread,
     solve_probe,
     transrate,
@@ -120,14 +120,14 @@ FITTED = LinearProbe().fit(X, Y)
 @pytest.fixture
 def limited(monkeypatch):
     """The numbers of threads that are set."""
-    found, libraries = [], blas._libraries()
+    found, libraries = [], ridge._libraries()
 
     class Noted:
         def limit(self, limits):
             found.append(limits)
             return libraries.limit(limits=limits)
 
-    monkeypatch.setattr(blas, "_libraries", Noted)
+    monkeypatch.setattr(ridge, "_libraries", Noted)
     return found
 
 
