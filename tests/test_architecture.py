@@ -30,7 +30,7 @@ WITHOUT_TORCH = ["data", "transferability"]
 SOURCES = {
     "timm": ["backbones/timm.py"],
     "gensim": ["backbones/words/files.py"],
-    "transformers": ["backbones/huggingface.py"],
+    "transformers": ["backbones/model_folders.py", "backbones/text_folders.py"],
 }
 OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}
 OPTIONAL |= {"captum", "cleanlab", "jinja2", "matplotlib", "skops"}
@@ -142,7 +142,8 @@ def test_optional_libraries_are_imported_where_they_are_used(path):
 # Where the name of a modality may decide something: the modalities and the sources of backbones.
 MODALITIES = {"image", "text", "array"}
 MODALITY_CLASSES = {"ImageModality", "TextModality", "ArrayModality"}
-SOURCES_OF_BACKBONES = ["huggingface", "imagenet", "lite", "timm", "torchvision", "wordvectors"]
+SOURCES_OF_BACKBONES = ["huggingface", "imagenet", "lite", "model_folders", "timm", "torchvision"]
+SOURCES_OF_BACKBONES += ["wordvectors"]
 KNOW_MODALITIES = (
     "data/",
     "backbones/words/",

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from .backbone import Backbone
-from .huggingface import make_bert
+from .model_folders import make_bert
 from .text_encoders import Sentence, TokenizerPreprocessing, _in_order, _stages
 from .weights import check_sha256, licence_of_package
 

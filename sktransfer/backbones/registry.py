@@ -45,7 +45,7 @@ _TEXT = ("e5_small", "glove_6b_50d", "minilm_l6_v2", "word-vectors")
 
 def _load_text(name: str, weights, *, download: bool = True) -> Backbone:
     from .e5 import load_e5
-    from .huggingface import load_minilm
+    from .text_folders import load_minilm
     from .wordvectors import load_glove, load_word_vectors_named
 
     loaders = (load_e5, load_glove, load_minilm, load_word_vectors_named)
@@ -127,8 +127,11 @@ def modality_of(backbone: Any) -> Modality:
         "array" for a function that makes the network.
     """
     if isinstance(backbone, str):
-        by_prefix = "text" if backbone.startswith("hf:") else "image"
-        return get_modality(_MODALITY_OF.get(backbone, by_prefix))
+        if backbone.startswith("hf:"):
+            from .huggingface import modality_of_hf
+
+            return get_modality(modality_of_hf(backbone))
+        return get_modality(_MODALITY_OF.get(backbone, "image"))
     if hasattr(backbone, "to_backbone"):  # an estimator of ours
         return modality_of(getattr(backbone, "backbone_", backbone.backbone))
     return getattr(backbone, "modality", None) or get_modality("array")
@@ -401,7 +404,7 @@ def _stamp(name: str, weights: str | None) -> tuple:
 def _files_of_folder(name: str) -> list[Path]:
     if not name.startswith("hf:"):
         return []
-    from .huggingface import files_of_folder
+    from .model_folders import files_of_folder
 
     return files_of_folder(name)
 

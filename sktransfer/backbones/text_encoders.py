@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
@@ -17,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data import UnreadableSamplesError, pad_rows, padded_length
-from .weights import first_line
+from .model_folders import explained
 
 __all__ = ["Block", "Embeddings", "Sentence", "TokenizerPreprocessing", "Whole"]
 
@@ -149,7 +148,7 @@ def _stages(
     """Cut a network into embeddings and blocks, or keep it whole if the result differs."""
     padding = getattr(model.config, "pad_token_id", None) or 0
     whole = Whole(model, padding, longest)
-    with _explained(name, "it is not an encoder of texts that transformers runs on ids alone"):
+    with explained(name, "it is not an encoder of texts that transformers runs on ids alone"):
         ids = _sample_ids(model.config.vocab_size)
         expected = _run([whole], ids)
     try:
@@ -200,17 +199,6 @@ def _in_order(stages: dict[str, nn.Module]) -> nn.Sequential:
         else:
             parts[name] = stage
     return nn.Sequential(parts)
-
-
-@contextlib.contextmanager
-def _explained(name: str, problem: str):
-    """Turn what transformers raises into a ValueError that names the backbone and the problem."""
-    try:
-        yield
-    except Exception as error:  # it raises nearly everything
-        why = first_line(error)
-        why = why if type(error).__name__ in why else f"{type(error).__name__}: {why}"
-        raise ValueError(f"backbone {name!r}: {problem} ({why})") from error
 
 
 _CHUNK = 4096  # texts that are encoded at a time; encodings are much larger than ids

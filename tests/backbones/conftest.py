@@ -5,7 +5,7 @@ import urllib.error
 import pytest
 import torch
 
-from sktransfer.backbones.huggingface import load_minilm
+from sktransfer.backbones.text_folders import load_minilm
 from tests.backbones.support import SMALL
 from tests.support import (
     random_backbone,

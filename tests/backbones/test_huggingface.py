@@ -14,9 +14,10 @@ from sktransfer import (
     PretrainedFeatureExtractor,
     load_backbone,
 )
-from sktransfer.backbones import huggingface
+from sktransfer.backbones import modality_of, text_folders
 from sktransfer.backbones import registry as registry_module
-from sktransfer.backbones.huggingface import load_hf, load_minilm
+from sktransfer.backbones.huggingface import load_hf
+from sktransfer.backbones.text_folders import load_minilm
 from tests.backbones.encoder_support import (
     TEXTS,
     add_sentence,
@@ -58,6 +59,14 @@ def test_files_in_half_precision_give_a_network_in_float32(folder):
 def test_missing_names_raise_with_what_to_do(name):
     with pytest.raises(FileNotFoundError, match=r"no such folder.*Without a network.*hf:<folder>"):
         load_hf(name, "default", download=False)
+
+
+def test_a_folder_with_an_image_processor_is_one_of_images(folder):
+    assert modality_of(f"hf:{folder}").name == "text"
+    (folder / "preprocessor_config.json").write_text("{}")
+    assert modality_of(f"hf:{folder}").name == "image"
+    add_sentence(folder, {"pooling_mode_mean_tokens": True})
+    assert modality_of(f"hf:{folder}").name == "text"
 
 
 @pytest.mark.parametrize("left", [[], ["tokenizer_config.json"]])
@@ -347,14 +356,14 @@ def test_a_text_estimator_opens_in_a_new_process_without_the_network(name, tmp_p
 
 
 def test_minilm_files_are_checked(minilm, monkeypatch):
-    monkeypatch.setattr(huggingface, "_MINILM_SHA256", "0" * 64)
+    monkeypatch.setattr(text_folders, "_MINILM_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="SHA-256"):
         load_minilm("minilm_l6_v2", "default")
 
 
 def test_minilm_imports_no_other_library(minilm):
     code = (
-        "import sys; from sktransfer.backbones.huggingface import load_minilm;"
+        "import sys; from sktransfer.backbones.text_folders import load_minilm;"
         "load_minilm('minilm_l6_v2', 'default'); print('sentence_transformers' in sys.modules)"
     )
     assert run_python(code).strip() == "False"

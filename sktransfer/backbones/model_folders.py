@@ -1,0 +1,286 @@
+"""Folders in the format of transformers: find one, read its files, build its network."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import nn
+
+from .weights import check_finite, first_line, random_weights
+
+__all__ = [
+    "IMAGE_FILES",
+    "checked",
+    "explained",
+    "files_of_folder",
+    "find_folder",
+    "load_network",
+    "local_folder",
+    "make_bert",
+    "modality_of_folder",
+    "quiet",
+    "read_json",
+    "transformers_library",
+]
+
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files of a folder that are read
+IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")  # settings of images
+
+
+def find_folder(name: str, download: bool) -> Path:
+    """Return the local folder of a name, downloaded from the hub if necessary."""
+    transformers_library()
+    local = local_folder(name)
+    if local is not None:
+        return local
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name.removeprefix("hf:"),
+                local_files_only=not download,
+                allow_patterns=["README.md", *(f"*{suffix}" for suffix in _SUFFIXES)],
+                ignore_patterns=["onnx/*", "openvino/*"],
+            )
+        )
+    except Exception as error:  # an invalid or unknown name, no network or no access
+        why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        hint = "" if download else " Opening a pickle downloads nothing; load_backbone(name) does."
+        raise FileNotFoundError(
+            f"backbone {name!r}: there is no such folder, and no files of that name from the hub "
+            f"({why}).{hint} Without a network, download the repository elsewhere, copy it here "
+            "and give its folder: 'hf:<folder>'."
+        ) from error
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the local folder of a name, or None for a name on the hub."""
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    there = name.startswith("hf:") and folder.is_dir()
+    return Path(os.path.abspath(folder)) if there else None
+
+
+def files_of_folder(name: str) -> list[Path]:
+    """List the files of a local folder that determine its backbone; none for other names.
+
+    Parameters
+    ----------
+    name : str
+        "hf:" and the path of a folder.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = local_folder(name)
+    inside = [] if folder is None else chain(folder.glob("*"), folder.glob("*/*"))
+    return sorted(path for path in inside if path.suffix in _SUFFIXES and path.is_file())
+
+
+def modality_of_folder(folder: Path) -> str:
+    """Tell what the network of a folder takes.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    {"image", "text"}
+        "image" if the folder has the settings of an image processor, and no modules of
+        sentence-transformers.
+    """
+    of_images = any((folder / file).is_file() for file in IMAGE_FILES)
+    return "image" if of_images and not (folder / "modules.json").is_file() else "text"
+
+
+def read_json(path: Path, kind: type[Any] = dict) -> Any:
+    """Read a JSON file whose content must be of one type.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type, default=dict
+
+    Returns
+    -------
+    object of ``kind`` or None
+        None if there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If the file is no JSON, or holds another type.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not a JSON file ({first_line(error)})") from error
+    return checked(found, kind, f"{str(path)!r}")
+
+
+def checked(value, kind: type, where: str):
+    """Return a value of a JSON file, or raise ValueError if it is of another type."""
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        found = _JSON_TYPES.get(type(value), repr(value)[:40])
+        raise ValueError(f"{where} must hold a JSON {_JSON_TYPES[kind]}, and holds: {found}")
+    return value
+
+
+_JSON_TYPES = {dict: "object", list: "list", str: "text", int: "number", bool: "boolean"}
+
+
+def load_network(name: str, folder: Path, weights) -> nn.Module:
+    """Build the network with random weights or with the tensors of the folder."""
+    from transformers import AutoConfig, AutoModel
+
+    file = folder / "config.json"
+    read_json(file)
+    with quiet(), explained(name, f"{str(file)!r} cannot be read by transformers"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if weights is not None:
+        return _without_unused(_pretrained(name, folder, config), read_json(file))
+    with quiet(), explained(name, f"{str(file)!r} is no network that transformers can build"):
+        return _without_unused(
+            random_weights(lambda: AutoModel.from_config(config)), read_json(file)
+        )
+
+
+def make_bert(**settings: Any) -> nn.Module:
+    """Build the encoder of BERT with random weights.
+
+    Parameters
+    ----------
+    **settings
+        Those of transformers' ``BertConfig``.
+
+    Returns
+    -------
+    torch.nn.Module
+        Without the layers of BERT behind its blocks, in ``eval`` mode.
+    """
+    transformers_library()
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(**settings)
+    made = random_weights(lambda: BertModel(config, add_pooling_layer=False))
+    return _without_unused(made, settings)
+
+
+def _pretrained(name: str, folder: Path, config) -> nn.Module:
+    """Build the network with the tensors of the folder, every one of them there and finite."""
+    from transformers import AutoModel
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"backbone {name!r}: no .safetensors in {str(folder)!r}. Other files of weights can "
+            "run code when they are opened, and are not read. If you trust them, convert them "
+            "with AutoModel.from_pretrained(folder).save_pretrained(folder)."
+        )
+    types = {key: (path, dtype) for path in files for key, dtype in _types_in(path).items()}
+    n_layers = getattr(config, "num_hidden_layers", None) or 0
+    if n_layers > len(types):
+        raise ValueError(
+            f"backbone {name!r}: {str(folder / 'config.json')!r} announces {n_layers} layers, and "
+            f"the folder holds {len(types)} tensors."
+        )
+    options = {"local_files_only": True, "trust_remote_code": False, "config": config}
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    problem = f"{str(files[0])!r} cannot be read by transformers as its config.json says"
+    with quiet(), explained(name, problem):
+        model, info = AutoModel.from_pretrained(folder, **options)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
+    if missing:
+        raise ValueError(
+            f"backbone {name!r}: {len(missing)} tensors are missing in {str(files[0])!r}, the "
+            f"first of them {missing[0]!r}. Is the folder that of another network?"
+        )
+    _check_types(model, types)
+    check_finite(f"backbone {name!r}: {str(files[0])!r}", model)
+    return model
+
+
+def _types_in(path: Path) -> dict[str, str]:
+    """Return the type of each tensor in a file, such as "F32", from its header."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_slice(key).get_dtype() for key in file.keys()}
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(
+            f"weights: {str(path)!r} is not a file of plain tensors ({first_line(error)})."
+        ) from error
+
+
+def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
+    """Raise ValueError if a file has integers where the network has floating-point numbers."""
+    floating = {key for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for key, (path, dtype) in types.items():
+        # transformers ignores the first part of a name, such as "bert.".
+        ends = (key.split(".", i)[-1] for i in range(key.count(".") + 1))
+        if not dtype.startswith(("F", "BF")) and not floating.isdisjoint(ends):
+            raise ValueError(
+                f"weights: {str(path)!r}: tensor {key!r} is of the type {dtype}, and the network "
+                "has floating-point numbers there."
+            )
+
+
+def _without_unused(model: Any, settings: dict) -> nn.Module:
+    """Remove from a network what is not used, and what depends on the path of its files."""
+    if "pooler" in model._modules:
+        model.pooler = None
+    # Every block holds the configuration, with the folder and the version of transformers. The
+    # fingerprint gets the hash of the rest.
+    ours = {k: v for k, v in settings.items() if not k.startswith(("_", "transformers_version"))}
+    digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config.content_digest = digest
+    return model.float().eval()
+
+
+@contextlib.contextmanager
+def quiet():
+    """Silence the progress bars and warnings of transformers within a block."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def explained(name: str, problem: str):
+    """Turn what transformers raises into a ValueError that names the backbone and the problem."""
+    try:
+        yield
+    except Exception as error:  # it raises nearly everything
+        why = first_line(error)
+        why = why if type(error).__name__ in why else f"{type(error).__name__}: {why}"
+        raise ValueError(f"backbone {name!r}: {problem} ({why})") from error
+
+
+def transformers_library():
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError(
+            "Sentence encoders need transformers: pip install 'sktransfer[transformers]'"
+        ) from None
+    return transformers
