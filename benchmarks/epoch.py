@@ -38,8 +38,8 @@ LR, BATCH, WARMUP, SEED = 1e-4, 32, 0.1, 0
 
 def network_of(start: FineTunedClassifier) -> nn.Module:
     """Return the network of torchvision with the head of a model that was not trained yet."""
-    network, tail = copy.deepcopy(start.backbone_.module), copy.deepcopy(start._tuned.tail)
-    network.fc = tail.head
+    network, module = copy.deepcopy(start.backbone_.module), copy.deepcopy(start._tuned.module)
+    network.fc = module.head
     network.requires_grad_(True).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -36,7 +36,7 @@ def n_bytes_of_skorch(model: FineTunedClassifier, X: list[str]) -> int:
     """Return the size of a net with the same network, after a step of Adam."""
     stages = copy.deepcopy(stages_of(model.backbone_))
     frozen = [stages[name] for name in model.frozen_layers_]
-    network = nn.Sequential(*frozen, copy.deepcopy(model._tuned.tail)).requires_grad_(True)
+    network = nn.Sequential(*frozen, copy.deepcopy(model._tuned.module)).requires_grad_(True)
     settings = {"criterion": nn.CrossEntropyLoss, "optimizer": torch.optim.Adam, "verbose": 0}
     net = skorch.NeuralNetClassifier(network, max_epochs=1, train_split=None, **settings)
     net.fit(torch.randn(2, *model.backbone_.input_shape), torch.tensor([0, 1]))

@@ -32,10 +32,10 @@ QUICK = {"rounds": 1, "samples": 40}
 class Loop(nn.Module):
     """The whole network as a skorch module: frozen part in eval mode, without gradients."""
 
-    def __init__(self, frozen: nn.Module, tail: nn.Module):
+    def __init__(self, frozen: nn.Module, module: nn.Module):
         super().__init__()
         self.frozen = frozen.requires_grad_(False)
-        self.tail = tail
+        self.module = module
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -45,16 +45,16 @@ class Loop(nn.Module):
     def forward(self, x):
         with torch.no_grad():
             x = self.frozen(x)
-        return self.tail(x)
+        return self.module(x)
 
 
 def plain_loop(start: FineTunedClassifier, X, codes, X_val) -> tuple[np.ndarray, float]:
     """Train from the initial weights of a fitted model; return predictions and seconds."""
     stages = stages_of(start.backbone_)
     frozen = copy.deepcopy(nn.Sequential(*[stages[name] for name in start.frozen_layers_]))
-    tail = copy.deepcopy(start._tuned.tail).requires_grad_(True)
+    module = copy.deepcopy(start._tuned.module).requires_grad_(True)
     net = skorch.NeuralNetClassifier(
-        Loop(frozen, tail),
+        Loop(frozen, module),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=1e-4,
@@ -83,19 +83,19 @@ def ours(X, y, X_val, y_val, trainable, lr) -> tuple[FineTunedClassifier, float]
 def ideal(start: FineTunedClassifier, X, codes, X_val) -> float:
     """Time the frozen stages once, and ten epochs of the rest by hand."""
     begin = time.perf_counter()
-    cut, cut_val = start._at_cut(X), torch.from_numpy(start._at_cut(X_val))
-    tail, target = copy.deepcopy(start._tuned.tail).requires_grad_(True), torch.as_tensor(codes)
-    optimizer = torch.optim.AdamW(tail.parameters(), lr=start.lr, weight_decay=1e-4)
+    cut, cut_val = start._activations(X), torch.from_numpy(start._activations(X_val))
+    module, target = copy.deepcopy(start._tuned.module).requires_grad_(True), torch.as_tensor(codes)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=start.lr, weight_decay=1e-4)
     rows = torch.from_numpy(cut)
     for _ in range(EPOCHS):
-        tail.train()
+        module.train()
         for index in torch.randperm(len(rows)).split(32):
-            loss = nn.functional.cross_entropy(tail(rows[index]), target[index])
+            loss = nn.functional.cross_entropy(module(rows[index]), target[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        tail.eval()(cut_val)
+        module.eval()(cut_val)
     return time.perf_counter() - begin
 
 

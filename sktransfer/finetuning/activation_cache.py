@@ -15,7 +15,7 @@ import numpy as np
 from ..backbones import Backbone, LayerInfo
 from ..features import FeatureStore, Output, Stream, compute_inputs, compute_outputs
 
-__all__ = ["Cut", "Place", "seconds_on_disk"]
+__all__ = ["ActivationCache", "CachePlacement", "seconds_on_disk"]
 
 _FEW = 16  # samples whose computation is timed
 _SECONDS = 0.5  # after which fewer are
@@ -24,7 +24,7 @@ _FREE = 1.1  # times the size of a table that must be free on the disk
 
 
 @dataclasses.dataclass
-class Place:
+class CachePlacement:
     """Where activations at the cut are during training.
 
     Parameters
@@ -45,8 +45,8 @@ class Place:
         return {"place": self.name, "nbytes": self.n_bytes, "seconds": self.seconds}
 
 
-class Cut:
-    """Compute activations at the cut.
+class ActivationCache:
+    """Compute activations at the cache.
 
     Parameters
     ----------
@@ -95,14 +95,14 @@ class Cut:
         return Stream(samples, source, keep_bytes=keep_bytes, **run)
 
     def rows(
-        self, samples: Sequence[Any], place: Place | None = None, *, keep: bool = True
+        self, samples: Sequence[Any], place: CachePlacement | None = None, *, keep: bool = True
     ) -> np.ndarray | Stream:
         """Return the activations of samples; inputs of images are a stream.
 
         Parameters
         ----------
         samples : sequence
-        place : Place, default=None
+        place : CachePlacement, default=None
             Where they are; None is in memory.
         keep : bool, default=True
             Whether a stream keeps inputs.
@@ -148,7 +148,7 @@ class Cut:
 
     def place(
         self, samples: Sequence[Any], layers: dict[str, LayerInfo], n_tables: int, n_passes: int
-    ) -> Place:
+    ) -> CachePlacement:
         """Decide where the activations of a training are kept.
 
         Parameters
@@ -162,16 +162,16 @@ class Cut:
 
         Returns
         -------
-        Place
+        CachePlacement
             If they take more than ``max_bytes``, what a timing of some samples recommends.
         """
         n_bytes = n_tables * len(samples) * self._row_bytes(samples, layers)
         if n_bytes <= self.max_bytes or (self.output is None and not self._is_streamed(samples)):
-            return Place("memory", n_bytes)
+            return CachePlacement("memory", n_bytes)
         if self.output is None:
-            return Place("nowhere", n_bytes)
+            return CachePlacement("nowhere", n_bytes)
         if shutil.disk_usage(tempfile.gettempdir()).free < _FREE * n_bytes:
-            return Place("nowhere", n_bytes)
+            return CachePlacement("nowhere", n_bytes)
         return self._faster(samples, n_bytes, n_tables, n_passes)
 
     def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
@@ -186,7 +186,9 @@ class Cut:
             return int(np.mean([len(row) for row in ids]) * info.width * item)
         return int(np.prod(info.shape)) * item
 
-    def _faster(self, samples: Sequence, n_bytes: int, n_tables: int, n_passes: int) -> Place:
+    def _faster(
+        self, samples: Sequence, n_bytes: int, n_tables: int, n_passes: int
+    ) -> CachePlacement:
         """Time the computation of some activations and their way to disk and back."""
         self.stream(_few(samples, 1))[:]  # prepares the network
         rows, compute = _timed(lambda: self.stream(_few(samples, 2))[:])
@@ -199,12 +201,12 @@ class Cut:
             "disk": n * each + n_bytes * (write + n_passes * read),
             "nowhere": n_passes * n * each,
         }
-        place = Place(min(seconds, key=lambda k: seconds[k]), n_bytes, seconds)
+        place = CachePlacement(min(seconds, key=lambda k: seconds[k]), n_bytes, seconds)
         if self.verbose:
             self._tell(place)
         return place
 
-    def _tell(self, place: Place) -> None:
+    def _tell(self, place: CachePlacement) -> None:
         where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
         times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in place.seconds.items())
         print(

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from ..backbones import Backbone, describe, seeded
 from ..data import SampleView, digest, open_image, read_image
 from ..features import Count
-from .dataset import Table
+from .dataset import Activations
 
 __all__ = [
     "Augmentation",
@@ -223,7 +223,7 @@ class FreshViews:
     samples : sequence
     augment : callable
     stream : callable
-        From views to a stream of their activations at the cut.
+        From views to a stream of their activations at the cache.
     seed : int
     index : ndarray of int
         Positions of the samples that are trained.
@@ -250,6 +250,6 @@ class FreshViews:
         self.samples, self.augment, self.stream = samples, augment, stream
         self.seed, self.index, self.behind = seed, index, behind
 
-    def __call__(self, epoch_seed: int) -> Table:
+    def __call__(self, epoch_seed: int) -> Activations:
         views = Views(self.samples, self.augment, [f"{self.seed}/{epoch_seed}"])
-        return Table(self.stream(views), self.index, self.behind)
+        return Activations(self.stream(views), self.index, self.behind)

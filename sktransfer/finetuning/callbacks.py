@@ -215,7 +215,7 @@ class StopAtTime(Callback):
 
 
 class KeepBest(Callback):
-    """Restore the tail of the lowest validation loss; before training counts as epoch 0."""
+    """Restore the module of the lowest validation loss; before training counts as epoch 0."""
 
     epoch_: int
     initial_loss_: float

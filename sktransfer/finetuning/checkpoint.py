@@ -21,9 +21,9 @@ from ..backbones import Backbone, describe
 from ..backbones.serialization import first_unknown, from_bytes, to_bytes
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
 from .callbacks import KeepBest, WarmupCosine
-from .dataset import Batches, Rows
+from .dataset import Batches, TrainingDataset
 from .loss_monitor import mean_loss
-from .trainable_stages import Tail
+from .trainable_stages import TrainableStages
 
 __all__ = [
     "SaveTraining",
@@ -183,7 +183,7 @@ def describe_fit(
     samples: Sequence[Any],
     target: np.ndarray,
     weight: np.ndarray | None,
-    start: Tail | None,
+    start: TrainableStages | None,
     validation: Any = None,
 ) -> dict[str, Any]:
     """Describe the data and the parameters that decide a training.
@@ -196,7 +196,7 @@ def describe_fit(
     target : ndarray of shape (n, ...)
         Encoded.
     weight : ndarray of shape (n,)
-    start : Tail or None
+    start : TrainableStages or None
         That ``warm_start`` continues from.
     validation : Validation, default=None
         The validation set, where it is given.
@@ -243,9 +243,9 @@ def _digest_samples(samples: Sequence, backbone: Backbone) -> bytes:
     return state.digest()
 
 
-def _digest_state(tail: Tail) -> bytes:
+def _digest_state(module: TrainableStages) -> bytes:
     state = xxhash.xxh3_128()
-    for name, tensor in tail.state_dict().items():
+    for name, tensor in module.state_dict().items():
         state.update(name.encode())
         state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return state.digest()
@@ -262,14 +262,14 @@ class SaveTraining(Callback):
     Parameters
     ----------
     file : TrainingFile
-    tail : Tail
+    module : TrainableStages
     """
 
     file: TrainingFile
-    tail: Tail
+    module: TrainableStages
 
-    def __init__(self, file: TrainingFile, tail: Tail):
-        self.file, self.tail = file, tail
+    def __init__(self, file: TrainingFile, module: TrainableStages):
+        self.file, self.module = file, module
         self.batches: Batches | None = None
 
     def follow(self, batches: Batches) -> None:
@@ -282,15 +282,15 @@ class SaveTraining(Callback):
         state = self.file.state
         if state is None:
             return
-        tail = self.tail
-        tail.load_state_dict(state["tail"])
+        module = self.module
+        module.load_state_dict(state["module"])
         self._compare(state.get("loss"), _first_loss(net, X))
-        tail.seed = state["tail_seed"]
+        module.seed = state["module_seed"]
         net.history_ = History(state["history"])
         if self.file.extends:
             self._extend(net, state["callbacks"])
             return
-        for name, parameter in tail.named_parameters():
+        for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in state["learned"])
         net.optimizer_.load_state_dict(state["optimizer"])
         for name, callback in self._others(net):
@@ -318,12 +318,12 @@ class SaveTraining(Callback):
     def on_epoch_end(
         self, net: NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
-        tail, generator = self.tail, getattr(self.batches, "generator", None)
+        module, generator = self.module, getattr(self.batches, "generator", None)
         state = {
-            "tail": tail.state_dict(),
-            "tail_seed": tail.seed,
+            "module": module.state_dict(),
+            "module_seed": module.seed,
             "loss": _first_loss(net, dataset_train),
-            "learned": [name for name, p in tail.named_parameters() if p.requires_grad],
+            "learned": [name for name, p in module.named_parameters() if p.requires_grad],
             "optimizer": net.optimizer_.state_dict(),
             "history": list(net.history),
             "order": None if generator is None else generator.get_state(),
@@ -343,11 +343,11 @@ class SaveTraining(Callback):
 
 def _first_loss(net: NeuralNet, rows: Any) -> float | None:
     """Return the loss of the first rows without dropout; None for rows that are not ours."""
-    return mean_loss(net, rows, net.batch_size) if isinstance(rows, Rows) else None
+    return mean_loss(net, rows, net.batch_size) if isinstance(rows, TrainingDataset) else None
 
 
 @contextlib.contextmanager
-def saving(net: NeuralNet, file: TrainingFile | None, tail: Tail) -> Iterator[None]:
+def saving(net: NeuralNet, file: TrainingFile | None, module: TrainableStages) -> Iterator[None]:
     """Save one training of a net after each epoch.
 
     Parameters
@@ -355,13 +355,13 @@ def saving(net: NeuralNet, file: TrainingFile | None, tail: Tail) -> Iterator[No
     net : skorch.NeuralNet
     file : TrainingFile or None
         None saves nothing.
-    tail : Tail
+    module : TrainableStages
         That the net trains.
     """
     if file is None:
         yield
         return
-    callback = SaveTraining(file, tail)
+    callback = SaveTraining(file, module)
     entry = ("checkpoint", callback)
     net.callbacks_.append(entry)
     net.on_batches = callback.follow

@@ -17,10 +17,10 @@ from ..data import check_labels, check_total, check_weights, class_target, namin
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
-from .base import TunedEstimator, check_given
-from .dataset import Table
+from .dataset import Activations
+from .estimator import TunedEstimator, check_given
 from .heads import grow
-from .trainable_stages import Tail
+from .trainable_stages import TrainableStages
 
 __all__ = ["FineTunedClassifier"]
 
@@ -309,7 +309,7 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss or a weight is not finite; the message says what to try.
         """
-        before = (self._tuned.tail, self.classes_) if self._continues() else None
+        before = (self._tuned.module, self.classes_) if self._continues() else None
         check_given(X_val, y_val, self.validation_fraction)
         samples = self._start_fit(X, y)
         self._learn(samples, y, sample_weight, None, before, (X_val, y_val))
@@ -354,7 +354,7 @@ default="efficientnet_lite0"
             self._check_unchanged()
             samples = self._check_samples(X)
             self._start_progress()
-            before = (self._tuned.tail, self.classes_)
+            before = (self._tuned.module, self.classes_)
             labels.append(self.classes_)
         else:
             samples = self._start_fit(X, y)
@@ -409,7 +409,7 @@ default="efficientnet_lite0"
         y = self._find_target(samples, y, labels or (), before)
         weight = check_weights(sample_weight, len(samples))
         self.classes_, target = self._target.classes, self._target.encode(y)
-        tail, new = (None, ()) if before is None else self._continued(*before)
+        module, new = (None, ()) if before is None else self._continued(*before)
         # A label given only as classes= has a row in the head that was not trained yet.
         seen = self._target.present(target[weight > 0])
         earlier = set(self.classes_.tolist()) if before is None else self._seen
@@ -420,7 +420,7 @@ default="efficientnet_lite0"
         check_total(total, "class_weight times sample_weight")
         new, saves = sorted({*new, *first}), labels is None
         given = self._check_validation(*valid)
-        plain = self._fit_rows(samples, target, total, tail, new, kept, saves, given)
+        plain = self._fit_rows(samples, target, total, module, new, kept, saves, given)
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
         self._keep(plain, target, weight)
@@ -447,13 +447,15 @@ default="efficientnet_lite0"
         same_number = self._target.n_outputs == earlier.n_outputs
         return type(self._target) is type(earlier) and (same_number or not several)
 
-    def _continued(self, tail: Tail, known: np.ndarray) -> tuple[Tail, list[int]]:
-        """Copy an earlier tail, extend its head, and return the indices of the new rows."""
-        tail = self._copy_tail(tail)
+    def _continued(
+        self, module: TrainableStages, known: np.ndarray
+    ) -> tuple[TrainableStages, list[int]]:
+        """Copy an earlier module, extend its head, and return the indices of the new rows."""
+        module = self._copy_module(module)
         sources = _sources(self.classes_.tolist(), known.tolist())
         if sources != list(range(len(known))):
-            grow(tail.head, sources, len(known))
-        return tail, [i for i, source in enumerate(sources) if source is None]
+            grow(module.head, sources, len(known))
+        return module, [i for i, source in enumerate(sources) if source is None]
 
     def _carried_rows(self) -> list[int | None]:
         if self.head_init != "auto" or self._target.labels is None:
@@ -558,7 +560,7 @@ def keep_rows(
     kept = dict(kept or {})
     for label, rows in groups.items():
         old = kept.get(label)
-        table = Table(activations, rows, None if old is None else old[0])
+        table = Activations(activations, rows, None if old is None else old[0])
         weights = weight[rows] if old is None else np.concatenate([weight[rows], old[1]])
         chosen = np.sort(generator.permutation(len(table))[:n_rows])
         kept[label] = table[chosen], weights[chosen]

@@ -1,4 +1,4 @@
-"""Training rows (activations at the cut, targets and weights) and their batches."""
+"""Training rows (activations at the cache, targets and weights) and their batches."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..features import Stream
 from .distributed import ONE_PROCESS, Processes
 
 __all__ = [
+    "Activations",
     "Batches",
-    "Rows",
     "SharedBatch",
-    "Table",
+    "TrainingDataset",
     "append_kept",
     "as_rows",
     "as_table",
@@ -33,7 +33,7 @@ _AT_ONCE = 64  # rows copied to a device in one part
 _ON_DEVICE = 0.5  # largest share of an accelerator's free memory for activations
 
 
-class Table:
+class Activations:
     """Rows of an array and more rows after them, copied only on access.
 
     Parameters
@@ -117,14 +117,14 @@ class Table:
         return self.dtype == object
 
 
-class Rows(Dataset):
-    """Hold training rows: activations at the cut, targets and weights.
+class TrainingDataset(Dataset):
+    """Hold training rows: activations at the cache, targets and weights.
 
     ``X`` and ``y`` are what callbacks of skorch pass to ``predict`` and compare with.
 
     Parameters
     ----------
-    views : sequence of Table or ndarray of shape (n, ...)
+    views : sequence of Activations or ndarray of shape (n, ...)
         The activations; several if samples have augmented views, of which each epoch uses one
         at random.
     target : ndarray of shape (n,) or (n, n_outputs)
@@ -145,15 +145,15 @@ class Rows(Dataset):
 
     def __init__(
         self,
-        views: Sequence[Table | np.ndarray],
+        views: Sequence[Activations | np.ndarray],
         target: np.ndarray,
         weight: np.ndarray,
         fresh: Callable[..., Any] | None = None,
         processes: Processes = ONE_PROCESS,
     ):
         self.processes = processes
-        self.views: list[Table | torch.Tensor] = [
-            view if isinstance(view, Table) else Table(view) for view in views
+        self.views: list[Activations | torch.Tensor] = [
+            view if isinstance(view, Activations) else Activations(view) for view in views
         ]
         self.target = torch.from_numpy(target)
         self.weight = torch.from_numpy(weight.astype(np.float64))  # 1e-300 is 0 as a float32
@@ -161,7 +161,7 @@ class Rows(Dataset):
         self.fresh = fresh
 
     @property
-    def X(self) -> Rows:
+    def X(self) -> TrainingDataset:
         return self
 
     @property
@@ -233,7 +233,7 @@ class Rows(Dataset):
         ]
         return self._taken(_joined(self.views), places)
 
-    def own(self) -> Rows:
+    def own(self) -> TrainingDataset:
         """Return the rows that this process has, as rows of their own."""
         if self.processes.size == 1:
             return self
@@ -244,7 +244,7 @@ class Rows(Dataset):
         return mine
 
     def _taken(
-        self, view: Table | torch.Tensor, batches: Sequence[torch.Tensor]
+        self, view: Activations | torch.Tensor, batches: Sequence[torch.Tensor]
     ) -> Iterator[torch.Tensor]:
         if isinstance(view, torch.Tensor):
             return (view[index.to(view.device)] for index in batches)
@@ -264,7 +264,7 @@ class Rows(Dataset):
             return x
         return as_batch(x, self.device).to(self.device, non_blocking=True)
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> TrainingDataset:
         """Return rows for an accelerator, and on it if they fit into half of its free memory."""
         if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
             return self  # texts are padded in each batch
@@ -304,12 +304,12 @@ class SharedBatch(dict[str, Any]):
         self.factor = (torch.arange(n) < len(own)) * (n * size / len(batch))
 
 
-def copy_rows(view: Table | torch.Tensor, device: torch.device) -> torch.Tensor:
+def copy_rows(view: Activations | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy all rows to a device, a part at a time.
 
     Parameters
     ----------
-    view : Table or Tensor
+    view : Activations or Tensor
     device : torch.device
 
     Returns
@@ -332,14 +332,14 @@ def _place(index: torch.Tensor, which: torch.Tensor, view, n_views: int) -> torc
     return torch.where(index < n, index + which * n, index + (n_views - 1) * n)
 
 
-def _joined(views: Sequence) -> Table:
+def _joined(views: Sequence) -> Activations:
     """Return one table of all views, which are streams of the same samples."""
     first = views[0]
-    return Table(first.rows, np.concatenate([view.index for view in views]), first.behind)
+    return Activations(first.rows, np.concatenate([view.index for view in views]), first.behind)
 
 
-def as_table(rows: np.ndarray | Stream | Table) -> Table:
-    return rows if isinstance(rows, Table) else Table(rows)
+def as_table(rows: np.ndarray | Stream | Activations) -> Activations:
+    return rows if isinstance(rows, Activations) else Activations(rows)
 
 
 def append_kept(
@@ -387,11 +387,11 @@ def _as_tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def _is_ragged(view) -> bool:
-    return isinstance(view, Table) and view.is_ragged
+    return isinstance(view, Activations) and view.is_ragged
 
 
 def _is_streamed(view) -> bool:
-    return isinstance(view, Table) and view.is_streamed
+    return isinstance(view, Activations) and view.is_streamed
 
 
 def _as_batch(rows: np.ndarray) -> torch.Tensor:
@@ -405,7 +405,7 @@ class Batches:
 
     Parameters
     ----------
-    rows : Rows or torch.utils.data.Dataset
+    rows : TrainingDataset or torch.utils.data.Dataset
         skorch makes other datasets from arrays.
     batch_size : int
     seed : int, default=None
@@ -433,7 +433,7 @@ class Batches:
         batches = list(order.split(self.batch_size))
         if len(batches) > len(self):
             batches[-2:] = [torch.cat(batches[-2:])]
-        if isinstance(self.rows, Rows):
+        if isinstance(self.rows, TrainingDataset):
             yield from self.rows.batches(batches, epoch_seed, self.generator)
             return
         for index in batches:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..engines import keeps_statistics, moments_of, norm_divergence, similarity_of_divergence
-from .dataset import Rows
-from .trainable_stages import Tail
+from .dataset import TrainingDataset
+from .trainable_stages import TrainableStages
 from .training_step import within_memory
 
 __all__ = ["auto_batch_size", "auto_epochs", "auto_rates", "similarity_of", "training_length"]
@@ -27,16 +27,18 @@ _DECAY = 0.8  # for each stage towards the input, on rows like those of the weig
 _POWER = 4  # of the similarity: on drawings (0.3), any decay makes training worse
 
 
-def auto_rates(tail: Tail, rows: Rows, n_frozen: int, device: torch.device) -> tuple[float, float]:
+def auto_rates(
+    module: TrainableStages, rows: TrainingDataset, n_frozen: int, device: torch.device
+) -> tuple[float, float]:
     """Return a learning rate and its decay by stage that suit what is trained, and on what.
 
     Parameters
     ----------
-    tail : Tail
+    module : TrainableStages
         Before it is trained.
-    rows : Rows
+    rows : TrainingDataset
     n_frozen : int
-        Number of stages before the tail.
+        Number of stages before the module.
     device : torch.device
 
     Returns
@@ -49,23 +51,23 @@ def auto_rates(tail: Tail, rows: Rows, n_frozen: int, device: torch.device) -> t
     layer_decay : float
         For all stages between 1 and 0.8, by the fourth power of the same similarity; else 1.
     """
-    fixed = _fixed_lr(tail, n_frozen)
+    fixed = _fixed_lr(module, n_frozen)
     if fixed is not None:
         return fixed, 1.0
-    similarity = similarity_of(tail, rows, device) or 0.0
+    similarity = similarity_of(module, rows, device) or 0.0
     lr, decay = _UNLIKE ** (1 - similarity) * _LIKE**similarity, _DECAY ** (similarity**_POWER)
     return float(f"{lr:.2g}"), float(f"{decay:.2g}")
 
 
-def _fixed_lr(tail: Tail, n_frozen: int) -> float | None:
+def _fixed_lr(module: TrainableStages, n_frozen: int) -> float | None:
     """Return the learning rate that does not depend on the rows, if there is one."""
-    if not tail.names:
+    if not module.names:
         return _HEAD
-    if tail.part != "all":
+    if module.part != "all":
         return _PART
-    if hasattr(tail.body[0], "restricted"):
+    if hasattr(module.body[0], "restricted"):
         return _WORDS
-    if any(map(_is_layer_norm, tail.modules())):
+    if any(map(_is_layer_norm, module.modules())):
         return _LAYER_NORM
     return _LAST if n_frozen else None
 
@@ -78,14 +80,16 @@ _AT_MOST, _AT_ONCE = 64, 16  # rows
 
 
 @torch.no_grad()
-def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
+def similarity_of(
+    module: TrainableStages, rows: TrainingDataset, device: torch.device
+) -> float | None:
     """Measure the similarity of rows to the training data of a network with batch normalization.
 
     Parameters
     ----------
-    tail : Tail
+    module : TrainableStages
         Before it is trained.
-    rows : Rows
+    rows : TrainingDataset
         At most 64 are run.
     device : torch.device
 
@@ -95,7 +99,7 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
         exp(-(2 d / 0.17)²), where d is the mean divergence of batch normalization layers: from 0,
         like noise, to 1. None if there are none, or if one row has no statistics.
     """
-    norms: list[Any] = [m for m in tail.body.modules() if keeps_statistics(m)]
+    norms: list[Any] = [m for m in module.body.modules() if keeps_statistics(m)]
     if len(rows) < 2 or not any(norm.running_mean.any() for norm in norms):
         return None
     seen: dict[nn.Module, list] = {norm: [] for norm in norms}
@@ -103,14 +107,14 @@ def similarity_of(tail: Tail, rows: Rows, device: torch.device) -> float | None:
         norm.register_forward_pre_hook(lambda m, args: seen[m].append(moments_of(args[0])))
         for norm in norms
     ]
-    tail.to(device).eval()
+    module.to(device).eval()
     index = torch.linspace(0, len(rows) - 1, min(len(rows), _AT_MOST)).long()
 
     def run(most_rows: int) -> None:
         for moments in seen.values():
             moments.clear()
         for part in index.split(most_rows):
-            tail(rows.batch(part, 0, None)[0]["x"].to(device))
+            module(rows.batch(part, 0, None)[0]["x"].to(device))
 
     within_memory(run, len(index), _AT_ONCE)
     for hook in hooks:

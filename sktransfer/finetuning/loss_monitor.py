@@ -12,16 +12,16 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from ..data import NumericTarget, Target
-from .dataset import Rows
+from .dataset import TrainingDataset
 
-__all__ = ["WatchLoss", "constant_loss", "is_worse", "mean_loss", "warn_worse"]
+__all__ = ["LossMonitor", "constant_loss", "is_worse", "mean_loss", "warn_worse"]
 
 _AT_MOST = 256  # training rows whose loss is computed before and after training
 _NOISE, _SMALL = 1.02, 1e-3  # a loss up to this many times another, or this small, is no worse
 _SHARE = 0.1  # nor is a training loss of up to this share of that of constant predictions
 
 
-class WatchLoss(Callback):
+class LossMonitor(Callback):
     """Compare the loss on training rows before and after training, and warn if it has increased.
 
     Up to 256 rows are compared, without dropout. The loss must have increased by more than two
@@ -39,7 +39,7 @@ class WatchLoss(Callback):
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         self.index_ = None
-        if isinstance(X, Rows) and net.max_epochs:
+        if isinstance(X, TrainingDataset) and net.max_epochs:
             self.index_ = torch.linspace(0, len(X) - 1, min(len(X), _AT_MOST)).long()
             self.initial_loss_, self.initial_wrong_ = _fit(net, X, self.index_)
 
@@ -94,7 +94,7 @@ def is_worse(before: float, after: float, least: float = _SMALL) -> bool:
     return after > max(_NOISE * before, least)
 
 
-def _loss_by_chance(net, rows: Rows, index: torch.Tensor) -> float:
+def _loss_by_chance(net, rows: TrainingDataset, index: torch.Tensor) -> float:
     """Return the loss of constant predictions; with a loss of the user's, of outputs of zero."""
     target, index = net.criterion_.target, index.to(rows.target.device)
     if net.criterion_.own is not None:
@@ -125,13 +125,13 @@ def warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str
     )
 
 
-def mean_loss(net: NeuralNet, rows: Rows, n_rows: int | None = None) -> float:
+def mean_loss(net: NeuralNet, rows: TrainingDataset, n_rows: int | None = None) -> float:
     """Compute the mean loss over rows without training.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-    rows : Rows
+    rows : TrainingDataset
     n_rows : int, default=None
         The number of rows, from the first on; None is all.
 
@@ -143,7 +143,7 @@ def mean_loss(net: NeuralNet, rows: Rows, n_rows: int | None = None) -> float:
 
 
 @torch.no_grad()
-def _fit(net, rows: Rows, index: torch.Tensor) -> Fit:
+def _fit(net, rows: TrainingDataset, index: torch.Tensor) -> Fit:
     """Compare the predictions of rows with their targets, without training."""
     loss, wrong = 0.0, 0.0
     for part in index.split(net.batch_size):

@@ -15,7 +15,7 @@ from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
 from .augmentation import Augmentation
-from .base import TunedEstimator, check_given
+from .estimator import TunedEstimator, check_given
 
 __all__ = ["FineTunedRegressor"]
 
@@ -275,10 +275,10 @@ default="efficientnet_lite0"
             self._target = self._target.in_the_form_of(y)
         else:
             self._target = NumericTarget(y, weight)
-        tail = self._copy_tail(self._tuned.tail) if again else None
+        module = self._copy_module(self._tuned.module) if again else None
         validation = self._check_validation(X_val, y_val)
         encoded = self._target.encode(y)
-        self._fit_rows(samples, encoded, weight, tail, validation=validation)
+        self._fit_rows(samples, encoded, weight, module, validation=validation)
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
         return self
 

@@ -14,13 +14,13 @@ from ..backbones import seeded
 from ..data import get_modality
 from ..engines import engine_for, pool, resolve_device
 from ..features import Stream, check_outputs
-from .dataset import Table, as_rows, as_table
+from .dataset import Activations, as_rows, as_table
 from .distributed import ONE_PROCESS, Processes
 
 __all__ = [
     "PARTIAL",
     "Pooling",
-    "Tail",
+    "TrainableStages",
     "check_head",
     "check_partial",
     "copy_state",
@@ -44,8 +44,8 @@ class Pooling(nn.Module):
         return pool(x, "avg", square=self.square, masked=self.masked)
 
 
-class Tail(nn.Module):
-    """Run the stages above the cut, the pooling and the head.
+class TrainableStages(nn.Module):
+    """Run the stages above the cache, the pooling and the head.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class Tail(nn.Module):
     def seed(self, seed: int) -> None:
         self._seed.fill_(seed)
 
-    def unfreeze(self) -> Tail:
+    def unfreeze(self) -> TrainableStages:
         """Let the parameters that are trained have gradients, and no others."""
         select_parameters(self.body, self.part, self.fixed)
         return self
@@ -120,7 +120,7 @@ class Tail(nn.Module):
     def head(self) -> nn.Module:
         return self.body[-1]
 
-    def train(self, mode: bool = True) -> Tail:
+    def train(self, mode: bool = True) -> TrainableStages:
         super().train(mode)
         for name, parameter in self.body.named_parameters() if self.fixed else ():
             if name in self.fixed:  # callbacks that unfreeze stages do not know them
@@ -133,7 +133,7 @@ class Tail(nn.Module):
                     module.eval()
         return self
 
-    def train_all(self) -> Tail:
+    def train_all(self) -> TrainableStages:
         """Let all parameters have gradients but those that are fixed."""
         select_parameters(self.body, "all", self.fixed)
         return self
@@ -199,33 +199,35 @@ def _keeps_statistics(module: nn.Module) -> bool:
     return isinstance(module, norms._BatchNorm) or tracks
 
 
-def learned_stages(tail: Tail) -> list[int]:
-    """Return the places in a tail's body of what has parameters, the head last."""
-    return [i for i, stage in enumerate(tail.body) if next(stage.parameters(), None) is not None]
+def learned_stages(module: TrainableStages) -> list[int]:
+    """Return the places in a module's body of what has parameters, the head last."""
+    return [i for i, stage in enumerate(module.body) if next(stage.parameters(), None) is not None]
 
 
 def copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def restrict_rows(tail: Tail, rows: Table, processes: Processes = ONE_PROCESS) -> None:
+def restrict_rows(
+    module: TrainableStages, rows: Activations, processes: Processes = ONE_PROCESS
+) -> None:
     """Let a table of word vectors train only the rows that some training text uses, in place.
 
     Parameters
     ----------
-    tail : Tail
-    rows : Table
+    module : TrainableStages
+    rows : Activations
         The training texts.
     processes : Processes, default=ONE_PROCESS
         Those that share the texts.
     """
-    if not rows.is_ragged or not hasattr(tail.body[0], "restricted"):
+    if not rows.is_ragged or not hasattr(module.body[0], "restricted"):
         return
-    table: Any = tail.body[0]
+    table: Any = module.body[0]
     used = np.unique(np.concatenate([table.index.numpy(), *(row.ravel() for row in rows[:])]))
     used = np.unique(np.concatenate(processes.everyones(used)))
-    tail.body[0] = table.restricted(used[used > 0])
-    tail.unfreeze()
+    module.body[0] = table.restricted(used[used > 0])
+    module.unfreeze()
 
 
 def select_parameters(
@@ -320,7 +322,7 @@ _BYTES_AT_ONCE = 2**26
 
 def run_rows(
     body: nn.Module,
-    activations: np.ndarray | Stream | Table,
+    activations: np.ndarray | Stream | Activations,
     device: str,
     engines: dict[Any, Any],
     *,
@@ -350,7 +352,7 @@ def run_rows(
     return check_outputs(np.concatenate(parts), at)
 
 
-def _slices(table: Table) -> list[np.ndarray]:
+def _slices(table: Activations) -> list[np.ndarray]:
     """Divide the places in a table into parts that fit into memory easily."""
     size = _AT_ONCE
     if not table.is_ragged:
@@ -364,21 +366,21 @@ def _as_input(row: torch.Tensor) -> torch.Tensor:
 
 
 def head_inputs(
-    tail: Tail, activations: np.ndarray | Stream | Table, device: str = "cpu"
+    module: TrainableStages, activations: np.ndarray | Stream | Activations, device: str = "cpu"
 ) -> np.ndarray:
-    """Compute the input of the head from activations at the cut."""
-    body = nn.Sequential(*list(tail.eval().body)[:-1])
+    """Compute the input of the head from activations at the cache."""
+    body = nn.Sequential(*list(module.eval().body)[:-1])
     has_tokens = activations.dtype == object  # rows of tokens differ in length
     return run_rows(body, activations, device, {}, has_tokens=has_tokens)
 
 
 @torch.no_grad()
-def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
+def check_head(module: TrainableStages, one: np.ndarray, n_outputs: int) -> None:
     """Check the number of outputs of a head on one row of activations.
 
     Parameters
     ----------
-    tail : Tail
+    module : TrainableStages
     one : ndarray of shape (1, ...) or array of one array
     n_outputs : int
         Number of outputs that is required.
@@ -390,7 +392,7 @@ def check_head(tail: Tail, one: np.ndarray, n_outputs: int) -> None:
     """
     row = _as_input(as_rows(one)[0])
     try:
-        output = tail.eval()(row[None])
+        output = module.eval()(row[None])
         shape = tuple(output.shape)
     except Exception as error:  # of any type, since the user wrote the head
         raise ValueError(f"head= cannot take the features of the network: {error}") from error

@@ -29,10 +29,10 @@ from ..transferability import MANY_CLASSES
 from .augmentation import check_augment
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, own_copy, sets_learning_rate
 from .checkpoint import TrainingFile, saving
-from .dataset import Batches, Rows
+from .dataset import Batches, TrainingDataset
 from .distributed import ONE_PROCESS, InProcesses, Processes, is_launched
 from .learning_rate import training_length
-from .trainable_stages import Tail, learned_stages
+from .trainable_stages import TrainableStages, learned_stages
 from .training_step import run_in_micro_batches, within_memory
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
     "check_settings",
     "make_net",
     "steps_of",
-    "tail_of",
     "train",
+    "trained_module",
     "weighted_mean",
     "without_callbacks",
 ]
@@ -152,7 +152,7 @@ _OWN_NAMES: tuple[str, ...] = (
     "schedule",
     "best",
     "progress",
-    "watch",
+    "loss_monitor",
     "valid_loss",
     "train_loss",
 )
@@ -434,21 +434,21 @@ class WeightedLoss(nn.Module):
 
 
 def train(
-    tail: Tail,
-    rows: Rows,
-    valid: Rows | None,
+    module: TrainableStages,
+    rows: TrainingDataset,
+    valid: TrainingDataset | None,
     plan: TrainingPlan,
     device: torch.device,
     file: TrainingFile | None = None,
     processes: Processes = ONE_PROCESS,
 ) -> skorch.NeuralNet:
-    """Train a tail in place and return the skorch net that did it.
+    """Train a module in place and return the skorch net that did it.
 
     Parameters
     ----------
-    tail : Tail
-    rows : Rows
-    valid : Rows or None
+    module : TrainableStages
+    rows : TrainingDataset
+    valid : TrainingDataset or None
         If given, the epoch with the lowest loss on them is restored, epoch 0 (before training)
         included.
     plan : TrainingPlan
@@ -456,7 +456,7 @@ def train(
     file : TrainingFile, default=None
         Its training is continued, and saved after each epoch.
     processes : Processes, default=ONE_PROCESS
-        Those that train the tail together.
+        Those that train the module together.
 
     Returns
     -------
@@ -469,12 +469,12 @@ def train(
     torch.OutOfMemoryError
         If not even one row fits, or if batch norm that is trained needs the whole batch.
     """
-    tail.seed = plan.seed
-    net = make_net(tail, valid, plan, device)
+    module.seed = plan.seed
+    net = make_net(module, valid, plan, device)
     n_epochs = plan.max_epochs if file is None else file.n_left(plan.max_epochs)
     net.processes = processes
     try:
-        with saving(net, file, tail), keep_freed_memory():
+        with saving(net, file, module), keep_freed_memory():
             net.partial_fit(rows.to(device), y=None, epochs=n_epochs)
         # Rows that are not on an accelerator, for later trainings on the CPU.
         net.train_split = None if valid is None else predefined_split(valid.own())
@@ -521,14 +521,14 @@ class _OwnLoop:
 
     def partial_fit(self, *args, **kwargs):
         if self.initialized_:
-            tail_of(self).unfreeze()
+            trained_module(self).unfreeze()
         try:
             with kept_interrupts():
                 return super().partial_fit(*args, **kwargs)
         except _Interrupted:
             raise KeyboardInterrupt from None
         finally:
-            tail_of(self).n_trainings += 1
+            trained_module(self).n_trainings += 1
 
     def get_iterator(self, dataset, training=False):
         batches = super().get_iterator(dataset, training=training)
@@ -572,9 +572,9 @@ class _OwnLoop:
         by_length: bool = False,
     ) -> dict:
         """Run a step for each micro-batch, in fewer rows at a time if memory is short."""
-        tail = tail_of(self)
-        seed, n_rows = tail.seed, len(batch[1])
-        is_whole = training and tail.learns_statistics
+        module = trained_module(self)
+        seed, n_rows = module.seed, len(batch[1])
+        is_whole = training and module.learns_statistics
         fewest = 2 if is_whole else 1
 
         def step_of_micro_batch(micro_batch: tuple, share: float) -> dict:
@@ -585,7 +585,7 @@ class _OwnLoop:
                 self._share = 1.0
 
         def run(most_rows: int) -> dict:
-            tail.seed = seed
+            module.seed = seed
             settings = (batch, most_rows, fewest, by_length)
             return self.attempt(
                 lambda: run_in_micro_batches(step_of_micro_batch, *settings), n_rows
@@ -606,7 +606,7 @@ class _OwnLoop:
                     "for random numbers (dropout).",
                     stacklevel=2,
                 )
-            tail.zero_grad(set_to_none=True)
+            module.zero_grad(set_to_none=True)
 
         result, self.most_rows = within_memory(run, n_rows, self.most_rows, check)
         return result
@@ -640,18 +640,20 @@ class _RegressorNet(InProcesses, _OwnLoop, skorch.NeuralNetRegressor):
 
 def _saves_padding(net: Any) -> bool:
     """Tell whether rows of a batch are run by length: on a CPU, where small parts are fast."""
-    tail = tail_of(net)
-    is_whole = tail.learns_statistics or net.criterion_.own is not None
-    is_plain = net.module_ is tail and torch.device(net.device).type == "cpu"
-    return tail.is_encoder and is_plain and not is_whole
+    module = trained_module(net)
+    is_whole = module.learns_statistics or net.criterion_.own is not None
+    is_plain = net.module_ is module and torch.device(net.device).type == "cpu"
+    return module.is_encoder and is_plain and not is_whole
 
 
-def tail_of(net: skorch.NeuralNet) -> Tail:
-    """Return the tail that a net trains, without the wrapper of a compiled module."""
+def trained_module(net: skorch.NeuralNet) -> TrainableStages:
+    """Return the module that a net trains, without the wrapper of a compiled module."""
     return getattr(net.module_, "_orig_mod", net.module_)
 
 
-def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.device) -> NeuralNet:
+def make_net(
+    module: TrainableStages, valid: TrainingDataset | None, plan: TrainingPlan, device: torch.device
+) -> NeuralNet:
     """Assemble and initialize the skorch net: what to train, how, and with which callbacks."""
     objective = _OBJECTIVES[plan.target.loss]
     settings = {
@@ -659,21 +661,21 @@ def make_net(tail: Tail, valid: Rows | None, plan: TrainingPlan, device: torch.d
         "batch_size": plan.batch_size,
         "iterator_train": Batches,
         "iterator_train__seed": plan.seed,
-        "iterator_train__in_pairs": tail.learns_statistics,
+        "iterator_train__in_pairs": module.learns_statistics,
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
         "criterion": WeightedLoss(plan.target, plan.loss),
         "predict_nonlinearity": functools.partial(objective.nonlinearity, target=plan.target),
         "device": str(device),
         "verbose": plan.verbose,
-        "callbacks": _callbacks(tail, valid, plan),
-        **_optimizer(tail, plan, device),
+        "callbacks": _callbacks(module, valid, plan),
+        **_optimizer(module, plan, device),
     }
     if objective.classes is not None:
         settings["classes"] = objective.classes(plan.target.n_outputs)
         settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
-        net = objective.net(tail, **settings | plan.net_params).initialize()
+        net = objective.net(module, **settings | plan.net_params).initialize()
         net.most_rows = plan.micro_batch_size
         check_callback_names(net, plan.net_params)
         return net
@@ -729,7 +731,7 @@ def _pattern(stage: int, plan: TrainingPlan) -> str:
     return f"{'_orig_mod.' * bool(plan.net_params.get('compile'))}body.{stage}.*"
 
 
-def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
+def _optimizer(module: TrainableStages, plan: TrainingPlan, device: torch.device) -> dict:
     """Return the optimizer, and a learning rate for each stage that decreases towards the input."""
     optimizer = plan.net_params.get("optimizer", torch.optim.AdamW)
     settings: dict = {"optimizer": optimizer, "lr": plan.lr}
@@ -739,17 +741,17 @@ def _optimizer(tail: Tail, plan: TrainingPlan, device: torch.device) -> dict:
         settings["optimizer__fused"] = True
     groups = [
         (_pattern(i, plan), {"lr": plan.lr * plan.layer_decay**depth})
-        for depth, i in enumerate(reversed(learned_stages(tail)))
+        for depth, i in enumerate(reversed(learned_stages(module)))
     ][::-1]
     name, head = groups[-1]
     groups[-1] = (name, {"lr": head["lr"] * plan.head_factor})
     return settings | {"optimizer__param_groups": groups}
 
 
-def _callbacks(tail: Tail, valid: Rows | None, plan: TrainingPlan) -> list:
+def _callbacks(module: TrainableStages, valid: TrainingDataset | None, plan: TrainingPlan) -> list:
     callbacks: list = [("finite", StopOnNonFinite())]
     if not any(map(sets_learning_rate, plan.callbacks)):
-        callbacks.append(("schedule", WarmupCosine(in_pairs=tail.learns_statistics)))
+        callbacks.append(("schedule", WarmupCosine(in_pairs=module.learns_statistics)))
     if valid is not None:
         callbacks.append(("best", KeepBest()))
     return callbacks + plan.callbacks

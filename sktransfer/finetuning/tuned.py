@@ -19,15 +19,15 @@ from ..backbones import Backbone, stages_of
 from ..data import open_target
 from ..features import Stream
 from .heads import build_module, describe_module
-from .trainable_stages import Tail, run_rows
-from .training import TrainingPlan, make_net, tail_of, without_callbacks
+from .trainable_stages import TrainableStages, run_rows
+from .training import TrainingPlan, make_net, trained_module, without_callbacks
 
 __all__ = [
     "TunedBackbone",
     "TunedNetwork",
-    "bare_tail",
     "changed_tensors",
-    "restored_tail",
+    "pretrained_stages",
+    "restored_module",
 ]
 
 FORMAT = 1  # of the state that files hold; files of earlier formats must open
@@ -42,10 +42,10 @@ class TunedNetwork:
         The pretrained network, which is not changed.
     frozen : sequence of str
         The stages of the origin that were not trained.
-    tail : Tail
+    module : TrainableStages
         The other stages and the head.
     plan : TrainingPlan
-        How the tail was trained.
+        How the module was trained.
     history : sequence of dict, default=()
         One entry for each epoch of training.
     """
@@ -53,18 +53,18 @@ class TunedNetwork:
     frozen: list[str]
     origin: Backbone
     plan: TrainingPlan
-    tail: Tail
+    module: TrainableStages
 
     def __init__(
         self,
         origin: Backbone,
         frozen: Sequence[str],
-        tail: Tail,
+        module: TrainableStages,
         plan: TrainingPlan,
         history: Sequence[dict[str, Any]] = (),
     ):
         self.origin, self.frozen = origin, list(frozen)
-        self.tail, self.plan = tail, plan
+        self.module, self.plan = module, plan
         self._history = history
         self._made: dict[Any, Any] = {}
 
@@ -73,7 +73,7 @@ class TunedNetwork:
         cls, origin: Backbone, frozen: Sequence[str], net: skorch.NeuralNet, plan: TrainingPlan
     ) -> TunedNetwork:
         """Make a tuned network from a net after training, and move it to the CPU."""
-        tuned = cls(origin, frozen, tail_of(net).to("cpu"), plan)
+        tuned = cls(origin, frozen, trained_module(net).to("cpu"), plan)
         net.device = "cpu"
         # Loading moves the state of the optimizer to the device of the parameters.
         net.optimizer_.load_state_dict(net.optimizer_.state_dict())
@@ -82,8 +82,8 @@ class TunedNetwork:
 
     @functools.cached_property
     def net(self) -> skorch.NeuralNet:
-        """The skorch net that trained the tail, or one that can train it further."""
-        net = make_net(self.tail, None, self.plan, torch.device("cpu"))
+        """The skorch net that trained the module, or one that can train it further."""
+        net = make_net(self.module, None, self.plan, torch.device("cpu"))
         net.history_ = History({**row, "batches": []} for row in self._history)
         return net
 
@@ -99,7 +99,7 @@ class TunedNetwork:
         precision: str,
         positions: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Run activations at the cut through the tail.
+        """Run activations at the cut through the module.
 
         Parameters
         ----------
@@ -113,8 +113,8 @@ class TunedNetwork:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
-        body, engines = self._once("body", lambda: (nn.Sequential(*self.tail.eval().body), {}))
-        has_tokens = self.tail.masked and bool(self.tail.names)
+        body, engines = self._once("body", lambda: (nn.Sequential(*self.module.eval().body), {}))
+        has_tokens = self.module.masked and bool(self.module.names)
         settings: dict[str, Any] = {
             "has_tokens": has_tokens,
             "precision": precision,
@@ -138,21 +138,21 @@ class TunedNetwork:
         Returns
         -------
         TunedBackbone
-            It holds a copy of the tail.
+            It holds a copy of the module.
         """
 
         def make() -> TunedBackbone:
-            tail = deepcopy(self.tail).train_all()
-            copy = TunedNetwork(self.origin, self.frozen, tail, self.plan)
+            module = deepcopy(self.module).train_all()
+            copy = TunedNetwork(self.origin, self.frozen, module, self.plan)
             return TunedBackbone(copy, classes, label_rows)
 
         return self._once("backbone", make)
 
     def _once(self, key: str, make: Callable):
-        """Return an object made from the tail; it is made again after each training."""
+        """Return an object made from the module; it is made again after each training."""
         made = self._made  # another thread may replace the attribute
-        if made.get("n_trainings") != self.tail.n_trainings:
-            made = self._made = {"n_trainings": self.tail.n_trainings}
+        if made.get("n_trainings") != self.module.n_trainings:
+            made = self._made = {"n_trainings": self.module.n_trainings}
         if key not in made:
             made[key] = make()
         return made[key]
@@ -161,9 +161,11 @@ class TunedNetwork:
 
     def changed_tensors(self) -> dict[str, np.ndarray]:
         """Return the trained tensors, except those of the head, that differ from the origin."""
-        tail = self.tail
-        bare = bare_tail(self.origin, tail.names, tail.train_batch_norm, tail.precision)
-        return changed_tensors(bare, tail)
+        module = self.module
+        bare = pretrained_stages(
+            self.origin, module.names, module.train_batch_norm, module.precision
+        )
+        return changed_tensors(bare, module)
 
     def state(self) -> dict[str, Any]:
         """Return the content of a file with this network; the origin is not part of it.
@@ -185,13 +187,13 @@ class TunedNetwork:
         ``history``  one dictionary for each epoch, without the entries of its batches
         ============ ==================================================================
         """
-        head = describe_module(self.tail.head)
-        weights = {} if isinstance(head, nn.Module) else self.tail.head.state_dict()
+        head = describe_module(self.module.head)
+        weights = {} if isinstance(head, nn.Module) else self.module.head.state_dict()
         return {
             "format": FORMAT,
             "frozen": self.frozen,
-            "trained": self.tail.names,
-            "settings": _tail_settings(self.tail),
+            "trained": self.module.names,
+            "settings": _stage_settings(self.module),
             "tensors": self.changed_tensors(),
             "head": head,
             "weights": {name: tensor.numpy(force=True) for name, tensor in weights.items()},
@@ -226,16 +228,18 @@ class TunedNetwork:
         head = build_module(state["head"])
         if not isinstance(state["head"], nn.Module):
             head.load_state_dict({k: torch.from_numpy(v) for k, v in state["weights"].items()})
-        bare = bare_tail(origin, state["trained"], **state["settings"])
-        tail = restored_tail(bare, state["tensors"], head)
+        bare = pretrained_stages(origin, state["trained"], **state["settings"])
+        module = restored_module(bare, state["tensors"], head)
         plan = TrainingPlan(**state["plan"] | {"target": open_target(state["plan"]["target"])})
-        return cls(origin, state["frozen"], tail, plan, state["history"])
+        return cls(origin, state["frozen"], module, plan, state["history"])
 
 
-def _tail_settings(tail: Tail) -> dict:
-    part = {} if tail.part == "all" else {"part": tail.part}
-    fixed = {"fixed": sorted(tail.fixed)} if tail.fixed else {}
-    return {"train_batch_norm": tail.train_batch_norm, "precision": tail.precision} | part | fixed
+def _stage_settings(module: TrainableStages) -> dict:
+    part = {} if module.part == "all" else {"part": module.part}
+    fixed = {"fixed": sorted(module.fixed)} if module.fixed else {}
+    return (
+        {"train_batch_norm": module.train_batch_norm, "precision": module.precision} | part | fixed
+    )
 
 
 def _plan_state(plan: TrainingPlan) -> dict:
@@ -265,7 +269,7 @@ class TunedBackbone(Backbone):
     ):
         origin = network.origin
         frozen = {name: stages_of(origin)[name] for name in network.frozen}
-        stages = network.tail.as_stages(frozen)
+        stages = network.module.as_stages(frozen)
         super().__init__(
             f"{origin.name}_tuned",
             nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items())),
@@ -292,15 +296,15 @@ def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> 
     return made
 
 
-def bare_tail(
+def pretrained_stages(
     backbone: Backbone,
     names: Sequence[str],
     train_batch_norm: bool,
     precision: str,
     part: str = "all",
     fixed: Collection[str] | None = None,
-) -> Tail:
-    """Return some stages of a backbone as a tail without a head; tensors are shared.
+) -> TrainableStages:
+    """Return some stages of a backbone as a module without a head; tensors are shared.
 
     Parameters
     ----------
@@ -312,13 +316,13 @@ def bare_tail(
     part : {"all", "norm", "bias"}, default="all"
         Which parameters of the stages are trained.
     fixed : collection of str, default=None
-        As in :class:`Tail`.
+        As in :class:`TrainableStages`.
 
     Returns
     -------
-    Tail
+    TrainableStages
     """
-    return Tail(
+    return TrainableStages(
         {name: stages_of(backbone)[name] for name in names},
         nn.Identity(),
         square=_is_square(backbone.input_shape),
@@ -334,23 +338,23 @@ def _is_square(shape: tuple[int, ...] | None) -> bool:
     return shape is not None and shape[-1] == shape[-2]
 
 
-def changed_tensors(bare: Tail, tail: Tail) -> dict[str, np.ndarray]:
-    """Return the tensors of a trained tail that training changed.
+def changed_tensors(bare: TrainableStages, module: TrainableStages) -> dict[str, np.ndarray]:
+    """Return the tensors of a trained module that training changed.
 
     Parameters
     ----------
-    bare : Tail
+    bare : TrainableStages
         Before training.
-    tail : Tail
+    module : TrainableStages
 
     Returns
     -------
     dict of str to ndarray
         Without those of the head. Of word vectors, the rows that changed and their ids.
     """
-    original, tuned = bare.state_dict(), tail.state_dict()
+    original, tuned = bare.state_dict(), module.state_dict()
     if hasattr(bare.body[0], "restricted"):
-        tuned |= _changed_rows(bare.body[0], tail.body[0])
+        tuned |= _changed_rows(bare.body[0], module.body[0])
     return {
         name: tuned[name].numpy()
         for name, tensor in original.items()
@@ -366,24 +370,26 @@ def _changed_rows(original, table) -> dict[str, torch.Tensor]:
     return {"body.0.index": table.index[keep], "body.0.rows": table.rows.detach()[keep]}
 
 
-def restored_tail(bare: Tail, tensors: dict[str, np.ndarray], head: nn.Module) -> Tail:
-    """Make a trained tail from its changed tensors and its head.
+def restored_module(
+    bare: TrainableStages, tensors: dict[str, np.ndarray], head: nn.Module
+) -> TrainableStages:
+    """Make a trained module from its changed tensors and its head.
 
     Parameters
     ----------
-    bare : Tail
+    bare : TrainableStages
     tensors : dict of str to ndarray
         What :func:`changed_tensors` gave.
     head : torch.nn.Module
 
     Returns
     -------
-    Tail
+    TrainableStages
     """
-    tail = deepcopy(bare)
+    module = deepcopy(bare)
     given = {name: torch.from_numpy(array) for name, array in tensors.items()}
-    unexpected = tail.load_state_dict(given, strict=False).unexpected_keys
+    unexpected = module.load_state_dict(given, strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"The trained stages have no tensor {unexpected[0]!r:.80}.")
-    tail.body[-1] = head
-    return tail
+    module.body[-1] = head
+    return module

@@ -12,7 +12,7 @@ from torch import nn
 from ..backbones import stages_of
 from ..data import NumericTarget
 from ..features import PretrainedClassifier, PretrainedFeatureExtractor
-from ..finetuning.base import TunedEstimator
+from ..finetuning.estimator import TunedEstimator
 from ..selection import TransferClassifier, TransferRegressor
 from .torch_blends import AffineScores, export_blend
 from .torch_networks import Exportable, Then, TunedOutputs, grouped, make_networks

@@ -10,8 +10,8 @@ from sktransfer.engines import as_batch
 from sktransfer.features import Stream
 from sktransfer.features import tables as tables_module
 from sktransfer.finetuning import activation_cache as cut_module
-from sktransfer.finetuning.activation_cache import Cut, Place, seconds_on_disk
-from sktransfer.finetuning.dataset import Rows, Table, copy_rows
+from sktransfer.finetuning.activation_cache import ActivationCache, CachePlacement, seconds_on_disk
+from sktransfer.finetuning.dataset import Activations, TrainingDataset, copy_rows
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 SETTINGS = {"max_epochs": 2, "batch_size": 8, "lr": 1e-3, "random_state": 0}
@@ -19,7 +19,7 @@ Y = np.arange(24) % 3
 
 
 def weights(model):
-    return [tensor.numpy().copy() for tensor in model._tuned.tail.state_dict().values()]
+    return [tensor.numpy().copy() for tensor in model._tuned.module.state_dict().values()]
 
 
 def is_equal(a, b):
@@ -82,7 +82,7 @@ def test_each_epoch_opens_each_image_once_and_what_is_kept_never_again(monkeypat
 def test_the_place_of_activations_does_not_change_the_training(views, place, monkeypatch):
     X, settings = images(24, (30, 24)), SETTINGS | {"trainable": "2", **views}
     expected = FineTunedClassifier(tiny_backbone(), **settings).fit(X, Y)
-    monkeypatch.setattr(Cut, "place", lambda self, *args: Place(place, 7))
+    monkeypatch.setattr(ActivationCache, "place", lambda self, *args: CachePlacement(place, 7))
     model = FineTunedClassifier(tiny_backbone(), **settings).fit(X, Y)
     assert model.cache_["place"] == place
     for found, wanted in zip(weights(model), weights(expected), strict=True):
@@ -153,7 +153,7 @@ def test_an_unreadable_image_is_named_by_its_position(tmp_path):
 
 def test_rows_behind_a_stream_come_after_it():
     X, behind = images(6, (30, 24)), np.zeros((2, 3, 16, 16), np.float32)
-    table = Table(Stream(X, tiny_backbone()), np.array([4, 1]), behind)
+    table = Activations(Stream(X, tiny_backbone()), np.array([4, 1]), behind)
     found = list(table.batches([np.array([3, 0]), np.array([2]), np.array([1])]))
     assert np.array_equal(found[0], np.stack([behind[1], TINY_SIZE(X[4]).numpy()]))
     assert np.array_equal(found[1], behind[:1])
@@ -166,11 +166,14 @@ def test_views_of_one_stream_are_drawn_as_those_of_tables():
     stream, n = Stream([*rows, *rows + 100], backbone), len(rows)
     index, behind = np.array([8, 3, 5]), rows[:2] - 50
     settings = {"target": np.zeros(5, int), "weight": np.ones(5)}
-    streams = [Table(stream, index + v * n, behind) for v in range(2)]
-    tables = [Table(rows + v * 100, index, behind) for v in range(2)]
+    streams = [Activations(stream, index + v * n, behind) for v in range(2)]
+    tables = [Activations(rows + v * 100, index, behind) for v in range(2)]
     batches = [torch.tensor([4, 0, 2]), torch.tensor([1, 3])]
     found = [
-        [x["x"] for x, _ in Rows(views, **settings).batches(batches, 0, torch.manual_seed(3))]
+        [
+            x["x"]
+            for x, _ in TrainingDataset(views, **settings).batches(batches, 0, torch.manual_seed(3))
+        ]
         for views in (streams, tables)
     ]
     assert all(map(torch.equal, *found))
@@ -179,7 +182,7 @@ def test_views_of_one_stream_are_drawn_as_those_of_tables():
 def test_a_table_is_copied_to_a_device_in_parts(monkeypatch):
     monkeypatch.setattr("sktransfer.finetuning.dataset._AT_ONCE", 4)
     X = images(10, (30, 24))
-    copied = copy_rows(Table(Stream(X, tiny_backbone())), torch.device("cpu"))
+    copied = copy_rows(Activations(Stream(X, tiny_backbone())), torch.device("cpu"))
     assert torch.equal(copied, torch.stack([TINY_SIZE(image) for image in X]))
 
 

@@ -35,8 +35,8 @@ from sktransfer.backbones.stages import stages_of
 from sktransfer.data import ClassTarget
 from sktransfer.features import compute_inputs
 from sktransfer.finetuning.callbacks import warmup_cosine
-from sktransfer.finetuning.dataset import Batches, Rows
-from sktransfer.finetuning.trainable_stages import Pooling, Tail, head_inputs
+from sktransfer.finetuning.dataset import Batches, TrainingDataset
+from sktransfer.finetuning.trainable_stages import Pooling, TrainableStages, head_inputs
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import SGD, dropout_head, network
 from tests.new_process import run_in_new_process
@@ -63,7 +63,7 @@ def test_before_the_first_epoch_the_network_is_the_probe(trainable, data):
     codes = np.unique(y, return_inverse=True)[1]
     model = FineTunedClassifier(load_backbone(network()), trainable=trainable, max_epochs=0)
     model.fit(X, y)
-    features = head_inputs(model._tuned.tail, model._at_cut(X))
+    features = head_inputs(model._tuned.module, model._activations(X))
     coef, intercept = solve_probe(features, codes, np.ones(len(y)), ClassTarget(np.arange(3)))
     logits = features @ coef.T + intercept
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -76,12 +76,12 @@ def test_losses_are_those_of_a_plain_loop_with_the_frozen_part_inside(data):
     settings = {"trainable": 1, "lr": 0.01, "batch_size": 16}
     settings["net_params"] = SGD | {"callbacks__schedule__warmup": 0.0}
     model = FineTunedClassifier(backbone, max_epochs=0, random_state=0, **settings).fit(X, y)
-    tail, codes = (
-        model._tuned.tail.requires_grad_(True),
+    module, codes = (
+        model._tuned.module.requires_grad_(True),
         torch.as_tensor(np.searchsorted(model.classes_, y)),
     )
     prefix = nn.Sequential(*list(backbone.module.children())[:1]).eval()
-    optimizer = torch.optim.SGD(tail.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(model._tuned.plan.seed)
     n_steps, step, expected = 3 * 6, 0, []
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_losses_are_those_of_a_plain_loop_with_the_frozen_part_inside(data):
             with torch.no_grad():
                 x = prefix(torch.as_tensor(X)[index])
             optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + np.cos(np.pi * step / n_steps))
-            loss = nn.functional.cross_entropy(tail(x), codes[index])
+            loss = nn.functional.cross_entropy(module(x), codes[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -135,14 +135,14 @@ def test_a_new_label_keeps_the_rows_of_the_others(data):
     old = y != "wasp"
     settings = {"max_epochs": 0, "random_state": 0}
     model = FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old])
-    before = model._tuned.tail.head.linear.weight.detach().clone()
+    before = model._tuned.module.head.linear.weight.detach().clone()
     model.partial_fit(X, y)
     assert model.classes_.tolist() == ["ant", "bee", "wasp"]
-    assert torch.equal(model._tuned.tail.head.linear.weight[:2], before)
+    assert torch.equal(model._tuned.module.head.linear.weight[:2], before)
     grown = FineTunedClassifier(
         FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old]), **settings
     ).fit(X, y)
-    assert torch.equal(grown._tuned.tail.head.linear.weight[:2], before)
+    assert torch.equal(grown._tuned.module.head.linear.weight[:2], before)
 
 
 def test_a_pickle_opens_in_a_new_process(tmp_path, data):
@@ -150,7 +150,7 @@ def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
     model.fit(images, ["a", "b"] * 6)
     changed = sum(a.nbytes for a in model._tuned.changed_tensors().values())
-    head = sum(t.numel() * 4 for t in model._tuned.tail.head.parameters())
+    head = sum(t.numel() * 4 for t in model._tuned.module.head.parameters())
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     assert (tmp_path / "model.pkl").stat().st_size < 1.05 * (changed + head)
     np.savez(tmp_path / "x.npz", images=images, expected=model.predict_proba(images))
@@ -196,8 +196,8 @@ def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
 def test_the_tuned_network_as_a_transformer(data):
     model = FineTunedClassifier(load_backbone(network()), trainable=1, random_state=0).fit(*data)
     features = model.to_features().fit_transform(data[0])
-    logits = features @ model._tuned.tail.head.linear.weight.detach().numpy().T
-    logits += model._tuned.tail.head.linear.bias.detach().numpy()
+    logits = features @ model._tuned.module.head.linear.weight.detach().numpy().T
+    logits += model._tuned.module.head.linear.bias.detach().numpy()
     assert (model.classes_[logits.argmax(axis=1)] == model.predict(data[0])).all()
 
 
@@ -209,8 +209,8 @@ def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
         before = None if n == 6 else model
         model = FineTunedClassifier(model, max_epochs=0, random_state=0).fit(images[:n], y[:n])
         if before is not None:
-            rows = model._tuned.tail.head.linear.weight[: len(before.classes_)]
-            assert torch.equal(rows, before._tuned.tail.head.linear.weight)
+            rows = model._tuned.module.head.linear.weight[: len(before.classes_)]
+            assert torch.equal(rows, before._tuned.module.head.linear.weight)
     assert model.classes_.tolist() == ["a", "b", "c", "d"]
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_allclose(again.predict_proba(images), model.predict_proba(images), atol=1e-6)
@@ -265,7 +265,7 @@ def test_batch_norm_keeps_its_statistics_unless_asked(data):
         model = FineTunedClassifier(
             load_backbone(network()), trainable="all", train_batch_norm=train_batch_norm
         ).fit(*data)
-        (norm,) = (m for m in model._tuned.tail.modules() if isinstance(m, nn.BatchNorm1d))
+        (norm,) = (m for m in model._tuned.module.modules() if isinstance(m, nn.BatchNorm1d))
         statistics[train_batch_norm] = norm.running_mean
     assert torch.equal(statistics[False], torch.zeros(16))
     assert not torch.equal(statistics[True], torch.zeros(16))
@@ -441,7 +441,7 @@ def test_batch_norm_that_learns_meets_no_batch_of_one_row(settings, data):
     X, y = data
     settings = {"trainable": "all", "batch_size": 89, "max_epochs": 2, **settings}
     model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings).fit(X, y)
-    norms = [m for m in model._tuned.tail.modules() if isinstance(m, nn.BatchNorm1d)]
+    norms = [m for m in model._tuned.module.modules() if isinstance(m, nn.BatchNorm1d)]
     learned = [m for m in norms if m.num_batches_tracked > 0]
     assert len(learned) == 1
     assert model.predict(X).shape == y.shape
@@ -459,9 +459,9 @@ class FunctionalDropout(nn.Module):
 
 def test_dropout_called_as_a_function_is_on_while_training_and_off_afterwards(data):
     model = FineTunedClassifier(load_backbone(FunctionalDropout()), trainable="all", max_epochs=0)
-    tail = model.fit(*data)._tuned.tail
+    module = model.fit(*data)._tuned.module
     X = torch.from_numpy(data[0])
-    body = nn.Sequential(*tail.body[:-1])
+    body = nn.Sequential(*module.body[:-1])
     assert torch.equal(body.eval()(X), body.eval()(X))
     assert not torch.equal(body.train()(X), body.train()(X))
 
@@ -590,10 +590,10 @@ def test_scores_of_skorch_are_those_of_the_labels(data):
 def test_the_net_predicts_from_activations(data):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), trainable=1, max_epochs=1).fit(X, y)
-    found = model.net_.predict_proba(model._at_cut(X))
+    found = model.net_.predict_proba(model._activations(X))
     np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
     regressor = FineTunedRegressor(load_backbone(network()), max_epochs=1).fit(X, X[:, 0])
-    assert regressor.net_.predict(regressor._at_cut(X)).shape == (len(X), 1)
+    assert regressor.net_.predict(regressor._activations(X)).shape == (len(X), 1)
 
 
 def linear_head(n_features, n_outputs):
@@ -601,7 +601,7 @@ def linear_head(n_features, n_outputs):
 
 
 def last_rows(model, n):
-    layers = [m for m in model._tuned.tail.head.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in model._tuned.module.head.modules() if isinstance(m, nn.Linear)]
     return layers[-1].weight[:n]
 
 
@@ -623,7 +623,7 @@ def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
     with pytest.raises(ValueError, match=r"head of another kind.* head_init='random'"):
         FineTunedClassifier(two).fit(X, y)
     anew = FineTunedClassifier(two, head_init="probe", max_epochs=0).fit(X, y)
-    assert anew._tuned.tail.head.linear.in_features == 12
+    assert anew._tuned.module.head.linear.in_features == 12
 
 
 def test_labels_are_known_again_by_their_value(data):
@@ -693,8 +693,8 @@ def test_another_object_with_the_same_network_is_the_same_backbone(data):
 
 
 def out_of_memory(monkeypatch, limit, *, training):
-    """Let a tail run at most so many rows at a time, in training or otherwise."""
-    run, pool, inside = Tail._run, Pooling.forward, []
+    """Let a module run at most so many rows at a time, in training or otherwise."""
+    run, pool, inside = TrainableStages._run, Pooling.forward, []
 
     def watched(self, x):
         inside.append(self)
@@ -708,7 +708,7 @@ def out_of_memory(monkeypatch, limit, *, training):
             raise torch.OutOfMemoryError("no room")
         return pool(self, x)
 
-    monkeypatch.setattr(Tail, "_run", watched)
+    monkeypatch.setattr(TrainableStages, "_run", watched)
     monkeypatch.setattr(Pooling, "forward", limited)
 
 
@@ -748,7 +748,7 @@ def test_where_memory_gets_short_later_only_that_step_is_run_again(data, monkeyp
     backbone, steps = load_backbone(network()), []
     settings = {"trainable": 1, "max_epochs": 3, "batch_size": 20, "random_state": 0}
     expected = FineTunedClassifier(backbone, **settings).fit(*data)
-    run = Tail._run
+    run = TrainableStages._run
 
     def limited(self, x):
         if self.training:
@@ -757,7 +757,7 @@ def test_where_memory_gets_short_later_only_that_step_is_run_again(data, monkeyp
                 raise torch.OutOfMemoryError("no room")
         return run(self, x)
 
-    monkeypatch.setattr(Tail, "_run", limited)
+    monkeypatch.setattr(TrainableStages, "_run", limited)
     found = FineTunedClassifier(backbone, callbacks=[Counting()], **settings)
     with pytest.warns(UserWarning, match="with the same result"):
         found.fit(*data)
@@ -831,7 +831,7 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
         assert model.net_.most_rows == 32
     proba = found.predict_proba(data[0])
     np.testing.assert_allclose(proba, expected.predict_proba(data[0]), atol=1e-4)
-    counts = [m for name, m in found._tuned.tail.state_dict().items() if "num_batches" in name]
+    counts = [m for name, m in found._tuned.module.state_dict().items() if "num_batches" in name]
     assert [int(count) for count in counts] == [math.ceil(90 / 32)]
 
 
@@ -861,8 +861,10 @@ def test_the_schedule_ends_where_a_last_row_joins_another_batch(data):
     model.set_params(callbacks=[Rates()]).fit(X[:33], y[:33])
     (rates,) = (c.rates_ for _, c in model.net_.callbacks_ if isinstance(c, Rates))
     assert len(rates) == 5 and rates[-1] < 0.1 * max(rates)
-    assert len(Batches(Rows([X[:33]], np.zeros(33), np.ones(33)), 32, in_pairs=True)) == 1
-    assert len(Batches(Rows([X[:4]], np.zeros(4), np.ones(4)), 1, in_pairs=True)) == 3
+    assert (
+        len(Batches(TrainingDataset([X[:33]], np.zeros(33), np.ones(33)), 32, in_pairs=True)) == 1
+    )
+    assert len(Batches(TrainingDataset([X[:4]], np.zeros(4), np.ones(4)), 1, in_pairs=True)) == 3
 
 
 class Rates(Callback):
@@ -931,7 +933,7 @@ def test_callbacks_see_the_epoch_after_which_patience_ends(data):
 def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, monkeypatch):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0).fit(*data)
     before = model.predict_proba(data[0])
-    step, calls = Tail._run, []
+    step, calls = TrainableStages._run, []
 
     def pressed(self, x):
         calls.append(self.training)
@@ -939,7 +941,7 @@ def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, monkeypatch):
             raise KeyboardInterrupt
         return step(self, x)
 
-    monkeypatch.setattr(Tail, "_run", pressed)
+    monkeypatch.setattr(TrainableStages, "_run", pressed)
     with pytest.raises(KeyboardInterrupt):
         model.set_params(lr=1e-4, max_epochs=3).fit(*data)
     assert len(calls) == 4
@@ -987,7 +989,7 @@ model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(X, y)
 net = model.net_
 net.callbacks_.append(("slow", Slow().initialize()))
 with pytest.raises(KeyboardInterrupt):
-    net.partial_fit(model._at_cut(X), np.zeros(len(X), int))
+    net.partial_fit(model._activations(X), np.zeros(len(X), int))
 assert len(calls) == 1
 """
     run_in_new_process(code, "interrupt")
@@ -1063,7 +1065,7 @@ def test_a_file_of_what_grew_holds_only_what_changed(small_images):
     grown = FineTunedClassifier(two, **settings).fit(X, ["bright", "dark", "x", "z"] * 4)
     again = pickle.loads(pickle.dumps(grown))
     assert np.array_equal(again.predict_proba(X), grown.predict_proba(X))
-    n = sum(p.numel() * 4 for model in (two, grown) for p in model._tuned.tail.parameters())
+    n = sum(p.numel() * 4 for model in (two, grown) for p in model._tuned.module.parameters())
     assert len(pickle.dumps(grown)) < 1.05 * n
     features = two.to_features().fit(X)
     assert len(pickle.dumps(features)) < 1.05 * len(pickle.dumps(two))
@@ -1133,7 +1135,7 @@ def test_the_probe_of_a_fit_is_balanced(data):
         model = FineTunedClassifier(load_backbone(network()), **settings)
         model.fit(X[rows], y[rows], sample_weight=weight[rows])
         total = weight[rows] * compute_sample_weight("balanced", y[rows])
-        Z = model._at_cut(X[rows]).astype(float)
+        Z = model._activations(X[rows]).astype(float)
         mean = np.average(Z, axis=0, weights=total)
         Z = (Z - mean) / np.sqrt(np.average((Z - mean) ** 2, axis=0, weights=total).mean())
         probe = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000)
@@ -1147,10 +1149,10 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
     start = FineTunedClassifier(max_epochs=0, **settings).fit(X, y)
     stages = stages_of(start.backbone_)
     prefix = nn.Sequential(*[stages[name] for name in start.frozen_layers_]).eval()
-    tail = start._tuned.tail.requires_grad_(True).train()
+    module = start._tuned.module.requires_grad_(True).train()
     inputs = torch.from_numpy(compute_inputs(X, start.backbone_))
     codes = torch.as_tensor(np.searchsorted(start.classes_, y))
-    optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(start._tuned.plan.seed)
     step, expected = 0, []
     for _ in range(2):
@@ -1161,7 +1163,7 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
             optimizer.param_groups[0]["lr"] = 1e-3 * warmup_cosine(step, 4, 0.1)
             with torch.no_grad():
                 x = prefix(inputs[index])
-            loss = nn.functional.cross_entropy(tail(x), codes[index])
+            loss = nn.functional.cross_entropy(module(x), codes[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -9,7 +9,7 @@ from sktransfer import (
     FineTunedClassifier,
     load_backbone,
 )
-from sktransfer.finetuning.dataset import Rows, Table
+from sktransfer.finetuning.dataset import Activations, TrainingDataset
 from tests.finetuning.conftest import network
 
 
@@ -74,13 +74,13 @@ def test_a_share_of_rows_that_classes_need_is_told(data):
 
 
 def test_a_large_table_is_not_copied_into_memory(data, monkeypatch):
-    seen, make = [], Table.__init__
+    seen, make = [], Activations.__init__
 
     def noted(self, rows, *args):
         seen.append(rows)
         make(self, rows, *args)
 
-    monkeypatch.setattr(Table, "__init__", noted)
+    monkeypatch.setattr(Activations, "__init__", noted)
     monkeypatch.setattr("sktransfer.features.tables._IN_MEMORY", 100)
     model = FineTunedClassifier(
         load_backbone(network()), trainable=1, validation_fraction=0.2, rehearsal=2, max_epochs=1
@@ -93,7 +93,7 @@ def test_a_large_table_is_not_copied_into_memory(data, monkeypatch):
 
 def test_rows_of_a_table_come_from_both_parts():
     rows, behind = np.arange(10.0)[:, None], np.arange(90.0, 93.0)[:, None]
-    table = Table(rows, np.array([7, 2]), behind)
+    table = Activations(rows, np.array([7, 2]), behind)
     assert len(table) == 5
     assert table[np.array([4, 0, 1])].ravel().tolist() == [92.0, 7.0, 2.0]
     assert table[1:].ravel().tolist() == [2.0, 90.0, 91.0, 92.0]
@@ -106,5 +106,7 @@ def test_texts_whose_tokens_are_one_id_or_several_are_joined():
         row.flags.writeable = False  # as a store gives them
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        x, _ = Rows([texts], np.zeros(2), np.ones(2)).batch(torch.tensor([0, 1]), 0, None)
+        x, _ = TrainingDataset([texts], np.zeros(2), np.ones(2)).batch(
+            torch.tensor([0, 1]), 0, None
+        )
     assert x["x"].tolist() == [[[5, 0], [6, 0], [7, 0]], [[1, 2], [3, 0], [0, 0]]]

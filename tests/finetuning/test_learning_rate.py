@@ -8,7 +8,7 @@ from torch import nn
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.finetuning import learning_rate
 from sktransfer.finetuning.learning_rate import auto_batch_size, auto_epochs
-from sktransfer.finetuning.trainable_stages import Tail
+from sktransfer.finetuning.trainable_stages import TrainableStages
 from tests.finetuning.conftest import network
 
 TAIL = {"square": False, "masked": False, "train_batch_norm": False, "precision": "float32"}
@@ -97,8 +97,8 @@ def test_only_samples_much_like_those_of_the_weights_have_a_decay(
     similarity, lr, decay, monkeypatch
 ):
     monkeypatch.setattr(learning_rate, "similarity_of", lambda *args: similarity)
-    tail = Tail({"0": nn.Linear(6, 4)}, nn.Linear(4, 2), **TAIL)
-    assert learning_rate.auto_rates(tail, None, 0, None) == pytest.approx((lr, decay))
+    module = TrainableStages({"0": nn.Linear(6, 4)}, nn.Linear(4, 2), **TAIL)
+    assert learning_rate.auto_rates(module, None, 0, None) == pytest.approx((lr, decay))
 
 
 def test_word_vectors_have_a_high_rate():
@@ -113,5 +113,5 @@ def test_one_sample_and_one_class(data):
     with pytest.warns(UserWarning, match="one class only"):
         model.fit(data[0][:1], ["ant"])
     assert model.predict(data[0][:2]).tolist() == ["ant", "ant"]
-    assert torch.isfinite(next(model._tuned.tail.parameters())).all()
+    assert torch.isfinite(next(model._tuned.module.parameters())).all()
     assert np.isfinite(model.predict_proba(data[0])).all()

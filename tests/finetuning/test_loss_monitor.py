@@ -66,7 +66,7 @@ def test_a_loss_that_rose_from_almost_nothing_is_not(several_labels):
         model.set_params(max_epochs=10, lr=3e-3, net_params={"optimizer__weight_decay": 120.0}).fit(
             X, y
         )
-    watched = dict(model.net_.callbacks_)["watch"]
+    watched = dict(model.net_.callbacks_)["loss_monitor"]
     assert watched.initial_loss_ < 0.1 and watched.loss_ > 2 * watched.initial_loss_
     assert model.score(X, y) == 1 and model.score(X_test, y_test) > probe
 

@@ -30,7 +30,7 @@ def test_only_what_trained_is_kept_for_rehearsal(data):
     ).fit(X, y, sample_weight=weight)
     kept = np.concatenate([rows for rows, _ in model._kept.values()])
     trained = np.setdiff1d(np.flatnonzero(weight), model.validation_indices_)
-    expected = model._at_cut(X)[trained]
+    expected = model._activations(X)[trained]
     assert {row.tobytes() for row in kept} == {row.tobytes() for row in expected}
     assert len(kept) == len(trained)
     assert all((weights == 2.0).all() for _, weights in model._kept.values())
@@ -44,9 +44,9 @@ def test_kept_rows_weigh_what_they_weighed_and_their_class(class_weight, data, m
     ).fit(X, y, sample_weight=np.full(len(y), 0.5))
     seen, train = [], FineTunedClassifier._train
 
-    def watched(self, tail, rows, *args):
+    def watched(self, module, rows, *args):
         seen.append(rows)
-        return train(self, tail, rows, *args)
+        return train(self, module, rows, *args)
 
     monkeypatch.setattr(FineTunedClassifier, "_train", watched)
     model.partial_fit(X[:6], np.repeat("bee", 6))

@@ -40,7 +40,7 @@ def test_only_these_parameters_change(trainable, data):
     assert changed == TRAINED[trainable]
     assert model.frozen_layers_ == []
     # Training the net further, or the model, changes no others.
-    model.net_.partial_fit(model._at_cut(data[0]), np.searchsorted(model.classes_, data[1]))
+    model.net_.partial_fit(model._activations(data[0]), np.searchsorted(model.classes_, data[1]))
     assert set(model._tuned.changed_tensors()) == TRAINED[trainable]
     model.partial_fit(*data)
     assert set(model._tuned.changed_tensors()) == TRAINED[trainable]

@@ -25,7 +25,7 @@ NETS = {"trainable": 1, "max_epochs": 2, "lr": 0.01, "random_state": 0}
 def fitted(data, **settings):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), **NETS | settings).fit(X, y)
-    return model, model._at_cut(X), np.searchsorted(model.classes_, y)
+    return model, model._activations(X), np.searchsorted(model.classes_, y)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
@@ -119,7 +119,7 @@ def test_the_net_of_a_regressor_takes_and_predicts_the_units_of_y(n_targets, dat
     X, _ = data
     y = units(X, n_targets)
     model = FineTunedRegressor(load_backbone(network()), max_epochs=2, lr=0.01).fit(X, y)
-    activations = model._at_cut(X)
+    activations = model._activations(X)
     np.testing.assert_allclose(
         model.net_.predict(activations), model.predict(X).reshape(len(X), -1), rtol=1e-5
     )
@@ -170,7 +170,7 @@ def test_scores_of_an_indicator_matrix(scoring, n_labels, data):
     found = model.predict(X[held]) if labels else model.predict_proba(X[held])
     expected = scorer._score_func(Y[held], found, **scorer._kwargs)
     assert model.history_[0]["score"] == pytest.approx(expected)
-    assert np.array_equal(model.net_.predict(model._at_cut(X)), model.predict(X))
+    assert np.array_equal(model.net_.predict(model._activations(X)), model.predict(X))
 
 
 @pytest.mark.parametrize("on_train", [False, True])

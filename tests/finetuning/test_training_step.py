@@ -8,7 +8,7 @@ from torch import nn
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.backbones import stages_of
 from sktransfer.finetuning import training_length, training_step
-from sktransfer.finetuning.trainable_stages import Tail
+from sktransfer.finetuning.trainable_stages import TrainableStages
 from sktransfer.finetuning.training_step import run_in_micro_batches
 from tests.backbones import q4_support as q4
 from tests.finetuning.conftest import SGD, network
@@ -31,7 +31,7 @@ def fit(data, cls=FineTunedClassifier, module=None, **settings):
 
 def assert_close(a, b, rtol=1e-4):
     pairs = zip(
-        a._tuned.tail.state_dict().values(), b._tuned.tail.state_dict().values(), strict=True
+        a._tuned.module.state_dict().values(), b._tuned.module.state_dict().values(), strict=True
     )
     for x, y in pairs:
         np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=rtol, atol=1e-5)
@@ -69,7 +69,7 @@ def test_weights_of_samples_count_as_in_the_batch(data):
 def test_no_more_rows_than_a_micro_batch_pass_the_network_at_once(data):
     seen = []
     model = fit(data, batch_size=24, micro_batch_size=8, max_epochs=1, head_init="random")
-    first = model._tuned.tail.body[0]
+    first = model._tuned.module.body[0]
     first.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
     model.net_.partial_fit(data[0], np.searchsorted(model.classes_, data[1]))
     assert max(seen) == 8
@@ -190,7 +190,7 @@ def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
     for n_tokens in (32, 10**9):
         monkeypatch.setattr(training_step, "_TOKENS", n_tokens)
         found.append(fit_texts(net_params=SGD, **settings))
-    for a, b in zip(*(model._tuned.tail.parameters() for model in found), strict=True):
+    for a, b in zip(*(model._tuned.module.parameters() for model in found), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     for a, b in zip(*(model.history_ for model in found), strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
@@ -199,7 +199,7 @@ def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
 def test_short_texts_are_not_padded_to_long_ones(monkeypatch):
     monkeypatch.setattr(training_step, "_TOKENS", 64)
     model = fit_texts(max_epochs=0)
-    (words,) = (m for m in model._tuned.tail.modules() if isinstance(m, Words))
+    (words,) = (m for m in model._tuned.module.modules() if isinstance(m, Words))
     words.seen.clear()
     batch = model.net_.get_iterator(model.net_.get_dataset(*rows(TEXTS)), training=True)
     model.net_.train_step(next(iter(batch)))
@@ -270,8 +270,8 @@ def test_stages_of_encoders_are_run_in_parts(tmp_path):
     embeddings, *blocks, sentence = stages_of(backbone).values()
     settings = {"square": False, "train_batch_norm": False, "precision": "float32"}
     for stage, expected in [(embeddings, True), (blocks[-1], True), (sentence, False)]:
-        tail = Tail({"stage": stage}, nn.Linear(4, 2), masked=True, **settings)
-        assert tail.is_encoder == expected
+        module = TrainableStages({"stage": stage}, nn.Linear(4, 2), masked=True, **settings)
+        assert module.is_encoder == expected
 
 
 def test_a_text_without_tokens_has_a_length():

@@ -17,7 +17,7 @@ def test_the_state_is_data(data):
     assert b"sktransfer" not in pickle.dumps(state)
     assert b"torch" not in pickle.dumps(state)
     again = TunedNetwork.from_state(model.backbone_, pickle.loads(pickle.dumps(state)))
-    activations = model._at_cut(data[0])
+    activations = model._activations(data[0])
     expected = model._tuned.outputs(activations, "cpu", "float32")
     assert np.array_equal(again.outputs(activations, "cpu", "float32"), expected)
 
@@ -58,6 +58,6 @@ def test_a_head_of_other_layers_is_kept_as_a_module(data):
     state = pickle.loads(pickle.dumps(model._tuned.state()))
     assert isinstance(state["head"], nn.Sequential)
     again = TunedNetwork.from_state(model.backbone_, state)
-    activations = model._at_cut(data[0])
+    activations = model._activations(data[0])
     expected = model._tuned.outputs(activations, "cpu", "float32")
     assert np.array_equal(again.outputs(activations, "cpu", "float32"), expected)

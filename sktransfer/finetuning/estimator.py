@@ -31,18 +31,25 @@ from ..features import (
     probe_batch,
 )
 from ..transferability import hold_out, solve_probe
-from .activation_cache import Cut, Place
+from .activation_cache import ActivationCache, CachePlacement
 from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
 from .callbacks import KeepBest, epoch_progress
 from .checkpoint import TrainingFile, describe_fit
-from .dataset import Rows, Table, append_kept
+from .dataset import Activations, TrainingDataset, append_kept
 from .distributed import ONE_PROCESS, Processes, is_first_process
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
-from .loss_monitor import WatchLoss
-from .trainable_stages import PARTIAL, Tail, check_head, check_partial, head_inputs, restrict_rows
+from .loss_monitor import LossMonitor
+from .trainable_stages import (
+    PARTIAL,
+    TrainableStages,
+    check_head,
+    check_partial,
+    head_inputs,
+    restrict_rows,
+)
 from .training import TrainingPlan, check_settings, steps_of, train
-from .tuned import TunedNetwork, bare_tail
+from .tuned import TunedNetwork, pretrained_stages
 
 __all__ = ["TunedEstimator", "check_given"]
 
@@ -100,12 +107,12 @@ class TunedEstimator(BackboneEstimator):
         before = None
         if self._continues():
             self._check_unchanged()
-            before = self._cut_signature()
+            before = self._frozen_signature()
         samples: Any = self._fit_backbone(X)
         probe = probe_batch(self.backbone_, samples)
         self._probe = [list(probe.shape[1:]), str(probe.dtype).removeprefix("torch.")]
-        self._find_cut()
-        if before not in (None, self._cut_signature()):
+        self._find_frozen()
+        if before not in (None, self._frozen_signature()):
             raise ValueError(
                 "warm_start=True continues from the previous fit, but backbone= has other weights "
                 "now. Set warm_start=False to start from the pretrained weights."
@@ -141,8 +148,8 @@ class TunedEstimator(BackboneEstimator):
     def _continues(self) -> bool:
         return self.warm_start and hasattr(self, "_tuned")
 
-    def _cut_signature(self) -> tuple:
-        """Return what must be the same for an earlier tail to be trained further."""
+    def _frozen_signature(self) -> tuple:
+        """Return what must be the same for an earlier module to be trained further."""
         return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
     def _start_progress(self) -> None:
@@ -157,7 +164,7 @@ class TunedEstimator(BackboneEstimator):
         samples,
         target,
         weight,
-        tail: Tail | None = None,
+        module: TrainableStages | None = None,
         new=(),
         kept=None,
         saves=True,
@@ -170,10 +177,10 @@ class TunedEstimator(BackboneEstimator):
         samples : sequence
         target : ndarray of shape (n,) or (n, n_outputs)
         weight : ndarray of shape (n,)
-        tail : Tail, default=None
-            The tail to train further; None starts from the pretrained weights.
+        module : TrainableStages, default=None
+            The module to train further; None starts from the pretrained weights.
         new : sequence of int, default=()
-            Rows of the head of that tail that were not trained yet.
+            Rows of the head of that module that were not trained yet.
         kept : tuple of three ndarray, default=None
             Activations, targets and weights kept from earlier calls.
         saves : bool, default=True
@@ -183,17 +190,26 @@ class TunedEstimator(BackboneEstimator):
         Returns
         -------
         ndarray or Stream
-            The activations of the samples at the cut.
+            The activations of the samples at the cache.
         """
         processes = Processes(self.device)
         about = (self.backbone_.fingerprint, digest_array(target), digest_array(weight))
         fit = functools.partial(
-            self._fit_share, processes, samples, target, weight, tail, new, kept, saves, validation
+            self._fit_share,
+            processes,
+            samples,
+            target,
+            weight,
+            module,
+            new,
+            kept,
+            saves,
+            validation,
         )
         return processes.run(fit, about)
 
     def _fit_share(
-        self, processes: Processes, samples, target, weight, tail, new, kept, saves, validation
+        self, processes: Processes, samples, target, weight, module, new, kept, saves, validation
     ) -> np.ndarray | Stream:
         """Train on the share of the samples that this process has: in one process, on all."""
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -202,7 +218,7 @@ class TunedEstimator(BackboneEstimator):
         if folder is not None:
 
             def open_file() -> TrainingFile:
-                about = describe_fit(self, samples, target, weight, tail, validation)
+                about = describe_fit(self, samples, target, weight, module, validation)
                 return TrainingFile(folder, about, seed)
 
             file = processes.decide(open_file)
@@ -216,31 +232,38 @@ class TunedEstimator(BackboneEstimator):
         held_target, held_weight = target[held], weight[held]
         samples, positions, index, held = processes.share(samples, index, held)
         with named_among(positions):
-            cut = self._cut()
-            place = self._place(cut, samples)
-            plain = cut.rows(samples, place, keep=self.augment is None)
-            views, fresh = self._views(cut, place, samples, plain, index, behind, seed)
-            rows = Rows(views, all_target, all_weight, fresh, processes)
-            if tail is None:
-                tail, new = self._new_tail(plain[:1], seed)
+            cache = self._activation_cache()
+            place = self._place(cache, samples)
+            plain = cache.rows(samples, place, keep=self.augment is None)
+            views, fresh = self._views(cache, place, samples, plain, index, behind, seed)
+            rows = TrainingDataset(views, all_target, all_weight, fresh, processes)
+            if module is None:
+                module, new = self._new_module(plain[:1], seed)
             if len(new) or not self.frozen_layers_:
-                start = Table(plain, index, behind)
-                restrict_rows(tail, start, processes)
+                start = Activations(plain, index, behind)
+                restrict_rows(module, start, processes)
                 if len(new):
                     self._init_head(
-                        tail, start, rows.target.numpy(), rows.weight.numpy(), list(new), processes
+                        module,
+                        start,
+                        rows.target.numpy(),
+                        rows.weight.numpy(),
+                        list(new),
+                        processes,
                     )
             valid = None
             if len(held_target):
-                valid = Rows([Table(plain, held)], held_target, held_weight, processes=processes)
+                valid = TrainingDataset(
+                    [Activations(plain, held)], held_target, held_weight, processes=processes
+                )
             if validation is not None:
-                valid = validation_rows(validation, cut, place, processes)
+                valid = validation_rows(validation, cache, place, processes)
             fresh_head = len(new) > 0 and self._head_init() == "random"
             plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
-            self._train(tail, rows, valid, plan, file, processes)
+            self._train(module, rows, valid, plan, file, processes)
             self._fixed_params = {name: getattr(self, name) for name in _FIXED}
-            for view in [Table(plain), *(valid.views if valid is not None else [])]:
-                if isinstance(view, Table):
+            for view in [Activations(plain), *(valid.views if valid is not None else [])]:
+                if isinstance(view, Activations):
                     view.forget()  # net_ refers to the validation rows
             return plain
 
@@ -251,7 +274,13 @@ class TunedEstimator(BackboneEstimator):
         return None if given is None else encode_validation(given, y_val, self._target)
 
     def _train(
-        self, tail: Tail, rows: Rows, valid: Rows | None, plan: TrainingPlan, file, processes
+        self,
+        module: TrainableStages,
+        rows: TrainingDataset,
+        valid: TrainingDataset | None,
+        plan: TrainingPlan,
+        file,
+        processes,
     ) -> None:
         device = resolve_device(self.device)
         is_first = processes.rank == 0
@@ -259,21 +288,21 @@ class TunedEstimator(BackboneEstimator):
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]
         elif self.lr == "auto":
-            rates = auto_rates(tail, rows, len(self.frozen_layers_), device)
+            rates = auto_rates(module, rows, len(self.frozen_layers_), device)
             plan.lr, decay = processes.decide(lambda: rates)
             plan.layer_decay = decay if self.layer_decay == "auto" else plan.layer_decay
         self.lr_ = plan.lr
-        watch = [] if valid is not None else [("watch", WatchLoss())]
+        watch = [] if valid is not None else [("loss_monitor", LossMonitor())]
         with epoch_progress(self, plan.max_epochs, self.verbose == 1 and is_first) as progress:
             plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
-            net = train(tail, rows, valid, plan, device, file, processes)
+            net = train(module, rows, valid, plan, device, file, processes)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
 
     # -- the frozen stages ------------------------------------------------------------------------
 
-    def _find_cut(self) -> None:
+    def _find_frozen(self) -> None:
         """Find which stages are frozen and which are trained."""
         names = list(stages_of(self.backbone_))
         top = names.index(penultimate(self.backbone_)) + 1
@@ -281,35 +310,35 @@ class TunedEstimator(BackboneEstimator):
         self.frozen_layers_ = names[:n_frozen]
         self.trained_layers_ = names[n_frozen:top]
 
-    def _at_cut(self, samples) -> np.ndarray | Stream:
+    def _activations(self, samples) -> np.ndarray | Stream:
         """Return the output of the frozen stages for samples."""
-        return self._cut().rows(samples)
+        return self._activation_cache().rows(samples)
 
-    def _cut(self) -> Cut:
-        output = self._output_at_cut() if self.frozen_layers_ else None
+    def _activation_cache(self) -> ActivationCache:
+        output = self._output_activations() if self.frozen_layers_ else None
         how = {"engine": self.engine, "precision": self._precision(), "dtype": "float32"}
         verbose = self.verbose if is_first_process() else 0
         run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
         run |= {"device": self.device, "store": as_store(self.memory)}
-        return Cut(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
+        return ActivationCache(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
 
-    def _place(self, cut: Cut, samples) -> Place:
+    def _place(self, cache: ActivationCache, samples) -> CachePlacement:
         """Decide where the activations of this training are, and say so in ``cache_``."""
         n_tables = 1 + (self._augmentation().n_views or 0 if self.augment is not None else 0)
         _, n_epochs = steps_of(self, len(samples))
         layers = self._inspect(samples) if self.frozen_layers_ else {}
-        place = cut.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
+        place = cache.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
         self.cache_ = place.as_dict()
         return place
 
-    def _output_at_cut(self) -> Output:
+    def _output_activations(self) -> Output:
         # If only the head is trained, the pooled features are enough.
         pooling = "none" if self.trained_layers_ else "avg"
         return Output(self.backbone_, self.frozen_layers_[-1], pooling)
 
     def _usual_run(self):
         if self.frozen_layers_:
-            return [self._output_at_cut()], {"batch_size": "auto"}
+            return [self._output_activations()], {"batch_size": "auto"}
         last = list(stages_of(self.backbone_))[-1]
         return [Output(self.backbone_, last)], {"batch_size": "auto", "engine": "torch"}
 
@@ -322,31 +351,40 @@ class TunedEstimator(BackboneEstimator):
         given = self.augment
         return given if isinstance(given, Augmentation) else Augmentation(given)
 
-    def _views(self, cut: Cut, place: Place, samples, plain, index, behind, seed: int) -> tuple:
+    def _views(
+        self,
+        cache: ActivationCache,
+        place: CachePlacement,
+        samples,
+        plain,
+        index,
+        behind,
+        seed: int,
+    ) -> tuple:
         """Return tables of the training rows, one for each view, or what makes new views."""
         if self.augment is None:
-            return [Table(plain, index, behind)], None
+            return [Activations(plain, index, behind)], None
         n_views = self._augmentation().n_views
         augment = make_augment(self._augmentation().transform, self.backbone_)
         View(samples[index[0]], augment, "").open()  # raises here if augment fails on any image
         if n_views is None:
-            return [], FreshViews(samples, augment, cut.stream, seed, index, behind)
+            return [], FreshViews(samples, augment, cache.stream, seed, index, behind)
         keys = fixed_keys(augment, n_views)
         if isinstance(plain, Stream):
-            stream = cut.rows(Views(samples, augment, keys), place)
+            stream = cache.rows(Views(samples, augment, keys), place)
             parts = [index + number * len(samples) for number in range(len(keys))]
-            return [Table(stream, part, behind) for part in parts], None
+            return [Activations(stream, part, behind) for part in parts], None
         chosen = [samples[i] for i in index]
-        views = (cut.rows(Views(chosen, augment, [key]), place) for key in keys)
-        return [Table(view, behind=behind) for view in views], None
+        views = (cache.rows(Views(chosen, augment, [key]), place) for key in keys)
+        return [Activations(view, behind=behind) for view in views], None
 
-    # -- the tail ------------------------------------------------------------------------------
+    # -- the module ------------------------------------------------------------------------------
 
-    def _new_tail(self, one: np.ndarray, seed: int) -> tuple[Tail, list[int]]:
+    def _new_module(self, one: np.ndarray, seed: int) -> tuple[TrainableStages, list[int]]:
         """Copy the stages to train, add a new head, and return the indices of its new rows."""
-        tail = deepcopy(self._bare_tail())
-        check_partial(tail.body, tail.part, self.backbone_.name, tail.fixed)
-        n_features = head_inputs(tail, one).shape[1]
+        module = deepcopy(self._pretrained_stages())
+        check_partial(module.body, module.part, self.backbone_.name, module.fixed)
+        n_features = head_inputs(module, one).shape[1]
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()
@@ -354,25 +392,25 @@ class TunedEstimator(BackboneEstimator):
             old = list(stages_of(self.backbone_).values())[-1]
             carry_rows(old, head, sources, len(self.backbone_.classes or ()))
             new = [i for i, source in enumerate(sources) if source is None]
-        tail.body[-1] = head
-        check_head(tail, one, n_outputs)
-        return tail.unfreeze(), new
+        module.body[-1] = head
+        check_head(module, one, n_outputs)
+        return module.unfreeze(), new
 
-    def _copy_tail(self, tail: Tail) -> Tail:
-        """Copy an earlier tail to train it further with the current parameters."""
-        tail = deepcopy(tail).unfreeze()
-        tail.precision, tail.train_batch_norm = self._precision(), self.train_batch_norm
-        return tail
+    def _copy_module(self, module: TrainableStages) -> TrainableStages:
+        """Copy an earlier module to train it further with the current parameters."""
+        module = deepcopy(module).unfreeze()
+        module.precision, module.train_batch_norm = self._precision(), self.train_batch_norm
+        return module
 
     def _carried_rows(self) -> list[int | None]:
         """Return for each label its row in the head of the model given as backbone."""
         return [None] * self._target.n_outputs
 
-    def _bare_tail(self) -> Tail:
+    def _pretrained_stages(self) -> TrainableStages:
         """Return the pretrained stages to train, without a head; tensors are shared."""
         part = self.trainable if self.trainable in PARTIAL else "all"
         settings = (self.train_batch_norm, self._precision(), part)
-        return bare_tail(self.backbone_, self.trained_layers_, *settings)
+        return pretrained_stages(self.backbone_, self.trained_layers_, *settings)
 
     def _head_init(self) -> str:
         if self.head_init != "auto":
@@ -380,23 +418,29 @@ class TunedEstimator(BackboneEstimator):
         return "probe" if self.head == "linear" else "random"
 
     def _init_head(
-        self, tail: Tail, rows: Table, target, weight, new: list[int], processes: Processes
+        self,
+        module: TrainableStages,
+        rows: Activations,
+        target,
+        weight,
+        new: list[int],
+        processes: Processes,
     ) -> None:
         """Initialize the new rows of the head with a linear model of the features."""
         if self._head_init() == "random":
             return
-        features = processes.collect(head_inputs(tail, rows, self.device))
+        features = processes.collect(head_inputs(module, rows, self.device))
         weight = weight.astype(np.float64)
 
         def solve() -> dict:
             if len(new) < self._target.n_outputs:
-                solve_new_rows(features, target, weight, tail.head, new, self._target.n_outputs)
+                solve_new_rows(features, target, weight, module.head, new, self._target.n_outputs)
             else:
                 scaled = self._target.scaled(target)
-                write_rows(tail.head, *solve_probe(features, scaled, weight, self._target))
-            return tail.head.state_dict()
+                write_rows(module.head, *solve_probe(features, scaled, weight, self._target))
+            return module.head.state_dict()
 
-        tail.head.load_state_dict(processes.decide(solve))
+        module.head.load_state_dict(processes.decide(solve))
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -411,7 +455,9 @@ class TunedEstimator(BackboneEstimator):
     def _outputs(self, X) -> np.ndarray:
         settings = self.device, self._precision()
         samples: Any = self._transform_samples(X)
-        return self._cut().map(samples, lambda rows, at: self._tuned.outputs(rows, *settings, at))
+        return self._activation_cache().map(
+            samples, lambda rows, at: self._tuned.outputs(rows, *settings, at)
+        )
 
     def to_backbone(self) -> Backbone:
         """Return the tuned network as a backbone for another estimator.
@@ -566,27 +612,30 @@ def naming_samples() -> AbstractContextManager[None]:
 
 
 def validation_rows(
-    validation: Validation, cut: Cut, place: Place, processes: Processes = ONE_PROCESS
-) -> Rows:
+    validation: Validation,
+    cache: ActivationCache,
+    place: CachePlacement,
+    processes: Processes = ONE_PROCESS,
+) -> TrainingDataset:
     """Compute the rows of a validation set.
 
     Parameters
     ----------
     validation : Validation
-    cut : Cut
-    place : Place
+    cache : ActivationCache
+    place : CachePlacement
         Where the activations of the training samples are.
     processes : Processes, default=ONE_PROCESS
         Those that share the rows.
 
     Returns
     -------
-    Rows
+    TrainingDataset
         Of equal weight.
     """
     n = len(validation.samples)
     with naming_samples():
         samples, positions, index = processes.share(validation.samples, np.arange(n))
         with named_among(positions):
-            table = Table(cut.rows(samples, place), index)
-    return Rows([table], validation.target, np.ones(n), processes=processes)
+            table = Activations(cache.rows(samples, place), index)
+    return TrainingDataset([table], validation.target, np.ones(n), processes=processes)
