@@ -29,8 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from sktransfer import FineTunedClassifier, PretrainedClassifier, PretrainedFeatureExtractor
-from sktransfer.backbones import Backbone, stages_of
-from sktransfer.engines import pool
+from sktransfer.backbones import Backbone, pool, stages_of
 from sktransfer.features import open_sample
 
 QUICK = {"rounds": 3, "samples": 15, "seconds": 2.0}

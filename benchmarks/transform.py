@@ -28,10 +28,10 @@ from _common import Case, hymenoptera, interleave, parser, record, speeds
 from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
-from sktransfer.backbones import Backbone, stages_of
+from sktransfer.backbones import Backbone, pool, stages_of
 from sktransfer.backbones.layers import penultimate
 from sktransfer.data import open_image
-from sktransfer.engines import check_engine, pool
+from sktransfer.engines import check_engine
 from sktransfer.features import Output, engine_for_outputs, open_sample
 
 QUICK = {"rounds": 3, "samples": 32, "converted": ["efficientnet_lite0", "resnet18"]}

@@ -9,23 +9,26 @@ from .layers import (
     LayerInfo,
     boundary,
     inspect_layers,
-    is_channels_last,
     is_single_classifier,
     list_layers,
     penultimate,
+    pooled_width,
     resolve_layer,
     takes_size,
     weighted_layers,
 )
+from .pooling import POOLINGS, as_pooling, is_channels_last, pool
 from .preprocessing import ImagePreprocessing
 from .registry import list_backbones, load_backbone, modality_of, register_backbone
 from .stages import stages_of, trace
 from .weights import seeded
 
 __all__ = [
+    "POOLINGS",
     "Backbone",
     "ImagePreprocessing",
     "LayerInfo",
+    "as_pooling",
     "boundary",
     "describe",
     "inspect_layers",
@@ -36,6 +39,8 @@ __all__ = [
     "load_backbone",
     "modality_of",
     "penultimate",
+    "pool",
+    "pooled_width",
     "register_backbone",
     "resolve_layer",
     "seeded",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..data import Modality, get_modality
 from .behavior import observe
 from .fingerprint import fingerprint
+from .pooling import as_pooling, pool
+from .stages import stages_of
 from .weights import check_finite
 
 __all__ = ["Backbone"]
@@ -145,6 +149,86 @@ class Backbone:
     def native_shape(self) -> Any:  # tuple of int or None
         """Shape of the images that the network was made for, where another one was asked for."""
         return getattr(self.native_preprocess, "input_shape", None)
+
+    def run(
+        self,
+        inputs: torch.Tensor,
+        outputs: Sequence[tuple[str, Any]],
+        *,
+        after: str | None = None,
+        stages: Mapping[str, nn.Module] | None = None,
+    ) -> list[Any]:
+        """Run the stages in order, once, up to the last layer that is read, and pool its outputs.
+
+        The stages are run as they are, in the mode and the type that the caller has set in PyTorch:
+        with gradients, without (``torch.inference_mode``), in lower precision (``torch.autocast``),
+        or while a graph is exported. Engines do the same faster, without gradients.
+
+        Parameters
+        ----------
+        inputs : Tensor of shape (n, ...)
+            Preprocessed samples of one shape, or the output of the layer ``after``. On another
+            device than the CPU, each stage is copied there when it is run.
+        outputs : sequence of (str, pooling)
+            Names of layers, in any order, and how the output of each becomes a vector: "avg",
+            "max", "grid", "cls", "flatten", a callable, or a tuple of those side by side. "none"
+            keeps it as it is.
+        after : str, default=None
+            A layer. Only the stages behind it are run.
+        stages : mapping of str to torch.nn.Module, default=None
+            Run instead of the backbone's own: copies, or the same in another form.
+
+        Returns
+        -------
+        list of Tensor of shape (n, n_features)
+            One for each of ``outputs``. The inputs are not changed.
+
+        Raises
+        ------
+        ValueError
+            For a layer that does not exist or that comes before ``after``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sktransfer import load_backbone
+        >>> backbone = load_backbone("efficientnet_lite0")
+        >>> images = torch.zeros(2, 3, 224, 224)
+        >>> with torch.inference_mode():
+        ...     low, high = backbone.run(images, [("stem", "max"), ("head", "avg")])
+        >>> low.shape, high.shape
+        (torch.Size([2, 32]), torch.Size([2, 1280]))
+        """
+        is_own = stages is None
+        stages = stages_of(self) if stages is None else stages
+        names = list(stages)
+        first = names.index(after) if after in names else 0
+        wanted: dict[str, list[int]] = {}
+        for i, (layer, _) in enumerate(outputs):
+            wanted.setdefault(layer, []).append(i)
+        for layer in wanted if after is None else [after, *wanted]:
+            if layer not in names[first:]:
+                behind = f" from {after!r} on" if first else ""
+                raise ValueError(f"Backbone {self.name!r} has no layer {layer!r}{behind}.")
+        shape = inputs.shape[1:] if after is None else self.input_shape
+        square = shape is not None and len(shape) == 3 and shape[1] == shape[2]
+        pooled: list[Any] = [None] * len(outputs)
+        x: Any = inputs.clone()
+        for name in names[first:]:
+            if not wanted:
+                break
+            if name != after:
+                stage = stages[name]
+                if is_own and inputs.device.type != "cpu":
+                    stage = copy.deepcopy(stage).to(inputs.device)
+                x = stage(x)
+            for i in wanted.get(name, ()):
+                how = as_pooling(outputs[i][1])
+                pooled[i] = pool(x, how, square=square, masked=self.modality.has_tokens)
+            if wanted.pop(name, None) and isinstance(x, torch.Tensor):
+                # The next stage may work in place, and what was pooled may share memory with it.
+                x = x.clone()
+        return pooled
 
     def with_image_size(self, image_size: int | None) -> Backbone:
         """Return this backbone for another input size, sharing the weights.

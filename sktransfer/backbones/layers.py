@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import warnings
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from ..data import shorten
 from .backbone import Backbone
+from .pooling import is_channels_last, pool
 from .registry import load_backbone
 from .stages import cut_of, has_matrix, has_tensors, join_stages, make_single, stages_of
 
@@ -20,10 +22,10 @@ __all__ = [
     "LayerInfo",
     "boundary",
     "inspect_layers",
-    "is_channels_last",
     "is_single_classifier",
     "list_layers",
     "penultimate",
+    "pooled_width",
     "resolve_layer",
     "takes_size",
     "weighted_layers",
@@ -273,22 +275,25 @@ class LayerInfo:
     width: int
 
 
-def is_channels_last(shape: tuple[int, ...], square: bool) -> bool:
-    """Tell whether an activation is ``(height, width, channels)``, as in Swin's blocks.
+def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> int:
+    """Return the number of features that a pooling gives at a layer, without running a network.
 
     Parameters
     ----------
-    shape : tuple of int
-        Of one sample's activation.
-    square : bool
-        Whether the network's input is a square image; otherwise the two layouts cannot be told
-        apart, and channels come first.
+    layer : LayerInfo
+    pooling : {"avg", "max", "grid", "flatten", "cls"}, callable or None
+        See :func:`pool`.
 
     Returns
     -------
-    bool
+    int
     """
-    return square and len(shape) == 3 and shape[0] == shape[1] != shape[2]
+    if pooling in (None, "avg", "max"):
+        return layer.width
+    channels_last = len(layer.shape) == 3 and layer.width != layer.shape[0]
+    return pool(
+        torch.ones(1, *layer.shape, dtype=torch.float32), pooling, square=channels_last
+    ).shape[1]
 
 
 @torch.inference_mode()
@@ -344,7 +349,8 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
         ) from error
     pair = torch.cat([probe, _another_sample(probe)])
     _check_output(backbone, expected, backbone.module(pair.clone()))
-    alone, both = (_run_stages(backbone, x) for x in (probe, pair))
+    activations = [(name, "none") for name in stages_of(backbone)]
+    alone, both = (backbone.run(x, activations) for x in (probe, pair))
     if not _is_equal(alone[-1], expected):
         _refuse_given_stages(backbone)
         make_single(backbone, "its forward depends on values, not only on shapes")
@@ -360,15 +366,6 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
 def _another_sample(probe: torch.Tensor) -> torch.Tensor:
     """Return a sample that differs from the probe: other numbers, or its words in another order."""
     return probe / 2 if probe.is_floating_point() else probe.flip(-1)
-
-
-def _run_stages(backbone: Backbone, x: torch.Tensor) -> list:
-    x, outputs = x.clone(), []
-    for stage in stages_of(backbone).values():
-        x = stage(x)
-        # A copy, since the next stage may work in place.
-        outputs.append(x.clone() if isinstance(x, torch.Tensor) else x)
-    return outputs
 
 
 def _is_equal(found, expected: torch.Tensor) -> bool:

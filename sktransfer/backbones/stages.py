@@ -2,7 +2,8 @@
 
 A network is traced into a graph of operations. It can be cut after an operation if later ones need
 only that operation's value. The operations from one such place to the next are a *stage*: running
-the stages in order is running the network.
+the stages in order is running the network. A backbone is ``Any`` here, since its class imports this
+file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from torch import fx, nn
 
 from .._compat.torch import TracedModule
-from .backbone import Backbone
 
 __all__ = [
     "TRACING",
@@ -68,7 +68,7 @@ class Cut:
     why_single: str = ""
 
 
-def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
+def stages_of(backbone: Any) -> dict[str, nn.Module]:
     """Return the stages of a backbone in order, by name, sharing its tensors.
 
     Parameters
@@ -84,7 +84,7 @@ def stages_of(backbone: Backbone) -> dict[str, nn.Module]:
     return cut_of(backbone).stages
 
 
-def cut_of(backbone: Backbone) -> Cut:
+def cut_of(backbone: Any) -> Cut:
     """Return how a backbone is divided into stages, computed once.
 
     Parameters
@@ -103,7 +103,7 @@ def cut_of(backbone: Backbone) -> Cut:
         return backbone.prepared["cut"]
 
 
-def join_stages(backbone: Backbone, positions: Container[int]) -> None:
+def join_stages(backbone: Any, positions: Container[int]) -> None:
     """Cut a backbone anew, each stage at some positions joined with the one after it.
 
     Parameters
@@ -115,7 +115,7 @@ def join_stages(backbone: Backbone, positions: Container[int]) -> None:
     backbone.prepared.pop("engines", None)  # of the stages before
 
 
-def make_single(backbone: Backbone, why: str) -> None:
+def make_single(backbone: Any, why: str) -> None:
     """Make a backbone a single stage.
 
     Parameters
@@ -147,7 +147,7 @@ def _single(module: nn.Module, why: str) -> Cut:
     return Cut({"output": module}, why_single=why)
 
 
-def _cut_network(backbone: Backbone, joined: Container[int] = ()) -> Cut:
+def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
     """Cut a network into stages, some of them, by position, joined with those after them."""
     module = backbone.module
     try:

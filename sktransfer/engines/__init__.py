@@ -13,7 +13,6 @@ from .norm_statistics import (
     similarity_of_divergence,
 )
 from .onnxruntime import onnx_model
-from .pooling import POOLINGS, as_pooling, pool, pooled_width
 from .resources import keep_freed_memory, raise_thresholds, resolve_device, thread_budget
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
@@ -21,11 +20,9 @@ from .torch import TorchEngine
 __all__ = [
     "ENGINES",
     "NOISE_DIVERGENCE",
-    "POOLINGS",
     "Engine",
     "TorchEngine",
     "as_batch",
-    "as_pooling",
     "check_engine",
     "distance",
     "engine_for",
@@ -35,8 +32,6 @@ __all__ = [
     "moments_of",
     "norm_divergence",
     "onnx_model",
-    "pool",
-    "pooled_width",
     "quiet",
     "raise_thresholds",
     "resolve_device",

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..backbones import pool
 from ..data import Modality, get_modality
-from .pooling import pool
 from .resources import raise_thresholds
 
 __all__ = ["Engine", "as_batch", "distance"]
@@ -54,7 +54,7 @@ class Engine(abc.ABC):
     layers : sequence of str
         The stages whose outputs are wanted, in any order. Later stages do not run.
     pooling : str, callable or tuple, default="avg"
-        See :func:`sktransfer.engines.pool`; "none" keeps whole activations.
+        See :func:`sktransfer.backbones.pool`; "none" keeps whole activations.
     also : sequence of (key, str, pooling), default=()
         Further outputs: the key under which each is returned, its layer and its pooling.
     device : torch.device

@@ -21,9 +21,9 @@ import torch
 import xxhash
 from torch import nn
 
+from ..backbones import pool
 from ..data.disk import CacheError, checksum, new_folder, writing
 from .engine import Engine
-from .pooling import pool
 
 __all__ = ["Conversions", "ExportedEngine", "Run", "export", "quiet"]
 

@@ -13,7 +13,7 @@ from sklearn.utils import Tags, _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from ..backbones import Backbone
+from ..backbones import Backbone, pooled_width
 from ..data import (
     UnreadableSamplesError,
     check_target,
@@ -22,7 +22,6 @@ from ..data import (
     without_missing,
 )
 from ..data.types import RandomState, Samples
-from ..engines import pooled_width
 from .base import BackboneEstimator, Count, reported
 from .choices import (
     LayerChoice,

@@ -18,7 +18,6 @@ Each process compares a generation once.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import json
@@ -26,7 +25,7 @@ import os
 import secrets
 import types
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +33,10 @@ import numpy as np
 import torch
 import xxhash
 
-from ..backbones import Backbone, stages_of
+from ..backbones import Backbone
 from ..backbones.behavior import sketch
 from ..data import checksum
-from ..engines import distance, pool, resolve_device
+from ..engines import distance, resolve_device
 from .store import FeatureStore
 
 __all__ = ["CheckedStore", "StoredOutput"]
@@ -314,29 +313,17 @@ class CheckedStore:
             by_shape.setdefault(tuple(tensor.shape), []).append(i)
         for places in by_shape.values():
             batch = torch.stack([opened[i] for i in places]).to(self.device)
-            for name, values in self._run_stages(batch, names):
-                for i, row in zip(places, values, strict=True):
+            batch = batch.float() if batch.is_floating_point() else batch
+            if batch.ndim == 4:
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            outputs = [(self.outputs[name].layer, self.outputs[name].pooling) for name in names]
+            with torch.autocast(self.device.type, enabled=False):
+                tables = self.backbone.run(batch, outputs)
+            for name, table in zip(names, tables, strict=True):
+                table = table.to("cpu", getattr(torch, self.outputs[name].dtype))
+                for i, row in zip(places, table.numpy(), strict=True):
                     rows[i][name] = row
         return rows
-
-    def _run_stages(self, x: torch.Tensor, names: list) -> Iterator[tuple[Any, np.ndarray]]:
-        left = set(names)
-        square = x.ndim == 4 and x.shape[2] == x.shape[3]
-        x = x.float() if x.is_floating_point() else x
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-        with torch.autocast(self.device.type, enabled=False):
-            for layer, stage in stages_of(self.backbone).items():
-                on_cpu = self.device.type == "cpu"
-                x = (stage if on_cpu else copy.deepcopy(stage).to(self.device))(x)
-                for name in [n for n in left if self.outputs[n].layer == layer]:
-                    pooling, masked = self.outputs[name].pooling, self.backbone.modality.has_tokens
-                    row = pool(x, pooling, square=square, masked=masked)
-                    # A copy, since the next stage may overwrite its input.
-                    dtype = getattr(torch, self.outputs[name].dtype)
-                    yield name, row.to("cpu", dtype, copy=True).numpy()
-                    left.remove(name)
-                if not left:
-                    return
 
     # -- what this process knows ---------------------------------------------------------------
 

@@ -11,9 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import Backbone, LayerInfo, describe, inspect_layers, stages_of
+from ..backbones import (
+    Backbone,
+    LayerInfo,
+    as_pooling,
+    describe,
+    inspect_layers,
+    stages_of,
+)
 from ..data import UnreadableSamplesError, forward_strides
-from ..engines import Engine, as_pooling, engine_for, resolve_engine
+from ..engines import Engine, engine_for, resolve_engine
 
 __all__ = [
     "Output",
@@ -40,7 +47,7 @@ class Output:
     layer : str
         The layer whose activation is read.
     pooling : str, callable, tuple or TokenWeights, default="avg"
-        How the activation becomes a vector; see :func:`sktransfer.engines.pool`. "none" keeps
+        How the activation becomes a vector; see :func:`sktransfer.backbones.pool`. "none" keeps
         the whole activation. :class:`TokenWeights` are a mean of word vectors whose weights
         were learned.
     width : int, default=None

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backbones import Backbone, stages_of
-from ..engines import POOLINGS, resolve_device
+from ..backbones import POOLINGS, Backbone, stages_of
+from ..engines import resolve_device
 from .output import Output, engine_for_outputs
 
 __all__ = [

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbones import seeded
+from ..backbones import pool, seeded
 from ..data import get_modality
-from ..engines import engine_for, pool, resolve_device
+from ..engines import engine_for, resolve_device
 from ..features import Stream, check_outputs
 from .dataset import Activations, as_rows, as_table
 from .distributed import ONE_PROCESS, Processes
@@ -53,7 +53,7 @@ class TrainableStages(nn.Module):
         The stages to train, in order.
     head : torch.nn.Module
     square, masked : bool
-        See :func:`sktransfer.engines.pool`.
+        See :func:`sktransfer.backbones.pool`.
     train_batch_norm : bool
         Whether batch norm in trained stages updates its statistics. If not, it stays in
         ``eval`` mode.

@@ -21,9 +21,7 @@ from ..backbones import (
     inspect_layers,
     is_channels_last,
     resolve_layer,
-    stages_of,
 )
-from ..engines import pool
 from ..features import (
     Output,
     PretrainedClassifier,
@@ -248,12 +246,13 @@ class FromInputs(nn.Module):
         )
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        activations = {}
-        for backbone, x in zip(self.backbones, inputs, strict=True):
-            layers = [o.layer for o in self.scores.outputs if o.backbone is backbone]
-            activations[id(backbone)] = _run(backbone, x.clone(), layers)
         outputs = self.scores.outputs
-        return self.scores.head([_pooled(o, activations[id(o.backbone)][o.layer]) for o in outputs])
+        pooled: dict[int, torch.Tensor] = {}
+        for backbone, x in zip(self.backbones, inputs, strict=True):
+            places = [i for i, output in enumerate(outputs) if output.backbone is backbone]
+            tables = backbone.run(x, [(outputs[i].layer, outputs[i].pooling) for i in places])
+            pooled |= zip(places, tables, strict=True)
+        return self.scores.head([pooled[i] for i in range(len(outputs))])
 
 
 class FromMaps(FromInputs):
@@ -289,22 +288,18 @@ class FromMaps(FromInputs):
         self.markers = nn.ModuleList(nn.Identity() for _ in scores.outputs)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            maps = {
-                id(backbone): _run(backbone, x, self._map_names(backbone))
-                for backbone, x in zip(self.backbones, inputs, strict=True)
-            }
+        outputs = self.scores.outputs
+        maps: dict[int, torch.Tensor] = {}
+        for backbone, x in zip(self.backbones, inputs, strict=True):
+            places = [i for i, output in enumerate(outputs) if output.backbone is backbone]
+            with torch.no_grad():
+                found = backbone.run(x, [(self.maps[i], "none") for i in places])
+            maps |= zip(places, found, strict=True)
         pooled = []
-        for output, name, marker in zip(self.scores.outputs, self.maps, self.markers, strict=True):
-            x = marker(maps[id(output.backbone)][name].detach().requires_grad_())
-            pooled.append(
-                _pooled(output, _run(output.backbone, x, [output.layer], name)[output.layer])
-            )
+        for i, (output, name) in enumerate(zip(outputs, self.maps, strict=True)):
+            x = self.markers[i](maps[i].detach().requires_grad_())
+            pooled += output.backbone.run(x, [(output.layer, output.pooling)], after=name)
         return self.scores.head(pooled)
-
-    def _map_names(self, backbone: Backbone) -> list[str]:
-        pairs = zip(self.scores.outputs, self.maps, strict=True)
-        return [name for output, name in pairs if output.backbone is backbone]
 
     def _map_before(self, output: Output, x: torch.Tensor) -> str:
         """Find the last layer with a map at which the gradients are not those of one token."""
@@ -314,11 +309,11 @@ class FromMaps(FromInputs):
             if not _has_map(infos[name], output.backbone):
                 continue
             with torch.no_grad():
-                start = _run(output.backbone, x, [name])[name]
+                (start,) = output.backbone.run(x, [(name, "none")])
             start = start.detach().requires_grad_()
+            read = [(output.layer, output.pooling)]
             with torch.enable_grad():
-                activation = _run(output.backbone, start, [output.layer], name)[output.layer]
-                pooled = _pooled(output, activation)
+                (pooled,) = output.backbone.run(start, read, after=name)
                 # Not their sum: the two logits of a linear probe cancel each other.
                 weight = torch.arange(1.0, 1 + pooled.shape[1]).sqrt()
                 (gradient,) = torch.autograd.grad((pooled * weight).sum(), start)
@@ -327,26 +322,6 @@ class FromMaps(FromInputs):
         raise NoGradientsError(
             f"Backbone {output.backbone.name!r} has no layer with a map before {output.layer!r}."
         )
-
-
-def _run(
-    backbone: Backbone, x: torch.Tensor, layers: Sequence[str], start: str | None = None
-) -> dict[str, torch.Tensor]:
-    """Run stages up to the last of some layers, from the input or behind a layer."""
-    found = {} if start is None else {start: x}
-    names = list(stages_of(backbone))
-    first = 0 if start is None else names.index(start) + 1
-    last = max(names.index(layer) for layer in layers)
-    for name in names[first : last + 1]:
-        # Stages may work in place: what is kept, and what has gradients, is copied first.
-        x = stages_of(backbone)[name](x.clone())
-        found[name] = x
-    return {layer: found[layer] for layer in layers}
-
-
-def _pooled(output: Output, activation: torch.Tensor) -> torch.Tensor:
-    masked = output.backbone.modality.has_tokens
-    return pool(activation, output.pooling, square=_is_square(output.backbone), masked=masked)
 
 
 def _is_square(backbone: Backbone) -> bool:

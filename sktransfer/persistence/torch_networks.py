@@ -17,7 +17,6 @@ from ..backbones.text_encoders import TokenizerPreprocessing
 from ..backbones.words.table import WordTable
 from ..backbones.words.word_ids import WordPreprocessing
 from ..data import NumericTarget
-from ..engines import pool
 from ..features import TokenWeights, open_sample
 
 __all__ = [
@@ -202,10 +201,9 @@ class Network(nn.Module):
     """
 
     learned: nn.ModuleList
-    masked: bool
     names: list[str]
     outputs: list[tuple[Any, ...]]
-    square: bool
+    prepare: nn.Module
     stages: nn.ModuleList
 
     def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[tuple[Any, ...]]):
@@ -214,27 +212,19 @@ class Network(nn.Module):
         last = max(list(stages).index(layer) for layer, _ in outputs)
         self.names = list(stages)[: last + 1]
         own = [with_rows(backbone, stages[name]) for name in self.names]
-        self.stages = nn.ModuleList([prepare, *own])
+        self.backbone, self.prepare, self.stages = backbone, prepare, nn.ModuleList(own)
         self.outputs = [(layer, _exported(how, own[0])) for layer, how in outputs]
         self.learned = nn.ModuleList(how for _, how in self.outputs if isinstance(how, nn.Module))
-        shape = backbone.input_shape
-        self.square = shape is not None and len(shape) == 3 and shape[1] == shape[2]
-        self.masked = backbone.modality.has_tokens
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = first = self.stages[0](x)
-        found = {}
-        wanted = {layer for layer, _ in self.outputs}
-        for name, stage in zip(self.names, list(self.stages)[1:], strict=True):
-            x = stage(x)
-            if name in wanted:
-                found[name] = x
-        return [self._pooled(found[layer], how, first) for layer, how in self.outputs]
-
-    def _pooled(self, activation: torch.Tensor, how: Any, first: torch.Tensor) -> torch.Tensor:
-        if isinstance(how, LearnedMean):
-            return how(first)
-        return pool(activation, how, square=self.square, masked=self.masked).flatten(1)
+        x = self.prepare(x)
+        stages = dict(zip(self.names, self.stages, strict=True))
+        plain = [output for output in self.outputs if not isinstance(output[1], LearnedMean)]
+        pooled = iter(self.backbone.run(x, plain, stages=stages))
+        return [
+            how(x) if isinstance(how, LearnedMean) else next(pooled).flatten(1)
+            for _, how in self.outputs
+        ]
 
 
 def _exported(how: Any, first_stage: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..data import take
-from ..engines import pool, resolve_device
+from ..engines import resolve_device
 from ..features import Output, compute_outputs, open_sample
 
 __all__ = ["Timing", "measure_timing", "seconds_of", "sizes_within"]
@@ -71,13 +71,16 @@ def measure_timing(
     forward = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
     opened = [open_sample(sample, backbone)[None] for sample in few]
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
-    stages = [copy.deepcopy(stage).to(on) for stage in stages_of(backbone).values()]
-    top = list(stages_of(backbone)).index(penultimate(backbone)) + 1
+    # Copies, so that the backbone is given no gradients.
+    stages = {name: copy.deepcopy(stage).to(on) for name, stage in stages_of(backbone).items()}
     step = {}
     for name, what in trainable.items():
-        cut = boundary(backbone, what)
-        x = _forward(stages[:cut], batch)  # frozen, and run once for all epochs
-        run = functools.partial(_step, stages[cut:top], x)
+        n_frozen = boundary(backbone, what)
+        last_frozen, x = list(stages)[n_frozen - 1] if n_frozen else None, batch
+        if last_frozen is not None:  # run once for all epochs
+            with torch.no_grad():
+                (x,) = backbone.run(batch, [(last_frozen, "none")], stages=stages)
+        run = functools.partial(_step, backbone, stages, last_frozen, x)
         step[name] = seconds_of(run, on) / len(batch)
     return Timing(forward, step)
 
@@ -122,20 +125,14 @@ def sizes_within(
     return sizes[:1]
 
 
-@torch.no_grad()
-def _forward(stages: list[nn.Module], batch: torch.Tensor) -> torch.Tensor:
-    for stage in stages:
-        batch = stage(batch)
-    return batch
-
-
-def _step(stages: list[nn.Module], x: torch.Tensor) -> None:
+def _step(
+    backbone: Backbone, stages: dict[str, nn.Module], after: str | None, x: torch.Tensor
+) -> None:
     """Run stages forward and backward, and a head of a few outputs on their pooled result."""
-    for stage in stages:
-        x = stage(x)
-    x = pool(x, "avg")
-    head = x.new_ones(8, x.shape[1], requires_grad=True)
-    nn.functional.linear(x, head).sum().backward()
+    outputs = [(penultimate(backbone), "avg")]
+    (features,) = backbone.run(x, outputs, after=after, stages=stages)
+    head = features.new_ones(8, features.shape[1], requires_grad=True)
+    nn.functional.linear(features, head).sum().backward()
 
 
 def seconds_of(action: Callable[..., Any], on: torch.device | None = None) -> float:

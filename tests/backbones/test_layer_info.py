@@ -12,9 +12,9 @@ from sktransfer import (
     list_layers,
     load_backbone,
 )
+from sktransfer.backbones import pool, pooled_width
 from sktransfer.backbones.layers import LayerInfo, inspect_layers
 from sktransfer.engines import torch as torch_engine
-from sktransfer.engines.pooling import pool, pooled_width
 from tests.support import TINY_SIZE, images, tiny_backbone, tiny_swin, tiny_vit
 
 

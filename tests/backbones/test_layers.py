@@ -8,9 +8,9 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from sktransfer import Backbone, PretrainedFeatureExtractor, list_layers, load_backbone
+from sktransfer.backbones import pool
 from sktransfer.backbones.layers import inspect_layers, penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, has_tensors, stages_of
-from sktransfer.engines.pooling import pool
 from tests.support import (
     TINY_SIZE,
     TinyNet,

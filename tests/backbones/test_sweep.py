@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import nn
 
+from sktransfer.backbones import pool
 from sktransfer.backbones.layers import inspect_layers, penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, stages_of
-from sktransfer.engines.pooling import pool
 from tests.support import random_backbone
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)

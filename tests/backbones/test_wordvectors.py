@@ -3,10 +3,10 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 
+from sktransfer.backbones import pool
 from sktransfer.backbones.layers import boundary, inspect_layers
 from sktransfer.backbones.stages import stages_of
 from sktransfer.backbones.wordvectors import load_glove, load_word_vectors, load_word_vectors_named
-from sktransfer.engines.pooling import pool
 from tests.backbones.words.conftest import glove, home  # noqa: F401
 from tests.backbones.words.support import MATRIX, VECTORS, text_file
 

@@ -28,9 +28,9 @@ from sktransfer import (
     UnreadableSamplesError,
     load_word_vectors,
 )
+from sktransfer.backbones import pool
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
-from sktransfer.engines.pooling import pool
 from tests.new_process import run_in_new_process
 from tests.support import images, tiny_backbone
 

@@ -91,7 +91,7 @@ class WordTable(nn.Module):
         Parameters
         ----------
         pooling : str, callable, tuple or None
-            As in :func:`sktransfer.engines.pool`.
+            As in :func:`sktransfer.backbones.pool`.
 
         Returns
         -------

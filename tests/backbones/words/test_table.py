@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from sktransfer.backbones import pool
 from sktransfer.backbones.words.table import WordTable
 from sktransfer.backbones.wordvectors import load_word_vectors
-from sktransfer.engines.pooling import pool
 from tests.backbones.words.support import MATRIX, VECTORS
 
 

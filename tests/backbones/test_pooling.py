@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from sktransfer.backbones import LayerInfo
-from sktransfer.engines.pooling import pool, pooled_width
+from sktransfer.backbones import LayerInfo, pool, pooled_width
 
 
 def test_a_grid_is_the_means_of_quadrants():

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import LayerInfo, is_channels_last
-
-__all__ = ["POOLINGS", "as_pooling", "pool", "pooled_width"]
+__all__ = ["POOLINGS", "as_pooling", "is_channels_last", "pool"]
 
 
 def as_pooling(
@@ -74,25 +72,22 @@ def pool(
     return _BY_NAME[pooling](activation, masked)
 
 
-def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> int:
-    """Return the number of features that a pooling gives at a layer, without running a network.
+def is_channels_last(shape: tuple[int, ...], square: bool) -> bool:
+    """Tell whether an activation is ``(height, width, channels)``, as in Swin's blocks.
 
     Parameters
     ----------
-    layer : LayerInfo
-    pooling : {"avg", "max", "grid", "flatten", "cls"}, callable or None
-        See :func:`pool`.
+    shape : tuple of int
+        Of one sample's activation.
+    square : bool
+        Whether the network's input is a square image; otherwise the two layouts cannot be told
+        apart, and channels come first.
 
     Returns
     -------
-    int
+    bool
     """
-    if pooling in (None, "avg", "max"):
-        return layer.width
-    channels_last = len(layer.shape) == 3 and layer.width != layer.shape[0]
-    return pool(
-        torch.ones(1, *layer.shape, dtype=torch.float32), pooling, square=channels_last
-    ).shape[1]
+    return square and len(shape) == 3 and shape[0] == shape[1] != shape[2]
 
 
 def _mean(activation: torch.Tensor, masked: bool) -> torch.Tensor:
