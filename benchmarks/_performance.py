@@ -30,6 +30,7 @@ ORDER = (
     "finetune_speed",
     "epoch",
     "store",
+    "store_check",
     "million",
     "imports",
     "files",

@@ -182,6 +182,11 @@ class Engine(abc.ABC):
         """Whether the prepared stages can be compared with the stages themselves."""
         return self.device.type == "cpu" and self.precision == "float32"
 
+    @property
+    def has_compared(self) -> bool:
+        """Whether a sample was run in both forms, with equal features."""
+        return bool(self._bytes) and self.needs_check and not self._falls_back
+
     # -- running -------------------------------------------------------------------------------
 
     def _fused_pooling(self) -> Callable | None:

@@ -27,9 +27,9 @@ import torch
 from ..backbones import Backbone
 from ..data import Modality, UnreadableSamplesError, check_interrupt, progress
 from ..engines import Engine, keep_freed_memory, resolve_device
-from .generations import CheckedStore, StoredOutput
+from .generations import CheckedStore
 from .loader import Loader, count_needed_loaders
-from .output import Output, engine_for_outputs, open_once, open_sample, store_key
+from .output import Output, engine_for_outputs, open_once, open_sample
 from .store import FeatureStore
 from .tables import OutputTables, stacked
 
@@ -664,12 +664,7 @@ class Pass:
         self.conversions = None if store is None else store.conversions
         self.store: CheckedStore | None = None
         if store is not None:
-            precision, dtype = how["precision"], how["dtype"]
-            wanted: dict[Any, StoredOutput] = {}
-            for i, x in outputs.items():
-                key = store_key(x, precision=precision, dtype=dtype, engine=how["engine"])
-                wanted[i] = StoredOutput(key, x.layer, x.pooling, precision, dtype)
-            self.store = CheckedStore(store, self.backbone, wanted, how["device"])
+            self.store = CheckedStore(store, outputs, **how)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -704,13 +699,16 @@ class Pass:
         """Put rows that were missing into the store, and beside those that were found."""
         if self.store is None or not stored.missing:
             return
+        repeats = self.engine.has_compared
         for i in self.aside:
-            self.store.put_aside(i, [digests[place] for place in stored.missing], new[i])
+            missing = [digests[place] for place in stored.missing]
+            self.store.put(i, missing, new[i], aside=True, repeats=repeats)
         for i in self.returned:
             rows = stored.found[i]
             absent = [j for j, place in enumerate(stored.missing) if rows[place] is None]
             places = [stored.missing[j] for j in absent]
-            self.store.put(i, [digests[place] for place in places], new[i][absent])
+            absent_digests = [digests[place] for place in places]
+            self.store.put(i, absent_digests, new[i][absent], repeats=repeats)
             for j, place in zip(absent, places, strict=True):
                 rows[place] = new[i][j]
 

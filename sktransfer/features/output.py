@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,10 +26,13 @@ from ..engines import Engine, engine_for, resolve_engine
 
 __all__ = [
     "Output",
+    "compute_exactly",
+    "compute_fixed",
     "engine_for_outputs",
     "layers_of",
     "noise",
     "open_once",
+    "open_or_none",
     "open_sample",
     "prepare_probe",
     "probe_batch",
@@ -266,3 +271,102 @@ def noise(shape: tuple[int, ...]) -> torch.Tensor:
     """Make a batch of one sample. Zeros would hide steps that are left out, as an activation."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
+
+
+# -- by the stages as they are --------------------------------------------------------------------
+
+
+def open_or_none(sample: object, backbone: Backbone) -> torch.Tensor | None:
+    """Open and preprocess a sample that was read; None if that fails."""
+    try:
+        if (many := getattr(backbone.preprocess, "many", None)) is None:
+            return open_sample(sample, backbone)
+        ((_, (tensor,)),) = many([sample])
+        return tensor
+    except Exception:  # the user's preprocessing may raise anything
+        return None
+
+
+@torch.inference_mode()
+def compute_exactly(
+    opened: Mapping[int, torch.Tensor],
+    outputs: Mapping[Any, Output],
+    device: torch.device,
+    dtype: str = "float32",
+) -> dict[int, dict[Any, np.ndarray]]:
+    """Compute rows by the stages as they are, in float32; samples of one shape together.
+
+    Parameters
+    ----------
+    opened : mapping of int to Tensor
+        Preprocessed samples.
+    outputs : mapping of hashable to Output
+        Of one backbone.
+    device : torch.device
+    dtype : {"float32", "float16"}, default="float32"
+        The type of the rows.
+
+    Returns
+    -------
+    dict of int to dict of hashable to ndarray
+        For each sample the row of each output.
+    """
+    rows: dict[int, dict[Any, np.ndarray]] = {i: {} for i in opened}
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, tensor in opened.items() if outputs else ():
+        by_shape.setdefault(tuple(tensor.shape), []).append(i)
+    for places in by_shape.values():
+        batch = torch.stack([opened[i] for i in places]).to(device)
+        batch = batch.float() if batch.is_floating_point() else batch
+        batch = batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
+        read = [(output.layer, output.pooling) for output in outputs.values()]
+        backbone = next(iter(outputs.values())).backbone
+        with torch.autocast(device.type, enabled=False):
+            tables = backbone.run(batch, read)
+        for name, table in zip(outputs, tables, strict=True):
+            values = table.to("cpu", getattr(torch, dtype)).numpy()
+            for i, row in zip(places, values, strict=True):
+                rows[i][name] = row
+    return rows
+
+
+def compute_fixed(
+    outputs: Mapping[Any, Output],
+    device: torch.device,
+    dtype: str = "float32",
+    like: Any = None,
+    repeats: bool = False,
+) -> tuple[str, dict[Any, np.ndarray], dict[Any, np.ndarray]]:
+    """Compute the rows of a sample that is the same in all processes, twice.
+
+    Parameters
+    ----------
+    outputs, device, dtype
+        As for :func:`compute_exactly`.
+    like : object, default=None
+        A sample that was read, of a shape that the network takes.
+    repeats : bool, default=False
+        Whether the network is known to give the same in two runs.
+
+    Returns
+    -------
+    str
+        Which sample it was; "" if the network takes none.
+    dict of hashable to ndarray
+        Its rows.
+    dict of hashable to ndarray
+        Those of the second run; without it if that is known to be the same.
+    """
+    backbone = next(iter(outputs.values())).backbone
+    for usual in (True, False):
+        with contextlib.suppress(Exception):  # there is no such sample, or the network refuses it
+            shape = None if usual else tuple(backbone.modality.open(like).shape)
+            sample = backbone.modality.example(shape)
+            first, second = (open_or_none(sample, backbone) for _ in range(2))
+            if sample is None or first is None or second is None:
+                continue
+            rows = compute_exactly({0: first}, outputs, device, dtype)[0]
+            is_known = repeats and torch.equal(first, second)
+            again = {} if is_known else compute_exactly({0: second}, outputs, device, dtype)[0]
+            return f"{backbone.modality.name} {shape}", rows, again
+    return "", {}, {}

@@ -1,6 +1,7 @@
 """Stored features are used only if the code of today computes the same."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -76,17 +77,26 @@ def test_rows_of_other_code_are_not_mixed_with_those_of_today(run):
     assert error < 1e-6
 
 
-def test_features_that_differ_between_two_runs_are_not_stored_and_told_once(tmp_path):
-    def drawn(image):
-        return TINY_SIZE(np.asarray(image)) * torch.rand(())
+def drawn(image):
+    return TINY_SIZE(np.asarray(image)) * torch.rand(())
 
+
+def drawn_pooling(x):
+    return x.flatten(1) * torch.rand(())
+
+
+@pytest.mark.parametrize("where", ["preprocessing", "pooling"])
+def test_features_that_differ_between_two_runs_are_not_stored_and_told_once(where, tmp_path):
     images = np.random.RandomState(0).randint(0, 255, (5, 20, 20, 3), dtype=np.uint8)
     store = FeatureStore(tmp_path)
-    model = PretrainedFeatureExtractor(tiny_backbone(preprocess=drawn), memory=store)
-    with pytest.warns(UserWarning, match="differ between two runs") as told:
+    backbone = tiny_backbone(preprocess=drawn) if where == "preprocessing" else tiny_backbone()
+    pooling = "avg" if where == "preprocessing" else drawn_pooling
+    model = PretrainedFeatureExtractor(backbone, pooling=pooling, memory=store)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         first = model.fit_transform(images)
-    assert len(told) == 1
-    assert not np.array_equal(first, model.transform(images))  # without another warning
+        assert not np.array_equal(first, model.transform(images))
+    assert sum("differ between two runs" in str(one.message) for one in told) == 1
     assert len(store) == 0
 
 

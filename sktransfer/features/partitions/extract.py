@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+import torch
 import xxhash
 from sklearn.base import clone
 from sklearn.callback import with_callbacks
@@ -16,12 +18,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from ...backbones import describe, modality_of
+from ...backbones.behavior import sketch
 from ...data import UnreadableSamplesError, progress
 from ...data.types import PathLike
 from ..base import shallow_copy
 from ..extractor import PretrainedFeatureExtractor, learns_from_samples
 from ..function import FeatureFunction
-from ..output import Output, layers_of, store_key
+from ..output import Output, compute_fixed, layers_of, store_key
 from .folder import (
     DIGEST,
     ROW,
@@ -155,8 +158,8 @@ def extract_to(
     Raises
     ------
     ValueError
-        If a parameter is wrong, the folder has features of another recipe, or features would be
-        lost and ``replace`` is False.
+        If a parameter is wrong, the folder has features of another recipe or of other code, or
+        features would be lost and ``replace`` is False.
     UnreadableSamplesError
         With ``on_error="raise"``.
     ExtractionError
@@ -197,7 +200,7 @@ def extract_to(
     folder, keep = Folder(target), (keep,) if isinstance(keep, str) else tuple(keep)
     rows = open_source(source, Reading(column, keep, _modality(extractor)), folder)
     extractor = _fitted(extractor, rows)
-    manifest = _manifest(extractor, dtype, int(partition_size))
+    manifest = _manifest(extractor, dtype, int(partition_size), rows)
     taken = {ROW, DIGEST, *(each.name for each in manifest.columns)} & {*keep}
     if taken:
         raise ValueError(f"keep: {sorted(taken)} are names of columns of the result; rename them.")
@@ -390,10 +393,28 @@ def _fitted(extractor: PretrainedFeatureExtractor, source: RowSource) -> Pretrai
     raise AssertionError
 
 
-def _manifest(extractor: PretrainedFeatureExtractor, dtype: str, partition_size: int) -> Manifest:
+def _manifest(
+    extractor: PretrainedFeatureExtractor, dtype: str, partition_size: int, source: RowSource
+) -> Manifest:
     columns = columns_of(extractor, dtype)
     key = _digest(repr((columns, dtype)))
-    return Manifest(key, columns, dtype, partition_size, extractor.backbone_.name)
+    backbone = extractor.backbone_
+    return Manifest(
+        key, columns, dtype, partition_size, backbone.name, _behavior(extractor, source)
+    )
+
+
+def _behavior(extractor: PretrainedFeatureExtractor, source: RowSource) -> tuple[str, ...]:
+    """Describe what the network computes for a fixed sample, as code cannot be described wholly."""
+    modality, like = extractor.backbone_.modality, None
+    with contextlib.suppress(Exception):  # the first sample cannot be read, or there is none
+        like = modality.read(source.first(1)[0])
+    outputs = dict(enumerate(extractor.outputs_))
+    sample, rows, again = compute_fixed(outputs, torch.device("cpu"), like=like)
+    first, second = ([sketch(row) for row in some.values()] for some in (rows, again))
+    if not np.allclose(first, second, rtol=1e-3):
+        return ()  # it draws at random
+    return (sample, *(row.tobytes().hex() for row in first))
 
 
 def columns_of(extractor: PretrainedFeatureExtractor, dtype: str) -> tuple[FeatureColumn, ...]:

@@ -43,6 +43,7 @@ _NEW = ".new-"  # begins the name of a file that is being written
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to such a file
 _METADATA = b"sktransfer"
 _NAME = re.compile(r"(part|failed)-(\d{12})-([0-9a-f]{16})\.parquet")
+_SAME = 1e-3  # relative L2 distance of rows that are the same; processors differ by rounding
 _AGAIN = "Call extract_to again with verify=True, which computes damaged partitions again."
 
 
@@ -289,6 +290,9 @@ class Manifest:
     partition_size : int
     backbone : str
         Its name, for messages.
+    behavior : tuple of str, default=()
+        Which fixed sample the network has computed, and a sketch of each of its outputs, in
+        hexadecimal digits. Empty if that is not known.
     """
 
     key: str
@@ -296,6 +300,7 @@ class Manifest:
     dtype: str
     partition_size: int
     backbone: str
+    behavior: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"{self.backbone!r} {[column.name for column in self.columns]} {self.dtype}"
@@ -310,7 +315,8 @@ class Manifest:
         for name, width, key, whole in content.pop("columns"):  # tuples are lists in JSON
             whole = None if whole is None else (whole[0], tuple(whole[1]))
             columns.append(FeatureColumn(name, width, key, whole))
-        return cls(columns=tuple(columns), **content)
+        behavior = tuple(content.pop("behavior"))
+        return cls(columns=tuple(columns), behavior=behavior, **content)
 
     def check(self, folder: Folder) -> None:
         """Check that a folder has no other features.
@@ -318,7 +324,8 @@ class Manifest:
         Raises
         ------
         ValueError
-            If the folder has other features, or partitions of another size.
+            If the folder has other features, or partitions of another size, or if the code of
+            today computes other features.
         """
         there = self.load(folder)
         if there is None:
@@ -333,12 +340,27 @@ class Manifest:
                 f"{folder.url!r} was begun with partition_size={there.partition_size}, not "
                 f"{self.partition_size}. Give that size, another target, or remove the folder."
             )
+        if not _is_same(there.behavior, self.behavior):
+            raise ValueError(
+                f"{folder.url!r} has features that backbone {self.backbone!r} does not compute any "
+                "more: code that it uses, such as that of its preprocessing or pooling, has "
+                "changed. Use the same code, or give another target."
+            )
 
     def save(self, folder: Folder) -> None:
         """Write the manifest, unless the folder has one."""
         if not folder.holds(MANIFEST):
             content = json.dumps(dataclasses.asdict(self), indent=1).encode()
             folder.write(MANIFEST, lambda file: file.write(content))
+
+
+def _is_same(recorded: tuple[str, ...], computed: tuple[str, ...]) -> bool:
+    """Compare two records of what a network computes, if both are of the same fixed sample."""
+    if not recorded or not computed or recorded[0] != computed[0]:
+        return True
+    pairs = zip(recorded[1:], computed[1:], strict=True)
+    rows = [[np.frombuffer(bytes.fromhex(text), np.float32) for text in pair] for pair in pairs]
+    return not any(np.linalg.norm(a - b) > _SAME * np.linalg.norm(b) + 1e-8 for a, b in rows)
 
 
 def write_partition(

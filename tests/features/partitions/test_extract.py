@@ -222,6 +222,26 @@ def test_another_recipe_or_size_is_refused(source, tmp_path):
     assert extract_to(tmp_path / "f", same, source=source, partition_size=4).n_new == 0
 
 
+FACTOR = 1
+
+
+def scaled(x):
+    return x.flatten(1) * globals()["FACTOR"]  # which no description of the code shows
+
+
+def test_features_of_other_code_are_not_mixed(source, tmp_path, monkeypatch):
+    model = PretrainedFeatureExtractor(tiny_backbone(), pooling=scaled)
+    extract_to(tmp_path / "f", model, source=source, partition_size=4)
+    before = contents(tmp_path / "f")
+    next(iter((tmp_path / "f").glob("part-000000000004*"))).unlink()
+    monkeypatch.setitem(globals(), "FACTOR", 2)
+    with pytest.raises(ValueError, match="code that it uses"):
+        extract_to(tmp_path / "f", model, source=source, partition_size=4)
+    monkeypatch.undo()
+    assert extract_to(tmp_path / "f", model, source=source, partition_size=4).n_new == 4
+    assert contents(tmp_path / "f") == before
+
+
 def test_rows_that_have_changed_are_computed_again(source, tmp_path):
     run(tmp_path / "f", source)
     X, _ = load_features(tmp_path / "f")
