@@ -3,8 +3,8 @@
     python docs/check_examples.py [--first] [FILE...]
 
 Every fenced block marked ``python`` must hold examples with ``>>>``. The blocks of a page share
-their variables, and each page starts anew in an empty folder. With ``--first``, only the first
-block of each page is run.
+their variables, and each page starts anew in a folder that is empty but for the photographs of the
+demo, in ``photos``. With ``--first``, only the first block of each page is run.
 """
 
 import contextlib
@@ -15,9 +15,11 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
+import sklearn.linear_model  # noqa: F401  # its threads can be limited once it is imported
+import torch  # noqa: F401
 from threadpoolctl import threadpool_limits
 
-import sktransfer  # noqa: F401  # so that its thread pools are there to be limited
+from sktransfer.cli.demo import write_photographs
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCED = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -48,6 +50,7 @@ def main() -> None:
         # One thread: on a busy machine, small steps lose minutes waiting for a second core.
         where = tempfile.TemporaryDirectory()
         with threadpool_limits(1), where as folder, contextlib.chdir(folder):
+            write_photographs(Path("photos"))
             failed, tried = runner.run(found)
         print(f"{page.relative_to(ROOT)}: {tried} examples, {failed} failed", flush=True)
     sys.exit(runner.failures > 0)

@@ -1,26 +1,25 @@
-"""A demonstration on photographs and digits that ship with scikit-learn.
-
-Only the command line imports this module. It requires rich.
-"""
+"""A demonstration on photographs and digits that ship with scikit-learn. It requires rich."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rich.box
-from rich.console import Console
-from rich.table import Table
 
 from ..data import progress
 
-__all__ = ["Digits", "Row", "run"]
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["EXAMPLE", "Digits", "Row", "run", "write_photographs"]
 
 N_DRAWS = 5
 N_LABELS = 10  # training samples of each class
@@ -33,15 +32,29 @@ LAYERS = ["blocks.4", "blocks.9", "blocks.14", None]
 # position of strokes, so the features of all positions are kept instead of their average.
 SETTINGS: dict[str, Any] = {"image_size": 64, "pooling": "flatten"}
 
-# The program of the new process. Its only argument is the folder.
+# The first example of README.md. It needs a folder "photos", which write_photographs makes.
+EXAMPLE = """
+from sklearn.model_selection import train_test_split
+from sktransfer import TransferClassifier, load_image_folder, save
+from sktransfer.inspection import report
+
+X, y = load_image_folder("photos")  # a sub-folder for each class
+X_train, X_test, y_train, y_test = train_test_split(
+    X, y, train_size=20, stratify=y, random_state=0
+)
+model = TransferClassifier(random_state=0).fit(X_train, y_train)
+print(f"accuracy: {model.score(X_test, y_test):.2f}")
+page = report(model, X_test, y_test, "report.html", cv=None)
+save(model, "model.skt")
+"""
+
+# The program of the new process.
 READER = """
-import sys
-import joblib, numpy, sktransfer
 from threadpoolctl import threadpool_limits
+import numpy, sktransfer
 threadpool_limits(1)
-folder = sys.argv[1]
-search = joblib.load(folder + "/search.joblib")
-numpy.save(folder + "/again.npy", search.predict(numpy.load(folder + "/digits.npy")))
+X, y = sktransfer.load_image_folder("photos")
+numpy.save("again.npy", sktransfer.load("model.skt").predict(X))
 """
 
 
@@ -62,6 +75,7 @@ def run() -> None:
     AssertionError
         If the saved model makes other predictions in a new process.
     """
+    import rich
     from threadpoolctl import threadpool_limits
 
     console = rich.get_console()  # the one that scikit-learn's progress bars use
@@ -73,14 +87,33 @@ def run() -> None:
     # The tasks are too small to gain from a second thread, and waiting for a busy core takes
     # minutes.
     with threadpool_limits(1), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        rows = [_photographs(console)]
-        digits = Digits(console, Path(folder))
-        rows += digits.compare()
-        rows.append(digits.new_process())
+        with contextlib.chdir(folder):
+            rows = [_classify(console), *_train(console)]
+            rows += Digits(console, Path(folder)).compare()
     _print_summary(console, rows, time.perf_counter() - start)
 
 
-def _photographs(console: Console) -> Row:
+def write_photographs(folder: Path) -> None:
+    """Write a folder of photographs with two classes: 40 parts of each photograph of scikit-learn.
+
+    Parameters
+    ----------
+    folder : Path
+        It is made.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    n_rows, n_columns = 5, 8
+    for name, photograph in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir(parents=True)
+        height, width = photograph.shape[0] // n_rows, photograph.shape[1] // n_columns
+        for i, j in np.ndindex(n_rows, n_columns):
+            part = photograph[i * height : (i + 1) * height, j * width : (j + 1) * width]
+            Image.fromarray(part).save(folder / name / f"{i}{j}.png")
+
+
+def _classify(console: Console) -> Row:
     """Classify the two sample photographs of scikit-learn."""
     from sklearn.datasets import load_sample_images
 
@@ -99,14 +132,47 @@ def _photographs(console: Console) -> Row:
     return Row("Classes of two photographs", ", ".join(names[:, 0]), time.perf_counter() - start)
 
 
+def _train(console: Console) -> list[Row]:
+    """Run the example of README.md on a folder of photographs, and load its model again."""
+    from rich.syntax import Syntax
+
+    _heading(console, "2. Train on a folder of photographs, with the lines of README.md")
+    console.print(
+        'The folder "photos" has two sub-folders, "temple" and "flower", of 40 parts of each '
+        "photograph. 20 of the 80 are for training."
+    )
+    write_photographs(Path("photos"))
+    console.print(Syntax(EXAMPLE.strip(), "python", background_color="default"))
+    start = time.perf_counter()
+    names: dict[str, Any] = {}
+    exec(EXAMPLE, names)
+    model, X = names["model"], names["X"]
+    accuracy = model.score(names["X_test"], names["y_test"])
+    seconds = time.perf_counter() - start
+    trained = Row("Photographs, 20 for training", f"{100 * accuracy:.1f} % accuracy", seconds)
+
+    start = time.perf_counter()
+    with console.status("Predicting in a new process"):
+        subprocess.run([sys.executable, "-c", READER], check=True)
+    n_equal = np.sum(np.load("again.npy") == model.predict(X))
+    if n_equal < len(X):
+        raise AssertionError(f"only {n_equal} of {len(X)} predictions are equal")
+    console.print(
+        f"report.html has {Path('report.html').stat().st_size / 1e3:.0f} kB, and model.skt "
+        f"{Path('model.skt').stat().st_size / 1e3:.0f} kB, with which a new process predicts alike."
+    )
+    result = f"{n_equal} of {len(X)} predictions equal"
+    return [trained, Row("Loaded in a new process", result, time.perf_counter() - start)]
+
+
 class Digits:
-    """Compare raw pixels with fixed features on digits, and save the model.
+    """Compare raw pixels with fixed features on digits.
 
     Parameters
     ----------
     console : rich.console.Console
     folder : Path
-        The place of the feature store and of the saved model.
+        The place of the feature store.
     """
 
     y: np.ndarray
@@ -131,7 +197,7 @@ class Digits:
         from sklearn.base import clone
 
         setting = f"{N_LABELS} training samples a class, {N_TEST} test samples, {N_DRAWS} draws"
-        _heading(self.console, f"2. Classify digits: {setting}")
+        _heading(self.console, f"3. Classify digits: {setting}")
         once = self.fill_store()
         (self.first, *others), searches = self.draws(), self.searches()
         results = {name: [self.fit_with_bar(name, search)] for name, search in searches.items()}
@@ -226,35 +292,6 @@ class Digits:
             table.add_row(name, f"{100 * best:.1f} %{'  selected' if selected else ''}")
         self.console.print(table, "")
 
-    def new_process(self) -> Row:
-        """Save the search, load it in a new process, and compare the predictions."""
-        _heading(self.console, "3. Save the model with joblib and load it in a new process")
-        start = time.perf_counter()
-        digits = self.images[self.first[1]]
-        expected = self.search.predict(digits)
-        self.save(digits)
-        with self.console.status("Predicting in a new process"):
-            subprocess.run([sys.executable, "-c", READER, str(self.folder)], check=True)
-        equal = np.sum(np.load(self.folder / "again.npy") == expected)
-        if equal < len(digits):
-            raise AssertionError(f"only {equal} of {len(digits)} predictions are equal")
-        result = f"{equal} of {len(digits)} predictions equal"
-        return Row("Loaded in a new process", result, time.perf_counter() - start)
-
-    def save(self, digits: np.ndarray) -> None:
-        import joblib
-
-        # The new process must run the network instead of reading the store of this one.
-        network = self.search.best_estimator_.set_params(features__memory=None)[0].backbone_
-        path = self.folder / "search.joblib"
-        joblib.dump(self.search, path)
-        np.save(self.folder / "digits.npy", digits)
-        weights = sum(t.nbytes for t in network.module.state_dict().values())
-        self.console.print(
-            f"The size of the file is {path.stat().st_size / 1e3:.0f} kB. It contains the name of "
-            f"the network and a fingerprint, but not its weights of {weights / 1e6:.0f} MB."
-        )
-
 
 def _flatten(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)
@@ -272,12 +309,16 @@ def _heading(console: Console, text: str) -> None:
 
 
 def _plain_table(*columns: str) -> Table:
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    return table
+    from rich.table import Table
+
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
 
 
 def _print_summary(console: Console, rows: list[Row], seconds: float) -> None:
-    table = Table(box=rich.box.SIMPLE_HEAD, header_style="bold", show_footer=True)
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold", show_footer=True)
     table.add_column("Step", "Total")
     table.add_column("Result")
     table.add_column("Seconds", f"{seconds:.1f}", justify="right")

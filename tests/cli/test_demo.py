@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 
 pytest.importorskip("rich")
 
+from sktransfer import load_image_folder
 from sktransfer.cli import demo
 from tests.support import TESTS
 
@@ -24,32 +25,54 @@ def small(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent)]))
 
 
-def test_the_demonstration_runs_from_photographs_to_a_new_process(small, capsys):
+def test_the_demonstration_runs_from_photographs_to_a_new_process(small, capsys, tmp_path):
+    before = os.getcwd()
     demo.run()
     output = " ".join(capsys.readouterr().out.split())
     assert "palace" in output
     assert "daisy" in output
+    assert "accuracy: 1.00" in output
+    assert "80 of 80 predictions equal" in output
     assert "60 digits, 2 layers" in output
-    assert output.count("% accuracy") == 2
-    assert "20 of 20 predictions equal" in output
+    assert len(re.findall(r"\d+\.\d % accuracy \(±", output)) == 2
     assert "selected" in output
+    assert os.getcwd() == before
 
 
-def test_other_predictions_of_the_new_process_are_an_error(small, monkeypatch, tmp_path):
-    import rich
+SHORT_EXAMPLE = """
+from pathlib import Path
+from sklearn.dummy import DummyClassifier
+from sktransfer import load_image_folder
+X, y = X_test, y_test = load_image_folder("photos")
+model = DummyClassifier(strategy="constant", constant="temple").fit(X, y)
+Path("report.html").touch()
+Path("model.skt").touch()
+"""
 
-    digits = demo.Digits(rich.get_console(), tmp_path)
-    digits.first = digits.draws()[0]
-    digits.search = digits.searches()["fixed features"].fit(digits.images, digits.y)
 
+def test_other_predictions_of_the_new_process_are_an_error(monkeypatch):
     def other_process(command, check):
         assert check
-        predicted = digits.search.predict(np.load(tmp_path / "digits.npy"))
-        np.save(tmp_path / "again.npy", (predicted + (np.arange(20) < 1)) % 10)
+        np.save("again.npy", np.array(["temple"] * 60 + ["flower"] * 20))
 
+    monkeypatch.setattr(demo, "EXAMPLE", SHORT_EXAMPLE)
     monkeypatch.setattr(demo.subprocess, "run", other_process)
-    with pytest.raises(AssertionError, match="only 19 of 20 predictions are equal"):
-        digits.new_process()
+    with pytest.raises(AssertionError, match="only 60 of 80 predictions are equal"):
+        demo.run()
+
+
+def test_the_demonstration_runs_the_example_of_readme():
+    page = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    example = [line for line in page.splitlines() if line.startswith((">>> ", "... "))]
+    lines = [line for line in demo.EXAMPLE.splitlines() if line]
+    assert sorted(line[4:] for line in example) == sorted(lines)
+
+
+def test_the_folder_of_photographs_has_40_images_in_each_of_two_classes(tmp_path):
+    demo.write_photographs(tmp_path / "photos")
+    paths, labels = load_image_folder(tmp_path / "photos")
+    assert len(set(paths)) == 80
+    assert sorted(labels) == ["flower"] * 40 + ["temple"] * 40
 
 
 def test_draws_are_stratified_and_disjoint(small, tmp_path):
@@ -67,5 +90,5 @@ def test_features_are_more_accurate_than_pixels_in_the_full_demonstration(capsys
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
     demo.run()
     output = " ".join(capsys.readouterr().out.split())
-    pixels, features = map(float, re.findall(r"(\d+\.\d) % accuracy", output))
+    pixels, features = map(float, re.findall(r"(\d+\.\d) % accuracy \(±", output))
     assert features > pixels + 2
