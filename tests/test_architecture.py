@@ -1,4 +1,5 @@
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,19 @@ OPTIONAL |= {"captum", "cleanlab", "jinja2", "matplotlib", "skops"}
 PROTOCOL = {"_parameter_constraints"}
 
 
+@functools.cache
 def modules():
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+
+
+@functools.cache
+def tree_of(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
+@functools.cache
+def nodes_of(path: str) -> list[ast.AST]:
+    return list(ast.walk(tree_of(path)))
 
 
 def package(path: str) -> str:
@@ -52,8 +64,7 @@ def package(path: str) -> str:
 def imports(path: str, top_level: bool = False):
     """Yield the absolute dotted names that a file imports, wherever in it or when loaded."""
     folder = ["sktransfer", *Path(path).parts[:-1]]
-    tree = ast.parse((ROOT / path).read_text())
-    for node in tree.body if top_level else ast.walk(tree):
+    for node in tree_of(path).body if top_level else nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,6 +74,7 @@ def imports(path: str, top_level: bool = False):
             yield from (inner_name(module, alias.name) for alias in node.names)
 
 
+@functools.cache
 def inner_name(module: str, name: str) -> str:
     """The submodule that is imported, or the module that a name is imported from."""
     path = ROOT.parent / module.replace(".", "/") / name
@@ -174,8 +186,7 @@ def branches_on_modality(tree: ast.AST):
 
 def test_no_file_outside_data_and_the_sources_branches_on_a_modality():
     others = [path for path in modules() if not path.startswith(KNOW_MODALITIES)]
-    trees = {path: ast.parse((ROOT / path).read_text()) for path in others}
-    found = [f"{p}:{n.lineno}" for p, tree in trees.items() for n in branches_on_modality(tree)]
+    found = [f"{p}:{n.lineno}" for p in others for n in branches_on_modality(tree_of(p))]
     assert len(others) > 30
     assert not found
 
@@ -200,8 +211,7 @@ def test_no_module_branches_on_the_name_of_a_task():
     names = {"multiclass", "multilabel", "regression", "classification"}
 
     def compared(path: str) -> bool:
-        tree = ast.parse((ROOT / path).read_text())
-        compares = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+        compares = [node for node in nodes_of(path) if isinstance(node, ast.Compare)]
         texts = [n.value for c in compares for n in ast.walk(c) if isinstance(n, ast.Constant)]
         return bool(names & {text for text in texts if isinstance(text, str)})
 
@@ -213,7 +223,7 @@ def test_no_module_branches_on_the_name_of_a_task():
 def private_names(path: str) -> set[str]:
     """The attributes with an underscore that classes of a file define."""
     names = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.ClassDef):
             names |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
             targets = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
@@ -234,9 +244,7 @@ def is_own(node: ast.Attribute) -> bool:
 
 def private_reads(path: str) -> set[str]:
     """The attributes with an underscore that a file uses of other objects."""
-    nodes = [
-        n for n in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(n, ast.Attribute)
-    ]
+    nodes = [n for n in nodes_of(path) if isinstance(n, ast.Attribute)]
     return {node.attr for node in nodes if node.attr.startswith("_") and not is_own(node)}
 
 
@@ -252,3 +260,54 @@ def test_no_package_uses_private_attributes_of_anothers_objects():
     }
     assert {"_fit_backbone", "_outputs"} <= ours  # the check finds what there is
     assert not found
+
+
+# Attributes with an underscore that Python documents, of named tuples.
+DOCUMENTED = {"_asdict", "_fields", "_replace"}
+
+
+def own_names(path: str) -> set[str]:
+    """Private attributes and functions that a file defines."""
+    nodes = nodes_of(path)
+    functions = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    return private_names(path) | functions
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names_of_others(path: str, ours: set[str]):
+    """Yield the private names that a file imports from another library, or reads there."""
+    for node in nodes_of(path):
+        if isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute):
+            names = [] if node.attr in ours else [node.attr]
+        elif isinstance(node, ast.Call) and names_called(node) & {"getattr", "hasattr"}:
+            name = node.args[1]
+            names = (
+                [name.value] if isinstance(name, ast.Constant) and name.value not in ours else []
+            )
+        else:
+            continue
+        yield from (name for name in names if is_private(name) and name not in DOCUMENTED)
+
+
+def names_called(node: ast.Call) -> set[str]:
+    return {node.func.id} if isinstance(node.func, ast.Name) else set()
+
+
+def test_private_names_of_other_libraries_stand_in_compat():
+    ours = set().union(*(own_names(path) for path in modules()))
+    users = {
+        (path, name)
+        for path in modules()
+        if package(path) != "_compat"
+        for name in private_names_of_others(path, ours)
+    }
+    assert not users
+    found = set(private_names_of_others("_compat/sklearn.py", ours))
+    assert found >= {"_param_validation", "_num_samples", "_score_func", "_callback_fit_ctx"}

@@ -50,7 +50,8 @@ class SamePadConv2d(nn.Conv2d):
         (k, _), (s, _) = self.kernel_size, self.stride
         high, wide = ((math.ceil(n / s) - 1) * s + k - n for n in x.shape[-2:])
         pad = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
-        return self._conv_forward(F.pad(x, pad), self.weight, self.bias)
+        sizes: Any = (self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(F.pad(x, pad), self.weight, self.bias, *sizes)
 
 
 class ConvNormAct(nn.Sequential):

@@ -237,7 +237,7 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
 
 def _without_unused(model: Any, settings: dict) -> nn.Module:
     """Remove from a network what is not used, and what depends on the path of its files."""
-    if "pooler" in model._modules:
+    if getattr(model, "pooler", None) is not None:
         model.pooler = None
     # Every block holds the configuration, with the folder and the version of transformers. The
     # fingerprint gets the hash of the rest.

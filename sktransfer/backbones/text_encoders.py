@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._compat.torch import shallow_copy
 from ..data import UnreadableSamplesError, pad_rows, padded_length
 from .model_folders import explained
 
@@ -178,8 +179,7 @@ def _split_encoder(model: Any, padding: int, longest: int | None) -> dict[str, n
     encoder = model.transformer if hasattr(model, "transformer") else model.encoder  # DistilBERT
     relative = None
     if hasattr(encoder, "compute_position_bias"):  # MPNet
-        relative = copy.copy(encoder)
-        relative._modules = {k: v for k, v in encoder._modules.items() if k != "layer"}
+        relative = shallow_copy(encoder, without="layer")
     table = model.embeddings
     if hasattr(model, "embeddings_project"):  # small ELECTRAs
         table = nn.Sequential(table, model.embeddings_project)

@@ -71,7 +71,7 @@ def _licence(module: Any) -> str | None:
 
 def _untraced() -> tuple:
     """Return the functions and classes of modules that timm asks not to be traced into."""
-    from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+    from timm.models import get_notrace_functions, get_notrace_modules
 
     return (*get_notrace_functions(), *get_notrace_modules())
 

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .._compat.torch import keep_versions
+
 __all__ = [
     "check_finite",
     "check_sha256",
@@ -179,7 +181,7 @@ def load_tensors(
     # Files may be in half or double precision; the network keeps its own.
     state: Any = OrderedDict((n, _as_own(tensor, wanted[n].dtype)) for n, tensor in tensors.items())
     # Some networks read the version of a file; its names are those of the current version.
-    state._metadata = getattr(wanted, "_metadata", None)
+    keep_versions(state, wanted)
     module.load_state_dict(state, assign=not copy)
     check_finite(source, module)
     return module.eval()

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from scipy.special import expit, softmax
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import _check_sample_weight
 
+from .._compat.sklearn import check_sample_weight, column_or_1d
 from .samples import UnreadableSamplesError
 
 __all__ = [
@@ -666,7 +666,7 @@ def _as_weights(sample_weight, n_samples: int) -> np.ndarray:
         if texts or given.dtype.kind not in "biufO":
             raise ValueError(f"expected numbers, got {sample_weight!r:.60}")
     rows = np.empty((n_samples, 1))
-    return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    return check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
 
 
 def naming(name: str, check: Callable[..., _Found], *args: Any) -> _Found:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+
+from .._compat.torch import BatchNormBase
 
 __all__ = [
     "NOISE_DIVERGENCE",
@@ -30,7 +31,7 @@ def keeps_statistics(module: Any) -> bool:
     -------
     bool
     """
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    return isinstance(module, BatchNormBase) and module.running_mean is not None
 
 
 def moments_of(x: torch.Tensor) -> np.ndarray:

@@ -18,7 +18,14 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .._compat.torch import TracedModule
+from .._compat.torch import (
+    TracedModule,
+    has_hooks,
+    has_own_convolution,
+    lay_out_weight,
+    pointwise_convolution,
+    shallow_copy,
+)
 from ..backbones import trace
 from .engine import Engine
 
@@ -158,10 +165,10 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
         return
     conv, norm = modules[source.target], modules[node.target]
-    if conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks:
+    if has_hooks(conv) or has_hooks(norm):
         return
     kinds = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    kinds = kinds and not norm._forward_pre_hooks and norm.running_mean is not None
+    kinds = kinds and norm.running_mean is not None
     rest = _after_norm(norm) if kinds else None
     if rest is None or not {source.target, node.target} <= once:
         return
@@ -175,11 +182,9 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
 
 def _folded(conv: Any, norm: Any) -> nn.Module:
     """Return a convolution with a batch norm in its weights."""
-    twin = _shallow_copy(conv)  # fuse_conv_bn_eval copies the old weights, too
     scales = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
     weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scales)
-    twin._parameters.update(weight=weight, bias=bias)
-    return twin
+    return shallow_copy(conv, weight=weight, bias=bias)  # fuse_conv_bn_eval copies the old, too
 
 
 def _after_norm(norm: Any) -> nn.Module | None:
@@ -195,12 +200,15 @@ def _after_norm(norm: Any) -> nn.Module | None:
 
 def _use_channels_last(target: str, modules: dict) -> None:
     if isinstance(modules[target], nn.Conv2d):
-        conv = _shallow_copy(modules[target])
-        for name, parameter in conv.named_parameters(recurse=False):
-            if parameter.ndim == 4:
-                laid_out = parameter.detach().contiguous(memory_format=torch.channels_last)
-                conv._parameters[name] = nn.Parameter(laid_out, requires_grad=False)
-        modules[target] = conv
+        weights: dict[str, Any] = {
+            name: nn.Parameter(
+                parameter.detach().contiguous(memory_format=torch.channels_last),
+                requires_grad=False,
+            )
+            for name, parameter in modules[target].named_parameters(recurse=False)
+            if parameter.ndim == 4
+        }
+        modules[target] = shallow_copy(modules[target], **weights)
 
 
 _IN_PLACE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU)
@@ -210,7 +218,7 @@ def _overwrite_input(target: str, nodes: list[fx.Node], modules: dict) -> None:
     """Let an activation overwrite its input where nothing else reads it."""
     alone = all(_owns_output(node.args[0], modules) for node in nodes)
     if isinstance(modules[target], _IN_PLACE) and alone:
-        activation: Any = _shallow_copy(modules[target])
+        activation: Any = shallow_copy(modules[target])
         activation.inplace = True
         modules[target] = activation
 
@@ -219,14 +227,6 @@ def _owns_output(source, modules: dict) -> bool:
     if not isinstance(source, fx.Node) or len(source.users) > 1 or source.op != "call_module":
         return False
     return isinstance(modules[source.target], nn.Conv2d | nn.Linear | nn.BatchNorm2d)
-
-
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    """Copy a module without children, and share its tensors."""
-    twin = object.__new__(type(module))
-    twin.__dict__.update(module.__dict__)
-    twin._parameters = dict(module._parameters)
-    return twin
 
 
 @functools.cache
@@ -299,15 +299,13 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self._lay_out(x) if self.laid_out is None else self.laid_out
-        run = torch.ops.mkldnn._convolution_pointwise
-        return run(x, weight, self.bias, *self.sizes, self.attr, self.scalars, "")
+        return pointwise_convolution(x, weight, self.bias, self.sizes, self.attr, self.scalars)
 
     def _lay_out(self, x: torch.Tensor) -> torch.Tensor:
         """Bring the weights into the order that is fastest for images of one size, once."""
         with _LAYING_OUT:
             if self.laid_out is None:
-                lay_out = torch.ops.mkldnn._reorder_convolution_weight
-                self.laid_out = lay_out(self.weight, *self.sizes, list(x.shape))
+                self.laid_out = lay_out_weight(self.weight, self.sizes, list(x.shape))
                 self.weight = None
             return self.laid_out
 
@@ -352,10 +350,10 @@ def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     """Tell whether a module is a convolution of a type that nothing was added to."""
     if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
         return False
-    is_own = type(module)._conv_forward is not nn.Conv2d._conv_forward
+    is_own = has_own_convolution(module)
     has_zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     has_type = {tensor.dtype for tensor in module.parameters()} == {dtype}
-    return has_zeros and has_type and not is_own and not _has_hooks(module)
+    return has_zeros and has_type and not is_own and not has_hooks(module)
 
 
 def _activation_after(conv: fx.Node, modules: dict[str, nn.Module]) -> tuple | None:
@@ -364,12 +362,8 @@ def _activation_after(conv: fx.Node, modules: dict[str, nn.Module]) -> tuple | N
     if node is None or len(conv.users) > 1 or node.op != "call_module":
         return None
     module = modules[str(node.target)]
-    known = type(module) in _ACTIVATIONS and not _has_hooks(module)
+    known = type(module) in _ACTIVATIONS and not has_hooks(module)
     return _ACTIVATIONS[type(module)](module) if known else None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 # Of exactly these classes: a subclass may compute something else.

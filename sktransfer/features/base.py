@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
-from sklearn.base import BaseEstimator, _clone_parametrized
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
+from .._compat.sklearn import (
+    CallbackSupportMixin,
+    HasMethods,
+    Interval,
+    StrOptions,
+    begin_fit,
+    callback_state,
+    clone_parametrized,
+    end_fit,
+    fit_context,
+    validate_parameters,
+    with_callbacks,
+)
 from ..backbones import Backbone, LayerInfo, load_backbone, modality_of
 from ..data import (
     Modality,
@@ -103,7 +114,7 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _fit_backbone(self, X) -> list | np.ndarray:
         """Load the backbone, check X and inspect the layers on a sample; return the samples."""
-        self._validate_params()
+        validate_parameters(self)
         # Errors of these come before anything is computed.
         as_store(self.memory)
         check_engine(self.engine, resolve_device(self.device), self._precision())
@@ -194,8 +205,8 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
     def __sklearn_clone__(self) -> Any:
         """Clone the estimator, and share a fitted model that was given as ``backbone``."""
         if not _is_tuned(self.backbone):
-            return _clone_parametrized(self)
-        new = _clone_parametrized(shallow_copy(self, backbone=self.backbone.to_backbone()))
+            return clone_parametrized(self)
+        new = clone_parametrized(shallow_copy(self, backbone=self.backbone.to_backbone()))
         new.backbone = self.backbone
         return new
 
@@ -300,7 +311,7 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         ----------
         name : str
         """
-        root = getattr(self, "_callback_fit_ctx", None)
+        root = fit_context(self)
         if root is None or not root.max_subtasks:
             yield
             return
@@ -350,10 +361,9 @@ def reported(n_phases: int = 0) -> Callable[[Fit], Fit]:
         @with_callbacks
         @functools.wraps(fit)
         def run(self, *args, **kwargs):
-            root = self._init_callback_context(max_subtasks=n_phases)
-            root.call_on_fit_task_begin(estimator=self)
+            begin_fit(self, max_subtasks=n_phases)
             result = fit(self, *args, **kwargs)
-            root.call_on_fit_task_end(estimator=self)
+            end_fit(self)
             return result
 
         return cast(Fit, run)
@@ -478,10 +488,9 @@ def all_or_nothing(method: _Method) -> _Method:
         try:
             return method(self, *args, **kwargs)
         except BaseException:
-            callbacks = {k: v for k, v in vars(self).items() if k.startswith("_skl_callbacks_to")}
-            context = {k: v for k, v in vars(self).items() if k == "_callback_fit_ctx"}
+            running = callback_state(self)
             vars(self).clear()
-            vars(self).update(before | callbacks | context)
+            vars(self).update(before | running)
             raise
 
     return cast(_Method, guarded)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, _safe_indexing
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
+from .._compat.sklearn import Interval, StrOptions, num_samples, safe_indexing, validate_parameters
 from ..backbones import Backbone, pooled_width
 from ..data import (
     UnreadableSamplesError,
@@ -356,7 +356,7 @@ class PretrainedFeatureExtractor(
     @reported()
     def _fit(self, X, y) -> list[_Column] | None:
         """Fit to the first column that has samples; return all columns if they have been run."""
-        self._validate_params()
+        validate_parameters(self)
         columns = split_columns(X, self.image_shape)
         for name in ("pca_", "token_weights_", "layer_choice_", "size_choice_"):  # of earlier fits
             self.__dict__.pop(name, None)
@@ -365,7 +365,7 @@ class PretrainedFeatureExtractor(
         with_samples = [j for j, (_, rows, _) in enumerate(present) if rows is None or len(rows)]
         first = with_samples[0] if with_samples else 0
         given, rows, _ = present[first]
-        y = y if rows is None or y is None else _safe_indexing(y, rows)
+        y = y if rows is None or y is None else safe_indexing(y, rows)
         samples, y = self._fit_readable(given, y)
         self._find_outputs(samples, y)
         if self.n_components is None:
@@ -386,7 +386,7 @@ class PretrainedFeatureExtractor(
         if not len(rows):
             self._fit_backbone(X)  # raises an error with all causes
         self.bad_samples_ = {}
-        return samples, _safe_indexing(y, rows) if bad and y is not None else y
+        return samples, safe_indexing(y, rows) if bad and y is not None else y
 
     def _find_outputs(self, samples, y) -> None:
         """Find what is read from the network; nothing learns from samples that are None."""
@@ -708,10 +708,10 @@ def without_refused(
         return samples, np.arange(len(samples)), {}
     except UnreadableSamplesError as error:
         bad = {i: why for i, _, why in error.problems}
-    rows = np.setdiff1d(np.arange(_num_samples(X)), list(bad))
+    rows = np.setdiff1d(np.arange(num_samples(X)), list(bad))
     if not len(rows):
         return [], rows, bad
-    samples, kept, others = without_refused(check, _safe_indexing(X, rows))
+    samples, kept, others = without_refused(check, safe_indexing(X, rows))
     return samples, rows[kept], bad | {int(rows[i]): why for i, why in others.items()}
 
 
@@ -738,7 +738,7 @@ def fitted_without_samples(
         The same object. Not fitted if its network does not take the sample of ones and zeros
         that describes the layers where the shape of the input is not fixed.
     """
-    extractor._validate_params()
+    validate_parameters(extractor)
     backbone = extractor._load()
     prepare_probe(backbone, shape, dtype)
     try:

@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 from sklearn.utils.validation import check_is_fitted
 
+from .._compat.sklearn import OUTPUT_CONFIG
 from ..data import Modality
 
 __all__ = ["Computed", "FeatureFunction", "drop_payload", "keep_payload"]
@@ -207,7 +208,7 @@ def _keep(key: str, extractor) -> tuple[Any, threading.Lock]:
 def _copy(extractor, **changed) -> Any:
     """Copy an extractor and share its attributes, except that it returns arrays."""
     other = object.__new__(type(extractor))
-    state = {k: v for k, v in vars(extractor).items() if k != "_sklearn_output_config"}
+    state = {k: v for k, v in vars(extractor).items() if k != OUTPUT_CONFIG}
     other.__dict__.update(state, **changed)
     return other
 

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._compat.sklearn import Interval, StrOptions
 from ..backbones import Backbone, resolve_layer
 from ..data import check_labels, check_weights
 from ..data.types import Samples, Targets

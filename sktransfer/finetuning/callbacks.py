@@ -13,6 +13,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
 
+from .._compat.sklearn import fit_context
 from ..data import progress
 from .dataset import count_batches
 from .loss_monitor import is_worse, mean_loss, warn_worse
@@ -254,7 +255,7 @@ def epoch_progress(estimator: Any, n_epochs: int, is_shown: bool) -> Iterator[Ep
     is_shown : bool
         Whether there is a bar.
     """
-    root = getattr(estimator, "_callback_fit_ctx", None)
+    root = fit_context(estimator)
     open_tasks: list = []
     with progress("training", n_epochs, is_shown, "epochs") as advance:
 

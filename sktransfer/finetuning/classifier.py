@@ -9,10 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
-from sklearn.callback import with_callbacks
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import StrOptions
 
+from .._compat.sklearn import StrOptions, end_fit, with_callbacks
 from ..data import check_labels, check_total, check_weights, class_target, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
@@ -424,7 +423,7 @@ default="efficientnet_lite0"
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
         self._keep(plain, target, weight)
-        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
+        end_fit(self)
 
     def _find_target(self, samples, y, labels, before) -> np.ndarray:
         """Set the target of this fit and return the checked y."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
+from .._compat.sklearn import Interval, StrOptions, begin_fit, validate_parameters
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..data import ClassTarget, Target, check_labels, check_target, digest_array, named_among
 from ..engines import resolve_device
@@ -123,7 +123,7 @@ class TunedEstimator(BackboneEstimator):
 
     def _check_settings(self, y) -> None:
         """Check the parameters before anything is computed."""
-        self._validate_params()
+        validate_parameters(self)
         self._require(y)
         check_settings(self)
 
@@ -154,8 +154,7 @@ class TunedEstimator(BackboneEstimator):
 
     def _start_progress(self) -> None:
         n_epochs = None if self.max_epochs == "auto" else self.max_epochs
-        root = self._init_callback_context(max_subtasks=n_epochs)
-        root.call_on_fit_task_begin(estimator=self)
+        begin_fit(self, max_subtasks=n_epochs)
 
     # Training needs gradients, also if the caller has disabled them.
     @torch.inference_mode(False)

@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from torch import nn
 
+from .._compat.torch import DropoutBase
 from ..backbones import seeded
 from ..transferability import PROBE_C, GlobalScaler
 
@@ -256,7 +257,7 @@ def _steps(head: nn.Module, n_outputs: int) -> list[tuple] | None:
     last = last_linear(head, n_outputs)
     steps: list[tuple] = []
     for module in head.modules():
-        if isinstance(module, nn.Sequential | nn.modules.dropout._DropoutNd | nn.Identity):
+        if isinstance(module, nn.Sequential | DropoutBase | nn.Identity):
             continue
         tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         shapes = [tuple(tensor.shape[int(module is last) :]) for tensor in tensors]

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.callback import with_callbacks
 
+from .._compat.sklearn import end_fit, with_callbacks
 from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
@@ -279,7 +279,7 @@ default="efficientnet_lite0"
         validation = self._check_validation(X_val, y_val)
         encoded = self._target.encode(y)
         self._fit_rows(samples, encoded, weight, module, validation=validation)
-        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
+        end_fit(self)
         return self
 
     def predict(self, X: Samples) -> np.ndarray:

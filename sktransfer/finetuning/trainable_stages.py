@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .._compat.torch import BatchNormBase, NormBase
 from ..backbones import pool, seeded
 from ..data import get_modality
 from ..engines import engine_for, resolve_device
@@ -194,9 +195,8 @@ def _learns(stage: nn.Module) -> bool:
 
 def _keeps_statistics(module: nn.Module) -> bool:
     """Tell whether a module looks at a batch as a whole in training, or adapts to it."""
-    norms = nn.modules.batchnorm
-    tracks = isinstance(module, norms._NormBase) and module.track_running_stats
-    return isinstance(module, norms._BatchNorm) or tracks
+    tracks = isinstance(module, NormBase) and module.track_running_stats
+    return isinstance(module, BatchNormBase) or tracks
 
 
 def learned_stages(module: TrainableStages) -> list[int]:

@@ -23,6 +23,7 @@ from skorch.callbacks import Callback, Freezer, Unfreezer
 from skorch.helper import predefined_split
 from torch import nn
 
+from .._compat.torch import COMPILED, uncompiled
 from ..data import NumericTarget, Target, check_interrupt, kept_interrupts, was_interrupted
 from ..engines import keep_freed_memory
 from ..transferability import MANY_CLASSES
@@ -480,7 +481,8 @@ def train(
         net.train_split = None if valid is None else predefined_split(valid.own())
         return net
     except KeyError as error:
-        if valid is not None or "valid" not in str(error):
+        monitors = [str(getattr(callback, "monitor", "")) for _, callback in net.callbacks_]
+        if valid is not None or not any("valid" in monitor for monitor in monitors):
             raise
         raise ValueError(
             "callbacks= need a validation loss, and there is no hold-out set: set "
@@ -648,7 +650,7 @@ def _saves_padding(net: Any) -> bool:
 
 def trained_module(net: skorch.NeuralNet) -> TrainableStages:
     """Return the module that a net trains, without the wrapper of a compiled module."""
-    return getattr(net.module_, "_orig_mod", net.module_)
+    return uncompiled(net.module_)
 
 
 def make_net(
@@ -728,7 +730,7 @@ _OBJECTIVES = {
 
 def _pattern(stage: int, plan: TrainingPlan) -> str:
     """Return a pattern for the names of the parameters of a stage; compiling adds a prefix."""
-    return f"{'_orig_mod.' * bool(plan.net_params.get('compile'))}body.{stage}.*"
+    return f"{COMPILED * bool(plan.net_params.get('compile'))}body.{stage}.*"
 
 
 def _optimizer(module: TrainableStages, plan: TrainingPlan, device: torch.device) -> dict:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length
 
+from .._compat.sklearn import safe_indexing
 from ..data import check_labels
 from ..transferability import check_folds
 
@@ -146,10 +146,10 @@ def _out_of_fold(estimator, X, y: np.ndarray, cv, random_state) -> np.ndarray:
         folds = folds.split(np.empty((len(y), 0)), codes)
     table = np.full((len(y), len(classes)), np.nan)
     for train, test in folds:
-        model = clone(estimator).fit(_safe_indexing(X, train), y[train])
+        model = clone(estimator).fit(safe_indexing(X, train), y[train])
         table[test] = 0
         columns = np.searchsorted(classes, model.classes_)
-        table[np.ix_(test, columns)] = model.predict_proba(_safe_indexing(X, test))
+        table[np.ix_(test, columns)] = model.predict_proba(safe_indexing(X, test))
     return table
 
 

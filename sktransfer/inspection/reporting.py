@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
+from .._compat.sklearn import safe_indexing
 from ..data import package_versions
 from ..features import NetworkStep, PretrainedFeatureExtractor, find_network
 from .displays import previews_of
@@ -153,7 +153,7 @@ def _collect(
     if len(readable) < 2:
         raise ValueError(f"{len(readable)} samples are readable: at least 2 are needed.")
     if unreadable:
-        X = _safe_indexing(X, readable)
+        X = safe_indexing(X, readable)
     target = target.take(readable)
     if cv is not None:
         target.check(cv)
@@ -273,9 +273,9 @@ def _cross_validate(
     seconds, sizes = [], []
     for train, test in target.folds(groups, cv, random_state):
         start = time.perf_counter()
-        model = clone(estimator).fit(_safe_indexing(X, train), target.y[train])
+        model = clone(estimator).fit(safe_indexing(X, train), target.y[train])
         seconds.append(time.perf_counter() - start)
-        predicted[test], probabilities = target.predict(model, _safe_indexing(X, test))
+        predicted[test], probabilities = target.predict(model, safe_indexing(X, test))
         if probabilities is not None:
             table = np.zeros((n, probabilities.shape[1])) if table is None else table
             table[test] = probabilities

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from sklearn import metrics, model_selection
 
+from .._compat.sklearn import PRIVATE_TYPES, score_function
 from ..backbones.serialization import read_json, write_json
 from ..data import check_interrupt
 
@@ -193,12 +194,6 @@ def _read_contents(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str,
 
 
 _LARGEST_SCHEMA = {"most_bytes": 2**28, "most_values": 500_000}  # an object has six values
-_PRIVATE = {
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.calibration._TemperatureScaling",
-    "sklearn.metrics._scorer._PassthroughScorer",
-}
 
 
 class UntrustedTypesError(TypeError):
@@ -318,10 +313,10 @@ def _helpers_of_scikit() -> tuple[str, ...]:
     None of them does anything when it is made. skops trusts estimators, and not these.
     """
     scorers = [metrics.get_scorer(name) for name in metrics.get_scorer_names()]
-    found = {type(scorer) for scorer in scorers} | {scorer._score_func for scorer in scorers}
+    found = {type(scorer) for scorer in scorers} | {score_function(scorer) for scorer in scorers}
     found |= {cls for cls in vars(model_selection).values() if hasattr(cls, "get_n_splits")}
     own = {f"{one.__module__}.{one.__qualname__}" for one in found}
-    return tuple(sorted(own | _PRIVATE))
+    return tuple(sorted(own | PRIVATE_TYPES))
 
 
 def _unreadable(error: Exception) -> DamagedFileError:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import _num_samples
 
+from .._compat.sklearn import num_samples
 from ..backbones import Backbone
 from ..data import package_versions, printable
 from ..data.types import Samples
@@ -141,7 +141,7 @@ def _data(X, y, data: str | None) -> list[str]:
     """Describe the samples of ``fit``."""
     lines = [data or "Not described."]
     if X is not None:
-        lines.append(f"\n{_num_samples(X):,} samples.")
+        lines.append(f"\n{num_samples(X):,} samples.")
     values = None if y is None else np.asarray(y)
     if values is not None and values.ndim == 1 and values.dtype.kind not in "fc":
         labels, counts = np.unique(values, return_counts=True)

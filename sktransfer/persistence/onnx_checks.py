@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
-from sklearn.utils.validation import _num_samples
 
+from .._compat.sklearn import column_places, num_samples
 from ..backbones import Backbone, ImagePreprocessing
 from ..backbones.text_encoders import TokenizerPreprocessing
 from ..backbones.words.word_ids import WordPreprocessing
@@ -50,7 +50,7 @@ def rows_for_check(estimator: Any, X: Any = None) -> Any:
         None if X is None and nothing tells what a sample is.
     """
     rng = np.random.default_rng(0)
-    n = 0 if X is None else _num_samples(X)
+    n = 0 if X is None else num_samples(X)
     if n >= N_ROWS:
         return X[: 2 * N_ROWS]
     made = _made_rows(estimator, N_ROWS - n, rng)
@@ -136,7 +136,7 @@ def _made_table(estimator: ColumnTransformer, n: int, rng: np.random.Generator) 
     """Make a table for a column transformer."""
     columns: list[Any] = [np.zeros(n) for _ in range(estimator.n_features_in_)]
     for name, step, _ in estimator.transformers_:
-        places = np.asarray(estimator._transformer_to_input_indices[name], int)
+        places = column_places(estimator, name)
         made = None if isinstance(step, str) else _made_rows(step, n, rng)
         for i, place in enumerate(places):
             if made is None:
@@ -216,7 +216,7 @@ def check_graph(estimator: Any, graph: Graph, content: bytes, rows: Any) -> str 
         session = onnxruntime.InferenceSession(content, options)
         names = [output.name for output in session.get_outputs()]
         declared = {output.name: len(output.shape) for output in session.get_outputs()}
-        for n in (_num_samples(rows), 1):
+        for n in (num_samples(rows), 1):
             given = {s.name: s.rows[:n] for s in graph.sources if s.rows is not None}
             outputs = dict(zip(names, session.run(names, given), strict=True))
             for name, values in outputs.items():

@@ -12,8 +12,8 @@ from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
-from sklearn.utils import _safe_indexing
 
+from .._compat.sklearn import column_places, safe_indexing
 from ..data import split_columns
 from ..features import PretrainedFeatureExtractor
 from .onnx_graphs import FEATURES, OPSETS, Graph, after, module_graph, side_by_side, torch_graph
@@ -119,11 +119,11 @@ def _union(estimator: FeatureUnion, X, columns: Sequence) -> Graph:
 def _columns(estimator: ColumnTransformer, X, columns: Sequence) -> Graph:
     weights, parts = estimator.transformer_weights or {}, []
     for name, step, asked in estimator.transformers_:
-        places = np.asarray(estimator._transformer_to_input_indices[name], int)
+        places = column_places(estimator, name)
         if (isinstance(step, str) and step == "drop") or not len(places):
             continue
         labels = _labels(estimator, places)
-        table = None if X is None else _safe_indexing(X, places, axis=1)
+        table = None if X is None else safe_indexing(X, places, axis=1)
         if _has_network(step):
             graph = features_graph(step, table, labels)
         else:

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
 from torch import nn
 
+from .._compat.torch import buffers_of
 from ..backbones.serialization import LARGEST_VALUES, read_json
 from .archive import DamagedFileError
 from .kinds import ESTIMATORS, PLAIN
@@ -224,11 +225,11 @@ def _check_setting(loss: torch.nn.Module, key: str, value: Any) -> None:
     """Refuse what is no setting of a loss, and tensors that it does not have or cannot use."""
     name, settings = type(loss).__name__, vars(loss)
     if isinstance(value, torch.Tensor):
-        if key not in loss._buffers:
+        if key not in buffers_of(loss):
             raise DamagedFileError(f"{name} has no tensor {key!r:.80}")
         if not value.isfinite().all():
             raise DamagedFileError(f"tensor {key!r} of {name} has numbers that are not finite")
-    elif key in loss._buffers and value is None:
+    elif key in buffers_of(loss) and value is None:
         return
     elif key.startswith("_") or key not in settings or not _is_alike(value, settings[key]):
         raise DamagedFileError(f"{name} has no setting {key!r:.80} of this type")

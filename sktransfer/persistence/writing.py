@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
 from torch import nn
 
+from .._compat.torch import LossBase, buffers_of
 from ..backbones import Backbone
 from ..backbones.fingerprint import is_library
 from ..backbones.serialization import LARGEST_VALUES, write_json
@@ -225,7 +226,7 @@ class Writer:
                 f"loss={item!r:.80} has {other}, which {name} of torch does not have and a file "
                 "does not hold. Leave it out, give a loss of your own, or save with joblib."
             )
-        return {KIND: "loss of torch", "name": name, "state": self.write(state | item._buffers)}
+        return {KIND: "loss of torch", "name": name, "state": self.write(state | buffers_of(item))}
 
     def _code(self, item: types.FunctionType | type) -> Any:
         """Replace a function or a class of the user's by its name."""
@@ -249,7 +250,7 @@ def torch_code(name: str) -> Any:
 def is_loss(cls: Any) -> bool:
     """Tell whether a class is one of torch's losses that are settings alone, without weights."""
     is_class = isinstance(cls, type) and cls is torch_code(cls.__name__)
-    if not is_class or not issubclass(cls, nn.modules.loss._Loss):
+    if not is_class or not issubclass(cls, LossBase):
         return False
     required = inspect.Parameter.empty  # as the sizes of weights are
     parameters = inspect.signature(cls).parameters.values()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import validate_params
 from torch import nn
 
+from .._compat.sklearn import validate_params
 from ..backbones import Backbone, load_backbone, resolve_layer
 from ..data import check_target, encode_target, is_numbers, named_among, take
 from ..features import (

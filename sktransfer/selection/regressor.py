@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from .._compat.sklearn import Interval
 from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, all_or_nothing, reported

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from .._compat.sklearn import HasMethods, Interval, StrOptions, validate_parameters
 from ..data import check_labels, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, Count, all_or_nothing, reported
@@ -268,7 +268,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     def _check(self, X, y) -> tuple[Any, np.ndarray]:
         """Check the parameters and the data, and load the network."""
         self._require(y)
-        self._validate_params()
+        validate_parameters(self)
         check_choices(self)
         samples = self._fit_backbone(X)
         return samples, check_labels(y, len(samples), for_training=True)

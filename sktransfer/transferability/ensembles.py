@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from .._compat.sklearn import Interval, StrOptions, validate_params
 from ..data import check_labels, check_numbers, check_weights
 from ..data.types import RandomState
 

@@ -7,8 +7,8 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr, logsumexp
-from sklearn.utils._param_validation import Interval, validate_params
 
+from .._compat.sklearn import Interval, validate_params
 from ..data import check_labels
 from .scores import (
     check_labelled,

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import cross_val_score
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _num_samples
 
+from .._compat.sklearn import Interval, num_samples, validate_params
 from ..data import check_labels, check_numbers, check_target, find_task, naming
 from ..data.types import Folds, RandomState, Samples
 from .folds import check_folds
@@ -476,7 +475,7 @@ class _TransferabilityScorer:
         score = self.score if callable(self.score) else _FEATURE_SCORES[self.score]
         features = estimator.transform(X)
         if y is not None:  # not every callable needs it
-            y = check_target(y, _num_samples(features))
+            y = check_target(y, num_samples(features))
         value = score(features, y, **self.options)
         return float(value[0] if isinstance(value, tuple) else value)
 

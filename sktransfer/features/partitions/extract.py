@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import xxhash
 from sklearn.base import clone
-from sklearn.callback import with_callbacks
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
+from ..._compat.sklearn import begin_fit, end_fit, with_callbacks
 from ...backbones import describe, modality_of
 from ...backbones.behavior import sketch
 from ...data import UnreadableSamplesError, progress
@@ -237,8 +237,7 @@ def _run(
     n_planned: int | None,
 ) -> tuple[int, int]:
     """Compute the partitions, and tell the callbacks of the extractor of each; count the rows."""
-    root = extractor._init_callback_context("extract", max_subtasks=n_planned)
-    root.call_on_fit_task_begin(estimator=extractor)
+    root = begin_fit(extractor, "extract", max_subtasks=n_planned)
     n_rows = n_new = 0
     with contextlib.closing(run_partitions(partitions, pool, retries)) as computed:
         for partition, done in computed:
@@ -249,7 +248,7 @@ def _run(
             step = root.subcontext(task_name="partition")
             step.call_on_fit_task_begin(estimator=extractor)
             step.call_on_fit_task_end(estimator=extractor)
-    root.call_on_fit_task_end(estimator=extractor)
+    end_fit(extractor)
     return n_rows, n_new
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..._compat.python import n_workers_of
 from ...data import UnreadableSamplesError
 from ...engines import keep_freed_memory, thread_budget
 from ..function import FeatureFunction, drop_payload, keep_payload
@@ -389,7 +390,7 @@ class _ExecutorPool:
 
     def __init__(self, work: Work, executor: concurrent.futures.Executor):
         self.work, self.executor = work, executor
-        n_workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        n_workers = n_workers_of(executor) or os.cpu_count() or 1
         self.window = 2 * n_workers
         threads = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
         self.n_threads = None if threads else max(1, (os.cpu_count() or 1) // n_workers)
