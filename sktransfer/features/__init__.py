@@ -13,6 +13,7 @@ from .choices import LayerChoice, SizeChoice, candidate_layers, choose_layer
 from .compute import compute_outputs, describe_runs
 from .extractor import PretrainedFeatureExtractor, fitted_without_samples, learns_from_samples
 from .function import FeatureFunction
+from .generations import nothing_stored
 from .output import (
     Output,
     engine_for_outputs,
@@ -59,6 +60,7 @@ __all__ = [
     "layers_of",
     "learns_from_samples",
     "mapped_logits",
+    "nothing_stored",
     "open_sample",
     "prepare_probe",
     "probe_batch",

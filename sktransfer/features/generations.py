@@ -17,6 +17,7 @@ Each process compares a generation once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -24,7 +25,8 @@ import os
 import secrets
 import types
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from ..engines import distance, resolve_device
 from .output import Output, compute_exactly, compute_fixed, open_or_none, store_key
 from .store import FeatureStore
 
-__all__ = ["CheckedStore"]
+__all__ = ["CheckedStore", "nothing_stored"]
 
 # Relative L2 distances up to which two computations of a row are the same. The first is for one
 # kind of device in float32; rounding moves features by 1e-6.
@@ -48,6 +50,19 @@ _SAME_IN_FLOAT16 = 1e-3
 _SAME_ACROSS_DEVICES = 1e-2  # GPUs multiply in TensorFloat-32, which moves features by 1e-3
 _SAME_IN_BFLOAT16 = 0.2  # of the rows of bfloat16 to those of float32
 _STATES_KEPT = 4096
+
+
+_STORES: ContextVar[bool] = ContextVar("stores", default=True)
+
+
+@contextlib.contextmanager
+def nothing_stored() -> Iterator[None]:
+    """Keep no features in a block, as those of samples that were made up."""
+    token = _STORES.set(False)
+    try:
+        yield
+    finally:
+        _STORES.reset(token)
 
 
 class CheckedStore:
@@ -203,6 +218,8 @@ class CheckedStore:
         repeats : bool, default=False
             Whether the network has been run twice on a sample, with equal results.
         """
+        if not _STORES.get():
+            return
         key = self.keys[name]
         if self.store.generations is not None:
             state = self._state(name)

@@ -94,7 +94,9 @@ class Stream:
 
     def __getitem__(self, at: Any) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else np.asarray(at)
-        return next(self.batches([at]))
+        # To its end: where a garbage collector closes a generator, interrupts are dropped.
+        (rows,) = self.batches([at])
+        return rows
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the rows at some positions after another, loaded ahead.

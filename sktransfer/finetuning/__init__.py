@@ -3,6 +3,7 @@
 from .augmentation import Augmentation
 from .callbacks import StopAtTime
 from .classifier import FineTunedClassifier
+from .distributed import refuse_launcher
 from .learning_rate import training_length
 from .regressor import FineTunedRegressor
 
@@ -11,5 +12,6 @@ __all__ = [
     "FineTunedClassifier",
     "FineTunedRegressor",
     "StopAtTime",
+    "refuse_launcher",
     "training_length",
 ]

@@ -179,7 +179,8 @@ class TrainingDataset(Dataset):
         self, index: torch.Tensor, epoch_seed: int, generator: torch.Generator | None
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the activations and weights of some rows, and their targets."""
-        return next(self.batches([index], epoch_seed, generator))
+        (taken,) = self.batches([index], epoch_seed, generator)
+        return taken
 
     def batches(
         self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
@@ -252,10 +253,10 @@ class TrainingDataset(Dataset):
         return (self._sent(_as_batch(x)) for x in rows)
 
     def _of_views(self, index: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        taken = next(self._taken(self.views[0], [index]))
+        (taken,) = self._taken(self.views[0], [index])
         for number, view in enumerate(self.views[1:], start=1):
             here = which == number
-            taken[here.to(taken.device)] = next(self._taken(view, [index[here]]))
+            (taken[here.to(taken.device)],) = self._taken(view, [index[here]])
         return taken
 
     def _sent(self, x: torch.Tensor) -> torch.Tensor:

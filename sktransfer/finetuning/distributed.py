@@ -24,7 +24,14 @@ from skorch.utils import to_tensor
 from ..data import take
 from ..engines import resolve_device
 
-__all__ = ["ONE_PROCESS", "InProcesses", "Processes", "is_first_process", "is_launched"]
+__all__ = [
+    "ONE_PROCESS",
+    "InProcesses",
+    "Processes",
+    "is_first_process",
+    "is_launched",
+    "refuse_launcher",
+]
 
 # While samples are loaded. A process that is killed closes its connections: others notice at once.
 _LOADING = datetime.timedelta(days=30)
@@ -254,6 +261,20 @@ def is_launched() -> bool:
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size() > 1
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def refuse_launcher(estimator: Any) -> None:
+    """Raise an error if a launcher has started several processes, for what is fitted in one.
+
+    Raises
+    ------
+    ValueError
+    """
+    if is_launched():
+        raise ValueError(
+            f"{type(estimator).__name__} measures times, which differ between the processes of a "
+            "launcher: fit it in one process, or fit a FineTunedClassifier in several."
+        )
 
 
 def is_first_process() -> bool:

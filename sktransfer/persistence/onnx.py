@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from ..data import check_interrupt, package_versions
 from ..data.types import Samples
 from ..engines import quiet
-from ..features import BackboneEstimator
+from ..features import BackboneEstimator, nothing_stored
 from ..selection import TransferClassifier
 from .onnx_checks import check_graph, inner_estimator, rows_for_check
 from .onnx_graphs import Graph, after, module_graph, torch_graph
@@ -41,6 +41,7 @@ _MOST = 2**31  # bytes of a file
 _INT64 = 7  # TensorProto.INT64
 
 
+@nothing_stored()
 def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None = None) -> None:
     """Export a fitted estimator as an ONNX file, which runs without sktransfer and torch.
 

@@ -16,6 +16,7 @@ from .._compat.sklearn import Interval
 from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, all_or_nothing, reported
+from ..finetuning import refuse_launcher
 from ..transferability import subsample
 from .blend import describe_blend
 from .blend_fitting import BlendTask, fit_blend
@@ -169,6 +170,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         ValueError
             For unreadable samples, or for numbers or weights that do not fit.
         """
+        refuse_launcher(self)
         start = time.perf_counter()
         self._require(y)
         samples = self._fit_backbone(X)

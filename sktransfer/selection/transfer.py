@@ -17,6 +17,7 @@ from .._compat.sklearn import HasMethods, Interval, StrOptions, validate_paramet
 from ..data import check_labels, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import BackboneEstimator, Count, all_or_nothing, reported
+from ..finetuning import refuse_launcher
 from ..transferability import subsample
 from .blend import Blend, describe_blend
 from .blend_fitting import BlendTask, fit_blend
@@ -236,6 +237,7 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
                 f"X_unlabelled is used by strategy='auto' only, not by {self.strategy!r}. Use "
                 "sklearn.semi_supervised.SelfTrainingClassifier around the estimator instead."
             )
+        refuse_launcher(self)
         start = time.perf_counter()
         # None or not by the strategy, which a type checker cannot know.
         self.members_: Any = None

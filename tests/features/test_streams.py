@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import numpy as np
@@ -28,6 +29,20 @@ def test_rows_are_the_preprocessed_samples_bit_for_bit(n_jobs, keep_bytes):
             assert len(rows) == len(at)
             assert not len(at) or np.array_equal(rows, expected[at])
     assert np.array_equal(stream[4:7], expected[4:7])
+
+
+def test_an_interrupt_while_threads_end_is_raised():
+    def interrupt(frame, event, argument):
+        if event == "call" and frame.f_code.co_name == "shutdown":
+            raise KeyboardInterrupt
+
+    stream = Stream(images(8, (30, 24)), tiny_backbone(), n_jobs=2)
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            sys.setprofile(interrupt)
+            stream[:]
+        finally:
+            sys.setprofile(None)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from skorch.callbacks import Freezer, Unfreezer
 
 from sktransfer import FineTunedClassifier, load, load_backbone, save
 from tests.finetuning.conftest import network
-from tests.support import images, tiny_vit
+from tests.support import images
 
 SETTINGS = {"lr": 0.01, "max_epochs": 2, "random_state": 0}
 SETTINGS["net_params"] = {"optimizer__weight_decay": 0.1}
@@ -67,17 +67,17 @@ def test_a_network_without_parameters_to_train_is_refused(trainable, data):
 
 @pytest.mark.sweep
 def test_of_a_network_with_adapters_of_peft_only_these_are_trained():
-    peft = pytest.importorskip("peft")
-    module = tiny_vit()
-    config = peft.LoraConfig(r=2, target_modules=["mlp.0", "mlp.3"], lora_alpha=4)
+    peft, timm = pytest.importorskip("peft"), pytest.importorskip("timm")
+    sizes = {"img_size": 32, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
+    module = timm.create_model("vit_tiny_patch16_224", **sizes)  # 12 blocks
+    config = peft.LoraConfig(r=2, target_modules=["attn.qkv", "attn.proj"], lora_alpha=4)
     peft.inject_adapter_in_model(config, module)
     adapters = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert adapters
-    X, y = np.stack(images(12, size=(16, 16))).transpose(0, 3, 1, 2) / 255, [0, 1, 2] * 4
-    backbone = load_backbone(module)
-    model = FineTunedClassifier(backbone, trainable="all", **SETTINGS)
+    assert (len(adapters), len(module.state_dict())) == (48, 200)
+    X, y = np.stack(images(12, size=(32, 32))).transpose(0, 3, 1, 2) / 255, [0, 1, 2] * 4
+    model = FineTunedClassifier(load_backbone(module), trainable="all", **SETTINGS)
     model.fit(X.astype(np.float32), y)
-    assert changed(model, module) - {"heads.head.weight", "heads.head.bias"} == adapters
+    assert changed(model, module) - {"head.weight", "head.bias"} == adapters
 
 
 def test_a_file_without_pickle_keeps_which_are_fixed(data, tmp_path):

@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.svm import LinearSVC
 
 from sktransfer import (
+    FeatureStore,
     FineTunedClassifier,
     FineTunedRegressor,
     PretrainedClassifier,
@@ -297,6 +298,14 @@ def test_a_blend_of_words_weighted_by_rank(tmp_path):
     save(model, tmp_path / "model.skt")
     again = load(tmp_path / "model.skt", modules={"word-vectors": backbone})
     assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
+
+
+def test_made_up_samples_do_not_enter_the_store(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    model = PretrainedFeatureExtractor(tiny_backbone(), memory=store).fit(X)
+    model.transform(X)
+    to_onnx(model, tmp_path / "m.onnx")
+    assert len(store) == len(X)
 
 
 def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch, interrupts):

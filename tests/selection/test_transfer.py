@@ -19,6 +19,7 @@ from torch import nn
 from sktransfer import (
     FineTunedClassifier,
     PretrainedFeatureExtractor,
+    TransferRegressor,
     UnreadableSamplesError,
     load_backbone,
     load_word_vectors,
@@ -46,6 +47,14 @@ def test_every_strategy_is_a_classifier(strategy, colours):
     np.testing.assert_array_equal(
         model.predict(X), model.classes_[model.predict_proba(X).argmax(axis=1)]
     )
+
+
+@pytest.mark.parametrize("cls", [TransferClassifier, TransferRegressor])
+def test_several_processes_of_a_launcher_are_refused(cls, colours, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=f"{cls.__name__} .* fit it in one process"):
+        cls(tiny_backbone()).fit(colours[0], np.arange(len(colours[1])))
 
 
 def test_early_takes_a_layer_before_the_penultimate_one(colours):
