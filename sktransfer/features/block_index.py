@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .blocks import Head, read_head
+from .key_index import KeyIndex
 
 __all__ = ["BlockIndex", "list_blocks"]
 
@@ -44,16 +45,16 @@ class BlockIndex:
         self._numbers: dict[str, int] = {}
         self._sizes: list[int] = []
         self._small: set[int] = set()  # numbers
-        # Sorted first halves of keys, and where they are: number << 32 | row.
-        self._keys = np.empty(0, np.uint64)
-        self._places = np.empty(0, np.int64)
+        # First halves of keys, and where they are: number << 32 | row. The second half of a key is
+        # compared when its row is read.
+        self._sorted = KeyIndex(halves=1)
         self._recent: dict[int, int] = {}
         self._listed = (0, 0)  # when the folder was changed, and when it was listed
 
     def __len__(self) -> int:
         """Count the keys."""
-        self._sort()
-        return len(self._keys)
+        self._sort([])
+        return len(self._sorted)
 
     @property
     def nbytes(self) -> int:
@@ -117,10 +118,11 @@ class BlockIndex:
         blocks = [block for block in found if block is not None]
         if not blocks:
             return
-        keys, places = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
-        if len(keys) + len(self._recent) > _RECENT + len(self._keys) // 8:
-            self._sort(keys, places)
-        else:
+        n_new = len(self._recent) + sum(len(keys) for keys, _ in blocks)
+        if n_new > _RECENT + len(self._sorted) // 8:
+            self._sort(blocks)
+            return
+        for keys, places in blocks:
             self._recent |= zip(keys.tolist(), places.tolist(), strict=True)
 
     def forget(self, number: int) -> None:
@@ -132,17 +134,16 @@ class BlockIndex:
             self._sizes[number] = 0
             self._small.discard(number)
 
-    def _sort(self, keys: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
-        """Join new and recent keys to the sorted ones, and drop those of removed blocks."""
+    def _sort(self, blocks: list[_Keys]) -> None:
+        """Join recent keys and those of new blocks to the sorted ones, without removed blocks."""
         n = len(self._recent)
-        all_keys = [np.fromiter(self._recent, np.uint64, n), self._keys]
-        all_places = [np.fromiter(self._recent.values(), np.int64, n), self._places]
-        if keys is not None and places is not None:  # of equal keys the first counts
-            all_keys, all_places = [keys[::-1], *all_keys], [places[::-1], *all_places]
-        joined = np.concatenate(all_places)
-        exists = np.array([name is not None for name in self._names], bool)[joined >> 32]
-        self._keys, first = np.unique(np.concatenate(all_keys)[exists], return_index=True)
-        self._places = joined[exists][first]
+        recent = np.fromiter(self._recent, np.uint64, n)
+        blocks = [(recent, np.fromiter(self._recent.values(), np.int64, n)), *blocks]
+        keys, places = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
+        exists = np.array([name is not None for name in self._names], bool)
+        self._sorted.retain(exists[self._sorted.places >> 32])
+        kept = exists[places >> 32]
+        self._sorted.add(keys[kept, None], places[kept])
         self._recent = {}
 
     def find(self, keys: np.ndarray) -> np.ndarray:
@@ -158,10 +159,7 @@ class BlockIndex:
         ndarray of shape (n,), int64
             Number of the block << 32 | row; -1 for a key that is not there.
         """
-        found = np.full(len(keys), -1)
-        if len(self._keys):
-            at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-            found = np.where(self._keys[at] == keys, self._places[at], -1)
+        found = self._sorted.find(keys[:, None])
         if self._recent:
             recent = np.array([self._recent.get(key, -1) for key in keys.tolist()], np.int64)
             found = np.where(recent >= 0, recent, found)

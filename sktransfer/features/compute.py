@@ -28,6 +28,7 @@ from ..backbones import Backbone
 from ..data import Modality, UnreadableSamplesError, check_interrupt, progress
 from ..engines import Engine, keep_freed_memory, resolve_device
 from .generations import CheckedStore
+from .key_index import KeyIndex, as_keys
 from .loader import Loader, count_needed_loaders
 from .output import Output, engine_for_outputs, open_once, open_sample
 from .store import FeatureStore
@@ -363,10 +364,7 @@ class FirstPositions:
         #: Whether all keys are digests of 16 bytes, or any that can be in a dictionary.
         self.by_digest = n_samples > _RECENT
         self._recent: dict[Any, int] = {}
-        # Digests in two halves, sorted by the first, and positions.
-        self._heads = np.empty(0, np.uint64)
-        self._tails = np.empty(0, np.uint64)
-        self._positions = np.empty(0, np.int64)
+        self._earlier = KeyIndex()
 
     def find(self, keys: Sequence[Any], positions: Sequence[int]) -> list[int]:
         """Return the position of the first sample with each key, and learn the new ones.
@@ -382,38 +380,20 @@ class FirstPositions:
         list of int
         """
         known = [-1] * len(keys)
-        if len(self._heads):
-            heads, tails = _halves(keys)
-            at = np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)
-            same = (self._heads[at] == heads) & (self._tails[at] == tails)
-            known = np.where(same, self._positions[at], -1).tolist()
+        if len(self._earlier):
+            known = self._earlier.find(as_keys(keys)).tolist()
         first = [
             self._recent.setdefault(key, position) if before < 0 else before
             for key, position, before in zip(keys, positions, known, strict=True)
         ]
         if self.by_digest and len(self._recent) >= _RECENT:
-            self._sort()
+            recent = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+            self._earlier.add(as_keys(list(self._recent)), recent)
+            self._recent = {}
+        if len(self._earlier) > _MOST:  # the last half stays
+            places = self._earlier.places
+            self._earlier.retain(places >= np.median(places))
         return first
-
-    def _sort(self) -> None:
-        """Move the recent keys into the arrays; of too many, the last half stays."""
-        heads, tails = _halves(list(self._recent))
-        positions = np.fromiter(self._recent.values(), np.int64, len(heads))
-        order = np.argsort(heads)
-        at = np.searchsorted(self._heads, heads[order])
-        self._heads = np.insert(self._heads, at, heads[order])
-        self._tails = np.insert(self._tails, at, tails[order])
-        self._positions = np.insert(self._positions, at, positions[order])
-        self._recent = {}
-        if len(self._heads) > _MOST:
-            kept = self._positions >= np.median(self._positions)
-            self._heads, self._tails = self._heads[kept], self._tails[kept]
-            self._positions = self._positions[kept]
-
-
-def _halves(digests: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    pairs = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
 
 
 # -- open and preprocess ---------------------------------------------------------------------------

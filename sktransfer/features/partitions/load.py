@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import xxhash
 
 from ...data.types import PathLike
+from ..key_index import KeyIndex, as_keys
 from ..tables import empty_table
 from .folder import (
     DIGEST,
@@ -170,8 +172,7 @@ class PartitionIndex:
     def __init__(self, location: Path):
         self.location = location
         self._listed = -1
-        self._keys = np.empty((0, 2), np.uint64)
-        self._places = np.empty((0, 2), np.int64)
+        self._rows = KeyIndex()  # file << 32 | row
         self._folder = Folder(location)
         self._manifest: Manifest | None = None
         self._names: list[PartitionName] = []
@@ -199,17 +200,10 @@ class PartitionIndex:
         """
         self._refresh()
         column, shape = self._column(recipe)
-        if column is None or not len(self._keys):
+        if column is None or not len(self._rows):
             return [None] * len(digests)
-        wanted = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
-        at = np.searchsorted(self._keys[:, 0], wanted[:, 0])
-        at = np.minimum(at, len(self._keys) - 1)
-        is_there = (self._keys[at] == wanted).all(axis=1)
-        places = self._places[at]
-        return [
-            self._row(column, shape, *places[i].tolist()) if is_there[i] else None
-            for i in range(len(wanted))
-        ]
+        places = self._rows.find(as_keys(digests)).tolist()
+        return [None if place < 0 else self._row(column, shape, place) for place in places]
 
     def _column(self, recipe: str) -> tuple[FeatureColumn | None, tuple[int, ...]]:
         """Return the column with the features of a recipe, and the shape of a row."""
@@ -219,7 +213,8 @@ class PartitionIndex:
                 return column, shape
         return None, ()
 
-    def _row(self, column: FeatureColumn, shape: tuple, file: int, row: int) -> np.ndarray | None:
+    def _row(self, column: FeatureColumn, shape: tuple, place: int) -> np.ndarray | None:
+        file, row = place >> 32, place & (2**32 - 1)
         try:
             _, groups, first = self._file(file)
             rows = self._group(column, file, int(groups[row]))
@@ -258,17 +253,11 @@ class PartitionIndex:
             return
         self._group.cache_clear()
         self._file.cache_clear()
-        digests = []
-        for name in self._names:
-            try:
+        keys, places = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
+        for file, name in enumerate(self._names):
+            with contextlib.suppress(ValueError, OSError):  # damaged
                 table = read_partition(self._folder, name, [DIGEST], key=self._manifest.key)
-                digests.append(table[DIGEST].to_pylist())
-            except (ValueError, OSError):  # damaged
-                digests.append([])
-        sizes = [len(some) for some in digests]
-        keys = np.frombuffer(b"".join(b"".join(some) for some in digests), np.uint64)
-        rows = np.concatenate([np.arange(size) for size in sizes])
-        places = np.stack([np.repeat(np.arange(len(sizes)), sizes), rows], axis=1)
-        # Two keys have one first half once in 2**64 pairs.
-        order = np.argsort(keys.reshape(-1, 2)[:, 0], kind="stable")
-        self._keys, self._places = keys.reshape(-1, 2)[order], places[order]
+                keys.append(as_keys(table[DIGEST].to_pylist()))
+                places.append((file << 32) + np.arange(len(keys[-1])))
+        self._rows = KeyIndex()
+        self._rows.add(np.concatenate(keys), np.concatenate(places))
