@@ -87,20 +87,40 @@ def _shapes(module: nn.Module) -> tuple:
 
 
 def _about(writer: Writer, network: Backbone) -> dict:
-    """Return what is written of each network whose tensors are in the file."""
-    preprocess = {
-        key: _preprocessing(writer, getattr(network, key))
-        for key in ("preprocess", "native_preprocess")
-    }
-    return preprocess | {
+    """Return what is written of each network whose tensors are in the file.
+
+    Of a network at another input size these are the tensors of the original one, and those that
+    were made for the size.
+    """
+    native = network.native or network
+    return {
+        "preprocess": _preprocessing(writer, native.preprocess),
+        "image_size": None if network.native is None else network.input_shape[-1],
+        "resized": _resized_tensors(writer, network),
         "name": network.name,
         "fingerprint": network.fingerprint,
         "licence": network.licence,
         "modality": network.modality.name,
         "classes": writer.write(None if network.classes is None else list(network.classes)),
         "class_ids": writer.write(None if network.class_ids is None else list(network.class_ids)),
-        "tensors": _tensors(writer, network.module),
+        "tensors": _tensors(writer, native.module),
     }
+
+
+def _resized_tensors(writer: Writer, network: Backbone) -> str | None:
+    """Put the tensors that were made for an input size into the file; return their part."""
+    made = {} if network.native is None else _not_shared(network.module, network.native.module)
+    if not made:
+        return None
+    part = writer.places.setdefault(id(network.module), f"networks/{len(writer.places)}")
+    writer.tensors[part] = {k: v.detach().cpu().clone().contiguous() for k, v in made.items()}
+    return part
+
+
+def _not_shared(module: nn.Module, native: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a resized network that are not those of the original one."""
+    shared = {tensor.data_ptr() for tensor in native.state_dict().values()}
+    return {k: v for k, v in module.state_dict().items() if v.data_ptr() not in shared}
 
 
 def _preprocessing(writer: Writer, preprocess: Any) -> Any:
@@ -126,7 +146,7 @@ def _is_published(network: Backbone) -> bool:
         made = architecture(name)
     except (ImportError, ValueError):  # the user's
         return False
-    if not network.modality.has_tokens and _fits(made, network):
+    if not network.modality.has_tokens and _fits(made, network.native or network):
         return True
     if network.loaded_by is None:
         return False
@@ -152,7 +172,7 @@ def _given(writer: Writer, network: Backbone) -> dict:
         given = writer.name_of(factory, factory.__name__)
     else:
         name = network.name if network.loaded_by is None else network.loaded_by[0]
-        given = writer.name_of(_shapes(network.module), name)
+        given = writer.name_of(_shapes((network.native or network).module), name)
     return {"given": given, "needs_backbone": network.stages is not None}
 
 
@@ -223,6 +243,20 @@ def _check_fingerprint(made: Backbone, record: dict) -> None:
 def _read_published(reader: Reader, record: dict) -> Backbone:
     made = _made_once(reader, record, _build_published)
     _check_fingerprint(made, record)
+    return _at_size(reader, record, made)
+
+
+def _at_size(reader: Reader, record: dict, native: Backbone) -> Backbone:
+    """Return a network at the size that the file says, with the tensors made for that size."""
+    made = native.with_image_size(record["image_size"])
+    if record["resized"] is not None:
+        own = _not_shared(made.module, native.module)
+        tensors = reader.tensors[record["resized"]]
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
+            raise DamagedFileError(
+                f"its tensors of {record['name']!r:.80} are not those for {made.input_shape}"
+            )
+        made.module.load_state_dict(tensors, strict=False)
     return made
 
 
@@ -252,9 +286,8 @@ def _describe(reader: Reader, record: dict, made: Backbone) -> None:
     for name in ("classes", "class_ids"):
         found = reader.read(record[name])
         setattr(made, name, None if found is None else tuple(found))
-    for name in ("preprocess", "native_preprocess"):
-        if record[name] != "of the network" and not _is_named(record[name]):
-            setattr(made, name, reader.read(record[name]))
+    if record["preprocess"] != "of the network" and not _is_named(record["preprocess"]):
+        made.preprocess = reader.read(record["preprocess"])
     made.forget_fingerprint()
 
 
@@ -271,6 +304,7 @@ def _read_given(reader: Reader, record: dict) -> Backbone:
             "Predictions may differ.",
             stacklevel=2,
         )
+    made = _at_size(reader, record, made)
     check_behavior(made, record.get("behavior"))
     return made
 

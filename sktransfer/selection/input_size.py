@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import Backbone, takes_size
+from ..backbones import Backbone, size_step, takes_size
 
 __all__ = ["note_on_size"]
 
@@ -36,7 +36,8 @@ def note_on_size(backbone: Backbone, samples: Sequence[Any]) -> str | None:
     if len(shape) != 3 or backbone.native_shape or not hasattr(backbone.preprocess, "with_size"):
         return None
     native = max(shape[1:])
-    larger = round(native * _LARGER)
+    step = size_step(backbone, 1)
+    larger = round(native * _LARGER / step) * step
     side = _median_side(backbone, samples)
     if side is None or side < larger or not takes_size(backbone, larger):
         return None

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
+from ..backbones import Backbone, LayerInfo, resolve_layer, size_step, takes_size
 from ..features import Output, candidate_layers, has_ranks
 from ..transferability import LinearProbe
 from .candidates import (
@@ -28,7 +28,8 @@ __all__ = ["BLEND", "BY_RANK", "PROPOSALS", "Layout", "input_sizes", "propose_ca
 BLEND: dict[str, Any] = {
     # Input sizes, relative to the one that the weights were trained with,
     "sizes": (3 / 7, 4 / 7, 9 / 7),
-    # rounded to a multiple of this, if that one has at least so many pixels.
+    # rounded to a multiple of this (of the patch that is nearest to it, where a network has
+    # patches), if that one has at least so many pixels.
     "multiple": 32,
     "least_size": 96,
     # The position, among these sizes, of the one at which a network is trained.
@@ -240,7 +241,7 @@ def input_sizes(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]
     fixed = asked is not None or backbone.native_shape is not None
     if fixed or shape is None or not hasattr(backbone.preprocess, "with_size"):
         return (None,)
-    native, step = max(shape[1:]), BLEND["multiple"]
+    native, step = max(shape[1:]), size_step(backbone, BLEND["multiple"])
     if native < BLEND["least_size"] or native != min(shape[1:]):
         return (None,)
     sizes = [step * round(factor * native / step) for factor in BLEND["sizes"]]
