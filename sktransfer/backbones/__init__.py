@@ -14,7 +14,6 @@ from .layers import (
     penultimate,
     pooled_width,
     resolve_layer,
-    size_step,
     takes_size,
     weighted_layers,
 )
@@ -45,7 +44,6 @@ __all__ = [
     "register_backbone",
     "resolve_layer",
     "seeded",
-    "size_step",
     "stages_of",
     "takes_size",
     "trace",

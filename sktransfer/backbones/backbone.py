@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -60,12 +59,6 @@ class Backbone:
         The layer whose output a classifier takes, where the network does not show it.
     licence : str, default=None
         What the source of the weights states about their licence, and where.
-    resize : callable, default=None
-        For networks that hold tensors or numbers for one input size: from the network and the side
-        of a square in pixels to the network for images of that size. It shares all tensors that do
-        not change, and leaves the network that it is given as it is.
-    patch_size : int, default=None
-        Sides of images are multiples of this, if all pixels are to be used.
 
     Attributes
     ----------
@@ -99,8 +92,6 @@ class Backbone:
         heads: Sequence[str] = (),
         penultimate: str | None = None,
         licence: str | None = None,
-        resize: Callable[[nn.Module, int], nn.Module] | None = None,
-        patch_size: int | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
@@ -118,10 +109,8 @@ class Backbone:
         self.heads = tuple(heads)
         self.penultimate = penultimate
         self.licence = licence
-        self.resize = resize
-        self.patch_size = patch_size
-        # This backbone at the size that its weights were trained with, where another was asked for.
-        self.native: Backbone | None = None
+        # The preprocessing that the weights were trained with, where another size was asked for.
+        self.native_preprocess: Any = None
         self._fingerprint: str | None = None
         # Whether its code is the user's, so that a file holds its output on a fixed sample. Set by
         # the registry.
@@ -133,8 +122,6 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str:
-        if self.native is not None:  # tensors made for another size follow from these weights
-            return self.native.fingerprint
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.module, self.stages)
         return self._fingerprint
@@ -161,7 +148,7 @@ class Backbone:
     @property
     def native_shape(self) -> Any:  # tuple of int or None
         """Shape of the images that the network was made for, where another one was asked for."""
-        return None if self.native is None else self.native.input_shape
+        return getattr(self.native_preprocess, "input_shape", None)
 
     def run(
         self,
@@ -246,9 +233,6 @@ class Backbone:
     def with_image_size(self, image_size: int | None) -> Backbone:
         """Return this backbone for another input size, sharing the weights.
 
-        Embeddings of positions are interpolated to the size, where the source of the network does
-        that (``resize``).
-
         Parameters
         ----------
         image_size : int or None
@@ -279,11 +263,8 @@ class Backbone:
                 f"image_size={image_size!r}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
                 f"{self.name!r} was made for {max(shape[1:])}."
             )
-        native = self.native or self
-        if native.input_shape == (3, image_size, image_size):
-            return native
-        sized = native.prepared.setdefault("sized", {})
-        sized[image_size] = found = sized.pop(image_size, None) or native._resized(image_size)
+        sized = self.prepared.setdefault("sized", {})
+        sized[image_size] = found = sized.pop(image_size, None) or self._resized(image_size)
         while len(sized) > _SIZES_KEPT:
             sized.pop(next(iter(sized)))
         return found
@@ -327,13 +308,11 @@ class Backbone:
 
     def _resized(self, image_size: int) -> Backbone:
         # From the native size, since the resize is rounded to whole pixels.
-        changed = self.preprocess.with_size(image_size)
+        native = self.native_preprocess or self.preprocess
+        is_native = native.input_shape == (3, image_size, image_size)
+        changed = native if is_native else native.with_size(image_size)
         other = self._with_preprocess(changed, image_size=image_size)
-        other.native = self
-        if self.resize is not None:
-            # A size that its source refuses is refused by the network, too, when it runs.
-            with contextlib.suppress(Exception):
-                other.module, other.prepared = self.resize(self.module, image_size).eval(), {}
+        other.native_preprocess = native
         return other
 
     def _with_preprocess(self, preprocess, **arguments) -> Backbone:
