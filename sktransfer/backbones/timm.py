@@ -12,7 +12,7 @@ from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
 from .preprocessing import ImagePreprocessing
 from .stages import modules_around, trace
-from .weights import load_weights, random_weights
+from .weights import load_weights, n_outputs, random_weights
 
 __all__ = ["load_timm", "timm_names"]
 
@@ -48,7 +48,7 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
         module = random_weights(lambda: timm.create_model(short, pretrained=False))
     else:
         module = load_weights(random_weights(lambda: timm.create_model(short)), Path(weights))
-    imagenet = getattr(module, "num_classes", None) == 1000
+    imagenet = getattr(module, "num_classes", None) == n_outputs(module) == 1000
     return Backbone(
         name,
         module,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
@@ -94,6 +95,20 @@ class TunedEstimator(BackboneEstimator):
         "checkpoint": [str, Path, None],
         "random_state": ["random_state"],
     }
+
+    def __sklearn_clone__(self):
+        try:
+            return super().__sklearn_clone__()
+        except Exception as error:  # of any type: a callback is copied by its own methods
+            try:
+                clone(self.callbacks, safe=False)
+            except Exception:
+                raise TypeError(
+                    f"callbacks= cannot be copied ({error}), as searches and cross-validation do. "
+                    "Open files and connections in a callback's method on_train_begin, not before "
+                    "it is given."
+                ) from error
+            raise
 
     # -- steps of fit --------------------------------------------------------------------------
 
