@@ -40,16 +40,15 @@ from _common import parser, table
 from _tasks import Task
 
 from sktransfer import FeatureStore, TransferClassifier, load_backbone, recommend_strategy
-from sktransfer.selection.rules import (
+from sktransfer.selection.recommendation import headroom_of, update
+from sktransfer.selection.strategies import (
     RULES,
+    STRATEGIES,
     Evidence,
     ExplainedLabels,
     ShareOfErrors,
-    headroom_of,
     rule_inputs,
-    update,
 )
-from sktransfer.selection.strategies import STRATEGIES
 
 LITE, MINILM, GLOVE = "efficientnet_lite0", "minilm_l6_v2", "glove_6b_50d"
 # source, backbone, pixels, samples of a class

@@ -14,6 +14,7 @@ from .layers import (
     penultimate,
     pooled_width,
     resolve_layer,
+    size_step,
     takes_size,
     weighted_layers,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "register_backbone",
     "resolve_layer",
     "seeded",
+    "size_step",
     "stages_of",
     "takes_size",
     "trace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,12 @@ class Backbone:
         The layer whose output a classifier takes, where the network does not show it.
     licence : str, default=None
         What the source of the weights states about their licence, and where.
+    resize : callable, default=None
+        For networks that hold tensors or numbers for one input size: from the network and the side
+        of a square in pixels to the network for images of that size. It shares all tensors that do
+        not change, and leaves the network that it is given as it is.
+    patch_size : int, default=None
+        Sides of images are multiples of this, if all pixels are to be used.
 
     Attributes
     ----------
@@ -92,6 +99,8 @@ class Backbone:
         heads: Sequence[str] = (),
         penultimate: str | None = None,
         licence: str | None = None,
+        resize: Callable[[nn.Module, int], nn.Module] | None = None,
+        patch_size: int | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
@@ -109,8 +118,10 @@ class Backbone:
         self.heads = tuple(heads)
         self.penultimate = penultimate
         self.licence = licence
-        # The preprocessing that the weights were trained with, where another size was asked for.
-        self.native_preprocess: Any = None
+        self.resize = resize
+        self.patch_size = patch_size
+        # This backbone at the size that its weights were trained with, where another was asked for.
+        self.native: Backbone | None = None
         self._fingerprint: str | None = None
         # Whether its code is the user's, so that a file holds its output on a fixed sample. Set by
         # the registry.
@@ -122,6 +133,8 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str:
+        if self.native is not None:  # tensors made for another size follow from these weights
+            return self.native.fingerprint
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.module, self.stages)
         return self._fingerprint
@@ -148,7 +161,7 @@ class Backbone:
     @property
     def native_shape(self) -> Any:  # tuple of int or None
         """Shape of the images that the network was made for, where another one was asked for."""
-        return getattr(self.native_preprocess, "input_shape", None)
+        return None if self.native is None else self.native.input_shape
 
     def run(
         self,
@@ -233,6 +246,9 @@ class Backbone:
     def with_image_size(self, image_size: int | None) -> Backbone:
         """Return this backbone for another input size, sharing the weights.
 
+        Embeddings of positions are interpolated to the size, where the source of the network does
+        that (``resize``).
+
         Parameters
         ----------
         image_size : int or None
@@ -263,8 +279,11 @@ class Backbone:
                 f"image_size={image_size!r}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
                 f"{self.name!r} was made for {max(shape[1:])}."
             )
-        sized = self.prepared.setdefault("sized", {})
-        sized[image_size] = found = sized.pop(image_size, None) or self._resized(image_size)
+        native = self.native or self
+        if native.input_shape == (3, image_size, image_size):
+            return native
+        sized = native.prepared.setdefault("sized", {})
+        sized[image_size] = found = sized.pop(image_size, None) or native._resized(image_size)
         while len(sized) > _SIZES_KEPT:
             sized.pop(next(iter(sized)))
         return found
@@ -308,11 +327,13 @@ class Backbone:
 
     def _resized(self, image_size: int) -> Backbone:
         # From the native size, since the resize is rounded to whole pixels.
-        native = self.native_preprocess or self.preprocess
-        is_native = native.input_shape == (3, image_size, image_size)
-        changed = native if is_native else native.with_size(image_size)
+        changed = self.preprocess.with_size(image_size)
         other = self._with_preprocess(changed, image_size=image_size)
-        other.native_preprocess = native
+        other.native = self
+        if self.resize is not None:
+            # A size that its source refuses is refused by the network, too, when it runs.
+            with contextlib.suppress(Exception):
+                other.module, other.prepared = self.resize(self.module, image_size).eval(), {}
         return other
 
     def _with_preprocess(self, preprocess, **arguments) -> Backbone:

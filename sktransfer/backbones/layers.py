@@ -27,6 +27,7 @@ __all__ = [
     "penultimate",
     "pooled_width",
     "resolve_layer",
+    "size_step",
     "takes_size",
     "weighted_layers",
 ]
@@ -433,33 +434,55 @@ def _check_output(backbone: Backbone, alone, both) -> None:
 
 
 def _unfit_size(backbone: Backbone, error: Exception) -> str:
-    """Say that a network does not take images of the size asked for, and the least it takes."""
+    """Say that a network does not take images of the size asked for, and one that it takes."""
     native, size = max(backbone.native_shape[1:]), backbone.preprocess.input_shape[-1]
-    least = _least_size(backbone, native)
     # Those of one kind can be large, such as a message with a whole shape in it.
     why = f"{type(error).__name__}: {error}"[:200]
-    known = "" if least is None else f" The least that it takes is {least};"
     return (
         f"image_size={size}: backbone {backbone.name!r} does not take images of this size "
-        f"({why}).{known} its weights were made for {native}."
+        f"({why}).{_sizes_taken(backbone, size, native)} its weights were made for {native}."
     )
 
 
-def _least_size(backbone: Backbone, native: int) -> int | None:
-    """Find the smallest square image that a network takes, up to its native size.
+def _sizes_taken(backbone: Backbone, size: int, native: int) -> str:
+    """Name the smallest square image that a network takes, or those next to a larger size.
 
-    Networks that take multiples of a patch are tried at multiples of 32 first; from the smallest
+    Networks that take multiples of a patch are tried at multiples of it first; from the smallest
     of these that is taken, bisection goes down.
     """
-    steps = [*range(_STEP, native, _STEP), native]
-    fitting = next((size for size in steps if takes_size(backbone, size)), None)
-    if fitting is None:
-        return None
-    below = max(0, fitting - _STEP)
-    while fitting - below > 1:
-        middle = (fitting + below) // 2
-        fitting, below = (middle, below) if takes_size(backbone, middle) else (fitting, middle)
-    return fitting
+    step = size_step(backbone)
+    steps = [*range(step, native, step), native]
+    least = next((side for side in steps if takes_size(backbone, side)), None)
+    if least is None:
+        return ""
+    if size > least:
+        near = [side for side in (size // step * step, -(-size // step) * step) if side != size]
+        taken = [side for side in near if 0 < side <= 4096 and takes_size(backbone, side)]
+        taken = taken or [native]
+        return f" It takes {' and '.join(map(str, taken))};"
+    below = max(0, least - step)
+    while least - below > 1 and not least == native > step:  # one size only
+        middle = (least + below) // 2
+        least, below = (middle, below) if takes_size(backbone, middle) else (least, middle)
+    return f" The least that it takes is {least};"
+
+
+def size_step(backbone: Backbone, about: int = _STEP) -> int:
+    """Return a number of pixels of which sizes to try are multiples.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    about : int, default=32
+        The number for a network that is not divided into patches.
+
+    Returns
+    -------
+    int
+        The multiple of the side of a patch that is nearest to ``about``.
+    """
+    patch = backbone.patch_size
+    return about if patch is None else patch * max(1, round(about / patch))
 
 
 @torch.inference_mode()
@@ -469,7 +492,7 @@ def takes_size(backbone: Backbone, size: int) -> bool:
     Parameters
     ----------
     backbone : Backbone
-        With an input shape.
+        With an input shape, and a preprocessing whose size can be changed.
     size : int
         Side in pixels.
 
@@ -478,8 +501,9 @@ def takes_size(backbone: Backbone, size: int) -> bool:
     bool
     """
     shape: Any = backbone.native_shape or backbone.input_shape
+    module = backbone.with_image_size(size).module
     try:
-        output = backbone.module(torch.zeros(1, shape[0], size, size, dtype=torch.float32))
+        output = module(torch.zeros(1, shape[0], size, size, dtype=torch.float32))
     except Exception:  # whatever the network raises
         return False
     return bool(output.isfinite().all())

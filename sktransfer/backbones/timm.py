@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from .backbone import Backbone
-from .imagenet import imagenet_classes, imagenet_ids
+from .imagenet import imagenet_classes, imagenet_ids, unique_names
 from .preprocessing import ImagePreprocessing
 from .stages import modules_around, trace
 from .weights import load_weights, n_outputs, random_weights
@@ -36,30 +40,76 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
     """Load a network of timm with its published, local or random weights.
 
     timm downloads published weights to its own folder. ``download`` is False when a pickle is
-    opened, and then nothing is downloaded.
+    opened, and then nothing is downloaded. A name ``"timm:hf-hub:<owner>/<name>"`` is that of a
+    network of timm on the Hugging Face hub, from which its configuration comes, too.
     """
     timm = _timm()
     short = name.removeprefix("timm:")
-    if short.split(".")[0] not in timm.list_models():
+    on_hub = short.startswith("hf-hub:")
+    if not on_hub and short.split(".")[0] not in timm.list_models():
         raise ValueError(f"timm has no network {short!r}; sktransfer.list_backbones('timm:*')")
+    if on_hub and weights is None and not download:
+        raise ValueError(f"{name!r}: its architecture is on the hub, and nothing is downloaded.")
     if weights == "default":
         module = _pretrained(timm, short, download)
     elif weights is None:
-        module = random_weights(lambda: timm.create_model(short, pretrained=False))
+        module = random_weights(lambda: _create(timm, short))
     else:
-        module = load_weights(random_weights(lambda: timm.create_model(short)), Path(weights))
-    imagenet = getattr(module, "num_classes", None) == n_outputs(module) == 1000
+        module = load_weights(random_weights(lambda: _create(timm, short)), Path(weights))
+    classes, class_ids = _classes(timm, module)
     return Backbone(
         name,
         module,
         preprocess=_preprocessing(timm, module),
-        classes=imagenet_classes() if imagenet else None,
-        class_ids=imagenet_ids() if imagenet else None,
+        classes=classes,
+        class_ids=class_ids,
         loaded_by=(name, weights) if weights == "default" else None,
         licence=_licence(module) if weights == "default" else None,
         opaque=_untraced(),
         heads=_classifier(module),
+        resize=_with_input_size if hasattr(module, "set_input_size") else None,
+        patch_size=_patch_size(module),
     )
+
+
+def _create(timm, name: str, pretrained: bool = False) -> Any:
+    """Build a network of timm for one input size, in which positions are constant tensors.
+
+    Where timm computes positions from the shape of each input, the network could not be cut.
+    """
+    try:
+        return timm.create_model(name, pretrained=pretrained, dynamic_img_size=False)
+    except TypeError:  # it has no such setting
+        return timm.create_model(name, pretrained=pretrained)
+
+
+def _with_input_size(module: nn.Module, image_size: int) -> nn.Module:
+    """Return a copy for images of another size, which shares the tensors that do not change."""
+    tensors = {id(t): t for t in chain(module.parameters(), module.buffers())}
+    made: Any = deepcopy(module, tensors)
+    with warnings.catch_warnings():  # timm 1.0.31 indexes with a list, of which torch warns
+        warnings.simplefilter("ignore", UserWarning)
+        made.set_input_size(img_size=(image_size, image_size))
+    return made
+
+
+def _patch_size(module: Any) -> int | None:
+    """Return the side of the patches that an image is divided into, if it is."""
+    side = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    side = max(side) if isinstance(side, tuple | list) else side
+    return side if isinstance(side, int) else None
+
+
+def _classes(timm, module: Any) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+    """Return names and WordNet ids of the outputs, for the sets of ImageNet that timm knows."""
+    n_classes = getattr(module, "num_classes", None)
+    subset = timm.data.infer_imagenet_subset({"num_classes": n_classes})
+    if subset is None or n_classes != n_outputs(module):
+        return None, None
+    if subset == "imagenet-1k":
+        return imagenet_classes(), imagenet_ids()
+    found = timm.data.ImageNetInfo(subset)
+    return unique_names(found.label_descriptions(), found.label_names()), found.label_names()
 
 
 def _licence(module: Any) -> str | None:
@@ -127,7 +177,7 @@ def _pretrained(timm, name: str, download: bool) -> nn.Module:
             f"sktransfer.load_backbone('timm:{name}') once in this process before loading."
         )
     try:
-        return random_weights(lambda: timm.create_model(name, pretrained=True))
+        return random_weights(lambda: _create(timm, name, pretrained=True))
     except Exception as error:
         raise FileNotFoundError(
             f"timm could not load the weights of {name!r} ({type(error).__name__}: {error}). "

@@ -14,6 +14,7 @@ from ..backbones import (
     Backbone,
     penultimate,
     resolve_layer,
+    size_step,
     stages_of,
     takes_size,
     weighted_layers,
@@ -263,7 +264,7 @@ def candidate_sizes(backbone: Backbone) -> list[Backbone]:
             f"is {backbone.preprocess!r}, which has no size to change."
         )
     native = max(shape[1:])
-    step = _STEP if native >= _SMALL else 4
+    step = size_step(backbone, _STEP if native >= _SMALL else 4)
     sides = {max(1, round(native * part / step)) * step for part in _PARTS} - {native}
     sized = {s: backbone.with_image_size(s) for s in sides if takes_size(backbone, s)}
     return [one for _, one in sorted((sized | {native: backbone}).items())]

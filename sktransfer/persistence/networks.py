@@ -57,7 +57,11 @@ def write_network(writer: Writer, network: Backbone | nn.Module) -> dict[str, An
 def _record(writer: Writer, network: Any) -> dict[str, Any]:
     if not isinstance(network, Backbone):
         given = writer.name_of(_shapes(network), type(network).__name__.lower())
-        return {"how": "module", "given": given, "tensors": _tensors(writer, network)}
+        return {
+            "how": "module",
+            "given": given,
+            "tensors": _tensors(writer, network, network.state_dict()),
+        }
     if isinstance(network, TunedBackbone):
         return {"how": "tuned"} | _tuned(network)
     if network.reference is not None and not writer.self_contained:
@@ -121,12 +125,12 @@ def _check_fingerprint(network: Backbone, record: dict[str, Any]) -> None:
 # -- with tensors: published architectures, and those that the user gives ------------------------
 
 
-def _tensors(writer: Writer, module: nn.Module) -> str:
-    """Put the tensors of a module into the file once, and return the name of their part."""
+def _tensors(writer: Writer, module: nn.Module, tensors: dict[str, torch.Tensor]) -> str:
+    """Put tensors of a module into the file once, and return the name of their part."""
     name = writer.places.setdefault(id(module), f"networks/{len(writer.places)}")
     if name not in writer.tensors:
-        state = module.state_dict()
-        writer.tensors[name] = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
+        copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+        writer.tensors[name] = copies
     return name
 
 
@@ -136,6 +140,12 @@ def _shapes(module: nn.Module) -> tuple:
 
 
 def _with_tensors(writer: Writer, network: Backbone) -> dict[str, Any]:
+    """Return what is written of each network whose tensors are in the file.
+
+    Of a network at another input size these are the tensors of the original one, and those that
+    were made for the size.
+    """
+    native = network.native or network
     return {
         "name": network.name,
         "fingerprint": network.fingerprint,
@@ -143,10 +153,25 @@ def _with_tensors(writer: Writer, network: Backbone) -> dict[str, Any]:
         "modality": network.modality.name,
         "classes": None if network.classes is None else list(network.classes),
         "class_ids": None if network.class_ids is None else list(network.class_ids),
-        "preprocess": _preprocessing(writer, network.preprocess),
-        "native_preprocess": _preprocessing(writer, network.native_preprocess),
-        "tensors": _tensors(writer, network.module),
+        "preprocess": _preprocessing(writer, native.preprocess),
+        "tensors": _tensors(writer, native.module, native.module.state_dict()),
+        "image_size": None if network.native is None else network.input_shape[-1],
+        "resized": _resized_tensors(writer, network),
     }
+
+
+def _resized_tensors(writer: Writer, network: Backbone) -> str | None:
+    """Put the tensors that were made for an input size into the file; return their part."""
+    if network.native is None:
+        return None
+    tensors = _not_shared(network.module, network.native.module)
+    return _tensors(writer, network.module, tensors) if tensors else None
+
+
+def _not_shared(module: nn.Module, native: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a resized network that are not those of the original one."""
+    shared = {tensor.data_ptr() for tensor in native.state_dict().values()}
+    return {k: v for k, v in module.state_dict().items() if v.data_ptr() not in shared}
 
 
 def _preprocessing(writer: Writer, preprocess: Any) -> Any:
@@ -173,7 +198,8 @@ def _is_published(network: Backbone) -> bool:
         return False
     if not network.modality.has_tokens:
         with contextlib.suppress(ValueError):
-            load_tensors(plain.module, network.module.state_dict(), name, copy=True)
+            native = network.native or network
+            load_tensors(plain.module, native.module.state_dict(), name, copy=True)
             if plain.fingerprint == network.fingerprint:
                 return True
     if network.loaded_by is None:
@@ -191,7 +217,7 @@ def _given(writer: Writer, network: Backbone) -> dict[str, Any]:
         given = writer.name_of(factory, factory.__name__)
     else:
         name = network.name if network.loaded_by is None else network.loaded_by[0]
-        given = writer.name_of(_shapes(network.module), name)
+        given = writer.name_of(_shapes((network.native or network).module), name)
     needs_backbone = network.stages is not None
     return {"given": given, "needs_backbone": needs_backbone, "behavior": network.behavior}
 
@@ -199,7 +225,7 @@ def _given(writer: Writer, network: Backbone) -> dict[str, Any]:
 def _read_published(reader: Reader, record: dict[str, Any]) -> Backbone:
     network = _filled_once(reader, record, _build_published)
     _check_fingerprint(network, record)
-    return network
+    return _at_size(reader, record, network)
 
 
 def _build_published(reader: Reader, record: dict[str, Any]) -> Backbone:
@@ -219,6 +245,7 @@ def _read_given(reader: Reader, record: dict[str, Any]) -> Backbone:
             "Predictions may differ.",
             stacklevel=2,
         )
+    network = _at_size(reader, record, network)
     check_behavior(network, record.get("behavior"))
     return network
 
@@ -260,10 +287,23 @@ def _filled_once(
     network.licence = record.get("licence")
     for name in ("classes", "class_ids"):
         setattr(network, name, None if record[name] is None else tuple(record[name]))
-    for name in ("preprocess", "native_preprocess"):
-        if record[name] != _OF_NETWORK and not isinstance(record[name], dict):
-            setattr(network, name, record[name])
+    if record["preprocess"] != _OF_NETWORK and not isinstance(record["preprocess"], dict):
+        network.preprocess = record["preprocess"]
     network.forget_fingerprint()
+    return network
+
+
+def _at_size(reader: Reader, record: dict[str, Any], native: Backbone) -> Backbone:
+    """Return a network at the size that the file says, with the tensors made for that size."""
+    network = native.with_image_size(record["image_size"])
+    if record["resized"] is not None:
+        own = _not_shared(network.module, native.module)
+        tensors = reader.tensors[record["resized"]]
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
+            raise DamagedFileError(
+                f"its tensors of {record['name']!r:.80} are not those for {network.input_shape}"
+            )
+        network.module.load_state_dict(tensors, strict=False)
     return network
 
 

@@ -105,8 +105,8 @@ class Blend(nn.Module):
         own = {} if self.tuned is None else {self.tuned.name: self.tuned.weight}
         rest = 1 - sum(own.values())
         candidates: Any = self.candidates
-        found = own | {candidate.name: rest * candidate.weight for candidate in candidates}
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        by_name = own | {candidate.name: rest * candidate.weight for candidate in candidates}
+        return dict(sorted(by_name.items(), key=lambda item: -item[1]))
 
     def forward(
         self, inputs: Sequence[torch.Tensor], counted: Sequence[torch.Tensor] = ()
@@ -151,14 +151,14 @@ class Blend(nn.Module):
         ndarray of shape (n_samples, n_outputs)
         """
         n_samples = next(iter(by_read.values())).shape[0]
-        found = []
+        predictions = []
         for start in range(0, n_samples, _ROWS):
             rows = slice(start, start + _ROWS)
             inputs = [torch.from_numpy(np.array(by_read[o][rows])) for o in self.outputs]
             counts = by_read[COUNTS][rows] if self.counting else None
             counted = [torch.from_numpy(c.multiply_counts(counts)) for c in self.counting]
-            found.append(self(inputs, counted).numpy())
-        return np.concatenate(found)
+            predictions.append(self(inputs, counted).numpy())
+        return np.concatenate(predictions)
 
     def of_samples(self, samples: Sequence[Any], run: dict[str, Any]) -> np.ndarray:
         """Return the forward of samples.
@@ -211,8 +211,8 @@ def read_samples(
     single = list(dict.fromkeys(part for read in reads for part in _parts(read)))
     how = {name: run[name] for name in ("device", "engine", "verbose")}
     store = as_store(run["memory"])
-    found = compute_outputs(samples, single, **how, store=store) if single else []
-    by_part = dict(zip(single, found, strict=True))
+    computed = compute_outputs(samples, single, **how, store=store) if single else []
+    by_part = dict(zip(single, computed, strict=True))
     tables: dict[Any, Any] = {}
     ranked: dict[Backbone, np.ndarray] = {}  # means of words by rank, which are not stored
     for read in reads:
@@ -263,6 +263,6 @@ def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
     runs = describe_runs(outputs, **how)
     if len(runs) < 2:
         return dict(*runs.values())
-    shapes = {one.input_shape or (): about["batch_size"] for one, about in runs.items()}
+    shapes = {pass_.input_shape or (): about["batch_size"] for pass_, about in runs.items()}
     sizes = {shape[-1]: batch_size for shape, batch_size in shapes.items()}
     return next(iter(runs.values())) | {"batch_size": sizes}

@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import math
 import time
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from ..backbones import Backbone, LayerInfo
+from ..backbones import Backbone, LayerInfo, resolve_layer, weighted_layers
 from ..data import named_among, take
 from ..features import Output, empty_table
+from ..finetuning import (
+    FineTunedClassifier,
+    FineTunedRegressor,
+    StopAtTime,
+    training_length,
+)
+from ..transferability import (
+    MANY_CLASSES,
+    PROBE_C,
+    LinearProbe,
+    hold_out,
+    mixture_weights,
+    small_in_one_thread,
+    temperature,
+)
 from .blend import Blend, read_samples
-from .candidates import COUNTS, Candidate, Tables, TunedCandidate
-from .cross_validation import Labels, Numbers, OutOfFold, cross_validate
+from .candidates import (
+    COUNTS,
+    Candidate,
+    ClassifierCandidate,
+    LinearCandidate,
+    Tables,
+    TunedCandidate,
+    logs,
+    tempered,
+)
+from .outcomes import Judged, Labels, Numbers, Outcome, make_splits
 from .proposals import BLEND, Layout, input_sizes, propose_candidates
 from .self_training import self_train, some_unlabelled
-from .timing import sizes_within
-from .tuned import fit_tuned, may_pay
+from .study import measure_timing, sizes_within
 
-__all__ = ["BlendTask", "fit_blend"]
+__all__ = [
+    "BlendTask",
+    "OutOfFold",
+    "cross_validate",
+    "fit_blend",
+    "fit_tuned",
+    "may_pay",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +90,7 @@ class BlendTask:
 
     backbone: Backbone
     samples: Any
-    outcome: Labels | Numbers
+    outcome: Outcome
     rows: np.ndarray
     seed: int
     run: dict[str, Any]
@@ -111,7 +145,9 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], image_size: int | No
                 new = read_samples(take(task.unlabelled, rows), needed, vectorizer, task.run)
             fitted = self_train(chosen, temperature, tables, known, new, task.seed)
         start = layout.at(sizes[min(BLEND["trained_size"], len(sizes) - 1)], layout.head)
-        tuned = _tuned(task, out_of_fold, start, few[start])
+        tuned = None
+        if task.until is not None and may_pay(task, start, few[start], out_of_fold):
+            tuned = fit_tuned(task, start.backbone, out_of_fold)
     if isinstance(outcome, Numbers):
         return Blend(fitted, temperature, scaler=outcome.scaler, vectorizer=vectorizer, tuned=tuned)
     return Blend(fitted, temperature, classes=outcome.classes, vectorizer=vectorizer, tuned=tuned)
@@ -156,21 +192,310 @@ def _complete(
     return tables
 
 
-def _tuned(
-    task: BlendTask, out_of_fold: OutOfFold, start: Output, features: np.ndarray
-) -> TunedCandidate | None:
-    """Return a trained network, if it has a weight; ``start`` is what its training begins from."""
-    if task.until is None:
-        return None
-    data = task.outcome, out_of_fold, task.rows
-    if not may_pay(start, features, *data, task.seed):
-        return None
-    return fit_tuned(
-        start.backbone,
-        task.samples,
-        *data,
-        seed=task.seed,
-        batch_size=task.batch_size,
-        run=task.run,
-        until=task.until,
+# -- cross-validation: settings, temperatures and weights ------------------------------------------
+
+
+class OutOfFold(NamedTuple):
+    """What a blend predicts of the samples by which it was weighted, each without its fold.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (n_samples, n_outputs)
+        The weighted mean, at its temperature; NaN where it was not judged.
+    groups : ndarray of shape (n_samples,)
+        Equal samples have the same number.
+    """
+
+    predictions: np.ndarray
+    groups: np.ndarray
+
+
+@small_in_one_thread
+def cross_validate(
+    candidates: list[Candidate], by_read: dict[Any, Any], outcome: Outcome, seed: int
+) -> tuple[list[Candidate], float | None, OutOfFold]:
+    """Judge candidates on folds, and choose those with a weight.
+
+    Parameters
+    ----------
+    candidates : list of Candidate
+    by_read : dict of Output or "counts" to array of shape (n_samples, n_features)
+    outcome : Labels or Numbers
+    seed : int
+
+    Returns
+    -------
+    chosen : list of Candidate
+        With settings, temperatures and weights, the highest weight first. Not fitted.
+    temperature : float or None
+        Of the weighted mean; None for numbers.
+    out_of_fold : OutOfFold
+    """
+    tables, outcome, groups = _merge_equal(by_read, outcome)
+    n, has_many_classes = len(outcome.weight), outcome.n_outputs > MANY_CLASSES
+    candidates = list(map(copy.copy, candidates))
+    if has_many_classes:  # those with few enough features to be solved, or the one with fewest
+        widths = [sum(by_read[read].shape[1] for read in c.reads) for c in candidates]
+        most = max(BLEND["many_features"], min(widths))
+        candidates = [c for c, width in zip(candidates, widths, strict=True) if width <= most]
+    splits = make_splits(outcome, seed)
+    known = np.zeros((len(splits), n), bool)
+    for row, folds in zip(known, splits, strict=True):
+        for train, test in folds:
+            row[test] = outcome.is_known(train, test)
+    places = np.flatnonzero(known)  # among the samples of all splits
+    rows = places % n
+    judged = Judged(rows, outcome.weight[rows] / max(1, len(splits)))
+    prior = _prior(candidates, len(rows) > 0)
+    if len(rows):
+        predictions = np.stack(
+            [_judge(candidate, tables, outcome, splits, places, judged) for candidate in candidates]
+        )
+        weights = outcome.mix(predictions, prior, judged, seed)
+    else:
+        predictions = np.empty((len(candidates), 0, outcome.n_outputs))
+        weights = prior / prior.sum()
+        for candidate in candidates:
+            candidate.temperature = outcome.unjudged[0]
+            if candidate.prior and candidate.temperature is not None:
+                candidate.temperature = 1.0
+            # With one sample of each class, nothing varies within classes.
+            if isinstance(candidate, LinearCandidate) and not has_many_classes:
+                candidate.is_discriminant = False
+    least = min(BLEND["least_weight"], weights.max())
+    order = [i for i in np.argsort(-weights, kind="stable") if weights[i] >= least]
+    weights = weights[order] / weights[order].sum()
+    chosen = [candidates[i] for i in order]
+    for candidate, weight in zip(chosen, weights, strict=True):
+        candidate.weight = float(weight)
+    mean, heat = np.tensordot(weights, predictions[order], 1), outcome.unjudged[1]
+    if len(rows) and heat is not None:
+        logits = logs(mean)
+        heat = outcome.loss(logits, judged)[1]
+        mean = tempered(logits, heat)
+    sums = np.zeros((n, outcome.n_outputs))  # over splits
+    np.add.at(sums, rows, mean)
+    times = np.bincount(rows, minlength=n)[:, None]
+    means = np.divide(sums, times, out=np.full_like(sums, np.nan), where=times > 0)
+    return chosen, heat, OutOfFold(means[groups], groups)
+
+
+def _merge_equal(by_read: dict, outcome: Outcome) -> tuple[Tables, Outcome, np.ndarray]:
+    """Merge equal samples: in several folds, a model would be judged on what it has seen."""
+    keys = [next(iter(by_read.values())), outcome.codes]
+    if COUNTS in by_read:  # texts may differ in words that the network does not know
+        n_columns = by_read[COUNTS].shape[1]
+        keys.append(by_read[COUNTS] @ np.random.default_rng(0).uniform(size=n_columns))
+    _, rows, inverse = np.unique(
+        np.column_stack(keys), axis=0, return_index=True, return_inverse=True
     )
+    groups = inverse.ravel()
+    weight = np.bincount(groups, outcome.weight)
+    tables = Tables({read: table[rows] for read, table in by_read.items()})
+    return tables, dataclasses.replace(outcome.take(rows), weight=weight), groups
+
+
+def _prior(candidates: list[Candidate], is_judged: bool) -> np.ndarray:
+    """Return the pseudo-samples of each candidate."""
+    known = np.array([candidate.prior != "" for candidate in candidates])
+    name = next((candidate.prior for candidate in candidates if candidate.prior), "")
+    total, share, share_unjudged = BLEND["priors"][name]
+    share = share if is_judged else share_unjudged
+    each = np.where(known, share / max(1, known.sum()), (1 - share) / max(1, (~known).sum()))
+    return total * each / each.sum()
+
+
+def _judge(
+    candidate: Candidate,
+    tables: Tables,
+    outcome: Outcome,
+    splits: list,
+    places: np.ndarray,
+    judged: Judged,
+) -> np.ndarray:
+    """Set the setting and the temperature with the smallest loss; return the predictions."""
+    of_splits = [candidate.out_of_fold(tables, outcome, folds) for folds in splits]
+    scores = np.concatenate(of_splits, axis=1)[:, places]  # (n_settings, n_judged, n_outputs)
+    losses, heats = zip(*(outcome.loss(of_setting, judged) for of_setting in scores), strict=True)
+    best = int(np.argmin(losses))
+    candidate.setting, candidate.temperature = candidate.settings[best], heats[best]
+    return tempered(scores[best], heats[best])
+
+
+# -- a network whose stages are all trained --------------------------------------------------------
+
+
+def may_pay(task: BlendTask, start: Output, features: np.ndarray, out_of_fold: OutOfFold) -> bool:
+    """Tell whether a tuned network may improve a blend: there are samples and errors enough.
+
+    Parameters
+    ----------
+    task : BlendTask
+    start : Output
+        What the head of the network is given before the training.
+    features : ndarray of shape (n_rows, n_features)
+        Its values: the probe is fitted on them from which the training begins.
+    out_of_fold : OutOfFold
+        Of the blend.
+
+    Returns
+    -------
+    bool
+        False if the blend makes less than 0.6 of the errors of that probe. Training leaves 0.7 of
+        them: the median of the first 15 tasks of benchmarks/finetune_defaults.py.
+    """
+    outcome, rows = task.outcome, task.rows
+    n, n_strata = int((outcome.weight > 0).sum()), len(np.unique(outcome.strata[rows]))
+    if n < max(BLEND["tuned_rows"], BLEND["tuned_rows_of_class"] * n_strata):
+        return False
+    known = outcome.take(rows)
+    errors = _errors(out_of_fold, known)
+    if not errors >= BLEND["tuned_errors"] or not weighted_layers(start.backbone):
+        return False
+    if isinstance(outcome, Labels):  # the linear probe with which a head begins
+        probe: Candidate = ClassifierCandidate("start", [start], LinearProbe((PROBE_C,)))
+    else:
+        settings = BLEND["penalties"], BLEND["penalty"]
+        probe = LinearCandidate("start", [start], *settings, is_discriminant=False)
+    *_, before = cross_validate([probe], {start: features}, known, task.seed)
+    return errors >= BLEND["tuned_share"] * _errors(before, known)
+
+
+def _errors(out_of_fold: OutOfFold, known: Outcome) -> float:
+    """Return the mean error out of fold; NaN where nothing was judged."""
+    judged = np.isfinite(out_of_fold.predictions).all(1)
+    if not judged.any():
+        return math.nan
+    some = known.take(np.flatnonzero(judged))
+    return float(np.average(some.errors(out_of_fold.predictions[judged]), weights=some.weight))
+
+
+def fit_tuned(task: BlendTask, backbone: Backbone, out_of_fold: OutOfFold) -> TunedCandidate | None:
+    """Train all stages without some samples, and weight the network by its predictions of these.
+
+    Parameters
+    ----------
+    task : BlendTask
+        Training ends when its time is over, also if it is not finished. It does not begin, if it
+        is expected to take longer.
+    backbone : Backbone
+        For the size at which it is trained.
+    out_of_fold : OutOfFold
+        Of the other candidates.
+
+    Returns
+    -------
+    TunedCandidate or None
+        None without a weight, or without time.
+    """
+    samples, outcome, rows, until = task.samples, task.outcome, task.rows, task.until
+    train, held = _split(outcome, out_of_fold, rows, task.seed)
+    batch_size = task.batch_size
+    if batch_size == "auto":
+        few, most = BLEND["tuned_batch"]  # the number of steps is the same
+        batch_size = few if len(train) <= most else "auto"
+    device, now = task.run["device"], time.perf_counter()
+    seconds = training_seconds(backbone, samples, len(train), batch_size, device)
+    if until is None or now + seconds > until:
+        return None
+    kind = FineTunedClassifier if isinstance(outcome, Labels) else FineTunedRegressor
+    settings: dict = {"batch_size": batch_size, "random_state": task.seed}
+    settings["callbacks"] = [StopAtTime(until)]
+    model = kind(backbone, trainable="all", **settings, **task.run)
+    with warnings.catch_warnings():  # a training that does not help has no weight
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(take(samples, train), outcome.y[train], sample_weight=outcome.weight[train])
+    candidate = as_candidate(model, outcome)
+    (output,) = candidate.reads
+    read = read_samples(take(samples, rows[held]), [output], None, task.run)[output]
+    with torch.no_grad():
+        scores = candidate.scores([torch.from_numpy(read).double()]).numpy()
+    weigh(candidate, scores, outcome.take(rows[held]), out_of_fold.predictions[held])
+    return candidate if candidate.weight >= BLEND["tuned_least_weight"] else None
+
+
+def _split(
+    outcome: Outcome, out_of_fold: OutOfFold, rows: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions to train on, and places among ``rows`` of the samples held out."""
+    judged = np.flatnonzero(np.isfinite(out_of_fold.predictions).all(1))
+    least, most = BLEND["held_out"]
+    n_held = np.clip(len(judged) // 5, least, most)
+    positions = rows[judged]
+    fraction = min(float(n_held / len(judged)), 1 / 3)
+    _, held_out = hold_out(outcome.strata[positions], outcome.weight[positions], fraction, seed)
+    held = judged[held_out]
+    equal = np.isin(out_of_fold.groups, out_of_fold.groups[held])  # to a sample held out
+    return np.setdiff1d(np.flatnonzero(outcome.weight), rows[equal]), held
+
+
+def training_seconds(
+    backbone: Backbone, samples: Any, n: int, batch_size: int | str, device: str = "auto"
+) -> float:
+    """Estimate the time of training on n samples."""
+    step = measure_timing(backbone, samples, {"all": "all"}, device=device).step["all"]
+    _, n_epochs = training_length(n, batch_size, "auto")
+    return step * n * n_epochs
+
+
+def as_candidate(model: Any, outcome: Outcome) -> TunedCandidate:
+    """Make a candidate of a fitted fine-tuned estimator, without temperature and weight.
+
+    Parameters
+    ----------
+    model : FineTunedClassifier or FineTunedRegressor
+    outcome : Labels or Numbers
+        Of the blend.
+
+    Returns
+    -------
+    TunedCandidate
+    """
+    network = model.to_backbone()
+    shape = network.input_shape
+    name = f"all stages trained{'' if shape is None else f', {max(shape[1:])} pixels'}"
+    reads = [Output(network, resolve_layer(network, -1))]
+    if isinstance(outcome, Labels):
+        columns = np.searchsorted(outcome.classes, model.classes_)
+        return TunedCandidate(name, reads, columns=columns, n_classes=len(outcome.classes))
+    own, scaler = model.target_, outcome.scaler
+    shift = (own.mean - scaler.mean) / scaler.scale
+    return TunedCandidate(name, reads, factor=own.scale / scaler.scale, shift=shift)
+
+
+def weigh(
+    candidate: TunedCandidate, scores: np.ndarray, known: Outcome, others: np.ndarray
+) -> None:
+    """Set the temperature and the weight of a tuned network; 0 if it is worse than the others.
+
+    Parameters
+    ----------
+    candidate : TunedCandidate
+    scores : ndarray of shape (n_samples, n_outputs)
+        Of samples on which it was not trained.
+    known : Labels or Numbers
+        Of these.
+    others : ndarray of shape (n_samples, n_outputs)
+        The predictions of the other candidates.
+    """
+    pseudo = BLEND["tuned_pseudo_samples"]
+    candidate.weight = 0.0
+    if isinstance(known, Labels):
+        smoothing = 1 / (len(known.codes) + 2)
+        settings = {"label_smoothing": smoothing, "sample_weight": known.weight}
+        candidate.temperature = temperature(scores, known.codes, **settings)
+        pair = np.stack([others, tempered(scores, candidate.temperature)])
+        own = np.log(np.maximum(pair[:, np.arange(len(others)), known.codes], 1e-6))
+        if np.subtract(*own) @ known.weight > 0:
+            return
+        prior = np.full(2, pseudo / 2)
+        _, weight = mixture_weights(pair, known.codes, prior=prior, sample_weight=known.weight)
+    else:
+        step, missing, scale = scores - others, known.target - others, known.weight[:, None]
+        if (scale * (step - missing) ** 2).sum() > (scale * missing**2).sum():
+            return
+        # The least squared error of the mean, with pseudo-samples for which one half is best.
+        square, product = (float((scale * step * x).sum()) for x in (step, missing))
+        pseudo *= square / known.weight.sum()
+        weight = (product + pseudo / 2) / max(square + pseudo, np.finfo(float).tiny)
+    candidate.weight = float(np.clip(weight, 0, 1))

@@ -12,7 +12,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ from ..transferability import (
     solve_ridge,
     unit_rows,
 )
-from .trials import fit as fit_weighted
+from .outcomes import Outcome
+from .outcomes import fit as fit_weighted
 
 __all__ = [
     "COUNTS",
@@ -44,7 +45,6 @@ __all__ = [
     "ClassMapCandidate",
     "ClassifierCandidate",
     "LinearCandidate",
-    "Outcome",
     "OwnClassesCandidate",
     "Tables",
     "TunedCandidate",
@@ -60,38 +60,6 @@ Read = Output | str
 _FROM_PRODUCTS = 2000  # rows up to which a linear model is computed from their inner products
 _LEAST_PROBABILITY = 1e-6  # of a class, by a classifier or a trained network
 _AT_ONCE = 256  # rows of a unit matrix
-
-
-class Outcome(Protocol):
-    """What is predicted, of some samples: labels or numbers.
-
-    Attributes
-    ----------
-    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        As given.
-    codes : ndarray of shape (n_samples,)
-        Classes by position.
-    target : ndarray or sparse array of shape (n_samples, n_outputs)
-        Indicators of classes, or numbers.
-    n_outputs : int
-    weight : ndarray of shape (n_samples,)
-        Positive.
-    """
-
-    @property
-    def y(self) -> np.ndarray: ...
-
-    @property
-    def codes(self) -> np.ndarray: ...
-
-    @property
-    def weight(self) -> np.ndarray: ...
-
-    @property
-    def target(self) -> Any: ...
-
-    @property
-    def n_outputs(self) -> int: ...
 
 
 class Tables:
@@ -206,10 +174,10 @@ class Candidate(nn.Module):
         -------
         Candidate
         """
-        made = copy.copy(self)
+        fitted = copy.copy(self)
         with one_thread_if_small(tables.by_read):
-            made._learn(tables, outcome)
-        return made
+            fitted._learn(tables, outcome)
+        return fitted
 
     def _learn(self, tables: Tables, outcome: Outcome) -> None:
         raise NotImplementedError
@@ -313,17 +281,17 @@ class LinearCandidate(Candidate):
 
     def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
         products, target = tables.products(self.reads), _dense(outcome.target)
-        found = np.empty((len(self.settings), *target.shape))
+        scores = np.empty((len(self.settings), *target.shape))
         for train, test in folds:
             known, asked = products[np.ix_(train, train)], tables.between(self.reads, test, train)
             to, weight = target[train], outcome.weight[train]
             for i, penalty in enumerate(self.settings):
                 model = solve_ridge(known, to, weight, penalty)
                 if self.is_discriminant:
-                    found[i, test] = _discriminant_scores(model, known, asked, to, weight)
+                    scores[i, test] = _discriminant_scores(model, known, asked, to, weight)
                 else:
-                    found[i, test] = model.scores(asked)
-        return found
+                    scores[i, test] = model.scores(asked)
+        return scores
 
     def _learn(self, tables: Tables, outcome: Outcome) -> None:
         rows = [tables.unit(read) for read in self.reads]
@@ -388,9 +356,9 @@ def _discriminant_scores(
     mass = weight @ target
     some = np.sort(np.append(np.flatnonzero(mass), np.flatnonzero(mass == 0)[:1]))
     coef, intercept = discriminant(model.scores(known)[:, some], target[:, some], weight)
-    found = np.full((len(asked), target.shape[1]), intercept[np.argmin(mass[some])])
-    found[:, some] = model.scores(asked)[:, some] @ coef + intercept
-    return found
+    scores = np.full((len(asked), target.shape[1]), intercept[np.argmin(mass[some])])
+    scores[:, some] = model.scores(asked)[:, some] @ coef + intercept
+    return scores
 
 
 def _dense(array: Any) -> np.ndarray:
@@ -422,19 +390,19 @@ class OwnClassesCandidate(Candidate):
 
     def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
         theta, target = self._own(tables), outcome.target
-        found = np.empty((1, len(theta), outcome.n_outputs))
+        scores = np.empty((1, len(theta), outcome.n_outputs))
         for train, test in folds:
             known = theta[train], target[train]
             given = labels_given_classes(*known, self.setting, outcome.weight[train])
-            found[0, test] = logs(theta[test] @ given)
-        return found
+            scores[0, test] = logs(theta[test] @ given)
+        return scores
 
     def _own(self, tables: Tables) -> np.ndarray:
         return softmax(tables.by_read[self.reads[0]].astype(np.float64), axis=1)
 
     def _learn(self, tables: Tables, outcome: Outcome) -> None:
-        found = self._own(tables), outcome.target
-        given = labels_given_classes(*found, self.setting, outcome.weight)
+        theta, weight = self._own(tables), outcome.weight
+        given = labels_given_classes(theta, outcome.target, self.setting, weight)
         self.set_tensor("conditional", given)
 
     def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -506,15 +474,15 @@ class ClassifierCandidate(Candidate):
 
     def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
         X = tables.side_by_side(self.reads)
-        found = np.full((1, len(X), outcome.n_outputs), -np.inf)
+        scores = np.full((1, len(X), outcome.n_outputs), -np.inf)
         for train, test in folds:
             classes = np.unique(outcome.codes[train])
             if len(classes) == 1:  # which many classifiers refuse
-                found[0, test, classes[0]] = 0
+                scores[0, test, classes[0]] = 0
             else:
                 estimator = self._fit(X, outcome, train)
-                found[0, np.ix_(test, classes)[0], classes] = logits_of(estimator, X[test])
-        return found
+                scores[0, np.ix_(test, classes)[0], classes] = logits_of(estimator, X[test])
+        return scores
 
     def _fit(self, X: np.ndarray, outcome: Outcome, rows: np.ndarray) -> Any:
         weight = outcome.weight[rows]
@@ -589,11 +557,11 @@ def linear_scores(estimator: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray
     else:
         return None
     some = X[np.linspace(0, len(X) - 1, min(len(X), 50)).astype(int)].astype(np.float64)
-    found = some @ coef + shift
+    linear = some @ coef + shift
     if hasattr(estimator, "predict_proba"):
-        found = np.log(np.maximum(softmax(found, axis=1), _LEAST_PROBABILITY))
+        linear = np.log(np.maximum(softmax(linear, axis=1), _LEAST_PROBABILITY))
     expected = logits_of(estimator, some)
-    is_equal = found.shape == expected.shape and np.allclose(found, expected, atol=1e-6)
+    is_equal = linear.shape == expected.shape and np.allclose(linear, expected, atol=1e-6)
     return (coef, shift) if is_equal else None
 
 

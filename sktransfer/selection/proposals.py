@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..backbones import Backbone, LayerInfo, resolve_layer, takes_size
+from ..backbones import Backbone, LayerInfo, resolve_layer, size_step, takes_size
 from ..features import Output, candidate_layers, has_ranks
 from ..transferability import LinearProbe
 from .candidates import (
@@ -28,7 +28,8 @@ __all__ = ["BLEND", "BY_RANK", "PROPOSALS", "Layout", "input_sizes", "propose_ca
 BLEND: dict[str, Any] = {
     # Input sizes, relative to the one that the weights were trained with,
     "sizes": (3 / 7, 4 / 7, 9 / 7),
-    # rounded to a multiple of this, if that one has at least so many pixels.
+    # rounded to a multiple of this (of the patch that is nearest to it, where a network has
+    # patches), if that one has at least so many pixels.
     "multiple": 32,
     "least_size": 96,
     # The position, among these sizes, of the one at which a network is trained.
@@ -160,35 +161,35 @@ class Layout:
     @property
     def vectors(self) -> dict[str, list[tuple[str, Pooling]]]:
         """The layers and poolings of each candidate, which are the same at all sizes."""
-        found = self._of_tokens if self.backbone.modality.has_tokens else self._of_positions
+        by_name = self._of_tokens if self.backbone.modality.has_tokens else self._of_positions
         if self.classifier is not None:  # it may not stand blocks on different scales
-            return {name: vectors for name, vectors in found.items() if len(vectors) == 1}
-        return found
+            return {name: vectors for name, vectors in by_name.items() if len(vectors) == 1}
+        return by_name
 
     @property
     def _of_positions(self) -> dict[str, list[tuple[str, Pooling]]]:
         head, last = self.head, self.layers([0])
         both = (self.before_pooling, self.both(self.before_pooling))
-        found: dict[str, list[tuple[str, Pooling]]] = {
+        by_name: dict[str, list[tuple[str, Pooling]]] = {
             head: [(head, "avg")],
             f"{head} (mean and maximum)": [both],
             "last layer (mean and maximum)": [(layer, self.both(layer)) for layer in last],
         }
         for name, distances in BLEND["together"].items():
-            found[name] = [(layer, self.places(layer)) for layer in self.layers(distances)]
+            by_name[name] = [(layer, self.places(layer)) for layer in self.layers(distances)]
         some = [(layer, self.places(layer)) for layer in self.layers(BLEND["with_head"])]
-        found["last layers"] = [*some, both]
-        return found
+        by_name["last layers"] = [*some, both]
+        return by_name
 
     @property
     def _of_tokens(self) -> dict[str, list[tuple[str, Pooling]]]:
         """Means over tokens: a maximum, and early layers, tell less of a text."""
-        found: dict[str, list[tuple[str, Pooling]]] = {self.head: [(self.head, "avg")]}
+        by_name: dict[str, list[tuple[str, Pooling]]] = {self.head: [(self.head, "avg")]}
         if self.usual_pooling != "avg":
-            found[f"{self.head} ({self.usual_pooling})"] = [(self.head, self.usual_pooling)]
+            by_name[f"{self.head} ({self.usual_pooling})"] = [(self.head, self.usual_pooling)]
         for n in BLEND["last_of_tokens"]:
-            found[f"last {n} layers"] = [(layer, "avg") for layer in self.last(n)]
-        return found
+            by_name[f"last {n} layers"] = [(layer, "avg") for layer in self.last(n)]
+        return by_name
 
     def last(self, n: int) -> list[str]:
         """Return the last layers up to the penultimate one."""
@@ -240,7 +241,7 @@ def input_sizes(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]
     fixed = asked is not None or backbone.native_shape is not None
     if fixed or shape is None or not hasattr(backbone.preprocess, "with_size"):
         return (None,)
-    native, step = max(shape[1:]), BLEND["multiple"]
+    native, step = max(shape[1:]), size_step(backbone, BLEND["multiple"])
     if native < BLEND["least_size"] or native != min(shape[1:]):
         return (None,)
     sizes = [step * round(factor * native / step) for factor in BLEND["sizes"]]

@@ -171,22 +171,22 @@ default="probe"
     rows = subsample(target, _ROWS, check_random_state(random_state))
     run = {"device": device, "engine": engine, "memory": memory, "n_jobs": n_jobs}
     settings = {"image_shape": image_shape, "batch_size": batch_size, "verbose": verbose} | run
-    found: list[tuple] = []
+    ranked: list[tuple] = []
     sized = {"image_size": image_size, "long_texts": long_texts}
     for name, backbone in _named(backbones, sized).items():
         if on_predictions and backbone.classes is None:
-            found.append((name, np.nan, np.nan, 0, 0.0))
+            ranked.append((name, np.nan, np.nan, 0, 0.0))
             continue
         start = time.perf_counter()
         layer = resolve_layer(backbone, -1 if on_predictions else None)
         table = _table(backbone, layer, X, y, rows, settings)
         seconds = time.perf_counter() - start
         value, error = _numbers(function(table, y[rows]), score)
-        found.append((name, value, error, table.shape[1], seconds))
-    if not found:
+        ranked.append((name, value, error, table.shape[1], seconds))
+    if not ranked:
         raise ValueError("backbones= names no network.")
-    found.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
-    names, scores, errors, widths, times = zip(*found, strict=True)
+    ranked.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
+    names, scores, errors, widths, times = zip(*ranked, strict=True)
     label = score if isinstance(score, str) else getattr(score, "__name__", "score")
     return BackboneRanking(names, np.array(scores), np.array(errors), label, widths, times)
 
@@ -227,8 +227,8 @@ def _numbers(value, score) -> tuple[float, float]:
 
 
 def _named(backbones, settings: dict) -> dict:
-    one = isinstance(backbones, str | nn.Module | Backbone) or hasattr(backbones, "to_backbone")
-    if one:
+    known = isinstance(backbones, str | nn.Module | Backbone)
+    if known or hasattr(backbones, "to_backbone"):
         raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
     if not isinstance(backbones, dict | list | tuple):
         raise TypeError(f"backbones={backbones!r}: expected a list or a dictionary of networks.")

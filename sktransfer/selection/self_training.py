@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from ..transferability import mixture_weights
 from .blend import Blend
 from .candidates import Candidate, Tables
-from .cross_validation import Labels, make_splits
+from .outcomes import Labels, make_splits
 from .proposals import BLEND
 
 __all__ = ["SELF_TRAINING", "PseudoLabels", "self_train", "some_unlabelled"]
@@ -174,7 +174,7 @@ def _judge(
     seed: int,
 ) -> np.ndarray:
     """Return the shares of candidates fitted without unlabelled samples and with them."""
-    rows, found = [], []
+    rows, predictions = [], []
     splits = make_splits(labels, seed)[: SELF_TRAINING["splits"]]
     for train, test in itertools.chain.from_iterable(splits):
         some, asked = ({b: table[part] for b, table in known.items()} for part in (train, test))
@@ -184,13 +184,13 @@ def _judge(
         p = np.stack([Blend(fitted, temperature).of_tables(asked) for fitted in both])
         kept = labels.is_known(train, test)
         rows.append(test[kept])
-        found.append(p[:, kept])
+        predictions.append(p[:, kept])
     prior = np.full(2, 0.5)
     if not sum(map(len, rows)):
         return prior
     at = np.concatenate(rows)
     weight = labels.weight[at] * len(np.unique(at)) / len(at)  # of one split
-    probabilities = np.concatenate(found, axis=1)
+    probabilities = np.concatenate(predictions, axis=1)
     return mixture_weights(probabilities, labels.codes[at], prior=prior, sample_weight=weight)
 
 
@@ -226,13 +226,13 @@ def _sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _with_pseudo_labels(labels: Labels, found: np.ndarray) -> PseudoLabels:
+def _with_pseudo_labels(labels: Labels, probabilities: np.ndarray) -> PseudoLabels:
     """Add samples with probabilities to labels."""
-    targets = _sharpened(found, SELF_TRAINING["sharpening"][labels.most_folds < 2])
+    targets = _sharpened(probabilities, SELF_TRAINING["sharpening"][labels.most_folds < 2])
     codes, k = targets.argmax(axis=1), len(labels.classes)
     sums = np.bincount(labels.codes, labels.weight, k)
     usual = sums / np.maximum(np.bincount(labels.codes, minlength=k), 1)  # of each class
-    confidence = (found.max(axis=1) - 1 / k) / (1 - 1 / k)
+    confidence = (probabilities.max(axis=1) - 1 / k) / (1 - 1 / k)
     weight = np.maximum(confidence * (targets @ usual), SELF_TRAINING["least_weight"])
     return PseudoLabels(
         np.concatenate([labels.y, labels.classes[codes]]),

@@ -291,11 +291,11 @@ class NormWatcher(TorchEngine):
     def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         """Run a batch filled up with copies, and record its samples alone."""
         before = {name: len(parts) for name, parts in self._seen.items()}
-        found = super()._run_filled(batch, size)
+        pooled = super()._run_filled(batch, size)
         for name, parts in self._seen.items():
             start = before.get(name, 0)
             parts[start:] = [part[: len(batch)] for part in parts[start:]]
-        return found
+        return pooled
 
     def _recorder(self, name: str) -> Callable:
         def record(module, args):
@@ -332,13 +332,13 @@ def _watched(backbone: Backbone, samples: Sequence, device: str) -> NormWatcher:
 
 
 def _by_batch_norm(watcher: NormWatcher, own: dict) -> Similarity:
-    found = watcher.divergences()
-    if not found:
+    by_layer = watcher.divergences()
+    if not by_layer:
         return Similarity(None, why="no batch norm was reached", **own)
-    divergences = np.array(list(found.values()))
+    divergences = np.array(list(by_layer.values()))
     noise = _noise_divergence(watcher)
     value = similarity_of_divergence(float(divergences.mean()), noise)
-    return Similarity(value, "batch norm", "", tuple(found), divergences, noise, **own)
+    return Similarity(value, "batch norm", "", tuple(by_layer), divergences, noise, **own)
 
 
 def _noise_divergence(watcher: NormWatcher) -> float:

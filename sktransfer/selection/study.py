@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import softmax
+from torch import nn
 
-from ..backbones import Backbone, resolve_layer
+from ..backbones import Backbone, boundary, penultimate, resolve_layer, stages_of
 from ..data import UnreadableSamplesError, named_among, take
+from ..engines import resolve_device
 from ..features import (
+    FeatureStore,
     LayerChoice,
     Output,
     as_store,
     candidate_layers,
     choose_layer,
     compute_outputs,
+    empty_table,
+    open_sample,
 )
 from ..finetuning import training_length
-from ..transferability import explained_share, leep, make_trial_folds, subsample, summarise
-from .input_size import note_on_size
-from .memory import StudyMemory
-from .recommendation import REFERENCE, Recommendation, StrategyEstimate, decide, is_settled
-from .rules import RULES, Evidence, headroom_of, update
+from ..transferability import MANY_CLASSES, explained_share, make_trial_folds
+from .outcomes import fit
 from .similarity import (
     NormWatcher,
     Similarity,
-    Size,
     measure_similarity,
-    measure_size,
     rows_to_watch,
     why_no_statistics,
 )
-from .strategies import STRATEGIES, available_strategies, whole_layers
-from .timing import Timing, measure_timing
-from .trials import fit, out_of_fold_hits, set_running
+from .strategies import (
+    RULES,
+    STRATEGIES,
+    StrategyTask,
+    available_strategies,
+    set_running,
+    whole_layers,
+)
 
-__all__ = ["Study"]
+__all__ = ["Study", "StudyMemory", "Timing", "measure_timing", "sizes_within"]
+
+_IN_MEMORY = 2**30  # bytes of features; further rows are kept in temporary files
+_TIMED = 8  # samples in the probe batch that is timed
 
 
 class Study:
@@ -48,96 +61,54 @@ class Study:
 
     Parameters
     ----------
-    backbone : Backbone
-    samples : sequence
-        Checked by an estimator.
-    y : ndarray of shape (n_samples,)
-        Labels.
-    seed : int
-    weight : ndarray of shape (n_samples,) or None, default=None
-        Weights of the samples in training and in the accuracies. Samples of weight 0 are not
-        measured.
-    classifier : estimator or None
-        The classifier on features; None is :class:`LinearProbe`.
-    class_map : dict or None, default=None
-        The classes of the network that mean each label; None learns them.
-    max_epochs, batch_size : int or "auto"
-    run : dict
-        device, engine, memory, verbose.
-    strategy : str or None, default=None
-        The only strategy that is asked for; None studies all that the network allows.
+    task : StrategyTask
+
+    Attributes
+    ----------
+    names : list of str
+        The strategies that the network allows, the simplest first.
+    memory : StudyMemory
+        Of the estimators of all trials, in front of the user's store.
     """
 
-    classes: np.ndarray
-    codes: np.ndarray
-    memory: StudyMemory
-    names: list[str]
-    rows: np.ndarray
-    weighted: np.ndarray
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        samples: Any,  # a sequence or an array
-        y: np.ndarray,
-        seed: int,
-        *,
-        weight: np.ndarray | None = None,
-        classifier: Any,
-        class_map: dict[Any, Any] | None = None,
-        max_epochs: int | str,
-        batch_size: int | str,
-        run: dict[str, Any],
-        strategy: str | None = None,
-    ):
-        self.backbone = backbone
-        self.samples = samples
-        self.y = y
-        self.classes, self.codes = np.unique(y, return_inverse=True)
-        self.seed = seed
-        self.weight = weight
-        self.weighted = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
-        self.classifier = classifier
-        self.class_map = class_map
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.run = run
-        self.memory = StudyMemory(as_store(run["memory"]))
-        # The samples that are measured: a difference that so many do not show hardly matters.
-        self.rows = self.weighted[subsample(self.codes[self.weighted], RULES["rows"], seed)]
-        self.names = available_strategies(backbone, max_epochs) if strategy is None else [strategy]
-        self._compares = strategy is None
+    def __init__(self, task: StrategyTask):
+        self.task = task
+        self.memory = StudyMemory(as_store(task.run["memory"]))
+        self.names = available_strategies(task.backbone, task.max_epochs)
 
     # -- what is computed once -----------------------------------------------------------------
 
     @functools.cached_property
-    def _pass(self) -> tuple[dict[str, np.ndarray], NormWatcher | None]:
+    def _pass(self) -> NormWatcher | None:
         """Run the samples through the network once, for everything that is computed from them.
 
-        Returns the pooled features of each candidate layer and the outputs, and what recorded the
-        inputs of batch norms. The activations at which training begins are kept in memory.
+        The task has the pooled features of each candidate layer and the outputs afterwards, and
+        the memory the activations at which training begins. Returns what recorded the inputs of
+        batch norms.
         """
-        layers = candidate_layers(self.backbone)
-        if self.backbone.classes is not None:
-            layers.append(resolve_layer(self.backbone, -1))
+        task = self.task
+        layers = candidate_layers(task.backbone)
+        if task.backbone.classes is not None:
+            layers.append(resolve_layer(task.backbone, -1))
         names = tuple(dict.fromkeys(layers))
-        outputs = [Output(self.backbone, name) for name in names]
-        whole = whole_layers(self.backbone, self.names)
-        aside = [Output(self.backbone, name, "none") for name in whole]
-        run = {name: self.run[name] for name in ("device", "engine")}
+        outputs = [Output(task.backbone, name) for name in names]
+        whole = whole_layers(task.backbone, self.names)
+        aside = [Output(task.backbone, name, "none") for name in whole]
+        run = {name: task.run[name] for name in ("device", "engine")}
         run |= {"store": self.memory, "aside": aside}
-        with named_among(self.rows):
-            samples = take(self.samples, self.rows)
+        with named_among(task.rows):
+            samples = take(task.samples, task.rows)
             watcher = self._watch(samples, outputs, run)
-            tables = compute_outputs(samples, outputs, **run, verbose=self.run["verbose"])
-        return dict(zip(names, tables, strict=True)), watcher
+            tables = compute_outputs(samples, outputs, **run, verbose=task.run["verbose"])
+        task.tables = dict(zip(names, tables, strict=True))
+        return watcher
 
     def _watch(self, samples: Sequence, outputs: list[Output], run: dict) -> NormWatcher | None:
-        """Run the samples whose similarity is measured, where it is needed and possible."""
-        if not self._compares or why_no_statistics(self.backbone, len(self.rows)):
+        """Run the samples whose similarity is measured, where that is possible."""
+        if why_no_statistics(self.task.backbone, len(samples)):
             return None
-        watcher = NormWatcher([*outputs, *run["aside"]], self.run["device"])
-        rows = rows_to_watch(len(self.rows))
+        watcher = NormWatcher([*outputs, *run["aside"]], self.task.run["device"])
+        rows = rows_to_watch(len(samples))
         try:
             compute_outputs(take(samples, rows), outputs, **run, runner=watcher)
         except UnreadableSamplesError:
@@ -146,229 +117,369 @@ class Study:
         return watcher
 
     def features(self, layers: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the pooled features of each layer for some of ``rows``."""
-        tables, positions = self._pass[0], np.searchsorted(self.rows, rows)
-        return {layer: tables[layer][positions] for layer in layers}
+        """Return the pooled features of each layer for some of the rows that are measured."""
+        _ = self._pass
+        return self.task.features(layers, rows)
 
     @functools.cached_property
     def outputs(self) -> np.ndarray | None:
         """The network's logits for ``rows``, where it has classes."""
-        if self.backbone.classes is None:
+        if self.task.backbone.classes is None:
             return None
-        layer = resolve_layer(self.backbone, -1)
-        return self.features((layer,), self.rows)[layer]
+        layer = resolve_layer(self.task.backbone, -1)
+        return self.features((layer,), self.task.rows)[layer]
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray | None:
+        """The network's own predictions for the rows that are measured, where it has classes."""
+        return None if self.outputs is None else softmax(self.outputs.astype(np.float64), axis=1)
 
     @functools.cached_property
     def explained(self) -> float:
         """The share of the labels that the network's own classes explain."""
-        if self.outputs is None:
+        if self.probabilities is None:
             return math.nan
-        return explained_share(self._probabilities(self.outputs), self.codes[self.rows])
-
-    @staticmethod
-    def _probabilities(outputs: np.ndarray) -> np.ndarray:
-        return softmax(outputs.astype(np.float64), axis=1)
+        return explained_share(self.probabilities, self.task.codes[self.task.rows])
 
     @functools.cached_property
     def similarity(self) -> Similarity:
         """The similarity of the samples to the network's training data."""
-        with named_among(self.rows):
+        with named_among(self.task.rows):
             return measure_similarity(
-                self.backbone,
-                take(self.samples, self.rows),
+                self.task.backbone,
+                take(self.task.samples, self.task.rows),
                 self.outputs,
-                device=self.run["device"],
-                watcher=self._pass[1],
+                device=self.task.run["device"],
+                watcher=self._pass,
             )
 
     @functools.cached_property
     def layers(self) -> LayerChoice:
         """The score of a linear probe at each layer."""
         return choose_layer(
-            self.backbone,
-            self.codes[self.rows],
-            lambda names, chosen: self.features(names, self.rows[chosen]),
-            layers=candidate_layers(self.backbone),
+            self.task.backbone,
+            self.task.codes[self.task.rows],
+            lambda names, chosen: self.features(names, self.task.rows[chosen]),
+            layers=candidate_layers(self.task.backbone),
             task="classification",
-            random_state=self.seed,
-            weight=None if self.weight is None else self.weight[self.rows],
+            random_state=self.task.seed,
+            weight=None if self.task.weight is None else self.task.weight[self.task.rows],
         )
 
     @functools.cached_property
     def splits(self) -> list[list[Any]]:
         """The splits on which strategies are tried: several where there are few samples."""
-        n_splits = int(np.clip(RULES["judged"] // len(self.rows), 1, RULES["splits"]))
-        return [make_trial_folds(self.codes, self.seed + i, self.rows) for i in range(n_splits)]
+        n_splits = int(np.clip(RULES["judged"] // len(self.task.rows), 1, RULES["splits"]))
+        return [
+            make_trial_folds(self.task.codes, self.task.seed + i, self.task.rows)
+            for i in range(n_splits)
+        ]
 
     @functools.cached_property
     def timing(self) -> Timing:
         """Seconds for one sample, forward and in training, and for what is fitted on features."""
-        chosen = {name: STRATEGIES[name] for name in self.names}
-        trained = {n: s.trainable(self.backbone) for n, s in chosen.items() if s.trainable}
-        timing = measure_timing(self.backbone, self.samples, trained, device=self.run["device"])
-        once = {n: s.fitting_time(self) for n, s in chosen.items() if s.fitting_time}
+        task, chosen = self.task, {name: STRATEGIES[name] for name in self.names}
+        trained = {n: s.trainable(task.backbone) for n, s in chosen.items() if s.trainable}
+        timing = measure_timing(task.backbone, task.samples, trained, device=task.run["device"])
+        on_features = {n: s.fit_on_features for n, s in chosen.items() if s.fit_on_features}
+        _ = self._pass
+        once = {n: seconds_of(functools.partial(f, task)) for n, f in on_features.items()}
         return dataclasses.replace(timing, once=once)
 
     # -- strategies ----------------------------------------------------------------------------
 
-    def make(self, name: str, rows: np.ndarray | None = None, **run: Any) -> Any:
-        """Make the estimator of a strategy for some samples or for all, not fitted."""
-        rows = np.arange(len(self.y)) if rows is None else rows
-        model = STRATEGIES[name].make(self, rows)
-        return set_running(model, **self.run | {"memory": self.memory} | run)
-
     def judge(self, name: str, folds: list[Any]) -> np.ndarray:
-        """Cross-validate a strategy: 1, 0 or NaN for each sample."""
-        _ = self._pass  # before any trial, which would run samples itself
-        # A progress bar for each trial would be of no use.
-        make = functools.partial(self.make, name, verbose=0)
-        return out_of_fold_hits(make, self.samples, self.y, folds, self.weight)
-
-    def fit(self, name: str) -> Any:
-        """Fit the estimator of a strategy on all samples."""
-        model = self.make(name)
-        self.memory.keeps = False
-        if not len(self.memory):  # nothing was computed that could be used again
-            set_running(model, memory=self.run["memory"])
-        return fit(model, self.samples, self.y, self.weight)
-
-    def _accuracy(self, hits: np.ndarray | list[np.ndarray]) -> float:
-        """Return the weighted share of hits among the samples that were judged."""
-        if self.weight is None:
-            return float(np.nanmean(hits))
-        hits = np.atleast_2d(hits)
-        judged = np.isfinite(hits)
-        weight = np.broadcast_to(self.weight, hits.shape)[judged]
-        return float(np.average(hits[judged], weights=weight))
-
-    # -- the recommendation --------------------------------------------------------------------
-
-    def recommend(self, *, timed: bool = False) -> Recommendation:
-        """Estimate every strategy and recommend one.
+        """Cross-validate a strategy.
 
         Parameters
         ----------
-        timed : bool, default=False
-            Whether to estimate seconds, which do not influence the choice.
+        name : str
+        folds : list of (train, test)
+            All of a split, or some.
 
         Returns
         -------
-        Recommendation
+        ndarray of shape (n_samples,)
+            1.0 for a correct and 0.0 for a wrong prediction of a model that was not fitted on the
+            sample; NaN for samples in none of the test sets.
         """
-        size = measure_size(self.y[self.weighted])
-        evidence = {"size": size, "similarity": self.similarity}
-        evidence |= {"layers": None, "leep": math.nan, "explained": math.nan}
-        if len(size.counts) < 2:
-            only = StrategyEstimate(REFERENCE, 0.0, 0.0)
-            return decide([only], [], "there is one class only", evidence)
-        evidence["layers"] = self.layers
-        if self.outputs is not None:
-            own = self._probabilities(self.outputs)
-            evidence["leep"] = leep(own, self.codes[self.rows])
-            evidence["explained"] = self.explained
-        estimates = self._estimates(size.smallest, [] if self._is_blind() else self.splits[0])
-        estimates = [self._timed(estimate) if timed else estimate for estimate in estimates]
-        too_little = _too_little(size, self.splits[0])
-        # With next to nothing to learn from, fixed features are the least likely to go wrong.
-        fallback = REFERENCE if self._is_blind() else None
-        words, note = _in_words(evidence), note_on_size(self.backbone, self.samples)
-        words += [] if note is None else [note]
-        return decide(estimates, words, too_little, evidence, fallback)
+        _ = self._pass  # before any trial, which would run samples itself
+        task, hits = self.task, np.full(len(self.task.y), np.nan)
+        for train, test in folds:
+            model: Any = STRATEGIES[name].make(task, train)
+            # A progress bar for each trial would be of no use.
+            set_running(model, **task.run | {"memory": self.memory, "verbose": 0})
+            with warnings.catch_warnings():  # a fit to all samples repeats those about samples
+                warnings.simplefilter("ignore", UserWarning)
+                with named_among(train):
+                    weight = None if task.weight is None else task.weight[train]
+                    fit(model, take(task.samples, train), task.y[train], weight)
+                with named_among(test):
+                    hits[test] = model.predict(take(task.samples, test)) == task.y[test]
+        return hits
 
-    def _is_blind(self) -> bool:
-        """Tell whether there are too few samples for trials of what is trained.
+    def accuracy(self, hits: np.ndarray | list[np.ndarray]) -> float:
+        """Return the weighted share of hits among the samples that were judged."""
+        if self.task.weight is None:
+            return float(np.nanmean(hits))
+        hits = np.atleast_2d(hits)
+        judged = np.isfinite(hits)
+        weight = np.broadcast_to(self.task.weight, hits.shape)[judged]
+        return float(np.average(hits[judged], weights=weight))
 
-        One tiny class beside others takes away the certainty, not what is known of the others.
+    def seconds(self, name: str) -> float:
+        """Estimate the time that a strategy takes to be fitted to all samples."""
+        task = self.task
+        train = STRATEGIES[name].trainable
+        n_classes = len(np.unique(task.codes))
+        large_head = (
+            train is not None and train(task.backbone) == "head" and n_classes > MANY_CLASSES
+        )
+        n, lengths = len(task.y), (task.batch_size, task.max_epochs)
+        _, n_epochs = training_length(n, *lengths, large_head=large_head)
+        return self.timing.seconds(name, n, n_epochs)
+
+
+class StudyMemory(FeatureStore):
+    """Keep the features of one study in memory, in front of the user's store.
+
+    It is the ``memory`` of the estimators of a study, so that each sample passes each frozen stage
+    once.
+
+    Parameters
+    ----------
+    behind : FeatureStore or None
+        The user's store.
+    """
+
+    location: Path  # that of the user's store, if there is one
+
+    def __init__(self, behind: FeatureStore | None):
+        self.behind = behind
+        if behind is not None:
+            self.location = behind.location
+        self._rows: dict[tuple[str, bytes], np.ndarray] = {}
+        self._set_aside: set[tuple[str, bytes]] = set()
+        self._n_bytes = 0
+
+    @property
+    def conversions(self) -> Path | None:
+        """The folder of converted networks in the user's store, if there is one."""
+        return None if self.behind is None else self.behind.conversions
+
+    @property
+    def generations(self) -> Path | None:
+        """That of the user's store; None if there is none, and all rows are of this process."""
+        return None if self.behind is None else self.behind.generations
+
+    def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Look up the features of samples, in memory first.
+
+        Parameters
+        ----------
+        recipe, digests
+            As in :meth:`FeatureStore.get`.
+
+        Returns
+        -------
+        list of ndarray or None
         """
-        counts = np.bincount(self.codes[self.weighted])
-        ample = counts[counts >= RULES["fewest"]]
-        return len(ample) < 2 or ample.sum() < counts.sum() / 2 or not self.splits[0]
+        known = [self._rows.get((recipe, digest)) for digest in digests]
+        if self.behind is None:
+            return known
+        self._hand_on(self.behind, recipe, digests)
+        missing = [i for i, row in enumerate(known) if row is None]
+        rows = self.behind.get(recipe, [digests[i] for i in missing])
+        for i, row in zip(missing, rows, strict=True):
+            known[i] = row
+        return known
 
-    def _estimates(self, smallest: int, folds: list) -> list[StrategyEstimate]:
-        """Estimate every strategy; those that are trained are tried where that may pay."""
-        reference = [self.judge(REFERENCE, folds) for folds in self.splits]
-        n = int(np.isfinite(reference[0]).sum())
-        accuracy = self._accuracy(reference) if n else math.nan
-        found = {REFERENCE: StrategyEstimate(REFERENCE, 0.0, 0.0, n, accuracy)}
-        headroom = headroom_of(accuracy, n)
-        for name in [name for name in self.names if name != REFERENCE]:
-            others = list(found.values())
-            gains = {other.name: other.gain / headroom for other in others}
-            seen = Evidence(headroom, smallest, self.similarity.value, self.explained, gains)
-            expected = STRATEGIES[name].prior(seen)
-            if STRATEGIES[name].trainable:
-                found[name] = self._tried_by_fold(name, expected, reference[0], others, folds)
-            else:
-                found[name] = self._tried(name, expected, reference, others)
-        return [found[name] for name in self.names]
+    def _hand_on(self, store: FeatureStore, recipe: str, digests: Sequence[bytes]) -> None:
+        """Put rows that were set aside into the user's store, now that they are used."""
+        used = [d for d in dict.fromkeys(digests) if (recipe, d) in self._set_aside]
+        if used:
+            self._set_aside -= {(recipe, digest) for digest in used}
+            table = np.empty(len(used), object)  # of rows, which may differ in length
+            for i, digest in enumerate(used):
+                table[i] = self._rows[recipe, digest]
+            store.try_put(recipe, used, table)
 
-    def _tried(self, name: str, expected: tuple, reference: list, others: list) -> StrategyEstimate:
-        """Estimate a strategy from trials on all splits."""
-        hits = [self.judge(name, folds) for folds in self.splits]
-        gained = np.mean(np.subtract(hits, reference), axis=0)
-        return self._estimate(name, expected, gained, others)
+    def put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
+        """Keep the features of samples, in the user's store too.
 
-    def _tried_by_fold(
-        self, name: str, expected: tuple, reference: np.ndarray, others: list, folds: list
-    ) -> StrategyEstimate:
-        """Estimate a strategy from one fold after another, until the choice is settled."""
-        gained = np.full(len(self.codes), np.nan)
-        estimate = self._estimate(name, expected, gained, others)
-        for fold in folds:
-            if estimate.n_judged >= RULES["judged_long"] or is_settled(estimate, others):
-                break
-            hits = self.judge(name, [fold])
-            gained = np.where(np.isfinite(hits), hits - reference, gained)
-            estimate = self._estimate(name, expected, gained, others)
-        return estimate
+        Parameters
+        ----------
+        recipe, digests, values
+            As in :meth:`FeatureStore.put`.
+        """
+        self._keep(recipe, digests, values)
+        if self.behind is not None:
+            self.behind.try_put(recipe, digests, values)
 
-    def _estimate(
-        self, name: str, expected: tuple, gained: np.ndarray, others: list
-    ) -> StrategyEstimate:
-        """Combine a rule with what a strategy gained on each sample, NaN where not judged."""
-        judged = np.isfinite(gained)
-        n = int(judged.sum())
-        weight = None if self.weight is None else self.weight[judged]
-        measured = summarise(gained[judged], weight)
-        gain, error = update(expected, measured)
-        accuracy = float(np.clip(others[0].accuracy + gain, 0.0, 1.0))  # NaN stays NaN
-        effort = STRATEGIES[name].effort
-        return StrategyEstimate(name, gain, error, n, accuracy, measured, effort=effort)
+    def try_put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
+        """Keep the features of samples, as :meth:`put`; return True."""
+        self.put(recipe, digests, values)
+        return True
 
-    def _timed(self, estimate: StrategyEstimate) -> StrategyEstimate:
-        n = len(self.codes)
-        _, n_epochs = training_length(n, self.batch_size, self.max_epochs)
-        seconds = self.timing.seconds(estimate.name, n, n_epochs)
-        return dataclasses.replace(estimate, seconds=seconds)
+    def try_put_aside(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
+        """Keep large features that may not be used; the user's store gets them when they are."""
+        self._keep(recipe, digests, values)
+        if self.behind is not None:
+            self._set_aside |= {(recipe, digest) for digest in digests}
+        return True
+
+    def _keep(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:
+        self._n_bytes += values.nbytes
+        if self._n_bytes > _IN_MEMORY and values.dtype != object:
+            table = empty_table(values.shape, values.dtype, in_memory=0)
+            table[:] = values
+            values = table
+        self._rows |= {(recipe, d): row for d, row in zip(digests, values, strict=True)}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"StudyMemory({self.behind!r})"
 
 
-def _too_little(size: Size, folds: list) -> str:
-    if size.smallest < RULES["fewest"] or not folds:
-        samples = "sample" if size.smallest == 1 else "samples"
-        label = size.smallest_label
-        return f"too little to tell: {size.smallest} {samples} in class {label!r}"
-    return ""
+# -- times -----------------------------------------------------------------------------------------
 
 
-def _in_words(evidence: dict) -> list[str]:
-    """Describe size, similarity, layers and the network's own classes in words."""
-    size, similarity, layers = (evidence[key] for key in ("size", "similarity", "layers"))
-    words = [f"{size.n_samples} samples, {size.smallest} in the smallest class"]
-    if similarity.value is None:
-        words.append(f"similarity to the network's own data: unknown, as {similarity.why}")
-    else:
-        words.append(
-            f"similarity to the network's own data: {similarity.value:.2f}, from its "
-            f"{similarity.source}"
-        )
-    score, error = layers.score_of(layers.default)
-    words.append(f"a probe of the penultimate layer is right for {score:.2f} ± {error:.2f}")
-    if layers.layer != layers.default:
-        score, error = layers.score_of(layers.layer)
-        words.append(f"layer {layers.layer!r} is better: {score:.2f} ± {error:.2f}")
-    if not math.isnan(evidence["leep"]):
-        words.append(
-            f"the network's own classes explain {evidence['explained']:.0%} of the labels, "
-            f"those of other samples given (LEEP {evidence['leep']:.2f})"
-        )
-    return words
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds for one sample, measured on a probe batch on this machine.
+
+    Parameters
+    ----------
+    forward : float
+        Opening a sample and running the network.
+    step : dict
+        One training step's share, by what is trained.
+    once : dict
+        What is fitted on features of all samples, in seconds for all.
+    """
+
+    forward: float
+    step: dict[str, Any]
+    once: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def seconds(self, strategy: str, n_samples: int, max_epochs: int) -> float:
+        """Estimate the time to fit a strategy, as if the store were empty."""
+        # What is trained runs once more before, so that the head begins as the probe.
+        epochs = max_epochs * n_samples * self.step.get(strategy, 0.0)
+        return n_samples * self.forward + epochs + self.once.get(strategy, 0.0)
+
+
+def measure_timing(
+    backbone: Backbone, samples: Sequence[Any], trainable: dict[str, Any], *, device: str = "auto"
+) -> Timing:
+    """Time a probe batch: opened and run forward, and one training step of each strategy.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    samples : sequence
+        The first eight are run.
+    trainable : dict
+        What is trained, by strategy, as ``trainable`` of :class:`FineTunedClassifier`.
+    device : str, default="auto"
+
+    Returns
+    -------
+    Timing
+    """
+    few = take(samples, range(min(_TIMED, len(samples))))
+    outputs = [Output(backbone, penultimate(backbone))]
+    on = resolve_device(device)
+    forward = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
+    opened = [open_sample(sample, backbone)[None] for sample in few]
+    batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
+    # Copies, so that the backbone is given no gradients.
+    stages = {name: copy.deepcopy(stage).to(on) for name, stage in stages_of(backbone).items()}
+    step = {}
+    for name, what in trainable.items():
+        n_frozen = boundary(backbone, what)
+        last_frozen, x = list(stages)[n_frozen - 1] if n_frozen else None, batch
+        if last_frozen is not None:  # run once for all epochs
+            with torch.no_grad():
+                (x,) = backbone.run(batch, [(last_frozen, "none")], stages=stages)
+        run = functools.partial(_step, backbone, stages, last_frozen, x)
+        step[name] = seconds_of(run, on) / len(batch)
+    return Timing(forward, step)
+
+
+def sizes_within(
+    backbone: Backbone,
+    sizes: tuple[int | None, ...],
+    samples: Sequence[Any],
+    n: int,
+    seconds: float,
+    device: str = "auto",
+) -> tuple[int | None, ...]:
+    """Return the input sizes that can be computed in a time: all, the backbone's own, or the least.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    sizes : tuple of int or None
+        Ascending; None is the backbone's own.
+    samples : sequence
+        Of which a few are timed.
+    n : int
+        The number of samples.
+    seconds : float
+    device : str, default="auto"
+
+    Returns
+    -------
+    tuple of int or None
+    """
+    if len(sizes) == 1:
+        return sizes
+    shape: Any = backbone.input_shape
+    native, few = max(shape[1:]), take(samples, range(min(_TIMED, len(samples))))
+    outputs = [Output(backbone, penultimate(backbone))]
+    on = resolve_device(device)
+    each = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
+    for some in (sizes, (None,)):
+        share = sum(((size or native) / native) ** 2 for size in some)
+        if n * each * share <= seconds:
+            return some
+    return sizes[:1]
+
+
+def _step(
+    backbone: Backbone, stages: dict[str, nn.Module], after: str | None, x: torch.Tensor
+) -> None:
+    """Run stages forward and backward, and a head of a few outputs on their pooled result."""
+    outputs = [(penultimate(backbone), "avg")]
+    (features,) = backbone.run(x, outputs, after=after, stages=stages)
+    head = features.new_ones(8, features.shape[1], requires_grad=True)
+    nn.functional.linear(features, head).sum().backward()
+
+
+def seconds_of(action: Callable[..., Any], on: torch.device | None = None) -> float:
+    """Time the second run of something; the first one sets things up.
+
+    Parameters
+    ----------
+    action : callable
+    on : torch.device, default=None
+        Whose work is waited for.
+
+    Returns
+    -------
+    float
+    """
+    action()
+    _wait(on)
+    start = time.perf_counter()
+    action()
+    _wait(on)
+    return time.perf_counter() - start
+
+
+def _wait(on: torch.device | None) -> None:
+    if on is not None and on.type != "cpu":
+        torch.accelerator.synchronize(on)

@@ -182,12 +182,12 @@ def mixture_weights(
     if not prior.sum():
         raise ValueError("prior must have a positive sum.")
     own = np.maximum(probabilities[:, np.arange(n_samples), codes], _TINY)  # (n_models, n)
-    found = prior / prior.sum()
+    weights = prior / prior.sum()
     for _ in range(max_iter):
         # Each sample is shared among the models by how well they explain it.
-        shares = found * (own @ (weight / (found @ own)))
-        found = (prior + shares) / (prior.sum() + weight.sum())
-    return found
+        shares = weights * (own @ (weight / (weights @ own)))
+        weights = (prior + shares) / (prior.sum() + weight.sum())
+    return weights
 
 
 @validate_params(

@@ -271,8 +271,8 @@ def solve_large_ridge(
 
     def times(v: np.ndarray) -> np.ndarray:
         centred = v - v.mean(0)
-        found = sum(block @ (block.T @ centred) for block in blocks)
-        return found - found.mean(0) + diagonal * v
+        product = sum(block @ (block.T @ centred) for block in blocks)
+        return product - product.mean(0) + diagonal * v
 
     sides = np.column_stack([target, np.ones(len(target))])
     solved = _conjugate_gradients(times, sides, 1 / (1 + diagonal), max_iter)
@@ -395,9 +395,9 @@ def indicators(codes: np.ndarray, n_classes: int) -> Any:
     rows = np.arange(len(codes))
     if n_classes > MANY_CLASSES:
         return csr_array((np.ones(len(codes)), (rows, codes)), shape=(len(codes), n_classes))
-    found = np.zeros((len(codes), n_classes))
-    found[rows, codes] = 1.0
-    return found
+    indicator = np.zeros((len(codes), n_classes))
+    indicator[rows, codes] = 1.0
+    return indicator
 
 
 def fit_discriminant(
@@ -499,27 +499,27 @@ def out_of_fold_scores(
 def _logits(features: np.ndarray, codes: np.ndarray, folds: list, weight: np.ndarray) -> np.ndarray:
     """Return logits ``(n, n_classes)`` of discriminant analysis on the test sets of folds."""
     target = np.eye(codes.max() + 1)[codes]
-    found = np.empty((len(_PENALTIES), *target.shape))
+    of_penalties = np.empty((len(_PENALTIES), *target.shape))
     for train, test in folds:
         known, asked = _ridge(features[train], target[train], features[test], weight[train])
         for i, scores in enumerate(known):
             coef, intercept = discriminant(scores, target[train], weight[train])
-            found[i, test] = asked[i] @ coef + intercept
+            of_penalties[i, test] = asked[i] @ coef + intercept
     smoothing = 1 / (len(codes) + 2)
-    losses = [log_loss(logits, codes, smoothing, weight) for logits in found]
-    return found[int(np.argmin(losses))]
+    losses = [log_loss(logits, codes, smoothing, weight) for logits in of_penalties]
+    return of_penalties[int(np.argmin(losses))]
 
 
 def _residuals(
     features: np.ndarray, target: np.ndarray, folds: list, weight: np.ndarray
 ) -> np.ndarray:
     """Return the residuals ``(n, n_targets)`` of ridge regression on the test sets of folds."""
-    found = np.empty((len(_PENALTIES), *target.shape))
+    residuals = np.empty((len(_PENALTIES), *target.shape))
     for train, test in folds:
         _, asked = _ridge(features[train], target[train], features[test], weight[train])
-        found[:, test] = target[test] - asked
-    squares = (found**2).sum(2)  # (n_penalties, n)
-    return found[(squares * weight).sum(1).argmin()]
+        residuals[:, test] = target[test] - asked
+    squares = (residuals**2).sum(2)  # (n_penalties, n)
+    return residuals[(squares * weight).sum(1).argmin()]
 
 
 def _ridge(
@@ -552,8 +552,8 @@ def _ridge(
         known, asked, right = X @ v, X_test @ v, v.T @ (X.T @ target)
     penalties = _PENALTIES * max(squares.sum() / weight.sum(), 1e-12)
     coefs = [right / (squares + penalty)[:, None] for penalty in penalties]
-    found = (np.stack([left @ coef for coef in coefs]) for left in (known / root, asked))
-    known, asked = (scores + level for scores in found)
+    predicted = (np.stack([left @ coef for coef in coefs]) for left in (known / root, asked))
+    known, asked = (scores + level for scores in predicted)
     return known, asked
 
 

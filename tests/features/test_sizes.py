@@ -276,7 +276,7 @@ def test_sizes_that_are_refused(size, error, message):
 def test_a_network_of_one_size_refuses_another_by_its_number():
     vit = load_backbone(tiny_vit(), preprocess=TINY_SIZE, classes=list("abc"))
     for estimator in (PretrainedFeatureExtractor, PretrainedClassifier):
-        with pytest.raises(ValueError, match=r"image_size=24: .* least that it takes is 16"):
+        with pytest.raises(ValueError, match=r"image_size=24: .* It takes 16"):
             estimator(vit, image_size=[16, 24]).fit(X)
 
 

@@ -51,6 +51,32 @@ def test_the_learning_rate_is_that_of_what_is_trained(module, trainable, lr, dat
     assert model.set_params(lr=0.01).fit(*data).lr_ == 0.01
 
 
+class TinyRMSNorm(nn.RMSNorm):
+    """As Qwen3RMSNorm, Gemma3RMSNorm and others are called."""
+
+
+class Block(nn.Module):
+    """A block as timm writes it."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.attn = norm(8), nn.Sequential(nn.Linear(8, 8))
+
+    def forward(self, x):
+        return x + self.attn(self.norm(x))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, TinyRMSNorm])
+def test_blocks_with_attention_have_the_rates_of_transformers(norm, data):
+    module = nn.Sequential(nn.Linear(6, 8), Block(norm), Block(norm), nn.Linear(8, 4))
+    model = FineTunedClassifier(load_backbone(module), trainable="all", max_epochs=1)
+    rates = [group["initial_lr"] for group in model.fit(*data).net_.optimizer_.param_groups]
+    assert model.lr_ == 1e-4
+    assert rates == pytest.approx([1e-4 * 0.75**i for i in (3, 2, 1, 0)])
+    model.set_params(layer_decay=1.0).fit(*data)
+    assert {group["initial_lr"] for group in model.net_.optimizer_.param_groups} == {1e-4}
+
+
 def test_similar_samples_have_a_lower_rate():
     rng = np.random.default_rng(0)
     network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))

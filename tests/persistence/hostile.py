@@ -515,7 +515,7 @@ def _array(name: str, shape: list, type_: str = "int64") -> dict:
 
 
 def _published(name: str) -> dict:
-    about = dict.fromkeys(("preprocess", "native_preprocess", "classes", "class_ids"))
+    about = dict.fromkeys(("preprocess", "image_size", "resized", "classes", "class_ids"))
     record = {"kind": "network", "how": "published", "name": name, "tensors": "networks/0"}
     return record | about | {"fingerprint": "0" * 64, "modality": "image"}
 

@@ -17,13 +17,14 @@ from sktransfer import TransferClassifier, load_backbone, load_word_vectors
 from sktransfer.engines import Engine
 from sktransfer.features import Output
 from sktransfer.selection.blend import Blend, read_samples
+from sktransfer.selection.blend_fitting import cross_validate
 from sktransfer.selection.candidates import (
     ClassifierCandidate,
     LinearCandidate,
     OwnClassesCandidate,
     Tables,
 )
-from sktransfer.selection.cross_validation import Labels, cross_validate
+from sktransfer.selection.outcomes import Labels
 from sktransfer.selection.proposals import BLEND, input_sizes
 from sktransfer.transferability import scale_of
 from tests.selection.support import deeper_backbone

@@ -16,11 +16,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from sktransfer.selection.display import (  # noqa: E402
-    BackboneRankingDisplay,
-    LayerProbeDisplay,
-    StrategyDisplay,
-)
+from sktransfer.selection.displays import BackboneRankingDisplay, LayerProbeDisplay, StrategyDisplay  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +131,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 
 
 def test_the_module_is_imported_without_matplotlib():
-    code = "import sys, sktransfer.selection.display; print('matplotlib' in sys.modules)"
+    code = "import sys, sktransfer.selection.displays; print('matplotlib' in sys.modules)"
     assert run_python(code).strip() == "False"
 
 

@@ -11,8 +11,9 @@ from sklearn.semi_supervised import SelfTrainingClassifier
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, TransferClassifier
 from sktransfer.features import Output
 from sktransfer.selection.blend import Blend
+from sktransfer.selection.blend_fitting import cross_validate
 from sktransfer.selection.candidates import LinearCandidate, OwnClassesCandidate, Tables
-from sktransfer.selection.cross_validation import Labels, cross_validate
+from sktransfer.selection.outcomes import Labels
 from tests.selection.support import deeper_backbone
 from tests.selection.test_self_training import blobs, first_of_each, model
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from sktransfer import load_backbone, recommend_strategy
 from sktransfer.data import get_modality
-from sktransfer.selection.input_size import note_on_size
+from sktransfer.selection.recommendation import note_on_size
 from tests.support import TINY_SIZE, Vectors, images, tiny_backbone, tiny_vit
 
 

@@ -9,8 +9,10 @@ from sklearn.datasets import make_blobs
 from torch import nn
 
 from sktransfer import TransferClassifier, load_backbone
-from sktransfer.selection.rules import ShareOfErrors
-from sktransfer.selection.strategies import STRATEGIES
+from sktransfer.selection.recommendation import recommend
+from sktransfer.selection.strategies import STRATEGIES, ShareOfErrors
+from sktransfer.selection.study import Study
+from sktransfer.selection.transfer import strategy_task
 
 N_STAGES, WIDTH = 5, 10
 PASSED: dict[int, list[np.ndarray]] = {}
@@ -83,8 +85,8 @@ def fit(backbone, strategy, n, **settings):
     PASSED.clear()
     if strategy == "recommended":
         # Without times, for which a few samples are run again.
-        study = TransferClassifier(backbone, random_state=0, **settings)._study(X, y)
-        return study.recommend(), X
+        model = TransferClassifier(backbone, random_state=0, **settings)
+        return recommend(Study(strategy_task(model, X, y))), X
     model = TransferClassifier(backbone, strategy=strategy, random_state=0, **settings).fit(X, y)
     return model, X
 

@@ -1,8 +1,7 @@
 import pytest
 
 from sktransfer.selection.recommendation import StrategyEstimate, decide, is_settled
-from sktransfer.selection.rules import RULES
-from sktransfer.selection.strategies import STRATEGIES
+from sktransfer.selection.strategies import RULES, STRATEGIES
 
 
 def test_a_strategy_is_tried_on_until_it_can_hardly_change_the_choice():

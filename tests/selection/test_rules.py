@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from sktransfer.selection.recommendation import REFERENCE
-from sktransfer.selection.rules import Evidence, ShareOfErrors, headroom_of, update
-from sktransfer.selection.strategies import STRATEGIES
+from sktransfer.selection.recommendation import headroom_of, update
+from sktransfer.selection.strategies import REFERENCE, STRATEGIES, Evidence, ShareOfErrors
 from sktransfer.transferability import summarise
 
 SHARES = [

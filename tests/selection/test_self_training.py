@@ -13,7 +13,7 @@ from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone
 from sktransfer.engines import Engine
 from sktransfer.features import Output
 from sktransfer.selection.candidates import LinearCandidate
-from sktransfer.selection.cross_validation import Labels
+from sktransfer.selection.outcomes import Labels
 from sktransfer.selection.self_training import SELF_TRAINING, balanced, self_train
 from tests.selection.support import deeper_backbone
 from tests.selection.test_blend import VECTORS, reviews

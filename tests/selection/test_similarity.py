@@ -6,7 +6,7 @@ from torch import nn
 from sktransfer import UnreadableSamplesError, load_backbone
 from sktransfer.engines import norm_divergence
 from sktransfer.selection.similarity import measure_similarity, measure_size
-from sktransfer.selection.timing import Timing, measure_timing
+from sktransfer.selection.study import Timing, measure_timing
 from sktransfer.transferability.predictions import gaussian_divergence
 from tests.support import TinyNet, Vectors, images, random_backbone, tiny_backbone, tiny_vit
 

@@ -11,9 +11,10 @@ from sktransfer import (
     load_backbone,
     recommend_strategy,
 )
-from sktransfer.selection.recommendation import StrategyEstimate
+from sktransfer.finetuning import training_length
 from sktransfer.selection.strategies import STRATEGIES, Strategy, available_strategies
-from sktransfer.selection.timing import Timing
+from sktransfer.selection.study import Study, Timing
+from sktransfer.selection.transfer import strategy_task
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone
 
@@ -44,13 +45,24 @@ def test_a_strategy_trains_as_the_estimator_does_by_default(strategy, trainable,
 
 def test_the_time_of_a_strategy_is_that_of_its_passes(colours):
     def seconds(**settings):
-        study = TransferClassifier(deeper_backbone(), random_state=0, **settings)._study(*colours)
+        model = TransferClassifier(deeper_backbone(), random_state=0, **settings)
+        study = Study(strategy_task(model, *colours))
         study.timing = Timing(0.0, {"all": 1.0})
-        return study._timed(StrategyEstimate("all", 0.0, 0.1, 0, 0.5, None)).seconds
+        return study.seconds("all")
 
     assert seconds() == 40 * 48
     assert seconds(max_epochs=3) == 3 * 48
     assert seconds(batch_size=4) == 10 * 48
+
+
+def test_a_head_of_many_classes_takes_the_time_of_its_larger_steps():
+    n_classes = 1001
+    X, y = np.random.default_rng(0).normal(size=(2 * n_classes, 4)), np.arange(2 * n_classes) // 2
+    model = TransferClassifier(load_backbone(Vectors()), random_state=0)
+    study = Study(strategy_task(model, X.astype(np.float32), y))
+    study.timing = Timing(0.0, {"head": 1.0})
+    _, n_epochs = training_length(len(y), "auto", "auto", large_head=True)
+    assert study.seconds("head") == n_epochs * len(y)
 
 
 class Brightness(ClassifierMixin, BaseEstimator):

@@ -5,10 +5,10 @@ import pytest
 from sklearn.datasets import make_blobs
 
 from sktransfer import load_backbone, rank_backbones
-from sktransfer.selection.recommend import recommend_strategy
-from sktransfer.selection.rules import RULES, ShareOfErrors
-from sktransfer.selection.strategies import STRATEGIES
-from sktransfer.selection.transfer import TransferClassifier
+from sktransfer.selection.recommendation import recommend_strategy
+from sktransfer.selection.strategies import RULES, STRATEGIES, ShareOfErrors
+from sktransfer.selection.study import Study
+from sktransfer.selection.transfer import TransferClassifier, strategy_task
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, images, tiny_backbone
 
@@ -26,7 +26,7 @@ def test_times_decide_nothing(colours, monkeypatch):
     found = []
     for seconds in (1e-6, 1e6):
         monkeypatch.setattr(
-            "sktransfer.selection.timing.seconds_of", lambda action, on=None, s=seconds: s
+            "sktransfer.selection.study.seconds_of", lambda action, on=None, s=seconds: s
         )
         found.append(recommend_strategy(X, y, backbone, max_epochs=2, random_state=0))
     assert found[0].strategy == found[1].strategy
@@ -55,7 +55,7 @@ def test_few_rows_are_split_several_times_and_many_once():
 
     def n_splits(n):
         rows = {"X": X[:n].astype(np.float32), "y": y[:n]}
-        splits = TransferClassifier(load_backbone(Vectors()))._study(**rows).splits
+        splits = Study(strategy_task(TransferClassifier(load_backbone(Vectors())), **rows)).splits
         assert all(len(folds) in (3, 5) for folds in splits)
         tests = [np.concatenate([test for _, test in folds]) for folds in splits]
         assert all(sorted(test) == list(range(n)) for test in tests)

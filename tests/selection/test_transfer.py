@@ -8,7 +8,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -26,7 +26,7 @@ from sktransfer import (
 )
 from sktransfer.features.choices import candidate_layers
 from sktransfer.selection.ranking import rank_backbones
-from sktransfer.selection.recommend import recommend_strategy
+from sktransfer.selection.recommendation import recommend_strategy
 from sktransfer.selection.strategies import STRATEGIES, available_strategies
 from sktransfer.selection.transfer import TransferClassifier
 from tests.new_process import run_in_new_process
@@ -388,3 +388,15 @@ def test_trials_draw_no_bars(colours, capsys):
     model = TransferClassifier(deeper_backbone(), max_epochs=1, random_state=0, verbose=1)
     model.fit(*colours)
     assert 0 < capsys.readouterr().err.count("100%") < 5
+
+
+@pytest.mark.parametrize("strategy", ["auto", "features"])
+def test_a_classifier_without_a_seed_has_that_of_the_estimator(strategy, colours):
+    X, y = colours
+    shuffling = make_pipeline(
+        StandardScaler(), SGDClassifier(loss="log_loss", max_iter=5, tol=None)
+    )
+    settings = {"strategy": strategy, "estimator": shuffling, "random_state": 0}
+    first, second = (TransferClassifier(tiny_backbone(), **settings).fit(X, y) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert shuffling[-1].random_state is None

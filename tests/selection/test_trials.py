@@ -2,7 +2,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from sktransfer.selection.trials import fit
+from sktransfer.selection.outcomes import fit
 
 
 def test_a_pipeline_of_one_step_takes_weights():

@@ -17,9 +17,10 @@ from sktransfer import (
 from sktransfer.data import NumericTarget
 from sktransfer.features import Output
 from sktransfer.finetuning import StopAtTime
-from sktransfer.selection import tuned
+from sktransfer.selection import blend_fitting
+from sktransfer.selection.blend_fitting import OutOfFold
 from sktransfer.selection.candidates import TunedCandidate
-from sktransfer.selection.cross_validation import Labels, Numbers, OutOfFold
+from sktransfer.selection.outcomes import Labels, Numbers
 from sktransfer.selection.proposals import BLEND
 from tests.selection.support import deeper_backbone
 
@@ -86,7 +87,7 @@ def test_it_is_trained_at_the_smallest_size(colours, monkeypatch):
     monkeypatch.setattr("sktransfer.selection.blend_fitting.may_pay", lambda *args: True)
     monkeypatch.setattr(
         "sktransfer.selection.blend_fitting.fit_tuned",
-        lambda backbone, *args, **kwargs: trained_at.append(backbone.input_shape),
+        lambda task, backbone, *args: trained_at.append(backbone.input_shape),
     )
     TransferClassifier(deeper_backbone(), time_budget=1e9, random_state=0).fit(*colours)
     assert trained_at == [(3, 6, 6)]
@@ -116,7 +117,8 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
         found = outcome.target + 0.3 * rng.normal(size=(n, 1))
     out_of_fold = OutOfFold(found, np.arange(n))
     start = Output(backbone, "2")
-    assert tuned.may_pay(start, table, outcome, out_of_fold, np.arange(n), 0) == pays
+    task = blend_fitting.BlendTask(backbone, table, outcome, np.arange(n), 0, {})
+    assert blend_fitting.may_pay(task, start, table, out_of_fold) == pays
 
 
 @pytest.mark.parametrize(("settings", "rows"), [({}, 8), ({"batch_size": 10}, 10)])
@@ -145,7 +147,7 @@ def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
 
 
 def test_nothing_is_trained_that_takes_longer_than_the_budget(backbone, trained, monkeypatch):
-    monkeypatch.setattr(tuned, "training_seconds", lambda *args: 1e6)
+    monkeypatch.setattr(blend_fitting, "training_seconds", lambda *args: 1e6)
     TransferClassifier(backbone, time_budget=60, random_state=0).fit(*rings(300))
     assert not trained
     TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(*rings(300))
@@ -153,7 +155,9 @@ def test_nothing_is_trained_that_takes_longer_than_the_budget(backbone, trained,
 
 
 def test_the_time_of_a_training_is_estimated(backbone):
-    few, many = (tuned.training_seconds(backbone, rings(20)[0], n, "auto") for n in (100, 10**6))
+    few, many = (
+        blend_fitting.training_seconds(backbone, rings(20)[0], n, "auto") for n in (100, 10**6)
+    )
     assert 0 < few < many
 
 
@@ -220,9 +224,9 @@ def test_the_weight_of_numbers_has_the_least_error(backbone):
     scores = (numbers.target[:, 0] + 0.5 * noise[1])[:, None]
     one = np.ones(1)
     candidate = TunedCandidate("other", [Output(backbone, "4")], factor=one, shift=one)
-    tuned.weigh(candidate, scores, numbers, others)
+    blend_fitting.weigh(candidate, scores, numbers, others)
     assert candidate.weight == pytest.approx(1 / (1 + 0.25), abs=0.03)  # by inverse variances
-    tuned.weigh(candidate, scores, numbers, numbers.target)
+    blend_fitting.weigh(candidate, scores, numbers, numbers.target)
     assert candidate.weight == 0
 
 
@@ -247,8 +251,8 @@ def test_a_blend_stops_a_training_at_its_budget(backbone, monkeypatch):
             made.append(until)
             super().__init__(until, clock=lambda: until)  # over at once
 
-    monkeypatch.setattr(tuned, "StopAtTime", Noting)
-    monkeypatch.setattr(tuned, "training_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(blend_fitting, "StopAtTime", Noting)
+    monkeypatch.setattr(blend_fitting, "training_seconds", lambda *args: 0.0)
     X, y = rings(200)
     trained, fit = [], FineTunedClassifier.fit
 

@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.data import class_target
 from sktransfer.features import Output
+from sktransfer.selection.blend_fitting import cross_validate
 from sktransfer.selection.candidates import ClassifierCandidate
-from sktransfer.selection.cross_validation import Labels, cross_validate
-from sktransfer.selection.trials import fit
+from sktransfer.selection.outcomes import Labels, fit
 from sktransfer.transferability import (
     LinearProbe,
     RidgeProbe,
