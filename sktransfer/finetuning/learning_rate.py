@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..engines import keeps_statistics, moments_of, norm_divergence, similarity_of_divergence
+from ..backbones.norm_statistics import (
+    keeps_statistics,
+    moments_of,
+    norm_divergence,
+    similarity_of_divergence,
+)
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
 from .training_step import within_memory
