@@ -145,9 +145,9 @@ def similarity_of(
     own = [np.concatenate(parts) for parts in seen.values() if parts]
     shares = dataset.processes.everyones(own)
     seen_norms = [norm for norm, parts in seen.items() if parts]
-    moments = map(np.concatenate, zip(*shares, strict=True))
-    found = [norm_divergence(m, norm) for m, norm in zip(moments, seen_norms, strict=True)]
-    return similarity_of_divergence(float(np.mean(found)))
+    together = map(np.concatenate, zip(*shares, strict=True))
+    divergences = [norm_divergence(m, norm) for m, norm in zip(together, seen_norms, strict=True)]
+    return similarity_of_divergence(float(np.mean(divergences)))
 
 
 # benchmarks/finetune_defaults.py measures what these defaults give.

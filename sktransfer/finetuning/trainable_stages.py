@@ -161,7 +161,7 @@ class TrainableStages(nn.Module):
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         x = x.clone()  # a step that works in place would change the batch, which may be run again
-        random = contextlib.nullcontext()
+        random: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.training:
             random = seeded(self.seed, x.device)
             self._seed += 1

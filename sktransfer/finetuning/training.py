@@ -265,14 +265,14 @@ class TrainingNet(NeuralNet):
         self, micro_batches: list, training: bool, fit_params: dict
     ) -> tuple[torch.Tensor, list]:
         """Add up the losses and gradients of micro-batches, and return their outputs."""
-        trained = self.processes.trained if training else None
+        trained: Any = self.processes.trained if training else None
         n_rows, is_ready = sum(len(target) for _, target in micro_batches), False
         losses, outputs = [], []
         try:
             for number, (inputs, target) in enumerate(micro_batches, start=1):
                 is_last = number == len(micro_batches)
-                adds_up = trained is not None and not is_last
-                with trained.no_sync() if adds_up else contextlib.nullcontext():
+                is_alone = trained is None or is_last
+                with contextlib.nullcontext() if is_alone else trained.no_sync():
                     output = self.infer(inputs, **fit_params)
                     loss = self.get_loss(output, target, X=inputs, training=training)
                     if len(target) < n_rows:
