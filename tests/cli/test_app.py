@@ -140,6 +140,25 @@ def test_an_interrupt_while_modules_are_imported_is_the_exit_code_alone(module):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+DROPPED = PRESSED.replace(
+    "raise KeyboardInterrupt",
+    """
+            import signal
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:  # as code in other languages may do
+                pass
+""",
+)
+
+
+@pytest.mark.parametrize("module", ["typer", "torch"])
+def test_an_interrupt_ends_imports_even_where_exceptions_are_lost(module):
+    code = DROPPED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     "arguments", [["--version"], ["--help"], ["train", "--help"], ["nonsense"]]
 )
