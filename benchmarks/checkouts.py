@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -186,6 +187,33 @@ def recommendation(data: Path) -> Callable:
     return run
 
 
+def strategies(data: Path) -> Callable:
+    """Search over strategies; an earlier checkout that has ``strategy="search"`` runs that."""
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.model_selection import HalvingGridSearchCV
+
+    import sktransfer
+    from sktransfer import TransferClassifier, selection
+
+    paths, y, test = photographs(data)
+    expected = [Path(path).parent.name for path in test]
+    folder = tempfile.TemporaryDirectory()
+    backbone = sktransfer.load_backbone("efficientnet_lite0", image_size=96)
+    model: Any = TransferClassifier(backbone, memory=folder.name, max_epochs=5, random_state=0)
+    if hasattr(selection, "available_strategies"):
+        # As many rounds, samples and candidates; four folds in place of five and then three.
+        grid = {"strategy": selection.available_strategies(backbone)}
+        settings = {"factor": 2, "min_resources": len(y) // 4, "cv": 4, "random_state": 0}
+        model = HalvingGridSearchCV(model, grid, **settings)
+    else:
+        model.set_params(strategy="search")
+
+    def run(folder=folder) -> np.ndarray:
+        return np.array([model.fit(paths, y).score(test, expected) > 0.7])
+
+    return run
+
+
 def direct(data: Path) -> Callable:
     from sktransfer import PretrainedClassifier
 
@@ -214,6 +242,7 @@ CASES = {
         from_the_store,
         one_photograph,
         search,
+        strategies,
         direct,
         tuned_head,
         tuned_two_stages,

@@ -138,10 +138,10 @@ class LayerProbeDisplay:
         LayerProbeDisplay
         """
         network = find_network(estimator)
-        estimator, X = network.step, network.samples(X)
+        estimator, X = network.step, network.check(X)
         fitted = hasattr(estimator, "backbone_")
         backbone = estimator.backbone_ if fitted else estimator.backbone
-        names = ["image_shape", "memory", "pooling", "device", "engine", "n_jobs"]
+        names = ["memory", "pooling", "device", "engine"]
         names += [] if fitted else ["weights", "image_size"]
         own = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
         own["random_state"] = getattr(estimator, "random_state", 0)  # 0 is the extractor's

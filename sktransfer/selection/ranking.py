@@ -90,13 +90,10 @@ def rank_backbones(
     score: Any = "probe",
     task: str = "auto",
     image_size: int | None = None,
-    image_shape: tuple[int, ...] | None = None,
-    long_texts: str | None = None,
     batch_size: int | str = "auto",
     device: str = "auto",
     engine: str = "auto",
     memory: Any = None,
-    n_jobs: int | str | None = "auto",
     random_state: Any = None,
     verbose: int = 0,
 ) -> BackboneRanking:
@@ -120,10 +117,6 @@ default="probe"
         What y is. "auto" takes whole numbers as labels.
     image_size : int, default=None
         Side of the square given to the networks, in pixels; None is what each was trained with.
-    image_shape : tuple of int, default=None
-        Shape of flattened images.
-    long_texts : {"truncate", "chunk"}, default=None
-        What happens to texts that are too long for a network.
     batch_size : int or "auto", default="auto"
         Samples run at a time.
     device : str, default="auto"
@@ -132,8 +125,6 @@ default="probe"
         The library that runs the networks.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
-    n_jobs : int, "auto" or None, default="auto"
-        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         For the choice of samples.
     verbose : int, default=0
@@ -169,17 +160,16 @@ default="probe"
     target = encode_target(y, task)
     function, on_predictions = _score_of(score, is_numbers(target))
     rows = subsample(target, _ROWS, check_random_state(random_state))
-    run = {"device": device, "engine": engine, "memory": memory, "n_jobs": n_jobs}
-    settings = {"image_shape": image_shape, "batch_size": batch_size, "verbose": verbose} | run
+    run = {"batch_size": batch_size, "device": device, "engine": engine, "memory": memory}
+    run["verbose"] = verbose
     ranked: list[tuple] = []
-    sized = {"image_size": image_size, "long_texts": long_texts}
-    for name, backbone in _named(backbones, sized).items():
+    for name, backbone in _named(backbones, image_size).items():
         if on_predictions and backbone.classes is None:
             ranked.append((name, np.nan, np.nan, 0, 0.0))
             continue
         start = time.perf_counter()
         layer = resolve_layer(backbone, -1 if on_predictions else None)
-        table = _table(backbone, layer, X, y, rows, settings)
+        table = _table(backbone, layer, X, y, rows, run)
         seconds = time.perf_counter() - start
         value, error = _numbers(function(table, y[rows]), score)
         ranked.append((name, value, error, table.shape[1], seconds))
@@ -226,26 +216,26 @@ def _numbers(value, score) -> tuple[float, float]:
         ) from None
 
 
-def _named(backbones, settings: dict) -> dict:
+def _named(backbones, image_size: int | None) -> dict:
     known = isinstance(backbones, str | nn.Module | Backbone)
     if known or hasattr(backbones, "to_backbone"):
         raise TypeError(f"backbones={backbones!r} is one network: give several, in a list.")
     if not isinstance(backbones, dict | list | tuple):
         raise TypeError(f"backbones={backbones!r}: expected a list or a dictionary of networks.")
     if not isinstance(backbones, dict):
-        loaded = [_loaded(i, b, settings) for i, b in enumerate(backbones)]
+        loaded = [_loaded(i, b, image_size) for i, b in enumerate(backbones)]
         if len({b.name for b in loaded}) < len(loaded):
             raise ValueError(
                 f"Two backbones have one name among {[b.name for b in loaded]}: give a dictionary."
             )
         return {b.name: b for b in loaded}
-    named = {str(name): _loaded(name, b, settings) for name, b in backbones.items()}
+    named = {str(name): _loaded(name, b, image_size) for name, b in backbones.items()}
     if len(named) < len(backbones):
         raise ValueError(f"Two keys of backbones= are one name: {list(backbones)}.")
     return named
 
 
-def _loaded(key, backbone, settings: dict) -> Backbone:
+def _loaded(key, backbone, image_size: int | None) -> Backbone:
     """Load one of ``backbones``; an error names its position or key."""
     known = isinstance(backbone, str | nn.Module | Backbone) or callable(backbone)
     if not known and not hasattr(backbone, "to_backbone"):
@@ -253,20 +243,17 @@ def _loaded(key, backbone, settings: dict) -> Backbone:
             f"backbones[{key!r}]={backbone!r}: expected a name, a torch.nn.Module, a function that "
             "makes one, or a Backbone."
         )
-    return load_backbone(backbone, **settings)
+    return load_backbone(backbone, image_size=image_size)
 
 
-def _table(backbone, layer: str, X, y, rows: np.ndarray, settings: dict) -> np.ndarray:
-    extractor = PretrainedFeatureExtractor(backbone, layer=layer, **settings).fit(X)
+def _table(backbone, layer: str, X, y, rows: np.ndarray, run: dict) -> np.ndarray:
+    extractor = PretrainedFeatureExtractor(backbone, layer=layer, **run).fit(X)
     samples = checked_samples(extractor, X)
     check_target(y, len(samples))
-    names = ("batch_size", "device", "engine", "n_jobs", "verbose")
-    how = {name: getattr(extractor, name) for name in names}
+    how = {name: run[name] for name in ("batch_size", "device", "engine", "verbose")}
+    store = as_store(run["memory"])
     with named_among(rows):
-        chosen = take(samples, rows)
-        return compute_outputs(chosen, extractor.outputs_, store=as_store(extractor.memory), **how)[
-            0
-        ]
+        return compute_outputs(take(samples, rows), extractor.outputs_, store=store, **how)[0]
 
 
 @validate_params(
@@ -283,12 +270,10 @@ def probe_layers(
     task: str = "auto",
     pooling: Any = "avg",
     image_size: int | None = None,
-    image_shape: tuple[int, ...] | None = None,
     batch_size: int | str = "auto",
     device: str = "auto",
     engine: str = "auto",
     memory: Any = None,
-    n_jobs: int | str | None = "auto",
     random_state: Any = None,
     verbose: int = 0,
 ) -> LayerChoice:
@@ -312,8 +297,6 @@ def probe_layers(
         How an activation becomes a vector.
     image_size : int, default=None
         Side of the square given to the network, in pixels.
-    image_shape : tuple of int, default=None
-        Shape of flattened images.
     batch_size : int or "auto", default="auto"
         Samples run at a time.
     device : str, default="auto"
@@ -322,8 +305,6 @@ def probe_layers(
         The library that runs the network.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are kept, by sample.
-    n_jobs : int, "auto" or None, default="auto"
-        As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
         For the folds, and for the choice of samples, if there are more than 600.
     verbose : int, default=0
@@ -363,12 +344,10 @@ def probe_layers(
         weights=weights,
         pooling=pooling,
         image_size=image_size,
-        image_shape=image_shape,
         batch_size=batch_size,
         device=device,
         engine=engine,
         memory=memory,
-        n_jobs=n_jobs,
         verbose=verbose,
     ).fit(X)
     return extractor.score_layers(X, y, layers, random_state, task)

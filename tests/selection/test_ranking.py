@@ -39,7 +39,7 @@ def test_batches_and_bars_are_those_that_are_asked_for(function, colours, capsys
     )
     backbone = deeper_backbone()
     given = [backbone] if function is rank_backbones else backbone
-    function(X, y, given, batch_size=3, verbose=1, n_jobs=None)
+    function(X, y, given, batch_size=3, verbose=1)
     assert set(sizes) == {3}
     assert "features" in capsys.readouterr().err
 
