@@ -21,6 +21,7 @@ __all__ = [
     "NormBase",
     "TracedModule",
     "buffers_of",
+    "children_of",
     "has_hooks",
     "has_own_convolution",
     "keep_versions",
@@ -78,8 +79,14 @@ def shallow_copy(module: _Module, without: str | None = None, **parameters: Any)
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     twin._parameters = module._parameters | parameters
+    twin._buffers = dict(module._buffers)
     twin._modules = {name: child for name, child in module._modules.items() if name != without}
     return twin
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the children of a module, also one that has two names, and those that are None."""
+    return dict(module._modules)
 
 
 def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:

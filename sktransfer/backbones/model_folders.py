@@ -21,6 +21,7 @@ __all__ = [
     "explained",
     "files_of_folder",
     "find_folder",
+    "is_classifier_folder",
     "load_network",
     "local_folder",
     "make_bert",
@@ -133,27 +134,87 @@ def checked(value, kind: type, where: str):
     """Return a value of a JSON file, or raise ValueError if it is of another type."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         found = _JSON_TYPES.get(type(value), repr(value)[:40])
-        raise ValueError(f"{where} must hold a JSON {_JSON_TYPES[kind]}, and holds: {found}")
+        wanted = _JSON_TYPES.get(kind, "number")
+        raise ValueError(f"{where} must hold a JSON {wanted}, and holds: {found}")
     return value
 
 
 _JSON_TYPES = {dict: "object", list: "list", str: "text", int: "number", bool: "boolean"}
 
 
-def load_network(name: str, folder: Path, weights) -> nn.Module:
-    """Build the network with random weights or with the tensors of the folder."""
-    from transformers import AutoConfig, AutoModel
+def is_classifier_folder(folder: Path) -> bool:
+    """Tell whether a folder holds a classifier of sequences with at least two classes.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    bool
+    """
+    file = folder / "config.json"
+    config = read_json(file) or {}
+    of = checked(config.get("architectures") or [], list, f"{str(file)!r}: 'architectures'")
+    labels = checked(config.get("id2label") or {"0": "", "1": ""}, dict, f"{str(file)!r}: labels")
+    return len(labels) > 1 and any(str(name).endswith("ForSequenceClassification") for name in of)
+
+
+def load_network(
+    name: str, folder: Path, weights: str | None, auto_class: str = "AutoModel"
+) -> nn.Module:
+    """Build the network of a folder with random weights or with the tensors of the folder.
+
+    Parameters
+    ----------
+    name : str
+        Of the backbone, for messages.
+    folder : Path
+    weights : {"default", None}
+    auto_class : str, default="AutoModel"
+        The class of transformers that chooses that of the network.
+
+    Returns
+    -------
+    torch.nn.Module
+        In float32 and in ``eval`` mode, without a pooler that ``AutoModel`` adds.
+
+    Raises
+    ------
+    ValueError
+        Naming the file that is damaged, missing or not supported.
+    """
+    import transformers
 
     file = folder / "config.json"
-    read_json(file)
-    with quiet(), explained(name, f"{str(file)!r} cannot be read by transformers"):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if weights is not None:
-        return _without_unused(_pretrained(name, folder, config), read_json(file))
-    with quiet(), explained(name, f"{str(file)!r} is no network that transformers can build"):
-        return _without_unused(
-            random_weights(lambda: AutoModel.from_config(config)), read_json(file)
+    settings = read_json(file) or {}
+    family = settings.get("model_type")
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"backbone {name!r}: {str(folder)!r} holds an adapter of peft. Save the network with "
+            "it: AutoModel.from_pretrained(folder).merge_and_unload().save_pretrained(other)."
         )
+    own = "of its own is not run" if "auto_map" in settings else "from elsewhere is not run"
+    problem = (
+        f"{str(file)!r}, of the family {family!r:.40}, cannot be read by transformers, and code "
+        f"{own}. Give the network itself: load_backbone(module, preprocess=…, modality=…)"
+    )
+    with quiet(), explained(name, problem):
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    texts = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    has_decoder = config.is_encoder_decoder or hasattr(config, "num_decoder_layers")
+    if auto_class == "AutoModel" and has_decoder and type(config) in texts:
+        auto_class = "AutoModelForTextEncoding"  # the encoder of T5
+    cls = getattr(transformers, auto_class)
+    if weights is not None:
+        made = _pretrained(name, folder, config, cls)
+    else:
+        problem = f"{str(file)!r} is no network that transformers can build"
+        with quiet(), explained(name, problem):
+            made = random_weights(lambda: cls.from_config(config))
+    return _without_unused(made, settings)
 
 
 def make_bert(**settings: Any) -> nn.Module:
@@ -177,10 +238,8 @@ def make_bert(**settings: Any) -> nn.Module:
     return _without_unused(made, settings)
 
 
-def _pretrained(name: str, folder: Path, config) -> nn.Module:
+def _pretrained(name: str, folder: Path, config: Any, cls: Any) -> nn.Module:
     """Build the network with the tensors of the folder, every one of them there and finite."""
-    from transformers import AutoModel
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(
@@ -199,7 +258,7 @@ def _pretrained(name: str, folder: Path, config) -> nn.Module:
     options |= {"use_safetensors": True, "output_loading_info": True}
     problem = f"{str(files[0])!r} cannot be read by transformers as its config.json says"
     with quiet(), explained(name, problem):
-        model, info = AutoModel.from_pretrained(folder, **options)
+        model, info = cls.from_pretrained(folder, **options)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
     if missing:
         raise ValueError(
@@ -237,7 +296,8 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
 
 def _without_unused(model: Any, settings: dict) -> nn.Module:
     """Remove from a network what is not used, and what depends on the path of its files."""
-    if getattr(model, "pooler", None) is not None:
+    has_pooler = getattr(model, "pooler", None) is not None
+    if has_pooler and not type(model).__name__.endswith("ForSequenceClassification"):
         model.pooler = None
     # Every block holds the configuration, with the folder and the version of transformers. The
     # fingerprint gets the hash of the rest.
@@ -246,6 +306,8 @@ def _without_unused(model: Any, settings: dict) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "config"):
             module.config.content_digest = digest
+        if "name_or_path" in vars(module):
+            module.name_or_path = ""
     return model.float().eval()
 
 

@@ -72,12 +72,14 @@ class Reference:
     name, weights : str
     image_size : int, default=None
     long_texts : str, default=None
+    prompt : str, default=None
     """
 
     name: str
     weights: str
     image_size: int | None = None
     long_texts: str | None = None
+    prompt: str | None = None
 
     def load(self, fingerprint: str, behavior: dict[str, Any] | None = None) -> Backbone:
         """Load the backbone from files on this machine, and check what it is and computes.
@@ -247,6 +249,7 @@ def load_backbone(
     weights: str | Path | None = "default",
     image_size: int | None = None,
     long_texts: str | None = None,
+    prompt: str | None = None,
     preprocess: Callable[..., Any] | None = None,
     stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
     classes: Sequence[str] | None = None,
@@ -275,6 +278,9 @@ def load_backbone(
         "chunk" divides it into chunks of the greatest length, which run through the network one
         by one, so that pooling covers all tokens. None is "truncate" for names, and for a
         :class:`Backbone` or fitted estimator what it does.
+    prompt : str, default=None
+        For sentence encoders: what is put before each text. A name that the network's folder knows,
+        such as "query", or a text; "" for none. By default what the folder says.
     preprocess : callable, default=None
         For modules: a function of one sample that returns a tensor without a batch axis. For
         images, its argument is a ``PIL.Image.Image`` in RGB, and the tensor has the shape
@@ -301,7 +307,7 @@ def load_backbone(
     ------
     ValueError
         For an unknown name (the nearest ones are listed), weights that do not fit, an
-        ``image_size`` out of bounds, or ``long_texts`` for samples that are no texts.
+        ``image_size`` out of bounds, or ``long_texts`` or ``prompt`` for samples that are no texts.
     FileNotFoundError
         For weights that are not on this machine and cannot be downloaded.
 
@@ -317,10 +323,10 @@ def load_backbone(
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
         backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):
-        return backbone.with_image_size(image_size).with_long_texts(long_texts)
+        return backbone.with_image_size(image_size).with_long_texts(long_texts).with_prompt(prompt)
     if not isinstance(backbone, str):
         made = from_module(backbone, **own)
-        return made.with_image_size(image_size).with_long_texts(long_texts)
+        return made.with_image_size(image_size).with_long_texts(long_texts).with_prompt(prompt)
     if not isinstance(weights, str | Path | None):
         if backbone != "word-vectors":
             raise TypeError(
@@ -328,11 +334,11 @@ def load_backbone(
             )
         from .wordvectors import load_word_vectors
 
-        return load_word_vectors(weights).with_long_texts(long_texts)
+        return load_word_vectors(weights).with_long_texts(long_texts).with_prompt(prompt)
     if weights is not None:
         weights = os.path.expanduser(weights)
     found = _load_shared(backbone, weights, download).with_image_size(image_size)
-    found = found.with_long_texts(long_texts)
+    found = found.with_long_texts(long_texts).with_prompt(prompt)
     if weights is None and backbone != "word-vectors":
         warnings.warn(
             f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "

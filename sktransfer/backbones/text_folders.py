@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..data import padded_length
 from .backbone import Backbone
-from .model_folders import checked, explained, load_network, local_folder, quiet, read_json
-from .text_encoders import Sentence, TokenizerPreprocessing, _in_order, _stages
-from .weights import check_sha256, licence_of_folder
+from .model_folders import (
+    checked,
+    explained,
+    is_classifier_folder,
+    load_network,
+    local_folder,
+    quiet,
+    read_json,
+    transformers_library,
+)
+from .text_encoders import TokenizerPreprocessing
+from .text_stages import (
+    POOLINGS,
+    TINY,
+    Dense,
+    Normalize,
+    Sentence,
+    SentenceWithoutPrompt,
+    Truncate,
+    cut_encoder,
+    in_order,
+)
+from .weights import (
+    check_finite,
+    check_sha256,
+    licence_of_folder,
+    load_tensors,
+    random_weights,
+    read_tensors,
+)
+from .words.table import WordTable
+from .words.vectors import WordVectors
 
-__all__ = ["SentenceSettings", "load_minilm", "load_text_folder", "max_length", "sentence_settings"]
+__all__ = ["load_minilm", "load_text_folder"]
 
-_LONGEST = 512  # tokens of a text if neither the folder nor the network limits them
+_NO_LIMIT = 2**30  # tokens of a text, where nothing limits them
 
 # Files that contain a vocabulary
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*-vocab.*", "*.vocab")
@@ -57,7 +89,7 @@ def load_minilm(name: str, weights: str | None, *, download: bool = True) -> Bac
 
 
 def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
-    """Load a sentence encoder from a folder.
+    """Load a network for texts from a folder of transformers or sentence-transformers.
 
     Parameters
     ----------
@@ -70,134 +102,351 @@ def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
     Returns
     -------
     Backbone
+        A sentence encoder, whose last stage gives what ``SentenceTransformer.encode`` gives; or a
+        classifier, if the folder holds one for sequences and no modules of sentence-transformers.
     """
-    settings, local = sentence_settings(folder), local_folder(name)
-    inside = folder / settings.path
-    model = load_network(name, inside, weights)
-    preprocess = _preprocessing(name, inside, settings.prompt, model)
-    sentence = Sentence(settings.pooling, settings.normalise)
-    stages = _stages(name, model, sentence, preprocess.chunk_length)
+    transformers_library()
+    local = local_folder(name)
+    modules = _modules(folder)
+    parts: dict[str, Any]
+    if modules and modules[0].kind == "StaticEmbedding":
+        parts = _static_table(modules[0].folder, weights)
+    elif not modules and is_classifier_folder(folder):
+        parts = _classifier(name, folder, weights)
+    else:
+        parts = _encoder(name, folder, modules, weights)
+    stages = parts.pop("stages")
+    for i, module in enumerate(modules):
+        if module.kind not in ("Transformer", "StaticEmbedding", "Pooling"):
+            stages |= _module_behind(i, module, stages, weights)
+    stages |= _truncation(folder)
+    parts["preprocess"].prompts, default = _prompts(folder)
     # A pickle may be opened in another working directory, so that it needs the absolute path.
     full = name if local is None else f"hf:{local}"
-    return Backbone(
+    made = Backbone(
         name if local is None else f"hf:{local.name}",
-        _in_order(stages),
+        in_order(stages),
         modality="text",
-        preprocess=preprocess,
         stages=stages,
         loaded_by=(full, "default") if weights == "default" else None,
         licence=licence_of_folder(folder) if weights == "default" else None,
+        **parts,
     )
+    return made.with_prompt(default) if default else made
 
 
-@dataclasses.dataclass
-class SentenceSettings:
-    """How a folder makes one vector of a text.
+# -- modules of sentence-transformers --------------------------------------------------------------
 
-    Parameters
-    ----------
-    path : str, default=""
-        Where in the folder the network and its tokenizer are.
-    pooling : {"mean", "cls", "max"}, default="mean"
-    normalise : bool, default=False
-        Whether the vector is scaled to length one.
-    prompt : str, default=""
-        Is put before every text.
-    """
+_JSON_OF_MODULES = "modules.json"
+_JSON_OF_TEXTS = "config_sentence_transformers.json"
 
-    path: str = ""
-    pooling: str = "mean"
-    normalise: bool = False
-    prompt: str = ""
+# The activations that a file may name. Nothing is imported because a file names it.
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    cls.__name__: cls
+    for cls in (nn.ELU, nn.GELU, nn.Identity, nn.LeakyReLU, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU)
+} | {cls.__name__: cls for cls in (nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh)}
 
 
-def sentence_settings(folder: Path) -> SentenceSettings:
-    """Read the configuration for sentence-transformers, where a folder has one.
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    """A module of sentence-transformers, as a folder lists it.
 
     Parameters
     ----------
+    kind : str
+        The name of its class.
     folder : Path
-
-    Returns
-    -------
-    SentenceSettings
-
-    Raises
-    ------
-    ValueError
-        Naming the file that is damaged or asks for what is not supported.
+        That of its files.
     """
-    settings, file = SentenceSettings(), folder / "modules.json"
-    for module in read_json(file, list) or []:
-        module = checked(module, dict, f"{str(file)!r}: each module")
+
+    kind: str
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "config.json"
+
+    def setting(self, name: str, kind: Any, default: Any = None) -> Any:
+        """Return a value of its configuration, checked for its type."""
+        found = (read_json(self.file) or {}).get(name)
+        if found is None and default is not None:
+            return default
+        return checked(found, kind, f"{str(self.file)!r}: {name!r}")
+
+
+def _modules(folder: Path) -> list[_Module]:
+    """List the modules of a folder in order; none for a folder of transformers."""
+    file = folder / _JSON_OF_MODULES
+    listed = []
+    for entry in read_json(file, list) or []:
+        entry = checked(entry, dict, f"{str(file)!r}: each module")
         kind, path = (
-            checked(module.get(key), str, f"{str(file)!r}: {key!r}") for key in ("type", "path")
+            checked(entry.get(key), str, f"{str(file)!r}: {key!r}") for key in ("type", "path")
         )
-        _add_module(settings, kind.rpartition(".")[2], folder, path)
-    settings.prompt = _prompt(folder / "config_sentence_transformers.json")
-    return settings
-
-
-def _add_module(settings: SentenceSettings, kind: str, folder: Path, path: str) -> None:
-    if kind == "Transformer":
-        settings.path = path
-    elif kind == "Pooling":
-        settings.pooling = _pooling(folder / path / "config.json")
-    elif kind == "Normalize":
-        settings.normalise = True
-    else:
+        listed.append(_Module(kind.rpartition(".")[2], folder / path))
+    found = [inner for module in listed for inner in _routed(module)]
+    kinds = [module.kind for module in found]
+    begins = kinds[:1] == ["StaticEmbedding"] or kinds[:2] == ["Transformer", "Pooling"]
+    if found and not begins:
+        unknown = next((k for k in kinds if k not in _BEHIND and k != "Pooling"), kinds[0])
         raise ValueError(
-            f"{str(folder)!r} ends with a {kind!r} of sentence-transformers, which is not "
-            "supported. Without modules.json the folder gives the mean over tokens."
+            f"{str(file)!r} begins with {kinds[:2]} of sentence-transformers: {unknown!r} is not "
+            "supported there. A sentence encoder is a Transformer and a Pooling, or a "
+            "StaticEmbedding. Give another network itself: load_backbone(module, preprocess=…, "
+            "modality='text')."
         )
+    return found
 
 
-def _prompt(file: Path) -> str:
+def _routed(module: _Module) -> Iterator[_Module]:
+    """Yield a module, or those behind a router that ``encode`` goes through."""
+    if module.kind != "Router":
+        yield module
+        return
+    file = module.folder / "router_config.json"
+    config = read_json(file) or {}
+    types, structure, options = (
+        checked(config.get(key), dict, f"{str(file)!r}: {key!r}")
+        for key in ("types", "structure", "parameters")
+    )
+    route = options.get("default_route")
+    if route not in structure:
+        raise ValueError(
+            f"{str(file)!r} is a Router of sentence-transformers with the routes "
+            f"{sorted(structure)} and none by default. Save the one that is meant as a folder of "
+            "its own: SentenceTransformer(modules=list(model[0].sub_modules[route])).save(folder)."
+        )
+    for path in checked(structure[route], list, f"{str(file)!r}: route {route!r}"):
+        path = checked(path, str, f"{str(file)!r}: route {route!r}")
+        kind = checked(types.get(path), str, f"{str(file)!r}: type of {path!r}")
+        yield _Module(kind.rpartition(".")[2], module.folder / path)
+
+
+def _module_behind(i: int, module: _Module, stages: dict, weights) -> dict[str, nn.Module]:
+    """Make the stage of a module behind the pooling."""
+    if module.kind not in _BEHIND:
+        raise ValueError(
+            f"{str(module.folder)!r} is a {module.kind!r} of sentence-transformers, which is not "
+            "supported. Remove it from modules.json, if the features before it will do, or give "
+            "the network itself: load_backbone(module, preprocess=…, modality='text')."
+        )
+    for key in ("module_input_name", "module_output_name"):
+        if module.setting(key, str, "sentence_embedding") != "sentence_embedding":
+            raise ValueError(
+                f"{str(module.file)!r}: {key!r} is {module.setting(key, str)!r}. Modules behind "
+                "the pooling are supported, not those that change the vectors of tokens."
+            )
+    last = next(reversed(stages))
+    if module.kind == "Normalize" and last == "sentence":
+        stages["sentence"].normalise = True
+        return {}
+    if "sentence" not in stages:  # a table of word vectors
+        stages["sentence"] = Sentence("mean", normalise=module.kind == "Normalize")
+        if module.kind == "Normalize":
+            return {}
+    return {f"{module.kind.lower()}_{i}": _BEHIND[module.kind](module, weights)}
+
+
+def _dense(module: _Module, weights) -> nn.Module:
+    n_in, n_out = (module.setting(key, int) for key in ("in_features", "out_features"))
+    path = module.setting("activation_function", str, "torch.nn.modules.activation.Tanh")
+    first, _, kind = path.rpartition(".")
+    if kind not in _ACTIVATIONS or not first.startswith("torch.nn"):
+        raise ValueError(
+            f"{str(module.file)!r}: the activation {path!r} is not one of "
+            f"{sorted(_ACTIVATIONS)} of torch.nn. No class is imported because a file names it."
+        )
+    bias = module.setting("bias", bool, True)
+    residual: nn.Module | None = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        linear = nn.Linear(n_in, n_out, bias=bias)
+        if module.setting("use_residual", bool, False):
+            residual = nn.Identity() if n_in == n_out else nn.Linear(n_in, n_out, bias=False)
+    parts = {"linear": linear} | ({} if residual is None else {"residual": residual})
+    _load(module.folder, nn.ModuleDict(parts), weights)
+    return Dense(linear, _ACTIVATIONS[kind](), residual)
+
+
+def _layer_norm(module: _Module, weights) -> nn.Module:
+    norm = nn.LayerNorm(module.setting("dimension", int))
+    _load(module.folder, nn.ModuleDict({"norm": norm}), weights)
+    return norm
+
+
+def _dropout(module: _Module, weights) -> nn.Module:
+    return nn.Dropout(float(module.setting("dropout", int | float, 0.2)))
+
+
+def _normalize(module: _Module, weights) -> nn.Module:
+    return Normalize()
+
+
+_BEHIND: dict[str, Callable[[_Module, Any], nn.Module]] = {
+    "Dense": _dense,
+    "Dropout": _dropout,
+    "LayerNorm": _layer_norm,
+    "Normalize": _normalize,
+}
+
+
+def _load(folder: Path, module: nn.Module, weights: str | None) -> None:
+    """Load the tensors of a module's file into it, all of them there and finite."""
+    if weights is not None:
+        load_tensors(module, _tensors(folder), str(folder / "model.safetensors"))
+    for parameter in module.parameters():
+        parameter.data = parameter.data.float()
+    check_finite(f"{str(folder / 'model.safetensors')!r}", module)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ValueError(
+            f"No model.safetensors in {str(folder)!r}. Other files of weights can run code when "
+            "they are opened, and are not read. If you trust them, convert them with "
+            "SentenceTransformer(folder).save(folder)."
+        )
+    return read_tensors(file)
+
+
+def _truncation(folder: Path) -> dict[str, nn.Module]:
+    file = folder / _JSON_OF_TEXTS
+    n_kept = (read_json(file) or {}).get("truncate_dim")
+    if n_kept is None:
+        return {}
+    if checked(n_kept, int, f"{str(file)!r}: 'truncate_dim'") < 1:
+        raise ValueError(f"{str(file)!r}: truncate_dim={n_kept} is less than 1")
+    return {"truncate": Truncate(n_kept)}
+
+
+def _prompts(folder: Path) -> tuple[dict[str, str], str]:
+    """Return the prompts that a folder names, and the one that is used by default."""
+    file = folder / _JSON_OF_TEXTS
     config = read_json(file) or {}
     prompts = checked(config.get("prompts") or {}, dict, f"{str(file)!r}: 'prompts'")
+    prompts = {
+        key: checked(value or "", str, f"{str(file)!r}: prompt {key!r}")
+        for key, value in prompts.items()
+    }
     name = config.get("default_prompt_name")
-    prompt = prompts.get(name) if isinstance(name, str) else None
-    return checked(prompt or "", str, f"{str(file)!r}: the default prompt")
+    if name is not None and name not in prompts:
+        raise ValueError(f"{str(file)!r}: the default prompt {name!r} is none of {sorted(prompts)}")
+    return prompts, prompts.get(name, "")
 
 
-def _pooling(file: Path) -> str:
-    config = read_json(file) or {}
-    modes = config.get("pooling_mode") or [
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
+# -- what comes first ------------------------------------------------------------------------------
+
+
+def _encoder(name: str, folder: Path, modules: list[_Module], weights) -> dict[str, Any]:
+    """Return the stages of a transformer and its pooling, and the preprocessing."""
+    inside = modules[0].folder if modules else folder
+    pooling, with_prompt = _pooling(modules[1]) if modules else (_usual_pooling(inside), True)
+    model = load_network(name, inside, weights)
+    preprocess = _preprocessing(name, inside, model)
+    stages, why = cut_encoder(name, model, preprocess.chunk_length)
+    stages["sentence"] = Sentence(pooling) if with_prompt else SentenceWithoutPrompt(pooling)
+    return {"stages": stages, "preprocess": preprocess, "why_whole": why}
+
+
+def _usual_pooling(folder: Path) -> str:
+    """Return the pooling of a folder that names none, as sentence-transformers chooses it."""
+    config = read_json(folder / "config.json") or {}
+    of = (config.get("architectures") or [""])[0]
+    is_causal = str(of).endswith("ForCausalLM") and config.get("is_causal", True)
+    return "lasttoken" if is_causal else "mean"
+
+
+def _pooling(module: _Module) -> tuple[str | tuple[str, ...], bool]:
+    """Return the poolings of a module, and whether the tokens of a prompt count."""
+    config = read_json(module.file) or {}
+    modes = config.get("pooling_mode")
+    if not modes:
+        was = {f"pooling_mode_{name}{end}": name for name, end in _ENDS.items()}
+        modes = [name for key, name in was.items() if config.get(key) is True] or ["mean"]
     modes = modes if isinstance(modes, list) else [modes]
-    if len(modes) != 1 or modes[0] not in ("mean", "cls", "max"):
-        raise ValueError(f"{str(file)!r} asks for the pooling {modes}: not mean, cls or max.")
-    if config.get("include_prompt") is False:
-        raise ValueError(f"{str(file)!r} pools without the prompt, which is not supported.")
-    return modes[0]
+    unknown = [mode for mode in modes if mode not in POOLINGS]
+    if unknown:
+        raise ValueError(
+            f"{str(module.file)!r} asks for the pooling {unknown[0]!r}, none of {list(POOLINGS)}."
+        )
+    pooling = modes[0] if len(modes) == 1 else tuple(modes)
+    return pooling, config.get("include_prompt") is not False
 
 
-def max_length(folder: Path) -> tuple[int | None, bool]:
-    """Read how many tokens a text may have, and whether texts are turned into lower case.
-
-    Parameters
-    ----------
-    folder : Path
-        That of the network and its tokenizer.
-
-    Returns
-    -------
-    (int or None, bool)
-        None if no file says it.
-    """
-    for file in sorted(folder.glob("sentence_*_config.json")):
-        if config := read_json(file):
-            longest = config.get("max_seq_length")
-            if longest is not None and checked(longest, int, f"{str(file)!r}: max_seq_length") < 1:
-                raise ValueError(f"{str(file)!r}: max_seq_length={longest} is less than 1")
-            return longest, bool(config.get("do_lower_case"))
-    return None, False
+# Ends of the names of poolings in files of earlier versions, in the order in which they stand side
+# by side.
+_ENDS = {"cls": "_token", "max": "_tokens", "mean": "_tokens", "mean_sqrt_len_tokens": ""}
+_ENDS |= {"weightedmean": "_tokens", "lasttoken": ""}
 
 
-def _preprocessing(name: str, folder: Path, prompt: str, model: Any):
+def _classifier(name: str, folder: Path, weights) -> dict[str, Any]:
+    """Return the stages of a classifier of sequences, the preprocessing and the classes."""
+    model = load_network(name, folder, weights, "AutoModelForSequenceClassification")
+    preprocess = _preprocessing(name, folder, model)
+    stages, why = cut_encoder(name, model, preprocess.chunk_length, is_classifier=True)
+    config: Any = model.config
+    parts = {"stages": stages, "preprocess": preprocess, "why_whole": why}
+    if config.problem_type == "multi_label_classification":  # no probabilities that sum to one
+        return parts | {"penultimate": list(stages)[max(0, len(stages) - 2)]}
+    return parts | {"classes": [str(config.id2label[i]) for i in range(config.num_labels)]}
+
+
+def _static_table(folder: Path, weights) -> dict[str, Any]:
+    """Return a table of vectors of tokens, and the tokenizer as preprocessing."""
+    file = folder / "tokenizer.json"
+    content = read_json(file)
+    if content is None:
+        raise ValueError(f"No tokenizer.json in {str(folder)!r}.")
+    content["post_processor"] = None  # special tokens
+    from tokenizers import Tokenizer
+
+    with explained(f"hf:{folder.name}", f"{str(file)!r} cannot be read by tokenizers"):
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    n_ids = tokenizer.get_vocab_size()
+    matrix = _static_matrix(folder)
+    if len(matrix) < n_ids:
+        raise ValueError(
+            f"{str(folder / 'model.safetensors')!r} holds {len(matrix)} vectors, and the tokenizer "
+            f"{n_ids} tokens."
+        )
+    if weights is None:
+        made = random_weights(lambda: nn.Embedding(*matrix.shape))
+        matrix = next(made.parameters()).data
+    # A vector of zeros would not count as a token.
+    matrix[(matrix == 0).all(1)] = TINY
+    words = [tokenizer.id_to_token(i) or f"[{i}]" for i in range(len(matrix))]
+    table = WordTable(WordVectors.from_words(words, matrix.numpy()))
+    check_finite(f"{str(folder / 'model.safetensors')!r}", nn.ParameterList([matrix]))
+    preprocess = TokenizerPreprocessing(tokenizer.to_str(), _NO_LIMIT)
+    return {"stages": {"embedding": table}, "preprocess": preprocess}
+
+
+def _static_matrix(folder: Path) -> torch.Tensor:
+    """Read the vectors of tokens, as sentence-transformers or model2vec wrote them."""
+    tensors = _tensors(folder)
+    if "embedding.weight" in tensors:
+        matrix = tensors["embedding.weight"]
+    elif "embeddings" in tensors:
+        matrix = tensors["embeddings"].float()
+        if "mapping" in tensors:
+            matrix = matrix[tensors["mapping"].long()]
+        if "weights" in tensors:
+            matrix = matrix * tensors["weights"].float()[:, None]
+    else:
+        raise ValueError(
+            f"{str(folder / 'model.safetensors')!r} holds {sorted(tensors)[:3]}, and neither "
+            "'embedding.weight' nor 'embeddings'."
+        )
+    if matrix.ndim != 2 or not matrix.is_floating_point():
+        raise ValueError(f"{str(folder / 'model.safetensors')!r} holds no table of vectors.")
+    return matrix.float().clone()
+
+
+# -- the tokenizer ---------------------------------------------------------------------------------
+
+
+def _preprocessing(name: str, folder: Path, model: Any) -> TokenizerPreprocessing:
     from transformers import AutoTokenizer
 
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
@@ -209,21 +458,26 @@ def _preprocessing(name: str, folder: Path, prompt: str, model: Any):
             folder, local_files_only=True, trust_remote_code=False
         )
     if not tokenizer.is_fast:
-        raise ValueError(f"backbone {name!r}: its tokenizer has no tokenizer.json.")
-    n_ids = model.config.vocab_size
+        raise ValueError(
+            f"backbone {name!r}: its tokenizer, {type(tokenizer).__name__}, has no tokenizer.json. "
+            "Give the network itself: load_backbone(module, preprocess=…, modality='text')."
+        )
+    n_ids = getattr(model.config, "vocab_size", 0)
     if len(tokenizer) < n_ids / 2:  # embeddings are padded, but by far less
         _refuse_tokenizer(name, folder, f"{len(tokenizer)} of the network's {n_ids} tokens")
-    longest, is_lower = max_length(folder)
+    longest, is_lower = _max_length(folder)
     backend = tokenizer.backend_tokenizer
     if is_lower:
         _lower(backend)
-    longest = longest or min(_LONGEST, tokenizer.model_max_length)
+    if longest is None:  # as sentence-transformers does
+        limit = getattr(model.config, "max_position_embeddings", None) or -1
+        longest = min(tokenizer.model_max_length, limit if limit > 0 else _NO_LIMIT, _NO_LIMIT)
     n_positions = _n_positions(model)
     if padded_length(longest) > n_positions:  # a padded text must have positions
         longest = n_positions // 8 * 8
     with explained(name, f"its tokenizer cannot truncate to {longest} tokens"):
         backend.enable_truncation(longest, direction=tokenizer.truncation_side)
-    return TokenizerPreprocessing(backend.to_str(), longest, prompt)
+    return TokenizerPreprocessing(backend.to_str(), longest)
 
 
 def _refuse_tokenizer(name: str, folder: Path, found: str):
@@ -242,10 +496,23 @@ def _lower(tokenizer) -> None:
 
 
 def _n_positions(model: nn.Module) -> int:
-    """Return for how many tokens a network has positions."""
-    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    if isinstance(table, nn.Embedding):
-        # RoBERTa and similar networks count positions from the id of padding.
-        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    found = getattr(model.config, "max_position_embeddings", None) or 0
-    return found if found > 0 else 2**31
+    """Return for how many tokens a network has a table of positions."""
+    names = ("position_embeddings", "position_embedding", "embed_positions", "wpe", "pos_emb")
+    tables = [m for name, m in model.named_modules() if name.rpartition(".")[2] in names]
+    tables = [table for table in tables if isinstance(table, nn.Embedding)]
+    if not tables:
+        return _NO_LIMIT
+    # RoBERTa and similar networks count positions from the id of padding.
+    behind = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
+    return min(t.num_embeddings - n for t, n in zip(tables, behind, strict=True))
+
+
+def _max_length(folder: Path) -> tuple[int | None, bool]:
+    """Read how many tokens a text may have, and whether texts are turned into lower case."""
+    for file in sorted(folder.glob("sentence_*_config.json")):
+        if config := read_json(file):
+            longest = config.get("max_seq_length")
+            if longest is not None and checked(longest, int, f"{str(file)!r}: max_seq_length") < 1:
+                raise ValueError(f"{str(file)!r}: max_seq_length={longest} is less than 1")
+            return longest, bool(config.get("do_lower_case"))
+    return None, False

@@ -30,18 +30,32 @@ SMALL |= {"num_hidden_layers": 2, "max_position_embeddings": 40}
 DISTIL = {"dim": 16, "n_heads": 2, "hidden_dim": 24, "n_layers": 2, "max_position_embeddings": 40}
 
 
-# the configuration of a family, its settings, its id for padding, and whether it can be cut
+QWEN = SMALL | {"num_key_value_heads": 1, "head_dim": 8}
+
+
+DEBERTA = SMALL | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+DEBERTA |= {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}
+
+
+T5 = {"d_model": 16, "d_ff": 24, "num_layers": 2, "num_heads": 2, "d_kv": 8}
+
+
+# the configuration of a family, its settings, its id for padding, and whether a norm ends it
 FAMILIES = {
-    "bert": (transformers.BertConfig, SMALL, 0, True),
-    "roberta": (transformers.RobertaConfig, SMALL, 1, True),
-    "distilbert": (transformers.DistilBertConfig, DISTIL, 0, True),
-    "mpnet": (transformers.MPNetConfig, SMALL, 1, True),
-    "electra": (transformers.ElectraConfig, SMALL | {"embedding_size": 8}, 0, True),
+    "bert": (transformers.BertConfig, SMALL, 0, False),
+    "roberta": (transformers.RobertaConfig, SMALL, 1, False),
+    "distilbert": (transformers.DistilBertConfig, DISTIL, 0, False),
+    "mpnet": (transformers.MPNetConfig, SMALL, 1, False),
+    "electra": (transformers.ElectraConfig, SMALL | {"embedding_size": 8}, 0, False),
     "albert": (transformers.AlbertConfig, SMALL | {"embedding_size": 8}, 0, False),
+    "deberta": (transformers.DebertaV2Config, DEBERTA, 0, False),
+    "qwen3": (transformers.Qwen3Config, QWEN, 0, True),
+    "t5": (transformers.T5Config, T5, 0, True),
 }
 
 
-CUT = [family for family, (*_, cut) in FAMILIES.items() if cut]
+# Divided into their modules, so that a row does not depend on others to the last bit.
+CUT = ["bert", "roberta", "distilbert", "mpnet", "electra"]
 
 
 def tiny_tokenizer(padding: int):
@@ -80,7 +94,8 @@ def write_folder(folder, family="bert", **settings):
 
 def add_sentence(folder, pooling: dict, *last: str, **settings):
     """Add what sentence-transformers would: modules, the pooling, settings of texts."""
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | {f"2_{kind}": kind for kind in last}
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    kinds |= {f"{i + 2}_{kind}": kind for i, kind in enumerate(last)}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(kinds.items())
@@ -102,7 +117,10 @@ def load(folder, weights="default"):
 def token_vectors(folder, text: str, **settings):
     """What transformers itself computes for the tokens of one text, ``(length, d)``."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModel.from_pretrained(folder).eval()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    is_t5 = config.model_type == "t5"
+    cls = transformers.T5EncoderModel if is_t5 else transformers.AutoModel
+    model = cls.from_pretrained(folder).eval()
     encoded = tokenizer(text, return_tensors="pt", truncation=True, **settings)
     encoded.pop("token_type_ids", None)
     with torch.no_grad():

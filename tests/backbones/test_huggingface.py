@@ -19,6 +19,7 @@ from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones.huggingface import load_hf
 from sktransfer.backbones.text_folders import load_minilm
 from tests.backbones.encoder_support import (
+    SMALL,
     TEXTS,
     add_sentence,
     load,
@@ -85,13 +86,30 @@ def test_a_tokenizer_that_knows_few_of_the_networks_tokens_is_refused(tmp_path):
 
 
 def test_networks_that_are_no_encoders_are_refused(tmp_path):
-    small = {"d_model": 16, "d_ff": 24, "num_layers": 1, "num_heads": 2, "d_kv": 8}
-    tokenizer = tiny_tokenizer(0)
-    config = transformers.T5Config(vocab_size=len(tokenizer), **small)
+    config = transformers.ViTConfig(image_size=8, patch_size=4, **SMALL)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is not an encoder of texts"):
+    tiny_tokenizer(0).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"ViTModel is not an encoder of texts.*load_backbone"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("adapter_config.json", "{}", r"an adapter of peft.*merge_and_unload"),
+        (
+            "config.json",
+            '{"model_type": "new", "auto_map": {"AutoModel": "modeling.New"}}',
+            r"of the family 'new', .* code of its own is not run.*load_backbone",
+        ),
+    ],
+)
+def test_folders_that_need_code_or_a_merge_are_refused_with_the_way_out(
+    file, content, said, folder
+):
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        load(folder)
 
 
 def test_folders_that_transformers_cannot_read_are_named(folder):
@@ -185,7 +203,7 @@ def test_a_changed_folder_is_loaded_anew(folder, changed):
         tensors = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
     else:
-        text = path.read_text().replace('"cat"', '"cow"').replace("mean", "cls")
+        text = path.read_text().replace('"cat"', '"cow"').replace("mean", "max")
         path.write_text(text)
     os.utime(path, ns=(1, 1))
     after = load_backbone(f"hf:{folder}")

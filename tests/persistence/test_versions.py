@@ -1,4 +1,4 @@
-"""Pickles have the versions that wrote them, and later versions warn."""
+"""Files of this and of earlier versions open."""
 
 import warnings
 
