@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import sklearn
 import torch
 from torch import nn
 from torchvision import models
@@ -15,6 +16,7 @@ from sktransfer import ImagePreprocessing, load_backbone
 from sktransfer.backbones import stages_of
 from sktransfer.engines import engine_for
 
+SCIKIT_LEARN = tuple(map(int, sklearn.__version__.split(".")[:2]))
 TESTS = Path(__file__).resolve().parent
 DATA = TESTS.parents[1] / "shared" / "data"
 OFFLINE = f"""

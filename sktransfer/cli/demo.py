@@ -262,12 +262,15 @@ class Digits:
         }
 
     def fit_with_bar(self, name: str, search: Any) -> tuple[float, float]:
-        """Evaluate a search on the first draw, with a progress bar of scikit-learn."""
-        from sklearn.callback import ProgressBar
+        """Evaluate a search on the first draw, with a progress bar of scikit-learn >= 1.9."""
         from sklearn.model_selection import ParameterGrid
 
         n = len(ParameterGrid(search.param_grid))
         self.console.print(f"\nFirst draw, {name}: {n} candidates, {search.cv} folds")
+        if not hasattr(search, "set_callbacks"):
+            return self.evaluate(search, self.first)
+        from sklearn.callback import ProgressBar
+
         result = self.evaluate(search.set_callbacks(ProgressBar(0)), self.first)
         search.set_callbacks()
         return result

@@ -514,6 +514,11 @@ def check_target(y: Any, n_samples: int | None = None, *, name: str = "y") -> np
         raise ValueError(f"{name} should be a 1d array, got an array of shape {array.shape}.")
     if not len(array):
         raise ValueError(f"{name} holds 0 values: at least one sample is needed.")
+    if array.dtype.kind == "S":  # which scikit-learn < 1.7 would take
+        raise ValueError(
+            f"{name}: Support for labels represented as bytes is not supported. Convert the labels "
+            "to a string or integer format."
+        )
     if array.dtype.kind in "fc" and np.isinf(array).any():
         raise ValueError(
             f"Input {name} contains infinity, at {np.argwhere(np.isinf(array))[0][0]}."

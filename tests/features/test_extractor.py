@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
-from sklearn.callback import ProgressBar
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -31,6 +30,7 @@ from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones.stages import stages_of
 from tests.new_process import run_in_new_process
 from tests.support import (
+    SCIKIT_LEARN,
     TINY_SIZE,
     TinyNet,
     Vectors,
@@ -271,6 +271,8 @@ def test_in_a_feature_union():
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize("columns", ["path", ["path"]])
 def test_images_beside_numbers(library, columns, files):
+    if library == "polars" and SCIKIT_LEARN < (1, 9):
+        pytest.skip("ColumnTransformer of scikit-learn < 1.9 selects no columns of this polars")
     frame = {"weight": [1.0, 2, 3, 4, 5, 6], "path": files}
     frame = pd.DataFrame(frame) if library == "pandas" else pl.DataFrame(frame)
     table = ColumnTransformer(
@@ -287,7 +289,8 @@ def test_images_beside_numbers(library, columns, files):
 def test_a_pandas_frame_comes_out_with_names_and_index(files):
     made = extractor().set_output(transform="pandas").fit(files)
     series = pd.Series(files, index=list("abcdef"))
-    frame = made.transform(series)
+    # scikit-learn < 1.7 keeps the index of a frame only.
+    frame = made.transform(series if SCIKIT_LEARN >= (1, 7) else series.to_frame())
     assert list(frame.columns) == list(made.get_feature_names_out())
     assert list(frame.index) == list("abcdef")
     assert np.array_equal(frame.to_numpy(), extractor().fit(X).transform(X))
@@ -333,9 +336,10 @@ def test_folds_in_two_processes_score_as_in_one(tmp_path):
 
 def test_a_progress_bar_of_scikit_learn_reaches_a_search_around_it(capsys):
     pytest.importorskip("rich")
+    callback = pytest.importorskip("sklearn.callback")
     pipeline = make_pipeline(extractor(), LogisticRegression())
     search = GridSearchCV(pipeline, {"logisticregression__C": [1, 10]}, cv=2)
-    search.set_callbacks(ProgressBar()).fit(X, Y)
+    search.set_callbacks(callback.ProgressBar()).fit(X, Y)
     assert "GridSearchCV" in capsys.readouterr().out
 
 

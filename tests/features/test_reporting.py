@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.callback import ProgressBar
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
@@ -18,6 +17,8 @@ from sktransfer import (
     load_backbone,
 )
 from tests.support import Vectors
+
+callback = pytest.importorskip("sklearn.callback")  # of scikit-learn >= 1.9
 
 
 class Log:
@@ -93,7 +94,7 @@ def test_a_pipeline_around_an_extractor_reports_all_levels(rows, capsys):
     model = make_pipeline(PretrainedFeatureExtractor(Vectors()), LogisticRegression())
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # scikit-learn's, about a step without callbacks
-        model.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
+        model.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(X, y)
     assert "PretrainedFeature" in capsys.readouterr().out
 
 

@@ -11,7 +11,6 @@ import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.callback import ProgressBar
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -332,8 +331,9 @@ def test_it_is_calibrated_and_votes(data):
 
 
 def test_a_progress_bar_of_scikit_learn_counts_epochs(data, capsys):
+    callback = pytest.importorskip("sklearn.callback")
     model = FineTunedClassifier(load_backbone(network()), max_epochs=3)
-    model.set_callbacks(ProgressBar()).fit(*data)
+    model.set_callbacks(callback.ProgressBar()).fit(*data)
     assert "FineTunedClassifier" in capsys.readouterr().out
 
 

@@ -8,6 +8,7 @@ nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
+pytest.importorskip("sklearn.callback")
 
 # Other programs warn of what is between them and their libraries.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

@@ -147,7 +147,7 @@ def extract_to(
     dtype : {"float32", "float16"}, default="float32"
         The type in which features are kept.
     verbose : int, default=0
-        1 shows a progress bar. scikit-learn's callbacks of the extractor, as in
+        1 shows a progress bar. Callbacks of scikit-learn >= 1.9 that the extractor has, as in
         ``extractor.set_callbacks(ProgressBar())``, are told of each partition.
 
     Returns
