@@ -6,7 +6,7 @@
   of EfficientNet-Lite0, both with batch norm folded and images channels-last.
 - preprocessing: resize, crop and scale, and the import, of ``backbones/preprocessing.py`` and of
   torchvision.
-- words: text and binary files of word vectors, by the package and by gensim.
+- words: text and binary files of word2vec, and models of FastText, by the package and by gensim.
 
 Outputs are compared first. Each contestant runs in a fresh process, rounds are interleaved, and the
 median of the seconds is shown, with the ratio to the package's own.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ CONTESTANTS = {
     "preprocessing": ("own", "torchvision"),
     "words-text": ("own", "gensim"),
     "words-binary": ("own", "gensim"),
+    "words-fasttext": ("own", "gensim"),
 }
 
 
@@ -88,14 +90,18 @@ def preprocessing(contestant: str, folder: Path) -> tuple:
     return took, float(pixels.abs().mean())
 
 
-def words(contestant: str, path: Path, *, binary: bool) -> tuple:
+def words(contestant: str, path: Path) -> tuple:
     from gensim.models import KeyedVectors
+    from gensim.models.fasttext import load_facebook_vectors
 
     from sktransfer import load_word_vectors
 
     def read() -> float:
-        if contestant == "gensim":
-            vectors = KeyedVectors.load_word2vec_format(path, binary=binary).vectors
+        if contestant == "gensim" and path.suffix == ".ftbin":
+            kv = load_facebook_vectors(str(path))
+            vectors = np.concatenate([kv.vectors, kv.vectors_ngrams])
+        elif contestant == "gensim":
+            vectors = KeyedVectors.load_word2vec_format(path, binary=path.suffix == ".bin").vectors
         else:
             vectors = np.asarray(load_word_vectors(path).preprocess.vectors.matrix)
         return float(np.abs(vectors).mean())
@@ -106,20 +112,23 @@ def words(contestant: str, path: Path, *, binary: bool) -> tuple:
 
 
 def write_words(folder: Path, n_words: int) -> None:
-    from gensim.models import KeyedVectors
+    from gensim.models import FastText, KeyedVectors
+    from gensim.models.fasttext import save_facebook_model
 
     vectors = KeyedVectors(100)
     matrix = np.random.default_rng(0).standard_normal((n_words, 100), np.float32)
     vectors.add_vectors([f"word{i}" for i in range(n_words)], matrix)
     vectors.save_word2vec_format(folder / "words.txt")
     vectors.save_word2vec_format(folder / "words.bin", binary=True)
+    model = FastText(vector_size=100, bucket=n_words, min_count=1)
+    model.build_vocab([vectors.index_to_key])  # with random vectors
+    save_facebook_model(model, str(folder / "words.ftbin"))
 
 
 def run_one(name: str, contestant: str, folder: Path) -> tuple:
-    if name == "words-text":
-        return words(contestant, folder / "words.txt", binary=False)
-    if name == "words-binary":
-        return words(contestant, folder / "words.bin", binary=True)
+    if name.startswith("words"):
+        suffix = {"text": "txt", "binary": "bin", "fasttext": "ftbin"}[name.removeprefix("words-")]
+        return words(contestant, folder / f"words.{suffix}")
     return {"convolutions": convolutions, "preprocessing": preprocessing}[name](contestant, folder)
 
 
@@ -142,7 +151,15 @@ def main() -> None:
                 means = []
                 for contestant in took:
                     command = [sys.executable, __file__, "--one", name, contestant, folder]
-                    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                    # A table of words that was read is kept in this folder.
+                    home = {"SKTRANSFER_HOME": tempfile.mkdtemp(dir=folder)}
+                    ended = subprocess.run(
+                        command,
+                        check=True,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        env=os.environ | home,
+                    )
                     each, mean = json.loads(ended.stdout.splitlines()[-1])
                     took[contestant].append(each)
                     means.append(mean)

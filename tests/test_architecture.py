@@ -30,7 +30,6 @@ WITHOUT_TORCH = ["data", "transferability"]
 # One file for each source of backbones, the only one that imports its library.
 SOURCES = {
     "timm": ["backbones/timm.py"],
-    "gensim": ["backbones/words/files.py"],
     "transformers": ["backbones/model_folders.py", "backbones/text_folders.py"],
 }
 OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}

@@ -63,15 +63,11 @@ def load_word_vectors(
         If the file holds no word vectors, is shorter or longer than it announces, ends inside a
         line, or has lines of different lengths; if a vector holds NaN or infinity; or if words
         and vectors do not match.
-    ImportError
-        If gensim is needed and missing.
-
     Notes
     -----
-    Binary files are read by gensim, after what they announce was compared with their size. Text
-    files are read here: gensim takes a word with a space in it for numbers and needs several
-    times as long. Files that gensim saved are pickles, which can run code when they are opened,
-    and are refused. Of equal words the first counts.
+    What a file announces is compared with its size before memory is allocated. Files that gensim
+    saved are pickles, which can run code when they are opened, and are refused. Of equal words the
+    first counts.
 
     Words that a FastText ``.bin`` file does not list get the mean of their n-grams' vectors
     (Bojanowski et al. 2017, arXiv:1607.04606).

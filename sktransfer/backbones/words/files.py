@@ -1,9 +1,8 @@
 """Read word vectors from objects and files.
 
-Text files are not left to gensim, which cannot read words that contain a space, as GloVe 840B does,
-and needs about ten times as long. Binary files are read by gensim, which allocates what a header
-announces, and searches for the end of a word beyond the end of the file. Therefore everything that
-is announced is compared with the size of the file first.
+Files are not left to gensim. It cannot read words that contain a space, as GloVe 840B does, and
+needs several times as long for text. Of a binary file it allocates what the header announces; to
+compare that with the file, all words must be walked through, which is most of the work.
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ __all__ = [
     "GLOVE",
     "ONE_SPACE",
     "Subwords",
-    "check_fasttext",
     "check_finite_rows",
-    "check_word2vec",
     "count_numbers",
     "glove_file",
     "is_gzipped",
@@ -56,11 +53,6 @@ GLOVE = "glove_6b_50d"
 _ROWS = 4096  # rows that are read or checked at a time
 _HEAD = 2**17  # bytes that are read to recognise a format; a line of 1,000 numbers has 10 kB
 _CONTROL = re.compile(rb"[^\t\n\r\x20-\xff]")
-# What gensim raises for files that it cannot read
-_GENSIM_ERRORS = (
-    *(ValueError, EOFError, AssertionError, NotImplementedError, ArithmeticError),
-    struct.error,
-)
 _PICKLE_HINT = (
     " A pickle, which KeyedVectors.save writes, can run any code when it is opened. If you trust "
     "it, load it with gensim and give its KeyedVectors (model.wv)."
@@ -73,26 +65,32 @@ _FASTTEXT, _PICKLE = b"\xba\x16\x4f\x2f", b"\x80"
 
 @dataclasses.dataclass(frozen=True)
 class Subwords:
-    """Map a word to the buckets of its n-grams, as FastText does."""
+    """Map a word to the buckets of its n-grams, as ``computeSubwords`` of fastText does.
+
+    Examples
+    --------
+    >>> from sktransfer.backbones.words.files import Subwords
+    >>> Subwords(3, 4, 2_000_000)("cat")
+    [916747, 1988973, 289031, 1127995, 351106]
+    """
 
     min_n: int
     max_n: int
     n_buckets: int
 
     def __call__(self, word: str) -> list[int]:
-        _need_gensim()
-        from gensim.models.fasttext import ft_ngram_hashes
-
-        return ft_ngram_hashes(word, self.min_n, self.max_n, self.n_buckets)
-
-
-def _need_gensim() -> None:
-    try:
-        import gensim  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            "These word vectors need gensim: pip install 'sktransfer[text]'"
-        ) from None
+        letters = [letter.encode("utf-8", "surrogatepass") for letter in f"<{word}>"]
+        buckets = []
+        for first in range(len(letters)):
+            state = 2_166_136_261  # FNV-1a, for which fastText takes bytes as signed
+            for last in range(first, min(len(letters), first + self.max_n)):
+                for byte in letters[last]:
+                    signed = byte if byte < 128 else byte | 0xFFFFFF00
+                    state = ((state ^ signed) * 16_777_619) & 0xFFFFFFFF
+                is_edge = first == last and first in (0, len(letters) - 1)
+                if last - first + 1 >= self.min_n and not is_edge:
+                    buckets.append(state % self.n_buckets)
+        return buckets
 
 
 def read_object(weights: Any) -> tuple[Any, ...]:
@@ -204,10 +202,13 @@ def read_source(
     kind = _recognise(path, head)
     if kind == "text":
         return None, read_text(path, vocabulary, max_words)
-    words, matrix, grams, subwords = _read_with_gensim(path, kind, vocabulary, max_words)
-    chosen = positions_kept(words, vocabulary, max_words)
-    kept = matrix if len(chosen) == len(words) else matrix[chosen]
-    return subwords, [([words[i] for i in chosen], kept), ([], grams)]
+    try:
+        with _plain_file(path) as plain:
+            if kind == "fasttext":
+                return _read_fasttext(plain, vocabulary, max_words)
+            return None, [_read_word2vec(plain, vocabulary, max_words)]
+    except ValueError as error:
+        raise ValueError(f"{path}: not a file of word vectors that can be read: {error}") from error
 
 
 def _read_glove() -> Iterator[tuple[list[str], np.ndarray]]:
@@ -261,44 +262,7 @@ def _raise_unknown(path: Path, head: bytes):
     )
 
 
-# -- formats that gensim reads --------------------------------------------------------------------
-
-
-def _read_with_gensim(path: Path, kind: str, vocabulary, max_words) -> tuple:
-    """Return the words of a file, their vectors, the vectors of n-grams, and the subwords."""
-    _need_gensim()
-    from gensim.models import KeyedVectors
-    from gensim.models.fasttext import load_facebook_vectors
-
-    try:
-        with _plain_file(path) as plain:
-            if kind == "fasttext":
-                check_fasttext(plain)
-                return _read_keyed_vectors(load_facebook_vectors(str(plain)))
-            limit = max_words if vocabulary is None else None
-            check_word2vec(plain, limit)
-            settings = {"binary": True, "limit": limit, "unicode_errors": "replace"}
-            return _read_keyed_vectors(KeyedVectors.load_word2vec_format(plain, **settings))
-    except _GENSIM_ERRORS as error:
-        why = str(error) or type(error).__name__
-        raise ValueError(f"{path}: not a file of word vectors that can be read: {why}") from error
-
-
-@contextlib.contextmanager
-def _plain_file(path: Path) -> Iterator[Path]:
-    """Yield the path of the uncompressed file, without a suffix of compressed files.
-
-    gensim trusts the suffix, and cannot read the matrices of FastText from compressed files.
-    """
-    if not is_gzipped(path) and path.suffix not in (".gz", ".bz2", ".xz", ".zst"):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "vectors"
-        with opened(path) as file, plain.open("wb") as copy:
-            shutil.copyfileobj(file, copy, 2**20)
-        yield plain
-
+# -- text files ----------------------------------------------------------------------------------
 
 BOM = b"\xef\xbb\xbf"
 ONE_SPACE = (
@@ -478,16 +442,20 @@ def _by_numpy(lines: list[bytes], dim: int) -> np.ndarray:
     return numbers.astype(np.float32).reshape(-1, dim)
 
 
-# As fastText 0.9.2 writes them in FastText::signModel, Args::save and Dictionary::save
-_FIELDS = (
-    *("magic", "version", "dim", "ws", "epoch", "min_count", "neg", "word_ngrams", "loss"),
-    *("model", "bucket", "minn", "maxn", "lr_update_rate", "t"),
-    *("size", "n_words", "n_labels", "n_tokens", "n_pruned"),
-)
-_HEADER = "<2i12id3i2q"
-_LONGEST_NGRAM = 100  # letters; fastText's default is 6
-_LONGEST_WORD = 10_000  # bytes; gensim keeps all n-grams of a word in memory
-_MOST_DIGITS = 18
+# -- binary files --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _plain_file(path: Path) -> Iterator[Path]:
+    """Yield the path of the uncompressed file."""
+    if not is_gzipped(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "vectors"
+        with opened(path) as file, plain.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 2**20)
+        yield plain
 
 
 class _Cursor:
@@ -513,15 +481,20 @@ class _Cursor:
         self.skip(struct.calcsize(form), what)
         return struct.unpack_from(form, self.data, start)
 
-    def skip_words(self, n_words: int, end: bytes, n_behind: int) -> None:
-        """Skip words that end with the byte ``end`` and are followed by ``n_behind`` bytes."""
-        find, position, last = self.data.find, self.position, len(self.data) - n_behind
+    def words(self, n_words: int, end: bytes, n_behind: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield words that end with the byte ``end``, and the bytes that follow each."""
         for i in range(n_words):
-            stop = find(end, position, position + _LONGEST_WORD)
-            if not 0 <= stop < last:
+            stop = self.data.find(end, self.position, self.position + _LONGEST_WORD)
+            if not 0 <= stop < len(self.data) - n_behind:
                 raise ValueError(f"{n_words} words are announced, word {i + 1} is not complete")
-            position = stop + 1 + n_behind
-        self.position = position
+            word, start = self.data[self.position : stop], stop + 1
+            self.position = start + n_behind
+            yield word, self.data[start : self.position]
+
+    def check_end(self, announced: str) -> None:
+        """Raise ``ValueError`` if anything but a line end follows."""
+        if self.n_left > 2 or self.data[self.position :].strip(b"\r\n"):
+            raise ValueError(f"{announced} are announced, and {self.n_left} bytes follow them")
 
 
 @contextmanager
@@ -548,60 +521,55 @@ def parse_header(line: bytes) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-def check_word2vec(path: Path, limit: int | None = None) -> None:
-    """Compare the header of a word2vec file with the words and numbers that follow.
-
-    Parameters
-    ----------
-    path : Path
-        Not compressed.
-    limit : int, default=None
-        How many words will be read. None means all, and then nothing may follow the last one.
-
-    Raises
-    ------
-    ValueError
-        If the file is shorter than announced, or longer.
-    """
+def _read_word2vec(
+    path: Path, vocabulary: Iterable[str] | None, max_words: int | None
+) -> tuple[list[str], np.ndarray]:
+    """Return the words of a file and their rows; without a vocabulary only the first are read."""
     with _opened(path) as cursor:
         line = cursor.data.readline()
         n_words, dim = parse_header(line) or (0, 0)
-        n_read = min(n_words, limit or n_words)
+        n_read = n_words if vocabulary is not None else min(n_words, max_words or n_words)
         cursor.skip(len(line), "the header")
         if not dim or n_read * (4 * dim + 1) > cursor.n_left:
             raise ValueError(
                 f"{n_words} words of {dim} numbers are announced, in {len(cursor.data)} bytes"
             )
-        cursor.skip_words(n_read, b" ", 4 * dim)
+        words, rows = [], np.empty((n_read, dim), np.float32)
+        for row, (word, numbers) in zip(rows, cursor.words(n_read, b" ", 4 * dim), strict=True):
+            words.append(word.lstrip(b"\n").decode("utf-8", "replace"))
+            row[:] = np.frombuffer(numbers, "<f4")
         if n_read == n_words:
-            _check_end(cursor, f"{n_words} words of {dim} numbers")
+            cursor.check_end(f"{n_words} words of {dim} numbers")
+    chosen = positions_kept(words, vocabulary, max_words)
+    return [words[i] for i in chosen], rows if len(chosen) == n_read else rows[chosen]
 
 
-def _check_end(cursor: _Cursor, announced: str) -> None:
-    """Raise ``ValueError`` if anything but a line end follows."""
-    if cursor.n_left > 2 or cursor.data[cursor.position :].strip(b"\r\n"):
-        raise ValueError(f"{announced} are announced, and {cursor.n_left} bytes follow them")
+# As fastText 0.9.2 writes them in FastText::signModel, Args::save and Dictionary::save
+_FIELDS = (
+    *("magic", "version", "dim", "ws", "epoch", "min_count", "neg", "word_ngrams", "loss"),
+    *("model", "bucket", "minn", "maxn", "lr_update_rate", "t"),
+    *("size", "n_words", "n_labels", "n_tokens", "n_pruned"),
+)
+_HEADER = "<2i12id3i2q"
+_LONGEST_NGRAM = 100  # letters; fastText's default is 6
+_LONGEST_WORD = 10_000  # bytes
+_MOST_DIGITS = 18
 
 
-def check_fasttext(path: Path) -> None:
-    """Compare what a FastText model announces with the size of its file.
+def _read_fasttext(
+    path: Path, vocabulary: Iterable[str] | None, max_words: int | None
+) -> tuple[Subwords | None, list[tuple[list[str], np.ndarray]]]:
+    """Return the subwords of a FastText model, its words with their rows, and those of n-grams.
 
-    Parameters
-    ----------
-    path : Path
-        Not compressed.
-
-    Raises
-    ------
-    ValueError
-        If the file is shorter than announced, or longer, or holds a quantised model.
+    The vector of a word is the mean of its own and of those of its n-grams.
     """
     with _opened(path) as cursor:
         header = dict(zip(_FIELDS, cursor.unpack(_HEADER, "the header"), strict=True))
-        _check_arguments(header)
-        cursor.skip_words(header["size"], b"\0", 9)  # a count of 8 bytes, a type of 1
-        cursor.skip(8 * max(0, header["n_pruned"]), "pruned n-grams")
-        shape = _skip_matrix(cursor, "vectors")
+        _check_header(header)
+        # Behind a word are its count, of 8 bytes, and its type.
+        found = cursor.words(header["size"], b"\0", 9)
+        words = [word.decode("utf-8", "backslashreplace") for word, _ in found]
+        shape, start = _skip_matrix(cursor, "vectors")
         if shape != (header["size"] + header["bucket"], header["dim"]):
             raise ValueError(
                 f"the matrix has shape {shape}; {header['size']} words and {header['bucket']} "
@@ -609,25 +577,40 @@ def check_fasttext(path: Path) -> None:
             )
         if cursor.n_left:  # the output layer of the model, which is not read
             _skip_matrix(cursor, "the output layer")
-        _check_end(cursor, "all matrices")
+        cursor.check_end("all matrices")
+    rows = np.fromfile(path, "<f4", math.prod(shape), offset=start).reshape(shape)
+    grams = rows[len(words) :]
+    chosen = positions_kept(words, vocabulary, max_words)
+    words, rows = [words[i] for i in chosen], rows[chosen]
+    if not len(grams):
+        return None, [(words, rows)]
+    subwords = Subwords(header["minn"], header["maxn"], header["bucket"])
+    for word, row in zip(words, rows, strict=True):
+        buckets = subwords(word)
+        row += grams[buckets].sum(0)
+        row /= len(buckets) + 1
+    return subwords, [(words, rows), ([], grams)]
 
 
-def _check_arguments(header: dict) -> None:
+def _check_header(header: dict) -> None:
     if header["n_labels"] > 0:
         raise ValueError("supervised models are not supported")
     at_least = {"dim": 1, "size": 1, "bucket": 0, "minn": 0, "maxn": 0}
     wrong = {name: header[name] for name, least in at_least.items() if header[name] < least}
     wrong |= {name: header[name] for name in ("maxn",) if header[name] > _LONGEST_NGRAM}
+    wrong |= {name: header[name] for name in ("n_pruned",) if header[name] > 0}
     wrong |= {name: header[name] for name in ("t",) if not math.isfinite(header[name])}
     if wrong:
         raise ValueError(f"the header holds {wrong}")
 
 
-def _skip_matrix(cursor: _Cursor, what: str) -> tuple[int, int]:
+def _skip_matrix(cursor: _Cursor, what: str) -> tuple[tuple[int, int], int]:
+    """Return the shape of a matrix, and the position of its numbers, which are skipped."""
     is_quantised, n_rows, n_columns = cursor.unpack("<?2q", what)
     if is_quantised:
         raise ValueError("quantised models (.ftz) are not supported")
     if min(n_rows, n_columns) < 0:
         raise ValueError(f"{what}: a matrix of shape ({n_rows}, {n_columns}) is announced")
+    start = cursor.position
     cursor.skip(4 * n_rows * n_columns, what)
-    return n_rows, n_columns
+    return (n_rows, n_columns), start

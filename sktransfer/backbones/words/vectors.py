@@ -178,8 +178,6 @@ def reopened(source: tuple[Any, ...], digest: str) -> WordVectors:
     return found
 
 
-_from_source = reopened  # the name in pickles of earlier versions
-
 # Vectors in use by their source, so that a process opens a file once.
 _OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 

@@ -9,7 +9,6 @@ from tests.backbones.words.support import MATRIX, WORDS, binary, vectors_of
 
 
 def test_headers_with_too_large_numbers_raise_before_memory_is_allocated(tmp_path):
-    pytest.importorskip("gensim")
     for header in (b"99999999999 300", b"2 99999999999999", b"0 0"):
         (tmp_path / "v.bin").write_bytes(header + b"\na \x00\x00\x80?\xff" * 2)
         with pytest.raises(ValueError, match="announced"):
@@ -102,7 +101,6 @@ def test_truncated_binary_files_raise(tmp_path, facebook, kind):
     ],
 )
 def test_word2vec_headers_that_do_not_match_the_file_raise(tmp_path, header, message):
-    pytest.importorskip("gensim")
     content = binary(end=b"").replace(b"12 5\n", header)
     (tmp_path / "v.bin").write_bytes(content)
     with pytest.raises(ValueError, match=rf"v\.bin: .*{message}"):
@@ -110,7 +108,6 @@ def test_word2vec_headers_that_do_not_match_the_file_raise(tmp_path, header, mes
 
 
 def test_max_words_reads_the_beginning_of_a_truncated_file(tmp_path):
-    pytest.importorskip("gensim")
     (tmp_path / "v.bin").write_bytes(binary()[:-40])
     found = vectors_of(load_word_vectors(tmp_path / "v.bin", max_words=9), WORDS[:9])
     np.testing.assert_array_equal(found, MATRIX[:9])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sktransfer.backbones.words.files import Subwords
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import (
     MATRIX,
@@ -27,7 +28,6 @@ from tests.support import TESTS
 @pytest.mark.parametrize("end", [b"\n", b""])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_binary_files_of_word2vec(tmp_path, suffix, end):
-    pytest.importorskip("gensim")
     path = tmp_path / f"vectors.bin{suffix}"
     path.write_bytes(gzip.compress(binary(end=end)) if suffix else binary(end=end))
     np.testing.assert_array_equal(vectors_of(load_word_vectors(str(path))), MATRIX)
@@ -36,7 +36,6 @@ def test_binary_files_of_word2vec(tmp_path, suffix, end):
 @pytest.mark.parametrize("byte", [b"\n", b"7\n", b" 1\n", b"\r\n"])
 @pytest.mark.parametrize("dim", [5, 40_000])
 def test_binary_numbers_may_contain_line_ends_and_digits(tmp_path, byte, dim):
-    pytest.importorskip("gensim")
     matrix = np.random.default_rng(0).standard_normal((3, dim)).astype(np.float32)
     matrix[0, :1].view(np.uint8)[: len(byte)] = np.frombuffer(byte, np.uint8)
     (tmp_path / "v.bin").write_bytes(binary(WORDS[:3], matrix))
@@ -57,14 +56,12 @@ def test_gzipped_files_are_recognised_by_their_content(tmp_path, facebook, fastt
 
 
 def test_a_gz_suffix_without_gzip_content_is_ignored(tmp_path):
-    pytest.importorskip("gensim")
     (tmp_path / "v.bin.gz").write_bytes(binary())
     np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.bin.gz")), MATRIX)
 
 
 @pytest.mark.parametrize("dim", range(2, 6))
 def test_binary_numbers_of_any_bytes(tmp_path, dim):
-    pytest.importorskip("gensim")
     rng = np.random.default_rng(dim)
     for i in range(40):
         matrix = rng.integers(0, 256, (3, 4 * dim), np.uint8)
@@ -76,7 +73,6 @@ def test_binary_numbers_of_any_bytes(tmp_path, dim):
 
 
 def test_the_file_of_the_benchmark_has_the_word2vec_format(tmp_path, monkeypatch):
-    pytest.importorskip("gensim")
     monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
     words_speed = pytest.importorskip("words_speed", exc_type=ImportError)
     words_speed.large(tmp_path / "large.bin", n_words=10_000, dim=4)
@@ -157,7 +153,6 @@ def test_a_float32_matrix_is_not_copied_or_changed():
 
 
 def test_the_first_of_equal_words_is_used(tmp_path):
-    pytest.importorskip("gensim")
     words = ["a", "b", "a"]
     (tmp_path / "v.bin").write_bytes(binary(words, MATRIX[:3]))
     path = text_file(tmp_path / "v.txt", words=words, matrix=MATRIX[:3])
@@ -181,7 +176,6 @@ def test_vocabulary_and_max_words_select_words(tmp_path, form, bounds, kept):
     if form == "text":
         weights = text_file(tmp_path / "v.txt", header=False)
     elif form == "binary":
-        pytest.importorskip("gensim")
         weights = tmp_path / "v.bin"
         weights.write_bytes(binary())
     backbone = load_word_vectors(weights, **bounds)
@@ -250,14 +244,20 @@ def test_invalid_objects_raise(weights, error, message):
         load_word_vectors(weights)
 
 
-def test_without_gensim_the_error_tells_how_to_install_it(tmp_path, monkeypatch):
+def test_files_are_read_without_gensim(tmp_path, monkeypatch, facebook, fasttext):
+    words = ["landlord", "landladies"]
+    expected = {word: fasttext.wv[word] for word in words}
     (tmp_path / "v.bin").write_bytes(binary())
     monkeypatch.setitem(sys.modules, "gensim", None)
-    with pytest.raises(ImportError, match=r"pip install 'sktransfer\[text\]'"):
-        load_word_vectors(tmp_path / "v.bin")
-    np.testing.assert_array_equal(
-        vectors_of(load_word_vectors(text_file(tmp_path / "v.txt"))), MATRIX
-    )
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.bin")), MATRIX)
+    assert_embedded_as_by_gensim(load_word_vectors(facebook), expected, words)
+
+
+@pytest.mark.parametrize("lengths", [(3, 6), (1, 3), (2, 2), (4, 2), (0, 0)])
+def test_ngrams_are_those_of_fasttext(lengths):
+    hashes = pytest.importorskip("gensim.models.fasttext").ft_ngram_hashes
+    for word in ("cat", "x", "", "überlandlady", "日本語", "a b", "𝄞n"):
+        assert Subwords(*lengths, 2_000_000)(word) == hashes(word, *lengths, 2_000_000)
 
 
 def train(table, ids, steps=3):
