@@ -32,6 +32,11 @@ def pytest_addoption(parser):
     parser.addoption("--sweep-table", help="file for the table of the sweep, in CSV")
 
 
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers(config):
+    return min((yield), 8)  # a worker takes up to 1 GB
+
+
 def pytest_configure(config):
     config.stash[_SWEEP] = []
 

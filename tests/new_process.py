@@ -37,6 +37,29 @@ def run_in_new_process(code: str, *args, timeout: int = 300) -> str:
     str
         What it has printed.
     """
+    done = _run_in_fork(code, *args, timeout=timeout)
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
+    return done.stdout
+
+
+def command_in_new_process(*arguments, before: str = "") -> subprocess.CompletedProcess:
+    """Run a command of the command line in such a process.
+
+    Parameters
+    ----------
+    *arguments
+    before : str, default=""
+        Code that runs first.
+
+    Returns
+    -------
+    CompletedProcess
+        With the exit status and what was printed, as text.
+    """
+    return _run_in_fork(f"{before}\nfrom sktransfer.cli import main\nmain()", *arguments)
+
+
+def _run_in_fork(code: str, *args, timeout: int = 300) -> subprocess.CompletedProcess:
     server = _server()
     with tempfile.TemporaryDirectory() as folder:
         request = {"code": code, "args": list(map(str, args)), "folder": folder, "timeout": timeout}
@@ -45,8 +68,7 @@ def run_in_new_process(code: str, *args, timeout: int = 300) -> str:
         server.stdin.flush()
         status = json.loads(server.stdout.readline())
         printed, errors = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
-    assert status == 0, f"exit status {status}\n{errors}"
-    return printed
+    return subprocess.CompletedProcess(args, status, printed, errors)
 
 
 @functools.cache
@@ -74,7 +96,11 @@ def serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            os._exit(_run(**json.loads(line)))
+            status = 1
+            try:
+                status = _run(**json.loads(line))
+            finally:  # it must not go on as a server
+                os._exit(status)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
@@ -88,7 +114,9 @@ def _run(code: str, args: list, folder: str, timeout: int, environment: dict, cw
     try:
         exec(compile(code, "<new process>", "exec"), sys.modules["__main__"].__dict__)
         return 0
-    except BaseException:  # it must not go on as a server
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+    except BaseException:
         traceback.print_exc()
         return 1
     finally:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
 from .preprocessing import ImagePreprocessing
-from .weights import licence_of_package, load_weights, random_weights
+from .weights import licence_of_package, load_weights, n_outputs, random_weights
 
 __all__ = ["LITE", "ConvNormAct", "InvertedResidual", "SamePadConv2d", "lite_network", "load_lite"]
 
@@ -205,12 +205,14 @@ def load_lite(name: str, weights: Any, *, download: bool = True) -> Backbone:
         path = _weights_file(name) if weights == "default" else weights
         load_weights(module, path, rename=_rename)
     scale = ImagePreprocessing(size + 32, size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+    n_classes = n_outputs(module)
+    is_imagenet = n_classes == len(imagenet_ids())
     return Backbone(
         name,
         module,
         preprocess=scale,
-        classes=imagenet_classes(),
-        class_ids=imagenet_ids(),
+        classes=imagenet_classes() if is_imagenet else range(n_classes),
+        class_ids=imagenet_ids() if is_imagenet else None,
         loaded_by=(name, weights) if weights == "default" else None,
         licence=licence_of_package(_package(name)) if weights == "default" else None,
     )

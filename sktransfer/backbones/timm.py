@@ -16,7 +16,7 @@ from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids, unique_names
 from .preprocessing import ImagePreprocessing
 from .stages import modules_around, trace
-from .weights import load_weights, random_weights
+from .weights import load_weights, n_outputs, random_weights
 
 __all__ = ["load_timm", "timm_names"]
 
@@ -102,8 +102,9 @@ def _patch_size(module: Any) -> int | None:
 
 def _classes(timm, module: Any) -> tuple[Sequence[str] | None, Sequence[str] | None]:
     """Return names and WordNet ids of the outputs, for the sets of ImageNet that timm knows."""
-    subset = timm.data.infer_imagenet_subset({"num_classes": getattr(module, "num_classes", None)})
-    if subset is None:
+    n_classes = getattr(module, "num_classes", None)
+    subset = timm.data.infer_imagenet_subset({"num_classes": n_classes})
+    if subset is None or n_classes != n_outputs(module):
         return None, None
     if subset == "imagenet-1k":
         return imagenet_classes(), imagenet_ids()

@@ -13,7 +13,7 @@ from torchvision import models
 from .backbone import Backbone
 from .imagenet import imagenet_ids, unique_names
 from .preprocessing import ImagePreprocessing
-from .weights import check_sha256, load_weights, random_weights
+from .weights import check_sha256, load_weights, n_outputs, random_weights
 
 __all__ = ["load_torchvision", "torchvision_names"]
 
@@ -51,12 +51,17 @@ def load_torchvision(name: str, weights: str | None, *, download: bool = True) -
         module = _read(name, published, weights, download)
     by_name = weights is not None and not Path(str(weights)).suffix
     categories = published.meta["categories"]
+    is_imagenet = categories is not None and n_outputs(module) == len(categories)
+    if is_imagenet:
+        categories = unique_names(categories, imagenet_ids())
+    elif categories is not None:  # the file is of a network that was trained on other classes
+        categories = range(n_outputs(module))
     return Backbone(
         name,
         module,
         preprocess=_preprocessing(published),
-        classes=None if categories is None else unique_names(categories, imagenet_ids()),
-        class_ids=None if categories is None else imagenet_ids(),
+        classes=categories,
+        class_ids=imagenet_ids() if is_imagenet else None,
         loaded_by=(name, published.name) if by_name else None,
         licence=_licence(published) if by_name else None,
     )

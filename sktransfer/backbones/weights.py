@@ -29,6 +29,7 @@ __all__ = [
     "licence_of_package",
     "load_tensors",
     "load_weights",
+    "n_outputs",
     "random_weights",
     "read_tensors",
     "seeded",
@@ -132,7 +133,8 @@ def load_weights(
     Returns
     -------
     torch.nn.Module
-        The same module, in ``eval`` mode.
+        The same module, in ``eval`` mode. If the file is of a network that was trained on another
+        number of classes, its last layer has this number of outputs.
 
     Raises
     ------
@@ -144,7 +146,48 @@ def load_weights(
     if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
         tensors = {name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()}
     tensors = {rename(name): tensor for name, tensor in tensors.items()}
+    _take_number_of_classes(module, tensors)
     return load_tensors(module, tensors, f"weights: {str(path)!r}")
+
+
+def _take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the last layers of a module the number of outputs that they have in a file.
+
+    Nothing is changed if tensors of other layers have another shape, too.
+    """
+    own = module.state_dict()
+    changed = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in changed}
+    numbers = {(own[name].shape[:1], tensors[name].shape[:1]) for name in changed}
+    only_outputs = all(
+        isinstance(layers[name], nn.Linear | nn.Conv2d)
+        and own[name].shape[1:] == tensors[name].shape[1:]
+        for name in changed
+    )
+    prefixes = {name.rpartition(".")[0] for name in changed}
+    is_whole = all(name in changed for name in own if name.rpartition(".")[0] in prefixes)
+    if len(numbers) != 1 or not (only_outputs and is_whole):
+        return
+    for name, layer in layers.items():
+        empty = nn.Parameter(torch.empty_like(tensors[name], device="meta"))
+        setattr(layer, name.rpartition(".")[2], empty)
+        number = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+        setattr(layer, number, len(tensors[name]))
+
+
+def n_outputs(module: nn.Module) -> int:
+    """Return the number of outputs of the last linear or convolutional layer of a module.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A classification network.
+
+    Returns
+    -------
+    int
+    """
+    return [len(m.weight) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
 
 
 def load_tensors(

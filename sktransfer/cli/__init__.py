@@ -7,9 +7,15 @@ runs, which answers an interrupt by its exit code.
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib import import_module
 
-__all__ = ["main"]
+TYPE_CHECKING = False  # that of typing takes longer to import than this file
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["import_or_exit", "main"]
 
 _INSTALL = "The command line requires typer and rich: pip install 'sktransfer[cli]'"
 # Exceptions whose message is meant for users; any other one is a bug and keeps its traceback.
@@ -37,12 +43,30 @@ def _run() -> int | str | None:
 
     if find_spec("typer") is None or find_spec("rich") is None:
         return _INSTALL
-    from .app import make_app
-
+    app = import_or_exit("sktransfer.cli.app")
     try:
-        return make_app()(prog_name="sktransfer", standalone_mode=False)
+        return app.make_app()(prog_name="sktransfer", standalone_mode=False)
     except Exception as error:
         return _report(error)
+
+
+def import_or_exit(name: str) -> Any:
+    """Import a module; an interrupt meanwhile ends the process, before anything was written.
+
+    As an exception it would pass code in other languages, and abort inside that of torch.
+    """
+    import signal  # which takes longer than this file
+    import threading
+
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.default_int_handler:
+        return import_module(name)
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(_INTERRUPTED))
+    try:
+        return import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _report(error: Exception) -> int:

@@ -57,6 +57,9 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **settings: Any) -> None:
+        from . import import_or_exit
+
+        import_or_exit("torch")
         from ..data import kept_interrupts
         from .output import show_warning
 

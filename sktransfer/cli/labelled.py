@@ -387,11 +387,11 @@ def _read_table(path: Path, columns: Columns) -> tuple[list, np.ndarray]:
 
 
 def _read_texts(path: Path, columns: Columns) -> tuple[list, np.ndarray | None]:
-    from ..data import as_texts, open_table
+    from ..data import as_texts, find_labels, open_table
 
     frame, _ = open_table(path)
     for option, name in (("--text", columns.text), ("--label", columns.label)):
         if name is not None and name not in frame.columns:
             raise ValueError(f"{option} {name}: the columns are {list(frame.columns)[:20]}.")
-    label = columns.label or next((c for c in ("label", "class", "target") if c in frame), None)
+    label = find_labels(frame, columns.label)
     return as_texts(frame[columns.text]), None if label is None else frame[label].to_numpy()

@@ -7,6 +7,7 @@ packages share.
 
 from .datasets import (
     LEADING_ZERO,
+    find_labels,
     from_dataset,
     list_files,
     list_splits,
@@ -92,6 +93,7 @@ __all__ = [
     "digest_array",
     "documentation_link",
     "encode_target",
+    "find_labels",
     "find_task",
     "forward_strides",
     "from_dataset",

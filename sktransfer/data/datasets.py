@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .samples import UnreadableSamplesError, shorten, unwrap_column
 
 __all__ = [
     "LEADING_ZERO",
+    "find_labels",
     "from_dataset",
     "list_files",
     "list_splits",
@@ -272,9 +273,13 @@ def load_image_table(
     frame, beside = open_table(table)
     base = Path(beside if folder is None else folder).expanduser()
     images = _column(frame, "image", image, _IMAGE_COLUMNS)
-    labels = _column(frame, "label", label, _LABEL_COLUMNS)
     if images is None:
-        raise ValueError(f"No column of images among {_names(frame)}: give image=.")
+        raise ValueError(
+            f"No column of images among {_names(frame)}: give image=. The first row of a file must "
+            "be names of columns, such as image,label. Texts are read with pandas, and with --text "
+            "on the command line."
+        )
+    labels = find_labels(frame, label)
     y = None if labels is None else frame[labels].to_numpy()
     if isinstance(images, list):
         columns = [_samples(frame[name], base) for name in images]
@@ -324,6 +329,32 @@ def _pandas():
     except ImportError:
         raise ImportError("Tables need pandas: pip install 'sktransfer[tables]'") from None
     return pandas
+
+
+def find_labels(frame: Any, label: str | Sequence[str] | None = None) -> Any:
+    """Find the column of labels in a table.
+
+    Parameters
+    ----------
+    frame : DataFrame of pandas or polars
+    label : str or sequence of str, default=None
+        Its name, or names. By default the column that has one of the usual names.
+
+    Returns
+    -------
+    str, sequence of str or None
+        None if ``label`` is None and no column has such a name.
+
+    Raises
+    ------
+    ValueError
+        If a column does not exist, or several have one of the usual names.
+    """
+    if label is None:
+        usual = [name for name in _LABEL_COLUMNS if name in list(frame.columns)]
+        if len(usual) > 1:
+            raise ValueError(f"Several columns may be labels, {usual}: give label={usual[0]!r}.")
+    return _column(frame, "label", label, _LABEL_COLUMNS)
 
 
 def _column(frame, parameter: str, asked, usual: tuple[str, ...]):

@@ -558,10 +558,10 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
-    array = to_range(array)
     if array.ndim == 2:
         array = array[..., None]
     check_channels(array)
+    array = to_range(array)
     channels = array.shape[2]
     if channels == 1 and array.dtype == np.float32:
         return np.broadcast_to(array, (*array.shape[:2], 3))  # no copies of large images
@@ -647,6 +647,11 @@ def _hint(low: float, high: float) -> str:
         return (
             "Perhaps the means and standard deviations of ImageNet were applied: give images "
             "before this step, which is part of the network's preprocessing."
+        )
+    if low < 0:
+        return (
+            "Scale all images by the same two numbers, for example from 0 to 1 with "
+            f"np.clip((image - ({low:g})) / {high - low:g}, 0, 1)."
         )
     divisor = next((top for top in (16, 255, 4095) if high <= top), 65535)
     return f"Perhaps divide by {divisor}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ _STEP = 8  # padded lengths are multiples of it, so that several texts have the 
 # Tokens of a batch. A matrix product with fewer rows takes more time for each row.
 _TOKENS = 512
 _TOKENS_ON_ACCELERATOR = 16384
+_N_LOOKED_AT = 20
+_IMAGE_FILE = re.compile(r"\S+\.(?:jpe?g|png|webp|avif|heic|tiff?|gif|bmp)", re.IGNORECASE)
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 
 
@@ -85,6 +88,11 @@ def as_texts(X: Any) -> list[str]:
         If X is a single text, is empty, or is not a list or column.
     UnreadableSamplesError
         If items of X are not str, such as None, NaN, numbers or bytes.
+
+    Warns
+    -----
+    UserWarning
+        If the first texts look like names of image files.
     """
     if isinstance(X, str | bytes):
         raise TypeError(f"X must be a list of texts, got one text: {str(X)[:60]!r}. Pass [text].")
@@ -105,6 +113,12 @@ def as_texts(X: Any) -> list[str]:
         raise UnreadableSamplesError(problems)
     if not len(X):
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    if all(_IMAGE_FILE.fullmatch(text) for text in X[:_N_LOOKED_AT]):
+        warnings.warn(
+            f"The texts look like names of image files, such as {X[0]!r}. The network is one for "
+            "texts; for images, give the name of another, such as 'efficientnet_lite0'.",
+            stacklevel=2,
+        )
     return [str(text) for text in X]
 
 

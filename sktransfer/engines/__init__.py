@@ -5,13 +5,6 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 
 from .engine import Engine, as_batch, distance
 from .exported import export, quiet
-from .norm_statistics import (
-    NOISE_DIVERGENCE,
-    keeps_statistics,
-    moments_of,
-    norm_divergence,
-    similarity_of_divergence,
-)
 from .onnxruntime import onnx_model
 from .resources import keep_freed_memory, raise_thresholds, resolve_device, thread_budget
 from .select import ENGINES, check_engine, engine_for, resolve_engine
@@ -19,7 +12,6 @@ from .torch import TorchEngine
 
 __all__ = [
     "ENGINES",
-    "NOISE_DIVERGENCE",
     "Engine",
     "TorchEngine",
     "as_batch",
@@ -28,14 +20,10 @@ __all__ = [
     "engine_for",
     "export",
     "keep_freed_memory",
-    "keeps_statistics",
-    "moments_of",
-    "norm_divergence",
     "onnx_model",
     "quiet",
     "raise_thresholds",
     "resolve_device",
     "resolve_engine",
-    "similarity_of_divergence",
     "thread_budget",
 ]

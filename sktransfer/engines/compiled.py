@@ -54,10 +54,12 @@ class CompiledEngine(TorchEngine):
     def prepare(self, batch: torch.Tensor) -> None:
         if not self.compiled:
             super().prepare(batch)
-            # Hooks that measure activations are on other modules than those that are compiled.
-            twins = [_twin(made) for made in self.prepared]
             settings: dict = {"dynamic": False, "backend": self.backend}
-            self.compiled = [torch.compile(twin, **settings) for twin in twins]
+            for module in self.prepared:
+                # Hooks that measure activations are on other modules than those that are compiled.
+                tensors = [*module.parameters(), *module.buffers()]
+                twin = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+                self.compiled.append(torch.compile(twin, **settings))
         try:
             self.forward(batch)
         except Exception as error:  # of any type, since it comes from compilers
@@ -72,26 +74,16 @@ class CompiledEngine(TorchEngine):
         dtype = torch.bfloat16 if self.casts else None
         return self.run_modules(self.compiled or self.prepared, batch, dtype)
 
+    @property
+    def reference(self) -> Sequence[nn.Module]:
+        return self.segments if self.device.type == "cpu" else self.prepared
+
     def modules(self) -> Iterable[nn.Module]:
-        return [module for segment in self._reference for module in segment.modules()]
+        return [module for segment in self.reference for module in segment.modules()]
 
     @property
     def needs_check(self) -> bool:
         return True
 
-    @property
-    def _reference(self) -> list:
-        """The modules whose features those of the compiled ones are compared with."""
-        return self.segments if self.device.type == "cpu" else self.prepared
-
-    def _run_exactly(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.run_modules(self._reference, batch, torch.float32)
-
     def _run_filled(self, batch: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         return self(batch) if len(batch) == 1 else super()._run_filled(batch, size)
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    """Copy a module and share its tensors."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

@@ -173,9 +173,14 @@ class Engine(abc.ABC):
         """
         return None
 
+    @property
+    def reference(self) -> Sequence[nn.Module]:
+        """One module for each layer, in float32, with which :meth:`forward` is compared."""
+        return self.segments
+
     def modules(self) -> Iterable[nn.Module]:
-        """Return the modules that :meth:`forward` calls, so that their outputs are measured."""
-        return ()
+        """Return the modules that run with the first sample, so that their outputs are measured."""
+        return [module for segment in self.reference for module in segment.modules()]
 
     @property
     def needs_check(self) -> bool:
@@ -203,7 +208,7 @@ class Engine(abc.ABC):
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run a batch ``(n, ...)`` and return each layer's features, on the CPU."""
         self._inspect(batch[:1])
-        return self._run_stages(batch) if self._falls_back else self.forward(batch)
+        return self.run_modules(self.segments, batch) if self._falls_back else self.forward(batch)
 
     @torch.inference_mode()
     def batch_size(self, sample: torch.Tensor) -> int:
@@ -359,20 +364,15 @@ class Engine(abc.ABC):
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         features: dict[Any, torch.Tensor] = {}
-        with self._autocast(dtype is None):
+        # Also disables an autocast around the call, which the key of the store does not contain.
+        is_low = dtype is None and self.precision != "float32"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_low):
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
                 for key, pooling in self.outputs[layer]:
                     pooled = pool(x, pooling, square=square, masked=self.modality.has_tokens)
                     features[key] = self._as_features(layer, pooled)
         return features
-
-    def _run_stages(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.run_modules(self.segments, batch)
-
-    def _run_exactly(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Run the stages in float32, whatever the precision."""
-        return self.run_modules(self.segments, batch, torch.float32)
 
     def _as_features(self, layer: str, pooled: torch.Tensor) -> torch.Tensor:
         """Bring features to the CPU in the type in which they are returned."""
@@ -384,11 +384,6 @@ class Engine(abc.ABC):
             )
         return kept
 
-    def _autocast(self, allowed: bool):
-        # Also disables an autocast around the call, which the key of the store does not contain.
-        low = allowed and self.precision != "float32"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
-
     # -- the first sample ----------------------------------------------------------------------
 
     def _inspect(self, probe: torch.Tensor) -> int:
@@ -399,32 +394,27 @@ class Engine(abc.ABC):
         self.prepare(probe.clone())
         # Copies, since a network may change its input.
         with _largest_output(self.modules()) as largest:
-            found = self.forward(probe.clone())
-            checked = self.needs_check and not self._falls_back
-            expected = self._run_exactly(probe.clone()) if checked else {}
-        self._compare(found, expected)
-        while len(self._bytes) >= _SHAPES_KEPT:
-            self._bytes.pop(next(iter(self._bytes)))
-        self._bytes[shape] = found_bytes = max(1, largest[0] // len(probe))
-        return found_bytes
-
-    def _compare(self, found: dict, expected: dict) -> None:
-        """Compare the first sample's features with those of the stages."""
-        measured, tolerance = distance(found, expected), _TOLERANCES[self.precision]
-        if measured <= tolerance:
-            return
-        if not self.falls_back:
+            features, expected = self.forward(probe.clone()), {}
+            if self.needs_check and not self._falls_back:
+                expected = self.run_modules(self.reference, probe.clone(), torch.float32)
+        measured, tolerance = distance(features, expected), _TOLERANCES[self.precision]
+        if measured > tolerance and not self.falls_back:
             raise RuntimeError(
                 f"engine={self.runtime!r} gives other features for backbone {self.name!r} than its "
                 f"stages: a relative distance of {measured:.1g}, where {tolerance:.1g} is allowed "
                 f"in {self.precision}. Use engine='torch'."
             )
-        warnings.warn(
-            f"The fast form of backbone {self.name!r} does not give the same features as its "
-            "stages; the stages themselves are used, which is slower.",
-            stacklevel=2,
-        )
-        self._falls_back = True
+        if measured > tolerance:
+            warnings.warn(
+                f"The fast form of backbone {self.name!r} does not give the same features as its "
+                "stages; the stages themselves are used, which is slower.",
+                stacklevel=2,
+            )
+            self._falls_back = True
+        while len(self._bytes) >= _SHAPES_KEPT:
+            self._bytes.pop(next(iter(self._bytes)))
+        self._bytes[shape] = n_bytes = max(1, largest[0] // len(probe))
+        return n_bytes
 
 
 def as_batch(

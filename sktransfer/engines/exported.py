@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class ExportedEngine(Engine):
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.modality.has_tokens and batch.shape[1] > self._longest:
             # The stages run longer texts in chunks, in a loop that cannot be converted.
-            return self._run_exactly(batch)
+            return self.run_modules(self.segments, batch, torch.float32)
         arrays = self._run_for(batch)(batch.contiguous().numpy())
         outputs = dict(zip(self.exported, map(_as_tensor, arrays), strict=True))
         square, masked = _is_square(batch), self.modality.has_tokens
@@ -142,9 +142,6 @@ class ExportedEngine(Engine):
                     found = pool(found, pooling, square=square, masked=masked)
                 features[key] = self._as_features(layer, found)
         return features
-
-    def modules(self) -> Iterable[nn.Module]:
-        return [module for segment in self.segments for module in segment.modules()]
 
     @property
     def needs_check(self) -> bool:

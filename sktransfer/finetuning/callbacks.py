@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Self
 
@@ -13,8 +12,6 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
 
-from .._compat.sklearn import fit_context
-from ..data import progress
 from .dataset import count_batches
 from .loss_monitor import is_worse, mean_loss, warn_worse
 from .trainable_stages import copy_state
@@ -25,7 +22,6 @@ __all__ = [
     "StopAtTime",
     "StopOnNonFinite",
     "WarmupCosine",
-    "epoch_progress",
     "own_copy",
     "sets_learning_rate",
     "warmup_cosine",
@@ -133,25 +129,38 @@ def _rates(net) -> list[float]:
 
 
 class EpochProgress(Callback):
-    """Call a function before and another after each epoch, to report progress.
+    """Report each epoch to a bar, and to scikit-learn's callbacks of an estimator.
 
-    They are dropped at the end of training, so that the net can be pickled and trained again.
+    Both are dropped at the end of training, so that the net can be pickled and trained again.
+
+    Parameters
+    ----------
+    advance : callable or None
+        Called with 1 after each epoch.
+    context : CallbackContext of scikit-learn, default=None
+    estimator : TunedEstimator, default=None
     """
 
-    def __init__(self, begin: Callable[[], None] | None, end: Callable[[], None] | None):
-        self.begin = begin
-        self.end = end
+    def __init__(
+        self, advance: Callable[[int], object] | None, context: Any = None, estimator: Any = None
+    ):
+        self.advance = advance
+        self.context = context
+        self.estimator = estimator
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        if self.begin is not None:
-            self.begin()
+        if self.context is not None:
+            epoch = self.context.subcontext(task_name="epoch")
+            self.epoch_ = epoch.call_on_fit_task_begin(estimator=self.estimator)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        if self.end is not None:
-            self.end()
+        if self.advance is not None:
+            self.advance(1)
+        if self.context is not None:
+            self.epoch_.call_on_fit_task_end(estimator=self.estimator)
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        self.begin = self.end = None
+        self.advance = self.context = self.estimator = self.epoch_ = None
 
 
 class StopOnNonFinite(Callback):
@@ -242,31 +251,3 @@ class KeepBest(Callback):
                 warn_worse("validation", self.initial_loss_, last, net, kept)
         net.module_.load_state_dict(self.state_)
         self.state_ = None
-
-
-@contextlib.contextmanager
-def epoch_progress(estimator: Any, n_epochs: int, is_shown: bool) -> Iterator[EpochProgress]:
-    """Report each epoch to scikit-learn's callbacks and to a bar.
-
-    Parameters
-    ----------
-    estimator : TunedEstimator
-    n_epochs : int
-    is_shown : bool
-        Whether there is a bar.
-    """
-    root = fit_context(estimator)
-    open_tasks: list = []
-    with progress("training", n_epochs, is_shown, "epochs") as advance:
-
-        def begin():
-            if root is not None:
-                task = root.subcontext(task_name="epoch")
-                open_tasks.append(task.call_on_fit_task_begin(estimator=estimator))
-
-        def end():
-            advance(1)
-            if open_tasks:
-                open_tasks.pop().call_on_fit_task_end(estimator=estimator)
-
-        yield EpochProgress(begin, end)

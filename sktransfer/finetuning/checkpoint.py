@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,11 @@ from ..backbones import Backbone, describe
 from ..backbones.serialization import first_unknown, from_bytes, to_bytes
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
 from .callbacks import KeepBest, WarmupCosine
-from .dataset import Batches, TrainingDataset
+from .dataset import TrainingDataset
 from .loss_monitor import mean_loss
 from .trainable_stages import TrainableStages
 
-__all__ = [
-    "SaveTraining",
-    "TrainingFile",
-    "describe_fit",
-    "saving",
-]
+__all__ = ["SaveTraining", "TrainingFile", "describe_fit"]
 
 _NAME = "training.checkpoint"
 _KEY = "{key}"  # in the name of a folder: a digest of the data and parameters
@@ -270,19 +264,13 @@ class SaveTraining(Callback):
 
     def __init__(self, file: TrainingFile, module: TrainableStages):
         self.file, self.module = file, module
-        self.batches: Batches | None = None
-
-    def follow(self, batches: Batches) -> None:
-        """Take the order of the rows from the file, and from then on from these batches."""
-        self.batches = batches
-        if self.file.state is not None and batches.generator is not None:
-            batches.generator.set_state(self.file.state["order"])
+        self._order: torch.Tensor | None = None  # of the rows, to go on from
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         state = self.file.state
         if state is None:
             return
-        module = self.module
+        module, self._order = self.module, state["order"]
         module.load_state_dict(state["module"])
         self._compare(state.get("loss"), _first_loss(net, X))
         module.seed = state["module_seed"]
@@ -295,6 +283,12 @@ class SaveTraining(Callback):
         net.optimizer_.load_state_dict(state["optimizer"])
         for name, callback in self._others(net):
             _restore(callback, state["callbacks"].get(name, {}))
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        generator = getattr(net.train_batches, "generator", None)
+        if self._order is not None and generator is not None:
+            generator.set_state(self._order)
+        self._order = None
 
     def _extend(self, net: NeuralNet, callbacks: dict[str, Any]) -> None:
         """Go on from the weights that a finished training has, with new schedules."""
@@ -318,7 +312,7 @@ class SaveTraining(Callback):
     def on_epoch_end(
         self, net: NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
-        module, generator = self.module, getattr(self.batches, "generator", None)
+        module, generator = self.module, getattr(net.train_batches, "generator", None)
         state = {
             "module": module.state_dict(),
             "module_seed": module.seed,
@@ -344,32 +338,6 @@ class SaveTraining(Callback):
 def _first_loss(net: NeuralNet, rows: Any) -> float | None:
     """Return the loss of the first rows without dropout; None for rows that are not ours."""
     return mean_loss(net, rows, net.batch_size) if isinstance(rows, TrainingDataset) else None
-
-
-@contextlib.contextmanager
-def saving(net: NeuralNet, file: TrainingFile | None, module: TrainableStages) -> Iterator[None]:
-    """Save one training of a net after each epoch.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-    file : TrainingFile or None
-        None saves nothing.
-    module : TrainableStages
-        That the net trains.
-    """
-    if file is None:
-        yield
-        return
-    callback = SaveTraining(file, module)
-    entry = ("checkpoint", callback)
-    net.callbacks_.append(entry)
-    net.on_batches = callback.follow
-    try:
-        yield
-    finally:
-        net.callbacks_.remove(entry)
-        net.on_batches = None
 
 
 def _state_of(name: str, callback: Callback) -> dict[str, Any]:

@@ -12,26 +12,17 @@ import contextlib
 import datetime
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from skorch import NeuralNet
-from skorch.utils import to_tensor
 
 from ..data import take
 from ..engines import resolve_device
 
-__all__ = [
-    "ONE_PROCESS",
-    "InProcesses",
-    "Processes",
-    "is_first_process",
-    "is_launched",
-    "refuse_launcher",
-]
+__all__ = ["ONE_PROCESS", "Processes", "is_first_process", "is_launched", "refuse_launcher"]
 
 # While samples are loaded. A process that is killed closes its connections: others notice at once.
 _LOADING = datetime.timedelta(days=30)
@@ -65,18 +56,18 @@ class Processes:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._group = _group_of_decisions(dist.group.WORLD)
 
-    def run(self, fit: Callable[[], Any], about: Any) -> Any:
-        """Call a function that trains, and raise an error in all processes if it fails in one."""
+    @contextlib.contextmanager
+    def fitting(self, about: Any) -> Iterator[None]:
+        """Raise an error in all processes if a block fails in one, or if they fit other data."""
         try:
             if any(other != about for other in self.everyones(about)):
                 raise ValueError("The processes fit different networks, targets or weights.")
-            result = fit()
+            yield
         except BaseException as error:
             if not self._all_know:
                 self.agree(error)
             raise
         self.agree()
-        return result
 
     def agree(self, error: BaseException | None = None, *, stop: bool = False) -> bool:
         """Return whether one process stops the training; raise an error if another has failed."""
@@ -111,9 +102,9 @@ class Processes:
             dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def decide(self, function: Callable[[], Any]) -> Any:
-        """Call a function in the first process, and return its result in all."""
-        return self.everyones(function() if self.rank == 0 else None)[0]
+    def from_first(self, value: Any) -> Any:
+        """Return the value that the first process has."""
+        return self.everyones(value if self.rank == 0 else None)[0]
 
     def share(self, samples: Any, *parts: np.ndarray) -> tuple[Any, ...]:
         """Return this process's samples, their positions, and those of disjoint parts in them."""
@@ -138,116 +129,51 @@ class Processes:
                 rows[rank :: self.size] = share
         return rows
 
-    def whole(self, outputs: Any, batch: Any) -> tuple[Any, Any]:
+    def wrap(self, module: Any, buffers: dict[str, torch.Tensor]) -> None:
+        """Prepare a module for DistributedDataParallel, after a first step without it.
+
+        Parameters
+        ----------
+        module : TrainableStages
+            With the gradients of the step.
+        buffers : dict of str to Tensor
+            As they were before it.
+        """
+        from accelerate import DistributedDataParallelKwargs
+
+        for name, buffer in module.named_buffers():
+            if not torch.equal(buffer, buffers[name]):
+                raise ValueError(f"The buffer {name!r} changes in training: train in one process.")
+        unused = any(p.requires_grad and p.grad is None for p in module.parameters())
+        module.zero_grad(set_to_none=True)
+        module.seed += self.rank * 2**32  # rows differ in what dropout drops
+        self._learned = [p.requires_grad for p in module.parameters()]
+        unused = any(self.everyones(unused))
+        handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        self.accelerator.ddp_handler = handler
+        self.trained = self.accelerator.prepare_model(module)
+        self.trained.broadcast_buffers = False  # they do not change
+
+    def check_trained(self, module: torch.nn.Module) -> None:
+        """Raise an error if other parameters are trained than when the module was prepared."""
+        learned = [p.requires_grad for p in module.parameters()]
+        if self.trained is not None and learned != self._learned:
+            raise ValueError("A callback changed which weights are trained: train in one process.")
+
+    def whole_step(self, step: dict[str, Any], batch: Any) -> dict[str, Any]:
+        """Return the loss and the outputs of a batch, from those of this process's share."""
+        if self.size == 1:
+            return step
+        loss = self.accelerator.reduce(step["loss"].detach(), "mean")
+        return {"loss": loss, "y_pred": self.whole_outputs(step["y_pred"], batch[0])}
+
+    def whole_outputs(self, outputs: Any, batch: Any) -> tuple[Any, Any]:
         """Return the outputs and the weights of all rows of a ``SharedBatch``."""
         gathered = self.accelerator.gather(outputs[0].detach().contiguous())
         return gathered[batch.places.to(gathered.device)], batch.weight
 
 
 ONE_PROCESS = Processes()
-
-
-class InProcesses(NeuralNet):
-    """Let a net of skorch train in several processes; in one it changes nothing.
-
-    Callbacks get losses, outputs and targets of whole batches, so that all decide the same.
-    ``module_`` is always the module itself; ``infer`` calls the one in DistributedDataParallel.
-    """
-
-    processes: Processes = ONE_PROCESS
-    was_stopped: bool  # by a callback
-    _rows_left = 0  # of a step that have not been run
-    _is_ready = False  # whether all have computed the loss of a step
-    _stops = False  # whether a callback stops the training
-
-    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        if self.processes.trained is None and self.processes.size > 1:
-            self._wrap(batch, fit_params)
-        return self._whole_step(super().train_step_single(batch, **fit_params), batch)
-
-    def _wrap(self, batch: Any, fit_params: dict[str, Any]) -> None:
-        """Wrap the module after a rehearsal of the first step, which shows what it trains."""
-        from accelerate import DistributedDataParallelKwargs
-
-        module, seed = self.module_, self.module_.seed
-        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        super().train_step_single(batch, **fit_params)
-        for name, buffer in module.named_buffers():
-            if not torch.equal(buffer, before[name]):
-                raise ValueError(f"The buffer {name!r} changes in training: train in one process.")
-        unused = any(p.requires_grad and p.grad is None for p in module.parameters())
-        module.zero_grad(set_to_none=True)
-        module.seed = seed + self.processes.rank * 2**32  # rows differ in what dropout drops
-        self._learned = [p.requires_grad for p in module.parameters()]
-        unused = any(self.processes.everyones(unused))
-        handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
-        self.processes.accelerator.ddp_handler = handler
-        self.processes.trained = self.processes.accelerator.prepare_model(module)
-        self.processes.trained.broadcast_buffers = False  # they do not change
-
-    def attempt(self, run: Callable[[], Any], n_rows: int) -> Any:
-        """Run a step; where memory is short in one process, all repeat it."""
-        self._rows_left, self._is_ready = n_rows, False
-        try:
-            result = run()
-        except Exception as error:
-            if not self._is_ready:
-                self.processes.agree(error)
-            raise
-        if not self._is_ready:
-            self.processes.agree()
-        return result
-
-    def infer(self, x: Any, **fit_params: Any) -> Any:
-        trained = self.processes.trained
-        if trained is None or not torch.is_grad_enabled():
-            return super().infer(x, **fit_params)
-        self._rows_left -= len(x["x"])
-        with contextlib.nullcontext() if self._rows_left == 0 else trained.no_sync():
-            return trained(**to_tensor(x, device=self.device), **fit_params)
-
-    def get_loss(self, *args: Any, training: bool = False, **kwargs: Any) -> torch.Tensor:
-        loss = super().get_loss(*args, training=training, **kwargs)
-        if training and self.processes.trained is not None and self._rows_left == 0:
-            self._is_ready = True
-            self.processes.agree()  # the gradients that follow are averaged over all
-        return loss
-
-    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        return self._whole_step(super().validation_step(batch, **fit_params), batch)
-
-    def _whole_step(self, step: dict[str, Any], batch: Any) -> dict[str, Any]:
-        if self.processes.size == 1:
-            return step
-        loss = self.processes.accelerator.reduce(step["loss"].detach(), "mean")
-        return {"loss": loss, "y_pred": self.processes.whole(step["y_pred"], batch[0])}
-
-    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
-        outputs = super().evaluation_step(batch, training=training)
-        if not hasattr(batch[0], "places"):  # not of the samples that the processes share
-            return outputs
-        self.processes.agree()
-        return self.processes.whole(outputs, batch[0])
-
-    def notify(self, method_name: str, **kwargs: Any) -> None:
-        if self.processes.size == 1:
-            super().notify(method_name, **kwargs)
-            return
-        if method_name == "on_batch_end":
-            inputs, prefix = kwargs["batch"][0], "train" if kwargs["training"] else "valid"
-            self.history.record_batch(f"{prefix}_batch_size", len(inputs.target))
-            kwargs["batch"] = inputs, inputs.target
-        try:
-            super().notify(method_name, **kwargs)
-        except KeyboardInterrupt:  # the way to stop a training in skorch
-            self._stops = True
-        learned = [p.requires_grad for p in self.module_.parameters()]
-        if self.processes.trained is not None and learned != self._learned:
-            raise ValueError("A callback changed which weights are trained: train in one process.")
-        asks = method_name in ("on_batch_end", "on_epoch_begin", "on_epoch_end")
-        if asks and self.processes.agree(stop=self._stops):
-            self._stops, self.was_stopped = False, True
-            raise KeyboardInterrupt
 
 
 @functools.cache

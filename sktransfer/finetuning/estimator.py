@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from contextlib import AbstractContextManager
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
@@ -11,13 +9,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
-from .._compat.sklearn import Interval, StrOptions, begin_fit, validate_parameters
+from .._compat.sklearn import Interval, StrOptions, begin_fit, fit_context, validate_parameters
 from ..backbones import Backbone, boundary, penultimate, stages_of
-from ..data import ClassTarget, Target, check_labels, check_target, digest_array, named_among
+from ..data import (
+    ClassTarget,
+    Target,
+    check_labels,
+    check_target,
+    digest_array,
+    named_among,
+    progress,
+)
 from ..engines import resolve_device
 from ..features import (
     BackboneEstimator,
@@ -33,22 +40,24 @@ from ..features import (
 from ..transferability import hold_out, solve_probe
 from .activation_cache import ActivationCache, CachePlacement
 from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
-from .callbacks import KeepBest, epoch_progress
+from .callbacks import EpochProgress, KeepBest
 from .checkpoint import TrainingFile, describe_fit
-from .dataset import Activations, TrainingDataset, append_kept
+from .dataset import Activations, TrainingDataset, as_rows
 from .distributed import ONE_PROCESS, Processes, is_first_process
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
 from .loss_monitor import LossMonitor
+from .plan import TrainingPlan, check_settings, steps_of
 from .trainable_stages import (
     PARTIAL,
     TrainableStages,
     check_head,
     check_partial,
+    count_outputs,
     head_inputs,
     restrict_rows,
 )
-from .training import TrainingPlan, check_settings, steps_of, train
+from .training import train
 from .tuned import TunedNetwork, pretrained_stages
 
 __all__ = ["TunedEstimator", "check_given"]
@@ -95,6 +104,20 @@ class TunedEstimator(BackboneEstimator):
         "random_state": ["random_state"],
     }
 
+    def __sklearn_clone__(self):
+        try:
+            return super().__sklearn_clone__()
+        except Exception as error:  # of any type: a callback is copied by its own methods
+            try:
+                clone(self.callbacks, safe=False)
+            except Exception:
+                raise TypeError(
+                    f"callbacks= cannot be copied ({error}), as searches and cross-validation do. "
+                    "Open files and connections in a callback's method on_train_begin, not before "
+                    "it is given."
+                ) from error
+            raise
+
     # -- steps of fit --------------------------------------------------------------------------
 
     @property
@@ -103,16 +126,21 @@ class TunedEstimator(BackboneEstimator):
         return self._target
 
     def _start_fit(self, X, y) -> list | np.ndarray:
+        """Check everything but the targets, load the backbone and divide it; return the samples."""
         self._check_settings(y)
-        before = None
-        if self._continues():
+        continues, before = self._continues(), None
+        if continues:
             self._check_unchanged()
-            before = self._frozen_signature()
+            before = self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
         samples: Any = self._fit_backbone(X)
         probe = probe_batch(self.backbone_, samples)
         self._probe = [list(probe.shape[1:]), str(probe.dtype).removeprefix("torch.")]
-        self._find_frozen()
-        if before not in (None, self._frozen_signature()):
+        names = list(stages_of(self.backbone_))
+        top = names.index(penultimate(self.backbone_)) + 1
+        n_frozen = boundary(self.backbone_, self.trainable)
+        self.frozen_layers_, self.trained_layers_ = names[:n_frozen], names[n_frozen:top]
+        now = self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
+        if continues and now != before:
             raise ValueError(
                 "warm_start=True continues from the previous fit, but backbone= has other weights "
                 "now. Set warm_start=False to start from the pretrained weights."
@@ -147,10 +175,6 @@ class TunedEstimator(BackboneEstimator):
 
     def _continues(self) -> bool:
         return self.warm_start and hasattr(self, "_tuned")
-
-    def _frozen_signature(self) -> tuple:
-        """Return what must be the same for an earlier module to be trained further."""
-        return self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
 
     def _start_progress(self) -> None:
         n_epochs = None if self.max_epochs == "auto" else self.max_epochs
@@ -193,128 +217,111 @@ class TunedEstimator(BackboneEstimator):
         """
         processes = Processes(self.device)
         about = (self.backbone_.fingerprint, digest_array(target), digest_array(weight))
-        fit = functools.partial(
-            self._fit_share,
-            processes,
-            samples,
-            target,
-            weight,
-            module,
-            new,
-            kept,
-            saves,
-            validation,
-        )
-        return processes.run(fit, about)
+        with processes.fitting(about):
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            seed, file = processes.from_first(seed), None
+            if saves and self.checkpoint is not None:
+                if processes.rank == 0:
+                    description = describe_fit(self, samples, target, weight, module, validation)
+                    file = TrainingFile(self.checkpoint, description, seed)
+                file = processes.from_first(file)
+                file.is_written, seed = processes.rank == 0, file.seed
 
-    def _fit_share(
-        self, processes: Processes, samples, target, weight, module, new, kept, saves, validation
-    ) -> np.ndarray | Stream:
-        """Train on the share of the samples that this process has: in one process, on all."""
-        drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
-        file, seed = None, processes.decide(lambda: drawn)
-        folder = self.checkpoint if saves else None
-        if folder is not None:
+            index, held = processes.from_first(
+                hold_out(self._target.strata(target), weight, self.validation_fraction, seed)
+                if processes.rank == 0
+                else None
+            )
+            self.validation_indices_ = held
+            train_target, train_weight, behind = target[index], weight[index], None
+            if kept is not None:
+                behind = kept[0]
+                train_target = np.concatenate([train_target, kept[1]])
+                train_weight = np.concatenate([train_weight, kept[2]])
+            held_target, held_weight = target[held], weight[held]
+            samples, positions, index, held = processes.share(samples, index, held)
 
-            def open_file() -> TrainingFile:
-                about = describe_fit(self, samples, target, weight, module, validation)
-                return TrainingFile(folder, about, seed)
-
-            file = processes.decide(open_file)
-            file.is_written, seed = processes.rank == 0, file.seed
-        strata = self._target.strata(target)
-        index, held = processes.decide(
-            lambda: hold_out(strata, weight, self.validation_fraction, seed)
-        )
-        self.validation_indices_ = held
-        all_target, all_weight, behind = append_kept(target[index], weight[index], kept)
-        held_target, held_weight = target[held], weight[held]
-        samples, positions, index, held = processes.share(samples, index, held)
-        with named_among(positions):
-            cache = self._activation_cache()
-            place = self._place(cache, samples)
-            plain = cache.rows(samples, place, keep=self.augment is None)
-            views, fresh = self._views(cache, place, samples, plain, index, behind, seed)
-            rows = TrainingDataset(views, all_target, all_weight, fresh, processes)
-            if module is None:
-                module, new = self._new_module(plain[:1], seed)
-            if len(new) or not self.frozen_layers_:
-                start = Activations(plain, index, behind)
-                restrict_rows(module, start, processes)
-                if len(new):
-                    self._init_head(
-                        module,
-                        start,
-                        rows.target.numpy(),
-                        rows.weight.numpy(),
-                        list(new),
-                        processes,
+            with named_among(positions):
+                cache = self._activation_cache()
+                placement = self._place(cache, samples)
+                plain = cache.rows(samples, placement, keep=self.augment is None)
+                views, fresh = self._views(cache, placement, samples, plain, index, behind, seed)
+                dataset = TrainingDataset(views, train_target, train_weight, fresh, processes)
+                valid = None
+                if validation is not None:
+                    valid = validation_dataset(validation, cache, placement, processes)
+                elif len(held_target):
+                    held_rows = [Activations(plain, held)]
+                    valid = TrainingDataset(
+                        held_rows, held_target, held_weight, processes=processes
                     )
-            valid = None
-            if len(held_target):
-                valid = TrainingDataset(
-                    [Activations(plain, held)], held_target, held_weight, processes=processes
-                )
-            if validation is not None:
-                valid = validation_rows(validation, cache, place, processes)
-            fresh_head = len(new) > 0 and self._head_init() == "random"
-            plan = TrainingPlan.of(self, self._target, len(rows), seed, fresh_head)
-            self._train(module, rows, valid, plan, file, processes)
-            self._fixed_params = {name: getattr(self, name) for name in _FIXED}
-            for view in [Activations(plain), *(valid.views if valid is not None else [])]:
-                if isinstance(view, Activations):
-                    view.forget()  # net_ refers to the validation rows
-            return plain
+
+                if module is None:
+                    module, new = self._new_module(plain[:1], seed)
+                unchanged = Activations(plain, index, behind)  # without augmentation
+                if not self.frozen_layers_:
+                    restrict_rows(module, unchanged, processes)
+                is_random = self._head_init() == "random"
+                if len(new) and not is_random:
+                    self._init_head(module, unchanged, dataset, list(new), processes)
+
+                fresh_head = len(new) > 0 and is_random
+                plan = TrainingPlan.of(self, self._target, len(dataset), seed, fresh_head)
+                self._train(module, dataset, valid, plan, file, processes)
+                self._fixed_params = {name: getattr(self, name) for name in _FIXED}
+                Activations(plain).forget()  # net_ refers to the validation rows
+                for view in valid.views if valid is not None else ():
+                    if isinstance(view, Activations):
+                        view.forget()
+                return plain
 
     def _check_validation(self, X_val, y_val) -> Validation | None:
         """Check a validation set that is given, without opening its samples."""
-        with naming_samples():
-            given = None if X_val is None else self._check_new(X_val)
-        return None if given is None else encode_validation(given, y_val, self._target)
+        if X_val is None:
+            return None
+        with named_among(range(_MANY), "X_val"):
+            samples = self._check_new(X_val)
+        return encode_validation(samples, y_val, self._target)
 
     def _train(
         self,
         module: TrainableStages,
-        rows: TrainingDataset,
+        dataset: TrainingDataset,
         valid: TrainingDataset | None,
         plan: TrainingPlan,
-        file,
-        processes,
+        file: TrainingFile | None,
+        processes: Processes,
     ) -> None:
-        device = resolve_device(self.device)
-        is_first = processes.rank == 0
+        """Find the learning rates, train, and keep the tuned network."""
+        device, is_first = resolve_device(self.device), processes.rank == 0
         plan.verbose = plan.verbose if is_first else 0
         if file is not None and file.state is not None:
             plan.lr = file.state["lr"]
         elif self.lr == "auto":
-            rates = auto_rates(module, rows, len(self.frozen_layers_), device)
-            plan.lr, decay = processes.decide(lambda: rates)
+            rates = auto_rates(module, dataset, len(self.frozen_layers_), device)
+            plan.lr, decay = processes.from_first(rates)
             plan.layer_decay = decay if self.layer_decay == "auto" else plan.layer_decay
         self.lr_ = plan.lr
-        watch = [] if valid is not None else [("loss_monitor", LossMonitor())]
-        with epoch_progress(self, plan.max_epochs, self.verbose == 1 and is_first) as progress:
-            plan.callbacks = [("progress", progress), *watch, *plan.callbacks]
-            net = train(module, rows, valid, plan, device, file, processes)
+        context = fit_context(self)
+        shown = self.verbose == 1 and is_first
+        with progress("training", plan.max_epochs, shown, "epochs") as advance:
+            own: list[Any] = [("progress", EpochProgress(advance, context, self))]
+            if valid is None:
+                own.append(("loss_monitor", LossMonitor()))
+            plan.callbacks = [*own, *plan.callbacks]
+            net = train(module, dataset, valid, plan, device, file, processes)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         self.best_epoch_ = best[0] if best else len(net.history)
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
 
     # -- the frozen stages ------------------------------------------------------------------------
 
-    def _find_frozen(self) -> None:
-        """Find which stages are frozen and which are trained."""
-        names = list(stages_of(self.backbone_))
-        top = names.index(penultimate(self.backbone_)) + 1
-        n_frozen = boundary(self.backbone_, self.trainable)
-        self.frozen_layers_ = names[:n_frozen]
-        self.trained_layers_ = names[n_frozen:top]
-
     def _activations(self, samples) -> np.ndarray | Stream:
         """Return the output of the frozen stages for samples."""
         return self._activation_cache().rows(samples)
 
     def _activation_cache(self) -> ActivationCache:
-        output = self._output_activations() if self.frozen_layers_ else None
+        output = self._frozen_output() if self.frozen_layers_ else None
         how = {"engine": self.engine, "precision": self._precision(), "dtype": "float32"}
         verbose = self.verbose if is_first_process() else 0
         run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
@@ -330,14 +337,14 @@ class TunedEstimator(BackboneEstimator):
         self.cache_ = place.as_dict()
         return place
 
-    def _output_activations(self) -> Output:
+    def _frozen_output(self) -> Output:
         # If only the head is trained, the pooled features are enough.
         pooling = "none" if self.trained_layers_ else "avg"
         return Output(self.backbone_, self.frozen_layers_[-1], pooling)
 
     def _usual_run(self):
         if self.frozen_layers_:
-            return [self._output_activations()], {"batch_size": "auto"}
+            return [self._frozen_output()], {"batch_size": "auto"}
         last = list(stages_of(self.backbone_))[-1]
         return [Output(self.backbone_, last)], {"batch_size": "auto", "engine": "torch"}
 
@@ -379,11 +386,18 @@ class TunedEstimator(BackboneEstimator):
 
     # -- the module ------------------------------------------------------------------------------
 
-    def _new_module(self, one: np.ndarray, seed: int) -> tuple[TrainableStages, list[int]]:
-        """Copy the stages to train, add a new head, and return the indices of its new rows."""
-        module = deepcopy(self._pretrained_stages())
+    def _new_module(self, first: np.ndarray, seed: int) -> tuple[TrainableStages, list[int]]:
+        """Copy the stages to train, add a new head, and return the indices of its new rows.
+
+        ``first`` are the activations of the first sample.
+        """
+        part = self.trainable if self.trainable in PARTIAL else "all"
+        settings = (self.train_batch_norm, self._precision(), part)
+        # Without a head; tensors are those of the backbone.
+        module = deepcopy(pretrained_stages(self.backbone_, self.trained_layers_, *settings))
         check_partial(module.body, module.part, self.backbone_.name, module.fixed)
-        n_features = head_inputs(module, one).shape[1]
+        row = as_rows(first)[0]
+        n_features = count_outputs(module, row)
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()
@@ -392,7 +406,7 @@ class TunedEstimator(BackboneEstimator):
             carry_rows(old, head, sources, len(self.backbone_.classes or ()))
             new = [i for i, source in enumerate(sources) if source is None]
         module.body[-1] = head
-        check_head(module, one, n_outputs)
+        check_head(module, row, n_outputs)
         return module.unfreeze(), new
 
     def _copy_module(self, module: TrainableStages) -> TrainableStages:
@@ -405,12 +419,6 @@ class TunedEstimator(BackboneEstimator):
         """Return for each label its row in the head of the model given as backbone."""
         return [None] * self._target.n_outputs
 
-    def _pretrained_stages(self) -> TrainableStages:
-        """Return the pretrained stages to train, without a head; tensors are shared."""
-        part = self.trainable if self.trainable in PARTIAL else "all"
-        settings = (self.train_batch_norm, self._precision(), part)
-        return pretrained_stages(self.backbone_, self.trained_layers_, *settings)
-
     def _head_init(self) -> str:
         if self.head_init != "auto":
             return self.head_init
@@ -419,27 +427,24 @@ class TunedEstimator(BackboneEstimator):
     def _init_head(
         self,
         module: TrainableStages,
-        rows: Activations,
-        target,
-        weight,
+        activations: Activations,
+        dataset: TrainingDataset,
         new: list[int],
         processes: Processes,
     ) -> None:
         """Initialize the new rows of the head with a linear model of the features."""
-        if self._head_init() == "random":
-            return
-        features = processes.collect(head_inputs(module, rows, self.device))
-        weight = weight.astype(np.float64)
-
-        def solve() -> dict:
+        features = processes.collect(head_inputs(module, activations, self.device))
+        if processes.rank == 0:
+            target, weight = dataset.target.numpy(), dataset.weight.numpy()
             if len(new) < self._target.n_outputs:
-                solve_new_rows(features, target, weight, module.head, new, self._target.n_outputs)
+                n_outputs = self._target.n_outputs
+                solve_new_rows(features, target, weight, module.body[-1], new, n_outputs)
             else:
                 scaled = self._target.scaled(target)
-                write_rows(module.head, *solve_probe(features, scaled, weight, self._target))
-            return module.head.state_dict()
-
-        module.head.load_state_dict(processes.decide(solve))
+                probe = solve_probe(features, scaled, weight, self._target)
+                write_rows(module.body[-1], *probe)
+        head = module.body[-1]
+        head.load_state_dict(processes.from_first(head.state_dict()))
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -539,7 +544,7 @@ class TunedEstimator(BackboneEstimator):
             self._tuned = TunedNetwork.from_state(self.backbone_, network)
 
 
-_MANY = 2**62
+_MANY = 2**62  # samples, among which errors name positions as they are
 
 
 class Validation(NamedTuple):
@@ -605,12 +610,7 @@ def encode_validation(samples: Any, y_val: Any, target: Target) -> Validation:
     return Validation(samples, target.encode(y_val))
 
 
-def naming_samples() -> AbstractContextManager[None]:
-    """Name the argument in errors about its samples."""
-    return named_among(range(_MANY), "X_val")
-
-
-def validation_rows(
+def validation_dataset(
     validation: Validation,
     cache: ActivationCache,
     place: CachePlacement,
@@ -633,7 +633,7 @@ def validation_rows(
         Of equal weight.
     """
     n = len(validation.samples)
-    with naming_samples():
+    with named_among(range(_MANY), "X_val"):
         samples, positions, index = processes.share(validation.samples, np.arange(n))
         with named_among(positions):
             table = Activations(cache.rows(samples, place), index)

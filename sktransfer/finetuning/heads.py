@@ -61,6 +61,12 @@ def make_head(
 
 def _call_head(head: Callable, n_features: int, n_outputs: int) -> nn.Module:
     """Call the function that the user gives as ``head``."""
+    if isinstance(head, nn.Module):
+        raise TypeError(
+            "head must be a function that makes a module for numbers of features and outputs, not "
+            "a module: def head(n_in, n_out): return torch.nn.Sequential("
+            "torch.nn.Linear(n_in, 256), torch.nn.ReLU(), torch.nn.Linear(256, n_out))"
+        )
     call = f"head={head!r:.80} called with ({n_features}, {n_outputs})"
     try:
         made = head(n_features, n_outputs)

@@ -9,10 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..engines import keeps_statistics, moments_of, norm_divergence, similarity_of_divergence
+from ..backbones.norm_statistics import (
+    keeps_statistics,
+    moments_of,
+    norm_divergence,
+    similarity_of_divergence,
+)
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
-from .training_step import within_memory
+from .training_step import fewer_rows
 
 __all__ = ["auto_batch_size", "auto_epochs", "auto_rates", "similarity_of", "training_length"]
 
@@ -31,7 +36,7 @@ _BLOCK_DECAY = 0.75
 
 
 def auto_rates(
-    module: TrainableStages, rows: TrainingDataset, n_frozen: int, device: torch.device
+    module: TrainableStages, dataset: TrainingDataset, n_frozen: int, device: torch.device
 ) -> tuple[float, float]:
     """Return a learning rate and its decay by stage that suit what is trained, and on what.
 
@@ -39,7 +44,7 @@ def auto_rates(
     ----------
     module : TrainableStages
         Before it is trained.
-    rows : TrainingDataset
+    dataset : TrainingDataset
     n_frozen : int
         Number of stages before the module.
     device : torch.device
@@ -59,7 +64,7 @@ def auto_rates(
     fixed = _fixed_lr(module, n_frozen)
     if fixed is not None:
         return fixed, _BLOCK_DECAY if fixed == _LAYER_NORM and _sees_with_attention(module) else 1.0
-    similarity = similarity_of(module, rows, device) or 0.0
+    similarity = similarity_of(module, dataset, device) or 0.0
     lr, decay = _UNLIKE ** (1 - similarity) * _LIKE**similarity, _DECAY ** (similarity**_POWER)
     return float(f"{lr:.2g}"), float(f"{decay:.2g}")
 
@@ -94,7 +99,7 @@ _AT_MOST, _AT_ONCE = 64, 16  # rows
 
 @torch.no_grad()
 def similarity_of(
-    module: TrainableStages, rows: TrainingDataset, device: torch.device
+    module: TrainableStages, dataset: TrainingDataset, device: torch.device
 ) -> float | None:
     """Measure the similarity of rows to the training data of a network with batch normalization.
 
@@ -102,7 +107,7 @@ def similarity_of(
     ----------
     module : TrainableStages
         Before it is trained.
-    rows : TrainingDataset
+    dataset : TrainingDataset
         At most 64 are run.
     device : torch.device
 
@@ -113,7 +118,7 @@ def similarity_of(
         like noise, to 1. None if there are none, or if one row has no statistics.
     """
     norms: list[Any] = [m for m in module.body.modules() if keeps_statistics(m)]
-    if len(rows) < 2 or not any(norm.running_mean.any() for norm in norms):
+    if len(dataset) < 2 or not any(norm.running_mean.any() for norm in norms):
         return None
     seen: dict[nn.Module, list] = {norm: [] for norm in norms}
     hooks = [
@@ -121,22 +126,28 @@ def similarity_of(
         for norm in norms
     ]
     module.to(device).eval()
-    index = torch.linspace(0, len(rows) - 1, min(len(rows), _AT_MOST)).long()
+    index = torch.linspace(0, len(dataset) - 1, min(len(dataset), _AT_MOST)).long()
 
-    def run(most_rows: int) -> None:
+    most_rows = _AT_ONCE
+    while True:
+        try:
+            for part in index.split(most_rows):
+                module(dataset.batch(part, 0, None)[0]["x"].to(device))
+            break
+        except torch.OutOfMemoryError:
+            if min(most_rows, len(index)) == 1:
+                raise
         for moments in seen.values():
             moments.clear()
-        for part in index.split(most_rows):
-            module(rows.batch(part, 0, None)[0]["x"].to(device))
-
-    within_memory(run, len(index), _AT_ONCE)
+        most_rows = fewer_rows(most_rows, len(index))
     for hook in hooks:
         hook.remove()
-    shares = rows.processes.everyones([np.concatenate(parts) for parts in seen.values() if parts])
+    own = [np.concatenate(parts) for parts in seen.values() if parts]
+    shares = dataset.processes.everyones(own)
     seen_norms = [norm for norm, parts in seen.items() if parts]
-    moments = map(np.concatenate, zip(*shares, strict=True))
-    found = [norm_divergence(m, norm) for m, norm in zip(moments, seen_norms, strict=True)]
-    return similarity_of_divergence(float(np.mean(found)))
+    together = map(np.concatenate, zip(*shares, strict=True))
+    divergences = [norm_divergence(m, norm) for m, norm in zip(together, seen_norms, strict=True)]
+    return similarity_of_divergence(float(np.mean(divergences)))
 
 
 # benchmarks/finetune_defaults.py measures what these defaults give.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ class LossMonitor(Callback):
     Up to 256 rows are compared, without dropout. The loss must have increased by more than two
     percent, to more than a tenth of that of constant predictions. If it is below that of constant
     predictions, more labels must be predicted wrongly, too: a probe that fits its samples exactly
-    has almost no loss, and a trained network that is less certain of them can be better. A loss
-    that was and is not below that of constant predictions is also told.
+    has almost no loss, and a trained network that is less certain of them can be better. Also
+    warns if the loss never drops below that of a constant prediction.
     """
 
     index_: torch.Tensor | None
@@ -41,40 +41,24 @@ class LossMonitor(Callback):
         self.index_ = None
         if isinstance(X, TrainingDataset) and net.max_epochs:
             self.index_ = torch.linspace(0, len(X) - 1, min(len(X), _AT_MOST)).long()
-            self.initial_loss_, self.initial_wrong_ = _fit(net, X, self.index_)
+            self.initial_loss_, self.initial_wrong_ = _evaluate(net, X, self.index_)
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         if self.index_ is None:
             return
-        before = Fit(self.initial_loss_, self.initial_wrong_)
-        after = _fit(net, X, self.index_)
-        self.loss_, self.wrong_ = after
+        before = self.initial_loss_
+        self.loss_, self.wrong_ = loss, wrong = _evaluate(net, X, self.index_)
         chance = _loss_by_chance(net, X, self.index_)
-        if _fits_worse(before, after, chance):
-            warn_worse("training", before.loss, after.loss, net, "")
-        elif (
-            net.criterion_.own is None
-            and 0 < 0.98 * chance <= after.loss
-            and after.loss > 0.9 * before.loss
-        ):
+        is_clear = wrong > self.initial_wrong_ or wrong == 1 or loss > chance
+        if is_clear and is_worse(before, loss, max(_SMALL, _SHARE * chance)):
+            warn_worse("training", before, loss, net, "")
+        elif net.criterion_.own is None and 0 < 0.98 * chance <= loss and loss > 0.9 * before:
             warnings.warn(
-                f"Training did not help: the loss on training samples, {after.loss:.3g} after "
+                f"Training did not help: the loss on training samples, {loss:.3g} after "
                 f"training with lr={net.lr:.3g}, is that of constant predictions, {chance:.3g}. "
                 "Try another lr, more epochs or head_init='probe'.",
                 stacklevel=2,
             )
-
-
-class Fit(NamedTuple):
-    """How well rows are fitted: the mean loss, and the share of wrong labels; 1 for numbers."""
-
-    loss: float
-    wrong: float
-
-
-def _fits_worse(before: Fit, after: Fit, chance: float) -> bool:
-    clearly = after.wrong > before.wrong or after.wrong == 1 or after.loss > chance
-    return clearly and is_worse(before.loss, after.loss, max(_SMALL, _SHARE * chance))
 
 
 def is_worse(before: float, after: float, least: float = _SMALL) -> bool:
@@ -94,15 +78,15 @@ def is_worse(before: float, after: float, least: float = _SMALL) -> bool:
     return after > max(_NOISE * before, least)
 
 
-def _loss_by_chance(net, rows: TrainingDataset, index: torch.Tensor) -> float:
+def _loss_by_chance(net, dataset: TrainingDataset, index: torch.Tensor) -> float:
     """Return the loss of constant predictions; with a loss of the user's, of outputs of zero."""
-    target, index = net.criterion_.target, index.to(rows.target.device)
+    target, index = net.criterion_.target, index.to(dataset.target.device)
     if net.criterion_.own is not None:
         zeros = torch.zeros(len(index), target.n_outputs, device=net.device)
-        return net.get_loss(zeros, rows.target[index]).item()
-    weight = rows.weight[index.cpu()].numpy()
+        return net.get_loss(zeros, dataset.target[index]).item()
+    weight = dataset.weight[index.cpu()].numpy()
     weight = weight if weight.any() else np.ones(len(index))
-    return constant_loss(target, rows.target[index].numpy(force=True), weight)
+    return constant_loss(target, dataset.target[index].numpy(force=True), weight)
 
 
 def warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str) -> None:
@@ -125,13 +109,13 @@ def warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str
     )
 
 
-def mean_loss(net: NeuralNet, rows: TrainingDataset, n_rows: int | None = None) -> float:
+def mean_loss(net: NeuralNet, dataset: TrainingDataset, n_rows: int | None = None) -> float:
     """Compute the mean loss over rows without training.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-    rows : TrainingDataset
+    dataset : TrainingDataset
     n_rows : int, default=None
         The number of rows, from the first on; None is all.
 
@@ -139,28 +123,25 @@ def mean_loss(net: NeuralNet, rows: TrainingDataset, n_rows: int | None = None) 
     -------
     float
     """
-    return _fit(net, rows, torch.arange(len(rows))[:n_rows]).loss
+    return _evaluate(net, dataset, torch.arange(len(dataset))[:n_rows])[0]
 
 
 @torch.no_grad()
-def _fit(net, rows: TrainingDataset, index: torch.Tensor) -> Fit:
-    """Compare the predictions of rows with their targets, without training."""
-    loss, wrong = 0.0, 0.0
+def _evaluate(net: NeuralNet, dataset: TrainingDataset, index: torch.Tensor) -> tuple[float, float]:
+    """Return the mean loss and the share of wrong labels of rows; the share is 1 for numbers."""
+    target: Target = net.criterion_.target
+    loss, n_wrong = 0.0, 0.0
     for part in index.split(net.batch_size):
-        batch = rows.batch(part, 0, None)
-        step = net.validation_step(batch)
+        step = net.validation_step(dataset.batch(part, 0, None))
         loss += step["loss"].item() * len(part)
-        wrong += _wrong(net.criterion_.target, step["y_pred"], rows.target[part]) * len(part)
-    return Fit(loss / len(index), wrong / len(index))
-
-
-def _wrong(target: Target, outputs: tuple | torch.Tensor, encoded: torch.Tensor) -> float:
-    """Return the share of labels that are predicted wrongly; 1 for numbers."""
-    if isinstance(target, NumericTarget):
-        return 1.0
-    output = outputs[0] if isinstance(outputs, tuple) else outputs
-    found = target.encode(target.decode(output.numpy(force=True)))
-    return float(np.mean(found != encoded.numpy(force=True)))
+        if isinstance(target, NumericTarget):
+            n_wrong += len(part)
+            continue
+        outputs = step["y_pred"][0] if isinstance(step["y_pred"], tuple) else step["y_pred"]
+        predicted = target.encode(target.decode(outputs.numpy(force=True)))
+        is_wrong = predicted != dataset.target[part].numpy(force=True)
+        n_wrong += float(np.mean(is_wrong)) * len(part)
+    return loss / len(index), n_wrong / len(index)
 
 
 def constant_loss(target: Target, encoded: np.ndarray, weight: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,8 +26,8 @@ __all__ = [
     "check_head",
     "check_partial",
     "copy_state",
+    "count_outputs",
     "head_inputs",
-    "learned_stages",
     "restrict_rows",
     "run_rows",
     "select_parameters",
@@ -156,26 +157,18 @@ class TrainableStages(nn.Module):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return the outputs, or outputs and weights if weights are given."""
         if x.is_floating_point():  # not ids of tokens
-            x = x.to(self._like.dtype)
+            x = x.to(next(self.parameters(), x).dtype)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        low = self.precision != "float32"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
-            output = self._run(x).float()
-        return output if weight is None else (output, weight)
-
-    @property
-    def _like(self) -> torch.Tensor:
-        return next(self.parameters())
-
-    def _run(self, x: torch.Tensor) -> torch.Tensor:
         x = x.clone()  # a step that works in place would change the batch, which may be run again
-        if not self.training:
-            return self.body(x)
-        seed = self.seed
-        self._seed += 1
-        with seeded(seed, x.device):
-            return self.body(x)
+        random: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.training:
+            random = seeded(self.seed, x.device)
+            self._seed += 1
+        low = self.precision != "float32"
+        with random, torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+            output = self.body(x).float()
+        return output if weight is None else (output, weight)
 
     def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
         """Return the frozen stages and these, with the new pooling and head behind."""
@@ -197,11 +190,6 @@ def _keeps_statistics(module: nn.Module) -> bool:
     """Tell whether a module looks at a batch as a whole in training, or adapts to it."""
     tracks = isinstance(module, NormBase) and module.track_running_stats
     return isinstance(module, BatchNormBase) or tracks
-
-
-def learned_stages(module: TrainableStages) -> list[int]:
-    """Return the places in a module's body of what has parameters, the head last."""
-    return [i for i, stage in enumerate(module.body) if next(stage.parameters(), None) is not None]
 
 
 def copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -375,13 +363,31 @@ def head_inputs(
 
 
 @torch.no_grad()
-def check_head(module: TrainableStages, one: np.ndarray, n_outputs: int) -> None:
-    """Check the number of outputs of a head on one row of activations.
+def count_outputs(module: TrainableStages, row: torch.Tensor) -> int:
+    """Return the number of outputs of a module.
 
     Parameters
     ----------
     module : TrainableStages
-    one : ndarray of shape (1, ...) or array of one array
+    row : Tensor
+        The activations of one sample.
+
+    Returns
+    -------
+    int
+    """
+    return module.eval()(row[None]).shape[1]
+
+
+@torch.no_grad()
+def check_head(module: TrainableStages, row: torch.Tensor, n_outputs: int) -> None:
+    """Check the number of outputs of a head.
+
+    Parameters
+    ----------
+    module : TrainableStages
+    row : Tensor
+        The activations of one sample.
     n_outputs : int
         Number of outputs that is required.
 
@@ -390,7 +396,6 @@ def check_head(module: TrainableStages, one: np.ndarray, n_outputs: int) -> None
     ValueError
         If the head returns another number, or fails on the features.
     """
-    row = _as_input(as_rows(one)[0])
     try:
         output = module.eval()(row[None])
         shape = tuple(output.shape)

@@ -19,8 +19,9 @@ from ..backbones import Backbone, stages_of
 from ..data import open_target
 from ..features import Stream
 from .heads import build_module, describe_module
+from .plan import TrainingPlan, without_callbacks
 from .trainable_stages import TrainableStages, run_rows
-from .training import TrainingPlan, make_net, trained_module, without_callbacks
+from .training import make_net, trained_module
 
 __all__ = [
     "TunedBackbone",

@@ -13,16 +13,15 @@ from scipy.special import softmax
 from torch import nn
 
 from ..backbones import Backbone, stages_of
-from ..data import named_among, take
-from ..engines import (
+from ..backbones.norm_statistics import (
     NOISE_DIVERGENCE,
-    TorchEngine,
     keeps_statistics,
     moments_of,
     norm_divergence,
-    resolve_device,
     similarity_of_divergence,
 )
+from ..data import named_among, take
+from ..engines import TorchEngine, resolve_device
 from ..features import Output, compute_outputs, engine_for_outputs, open_sample
 from ..transferability import free_energy, prediction_entropy
 

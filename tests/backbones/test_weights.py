@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import pickle
 import random
 import struct
 import zipfile
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.testing import assert_allclose
 from torch import nn
 
 from sktransfer import (
+    PretrainedFeatureExtractor,
     load_backbone,
     register_backbone,
 )
@@ -364,3 +367,28 @@ def test_weights_of_another_precision_are_brought_to_the_network_s(dtype, tmp_pa
     torch.save(state, tmp_path / "weights.pth")
     loaded = load_backbone("efficientnet_lite0", weights=tmp_path / "weights.pth")
     assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.filterwarnings("ignore:weights=None")
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1", "timm:test_resnet"])
+def test_a_file_with_another_number_of_classes_is_a_network_of_that_many(name, tmp_path):
+    state = load_backbone(name, weights=None).module.state_dict()
+    last = [key for key in state if state[key].shape[:1] == (1000,)]
+    torch.save(state | {key: state[key][:7].clone() for key in last}, tmp_path / "seven.pth")
+    backbone = load_backbone(name, weights=tmp_path / "seven.pth")
+    assert backbone.classes == (None if name.startswith("timm:") else tuple("0123456"))
+    image = [np.random.default_rng(0).random((64, 64, 3))]
+    whole = PretrainedFeatureExtractor(backbone, layer=-1).fit_transform(image)
+    assert whole.shape == (1, 7)
+    random = PretrainedFeatureExtractor(name, weights=None).fit_transform(image)
+    assert_allclose(PretrainedFeatureExtractor(backbone).fit_transform(image), random, rtol=1e-5)
+    assert pickle.loads(pickle.dumps(backbone)).fingerprint == backbone.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:weights=None")
+def test_other_shapes_beside_the_last_layer_are_an_error(tmp_path):
+    state = load_backbone("squeezenet1_1", weights=None).module.state_dict()
+    names = ["classifier.1.bias", "features.0.bias"]
+    torch.save(state | {name: state[name][:7].clone() for name in names}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"of another shape: .*features\.0\.bias"):
+        load_backbone("squeezenet1_1", weights=tmp_path / "w.pth")

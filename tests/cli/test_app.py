@@ -9,22 +9,11 @@ from sktransfer import TransferClassifier, cli, list_backbones
 from sktransfer.cli.app import COMMANDS, make_app
 from tests.cli.running import run, testing, words
 from tests.data.test_running import dropped_interrupt
+from tests.new_process import command_in_new_process
 from tests.support import TESTS, run_python
 
 NAMES = [command.__name__ for command in COMMANDS]
 COMMAND = [sys.executable, "-m", "sktransfer"]
-
-
-def process(*arguments, **settings):
-    """Run a command in a process of its own."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=TESTS.parent,
-        timeout=120,
-        **settings,
-    )
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -89,14 +78,15 @@ except SystemExit as stopped:
 
 
 def test_the_package_runs_as_a_module():
-    done = process("cache", "missing")
+    command = [*COMMAND, "cache", "missing"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=120)
     assert done.returncode == 1
     assert "no feature store in 'missing'" in done.stderr
     assert done.stderr.count("\n") <= 2
 
 
 def test_progress_is_on_standard_error_and_results_are_on_standard_output(classes):
-    done = process("predict", classes, "-k", 1)
+    done = command_in_new_process("predict", classes, "-k", 1)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 25
     assert done.stderr == ""
@@ -110,7 +100,9 @@ def piped(arguments, reader):
     )
 
 
-@pytest.mark.parametrize("command", ["predict {} --csv", "backbones"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("predict {} --csv", marks=pytest.mark.sweep), "backbones"]
+)
 def test_a_reader_that_leaves_early_ends_the_command_without_an_error(command, classes):
     done = piped(command.format(classes), "head -n 1")
     first, code = done.stdout.splitlines()
@@ -119,9 +111,12 @@ def test_a_reader_that_leaves_early_ends_the_command_without_an_error(command, c
     assert done.stderr == ""
 
 
+NO_READER = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1)"
+
+
 def test_a_model_is_written_though_its_reader_has_left(classes, tmp_path):
-    options = f"-o {tmp_path}/m.skt --strategy features"
-    assert piped(f"train {classes} {options}", "true").stdout == "0\n"
+    options = ["-o", f"{tmp_path}/m.skt", "--strategy", "features"]
+    assert command_in_new_process("train", classes, *options, before=NO_READER).returncode == 0
     assert (tmp_path / "m.skt").stat().st_size > 0
 
 
@@ -141,6 +136,25 @@ main()
 @pytest.mark.parametrize("module", ["typer", "sktransfer.cli.app", "sktransfer.data", "torch"])
 def test_an_interrupt_while_modules_are_imported_is_the_exit_code_alone(module):
     code = PRESSED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+DROPPED = PRESSED.replace(
+    "raise KeyboardInterrupt",
+    """
+            import signal
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:  # as code in other languages may do
+                pass
+""",
+)
+
+
+@pytest.mark.parametrize("module", ["typer", "torch"])
+def test_an_interrupt_ends_imports_even_where_exceptions_are_lost(module):
+    code = DROPPED.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 

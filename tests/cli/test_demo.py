@@ -25,6 +25,7 @@ def small(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent)]))
 
 
+@pytest.mark.sweep  # .ci/run runs all of it
 def test_the_demonstration_runs_from_photographs_to_a_new_process(small, capsys, tmp_path):
     before = os.getcwd()
     demo.run()

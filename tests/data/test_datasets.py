@@ -288,3 +288,16 @@ def test_an_image_folder_of_torchvision(tmp_path):
 def test_a_stream_is_refused():
     with pytest.raises(TypeError, match=r"X, y = zip\(\*dataset\)"):
         from_dataset(iter([(IMAGES[0], 1)]))
+
+
+def test_several_columns_that_may_be_labels_are_an_error_until_one_is_named():
+    table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [0, 1], "class": ["ant", "bee"]})
+    with pytest.raises(ValueError, match=r"\['label', 'class'\]: give label='label'"):
+        load_image_table(table)
+    assert load_image_table(table, label="class")[1].tolist() == ["ant", "bee"]
+
+
+def test_a_table_without_a_row_of_names_is_an_error_that_shows_the_row(tmp_path):
+    (tmp_path / "table.csv").write_text("a.jpg,ant\nb.jpg,bee\n")
+    with pytest.raises(ValueError, match=r"among \['a.jpg', 'ant'\].*such as image,label"):
+        load_image_table(tmp_path / "table.csv")

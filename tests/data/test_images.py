@@ -137,7 +137,8 @@ def test_a_tensor_of_one_grey_image_is_one_sample():
 )
 def test_a_column_of_pyarrow_is_a_list_in_its_order(container):
     assert as_samples(container(PATHS)) == PATHS
-    assert as_texts(container(PATHS)) == PATHS
+    texts = ["one", "two", "three"]
+    assert as_texts(container(texts)) == texts
 
 
 def test_a_table_of_pyarrow_must_have_one_column():
@@ -519,3 +520,15 @@ def test_damaged_exif_data_do_not_matter(kind, tmp_path):
     path = tmp_path / f"a.{kind}"
     Image.fromarray(COLOUR).save(path, exif=b"Exif\0\0" + bytes(range(1, 200)))
     assert np.array_equal(open_image(path), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_an_array_of_one_dimension_is_no_image_whatever_its_values():
+    with pytest.raises(ValueError, match=r"shape \(16000,\) is not an image"):
+        open_image(np.linspace(-1000, 1000, 16000))
+
+
+def test_negative_values_are_an_error_with_a_line_that_scales_them():
+    image = np.array([[-1000, 0], [500, 2000]], np.int16)
+    with pytest.raises(ValueError, match=r"np\.clip\(\(image - \(-1000\)\) / 3000, 0, 1\)"):
+        open_image(image)
+    assert open_image(np.clip((image - (-1000)) / 3000, 0, 1)).max() == 1

@@ -105,3 +105,13 @@ def test_what_is_no_list_of_texts_is_refused(X, error, message):
 
 def test_a_column_is_a_list_of_texts():
     assert as_texts(np.array([["a"], ["b"]])) == ["a", "b"]
+
+
+def test_texts_that_are_names_of_image_files_are_warned_of():
+    with pytest.warns(UserWarning, match="names of image files, such as 'a/cat.JPG'"):
+        as_texts(["a/cat.JPG", "dog.png"])
+
+
+@pytest.mark.parametrize("texts", [["see cat.jpg", "dog.png"], ["cat.jpg or dog.png"], ["jpg"]])
+def test_texts_that_mention_image_files_are_texts(texts):
+    assert as_texts(texts) == texts

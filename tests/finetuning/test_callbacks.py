@@ -1,5 +1,8 @@
+import threading
+
 import numpy as np
 import pytest
+from sklearn.base import clone
 from skorch.callbacks import Callback, LRScheduler
 
 from sktransfer import FineTunedClassifier, load_backbone
@@ -72,3 +75,12 @@ def test_a_rate_that_a_callback_sets_stays(data):
     rates = rates_of(model.set_params(callbacks=[Lower(), Rates()]).fit(*data))
     assert rates[0] == 0.01 > rates[1]
     assert rates[2:] == [0.0025] * 4
+
+
+def test_a_callback_that_cannot_be_copied_is_named_by_clone():
+    class Writer(Callback):
+        def __init__(self):
+            self.lock = threading.Lock()
+
+    with pytest.raises(TypeError, match=r"callbacks= cannot be copied .*on_train_begin"):
+        clone(FineTunedClassifier(callbacks=[Writer()]))

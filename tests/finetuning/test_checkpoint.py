@@ -35,7 +35,7 @@ from sktransfer import (
     load_word_vectors,
 )
 from sktransfer.data import disk
-from sktransfer.finetuning.training import _OwnLoop
+from sktransfer.finetuning.training import TrainingNet
 from tests.finetuning.conftest import SGD, network
 from tests.support import images, run_python, tiny_backbone
 
@@ -50,7 +50,7 @@ class Killed(BaseException):
 @contextlib.contextmanager
 def killed_at(n):
     """End every fit at its n-th batch of training."""
-    step, left = _OwnLoop.train_step_single, [n]
+    step, left = TrainingNet.train_step_single, [n]
 
     def train_step_single(self, *args, **kwargs):
         left[0] -= 1
@@ -59,7 +59,7 @@ def killed_at(n):
         return step(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(_OwnLoop, "train_step_single", train_step_single)
+        patch.setattr(TrainingNet, "train_step_single", train_step_single)
         yield
 
 

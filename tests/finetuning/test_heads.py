@@ -68,3 +68,8 @@ def test_rows_are_not_carried_into_a_head_of_another_kind(old, new):
     old, new = make_head(old, 64, 3, seed=0), make_head(new, 64, 4, seed=0)
     with pytest.raises(ValueError, match=r"head of another kind.* Give the same head="):
         carry_rows(old, new, [0, 1, 2, None], 3)
+
+
+def test_a_module_as_head_is_an_error_that_shows_the_function():
+    with pytest.raises(TypeError, match=r"not a module: def head\(n_in, n_out\): return"):
+        make_head(nn.Linear(4, 2), 4, 2, seed=0)

@@ -9,7 +9,7 @@ from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
 from sktransfer.backbones import stages_of
 from sktransfer.finetuning import training_length, training_step
 from sktransfer.finetuning.trainable_stages import TrainableStages
-from sktransfer.finetuning.training_step import run_in_micro_batches
+from sktransfer.finetuning.training_step import join_outputs, split_batch
 from tests.backbones import q4_support as q4
 from tests.finetuning.conftest import SGD, network
 
@@ -89,19 +89,12 @@ def test_micro_batches_have_two_rows_for_batch_norm_that_learns(data):
 
 
 def test_micro_batches_differ_by_one_row_at_most():
-    sizes = []
-
-    def step(part, share):
-        x, y = part
-        assert len(x["x"]) == len(x["weight"]) == len(y)
-        sizes.append(len(y))
-        return {"loss": torch.tensor(share), "y_pred": (x["x"], x["weight"])}
-
     batch = ({"x": torch.arange(22.0).reshape(11, 2), "weight": torch.ones(11)}, torch.arange(11))
-    found = run_in_micro_batches(step, batch, 4)
-    assert sizes == [4, 4, 3]
-    assert float(found["loss"]) == pytest.approx(1.0)
-    assert torch.equal(found["y_pred"][0], batch[0]["x"])
+    micro_batches, order = split_batch(batch, 4)
+    assert [len(y) for _, y in micro_batches] == [4, 4, 3]
+    assert all(len(x["x"]) == len(x["weight"]) == len(y) for x, y in micro_batches)
+    outputs = [(x["x"], x["weight"]) for x, _ in micro_batches]
+    assert torch.equal(join_outputs(outputs, order)[0], batch[0]["x"])
 
 
 def test_auto_is_16_rows_a_batch_and_120_steps():
@@ -216,21 +209,18 @@ def rows(texts):
 
 
 def test_rows_return_in_their_order():
-    def step(part, share):
-        assert part[0]["x"].shape[1] == (part[0]["x"] != 0).sum(1).max()
-        return {"loss": torch.tensor(share), "y_pred": (part[1], part[0]["weight"])}
-
     generator = torch.Generator().manual_seed(0)
     n = torch.randint(1, 90, (20,), generator=generator)
     x = (torch.arange(90) < n[:, None]).long()
     batch = {"x": x, "weight": n}, torch.arange(20)
-    found = run_in_micro_batches(step, batch, 20, by_length=True)
-    assert float(found["loss"]) == pytest.approx(1)
-    assert torch.equal(found["y_pred"][0], torch.arange(20))
-    assert torch.equal(found["y_pred"][1], n)
-    assert torch.equal(
-        run_in_micro_batches(step, batch, 3, by_length=True)["y_pred"][0], torch.arange(20)
-    )
+    for most_rows in (20, 3):
+        micro_batches, order = split_batch(batch, most_rows, by_length=True)
+        for inputs, _ in micro_batches:
+            assert inputs["x"].shape[1] == inputs["weight"].max()
+        outputs = [(y, inputs["weight"]) for inputs, y in micro_batches]
+        positions, weights = join_outputs(outputs, order)
+        assert torch.equal(positions, torch.arange(20))
+        assert torch.equal(weights, n)
 
 
 def test_a_loss_of_the_users_sees_the_whole_batch():
@@ -275,6 +265,6 @@ def test_stages_of_encoders_are_run_in_parts(tmp_path):
 
 
 def test_a_text_without_tokens_has_a_length():
-    step = lambda part, share: {"loss": torch.zeros(()), "y_pred": part[0]["x"].sum(1)}  # noqa: E731
     batch = {"x": torch.zeros(3, 5, dtype=torch.long)}, torch.zeros(3)
-    assert run_in_micro_batches(step, batch, 1, by_length=True)["y_pred"].tolist() == [0, 0, 0]
+    micro_batches, _ = split_batch(batch, 1, by_length=True)
+    assert [tuple(inputs["x"].shape) for inputs, _ in micro_batches] == [(1, 1)] * 3

@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 
 from sktransfer import load_backbone
-from sktransfer.persistence.archive import CONTENTS, read_archive, write_archive
+from sktransfer.persistence.files import CONTENTS, read_archive, write_archive
 
 TOUCHED = "touched"  # a file that code in a hostile file would make
 
@@ -67,8 +67,9 @@ class Corpus:
             self.pickles,
             self.tensors,
             self.types,
+            self.arrays_of_skops,
             self.records,
-            self.arrays_of_objects,
+            self.references,
         ):
             make()
         return self.files
@@ -149,7 +150,7 @@ class Corpus:
         objects = io.BytesIO()
         with zipfile.ZipFile(objects, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("schema.json", zeros)
-        self.rewrite("objects of zeros", **{"estimator.skops": objects.getvalue()})
+        self.rewrite("objects of zeros", **{"scikit-learn.skops": objects.getvalue()})
 
     def _central(self) -> int:
         """Return the place of the first entry of the directory at the end of the file."""
@@ -198,18 +199,15 @@ class Corpus:
             "a table of one long text": b'{"format": 1, "a": "' + b"a" * 10**7 + b'"}',
         }.items():
             self.zipped(name, [(CONTENTS, table), *self.members[1:]])
-        text = wide(10).decode()
+        text = wide(3).decode()
         self.schema_of("a wide schema", b"[" + wide(20) + b"]")
         self.schema_of("a wide schema in UTF-16", wide(1).decode().encode("utf-16-le"))
         self.objects("a wide text", _json(1) | {"content": f"[{text}]"})
         escaped = "".join(rf"\u{ord(sign):04x}" for sign in text[: 10**6])
         content = json.dumps(_json(1)).replace('"1"', f'" \\u005b{escaped}"')
         self.schema_of("a wide text of escapes", content.encode())
-        self.objects("record: a wide text", _of_value({"#": "json", "text": f"[{text}]"}))
-        attributes = {"#": "attributes", "plain": f'{{"a": [{text}]}}', "rest": {}}
-        self.objects(
-            "record: wide attributes", _of_value({"#": "ClassTarget", "state": attributes})
-        )
+        values = b'{"objects": [{"kind": "values", "value": [' + wide(13)
+        self.rewrite("wide values", **{"estimator.json": values + b']}], "estimator": {"#": 0}}'})
         tensor = '"{}": {{"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}'
         header = "{" + ", ".join(map(tensor.format, range(200_000))) + "}"
         network = next(name for name in self.parts if name.startswith("networks/"))
@@ -221,7 +219,7 @@ class Corpus:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("schema.json", content)
-        self.rewrite(name, **{"estimator.skops": file.getvalue()})
+        self.rewrite(name, **{"scikit-learn.skops": file.getvalue()})
 
     # -- code ------------------------------------------------------------------------------
 
@@ -248,10 +246,10 @@ class Corpus:
             for member, content in (more or {}).items():
                 archive.writestr(member, content)
             archive.writestr("schema.json", json.dumps(schema))
-        self.rewrite(name, **{"estimator.skops": file.getvalue()})
+        self.rewrite(name, **{"scikit-learn.skops": file.getvalue()})
 
     def schema(self) -> dict:
-        with zipfile.ZipFile(io.BytesIO(self.parts["estimator.skops"])) as archive:
+        with zipfile.ZipFile(io.BytesIO(self.parts["scikit-learn.skops"])) as archive:
             return json.loads(archive.read("schema.json"))
 
     def types(self) -> None:
@@ -331,7 +329,7 @@ class Corpus:
             "a tensor renamed": {k.replace(one, "x"): v for k, v in header.items()},
         }
 
-    def arrays_of_objects(self) -> None:
+    def arrays_of_skops(self) -> None:
         for name, header in {
             "a huge array": {"descr": "<f8", "fortran_order": False, "shape": (2**40,)},
             "an array of objects": {"descr": "|O", "fortran_order": False, "shape": (1,)},
@@ -344,79 +342,122 @@ class Corpus:
         self.objects("a broken array", _npy("a.npy"), {"a.npy": b"\x93NUMPY\x01\x00\xff\xff()"})
         self.objects("an array that is elsewhere", _npy("../../etc/passwd"))
 
-    # -- records ---------------------------------------------------------------------------
+    # -- the table of objects --------------------------------------------------------------
+
+    def table(self, name: str, *records: object, estimator: object = None) -> None:
+        """Write a file with another table, whose last object is the estimator."""
+        last = {"#": len(records) - 1}
+        table = {"objects": records, "estimator": last if estimator is None else estimator}
+        self.rewrite(f"record: {name}", **{"estimator.json": json.dumps(table).encode()})
 
     def records(self) -> None:
         for name, record in {
-            "unknown kind": {"#": "Evil", "state": {}},
-            "a kind that is no text": {"#": ["a"]},
-            "no state": {"#": "FineTunedClassifier"},
-            "a state of text": {"#": "FineTunedClassifier", "state": "x"},
-            "a method replaced": {"#": "PretrainedClassifier", "state": {"predict": 1}},
-            "a hook replaced": {"#": "ClassTarget", "state": {"__class__": "x"}},
-            "a module": {"#": "class of torch", "name": "os"},
-            "a function of torch": {"#": "class of torch", "name": "lr_scheduler"},
-            "attributes nested deeply": {
-                "#": "ClassTarget",
-                "state": {"#": "attributes", "plain": "[" * DEEP, "rest": {}},
-            },
-            "attributes that hide a method": {
-                "#": "ClassTarget",
-                "state": {"#": "attributes", "plain": '{"decode": 1}', "rest": {}},
-            },
-            "a function": {"#": "named", "name": "os.system"},
-            "the same as nothing": {"#": "same", "number": 7},
-            "deep text": {"#": "json", "text": "[" * DEEP},
-            "an array of a name": {"#": "array", "name": "x", "order": "C", "shape": [1]},
+            "unknown kind": {"kind": "Evil", "state": {}},
+            "a kind that is no text": {"kind": ["a"]},
+            "no kind": {"state": {}},
+            "a text": "FineTunedClassifier",
+            "no state": {"kind": "FineTunedClassifier"},
+            "a state of text": {"kind": "FineTunedClassifier", "state": "x"},
+            "a method replaced": {"kind": "PretrainedClassifier", "state": {"predict": 1}},
+            "a hook replaced": {"kind": "ClassTarget", "state": {"__class__": "x"}},
+            "attributes that hide a method": {"kind": "ClassTarget", "state": {"decode": 1}},
+            "a module": {"kind": "class of torch", "name": "os"},
+            "a function of torch": {"kind": "class of torch", "name": "lr_scheduler"},
+            "a function": {"kind": "named", "name": "os.system"},
+            "an array of a name": _array("x", [1]),
             "a huge array": _array("0", [2**50]),
-            "a sparse array": {
-                "#": "sparse",
-                "type": "csr_matrix",
-                "shape": [2**40, 2**40],
-                **dict.fromkeys(("data", "indices", "indptr"), _array("0", [0])),
-            },
+            "an array of another type": _array("0", [0], "float16"),
+            "a scalar of another type": {"kind": "scalar", "type": "object", "value": 1},
+            "a scalar of a text": {"kind": "scalar", "type": "int64", "value": "a"},
+            "a path of numbers": {"kind": "path", "text": 7},
+            "a dictionary of lists": {"kind": "dict", "items": [[[], 1]]},
+            "a dictionary of numbers": {"kind": "dict", "items": 7},
+            "a Bunch of numbers": {"kind": "Bunch", "items": [[1, 2]]},
+            "a tensor that is nowhere": {"kind": "tensor", "name": "9"},
+            "texts of text": {"kind": "texts", "codes": "ab"},
+            "a part that is nowhere": {"kind": "scikit-learn", "place": 9},
+            "a part by name": {"kind": "scikit-learn", "place": "0"},
             **_arrays_of_objects(),
             **_losses(),
-            "an unknown network": {"#": "network", "how": "evil"},
-            "a network by URL": {"#": "network", "how": "reference", "name": "http://evil"},
+            "an unknown network": {"kind": "network", "how": "evil"},
+            "a network by URL": {"kind": "network", "how": "reference", "name": "http://evil"},
             "a reference": _reference("efficientnet_lite0"),
             "a reference to a folder": _reference("hf:/etc"),
             "a reference to a file": _reference("resnet18", "/etc/passwd.pth"),
             "a reference in words": _reference(["a"]),
-            "an array of another type": _array("0", [0], "float16"),
             "a large network": _published("vit_h_14"),
             "a network of a method": _published("evil"),
-            "a large head": {
-                "#": "network",
-                "how": "tuned",
-                "origin": _reference("efficientnet_lite0")
-                | {"fingerprint": load_backbone("efficientnet_lite0").fingerprint},
-                "state": {
-                    "format": 1,
-                    "frozen": ["stem"],
-                    "trained": ["blocks.0"],
-                    "settings": {"train_batch_norm": False, "precision": "float32"},
-                    "tensors": {},
-                    "head": ["Linear", [2**40, 2**40, True]],
-                    "weights": {},
-                },
-            },
-            "itself": {"#": "network", "how": "tuned", "origin": {"#": "same", "number": 0}},
         }.items():
-            self.objects(f"record: {name}", _of_value(record))
+            self.table(name, record)
+        honest = json.loads(self.parts["estimator.json"])["objects"]
+        arrays = {record["type"]: record for record in honest if record["kind"] == "numbers"}
+        self.table("texts of floats", arrays["float32"], {"kind": "texts", "codes": {"#": 0}})
+        state = {
+            "format": 1,
+            "frozen": ["stem"],
+            "trained": ["blocks.0"],
+            "settings": {"train_batch_norm": False, "precision": "float32"},
+            "tensors": {},
+            "head": ["Linear", [2**40, 2**40, True]],
+            "weights": {},
+        }
+        origin = _reference("efficientnet_lite0")
+        origin["fingerprint"] = load_backbone("efficientnet_lite0").fingerprint
+        tuned = {"kind": "network", "how": "tuned", "origin": {"#": 0}, "state": state}
+        self.table("a large head", origin, tuned)
+        huge = {"kind": "sparse", "type": "csr_matrix", "shape": [2**40, 2**40]}
+        parts = {name: {"#": 0} for name in ("data", "indices", "indptr")}
+        self.table("a sparse array", arrays["int64"], huge | parts)
+
+    def references(self) -> None:
+        itself = {"kind": "network", "how": "tuned", "origin": {"#": 0}, "state": {}}
+        self.table("itself", itself)
+        for name, reference in {
+            "a later object": {"#": 99},
+            "an object before the first": {"#": -1},
+            "a fraction": {"#": 0.0},
+            "a truth value": {"#": False},
+            "a text": {"#": "0"},
+            "a reference": {"#": {"#": 0}},
+            "a list": {"#": [0]},
+            "an object and more": {"#": 0, "a": 1},
+            "nothing": {"#": None},
+        }.items():
+            values = {"kind": "values", "value": [1]}
+            self.table(f"a reference to {name}", values, {"kind": "tuple", "items": reference})
+            self.table(f"an estimator that refers to {name}", estimator=reference)
+            schema = _of_value([reference])
+            self.objects(f"skops refers to {name}", schema)
+        for name, table in {
+            "a list": [],
+            "no objects": {"estimator": {"#": 0}},
+            "no estimator": {"objects": []},
+            "objects of text": {"objects": "abc", "estimator": 1},
+            "a number of objects": {"objects": 7, "estimator": 1},
+        }.items():
+            self.rewrite(f"a table of {name}", **{"estimator.json": json.dumps(table).encode()})
+        honest = json.loads(self.parts["estimator.json"])
+        for i, record in enumerate(honest["objects"]):
+            without = honest | {"objects": honest["objects"][:i] + honest["objects"][i + 1 :]}
+            name = f"without object {i}, {record['kind']}"
+            self.rewrite(name, **{"estimator.json": json.dumps(without).encode()})
+        deep = b"[" * DEEP + b"]" * DEEP
+        self.rewrite("objects nested deeply", **{"estimator.json": b'{"objects": ' + deep + b"}"})
+        self.rewrite(
+            "half a table of objects", **{"estimator.json": self.parts["estimator.json"][:99]}
+        )
+        self.rewrite("objects in UTF-16", **{"estimator.json": json.dumps(honest).encode("utf-16")})
 
 
 def _arrays_of_objects() -> dict[str, dict]:
     """Return records of arrays of objects with other items, shapes or masks than are written."""
-    honest = {"#": "objects", "items": [1, "a"], "shape": [2], "mask": None}
+    honest = {"kind": "objects", "items": [1, "a"], "shape": [2], "mask": None}
     changes = {
         "no items": {"items": None},
         "a text of items": {"items": "ab"},
         "a dictionary of items": {"items": {"a": 1, "b": 2}},
-        "an array of items": {"items": _array("0", [0])},
-        "items that are itself": {"items": {"#": "same", "number": 0}},
-        "items nested deeply": {"items": {"#": "json", "text": "[" * DEEP + "]" * DEEP}},
-        "items of an unknown kind": {"items": [{"#": "Evil"}, 1]},
+        "items that are itself": {"items": {"#": 0}},
+        "items that are nowhere": {"items": [{"#": 7}, 1]},
         "more items": {"items": [1, "a", 2]},
         "no shape": {"shape": None},
         "a huge shape": {"shape": [2**40]},
@@ -447,11 +488,10 @@ def _losses() -> dict[str, dict]:
         "a dunder name": {"name": "__class__"},
         "no state": {"state": None},
         "a state in a list": {"state": [1]},
-        "a state that is itself": {"state": {"#": "same", "number": 0}},
-        "a state nested deeply": {"state": {"#": "json", "text": '{"a":' * DEEP}},
+        "a state that is itself": {"state": {"#": 0}},
         "a method": {"state": {"forward": 1}},
         "a class": {"state": {"__class__": "x"}},
-        "hooks": {"state": {"_forward_hooks": {"0": {"#": "class of torch", "name": "relu"}}}},
+        "hooks": {"state": {"_forward_hooks": {"0": 1}}},
         "modules": {"state": {"_modules": {"a": 1}}},
         "parameters": {"state": {"_parameters": {}}},
         "a dunder attribute": {"state": {"__dict__": {}}},
@@ -459,25 +499,24 @@ def _losses() -> dict[str, dict]:
         "a setting of another type": {"state": {"reduction": 1}},
         "a number that is a text": {"state": {"ignore_index": "1"}},
         "a weight that is no tensor": {"state": {"weight": 1.0}},
-        "a weight that is an array": {"state": {"weight": _array("0", [0])}},
-        "a weight that is nowhere": {"state": {"weight": {"#": "tensor", "name": "9"}}},
+        "a weight that is nowhere": {"state": {"weight": {"#": 9}}},
     }
-    honest = {"#": "loss of torch", "name": "CrossEntropyLoss", "state": {"reduction": "mean"}}
+    honest = {"kind": "loss of torch", "name": "CrossEntropyLoss", "state": {"reduction": "mean"}}
     return {f"a loss with {name}": honest | change for name, change in changes.items()}
 
 
 def _reference(name, weights="default") -> dict:
     settings = {"image_size": None, "long_texts": None, "fingerprint": "0" * 64}
-    return {"#": "network", "how": "reference", "name": name, "weights": weights} | settings
+    return {"kind": "network", "how": "reference", "name": name, "weights": weights} | settings
 
 
 def _array(name: str, shape: list, type_: str = "int64") -> dict:
-    return {"#": "array", "name": name, "order": "C", "shape": shape, "type": type_}
+    return {"kind": "numbers", "name": name, "order": "C", "shape": shape, "type": type_}
 
 
 def _published(name: str) -> dict:
     about = dict.fromkeys(("preprocess", "image_size", "resized", "classes", "class_ids"))
-    record = {"#": "network", "how": "published", "name": name, "tensors": "networks/0"}
+    record = {"kind": "network", "how": "published", "name": name, "tensors": "networks/0"}
     return record | about | {"fingerprint": "0" * 64, "modality": "image"}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTunedClassifier, load, save
 from sktransfer.persistence import inspect_file
@@ -23,7 +25,8 @@ DAILY = 30  # files of the everyday run
 
 
 def honest_file(path: Path) -> Path:
-    model = FineTunedClassifier(tiny_backbone(), trainable="all", max_epochs=1, random_state=0)
+    tuned = FineTunedClassifier(tiny_backbone(), trainable="all", max_epochs=1, random_state=0)
+    model = make_pipeline(FunctionTransformer(), tuned)
     save(model.fit(images(6), ["a", "b"] * 3), path)
     return path
 
@@ -136,12 +139,13 @@ def test_inspection_names_types_without_importing_them(corpus):
 
 def test_a_file_is_inspected_without_its_network(corpus):
     found = inspect_file(corpus["no file"].parent / "honest.skt")
-    assert found["estimator"] == "FineTunedClassifier"
+    assert found["estimator"] == "Pipeline(FunctionTransformer, FineTunedClassifier)"
     assert found["classes"] == ["a", "b"]
     assert found["modules"] == ["tinynet"]
     assert found["types"] == []
     assert set(found["parts"]) == {
-        "estimator.skops",
+        "estimator.json",
+        "scikit-learn.skops",
         "arrays.safetensors",
         "networks/0.safetensors",
     }

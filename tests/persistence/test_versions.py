@@ -1,4 +1,4 @@
-"""Files of this and of earlier versions open."""
+"""Pickles have the versions that wrote them, and later versions warn."""
 
 import warnings
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sktransfer import UnreadableSamplesError, load_backbone
-from sktransfer.engines import norm_divergence
+from sktransfer.backbones.norm_statistics import norm_divergence
 from sktransfer.selection.similarity import measure_similarity, measure_size
 from sktransfer.selection.study import Timing, measure_timing
 from sktransfer.transferability.predictions import gaussian_divergence

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sktransfer.engines import keeps_statistics, moments_of
+from sktransfer.backbones.norm_statistics import keeps_statistics, moments_of
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4), (5, 3, 4, 6)])
