@@ -94,14 +94,14 @@ def file_of(module: str) -> str:
     return f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
 
 
-@pytest.mark.parametrize("path", modules())
-def test_imports_follow_the_order_of_packages(path):
-    own = package(path)
-    assert own in ORDER, f"{path}: add {own!r} to ORDER and to docs/architecture.md"
-    found = {name.partition(".")[0] for name in inner_imports(path)} - {own}
-    assert "" not in found, f"{path} imports the root"
-    upward = [other for other in found if ORDER.index(other) >= ORDER.index(own)]
-    assert not upward, f"{path} imports {upward}, which do not come before {own!r} in ORDER"
+def test_imports_follow_the_order_of_packages():
+    for path in modules():
+        own = package(path)
+        assert own in ORDER, f"{path}: add {own!r} to ORDER and to docs/architecture.md"
+        others = {name.partition(".")[0] for name in inner_imports(path)} - {own}
+        assert "" not in others, f"{path} imports the root"
+        upward = [other for other in others if ORDER.index(other) >= ORDER.index(own)]
+        assert not upward, f"{path} imports {upward}, which do not come before {own!r} in ORDER"
 
 
 def test_no_files_import_each_other_in_a_circle():
@@ -112,9 +112,10 @@ def test_no_files_import_each_other_in_a_circle():
     assert not graph, f"these files import each other in a circle: {sorted(graph)}"
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if package(p) in WITHOUT_TORCH])
-def test_the_first_packages_do_not_import_torch(path):
-    assert not {name.partition(".")[0] for name in imports(path)} & {"torch", "torchvision"}
+def test_the_first_packages_do_not_import_torch():
+    for path in (p for p in modules() if package(p) in WITHOUT_TORCH):
+        tops = {name.partition(".")[0] for name in imports(path)}
+        assert not tops & {"torch", "torchvision"}, path
 
 
 @pytest.mark.parametrize(("library", "only"), SOURCES.items())
@@ -142,12 +143,12 @@ def test_importing_the_package_loads_no_optional_library():
     assert run_python(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if package(p) != "cli"])
-def test_optional_libraries_are_imported_where_they_are_used(path):
+def test_optional_libraries_are_imported_where_they_are_used():
     # scikit-learn loads some of these itself, where they are installed, so that sys.modules
     # would not tell.
-    tops = {name.partition(".")[0] for name in imports(path, top_level=True)}
-    assert not tops & OPTIONAL
+    for path in (p for p in modules() if package(p) != "cli"):
+        tops = {name.partition(".")[0] for name in imports(path, top_level=True)}
+        assert not tops & OPTIONAL, path
 
 
 # Where the name of a modality may decide something: the modalities and the sources of backbones.

@@ -7,34 +7,37 @@ import pytest
 import sktransfer
 from tests.support import run_python
 
-TRANSFORM = """
-import numpy as np
+PROGRAM = """
+import sys
 from sktransfer import PretrainedFeatureExtractor
+print(*sys.modules)
+import numpy as np
 X = np.random.default_rng(0).integers(0, 255, (2, 40, 60, 3), np.uint8)
 assert PretrainedFeatureExtractor().fit(X).transform(X).shape == (2, 1280)
+print(*sys.modules)
 """
 
 
-def loaded_by(code: str) -> set[str]:
-    """The packages that are loaded in a new process after some code."""
-    code += "\nimport sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
-    return set(run_python(code).split())
+@pytest.fixture(scope="module")
+def loaded():
+    """The modules that are loaded by the import of the extractor, and after its use."""
+    return [set(line.split()) for line in run_python(PROGRAM).splitlines()]
 
 
 def test_importing_the_package_loads_no_library():
-    loaded = loaded_by("import sktransfer\nassert 'FineTunedClassifier' in dir(sktransfer)")
-    assert not {"torch", "torchvision", "skorch", "sklearn", "numpy"} & loaded
+    code = "import sys, sktransfer\nassert 'FineTunedClassifier' in dir(sktransfer)"
+    loaded = run_python(code + "\nprint(*sys.modules)").split()
+    assert not {"torch", "torchvision", "skorch", "sklearn", "numpy"} & {*loaded}
 
 
-def test_features_of_the_default_backbone_load_few_libraries():
-    loaded = loaded_by(TRANSFORM)
-    assert "torch" in loaded
-    assert not {"torchvision", "skorch", "sympy", "matplotlib"} & loaded
+def test_features_of_the_default_backbone_load_few_libraries(loaded):
+    _, after = loaded
+    assert "torch" in after
+    assert not {"torchvision", "skorch", "sympy", "matplotlib"} & after
 
 
-def test_the_extractor_loads_no_other_estimators_texts_or_partitions():
-    code = "from sktransfer import PretrainedFeatureExtractor\nimport sys\nprint(*sys.modules)"
-    loaded = set(run_python(code).split())
+def test_the_extractor_loads_no_other_estimators_texts_or_partitions(loaded):
+    loaded, _ = loaded
     assert {"sklearn.base", "sktransfer.features.extractor"} <= loaded
     others = {"linear_model", "model_selection", "preprocessing", "pipeline", "decomposition"}
     assert not {f"sklearn.{name}" for name in others} & loaded
@@ -42,10 +45,10 @@ def test_the_extractor_loads_no_other_estimators_texts_or_partitions():
     assert not {f"sktransfer.{name}" for name in rare} & loaded
 
 
-@pytest.mark.parametrize("name", sktransfer.__all__)
-def test_public_names_are_those_of_their_packages(name):
-    package = importlib.import_module(f"sktransfer.{sktransfer._PACKAGE_OF[name]}")
-    assert getattr(sktransfer, name) is getattr(package, name)
+def test_public_names_are_those_of_their_packages():
+    for name in sktransfer.__all__:
+        package = importlib.import_module(f"sktransfer.{sktransfer._PACKAGE_OF[name]}")
+        assert getattr(sktransfer, name) is getattr(package, name), name
 
 
 def test_the_table_of_names_is_complete():

@@ -29,7 +29,6 @@ from tests.backbones.encoder_support import (
     write_folder,
 )
 from tests.new_process import run_in_new_process
-from tests.support import run_python
 
 
 def test_weights_that_can_run_code_are_refused(folder):
@@ -384,7 +383,7 @@ def test_minilm_imports_no_other_library(minilm):
         "import sys; from sktransfer.backbones.text_folders import load_minilm;"
         "load_minilm('minilm_l6_v2', 'default'); print('sentence_transformers' in sys.modules)"
     )
-    assert run_python(code).strip() == "False"
+    assert run_in_new_process(code).strip() == "False"
 
 
 def test_without_its_package_the_error_says_what_to_install(monkeypatch):

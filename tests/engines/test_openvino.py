@@ -6,7 +6,8 @@ import torch
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.engines.openvino import OpenVINOEngine
-from tests.support import images, make_engine, run_python, tiny_backbone
+from tests.new_process import run_in_new_process
+from tests.support import images, make_engine, tiny_backbone
 
 CPU = torch.device("cpu")
 
@@ -71,5 +72,5 @@ _openvino()
 assert "openvino" in sys.modules
 print([name for name in sys.modules if name.startswith("openvino_telemetry")])
 """
-    assert run_python(code).strip() == "[]"
+    assert run_in_new_process(code).strip() == "[]"
     assert "openvino_telemetry" not in sys.modules

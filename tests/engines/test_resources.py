@@ -120,7 +120,7 @@ print(*found)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a threshold of glibc")
-@pytest.mark.parametrize("place", ["main", "thread"])
+@pytest.mark.parametrize("place", [pytest.param("main", marks=pytest.mark.sweep), "thread"])
 def test_a_plain_process_keeps_freed_activations_once_features_were_computed(place):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     command = [sys.executable, "-W", "ignore", "-c", PLAIN, place]

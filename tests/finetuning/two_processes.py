@@ -7,6 +7,8 @@ import socket
 import traceback
 from pathlib import Path
 
+import torch
+
 N = 2
 
 
@@ -21,7 +23,8 @@ def fit_in_two(function, folder: Path, *args, timeout: float = 120) -> list:
 
     None is a process that was killed, or has not ended in time.
     """
-    context, port = multiprocessing.get_context("spawn"), free_port()
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context.set_forkserver_preload(["torch", "skorch", "accelerate"])
     processes = [
         context.Process(target=_run, args=(rank, port, folder, function, *args))
         for rank in range(N)
@@ -45,6 +48,7 @@ def _run(rank: int, port: int, folder: Path, function, *args) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    torch.set_num_threads(1)
     try:
         result = function(*args)
     except Exception as error:

