@@ -21,7 +21,7 @@ from ..backbones import Backbone, load_backbone
 from ..backbones.behavior import check_behavior
 from ..backbones.preprocessing import TransformPreprocessing
 from ..backbones.registry import Reference, architecture
-from ..backbones.weights import load_tensors
+from ..backbones.weights import check_finite, load_tensors
 from ..backbones.words.files import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
 from ..backbones.wordvectors import word_backbone
@@ -305,6 +305,7 @@ def _at_size(reader: Reader, record: dict[str, Any], native: Backbone) -> Backbo
                 f"its tensors of {record['name']!r:.80} are not those for {network.input_shape}"
             )
         network.module.load_state_dict(tensors, strict=False)
+        check_finite(repr(record["name"]), network.module)
     return network
 
 
