@@ -53,19 +53,19 @@ def rows_for_check(estimator: Any, X: Any = None) -> Any:
     n = 0 if X is None else num_samples(X)
     if n >= N_ROWS:
         return X[: 2 * N_ROWS]
-    made = _made_rows(estimator, N_ROWS - n, rng)
+    samples = _made_rows(estimator, N_ROWS - n, rng)
     if X is None or n == 0:
-        return made
-    if made is None:
+        return samples
+    if samples is None:
         return _mixed(X, n, rng)
     if hasattr(X, "iloc"):
         import pandas as pd
 
-        rest = pd.DataFrame(made, columns=X.columns, index=range(n, N_ROWS))
+        rest = pd.DataFrame(samples, columns=X.columns, index=range(n, N_ROWS))
         return pd.concat([X, rest.astype(X.dtypes.to_dict())])
-    if isinstance(X, np.ndarray) and isinstance(made, np.ndarray):
-        return np.concatenate([X, made.astype(X.dtype)])
-    return [*X, *made]
+    if isinstance(X, np.ndarray) and isinstance(samples, np.ndarray):
+        return np.concatenate([X, samples.astype(X.dtype)])
+    return [*X, *samples]
 
 
 def _mixed(X: Any, n: int, rng: np.random.Generator) -> Any:
@@ -73,10 +73,10 @@ def _mixed(X: Any, n: int, rng: np.random.Generator) -> Any:
     rows = np.asarray(X)
     i, j = rng.integers(n, size=(2, N_ROWS - n))
     weight = rng.random((N_ROWS - n, *[1] * (rows.ndim - 1)))
-    made = weight * rows[i] + (1 - weight) * rows[j]
+    mixed = weight * rows[i] + (1 - weight) * rows[j]
     if rows.dtype.kind == "f":
-        made = made + 0.1 * rng.normal(size=made.shape) * rows.std()
-    return np.concatenate([rows, made.astype(rows.dtype)])
+        mixed = mixed + 0.1 * rng.normal(size=mixed.shape) * rows.std()
+    return np.concatenate([rows, mixed.astype(rows.dtype)])
 
 
 def _made_rows(estimator: Any, n: int, rng: np.random.Generator) -> Any:
@@ -93,19 +93,19 @@ def _made_rows(estimator: Any, n: int, rng: np.random.Generator) -> Any:
         inner = getattr(estimator, "estimator_", None)
         return None if inner is None else _made_rows(inner, n, rng)
     columns = getattr(estimator, "columns_", (0,))
-    made = [_made_samples(backbone, n, rng) for _ in columns]
-    if None in made:
+    samples = [_made_samples(backbone, n, rng) for _ in columns]
+    if None in samples:
         return None
     if getattr(estimator, "image_shape", None) is not None:
         flat = rng.integers(256, size=(n, *estimator.image_shape), dtype=np.uint8)
         return flat.reshape(n, -1)
     if len(columns) == 1:
-        return made[0]
+        return samples[0]
     if all(isinstance(name, str) for name in columns):
         import pandas as pd
 
-        return pd.DataFrame(dict(zip(columns, made, strict=True)))
-    return _table_of(made)
+        return pd.DataFrame(dict(zip(columns, samples, strict=True)))
+    return _table_of(samples)
 
 
 def _made_samples(backbone: Backbone, n: int, rng: np.random.Generator) -> list[Any] | None:
@@ -137,14 +137,16 @@ def _made_table(estimator: ColumnTransformer, n: int, rng: np.random.Generator) 
     columns: list[Any] = [np.zeros(n) for _ in range(estimator.n_features_in_)]
     for name, step, _ in estimator.transformers_:
         places = column_places(estimator, name)
-        made = None if isinstance(step, str) else _made_rows(step, n, rng)
+        samples = None if isinstance(step, str) else _made_rows(step, n, rng)
         for i, place in enumerate(places):
-            if made is None:
+            if samples is None:
                 columns[place] = _made_numbers(step, i, n, rng)
             elif len(places) == 1:
-                columns[place] = list(made)
+                columns[place] = list(samples)
             else:
-                columns[place] = list(made.iloc[:, i] if hasattr(made, "iloc") else made[:, i])
+                columns[place] = list(
+                    samples.iloc[:, i] if hasattr(samples, "iloc") else samples[:, i]
+                )
     names = getattr(estimator, "feature_names_in_", None)
     if names is None:
         return _table_of(columns)
@@ -223,9 +225,9 @@ def check_graph(estimator: Any, graph: Graph, content: bytes, rows: Any) -> str 
                 if values.ndim != declared[name]:
                     return f"{name} with {values.ndim} axes, of which it declares {declared[name]}"
             some = rows.iloc[:n] if hasattr(rows, "iloc") else rows[:n]
-            found = difference(estimator, outputs, some)
-            if found is not None:
-                return found
+            differs = difference(estimator, outputs, some)
+            if differs is not None:
+                return differs
     except Exception as error:  # of a graph that the runtime refuses, by type of error
         return f"ONNX Runtime refuses the graph ({type(error).__name__}: {error!s:.200})"
     return None
@@ -291,5 +293,7 @@ def _are_certain(estimator: Any, scores: np.ndarray, name: str, n_axes: int) -> 
         return ~np.asarray(near.any(axis=1) if scores.ndim == 2 else near)
     if scores.ndim == 1 or n_axes == 2:  # two classes by one score, or each label on its own
         return np.abs(scores - default) > MARGIN
+    if scores.shape[1] == 1:  # the only label
+        return np.ones(len(scores), bool)
     highest = np.sort(scores, axis=1)[:, -2:]
     return highest[:, 1] - highest[:, 0] > MARGIN

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..engines import export, onnx_model
-from .torch_networks import Exportable, Source
+from .onnx_modules import Exportable, Source
 
 __all__ = [
     "FEATURES",
@@ -52,18 +52,20 @@ class Graph:
         """Return the graph with other names of inputs, and more said about them."""
         model = _renamed_inputs(self.model, names)
         sources = tuple(
-            dataclasses.replace(one, name=names.get(one.name, one.name), about=one.about | about)
-            for one in self.sources
+            dataclasses.replace(
+                source, name=names.get(source.name, source.name), about=source.about | about
+            )
+            for source in self.sources
         )
         return Graph(model, sources)
 
 
-def torch_graph(made: Exportable, X: Any = None) -> Graph:
+def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
     """Convert a module, with its inputs and its output by name.
 
     Parameters
     ----------
-    made : Exportable
+    exportable : Exportable
     X : sequence of samples, default=None
         Those that the graph is checked with.
 
@@ -71,22 +73,22 @@ def torch_graph(made: Exportable, X: Any = None) -> Graph:
     -------
     Graph
     """
-    sources = made.sources
-    if made.counts is not None:
-        sources = (*sources, counts_source(made.counts))
+    sources = exportable.sources
+    if exportable.counts is not None:
+        sources = (*sources, counts_source(exportable.counts))
     example = tuple(source.example for source in sources)
-    program = export(made.module.eval(), example, [source.any_size for source in sources])
+    program = export(exportable.module.eval(), example, [source.any_size for source in sources])
     names = [source.name for source in sources]
     model = onnx_model(
-        program, input_names=names, output_names=[made.output], opset_version=OPSETS[""]
+        program, input_names=names, output_names=[exportable.output], opset_version=OPSETS[""]
     )
     _name_sizes(model, sources)
     _forget_code(model)
     _same_opsets(model)
-    if made.counts is None:
+    if exportable.counts is None:
         return Graph(model, sources)
-    model = chained(counts_model(made.counts), model, "counts")
-    return Graph(model, (*made.sources, words_source(made.counts, X)))
+    model = chained(counts_model(exportable.counts), model, "counts")
+    return Graph(model, (*exportable.sources, words_source(exportable.counts, X)))
 
 
 def module_graph(module: torch.nn.Module, width: int, output: str) -> Any:
@@ -192,11 +194,11 @@ def _same_opsets(*models: Any) -> None:
 
     version = min(model.ir_version for model in models)
     for model in models:
-        found = {opset.domain for opset in model.opset_import}
+        domains = {opset.domain for opset in model.opset_import}
         del model.opset_import[:]
         model.opset_import.extend(helper.make_opsetid(d, v) for d, v in OPSETS.items())
         model.ir_version = version
-        assert found <= {*OPSETS, "pkg.onnxscript.torch_lib.common"}, found
+        assert domains <= {*OPSETS, "pkg.onnxscript.torch_lib.common"}, domains
 
 
 def _prefixed(model: Any, prefix: str) -> Any:
@@ -223,9 +225,9 @@ def side_by_side(parts: Sequence[tuple[str, Graph, float | None]]) -> Graph:
     """
     sources: dict[str, Source] = {}
     models = []
-    for i, (label, found, _) in enumerate(parts):
-        graph = found.named({one.name: _free_name(one, label, sources) for one in found.sources})
-        sources |= {one.name: one for one in graph.sources}
+    for i, (label, part, _) in enumerate(parts):
+        graph = part.named({s.name: _free_name(s, label, sources) for s in part.sources})
+        sources |= {source.name: source for source in graph.sources}
         models.append(_prefixed(graph.model, f"{i}/"))
     _same_opsets(*models)
     factors = [factor for *_, factor in parts]
@@ -236,13 +238,10 @@ def side_by_side(parts: Sequence[tuple[str, Graph, float | None]]) -> Graph:
 def _free_name(source: Source, label: str, taken: Mapping[str, Source]) -> str:
     """Return a name for an input, that of an equal one if there is one."""
     name, n = source.name, 1
-    while name in taken and not _is_same(taken[name], source):
+    same = (source.about, source.attached)
+    while name in taken and (taken[name].about, taken[name].attached) != same:
         name, n = f"{label}/{source.name}" if n == 1 else f"{label}-{n}/{source.name}", n + 1
     return name
-
-
-def _is_same(one: Source, other: Source) -> bool:
-    return (one.about, one.attached) == (other.about, other.attached)
 
 
 def _concatenated(models: list, factors: list, width: int) -> Any:
@@ -268,8 +267,8 @@ def _concatenated(models: list, factors: list, width: int) -> Any:
 
 
 def _functions(models: list) -> list:
-    found = {(one.domain, one.name): one for model in models for one in model.functions}
-    return list(found.values())
+    functions = {(f.domain, f.name): f for model in models for f in model.functions}
+    return list(functions.values())
 
 
 def _share_tensors(graph: Any) -> None:
@@ -298,12 +297,12 @@ def _rename_uses(graph: Any, names: Mapping[str, str]) -> None:
 
 def _renamed_inputs(model: Any, names: Mapping[str, str]) -> Any:
     """Return a model with other names of inputs."""
-    made = type(model)()
-    made.CopyFrom(model)
-    for value in made.graph.input:
+    renamed = type(model)()
+    renamed.CopyFrom(model)
+    for value in renamed.graph.input:
         value.name = names.get(value.name, value.name)
-    _rename_uses(made.graph, names)
-    return made
+    _rename_uses(renamed.graph, names)
+    return renamed
 
 
 # -- counts of words ---------------------------------------------------------------------------
@@ -320,9 +319,9 @@ def words_source(vectorizer: Any, texts: Sequence[str] | None) -> Source:
     about = {"layout": "(n, most words), words in lower case", "filled with": ""}
     pattern, rows = vectorizer.token_pattern, None
     if texts is not None:
-        found = [re.findall(pattern, text.lower()) for text in texts]
-        longest = max(1, *map(len, found))
-        rows = np.array([words + [""] * (longest - len(words)) for words in found], object)
+        of_texts = [re.findall(pattern, text.lower()) for text in texts]
+        longest = max(1, *map(len, of_texts))
+        rows = np.array([words + [""] * (longest - len(words)) for words in of_texts], object)
     return Source("words", torch.empty(0), (0, 1), about | {"pattern": pattern}, rows=rows)
 
 

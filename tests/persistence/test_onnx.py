@@ -324,7 +324,7 @@ def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch, interrupts):
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_table_of_words_that_no_file_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sktransfer.persistence.torch_networks._LARGEST_TABLE", 30)
+    monkeypatch.setattr("sktransfer.persistence.onnx_modules._LARGEST_TABLE", 30)
     model = PretrainedFeatureExtractor(load_word_vectors(VECTORS)).fit(TEXTS)
     with pytest.raises(ValueError, match=r"less than 2 GiB\. Load fewer words"):
         to_onnx(model, tmp_path / "model.onnx")
