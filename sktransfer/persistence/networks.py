@@ -146,7 +146,7 @@ def _with_tensors(writer: Writer, network: Backbone) -> dict[str, Any]:
     Of a network at another input size these are the tensors of the original one, and those that
     were made for the size.
     """
-    native = network.native or network
+    native, shape = network.native or network, network.input_shape
     return {
         "name": network.name,
         "fingerprint": network.fingerprint,
@@ -156,7 +156,7 @@ def _with_tensors(writer: Writer, network: Backbone) -> dict[str, Any]:
         "class_ids": None if network.class_ids is None else list(network.class_ids),
         "preprocess": _preprocessing(writer, native.preprocess),
         "tensors": _tensors(writer, native.module, native.module.state_dict()),
-        "image_size": None if network.native is None else network.input_shape[-1],
+        "image_size": None if network.native is None or shape is None else shape[-1],
         "resized": _resized_tensors(writer, network),
     }
 

@@ -347,7 +347,7 @@ class _Network(nn.Module):
         stages = stages_of(backbone)
         last = max(list(stages).index(output.layer) for output in outputs)
         self.names = list(stages)[: last + 1]
-        own = [_with_rows(backbone, stages[name]) for name in self.names]
+        own: list[Any] = [_with_rows(backbone, stages[name]) for name in self.names]
         self.backbone, self.prepare, self.stages = backbone, prepare, nn.ModuleList(own)
         learned: dict[int, _LearnedMean] = {}
         self.parts: list[list[Any]] = []  # of each output: a layer with a pooling, or a mean
