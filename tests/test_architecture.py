@@ -30,7 +30,11 @@ WITHOUT_TORCH = ["data", "transferability"]
 # One file for each source of backbones, the only one that imports its library.
 SOURCES = {
     "timm": ["backbones/timm.py"],
-    "transformers": ["backbones/model_folders.py", "backbones/text_folders.py"],
+    "transformers": [
+        "backbones/image_folders.py",
+        "backbones/model_folders.py",
+        "backbones/text_folders.py",
+    ],
 }
 OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}
 OPTIONAL |= {"captum", "cleanlab", "jinja2", "matplotlib", "skops"}

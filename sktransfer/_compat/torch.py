@@ -29,6 +29,7 @@ __all__ = [
     "pointwise_convolution",
     "shallow_copy",
     "uncompiled",
+    "version_of",
 ]
 
 BatchNormBase = nn.modules.batchnorm._BatchNorm
@@ -161,3 +162,8 @@ def pointwise_convolution(
     """
     run = torch.ops.mkldnn._convolution_pointwise
     return run(x, weight, bias, *sizes, activation, scalars, "")
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often operations in place have changed a tensor."""
+    return tensor._version

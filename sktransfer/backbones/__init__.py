@@ -19,7 +19,7 @@ from .layers import (
     weighted_layers,
 )
 from .pooling import POOLINGS, as_pooling, is_channels_last, pool
-from .preprocessing import ImagePreprocessing
+from .preprocessing import ImagePreprocessing, ProcessorPreprocessing
 from .registry import list_backbones, load_backbone, modality_of, register_backbone
 from .stages import stages_of, trace
 from .weights import seeded
@@ -29,6 +29,7 @@ __all__ = [
     "Backbone",
     "ImagePreprocessing",
     "LayerInfo",
+    "ProcessorPreprocessing",
     "as_pooling",
     "boundary",
     "describe",

@@ -69,6 +69,8 @@ class Backbone:
         not change, and leaves the network that it is given as it is.
     patch_size : int, default=None
         Sides of images are multiples of this, if all pixels are to be used.
+    cutter : callable, default=None
+        From this backbone to its :class:`Cut`, for networks that cannot be traced.
 
     Attributes
     ----------
@@ -105,6 +107,7 @@ class Backbone:
         licence: str | None = None,
         resize: Callable[[nn.Module, int], nn.Module] | None = None,
         patch_size: int | None = None,
+        cutter: Callable[[Backbone], Any] | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
@@ -125,6 +128,7 @@ class Backbone:
         self.licence = licence
         self.resize = resize
         self.patch_size = patch_size
+        self.cutter = cutter
         # This backbone at the size that its weights were trained with, where another was asked for.
         self.native: Backbone | None = None
         self._fingerprint: str | None = None

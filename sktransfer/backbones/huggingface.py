@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from .backbone import Backbone
+from .image_folders import load_image_folder
 from .model_folders import IMAGE_FILES, find_folder, local_folder, modality_of_folder
 from .text_folders import load_text_folder
 
@@ -17,7 +18,8 @@ def load_hf(name: str, weights: str | None, *, download: bool = True) -> Backbon
 
     A network for texts becomes a sentence encoder. The vectors of tokens are pooled as the folder's
     configuration for sentence-transformers says. A folder of transformers without one gives the
-    mean over tokens, not normalised.
+    mean over tokens, not normalised. A network for images is divided into blocks, and its
+    preprocessing is that of its folder.
 
     Parameters
     ----------
@@ -48,10 +50,7 @@ def load_hf(name: str, weights: str | None, *, download: bool = True) -> Backbon
             "and preprocessing; give it as 'hf:<folder>'."
         )
     if modality_of_folder(folder) == "image":
-        raise ValueError(
-            f"backbone {name!r}: {str(folder)!r} holds a network for images. For images, use the "
-            "networks of torchvision or of timm ('timm:<name>')."
-        )
+        return load_image_folder(name, folder, weights)
     return load_text_folder(name, folder, weights)
 
 

@@ -161,7 +161,11 @@ def is_classifier_folder(folder: Path) -> bool:
 
 
 def load_network(
-    name: str, folder: Path, weights: str | None, auto_class: str = "AutoModel"
+    name: str,
+    folder: Path,
+    weights: str | None,
+    auto_class: str = "AutoModel",
+    keeps_pooler: bool = False,
 ) -> nn.Module:
     """Build the network of a folder with random weights or with the tensors of the folder.
 
@@ -172,7 +176,9 @@ def load_network(
     folder : Path
     weights : {"default", None}
     auto_class : str, default="AutoModel"
-        The class of transformers that chooses that of the network.
+        The class of transformers that chooses that of the network, or that of the network.
+    keeps_pooler : bool, default=False
+        Whether a pooler whose weights are in the folder belongs to the network.
 
     Returns
     -------
@@ -199,8 +205,10 @@ def load_network(
         f"{str(file)!r}, of the family {family!r:.40}, cannot be read by transformers, and code "
         f"{own}. Give the network itself: load_backbone(module, preprocess=…, modality=…)"
     )
+    # The configuration of a network for images and texts contains that of its part for images.
+    of_network = getattr(getattr(transformers, auto_class), "config_class", None)
     with quiet(), explained(name, problem):
-        config = transformers.AutoConfig.from_pretrained(
+        config = (of_network or transformers.AutoConfig).from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     texts = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -213,8 +221,8 @@ def load_network(
     else:
         problem = f"{str(file)!r} is no network that transformers can build"
         with quiet(), explained(name, problem):
-            made = random_weights(lambda: cls.from_config(config))
-    return _without_unused(made, settings)
+            made = random_weights(lambda: getattr(cls, "from_config", cls)(config))
+    return _without_unused(made, settings, keeps_pooler)
 
 
 def make_bert(**settings: Any) -> nn.Module:
@@ -259,12 +267,15 @@ def _pretrained(name: str, folder: Path, config: Any, cls: Any) -> nn.Module:
     problem = f"{str(files[0])!r} cannot be read by transformers as its config.json says"
     with quiet(), explained(name, problem):
         model, info = cls.from_pretrained(folder, **options)
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
+    absent = sorted(info["missing_keys"])
+    missing = [key for key in absent if not key.startswith("pooler")]
     if missing:
         raise ValueError(
             f"backbone {name!r}: {len(missing)} tensors are missing in {str(files[0])!r}, the "
             f"first of them {missing[0]!r}. Is the folder that of another network?"
         )
+    if absent:  # many folders have an encoder without it
+        model.pooler = None
     _check_types(model, types)
     check_finite(f"backbone {name!r}: {str(files[0])!r}", model)
     return model
@@ -294,9 +305,9 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
             )
 
 
-def _without_unused(model: Any, settings: dict) -> nn.Module:
+def _without_unused(model: Any, settings: dict, keeps_pooler: bool = False) -> nn.Module:
     """Remove from a network what is not used, and what depends on the path of its files."""
-    has_pooler = getattr(model, "pooler", None) is not None
+    has_pooler = getattr(model, "pooler", None) is not None and not keeps_pooler
     if has_pooler and not type(model).__name__.endswith("ForSequenceClassification"):
         model.pooler = None
     # Every block holds the configuration, with the folder and the version of transformers. The
@@ -343,6 +354,6 @@ def transformers_library():
         import transformers
     except ImportError:
         raise ImportError(
-            "Sentence encoders need transformers: pip install 'sktransfer[transformers]'"
+            "Networks of transformers need that library: pip install 'sktransfer[transformers]'"
         ) from None
     return transformers

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ..data import Modality, forward_strides
 
 __all__ = [
     "ImagePreprocessing",
+    "ProcessorPreprocessing",
     "TransformPreprocessing",
     "as_preprocessing",
     "center_crop",
@@ -77,6 +79,11 @@ class ImagePreprocessing:
     interpolation: str = "bilinear"
     crop_mode: str = "center"
 
+    # How the first pixel of a crop is found, and whether Pillow resizes where sides are scaled by
+    # different factors.
+    _rounding: ClassVar[Callable[[float], int]] = round
+    _by_pillow: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.crop_mode not in _CROP_MODES:
             raise ValueError(f"crop_mode={self.crop_mode!r}: one of {', '.join(_CROP_MODES)}")
@@ -99,7 +106,7 @@ class ImagePreprocessing:
         """
         x = self._resize(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
         x = self._with_border(x) if self.crop_mode == "border" else x
-        return center_crop(x, _pair(self.crop))
+        return center_crop(x, _pair(self.crop), type(self)._rounding)
 
     def scaled(self, x: torch.Tensor) -> torch.Tensor:
         """Scale the channels of a resized image.
@@ -117,7 +124,7 @@ class ImagePreprocessing:
 
     def _resize(self, image: np.ndarray) -> torch.Tensor:
         size = self._resized_size(*image.shape[:2])
-        if self.crop_mode != "center" and image.dtype == np.uint8:
+        if self.crop_mode != "center" and image.dtype == np.uint8 and self._by_pillow:
             # Pillow chooses the order of its two passes by the sizes, torchvision does not: where
             # the sides are scaled by different factors, values differ by up to 30 of 255.
             return resize_by_pillow(image, size, self.interpolation)
@@ -177,6 +184,17 @@ class ImagePreprocessing:
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of one preprocessed image, ``(3, height, width)``."""
         return (3, *_pair(self.crop))
+
+
+class ProcessorPreprocessing(ImagePreprocessing):
+    """Resize, crop and scale as the image processors of transformers do.
+
+    The parameters are those of :class:`ImagePreprocessing`. torchvision resizes in all modes, and
+    the first pixel of a crop is rounded down: one pixel is 12 of 255 levels in the mean.
+    """
+
+    _rounding = math.floor
+    _by_pillow = False
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -325,7 +343,9 @@ def resize_by_pillow(image: np.ndarray, size: Sequence[int], mode: str) -> torch
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def center_crop(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def center_crop(
+    x: torch.Tensor, size: tuple[int, int], rounding: Callable[[float], int] = round
+) -> torch.Tensor:
     """Cut out the centre, filled up with zeros where the image is smaller.
 
     Parameters
@@ -333,6 +353,8 @@ def center_crop(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     x : Tensor of shape (channels, height, width)
     size : (int, int)
         Height and width.
+    rounding : callable, default=round
+        Of the first row and column.
 
     Returns
     -------
@@ -342,7 +364,7 @@ def center_crop(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if any(missing):
         (high, wide) = missing
         x = F.pad(x, [wide // 2, (wide + 1) // 2, high // 2, (high + 1) // 2])
-    top, left = (round((now - side) / 2) for side, now in zip(size, x.shape[1:], strict=True))
+    top, left = (rounding((now - side) / 2) for side, now in zip(size, x.shape[1:], strict=True))
     return x[:, top : top + size[0], left : left + size[1]]
 
 

@@ -262,10 +262,10 @@ def load_backbone(
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable, Backbone or fitted estimator
-        A name from :func:`list_backbones`, ``"timm:<name>"``, ``"hf:<folder or name>"`` for an
-        encoder of texts in the format of transformers, your own network, a function without
-        arguments that returns one, or a fitted :class:`FineTunedClassifier`. A module is copied;
-        the original is not changed.
+        A name from :func:`list_backbones`, ``"timm:<name>"``, ``"hf:<folder or name>"`` for a
+        network for images or texts in the format of transformers, your own network, a function
+        without arguments that returns one, or a fitted :class:`FineTunedClassifier`. A module is
+        copied; the original is not changed.
     weights : str, Path, word vectors or None, default="default"
         For names: "default" for the recommended published weights, the name of another
         published set, the path of a file of tensors, or None for random initialisation
@@ -496,8 +496,8 @@ def unknown_backbone(name: str, known: Iterable[str]) -> ValueError:
     unknown = f"backbone {shorten(name, 80)!r} is not known."
     if "/" in name:
         return ValueError(
-            f"{unknown} A sentence encoder of the Hugging Face hub, or in a folder, is "
-            f"'hf:{shorten(name, 80)}'. Networks for images are those of torchvision and "
+            f"{unknown} A network of the Hugging Face hub, or in a folder, is "
+            f"'hf:{shorten(name, 80)}'. Networks for images are also those of torchvision and "
             "'timm:<name>', such as 'timm:vit_base_patch16_224'."
         )
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)

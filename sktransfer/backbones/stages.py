@@ -150,6 +150,9 @@ def _single(module: nn.Module, why: str) -> Cut:
 def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
     """Cut a network into stages, some of them, by position, joined with those after them."""
     module = backbone.module
+    if backbone.cutter is not None:
+        mixed = "some of its modules do not give a row for each sample"
+        return _single(module, mixed) if joined else backbone.cutter(backbone)
     try:
         graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from copy import deepcopy
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids, unique_names
 from .preprocessing import ImagePreprocessing
 from .stages import modules_around, trace
-from .weights import load_weights, n_outputs, random_weights
+from .weights import copy_sharing_tensors, load_weights, n_outputs, random_weights
 
 __all__ = ["load_timm", "timm_names"]
 
@@ -85,8 +83,7 @@ def _create(timm, name: str, pretrained: bool = False) -> Any:
 
 def _with_input_size(module: nn.Module, image_size: int) -> nn.Module:
     """Return a copy for images of another size, which shares the tensors that do not change."""
-    tensors = {id(t): t for t in chain(module.parameters(), module.buffers())}
-    made: Any = deepcopy(module, tensors)
+    made = copy_sharing_tensors(module)
     with warnings.catch_warnings():  # timm 1.0.31 indexes with a list, of which torch warns
         warnings.simplefilter("ignore", UserWarning)
         made.set_input_size(img_size=(image_size, image_size))

@@ -10,6 +10,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .._compat.torch import keep_versions
 __all__ = [
     "check_finite",
     "check_sha256",
+    "copy_sharing_tensors",
     "first_line",
     "licence_of_folder",
     "licence_of_package",
@@ -337,6 +339,22 @@ def _modern(name: str, wanted) -> str:
 def _shorten(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def copy_sharing_tensors(module: nn.Module) -> Any:
+    """Copy a module, whose copy has the same parameters and buffers.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    torch.nn.Module
+        Its settings, and tensors that it replaces, are its own.
+    """
+    tensors = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    return deepcopy(module, tensors)
 
 
 def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:

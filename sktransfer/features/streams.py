@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backbones import Backbone, ImagePreprocessing
+from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..engines import resolve_device
 from .compute import (
     SampleError,
@@ -73,7 +73,7 @@ class Stream:
         self._how = {"engine": engine, "precision": precision, "dtype": dtype}
         self._kept = _Kept(len(samples), keep_bytes)
         preprocess: Any = self.backbone.preprocess
-        two_steps = type(preprocess) is ImagePreprocessing
+        two_steps = type(preprocess) in (ImagePreprocessing, ProcessorPreprocessing)
         self._resize = preprocess.resized if two_steps else None
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ from sklearn.utils import Bunch
 from torch import nn
 
 from .._compat.torch import LossBase, buffers_of
-from ..backbones import Backbone, ImagePreprocessing
+from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..backbones.fingerprint import is_library
 from ..backbones.text_encoders import TokenizerPreprocessing
 from ..data import ClassTarget, IndicatorTarget, NumericTarget
@@ -78,6 +78,7 @@ OWN: dict[str, Any] = {
         OwnClassesCandidate,
         PretrainedClassifier,
         PretrainedFeatureExtractor,
+        ProcessorPreprocessing,
         RidgeProbe,
         SizeChoice,
         TokenWeights,
