@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -99,6 +100,31 @@ def no_network():
 def loopback(monkeypatch):
     """Connections to servers of this machine are possible in a test."""
     monkeypatch.setitem(ALLOWED, "this machine", True)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    if None in programs:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ALLOWED, "this machine", True)  # the driver is a server
+        browser = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+        yield browser
+        browser.quit()
 
 
 @pytest.fixture(autouse=True, scope="session")

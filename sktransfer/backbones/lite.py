@@ -211,7 +211,7 @@ def load_lite(name: str, weights: Any, *, download: bool = True) -> Backbone:
         name,
         module,
         preprocess=scale,
-        classes=imagenet_classes() if is_imagenet else range(n_classes),
+        classes=imagenet_classes() if is_imagenet else [str(i) for i in range(n_classes)],
         class_ids=imagenet_ids() if is_imagenet else None,
         loaded_by=(name, weights) if weights == "default" else None,
         licence=licence_of_package(_package(name)) if weights == "default" else None,

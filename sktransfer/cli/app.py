@@ -173,6 +173,34 @@ def layers(
     print_lines(f"The default layer is {penultimate(backbone)}.")
 
 
+def serve(
+    path: Annotated[Path, typer.Argument(help="A file that train or sktransfer.save wrote.")],
+    host: Annotated[str, typer.Option(help="0.0.0.0 serves other machines, too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    threads: Annotated[int, typer.Option(min=1, help="Requests computed at once.")] = 4,
+    queue: Annotated[int, typer.Option(min=1, help="Open requests; others get status 503.")] = 64,
+    max_mb: Annotated[int, typer.Option(min=1, help="Size of a request, in MB.")] = 20,
+    explain: Annotated[
+        bool, typer.Option(help="Show on the page what a prediction depends on.")
+    ] = True,
+) -> None:
+    """Serve a model: a page with a field for an image or a text, and predictions as JSON."""
+    try:
+        import uvicorn
+
+        from .service import make_service
+    except ImportError:
+        raise ImportError("serve requires: pip install 'sktransfer[serve]'") from None
+    from ..persistence import load
+    from .output import note
+
+    service = make_service(load(path), n_threads=threads, max_bytes=max_mb * 10**6, explain=explain)
+    note(f"Serving {path} at http://{host}:{port}; end it by Ctrl-C.")
+    uvicorn.run(
+        service, host=host, port=port, limit_concurrency=queue, log_level="warning", ws="none"
+    )
+
+
 def demo() -> None:
     """Run a demonstration on photographs and digits. Takes one or two minutes, works offline."""
     from .demo import run
@@ -192,5 +220,6 @@ COMMANDS = (
     backbones,
     layers,
     cache,
+    serve,
     demo,
 )

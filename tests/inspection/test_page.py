@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,14 @@ from sklearn.pipeline import make_pipeline
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.inspection import report
-from tests.offline import ALLOWED
 from tests.support import tiny_backbone
 
 for library in ("selenium", "jinja2", "captum", "cleanlab"):
     pytest.importorskip(library)
 
-from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-PROGRAMS = [shutil.which("chromium"), shutil.which("chromedriver")]
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(None in PROGRAMS, reason="chromium and chromedriver are not installed"),
-]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +38,10 @@ def page(colours, tmp_path_factory) -> Path:
     return report(model, paths, np.append(y, y[0]), folder / "page.html", cv=3).path
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = PROGRAMS[0]
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ALLOWED, "this machine", True)  # the driver is a server
-        browser = webdriver.Chrome(options, webdriver.ChromeService(PROGRAMS[1]))
-        yield browser
-        browser.quit()
-
-
 @pytest.fixture
 def driver(browser, page):
+    for log in ("browser", "performance"):  # of pages of other tests
+        browser.get_log(log)
     browser.get(page.as_uri())
     return browser
 

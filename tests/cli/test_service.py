@@ -1,0 +1,217 @@
+"""The service of ``sktransfer serve``, in this process and as a program with a browser."""
+
+import io
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+
+from sktransfer import (
+    FineTunedClassifier,
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    load_backbone,
+    save,
+)
+from tests.support import TinyNet, images, tiny_backbone
+
+for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
+    pytest.importorskip(library)
+
+import httpx  # noqa: E402
+from fastapi.testclient import TestClient  # noqa: E402
+
+from sktransfer.cli.service import make_service  # noqa: E402
+
+X, Y = images(12), np.array(["<b>ant", "bee", "wasp"] * 4)
+pytestmark = pytest.mark.integration
+
+
+def encode(image) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pipeline(last=None):
+    last = LogisticRegression() if last is None else last
+    return make_pipeline(PretrainedFeatureExtractor(tiny_backbone(), n_jobs=2), last)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pipeline().fit(X, Y)
+
+
+@pytest.fixture
+def client(model):
+    with TestClient(make_service(model, max_bytes=50_000)) as client:
+        yield client
+
+
+def send(client, content: bytes, path: str = "/predict", name: str = "a.png"):
+    return client.post(path, files={"file": (name, content)})
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [pipeline(), FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0)],
+    ids=["pipeline", "fine-tuned"],
+)
+def test_uploads_in_eight_threads_get_the_probabilities_of_the_model(estimator):
+    model = estimator.fit(X, Y)
+    contents = [encode(image) for image in X] * 4
+    with TestClient(make_service(model)) as client, ThreadPoolExecutor(8) as pool:
+        answers = [
+            a.raise_for_status().json() for a in pool.map(lambda c: send(client, c), contents)
+        ]
+    found = [[answer["probabilities"][name] for name in model.classes_] for answer in answers]
+    np.testing.assert_allclose(found, model.predict_proba(contents), atol=1e-5)
+    assert [answer["prediction"] for answer in answers] == model.predict(contents).tolist()
+
+
+def test_numbers_have_no_probabilities():
+    model = pipeline(Ridge()).fit(X, np.arange(12.0))
+    with TestClient(make_service(model)) as client:
+        answer = send(client, encode(X[3])).json()
+    assert answer["probabilities"] is None
+    assert answer["prediction"] == pytest.approx(model.predict([X[3]])[0], rel=1e-4)
+
+
+def test_the_classes_of_the_network_itself_are_served():
+    model = PretrainedClassifier(tiny_backbone()).fit(X)
+    with TestClient(make_service(model)) as client:
+        assert send(client, encode(X[3])).json()["prediction"] == model.predict([X[3]])[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"/etc/hostname", b"http://localhost/a.png", b"%PDF-1.4"])
+@pytest.mark.parametrize("path", ["/predict", "/"])
+def test_what_is_no_image_has_status_422_and_is_no_name_of_a_file(client, content, path):
+    answer = send(client, content, path)
+    assert answer.status_code == 422
+    assert "not an image" in answer.text or "empty" in answer.text
+
+
+def test_a_request_that_is_too_large_has_status_413_and_the_next_one_is_answered(client):
+    answer = send(client, bytes(60_000))
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "A request has at most 50,000 bytes.",
+    )
+    assert send(client, encode(X[0])).status_code == 200
+
+
+def test_a_request_without_a_sample_has_status_422(client):
+    assert client.post("/predict").status_code == 422
+    assert client.post("/predict", json={"text": "a"}).status_code == 422
+
+
+def test_health_and_the_description_of_the_service(client):
+    health = client.get("/health").json()
+    assert (health["status"], health["model"], health["network"]) == ("ok", "Pipeline", "tinynet")
+    assert list(client.get("/openapi.json").json()["paths"]) == ["/health", "/", "/predict"]
+    assert client.get("/docs").status_code == 200
+
+
+def test_names_and_labels_are_text_on_the_page(client):
+    page = send(client, encode(X[0]), "/", "<script>alert(1)</script>.png")
+    assert page.status_code == 200
+    assert "<script" not in page.text
+    assert "&lt;script&gt;" in page.text
+    assert "&lt;b&gt;ant" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_texts_are_served_as_json_and_on_the_page(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("good 1 0\nbad 0 1\nfilm 0.5 0.5\n")
+    extractor = PretrainedFeatureExtractor("word-vectors", weights=str(path))
+    texts = ["good film", "bad film"] * 4
+    model = make_pipeline(extractor, LogisticRegression()).fit(texts, ["yes", "no"] * 4)
+    with TestClient(make_service(model)) as client:
+        assert client.post("/predict", json={"text": "a good film"}).json()["prediction"] == "yes"
+        assert client.post("/predict", json={"text": 3}).status_code == 422
+        page = client.post("/", data={"text": "bad <i>film"})
+    assert 'id="prediction">no<' in page.text
+    assert "&lt;" in page.text and "<i>" not in page.text
+
+
+def test_a_network_for_arrays_is_refused():
+    network = load_backbone(TinyNet(), modality="array", preprocess=None)
+    model = PretrainedFeatureExtractor(network)
+    with pytest.raises(ValueError, match="takes files or texts, and the network arrays"):
+        make_service(model)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The address of ``sktransfer serve``, its process and the model."""
+    model = make_pipeline(PretrainedFeatureExtractor(image_size=64), LogisticRegression())
+    path = tmp_path_factory.mktemp("served") / "model.skt"
+    save(model.fit(X, Y), path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "sktransfer", "serve", str(path), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        yield f"http://127.0.0.1:{port}", process, model
+        process.kill()
+
+
+def wait_for(address: str, process) -> None:
+    while process.poll() is None:
+        try:
+            return httpx.get(f"{address}/health", timeout=60).raise_for_status()
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(process.stderr.read())
+
+
+def test_a_program_answers_100_requests_of_eight_clients(program, loopback, interrupts):
+    address, process, model = program
+    wait_for(address, process)
+    contents = [encode(X[i % 12]) for i in range(100)]
+
+    def client(some: list[bytes]) -> list[dict]:
+        with httpx.Client(base_url=address, timeout=120) as connection:
+            return [send(connection, content).raise_for_status().json() for content in some]
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(client, [contents[i::8] for i in range(8)]))
+    expected = model.predict_proba(X)
+    for i, part in enumerate(parts):
+        found = [[answer["probabilities"][name] for name in model.classes_] for answer in part]
+        np.testing.assert_allclose(found, expected[np.arange(i, 100, 8) % 12], atol=1e-4)
+
+
+def test_the_page_of_the_program_takes_an_upload_in_a_browser(program, loopback, browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    address, process, model = program
+    wait_for(address, process)
+    Image.fromarray(X[1]).save(tmp_path / "bee.png")
+    browser.get(address)
+    browser.find_element(By.NAME, "file").send_keys(str(tmp_path / "bee.png"))
+    browser.find_element(By.TAG_NAME, "button").click()
+    assert browser.find_element(By.ID, "prediction").text == model.predict([X[1]])[0]
+    pictures = browser.find_elements(By.TAG_NAME, "img")
+    assert [picture.get_property("naturalWidth") > 0 for picture in pictures] == [True, True]
+    assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
+
+
+def test_an_interrupt_ends_the_program(program, loopback, interrupts):
+    address, process, _ = program
+    wait_for(address, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    errors = process.stderr.read()
+    assert "end it by Ctrl-C" in errors
+    assert "Traceback" not in errors
