@@ -46,12 +46,13 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[_SWEEP]
     if not rows:
         return
-    table = pd.DataFrame(rows).set_index("network")
     path = config.getoption("--sweep-table")
     if path:
-        table.to_csv(path)
-    terminalreporter.section("networks against forward hooks")
-    terminalreporter.write_line(table.drop(columns="unreached").to_string())
+        pd.DataFrame(rows).set_index("network").to_csv(path)
+    terminalreporter.section("networks")
+    for columns in dict.fromkeys(tuple(row) for row in rows):  # a table for each sweep
+        table = pd.DataFrame([row for row in rows if tuple(row) == columns]).set_index("network")
+        terminalreporter.write_line(table.drop(columns="unreached", errors="ignore").to_string())
 
 
 @pytest.fixture

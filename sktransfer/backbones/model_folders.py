@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 from itertools import chain
@@ -307,8 +308,8 @@ def _check_types(model: nn.Module, types: dict[str, tuple[Path, str]]) -> None:
 
 def _without_unused(model: Any, settings: dict, keeps_pooler: bool = False) -> nn.Module:
     """Remove from a network what is not used, and what depends on the path of its files."""
-    has_pooler = getattr(model, "pooler", None) is not None and not keeps_pooler
-    if has_pooler and not type(model).__name__.endswith("ForSequenceClassification"):
+    can_lack_it = "add_pooling_layer" in inspect.signature(type(model)).parameters
+    if can_lack_it and not keeps_pooler:
         model.pooler = None
     # Every block holds the configuration, with the folder and the version of transformers. The
     # fingerprint gets the hash of the rest.

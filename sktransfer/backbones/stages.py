@@ -99,7 +99,7 @@ def cut_of(backbone: Any) -> Cut:
     with TRACING:  # two threads must not cut one network twice
         if "cut" not in backbone.prepared:
             given = backbone.stages
-            backbone.prepared["cut"] = _cut_network(backbone) if not given else _given(given)
+            backbone.prepared["cut"] = _cut_network(backbone) if not given else _given(backbone)
         return backbone.prepared["cut"]
 
 
@@ -138,9 +138,10 @@ def has_matrix(stage: nn.Module) -> bool:
     return any(parameter.ndim > 1 for parameter in stage.parameters())
 
 
-def _given(stages) -> Cut:
-    why = "it is given as one stage" if len(stages) == 1 else ""
-    return Cut(dict(stages), why_single=why)
+def _given(backbone: Any) -> Cut:
+    stages = dict(backbone.stages or {})
+    why = backbone.why_whole or "it is given as one stage"
+    return Cut(stages, why_single=why if len(stages) == 1 else "")
 
 
 def _single(module: nn.Module, why: str) -> Cut:

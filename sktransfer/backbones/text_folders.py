@@ -384,7 +384,11 @@ def _classifier(name: str, folder: Path, weights) -> dict[str, Any]:
     """Return the stages of a classifier of sequences, the preprocessing and the classes."""
     model = load_network(name, folder, weights, "AutoModelForSequenceClassification")
     preprocess = _preprocessing(name, folder, model)
-    stages, why = cut_encoder(name, model, preprocess.chunk_length, is_classifier=True)
+    ids = preprocess("a")
+    last_id = int(ids[ids > 0][-1]) - 1 if ids.any() else None
+    stages, why = cut_encoder(
+        name, model, preprocess.chunk_length, last_id=last_id, is_classifier=True
+    )
     config: Any = model.config
     parts = {"stages": stages, "preprocess": preprocess, "why_whole": why}
     if config.problem_type == "multi_label_classification":  # no probabilities that sum to one

@@ -49,7 +49,6 @@ __all__ = [
 _NEVER = torch.finfo(torch.bfloat16).min
 TINY = 1e-30  # marks a vector of zeros as that of a token
 _SAMPLE = 3, 24  # texts and tokens of the sample that networks are cut on
-_WRONG = 1e-5  # the greatest relative difference of a network from its stages
 
 
 def _tokens(x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +69,12 @@ def _in_chunks(run: Callable, x: torch.Tensor, longest: int | None) -> torch.Ten
 
 
 def cut_encoder(
-    name: str, model: Any, longest: int | None = None, *, is_classifier: bool = False
+    name: str,
+    model: Any,
+    longest: int | None = None,
+    *,
+    last_id: int | None = None,
+    is_classifier: bool = False,
 ) -> tuple[dict[str, nn.Module], str]:
     """Divide a network into stages that compute the same, or keep it whole.
 
@@ -82,6 +86,8 @@ def cut_encoder(
         It runs on ids of tokens alone.
     longest : int, default=None
         The number of positions after which a text begins again.
+    last_id : int, default=None
+        With which texts end, as the tokenizer has it. It may be that of padding.
     is_classifier : bool, default=False
         Whether its outputs are logits, one vector for each text.
 
@@ -95,7 +101,7 @@ def cut_encoder(
     Raises
     ------
     ValueError
-        If the network does not run on ids alone.
+        If the network does not run on ids alone, or gives other vectors where padding follows.
     """
     padding = getattr(model.config, "pad_token_id", None) or 0
     model.config.use_cache = False
@@ -108,7 +114,18 @@ def cut_encoder(
     )
     with explained(name, problem):
         ids = _sample_ids(model.config.vocab_size)
+        if is_classifier:  # some look for the last id that is not that of padding
+            ids[ids == padding + 1] = 1 + int(padding == 0)
+        ids[1, 14] = ids[1, 14] if last_id is None else last_id + 1
         expected = _run([whole], ids)
+        alone = _run([whole], ids[1:2, :15])
+    together = expected[1:2] if is_classifier else expected[1:2, :15]
+    if not _agree(together, alone, 1e-4):
+        raise ValueError(
+            f"backbone {name!r}: {type(model).__name__} gives a token other vectors where padding "
+            "follows, so that the features of a text would depend on its batch. Use a network of "
+            "another family."
+        )
     if not is_classifier:
         with contextlib.suppress(Exception):  # other families have other names
             stages = _split_encoder(model, padding, longest)
@@ -126,8 +143,9 @@ def cut_encoder(
     return {"classifier" if is_classifier else "encoder": whole}, why
 
 
-def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return bool((found - expected).norm() <= _WRONG * expected.norm())
+def _agree(found: torch.Tensor, expected: torch.Tensor, difference: float = 1e-5) -> bool:
+    """Tell whether the relative difference is no greater; NaN is."""
+    return bool((found - expected).norm() <= difference * expected.norm())
 
 
 def _sample_ids(n_ids: int) -> torch.Tensor:
@@ -350,9 +368,22 @@ class Slot(nn.Module):
 
 
 class Nothing(nn.Module):
-    """Stand in the place of a module that a stage does not need: return the vectors given."""
+    """Stand in the place of a module that a stage does not need: return the vectors given.
+
+    Parameters
+    ----------
+    width : int, default=0
+        For a table of embeddings, their width: return zeros.
+    """
+
+    def __init__(self, width: int = 0):
+        super().__init__()
+        self.width = width
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.width:
+            ids = (*args, *kwargs.values())[0]
+            return torch.zeros(*ids.shape, self.width, device=ids.device)
         vectors = (x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
         found = next((x for x in vectors if x.is_floating_point()), None)
         return self.weight if found is None else found
@@ -496,8 +527,8 @@ class _Cutter:
             raise _NoCutError("it has no list of blocks from vectors of tokens to such vectors")
         blocks = max(runs, key=lambda run: sum(p.numel() for p in _parameters(c[0] for c in run)))
         _share_position_bias([c[0] for c in blocks])
-        after = called[called.index(blocks[-1]) + 1 :] if self.output == "logits" else []
-        for module, _, _, y in after:
+        place = max(i for i, call in enumerate(called) if call is blocks[-1])
+        for module, _, _, y in called[place + 1 :] if self.output == "logits" else []:
             if isinstance(module, nn.Linear) and y.shape[-1] == output.logits.shape[-1]:
                 self.linear = module
                 blocks = [*blocks, (module, (1,), {}, y)]
@@ -516,7 +547,7 @@ class _Cutter:
         inside = {p for i, p in enumerate(self.calls) if begin <= 2 * i < end}
         whole = self._copy(self.model, inside, None)
         part = Part(whole, begin, end, self.padding, self.longest, output)
-        with torch.enable_grad():
+        with torch.enable_grad(), _all_learned(self.model):
             y = part(x)
         needed = _reached(y) - self.of_embeddings
         if begin < 0:  # instead of which other stages are given vectors
@@ -535,7 +566,7 @@ class _Cutter:
         has_slots = any(slot.startswith(f"{path}." if path else "") for slot in self.slots)
         parameters = set(module.parameters())
         if needed is not None and parameters and not has_slots and parameters.isdisjoint(needed):
-            return Nothing()
+            return Nothing(module.embedding_dim if isinstance(module, nn.Embedding) else 0)
         own = module.named_parameters(recurse=False)
         unused = [] if needed is None else [name for name, x in own if x not in needed]
         made = shallow_copy(module, **dict.fromkeys(unused))
@@ -560,6 +591,19 @@ def _parameters(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
 
 def _is_setting(name: str, value: Any) -> bool:
     return isinstance(value, str | int | float | None) and not name.startswith("_")
+
+
+@contextlib.contextmanager
+def _all_learned(model: nn.Module):
+    """Let all parameters have gradients within a block, those of fixed positions too."""
+    fixed = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    for parameter in fixed:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in fixed:
+            parameter.requires_grad_(False)
 
 
 def _reached(y: torch.Tensor) -> set[torch.Tensor]:

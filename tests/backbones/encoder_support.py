@@ -79,12 +79,17 @@ def tiny_tokenizer(padding: int):
 def write_folder(folder, family="bert", **settings):
     """Write a small random network of a family and its tokenizer, as its makers would."""
     config, small, padding, _ = FAMILIES[family]
+    return write_network(folder, config.__name__, small | settings, padding=padding)
+
+
+def write_network(folder, config, settings, auto_class="AutoModel", padding=0):
+    """Write a small random network and its tokenizer."""
     tokenizer = tiny_tokenizer(padding)
-    settings = {"vocab_size": len(tokenizer)} | small | settings
-    config = config(pad_token_id=padding, **settings)
+    settings = {"vocab_size": len(tokenizer), "pad_token_id": padding} | settings
+    config = getattr(transformers, config)(**settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config)
+        model = getattr(transformers, auto_class).from_config(config)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)

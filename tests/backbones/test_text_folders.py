@@ -8,16 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sktransfer import PretrainedFeatureExtractor, load_backbone, save
+from sktransfer import (
+    PretrainedClassifier,
+    PretrainedFeatureExtractor,
+    list_layers,
+    load_backbone,
+    save,
+)
 from sktransfer import load as load_model
 from tests.backbones.encoder_support import (
+    QWEN,
+    SMALL,
     TEXTS,
     add_sentence,
     load,
     run,
     tiny_tokenizer,
     token_vectors,
+    transformers,
     write_folder,
+    write_network,
 )
 
 
@@ -270,6 +280,51 @@ def test_a_network_in_a_folder_of_its_own_is_found(folders, tmp_path):
     expected = token_vectors(folders["bert"], TEXTS[0])[0]
     torch.testing.assert_close(run(backbone, TEXTS[:1])[0], expected, rtol=1e-5, atol=1e-5)
     assert backbone.preprocess.max_length == 12
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory):
+    """Folders of classifiers: an encoder, and a decoder that looks for the last token."""
+    parent = tmp_path_factory.mktemp("classifiers")
+    settings = {"id2label": {0: "cat", 1: "dog", 2: "mat"}}
+    name = "AutoModelForSequenceClassification"
+    of = {"bert": ("BertConfig", SMALL, 0), "qwen3": ("Qwen3Config", QWEN, 0)}
+    of["ends with padding"] = ("Qwen3Config", QWEN, 4)  # the id of [SEP], with which texts end
+    return {
+        key: write_network(parent / key, config, small | settings | {"pad_token_id": padding}, name)
+        for key, (config, small, padding) in of.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "last"),
+    {
+        "bert": ["layer.1", "sentence", "classifier"],
+        "qwen3": ["layer.1", "norm", "classifier"],
+        "ends with padding": ["classifier"],
+    }.items(),
+)
+def test_a_classifier_of_sequences_is_used_directly(family, last, classifiers):
+    name = f"hf:{classifiers[family]}"
+    assert list_layers(name)[-3:] == last
+    direct = PretrainedClassifier(name).fit(TEXTS)
+    assert direct.classes_.tolist() == ["cat", "dog", "mat"]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(name[3:]).eval()
+    inputs = [tiny_tokenizer(0)(text, return_tensors="pt") for text in TEXTS]
+    with torch.no_grad():
+        logits = [model(x.input_ids, x.attention_mask).logits[0] for x in inputs]
+    expected = torch.stack(logits).softmax(1)
+    np.testing.assert_allclose(direct.predict_proba(TEXTS), expected, atol=1e-6)
+
+
+def test_a_classifier_of_several_labels_at_once_has_features_and_no_classes(folder):
+    settings = {"id2label": {0: "cat", 1: "dog"}, "problem_type": "multi_label_classification"}
+    name = "AutoModelForSequenceClassification"
+    write_network(folder, "BertConfig", SMALL | settings, name)
+    features = PretrainedFeatureExtractor(f"hf:{folder}").fit_transform(TEXTS)
+    assert features.shape == (len(TEXTS), 16)
+    with pytest.raises(ValueError, match="declares no classes"):
+        PretrainedClassifier(f"hf:{folder}").fit(TEXTS)
 
 
 def changed_tensors(change):
