@@ -40,13 +40,14 @@ default="efficientnet_lite0"
         As in :class:`PretrainedFeatureExtractor`.
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`.
-    trainable : "head", "all", "norm", "bias", int or str, default="head"
+    trainable : "head", "all", "norm", "bias", "lora", int, str or LoraConfig, default="head"
         What is trained. "head": only the new head; the network computes each sample once. An
         int: that many of the last stages with weights. The name of a layer: its stage and all
         above. "all": all stages. "norm": of all stages only scales and shifts of normalization
-        layers; "bias": only biases, those of normalization layers included. A file of such a
-        model is small, and its training takes about two thirds of the time of "all". Parameters of
-        your module that have ``requires_grad=False`` are not trained.
+        layers; "bias": only biases, those of normalization layers included. "lora", or a
+        ``LoraConfig`` of peft: low-rank adapters of the linear layers of all stages. A file of
+        such a model is small, and its training takes about two thirds of the time of "all".
+        Parameters of your module that have ``requires_grad=False`` are not trained.
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
@@ -67,7 +68,7 @@ default="efficientnet_lite0"
         similarity of the samples to the data that the network was trained on (batch
         normalization statistics), and is 5e-5 for some stages; 1e-4 for a head alone and for
         networks with layer normalization (transformers); 3e-3 for word vectors, norms and
-        biases. For a head that is initialized at random it is multiplied by ten.
+        biases; 1e-3 for adapters. For a head that is initialized at random it is multiplied by ten.
     layer_decay : float or "auto", default="auto"
         Factor on the learning rate for each stage towards the input. "auto" is 1 with two
         exceptions for ``lr="auto"``. If all stages of a network with batch normalization are
@@ -216,7 +217,7 @@ default="efficientnet_lite0"
         weights: Any = "default",
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
-        trainable: int | str = "head",
+        trainable: Any = "head",
         head: str | Callable[..., Any] = "linear",
         head_init: str = "auto",
         train_batch_norm: bool = False,

@@ -14,7 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
-from .._compat.sklearn import Interval, StrOptions, begin_fit, fit_context, validate_parameters
+from .._compat.sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    begin_fit,
+    fit_context,
+    validate_parameters,
+)
 from ..backbones import Backbone, boundary, penultimate, stages_of
 from ..data import (
     ClassTarget,
@@ -39,6 +46,7 @@ from ..features import (
 )
 from ..transferability import hold_out, solve_probe
 from .activation_cache import ActivationCache, CachePlacement
+from .adapters import describe_adapters, is_adapter, is_lora
 from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
 from .callbacks import EpochProgress, KeepBest
 from .checkpoint import TrainingFile, describe_fit
@@ -84,7 +92,12 @@ class TunedEstimator(BackboneEstimator):
 
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
-        "trainable": [StrOptions({"head", "all", "norm", "bias"}), Count(1), str],
+        "trainable": [
+            StrOptions({"head", "all", "norm", "bias", "lora"}),
+            Count(1),
+            str,
+            HasMethods("to_dict"),  # a LoraConfig of peft
+        ],
         "head": [StrOptions({"linear", "mlp"}), callable],
         "head_init": [StrOptions({"auto", "probe", "random"})],
         "train_batch_norm": ["boolean"],
@@ -137,7 +150,8 @@ class TunedEstimator(BackboneEstimator):
         self._probe = [list(probe.shape[1:]), str(probe.dtype).removeprefix("torch.")]
         names = list(stages_of(self.backbone_))
         top = names.index(penultimate(self.backbone_)) + 1
-        n_frozen = boundary(self.backbone_, self.trainable)
+        trains_adapters = is_lora(self.trainable)
+        n_frozen = boundary(self.backbone_, "all" if trains_adapters else self.trainable)
         self.frozen_layers_, self.trained_layers_ = names[:n_frozen], names[n_frozen:top]
         now = self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
         if continues and now != before:
@@ -168,6 +182,8 @@ class TunedEstimator(BackboneEstimator):
         now, plain = getattr(self, name), (str, Real, Path)
         if now is before or (isinstance(now, plain) and isinstance(before, plain)):
             return now is not before and now != before
+        if is_lora(now) and is_lora(before):
+            return describe_adapters(now) != describe_adapters(before)
         # A different object may hold the same network.
         return (
             name != "backbone" or isinstance(now, str) or not self._is_loaded_again(self.backbone_)
@@ -264,6 +280,8 @@ class TunedEstimator(BackboneEstimator):
                 is_random = self._head_init() == "random"
                 if len(new) and not is_random:
                     self._init_head(module, unchanged, dataset, list(new), processes)
+
+                module.add_adapters(self.backbone_.name, seed)
 
                 fresh_head = len(new) > 0 and is_random
                 plan = TrainingPlan.of(self, self._target, len(dataset), seed, fresh_head)
@@ -391,10 +409,26 @@ class TunedEstimator(BackboneEstimator):
 
         ``first`` are the activations of the first sample.
         """
-        part = self.trainable if self.trainable in PARTIAL else "all"
-        settings = (self.train_batch_norm, self._precision(), part)
+        part, adapters = "all", None
+        if is_lora(self.trainable):
+            part, adapters = "lora", describe_adapters(self.trainable)
+        elif self.trainable in PARTIAL:
+            part = self.trainable
         # Without a head; tensors are those of the backbone.
-        module = deepcopy(pretrained_stages(self.backbone_, self.trained_layers_, *settings))
+        bare = pretrained_stages(
+            self.backbone_,
+            self.trained_layers_,
+            self.train_batch_norm,
+            self._precision(),
+            part=part,
+            adapters=adapters,
+        )
+        if part == "lora" and any(map(is_adapter, bare.state_dict())):
+            raise ValueError(
+                f"backbone {self.backbone_.name!r} has low-rank adapters, which trainable='all' "
+                "trains: parameters that have requires_grad=False are not trained."
+            )
+        module = deepcopy(bare)
         check_partial(module.body, module.part, self.backbone_.name, module.fixed)
         row = as_rows(first)[0]
         n_features = count_outputs(module, row)

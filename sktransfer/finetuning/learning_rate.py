@@ -27,6 +27,7 @@ _UNLIKE, _LIKE = 3e-4, 5e-5  # of all stages, by the similarity of the rows
 _LAST = 5e-5  # of some last stages
 _LAYER_NORM = 1e-4  # of transformers
 _WORDS = 3e-3  # each word occurs in few texts
+_LORA = 1e-3  # ten times that of all weights (Schulman 2025, "LoRA without regret")
 _PART = 3e-3  # of scales, shifts and biases alone
 _DECAY = 0.8  # for each stage towards the input, on rows like those of the weights
 _POWER = 4  # of the similarity: on drawings (0.3), any decay makes training worse
@@ -53,7 +54,7 @@ def auto_rates(
     -------
     lr : float
         1e-4 for a head alone and for networks with layer normalization, which are transformers;
-        3e-3 for word vectors, and for norms and biases alone; 5e-5 for some last stages of other
+        3e-3 for word vectors, and for norms and biases alone; 1e-3 for low-rank adapters; 5e-5 for some last stages of other
         networks. For all their stages, between 3e-4 and 5e-5, by the similarity of the rows to
         the data that the network was trained on.
     layer_decay : float
@@ -74,7 +75,7 @@ def _fixed_lr(module: TrainableStages, n_frozen: int) -> float | None:
     if not module.names:
         return _HEAD
     if module.part != "all":
-        return _PART
+        return _LORA if module.part == "lora" else _PART
     if hasattr(module.body[0], "restricted"):
         return _WORDS
     if any(map(_is_layer_norm, module.modules())):

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import skorch
@@ -14,6 +15,7 @@ from skorch.callbacks import Callback, Freezer, Unfreezer
 
 from ..data import Target
 from ..transferability import MANY_CLASSES
+from .adapters import describe_adapters, is_lora
 from .augmentation import check_augment
 from .callbacks import own_copy
 from .distributed import is_launched
@@ -139,6 +141,12 @@ def check_settings(estimator: Any) -> None:
     ValueError, TypeError
     """
     check_augment(estimator.augment)
+    if is_lora(estimator.trainable):
+        describe_adapters(estimator.trainable)
+    elif not isinstance(estimator.trainable, str | Integral):
+        raise TypeError(
+            f"trainable={estimator.trainable!r:.60} is no name, no number or LoraConfig."
+        )
     _check_callbacks(estimator.callbacks or (), "callbacks")
     _check_net_params(estimator)
     _refuse_in_processes(estimator)

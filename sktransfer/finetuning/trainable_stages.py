@@ -16,6 +16,7 @@ from ..backbones import pool, seeded
 from ..data import get_modality
 from ..engines import engine_for, resolve_device
 from ..features import Stream, check_outputs
+from .adapters import add_adapters, is_adapter, with_merged_adapters
 from .dataset import Activations, as_rows, as_table
 from .distributed import ONE_PROCESS, Processes
 
@@ -60,11 +61,13 @@ class TrainableStages(nn.Module):
         Whether batch norm in trained stages updates its statistics. If not, it stays in
         ``eval`` mode.
     precision : {"float32", "bfloat16"}
-    part : {"all", "norm", "bias"}, default="all"
+    part : {"all", "norm", "bias", "lora"}, default="all"
         Which parameters of the stages are trained; see :func:`select_parameters`.
     fixed : collection of str, default=None
         Names of parameters of the stages that are not trained. None is those without
         ``requires_grad``.
+    adapters : dict, default=None
+        Settings of the low-rank adapters of ``part="lora"``, which :meth:`add_adapters` adds.
 
     Attributes
     ----------
@@ -89,6 +92,7 @@ class TrainableStages(nn.Module):
         precision: str,
         part: str = "all",
         fixed: Collection[str] | None = None,
+        adapters: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.names = list(stages)
@@ -101,6 +105,7 @@ class TrainableStages(nn.Module):
             named = self.body.named_parameters()
             fixed = [name for name, parameter in named if not parameter.requires_grad]
         self.fixed = frozenset(fixed)
+        self.adapters = adapters
         self.n_trainings = 0
         # A tensor, since a network would be compiled again for each new Python integer.
         self._seed = torch.zeros((), dtype=torch.int64)
@@ -116,6 +121,13 @@ class TrainableStages(nn.Module):
     def unfreeze(self) -> TrainableStages:
         """Let the parameters that are trained have gradients, and no others."""
         select_parameters(self.body, self.part, self.fixed)
+        return self
+
+    def add_adapters(self, backbone: str, seed: int) -> TrainableStages:
+        """Add the low-rank adapters, if there are to be any and there are none yet."""
+        if self.adapters is not None and not any(map(is_adapter, self.state_dict())):
+            self.adapters = add_adapters(self.body, self.adapters, backbone, seed)
+            self.unfreeze()
         return self
 
     @property
@@ -227,11 +239,11 @@ def select_parameters(
     ----------
     stages : torch.nn.Sequential
         The head is the last one; all its parameters are trained.
-    part : {"all", "norm", "bias"}
+    part : {"all", "norm", "bias", "lora"}
         Which parameters of the other stages are trained: all; scales and shifts of
-        normalization layers (Frankle, Schwab, Morcos 2021, arXiv:2003.00152); or biases, those
+        normalization layers (Frankle, Schwab, Morcos 2021, arXiv:2003.00152); biases, those
         of normalization layers included (BitFit: Ben Zaken, Ravfogel, Goldberg 2022,
-        arXiv:2106.10199).
+        arXiv:2106.10199); or those of low-rank adapters.
     fixed : collection of str, default=frozenset()
         Names of parameters that are not trained in any case.
     """
@@ -263,6 +275,8 @@ def check_partial(
     ValueError
         If there are none.
     """
+    if part == "lora":  # adapters are added later, to layers of which none may be there
+        return
     if part != "all" and next(_partial(stages, part), None) is None:
         noun = {"norm": "normalization layers with parameters", "bias": "biases"}[part]
         raise ValueError(
@@ -282,6 +296,9 @@ def check_partial(
 
 def _partial(stages: nn.Sequential, part: str) -> Iterator[nn.Parameter]:
     if part == "all":
+        return
+    if part == "lora":
+        yield from (p for name, p in stages.named_parameters() if is_adapter(name))
         return
     belongs = PARTIAL[part]
     for stage in list(stages)[:-1]:
@@ -357,7 +374,7 @@ def head_inputs(
     module: TrainableStages, activations: np.ndarray | Stream | Activations, device: str = "cpu"
 ) -> np.ndarray:
     """Compute the input of the head from activations at the cache."""
-    body = nn.Sequential(*list(module.eval().body)[:-1])
+    body = nn.Sequential(*list(with_merged_adapters(module).eval().body)[:-1])
     has_tokens = activations.dtype == object  # rows of tokens differ in length
     return run_rows(body, activations, device, {}, has_tokens=has_tokens)
 

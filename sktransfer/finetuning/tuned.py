@@ -18,6 +18,7 @@ from torch import nn
 from ..backbones import Backbone, stages_of
 from ..data import open_target
 from ..features import Stream
+from .adapters import check_adapters, is_adapter, with_merged_adapters
 from .heads import build_module, describe_module
 from .plan import TrainingPlan, without_callbacks
 from .trainable_stages import TrainableStages, run_rows
@@ -114,7 +115,7 @@ class TunedNetwork:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
-        body, engines = self._once("body", lambda: (nn.Sequential(*self.module.eval().body), {}))
+        body, engines = self._once("body", self._inference_body)
         has_tokens = self.module.masked and bool(self.module.names)
         settings: dict[str, Any] = {
             "has_tokens": has_tokens,
@@ -123,6 +124,10 @@ class TunedNetwork:
         }
         outputs = run_rows(body, activations, device, engines, **settings)
         return outputs.astype(np.float64)
+
+    def _inference_body(self) -> tuple[nn.Sequential, dict]:
+        """Return the stages and the head, adapters merged, and a place for their engines."""
+        return nn.Sequential(*with_merged_adapters(self.module).eval().body), {}
 
     def as_backbone(
         self, classes: Sequence[str] | None, label_rows: dict[Any, int]
@@ -143,7 +148,9 @@ class TunedNetwork:
         """
 
         def make() -> TunedBackbone:
-            module = deepcopy(self.module).train_all()
+            module = with_merged_adapters(self.module)
+            module = deepcopy(module) if module is self.module else module
+            module.train_all()
             copy = TunedNetwork(self.origin, self.frozen, module, self.plan)
             return TunedBackbone(copy, classes, label_rows)
 
@@ -177,10 +184,11 @@ class TunedNetwork:
         ``format``   number of this layout
         ``frozen``   names of the stages that were not trained
         ``trained``  names of the stages that were
-        ``settings`` ``train_batch_norm`` and ``precision``, ``part`` if it is not "all", and
-                     ``fixed``, the names of parameters that are not trained
-        ``tensors``  name to array: the trained tensors that differ from the origin; of word
-                     vectors the rows that differ and their ids
+        ``settings`` ``train_batch_norm`` and ``precision``, ``part`` if it is not "all",
+                     ``fixed``, the names of parameters that are not trained, and ``adapters``,
+                     the settings of low-rank adapters
+        ``tensors``  name to array: the trained tensors that differ from the origin, and those
+                     of adapters; of word vectors the rows that differ and their ids
         ``head``     description of the head by names and numbers, or the module itself
                      if it has other layers than those of ``head="mlp"``
         ``weights``  name to array: the tensors of the head, if it is described
@@ -238,9 +246,9 @@ class TunedNetwork:
 def _stage_settings(module: TrainableStages) -> dict:
     part = {} if module.part == "all" else {"part": module.part}
     fixed = {"fixed": sorted(module.fixed)} if module.fixed else {}
-    return (
-        {"train_batch_norm": module.train_batch_norm, "precision": module.precision} | part | fixed
-    )
+    adapters = {} if module.adapters is None else {"adapters": module.adapters}
+    settings = {"train_batch_norm": module.train_batch_norm, "precision": module.precision}
+    return settings | part | fixed | adapters
 
 
 def _plan_state(plan: TrainingPlan) -> dict:
@@ -304,6 +312,7 @@ def pretrained_stages(
     precision: str,
     part: str = "all",
     fixed: Collection[str] | None = None,
+    adapters: dict[str, Any] | None = None,
 ) -> TrainableStages:
     """Return some stages of a backbone as a module without a head; tensors are shared.
 
@@ -314,10 +323,12 @@ def pretrained_stages(
         The stages.
     train_batch_norm : bool
     precision : {"float32", "bfloat16"}
-    part : {"all", "norm", "bias"}, default="all"
+    part : {"all", "norm", "bias", "lora"}, default="all"
         Which parameters of the stages are trained.
     fixed : collection of str, default=None
         As in :class:`TrainableStages`.
+    adapters : dict, default=None
+        As in :class:`TrainableStages`; they are not added.
 
     Returns
     -------
@@ -332,6 +343,7 @@ def pretrained_stages(
         precision=precision,
         part=part,
         fixed=fixed,
+        adapters=adapters,
     )
 
 
@@ -351,12 +363,17 @@ def changed_tensors(bare: TrainableStages, module: TrainableStages) -> dict[str,
     Returns
     -------
     dict of str to ndarray
-        Without those of the head. Of word vectors, the rows that changed and their ids.
+        Without those of the head; those of adapters included. Of word vectors, the rows that
+        changed and their ids.
     """
     original, tuned = bare.state_dict(), module.state_dict()
+    added = {}
+    if module.adapters is not None:
+        added = {name: t.numpy(force=True) for name, t in tuned.items() if is_adapter(name)}
+        tuned = {name.replace(".base_layer.", "."): t for name, t in tuned.items()}
     if hasattr(bare.body[0], "restricted"):
         tuned |= _changed_rows(bare.body[0], module.body[0])
-    return {
+    return added | {
         name: tuned[name].numpy()
         for name, tensor in original.items()
         if not torch.equal(tuned[name], tensor)
@@ -389,8 +406,13 @@ def restored_module(
     """
     module = deepcopy(bare)
     given = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    added = {name: given.pop(name) for name in list(given) if is_adapter(name)}
     unexpected = module.load_state_dict(given, strict=False).unexpected_keys
+    module.body[-1] = head
+    if module.adapters is not None:
+        check_adapters(module.adapters, added)
+        module.add_adapters("of the file", seed=0)
+    unexpected += module.load_state_dict(added, strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"The trained stages have no tensor {unexpected[0]!r:.80}.")
-    module.body[-1] = head
     return module

@@ -44,6 +44,7 @@ from ..features import (
 )
 from ..features.word_weights import TokenWeights
 from ..finetuning import Augmentation, FineTunedClassifier, FineTunedRegressor
+from ..finetuning.adapters import describe_adapters, is_lora_config, make_config
 from ..selection import Blend, TransferClassifier, TransferRegressor
 from ..selection.candidates import (
     ClassifierCandidate,
@@ -186,6 +187,8 @@ class Writer:
                 f"{cls.__module__}.{cls.__name__} is not an estimator of sktransfer, so that a "
                 "file cannot name its class. Save it with joblib."
             )
+        if is_lora_config(item):
+            return "LoraConfig", {"settings": describe_adapters(item)}
         if is_loss(cls):
             return "loss of torch", {"name": cls.__name__, "state": _settings_of_loss(item)}
         if isinstance(item, Backbone | nn.Module):
@@ -410,6 +413,8 @@ class Reader:
         match kind:
             case "loss of torch":
                 return _loss_with(record["name"], record["state"])
+            case "LoraConfig":
+                return make_config(record["settings"])
             case "network":
                 return self.read_network(self, record)
             case "named":
@@ -523,7 +528,7 @@ def _is_of_table(item: Any) -> bool:
     """Tell whether an object is none that skops can write."""
     if isinstance(item, types.FunctionType | type):
         return is_of_user(item) or item is _torch_code(item.__name__)
-    return type(item) in OWN.values() or isinstance(item, _OF_TABLE)
+    return type(item) in OWN.values() or isinstance(item, _OF_TABLE) or is_lora_config(item)
 
 
 _OF_TABLE: tuple[Any, ...] = (Backbone, BackboneEstimator, Bunch, Path, nn.Module, torch.Tensor)
