@@ -54,9 +54,9 @@ def auto_rates(
     -------
     lr : float
         1e-4 for a head alone and for networks with layer normalization, which are transformers;
-        3e-3 for word vectors, and for norms and biases alone; 1e-3 for low-rank adapters; 5e-5 for some last stages of other
-        networks. For all their stages, between 3e-4 and 5e-5, by the similarity of the rows to
-        the data that the network was trained on.
+        3e-3 for word vectors, and for norms and biases alone; 1e-3 for low-rank adapters; 5e-5
+        for some last stages of other networks. For all their stages, between 3e-4 and 5e-5, by
+        the similarity of the rows to the data that the network was trained on.
     layer_decay : float
         For all stages between 1 and 0.8, by the fourth power of the same similarity; 0.75 for
         transformers for images (He et al., 2022, "Masked autoencoders are scalable vision
