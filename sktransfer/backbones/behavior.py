@@ -101,8 +101,8 @@ def check_behavior(backbone: Any, recorded: dict[str, Any] | None) -> None:
     if recorded is None:
         return
     shape, numbers = _checked(recorded)
-    found = observe(backbone, [shape])
-    if found is None or _distance(np.asarray(found["numbers"], np.float32), numbers) > _SAME:
+    observed = observe(backbone, [shape])
+    if observed is None or _distance(np.asarray(observed["numbers"], np.float32), numbers) > _SAME:
         raise ValueError(
             f"Backbone {backbone.name!r} does not compute what it computed when the estimator was "
             "saved: its code, or a setting that its fingerprint does not hold, is another one. Use "
@@ -122,9 +122,9 @@ def _checked(recorded: Any) -> tuple[tuple[int, ...] | None, np.ndarray]:
     raise ValueError("the output of the network that the file holds is damaged")
 
 
-def _distance(found: np.ndarray, expected: np.ndarray) -> float:
-    if found.shape != expected.shape:
+def _distance(numbers: np.ndarray, expected: np.ndarray) -> float:
+    if numbers.shape != expected.shape:
         return np.inf
-    difference = np.where(found == expected, 0, found - expected)
+    difference = np.where(numbers == expected, 0, numbers - expected)
     distance = np.linalg.norm(difference) / (np.linalg.norm(np.nan_to_num(expected)) + 1e-8)
     return float(np.nan_to_num(distance, nan=np.inf))

@@ -61,7 +61,7 @@ def pool(
     if pooling == "none":
         return activation
     if isinstance(pooling, tuple) and not callable(pooling):  # a NamedTuple may be
-        parts = [pool(activation, one, square=square, masked=masked) for one in pooling]
+        parts = [pool(activation, each, square=square, masked=masked) for each in pooling]
         return torch.cat(parts, dim=1)
     if is_channels_last(tuple(activation.shape[1:]), square):
         activation = activation.movedim(-1, 1)

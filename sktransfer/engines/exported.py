@@ -137,10 +137,10 @@ class ExportedEngine(Engine):
         features: dict[Any, torch.Tensor] = {}
         for layer, wanted in self.outputs.items():
             for key, pooling in wanted:
-                found = outputs[layer, _inside(pooling)]
+                values = outputs[layer, _inside(pooling)]
                 if not _is_exported(pooling):
-                    found = pool(found, pooling, square=square, masked=masked)
-                features[key] = self._as_features(layer, found)
+                    values = pool(values, pooling, square=square, masked=masked)
+                features[key] = self._as_features(layer, values)
         return features
 
     @property
@@ -265,7 +265,7 @@ class _Network(nn.Module):
 def _is_exported(pooling) -> bool:
     """Tell whether a pooling is part of the converted network; the user's functions are not."""
     poolings = pooling if isinstance(pooling, tuple) else (pooling,)
-    return all(isinstance(one, str) for one in poolings)
+    return all(isinstance(each, str) for each in poolings)
 
 
 def _inside(pooling) -> str | tuple:

@@ -84,9 +84,9 @@ class _Requests:
             request = self.free.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
-        found = request.infer([batch], share_inputs=True)
+        outputs = request.infer([batch], share_inputs=True)
         self.free.append(request)
-        return [found[i] for i in range(len(self.compiled.outputs))]
+        return [outputs[i] for i in range(len(self.compiled.outputs))]
 
 
 def _openvino():

@@ -53,12 +53,12 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found).cpu()
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved).cpu()
     except (RuntimeError, AssertionError) as error:  # also for "meta", which holds no data
         why = str(error).splitlines()[0]
         raise ValueError(f"device={device!r} cannot be used on this machine: {why}") from None
-    return found
+    return resolved
 
 
 @contextlib.contextmanager

@@ -115,11 +115,11 @@ def engine_for(
     if not _is_hashable(key):  # a pooling may be an object without a hash
         return ENGINES[engine](stages, layers, pooling, **settings)
     with _LOCK:
-        found = kept.pop(key, None) or ENGINES[engine](stages, layers, pooling, **settings)
-        kept[key] = found  # the newest last
+        prepared = kept.pop(key, None) or ENGINES[engine](stages, layers, pooling, **settings)
+        kept[key] = prepared  # the newest last
         while len(kept) > _ENGINES_KEPT:
             kept.pop(next(iter(kept)))
-    return found
+    return prepared
 
 
 def _is_hashable(key: tuple) -> bool:

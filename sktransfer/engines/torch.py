@@ -78,14 +78,14 @@ class TorchEngine(Engine):
 
     def _prepare(self, segment: nn.Sequential) -> nn.Module:
         as_is = self._as_they_are
-        made: nn.Module = segment if as_is else fold(segment, self.opaque)
-        made = cast(made, self._dtype_of_weights) if self.casts else made
+        module: nn.Module = segment if as_is else fold(segment, self.opaque)
+        module = cast(module, self._dtype_of_weights) if self.casts else module
         if self.device.type != "cpu":
             # A copy: the tensors that are shared with the backbone stay on the CPU.
-            return copy.deepcopy(made).to(self.device)
+            return copy.deepcopy(module).to(self.device)
         exact = self.casts or self.precision == "float32"
         fuse = self.fuses and exact and not as_is and is_supported(self._dtype_of_weights)
-        return fuse_convolutions(made, self._dtype_of_weights) if fuse else made
+        return fuse_convolutions(module, self._dtype_of_weights) if fuse else module
 
     @property
     def _dtype_of_weights(self) -> torch.dtype:
@@ -310,7 +310,7 @@ class FusedConvolution(nn.Module):
             return self.laid_out
 
 
-def fuse_convolutions(made: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+def fuse_convolutions(stages: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Replace convolutions of traced stages, and activations that alone read their outputs.
 
     A sum after a convolution could be part of the operation, too; it is not faster than adding in
@@ -318,7 +318,7 @@ def fuse_convolutions(made: nn.Module, dtype: torch.dtype = torch.float32) -> nn
 
     Parameters
     ----------
-    made : torch.nn.Module
+    stages : torch.nn.Module
         What :func:`fold` returns. It is changed.
     dtype : torch.dtype, default=torch.float32
         That of the convolutions that are replaced.
@@ -328,22 +328,24 @@ def fuse_convolutions(made: nn.Module, dtype: torch.dtype = torch.float32) -> nn
     torch.nn.Module
         The same; stages that were not traced are left as they are.
     """
-    if not isinstance(made, fx.GraphModule):
-        return made
-    calls = Counter(node.target for node in made.graph.nodes if node.op == "call_module")
-    modules = dict(made.named_modules(remove_duplicate=False))
-    for node in list(made.graph.nodes):
+    if not isinstance(stages, fx.GraphModule):
+        return stages
+    calls = Counter(node.target for node in stages.graph.nodes if node.op == "call_module")
+    modules = dict(stages.named_modules(remove_duplicate=False))
+    for node in list(stages.graph.nodes):
         is_module = node.op == "call_module" and calls[node.target] == 1
         if is_module and _is_plain(modules[node.target], dtype):
-            found = _activation_after(node, modules)
-            made.set_submodule(node.target, FusedConvolution(modules[node.target], *(found or ())))
-            if found is not None:
+            fused_activation = _activation_after(node, modules)
+            stages.set_submodule(
+                node.target, FusedConvolution(modules[node.target], *(fused_activation or ()))
+            )
+            if fused_activation is not None:
                 (activation,) = node.users
                 activation.replace_all_uses_with(node)
-                made.graph.erase_node(activation)
-    made.delete_all_unused_submodules()
-    made.recompile()
-    return made
+                stages.graph.erase_node(activation)
+    stages.delete_all_unused_submodules()
+    stages.recompile()
+    return stages
 
 
 def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -399,7 +401,7 @@ def is_supported(dtype: torch.dtype = torch.float32) -> bool:
         setattr(conv, name, nn.Parameter(numbers))
     expected = conv(x).relu()
     try:
-        found = FusedConvolution(conv.to(dtype), "relu")(x.to(dtype)).float()
+        output = FusedConvolution(conv.to(dtype), "relu")(x.to(dtype)).float()
     except Exception:  # other versions of torch may have other operations
         return False
-    return torch.allclose(found, expected, atol=1e-4 if dtype == torch.float32 else 0.1)
+    return torch.allclose(output, expected, atol=1e-4 if dtype == torch.float32 else 0.1)

@@ -113,9 +113,9 @@ class BlockIndex:
         first = number << 32
         return head.table[:, 0].copy(), np.arange(first, first + len(head.table))
 
-    def _insert(self, found: list[_Keys | None]) -> None:
+    def _insert(self, loaded: list[_Keys | None]) -> None:
         """Add keys and places; of equal keys the last counts."""
-        blocks = [block for block in found if block is not None]
+        blocks = [block for block in loaded if block is not None]
         if not blocks:
             return
         n_new = len(self._recent) + sum(len(keys) for keys, _ in blocks)
@@ -159,12 +159,12 @@ class BlockIndex:
         ndarray of shape (n,), int64
             Number of the block << 32 | row; -1 for a key that is not there.
         """
-        found = self._sorted.find(keys[:, None])
+        places = self._sorted.find(keys[:, None])
         if self._recent:
             recent = np.array([self._recent.get(key, -1) for key in keys.tolist()], np.int64)
-            found = np.where(recent >= 0, recent, found)
-        removed = [n for n in set((found >> 32).tolist()) if n >= 0 and self._names[n] is None]
-        return np.where(np.isin(found >> 32, removed), -1, found) if removed else found
+            places = np.where(recent >= 0, recent, places)
+        removed = [n for n in set((places >> 32).tolist()) if n >= 0 and self._names[n] is None]
+        return np.where(np.isin(places >> 32, removed), -1, places) if removed else places
 
     def small(self) -> list[int]:
         """Return the numbers of blocks of few bytes, in the order of their names."""

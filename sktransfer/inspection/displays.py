@@ -345,10 +345,10 @@ class FeatureMapDisplay:
             return [points]
         y = check_labels(y, len(positions))
         labels = np.unique(y)
-        made = [ax.scatter(*positions[y == label].T, s=18, label=str(label)) for label in labels]
+        points = [ax.scatter(*positions[y == label].T, s=18, label=str(label)) for label in labels]
         if len(labels) <= 20:
             ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
-        return made
+        return points
 
 
 def _project(features: np.ndarray, projection, random_state) -> np.ndarray:

@@ -374,8 +374,8 @@ class SaliencyDisplay:
         -------
         SaliencyDisplay
         """
-        found = saliency(estimator, X, target=target, method=method, n_steps=n_steps)
-        return cls(found).plot(ax)
+        maps = saliency(estimator, X, target=target, method=method, n_steps=n_steps)
+        return cls(maps).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Plot the samples and their saliency.
@@ -402,10 +402,10 @@ class SaliencyDisplay:
 
     def _height(self) -> float:
         """Return the height of a row in inches; for texts, that of the longest."""
-        found = self.saliency
-        if any(spans is None for spans in found.spans):
+        maps = self.saliency
+        if any(spans is None for spans in maps.spans):
             return 2.6
-        n_lines = max(len(_lines([word for word, _ in found.words(i)])) for i in range(len(found)))
+        n_lines = max(len(_lines([word for word, _ in maps.words(i)])) for i in range(len(maps)))
         return 0.6 + n_lines * _POINTS / 72
 
     def _plot_sample(self, ax, i: int) -> None:

@@ -184,8 +184,8 @@ def _affine(function: Callable, n_features: int) -> Callable:
         parts.append(function(rows) - origin)
     weight = np.concatenate(parts)
     some = np.random.default_rng(0).normal(size=(4, n_features))
-    expected, found = some @ weight + origin, function(some)
-    if np.abs(expected - found).max() > _TOLERANCE * max(1.0, np.abs(found).max()):
+    expected, computed = some @ weight + origin, function(some)
+    if np.abs(expected - computed).max() > _TOLERANCE * max(1.0, np.abs(computed).max()):
         raise NoGradientsError("The steps behind the features are not linear.")
     slope, intercept = _tensor(weight), _tensor(origin)
     return lambda x: x.double() @ slope + intercept
@@ -293,8 +293,8 @@ class FromMaps(FromInputs):
         for backbone, x in zip(self.backbones, inputs, strict=True):
             places = [i for i, output in enumerate(outputs) if output.backbone is backbone]
             with torch.no_grad():
-                found = backbone.run(x, [(self.maps[i], "none") for i in places])
-            maps |= zip(places, found, strict=True)
+                activations = backbone.run(x, [(self.maps[i], "none") for i in places])
+            maps |= zip(places, activations, strict=True)
         pooled = []
         for i, (output, name) in enumerate(zip(outputs, self.maps, strict=True)):
             x = self.markers[i](maps[i].detach().requires_grad_())

@@ -588,8 +588,8 @@ class NumberReport(TargetReport):
         if self.target.n_outputs == 1:
             return None
         rows = [
-            [name, f"{r2_score(own, made):.3f}", f"{np.abs(own - made).mean():.4g}"]
-            for name, own, made in self._by_target(predictions)
+            [name, f"{r2_score(own, predicted):.3f}", f"{np.abs(own - predicted).mean():.4g}"]
+            for name, own, predicted in self._by_target(predictions)
         ]
         return PageTable("Scores of each target", ["target", "R²", "mean absolute error"], rows)
 

@@ -109,42 +109,6 @@ def report(
     >>> made.n_samples, path.stat().st_size > 10_000
     (40, True)
     """
-    with tempfile.TemporaryDirectory() as folder:  # features are kept there meanwhile
-        data = _collect(
-            estimator,
-            X,
-            y,
-            cv=cv,
-            folder=folder,
-            random_state=random_state,
-            n_shown=n_shown,
-            path=Path(path),
-            title=title,
-            recommendation=recommendation,
-            file=file,
-        )
-    today = datetime.date.today().isoformat()
-    version = package_versions()["sktransfer"]
-    page = render("report.html.jinja", report=data, today=today, version=version)
-    Path(path).write_text(page, encoding="utf-8")
-    return data
-
-
-def _collect(
-    estimator: Any,
-    X: Any,
-    y: Any,
-    *,
-    cv: int | None,
-    folder: str,
-    random_state: Any,
-    n_shown: int,
-    path: Path,
-    title: str | None,
-    recommendation: Any,
-    file: str,
-) -> ReportData:
-    """Predict the samples by models that have not seen them, and collect what the page shows."""
     target = report_of_target(estimator, y)
     is_fitted = _is_fitted(estimator)
     if cv is None and not is_fitted:
@@ -158,56 +122,64 @@ def _collect(
     if cv is not None:
         target.check(cv)
 
-    unfitted = _with_memory(estimator, folder)
-    model = estimator if is_fitted else clone(unfitted).fit(X, target.y)
-    network = find_network(model)
-    samples = network.check(X)
-    extractor = PretrainedFeatureExtractor(network.step.backbone_, memory=folder)
-    duplicates = near_duplicates_of(extractor.fit_transform(samples))
-    if cv is None:
-        target = target.knowing(model)
-        predictions = _predict(model, X, target)
-    else:
-        groups = _groups_of(duplicates, len(target.y), cv)
-        predictions = _cross_validate(unfitted, X, target, groups, cv, random_state)
+    with tempfile.TemporaryDirectory() as folder:  # features are kept there meanwhile
+        unfitted = _with_memory(estimator, folder)
+        model = estimator if is_fitted else clone(unfitted).fit(X, target.y)
+        network = find_network(model)
+        samples = network.check(X)
+        extractor = PretrainedFeatureExtractor(network.step.backbone_, memory=folder)
+        duplicates = near_duplicates_of(extractor.fit_transform(samples))
+        if cv is None:
+            target = target.knowing(model)
+            predicted, table = target.predict(model, X)
+            fold = np.zeros(len(target.y), int)
+            predictions = Predictions(predicted, table, [model], fold, [], 0.0)
+        else:
+            groups = _groups_of(duplicates, len(target.y), cv)
+            predictions = _cross_validate(unfitted, X, target, groups, cv, random_state)
 
-    shown = _ShownSamples(samples, readable, network, target, predictions)
-    order = target.errors(predictions)
-    bins = target.bins(predictions)
-    labels, matrix = target.matrix(predictions) or ([], None)
-    issues = target.issues(predictions)
-    n_given = len(target.y) + len(unreadable)
-    return ReportData(
-        path=path,
-        title=title or f"Report: {type(model).__name__} on {network.step.backbone_.name}",
-        noun=network.modality.noun,
-        n_samples=len(target.y),
-        n_folds=len(predictions.fit_seconds),
-        sizes=target.sizes(),
-        unreadable=unreadable,
-        duplicates=dataclasses.replace(
-            duplicates, pairs=readable[duplicates.pairs], n_samples=n_given
-        ),
-        duplicate_cases=shown.duplicates(duplicates, n_shown),
-        choice=_describe_model(estimator, network),
-        recommendation=recommendation,
-        target=target,
-        baseline=target.baseline(),
-        scores=target.scores(predictions),
-        table=target.table(predictions),
-        scatters=target.scatters(predictions),
-        residuals=target.residuals(predictions),
-        calibration=bins,
-        calibration_error=calibration_error(bins) if bins else float("nan"),
-        matrix=matrix,
-        labels=labels,
-        confused=shown.groups(order),
-        worst=shown.worst(order[:n_shown]),
-        issues=None if issues is None else _in_X(issues, readable, n_given),
-        issue_cases=[] if issues is None else shown.issues(issues, n_shown),
-        costs=_measure_costs(model, network, samples, predictions),
-        file=file,
-    )
+        shown = _ShownSamples(samples, readable, network, target, predictions)
+        order = target.errors(predictions)
+        bins = target.bins(predictions)
+        labels, matrix = target.matrix(predictions) or ([], None)
+        issues = target.issues(predictions)
+        n_given = len(target.y) + len(unreadable)
+        data = ReportData(
+            path=Path(path),
+            title=title or f"Report: {type(model).__name__} on {network.step.backbone_.name}",
+            noun=network.modality.noun,
+            n_samples=len(target.y),
+            n_folds=len(predictions.fit_seconds),
+            sizes=target.sizes(),
+            unreadable=unreadable,
+            duplicates=dataclasses.replace(
+                duplicates, pairs=readable[duplicates.pairs], n_samples=n_given
+            ),
+            duplicate_cases=shown.duplicates(duplicates, n_shown),
+            choice=_describe_model(estimator, network),
+            recommendation=recommendation,
+            target=target,
+            baseline=target.baseline(),
+            scores=target.scores(predictions),
+            table=target.table(predictions),
+            scatters=target.scatters(predictions),
+            residuals=target.residuals(predictions),
+            calibration=bins,
+            calibration_error=calibration_error(bins) if bins else float("nan"),
+            matrix=matrix,
+            labels=labels,
+            confused=shown.groups(order),
+            worst=shown.worst(order[:n_shown]),
+            issues=None if issues is None else _in_X(issues, readable, n_given),
+            issue_cases=[] if issues is None else shown.issues(issues, n_shown),
+            costs=_measure_costs(model, network, samples, predictions),
+            file=file,
+        )
+    today = datetime.date.today().isoformat()
+    version = package_versions()["sktransfer"]
+    page = render("report.html.jinja", report=data, today=today, version=version)
+    data.path.write_text(page, encoding="utf-8")
+    return data
 
 
 def _is_fitted(estimator) -> bool:
@@ -283,11 +255,6 @@ def _cross_validate(
         models.append(model)
         sizes.append(len(train))
     return Predictions(predicted, table, models, fold, seconds, float(np.mean(sizes)))
-
-
-def _predict(model, X, target: TargetReport) -> Predictions:
-    predicted, table = target.predict(model, X)
-    return Predictions(predicted, table, [model], np.zeros(len(target.y), int), [], 0.0)
 
 
 # -- samples on the page ---------------------------------------------------------------------------

@@ -567,8 +567,8 @@ def _read_fasttext(
         header = dict(zip(_FIELDS, cursor.unpack(_HEADER, "the header"), strict=True))
         _check_header(header)
         # Behind a word are its count, of 8 bytes, and its type.
-        found = cursor.words(header["size"], b"\0", 9)
-        words = [word.decode("utf-8", "backslashreplace") for word, _ in found]
+        entries = cursor.words(header["size"], b"\0", 9)
+        words = [word.decode("utf-8", "backslashreplace") for word, _ in entries]
         shape, start = _skip_matrix(cursor, "vectors")
         if shape != (header["size"] + header["bucket"], header["dim"]):
             raise ValueError(

@@ -85,10 +85,10 @@ def _edge(chunk: str) -> int:
 
 def _is_whole(chunk: str, find) -> bool:
     """Tell whether a chunk is one word of the vocabulary, its full stop included."""
-    found = find(chunk)
-    if found and len(chunk) > 1 and chunk[-1] == ".":
-        return not 0 < find(chunk[:-1]) < found
-    return found > 0
+    id = find(chunk)
+    if id and len(chunk) > 1 and chunk[-1] == ".":
+        return not 0 < find(chunk[:-1]) < id
+    return id > 0
 
 
 def _extent(lead: str, core: str, tail: str, find) -> tuple[int, int]:

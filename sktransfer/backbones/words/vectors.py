@@ -168,14 +168,15 @@ def reopened(source: tuple[Any, ...], digest: str) -> WordVectors:
     ValueError
         If the file has other vectors now.
     """
-    found = open_source(*source)
-    if found.content_digest != digest:
+    vectors = open_source(*source)
+    own_digest = vectors.content_digest
+    if own_digest != digest:
         raise ValueError(
             f"The word vectors of {source[0]!r} on this machine are not those that the model was "
-            f"saved with: digest {found.content_digest[:12]}, expected {digest[:12]}. Use the same "
+            f"saved with: digest {own_digest[:12]}, expected {digest[:12]}. Use the same "
             "file, or fit again."
         )
-    return found
+    return vectors
 
 
 # Vectors in use by their source, so that a process opens a file once.
@@ -207,12 +208,12 @@ def open_source(
     # Size and time may be set to those of another file; the time of its last change cannot.
     file = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     stamp |= {"file": file, "version": _VERSION}
-    found = _OPEN.get(repr(stamp))
-    if found is None:
+    vectors = _OPEN.get(repr(stamp))
+    if vectors is None:
         origin = (source if source == GLOVE else str(path), vocabulary, max_words)
-        found = _open_cached(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
-        _OPEN[repr(stamp)] = found
-    return found
+        vectors = _open_cached(cache_folder() / f"{path.name[:40]}-{key}", stamp, origin)
+        _OPEN[repr(stamp)] = vectors
+    return vectors
 
 
 def _open_cached(folder: Path, stamp: dict, origin: tuple) -> WordVectors:
@@ -473,10 +474,10 @@ class Vocabulary:
 
         The vectors of Google News by word2vec write numbers of several digits as "####".
         """
-        found = self.find(word) or self.find(word.lower())
-        if not found and _DIGITS.search(word):
-            found = self.find(re.sub(r"\d", "#", word))
-        return found
+        id = self.find(word) or self.find(word.lower())
+        if not id and _DIGITS.search(word):
+            id = self.find(re.sub(r"\d", "#", word))
+        return id
 
     def word(self, id: int) -> str:
         """Return the word with an id."""

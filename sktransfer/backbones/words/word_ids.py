@@ -66,13 +66,13 @@ class _Memo(dict):
         ids = [self._id(token) for token in tokens]
         if 0 in ids:
             self.unknown[chunk] = [token for token, i in zip(tokens, ids, strict=True) if not i]
-        self[chunk] = found = tuple(filter(None, ids))
-        return found
+        self[chunk] = known = tuple(filter(None, ids))
+        return known
 
     def _id(self, token: str) -> int:
-        found = self.vectors.vocabulary.find_form(token)
-        if found:
-            return found if self.rows[found - 1].any() else 0
+        id = self.vectors.vocabulary.find_form(token)
+        if id:
+            return id if self.rows[id - 1].any() else 0
         if self.vectors.subwords is None or len(token) > _LONGEST:
             return 0
         first = self.vectors.n_words + 1
@@ -241,12 +241,12 @@ class WordPreprocessing:
 
 def _expanded(codes: np.ndarray, text: np.ndarray, several: list) -> tuple:
     """Replace the codes of chunks with several ids by these ids."""
-    found = codes >= _SEVERAL
-    if not found.any():
+    has_several = codes >= _SEVERAL
+    if not has_several.any():
         return codes, text
-    ids = [several[i] for i in (codes[found] - _SEVERAL).tolist()]
+    ids = [several[i] for i in (codes[has_several] - _SEVERAL).tolist()]
     sizes = np.ones(len(codes), np.int64)
-    sizes[found] = [len(some) for some in ids]
+    sizes[has_several] = [len(some) for some in ids]
     codes, text = np.repeat(codes, sizes), np.repeat(text, sizes)
     codes[codes >= _SEVERAL] = np.fromiter(chain.from_iterable(ids), np.int64)
     return codes, text
