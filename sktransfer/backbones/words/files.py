@@ -581,7 +581,9 @@ def _read_fasttext(
     rows = np.fromfile(path, "<f4", math.prod(shape), offset=start).reshape(shape)
     grams = rows[len(words) :]
     chosen = positions_kept(words, vocabulary, max_words)
-    words, rows = [words[i] for i in chosen], rows[chosen]
+    # Not a copy of a whole table, which may have gigabytes.
+    rows = rows[: len(words)] if len(chosen) == len(words) else rows[chosen]
+    words = [words[i] for i in chosen]
     if not len(grams):
         return None, [(words, rows)]
     subwords = Subwords(header["minn"], header["maxn"], header["bucket"])

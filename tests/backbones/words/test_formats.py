@@ -245,12 +245,25 @@ def test_invalid_objects_raise(weights, error, message):
 
 
 def test_files_are_read_without_gensim(tmp_path, monkeypatch, facebook, fasttext):
-    words = ["landlord", "landladies"]
+    words = [*fasttext.wv.index_to_key, "landladies"]
     expected = {word: fasttext.wv[word] for word in words}
     (tmp_path / "v.bin").write_bytes(binary())
     monkeypatch.setitem(sys.modules, "gensim", None)
     np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.bin")), MATRIX)
     assert_embedded_as_by_gensim(load_word_vectors(facebook), expected, words)
+
+
+def test_a_model_of_fasttext_without_ngrams_has_the_vectors_of_its_words(tmp_path):
+    models = pytest.importorskip("gensim.models")
+    words = ["the", "überall", "it", "paid"]
+    model = models.FastText([words] * 5, vector_size=6, min_count=1, max_n=0, workers=1, seed=0)
+    models.fasttext.save_facebook_model(model, str(tmp_path / "v.bin"))
+    for bounds in ({}, {"vocabulary": words[:3]}, {"max_words": 2}):
+        backbone = load_word_vectors(tmp_path / "v.bin", **bounds)
+        vectors = backbone.preprocess.vectors
+        kept = [vectors.vocabulary.word(i + 1) for i in range(vectors.n_words)]
+        assert vectors.n_ids == len(kept) + 1 and set(kept) <= set(words)
+        np.testing.assert_allclose(vectors_of(backbone, kept), [model.wv[w] for w in kept])
 
 
 @pytest.mark.parametrize("lengths", [(3, 6), (1, 3), (2, 2), (4, 2), (0, 0)])
