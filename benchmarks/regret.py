@@ -131,6 +131,9 @@ def run(task: Task, draw: int, strategy: str, data: Path, memory: Path | None) -
         size = None if strategy == "auto" else task.image_size
         if strategy == "trained":
             settings["time_budget"], strategy, size = BUDGET, "auto", None
+        if strategy.startswith("networks:"):  # such as networks:efficientnet_lite0,…lite2
+            backbone = [load_backbone(name) for name in strategy.partition(":")[2].split(",")]
+            backbone, strategy, size = backbone[0] if len(backbone) == 1 else backbone, "auto", None
         model = TransferClassifier(backbone, strategy=strategy, image_size=size, **settings)
         try:
             model.fit(*train)

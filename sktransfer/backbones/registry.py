@@ -120,14 +120,16 @@ def modality_of(backbone: Any) -> Modality:
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable, Backbone or estimator
-        As :func:`load_backbone` takes it.
+    backbone : str, torch.nn.Module, callable, Backbone or estimator, or a list of those
+        As :func:`load_backbone` takes it. Of a list, the first counts.
 
     Returns
     -------
     Modality
         "array" for a function that makes the network.
     """
+    if isinstance(backbone, list) and backbone:
+        return modality_of(backbone[0])
     if isinstance(backbone, str):
         if backbone.startswith("hf:"):
             from .huggingface import modality_of_hf

@@ -353,13 +353,18 @@ def _describe_model(estimator, network: NetworkStep) -> dict[str, Any]:
     members, weights = getattr(step, "members_", None) or [], getattr(step, "weights_", None)
     return {
         "estimator": repr(_with_memory(estimator, None, replace=True)),
-        "backbone": step.backbone_.name,
+        "backbone": ", ".join(backbone.name for backbone in _networks_of(step)),
         "input": "" if shape is None else " × ".join(map(str, shape[1:])),
         "strategy": getattr(step, "strategy_", ""),
         "members": (
             [] if weights is None else list(zip(members, map(float, weights), strict=True))
         ),
     }
+
+
+def _networks_of(step: Any) -> list[Any]:
+    """Return the pretrained networks of an estimator: one, or several of a blend."""
+    return getattr(step, "backbones_", [step.backbone_])
 
 
 def _measure_costs(
@@ -370,7 +375,8 @@ def _measure_costs(
     start = time.perf_counter()
     on_samples.predict(few)
     each = (time.perf_counter() - start) / len(few)
-    n_weights = sum(p.numel() for p in network.step.backbone_.module.parameters())
+    modules = [backbone.module for backbone in _networks_of(network.step)]
+    n_weights = sum(p.numel() for module in modules for p in module.parameters())
     costs = {}
     if predictions.fit_seconds:
         seconds = np.mean(predictions.fit_seconds)

@@ -74,16 +74,17 @@ def model_card(
         from skops.card import Card
     except ImportError:
         raise ImportError("model_card requires skops: pip install 'sktransfer[files]'") from None
-    backbone = _original(find_network(estimator).step.backbone_)
+    step = find_network(estimator).step
+    backbones = list(map(_original, getattr(step, "backbones_", [step.backbone_])))
     card = Card(estimator, model_diagram=False, template=None)
     sections = {
         "Model": f"{type(estimator).__name__}, fitted with {_pairs(package_versions())}.",
         "Model/Classes": _classes(estimator),
         "Model/Parameters": _fenced(f"{estimator!r:.2000}"),
-        "Network": _network(backbone, licence),
+        "Network": "\n\n".join(_network(backbone, licence) for backbone in backbones),
         "Data": "\n".join(_data(X, y, data)),
         "Scores": "Not given.",
-        "Use": _use(backbone),
+        "Use": _use(backbones[0]),
     }
     card.add(**{name: text for name, text in sections.items() if text})
     if scores:

@@ -86,7 +86,8 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     - ``image_{height}x{width}``: images of that size as ``(n, height, width, 3)``, uint8, RGB.
       They are resized before, since no operation of ONNX gives the same pixels; the entry has
       ``resize``, ``crop``, ``interpolation`` and ``crop_mode``. An estimator with several input
-      sizes has an input for each.
+      sizes has an input for each. Networks of a blend share an input if they need the same of an
+      image; otherwise the name of the network stands before, as in ``mine_image_224x224``.
     - ``ids``: ids of tokens as ``(n, length)``, int64. An id is that of the tokenizer plus one, and
       0 is no token. The tokenizer is in the metadata, too, under the key ``tokenizer``. For word
       vectors an id is the place of a word, plus one, in the list ``words`` of the metadata.

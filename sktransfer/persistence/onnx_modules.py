@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -284,19 +285,44 @@ def as_linear(estimator: Any) -> AffineScores | None:
 def _module(
     estimator: Any, outputs: Sequence[Output], head: nn.Module, X: Any
 ) -> tuple[tuple[Source, ...], nn.Module]:
-    """Return the inputs of an estimator, and the module of its networks and its head."""
+    """Return the inputs of an estimator, and the module of its networks and its head.
+
+    Networks that need the same of a sample share an input. Inputs of one name that are made in
+    different ways have the name of their network before their own.
+    """
     places: dict[Backbone, list[int]] = {}
     for i, output in enumerate(outputs):
         places.setdefault(output.backbone, []).append(i)
-    sources: dict[str, Source] = {}  # two networks may take one size
-    networks, names = [], []
+    sources: list[Source] = []
+    networks, inputs, owners = [], [], []
     for backbone, of_backbone in places.items():
         source, prepare = _source(backbone, estimator, X)
-        sources[source.name] = source
-        names.append(source.name)
         networks.append(_Network(backbone, prepare, [outputs[i] for i in of_backbone]))
-    inputs = [list(sources).index(name) for name in names]
-    return tuple(sources.values()), _Whole(networks, inputs, list(places.values()), head)
+        same = [i for i, other in enumerate(sources) if _is_same(source, other)]
+        inputs.append(same[0] if same else len(sources))
+        if not same:
+            sources.append(source)
+            owners.append(re.sub(r"\W+", "_", backbone.name))
+    names = [source.name for source in sources]
+    for i, name in enumerate(names):
+        if names.count(name) > 1:
+            nth = owners[:i].count(owners[i])
+            label = f"{owners[i]}_{nth + 1}" if nth else owners[i]
+            sources[i] = dataclasses.replace(sources[i], name=f"{label}_{name}")
+    return tuple(sources), _Whole(networks, inputs, list(places.values()), head)
+
+
+def _is_same(source: Source, other: Source) -> bool:
+    """Tell whether two inputs are made of samples in the same way."""
+    # The mean and the standard deviation of colors are applied behind the input.
+    how, how_other = (
+        {key: value for key, value in each.about.items() if key not in ("mean", "std")}
+        for each in (source, other)
+    )
+    known = source.rows is not None and other.rows is not None
+    is_equal = not known or np.array_equal(source.rows, other.rows)
+    shapes = source.example.shape == other.example.shape
+    return shapes and how == how_other and source.attached == other.attached and is_equal
 
 
 class _Whole(nn.Module):

@@ -239,7 +239,7 @@ def _parts(read: Any) -> list[Output]:
 
 
 def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
-    """Describe how networks run; with several sizes, "batch_size" is a dictionary by size.
+    """Describe how networks run; of several sizes or networks, "batch_size" is a dictionary.
 
     Parameters
     ----------
@@ -250,7 +250,8 @@ def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        As of :func:`sktransfer.features.describe_runs`; empty where no network runs.
+        As of :func:`sktransfer.features.describe_runs`; empty where no network runs. Keys of
+        "batch_size" are sizes, of several networks names and sizes.
     """
     plain = [
         # An engine runs the same network for the plain mean of words.
@@ -263,6 +264,9 @@ def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
     runs = describe_runs(outputs, **how)
     if len(runs) < 2:
         return dict(*runs.values())
-    shapes = {pass_.input_shape or (): about["batch_size"] for pass_, about in runs.items()}
-    sizes = {shape[-1]: batch_size for shape, batch_size in shapes.items()}
+    several = len({network.name for network in runs}) > 1
+    sizes = {}
+    for network, about in runs.items():
+        side = (network.input_shape or (None,))[-1]
+        sizes[(network.name, side) if several else side] = about["batch_size"]
     return next(iter(runs.values())) | {"batch_size": sizes}

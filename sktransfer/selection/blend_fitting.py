@@ -8,15 +8,15 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..backbones import Backbone, LayerInfo, resolve_layer, weighted_layers
+from ..backbones import Backbone, resolve_layer, weighted_layers
 from ..data import named_among, take
-from ..features import Output, empty_table
+from ..features import Output, empty_table, layers_of
 from ..finetuning import (
     FineTunedClassifier,
     FineTunedRegressor,
@@ -64,7 +64,8 @@ class BlendTask:
 
     Parameters
     ----------
-    backbone : Backbone
+    backbones : sequence of Backbone
+        Of one modality. The first is the one that is trained, where there is time.
     samples : sequence
         Checked by an estimator.
     outcome : Labels or Numbers
@@ -78,8 +79,8 @@ class BlendTask:
         The user's classifier on features.
     unlabelled : sequence or None, default=None
         Samples without labels, checked by an estimator.
-    groups : tuple of tuple of int or None, default=None
-        The classes of the network that mean each label, where the user says so.
+    groups : sequence of (tuple of tuple of int, or None), default=None
+        For each network, its classes that mean each label, where the user says so.
     batch_size : int or "auto", default="auto"
         Rows in a training step of a tuned network.
     until : float or None, default=None
@@ -88,7 +89,7 @@ class BlendTask:
         From the name of a phase to a context around it, which reports progress.
     """
 
-    backbone: Backbone
+    backbones: Sequence[Backbone]
     samples: Any
     outcome: Outcome
     rows: np.ndarray
@@ -96,20 +97,18 @@ class BlendTask:
     run: dict[str, Any]
     classifier: Any = None
     unlabelled: Any = None
-    groups: tuple[tuple[int, ...], ...] | None = None
+    groups: Sequence[tuple[tuple[int, ...], ...] | None] | None = None
     batch_size: int | str = "auto"
     until: float | None = None
     phase: Callable[..., Any] = contextlib.nullcontext
 
 
-def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], image_size: int | None) -> Blend:
+def fit_blend(task: BlendTask, image_size: int | None) -> Blend:
     """Fit a blend.
 
     Parameters
     ----------
     task : BlendTask
-    infos : dict of str to LayerInfo
-        Of the layers of its backbone.
     image_size : int or None
         The input size that is asked for; None takes several.
 
@@ -118,13 +117,8 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], image_size: int | No
     Blend
     """
     outcome, weighted = task.outcome, np.flatnonzero(task.outcome.weight)
-    sizes = input_sizes(task.backbone, image_size)
-    if task.until is not None:  # fewer, where time is short
-        left, device = task.until - time.perf_counter(), task.run["device"]
-        sizes = sizes_within(task.backbone, sizes, task.samples, len(weighted), left, device)
-    is_labels = isinstance(outcome, Labels)
-    layout = Layout(task.backbone, infos, sizes, task.classifier, is_labels, task.groups)
-    candidates = propose_candidates(layout)
+    layouts = _layouts(task, image_size, len(weighted))
+    candidates = propose_candidates(*layouts)
     vectorizer = _fitted_vectorizer(task, task.rows)
     if vectorizer is None:
         candidates = [candidate for candidate in candidates if COUNTS not in candidate.reads]
@@ -144,13 +138,29 @@ def fit_blend(task: BlendTask, infos: dict[str, LayerInfo], image_size: int | No
             with named_among(rows, "X_unlabelled"):
                 new = read_samples(take(task.unlabelled, rows), needed, vectorizer, task.run)
             fitted = self_train(chosen, temperature, tables, known, new, task.seed)
-        start = layout.at(sizes[min(BLEND["trained_size"], len(sizes) - 1)], layout.head)
+        first = layouts[0]
+        size = first.sizes[min(BLEND["trained_size"], len(first.sizes) - 1)]
+        start = first.at(size, first.head)
         tuned = None
         if task.until is not None and may_pay(task, start, few[start], out_of_fold):
             tuned = fit_tuned(task, start.backbone, out_of_fold)
     if isinstance(outcome, Numbers):
         return Blend(fitted, temperature, scaler=outcome.scaler, vectorizer=vectorizer, tuned=tuned)
     return Blend(fitted, temperature, classes=outcome.classes, vectorizer=vectorizer, tuned=tuned)
+
+
+def _layouts(task: BlendTask, image_size: int | None, n: int) -> list[Layout]:
+    """Return what candidates of each network can be made of; fewer sizes, where time is short."""
+    layouts, is_labels = [], isinstance(task.outcome, Labels)
+    for i, backbone in enumerate(task.backbones):
+        sizes = input_sizes(backbone, image_size)
+        if task.until is not None:
+            left = (task.until - time.perf_counter()) / len(task.backbones)
+            sizes = sizes_within(backbone, sizes, task.samples, n, left, task.run["device"])
+        infos = layers_of(backbone, task.samples)
+        groups = None if task.groups is None else task.groups[i]
+        layouts.append(Layout(backbone, infos, sizes, task.classifier, is_labels, groups))
+    return layouts
 
 
 def _reads(candidates: list[Candidate]) -> list[Any]:
@@ -161,7 +171,7 @@ def _fitted_vectorizer(task: BlendTask, rows: np.ndarray) -> Any:
     """Fit the vectorizer of the modality to enough samples; return None without features."""
     if len(rows) < BLEND["least_counted"]:
         return None
-    vectorizer = task.backbone.modality.vectorizer()
+    vectorizer = task.backbones[0].modality.vectorizer()
     try:
         return None if vectorizer is None else vectorizer.fit(take(task.samples, rows))
     except ValueError:  # no text has a word

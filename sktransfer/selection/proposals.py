@@ -248,19 +248,29 @@ def input_sizes(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]
     return tuple(sizes) if all(takes_size(backbone, size) for size in sizes) else (None,)
 
 
-def propose_candidates(layout: Layout) -> list[Candidate]:
-    """Return all candidates of a layout.
+def propose_candidates(*layouts: Layout) -> list[Candidate]:
+    """Return all candidates of one or several networks.
 
     Parameters
     ----------
-    layout : Layout
+    *layouts : Layout
+        Of each network.
 
     Returns
     -------
     list of Candidate
-        Each reads other outputs, or is of another kind.
+        Each reads other outputs, or is of another kind. Those of several networks have the name of
+        theirs before their own.
     """
-    proposed = [candidate for propose in PROPOSALS.values() for candidate in propose(layout)]
+    proposed, names = [], [layout.backbone.name for layout in layouts]
+    for i, layout in enumerate(layouts):
+        own = [candidate for propose in PROPOSALS.values() for candidate in propose(layout)]
+        nth = names[:i].count(names[i])
+        label = f"{names[i]} ({nth + 1})" if nth else names[i]
+        for candidate in own if len(layouts) > 1 else ():
+            if candidate.reads != (COUNTS,):
+                candidate.name = f"{label}, {candidate.name}"
+        proposed += own
     # In a small network, several names stand for the same layers.
     distinct = {(c.reads, type(c)): c for c in reversed(proposed) if c.reads}
     return list(distinct.values())[::-1]

@@ -53,6 +53,8 @@ class BackboneRanking:
         Number of features of each; 0 if it was not run.
     seconds : tuple of float
         Time that the features of each took.
+    backbones : tuple
+        The networks, as they were given.
     """
 
     names: tuple[str, ...]
@@ -61,11 +63,23 @@ class BackboneRanking:
     score: str
     n_features: tuple[int, ...]
     seconds: tuple[float, ...]
+    backbones: tuple[Any, ...] = dataclasses.field(default=(), repr=False)
 
-    @property
-    def best(self) -> str:
-        """The name of the first network."""
-        return self.names[0]
+    def best(self, n: int) -> list[Any]:
+        """Return the first networks, as they were given, such as for a blend of them.
+
+        Parameters
+        ----------
+        n : int
+            How many. Networks that do not have the score are left out.
+
+        Returns
+        -------
+        list
+            The ``backbone`` of a :class:`~sktransfer.TransferClassifier`.
+        """
+        known = np.isfinite(self.scores)[:n]
+        return [backbone for backbone, has in zip(self.backbones, known, strict=False) if has]
 
     def __repr__(self) -> str:
         width = max(len(name) for name in self.names)
@@ -145,6 +159,7 @@ default="probe"
     See Also
     --------
     BackboneRankingDisplay : A plot of it.
+    TransferClassifier : Combines several networks: ``TransferClassifier(ranking.best(3))``.
 
     Examples
     --------
@@ -153,8 +168,8 @@ default="probe"
     >>> digits = load_digits()
     >>> lite = load_backbone("efficientnet_lite0")
     >>> sizes = {f"{side} pixels": lite.with_image_size(side) for side in (32, 96)}
-    >>> rank_backbones(list(digits.images[:80] / 16), digits.target[:80], sizes).best
-    '96 pixels'
+    >>> rank_backbones(list(digits.images[:80] / 16), digits.target[:80], sizes).names
+    ('96 pixels', '32 pixels')
     """
     y = column_or_1d(check_target(y), warn=True)
     target = encode_target(y, task)
@@ -163,7 +178,10 @@ default="probe"
     run = {"batch_size": batch_size, "device": device, "engine": engine, "memory": memory}
     run["verbose"] = verbose
     ranked: list[tuple] = []
-    for name, backbone in _named(backbones, image_size).items():
+    named = _named(backbones, image_size)
+    given = backbones.values() if isinstance(backbones, dict) else backbones
+    as_given = dict(zip(named, given, strict=True))
+    for name, backbone in named.items():
         if on_predictions and backbone.classes is None:
             ranked.append((name, np.nan, np.nan, 0, 0.0))
             continue
@@ -178,7 +196,10 @@ default="probe"
     ranked.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
     names, scores, errors, widths, times = zip(*ranked, strict=True)
     label = score if isinstance(score, str) else getattr(score, "__name__", "score")
-    return BackboneRanking(names, np.array(scores), np.array(errors), label, widths, times)
+    networks = tuple(as_given[name] for name in names)
+    return BackboneRanking(
+        names, np.array(scores), np.array(errors), label, widths, times, networks
+    )
 
 
 def _score_of(score, numbers: bool) -> tuple[Callable, bool]:

@@ -12,8 +12,10 @@ from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from .._compat.sklearn import HasMethods, Interval, StrOptions, validate_parameters
+from ..backbones import Backbone, load_backbone
 from ..data import NumericTarget, check_labels, check_numbers, check_weights, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import (
@@ -42,15 +44,85 @@ __all__ = ["TransferClassifier", "TransferRegressor", "run_settings", "strategy_
 _WITH_OWN_CLASSES = ("auto", "direct")
 
 
-class TransferClassifier(ClassifierMixin, BackboneEstimator):
+class BlendEstimator(BackboneEstimator):
+    """Base of the estimators that combine what one or several networks offer."""
+
+    _parameter_constraints: dict[str, Any] = {
+        **BackboneEstimator._parameter_constraints,
+        "backbone": [*BackboneEstimator._parameter_constraints["backbone"], list],
+        "time_budget": [Interval(Real, 0, None, closed="neither"), None],
+        "random_state": ["random_state"],
+    }
+    for _name in ("image_shape", "n_jobs", "precision"):
+        del _parameter_constraints[_name]
+    del _name
+    image_shape = None
+    precision = "float32"
+    _others: list[Backbone]
+
+    @property
+    def backbones_(self) -> list[Backbone]:
+        check_is_fitted(self)
+        return [self.backbone_, *self._others]
+
+    def _load_at(self, image_size: int | None) -> Backbone:
+        if not isinstance(self.backbone, list):
+            return super()._load_at(image_size)
+        return self._load_listed(0, image_size)
+
+    def _load_listed(self, i: int, image_size: int | None) -> Backbone:
+        """Load one of several networks."""
+        weights = self.weights[i] if isinstance(self.weights, list) else self.weights
+        return load_backbone(self.backbone[i], weights=weights, image_size=image_size)
+
+    def _fit_networks(self, X: Samples) -> Any:
+        """Load and inspect the networks; return the samples, checked."""
+        validate_parameters(self)
+        listed = self.backbone if isinstance(self.backbone, list) else None
+        if listed is not None:
+            known = (str, nn.Module, Backbone)
+            wrong = [x for x in listed if not (isinstance(x, known) or callable(x))]
+            if wrong or not listed:
+                what = f": {wrong[0]!r:.200} is no network" if wrong else " names no network"
+                raise ValueError(
+                    f"backbone={listed!r:.200}{what}. Give names, modules, functions that make "
+                    "modules, or a Backbone; of a fitted model, its to_backbone()."
+                )
+            for name in ("weights", "class_map"):
+                values = getattr(self, name, None)
+                if isinstance(values, list) and len(values) != len(listed):
+                    raise ValueError(
+                        f"{name} has {len(values)} entries for {len(listed)} networks: give one "
+                        "for each, or one that is not in a list."
+                    )
+        samples = self._fit_backbone(X)
+        self._others = []
+        for i in range(1, len(listed or ())):
+            backbone = self._load_listed(i, self.image_size)
+            if backbone.modality is not self.backbone_.modality:
+                raise ValueError(
+                    f"backbone={listed!r:.200}: networks of one blend take the same samples. "
+                    f"{self.backbone_.name!r} takes {self.backbone_.modality.noun}, "
+                    f"{backbone.name!r} {backbone.modality.noun}."
+                )
+            self._inspect(samples, backbone)
+            check = getattr(backbone.preprocess, "check", None)
+            if check is not None:
+                check(samples, fitting=True)  # it may warn
+            self._others.append(backbone)
+        return samples
+
+
+class TransferClassifier(ClassifierMixin, BlendEstimator):
     """Classify with a pretrained network: combine what it offers, or follow one strategy.
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
-        As in :class:`PretrainedFeatureExtractor`.
-    weights : str, Path or None, default="default"
-        As in :class:`PretrainedFeatureExtractor`.
+    backbone : str, torch.nn.Module, callable or Backbone, or list, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`. Of a list of networks that take the same samples,
+        the models of all are combined; each sample is opened once.
+    weights : str, Path, None or list, default="default"
+        As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
         with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
@@ -65,9 +137,10 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         cross-validation. With "auto" it needs ``predict_proba`` or ``decision_function``.
         Where its own ``random_state`` is None, a copy of it gets one that follows from the
         ``random_state`` below.
-    class_map : dict, default=None
+    class_map : dict or list, default=None
         The network's classes that mean each label, as in :class:`PretrainedClassifier`. None learns
-        them from the samples. For "auto" and "direct".
+        them from the samples. For "auto" and "direct". Of several networks, a list has one or None
+        for each, and a dictionary is for those that have classes.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     max_epochs : int or "auto", default="auto"
@@ -102,7 +175,9 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     backbone_ : Backbone
-        The pretrained network, unchanged.
+        The pretrained network, unchanged; of several, the first.
+    backbones_ : list of Backbone
+        All networks, unchanged.
     truncated_rate_, oov_rate_ : float
         For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
@@ -159,20 +234,13 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
     estimator_: Any
     strategy_: str
     _parameter_constraints: dict[str, Any] = {
-        **BackboneEstimator._parameter_constraints,
+        **BlendEstimator._parameter_constraints,
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
-        "class_map": [dict, None],
+        "class_map": [dict, list, None],
         "max_epochs": [Count(0), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
-        "time_budget": [Interval(Real, 0, None, closed="neither"), None],
-        "random_state": ["random_state"],
     }
-    for _name in ("image_shape", "n_jobs", "precision"):
-        del _parameter_constraints[_name]
-    del _name
-    image_shape = None
-    precision = "float32"
 
     def __init__(
         self,
@@ -280,14 +348,14 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         weight = combined_weights(sample_weight, self.class_weight, y, self.estimator)
         weight = np.ones(len(y)) if weight is None else weight
-        class_map = self._own_classes(samples, self.classes_)
+        groups = [self._own_classes(samples, self.classes_, i) for i in range(len(self.backbones_))]
         if X_unlabelled is not None:
             if self.estimator is not None:
                 check_takes_weights(self.estimator)  # they are weighted by confidence
             X_unlabelled = naming("X_unlabelled", self._check_new, X_unlabelled)
         weighted = np.flatnonzero(weight)
         task = BlendTask(
-            self.backbone_,
+            self.backbones_,
             samples,
             Labels(y, codes, self.classes_, weight),
             weighted[subsample(codes[weighted], BLEND["rows"], seed)],
@@ -295,13 +363,13 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
             run_settings(self),
             classifier=seeded(self.estimator, seed),
             unlabelled=X_unlabelled,
-            groups=None if class_map is None else tuple(map(tuple, class_map.values())),
+            groups=[None if g is None else tuple(map(tuple, g.values())) for g in groups],
             batch_size=self.batch_size,
             until=None if self.time_budget is None else start + self.time_budget,
             phase=self._phase,
         )
         self.strategy_ = "blend"
-        self.estimator_ = fit_blend(task, self._inspect(samples), self.image_size)
+        self.estimator_ = fit_blend(task, self.image_size)
         weights = self.estimator_.weights
         self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
@@ -327,15 +395,23 @@ class TransferClassifier(ClassifierMixin, BackboneEstimator):
                 f"estimator={own!r} is no classifier: give an instance of one, such as "
                 "LogisticRegression()."
             )
-        samples = self._fit_backbone(X)
+        if isinstance(self.backbone, list) and self.strategy != "auto":
+            raise ValueError(
+                f"strategy={self.strategy!r} is for one network, and backbone is a list: only "
+                "strategy='auto' combines several."
+            )
+        samples = self._fit_networks(X)
         return samples, check_labels(y, len(samples), for_training=True)
 
-    def _own_classes(self, samples, classes: np.ndarray) -> dict[Any, list[int]] | None:
-        """Return the network's classes that mean each label, by position, as the user says."""
-        if self.class_map is None:
+    def _own_classes(self, samples, classes: np.ndarray, i: int = 0) -> dict[Any, list[int]] | None:
+        """Return the classes of a network that mean each label, by position, as the user says."""
+        backbone, listed = self.backbones_[i], isinstance(self.class_map, list)
+        class_map = self.class_map[i] if listed else self.class_map
+        others_know = len(self.backbones_) > 1 and not listed and backbone.classes is None
+        if class_map is None or others_know:
             return None
-        n_outputs = list(self._inspect(samples).values())[-1].width
-        resolved = resolve_class_map(self.class_map, self.backbone_, n_outputs)
+        n_outputs = list(self._inspect(samples, backbone).values())[-1].width
+        resolved = resolve_class_map(class_map, backbone, n_outputs)
         missing = [label for label in classes.tolist() if label not in resolved]
         if missing:
             raise ValueError(
@@ -424,6 +500,7 @@ def strategy_task(
     Parameters
     ----------
     model : TransferClassifier
+        Of one network.
     X, y, sample_weight
         As in :meth:`TransferClassifier.fit`.
 
@@ -431,6 +508,11 @@ def strategy_task(
     -------
     StrategyTask
     """
+    if isinstance(model.backbone, list) and model.strategy == "auto":
+        raise ValueError(
+            "recommend_strategy compares the strategies of one network, and backbone is a list: "
+            "see rank_backbones."
+        )
     samples, y = model._check(X, y)
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     return StrategyTask(
@@ -453,15 +535,16 @@ def run_settings(model: Any) -> dict[str, Any]:
     return {name: getattr(model, name) for name in names}
 
 
-class TransferRegressor(RegressorMixin, BackboneEstimator):
+class TransferRegressor(RegressorMixin, BlendEstimator):
     """Predict numbers with a pretrained network: combine layers, poolings and input sizes.
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
-        As in :class:`PretrainedFeatureExtractor`.
-    weights : str, Path or None, default="default"
-        As in :class:`PretrainedFeatureExtractor`.
+    backbone : str, torch.nn.Module, callable or Backbone, or list, default="efficientnet_lite0"
+        As in :class:`PretrainedFeatureExtractor`. Of a list of networks that take the same samples,
+        the models of all are combined; each sample is opened once.
+    weights : str, Path, None or list, default="default"
+        As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None takes several, as
         :class:`TransferClassifier` does.
@@ -491,7 +574,9 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
     blend_ : Blend
         The fitted models.
     backbone_ : Backbone
-        The pretrained network, unchanged.
+        The pretrained network, unchanged; of several, the first.
+    backbones_ : list of Backbone
+        All networks, unchanged.
     truncated_rate_, oov_rate_ : float
         For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
@@ -537,16 +622,6 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
 
     members_: list[str]
     weights_: np.ndarray
-    _parameter_constraints: dict[str, Any] = {
-        **BackboneEstimator._parameter_constraints,
-        "time_budget": [Interval(Real, 0, None, closed="neither"), None],
-        "random_state": ["random_state"],
-    }
-    for _name in ("image_shape", "n_jobs", "precision"):
-        del _parameter_constraints[_name]
-    del _name
-    image_shape = None
-    precision = "float32"
 
     def __init__(
         self,
@@ -599,7 +674,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         refuse_launcher(self)
         start = time.perf_counter()
         self._require(y)
-        samples = self._fit_backbone(X)
+        samples = self._fit_networks(X)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -607,7 +682,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
         rows = weighted[subsample(np.zeros(len(weighted)), BLEND["rows"], seed)]
         numbers = Numbers(y, NumericTarget(y[weighted], weight[weighted]), weight)
         task = BlendTask(
-            self.backbone_,
+            self.backbones_,
             samples,
             numbers,
             rows,
@@ -617,7 +692,7 @@ class TransferRegressor(RegressorMixin, BackboneEstimator):
             until=None if self.time_budget is None else start + self.time_budget,
             phase=self._phase,
         )
-        self.blend_: Any = fit_blend(task, self._inspect(samples), self.image_size)
+        self.blend_: Any = fit_blend(task, self.image_size)
         weights = self.blend_.weights
         self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self

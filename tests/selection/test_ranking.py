@@ -25,7 +25,8 @@ def test_backbones_are_ranked_by_each_score(colours):
         found = rank_backbones(X, y, {"good": good, "other": other}, score=score)
         assert set(found.names) == {"good", "other"} and found.score == score
         assert found.scores[0] >= found.scores[1]
-        assert found.best in repr(found)
+        assert found.names[0] in repr(found)
+        assert found.best(1) == [{"good": good, "other": other}[found.names[0]]]
 
 
 @pytest.mark.parametrize("function", [rank_backbones, probe_layers])
@@ -51,13 +52,13 @@ def test_a_network_that_tells_nothing_is_last():
     nothing.w1.data.zero_()
     candidates_ = {"nothing": load_backbone(nothing), "good": constant}
     for score in ("probe", "logme", "h_score"):
-        assert rank_backbones(X, y, candidates_, score=score).best == "good"
+        assert rank_backbones(X, y, candidates_, score=score).best(1) == [constant]
 
 
 def test_networks_without_classes_have_no_score_that_needs_them():
     X, y = make_blobs(30, random_state=0)
     found = rank_backbones(X, y, {"own": load_backbone(Vectors())}, score="leep")
-    assert np.isnan(found.scores[0])
+    assert np.isnan(found.scores[0]) and found.best(3) == []
 
 
 def test_networks_are_ranked_by_numbers_too(colours):
