@@ -187,7 +187,7 @@ def fit_strategy(task: StrategyTask, name: str) -> Any:
         return fit(model, task.samples, task.y, task.weight)
     # Features of some samples are known from the choice of the layer.
     extractor, classifier = model[0].fit(task.samples), model[-1]
-    features = tables[extractor.layer]
+    features: Any = tables[extractor.layer]
     if len(task.rows) < len(task.y):
         is_known, known = np.isin(np.arange(len(task.y)), task.rows), features
         features = empty_table((len(task.y), known.shape[1]), known.dtype)

@@ -354,7 +354,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
                 check_takes_weights(self.estimator)  # they are weighted by confidence
             X_unlabelled = naming("X_unlabelled", self._check_new, X_unlabelled)
         weighted = np.flatnonzero(weight)
-        task = BlendTask(
+        blend_task = BlendTask(
             self.backbones_,
             samples,
             Labels(y, codes, self.classes_, weight),
@@ -369,7 +369,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
             phase=self._phase,
         )
         self.strategy_ = "blend"
-        self.estimator_ = fit_blend(task, self.image_size)
+        self.estimator_ = fit_blend(blend_task, self.image_size)
         weights = self.estimator_.weights
         self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
