@@ -107,9 +107,12 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     >>> import os, tempfile
     >>> import onnxruntime
     >>> from sklearn.datasets import load_sample_images
-    >>> from sktransfer import FineTunedClassifier, to_onnx
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sktransfer import PretrainedFeatureExtractor, to_onnx
     >>> photos = load_sample_images().images
-    >>> model = FineTunedClassifier(image_size=64, max_epochs=1).fit(photos, ["house", "flower"])
+    >>> features = PretrainedFeatureExtractor(layer="stem", image_size=64)
+    >>> model = make_pipeline(features, LogisticRegression()).fit(photos, ["house", "flower"])
     >>> file = os.path.join(tempfile.mkdtemp(), "model.onnx")
     >>> to_onnx(model, file)
     >>> session = onnxruntime.InferenceSession(file)
