@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import sklearn
 import torch
 from _performance import Case
+from _processes import timed
 from PIL import Image
 
 from sktransfer.engines import Engine
@@ -25,7 +25,7 @@ from sktransfer.engines import Engine
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-__all__ = ["Case"]
+__all__ = ["Case", "timed"]
 
 
 def parser(
@@ -126,22 +126,15 @@ def count_forward() -> Iterator[list[int]]:
     counted, run = [0], Engine.run
 
     def counting(self, tensors, *args, **kwargs):
-        counted[0] += len(tensors)
-        return run(self, tensors, *args, **kwargs)
+        rows = run(self, tensors, *args, **kwargs)
+        counted[0] += len(next(iter(rows.values())))
+        return rows
 
     Engine.run = counting
     try:
         yield counted
     finally:
         Engine.run = run
-
-
-def timed(function: Callable, clock: Callable = time.perf_counter) -> tuple[float, int]:
-    """Return the seconds and the number of page faults of a call."""
-    start, before = clock(), resource.getrusage(resource.RUSAGE_SELF)
-    function()
-    seconds, after = clock() - start, resource.getrusage(resource.RUSAGE_SELF)
-    return seconds, after.ru_minflt - before.ru_minflt
 
 
 def interleave(

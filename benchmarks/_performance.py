@@ -26,6 +26,7 @@ ORDER = (
     "transform",
     "peers",
     "single",
+    "encoder_speed",
     "grid_search",
     "finetune_speed",
     "epoch",
@@ -38,6 +39,8 @@ ORDER = (
     "loading",
     "service",
 )
+MODEL = "model\t"  # in the description of a processor, beside "model name"
+LOAD_BEFORE = round(os.getloadavg()[0], 1)  # when a benchmark begins
 # How a ratio to the baseline is read, by the end of the unit.
 WORDS = {"/s": "times as fast", "s": "times as long", "B": "times as much"}
 PACKAGES = ("torch", "scikit-learn", "numpy", "openvino", "onnxruntime", "timm", "transformers")
@@ -111,14 +114,26 @@ def machine() -> dict[str, str | float]:
 
     return {
         "processor": _of_processor("model name") or platform.machine(),
+        "model": f"family {_of_processor('cpu family')}, model {_of_processor(MODEL)}",
         "instructions": " ".join(_instructions()),
         "cores": os.cpu_count() or 1,
+        "second core": _second_core(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "threads": torch.get_num_threads(),
         "versions": f"Python {platform.python_version()}, " + ", ".join(_versions()),
+        "load before": LOAD_BEFORE,
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def _second_core(folder: Path = Path("/sys/devices/system/cpu")) -> str:
+    """Tell whether the second core shares its arithmetic with the first."""
+    try:
+        siblings = (folder / "cpu0/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return "not known"
+    return "a core of its own" if siblings == "0" else f"a sibling thread (cores {siblings})"
 
 
 def _of_processor(key: str) -> str:
@@ -173,20 +188,25 @@ In each case the contestants run in turns, in rotating order, and their results 
 equal first. The columns give the median over the rounds, the smallest and the largest round, and
 the ratio to the baseline in the same round, as median and range. A command with `--cpu-time`
 measures the time of the process on all cores, which other work on the machine changes less than
-the time that passes. *Load* is the load average of the minute before a benchmark ended, itself
-included: where it is far above the number of cores, other work ran, and times say little.
-`bfloat16` is never used unless asked for. `engine="compile"`, and training and extraction on GPUs,
-have not been measured."""
+the time that passes. A note says where each contestant ran in a fresh process of its own, with one
+run to warm up; the others share one process. *Load* is the load average of the minute before a
+benchmark ended, itself included: where it is far above the number of cores, other work ran, and
+times say little. `bfloat16` is never used unless asked for. `engine="compile"`, and training and
+extraction on GPUs, have not been measured."""
 
 
 def _machines(lines: list[dict]) -> list[dict]:
     """Return the different machines of some lines; the load does not distinguish them."""
     found: list[dict] = []
     for line in lines:
-        known = {key: value for key, value in line["machine"].items() if key != "load"}
+        known = _without_load(line["machine"])
         if known not in found:
             found.append(known)
     return found
+
+
+def _without_load(machine: dict) -> dict:
+    return {key: value for key, value in machine.items() if not key.startswith("load")}
 
 
 def _describe(machines: list[dict]) -> str:
@@ -215,10 +235,7 @@ def _section(name: str, lines: list[dict], machines: list[dict]) -> str:
     title = title.removeprefix("Measure ")
     title = title[0].upper() + title[1:]
     commands = sorted({f"`{line['command']}`" for line in lines})
-    numbers = {
-        str(machines.index({k: v for k, v in line["machine"].items() if k != "load"}) + 1)
-        for line in lines
-    }
+    numbers = {str(machines.index(_without_load(line["machine"])) + 1) for line in lines}
     load = max(line["machine"]["load"] for line in lines)
     ran = f"Machine {', '.join(sorted(numbers))}, load {load}: {', '.join(commands)}."
     picture = f"![{title}](performance/{name}.png)"

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from _common import Case, as_arrays, count_forward, interleave, parser, photographs, record
+from _common import Case, as_arrays, count_forward, parser, photographs, record
+from _processes import race
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -28,54 +31,75 @@ from sktransfer import PretrainedFeatureExtractor
 
 GRID = {"classify__C": np.logspace(-5, 2, 8)}
 AFTER = [("scale", StandardScaler()), ("classify", LogisticRegression(max_iter=1000))]
-
-
 QUICK = {"rounds": 2, "forms": ["list of arrays", "paths"]}
 
 
-def search(steps, X, y) -> GridSearchCV:
-    return GridSearchCV(Pipeline(steps), GRID, cv=5, error_score="raise").fit(X, y)
+def search(steps, X, y) -> np.ndarray:
+    """Return the scores of each candidate in each fold."""
+    found = GridSearchCV(Pipeline(steps), GRID, cv=5, error_score="raise").fit(X, y)
+    return np.stack([found.cv_results_[f"split{k}_test_score"] for k in range(5)])
 
 
-def ideal(X, y) -> GridSearchCV:
-    """Extract the features once and search on them."""
-    return search(AFTER, PretrainedFeatureExtractor().fit_transform(X), y)
+def samples(form: str, paths: list[str]) -> Any:
+    """Return the photographs in one of the three forms."""
+    if form == "paths":
+        return paths
+    return as_arrays(paths) if form == "one array" else list(as_arrays(paths))
 
 
-def through_store(X, y, memory) -> GridSearchCV:
-    return search([("extract", PretrainedFeatureExtractor(memory=memory)), *AFTER], X, y)
+# -- contestants: each is made in a process of its own -----------------------------------------
 
 
-def assert_equal(a: GridSearchCV, b: GridSearchCV) -> None:
-    for key in a.cv_results_:
-        if key.startswith("split") or key in ("mean_test_score", "rank_test_score"):
-            np.testing.assert_array_equal(a.cv_results_[key], b.cv_results_[key], err_msg=key)
-    assert a.best_params_ == b.best_params_
+def features_once(form: str, paths: list[str], y: list[str]) -> Callable:
+    X = samples(form, paths)
+    return lambda: search(AFTER, PretrainedFeatureExtractor().fit_transform(X), y)
 
 
-def measure(name: str, X, y, args, folder: str) -> Case:
-    print(name, flush=True)
-    folders = (f"{folder}/{name}{i}" for i in itertools.count())
-    ready = next(folders)
-    with count_forward() as cold:
-        first = through_store(X, y, ready)
-    with count_forward() as warm:
-        second = through_store(X, y, ready)
-    wanted = ideal(X, y)
-    assert_equal(first, wanted)
-    assert_equal(second, wanted)
-    assert (cold[0], warm[0]) == (len(y), 0), (cold, warm)
-    vectors = PretrainedFeatureExtractor(memory=ready).fit_transform(X)
+def search_alone(form: str, paths: list[str], y: list[str]) -> Callable:
+    vectors = PretrainedFeatureExtractor().fit_transform(samples(form, paths))
+    return lambda: search(AFTER, vectors, y)
+
+
+def through_store(form: str, paths: list[str], y: list[str], is_filled: bool) -> Callable:
+    """With a store that is empty in each run, or that a first run has filled."""
+    X, folder = samples(form, paths), tempfile.TemporaryDirectory()
+    numbers = itertools.count()
+
+    def run(folder=folder) -> np.ndarray:
+        memory = f"{folder.name}/{0 if is_filled else next(numbers)}"
+        extractor = PretrainedFeatureExtractor(memory=memory)
+        return search([("extract", extractor), *AFTER], X, y)
+
+    for expected in [len(y), 0] if is_filled else [len(y)]:
+        with count_forward() as counted:
+            run()
+        assert counted[0] == expected, counted
+    return run
+
+
+# -- races ---------------------------------------------------------------------------------------
+
+
+def assert_equal(scores: dict[str, np.ndarray]) -> str:
+    wanted, *others = scores.values()
+    for found in others:
+        np.testing.assert_array_equal(found, wanted)
+    return "equal scores"
+
+
+def measure(form: str, paths: list[str], y: list[str], args) -> Case:
+    print(form, flush=True)
+    given = {"form": form, "paths": paths, "y": y}
     variants = {
-        "features once, then the search": lambda: ideal(X, y),
-        "the search alone": lambda: search(AFTER, vectors, y),
-        "first run": lambda: through_store(X, y, next(folders)),
-        "second run": lambda: through_store(X, y, ready),
+        "features once, then the search": (features_once, given),
+        "the search alone": (search_alone, given),
+        "first run": (through_store, given | {"is_filled": False}),
+        "second run": (through_store, given | {"is_filled": True}),
     }
-    times = interleave(variants, args.rounds, args.clock)
-    note = f"equal scores; {cold[0]} and {warm[0]} images passed through the network"
+    times, note = race(variants, args.rounds, args.clock, assert_equal)
+    note += f"; {len(y)} and 0 images passed through the network; each in a fresh process"
     aims = {"first run": 1.15, "second run": 0.25}
-    return Case(f"{name}, {len(y)} images", "s", times, next(iter(times)), aims, note)
+    return Case(f"{form}, {len(y)} images", "s", times, next(iter(times)), aims, note)
 
 
 def main() -> None:
@@ -85,10 +109,7 @@ def main() -> None:
     options.add_argument("--forms", nargs="+", default=forms, choices=forms)
     args = options.parse_args()
     paths, y = photographs(args.data, args.samples)
-    stacked = as_arrays(paths)
-    given = {"list of arrays": list(stacked), "one array": stacked, "paths": paths}
-    with tempfile.TemporaryDirectory() as folder:
-        cases = [measure(name, given[name], y, args, folder) for name in args.forms]
+    cases = [measure(form, paths, y.tolist(), args) for form in args.forms]
     record(__file__, args, cases)
 
 

@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from _common import Case, hymenoptera, interleave, parser, record, speeds
+from _common import Case, hymenoptera, parser, record, speeds
+from _processes import race
 from torch import nn
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
@@ -100,13 +101,53 @@ class Pooled(nn.Module):
         return pool(x, "avg")
 
 
-def by_hand(plain: Plain, x: torch.Tensor, precision: str) -> OpenVINO | None:
-    """Make the network of OpenVINO, if it is installed and has the precision."""
-    try:
-        check_engine("openvino", CPU, precision)
-    except (ImportError, ValueError):
-        return None
-    return OpenVINO(plain, x, precision)
+# -- contestants: each is made in a process of its own -----------------------------------------
+
+
+def loaded(name: str) -> Backbone:
+    torch.manual_seed(0)  # the same random weights in all processes
+    warnings.filterwarnings("ignore", message="weights=None")
+    return load_backbone(name, weights="default" if "lite" in name else None)
+
+
+def opened(backbone: Backbone, paths: list[str]) -> torch.Tensor:
+    return torch.stack([open_sample(path, backbone) for path in paths])
+
+
+def plain_network(name: str, paths: list[str]) -> Callable:
+    plain = Plain(loaded(name))
+    x = opened(plain.backbone, paths)
+    return lambda: plain(x)
+
+
+def plain_samples(name: str, paths: list[str], as_arrays: bool) -> Callable:
+    plain = Plain(loaded(name))
+    samples = [open_image(path) for path in paths] if as_arrays else paths
+    return lambda: plain(samples, open_sample)
+
+
+def by_hand(name: str, paths: list[str], precision: str) -> Callable:
+    plain = Plain(loaded(name))
+    x = opened(plain.backbone, paths)
+    converted = OpenVINO(plain, x, precision)
+    return lambda: converted(x)
+
+
+def through_engine(name: str, paths: list[str], engine: str, precision: str) -> Callable:
+    backbone = loaded(name)
+    output = Output(backbone, penultimate(backbone))
+    made = engine_for_outputs([output], device=CPU, engine=engine, precision=precision)
+    x = opened(backbone, paths)
+    return lambda: made.run(x)[0]
+
+
+def transform(name: str, paths: list[str], as_arrays: bool, **settings: str) -> Callable:
+    samples = [open_image(path) for path in paths] if as_arrays else paths
+    made = PretrainedFeatureExtractor(loaded(name), device="cpu", **settings).fit(samples[:1])
+    return lambda: made.transform(samples)
+
+
+# -- races ---------------------------------------------------------------------------------------
 
 
 def runs(converted: bool) -> dict[str, dict]:
@@ -139,27 +180,22 @@ def assert_equal(outputs: dict[str, np.ndarray]) -> str:
 
 def measure(name: str, variants: dict, n: int, args, aims=None, baseline="plain loop") -> Case:
     print(f"{name}, {n} images", flush=True)
-    note = assert_equal({variant: run() for variant, run in variants.items()})
-    times = interleave(variants, args.rounds, args.clock)
+    times, note = race(variants, args.rounds, args.clock, assert_equal)
+    note += "; each in a fresh process"
     return Case(name, "images/s", speeds(times, n), baseline, aims or {}, note)
 
 
-def through_network(name: str, backbone: Backbone, paths: list[str], args) -> list[Case]:
+def measure_network(name: str, paths: list[str], args) -> list[Case]:
     """Compare the network alone, and in bfloat16 with OpenVINO."""
-    layer, plain = penultimate(backbone), Plain(backbone)
-    x = torch.stack([open_sample(path, backbone) for path in paths])
-    variants: dict[str, Callable] = {"plain loop": lambda: plain(x)}
-    for variant, settings in runs(name in args.converted).items():
-        how = {"precision": settings["precision"], "engine": settings["engine"]}
-        engine = engine_for_outputs([Output(backbone, layer)], device=CPU, **how)
-        backbone.prepared.pop("engines", None)  # keeps two
-        variants[variant] = lambda engine=engine: engine.run(x)[0]
-    for suffix, precision in {"": "float32", ", bfloat16": "bfloat16"}.items():
-        converted = by_hand(plain, x, precision) if name in args.converted else None
-        if converted is not None:
-            variants[f"OpenVINO by hand{suffix}"] = lambda run=converted: run(x)
-    title = f"{NETWORKS[name]}, network"
-    case = measure(title, variants, len(x), args, AIMS.get(name))
+    given, is_converted = {"name": name, "paths": paths}, name in args.converted
+    usable = runs(is_converted)
+    variants: dict[str, tuple] = {"plain loop": (plain_network, given)}
+    variants |= {label: (through_engine, given | how) for label, how in usable.items()}
+    for label, how in usable.items():
+        if how["engine"] == "openvino":
+            hand = label.replace("openvino", "OpenVINO by hand")
+            variants[hand] = by_hand, given | {"precision": how["precision"]}
+    case = measure(f"{NETWORKS[name]}, network", variants, len(paths), args, AIMS.get(name))
     return [case, *_against_openvino(case, name)]
 
 
@@ -176,17 +212,15 @@ def _against_openvino(case: Case, name: str) -> list[Case]:
     return found
 
 
-def through_transform(name: str, backbone: Backbone, paths: list[str], args) -> list[Case]:
+def measure_transform(name: str, paths: list[str], args) -> list[Case]:
     """Compare `transform` from files and from arrays."""
-    plain, arrays = Plain(backbone), [open_image(path) for path in paths]
     cases = []
-    for what, samples in {"JPEG files": paths, "arrays": arrays}.items():
-        variants: dict[str, Callable] = {"plain loop": lambda s=samples: plain(s, open_sample)}
-        for variant, settings in runs(False).items():
-            made = PretrainedFeatureExtractor(backbone, device="cpu", **settings).fit(samples[:1])
-            label = variant.replace("torch", "transform")
-            variants[label] = lambda made=made, s=samples: made.transform(s)
-        cases.append(measure(f"{NETWORKS[name]}, {what}", variants, len(samples), args))
+    for what, as_arrays in {"JPEG files": False, "arrays": True}.items():
+        given = {"name": name, "paths": paths, "as_arrays": as_arrays}
+        variants: dict[str, tuple] = {"plain loop": (plain_samples, given)}
+        for label, how in runs(False).items():
+            variants[label.replace("torch", "transform")] = transform, given | how
+        cases.append(measure(f"{NETWORKS[name]}, {what}", variants, len(paths), args))
     return cases
 
 
@@ -196,13 +230,11 @@ def main() -> None:
     options.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     options.add_argument("--converted", nargs="*", default=list(NETWORKS), choices=NETWORKS)
     args = options.parse_args()
-    warnings.filterwarnings("ignore", message="weights=None")
     paths, cases = hymenoptera(args.data, "train")[0], []
     for name in args.networks:
-        backbone = load_backbone(name, weights="default" if "lite" in name else None)
         few = paths[: args.samples // SHARES.get(name, 1)]
-        cases += through_network(name, backbone, few, args)
-        cases += through_transform(name, backbone, few, args)
+        cases += measure_network(name, few, args)
+        cases += measure_transform(name, few, args)
     record(__file__, args, cases)
 
 

@@ -1,8 +1,10 @@
 """The records of the benchmarks of speed, and the page that is made from them."""
 
 import importlib
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,36 @@ def test_the_page_lists_the_aims_that_were_missed(performance, tmp_path):
     page = performance.render(tmp_path)
     assert "- `imports`, times: slow, 1.50 (1.50 to 1.50) times as long (≤ 1.2)" in page
     assert "fast, 0.50 (0.50 to 0.50) times as long (≤ 1.2)" not in page
+
+
+CONTESTANTS = """
+import os
+
+def process(number):
+    calls = []
+    def run():
+        print("this does not disturb")
+        calls.append(number)
+        return [os.getpid(), len(calls)]
+    return run
+
+def failing():
+    raise ValueError("no")
+"""
+
+
+def test_contestants_run_in_turns_in_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "contestants.py").write_text(CONTESTANTS)
+    processes, made = importlib.import_module("_processes"), importlib.import_module("contestants")
+    variants = {name: (made.process, {"number": i}) for i, name in enumerate("ab")}
+    times, results = processes.race(variants, 3, time.perf_counter, dict)
+    assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3}
+    assert len({os.getpid(), *(int(pid) for pid, _ in results.values())}) == 3
+    assert [n for _, n in results.values()] == [1, 1]
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        processes.race({"a": (made.failing, {})}, 1, time.perf_counter, dict)
 
 
 def test_the_command_lists_the_benchmarks_with_a_line_each():
