@@ -41,9 +41,6 @@ class CachePlacement:
     n_bytes: int
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"place": self.name, "nbytes": self.n_bytes, "seconds": self.seconds}
-
 
 class ActivationCache:
     """Compute activations at the cache.

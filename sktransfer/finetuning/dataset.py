@@ -22,9 +22,7 @@ __all__ = [
     "Batches",
     "SharedBatch",
     "TrainingDataset",
-    "append_kept",
     "as_rows",
-    "as_table",
     "copy_rows",
     "count_batches",
 ]
@@ -104,17 +102,13 @@ class Activations:
         return np.append(self.index, np.full(len(self) - len(self.index), -1))
 
     @property
-    def dtype(self) -> np.dtype:
-        return self.rows.dtype
-
-    @property
     def nbytes(self) -> int:
         return len(self) * self.rows[:1].nbytes
 
     @property
     def is_ragged(self) -> bool:
         """Whether rows are texts, which differ in length."""
-        return self.dtype == object
+        return self.rows.dtype == object
 
 
 class TrainingDataset(Dataset):
@@ -248,9 +242,16 @@ class TrainingDataset(Dataset):
         self, view: Activations | torch.Tensor, batches: Sequence[torch.Tensor]
     ) -> Iterator[torch.Tensor]:
         if isinstance(view, torch.Tensor):
-            return (view[index.to(view.device)] for index in batches)
-        rows = view.batches([index.numpy(force=True) for index in batches])
-        return (self._sent(_as_batch(x)) for x in rows)
+            for index in batches:
+                yield view[index.to(view.device)]
+            return
+        for rows in view.batches([index.numpy(force=True) for index in batches]):
+            # Texts are padded with zeros, the id of no token.
+            is_ragged = rows.dtype == object
+            x = torch.from_numpy(pad_rows(list(rows))) if is_ragged else _as_tensor(rows)
+            if self.device is not None:  # begin to copy it, beside which the network runs
+                x = as_batch(x, self.device).to(self.device, non_blocking=True)
+            yield x
 
     def _of_views(self, index: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         (taken,) = self._taken(self.views[0], [index])
@@ -258,12 +259,6 @@ class TrainingDataset(Dataset):
             here = which == number
             (taken[here.to(taken.device)],) = self._taken(view, [index[here]])
         return taken
-
-    def _sent(self, x: torch.Tensor) -> torch.Tensor:
-        """Begin to copy a batch to an accelerator, beside which the network runs."""
-        if self.device is None:
-            return x
-        return as_batch(x, self.device).to(self.device, non_blocking=True)
 
     def to(self, device: torch.device) -> TrainingDataset:
         """Return rows for an accelerator, and on it if they fit into half of its free memory."""
@@ -339,33 +334,6 @@ def _joined(views: Sequence) -> Activations:
     return Activations(first.rows, np.concatenate([view.index for view in views]), first.behind)
 
 
-def as_table(rows: np.ndarray | Stream | Activations) -> Activations:
-    return rows if isinstance(rows, Activations) else Activations(rows)
-
-
-def append_kept(
-    target: np.ndarray, weight: np.ndarray, kept: tuple[Any, ...] | None
-) -> tuple[Any, ...]:
-    """Append targets and weights of rows that are kept from earlier calls.
-
-    Parameters
-    ----------
-    target : ndarray of shape (n,) or (n, n_outputs)
-    weight : ndarray of shape (n,)
-    kept : tuple of three ndarray, or None
-        Activations, targets and weights.
-
-    Returns
-    -------
-    target, weight : ndarray
-    behind : ndarray or None
-        The activations that are kept.
-    """
-    if kept is None:
-        return target, weight, None
-    return np.concatenate([target, kept[1]]), np.concatenate([weight, kept[2]]), kept[0]
-
-
 def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
     """Convert an array to a tensor, or an array of texts, which differ in length, to a list.
 
@@ -393,12 +361,6 @@ def _is_ragged(view) -> bool:
 
 def _is_streamed(view) -> bool:
     return isinstance(view, Activations) and view.is_streamed
-
-
-def _as_batch(rows: np.ndarray) -> torch.Tensor:
-    """Return rows as one tensor; texts are padded with zeros, the id of no token."""
-    is_ragged = rows.dtype == object
-    return torch.from_numpy(pad_rows(list(rows))) if is_ragged else _as_tensor(rows)
 
 
 class Batches:

@@ -61,7 +61,6 @@ from .trainable_stages import (
     TrainableStages,
     check_head,
     check_partial,
-    count_outputs,
     head_inputs,
     restrict_rows,
 )
@@ -352,7 +351,7 @@ class TunedEstimator(BackboneEstimator):
         _, n_epochs = steps_of(self, len(samples))
         layers = self._inspect(samples) if self.frozen_layers_ else {}
         place = cache.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
-        self.cache_ = place.as_dict()
+        self.cache_ = {"place": place.name, "nbytes": place.n_bytes, "seconds": place.seconds}
         return place
 
     def _frozen_output(self) -> Output:
@@ -431,7 +430,8 @@ class TunedEstimator(BackboneEstimator):
         module = deepcopy(bare)
         check_partial(module.body, module.part, self.backbone_.name, module.fixed)
         row = as_rows(first)[0]
-        n_features = count_outputs(module, row)
+        with torch.no_grad():
+            n_features = module.eval()(row[None]).shape[1]
         n_outputs = self._target.n_outputs
         head = make_head(self.head, n_features, n_outputs, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()

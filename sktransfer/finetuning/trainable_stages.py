@@ -17,7 +17,7 @@ from ..data import get_modality
 from ..engines import engine_for, resolve_device
 from ..features import Stream, check_outputs
 from .adapters import add_adapters, is_adapter, with_merged_adapters
-from .dataset import Activations, as_rows, as_table
+from .dataset import Activations, as_rows
 from .distributed import ONE_PROCESS, Processes
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "check_head",
     "check_partial",
     "copy_state",
-    "count_outputs",
     "head_inputs",
     "restrict_rows",
     "run_rows",
@@ -349,25 +348,17 @@ def run_rows(
         modality=modality,
         precision=precision,
     )
-    table, parts = as_table(activations), []
-    for rows in table.batches(_slices(table)):
-        inputs = list(map(_as_input, as_rows(rows)))
+    table = activations if isinstance(activations, Activations) else Activations(activations)
+    size, parts = _AT_ONCE, []
+    if not table.is_ragged:
+        row_bytes = max(1, table.nbytes // len(table))
+        size = int(np.clip(_BYTES_AT_ONCE // row_bytes, 1, _AT_ONCE))
+    places = np.split(np.arange(len(table)), range(size, len(table), size))
+    for rows in table.batches(places):
+        inputs = [row.float() if row.is_floating_point() else row for row in as_rows(rows)]
         parts.append(engine.run_groups(modality.group(inputs))["output"])
     at = table.positions if positions is None else np.asarray(positions)
     return check_outputs(np.concatenate(parts), at)
-
-
-def _slices(table: Activations) -> list[np.ndarray]:
-    """Divide the places in a table into parts that fit into memory easily."""
-    size = _AT_ONCE
-    if not table.is_ragged:
-        size = int(np.clip(_BYTES_AT_ONCE // max(1, table.nbytes // len(table)), 1, _AT_ONCE))
-    return np.split(np.arange(len(table)), range(size, len(table), size))
-
-
-def _as_input(row: torch.Tensor) -> torch.Tensor:
-    """Convert a row of numbers to float32; ids of tokens are not changed."""
-    return row.float() if row.is_floating_point() else row
 
 
 def head_inputs(
@@ -375,25 +366,9 @@ def head_inputs(
 ) -> np.ndarray:
     """Compute the input of the head from activations at the cache."""
     body = nn.Sequential(*list(with_merged_adapters(module).eval().body)[:-1])
-    has_tokens = activations.dtype == object  # rows of tokens differ in length
-    return run_rows(body, activations, device, {}, has_tokens=has_tokens)
-
-
-@torch.no_grad()
-def count_outputs(module: TrainableStages, row: torch.Tensor) -> int:
-    """Return the number of outputs of a module.
-
-    Parameters
-    ----------
-    module : TrainableStages
-    row : Tensor
-        The activations of one sample.
-
-    Returns
-    -------
-    int
-    """
-    return module.eval()(row[None]).shape[1]
+    rows = activations if isinstance(activations, Activations) else Activations(activations)
+    # Rows of tokens differ in length.
+    return run_rows(body, rows, device, {}, has_tokens=rows.is_ragged)
 
 
 @torch.no_grad()
