@@ -40,6 +40,10 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_configure(config):
     config.stash[_SWEEP] = []
+    if os.environ.get("SKTRANSFER_STRICT"):
+        ignored = [line for line in config.getini("filterwarnings") if line.startswith("ignore")]
+        for line in ("error", *ignored):
+            config.addinivalue_line("filterwarnings", line)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -93,7 +93,9 @@ def test_a_pipeline_around_an_extractor_reports_all_levels(rows, capsys):
     X, y = rows
     model = make_pipeline(PretrainedFeatureExtractor(Vectors()), LogisticRegression())
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # scikit-learn's, about a step without callbacks
+        warnings.simplefilter(
+            "error", UserWarning
+        )  # scikit-learn's, about a step without callbacks
         model.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(X, y)
     assert "PretrainedFeature" in capsys.readouterr().out
 

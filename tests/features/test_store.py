@@ -489,7 +489,7 @@ def test_a_store_that_cannot_be_written_is_read(max_bytes, tmp_path, make_read_o
     with pytest.warns(UserWarning, match=r"cannot be written to the store") as caught:
         assert not store.try_put("recipe", [b"b"], rows(2))
         assert not store.try_put("recipe", [b"b"], rows(2))
-    assert len(caught) == 1
+    assert [warning.category for warning in caught].count(UserWarning) == 1
 
 
 def test_a_store_is_written_again_once_that_is_possible(tmp_path, make_read_only):
@@ -511,7 +511,7 @@ def test_a_store_on_a_full_disk_is_read_and_says_that_nothing_is_added(small_dis
     with pytest.warns(UserWarning, match="No space left") as caught:
         assert not store.try_put("recipe", many, np.ones((500, 200), np.float32))
         assert not store.try_put("recipe", many, np.ones((500, 200), np.float32))
-    assert len(caught) == 1
+    assert [warning.category for warning in caught].count(UserWarning) == 1
     assert store.get("recipe", [b"a", many[0]])[0][0] == 1
     assert len(store) == 1
     assert store.try_put("recipe", [b"b"], rows(2))

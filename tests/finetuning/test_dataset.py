@@ -105,7 +105,7 @@ def test_texts_whose_tokens_are_one_id_or_several_are_joined():
     for row in texts:
         row.flags.writeable = False  # as a store gives them
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         x, _ = TrainingDataset([texts], np.zeros(2), np.ones(2)).batch(
             torch.tensor([0, 1]), 0, None
         )

@@ -32,7 +32,7 @@ def test_a_loss_that_rose_is_told(lr, data):
 
 def test_a_loss_that_fell_is_not(data):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message="y has one class only")
         fit(data)
         fit(data, max_epochs=0)
@@ -62,7 +62,7 @@ def test_a_loss_that_rose_from_almost_nothing_is_not(several_labels):
     model = FineTunedClassifier(load_backbone(wide_network()), **SETTINGS)
     probe = model.set_params(max_epochs=0).fit(X, y).score(X_test, y_test)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.set_params(max_epochs=10, lr=3e-3, net_params={"optimizer__weight_decay": 120.0}).fit(
             X, y
         )
@@ -104,7 +104,7 @@ def test_a_loss_of_the_user_is_watched(data):
     with pytest.warns(UserWarning, match="did not help"):
         fit(data, lr=10.0, loss=nn.CrossEntropyLoss())
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         fit(data, loss=nn.CrossEntropyLoss())
 
 

@@ -16,7 +16,7 @@ def test_pickles_hold_the_versions_and_warn_of_later_ones(tmp_path):
     assert model.__getstate__()["_versions"] == package_versions()
     joblib.dump(model, tmp_path / "model.joblib")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         again = joblib.load(tmp_path / "model.joblib")
     assert not hasattr(again, "_versions")
     state = model.__getstate__() | {"_versions": {"torch": "99.0", "scikit-learn": "1.0"}}
@@ -27,5 +27,5 @@ def test_pickles_hold_the_versions_and_warn_of_later_ones(tmp_path):
 @pytest.mark.parametrize("recorded", [{}, {"torch": ""}, {"torch": "x.y"}, {"other": "99.0"}])
 def test_other_versions_are_no_warning(recorded):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         warn_later_versions(recorded, "file")

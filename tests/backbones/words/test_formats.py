@@ -143,7 +143,7 @@ def test_a_float32_matrix_is_not_copied_or_changed():
     matrix = MATRIX.copy()
     matrix.flags.writeable = False
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         backbone = load_word_vectors((WORDS, matrix))
     shared = backbone.preprocess.vectors.matrix
     assert shared.data_ptr() == matrix.ctypes.data

@@ -77,7 +77,7 @@ def test_unknown_words_are_counted_and_reported_when_fitting():
     with pytest.warns(UserWarning, match=r"50% of the tokens .* most often \['xyzzy', 'plugh'\]"):
         P.check(["the xyzzy film plugh xyzzy is"], True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert P.check(["xyzzy"], False) == {}
         assert P.check(["", "..."], True) == {"oov_rate_": 0.0}
 
