@@ -88,6 +88,7 @@ class Backbone:
     heads: tuple[str, ...]
     modality: Modality
     module: nn.Module
+    stages: Mapping[str, nn.Module] | None
 
     def __init__(
         self,

@@ -42,6 +42,8 @@ class KeyIndex:
     array([11, -1, 10])
     """
 
+    places: np.ndarray
+
     def __init__(self, halves: int = 2):
         self.halves = halves
         # The first halves, sorted, and the second ones.
