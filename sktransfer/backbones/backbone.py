@@ -71,6 +71,9 @@ class Backbone:
         Sides of images are multiples of this, if all pixels are to be used.
     cutter : callable, default=None
         From this backbone to its :class:`Cut`, for networks that cannot be traced.
+    has_class_token : bool, default=None
+        Whether the first of the tokens is one that stands for the whole image. None if it is not
+        known.
 
     Attributes
     ----------
@@ -109,6 +112,7 @@ class Backbone:
         resize: Callable[[nn.Module, int], nn.Module] | None = None,
         patch_size: int | None = None,
         cutter: Callable[[Backbone], Any] | None = None,
+        has_class_token: bool | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
@@ -130,6 +134,7 @@ class Backbone:
         self.resize = resize
         self.patch_size = patch_size
         self.cutter = cutter
+        self.has_class_token = has_class_token
         # This backbone at the size that its weights were trained with, where another was asked for.
         self.native: Backbone | None = None
         self._fingerprint: str | None = None

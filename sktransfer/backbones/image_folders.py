@@ -79,6 +79,7 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
     network = _one_tensor(name, family, model, shape)
     full = name if local is None else f"hf:{local}"
     patch = getattr(model.config, "patch_size", None)
+    patch = patch if isinstance(patch, int) else None
     return Backbone(
         name if local is None else f"hf:{local.name}",
         network,
@@ -88,7 +89,8 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         licence=licence_of_folder(folder) if weights == "default" else None,
         cutter=_cut,
         resize=_for_size,
-        patch_size=patch if isinstance(patch, int) else None,
+        patch_size=patch,
+        has_class_token=_has_class_token(model, shape, patch),
     )
 
 
@@ -157,6 +159,17 @@ def _one_tensor(name: str, family: str, model: nn.Module, shape: tuple[int, ...]
         way_out = "load it with transformers and give a module that takes images: load_backbone("
         raise _refusal(name, family, why, f"{way_out}module, preprocess=…)") from error
     return network
+
+
+@torch.no_grad()
+def _has_class_token(model: Any, shape: tuple[int, ...], patch: int | None) -> bool | None:
+    """Tell whether there are more tokens than patches; None for networks without tokens."""
+    encoder = getattr(model, "base_model", model)
+    found = encoder(pixel_values=torch.zeros(1, *shape), return_dict=True)
+    last = found.get("last_hidden_state")
+    if patch is None or last is None or last.ndim != 3:
+        return None
+    return last.shape[1] > (shape[1] // patch) * (shape[2] // patch)
 
 
 def _classes(model: Any, network: _OneTensor, shape: tuple[int, ...]) -> list[str] | None:

@@ -53,8 +53,8 @@ def check_poolings(asked: Sequence[str | Callable[..., Any]], backbone: Backbone
     Raises
     ------
     ValueError
-        For an unknown name, for weights of words where there are no words, and for features whose
-        number would depend on the text.
+        For an unknown name, for weights of words where there are no words, for features whose
+        number would depend on the text, and for a class token where there is none.
     """
     shown = asked[0] if len(asked) == 1 else list(asked)
     wrong = [p for p in asked if not callable(p) and p not in ALL_POOLINGS]
@@ -68,6 +68,11 @@ def check_poolings(asked: Sequence[str | Callable[..., Any]], backbone: Backbone
         )
     if "flatten" in asked and backbone.modality.has_tokens:
         raise ValueError("pooling='flatten' of texts gives vectors of different lengths.")
+    if "cls" in asked and backbone.has_class_token is False:
+        raise ValueError(
+            f"pooling='cls': backbone {backbone.name!r} has no class token, and its first token is "
+            "a patch or a register. Use 'avg' or 'max'."
+        )
 
 
 def takes_weights(backbone: Backbone) -> bool:

@@ -79,9 +79,16 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
     example = tuple(source.example for source in sources)
     program = export(exportable.module.eval(), example, [source.any_size for source in sources])
     names = [source.name for source in sources]
-    model = onnx_model(
-        program, input_names=names, output_names=[exportable.output], opset_version=OPSETS[""]
-    )
+    try:
+        model = onnx_model(
+            program, input_names=names, output_names=[exportable.output], opset_version=OPSETS[""]
+        )
+    except Exception as error:  # of the converter, for some networks
+        why = f"{type(error).__name__}: {error.__cause__ or error}".splitlines()[0]
+        raise ValueError(
+            f"torch.onnx cannot convert the network ({why:.200}). Save the estimator with "
+            "sktransfer.save, or use a network of the same family from timm ('timm:<name>')."
+        ) from error
     _name_sizes(model, sources)
     _forget_code(model)
     _same_opsets(model)

@@ -151,8 +151,9 @@ class Layout:
         if len(info.shape) == 3:
             sides = info.shape[1:] if info.shape[0] == info.width else info.shape[:2]
             return "grid" if min(sides) > 1 else "avg"
-        has_class_token = info.has_tokens and not self.backbone.modality.has_tokens
-        return ("cls", "avg") if has_class_token else "avg"
+        is_image = not self.backbone.modality.has_tokens
+        may_have = self.backbone.has_class_token is not False  # None is not known
+        return ("cls", "avg") if info.has_tokens and is_image and may_have else "avg"
 
     def both(self, layer: str) -> Pooling:
         """Return the mean and the maximum over the positions of a layer, if it has any."""

@@ -70,6 +70,7 @@ def test_the_output_is_that_of_the_library_and_the_network_has_blocks(family, fo
     assert not cut_of(backbone).why_single
     assert sum(map(has_matrix, stages_of(backbone).values())) > DEPTH
     assert backbone.name == f"hf:{folder.name}"
+    assert backbone.has_class_token is (None if family == "resnet" else True)
 
 
 def test_features_sizes_and_files_of_dinov2(folder_of, tmp_path):
@@ -222,6 +223,7 @@ def test_the_whole_chain_of_each_family(family, folder_of, tmp_path, sweep_rows)
     row = whole_chain(family, backbone, tmp_path)
     row["difference"] = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     sweep_rows.append(row)
-    assert row["difference"] < 1e-4
+    # DINOv3's processor resizes numbers, ours bytes: up to one level of 255.
+    assert row["difference"] < (1e-2 if family.startswith("dinov3") else 1e-4)
     assert len(row["trained"]) == 2
     assert row["layers"] > DEPTH

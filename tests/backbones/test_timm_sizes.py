@@ -169,6 +169,23 @@ def test_the_message_about_a_size_names_one_that_works():
     assert not takes_size(backbone, 64)
 
 
+# class tokens
+
+
+def test_cls_is_an_error_where_there_is_no_class_token():
+    patches = random_backbone("timm:vit_relpos_small_patch16_224")
+    with pytest.raises(ValueError, match=r"pooling='cls'.*no class token.*'avg' or 'max'"):
+        PretrainedFeatureExtractor(patches, layer="blocks.1", pooling=["cls", "avg"]).fit(X)
+    tokens = load_backbone("timm:tiny_dinov3")
+    assert tokens.has_class_token
+    found = PretrainedFeatureExtractor(tokens, layer="norm", pooling="cls").fit_transform(X)
+    x = torch.stack([tokens.preprocess(image) for image in X])
+    with torch.inference_mode():
+        expected = tokens.module.forward_features(x)[:, 0]
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert load_backbone("timm:tiny_swinv2").has_class_token is None
+
+
 # names
 
 
