@@ -215,8 +215,8 @@ class Writer:
             return cls.__name__, {"items": [[key, value] for key, value in item.items()]}
         if cls in (list, dict):
             return "values", {"value": item}
-        if isinstance(item, np.generic) and item.dtype.name in _SCALARS:
-            return "scalar", {"type": item.dtype.name, "value": item.item()}
+        if isinstance(item, np.generic) and item.dtype.type in _SCALARS.values():
+            return "scalar", {"type": cls.__name__, "value": item.item()}
         array = self._array(item) if isinstance(item, np.ndarray) else None
         if array is not None:
             return array
@@ -244,7 +244,7 @@ class Writer:
         if item.dtype.kind == "U":
             codes = item.ravel().view(np.uint32).reshape(*item.shape, item.itemsize // 4)
             return "texts", {"codes": codes}
-        if item.dtype.name not in _SCALARS:
+        if item.dtype.type not in _SCALARS.values():
             return None
         # Products of matrices can differ in their last bits by the order of the memory.
         order = "F" if item.flags.f_contiguous and not item.flags.c_contiguous else "C"
@@ -553,8 +553,8 @@ def is_of_user(item: Any) -> bool:
 
 
 _SCALARS: dict[str, Any] = {
-    np.dtype(code).name: np.dtype(code).type
-    for code in "?bBhHiIqQefd"  # those of safetensors
+    cls.__name__: cls
+    for cls in (np.str_, *(np.dtype(code).type for code in "?bBhHiIqQefd"))  # at most eight bytes
 }
 _SPARSE: dict[str, Any] = {
     cls.__name__: cls

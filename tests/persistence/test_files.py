@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import sys
 import zipfile
 
 import numpy as np
@@ -190,6 +191,51 @@ def test_a_loss_with_an_attribute_of_the_users_is_refused_before_it_is_written(t
     ):
         save(FineTunedClassifier(tiny_backbone(), loss=loss), tmp_path / "model.skt")
     assert not list(tmp_path.iterdir())
+
+
+VALUES = {
+    "#": 1.0,
+    "set": {1, 2},
+    "nested": (1, (2, "x")),
+    "large": 10**30,
+    "no text in UTF-8": "é\ud800",
+    "numbers": np.arange(6.0).reshape(2, 3).T,
+    "texts": np.array(["x", "yy"]),
+    "no texts": np.array([], "U3"),
+    "a text": np.array("abc"),
+    "objects": np.array([["a", None]], object),
+    "masked": np.ma.MaskedArray(["a", None], mask=[True, False], dtype=object),
+    "float32": np.float32(1.5),
+    "str": np.str_("a"),
+    "bytes": b"abc",
+    "dates": np.array([1, 2], "M8[s]"),
+    ("a", 1): None,
+    np.int64(3): [1, {"#": 2}],
+    True: slice(1, None),
+}
+
+
+@pytest.mark.parametrize(
+    "estimator", [LogisticRegression(), FineTunedClassifier()], ids=["theirs", "ours"]
+)
+def test_parameters_have_their_types_after_loading(estimator, tmp_path):
+    save(clone(estimator).set_params(class_weight=VALUES), tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt").class_weight
+    assert list(again) == list(VALUES)
+    for (key, value), (other, expected) in zip(again.items(), VALUES.items(), strict=True):
+        assert (type(key), type(value)) == (type(other), type(expected))
+        for name in ("dtype", "shape"):
+            assert getattr(value, name, None) == getattr(expected, name, None)
+        assert repr(value) == repr(expected)
+    assert again["numbers"].flags.f_contiguous
+
+
+def test_estimators_of_sktransfer_need_no_skops(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skops", None)  # an import raises
+    save(fitted("blend"), tmp_path / "model.skt")
+    assert_same(fitted("blend"), load(tmp_path / "model.skt", modules=TINY), IMAGES)
+    with pytest.raises(ImportError, match="require skops"):
+        save(fitted("pipeline"), tmp_path / "model.skt")
 
 
 def test_the_best_estimator_of_a_search(tmp_path):
