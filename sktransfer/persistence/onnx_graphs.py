@@ -72,22 +72,30 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
     Returns
     -------
     Graph
+
+    Raises
+    ------
+    ValueError
+        Naming the network that the libraries do not convert.
     """
     sources = exportable.sources
     if exportable.counts is not None:
         sources = (*sources, counts_source(exportable.counts))
     example = tuple(source.example for source in sources)
-    program = export(exportable.module.eval(), example, [source.any_size for source in sources])
-    names = [source.name for source in sources]
+    module = exportable.module.eval()
+    settings = {"input_names": [s.name for s in sources], "output_names": [exportable.output]}
     try:
-        model = onnx_model(
-            program, input_names=names, output_names=[exportable.output], opset_version=OPSETS[""]
-        )
-    except Exception as error:  # of the converter, for some networks
+        program = export(module, example, [source.any_size for source in sources])
+        model = onnx_model(program, opset_version=OPSETS[""], **settings)
+    except Exception as error:  # of any type, since it comes from two other libraries
+        networks = (part for part in module.modules() if hasattr(part, "backbone"))
+        names = sorted({part.backbone.name for part in networks})
         why = f"{type(error).__name__}: {error.__cause__ or error}".splitlines()[0]
         raise ValueError(
-            f"torch.onnx cannot convert the network ({why:.200}). Save the estimator with "
-            "sktransfer.save, or use a network of the same family from timm ('timm:<name>')."
+            f"to_onnx: torch.onnx cannot convert the network {', '.join(map(repr, names))} "
+            f"({why:.200}). save() keeps the estimator in a file that this package loads; for a "
+            "graph, use a network of another family, or of the same family from timm "
+            "('timm:<name>')."
         ) from error
     _name_sizes(model, sources)
     _forget_code(model)

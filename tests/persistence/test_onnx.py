@@ -227,6 +227,17 @@ def test_a_network_of_arrays_of_any_shape_needs_a_sample(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
+class Branching(torch.nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_network_that_the_exporter_refuses_is_named(tmp_path):
+    model = PretrainedFeatureExtractor(load_backbone(Branching(), name="mine")).fit(np.eye(4))
+    with pytest.raises(ValueError, match=r"cannot convert the network 'mine'.*save\(\) keeps"):
+        to_onnx(model, tmp_path / "model.onnx", X=np.eye(4))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
