@@ -211,7 +211,7 @@ def test_a_branch_on_a_modality_would_be_found(code):
 
 
 def test_no_module_branches_on_the_name_of_a_task():
-    """A task is an object; only ``find_task`` and its callers know the values of ``task=``."""
+    """A task is an object; only ``find_target`` knows the values of ``task=``."""
     names = {"multiclass", "multilabel", "regression", "classification"}
 
     def compared(path: str) -> bool:

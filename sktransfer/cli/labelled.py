@@ -49,7 +49,7 @@ def train(
     random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
     """Train a model on labelled images or texts, and report its accuracy on held-out samples."""
-    from ..data import find_task
+    from ..data import NumericTarget, find_target
     from ..persistence import save
     from .output import ReaderLeft, note, print_lines
 
@@ -60,7 +60,7 @@ def train(
     backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as memory:
         common = {"memory": memory, "random_state": random_state, "verbose": 1}
-        make = _MODEL_FOR[find_task(samples.y, task)]
+        make = _regressor if find_target(samples.y, task) is NumericTarget else _classifier
         model = make(backbone, strategy, time_budget, common)
         split = _hold_out(samples, random_state)
         if split.X_test is not None and split.y_test is not None:
@@ -90,9 +90,6 @@ def _regressor(backbone: str, strategy: str, time_budget: float | None, settings
     from ..selection import TransferRegressor
 
     return TransferRegressor(backbone, **settings)
-
-
-_MODEL_FOR = {"classification": _classifier, "regression": _regressor}
 
 
 def _hold_out(samples: Source, seed: int) -> Source:
@@ -273,7 +270,7 @@ def report(
     label: Label = None,
 ) -> None:
     """Write a page about data and a model: errors, label issues, duplicates, scores, costs."""
-    from ..data import find_task
+    from ..data import NumericTarget, find_target
     from ..inspection import report as write_report
     from ..persistence import load
     from .output import note, print_lines
@@ -283,7 +280,7 @@ def report(
     samples = read_source(source, Columns(image, text, label), training=not held_out)
     backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
     if model is None:
-        make = _MODEL_FOR[find_task(samples.y, "auto")]
+        make = _regressor if find_target(samples.y) is NumericTarget else _classifier
         estimator = make(backbone, "auto", None, {"memory": memory, "random_state": 0})
     else:
         estimator = load(model)

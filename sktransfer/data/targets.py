@@ -30,7 +30,7 @@ __all__ = [
     "check_weights",
     "class_target",
     "encode_target",
-    "find_task",
+    "find_target",
     "is_numbers",
     "naming",
     "open_target",
@@ -42,18 +42,19 @@ _LEAST_TOTAL = float(np.finfo(np.float64).tiny)  # its reciprocal is finite
 _Found = TypeVar("_Found")
 
 
-def find_task(y: np.ndarray, task: str) -> str:
-    """Return whether y holds labels or numbers to regress on.
+def find_target(y: np.ndarray, task: str = "auto") -> type[Target]:
+    """Return the kind of a target: labels, label sets, or numbers to regress on.
 
     Parameters
     ----------
     y : ndarray of shape (n_samples,) or (n_samples, n_columns)
-    task : {"auto", "classification", "regression"}
+    task : {"auto", "classification", "regression"}, default="auto"
         "auto" takes numbers with a fractional part as numbers, and all else as labels.
 
     Returns
     -------
-    {"classification", "regression"}
+    type
+        :class:`ClassTarget`, :class:`IndicatorTarget` or :class:`NumericTarget`.
 
     Raises
     ------
@@ -62,10 +63,12 @@ def find_task(y: np.ndarray, task: str) -> str:
     """
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
-    if task != "auto":
-        return task
-    found = naming("y", type_of_target, y)
-    return "regression" if found.startswith("continuous") else "classification"
+    if task == "regression":
+        return NumericTarget
+    kind = naming("y", type_of_target, y)
+    if task == "auto" and kind.startswith("continuous"):
+        return NumericTarget
+    return IndicatorTarget if kind.startswith("multilabel") else ClassTarget
 
 
 def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> np.ndarray:
@@ -89,7 +92,7 @@ def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> n
         As :func:`check_labels` and :func:`check_numbers`.
     """
     y = column_or_1d(check_target(y, n_samples), warn=True, input_name="y")
-    if find_task(y, task) == "regression":
+    if find_target(y, task) is NumericTarget:
         return check_numbers(y).astype(np.float64)
     if task == "auto" and _look_like_numbers(y):
         warnings.warn(

@@ -10,10 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import cross_val_score
 from sklearn.utils import check_array
-from sklearn.utils.multiclass import type_of_target
 
 from .._compat.sklearn import Interval, num_samples, validate_params
-from ..data import check_labels, check_numbers, check_target, find_task, naming
+from ..data import (
+    IndicatorTarget,
+    NumericTarget,
+    check_labels,
+    check_numbers,
+    check_target,
+    find_target,
+    naming,
+)
 from ..data.types import Folds, RandomState, Samples
 from .folds import check_folds
 from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
@@ -136,9 +143,10 @@ def _max_evidence(power, squares, rest, n_samples) -> np.ndarray:
 
 def _as_targets(y, task: str) -> np.ndarray:
     """Make one column of numbers for each class, label or target; drop constant ones."""
-    if find_task(y, task) == "regression":
+    kind = find_target(y, task)
+    if kind is NumericTarget:
         targets = check_numbers(y).astype(np.float64).reshape(len(y), -1)
-    elif type_of_target(y) == "multilabel-indicator":
+    elif kind is IndicatorTarget:
         targets = y.astype(np.float64)
     else:
         targets = membership(encode_classes(y))
@@ -374,7 +382,7 @@ def probe_score(
     """
     features = check_features(features)
     y = check_target(y, len(features))
-    if find_task(y, task) == "regression":
+    if find_target(y, task) is NumericTarget:
         y = check_numbers(y)
         probe, splits = RidgeProbe(), check_folds(cv, y, random_state)
     else:
