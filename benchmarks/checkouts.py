@@ -196,10 +196,11 @@ def strategies(data: Path) -> Callable:
     from sktransfer import TransferClassifier, selection
 
     paths, y, test = photographs(data)
+    paths, y = paths[::2], y[::2]
     expected = [Path(path).parent.name for path in test]
     folder = tempfile.TemporaryDirectory()
     backbone = sktransfer.load_backbone("efficientnet_lite0", image_size=96)
-    model: Any = TransferClassifier(backbone, memory=folder.name, max_epochs=5, random_state=0)
+    model: Any = TransferClassifier(backbone, memory=folder.name, max_epochs=2, random_state=0)
     if hasattr(selection, "available_strategies"):
         # As many rounds, samples and candidates; four folds in place of five and then three.
         grid = {"strategy": selection.available_strategies(backbone)}
@@ -209,7 +210,7 @@ def strategies(data: Path) -> Callable:
         model.set_params(strategy="search")
 
     def run(folder=folder) -> np.ndarray:
-        return np.array([model.fit(paths, y).score(test, expected) > 0.7])
+        return np.array([model.fit(paths, y).score(test, expected) > 0.6])
 
     return run
 
