@@ -91,7 +91,7 @@ FAMILIES = {
     "XLM-RoBERTa": ("XLMRobertaConfig", SMALL),
     "XLNet": ("XLNetConfig", {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24}),
 }
-WHOLE = {"XLNet"}  # one stage
+WHOLE = {"RoFormer", "XLNet"}  # one stage
 
 # a folder of sentence-transformers: the family, its pooling, and the modules behind it
 SENTENCES = {
