@@ -552,10 +552,8 @@ def is_of_user(item: Any) -> bool:
 # -- kinds of objects ----------------------------------------------------------------------------
 
 
-_SCALARS: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (np.str_, *(np.dtype(code).type for code in "?bBhHiIqQefd"))  # at most eight bytes
-}
+_NUMBERS: list[Any] = [np.dtype(code).type for code in "?bBhHiIqQefd"]  # at most eight bytes
+_SCALARS: dict[str, Any] = {cls.__name__: cls for cls in (np.str_, *_NUMBERS)}
 _SPARSE: dict[str, Any] = {
     cls.__name__: cls
     for cls in (sparse.csc_array, sparse.csc_matrix, sparse.csr_array, sparse.csr_matrix)

@@ -319,8 +319,9 @@ def _is_same(source: Source, other: Source) -> bool:
         {key: value for key, value in each.about.items() if key not in ("mean", "std")}
         for each in (source, other)
     )
-    known = source.rows is not None and other.rows is not None
-    is_equal = not known or np.array_equal(source.rows, other.rows)
+    is_equal = True
+    if source.rows is not None and other.rows is not None:
+        is_equal = np.array_equal(source.rows, other.rows)
     shapes = source.example.shape == other.example.shape
     return shapes and how == how_other and source.attached == other.attached and is_equal
 
