@@ -164,8 +164,9 @@ def _one_tensor(name: str, family: str, model: nn.Module, shape: tuple[int, ...]
 @torch.no_grad()
 def _has_class_token(model: Any, shape: tuple[int, ...], patch: int | None) -> bool | None:
     """Tell whether there are more tokens than patches; None for networks without tokens."""
-    encoder = getattr(model, "base_model", model)
-    found = encoder(pixel_values=torch.zeros(1, *shape), return_dict=True)
+    found = model(pixel_values=torch.zeros(1, *shape), return_dict=True)
+    if found.get("logits") is not None:  # a classifier, around an encoder
+        found = model.base_model(pixel_values=torch.zeros(1, *shape), return_dict=True)
     last = found.get("last_hidden_state")
     if patch is None or last is None or last.ndim != 3:
         return None
@@ -248,20 +249,18 @@ def _own_steps(processor: Any, theirs: _ByProcessor) -> ProcessorPreprocessing |
     resize, crop, crop_mode = sizes
     # What it does to colors shows on a black and a white image.
     low, high = (theirs(np.full((*crop, 3), level, np.uint8)).mean((1, 2)) for level in (0, 255))
-    std = 1 / (high - low)
-    mean = -low * std
+    found = -low / (high - low), 1 / (high - low)
     stated = [tuple(getattr(processor, key, None) or ()) for key in ("image_mean", "image_std")]
-    if all(len(values) == 3 for values in stated) and np.allclose(stated, [mean, std], atol=1e-4):
-        mean, std = stated
-    else:
-        mean, std = tuple(mean.tolist()), tuple(std.tolist())
+    is_stated = all(len(values) == 3 for values in stated)
+    is_stated = is_stated and np.allclose(stated, torch.stack(found), atol=1e-4)
+    mean, std = stated if is_stated else (tuple(values.tolist()) for values in found)
     steps = ProcessorPreprocessing(resize, crop, mean, std, mode, crop_mode)
     for image in _EXAMPLES:
-        expected, found = theirs(image), steps(image)
-        if expected.shape != found.shape:
+        expected, ours = theirs(image), steps(image)
+        if expected.shape != ours.shape:
             return None
         scale = torch.tensor(std)[:, None, None]
-        if not bool(((expected - found).abs() * scale.abs() <= _LEVEL).all()):
+        if not bool(((expected - ours).abs() * scale.abs() <= _LEVEL).all()):
             return None
     return steps
 

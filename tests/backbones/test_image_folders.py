@@ -32,7 +32,7 @@ from tests.backbones.image_networks import (
 from tests.support import images
 
 X, Y = images(12, (90, 80)), np.array(["ant", "bee"] * 6)
-EVERYDAY = ["dinov2 with registers", "clip", "resnet"]
+EVERYDAY = ["dinov2 with registers", "dinov3 vit", "clip", "resnet"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,10 @@ def test_the_output_is_that_of_the_library_and_the_network_has_blocks(family, fo
     folder = folder_of(family)
     backbone = load_backbone(f"hf:{folder}")
     found = features_of(backbone, X[:5])
-    assert_allclose(found, output_of_library(folder, X[:5]), rtol=1e-4, atol=1e-5)
+    expected = output_of_library(folder, X[:5])
+    # DINOv3's processor resizes numbers, ours bytes: up to one level of 255.
+    tolerance = 1e-2 if family.startswith("dinov3") else 1e-4
+    assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
     assert not cut_of(backbone).why_single
     assert sum(map(has_matrix, stages_of(backbone).values())) > DEPTH
     assert backbone.name == f"hf:{folder.name}"
