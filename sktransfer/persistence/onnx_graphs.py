@@ -88,7 +88,7 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
         program = export(module, example, [source.any_size for source in sources])
         model = onnx_model(program, opset_version=OPSETS[""], **settings)
     except Exception as error:  # of any type, since it comes from two other libraries
-        networks = (part for part in module.modules() if hasattr(part, "backbone"))
+        networks: Any = [part for part in module.modules() if hasattr(part, "backbone")]
         names = sorted({part.backbone.name for part in networks})
         why = f"{type(error).__name__}: {error.__cause__ or error}".splitlines()[0]
         raise ValueError(
