@@ -12,6 +12,7 @@ constants of the input size. Whether that is true is checked on other images.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -264,8 +265,14 @@ _BETWEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         [_image(x).mean((2, 3))[:, None], x.flatten(2).transpose(1, 2)], 1
     ),
 }
+
+
+def _mean_after(x: torch.Tensor, n: int) -> torch.Tensor:
+    return _tokens(x)[:, n:].mean(1)
+
+
 for _n in range(1, 9):
-    _BETWEEN[f"mean_after_{_n}"] = lambda x, n=_n: _tokens(x)[:, n:].mean(1)
+    _BETWEEN[f"mean_after_{_n}"] = functools.partial(_mean_after, n=_n)
 
 
 def _tokens(x: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,7 @@ def read_json(path: Path, kind: type[Any] = dict) -> Any:
     return checked(found, kind, f"{str(path)!r}")
 
 
-def checked(value, kind: type, where: str):
+def checked(value: Any, kind: type, where: str) -> Any:
     """Return a value of a JSON file, or raise ValueError if it is of another type."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         found = _JSON_TYPES.get(type(value), repr(value)[:40])
@@ -350,7 +350,8 @@ def explained(name: str, problem: str):
         raise ValueError(f"backbone {name!r}: {problem} ({why})") from error
 
 
-def transformers_library():
+def transformers_library() -> Any:
+    """Return the module transformers, or raise ImportError with the line that installs it."""
     try:
         import transformers
     except ImportError:

@@ -339,7 +339,9 @@ class Slot(nn.Module):
         Plain attributes of the block, which the network may read.
     """
 
-    def __init__(self, block: nn.Module | None, argument: str, n_returned: int, settings: dict):
+    def __init__(
+        self, block: nn.Module | None, argument: str, n_returned: int, settings: dict[str, Any]
+    ):
         super().__init__()
         vars(self).update(settings)
         self.block = block

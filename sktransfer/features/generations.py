@@ -82,6 +82,10 @@ class CheckedStore:
     backbone: Backbone
     outputs: Mapping[Any, Output]
     store: FeatureStore
+    keys: dict[Any, str]
+    precision: str
+    dtype: str
+    device_name: str
 
     def __init__(
         self,
@@ -159,14 +163,13 @@ class CheckedStore:
         The first and the last of the rows of each are computed again, those of samples that cannot
         be opened any more excepted.
         """
-        opened = functools.cache(lambda i: open_or_none(samples[i], self.backbone))
+        opened: Any = functools.cache(lambda i: open_or_none(samples[i], self.backbone))
         comparisons = []
         for name, generations in rows_of.items():
             for generation, places in generations:
-                ends = {
-                    next((i for i in order if opened(i) is not None), None)
-                    for order in (places, places[::-1])
-                } - {None}
+                first = next((i for i in places if opened(i) is not None), None)
+                last = next((i for i in reversed(places) if opened(i) is not None), None)
+                ends = {i for i in (first, last) if i is not None}
                 # Rows with which nothing can be compared are not used.
                 generation.is_same = bool(ends)
                 comparisons += [(name, generation, i) for i in ends]
@@ -179,8 +182,7 @@ class CheckedStore:
         # The same code may give other rows in each run.
         at = {name: i for name, _, i in comparisons if name in changed}
         again = {i: open_or_none(samples[i], self.backbone) for i in {*at.values()}}
-        again = {i: tensor for i, tensor in again.items() if tensor is not None}
-        repeated = self._compute(again, at)
+        repeated = self._compute({i: x for i, x in again.items() if x is not None}, at)
         for name, i in at.items():
             if i in repeated:
                 self._note_repeats(name, _distance(rows[i][name], repeated[i][name]))

@@ -141,6 +141,11 @@ class EpochProgress(Callback):
     estimator : TunedEstimator, default=None
     """
 
+    advance: Callable[[int], object] | None
+    context: Any
+    estimator: Any
+    epoch_: Any
+
     def __init__(
         self, advance: Callable[[int], object] | None, context: Any = None, estimator: Any = None
     ):

@@ -116,7 +116,7 @@ class TunedEstimator(BackboneEstimator):
         "random_state": ["random_state"],
     }
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> Any:
         try:
             return super().__sklearn_clone__()
         except Exception as error:  # of any type: a callback is copied by its own methods

@@ -190,10 +190,10 @@ class TrainingNet(NeuralNet):
     """
 
     processes: Processes = ONE_PROCESS
-    was_stopped = False  # by a callback
+    was_stopped: bool = False  # by a callback
     train_batches: Batches | None = None  # of the training that runs
-    most_rows = 2**31  # of a micro-batch
-    is_memory_short = False
+    most_rows: int = 2**31  # of a micro-batch
+    is_memory_short: bool = False
     _stops = False  # whether a callback stops the training
 
     def partial_fit(self, *args: Any, **kwargs: Any) -> Any:

@@ -343,6 +343,7 @@ class Reader:
 
     arrays: Mapping[str, np.ndarray]
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
+    scikit: list[Any]
 
     def __init__(
         self,

@@ -208,8 +208,8 @@ def _estimate_strategies(study: Study, smallest: int, folds: list) -> list[Strat
                 gained = np.where(np.isfinite(hits), hits - reference[0], gained)
                 estimates[name] = _estimate(study, name, expected, gained, others)
         else:
-            hits = [study.judge(name, split) for split in study.splits]
-            gained = np.mean(np.subtract(hits, reference), axis=0)
+            of_splits = [study.judge(name, split) for split in study.splits]
+            gained = np.mean(np.subtract(of_splits, reference), axis=0)
             estimates[name] = _estimate(study, name, expected, gained, others)
     return [estimates[name] for name in study.names]
 

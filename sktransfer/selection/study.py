@@ -71,6 +71,9 @@ class Study:
         Of the estimators of all trials, in front of the user's store.
     """
 
+    names: list[str]
+    memory: StudyMemory
+
     def __init__(self, task: StrategyTask):
         self.task = task
         self.memory = StudyMemory(as_store(task.run["memory"]))

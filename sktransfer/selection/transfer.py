@@ -406,7 +406,8 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
     def _own_classes(self, samples, classes: np.ndarray, i: int = 0) -> dict[Any, list[int]] | None:
         """Return the classes of a network that mean each label, by position, as the user says."""
         backbone, listed = self.backbones_[i], isinstance(self.class_map, list)
-        class_map = self.class_map[i] if listed else self.class_map
+        class_map: Any = self.class_map
+        class_map = class_map[i] if listed else class_map
         others_know = len(self.backbones_) > 1 and not listed and backbone.classes is None
         if class_map is None or others_know:
             return None
