@@ -25,6 +25,7 @@ from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClas
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from .._compat.sklearn import column_places, safe_indexing
+from ..backbones.weights import first_line
 from ..data import check_interrupt, package_versions, split_columns
 from ..data.types import Samples
 from ..engines import quiet
@@ -519,7 +520,8 @@ def _scikit_graph(
     except Exception as error:  # of any type, by estimator
         raise ValueError(
             f"skl2onnx cannot convert {type(steps[-1]).__name__} or a step before it "
-            f"({type(error).__name__}: {error!s:.200})."
+            f"({type(error).__name__}: {first_line(error)}). Use another estimator, such as "
+            "LogisticRegression() or RandomForestClassifier(), or save(model, path)."
         ) from error
     names = _output_names(steps[-1])
     del model.graph.output[len(names) :]  # such as probabilities of votes

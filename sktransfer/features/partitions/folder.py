@@ -315,7 +315,7 @@ class Manifest:
         for name, width, key, whole in content.pop("columns"):  # tuples are lists in JSON
             whole = None if whole is None else (whole[0], tuple(whole[1]))
             columns.append(FeatureColumn(name, width, key, whole))
-        behavior = tuple(content.pop("behavior"))
+        behavior = tuple(content.pop("behavior", ()))
         return cls(columns=tuple(columns), behavior=behavior, **content)
 
     def check(self, folder: Folder) -> None:
