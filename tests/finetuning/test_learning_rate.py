@@ -79,7 +79,9 @@ def test_blocks_with_attention_have_the_rates_of_transformers(norm, data):
 
 def test_similar_samples_have_a_lower_rate():
     rng = np.random.default_rng(0)
-    network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
     X = rng.normal(size=(200, 6)).astype(np.float32)
     for _ in range(60):  # moves its statistics
         network(torch.as_tensor(X))

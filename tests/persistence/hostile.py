@@ -407,7 +407,7 @@ class Corpus:
         self.table("a large head", origin, tuned)
         huge = {"kind": "sparse", "type": "csr_matrix", "shape": [2**40, 2**40]}
         parts = {name: {"#": 0} for name in ("data", "indices", "indptr")}
-        self.table("a sparse array", arrays["int64"], huge | parts)
+        self.table("a sparse array", arrays["float32"], huge | parts)
 
     def references(self) -> None:
         itself = {"kind": "network", "how": "tuned", "origin": {"#": 0}, "state": {}}
