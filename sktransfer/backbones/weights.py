@@ -35,6 +35,7 @@ __all__ = [
     "random_weights",
     "read_tensors",
     "seeded",
+    "take_number_of_classes",
 ]
 
 _LIGHTNING = "model."  # before the names of a network that is an attribute of a LightningModule
@@ -148,14 +149,19 @@ def load_weights(
     if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
         tensors = {name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()}
     tensors = {rename(name): tensor for name, tensor in tensors.items()}
-    _take_number_of_classes(module, tensors)
+    take_number_of_classes(module, tensors)
     return load_tensors(module, tensors, f"weights: {str(path)!r}")
 
 
-def _take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Give the last layers of a module the number of outputs that they have in a file.
 
     Nothing is changed if tensors of other layers have another shape, too.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    tensors : mapping of str to Tensor
     """
     own = module.state_dict()
     changed = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
@@ -171,7 +177,7 @@ def _take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tenso
     if len(numbers) != 1 or not (only_outputs and is_whole):
         return
     for name, layer in layers.items():
-        empty = nn.Parameter(torch.empty_like(tensors[name], device="meta"))
+        empty = nn.Parameter(torch.empty_like(tensors[name], dtype=own[name].dtype))
         setattr(layer, name.rpartition(".")[2], empty)
         number = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
         setattr(layer, number, len(tensors[name]))

@@ -20,6 +20,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -116,11 +117,16 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
     contents = {
         "versions": package_versions(),
         "estimator": _summary(estimator),
-        "classes": classes[:_SHOWN].tolist() if isinstance(classes, np.ndarray) else None,
+        "classes": _shown_classes(classes) if isinstance(classes, np.ndarray) else None,
         "networks": writer.networks,
         "modules": sorted(writer.named),
     }
     write_archive(path, contents, parts)
+
+
+def _shown_classes(classes: np.ndarray) -> list[Any]:
+    shown = classes[:_SHOWN].tolist()
+    return [label if isinstance(label, str | int | float | list) else str(label) for label in shown]
 
 
 def _summary(estimator) -> str:
@@ -293,14 +299,21 @@ def write_archive(
                     archive.writestr(zipfile.ZipInfo(name), part)  # without the time
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)  # temporary files have stricter permissions than new ones
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, _permissions(path))
         check_interrupt()
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _permissions(path: Path) -> int:
+    """Return those of a file that is replaced, or of a new one, which temporary files lack."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -21,7 +21,7 @@ from ..backbones import Backbone, load_backbone
 from ..backbones.behavior import check_behavior
 from ..backbones.preprocessing import TransformPreprocessing
 from ..backbones.registry import Reference, architecture
-from ..backbones.weights import check_finite, load_tensors
+from ..backbones.weights import check_finite, load_tensors, take_number_of_classes
 from ..backbones.words.files import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
 from ..backbones.wordvectors import word_backbone
@@ -195,11 +195,12 @@ def _is_published(network: Backbone) -> bool:
     name = network.name if network.loaded_by is None else network.loaded_by[0]
     try:
         plain = architecture(name)
-    except (ImportError, ValueError):  # the user's
+    except (ImportError, OSError, ValueError):  # the user's
         return False
     if not network.modality.has_tokens:
         with contextlib.suppress(ValueError):
             native = network.native or network
+            take_number_of_classes(plain.module, native.module.state_dict())
             load_tensors(plain.module, native.module.state_dict(), name, copy=True)
             if plain.fingerprint == network.fingerprint:
                 return True
@@ -233,8 +234,12 @@ def _build_published(reader: Reader, record: dict[str, Any]) -> Backbone:
     """Build a network by name, after its size was compared with that of the tensors."""
     tensors, source = reader.tensors[record["tensors"]], repr(record["name"])
     with contextlib.suppress(NotImplementedError), torch.device("meta"):  # RegNet needs numbers
-        load_tensors(architecture(record["name"]).module, tensors, source)
-    return architecture(record["name"])
+        empty = architecture(record["name"]).module
+        take_number_of_classes(empty, tensors)
+        load_tensors(empty, tensors, source)
+    network = architecture(record["name"])
+    take_number_of_classes(network.module, tensors)
+    return network
 
 
 def _read_given(reader: Reader, record: dict[str, Any]) -> Backbone:

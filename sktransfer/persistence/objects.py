@@ -90,6 +90,7 @@ OWN: dict[str, Any] = {
     )
 }
 
+_LARGEST = 2**22  # values that an object may have
 _REF = "#"  # the only key of a dictionary that stands for an object of the table
 _PLAIN = (str, int, float, bool, type(None))
 _MANY = 8  # values from which a collection is shorter in the table than in skops
@@ -201,7 +202,7 @@ class Writer:
         if isinstance(item, torch.Tensor):
             tensors = self.tensors.setdefault("tensors", {})
             name = str(len(tensors))
-            tensors[name] = item.detach().cpu().contiguous()
+            tensors[name] = item.detach().cpu().resolve_conj().resolve_neg().contiguous()
             return "tensor", {"name": name}
         if sparse.issparse(item):
             kept = item if item.format in ("csr", "csc") else item.tocsr()
@@ -359,6 +360,8 @@ class Reader:
         self.objects: list[Any] = []
         self.networks: dict[str, Any] = {}
         self._arrays_read: dict[str, np.ndarray] = {}
+        self._sizes: list[int] = []  # of each object, if it were written without references
+        self._size = 0
         self._filled: dict[int, Any] = {}  # objects of scikit-learn, which are changed in place
 
     def read_table(self, table: Any) -> Any:
@@ -379,8 +382,13 @@ class Reader:
             If it is not as :class:`Writer` writes it.
         """
         for record in table["objects"]:
+            self._size = 1
             values = {key: self.read(value) for key, value in record.items()}
-            self.objects.append(self._make(values.pop("kind"), values))
+            kind = values.pop("kind")
+            if type(kind) is not str:
+                raise DamagedFileError("it has an object whose kind is no text")
+            self._sizes.append(self._size)
+            self.objects.append(self._make(kind, values))
         return self.read(table["estimator"])
 
     def read(self, value: Any) -> Any:
@@ -405,6 +413,10 @@ class Reader:
         number = value[_REF]
         if len(value) > 1 or type(number) is not int or not 0 <= number < len(self.objects):
             raise DamagedFileError(f"it has a reference to no earlier object, {value!r:.80}")
+        # Objects that share others many times would take hours to be hashed or shown.
+        self._size += self._sizes[number]
+        if self._size > _LARGEST:
+            raise DamagedFileError(f"its objects refer to each other more than {_LARGEST:,} times")
         return self.objects[number]
 
     def _make(self, kind: Any, record: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import column_places, safe_indexing
 from ..backbones.weights import first_line
@@ -391,6 +392,7 @@ def _features_graph(estimator: Any, X: Any = None, columns: Sequence[Any] = ()) 
 
 def _extractor(estimator: PretrainedFeatureExtractor, X, columns: Sequence) -> Graph:
     """Run each column through the network."""
+    check_is_fitted(estimator)
     names = columns or (estimator.columns_ if len(estimator.columns_) > 1 else [None])
     columns_of_x = {} if X is None else split_columns(X, estimator.image_shape)
     given = list(columns_of_x.values()) or [None] * len(names)

@@ -8,7 +8,9 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
+from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import VotingClassifier
@@ -34,6 +36,7 @@ from sktransfer import (
     register_backbone,
     save,
 )
+from sktransfer.persistence.files import write_archive
 from sktransfer.persistence.objects import is_loss
 from tests.support import TINY_SIZE, TinyNet, Vectors, run_python, tiny_backbone
 
@@ -525,3 +528,57 @@ def test_a_file_is_refused_where_the_given_network_computes_something_else(tmp_p
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
     with pytest.raises(ValueError, match="does not compute what it computed"):
         load(tmp_path / "model.skt", modules=modules)
+
+
+def test_a_small_file_whose_objects_share_others_many_times_is_refused_at_once(tmp_path):
+    objects = [{"kind": "tuple", "items": []}]
+    objects += [{"kind": "tuple", "items": [{"#": i}, {"#": i}]} for i in range(60)]
+    table = {"objects": [*objects, {"kind": "set", "items": [{"#": 60}]}], "estimator": {"#": 61}}
+    contents = {"versions": {}, "estimator": "", "classes": None, "networks": [], "modules": []}
+    parts = {"estimator.json": json.dumps(table).encode()}
+    parts["arrays.safetensors"] = safetensors.numpy.save({})
+    write_archive(tmp_path / "small.skt", contents, parts)
+    with pytest.raises(ValueError, match="refer to each other more than"):
+        load(tmp_path / "small.skt")
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    model = make_pipeline(features(), LogisticRegression()).fit(IMAGES, LABELS)
+    path = tmp_path / "model.skt"
+    save(model, path)
+    path.chmod(0o600)
+    save(model, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_classes_that_are_dates_can_be_saved(tmp_path):
+    dates = np.array(["2020-01-01", "2021-01-01"], "M8[D]")[np.arange(len(IMAGES)) % 2]
+    model = make_pipeline(features(), LogisticRegression()).fit(IMAGES, dates)
+    save(model, tmp_path / "dates.skt")
+    assert (
+        load(tmp_path / "dates.skt", modules=TINY).predict(IMAGES).tolist()
+        == model.predict(IMAGES).tolist()
+    )
+
+
+def test_tensors_with_a_lazy_sign_or_conjugate_keep_their_values(tmp_path):
+    model = make_pipeline(features(), LogisticRegression()).fit(IMAGES, LABELS)
+    negative, conjugate = torch._neg_view(torch.ones(2)), (1j * torch.ones(2)).conj()
+    model[0].kept_ = [negative, conjugate]
+    save(model, tmp_path / "signs.skt")
+    first, second = load(tmp_path / "signs.skt", modules=TINY)[0].kept_
+    assert first.tolist() == [-1, -1]
+    assert second.tolist() == [-1j, -1j]
+
+
+@pytest.mark.filterwarnings("ignore:weights=None")
+def test_a_file_holds_a_network_of_another_number_of_classes(tmp_path):
+    state = load_backbone("squeezenet1_1", weights=None).module.state_dict()
+    last = [key for key in state if state[key].shape[:1] == (1000,)]
+    torch.save(state | {key: state[key][:7].clone() for key in last}, tmp_path / "seven.pth")
+    model = PretrainedFeatureExtractor("squeezenet1_1", weights=tmp_path / "seven.pth").fit(IMAGES)
+    save(model, tmp_path / "model.skt", self_contained=True)
+    (tmp_path / "seven.pth").unlink()
+    assert_allclose(
+        load(tmp_path / "model.skt").transform(IMAGES), model.transform(IMAGES), rtol=1e-5
+    )
