@@ -197,7 +197,13 @@ def serve(
     service = make_service(load(path), n_threads=threads, max_bytes=max_mb * 10**6, explain=explain)
     note(f"Serving {path} at http://{host}:{port}; end it by Ctrl-C.")
     uvicorn.run(
-        service, host=host, port=port, limit_concurrency=queue, log_level="warning", ws="none"
+        service,
+        host=host,
+        port=port,
+        limit_concurrency=queue + 1,  # from which number on uvicorn refuses
+        timeout_graceful_shutdown=5,  # seconds, for connections that send nothing
+        log_level="warning",
+        ws="none",
     )
 
 

@@ -1,26 +1,29 @@
 """A web service around a fitted model: a page for one sample, and predictions as JSON."""
 # FastAPI evaluates annotations, so that they stand here as they are.
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
-import numpy as np
-from fastapi import FastAPI, Form, HTTPException, UploadFile
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
 
 from ..data import UnreadableSamplesError
-from ..features import NetworkStep, find_network
 from ..inspection import saliency
 from ..inspection.explaining import show_saliency
 from ..inspection.page import Shown, render, show
+from .predicting import Prediction as Predicted
+from .predicting import find_predictor, predict_samples
 
 __all__ = ["make_service"]
 
 _N_SHOWN = 5  # classes on the page
+_SECONDS = 60.0  # for the arrival of a request
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'"
 _HEADERS = {"Content-Security-Policy": _NO_SCRIPTS, "X-Content-Type-Options": "nosniff"}
 
@@ -77,9 +80,11 @@ def make_service(
     ------
     ValueError
         If the network is neither for images nor for texts.
+    TypeError
+        If the estimator does not predict.
     """
 
-    network = find_network(estimator)
+    network = find_predictor(estimator)
     modality = network.modality
     if not (modality.takes_files or modality.has_tokens):
         raise ValueError(f"A service takes files or texts, and the network {modality.noun}.")
@@ -94,7 +99,7 @@ def make_service(
         yield
 
     app = FastAPI(title="sktransfer", version=version("sktransfer"), lifespan=limit_threads)
-    app.add_middleware(_LimitBody, max_bytes=max_bytes)
+    app.add_middleware(_LimitBody, max_bytes=max_bytes, seconds=_SECONDS)
     about = Health(
         status="ok",
         model=type(estimator).__name__,
@@ -104,20 +109,20 @@ def make_service(
 
     def predict(sample: Any) -> Prediction:
         try:
-            return _predict(network, sample)
+            return _as_json(predict_samples(network, [sample])[0])
         except UnreadableSamplesError as error:
             ((_, _, cause),) = error.problems
             raise HTTPException(422, f"The sample cannot be read: {cause}") from error
 
-    def page(sample: Any = None, name: str = "") -> HTMLResponse:
-        shown: dict[str, Any] = {"name": name, "prediction": None, "error": "", "saliency": None}
+    def page(sample: Any = None, name: str = "", error: str = "") -> HTMLResponse:
+        shown: dict[str, Any] = {"name": name, "prediction": None, "error": error, "saliency": None}
         if sample is not None:
             try:
                 shown["prediction"] = predict(sample)
                 shown["sample"] = show(modality.preview(modality.read(sample), 256))
                 shown["saliency"] = _explanation(estimator, sample) if explain else None
-            except HTTPException as error:
-                shown["error"] = error.detail
+            except HTTPException as refused:
+                shown["error"] = refused.detail
         status = 422 if shown["error"] else 200
         result = render(
             "service.html.jinja",
@@ -127,6 +132,16 @@ def make_service(
             takes_texts=modality.has_tokens,
         )
         return HTMLResponse(result, status, headers=_HEADERS)
+
+    nothing = "Write a text." if modality.has_tokens else "Choose a file."
+
+    @app.exception_handler(RequestValidationError)
+    def wrong_request(request: Request, error: RequestValidationError) -> Response:
+        """Say what is wrong with a request; what it sent may be large, or no text."""
+        if getattr(request.scope.get("route"), "path", "") == "/":
+            return page(error=nothing)
+        problems = [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]
+        return JSONResponse({"detail": problems}, 422)
 
     @app.get("/health")
     def health() -> Health:
@@ -144,7 +159,7 @@ def make_service(
 
         @app.post("/", response_class=HTMLResponse)
         def page_of_text(text: str = Form()) -> HTMLResponse:
-            return page(text)
+            return page(text) if text.strip() else page(error=nothing)
 
     else:
 
@@ -159,53 +174,56 @@ def make_service(
     return app
 
 
-def _predict(network: NetworkStep, sample: Any) -> Prediction:
-    """Predict a sample, which passes the network once."""
-    X = network.samples([sample])
-    if network.after is None:
-        model = network.step
-    else:
-        model, X = network.after, network.step.transform(X)
-    if not hasattr(model, "predict_proba"):
-        return Prediction(prediction=model.predict(X).tolist()[0])
-    probabilities = np.asarray(model.predict_proba(X))
-    if network.after is not None or probabilities.shape != (1, len(model.classes_)):
-        prediction = model.predict(X)[0]  # thresholds may decide, or there are several labels
-    else:
-        prediction = model.classes_[probabilities[0].argmax()]
-    if probabilities.shape != (1, len(model.classes_)):
-        return Prediction(prediction=prediction.tolist())
-    by_class = zip(map(str, model.classes_.tolist()), probabilities[0].tolist(), strict=True)
-    return Prediction(prediction=np.asarray(prediction).tolist(), probabilities=dict(by_class))
+def _as_json(found: Predicted) -> Prediction:
+    if found.probabilities is None:
+        return Prediction(prediction=found.value)
+    by_class = {str(name): p for name, p in found.probabilities}
+    return Prediction(prediction=found.value, probabilities=by_class)
 
 
 def _explanation(estimator: Any, sample: Any) -> Shown | None:
     """Return what a prediction depends on; None where that cannot be computed."""
     try:
         return show_saliency(saliency(estimator, [sample]), 0)
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         return None
 
 
 class _LimitBody:
-    """End a request with the status 413 once more than some bytes of it have arrived.
+    """End a request with the status 413 if it is too large, 408 if it arrives too slowly.
 
     Parameters
     ----------
     app : ASGI application
     max_bytes : int
+    seconds : float
+        From the first to the last part of the request.
     """
 
-    def __init__(self, app: Any, max_bytes: int):
+    def __init__(self, app: Any, max_bytes: int, seconds: float):
         self.app = app
-        self.max_bytes = max_bytes
+        self.max_bytes, self.seconds = max_bytes, seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         n_bytes = 0
+        is_whole = False
+        end = asyncio.get_running_loop().time() + self.seconds
 
         async def receive_some() -> Any:
-            nonlocal n_bytes
-            message = await receive()
+            nonlocal n_bytes, is_whole
+            if is_whole:  # what comes now is that the client leaves
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"A request arrives within {self.seconds:g} seconds."
+                ) from None
+            is_whole = not message.get("more_body", False)
             n_bytes += len(message.get("body", b""))
             if n_bytes > self.max_bytes:
                 raise HTTPException(413, f"A request has at most {self.max_bytes:,} bytes.")

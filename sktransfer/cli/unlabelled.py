@@ -13,8 +13,9 @@ import typer
 
 if TYPE_CHECKING:
     from ..data import UnreadableSamplesError
-    from ..features import PretrainedClassifier
+    from ..features import NetworkStep, PretrainedClassifier
     from ..features.partitions import ExtractionReport
+    from .predicting import Prediction
 
 __all__ = ["extract", "predict"]
 
@@ -47,22 +48,22 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
-    from ..features import find_network
     from ..persistence import load
     from .output import note
+    from .predicting import find_predictor
 
     estimator = _direct(backbone, weights) if model is None else load(model)
-    network = find_network(estimator)
+    network = find_predictor(estimator)
     network.step.set_params(verbose=0)  # no bar for each chunk of samples
     read = _lines if network.modality.has_tokens else _files
     samples = (sample for path in paths for sample in read(path))
-    predictions = _Predictions(estimator, k)
+    predictions = _Predictions(network)
     if as_json:
-        _write_json(predictions.of(samples))
+        _write_json(predictions.of(samples), k)
     elif as_csv:
         _write_csv(predictions.of(samples))
     else:  # of all samples; lines of JSON and CSV are printed as they are found
-        _write_table(predictions.of(_with_bar(list(samples))))
+        _write_table(predictions.of(_with_bar(list(samples))), k)
     if predictions.n_failed:
         note(f"{predictions.n_failed} of {predictions.n_seen} could not be read.")
         raise typer.Exit(1)
@@ -114,23 +115,23 @@ class _Predictions:
     Samples that cannot be read are named on standard error and counted in ``n_failed``.
     """
 
-    def __init__(self, estimator, k: int):
-        self.estimator = estimator
-        self.k = k
+    def __init__(self, network: NetworkStep):
+        self.network = network
         self.n_seen = self.n_failed = 0
 
-    def of(self, samples: Iterator[str]) -> Iterator[tuple[str, list[tuple]]]:
-        """Return each sample with its classes and probabilities, the most probable first."""
+    def of(self, samples: Iterator[str]) -> Iterator[tuple[str, Prediction]]:
+        """Return each sample with its prediction."""
         while chunk := list(islice(samples, _CHUNK)):
             self.n_seen += len(chunk)
             yield from self._chunk(chunk)
 
-    def _chunk(self, chunk: list[str]) -> Iterable[tuple[str, list[tuple]]]:
+    def _chunk(self, chunk: list[str]) -> Iterable[tuple[str, Prediction]]:
         from ..data import UnreadableSamplesError
+        from .predicting import predict_samples
 
         while chunk:
             try:
-                return zip(chunk, self._predict(chunk), strict=True)
+                return zip(chunk, predict_samples(self.network, chunk), strict=True)
             except UnreadableSamplesError as error:
                 chunk = self._without(chunk, error)
         return ()
@@ -145,44 +146,34 @@ class _Predictions:
         self.n_failed += len(bad)
         return [sample for i, sample in enumerate(chunk) if i not in bad]
 
-    def _predict(self, chunk: list[str]) -> list[list[tuple]]:
-        import numpy as np
 
-        if not hasattr(self.estimator, "predict_proba"):
-            return [[(value, None)] for value in self.estimator.predict(chunk).tolist()]
-        probabilities = self.estimator.predict_proba(chunk)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.k]
-        names = np.asarray(self.estimator.classes_)[order].tolist()
-        values = np.take_along_axis(probabilities, order, axis=1).tolist()
-        return [list(zip(*row, strict=True)) for row in zip(names, values, strict=True)]
-
-
-def _write_json(predictions: Iterable[tuple[str, list[tuple]]]) -> None:
+def _write_json(predictions: Iterable[tuple[str, Prediction]], k: int) -> None:
     from .output import print_json
 
     for sample, found in predictions:
-        line: dict = {"sample": sample, "prediction": found[0][0]}
-        if found[0][1] is not None:
-            line["probabilities"] = {str(name): round(p, 6) for name, p in found}
+        line: dict = {"sample": sample, "prediction": found.value}
+        if found.probabilities is not None:
+            shown = found.probabilities if found.is_list else found.ranked(k)
+            line["probabilities"] = {str(name): round(p, 6) for name, p in shown if p is not None}
         print_json(line)
 
 
-def _write_csv(predictions: Iterable[tuple[str, list[tuple]]]) -> None:
+def _write_csv(predictions: Iterable[tuple[str, Prediction]]) -> None:
     from .output import print_csv
 
     print_csv(("sample", "prediction", "probability"))
     for sample, found in predictions:
-        name, probability = found[0]
+        name, probability = found.ranked(1)[0]
         print_csv((sample, name, "" if probability is None else round(probability, 6)))
 
 
-def _write_table(predictions: Iterable[tuple[str, list[tuple]]]) -> None:
+def _write_table(predictions: Iterable[tuple[str, Prediction]], k: int) -> None:
     from .output import print_rows
 
     rows = [
         (sample, name, "" if p is None else f"{p:.1%}")
         for sample, found in predictions
-        for name, p in found
+        for name, p in found.ranked(k)
     ]
     print_rows(("sample", "prediction", "probability"), rows, right=(2,), grouped=True)
 
@@ -255,6 +246,7 @@ def extract(
                 retries=retries,
                 retry_failed=retry_failed,
                 replace=replace,
+                verify=verify,
                 verbose=1,
             )
         except ExtractionError as error:

@@ -240,8 +240,9 @@ def load_image_table(
         "file_name", "filename", "file", "path", "image_path", "filepath", "img" and "url" that
         exists. A list gives several images for each sample.
     label : str or list of str, default=None
-        The column of labels. None is the first of "label", "class", "labels", "target", "y",
-        "category" and "class_name" that exists. A list gives a target with several columns.
+        The column of labels. None is the one of "label", "class", "labels", "target", "y",
+        "category" and "class_name" that exists; two of them are an error. A list gives a target
+        with several columns.
     folder : str or path-like, default=None
         Where relative names of files begin: by default the folder of the table, and for a data
         frame the current one.
@@ -257,7 +258,8 @@ def load_image_table(
     Raises
     ------
     ValueError
-        If a column does not exist, or the ending of the file is not known.
+        If a column does not exist, if several have a usual name of labels and ``label`` is None,
+        if the file is empty, or if the ending of its name is not known.
     ImportError
         If pandas is not installed, or pyarrow for Parquet.
 
@@ -318,7 +320,10 @@ def open_table(table: Any) -> tuple[Any, ...]:
 
 
 def _read_csv(pd, path: Path, separator: str):
-    texts = pd.read_csv(path, sep=separator, dtype=str)
+    try:
+        texts = pd.read_csv(path, sep=separator, dtype=str)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{str(path)!r} is empty: it has not even names of columns.") from None
     kept = [name for name in texts if texts[name].str.contains(LEADING_ZERO, na=False).any()]
     return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(kept, str))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import reprlib
 import textwrap
@@ -114,12 +115,17 @@ def as_texts(X: Any) -> list[str]:
     if not len(X):
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     if all(_IMAGE_FILE.fullmatch(text) for text in X[:_N_LOOKED_AT]):
-        warnings.warn(
-            f"The texts look like names of image files, such as {X[0]!r}. The network is one for "
-            "texts; for images, give the name of another, such as 'efficientnet_lite0'.",
-            stacklevel=2,
-        )
+        _warn_of_image_files(str(X[0]))
     return [str(text) for text in X]
+
+
+@functools.lru_cache(64)  # a fit and the transform that follows check the same texts
+def _warn_of_image_files(first: str) -> None:
+    warnings.warn(
+        f"The texts look like names of image files, such as {first!r}. The network is one for "
+        "texts; for images, give the name of another, such as 'efficientnet_lite0'.",
+        stacklevel=3,
+    )
 
 
 def padded_length(n_tokens: int) -> int:

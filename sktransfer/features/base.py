@@ -383,11 +383,14 @@ class NetworkStep:
         The steps before it; None where there are none.
     after : Pipeline or None
         The steps behind it.
+    around : FixedThresholdClassifier, TunedThresholdClassifierCV or None
+        Fitted, what decides on the probabilities of all these steps.
     """
 
     step: Any
     before: Any = None
     after: Any = None
+    around: Any = None
 
     def samples(self, X: Any) -> Any:
         """Return the input of the step."""
@@ -409,7 +412,20 @@ class NetworkStep:
         changed = {"image_shape": None, "memory": None}
         known = {name: value for name, value in changed.items() if hasattr(self.step, name)}
         step = shallow_copy(self.step, **known)
-        return step if self.after is None else Pipeline([("step", step), *self.after.steps])
+        model = step if self.after is None else Pipeline([("step", step), *self.after.steps])
+        return model if self.around is None else shallow_copy(self.around, estimator_=model)
+
+    def behind(self, X: Any) -> tuple[Any, Any]:
+        """Return the estimator behind the network, and its input for what :meth:`samples` returns.
+
+        Where nothing follows the network, the estimator is the step itself, and X its input.
+        """
+        model = self.step
+        if self.after is not None:
+            model, X = self.after, self.step.transform(X)
+        if self.around is not None:
+            model = shallow_copy(self.around, estimator_=model)
+        return model, X
 
     def check(self, X: Any) -> Any:
         """Return the input of the step as a list or an array of samples, none opened."""
@@ -423,6 +439,7 @@ def find_network(estimator: Any) -> NetworkStep:
     Parameters
     ----------
     estimator : estimator of sktransfer, a pipeline with one, or a fitted search for one
+        Or a fitted classifier of scikit-learn with a threshold around one of these.
 
     Returns
     -------
@@ -434,6 +451,8 @@ def find_network(estimator: Any) -> NetworkStep:
         If the estimator and its steps have no backbone.
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
+    if _is_threshold(estimator):
+        return dataclasses.replace(find_network(estimator.estimator_), around=estimator)
     if hasattr(estimator, "backbone"):
         return NetworkStep(estimator)
     for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
@@ -443,6 +462,18 @@ def find_network(estimator: Any) -> NetworkStep:
                 step, estimator[:i] if i else None, estimator[i + 1 :] if not last else None
             )
     raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
+
+
+def _is_threshold(estimator: Any) -> bool:
+    """Tell whether an estimator is a fitted classifier with a threshold around another one.
+
+    ``estimator_`` of other meta-estimators is not fitted, or takes other samples.
+    """
+    if not hasattr(estimator, "estimator_") or hasattr(estimator, "backbone"):
+        return False
+    from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+
+    return isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV)
 
 
 def shallow_copy(estimator: _Copied, **changed: Any) -> _Copied:

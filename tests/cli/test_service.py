@@ -1,5 +1,6 @@
 """The service of ``sktransfer serve``, in this process and as a program with a browser."""
 
+import asyncio
 import io
 import signal
 import socket
@@ -11,7 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import (
@@ -27,11 +31,16 @@ for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
     pytest.importorskip(library)
 
 import httpx  # noqa: E402
+from fastapi import HTTPException  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
-from sktransfer.cli.service import make_service  # noqa: E402
+from sktransfer.cli.service import _LimitBody, make_service  # noqa: E402
 
 X, Y = images(12), np.array(["<b>ant", "bee", "wasp"] * 4)
+SEVERAL = [
+    MultiOutputClassifier(LogisticRegression()),
+    RandomForestClassifier(2, random_state=0),
+]
 pytestmark = pytest.mark.integration
 
 
@@ -114,6 +123,58 @@ def test_a_request_without_a_sample_has_status_422(client):
     assert client.post("/predict", json={"text": "a"}).status_code == 422
 
 
+def test_an_empty_form_shows_the_page_with_what_to_do(client):
+    for files in (None, {"file": ("", b"")}, {"other": ("a.png", b"x")}):
+        answer = client.post("/", files=files)
+        assert answer.status_code == 422
+        assert "Choose a file." in answer.text and "<form" in answer.text
+    assert client.post("/", data={"file": "words"}).status_code == 422
+
+
+def test_several_labels_are_predicted_together():
+    several = np.array([[0, 1, 1], [1, 0, 0]] * 6)
+    tuned = FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0).fit(X, several)
+    models = [tuned, *(pipeline(last).fit(X, several) for last in SEVERAL)]
+    for model in models:
+        with TestClient(make_service(model)) as client:
+            answer = send(client, encode(X[0])).raise_for_status().json()
+            assert send(client, encode(X[0]), "/").status_code == 200
+        assert answer["prediction"] == model.predict(X[:1])[0].tolist()
+        assert (answer["probabilities"] is None) == (model is not tuned)
+
+
+def test_a_threshold_around_the_model_decides():
+    inner = pipeline()
+    model = FixedThresholdClassifier(inner, threshold=0.999).fit(X, np.arange(12) % 2)
+    with TestClient(make_service(model)) as client:
+        answer = send(client, encode(X[1])).raise_for_status().json()
+        assert send(client, encode(X[1]), "/").status_code == 200
+    assert answer["prediction"] == model.predict(X[1:2])[0] == 0
+    assert answer["probabilities"]["1"] == pytest.approx(model.predict_proba(X[1:2])[0, 1])
+
+
+def test_an_estimator_that_does_not_predict_is_refused():
+    extractor = PretrainedFeatureExtractor(tiny_backbone()).fit(X)
+    with pytest.raises(TypeError, match="PretrainedFeatureExtractor does not predict"):
+        make_service(extractor)
+
+
+def test_a_request_that_arrives_slowly_ends():
+    statuses = []
+
+    async def app(scope, receive, send):
+        try:
+            await receive()
+        except HTTPException as error:
+            statuses.append(error.status_code)
+
+    async def nothing():
+        await asyncio.sleep(60)
+
+    asyncio.run(_LimitBody(app, 10, 0.01)({"type": "http"}, nothing, None))
+    assert statuses == [408]
+
+
 def test_health_and_the_description_of_the_service(client):
     health = client.get("/health").json()
     assert (health["status"], health["model"], health["network"]) == ("ok", "Pipeline", "tinynet")
@@ -138,7 +199,13 @@ def test_texts_are_served_as_json_and_on_the_page(tmp_path):
     model = make_pipeline(extractor, LogisticRegression()).fit(texts, ["yes", "no"] * 4)
     with TestClient(make_service(model)) as client:
         assert client.post("/predict", json={"text": "a good film"}).json()["prediction"] == "yes"
-        assert client.post("/predict", json={"text": 3}).status_code == 422
+        wrong = client.post("/predict", json={"text": 3, "other": "secret"})
+        assert wrong.status_code == 422
+        assert [set(one) for one in wrong.json()["detail"]] == [{"loc", "msg"}]
+        assert client.post("/predict", content=encode(X[0])).status_code == 422
+        assert send(client, encode(X[0])).status_code == 422
+        empty = client.post("/", data={"text": ""})
+        assert empty.status_code == 422 and "Write a text." in empty.text
         page = client.post("/", data={"text": "bad <i>film"})
     assert 'id="prediction">no<' in page.text
     assert "&lt;" in page.text and "<i>" not in page.text
@@ -146,7 +213,7 @@ def test_texts_are_served_as_json_and_on_the_page(tmp_path):
 
 def test_a_network_for_arrays_is_refused():
     network = load_backbone(TinyNet(), modality="array", preprocess=None)
-    model = PretrainedFeatureExtractor(network)
+    model = PretrainedClassifier(network)
     with pytest.raises(ValueError, match="takes files or texts, and the network arrays"):
         make_service(model)
 

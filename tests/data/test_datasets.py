@@ -301,3 +301,10 @@ def test_a_table_without_a_row_of_names_is_an_error_that_shows_the_row(tmp_path)
     (tmp_path / "table.csv").write_text("a.jpg,ant\nb.jpg,bee\n")
     with pytest.raises(ValueError, match=r"among \['a.jpg', 'ant'\].*such as image,label"):
         load_image_table(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_table_is_named(content, tmp_path):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"t\.csv' is empty"):
+        load_image_table(tmp_path / "t.csv")

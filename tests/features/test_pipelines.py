@@ -1,6 +1,7 @@
 import pytest
+from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -33,6 +34,19 @@ def test_an_estimator_alone_has_no_steps_around_it(tmp_path):
     assert found.modality.name == "image"
     texts = PretrainedFeatureExtractor(load_word_vectors({"a": [1.0]}))
     assert find_network(texts).modality.name == "text"
+
+
+def test_a_threshold_around_the_steps_is_kept():
+    X, y = images(8), ["a", "b"] * 4
+    inner = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
+    model = FixedThresholdClassifier(inner, threshold=0.9999).fit(X, y)
+    found = find_network(model)
+    assert (found.step, found.around) == (model.estimator_[0], model)
+    behind, features = found.behind(found.samples(X))
+    for predicted in (found.on_samples().predict(X), behind.predict(features)):
+        assert predicted.tolist() == model.predict(X).tolist() == ["a"] * 8
+    with pytest.raises(TypeError, match="has no backbone"):
+        find_network(BaggingClassifier(LogisticRegression()).fit([[0], [1]], [0, 1]))
 
 
 def test_an_estimator_without_a_network_is_refused():

@@ -43,7 +43,7 @@ _NEW = ".new-"  # begins the name of a file that is being written
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to such a file
 _METADATA = b"sktransfer"
 _NAME = re.compile(r"(part|failed)-(\d{12})-([0-9a-f]{16})\.parquet")
-_SAME = 1e-3  # relative L2 distance of rows that are the same; processors differ by rounding
+_SAME = 1e-4  # relative L2 distance of rows that are the same; processors differ by rounding
 _AGAIN = "Call extract_to again with verify=True, which computes damaged partitions again."
 
 
@@ -307,15 +307,30 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Folder) -> Manifest | None:
-        """Read the manifest of a folder; None where there is none."""
+        """Read the manifest of a folder; None where there is none.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be read.
+        """
         if not folder.holds(MANIFEST):
             return None
-        content = json.loads(folder.read(MANIFEST))
+        try:
+            return cls._of_json(folder.read(MANIFEST))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(folder, error) from error
+
+    @classmethod
+    def _of_json(cls, text: bytes) -> Manifest:
+        content = json.loads(text)
         columns = []
         for name, width, key, whole in content.pop("columns"):  # tuples are lists in JSON
             whole = None if whole is None else (whole[0], tuple(whole[1]))
             columns.append(FeatureColumn(name, width, key, whole))
         behavior = tuple(content.pop("behavior", ()))
+        for sketch in behavior[1:]:
+            _row_of(sketch)
         return cls(columns=tuple(columns), behavior=behavior, **content)
 
     def check(self, folder: Folder) -> None:
@@ -325,7 +340,7 @@ class Manifest:
         ------
         ValueError
             If the folder has other features, or partitions of another size, or if the code of
-            today computes other features.
+            today computes other features; or if the manifest is damaged.
         """
         there = self.load(folder)
         if there is None:
@@ -340,6 +355,8 @@ class Manifest:
                 f"{folder.url!r} was begun with partition_size={there.partition_size}, not "
                 f"{self.partition_size}. Give that size, another target, or remove the folder."
             )
+        if there.behavior and self.behavior and len(there.behavior) != len(self.behavior):
+            raise _damaged(folder, f"{len(there.behavior)} entries of behavior")
         if not _is_same(there.behavior, self.behavior):
             raise ValueError(
                 f"{folder.url!r} has features that backbone {self.backbone!r} does not compute any "
@@ -354,13 +371,27 @@ class Manifest:
             folder.write(MANIFEST, lambda file: file.write(content))
 
 
+def _damaged(folder: Folder, why: object) -> ValueError:
+    return ValueError(
+        f"'{folder.url}/{MANIFEST}' is damaged, or of a later version ({why!s:.200}). Restore it "
+        "from a copy, or give another target and compute the features again."
+    )
+
+
 def _is_same(recorded: tuple[str, ...], computed: tuple[str, ...]) -> bool:
     """Compare two records of what a network computes, if both are of the same fixed sample."""
     if not recorded or not computed or recorded[0] != computed[0]:
         return True
     pairs = zip(recorded[1:], computed[1:], strict=True)
-    rows = [[np.frombuffer(bytes.fromhex(text), np.float32) for text in pair] for pair in pairs]
-    return not any(np.linalg.norm(a - b) > _SAME * np.linalg.norm(b) + 1e-8 for a, b in rows)
+    rows = [(_row_of(there), _row_of(now)) for there, now in pairs]
+    return all(  # NaN is not the same
+        a.shape == b.shape and np.linalg.norm(a - b) <= _SAME * np.linalg.norm(b) + 1e-8
+        for a, b in rows
+    )
+
+
+def _row_of(sketch: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(sketch), np.float32)
 
 
 def write_partition(

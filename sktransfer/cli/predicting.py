@@ -1,0 +1,119 @@
+"""Predictions of samples with the probabilities of their classes, for commands and the service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..features import NetworkStep, PretrainedClassifier, find_network
+from ..finetuning import FineTunedClassifier
+from ..selection import TransferClassifier
+
+__all__ = ["Prediction", "find_predictor", "predict_samples"]
+
+
+class Prediction(NamedTuple):
+    """The prediction of one sample.
+
+    Parameters
+    ----------
+    value : object
+        A label or a number; a list for several outputs.
+    probabilities : list of (object, float), default=None
+        Each class with its probability, in the order of ``classes_``. None where there are none.
+    """
+
+    value: Any
+    probabilities: list[tuple[Any, float]] | None = None
+
+    @property
+    def is_list(self) -> bool:
+        """Whether there are several outputs."""
+        return isinstance(self.value, list)
+
+    def ranked(self, k: int) -> Sequence[tuple[Any, float | None]]:
+        """Return the prediction, then the other classes by probability, k in all.
+
+        The prediction is not the most probable class where a threshold decides.
+        """
+        if self.is_list or self.probabilities is None:
+            return [(self.value, None)]
+        return sorted(self.probabilities, key=lambda pair: (pair[0] != self.value, -pair[1]))[:k]
+
+
+def find_predictor(estimator: Any) -> NetworkStep:
+    """Find the network of an estimator that predicts.
+
+    Parameters
+    ----------
+    estimator : estimator of sktransfer, or a pipeline or search with one
+
+    Returns
+    -------
+    NetworkStep
+
+    Raises
+    ------
+    TypeError
+        If it has no network, or no ``predict``.
+    """
+    network = find_network(estimator)
+    if not hasattr(estimator, "predict"):
+        raise TypeError(
+            f"{type(estimator).__name__} does not predict. Give a fitted classifier or regressor, "
+            "or a pipeline that ends in one."
+        )
+    return network
+
+
+def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
+    """Predict what ``predict`` of an estimator says, and the probabilities.
+
+    The network runs once, unless an estimator of its own decides on probabilities without a step
+    for its features.
+
+    Parameters
+    ----------
+    network : NetworkStep
+        Of a fitted estimator.
+    samples : list
+
+    Returns
+    -------
+    list of Prediction
+    """
+    model, X = network.behind(network.samples(samples))
+    if not hasattr(model, "predict_proba"):
+        return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
+    probabilities = model.predict_proba(X)
+    classes = getattr(model, "classes_", None)
+    if not _are_of_classes(probabilities, classes):  # those of several outputs
+        return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
+    names = np.asarray(classes)
+    if _takes_the_most_probable(model):
+        values = names[np.argmax(probabilities, axis=1)].tolist()
+    else:
+        values = np.asarray(model.predict(X)).tolist()
+    rows = np.asarray(probabilities).tolist()
+    return [
+        Prediction(value, list(zip(names.tolist(), row, strict=True)))
+        for value, row in zip(values, rows, strict=True)
+    ]
+
+
+def _are_of_classes(probabilities: Any, classes: Any) -> bool:
+    """Tell whether there is one column of probabilities for each class."""
+    if isinstance(probabilities, list) or isinstance(classes, list) or classes is None:
+        return False
+    return np.ndim(classes) == 1 and np.shape(probabilities)[1:] == np.shape(classes)
+
+
+def _takes_the_most_probable(model: Any) -> bool:
+    """Tell whether ``predict`` of an estimator of ours is the most probable class."""
+    if isinstance(model, FineTunedClassifier):
+        return model.target_.labels is not None  # of an indicator matrix there are none
+    if isinstance(model, TransferClassifier):
+        return model.estimator is None
+    return isinstance(model, PretrainedClassifier)
