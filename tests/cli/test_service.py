@@ -25,6 +25,7 @@ from sktransfer import (
     load_backbone,
     save,
 )
+from tests.cli.running import run
 from tests.support import TinyNet, images, tiny_backbone
 
 for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
@@ -216,6 +217,14 @@ def test_a_network_for_arrays_is_refused():
     model = PretrainedClassifier(network)
     with pytest.raises(ValueError, match="takes files or texts, and the network arrays"):
         make_service(model)
+
+
+def test_the_program_answers_as_many_requests_as_queue_says(model, monkeypatch):
+    given = {}
+    monkeypatch.setattr("sktransfer.persistence.load", lambda path: model)
+    monkeypatch.setattr("uvicorn.run", lambda service, **settings: given.update(settings))
+    run("serve", "m.skt", "--queue", 3, "--port", 0)
+    assert (given["limit_concurrency"], given["timeout_graceful_shutdown"]) == (4, 5)
 
 
 @pytest.fixture(scope="module")
