@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import Modality, get_modality
+from ..data import Modality, get_modality, shorten
 from .behavior import observe
 from .fingerprint import fingerprint
 from .pooling import as_pooling, pool
@@ -163,6 +163,16 @@ class Backbone:
         if key not in known or known[key][0] is not self.preprocess or known[key][1] is None:
             known[key] = self.preprocess, observe(self)
         return known[key][1]
+
+    @property
+    def is_of_folder(self) -> bool:
+        """Whether it is a network of transformers, whose preprocessing its folder describes."""
+        return self.name.startswith("hf:")
+
+    @property
+    def carries_behavior(self) -> bool:
+        """Whether a pickle or file that refers to it holds its output on a fixed sample."""
+        return self.is_registered or self.is_of_folder
 
     def forget_fingerprint(self) -> None:
         """Compute the fingerprint again when it is asked for: something was changed."""
@@ -334,13 +344,15 @@ class Backbone:
             )
         return self._with_texts(self.preprocess.with_long_texts(long_texts), long_texts=long_texts)
 
-    def with_prompt(self, prompt: str | None) -> Backbone:
+    def with_prompt(self, prompt: str | None, *, is_text: bool = False) -> Backbone:
         """Return this backbone with another text before each sample.
 
         Parameters
         ----------
         prompt : str or None
             A name that the network knows, or a text; "" for none. None changes nothing.
+        is_text : bool, default=False
+            Whether it is a text, also if it is the same as a name.
 
         Returns
         -------
@@ -349,17 +361,24 @@ class Backbone:
 
         Raises
         ------
+        TypeError
+            For another type.
         ValueError
             For a name that the network does not know, or a preprocessing that takes no prompt.
         """
         if prompt is None:
             return self
+        if not isinstance(prompt, str):
+            raise TypeError(
+                f"prompt={prompt!r:.80}: give a text, or the name of a prompt that the network "
+                f"knows, and no {type(prompt).__name__}."
+            )
         if not hasattr(self.preprocess, "with_prompt"):
             raise ValueError(
-                f"prompt={prompt!r} cannot be applied: the preprocessing of backbone "
+                f"prompt={shorten(prompt, 80)!r} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which puts nothing before a text."
             )
-        changed = self.preprocess.with_prompt(prompt)
+        changed = self.preprocess.with_prompt(prompt, is_text=is_text)
         if changed.prompt == self.preprocess.prompt:
             return self
         return self._with_texts(changed, prompt=changed.prompt)
@@ -437,7 +456,7 @@ class Backbone:
 
     def _given(self) -> tuple[Any, ...]:
         """Return what the reference compares with the network that it loads."""
-        return (self.fingerprint, self.behavior if self.is_registered else None)
+        return (self.fingerprint, self.behavior if self.carries_behavior else None)
 
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {len(self.classes)} classes"

@@ -20,7 +20,15 @@ from torch import nn
 from ..data import get_modality
 from .backbone import Backbone
 from .chains import cut_by_recording
-from .model_folders import explained, load_network, local_folder, quiet, read_json
+from .model_folders import (
+    IMAGE_FILES,
+    class_names,
+    explained,
+    load_network,
+    local_folder,
+    quiet,
+    read_json,
+)
 from .preprocessing import ProcessorPreprocessing
 from .stages import Cut, has_tensors
 from .weights import copy_sharing_tensors, licence_of_folder
@@ -84,7 +92,7 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         name if local is None else f"hf:{local.name}",
         network,
         preprocess=preprocess,
-        classes=_classes(model, network, shape),
+        classes=_classes(model, network),
         loaded_by=(full, "default") if weights == "default" else None,
         licence=licence_of_folder(folder) if weights == "default" else None,
         cutter=_cut,
@@ -173,12 +181,9 @@ def _has_class_token(model: Any, shape: tuple[int, ...], patch: int | None) -> b
     return last.shape[1] > (shape[1] // patch) * (shape[2] // patch)
 
 
-def _classes(model: Any, network: _OneTensor, shape: tuple[int, ...]) -> list[str] | None:
-    """Return the names of the outputs of a classifier; equal names get their position."""
-    if network.output != "logits":
-        return None
-    names = [str(label) for _, label in sorted(model.config.id2label.items())]
-    return [n if names.count(n) == 1 else f"{n} ({i})" for i, n in enumerate(names)]
+def _classes(model: Any, network: _OneTensor) -> Sequence[str] | None:
+    """Return the names of the outputs of a classifier whose probabilities sum to one."""
+    return class_names(model.config) if network.output == "logits" else None
 
 
 def _for_size(module: nn.Module, image_size: int) -> nn.Module:
@@ -218,7 +223,11 @@ def _preprocessing(name: str, folder: Path) -> tuple[Any, tuple[int, ...]]:
         processor = AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        theirs = _ByProcessor(processor)
+    if getattr(processor, "do_normalize", None) and 0 in np.ravel(processor.image_std):
+        file = next(folder / file for file in IMAGE_FILES if (folder / file).is_file())
+        raise ValueError(f"{str(file)!r}: image_std={processor.image_std} has a zero.")
+    theirs = _ByProcessor(processor)
+    with quiet(), explained(name, problem):
         shapes = [tuple(theirs(image).shape) for image in _EXAMPLES]
     if len(set(shapes)) > 1:
         return theirs, shapes[0]
@@ -238,6 +247,9 @@ class _ByProcessor:
         opened = get_modality("image").for_transform(image)
         made = self.processor(images=opened, return_tensors="pt")["pixel_values"][0]
         return made.to(torch.float32)
+
+    def __repr__(self) -> str:
+        return f"<preprocessing by {type(self.processor).__name__} of transformers>"
 
 
 def _own_steps(processor: Any, theirs: _ByProcessor) -> ProcessorPreprocessing | None:

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
+from .imagenet import unique_names
 from .weights import check_finite, first_line, random_weights
 
 __all__ = [
     "IMAGE_FILES",
     "checked",
+    "class_names",
     "explained",
     "files_of_folder",
     "find_folder",
@@ -38,6 +41,8 @@ IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")  # settings 
 
 def find_folder(name: str, download: bool) -> Path:
     """Return the local folder of a name, downloaded from the hub if necessary."""
+    if not name.removeprefix("hf:").strip():
+        raise ValueError(f"backbone {name!r}: give a folder or a name of the hub, 'hf:<folder>'.")
     transformers_library()
     local = local_folder(name)
     if local is not None:
@@ -65,8 +70,9 @@ def find_folder(name: str, download: bool) -> Path:
 
 def local_folder(name: str) -> Path | None:
     """Return the local folder of a name, or None for a name on the hub."""
-    folder = Path(name.removeprefix("hf:")).expanduser()
-    there = name.startswith("hf:") and folder.is_dir()
+    given = name.removeprefix("hf:")
+    folder = Path(given).expanduser()
+    there = name.startswith("hf:") and given.strip() != "" and folder.is_dir()
     return Path(os.path.abspath(folder)) if there else None
 
 
@@ -159,6 +165,24 @@ def is_classifier_folder(folder: Path) -> bool:
     of = checked(config.get("architectures") or [], list, f"{str(file)!r}: 'architectures'")
     labels = checked(config.get("id2label") or {"0": "", "1": ""}, dict, f"{str(file)!r}: labels")
     return len(labels) > 1 and any(str(name).endswith("ForSequenceClassification") for name in of)
+
+
+def class_names(config: Any) -> Sequence[str] | None:
+    """Return the names of a classifier's outputs; equal names get their position.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+
+    Returns
+    -------
+    sequence of str or None
+        None if the outputs do not become probabilities that sum to one.
+    """
+    if config.problem_type in ("multi_label_classification", "regression"):
+        return None
+    names = [str(label) for _, label in sorted(config.id2label.items())]
+    return unique_names(names, [str(i) for i in range(len(names))])
 
 
 def load_network(

@@ -73,6 +73,7 @@ class Reference:
     image_size : int, default=None
     long_texts : str, default=None
     prompt : str, default=None
+        The text itself, and never its name.
     """
 
     name: str
@@ -102,7 +103,9 @@ class Reference:
             something else.
         """
         arguments = dataclasses.asdict(self)
-        backbone = load_backbone(arguments.pop("name"), **arguments, download=False)
+        name, prompt = arguments.pop("name"), arguments.pop("prompt")
+        backbone = load_backbone(name, **arguments, download=False)
+        backbone = backbone.with_prompt(prompt, is_text=True)
         if backbone.fingerprint != fingerprint:
             raise ValueError(
                 f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "
@@ -310,6 +313,8 @@ def load_backbone(
     ValueError
         For an unknown name (the nearest ones are listed), weights that do not fit, an
         ``image_size`` out of bounds, or ``long_texts`` or ``prompt`` for samples that are no texts.
+    TypeError
+        For a ``prompt`` that is no text.
     FileNotFoundError
         For weights that are not on this machine and cannot be downloaded.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import UnreadableSamplesError, pad_rows, padded_length
+from ..data import UnreadableSamplesError, pad_rows, padded_length, shorten
 
 __all__ = ["TokenizerPreprocessing"]
 
@@ -88,13 +88,15 @@ class TokenizerPreprocessing:
         """Return the same with another ``long_texts``, sharing the tokenizer."""
         return self._with(long_texts=long_texts)
 
-    def with_prompt(self, prompt: str) -> TokenizerPreprocessing:
+    def with_prompt(self, prompt: str, *, is_text: bool = False) -> TokenizerPreprocessing:
         """Return the same with another prompt, sharing the tokenizer.
 
         Parameters
         ----------
         prompt : str
             A name in ``prompts``, or a text.
+        is_text : bool, default=False
+            Whether it is a text, also if it is the same as a name.
 
         Returns
         -------
@@ -105,10 +107,14 @@ class TokenizerPreprocessing:
         ValueError
             For a single word that is no name in ``prompts``, where there are some.
         """
+        if is_text:
+            return self._with(prompt=prompt)
         if self.prompts and prompt not in self.prompts and prompt.isidentifier():
+            short = shorten(prompt, 80)
             raise ValueError(
-                f"prompt={prompt!r}: the network knows the prompts {sorted(self.prompts)}. A text "
-                f"of your own that is put before each sample ends with a space: {prompt + ': '!r}."
+                f"prompt={short!r}: the network knows the prompts {sorted(self.prompts)!r:.400}. A "
+                f"text of your own that is put before each sample ends with a space: "
+                f"{short + ': '!r}."
             )
         return self._with(prompt=self.prompts.get(prompt, prompt))
 
@@ -231,7 +237,7 @@ class TokenizerPreprocessing:
         return self.__dict__ | {"_ready": None}
 
     def __repr__(self) -> str:
-        prompt = f", prompt={self.prompt!r}" if self.prompt else ""
+        prompt = f", prompt={shorten(self.prompt, 80)!r}" if self.prompt else ""
         return f"TokenizerPreprocessing(max_length={self.max_length}{prompt})"
 
 

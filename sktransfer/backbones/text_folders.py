@@ -15,6 +15,7 @@ from ..data import padded_length
 from .backbone import Backbone
 from .model_folders import (
     checked,
+    class_names,
     explained,
     is_classifier_folder,
     load_network,
@@ -132,7 +133,7 @@ def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         licence=licence_of_folder(folder) if weights == "default" else None,
         **parts,
     )
-    return made.with_prompt(default) if default else made
+    return made.with_prompt(default, is_text=True) if default else made
 
 
 # -- modules of sentence-transformers --------------------------------------------------------------
@@ -389,11 +390,11 @@ def _classifier(name: str, folder: Path, weights) -> dict[str, Any]:
     stages, why = cut_encoder(
         name, model, preprocess.chunk_length, last_id=last_id, is_classifier=True
     )
-    config: Any = model.config
     parts = {"stages": stages, "preprocess": preprocess, "why_whole": why}
-    if config.problem_type == "multi_label_classification":  # no probabilities that sum to one
+    classes = class_names(model.config)
+    if classes is None:
         return parts | {"penultimate": list(stages)[max(0, len(stages) - 2)]}
-    return parts | {"classes": [str(config.id2label[i]) for i in range(config.num_labels)]}
+    return parts | {"classes": classes}
 
 
 def _static_table(folder: Path, weights) -> dict[str, Any]:

@@ -55,6 +55,10 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
     else:
         module = load_weights(random_weights(lambda: _create(timm, short)), Path(weights))
     classes, class_ids = _classes(timm, module)
+    if weights not in ("default", None) and module.num_classes != n_outputs(module):
+        classes = [
+            str(i) for i in range(n_outputs(module))
+        ]  # the file is of a network trained on other classes
     return Backbone(
         name,
         module,

@@ -7,6 +7,7 @@ computes what it did. The layers are those of peft. W, and whatever has no adapt
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from typing import Any
 
@@ -166,7 +167,9 @@ def add_adapters(
                 "that could have an adapter. Use 'head', 'all' or a number of stages."
             )
     try:
-        with seeded(seed):
+        with seeded(seed), warnings.catch_warnings():
+            # peft sets it for each layer by the order of the axes of its matrix, and says so.
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set", UserWarning)
             inject_adapter_in_model(make_config(settings), below)
     except ValueError as error:  # such as names that no layer has
         text = f"trainable=LoraConfig(...), backbone {backbone!r}: {error!s:.300}"
@@ -189,7 +192,7 @@ def _layers_with_matrix(stages: nn.Sequential) -> list[str]:
         for inner in module.modules()
     }
     named = [(name, module) for name, module in stages.named_modules() if id(module) not in inside]
-    linear = [name for name, module in named if type(module) is nn.Linear]
+    linear = [name for name, module in named if type(module) is nn.Linear or _is_conv1d(module)]
     if linear:
         return linear
     return [
@@ -200,6 +203,12 @@ def _layers_with_matrix(stages: nn.Sequential) -> list[str]:
         # Subclasses may pad in their own way.
         and (type(module) is nn.Conv2d or set(module.kernel_size) == {1})
     ]
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Tell whether a layer is the linear one of GPT-2, without an import of transformers."""
+    cls = type(module)
+    return (cls.__module__, cls.__qualname__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def is_adapter(name: str) -> bool:

@@ -65,7 +65,7 @@ def _record(writer: Writer, network: Any) -> dict[str, Any]:
     if isinstance(network, TunedBackbone):
         return {"how": "tuned"} | _tuned(network)
     if network.reference is not None and not writer.self_contained:
-        behavior = network.behavior if network.is_registered else None
+        behavior = network.behavior if network.carries_behavior else None
         about = {"fingerprint": network.fingerprint, "behavior": behavior}
         return {"how": "reference"} | dataclasses.asdict(network.reference) | about
     if isinstance(getattr(network.preprocess, "vectors", None), WordVectors):
@@ -109,7 +109,7 @@ def _read_reference(reader: Reader, record: dict[str, Any]) -> Backbone:
     if not isinstance(network, Backbone):
         network = load_backbone(network, name=reference.name)
     network = network.with_image_size(reference.image_size).with_long_texts(reference.long_texts)
-    network = network.with_prompt(reference.prompt)
+    network = network.with_prompt(reference.prompt, is_text=True)
     _check_fingerprint(network, record)
     check_behavior(network, record.get("behavior"))
     return network

@@ -389,6 +389,10 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
                 f"class_map is used by strategy={' or '.join(map(repr, _WITH_OWN_CLASSES))}, not "
                 f"by {self.strategy!r}."
             )
+        class_map: Any = self.class_map
+        for i, given in enumerate(class_map if isinstance(class_map, list) else ()):
+            if not isinstance(given, dict | None):
+                raise ValueError(f"class_map[{i}]={given!r:.80}: give a dict or None.")
         own = self.estimator
         if own is not None and (isinstance(own, type) or not is_classifier(own)):
             raise ValueError(

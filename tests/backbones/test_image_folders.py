@@ -21,12 +21,15 @@ from sktransfer import (
     list_layers,
     load_backbone,
 )
+from sktransfer.backbones import behavior
+from sktransfer.backbones.image_folders import _ByProcessor
 from sktransfer.backbones.layers import takes_size
 from sktransfer.backbones.stages import cut_of, has_matrix, stages_of
 from tests.backbones.image_networks import (
     DEPTH,
     FAMILIES,
     output_of_library,
+    transformers,
     write_image_folder,
 )
 from tests.support import images
@@ -230,3 +233,55 @@ def test_the_whole_chain_of_each_family(family, folder_of, tmp_path, sweep_rows)
     assert row["difference"] < (1e-2 if family.startswith("dinov3") else 1e-4)
     assert len(row["trained"]) == 2
     assert row["layers"] > DEPTH
+
+
+def change(folder, file, **settings):
+    file = folder / file
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": [0.1, 0.2, 0.3]},
+        {"resample": 0},
+        {"size": {"shortest_edge": 90}},
+    ],
+)
+def test_a_changed_preprocessing_is_noticed(settings, folder_of, tmp_path, monkeypatch):
+    folder = shutil.copytree(folder_of("clip"), tmp_path / "clip")
+    backbone = load_backbone(f"hf:{folder}")
+    runs, run = [], behavior._run
+    monkeypatch.setattr(behavior, "_run", lambda *given: runs.append(1) or run(*given))
+    stored = pickle.dumps(backbone)
+    assert pickle.dumps(backbone) == stored
+    assert pickle.loads(stored).fingerprint == backbone.fingerprint
+    assert len(runs) == 1
+    model = PretrainedFeatureExtractor(backbone).fit(X)
+    sktransfer.save(model, tmp_path / "a.skt")
+    sktransfer.load(tmp_path / "a.skt")
+    change(folder, "preprocessor_config.json", **settings)
+    with pytest.raises(ValueError, match="its preprocessing or another setting"):
+        pickle.loads(stored)
+    with pytest.raises(ValueError, match="its preprocessing or another setting"):
+        sktransfer.load(tmp_path / "a.skt")
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_outputs_that_are_no_probabilities_are_no_classes(problem_type, folder_of, tmp_path):
+    folder = shutil.copytree(folder_of("resnet"), tmp_path / "resnet")
+    change(folder, "config.json", problem_type=problem_type)
+    assert load_backbone(f"hf:{folder}").classes is None
+
+
+def test_a_zero_in_image_std_is_refused(folder_of, tmp_path):
+    folder = shutil.copytree(folder_of("resnet"), tmp_path / "resnet")
+    change(folder, "preprocessor_config.json", image_std=[0.5, 0, 0.5])
+    with pytest.raises(ValueError, match=r"preprocessor_config.json': image_std=.* has a zero"):
+        load_backbone(f"hf:{folder}")
+
+
+def test_a_preprocessing_by_the_processor_has_a_repr(folder_of):
+    folder = folder_of("resnet")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    assert "ImageProcessor of transformers>" in repr(_ByProcessor(processor))

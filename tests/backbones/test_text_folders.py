@@ -417,3 +417,68 @@ def test_hostile_files_of_a_folder_raise_with_the_file_name(folder, file, name):
 def test_a_huge_max_seq_length_is_limited_by_the_positions(folder):
     add_sentence(folder, {"pooling_mode_mean_tokens": True}, max_seq_length=10**30)
     assert load(folder).preprocess.max_length == 40
+
+
+@pytest.mark.parametrize("meant", ["document", "search"])
+def test_a_saved_prompt_is_a_text_and_not_a_name(meant, folder, tmp_path):
+    texts = {"prompts": {"query": meant, "document": "the cat "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(texts))
+    assert load_backbone(f"hf:{folder}").preprocess.prompt == meant
+    del texts["default_prompt_name"]
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(texts))
+    backbone = load_backbone(f"hf:{folder}", prompt="query")
+    assert backbone.preprocess.prompt == backbone.reference.prompt == meant
+    model = PretrainedFeatureExtractor(backbone).fit(TEXTS)
+    expected = model.transform(TEXTS)
+    save(model, tmp_path / "a.skt")
+    modules = {backbone.reference.name: lambda: load_backbone(f"hf:{folder}")}
+    named = load_model(tmp_path / "a.skt", modules=modules)
+    for again in (pickle.loads(pickle.dumps(model)), load_model(tmp_path / "a.skt"), named):
+        np.testing.assert_array_equal(again.transform(TEXTS), expected)
+
+
+@pytest.mark.parametrize("prompt", [3, b"x", ["query"]])
+def test_a_prompt_of_another_type_is_a_type_error(prompt, folder):
+    with pytest.raises(TypeError, match=r"prompt=.*give a text"):
+        load_backbone(f"hf:{folder}", prompt=prompt)
+
+
+def test_a_long_prompt_is_shortened_in_messages(qwen):
+    for name in (f"hf:{qwen}", "efficientnet_lite0"):
+        with pytest.raises(ValueError, match="prompt=") as caught:
+            load_backbone(name, prompt="x" * 10_000)
+        assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("part", ["normalizer", "prompt outside"])
+def test_a_changed_tokenizer_is_noticed(part, folder, tmp_path):
+    backbone = load_backbone(f"hf:{folder}", prompt="the cat sat ")
+    stored = pickle.dumps(backbone)
+    model = PretrainedFeatureExtractor(backbone).fit(TEXTS)
+    save(model, tmp_path / "a.skt")
+    file = folder / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    if part == "normalizer":
+        settings["normalizer"] = {"type": "Replace", "pattern": {"String": "cat"}, "content": "dog"}
+    else:
+        settings["post_processor"] = None
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="its preprocessing or another setting"):
+        pickle.loads(stored)
+    with pytest.raises(ValueError, match="its preprocessing or another setting"):
+        load_model(tmp_path / "a.skt")
+
+
+def test_a_classifier_with_equal_labels_or_of_numbers(folder):
+    name = "AutoModelForSequenceClassification"
+    write_network(folder, "BertConfig", SMALL | {"id2label": {0: "a", 1: "a", 2: "b"}}, name)
+    assert load_backbone(f"hf:{folder}").classes == ("a (0)", "a (1)", "b")
+    settings = {"id2label": {0: "a", 1: "b"}, "problem_type": "regression"}
+    write_network(folder, "BertConfig", SMALL | settings, name)
+    assert load_backbone(f"hf:{folder}").classes is None
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf: "])
+def test_an_empty_name_is_refused(name):
+    with pytest.raises(ValueError, match="give a folder or a name of the hub"):
+        load_backbone(name)

@@ -186,3 +186,12 @@ def test_a_network_for_images_that_are_not_square_is_fine_tuned():
     assert backbone.with_image_size(10).preprocess == dataclasses.replace(
         steps, resize=(12, 13), crop=10
     )
+
+
+def test_the_classes_of_a_file_with_other_outputs_are_numbers(tmp_path):
+    state = dict(random_backbone("timm:test_resnet").module.state_dict())
+    state["fc.weight"], state["fc.bias"] = state["fc.weight"][:3].clone(), state["fc.bias"][:3]
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({name: x.clone() for name, x in state.items()}, path)
+    loaded = load_backbone("timm:test_resnet", weights=path)
+    assert loaded.classes == ("0", "1", "2") and loaded.class_ids is None

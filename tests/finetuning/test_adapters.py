@@ -193,3 +193,25 @@ def test_adapters_of_the_users_are_not_added_to(samples):
     module = inject_adapter_in_model(LoraConfig(target_modules=["3"]), network())
     with pytest.raises(ValueError, match="has low-rank adapters, which trainable='all' trains"):
         FineTunedClassifier(load_backbone(module), trainable="lora").fit(*samples)
+
+
+def conv1d_network():
+    from transformers.pytorch_utils import Conv1D
+
+    return nn.Sequential(Conv1D(8, 6), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), Conv1D(3, 8))
+
+
+@pytest.mark.filterwarnings("error:fan_in_fan_out")
+def test_the_linear_layers_of_gpt2_have_adapters(samples, tmp_path):
+    pytest.importorskip("transformers")
+    model = FineTunedClassifier(conv1d_network, trainable="lora", **SETTINGS).fit(*samples)
+    adapters = [n for n in model.net_.module_.state_dict() if ".lora_A" in n]
+    assert len(adapters) == 3
+    expected = model.predict_proba(samples[0])
+    save(model, tmp_path / "a.skt")
+    named = load(tmp_path / "a.skt", modules={"conv1d_network": conv1d_network})
+    for again in (pickle.loads(pickle.dumps(model)), named):
+        np.testing.assert_array_equal(again.predict_proba(samples[0]), expected)
+    with torch.inference_mode():
+        logits = model.net_.module_(torch.from_numpy(samples[0]))
+    np.testing.assert_allclose(logits.softmax(1), expected, atol=1e-5)

@@ -79,3 +79,10 @@ def test_direct_uses_it(backbone):
 def test_maps_that_cannot_be_used(settings, message, backbone):
     with pytest.raises(ValueError, match=message):
         TransferClassifier(backbone, **settings).fit(*rows(12))
+
+
+def test_entries_of_a_list_are_checked(backbone):
+    X, y = rows(16)
+    model = TransferClassifier([backbone, backbone], class_map=["learn", MAP])
+    with pytest.raises(ValueError, match=r"class_map\[0\]='learn': give a dict or None"):
+        model.fit(X, y)
