@@ -48,17 +48,20 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
         raise ValueError(f"timm has no network {short!r}; sktransfer.list_backbones('timm:*')")
     if on_hub and weights is None and not download:
         raise ValueError(f"{name!r}: its architecture is on the hub, and nothing is downloaded.")
+    n_usual: int | None = None  # outputs, where a file may have others
     if weights == "default":
         module = _pretrained(timm, short, download)
     elif weights is None:
         module = random_weights(lambda: _create(timm, short))
     else:
-        module = load_weights(random_weights(lambda: _create(timm, short)), Path(weights))
+        module = random_weights(lambda: _create(timm, short))
+        n_usual = n_outputs(module)
+        module = load_weights(module, Path(weights))
     classes, class_ids = _classes(timm, module)
-    if weights not in ("default", None) and module.num_classes != n_outputs(module):
-        classes = [
-            str(i) for i in range(n_outputs(module))
-        ]  # the file is of a network trained on other classes
+    is_classifier = n_usual is not None and n_usual == getattr(module, "num_classes", None)
+    if is_classifier and n_usual != n_outputs(module):
+        # The file is of a network that was trained on other classes.
+        classes = [str(i) for i in range(n_outputs(module))]
     return Backbone(
         name,
         module,
