@@ -168,7 +168,7 @@ def test_the_fingerprint_does_not_depend_on_the_path(folders, folder):
 def test_a_backbone_pickles_by_reference_and_opens_in_a_new_process(folder, tmp_path):
     backbone = load_backbone(f"hf:{folder}")
     state = pickle.dumps(backbone)
-    assert len(state) < 1000
+    assert len(state) < 3000
     (tmp_path / "backbone.pkl").write_bytes(state)
     code = (
         "import pickle, sys; backbone = pickle.load(open(sys.argv[1], 'rb'));"
