@@ -179,7 +179,7 @@ def class_names(config: Any) -> Sequence[str] | None:
     sequence of str or None
         None if the outputs do not become probabilities that sum to one.
     """
-    if config.problem_type in ("multi_label_classification", "regression"):
+    if config.problem_type not in (None, "single_label_classification"):
         return None
     names = [str(label) for _, label in sorted(config.id2label.items())]
     return unique_names(names, [str(i) for i in range(len(names))])
