@@ -70,7 +70,7 @@ class Backbone:
     patch_size : int, default=None
         Sides of images are multiples of this, if all pixels are to be used.
     cutter : callable, default=None
-        From this backbone to its :class:`Cut`, for networks that cannot be traced.
+        From this backbone to its stages, for networks that cannot be traced.
     has_class_token : bool, default=None
         Whether the first of the tokens is one that stands for the whole image. None if it is not
         known.

@@ -63,6 +63,7 @@ def load_word_vectors(
         If the file holds no word vectors, is shorter or longer than it announces, ends inside a
         line, or has lines of different lengths; if a vector holds NaN or infinity; or if words
         and vectors do not match.
+
     Notes
     -----
     What a file announces is compared with its size before memory is allocated. Files that gensim
