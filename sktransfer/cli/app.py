@@ -193,8 +193,14 @@ def serve(
         raise ImportError("serve requires: pip install 'sktransfer[serve]'") from None
     from ..persistence import load
     from .output import note
+    from .predicting import find_predictor
 
-    service = make_service(load(path), n_threads=threads, max_bytes=max_mb * 10**6, explain=explain)
+    model = load(path)
+    step = find_predictor(model).step
+    step.set_params(verbose=0)
+    if hasattr(step, "n_jobs"):  # each request is computed in its own thread
+        step.set_params(n_jobs=None)
+    service = make_service(model, n_threads=threads, max_bytes=max_mb * 10**6, explain=explain)
     note(f"Serving {path} at http://{host}:{port}; end it by Ctrl-C.")
     uvicorn.run(
         service,

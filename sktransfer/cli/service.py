@@ -17,8 +17,7 @@ from ..data import UnreadableSamplesError
 from ..inspection import saliency
 from ..inspection.explaining import show_saliency
 from ..inspection.page import Shown, render, show
-from .predicting import Prediction as Predicted
-from .predicting import find_predictor, predict_samples
+from .predicting import Prediction, find_predictor, predict_samples
 
 __all__ = ["make_service"]
 
@@ -34,7 +33,7 @@ class Text(BaseModel):
     text: str
 
 
-class Prediction(BaseModel):
+class Answer(BaseModel):
     """The prediction of one sample, with the probability of each class of a classifier."""
 
     prediction: Any
@@ -64,7 +63,8 @@ def make_service(
     Parameters
     ----------
     estimator : estimator of sktransfer, or a pipeline with one
-        Fitted, for images or texts.
+        Fitted, for images or texts. With ``n_jobs=None`` each request is computed in its own
+        thread.
     n_threads : int, default=4
         The number of requests that are computed at once. The others wait.
     max_bytes : int, default=20 MiB
@@ -83,15 +83,10 @@ def make_service(
     TypeError
         If the estimator does not predict.
     """
-
     network = find_predictor(estimator)
     modality = network.modality
     if not (modality.takes_files or modality.has_tokens):
         raise ValueError(f"A service takes files or texts, and the network {modality.noun}.")
-    settings = {"n_jobs": None, "verbose": 0}  # each request is computed in its own thread
-    for name, value in settings.items():
-        if hasattr(network.step, name):
-            network.step.set_params(**{name: value})
 
     @contextlib.asynccontextmanager
     async def limit_threads(app: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +102,7 @@ def make_service(
         version=version("sktransfer"),
     )
 
-    def predict(sample: Any) -> Prediction:
+    def predict(sample: Any) -> Answer:
         try:
             return _as_json(predict_samples(network, [sample])[0])
         except UnreadableSamplesError as error:
@@ -154,7 +149,7 @@ def make_service(
     if modality.has_tokens:
 
         @app.post("/predict")
-        def predict_text(body: Text) -> Prediction:
+        def predict_text(body: Text) -> Answer:
             return predict(body.text)
 
         @app.post("/", response_class=HTMLResponse)
@@ -164,7 +159,7 @@ def make_service(
     else:
 
         @app.post("/predict")
-        def predict_image(file: UploadFile) -> Prediction:
+        def predict_image(file: UploadFile) -> Answer:
             return predict(file.file.read())
 
         @app.post("/", response_class=HTMLResponse)
@@ -174,11 +169,11 @@ def make_service(
     return app
 
 
-def _as_json(found: Predicted) -> Prediction:
-    if found.probabilities is None:
-        return Prediction(prediction=found.value)
-    by_class = {str(name): p for name, p in found.probabilities}
-    return Prediction(prediction=found.value, probabilities=by_class)
+def _as_json(predicted: Prediction) -> Answer:
+    if predicted.probabilities is None:
+        return Answer(prediction=predicted.value)
+    by_class = {str(name): p for name, p in predicted.probabilities}
+    return Answer(prediction=predicted.value, probabilities=by_class)
 
 
 def _explanation(estimator: Any, sample: Any) -> Shown | None:
