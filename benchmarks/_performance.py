@@ -38,11 +38,12 @@ ORDER = (
     "memory",
     "loading",
     "service",
+    "cluster_speed",
 )
+# Named at the end of the page, with their records and no table.
+OTHERS = ("million", "cluster_kills", "cluster_memory", "cluster_search")
 MODEL = "model\t"  # in the description of a processor, beside "model name"
 LOAD_BEFORE = round(os.getloadavg()[0], 1)  # when a benchmark begins
-# How a ratio to the baseline is read, by the end of the unit.
-WORDS = {"/s": "times as fast", "s": "times as long", "B": "times as much"}
 PACKAGES = ("torch", "scikit-learn", "numpy", "openvino", "onnxruntime", "timm", "transformers")
 
 
@@ -172,27 +173,27 @@ def render(folder: Path = RECORDS) -> str:
     lines = {name: read(name, folder) for name in names}
     machines = _machines([line for each in lines.values() for line in each])
     parts = [_HEAD, _describe(machines), *_missed(lines)]
-    parts += [_section(name, each, machines) for name, each in lines.items()]
+    parts += [_section(name, each, machines) for name, each in lines.items() if name not in OTHERS]
+    others = [_other(name, lines[name]) for name in OTHERS if name in lines]
+    if others:
+        parts += ["## Other records", "In `docs/performance`, without a table here:"]
+        parts.append("\n".join(others))
     return "\n\n".join(parts) + "\n"
 
 
 _HEAD = """# Performance
 
-Speeds of sktransfer on one machine. This page and its pictures are made from the files in
-`docs/performance`, which contain a line of JSON for each case with the values of all rounds.
-`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` runs one and
-replaces its lines, and `python -m benchmarks --all --quick --record` runs all of this page in about
-ten minutes. `python -m benchmarks --page` makes the page again.
+Speeds of sktransfer on one machine. The records in `docs/performance` have a line of JSON for each
+case with the values of all rounds; this page and its pictures are made from them. `python -m
+benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` replaces the lines of one,
+and `python -m benchmarks --all --quick --record` runs all of this page in about ten minutes.
 
-In each case the contestants run in turns, in rotating order, and their results are asserted to be
-equal first. The columns give the median over the rounds, the smallest and the largest round, and
-the ratio to the baseline in the same round, as median and range. A command with `--cpu-time`
-measures the time of the process on all cores, which other work on the machine changes less than
-the time that passes. A note says where each contestant ran in a fresh process of its own, with one
-run to warm up; the others share one process. *Load* is the load average of the minute before a
-benchmark ended, itself included: where it is far above the number of cores, other work ran, and
-times say little. `bfloat16` is never used unless asked for. `engine="compile"`, and training and
-extraction on GPUs, have not been measured."""
+The contestants of a case give equal results, which is asserted first, and run in turns. The tables
+have medians over the rounds. A *ratio* compares a contestant with the baseline of the case, round
+by round: how many times as fast (images/s), as long (s, ms) or as much (MB), as median and range.
+A command with `--cpu-time` measures processor time. *Load* is the load average when the benchmark
+ended, itself included: where it is far above the number of cores, times say little. `bfloat16` is
+never used unless asked for. `engine="compile"`, and work on GPUs, have not been measured."""
 
 
 def _machines(lines: list[dict]) -> list[dict]:
@@ -220,29 +221,40 @@ def _describe(machines: list[dict]) -> str:
 def _missed(lines: dict[str, list[dict]]) -> list[str]:
     """Return a paragraph that lists the aims that were missed, if any was."""
     rows = [
-        f"- `{name}`, {case.name}: {contestant}, {_compared(case, contestant)} "
-        f"({_aim(case, contestant).removesuffix(': missed')})"
+        f"- `{name}`, {case.name}: {contestant}, {_ratio(case, contestant)}"
         for name, each in lines.items()
         for case in map(_case, each)
         for contestant in case.aims
-        if _aim(case, contestant).endswith("missed")
+        if _ratio(case, contestant).endswith("missed")
     ]
-    return ["Aims that were missed, with the aim in parentheses:", "\n".join(rows)] if rows else []
+    return ["Aims that were missed:", "\n".join(rows)] if rows else []
+
+
+def _title(name: str) -> tuple[str, str]:
+    title, about = docstring(ROOT / "benchmarks" / f"{name}.py")
+    title = title.removeprefix("Measure ")
+    return title[0].upper() + title[1:], about
 
 
 def _section(name: str, lines: list[dict], machines: list[dict]) -> str:
-    title, about = docstring(ROOT / "benchmarks" / f"{name}.py")
-    title = title.removeprefix("Measure ")
-    title = title[0].upper() + title[1:]
+    title, about = _title(name)
     commands = sorted({f"`{line['command']}`" for line in lines})
     numbers = {str(machines.index(_without_load(line["machine"])) + 1) for line in lines}
     load = max(line["machine"]["load"] for line in lines)
     ran = f"Machine {', '.join(sorted(numbers))}, load {load}: {', '.join(commands)}."
     picture = f"![{title}](performance/{name}.png)"
-    tables = [table([_case(line) for line in lines])]
-    notes = [f"- {line['name']}: {line['note']}." for line in lines if line["note"]]
-    parts = [f"## {title}", about, ran, picture, *tables, "\n".join(notes)]
+    notes: dict[str, list[str]] = {}
+    for line in lines:
+        notes.setdefault(line["note"], []).append(line["name"])
+    told = [f"- {'; '.join(names)}: {note}." for note, names in notes.items() if note]
+    parts = [f"## {title}", about, ran, picture, table(list(map(_case, lines))), "\n".join(told)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _other(name: str, lines: list[dict]) -> str:
+    title, _ = _title(name)
+    commands = sorted({f"`{line['command']}`" for line in lines})
+    return f"- `{name}.jsonl`: {title[0].lower() + title[1:]} ({', '.join(commands)})"
 
 
 def _case(line: dict) -> Case:
@@ -250,44 +262,53 @@ def _case(line: dict) -> Case:
 
 
 def table(cases: list[Case]) -> str:
-    """Return the cases as a table in Markdown."""
-    rows = [
-        "| case | contestant | median | range | compared with the baseline | aim |",
-        "|---|---|---|---|---|---|",
-    ]
-    for case in cases:
-        rows += [_row(case, name, first=i == 0) for i, name in enumerate(case.values)]
-    return "\n".join(rows)
+    """Return the cases as a table in Markdown.
+
+    It has a row for each contestant, or for each case if nothing is compared.
+    """
+    contestants = {tuple(case.values) for case in cases}
+    if len(contestants) == 1 and not any(case.baseline for case in cases):
+        head = ["case", *contestants.pop()]
+        rows = [[case.name, *(_median(case, name) for name in head[1:])] for case in cases]
+    else:
+        head = ["case", "contestant", "median", "ratio"]
+        rows = [
+            [case.name if i == 0 else "", name, _median(case, name), _ratio(case, name)]
+            for case in cases
+            for i, name in enumerate(case.values)
+        ]
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, *rows]]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
-def _row(case: Case, name: str, first: bool) -> str:
+def _median(case: Case, name: str) -> str:
+    """Return the median, with the range where no ratio has one."""
     values = case.values[name]
-    spread = f"{_number(min(values))} to {_number(max(values))}"
-    cells = [case.name if first else "", name, f"{_number(median(values))} {case.unit}", spread]
-    return "| " + " | ".join([*cells, _compared(case, name), _aim(case, name)]) + " |"
+    spread = f" ({_number(min(values))}–{_number(max(values))})"
+    varies = case.baseline is None and len(set(values)) > 1
+    return f"{_number(median(values))}{spread if varies else ''} {case.unit}"
 
 
-def _compared(case: Case, name: str) -> str:
+def _ratio(case: Case, name: str) -> str:
+    """Return the ratio to the baseline with its range, and the aim."""
     if case.baseline is None:
         return ""
     if name == case.baseline:
         return "*baseline*"
     ratios = case.ratios(name)
-    words = next(words for end, words in WORDS.items() if case.unit.endswith(end))
-    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) {words}"
-
-
-def _aim(case: Case, name: str) -> str:
+    spread = f" ({min(ratios):.2f}–{max(ratios):.2f})" if len(set(ratios)) > 1 else ""
+    told = f"{median(ratios):.2f}{spread}"
     if name not in case.aims:
-        return ""
-    aim, reached = case.aims[name], median(case.ratios(name))
-    faster = case.unit.endswith("/s")
-    met = reached >= aim if faster else reached <= aim
-    return f"{'≥' if faster else '≤'} {aim:g}: {'reached' if met else 'missed'}"
+        return told
+    aim, faster = case.aims[name], case.unit.endswith("/s")
+    reached = median(ratios) >= aim if faster else median(ratios) <= aim
+    return f"{told}, aim {'≥' if faster else '≤'} {aim:g}{'' if reached else ': missed'}"
 
 
 def _number(value: float) -> str:
     """Return three digits, without an exponent."""
+    if value == 0:
+        return "0"
     digits = next((d for d, bound in ((0, 100), (1, 10), (2, 1), (3, 0.1)) if value >= bound), 4)
     return f"{value:,.{digits}f}"
 

@@ -1,11 +1,9 @@
 """Measure the size of the files of a fitted model.
 
 Two classes on a pretrained network of which the head, the last stage or everything is trained.
-*skorch*: a pickle of the fitted net with Adam, as `joblib.dump(net)` writes it, in which the frozen
-part is included. *state dict*: all weights once. *pickle* and *save*: `pickle.dumps` and
-`sktransfer.save` of the fitted estimator, which refer to the registered network for the weights
-that it did not change; *self-contained*: with these weights. Predictions of the models that are
-opened again are asserted to be equal.
+*skorch*: `joblib.dump(net)` with Adam, frozen part included. *state dict*: all weights once.
+*pickle* and *save* (`sktransfer.save`) refer to the registered network for the weights that it
+did not change; *self-contained* holds them too. Predictions of the opened models are equal.
 
     python benchmarks/files.py
 """

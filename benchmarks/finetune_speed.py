@@ -1,10 +1,9 @@
 """Measure ten epochs of the head and of the last block, compared with skorch alone.
 
-In skorch alone, the frozen network is part of the module and runs in every epoch. Both train from
-preprocessed arrays in memory with the same initial weights, optimizer, batch size (32) and number
-of epochs, and evaluate the validation images after each; equal accuracy is asserted first (to two
-images). The time of sktransfer includes the frozen stages. *By hand* is one pass through the frozen
-stages and ten epochs of the others in a loop without anything else.
+In skorch alone, the frozen network is part of the module and runs in every epoch. Both train
+from preprocessed arrays with the same initial weights, optimizer, batch size and number of
+epochs, and reach equal accuracy (to two images). *By hand* is one pass through the frozen
+stages, and ten epochs of the others in a loop without anything else.
 
     python benchmarks/finetune_speed.py
     python benchmarks/finetune_speed.py --depths 2

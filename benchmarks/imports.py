@@ -1,9 +1,7 @@
 """Measure what the import of the package and the first transform in a new process cost.
 
-Each variant runs in a new process, interleaved with the others: its processor time, which other
-work on the machine changes less than the time that passes. All modules are compiled before, as pip
-compiles what it installs. "First transform" fits the default extractor and transforms one image; it
-is compared with the import and the reading of the weights.
+Processor time of new processes, with all modules compiled. "First transform" fits the default
+extractor and transforms one image, compared with the import and the reading of the weights.
 
     python benchmarks/imports.py
 """

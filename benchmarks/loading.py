@@ -1,15 +1,13 @@
 """Measure how loading overlaps with the network, and how it scales with the number of loaders.
 
-From paths: seconds of `transform`, with loaders and without, compared with the slower of loading
-alone (reading, decoding and preprocessing in the same threads) and the network alone (preprocessed
-tensors in memory). Target: 1.1 times the slower. The features are asserted to be equal to the bit.
-"Processor time of the calling thread" is what is not done by loaders; other work on the machine
-changes it less than the time that passes.
+From paths: seconds of `transform`, compared with the slower of loading alone and the network
+alone. The features are equal to the bit. "Processor time of the calling thread" is what loaders
+do not do.
 
-Simulated: the network is replaced by a wait of 1 ms for each batch of four, and loading decides.
-Images a second with 1, 2, 4 and 8 loaders, in threads and in processes (DataLoader of torch, whose
-processes start in each call). With "slow files", reading a file waits 40 ms, as on a busy network
-file system: loading then scales beyond the number of cores.
+Simulated: a wait of 1 ms for each batch of four instead of the network, so that loading
+decides, with 1, 2, 4 and 8 loaders in threads and in processes (DataLoader of torch, whose
+processes start in each call). With "slow files", reading a file waits 40 ms, as on a busy
+network file system.
 
     python benchmarks/loading.py
     python benchmarks/loading.py --quick --record

@@ -1,11 +1,10 @@
 """Measure memory and disk at 1,000, 10,000 and 100,000 JPEG files.
 
-Each case runs in a process of its own over distinct JPEG files of 48 x 48 pixels, through a small
-network of its own: `transform`, `fit` with nothing frozen (one epoch), with new augmented views in
-each epoch, and `predict_proba`. "Above the output" is the peak of the resident memory during the
-call, less that before it and less the size of the result. "Written" are the bytes that the process
-has caused to be written to disk, as Linux counts them (0 on other systems). With `--keep`, resized
-images are kept in training up to that many bytes (`max_cache_bytes`).
+Each case runs in a process of its own over distinct JPEG files of 48 x 48 pixels, through a
+small network. "Above the output" is the peak of the resident memory during the call, less that
+before it and less the size of the result. "Written" are the bytes written to disk, as Linux
+counts them. With `--keep`, resized images are kept in training up to that many bytes
+(`max_cache_bytes`).
 
     python benchmarks/memory.py             # an hour on a busy machine
     python benchmarks/memory.py --quick     # without 100,000

@@ -1,12 +1,10 @@
 """Measure features of JPEG files, compared with other libraries.
 
-The same ResNet-18 with the same random weights, from names of files to its pooled features; every
-contestant squashes the images to 224 x 224 pixels. *Plain loop*: batches of 32 in PyTorch.
-*DataLoader*: the same with two processes that open images. *skorch*: its `predict` over a data set.
-*img2vec*: img2vec_pytorch, lists of 32 images. *embetter*: its `ImageLoader` and `TimmEncoder`,
-whose network is switched to evaluation here. *transformers*: the pipeline
-"image-feature-extraction" with the network of timm, batches of 32. The features are asserted to be
-equal to 2 % first: libraries resample images differently, with rounding to bytes or without.
+The same ResNet-18 with the same random weights, from names of files to pooled features, at 224
+x 224 pixels. *Plain loop*: batches of 32 in PyTorch. *DataLoader*: the same with two processes
+that open images. *embetter*: its `ImageLoader` and `TimmEncoder`. *transformers*: the pipeline
+"image-feature-extraction" with the network of timm. The features are equal to 2 %: libraries
+resample images differently.
 
     python benchmarks/peers.py
 """

@@ -1,11 +1,9 @@
 """Measure a FastAPI service that classifies uploads, compared with the network alone.
 
-The service runs in a process of its own, on this machine's loopback: it receives each photograph
-as an upload of a form, and its endpoint calls `predict_proba([upload.file])` of one fitted model in
-one of four threads. Four threads of this process send uploads, each the next one when it has the
-answer. The network alone are four threads of a further process that decode, preprocess and run the
-same photographs, without a service. Both take turns. First, the probabilities of the service are
-asserted to equal those of the model.
+The service runs in a process of its own: its endpoint calls `predict_proba([upload.file])` of
+one fitted model, for four threads that send photographs. The network alone are four threads of
+a further process that decode, preprocess and run the same photographs, without a service. The
+probabilities are equal.
 
     python benchmarks/service.py
     python benchmarks/service.py --quick

@@ -1,12 +1,10 @@
 """Measure one prediction of a fitted model, compared with the network, decoding and preprocessing.
 
-Milliseconds of a warm `predict([x])`, as a web service calls it, and of what it cannot do without:
-the same network run by PyTorch in channels-last format, and for images decoding the file and
-preprocessing. Both are called in turns on the same sample; a round is the median over the samples.
-Ratios below 1 come from batch normalisation and activations, which are part of the convolutions.
-"The pipeline without the network" is `predict` of the same pipeline with a step in place of the
-extractor that returns features that are known: what scikit-learn takes by itself, which no
-extractor can avoid. Then, how many predictions a second several threads make that share one model.
+A warm `predict([x])`, as a web service calls it, compared with what it cannot do without: the
+same network in PyTorch and, for images, decoding and preprocessing. Ratios below 1 come from
+batch normalisation and activations, which are part of the convolutions. "The pipeline without
+the network" is what scikit-learn takes by itself. Then, how many predictions a second several
+threads make that share one model.
 
     python benchmarks/single.py
     python benchmarks/single.py --threads 8

@@ -1,11 +1,8 @@
 """Measure the time to store and to find features, and to digest images.
 
-Samples a second to put and to get 1,280 values of float32, 128 samples at a time, for FeatureStore,
-one .npy file for each call, one .npy file for each sample, and joblib.Memory. "Opened anew" is what
-each new process does. "Shuffled" finds the samples in another order than they were stored in. Then,
-how many features a second one and two processes find, by the clock and by processor time, and the
-time to digest an image of 224 x 224 x 3 bytes. The result of get is asserted to equal the argument
-of put.
+Samples a second to put and to get 1,280 values of float32, 128 samples at a time. "Opened anew"
+is what each new process does. "Shuffled" finds the samples in another order than they were
+stored in.
 
     python benchmarks/store.py
 """

@@ -1,15 +1,12 @@
 """Measure the features of images, compared with a plain loop over batches of 32.
 
-The plain loop runs the same network up to the same layer: batches of 32, default memory format,
-`torch.inference_mode`; it opens and preprocesses with the same functions. In the cases "network",
-both begin with preprocessed tensors, in the others with arrays or with JPEG files.
-EfficientNet-Lite0 has its real weights, the others random ones, which take the same time. OpenVINO
-and ONNX Runtime run with `engine=`; conversions are not timed. "OpenVINO by hand" is the same
-network converted by `openvino.convert_model` and called batch by batch, in the fastest of the sizes
-1, 8 and 32, with as many threads and in the same precision. The features of all contestants are
-asserted to be equal to 1e-4 first (relative L2 distance of each image), in `bfloat16` to 0.3. How
-fast a loop over batches of 32 is depends on the allocator of the C library, which by default
-returns large blocks of memory to the operating system after each batch.
+The plain loop runs the same network up to the same layer in batches of 32. In the cases
+"network", both begin with preprocessed tensors, in the others with arrays or JPEG files.
+EfficientNet-Lite0 has its real weights, the others random ones, which take the same time.
+"OpenVINO by hand" is the network converted by `openvino.convert_model` and called in the
+fastest of the batch sizes 1, 8 and 32, in the same precision; conversions are not timed.
+Features are asserted to be equal to 1e-4 (relative L2 distance of each image), in `bfloat16` to
+0.3.
 
     python benchmarks/transform.py
     python benchmarks/transform.py --quick --networks resnet18

@@ -75,7 +75,7 @@ __all__ = [
     "to_onnx",
 ]
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 # Packages are imported when a name is used: training and choosing import skorch and torchvision,
 # which fixed features do not need.
