@@ -36,9 +36,8 @@ from sktransfer import (
 from sktransfer.backbones.words.files import Subwords
 from sktransfer.backbones.words.vectors import WordVectors
 from sktransfer.backbones.wordvectors import word_backbone
-from sktransfer.data import kept_interrupts
 from sktransfer.selection.candidates import TunedCandidate
-from tests.data.test_running import dropped_interrupt
+from tests.new_process import run_in_new_process
 from tests.persistence.cases import VECTORS, mixed, of, output_of
 from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
 
@@ -319,18 +318,33 @@ def test_made_up_samples_do_not_enter_the_store(tmp_path):
     assert len(store) == len(X)
 
 
-def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch, interrupts):
-    session = onnxruntime.InferenceSession
+# In a program of its own: an interrupt that came too late would end the tests.
+PRESSED = """
+import signal
+import sys
+from pathlib import Path
+import onnxruntime
+from sktransfer import PretrainedFeatureExtractor, to_onnx
+from sktransfer.data import kept_interrupts
+from tests.data.test_running import dropped_interrupt
+from tests.support import images, tiny_backbone
+signal.signal(signal.SIGINT, signal.default_int_handler)
+session, folder = onnxruntime.InferenceSession, Path(sys.argv[1])
+def pressed(*args):
+    dropped_interrupt()
+    return session(*args)
+onnxruntime.InferenceSession = pressed
+model = PretrainedFeatureExtractor(tiny_backbone()).fit(images(3))
+try:
+    with kept_interrupts():
+        to_onnx(model, folder / "model.onnx")
+except KeyboardInterrupt:
+    print("interrupted", list(folder.iterdir()))
+"""
 
-    def interrupted(*args):
-        dropped_interrupt()
-        return session(*args)
 
-    model = features().fit(X)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", interrupted)
-    with pytest.raises(KeyboardInterrupt), kept_interrupts():
-        to_onnx(model, tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
+def test_an_interrupt_leaves_no_file(tmp_path):
+    assert run_in_new_process(PRESSED, tmp_path).strip() == "interrupted []"
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
