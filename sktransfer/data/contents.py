@@ -82,7 +82,7 @@ def is_encoded(sample: object) -> bool:
     -------
     bool
     """
-    return any(test(sample) for test, _ in _READERS)
+    return _reader_of(sample) is not None
 
 
 def read_encoded(sample: Any) -> Encoded:
@@ -106,8 +106,29 @@ def read_encoded(sample: Any) -> Encoded:
     ImportError
         If a URL needs a package that is not installed.
     """
-    read = next(read for test, read in _READERS if test(sample))
+    read = _reader_of(sample)
+    if read is None:
+        raise TypeError(f"{type(sample).__name__} is no encoded image")
     return Encoded(read(sample), sample)
+
+
+def _reader_of(sample: Any) -> Callable[[Any], bytes] | None:
+    """Return the function that reads a sample, or None if it is not an encoded image."""
+    if isinstance(sample, str | os.PathLike):
+        return _read_name
+    # A vector of bytes is what np.fromfile gives, and what HDF5 stores.
+    is_array = isinstance(sample, np.ndarray)
+    if is_array and sample.ndim == 1 and sample.dtype == np.uint8:
+        return _read_bytes
+    if isinstance(sample, bytes | bytearray | memoryview):
+        return _read_bytes
+    if isinstance(sample, dict):
+        is_empty = sample.get("bytes") is None and sample.get("path") is None
+        return None if is_empty else _read_dict
+    if hasattr(sample, "read"):
+        return _read_open
+    is_image = isinstance(sample, Image.Image) or hasattr(sample, "shape")
+    return _open_and_read if hasattr(sample, "open") and not is_image else None
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -283,33 +304,6 @@ def _open_and_read(sample) -> bytes:
     """Read a member of an archive, a path of another library or an OpenFile of fsspec."""
     is_openfile = hasattr(sample, "__enter__")
     return run_in_time(lambda: _read_all(sample.open() if is_openfile else sample.open("rb")))
-
-
-def _is_bytes(sample) -> bool:
-    if isinstance(sample, bytes | bytearray | memoryview):
-        return True
-    # As np.fromfile gives them, and HDF5 stores them.
-    return isinstance(sample, np.ndarray) and sample.ndim == 1 and sample.dtype == np.uint8
-
-
-def _has_content(sample) -> bool:
-    return isinstance(sample, dict) and (
-        sample.get("bytes") is not None or sample.get("path") is not None
-    )
-
-
-def _can_be_opened(sample) -> bool:
-    is_image = isinstance(sample, Image.Image) or hasattr(sample, "shape")
-    return hasattr(sample, "open") and not is_image
-
-
-_READERS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
-    (lambda sample: isinstance(sample, str | os.PathLike), _read_name),
-    (_is_bytes, _read_bytes),
-    (_has_content, _read_dict),
-    (lambda sample: hasattr(sample, "read"), _read_open),
-    (_can_be_opened, _open_and_read),
-]
 
 
 # -- samples of datasets ---------------------------------------------------------------------------

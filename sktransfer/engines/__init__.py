@@ -6,7 +6,13 @@ An engine takes stages, layers and a pooling. It knows no backbone and no store.
 from .engine import Engine, as_batch, distance
 from .exported import export, quiet
 from .onnxruntime import onnx_model
-from .resources import keep_freed_memory, raise_thresholds, resolve_device, thread_budget
+from .resources import (
+    fewer_rows,
+    keep_freed_memory,
+    raise_thresholds,
+    resolve_device,
+    thread_budget,
+)
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
 
@@ -19,6 +25,7 @@ __all__ = [
     "distance",
     "engine_for",
     "export",
+    "fewer_rows",
     "keep_freed_memory",
     "onnx_model",
     "quiet",

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..backbones import pool
 from ..data import Modality, get_modality
-from .resources import raise_thresholds
+from .resources import fewer_rows, raise_thresholds
 
 __all__ = ["Engine", "as_batch", "distance"]
 
@@ -258,7 +258,14 @@ class Engine(abc.ABC):
                     raise
                 part = None
             if part is None:  # outside the handler, whose error refers to the batch's tensors
-                self._halve(len(samples))
+                if self._largest_batch is None:
+                    warnings.warn(
+                        f"Batches of {len(samples)} do not fit into the memory of {self.device}: "
+                        "smaller ones are used from here on. Give a smaller batch_size=, or make "
+                        "room on the device.",
+                        stacklevel=2,
+                    )
+                self._largest_batch = fewer_rows(most, len(samples))
                 continue
             parts.append(part)
             waiting = waiting[most:] or list(itertools.islice(source, 1))
@@ -276,17 +283,6 @@ class Engine(abc.ABC):
         n = len(batch)
         filled = torch.cat([batch, batch[-1:].expand(size - n, *batch.shape[1:])])
         return {key: rows[:n] for key, rows in self(filled).items()}
-
-    def _halve(self, size: int) -> None:
-        if self._largest_batch is None:
-            warnings.warn(
-                f"Batches of {size} do not fit into the memory of {self.device}: smaller ones are "
-                "used from here on. Give a smaller batch_size=, or make room on the device.",
-                stacklevel=2,
-            )
-        self._largest_batch = size // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
 
     def run_groups(
         self, groups: Sequence[tuple[Any, ...]], batch_size: int | str = "auto"
@@ -308,18 +304,23 @@ class Engine(abc.ABC):
         n = sum(len(positions) for positions, _ in groups)
         tables: dict[Any, np.ndarray] = {}
         for positions, tensors in groups:
-            for layer, rows in self._run_group(tensors, batch_size).items():
-                if layer not in tables:
-                    tables[layer] = _empty_rows(n, rows, ragged=self.modality.has_tokens)
-                _fill_rows(tables[layer], positions, rows)
+            if self._fused is None:
+                outputs = self.run(tensors, batch_size)
+            else:
+                (layer,) = self.layers
+                ((key, _),) = self.outputs[layer]
+                outputs = {key: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
+            for key, rows in outputs.items():
+                is_ragged = self.modality.has_tokens and rows.ndim > 2
+                if key not in tables:
+                    empty = np.empty((n, *rows.shape[1:]), rows.dtype)
+                    tables[key] = np.empty(n, object) if is_ragged else empty
+                if is_ragged:
+                    for position, row in zip(positions, rows, strict=True):
+                        tables[key][position] = row
+                else:
+                    tables[key][positions] = rows
         return tables
-
-    def _run_group(self, tensors, batch_size: int | str) -> dict[str, np.ndarray]:
-        if self._fused is None:
-            return self.run(tensors, batch_size)
-        (layer,) = self.layers
-        ((key, _),) = self.outputs[layer]
-        return {key: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
 
     def execution(self) -> dict[str, str]:
         """Describe how batches are run.
@@ -424,21 +425,6 @@ def as_batch(
     batch = tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
     is_for_gpu = device is not None and device.type == "cuda" and batch.device.type == "cpu"
     return batch.pin_memory() if is_for_gpu else batch
-
-
-def _empty_rows(n: int, like: np.ndarray, *, ragged: bool) -> np.ndarray:
-    """Return a table for n rows; an array of objects where activations differ in length."""
-    if ragged and like.ndim > 2:
-        return np.empty(n, object)
-    return np.empty((n, *like.shape[1:]), like.dtype)
-
-
-def _fill_rows(table: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
-    if table.dtype != object:
-        table[positions] = rows
-        return
-    for position, row in zip(positions, rows, strict=True):
-        table[position] = row
 
 
 def distance(features: dict[Any, Any], expected: dict[Any, Any]) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["keep_freed_memory", "raise_thresholds", "resolve_device", "thread_budget"]
+__all__ = ["fewer_rows", "keep_freed_memory", "raise_thresholds", "resolve_device", "thread_budget"]
 
 # Parameters of mallopt, and the defaults of the C library (malloc.h of glibc).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -59,6 +60,25 @@ def resolve_device(device: str) -> torch.device:
         why = str(error).splitlines()[0]
         raise ValueError(f"device={device!r} cannot be used on this machine: {why}") from None
     return resolved
+
+
+def fewer_rows(most_rows: int, n_rows: int) -> int:
+    """Return half as many rows for the next batches, after a device's memory was short.
+
+    Parameters
+    ----------
+    most_rows : int
+        Most rows of a batch so far.
+    n_rows : int
+        Rows of the batch that did not fit.
+
+    Returns
+    -------
+    int
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
+    return math.ceil(min(most_rows, n_rows) / 2)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,9 @@ def engine_for(
         # After a fit, set_params may have changed it, or a pickle been opened without its package.
         check_engine(engine, settings["device"], settings.get("precision", "float32"))
         settings |= {"network": network, "conversions": conversions}
-    if not _is_hashable(key):  # a pooling may be an object without a hash
+    try:
+        hash(key)
+    except TypeError:  # a pooling may be an object without a hash
         return ENGINES[engine](stages, layers, pooling, **settings)
     with _LOCK:
         prepared = kept.pop(key, None) or ENGINES[engine](stages, layers, pooling, **settings)
@@ -120,11 +122,3 @@ def engine_for(
         while len(kept) > _ENGINES_KEPT:
             kept.pop(next(iter(kept)))
     return prepared
-
-
-def _is_hashable(key: tuple) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True

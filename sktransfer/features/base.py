@@ -181,11 +181,8 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _transform_samples(self, X) -> list | np.ndarray:
-        check_is_fitted(self)
-        return self._check_new(X)
-
-    def _check_new(self, X) -> list | np.ndarray:
         """Check samples other than those that the estimator is fitted to."""
+        check_is_fitted(self)
         samples = self._check_samples(X)
         self._check_by_preprocessing(samples, fitting=False)
         return samples
@@ -319,11 +316,6 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         task.call_on_fit_task_begin(estimator=self)
         yield
         task.call_on_fit_task_end(estimator=self)
-
-    def _in_phase(self, name: str, function: Callable, *args) -> Any:
-        """Call a function in a phase of its own."""
-        with self._phase(name):
-            return function(*args)
 
 
 def checked_samples(estimator: BackboneEstimator, X: Any) -> list[Any] | np.ndarray:

@@ -142,10 +142,10 @@ def compute_outputs(
         try:
             for chunk, opened in open_ahead(chunks, backbones, loader):
                 check_interrupt()
-                if bad is None:
-                    chunk.raise_errors()
-                else:
+                if bad is not None:
                     opened = leave_out_unreadable(chunk, opened, bad)
+                elif chunk.errors:
+                    raise chunk.errors[0]
                 inputs = inputs_by_pass(chunk, opened, backbones)
                 for one, stored, groups in zip(passes, chunk.stored, inputs, strict=True):
                     new = one.run(groups) if stored.missing else {}
@@ -288,11 +288,6 @@ class Chunk:
     repeated: dict[int, int]
     errors: list[SampleError]
     stored: list[Stored]
-
-    def raise_errors(self) -> None:
-        """Raise the error of the first sample that cannot be read."""
-        for error in self.errors:
-            raise error
 
 
 @dataclasses.dataclass

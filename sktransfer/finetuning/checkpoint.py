@@ -19,9 +19,8 @@ from skorch.history import History
 from ..backbones import Backbone, describe
 from ..backbones.serialization import first_unknown, from_bytes, to_bytes
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
-from .callbacks import KeepBest, WarmupCosine
+from .callbacks import KeepBest, WarmupCosine, mean_loss
 from .dataset import TrainingDataset
-from .loss_monitor import mean_loss
 from .trainable_stages import TrainableStages
 
 __all__ = ["SaveTraining", "TrainingFile", "describe_fit"]
@@ -65,21 +64,20 @@ class TrainingFile:
 
     def __init__(self, folder: str | Path, about: dict[str, str], seed: int):
         self.folder = str(folder)
-        self.path = Path(self.folder.replace(_KEY, _digest_about(about))) / _NAME
+        key = xxhash.xxh3_128_hexdigest(json.dumps(about, sort_keys=True).encode())
+        self.path = Path(self.folder.replace(_KEY, key)) / _NAME
         self.about, self.seed = about, seed
         self.state: dict[str, Any] | None = None
         self.extends = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = None if self._claim() else self.path.read_bytes()
+            # Whose folder it is, so that another fit finds that out before it has trained.
+            is_new = not self.path.exists() and self._write({}, claim_file) is not False
+            content = None if is_new else self.path.read_bytes()
         except OSError as error:
             raise ValueError(f"checkpoint={self.folder!r} cannot be used: {error}") from error
         if content is not None:
             self._open(content)
-
-    def _claim(self) -> bool:
-        """Write whose folder it is, so that another fit finds that out before it has trained."""
-        return not self.path.exists() and self._write({}, claim_file) is not False
 
     def _write(self, state: dict, write: Callable) -> bool | None:
         """Write the file; if this fails, warn and keep the old one."""
@@ -165,10 +163,6 @@ class TrainingFile:
             self._write(state, replace_file)
 
 
-def _digest_about(about: dict[str, str]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(about, sort_keys=True).encode())
-
-
 # -- what a training depends on --------------------------------------------------------------------
 
 
@@ -199,16 +193,17 @@ def describe_fit(
     -------
     dict of str to str
     """
-    given = estimator.get_params(deep=False)
+    given, backbone = estimator.get_params(deep=False), estimator.backbone_
     about = {name: _described(given[name]) for name in sorted(set(given) - _OTHER)}
     is_seed = isinstance(estimator.random_state, int | np.integer)
     if validation is not None:
-        about["X_val"] = _digest_samples(validation.samples, estimator.backbone_).hex()
+        about["X_val"] = _digest_samples(validation.samples, backbone).hex()
         about["y_val"] = _described(np.asarray(validation.target))
+    parts = (backbone.preprocess, getattr(backbone, "label_rows", None))
     return about | {
-        "backbone": _described_network(estimator.backbone_),
+        "backbone": " ".join([backbone.fingerprint, *map(_described, parts)]),
         "random_state": str(estimator.random_state) if is_seed else "drawn",
-        "X": _digest_samples(samples, estimator.backbone_).hex(),
+        "X": _digest_samples(samples, backbone).hex(),
         "y": _described((getattr(estimator, "classes_", None), np.asarray(target))),
         "sample_weight": digest_array(np.asarray(weight, np.float64)).hex(),
         "warm_start": "" if start is None else _digest_state(start).hex(),
@@ -220,11 +215,6 @@ def _described(value) -> str:
         return describe(value)
     except ValueError:  # such as a callback that holds an open file
         return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _described_network(backbone: Backbone) -> str:
-    parts = (backbone.preprocess, getattr(backbone, "label_rows", None))
-    return " ".join([backbone.fingerprint, *map(_described, parts)])
 
 
 def _digest_samples(samples: Sequence, backbone: Backbone) -> bytes:

@@ -432,7 +432,12 @@ default="efficientnet_lite0"
         """Set the target of this fit and return the checked y."""
         earlier = None if before is None else self._target
         self._target, y = class_target(y, len(samples), labels)
-        if earlier is not None and not self._goes_with(earlier):
+        is_other = earlier is not None and (
+            type(self._target) is not type(earlier)
+            # Labels may be new; the columns of label sets may not.
+            or (self._target.labels is None and self._target.n_outputs != earlier.n_outputs)
+        )
+        if is_other:
             raise ValueError(
                 f"y is {self._target.name} with {self._target.n_outputs} labels, which is not what "
                 f"this model was fitted for ({earlier.name}, {earlier.n_outputs} classes)."
@@ -443,18 +448,13 @@ default="efficientnet_lite0"
             )
         return y
 
-    def _goes_with(self, earlier) -> bool:
-        """Tell whether the target has the type of an earlier one and no fewer outputs."""
-        several = self._target.labels is None
-        same_number = self._target.n_outputs == earlier.n_outputs
-        return type(self._target) is type(earlier) and (same_number or not several)
-
     def _continued(
         self, module: TrainableStages, known: np.ndarray
     ) -> tuple[TrainableStages, list[int]]:
         """Copy an earlier module, extend its head, and return the indices of the new rows."""
         module = self._copy_module(module)
-        sources = _sources(self.classes_.tolist(), known.tolist())
+        rows = {label: i for i, label in enumerate(known.tolist())}
+        sources = [rows.get(label) for label in self.classes_.tolist()]
         if sources != list(range(len(known))):
             grow(module.head, sources, len(known))
         return module, [i for i, source in enumerate(sources) if source is None]
@@ -498,12 +498,6 @@ default="efficientnet_lite0"
     def _output_names(self):
         labels = self._target.labels  # an indicator matrix has no class names
         return None if labels is None else [str(label) for label in labels]
-
-
-def _sources(labels: list, known: list) -> list[int | None]:
-    """Return the position of each label among the known labels, or None."""
-    place = {label: i for i, label in enumerate(known)}
-    return [place.get(label) for label in labels]
 
 
 Kept = dict[Any, tuple[np.ndarray, np.ndarray]]  # label: activations and weights

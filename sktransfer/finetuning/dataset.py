@@ -220,13 +220,19 @@ class TrainingDataset(Dataset):
             return self._taken(self.fresh(epoch_seed), batches)
         if len(self.views) == 1 or not any(which.any() for which in views):
             return self._taken(self.views[0], batches)
-        if not any(_is_streamed(view) for view in self.views):
+        if not any(isinstance(v, Activations) and v.is_streamed for v in self.views):
             return map(self._of_views, batches, views)
+        # Streams of the same samples are one table, in which the rows behind them come once.
+        streams: list[Any] = self.views
+        first, n_behind = streams[0], (len(streams) - 1) * len(streams[0].index)
+        table = np.concatenate([view.index for view in streams])
+        joined = Activations(first.rows, table, first.behind)
+        n = len(first.index)
         places = [
-            _place(i, which, self.views[0], len(self.views))
-            for i, which in zip(batches, views, strict=True)
+            torch.where(index < n, index + which * n, index + n_behind)
+            for index, which in zip(batches, views, strict=True)
         ]
-        return self._taken(_joined(self.views), places)
+        return self._taken(joined, places)
 
     def own(self) -> TrainingDataset:
         """Return the rows that this process has, as rows of their own."""
@@ -262,7 +268,9 @@ class TrainingDataset(Dataset):
 
     def to(self, device: torch.device) -> TrainingDataset:
         """Return rows for an accelerator, and on it if they fit into half of its free memory."""
-        if device.type != "cuda" or any(_is_ragged(view) for view in self.views):
+        if device.type != "cuda" or any(
+            isinstance(v, Activations) and v.is_ragged for v in self.views
+        ):
             return self  # texts are padded in each batch
         moved = copy.copy(self)
         moved.device = device
@@ -322,18 +330,6 @@ def copy_rows(view: Activations | torch.Tensor, device: torch.device) -> torch.T
     return copied
 
 
-def _place(index: torch.Tensor, which: torch.Tensor, view, n_views: int) -> torch.Tensor:
-    """Return the places of rows in the table of all views."""
-    n = len(view.index)
-    return torch.where(index < n, index + which * n, index + (n_views - 1) * n)
-
-
-def _joined(views: Sequence) -> Activations:
-    """Return one table of all views, which are streams of the same samples."""
-    first = views[0]
-    return Activations(first.rows, np.concatenate([view.index for view in views]), first.behind)
-
-
 def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
     """Convert an array to a tensor, or an array of texts, which differ in length, to a list.
 
@@ -353,14 +349,6 @@ def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
     """Convert an array to a tensor, without a copy unless it is read-only or reversed."""
     return torch.from_numpy(np.require(forward_strides(array), requirements=["C", "W"]))
-
-
-def _is_ragged(view) -> bool:
-    return isinstance(view, Activations) and view.is_ragged
-
-
-def _is_streamed(view) -> bool:
-    return isinstance(view, Activations) and view.is_streamed
 
 
 class Batches:

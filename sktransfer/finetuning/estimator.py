@@ -48,13 +48,12 @@ from ..transferability import hold_out, solve_probe
 from .activation_cache import ActivationCache, CachePlacement
 from .adapters import describe_adapters, is_adapter, is_lora
 from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
-from .callbacks import EpochProgress, KeepBest
+from .callbacks import EpochProgress, KeepBest, LossMonitor
 from .checkpoint import TrainingFile, describe_fit
 from .dataset import Activations, TrainingDataset, as_rows
 from .distributed import ONE_PROCESS, Processes, is_first_process
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
-from .loss_monitor import LossMonitor
 from .plan import TrainingPlan, check_settings, steps_of
 from .trainable_stages import (
     PARTIAL,
@@ -276,7 +275,9 @@ class TunedEstimator(BackboneEstimator):
                 unchanged = Activations(plain, index, behind)  # without augmentation
                 if not self.frozen_layers_:
                     restrict_rows(module, unchanged, processes)
-                is_random = self._head_init() == "random"
+                is_random = self.head_init == "random"
+                if self.head_init == "auto":
+                    is_random = self.head != "linear"
                 if len(new) and not is_random:
                     self._init_head(module, unchanged, dataset, list(new), processes)
 
@@ -297,7 +298,7 @@ class TunedEstimator(BackboneEstimator):
         if X_val is None:
             return None
         with named_among(range(_MANY), "X_val"):
-            samples = self._check_new(X_val)
+            samples = self._transform_samples(X_val)
         return encode_validation(samples, y_val, self._target)
 
     def _train(
@@ -452,11 +453,6 @@ class TunedEstimator(BackboneEstimator):
     def _carried_rows(self) -> list[int | None]:
         """Return for each label its row in the head of the model given as backbone."""
         return [None] * self._target.n_outputs
-
-    def _head_init(self) -> str:
-        if self.head_init != "auto":
-            return self.head_init
-        return "probe" if self.head == "linear" else "random"
 
     def _init_head(
         self,

@@ -15,9 +15,9 @@ from ..backbones.norm_statistics import (
     norm_divergence,
     similarity_of_divergence,
 )
+from ..engines import fewer_rows
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
-from .training_step import fewer_rows
 
 __all__ = ["auto_batch_size", "auto_epochs", "auto_rates", "similarity_of", "training_length"]
 

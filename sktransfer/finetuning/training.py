@@ -7,11 +7,13 @@ them.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import skorch
@@ -19,22 +21,32 @@ import torch
 from skorch import NeuralNet
 from skorch.helper import predefined_split
 from skorch.utils import to_tensor
+from torch import nn
 
 from .._compat.torch import COMPILED, uncompiled
 from ..data import NumericTarget, Target, check_interrupt, kept_interrupts, was_interrupted
-from ..engines import keep_freed_memory
+from ..engines import fewer_rows, keep_freed_memory
 from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
 from .checkpoint import SaveTraining, TrainingFile
 from .dataset import Batches, TrainingDataset
 from .distributed import ONE_PROCESS, Processes
-from .losses import WeightedLoss
 from .plan import TrainingPlan, check_callback_names
 from .trainable_stages import TrainableStages
-from .training_step import fewer_rows, join_outputs, split_batch
 
-__all__ = ["TrainingNet", "make_net", "train", "trained_module"]
+__all__ = [
+    "TrainingNet",
+    "WeightedLoss",
+    "by_row",
+    "join_outputs",
+    "make_net",
+    "split_batch",
+    "train",
+    "trained_module",
+    "weighted_mean",
+]
 
 _WEIGHT_DECAY = 1e-4  # of AdamW
+_TOKENS = 128  # of a micro-batch, about; products of smaller matrices take longer for each row
 _FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 
 
@@ -350,6 +362,201 @@ class TrainingNet(NeuralNet):
             raise KeyboardInterrupt
 
 
+def trained_module(net: NeuralNet) -> TrainableStages:
+    """Return the module that a net trains, without the wrapper of a compiled one."""
+    return uncompiled(net.module_)
+
+
+# -- micro-batches -------------------------------------------------------------------------------
+
+
+def split_batch(
+    batch: tuple[Any, Any], most_rows: int, fewest_rows: int = 1, by_length: bool = False
+) -> tuple[list[tuple[Any, Any]], torch.Tensor]:
+    """Split a batch into micro-batches.
+
+    With ``by_length``, texts of similar length are together, the shortest first, since a
+    micro-batch is as long as its longest row.
+
+    Parameters
+    ----------
+    batch : tuple of (Tensor or dict of str to Tensor, Tensor)
+        Inputs and targets. With ``by_length`` the inputs are ids of tokens ``(n, L)`` or vectors
+        ``(n, L, d)``, and zero behind the last token of a row.
+    most_rows : int
+        Most rows of a micro-batch, unless ``fewest_rows`` makes it larger. Micro-batches differ by
+        one row at most.
+    fewest_rows : int, default=1
+    by_length : bool, default=False
+
+    Returns
+    -------
+    micro_batches : list of tuple
+        Each like the batch.
+    order : Tensor of int of shape (n,)
+        The position in the batch of each row of the micro-batches.
+    """
+    n_rows = len(batch[1])
+    order = torch.arange(n_rows)
+    if by_length:
+        lengths = _lengths(batch[0])
+        order = lengths.argsort(stable=True)
+        n_parts = min(n_rows, max(1, int(lengths.sum()) // _TOKENS))
+        most_rows = min(most_rows, math.ceil(n_rows / n_parts))
+    n_parts = max(1, min(math.ceil(n_rows / most_rows), n_rows // fewest_rows))
+    if n_parts == 1 and not by_length:
+        return [batch], order
+    micro_batches = []
+    for rows in order.tensor_split(n_parts):
+        inputs, target = _taken(batch, rows)
+        if by_length:
+            longest = _lengths(inputs).max()
+            is_named = isinstance(inputs, dict)
+            inputs = inputs | {"x": inputs["x"][:, :longest]} if is_named else inputs[:, :longest]
+        micro_batches.append((inputs, target))
+    return micro_batches, order
+
+
+def join_outputs(outputs: list[Any], order: torch.Tensor) -> Any:
+    """Join the outputs of micro-batches, their rows in the order of the batch.
+
+    Parameters
+    ----------
+    outputs : list of Tensor, or of sequence of Tensor
+        Of each micro-batch.
+    order : Tensor of int
+        As :func:`split_batch` returns it.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+    """
+    if isinstance(outputs[0], torch.Tensor):
+        return _taken(torch.cat(outputs), order.argsort())
+    return tuple(join_outputs(list(each), order) for each in zip(*outputs, strict=True))
+
+
+def _lengths(inputs: Any) -> torch.Tensor:
+    """Return the place of the last token of each row, at least 1."""
+    x = inputs["x"] if isinstance(inputs, dict) else inputs
+    tokens = x != 0 if x.ndim == 2 else x.abs().flatten(2).amax(-1) != 0  # (n, L)
+    places = torch.arange(1, x.shape[1] + 1, device=x.device)
+    return torch.where(tokens, places, 1).amax(1)
+
+
+def _taken(values: Any, rows: torch.Tensor) -> Any:
+    """Take rows of a tensor, or of each tensor in a tuple or a dictionary."""
+    if isinstance(values, dict):
+        return {name: _taken(each, rows) for name, each in values.items()}
+    if isinstance(values, tuple | list):
+        return tuple(_taken(each, rows) for each in values)
+    return values[rows.to(values.device)]
+
+
+# -- losses ------------------------------------------------------------------------------------
+
+
+class WeightedLoss(nn.Module):
+    """Compute the mean over a batch of loss times weight, if outputs come with weights.
+
+    The sum is not divided by the weights of the batch: in a batch of one row its weight would
+    have no effect.
+
+    Parameters
+    ----------
+    target : Target
+        Its ``loss`` is the name of the loss.
+    loss : callable or "auto", default="auto"
+        A loss of the user's, from outputs and targets; see :func:`weighted_mean`.
+    """
+
+    own: Callable[..., Any] | None
+
+    def __init__(self, target: Target, loss: str | Callable[..., Any] = "auto"):
+        super().__init__()
+        self.target = target
+        self.own = None if isinstance(loss, str) else by_row(loss)
+
+    def forward(self, output: torch.Tensor | tuple[Any, ...], target: torch.Tensor) -> torch.Tensor:
+        output, weight = output if isinstance(output, tuple) else (output, None)
+        output = cast(torch.Tensor, output)
+        if self.own is not None:
+            return weighted_mean(self.own, output, target, weight)
+        loss = _OBJECTIVES[self.target.loss].loss(output, target)  # (n,)
+        return (loss if weight is None else loss * weight).mean()
+
+
+def by_row(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a loss return a value for each row where it can.
+
+    Parameters
+    ----------
+    loss : callable
+        From outputs and targets. A module of torch with ``reduction`` is copied, and reduces
+        nothing.
+
+    Returns
+    -------
+    callable
+    """
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        loss = copy.deepcopy(loss)
+        vars(loss)["reduction"] = "none"
+    return loss
+
+
+def weighted_mean(
+    loss: Callable[..., Any],
+    output: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+) -> torch.Tensor:
+    """Call a loss and compute the mean over rows of loss times weight.
+
+    Parameters
+    ----------
+    loss : callable
+    output : Tensor of shape (n, n_outputs)
+    target : Tensor of shape (n,) or (n, n_outputs)
+    weight : Tensor of shape (n,) or None
+
+    Returns
+    -------
+    Tensor
+        A number.
+
+    Raises
+    ------
+    ValueError
+        If the loss fails, returns something else than a tensor of one value or of one for each
+        row, or returns their mean although rows differ in weight.
+    """
+    try:
+        values = loss(output, target)
+    except Exception as error:  # of the user's function
+        shapes = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)} {target.dtype}"
+        raise ValueError(f"loss={loss!r:.80} failed for {shapes}: {error}") from error
+    if not isinstance(values, torch.Tensor):
+        raise ValueError(f"loss={loss!r:.80} must return a tensor, got {type(values).__name__}.")
+    if values.ndim == 0:
+        if weight is not None and not torch.equal(weight, weight[:1].expand_as(weight)):
+            raise ValueError(
+                "loss= returns the mean over rows, which cannot be weighted: return a value for "
+                "each row, or give neither sample_weight nor class_weight."
+            )
+        return values if weight is None else values * weight[0]
+    if len(values) != len(output):
+        raise ValueError(
+            f"loss={loss!r:.80} returned the shape {tuple(values.shape)} for {len(output)} rows: "
+            "it must return a value for each row, or one."
+        )
+    rows = values.flatten(1).mean(dim=1) if values.ndim > 1 else values
+    return (rows if weight is None else rows * weight).mean()
+
+
+# -- kinds of targets ----------------------------------------------------------------------------
+
+
 class _ClassifierNet(TrainingNet, skorch.NeuralNetClassifier):
     pass
 
@@ -374,10 +581,12 @@ class _RegressorNet(TrainingNet, skorch.NeuralNetRegressor):
 
 @dataclasses.dataclass(frozen=True)
 class _Objective:
-    """Hold the net of a kind of target.
+    """How a kind of target is trained.
 
     Parameters
     ----------
+    loss : callable
+        From outputs and targets to a loss for each row.
     nonlinearity : callable
         From outputs and the target to predictions of the skorch net.
     net : type
@@ -387,9 +596,23 @@ class _Objective:
         scikit-learn distinguish an indicator matrix from one label per sample.
     """
 
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     nonlinearity: Callable
     net: type
     classes: Callable | None = None
+
+
+def _cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def _binary_cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+    return loss.mean(dim=1)
+
+
+def _squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
 
 
 def _softmax(output: torch.Tensor, target: Target) -> torch.Tensor:
@@ -404,15 +627,13 @@ def _in_units(output: torch.Tensor, target: NumericTarget) -> torch.Tensor:
     return torch.from_numpy(target.in_units(output.numpy(force=True)))
 
 
+# By the name of the loss in a target.
 _OBJECTIVES = {
-    "cross_entropy": _Objective(_softmax, _ClassifierNet, lambda n_classes: list(range(n_classes))),
-    "binary_cross_entropy": _Objective(
-        _sigmoid, _IndicatorNet, lambda n_labels: [[0, 1]] * n_labels
+    "cross_entropy": _Objective(
+        _cross_entropy, _softmax, _ClassifierNet, lambda n_classes: list(range(n_classes))
     ),
-    "squared_error": _Objective(_in_units, _RegressorNet),
+    "binary_cross_entropy": _Objective(
+        _binary_cross_entropy, _sigmoid, _IndicatorNet, lambda n_labels: [[0, 1]] * n_labels
+    ),
+    "squared_error": _Objective(_squared_error, _in_units, _RegressorNet),
 }
-
-
-def trained_module(net: NeuralNet) -> TrainableStages:
-    """Return the module that a net trains, without the wrapper of a compiled one."""
-    return uncompiled(net.module_)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,11 @@ class TunedNetwork:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
-        body, engines = self._once("body", self._inference_body)
+
+        def make() -> tuple[nn.Sequential, dict]:  # adapters merged; the engines of the body
+            return nn.Sequential(*with_merged_adapters(self.module).eval().body), {}
+
+        body, engines = self._once("body", make)
         has_tokens = self.module.masked and bool(self.module.names)
         settings: dict[str, Any] = {
             "has_tokens": has_tokens,
@@ -124,10 +128,6 @@ class TunedNetwork:
         }
         outputs = run_rows(body, activations, device, engines, **settings)
         return outputs.astype(np.float64)
-
-    def _inference_body(self) -> tuple[nn.Sequential, dict]:
-        """Return the stages and the head, adapters merged, and a place for their engines."""
-        return nn.Sequential(*with_merged_adapters(self.module).eval().body), {}
 
     def as_backbone(
         self, classes: Sequence[str] | None, label_rows: dict[Any, int]
@@ -196,6 +196,9 @@ class TunedNetwork:
         ``history``  one dictionary for each epoch, without the entries of its batches
         ============ ==================================================================
         """
+        plan = {field.name: getattr(self.plan, field.name) for field in fields(TrainingPlan)}
+        plan |= {"target": self.plan.target.state(), "callbacks": []}
+        plan |= {"net_params": without_callbacks(self.plan.net_params)}
         head = describe_module(self.module.head)
         weights = {} if isinstance(head, nn.Module) else self.module.head.state_dict()
         return {
@@ -206,7 +209,7 @@ class TunedNetwork:
             "tensors": self.changed_tensors(),
             "head": head,
             "weights": {name: tensor.numpy(force=True) for name, tensor in weights.items()},
-            "plan": _plan_state(self.plan),
+            "plan": plan,
             "history": self.history,
         }
 
@@ -249,12 +252,6 @@ def _stage_settings(module: TrainableStages) -> dict:
     adapters = {} if module.adapters is None else {"adapters": module.adapters}
     settings = {"train_batch_norm": module.train_batch_norm, "precision": module.precision}
     return settings | part | fixed | adapters
-
-
-def _plan_state(plan: TrainingPlan) -> dict:
-    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
-    plain = {"target": plan.target.state(), "callbacks": []}
-    return fields | plain | {"net_params": without_callbacks(plan.net_params)}
 
 
 class TunedBackbone(Backbone):
@@ -334,10 +331,11 @@ def pretrained_stages(
     -------
     TrainableStages
     """
+    shape = backbone.input_shape
     return TrainableStages(
         {name: stages_of(backbone)[name] for name in names},
         nn.Identity(),
-        square=_is_square(backbone.input_shape),
+        square=shape is not None and shape[-1] == shape[-2],
         masked=backbone.modality.has_tokens,
         train_batch_norm=train_batch_norm,
         precision=precision,
@@ -345,10 +343,6 @@ def pretrained_stages(
         fixed=fixed,
         adapters=adapters,
     )
-
-
-def _is_square(shape: tuple[int, ...] | None) -> bool:
-    return shape is not None and shape[-1] == shape[-2]
 
 
 def changed_tensors(bare: TrainableStages, module: TrainableStages) -> dict[str, np.ndarray]:

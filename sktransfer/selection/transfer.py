@@ -334,7 +334,8 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
                     f"{self.backbone_.name!r}, which allows {possible}."
                 )
             self.strategy_, self.classes_ = self.strategy, np.unique(task.y)
-            self.estimator_ = self._in_phase("fit", fit_strategy, task, self.strategy)
+            with self._phase("fit"):
+                self.estimator_ = fit_strategy(task, self.strategy)
             return self
         samples, y = self._check(X, y)
         methods = ("predict_proba", "decision_function")
@@ -352,7 +353,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         if X_unlabelled is not None:
             if self.estimator is not None:
                 check_takes_weights(self.estimator)  # they are weighted by confidence
-            X_unlabelled = naming("X_unlabelled", self._check_new, X_unlabelled)
+            X_unlabelled = naming("X_unlabelled", self._transform_samples, X_unlabelled)
         weighted = np.flatnonzero(weight)
         blend_task = BlendTask(
             self.backbones_,

@@ -21,7 +21,7 @@ from sktransfer import (
     load_word_vectors,
 )
 from tests.finetuning.conftest import network
-from tests.finetuning.test_training_step import LABELS, TEXTS, encoder
+from tests.finetuning.test_training import LABELS, TEXTS, encoder
 from tests.finetuning.two_processes import fit_in_two
 from tests.support import images, tiny_backbone
 

@@ -18,7 +18,7 @@ from sktransfer import (
     save,
 )
 from tests.finetuning.conftest import network
-from tests.finetuning.test_training_step import encoder
+from tests.finetuning.test_training import encoder
 from tests.support import tiny_backbone
 
 rng = np.random.default_rng(0)
