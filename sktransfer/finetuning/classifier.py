@@ -432,12 +432,11 @@ default="efficientnet_lite0"
         """Set the target of this fit and return the checked y."""
         earlier = None if before is None else self._target
         self._target, y = class_target(y, len(samples), labels)
-        is_other = earlier is not None and (
+        if earlier is not None and (
             type(self._target) is not type(earlier)
             # Labels may be new; the columns of label sets may not.
             or (self._target.labels is None and self._target.n_outputs != earlier.n_outputs)
-        )
-        if is_other:
+        ):
             raise ValueError(
                 f"y is {self._target.name} with {self._target.n_outputs} labels, which is not what "
                 f"this model was fitted for ({earlier.name}, {earlier.n_outputs} classes)."
