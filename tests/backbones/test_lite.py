@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from torchvision.transforms import v2
 
 from sktransfer import (
@@ -13,6 +14,7 @@ from sktransfer import (
     load_backbone,
 )
 from sktransfer.backbones.imagenet import imagenet_ids
+from sktransfer.backbones.lite import SamePadConv2d
 from tests.backbones.support import LITES
 from tests.support import TESTS
 
@@ -60,3 +62,21 @@ def test_the_weights_of_the_default_network_are_those_of_the_documentation():
     page = (TESTS.parent / "docs" / "dependencies.md").read_text(encoding="utf-8")
     assert f"{digest[:16]}…" in page
     assert path.name in page
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, (3, 5)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_padding_of_tensorflow_needs_no_copy_of_the_input(kernel, stride):
+    conv = SamePadConv2d(4, 8, kernel, stride, groups=2).double()
+    for height, width in ((8, 9), (9, 8), (11, 14)):
+        x = torch.randn(2, 4, height, width, dtype=torch.float64)
+        pads = [
+            max((-(-n // stride) - 1) * stride + k - n, 0)
+            for n, k in ((height, conv.kernel_size[0]), (width, conv.kernel_size[1]))
+        ]
+        around = (pads[1] // 2, -(-pads[1] // 2), pads[0] // 2, -(-pads[0] // 2))
+        padded = functional.pad(x, around)
+        expected = functional.conv2d(padded, conv.weight, conv.bias, stride, groups=2)
+        torch.testing.assert_close(conv(x), expected)
+        exported = torch.export.export(conv, (x,)).module()
+        torch.testing.assert_close(exported(x), expected)

@@ -533,6 +533,29 @@ def test_values_are_those_of_the_modules(activation, settings):
         torch.testing.assert_close(run(made, x), activation(conv(x)), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 5, (3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_padding_of_tensorflow_is_part_of_the_operation(kernel, dtype):
+    timm = pytest.importorskip("timm")
+    same = timm.layers.Conv2dSame(8, 16, kernel, stride=2).requires_grad_(False)
+    same.to(dtype)
+    folded = fold(nn.Sequential(same, nn.ReLU6()), ())
+    made = fuse_convolutions(folded, dtype)
+    assert n_fused(made) == 1
+    for shape in ((2, 8, 9, 11), (1, 8, 20, 20), (2, 8, 9, 12)):  # a layout for each
+        x = noise(*shape).to(dtype)
+        near = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(run(made, x), nn.ReLU6()(same(x)), atol=near, rtol=near)
+
+
+def test_a_dilated_convolution_of_timm_runs_as_it_is():
+    timm = pytest.importorskip("timm")
+    same = timm.layers.Conv2dSame(8, 16, 3, dilation=2)
+    made, x = fused(same, nn.ReLU6()), noise(2, 8, 9, 11)
+    assert n_fused(made) == 0
+    torch.testing.assert_close(run(made, x), nn.ReLU6()(same(x)))
+
+
 def test_an_output_that_is_used_twice_is_kept():
     class Twice(nn.Module):
         def __init__(self):
