@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "inspect_global_variables": True,
     "min_reported_time": 0,
+    "remove_config_comments": True,
     "reset_argv": lambda conf, script: [],
     "run_stale_examples": False,
 }

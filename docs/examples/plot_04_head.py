@@ -16,12 +16,6 @@ from skimage import data
 X = list(data.lfw_subset().astype("float32"))
 y = np.repeat(["face", "other"], 100)
 
-figure, axes = plt.subplots(1, 8, figsize=(8, 1.2), layout="constrained")
-for axis, i in zip(axes, (0, 1, 2, 3, 100, 101, 102, 103), strict=True):
-    axis.imshow(X[i], cmap="gray")
-    axis.axis("off")
-plt.show()
-
 # %%
 # The head starts from a regularised linear classifier (``head_init="probe"``). With
 # ``validation_fraction``, some training samples are held out, and the epoch with the lowest loss on
@@ -37,11 +31,18 @@ model = FineTunedClassifier(
 print(f"accuracy: {model.score(X_test, y_test):.3f}, epoch {model.best_epoch_} was the best")
 
 # %%
-# ``history_`` has a row for each epoch:
-losses = {name: [row[name] for row in model.history_] for name in ("train_loss", "valid_loss")}
-figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-for name, values in losses.items():
-    axis.plot(range(1, len(values) + 1), values, label=name)
-axis.set(xlabel="epoch", ylabel="log loss")
-axis.legend()
+# Ten of the test images, from the least to the most probable face:
+probability = model.predict_proba(X_test)[:, list(model.classes_).index("face")]
+shown = np.argsort(probability)[np.linspace(0, len(X_test) - 1, 10).astype(int)]
+figure, axes = plt.subplots(1, 10, figsize=(9, 1.3), layout="constrained")
+for axis, i in zip(axes, shown, strict=True):
+    axis.imshow(X_test[i], cmap="gray")
+    axis.set_title(f"{probability[i]:.0%}", color="C2" if probability[i] > 0.5 else "C3")
+    axis.axis("off")
+figure.suptitle("probability of a face", fontsize="medium")
 plt.show()
+
+# %%
+# ``history_`` has a row for each epoch, here the first and the last:
+for row in (model.history_[0], model.history_[-1]):
+    print({name: row[name] for name in ("epoch", "train_loss", "valid_loss")})

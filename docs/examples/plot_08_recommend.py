@@ -18,8 +18,10 @@ recommendation = recommend_strategy(X, y, image_size=64, max_epochs=3, random_st
 print(recommendation)
 
 # %%
-# The expected gain of each strategy over fixed features of the penultimate layer:
+# The expected gain of each strategy over fixed features of the penultimate layer. Direct use, which
+# is far worse, is outside of the frame.
 from matplotlib import pyplot as plt
 
-recommendation.plot()
+display = recommendation.plot()
+display.ax_.set_xlim(-0.08, 0.12)
 plt.show()

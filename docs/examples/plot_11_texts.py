@@ -45,20 +45,17 @@ for backbone in ("glove_6b_50d", "e5_small"):
     print(f"{backbone:13} {model.score(new, answers):.2f}", *model.predict(new))
 
 # %%
-# The messages in the plane of the first two principal components of e5:
+# What e5 says about the new messages, none of which shares its main words with the others:
 from matplotlib import pyplot as plt
-from sklearn.decomposition import PCA
 
-points = PCA(2).fit_transform(model[0].transform(texts))
-figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-for topic in ("delivery", "payment", "product"):
-    rows = [i for i, name in enumerate(topics) if name == topic]
-    axis.scatter(*points[rows].T, label=topic)
-for number, point in enumerate(points):
-    axis.annotate(str(number + 1), point, (5, 3), textcoords="offset points", fontsize="small")
-lines = [f"{number + 1:2} {text}" for number, text in enumerate(texts)]
-figure.text(0.6, 0.95, "\n".join(lines), va="top", linespacing=1.8, fontsize="small")
-axis.set(xlabel="first component", ylabel="second component")
-axis.legend()
-figure.get_layout_engine().set(rect=(0, 0, 0.58, 1))
+probabilities = model.predict_proba(new)
+figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+axis.imshow(probabilities, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+for row, values in enumerate(probabilities):
+    for column, value in enumerate(values):
+        color = "white" if value > 0.5 else "black"
+        axis.text(column, row, f"{value:.0%}", ha="center", va="center", color=color)
+axis.set_xticks(range(3), model.classes_)
+axis.set_yticks(range(len(new)), new)
+axis.xaxis.tick_top()
 plt.show()

@@ -36,5 +36,10 @@ from sktransfer import TransferRegressor
 model = TransferRegressor(image_size=96, random_state=0).fit(X[:80], angles[:80])
 predicted = model.predict(X[80:])
 print(f"mean absolute error: {mean_absolute_error(angles[80:], predicted):.1f} degrees")
-PredictionErrorDisplay.from_predictions(angles[80:], predicted, kind="actual_vs_predicted")
+display = PredictionErrorDisplay.from_predictions(
+    angles[80:], predicted, kind="actual_vs_predicted"
+)
+# sphinx_gallery_thumbnail_number = 2
+ticks = range(-45, 46, 15)
+display.ax_.set(xlabel="predicted angle", ylabel="true angle", xticks=ticks, yticks=ticks)
 plt.show()

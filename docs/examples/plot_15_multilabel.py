@@ -27,13 +27,6 @@ Y = np.zeros((160, 3), int)
 for row, pair in zip(Y, pairs, strict=True):
     row[pair] = 1
 
-figure, axes = plt.subplots(1, 4, figsize=(8, 1.5), layout="constrained")
-for axis, x, row in zip(axes, X, Y, strict=False):
-    axis.imshow(x, cmap="gray")
-    axis.set_title(", ".join(name for name, there in zip(names, row, strict=True) if there))
-    axis.axis("off")
-plt.show()
-
 # %%
 # The head has one output for each label, with a probability of its own.
 from sktransfer import FineTunedClassifier
@@ -41,6 +34,20 @@ from sktransfer import FineTunedClassifier
 model = FineTunedClassifier(trainable="head", image_size=96, random_state=0).fit(X[:80], Y[:80])
 predicted = model.predict(X[80:])
 print(f"share of labels that are right: {(predicted == Y[80:]).mean():.3f}")
+
+# %%
+# Test images of two materials, with the probability of each label:
+both = 80 + np.flatnonzero(Y[80:].sum(axis=1) == 2)[:4]
+shown = [X[i] for i in both]
+probabilities = model.predict_proba(shown)
+figure, axes = plt.subplots(2, 4, figsize=(9, 3), layout="constrained", height_ratios=(1, 1.2))
+for (above, below), x, values in zip(axes.T, shown, probabilities, strict=True):
+    above.imshow(x, cmap="gray")
+    above.axis("off")
+    below.barh(names[::-1], values[::-1], color=["C0" if v > 0.5 else "0.7" for v in values[::-1]])
+    below.set(xlim=(0, 1), xticks=(0, 0.5, 1))
+axes[1, 0].set_xlabel("probability")
+plt.show()
 
 # %%
 from sklearn.metrics import classification_report

@@ -36,6 +36,7 @@ made = report(model, X, y, folder / "report.html", cv=3, n_shown=4)
 for score in made.scores:
     print(f"{score.name:18} {score.value:.3f}  ({score.low:.3f} to {score.high:.3f})")
 print(made.issues)
+# sphinx_gallery_thumbnail_path = "guide/report.png"
 
 # %%
 # This is the page. In a notebook it is shown in a frame; it is also a file that can be sent to

@@ -61,8 +61,20 @@ if source.shape[1] == 3:
 labels, probabilities = session.run(None, {source.name: images})
 difference = np.abs(probabilities - model.predict_proba(X[1::8])).max(axis=1)
 
-figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-axis.hist(difference, bins=20)
-axis.set(xlabel="largest difference of a probability, from the resize", ylabel="images")
-plt.show()
 print(f"{(labels == model.predict(X[1::8])).mean():.0%} of the labels are equal")
+print(f"largest difference of a probability, from the resize: {difference.max():.3f}")
+
+# %%
+# The sizes of the files. With ``self_contained=True``, the weights of the network are in the file.
+sktransfer.save(model, folder / "self-contained.skt", self_contained=True)
+sizes = {
+    name: (folder / name).stat().st_size / 1e6
+    for name in ("model.skt", "self-contained.skt", "model.onnx")
+}
+figure, axis = plt.subplots(figsize=(6, 1.8), layout="constrained")
+bars = axis.barh(list(sizes), list(sizes.values()), color=["C0", "0.7", "0.7"])
+axis.bar_label(bars, fmt="%.2f MB", padding=3)
+axis.invert_yaxis()
+axis.set(xlabel="megabytes", xlim=(0, 1.2 * max(sizes.values())))
+axis.spines[["top", "right"]].set_visible(False)
+plt.show()

@@ -55,3 +55,23 @@ from sktransfer import FineTunedClassifier
 
 model = FineTunedClassifier(name, trainable=2, max_epochs=1, random_state=0).fit(X, y)
 model.lr_, model.net_.module_.names
+
+# %%
+# The stages with weights, and which of them were trained:
+from matplotlib import pyplot as plt
+
+trained = model.net_.module_.names
+parameters = load_backbone(name).module.named_parameters()
+sizes = dict.fromkeys(list_layers(name), 0)
+for parameter, tensor in parameters:
+    for layer in sizes:
+        sizes[layer] += f".{layer}." in f".{parameter}" and tensor.numel()
+sizes = {layer: size for layer, size in sizes.items() if size}
+
+figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
+colors = ["C0" if layer in trained else "0.7" for layer in sizes]
+axis.barh(list(sizes), list(sizes.values()), color=colors)
+axis.invert_yaxis()
+axis.set(xlabel="parameters (blue: trained, grey: fixed)")
+axis.spines[["top", "right"]].set_visible(False)
+plt.show()
