@@ -323,17 +323,16 @@ PRESSED = """
 import signal
 import sys
 from pathlib import Path
-import onnxruntime
 from sktransfer import PretrainedFeatureExtractor, to_onnx
 from sktransfer.data import kept_interrupts
 from tests.data.test_running import dropped_interrupt
 from tests.support import images, tiny_backbone
 signal.signal(signal.SIGINT, signal.default_int_handler)
-session, folder = onnxruntime.InferenceSession, Path(sys.argv[1])
-def pressed(*args):
+folder, write = Path(sys.argv[1]), Path.write_bytes
+def pressed(path, content):
     dropped_interrupt()
-    return session(*args)
-onnxruntime.InferenceSession = pressed
+    return write(path, content)
+Path.write_bytes = pressed
 model = PretrainedFeatureExtractor(tiny_backbone()).fit(images(3))
 try:
     with kept_interrupts():
