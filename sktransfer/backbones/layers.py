@@ -349,11 +349,18 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
             f"backbone {backbone.name!r} does not take samples of shape {tuple(probe.shape[1:])}: "
             f"{error!s:.200}"
         ) from error
+    if not isinstance(expected, torch.Tensor):
+        raise ValueError(
+            f"Backbone {backbone.name!r} returns {type(expected).__name__}: give a module that "
+            "returns one tensor, such as one around it that chooses."
+        )
     pair = torch.cat([probe, _another_sample(probe)])
-    _check_output(backbone, expected, backbone.module(pair.clone()))
     activations = [(name, "none") for name in stages_of(backbone)]
     alone, both = (backbone.run(x, activations) for x in (probe, pair))
-    if not _is_equal(alone[-1], expected):
+    is_computed = _is_equal(alone[-1], expected)
+    # Where the stages compute the network, it need not run again.
+    _check_output(backbone, expected, both[-1] if is_computed else backbone.module(pair.clone()))
+    if not is_computed:
         _refuse_given_stages(backbone)
         make_single(backbone, "its forward depends on values, not only on shapes")
         alone = [expected]
@@ -412,12 +419,7 @@ def _refuse_mixed_stages(backbone: Backbone, mixed: set[int]) -> None:
         )
 
 
-def _check_output(backbone: Backbone, alone, both) -> None:
-    if not isinstance(alone, torch.Tensor):
-        raise ValueError(
-            f"Backbone {backbone.name!r} returns {type(alone).__name__}: give a module that "
-            "returns one tensor, such as one around it that chooses."
-        )
+def _check_output(backbone: Backbone, alone: torch.Tensor, both: Any) -> None:
     if not _has_rows(alone, both):
         raise ValueError(
             f"Backbone {backbone.name!r} returns shape {tuple(both.shape)} for a batch of two: "

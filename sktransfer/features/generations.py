@@ -137,24 +137,27 @@ class CheckedStore:
             rows_of: dict[Any, list[tuple[_Generation, list[int]]]] = {}
             for name in names:
                 found[name], rows_of[name] = self._find(name, digests)
-            names = self._compare(samples, found, rows_of)
+            names = self._compare(samples, found, rows_of) if any(rows_of.values()) else []
         return found
 
     def _find(self, name: Hashable, digests: Sequence[bytes]) -> tuple[list, list]:
         """Find rows in the generations; also return those not compared and where they have rows."""
         rows: list[np.ndarray | None] = [None] * len(digests)
         not_compared = []
+        missing = list(range(len(digests)))
         for generation in reversed(self._state(name).usable()):
-            missing = [i for i, row in enumerate(rows) if row is None]
-            if not missing:
-                break
             key = self.keys[name] + generation.suffix
             values = self.store.get(key, [digests[i] for i in missing])
+            places = []
             for i, row in zip(missing, values, strict=True):
-                rows[i] = row
-            places = [i for i in missing if rows[i] is not None]
+                if row is not None:
+                    rows[i] = row
+                    places.append(i)
             if places and generation.is_same is None:
                 not_compared.append((generation, places))
+            missing = [i for i in missing if rows[i] is None]
+            if not missing:
+                break
         return rows, not_compared
 
     def _compare(self, samples, found: dict, rows_of: dict) -> list[Hashable]:
@@ -273,7 +276,7 @@ class CheckedStore:
         key = (str(folder), file, self.device.type, *map(_code_of, code))
         while len(_STATES) > _STATES_KEPT:
             _STATES.pop(next(iter(_STATES)), None)
-        return _STATES.setdefault(key, _State(folder / file))
+        return _STATES.setdefault(key, _State(os.path.join(folder, file)))
 
     def _note_repeats(self, name: Hashable, measured: float) -> None:
         """Note whether two runs of one code give the same; else rows are not stored."""
@@ -327,11 +330,11 @@ class _State:
 
     Parameters
     ----------
-    path : Path
+    path : str
         Begins the names of the files of its generations.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str):
         self.path = path
         self.repeats = True  # whether two runs give the same
         self._reset()
@@ -341,12 +344,12 @@ class _State:
         self.generations = [_Generation("", None)]
         self.n_files = 0
 
-    def _file(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}")
+    def _file(self, number: int) -> str:
+        return f"{self.path}.{number}"
 
     def usable(self) -> list[_Generation]:
         """Return the generations that may hold rows of today's code, the newest last."""
-        if self.n_files and not self._file(0).exists():  # the store was cleared
+        if self.n_files and not os.path.exists(self._file(0)):  # the store was cleared
             self._reset()
         while (begun_by_others := _read_generation(self._file(self.n_files))) is not None:
             self.n_files += 1
@@ -382,13 +385,14 @@ _STATES: dict[tuple[Any, ...], _State] = {}
 _WARNED: set[tuple[str, str]] = set()
 
 
-def _write_generation(path: Path, generation: _Generation) -> bool:
+def _write_generation(path: str, generation: _Generation) -> bool:
     """Write a generation to a file; False if there is one."""
     about = {"suffix": generation.suffix, "kind": generation.kind, "sample": generation.sample}
     numbers = b"" if generation.sketch is None else generation.sketch.tobytes()
     content = json.dumps(about).encode() + b"\n" + numbers
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".new-{secrets.token_hex(8)}")
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".new-{secrets.token_hex(8)}"
     try:
         new.write_bytes(checksum(content) + content)
         os.link(new, path)
@@ -399,10 +403,12 @@ def _write_generation(path: Path, generation: _Generation) -> bool:
     return True
 
 
-def _read_generation(path: Path) -> _Generation | None:
+def _read_generation(path: str) -> _Generation | None:
     """Read a file; None if there is none. Of a damaged one, the rows are not found again."""
+    if not os.path.exists(path):  # faster than an error at each look-up
+        return None
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError:
         return None
     if checksum(content[8:]) != content[:8]:
