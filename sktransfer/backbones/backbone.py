@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -17,7 +18,7 @@ from .behavior import observe
 from .fingerprint import fingerprint
 from .pooling import as_pooling, pool
 from .stages import stages_of
-from .weights import check_finite
+from .weights import check_finite, first_convolutions, with_channels
 
 __all__ = ["Backbone"]
 
@@ -290,9 +291,9 @@ class Backbone:
             For a size that is no integer or out of bounds, or a preprocessing without a size.
             Whether the network takes images of the size shows when it runs.
         """
-        if image_size is None or self.input_shape == (3, image_size, image_size):
-            return self
         shape = self.input_shape
+        if image_size is None or (shape and shape[1:] == (image_size, image_size)):
+            return self
         if shape is None or not hasattr(self.preprocess, "with_size"):
             raise ValueError(
                 f"image_size={image_size!r} cannot be applied: the preprocessing of backbone "
@@ -305,13 +306,76 @@ class Backbone:
                 f"{self.name!r} was made for {max(shape[1:])}."
             )
         native = self.native or self
-        if native.input_shape == (3, image_size, image_size):
+        if native.input_shape[1:] == (image_size, image_size):
             return native
         sized = native.prepared.setdefault("sized", {})
         sized[image_size] = found = sized.pop(image_size, None) or native._resized(image_size)
         while len(sized) > _SIZES_KEPT:
             sized.pop(next(iter(sized)))
         return found
+
+    def with_channels(self, channels: int | Sequence[tuple[float, float]] | None) -> Backbone:
+        """Return this backbone for images of another number of channels.
+
+        Its first convolution has the weights of the original one, repeated for the channels, as
+        those of timm are adapted. Samples are no longer converted to RGB (modality
+        "multichannel").
+
+        Parameters
+        ----------
+        channels : int, sequence of (float, float) or None
+            Their number; or the mean and the standard deviation of each, with values in [0, 1]. For
+            a number, all have the mean of those that the weights were trained with. None changes
+            nothing.
+
+        Returns
+        -------
+        Backbone
+            The same again for the same channels. Tensors that do not change are shared.
+
+        Raises
+        ------
+        ValueError
+            For no positive number, a network that does not begin with a convolution of three
+            channels, or a preprocessing without channels.
+        """
+        if channels is None:
+            return self
+        native: Any = self.native or self
+        shape = native.input_shape
+        if shape is None or len(shape) != 3 or not hasattr(native.preprocess, "with_channels"):
+            raise ValueError(
+                f"channels={channels!r} cannot be applied: the preprocessing of backbone "
+                f"{self.name!r} is {self.preprocess!r}, which has no channels to change. Your own "
+                "network for more channels is load_backbone(network, preprocess="
+                "ImagePreprocessing(…)) with a mean for each of them."
+            )
+        mean, std = _mean_and_std(channels, native.preprocess)
+        changed = native.preprocess.with_channels(mean, std)
+        if changed == native.preprocess:
+            return self
+        kept = native.prepared.setdefault("channels", {})
+        if changed not in kept:
+            kept.clear()  # of one network, little is shared by several numbers of channels
+            kept[changed] = native._of_channels(changed, tuple(zip(mean, std, strict=True)))
+        return kept[changed].with_image_size(None if self.native is None else self.input_shape[-1])
+
+    def _of_channels(self, changed: Any, channels: tuple[tuple[float, float], ...]) -> Backbone:
+        n = len(channels)
+        other = self._with_preprocess(changed, channels=channels)
+        other.modality = get_modality("multichannel")
+        other.prepared, other._fingerprint = {}, None
+        try:
+            if self.stages is not None:
+                raise ValueError("it is given as stages")
+            if {layer.in_channels for layer in first_convolutions(self.module).values()} != {n}:
+                other.module = with_channels(self.module, n).eval()
+        except ValueError as error:
+            raise ValueError(
+                f"channels={n}: the first layer of backbone {self.name!r} cannot be adapted to "
+                f"{n} channels: {error}. Adapt a network of your own, and give it as a module."
+            ) from None
+        return other
 
     def with_long_texts(self, long_texts: str | None) -> Backbone:
         """Return this backbone with another treatment of texts that are too long for it.
@@ -461,3 +525,23 @@ class Backbone:
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {len(self.classes)} classes"
         return f"<Backbone {self.name!r}: {type(self.module).__name__}{classes}>"
+
+
+def _mean_and_std(channels: Any, preprocess: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation of each channel."""
+    if isinstance(channels, Integral) and not isinstance(channels, bool) and channels > 0:
+        if channels == len(preprocess.mean):
+            return preprocess.mean, preprocess.std
+        pairs: Any = (preprocess.mean, preprocess.std)
+        mean, std = (sum(values) / len(values) for values in pairs)
+        return (mean,) * channels, (std,) * channels
+    try:
+        mean, std = zip(*((float(mean), float(std)) for mean, std in channels), strict=True)
+        if all(math.isfinite(value) for value in mean) and all(0 < s < math.inf for s in std):
+            return mean, std
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"channels={channels!r:.80}: give their number, or a pair (mean, standard deviation) for "
+        "each of them."
+    )

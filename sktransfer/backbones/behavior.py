@@ -59,7 +59,9 @@ def observe(
         take such a sample, or two runs differ. A network of transformers is run once.
     """
     if shapes is None:
-        shapes = None, next(iter(backbone.prepared.get("inspected", ())), None)
+        n_channels = len(getattr(backbone.preprocess, "mean", (0, 0, 0)))
+        usual = None if n_channels == 3 else (240, 320, n_channels)
+        shapes = usual, next(iter(backbone.prepared.get("inspected", ())), None)
     for shape in shapes:
         sample = backbone.modality.example(shape)
         if sample is None:

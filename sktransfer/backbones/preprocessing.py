@@ -29,6 +29,7 @@ __all__ = [
     "resize",
     "resize_by_pillow",
     "scale",
+    "usual_modality",
 ]
 
 _CROP_MODES = ("center", "squash", "border")
@@ -48,8 +49,9 @@ class ImagePreprocessing:
         ``crop_mode`` says how an image of another aspect ratio is brought to it.
     crop : int or (int, int)
         Size that is cut out of the centre, in pixels: the side of a square, or height and width.
-    mean, std : tuple of 3 floats
-        Each channel is scaled as ``(x - mean) / std``, with x in [0, 1].
+    mean, std : tuple of floats
+        Each channel is scaled as ``(x - mean) / std``, with x in [0, 1]. There are as many as the
+        network takes channels: three for images in RGB.
     interpolation : {"bilinear", "bicubic", "nearest"}, default="bilinear"
         How pixels are resampled, always with antialiasing.
     crop_mode : {"center", "squash", "border"}, default="center"
@@ -61,7 +63,7 @@ class ImagePreprocessing:
     Raises
     ------
     ValueError
-        For an unknown ``crop_mode``.
+        For an unknown ``crop_mode``, or if ``mean`` and ``std`` differ in length.
 
     Examples
     --------
@@ -87,9 +89,11 @@ class ImagePreprocessing:
     def __post_init__(self) -> None:
         if self.crop_mode not in _CROP_MODES:
             raise ValueError(f"crop_mode={self.crop_mode!r}: one of {', '.join(_CROP_MODES)}")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} standard deviations")
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
-        """Turn one image ``(h, w, 3)``, uint8 or float in [0, 1], into ``(3, *crop)``."""
+        """Turn an image ``(h, w, channels)``, uint8 or in [0, 1], into ``(channels, *crop)``."""
         return self.scaled(self.resized(image))
 
     def resized(self, image: np.ndarray) -> torch.Tensor:
@@ -97,13 +101,23 @@ class ImagePreprocessing:
 
         Parameters
         ----------
-        image : ndarray of shape (h, w, 3)
+        image : ndarray of shape (h, w, channels)
 
         Returns
         -------
-        Tensor of shape (3, height, width) of the crop
+        Tensor of shape (channels, height, width) of the crop
             In the type of the image; of a uint8 image a quarter of the bytes of the scaled one.
+
+        Raises
+        ------
+        ValueError
+            If the image has another number of channels than ``mean``.
         """
+        if image.shape[2] != len(self.mean):
+            raise ValueError(
+                f"an image of shape {image.shape} has {image.shape[2]} instead of "
+                f"{len(self.mean)} channels; of one image, give [image]"
+            )
         x = self._resize(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
         x = self._with_border(x) if self.crop_mode == "border" else x
         return center_crop(x, _pair(self.crop), type(self)._rounding)
@@ -113,12 +127,12 @@ class ImagePreprocessing:
 
         Parameters
         ----------
-        x : Tensor of shape (3, height, width) of the crop
+        x : Tensor of shape (channels, height, width) of the crop
             From :meth:`resized`.
 
         Returns
         -------
-        Tensor of shape (3, height, width) of the crop, float32
+        Tensor of shape (channels, height, width) of the crop, float32
         """
         return scale(x, self.mean, self.std)
 
@@ -134,7 +148,7 @@ class ImagePreprocessing:
         image = forward_strides(image)
         image = np.require(image if image.strides[2] else image[..., :1], requirements=["C", "W"])
         x = torch.from_numpy(image).permute(2, 0, 1)  # (3, h, w), or (1, h, w) of a grey one
-        return resize(x, size, self.interpolation).expand(3, -1, -1)
+        return resize(x, size, self.interpolation).expand(len(self.mean), -1, -1)
 
     def _resized_size(self, height: int, width: int) -> list[int]:
         """Return the size to resize an image to; one number stands for the shorter side."""
@@ -148,7 +162,7 @@ class ImagePreprocessing:
         return [max(1, round(side / ratio)) for side in (height, width)]
 
     def _with_border(self, x: torch.Tensor) -> torch.Tensor:
-        """Fill an image ``(3, h, w)`` that is smaller than the crop with the mean."""
+        """Fill an image ``(channels, h, w)`` that is smaller than the crop with the mean."""
         missing = [max(0, c - n) for c, n in zip(_pair(self.crop), x.shape[1:], strict=True)]
         high, wide = missing
         fill = [float(round(255 * value)) for value in self.mean]
@@ -175,6 +189,20 @@ class ImagePreprocessing:
         resize = high if high == wide else (high, wide)
         return dataclasses.replace(self, resize=resize, crop=image_size)
 
+    def with_channels(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImagePreprocessing:
+        """Return the same steps for images of another number of channels.
+
+        Parameters
+        ----------
+        mean, std : tuple of floats
+            One for each channel.
+
+        Returns
+        -------
+        ImagePreprocessing
+        """
+        return dataclasses.replace(self, mean=mean, std=std)
+
     @property
     def resize_size(self) -> tuple[int, int]:
         """Height and width of ``resize``."""
@@ -182,8 +210,8 @@ class ImagePreprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one preprocessed image, ``(3, height, width)``."""
-        return (3, *_pair(self.crop))
+        """Shape of one preprocessed image, ``(channels, height, width)``."""
+        return (len(self.mean), *_pair(self.crop))
 
 
 class ProcessorPreprocessing(ImagePreprocessing):
@@ -236,6 +264,13 @@ class TransformPreprocessing:
         ids = torch.as_tensor(made)
         # A text without tokens is padding; torch.tensor([]) would have the type float32.
         return ids if ids.shape != (0,) else torch.zeros(1, dtype=torch.int64)
+
+
+def usual_modality(preprocess: Callable[..., Any] | None) -> str:
+    """Name the modality of the samples that a preprocessing takes, where the user does not."""
+    if isinstance(preprocess, ImagePreprocessing) and len(preprocess.mean) != 3:
+        return "multichannel"
+    return "array" if preprocess is None else "image"
 
 
 def as_preprocessing(
@@ -330,17 +365,20 @@ def resize_by_pillow(image: np.ndarray, size: Sequence[int], mode: str) -> torch
 
     Parameters
     ----------
-    image : ndarray of shape (height, width, 3), uint8
+    image : ndarray of shape (height, width, channels), uint8
     size, mode
         As in :func:`resize`.
 
     Returns
     -------
-    Tensor of shape (3, height, width), uint8
+    Tensor of shape (channels, height, width), uint8
     """
     high, wide = _target(image.shape[:2], size)
-    resized = Image.fromarray(image).resize((wide, high), Image.Resampling[mode.upper()])
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    # Pillow has images of a few numbers of channels only.
+    parts = [image] if image.shape[2] == 3 else list(np.moveaxis(image, 2, 0))
+    resampling = Image.Resampling[mode.upper()]
+    images = [Image.fromarray(part).resize((wide, high), resampling) for part in parts]
+    return torch.from_numpy(np.dstack([np.asarray(image) for image in images])).permute(2, 0, 1)
 
 
 def center_crop(
@@ -373,12 +411,13 @@ def scale(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch
 
     Parameters
     ----------
-    x : Tensor of shape (3, height, width), uint8 or float32
-    mean, std : sequence of 3 floats
+    x : Tensor of shape (channels, height, width), uint8 or float32
+    mean, std : sequence of floats
+        One for each channel.
 
     Returns
     -------
-    Tensor of shape (3, height, width), float32
+    Tensor of shape (channels, height, width), float32
     """
     if x.dtype == torch.uint8:
         x = x.to(torch.float32).mul_(1 / 255)

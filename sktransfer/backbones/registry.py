@@ -20,8 +20,8 @@ from ..data import Modality, get_modality, shorten
 from .backbone import Backbone
 from .behavior import check_behavior
 from .lite import LITE, load_lite
-from .preprocessing import as_preprocessing
-from .weights import load_weights
+from .preprocessing import as_preprocessing, usual_modality
+from .weights import first_convolutions, load_weights
 
 __all__ = [
     "Reference",
@@ -74,6 +74,7 @@ class Reference:
     long_texts : str, default=None
     prompt : str, default=None
         The text itself, and never its name.
+    channels : sequence of (float, float), default=None
     """
 
     name: str
@@ -81,6 +82,7 @@ class Reference:
     image_size: int | None = None
     long_texts: str | None = None
     prompt: str | None = None
+    channels: Sequence[tuple[float, float]] | None = None
 
     def load(self, fingerprint: str, behavior: dict[str, Any] | None = None) -> Backbone:
         """Load the backbone from files on this machine, and check what it is and computes.
@@ -231,7 +233,8 @@ def register_backbone(
         return made
 
     _REGISTRY[name] = load
-    _MODALITY_OF[name] = settings.get("modality") or "image"
+    usual = usual_modality(settings["preprocess"]) if settings.get("preprocess") else "image"
+    _MODALITY_OF[name] = settings.get("modality") or usual
     _SHARED.clear()
     return factory
 
@@ -253,6 +256,7 @@ def load_backbone(
     *,
     weights: str | Path | None = "default",
     image_size: int | None = None,
+    channels: int | Sequence[tuple[float, float]] | None = None,
     long_texts: str | None = None,
     prompt: str | None = None,
     preprocess: Callable[..., Any] | None = None,
@@ -278,6 +282,11 @@ def load_backbone(
     image_size : int, default=None
         Side of the square given to the network, in pixels, at most 4096; by default the size that
         its weights were trained with.
+    channels : int or sequence of (float, float), default=None
+        For networks by name: the number of channels of the images, as ``in_chans`` of timm; or for
+        each channel its mean and standard deviation, with values in [0, 1]. Samples are then
+        arrays ``(height, width, channels)``, ``.npy`` or TIFF files, of which nothing is converted
+        to RGB. See :meth:`Backbone.with_channels`.
     long_texts : {"truncate", "chunk"}, default=None
         What happens to a text of more tokens than the network takes: "truncate" cuts it off,
         "chunk" divides it into chunks of the greatest length, which run through the network one
@@ -289,15 +298,18 @@ def load_backbone(
     preprocess : callable, default=None
         For modules: a function of one sample that returns a tensor without a batch axis. For
         images, its argument is a ``PIL.Image.Image`` in RGB, and the tensor has the shape
-        ``(channels, height, width)``. For texts, it returns ids of tokens, and 0 is padding.
+        ``(channels, height, width)``. For texts, it returns ids of tokens, and 0 is padding. An
+        :class:`ImagePreprocessing` with other than three means takes images of that many channels.
         Without it, samples are numeric arrays, which are the input of the module as float32.
     stages : sequence or mapping of torch.nn.Module, default=None
         For modules that cannot be traced: the same network as modules run in order.
     classes : sequence of str, default=None
         For modules that are classifiers: the names of the outputs.
-    modality : {"image", "text", "array"}, another registered name or Modality, default=None
+    modality : {"image", "multichannel", "text", "array"}, another name or Modality, default=None
         For modules: the type of the samples. By default "image" with ``preprocess``, else
-        "array". ``sktransfer.data.register_modality`` registers other types.
+        "array". The argument of ``preprocess`` is for "multichannel" an array
+        ``(height, width, channels)``, uint8 or float32 in [0, 1].
+        ``sktransfer.data.register_modality`` registers other types.
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
     download : bool, default=True
@@ -312,7 +324,8 @@ def load_backbone(
     ------
     ValueError
         For an unknown name (the nearest ones are listed), weights that do not fit, an
-        ``image_size`` out of bounds, or ``long_texts`` or ``prompt`` for samples that are no texts.
+        ``image_size`` out of bounds, ``channels`` that the network cannot be adapted to, or
+        ``long_texts`` or ``prompt`` for samples that are no texts.
     TypeError
         For a ``prompt`` that is no text.
     FileNotFoundError
@@ -326,14 +339,18 @@ def load_backbone(
     """
     own: dict[str, Any] = {"preprocess": preprocess, "stages": stages, "classes": classes}
     own |= {"modality": modality, "name": name}
+
+    def adapted(network: Backbone) -> Backbone:
+        network = network.with_channels(channels).with_image_size(image_size)
+        return network.with_long_texts(long_texts).with_prompt(prompt)
+
     _check_source(backbone, weights, own)
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
         backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):
-        return backbone.with_image_size(image_size).with_long_texts(long_texts).with_prompt(prompt)
+        return adapted(backbone)
     if not isinstance(backbone, str):
-        made = from_module(backbone, **own)
-        return made.with_image_size(image_size).with_long_texts(long_texts).with_prompt(prompt)
+        return adapted(from_module(backbone, **own))
     if not isinstance(weights, str | Path | None):
         if backbone != "word-vectors":
             raise TypeError(
@@ -341,11 +358,11 @@ def load_backbone(
             )
         from .wordvectors import load_word_vectors
 
-        return load_word_vectors(weights).with_long_texts(long_texts).with_prompt(prompt)
+        return adapted(load_word_vectors(weights))
     if weights is not None:
         weights = os.path.expanduser(weights)
-    found = _load_shared(backbone, weights, download).with_image_size(image_size)
-    found = found.with_long_texts(long_texts).with_prompt(prompt)
+    found = _load_shared(backbone, weights, download)
+    found = adapted(found)
     if weights is None and backbone != "word-vectors":
         warnings.warn(
             f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "
@@ -358,7 +375,13 @@ def load_backbone(
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
     """Load a backbone once for all estimators of this process; keep the last two."""
     key = name, weights, _stamp(name, weights)
-    found = _SHARED.pop(key, None) or _load_named(name, weights, download)
+    found = _SHARED.pop(key, None)
+    if found is None:
+        found = _load_named(name, weights, download)
+        if weights and Path(weights).is_file():  # of a network that was trained on more channels
+            layers = first_convolutions(found.module).values()
+            n = next((layer.in_channels for layer in layers), 3)
+            found = found if n == 3 else found.with_channels(n)
     if found.loaded_by is not None:
         found.reference = Reference(*found.loaded_by)
     _SHARED[key] = found  # the newest last
@@ -459,7 +482,7 @@ def from_module(
     for parameter in module.parameters():
         parameter.grad = None
     module.float()  # samples are float32
-    modality = get_modality(modality or ("array" if preprocess is None else "image"))
+    modality = get_modality(modality or usual_modality(preprocess))
     return Backbone(
         name or type(module).__name__.lower(),
         module,

@@ -26,6 +26,7 @@ __all__ = [
     "check_finite",
     "check_sha256",
     "copy_sharing_tensors",
+    "first_convolutions",
     "first_line",
     "licence_of_folder",
     "licence_of_package",
@@ -35,7 +36,9 @@ __all__ = [
     "random_weights",
     "read_tensors",
     "seeded",
+    "take_number_of_channels",
     "take_number_of_classes",
+    "with_channels",
 ]
 
 _LIGHTNING = "model."  # before the names of a network that is an attribute of a LightningModule
@@ -137,7 +140,7 @@ def load_weights(
     -------
     torch.nn.Module
         The same module, in ``eval`` mode. If the file is of a network that was trained on another
-        number of classes, its last layer has this number of outputs.
+        number of classes or of channels, its last or first layer has this number.
 
     Raises
     ------
@@ -149,6 +152,7 @@ def load_weights(
     if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
         tensors = {name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()}
     tensors = {rename(name): tensor for name, tensor in tensors.items()}
+    take_number_of_channels(module, tensors)
     take_number_of_classes(module, tensors)
     return load_tensors(module, tensors, f"weights: {str(path)!r}")
 
@@ -181,6 +185,81 @@ def take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor
         setattr(layer, name.rpartition(".")[2], empty)
         number = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
         setattr(layer, number, len(tensors[name]))
+
+
+def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
+    """Find the convolutions that take the image.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    dict of str to torch.nn.Conv2d
+        By path: those that timm names, or the first one of the module. It is empty for a network
+        without convolutions, and for one whose first convolution is grouped.
+    """
+    named = getattr(module, "pretrained_cfg", {}).get("first_conv") or ()
+    named = (named,) if isinstance(named, str) else named
+    paths = dict(module.named_modules())
+    found = {path: paths[path] for path in named if path in paths} or paths
+    convolutions = [(k, m) for k, m in found.items() if isinstance(m, nn.Conv2d)]
+    taken = convolutions if found is not paths else convolutions[:1]
+    return {path: layer for path, layer in taken if layer.groups == 1}
+
+
+def with_channels(module: nn.Module, n: int) -> nn.Module:
+    """Copy a network for images of another number of channels.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    n : int
+
+    Returns
+    -------
+    torch.nn.Module
+        Its first convolutions have the weights of the original ones, repeated for the channels and
+        divided by how often they are repeated, as those of timm. All other tensors are shared.
+
+    Raises
+    ------
+    ValueError
+        If there is no convolution of three channels that takes the image.
+    """
+    made = copy_sharing_tensors(module)
+    layers = list(first_convolutions(made).values())
+    if not layers or any(layer.in_channels != 3 for layer in layers):
+        raise ValueError("it does not begin with a convolution of three channels")
+    for layer in layers:
+        weight = layer.weight.detach()
+        repeated = weight.repeat(1, -(-n // 3), 1, 1)[:, :n] * (3 / n)
+        if n == 1:
+            repeated = weight.sum(1, keepdim=True)
+        layer.weight, layer.in_channels = nn.Parameter(repeated.contiguous()), n
+    for inner in made.modules():  # networks of transformers compare it with their input
+        if getattr(inner, "num_channels", None) == 3:
+            inner.num_channels = n
+    return made
+
+
+def take_number_of_channels(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the first convolutions of a module the number of channels that they have in a file.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    tensors : mapping of str to Tensor
+    """
+    for path, layer in first_convolutions(module).items():
+        given = tensors.get(f"{path}.weight")
+        own = layer.weight
+        if given is None or given.ndim != 4 or given.shape == own.shape:
+            continue
+        if (given.shape[0], *given.shape[2:]) == (own.shape[0], *own.shape[2:]):
+            layer.weight = nn.Parameter(torch.empty_like(given, dtype=own.dtype))
+            layer.in_channels = given.shape[1]
 
 
 def n_outputs(module: nn.Module) -> int:

@@ -29,6 +29,7 @@ from .modality import (
     get_modality,
     register_modality,
 )
+from .multichannel import MultichannelModality
 from .running import check_interrupt, kept_interrupts, progress, was_interrupted
 from .samples import (
     CONTROLS,
@@ -70,6 +71,7 @@ __all__ = [
     "ImageParts",
     "IndicatorTarget",
     "Modality",
+    "MultichannelModality",
     "NumberParts",
     "NumericTarget",
     "Parts",

@@ -7,6 +7,8 @@ import binascii
 import dataclasses
 import errno
 import glob
+import io
+import math
 import os
 import re
 import stat
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image
 
 from .limits import check_size, max_bytes, run_in_time
@@ -31,9 +34,11 @@ __all__ = [
     "image_of",
     "is_dataset",
     "is_encoded",
+    "is_npy",
     "is_stored_array",
     "open_locally",
     "read_encoded",
+    "read_npy",
 ]
 
 # At least two letters, because a single one is a drive of Windows.
@@ -304,6 +309,43 @@ def _open_and_read(sample) -> bytes:
     """Read a member of an archive, a path of another library or an OpenFile of fsspec."""
     is_openfile = hasattr(sample, "__enter__")
     return run_in_time(lambda: _read_all(sample.open() if is_openfile else sample.open("rb")))
+
+
+def is_npy(content: bytes) -> bool:
+    """Tell whether a file begins as an array that NumPy saved."""
+    return content.startswith(b"\x93NUMPY")
+
+
+def read_npy(content: bytes) -> np.ndarray:
+    """Read an array that NumPy saved, without running code in it.
+
+    Parameters
+    ----------
+    content : bytes
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or holds objects.
+    """
+    file = io.BytesIO(content)
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        needed = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or needed > len(content) - file.tell():
+            raise ValueError("it holds objects, or fewer numbers than its header says")
+        file.seek(0)
+        return npy.read_array(file, allow_pickle=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged header can raise anything
+        raise ValueError(f"not an array of numbers in a .npy file ({error})") from None
 
 
 # -- samples of datasets ---------------------------------------------------------------------------

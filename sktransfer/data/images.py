@@ -23,9 +23,11 @@ from .contents import (
     has_scheme,
     is_dataset,
     is_encoded,
+    is_npy,
     is_stored_array,
     open_locally,
     read_encoded,
+    read_npy,
 )
 from .limits import check_format, check_pixels, check_scans, open_listed, too_many_pixels
 from .modality import Modality, Parts, SampleView, register_modality
@@ -39,7 +41,11 @@ __all__ = [
     "check_header",
     "check_image_shape",
     "digest",
+    "image_numbers",
+    "in_memory",
     "is_tensor",
+    "is_turned",
+    "open_encoded",
     "open_image",
     "read_image",
     "shorter_side",
@@ -49,6 +55,7 @@ __all__ = [
 ]
 
 
+CHANNELS = (1, 3, 4)  # of an image that becomes RGB
 _STRIP = 2**22  # pixels of an image that are converted at a time
 # Values of images after the means and standard deviations of ImageNet: from -2.12 to 2.64.
 _NORMALISED = 3
@@ -73,6 +80,7 @@ class ImageModality(Modality):
     batch_size = 4
     takes_augment = True
     takes_files = True
+    channels: tuple[int, ...] | None = CHANNELS  # that an image may have; None for any number
 
     def check(
         self,
@@ -82,15 +90,15 @@ class ImageModality(Modality):
         validate: Callable[..., Any] = check_array,
     ) -> list[Any]:
         if image_shape is None:
-            return as_samples(X)
-        shape = check_image_shape(image_shape)
+            return as_samples(X, channels=self.channels)
+        shape = check_image_shape(image_shape, self.channels)
         try:
             X = validate(X, dtype=None)
         except ValueError as error:
             raise ValueError(
                 f"image_shape={shape} needs a table with one flattened image in each row: {error}"
             ) from error
-        return as_samples(X, shape)
+        return as_samples(X, shape, self.channels)
 
     def read(self, sample: Any) -> Any:
         return read_image(sample)
@@ -109,7 +117,7 @@ class ImageModality(Modality):
     def side(self, sample: Any) -> int | None:
         return shorter_side(sample)
 
-    def for_transform(self, opened: np.ndarray) -> Image.Image:
+    def for_transform(self, opened: np.ndarray) -> Any:
         if opened.dtype != np.uint8:
             opened = (opened * 255).round().astype(np.uint8)
         return Image.fromarray(opened)
@@ -123,16 +131,20 @@ class ImageModality(Modality):
         return ImageParts(self.open(self.read(sample)))
 
     def make_noise(self, n: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        return rng.integers(0, 256, (n, *shape[1:], 3), dtype=np.uint8)
+        return rng.integers(0, 256, (n, *shape[1:], shape[0]), dtype=np.uint8)
 
 
-def check_image_shape(image_shape: Any) -> tuple[int, ...]:
+def check_image_shape(
+    image_shape: Any, channels: tuple[int, ...] | None = CHANNELS
+) -> tuple[int, ...]:
     """Check the parameter ``image_shape``.
 
     Parameters
     ----------
     image_shape : array-like of int
         ``(height, width)`` or ``(height, width, channels)`` of the images in a table.
+    channels : tuple of int or None, default=(1, 3, 4)
+        The numbers of channels that are taken; None for any number.
 
     Returns
     -------
@@ -141,20 +153,26 @@ def check_image_shape(image_shape: Any) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If it has not two or three positive integers, or not 1, 3 or 4 channels.
+        If it has not two or three positive integers, or another number of channels.
     """
     shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shape)
     fits = whole and len(shape) in (2, 3) and min(shape) > 0
-    if not fits or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+    if not fits or (len(shape) == 3 and channels and shape[2] not in channels):
+        allowed = ", with 1, 3 or 4 channels" if channels else ""
+        more = f" {_more_channels(shape[2])}." if fits else ""
         raise ValueError(
             f"image_shape={image_shape!r}: give (height, width) or (height, width, channels) of "
-            "the images in a table, in pixels, with 1, 3 or 4 channels."
+            f"the images in a table, in pixels{allowed}.{more}"
         )
     return tuple(int(n) for n in shape)
 
 
-def as_samples(X: Any, image_shape: tuple[int, ...] | None = None) -> list[Any]:
+def as_samples(
+    X: Any,
+    image_shape: tuple[int, ...] | None = None,
+    channels: tuple[int, ...] | None = CHANNELS,
+) -> list[Any]:
     """Convert a container of images to a list, without opening the images.
 
     Parameters
@@ -166,6 +184,8 @@ def as_samples(X: Any, image_shape: tuple[int, ...] | None = None) -> list[Any]:
         need ``__len__`` and ``__getitem__``.
     image_shape : tuple of int, default=None
         ``(h, w)`` or ``(h, w, channels)`` of each row of a table.
+    channels : tuple of int or None, default=(1, 3, 4)
+        The numbers of channels that an image may have; None for any number.
 
     Returns
     -------
@@ -179,17 +199,17 @@ def as_samples(X: Any, image_shape: tuple[int, ...] | None = None) -> list[Any]:
         shape of several images.
     """
     _refuse_single(X)
-    X = _tensor_to_array(X) if is_tensor(X) else unwrap_column(X)
+    X = _tensor_to_array(X, channels) if is_tensor(X) else unwrap_column(X)
     if isinstance(X, np.ndarray):
-        samples = _split_array(plain_array(X, "X"), image_shape)
+        samples = _split_array(plain_array(X, "X"), image_shape, channels)
     elif isinstance(X, list | tuple):
         samples = [_reshape(sample, image_shape) for sample in X]
     elif is_dataset(X):
         if is_stored_array(X):
-            _check_shape(X)
+            _check_shape(X, channels)
         samples = as_items(X)
     elif hasattr(X, "__array__"):
-        return as_samples(np.asarray(X), image_shape)
+        return as_samples(np.asarray(X), image_shape, channels)
     else:
         raise _not_a_container(X)
     if not samples:
@@ -230,8 +250,9 @@ def _not_a_container(X) -> TypeError:
     return TypeError(message)
 
 
-def _tensor_to_array(X) -> np.ndarray:
-    if X.ndim == 3 and len(X) in (3, 4):  # probably (channels, h, w)
+def _tensor_to_array(X, channels) -> np.ndarray:
+    # probably (channels, h, w)
+    if X.ndim == 3 and (channels is None or (len(X) in channels and len(X) > 1)):
         raise TypeError(
             f"X is a tensor of shape {tuple(X.shape)}, which may be one image or {len(X)} "
             "greyscale images. Pass X[None] for one image, or X[:, None] for greyscale images."
@@ -239,28 +260,31 @@ def _tensor_to_array(X) -> np.ndarray:
     return tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
 
 
-def _split_array(X: np.ndarray, image_shape) -> list:
+def _split_array(X: np.ndarray, image_shape, channels) -> list:
     if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "OUS":  # a column of a table
         X = X[:, 0]
     if X.ndim == 1 and X.dtype.kind in "OUS":
         return [_reshape(sample, image_shape) for sample in X.tolist()]
     if X.ndim == 2 and image_shape is not None:
         return [_reshape(row, image_shape) for row in X]
-    _check_shape(X)
+    _check_shape(X, channels)
     return list(X)
 
 
-def _check_shape(X) -> None:
+def _check_shape(X, channels) -> None:
     """Refuse an array whose shape is not that of several images."""
     shape = tuple(X.shape)
     if len(shape) == 1 and X.dtype.kind in "OSU":
         return
-    if len(shape) == 3 and shape[-1] in (3, 4):
+    if len(shape) == 3 and channels and shape[-1] in channels and shape[-1] > 1:
         raise _single(X)
-    if len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3, 4)):
+    if len(shape) == 3 or (len(shape) == 4 and (channels is None or shape[-1] in channels)):
         return
-    first = len(shape) == 4 and shape[1] in (1, 3, 4)
-    hint = " The channels are first: give X.transpose(0, 2, 3, 1)." if first else ""
+    hint = ""
+    if len(shape) == 4:
+        n, first = min(shape[1], shape[-1]), shape[1] < shape[-1]
+        hint = " The channels are first: give X.transpose(0, 2, 3, 1)." if first else ""
+        hint += "" if n in CHANNELS else f" {_more_channels(n)}."
     raise ValueError(
         f"X has the shape {shape} and the dtype {X.dtype}.{hint} Images have the shape (n, h, w) "
         "or (n, h, w, channels), or (n, channels, h, w) as a torch tensor. Flattened images need "
@@ -329,13 +353,13 @@ def read_image(sample: Any) -> Any:
     return read_encoded(sample) if is_encoded(sample) else sample
 
 
-def _in_memory(sample):
-    """Read a sample into memory, and return what it is: an image, an array or a file."""
+def in_memory(sample: Any) -> Any:
+    """Read a sample into memory, and return what it is: an image, an array, a file or a view."""
     sample = read_image(sample)
     return sample.sample if isinstance(sample, Loaded) else sample
 
 
-def _open_file(file: Encoded) -> Image.Image:
+def open_encoded(file: Encoded) -> Image.Image:
     """Read the header of an image, and refuse one with too many pixels or scans."""
     check_scans(file.content)
     try:
@@ -366,8 +390,11 @@ def check_header(name: str | os.PathLike[str]) -> None:
         If it cannot be read, or is not an image of a format that is read.
     """
     try:
-        with open_locally(name) as file, open_listed(file):
-            pass
+        with open_locally(name) as file:
+            if is_npy(file.peek(8)[:8]):
+                return
+            with open_listed(file):
+                pass
     except Image.UnidentifiedImageError:
         raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -436,17 +463,17 @@ def digest(sample: Any) -> bytes:
     if not _is_read(sample):
         if isinstance(sample, SampleView):
             return sample.digest()
-        sample = _in_memory(sample)
+        sample = in_memory(sample)
     if isinstance(sample, Encoded):
         state = xxhash.xxh3_128(b"file")
         state.update(sample.content)
         return state.digest()
     if isinstance(sample, Image.Image):
         return digest_array(_from_pil(sample))
-    return digest_array(_numbers(sample))
+    return digest_array(image_numbers(sample))
 
 
-def _numbers(sample) -> np.ndarray:
+def image_numbers(sample: Any) -> np.ndarray:
     """Return the values of an array or a tensor."""
     if type(sample) is not np.ndarray:
         sample = _as_array(sample)
@@ -490,12 +517,14 @@ def open_image(sample: Any) -> np.ndarray:
     """
     if isinstance(sample, SampleView):
         return sample.open()
-    sample = _in_memory(sample)
+    sample = in_memory(sample)
+    if isinstance(sample, Encoded) and is_npy(sample.content):
+        return _from_array(image_numbers(read_npy(sample.content)))
     if isinstance(sample, Encoded):
-        return _from_pil(_open_file(sample))  # without a name, so that it can be freed early
+        return _from_pil(open_encoded(sample))  # without a name, so that it can be freed early
     if isinstance(sample, Image.Image):
         return _from_pil(sample)
-    return _from_array(_numbers(sample))
+    return _from_array(image_numbers(sample))
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
@@ -503,7 +532,7 @@ def _from_pil(image: Image.Image) -> np.ndarray:
     check_pixels(image)
     try:
         image.load()
-        image = ImageOps.exif_transpose(image) if _is_turned(image) else image
+        image = ImageOps.exif_transpose(image) if is_turned(image) else image
         if image.mode == "F" or image.mode.startswith("I"):
             array = np.asarray(image)  # 16-bit files may have 32-bit modes
             if array.dtype.kind != "f":
@@ -521,7 +550,8 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         raise ValueError(f"damaged image ({error})") from None
 
 
-def _is_turned(image: Image.Image) -> bool:
+def is_turned(image: Image.Image) -> bool:
+    """Tell whether the EXIF data of an image say that it is turned or mirrored."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # the pixels of an image with damaged EXIF data are sound
@@ -673,13 +703,21 @@ def check_channels(array: np.ndarray) -> None:
         raise ValueError(
             f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels)"
         )
-    if array.shape[2] in (1, 3, 4):
+    if array.shape[2] in CHANNELS:
         return
-    first = array.shape[0] in (1, 3, 4)
+    n, first = min(array.shape[0], array.shape[2]), array.shape[0] < array.shape[2]
     hint = "; the channels are first: give np.moveaxis(image, 0, -1)" if first else ""
+    more = "" if n in CHANNELS else f". {_more_channels(n)}"
     raise ValueError(
         f"{array.shape[2]} channels{hint}; an image has 1, 3 or 4. Tensors have the channels "
-        "first, arrays have them last"
+        f"first, arrays have them last{more}"
+    )
+
+
+def _more_channels(n: int) -> str:
+    return (
+        f"If these are images of {n} channels, give a network for them: "
+        f'backbone=load_backbone("efficientnet_lite0", channels={n})'
     )
 
 

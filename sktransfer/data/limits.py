@@ -139,21 +139,25 @@ def check_format(image: Image.Image) -> None:
             raise _not_listed(name)
 
 
-def check_pixels(image: Image.Image) -> None:
+def check_pixels(image: Image.Image, n_pages: int = 1) -> None:
     """Refuse an image from a file with too many pixels, before they are decoded.
 
     Parameters
     ----------
     image : PIL.Image.Image
         Images in memory, which are decoded already, are not refused.
+    n_pages : int, default=1
+        How many pages of its size are decoded.
 
     Raises
     ------
     ValueError
     """
     limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
-    if limit is not None and width * height > limit and isinstance(image, ImageFile.ImageFile):
-        raise too_many_pixels(f"{width} x {height} pixels, the limit is {limit}")
+    n_pixels = n_pages * width * height
+    if limit is not None and n_pixels > limit and isinstance(image, ImageFile.ImageFile):
+        pages = f"{n_pages} pages of " if n_pages > 1 else ""
+        raise too_many_pixels(f"{pages}{width} x {height} pixels, the limit is {limit}")
 
 
 def too_many_pixels(found: str) -> ValueError:

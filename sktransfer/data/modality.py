@@ -70,7 +70,7 @@ class Modality:
     is_hashable : bool, default=False
         Whether samples can be keys of a dictionary. Equal samples are then found without digests.
     takes_augment : bool, default=False
-        Whether ``augment`` can be used: opened samples are images ``(height, width, 3)``.
+        Whether ``augment`` can be used: opened samples are images ``(height, width, channels)``.
     takes_files : bool, default=False
         Whether a string is the name of a file, and not a sample itself.
 

@@ -11,7 +11,7 @@ import xxhash
 from sklearn.base import BaseEstimator
 
 from ..backbones import Backbone, describe, seeded
-from ..data import SampleView, digest, open_image, read_image
+from ..data import Modality, SampleView
 from ..features import Count
 from .dataset import Activations
 
@@ -33,7 +33,7 @@ class Augmentation(BaseEstimator):
     ----------
     transform : {"light", "strong"} or callable, default="light"
         "light" crops and mirrors; "strong" adds color, geometry and erasing. A callable is given
-        a uint8 tensor ``(3, h, w)``, as torchvision's v2 transforms are.
+        a uint8 tensor ``(channels, h, w)``, as torchvision's v2 transforms are.
     n_views : int or None, default=4
         How many fixed views of each image there are; their frozen part is computed once. None
         makes new views in each epoch, which pass the whole network.
@@ -85,8 +85,9 @@ def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Calla
     augment : {"light", "strong"} or callable
         "light" crops between 60 and 100 % of the area and mirrors; "strong" crops 25 to 100 %,
         mirrors, applies one random colour or geometry change (TrivialAugment, Müller & Hutter
-        2021) and erases a patch. A callable is given a uint8 tensor ``(3, h, w)`` and draws from
-        torch's global generator, as torchvision's transforms do; only that one is seeded.
+        2021; not for other numbers of channels than three) and erases a patch. A callable is given
+        a uint8 tensor ``(channels, h, w)`` and draws from torch's global generator, as
+        torchvision's transforms do; only that one is seeded.
     backbone : Backbone
         Its preprocessing is applied after the augmentation.
 
@@ -107,12 +108,13 @@ def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Calla
     from torchvision.transforms import v2  # its import is slow
 
     size = getattr(backbone.preprocess, "resize_size", (256, 256))
+    n_channels = 3 if backbone.input_shape is None else backbone.input_shape[0]
     if augment == "light":
         crop = v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True)
         return v2.Compose([crop, v2.RandomHorizontalFlip()])
     crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)
-    steps = [crop, v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(), v2.RandomErasing(p=0.25)]
-    return v2.Compose(steps)
+    change = [v2.TrivialAugmentWide()] if n_channels == 3 else []  # it changes colors
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *change, v2.RandomErasing(p=0.25)])
 
 
 class View(SampleView):
@@ -122,16 +124,19 @@ class View(SampleView):
     ----------
     sample : object
         An image in any of its forms.
+    modality : Modality
+        Opens it.
     augment : callable
-        From a uint8 tensor ``(3, h, w)`` to another. Only torch's generator is seeded: random
-        numbers of NumPy or Python differ between calls, and a store keeps the first result.
+        From a uint8 tensor ``(channels, h, w)`` to another. Only torch's generator is seeded:
+        random numbers of NumPy or Python differ between calls, and a store keeps the first result.
     key : str
         Identifies the augmentation and the view. The seed is computed from it and the digest
         of the sample.
     """
 
-    def __init__(self, sample: Any, augment: Callable[..., Any], key: str):
+    def __init__(self, sample: Any, modality: Modality, augment: Callable[..., Any], key: str):
         self.sample = sample
+        self.modality = modality
         self.augment = augment
         self.key = key
 
@@ -140,13 +145,13 @@ class View(SampleView):
         return getattr(self.sample, "bytes_read", 0)
 
     def read(self) -> View:
-        return View(read_image(self.sample), self.augment, self.key)
+        return View(self.modality.read(self.sample), self.modality, self.augment, self.key)
 
     def digest(self) -> bytes:
-        return xxhash.xxh3_128_digest(digest(self.sample) + self.key.encode())
+        return xxhash.xxh3_128_digest(self.modality.digest(self.sample) + self.key.encode())
 
     def open(self) -> np.ndarray:
-        image = open_image(self.sample)
+        image = self.modality.open(self.sample)
         if image.dtype != np.uint8:
             image = (image * 255).round().astype(np.uint8)
         # A copy, since the augmentation may work in place on the user's array.
@@ -160,13 +165,13 @@ class View(SampleView):
 
 
 def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
-    """Apply ``augment`` to an image ``(3, h, w)``, and name the parameter if it fails."""
+    """Apply ``augment`` to an image ``(channels, h, w)``, and name the parameter if it fails."""
     try:
         changed = augment(image)
     except Exception as error:  # of any type, since the user wrote it
         raise ValueError(f"augment={augment!r:.60} failed: {error}") from error
     if not isinstance(changed, torch.Tensor) or changed.ndim != 3:
-        raise ValueError(f"augment={augment!r:.60} must return a tensor (3, h, w).")
+        raise ValueError(f"augment={augment!r:.60} must return a tensor (channels, h, w).")
     return changed
 
 
@@ -176,6 +181,7 @@ class Views(Sequence[View]):
     Parameters
     ----------
     samples : sequence
+    modality : Modality
     augment : callable
     keys : sequence of str
         As in :class:`View`.
@@ -183,17 +189,24 @@ class Views(Sequence[View]):
 
     augment: Callable[..., Any]
     keys: Sequence[str]
+    modality: Modality
     origin: Sequence[Any]
 
-    def __init__(self, samples: Sequence[Any], augment: Callable[..., Any], keys: Sequence[str]):
-        self.origin, self.augment, self.keys = samples, augment, keys
+    def __init__(
+        self,
+        samples: Sequence[Any],
+        modality: Modality,
+        augment: Callable[..., Any],
+        keys: Sequence[str],
+    ):
+        self.origin, self.modality, self.augment, self.keys = samples, modality, augment, keys
 
     def __len__(self) -> int:
         return len(self.origin) * len(self.keys)
 
     def __getitem__(self, i: Any) -> Any:
         number, at = divmod(range(len(self))[i], len(self.origin))
-        return View(self.origin[at], self.augment, self.keys[number])
+        return View(self.origin[at], self.modality, self.augment, self.keys[number])
 
 
 def fixed_keys(augment: Callable[..., Any], n_views: int) -> list[str]:
@@ -221,6 +234,7 @@ class FreshViews:
     Parameters
     ----------
     samples : sequence
+    modality : Modality
     augment : callable
     stream : callable
         From views to a stream of their activations at the cache.
@@ -234,6 +248,7 @@ class FreshViews:
     augment: Callable[..., Any]
     behind: np.ndarray
     index: np.ndarray
+    modality: Modality
     samples: Sequence[Any]
     seed: int
     stream: Callable[..., Any]
@@ -241,15 +256,18 @@ class FreshViews:
     def __init__(
         self,
         samples: Sequence[Any],
+        modality: Modality,
         augment: Callable[..., Any],
         stream: Callable[..., Any],
         seed: int,
         index: np.ndarray,
         behind: np.ndarray,
     ):
-        self.samples, self.augment, self.stream = samples, augment, stream
+        self.samples, self.modality = samples, modality
+        self.augment, self.stream = augment, stream
         self.seed, self.index, self.behind = seed, index, behind
 
     def __call__(self, epoch_seed: int) -> Activations:
-        views = Views(self.samples, self.augment, [f"{self.seed}/{epoch_seed}"])
+        keys = [f"{self.seed}/{epoch_seed}"]
+        views = Views(self.samples, self.modality, self.augment, keys)
         return Activations(self.stream(views), self.index, self.behind)

@@ -61,8 +61,8 @@ default="efficientnet_lite0"
     augment : {"light", "strong"}, callable, Augmentation or None, default=None
         Random changes to training images, in four fixed views of each image, whose frozen part is
         computed once. "light" crops and mirrors; "strong" adds color, geometry and erasing. A
-        callable is given a uint8 tensor ``(3, h, w)``, as torchvision's v2 transforms are. An
-        :class:`Augmentation` has another number of views.
+        callable is given a uint8 tensor ``(channels, h, w)``, as torchvision's v2 transforms are.
+        An :class:`Augmentation` has another number of views.
     lr : float or "auto", default="auto"
         The highest learning rate. "auto" lies between 3e-4 and 5e-5 for all stages, by the
         similarity of the samples to the data that the network was trained on (batch

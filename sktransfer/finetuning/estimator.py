@@ -390,16 +390,18 @@ class TunedEstimator(BackboneEstimator):
             return [Activations(plain, index, behind)], None
         n_views = self._augmentation().n_views
         augment = make_augment(self._augmentation().transform, self.backbone_)
-        View(samples[index[0]], augment, "").open()  # raises here if augment fails on any image
+        modality = self.backbone_.modality
+        # raises here if augment fails on any image
+        View(samples[index[0]], modality, augment, "").open()
         if n_views is None:
-            return [], FreshViews(samples, augment, cache.stream, seed, index, behind)
+            return [], FreshViews(samples, modality, augment, cache.stream, seed, index, behind)
         keys = fixed_keys(augment, n_views)
         if isinstance(plain, Stream):
-            stream = cache.rows(Views(samples, augment, keys), place)
+            stream = cache.rows(Views(samples, modality, augment, keys), place)
             parts = [index + number * len(samples) for number in range(len(keys))]
             return [Activations(stream, part, behind) for part in parts], None
         chosen = [samples[i] for i in index]
-        views = (cache.rows(Views(chosen, augment, [key]), place) for key in keys)
+        views = (cache.rows(Views(chosen, modality, augment, [key]), place) for key in keys)
         return [Activations(view, behind=behind) for view in views], None
 
     # -- the module ------------------------------------------------------------------------------

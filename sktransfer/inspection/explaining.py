@@ -283,15 +283,19 @@ def _together(parts: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _picture(x: torch.Tensor, backbone) -> np.ndarray:
-    """Return what a network is given as a picture ``(height, width, 3)``, uint8."""
+    """Return what a network is given as a picture ``(height, width, 3)``, uint8.
+
+    Of more than three channels, these are the first three; of two, the first one.
+    """
     x = x[0].double()
     mean, std = (getattr(backbone.preprocess, name, None) for name in ("mean", "std"))
-    if x.ndim != 3 or x.shape[0] not in (1, 3):
+    if x.ndim != 3:
         raise NoGradientsError("What the network is given is no image.")
     if mean is None or std is None:
         x = (x - x.min()) / (x.max() - x.min()).clamp_min(1e-12)
     else:
         x = x * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    x = x[:3] if len(x) > 2 else x[:1]
     x = (x.clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
     return x.permute(1, 2, 0).numpy().copy()
 

@@ -21,7 +21,12 @@ from ..backbones import Backbone, load_backbone
 from ..backbones.behavior import check_behavior
 from ..backbones.preprocessing import TransformPreprocessing
 from ..backbones.registry import Reference, architecture
-from ..backbones.weights import check_finite, load_tensors, take_number_of_classes
+from ..backbones.weights import (
+    check_finite,
+    load_tensors,
+    take_number_of_channels,
+    take_number_of_classes,
+)
 from ..backbones.words.files import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
 from ..backbones.wordvectors import word_backbone
@@ -108,7 +113,8 @@ def _read_reference(reader: Reader, record: dict[str, Any]) -> Backbone:
     network = reader.named[reference.name]()
     if not isinstance(network, Backbone):
         network = load_backbone(network, name=reference.name)
-    network = network.with_image_size(reference.image_size).with_long_texts(reference.long_texts)
+    network = network.with_channels(reference.channels).with_image_size(reference.image_size)
+    network = network.with_long_texts(reference.long_texts)
     network = network.with_prompt(reference.prompt, is_text=True)
     _check_fingerprint(network, record)
     check_behavior(network, record.get("behavior"))
@@ -200,6 +206,7 @@ def _is_published(network: Backbone) -> bool:
     if not network.modality.has_tokens:
         with contextlib.suppress(ValueError):
             native = network.native or network
+            take_number_of_channels(plain.module, native.module.state_dict())
             take_number_of_classes(plain.module, native.module.state_dict())
             load_tensors(plain.module, native.module.state_dict(), name, copy=True)
             if plain.fingerprint == network.fingerprint:
@@ -235,10 +242,13 @@ def _build_published(reader: Reader, record: dict[str, Any]) -> Backbone:
     tensors, source = reader.tensors[record["tensors"]], repr(record["name"])
     with contextlib.suppress(NotImplementedError), torch.device("meta"):  # RegNet needs numbers
         empty = architecture(record["name"]).module
+        take_number_of_channels(empty, tensors)
         take_number_of_classes(empty, tensors)
         load_tensors(empty, tensors, source)
     network = architecture(record["name"])
+    take_number_of_channels(network.module, tensors)
     take_number_of_classes(network.module, tensors)
+    network.modality = get_modality(record["modality"])
     return network
 
 

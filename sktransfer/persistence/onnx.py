@@ -85,7 +85,8 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
 
     **Inputs.** The metadata of the file, under the key ``sktransfer``, have an entry for each:
 
-    - ``image_{height}x{width}``: images of that size as ``(n, height, width, 3)``, uint8, RGB.
+    - ``image_{height}x{width}``: images of that size as ``(n, height, width, 3)``, uint8, RGB;
+      of a network for more channels with that many.
       They are resized before, since no operation of ONNX gives the same pixels; the entry has
       ``resize``, ``crop``, ``interpolation`` and ``crop_mode``. An estimator with several input
       sizes has an input for each. Networks of a blend share an input if they need the same of an

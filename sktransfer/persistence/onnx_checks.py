@@ -112,8 +112,9 @@ def _made_samples(backbone: Backbone, n: int, rng: np.random.Generator) -> list[
     """Make images of several sizes, or texts of words that the network knows."""
     preprocess: Any = backbone.preprocess
     if isinstance(preprocess, ImagePreprocessing):
-        _, height, width = preprocess.input_shape
-        return [_made_image(int(height * s), int(width * s), rng) for s in rng.uniform(1, 2, n)]
+        n_channels, height, width = preprocess.input_shape
+        shapes = [(int(height * s), int(width * s), n_channels) for s in rng.uniform(1, 2, n)]
+        return [_made_image(*shape, rng) for shape in shapes]
     words = list(_WORDS)
     if isinstance(preprocess, WordPreprocessing):
         some = rng.integers(preprocess.vectors.n_words, size=100)
@@ -124,11 +125,11 @@ def _made_samples(backbone: Backbone, n: int, rng: np.random.Generator) -> list[
     return [" ".join(rng.choice(words, size)) for size in lengths]
 
 
-def _made_image(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _made_image(height: int, width: int, channels: int, rng: np.random.Generator) -> np.ndarray:
     """Make an image of large patches of color and some noise."""
-    coarse = rng.integers(256, size=(4, 4, 3))
+    coarse = rng.integers(256, size=(4, 4, channels))
     rows, columns = (np.arange(size) * 4 // size for size in (height, width))
-    image = coarse[rows][:, columns] + rng.integers(-30, 30, size=(height, width, 3))
+    image = coarse[rows][:, columns] + rng.integers(-30, 30, size=(height, width, channels))
     return image.clip(0, 255).astype(np.uint8)
 
 

@@ -413,7 +413,7 @@ class _Network(nn.Module):
 
 
 class _ScaleBytes(nn.Module):
-    """Turn images ``(n, height, width, 3)``, uint8, into the input of a network."""
+    """Turn images ``(n, height, width, channels)``, uint8, into the input of a network."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -463,8 +463,9 @@ def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
 
 
 def _pixels(backbone: Backbone, preprocess: ImagePreprocessing, samples: Any) -> np.ndarray:
-    """Resize images without scaling their pixels, ``(n, height, width, 3)``."""
-    plain = dataclasses.replace(preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    """Resize images without scaling their pixels, ``(n, height, width, channels)``."""
+    n = len(preprocess.mean)
+    plain = dataclasses.replace(preprocess, mean=(0.0,) * n, std=(1 / 255,) * n)
     resized = [plain(backbone.modality.open(sample)).round() for sample in samples]
     return torch.stack(resized).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -481,10 +482,11 @@ def _ids(preprocess: Any, texts: Any, n_axes: int) -> np.ndarray:
 
 
 def _image_source(preprocess: ImagePreprocessing) -> Source:
-    _, height, width = preprocess.input_shape
-    about = dataclasses.asdict(preprocess) | {"layout": "(n, height, width, RGB), uint8"}
-    pixels = torch.arange(2 * height * width * 3, dtype=torch.int64) * 31 % 256
-    example = pixels.to(torch.uint8).view(2, height, width, 3)
+    n, height, width = preprocess.input_shape
+    channels = "RGB" if n == 3 else f"{n} channels"
+    about = dataclasses.asdict(preprocess) | {"layout": f"(n, height, width, {channels}), uint8"}
+    pixels = torch.arange(2 * height * width * n, dtype=torch.int64) * 31 % 256
+    example = pixels.to(torch.uint8).view(2, height, width, n)
     return Source(f"image_{height}x{width}", example, (0,), about)
 
 
