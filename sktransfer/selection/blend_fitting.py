@@ -145,8 +145,10 @@ def fit_blend(task: BlendTask, image_size: int | None) -> Blend:
         if task.until is not None and may_pay(task, start, few[start], out_of_fold):
             tuned = fit_tuned(task, start.backbone, out_of_fold)
     if isinstance(outcome, Numbers):
-        return Blend(fitted, temperature, scaler=outcome.scaler, vectorizer=vectorizer, tuned=tuned)
-    return Blend(fitted, temperature, classes=outcome.classes, vectorizer=vectorizer, tuned=tuned)
+        return Blend(fitted, temperature, scaler=outcome.kind, vectorizer=vectorizer, tuned=tuned)
+    return Blend(
+        fitted, temperature, classes=outcome.kind.classes, vectorizer=vectorizer, tuned=tuned
+    )
 
 
 def _layouts(task: BlendTask, image_size: int | None, n: int) -> list[Layout]:
@@ -466,9 +468,9 @@ def as_candidate(model: Any, outcome: Outcome) -> TunedCandidate:
     name = f"all stages trained{'' if shape is None else f', {max(shape[1:])} pixels'}"
     reads = [Output(network, resolve_layer(network, -1))]
     if isinstance(outcome, Labels):
-        columns = np.searchsorted(outcome.classes, model.classes_)
-        return TunedCandidate(name, reads, columns=columns, n_classes=len(outcome.classes))
-    own, scaler = model.target_, outcome.scaler
+        columns = np.searchsorted(outcome.kind.classes, model.classes_)
+        return TunedCandidate(name, reads, columns=columns, n_classes=outcome.n_outputs)
+    own, scaler = model.target_, outcome.kind
     shift = (own.mean - scaler.mean) / scaler.scale
     return TunedCandidate(name, reads, factor=own.scale / scaler.scale, shift=shift)
 

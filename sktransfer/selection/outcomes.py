@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import has_fit_parameter
 
-from ..data import ClassTarget, NumericTarget, check_weights
+from ..data import ClassTarget, check_weights
 from ..transferability import (
     greedy_weights,
     indicators,
@@ -37,7 +38,6 @@ __all__ = [
     "fit",
     "make_splits",
     "seeded",
-    "standardized",
 ]
 
 # How candidates of a blend are judged. The numbers were chosen on the first half of the tasks of
@@ -72,47 +72,62 @@ class Judged(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels:
-    """The labels of some samples.
+class Outcome:
+    """What is known of some samples: their labels or numbers.
 
     Parameters
     ----------
-    y : ndarray of shape (n_samples,)
+    kind : Target
+        What they are, the same for all samples.
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
         As given.
-    codes : ndarray of shape (n_samples,)
-        Their positions among the classes.
-    classes : ndarray of shape (n_classes,)
-        Sorted.
     weight : ndarray of shape (n_samples,)
     """
 
+    kind: Any
     y: np.ndarray
-    codes: np.ndarray
-    classes: np.ndarray
     weight: np.ndarray
 
-    @property
-    def target(self) -> Any:
-        """Indicators of the classes ``(n_samples, n_classes)``, sparse if there are many."""
-        return indicators(self.codes, len(self.classes))
+    @functools.cached_property
+    def codes(self) -> np.ndarray:
+        """Positions of labels among the classes, or standardized numbers."""
+        return self.kind.encode(self.y)
 
     @property
     def n_outputs(self) -> int:
-        """The number of classes."""
-        return len(self.classes)
+        """The number of classes or targets."""
+        return self.kind.n_outputs
 
     @property
     def strata(self) -> np.ndarray:
         """The group of each sample, of which each part of a split has its share."""
-        return self.codes
+        return self.kind.strata(self.codes)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Return the labels or numbers of some samples."""
+        return dataclasses.replace(self, y=self.y[rows], weight=self.weight[rows])
+
+    @property
+    def most_folds(self) -> int:
+        """The largest number of folds."""
+        return len(self.y)
+
+    def is_known(self, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        """Tell which test samples can be predicted after training on others; by default all."""
+        return np.ones(len(test), bool)
+
+
+class Labels(Outcome):
+    """The labels of some samples; ``kind`` is a :class:`ClassTarget`."""
+
+    @property
+    def target(self) -> Any:
+        """Indicators of the classes ``(n_samples, n_classes)``, sparse if there are many."""
+        return indicators(self.codes, self.n_outputs)
 
     def errors(self, predictions: np.ndarray) -> np.ndarray:
         """Tell which predictions are wrong, as 0 or 1."""
         return (predictions.argmax(1) != self.codes).astype(float)
-
-    def take(self, rows: np.ndarray) -> Labels:
-        """Return the labels of some samples."""
-        return Labels(self.y[rows], self.codes[rows], self.classes, self.weight[rows])
 
     @property
     def most_folds(self) -> int:
@@ -142,59 +157,22 @@ class Labels:
         return mixture_weights(predictions, codes, prior=prior, sample_weight=judged.weight)
 
 
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """The numbers of some samples.
+class Numbers(Outcome):
+    """The numbers of some samples; ``kind`` is a :class:`NumericTarget`."""
 
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        As given.
-    scaler : NumericTarget
-        Its means and standard deviations.
-    weight : ndarray of shape (n_samples,)
-    """
-
-    y: np.ndarray
-    scaler: NumericTarget
-    weight: np.ndarray
+    @functools.cached_property
+    def codes(self) -> np.ndarray:
+        """Standardized numbers, ``(n_samples, n_targets)``, float64."""
+        return (self.kind.encode(self.y) - self.kind.mean) / self.kind.scale
 
     @property
     def target(self) -> np.ndarray:
         """Standardized numbers, ``(n_samples, n_targets)``."""
-        return standardized(self.y, self.scaler)
-
-    @property
-    def n_outputs(self) -> int:
-        """The number of targets."""
-        return self.target.shape[1]
-
-    @property
-    def codes(self) -> np.ndarray:
-        """The numbers; there are no classes."""
-        return self.target
-
-    @property
-    def strata(self) -> np.ndarray:
-        """The group of each sample: there is one."""
-        return np.zeros(len(self.y), int)
+        return self.codes
 
     def errors(self, predictions: np.ndarray) -> np.ndarray:
         """Return the squared errors, as shares of the variance."""
         return ((predictions - self.target) ** 2).mean(1)
-
-    def take(self, rows: np.ndarray) -> Numbers:
-        """Return the numbers of some samples."""
-        return Numbers(self.y[rows], self.scaler, self.weight[rows])
-
-    @property
-    def most_folds(self) -> int:
-        """The largest number of folds."""
-        return len(self.y)
-
-    def is_known(self, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        """Tell which test samples can be predicted: all."""
-        return np.ones(len(test), bool)
 
     unjudged: ClassVar[tuple[None, None]] = (None, None)
 
@@ -211,15 +189,7 @@ class Numbers:
         return greedy_weights(predictions, self.target[judged.rows], **settings)
 
 
-def standardized(y: np.ndarray, scaler: NumericTarget) -> np.ndarray:
-    """Return numbers minus their mean, divided by their deviation, ``(n_samples, n_targets)``."""
-    return (scaler.encode(y) - scaler.mean) / scaler.scale
-
-
-Outcome = Labels | Numbers
-
-
-def make_splits(outcome: Outcome, seed: int) -> list[list[Any]]:
+def make_splits(outcome: Labels | Numbers, seed: int) -> list[list[Any]]:
     """Split samples into folds, several times if they are few."""
     n, (few, many) = len(outcome.weight), JUDGING["folds"]
     n_folds = min(many if n > JUDGING["many"] else few, outcome.most_folds)

@@ -119,7 +119,7 @@ def self_train(
     .. [3] Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep
        Neural Networks", ICML workshop 2013.
     """
-    if len(labels.classes) < 2:
+    if labels.n_outputs < 2:
         return _fit_all(chosen, known, labels)
     both = _fit_both(chosen, temperature, known, labels, unlabelled)
     shares = _judge(chosen, temperature, known, labels, unlabelled, seed)
@@ -229,15 +229,14 @@ def _sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
 def _with_pseudo_labels(labels: Labels, probabilities: np.ndarray) -> PseudoLabels:
     """Add samples with probabilities to labels."""
     targets = _sharpened(probabilities, SELF_TRAINING["sharpening"][labels.most_folds < 2])
-    codes, k = targets.argmax(axis=1), len(labels.classes)
+    codes, k = targets.argmax(axis=1), labels.n_outputs
     sums = np.bincount(labels.codes, labels.weight, k)
     usual = sums / np.maximum(np.bincount(labels.codes, minlength=k), 1)  # of each class
     confidence = (probabilities.max(axis=1) - 1 / k) / (1 - 1 / k)
     weight = np.maximum(confidence * (targets @ usual), SELF_TRAINING["least_weight"])
     return PseudoLabels(
-        np.concatenate([labels.y, labels.classes[codes]]),
-        np.concatenate([labels.codes, codes]),
-        labels.classes,
+        labels.kind,
+        np.concatenate([labels.y, labels.kind.classes[codes]]),
         np.concatenate([labels.weight, weight]),
         _stacked(labels.target, targets),
     )

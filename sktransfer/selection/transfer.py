@@ -16,7 +16,7 @@ from torch import nn
 
 from .._compat.sklearn import HasMethods, Interval, StrOptions, validate_parameters
 from ..backbones import Backbone, load_backbone
-from ..data import NumericTarget, check_labels, check_numbers, check_weights, naming
+from ..data import ClassTarget, NumericTarget, check_labels, check_numbers, check_weights, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import (
     BackboneEstimator,
@@ -358,7 +358,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         blend_task = BlendTask(
             self.backbones_,
             samples,
-            Labels(y, codes, self.classes_, weight),
+            Labels(ClassTarget(self.classes_), y, weight),
             weighted[subsample(codes[weighted], BLEND["rows"], seed)],
             seed,
             run_settings(self),
@@ -686,7 +686,7 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         weighted = np.flatnonzero(weight)
         rows = weighted[subsample(np.zeros(len(weighted)), BLEND["rows"], seed)]
-        numbers = Numbers(y, NumericTarget(y[weighted], weight[weighted]), weight)
+        numbers = Numbers(NumericTarget(y[weighted], weight[weighted]), y, weight)
         task = BlendTask(
             self.backbones_,
             samples,

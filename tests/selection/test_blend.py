@@ -14,6 +14,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from sktransfer import TransferClassifier, load_backbone, load_word_vectors
+from sktransfer.data import ClassTarget
 from sktransfer.engines import Engine
 from sktransfer.features import Output
 from sktransfer.selection.blend import Blend, read_samples
@@ -35,9 +36,8 @@ LAYERS = {name: Output(BACKBONE, name) for name in ("good", "noise", "logits")}
 
 
 def labels(y, weight=None):
-    codes = np.unique(y, return_inverse=True)[1]
     weight = np.ones(len(y)) if weight is None else weight
-    return Labels(np.asarray(y), codes, np.unique(y), weight)
+    return Labels(ClassTarget(np.unique(y)), np.asarray(y), weight)
 
 
 def tables(y, seed=0):

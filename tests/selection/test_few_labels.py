@@ -9,6 +9,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.semi_supervised import SelfTrainingClassifier
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, TransferClassifier
+from sktransfer.data import ClassTarget
 from sktransfer.features import Output
 from sktransfer.selection.blend import Blend
 from sktransfer.selection.blend_fitting import cross_validate
@@ -83,7 +84,7 @@ def test_weights_reach_each_kind_of_candidate(kind):
     proposed.weight = 1.0
 
     def mean_score(weight):
-        labels = Labels(y, y, np.array([0, 1]), weight)
+        labels = Labels(ClassTarget(np.array([0, 1])), y, weight)
         fitted = Blend([proposed.fitted(Tables(tables), labels)], None)
         folds = [(np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(30))]
         judged = proposed.out_of_fold(Tables(tables), labels, folds)[0]
@@ -103,7 +104,7 @@ def test_weights_reach_temperatures_and_weights_of_candidates():
     tables = {LAYERS["good"]: good, LAYERS["noise"]: other, LAYERS["logits"]: np.zeros((80, 8))}
 
     def found(weight):
-        labels = Labels(y, y, np.array([0, 1]), weight)
+        labels = Labels(ClassTarget(np.array([0, 1])), y, weight)
         chosen, heat, _ = cross_validate(candidates(), tables, labels, 0)
         return {candidate.name: candidate for candidate in chosen}, heat
 

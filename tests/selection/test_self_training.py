@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from sktransfer import TransferClassifier, UnreadableSamplesError, load_backbone, load_word_vectors
+from sktransfer.data import ClassTarget
 from sktransfer.engines import Engine
 from sktransfer.features import Output
 from sktransfer.selection.candidates import LinearCandidate
@@ -43,8 +44,8 @@ def model(**settings):
 
 
 def labels(y, weight=None):
-    classes, codes = np.unique(y, return_inverse=True)
-    return Labels(np.asarray(y), codes, classes, np.ones(len(y)) if weight is None else weight)
+    weight = np.ones(len(y)) if weight is None else weight
+    return Labels(ClassTarget(np.unique(y)), np.asarray(y), weight)
 
 
 def coefficients(known, y, new, weight=None):

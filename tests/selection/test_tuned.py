@@ -14,7 +14,7 @@ from sktransfer import (
     load_backbone,
     save,
 )
-from sktransfer.data import NumericTarget
+from sktransfer.data import ClassTarget, NumericTarget
 from sktransfer.features import Output
 from sktransfer.finetuning import StopAtTime
 from sktransfer.selection import blend_fitting
@@ -109,11 +109,11 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
     codes, n = np.arange(120) % 3, 120
     table = 3 * np.eye(3)[codes] + noise * rng.normal(size=(n, 3))
     if kind == "labels":
-        outcome = Labels(codes, codes, np.arange(3), np.ones(n))
+        outcome = Labels(ClassTarget(np.arange(3)), codes, np.ones(n))
         found = np.eye(3)[np.where(rng.uniform(size=n) < 0.1, (codes + 1) % 3, codes)]
     else:
         scaler = NumericTarget(codes.astype(float))
-        outcome = Numbers(codes.astype(float), scaler, np.ones(n))
+        outcome = Numbers(scaler, codes.astype(float), np.ones(n))
         found = outcome.target + 0.3 * rng.normal(size=(n, 1))
     out_of_fold = OutOfFold(found, np.arange(n))
     start = Output(backbone, "2")
@@ -217,7 +217,7 @@ def test_a_tuned_network_is_in_a_blend_of_numbers(backbone, faster, tmp_path):
 def test_the_weight_of_numbers_has_the_least_error(backbone):
     truth = np.random.default_rng(0).normal(size=1000)
     scaler = NumericTarget(truth)
-    numbers = Numbers(truth, scaler, np.ones(1000))
+    numbers = Numbers(scaler, truth, np.ones(1000))
     noise = np.random.default_rng(1).normal(size=(2, 1000))
     others = (numbers.target[:, 0] + noise[0])[:, None]
 

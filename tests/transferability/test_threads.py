@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.data import class_target
+from sktransfer.data import ClassTarget, class_target
 from sktransfer.features import Output
 from sktransfer.selection.blend_fitting import cross_validate
 from sktransfer.selection.candidates import ClassifierCandidate
@@ -95,7 +95,7 @@ def test_one_thread_of_python_at_a_time_sets_the_number():
 def choose():
     output = Output(tiny_backbone(), "2")
     candidate = ClassifierCandidate("m", [output], LogisticRegression())
-    outcome = Labels(Y, Y, np.arange(2), np.ones(len(Y)))
+    outcome = Labels(ClassTarget(np.arange(2)), Y, np.ones(len(Y)))
     cross_validate([candidate], {output: X}, outcome, 0)
 
 
