@@ -89,10 +89,14 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
         return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
     probabilities = model.predict_proba(X)
     classes = getattr(model, "classes_", None)
-    if not _are_of_classes(probabilities, classes):  # those of several outputs
+    is_list = isinstance(probabilities, list) or isinstance(classes, list)
+    is_vector = not is_list and classes is not None and np.ndim(classes) == 1
+    if not is_vector or np.shape(probabilities)[1:] != np.shape(classes):  # of several outputs
         return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
     names = np.asarray(classes)
-    if _takes_the_most_probable(model):
+    if isinstance(model, FineTunedClassifier) and model.target_.labels is None:
+        values = (probabilities > 0.5).astype(int).tolist()  # label sets
+    elif _takes_the_most_probable(model):
         values = names[np.argmax(probabilities, axis=1)].tolist()
     else:
         values = np.asarray(model.predict(X)).tolist()
@@ -103,17 +107,8 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
     ]
 
 
-def _are_of_classes(probabilities: Any, classes: Any) -> bool:
-    """Tell whether there is one column of probabilities for each class."""
-    if isinstance(probabilities, list) or isinstance(classes, list) or classes is None:
-        return False
-    return np.ndim(classes) == 1 and np.shape(probabilities)[1:] == np.shape(classes)
-
-
 def _takes_the_most_probable(model: Any) -> bool:
     """Tell whether ``predict`` of an estimator of ours is the most probable class."""
-    if isinstance(model, FineTunedClassifier):
-        return model.target_.labels is not None  # of an indicator matrix there are none
     if isinstance(model, TransferClassifier):
         return model.estimator is None
-    return isinstance(model, PretrainedClassifier)
+    return isinstance(model, FineTunedClassifier | PretrainedClassifier)

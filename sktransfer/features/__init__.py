@@ -24,7 +24,12 @@ from .output import (
     side_of,
     store_key,
 )
-from .pretrained import PretrainedClassifier, mapped_logits, resolve_class_map
+from .pretrained import (
+    ClassProbabilities,
+    PretrainedClassifier,
+    mapped_logits,
+    resolve_class_map,
+)
 from .store import FeatureStore, as_store
 from .streams import Stream, compute_inputs
 from .tables import check_outputs, empty_table
@@ -32,6 +37,7 @@ from .word_weights import TokenWeights, has_ranks, takes_weights
 
 __all__ = [
     "BackboneEstimator",
+    "ClassProbabilities",
     "Count",
     "FeatureFunction",
     "FeatureStore",

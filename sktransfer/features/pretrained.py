@@ -8,10 +8,11 @@ from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
+from torch import nn
 
 from .._compat.sklearn import Interval, StrOptions
 from ..backbones import Backbone, resolve_layer
@@ -21,7 +22,7 @@ from .base import BackboneEstimator, Count, reported
 from .output import Output
 from .tables import check_outputs
 
-__all__ = ["PretrainedClassifier", "mapped_logits", "resolve_class_map"]
+__all__ = ["ClassProbabilities", "PretrainedClassifier", "mapped_logits", "resolve_class_map"]
 
 
 class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
@@ -224,7 +225,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         y = check_labels(y, len(samples), for_training=True)
         self.classes_, codes = np.unique(y, return_inverse=True)
         weight = check_weights(sample_weight, len(samples))
-        theta = self._source_probabilities(samples)
+        theta = self._probabilities(samples, ClassProbabilities())  # of the network's classes
         target = np.eye(len(self.classes_))[codes]
         self.conditional_ = labels_given_classes(theta, target, self.smoothing, weight)
 
@@ -236,19 +237,10 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     def _usual_run(self):
         return self.outputs_[:1], {}
 
-    def _logits(self, samples) -> list[np.ndarray]:
-        """Compute the network's logits at each size."""
-        return [
-            check_outputs(logits.astype(np.float64))
-            for logits in self._compute(samples, self.outputs_)
-        ]
-
-    def _source_probabilities(self, samples) -> np.ndarray:
-        """Compute the probabilities of the network's classes, ``(n, n_source)``."""
-        return np.mean([softmax(logits, axis=1) for logits in self._logits(samples)], axis=0)
-
-    def _mapped_probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return softmax(mapped_logits(logits, self.class_positions_.values()), axis=1)
+    def _probabilities(self, samples, of_logits: ClassProbabilities) -> np.ndarray:
+        """Compute probabilities from the network's logits at each size."""
+        computed = self._compute(samples, self.outputs_)
+        return of_logits([torch.from_numpy(check_outputs(logits)) for logits in computed]).numpy()
 
     def predict_proba(self, X: Samples) -> np.ndarray:
         """Predict the probability of each class.
@@ -262,12 +254,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         ndarray of shape (n_samples, n_classes), float64
             In the order of ``classes_``.
         """
-        samples = self._transform_samples(X)
-        if self.class_map is None:
-            return self._source_probabilities(samples)
-        if self.class_map == "learn":
-            return self._source_probabilities(samples) @ self.conditional_
-        return np.mean([self._mapped_probabilities(x) for x in self._logits(samples)], axis=0)
+        return self._probabilities(self._transform_samples(X), ClassProbabilities.of(self))
 
     def predict(self, X: Samples) -> np.ndarray:
         """Predict the most probable class.
@@ -318,20 +305,61 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
 # -- the class map ---------------------------------------------------------------------------------
 
 
-def mapped_logits(logits: np.ndarray, groups: Iterable[Sequence[int]]) -> np.ndarray:
+class ClassProbabilities(nn.Module):
+    """Turn the network's logits, at one size or several, into probabilities of the classes.
+
+    Parameters
+    ----------
+    groups : iterable of sequence of int, default=None
+        The network's classes that mean each label, by position.
+    conditional : ndarray of shape (n_source_classes, n_classes), default=None
+        p(label | class of the network).
+    """
+
+    conditional: torch.Tensor | None
+
+    def __init__(
+        self,
+        groups: Iterable[Sequence[int]] | None = None,
+        conditional: np.ndarray | None = None,
+    ):
+        super().__init__()
+        self.groups = None if groups is None else list(groups)
+        table = None if conditional is None else torch.from_numpy(conditional)
+        self.register_buffer("conditional", table)
+
+    @classmethod
+    def of(cls, estimator: PretrainedClassifier) -> Self:
+        """Return those that a fitted estimator predicts."""
+        if estimator.class_map is None:
+            return cls()
+        if estimator.class_map == "learn":
+            return cls(conditional=estimator.conditional_)
+        return cls(estimator.class_positions_.values())
+
+    def forward(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the mean over sizes, ``(n_samples, n_classes)``, float64."""
+        mapped = [x.double() for x in logits]
+        if self.groups is not None:
+            mapped = [mapped_logits(x, self.groups) for x in mapped]
+        mean = torch.stack([x.softmax(1) for x in mapped]).mean(0)
+        return mean if self.conditional is None else mean @ self.conditional
+
+
+def mapped_logits(logits: torch.Tensor, groups: Iterable[Sequence[int]]) -> torch.Tensor:
     """Return the logit of each label: that of the sum of the probabilities of its classes.
 
     Parameters
     ----------
-    logits : ndarray of shape (n_samples, n_source_classes)
+    logits : Tensor of shape (n_samples, n_source_classes)
     groups : iterable of n_labels sequences of int
-        The classes of each label, by position.
+        The classes of each label, by position. A class may be in several.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_labels)
+    Tensor of shape (n_samples, n_labels)
     """
-    return np.column_stack([logsumexp(logits[:, list(group)], axis=1) for group in groups])
+    return torch.stack([logits[:, list(group)].logsumexp(1) for group in groups], dim=1)
 
 
 def resolve_class_map(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..features import (
     PretrainedFeatureExtractor,
     TokenWeights,
     find_network,
+    mapped_logits,
 )
 from ..finetuning import FineTunedClassifier, FineTunedRegressor
 from ..selection import Blend, ClassifierCandidate, TransferClassifier, TransferRegressor
@@ -105,12 +106,7 @@ def _of_direct(estimator: PretrainedClassifier) -> Scores:
         given = _tensor(estimator.conditional_)
         return Scores(outputs, lambda x: torch.stack([_conditional(a, given) for a in x]).mean(0))
     groups = estimator.class_positions_.values()
-    return Scores(outputs, lambda x: _mapped(torch.stack(x).mean(0), groups))
-
-
-def _mapped(logits: torch.Tensor, groups: Iterable) -> torch.Tensor:
-    """Return the logit of each label, of whose classes the positions are given."""
-    return torch.stack([logits[:, list(group)].logsumexp(1) for group in groups], dim=1)
+    return Scores(outputs, lambda x: mapped_logits(torch.stack(x).mean(0), groups))
 
 
 @scores_of.register(TransferClassifier)

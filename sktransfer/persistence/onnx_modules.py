@@ -25,6 +25,7 @@ from ..backbones.words.table import WordTable
 from ..backbones.words.word_ids import WordPreprocessing
 from ..data import NumericTarget
 from ..features import (
+    ClassProbabilities,
     Output,
     PretrainedClassifier,
     PretrainedFeatureExtractor,
@@ -177,28 +178,14 @@ class _Features(nn.Module):
 
 
 class _DirectUse(nn.Module):
-    """Average the probabilities of several sizes, mapped onto the user's classes."""
-
-    conditional: torch.Tensor
+    """The probabilities of :class:`PretrainedClassifier`, float32."""
 
     def __init__(self, estimator: PretrainedClassifier):
         super().__init__()
-        is_mapped = isinstance(estimator.class_map, dict)
-        self.groups = list(estimator.class_positions_.values()) if is_mapped else None
-        self.is_learned = estimator.class_map == "learn"
-        table = torch.from_numpy(estimator.conditional_) if self.is_learned else torch.empty(0)
-        self.register_buffer("conditional", table)
+        self.of_logits = ClassProbabilities.of(estimator)
 
     def forward(self, pooled: list[torch.Tensor]) -> torch.Tensor:
-        logits = [x.double() for x in pooled]
-        if self.groups is not None:
-            # One group after another: a class may be in several.
-            logits = [
-                torch.stack([x[:, list(group)].logsumexp(1) for group in self.groups], 1)
-                for x in logits
-            ]
-        mean = torch.stack([x.softmax(1) for x in logits]).mean(0)
-        return (mean @ self.conditional if self.is_learned else mean).float()
+        return self.of_logits(pooled).float()
 
 
 class _TunedOutputs(nn.Module):

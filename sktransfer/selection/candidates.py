@@ -430,15 +430,13 @@ class ClassMapCandidate(Candidate):
 
     def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
         logits = tables.by_read[self.reads[0]].astype(np.float64)
-        return mapped_logits(logits, self.groups)[None]
+        return mapped_logits(torch.from_numpy(logits), self.groups).numpy()[None]
 
     def _learn(self, tables: Tables, outcome: Outcome) -> None:
         pass
 
     def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        # One group after another: a class may be in several.
-        logits = [inputs[0][:, list(group)].logsumexp(1) for group in self.groups]
-        return torch.stack(logits, dim=1)
+        return mapped_logits(inputs[0], self.groups)
 
 
 # -- classifiers of scikit-learn -------------------------------------------------------------------

@@ -26,7 +26,7 @@ from sktransfer import (
     save,
 )
 from tests.cli.running import run
-from tests.support import TinyNet, images, tiny_backbone
+from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
     pytest.importorskip(library)
@@ -35,6 +35,7 @@ import httpx  # noqa: E402
 from fastapi import HTTPException  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
+from sktransfer.cli.predicting import find_predictor, predict_samples  # noqa: E402
 from sktransfer.cli.service import _LimitBody, make_service  # noqa: E402
 
 X, Y = images(12), np.array(["<b>ant", "bee", "wasp"] * 4)
@@ -291,3 +292,21 @@ def test_an_interrupt_ends_the_program(program, loopback, interrupts):
     errors = process.stderr.read()
     assert "end it by Ctrl-C" in errors
     assert "Traceback" not in errors
+
+
+def test_label_sets_are_served_from_one_pass_through_the_network():
+    opened = []
+
+    def preprocess(image):
+        opened.append(image)
+        return TINY_SIZE(np.asarray(image))
+
+    backbone = tiny_backbone(preprocess=preprocess)
+    model = FineTunedClassifier(backbone, lr=0.1, max_epochs=2, random_state=0)
+    model.fit(X, np.column_stack([Y == "bee", Y != "wasp"]).astype(int))
+    expected = model.predict(X)
+    assert set(expected.ravel()) == {0, 1}
+    opened.clear()
+    predictions = predict_samples(find_predictor(model), X)
+    assert [prediction.value for prediction in predictions] == expected.tolist()
+    assert len(opened) == len(X)
