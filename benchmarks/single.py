@@ -48,7 +48,8 @@ def bare(backbone: Backbone, layer: str | None) -> Callable:
         batch = batch if isinstance(batch, torch.Tensor) else torch.stack(list(batch))
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        return pool(network(batch), "avg", square=True, masked=tokens)
+        where = {"sides": backbone.input_shape and backbone.input_shape[1:], "masked": tokens}
+        return pool(network(batch), "avg", prefix_tokens=backbone.prefix_tokens, **where)
 
     return run
 

@@ -36,7 +36,7 @@ list_layers(name)
 # %%
 # Features are transformers' ``pooler_output``, here the class token after the last norm. Its
 # authors use this token for classification; timm's networks of the same weights take the mean of
-# the patches. ``layer`` and ``pooling`` read the class token and the mean of all tokens.
+# the patches. ``layer`` and ``pooling`` read the class token and the mean of the patches.
 import numpy as np
 from skimage import data
 
@@ -46,7 +46,7 @@ surfaces = {"brick": data.brick(), "grass": data.grass()}
 corners = [(i, j) for i in (0, 96, 192) for j in (0, 96)]
 X = [image[i : i + 96, j : j + 96] for image in surfaces.values() for i, j in corners]
 y = np.repeat(list(surfaces), 6)
-both = PretrainedFeatureExtractor(name, layer="norm", pooling=["cls", "avg"], image_size=[64, 96])
+both = PretrainedFeatureExtractor(name, layer="norm", pooling=("cls", "avg"), image_size=[64, 96])
 both.fit_transform(X).shape
 
 # %%

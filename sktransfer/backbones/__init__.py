@@ -18,10 +18,10 @@ from .layers import (
     takes_size,
     weighted_layers,
 )
-from .pooling import POOLINGS, as_pooling, is_channels_last, pool
+from .pooling import POOLINGS, as_pooling, is_channels_last, pool, token_layout
 from .preprocessing import ImagePreprocessing, ProcessorPreprocessing
 from .registry import list_backbones, load_backbone, modality_of, register_backbone
-from .stages import stages_of, trace
+from .stages import only_adds, stages_of, trace
 from .weights import seeded
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "list_layers",
     "load_backbone",
     "modality_of",
+    "only_adds",
     "penultimate",
     "pool",
     "pooled_width",
@@ -49,6 +50,7 @@ __all__ = [
     "size_step",
     "stages_of",
     "takes_size",
+    "token_layout",
     "trace",
     "weighted_layers",
 ]

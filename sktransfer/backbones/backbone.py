@@ -72,9 +72,12 @@ class Backbone:
         Sides of images are multiples of this, if all pixels are to be used.
     cutter : callable, default=None
         From this backbone to its stages, for networks that cannot be traced.
+    prefix_tokens : int, default=None
+        How many tokens (class token, registers) come before the patches. None for networks of timm
+        and torchvision is what they say, and for others that it is not known.
     has_class_token : bool, default=None
-        Whether the first of the tokens is one that stands for the whole image. None if it is not
-        known.
+        Whether the first of these is a class token, which stands for the whole image. None is what
+        networks of timm say, and for others whether there are such tokens.
 
     Attributes
     ----------
@@ -113,6 +116,7 @@ class Backbone:
         resize: Callable[[nn.Module, int], nn.Module] | None = None,
         patch_size: int | None = None,
         cutter: Callable[[Backbone], Any] | None = None,
+        prefix_tokens: int | None = None,
         has_class_token: bool | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
@@ -135,6 +139,15 @@ class Backbone:
         self.resize = resize
         self.patch_size = patch_size
         self.cutter = cutter
+        if prefix_tokens is None:
+            prefix_tokens, known = _tokens_before_patches(module)
+            has_class_token = known if has_class_token is None else has_class_token
+        whole = prefix_tokens is None or isinstance(prefix_tokens, Integral)
+        if not whole or isinstance(prefix_tokens, bool) or (prefix_tokens or 0) < 0:
+            raise ValueError(f"prefix_tokens={prefix_tokens!r}: give a number of tokens, or None.")
+        if has_class_token is None and prefix_tokens is not None:
+            has_class_token = prefix_tokens > 0
+        self.prefix_tokens = prefix_tokens
         self.has_class_token = has_class_token
         # This backbone at the size that its weights were trained with, where another was asked for.
         self.native: Backbone | None = None
@@ -250,7 +263,8 @@ class Backbone:
                 behind = f" from {after!r} on" if first else ""
                 raise ValueError(f"Backbone {self.name!r} has no layer {layer!r}{behind}.")
         shape = inputs.shape[1:] if after is None else self.input_shape
-        square = shape is not None and len(shape) == 3 and shape[1] == shape[2]
+        sides = (shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
+        where: dict[str, Any] = {"sides": sides, "prefix_tokens": self.prefix_tokens}
         pooled: list[Any] = [None] * len(outputs)
         x: Any = inputs.clone()
         for name in names[first:]:
@@ -263,7 +277,7 @@ class Backbone:
                 x = stage(x)
             for i in wanted.get(name, ()):
                 how = as_pooling(outputs[i][1])
-                pooled[i] = pool(x, how, square=square, masked=self.modality.has_tokens)
+                pooled[i] = pool(x, how, masked=self.modality.has_tokens, **where)
             if wanted.pop(name, None) and isinstance(x, torch.Tensor):
                 # The next stage may work in place, and what was pooled may share memory with it.
                 x = x.clone()
@@ -545,3 +559,16 @@ def _mean_and_std(channels: Any, preprocess: Any) -> tuple[tuple[float, ...], tu
         f"channels={channels!r:.80}: give their number, or a pair (mean, standard deviation) for "
         "each of them."
     )
+
+
+def _tokens_before_patches(module: Any) -> tuple[int | None, bool | None]:
+    """Return how many tokens come before the patches, and whether the first is a class token.
+
+    None, if a network does not say it as those of timm and torchvision do.
+    """
+    n_tokens = getattr(module, "num_prefix_tokens", None)
+    if isinstance(n_tokens, int):  # of timm
+        return n_tokens, getattr(module, "cls_token", None) is not None
+    if type(module).__module__ == "torchvision.models.vision_transformer":
+        return 1, True
+    return None, None

@@ -98,7 +98,7 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         cutter=_cut,
         resize=_for_size,
         patch_size=patch,
-        has_class_token=_has_class_token(model, shape, patch),
+        prefix_tokens=_prefix_tokens(model, shape, patch),
     )
 
 
@@ -170,15 +170,15 @@ def _one_tensor(name: str, family: str, model: nn.Module, shape: tuple[int, ...]
 
 
 @torch.no_grad()
-def _has_class_token(model: Any, shape: tuple[int, ...], patch: int | None) -> bool | None:
-    """Tell whether there are more tokens than patches; None for networks without tokens."""
+def _prefix_tokens(model: Any, shape: tuple[int, ...], patch: int | None) -> int | None:
+    """Count the tokens that are no patches; None for networks without tokens."""
     found = model(pixel_values=torch.zeros(1, *shape), return_dict=True)
     if found.get("logits") is not None:  # a classifier, around an encoder
         found = model.base_model(pixel_values=torch.zeros(1, *shape), return_dict=True)
     last = found.get("last_hidden_state")
     if patch is None or last is None or last.ndim != 3:
         return None
-    return last.shape[1] > (shape[1] // patch) * (shape[2] // patch)
+    return max(0, last.shape[1] - (shape[1] // patch) * (shape[2] // patch))
 
 
 def _classes(model: Any, network: _OneTensor) -> Sequence[str] | None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data import shorten
 from .backbone import Backbone
-from .pooling import is_channels_last, pool
+from .pooling import is_channels_last, pool, token_layout
 from .registry import load_backbone
 from .stages import cut_of, has_matrix, has_tensors, join_stages, make_single, stages_of
 
@@ -268,6 +268,11 @@ class LayerInfo:
         Whether the stage that ends at the layer has weights; a norm alone does not count.
     width : int
         Number of features under average pooling, which is the number of channels.
+    prefix_tokens : int or None, default=None
+        Number of class tokens and registers before the patches at this layer. None if it is not
+        known.
+    grid : tuple of int, default=None
+        Rows and columns of a map, or of patches. None if positions form no rectangle.
     """
 
     name: str
@@ -275,6 +280,8 @@ class LayerInfo:
     has_tokens: bool
     has_weights: bool
     width: int
+    prefix_tokens: int | None = None
+    grid: tuple[int, int] | None = None
 
 
 def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> int:
@@ -292,10 +299,9 @@ def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> 
     """
     if pooling in (None, "avg", "max"):
         return layer.width
-    channels_last = len(layer.shape) == 3 and layer.width != layer.shape[0]
-    return pool(
-        torch.ones(1, *layer.shape, dtype=torch.float32), pooling, square=channels_last
-    ).shape[1]
+    # Rows and columns have the proportion of the sides of the image.
+    where: dict[str, Any] = {"sides": layer.grid, "prefix_tokens": layer.prefix_tokens}
+    return pool(torch.ones(1, *layer.shape, dtype=torch.float32), pooling, **where).shape[1]
 
 
 @torch.inference_mode()
@@ -369,7 +375,8 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
         _refuse_mixed_stages(backbone, mixed)
         join_stages(backbone, mixed)
         alone = [x for i, x in enumerate(alone) if i not in mixed]
-    return _describe_layers(backbone, alone, square=_is_square(probe))
+    sides = (probe.shape[2], probe.shape[3]) if probe.ndim == 4 else None
+    return _describe_layers(backbone, alone, sides)
 
 
 def _another_sample(probe: torch.Tensor) -> torch.Tensor:
@@ -388,18 +395,23 @@ def _has_rows(alone, both) -> bool:
     return pair and min(alone.ndim, both.ndim) > 0 and (len(alone), len(both)) == (1, 2)
 
 
-def _is_square(x: torch.Tensor) -> bool:
-    return x.ndim == 4 and x.shape[2] == x.shape[3]
-
-
-def _describe_layers(backbone: Backbone, outputs: list, square: bool) -> dict[str, LayerInfo]:
-    found = {}
+def _describe_layers(
+    backbone: Backbone, outputs: list, sides: tuple[int, int] | None
+) -> dict[str, LayerInfo]:
+    is_square = sides is not None and sides[0] == sides[1]
+    infos = {}
     for (name, stage), x in zip(stages_of(backbone).items(), outputs, strict=True):
         shape = tuple(x.shape[1:])
-        last = len(shape) == 2 or is_channels_last(shape, square)
+        has_tokens, prefix, grid = len(shape) == 2, backbone.prefix_tokens, None
+        last = has_tokens or is_channels_last(shape, is_square)
         width = shape[-1 if last else 0] if shape else 1
-        found[name] = LayerInfo(name, shape, len(shape) == 2, has_matrix(stage), width)
-    return found
+        if has_tokens:
+            n_prefix, grid = token_layout(shape[0], sides, prefix)
+            prefix = None if prefix is None else n_prefix
+        elif len(shape) == 3:
+            grid = shape[:2] if last else shape[1:]
+        infos[name] = LayerInfo(name, shape, has_tokens, has_matrix(stage), width, prefix, grid)
+    return infos
 
 
 def _refuse_given_stages(backbone: Backbone) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["POOLINGS", "as_pooling", "is_channels_last", "pool"]
+__all__ = ["POOLINGS", "as_pooling", "is_channels_last", "pool", "token_layout"]
 
 
 def as_pooling(
@@ -32,7 +33,8 @@ def pool(
     activation: torch.Tensor,
     pooling: str | Callable[..., Any] | tuple[Any, ...],
     *,
-    square: bool = False,
+    sides: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
     masked: bool = False,
 ) -> torch.Tensor:
     """Turn activations into one vector for each sample.
@@ -43,13 +45,17 @@ def pool(
         ``(n, channels, height, width)`` from convolutions, ``(n, tokens, channels)`` or
         ``(n, channels)``.
     pooling : {"avg", "max", "grid", "flatten", "cls", "none"}, callable or tuple of those
-        "avg" and "max" go over positions or tokens, "grid" gives the means of the four quadrants
-        of an image, "cls" takes the first token, "flatten" keeps every number, "none" returns the
+        "avg" and "max" go over positions or patches, "grid" gives the means of the four quadrants
+        of an image, "cls" takes the class token, "flatten" keeps every number, "none" returns the
         activation as it is. A callable is given the
         activation. Several stand side by side.
-    square : bool, default=False
-        Whether images are square, so that ``(n, h, w, channels)``, as Swin's blocks have it,
-        can be told from ``(n, channels, h, w)``.
+    sides : tuple of int, default=None
+        Height and width of the image that the network was given. In square images,
+        ``(n, h, w, channels)``, as Swin's blocks have it, can be told from ``(n, channels, h, w)``.
+        Where tokens are patches, they are arranged in rows and columns in this proportion.
+    prefix_tokens : int, default=None
+        Number of class tokens and registers that come before the patches. None if it is not known:
+        all tokens count, and the first is taken for the class token.
     masked : bool, default=False
         Whether a position whose numbers are all zero holds no token and does not count, as in
         the activations of texts. A text without tokens is a zero vector.
@@ -57,19 +63,78 @@ def pool(
     Returns
     -------
     Tensor of shape (n, n_features)
+
+    Raises
+    ------
+    ValueError
+        For "grid" where positions form no rectangle, and "cls" where there is no class token.
     """
     if pooling == "none":
         return activation
     if isinstance(pooling, tuple) and not callable(pooling):  # a NamedTuple may be
-        parts = [pool(activation, each, square=square, masked=masked) for each in pooling]
+        settings: dict[str, Any] = {"sides": sides, "prefix_tokens": prefix_tokens}
+        parts = [pool(activation, each, masked=masked, **settings) for each in pooling]
         return torch.cat(parts, dim=1)
-    if is_channels_last(tuple(activation.shape[1:]), square):
+    if is_channels_last(tuple(activation.shape[1:]), sides is not None and sides[0] == sides[1]):
         activation = activation.movedim(-1, 1)
     if callable(pooling):
         return _call_pooling(pooling, activation)
     if activation.ndim == 2:
         return activation
+    if activation.ndim == 3 and not masked and pooling != "flatten":
+        n_prefix, grid = token_layout(activation.shape[1], sides, prefix_tokens)
+        if pooling == "cls":
+            if prefix_tokens is not None and not n_prefix and activation.shape[1] > 1:
+                raise ValueError(
+                    "pooling='cls' takes the class token, but the activation at this layer, of "
+                    f"shape {tuple(activation.shape)}, has none: use 'avg', 'max' or 'grid', or a "
+                    "layer behind the one that adds it."
+                )
+        elif n_prefix:
+            activation = activation[:, n_prefix:]
+        if pooling == "grid" and grid is not None:
+            activation = activation.transpose(1, 2).unflatten(2, grid)
     return _BY_NAME[pooling](activation, masked)
+
+
+def token_layout(
+    n_tokens: int, sides: tuple[int, int] | None, prefix_tokens: int | None
+) -> tuple[int, tuple[int, int] | None]:
+    """Tell how many tokens of an activation come before the patches, and how these are arranged.
+
+    Parameters
+    ----------
+    n_tokens : int
+        Of the activation.
+    sides : tuple of int or None
+        Height and width of the image.
+    prefix_tokens : int or None
+        Class tokens and registers of the network; None if it is not known. They are in some layers
+        only: others have the patches alone, or a single vector.
+
+    Returns
+    -------
+    int
+        Number of tokens before the patches.
+    tuple of int or None
+        Rows and columns of patches, in the proportion of the sides. None if there are none.
+    """
+    before = prefix_tokens or 0
+    for n in dict.fromkeys([before, 0] if sides is not None else []):
+        grid = _rectangle(n_tokens - n, *sides) if sides is not None else None
+        if grid is not None:
+            return n, grid
+    return (before if n_tokens > before else 0), None
+
+
+def _rectangle(n: int, height: int, width: int) -> tuple[int, int] | None:
+    """Return rows and columns of n patches of an image; they may not cover its last pixels."""
+    if n < 1:
+        return None
+    rows = max(1, round(math.sqrt(n * height / width)))
+    columns = n // rows
+    is_alike = abs(rows - columns * height / width) < 1
+    return (rows, columns) if rows * columns == n and is_alike else None
 
 
 def is_channels_last(shape: tuple[int, ...], square: bool) -> bool:

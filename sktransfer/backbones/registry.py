@@ -195,8 +195,8 @@ def register_backbone(
         Called without arguments, returns the pretrained ``torch.nn.Module`` or a
         :class:`Backbone`. Without it, a decorator is returned.
     **settings
-        ``preprocess``, ``classes``, ``stages`` and ``modality`` as in :func:`load_backbone`, for a
-        factory that returns a module.
+        ``preprocess``, ``classes``, ``stages``, ``modality`` and ``prefix_tokens`` as in
+        :func:`load_backbone`, for a factory that returns a module.
 
     Returns
     -------
@@ -263,6 +263,7 @@ def load_backbone(
     stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
     classes: Sequence[str] | None = None,
     modality: str | Modality | None = None,
+    prefix_tokens: int | None = None,
     name: str | None = None,
     download: bool = True,
 ) -> Backbone:
@@ -310,6 +311,10 @@ def load_backbone(
         "array". The argument of ``preprocess`` is for "multichannel" an array
         ``(height, width, channels)``, uint8 or float32 in [0, 1].
         ``sktransfer.data.register_modality`` registers other types.
+    prefix_tokens : int, default=None
+        For modules that are vision transformers: how many tokens, a class token and registers, come
+        before the patches; poolings other than "cls" leave them out. None is what networks of timm
+        and torchvision say; for others it is not known, and all tokens count as patches.
     name : str, default=None
         For modules: the name in feature names; by default that of the class.
     download : bool, default=True
@@ -338,7 +343,7 @@ def load_backbone(
     <Backbone 'efficientnet_lite0': Sequential, 1000 classes>
     """
     own: dict[str, Any] = {"preprocess": preprocess, "stages": stages, "classes": classes}
-    own |= {"modality": modality, "name": name}
+    own |= {"modality": modality, "name": name, "prefix_tokens": prefix_tokens}
 
     def adapted(network: Backbone) -> Backbone:
         network = network.with_channels(channels).with_image_size(image_size)
@@ -453,13 +458,14 @@ def from_module(
     stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
     classes: Sequence[str] | None = None,
     modality: str | Modality | None = None,
+    prefix_tokens: int | None = None,
 ) -> Backbone:
     """Make a backbone of a copy of a module, or of what a function returns.
 
     Parameters
     ----------
     module : torch.nn.Module or callable
-    name, preprocess, stages, classes, modality
+    name, preprocess, stages, classes, modality, prefix_tokens
         As in :func:`load_backbone`.
 
     Returns
@@ -490,6 +496,7 @@ def from_module(
         preprocess=as_preprocessing(preprocess, modality),
         classes=classes,
         stages=None if stages is None else dict(_named_stages(stages)),
+        prefix_tokens=prefix_tokens,
     )
 
 

@@ -30,11 +30,13 @@ __all__ = [
     "has_tensors",
     "idle",
     "inside_blocks",
+    "is_added",
     "join_inputs_of_heads",
     "join_stages",
     "live_after",
     "make_single",
     "modules_around",
+    "only_adds",
     "stages_of",
     "trace",
 ]
@@ -134,8 +136,38 @@ def has_tensors(stage: nn.Module) -> bool:
 
 
 def has_matrix(stage: nn.Module) -> bool:
-    """Tell whether a stage has weights; one with nothing but a norm or a bias has none."""
-    return any(parameter.ndim > 1 for parameter in stage.parameters())
+    """Tell whether a stage has weights; one with nothing but a norm or a bias has none.
+
+    Nor has one that only adds positions, or a class token in front; see :func:`is_added`.
+    """
+    return any(
+        parameter.ndim > 1 and not is_added(module, parameter)
+        for module in stage.modules()
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def only_adds(stage: nn.Module) -> bool:
+    """Tell whether a stage only adds positions, or a class token in front."""
+    return not has_matrix(stage) and any(parameter.ndim > 2 for parameter in stage.parameters())
+
+
+def is_added(module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Tell whether a parameter of a module is one activation, which is added or concatenated.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    parameter : torch.nn.Parameter
+
+    Returns
+    -------
+    bool
+        Whether it has the shape ``(1, tokens, channels)`` or ``(1, channels, height, width)``, as
+        positions and class tokens have, and is no kernel of a convolution.
+    """
+    is_kernel = hasattr(module, "kernel_size")
+    return parameter.ndim > 2 and parameter.shape[0] == 1 and not is_kernel
 
 
 def _given(backbone: Any) -> Cut:

@@ -74,7 +74,6 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
         heads=_classifier(module),
         resize=_with_input_size if hasattr(module, "set_input_size") else None,
         patch_size=_patch_size(module),
-        has_class_token=_has_class_token(module),
     )
 
 
@@ -103,13 +102,6 @@ def _patch_size(module: Any) -> int | None:
     side = getattr(getattr(module, "patch_embed", None), "patch_size", None)
     side = max(side) if isinstance(side, tuple | list) else side
     return side if isinstance(side, int) else None
-
-
-def _has_class_token(module: Any) -> bool | None:
-    """Tell whether a class token comes before the patches; None for networks without tokens."""
-    if not isinstance(getattr(module, "num_prefix_tokens", None), int):
-        return None
-    return getattr(module, "cls_token", None) is not None
 
 
 def _classes(timm, module: Any) -> tuple[Sequence[str] | None, Sequence[str] | None]:

@@ -68,6 +68,8 @@ class Engine(abc.ABC):
         Functions that are one operation where the stages are traced.
     name : str, default="network"
         The name of the network in messages.
+    prefix_tokens : int, default=None
+        Tokens before the patches; see :func:`sktransfer.backbones.pool`.
 
     Attributes
     ----------
@@ -101,6 +103,7 @@ class Engine(abc.ABC):
         dtype: str = "float32",
         opaque: tuple[Callable[..., Any], ...] = (),
         name: str = "network",
+        prefix_tokens: int | None = None,
     ):
         if device.type == "cpu":
             raise_thresholds()
@@ -117,6 +120,7 @@ class Engine(abc.ABC):
         self.precision = precision
         self.opaque = opaque
         self.name = name
+        self.prefix_tokens = prefix_tokens
         self._dtype = getattr(torch, dtype)
         self._fused = self._fused_pooling()
         self._falls_back = False  # to the stages as they are
@@ -361,7 +365,7 @@ class Engine(abc.ABC):
         """
         x = batch.to(self.device, non_blocking=True)
         x = x.to(dtype) if dtype is not None and x.is_floating_point() else x
-        square = x.ndim == 4 and x.shape[2] == x.shape[3]
+        where = self.where(x)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         features: dict[Any, torch.Tensor] = {}
@@ -371,9 +375,25 @@ class Engine(abc.ABC):
             for layer, segment in zip(self.layers, segments, strict=True):
                 x = segment(x)
                 for key, pooling in self.outputs[layer]:
-                    pooled = pool(x, pooling, square=square, masked=self.modality.has_tokens)
+                    pooled = pool(x, pooling, **where)
                     features[key] = self._as_features(layer, pooled)
         return features
+
+    def where(self, batch: torch.Tensor) -> dict[str, Any]:
+        """Return the arguments of :func:`pool` that say where positions of activations are.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (n, ...)
+            The input of the first stage.
+
+        Returns
+        -------
+        dict
+        """
+        sides = (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
+        masked = self.modality.has_tokens
+        return {"sides": sides, "prefix_tokens": self.prefix_tokens, "masked": masked}
 
     def _as_features(self, layer: str, pooled: torch.Tensor) -> torch.Tensor:
         """Bring features to the CPU in the type in which they are returned."""

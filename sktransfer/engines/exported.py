@@ -133,13 +133,13 @@ class ExportedEngine(Engine):
             return self.run_modules(self.segments, batch, torch.float32)
         arrays = self._run_for(batch)(batch.contiguous().numpy())
         outputs = dict(zip(self.exported, map(_as_tensor, arrays), strict=True))
-        square, masked = _is_square(batch), self.modality.has_tokens
+        where = self.where(batch)
         features: dict[Any, torch.Tensor] = {}
         for layer, wanted in self.outputs.items():
             for key, pooling in wanted:
                 values = outputs[layer, _inside(pooling)]
                 if not _is_exported(pooling):
-                    values = pool(values, pooling, square=square, masked=masked)
+                    values = pool(values, pooling, **where)
                 features[key] = self._as_features(layer, values)
         return features
 
@@ -178,10 +178,11 @@ class ExportedEngine(Engine):
         """Describe everything that decides a conversion."""
         network = "" if self._network is None else self._network()
         versions = [f"{name} {version(name)}" for name in ("torch", *self.packages)]
-        return "|".join(["v1", network, str(self.exported), str(shape), *versions])
+        pooled = str((self.exported, self.prefix_tokens))
+        return "|".join(["v2", network, pooled, str(shape), *versions])
 
     def _converted(self, example: torch.Tensor) -> dict[str, bytes]:
-        network = _Network(self, square=_is_square(example))
+        network = _Network(self, self.where(example))
         try:
             return self._convert(network, example)
         except Exception as error:  # of any type, since it comes from two other libraries
@@ -248,17 +249,17 @@ def export(
 class _Network(nn.Module):
     """Stages and pooling as one module, whose outputs are ``engine.exported``."""
 
-    def __init__(self, engine: ExportedEngine, *, square: bool):
+    def __init__(self, engine: ExportedEngine, where: dict[str, Any]):
         super().__init__()
         self.segments = nn.ModuleList(engine.segments)
         self.poolings = [[p for name, p in engine.exported if name == x] for x in engine.layers]
-        self.square, self.masked = square, engine.modality.has_tokens
+        self.where = where
 
     def forward(self, x):
         outputs = []
         for segment, poolings in zip(self.segments, self.poolings, strict=True):
             x = segment(x)
-            outputs += [pool(x, p, square=self.square, masked=self.masked) for p in poolings]
+            outputs += [pool(x, p, **self.where) for p in poolings]
         return tuple(outputs)
 
 
@@ -271,10 +272,6 @@ def _is_exported(pooling) -> bool:
 def _inside(pooling) -> str | tuple:
     """Return the pooling that is part of the converted network."""
     return pooling if _is_exported(pooling) else "none"
-
-
-def _is_square(batch: torch.Tensor) -> bool:
-    return batch.ndim == 4 and batch.shape[2] == batch.shape[3]
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:

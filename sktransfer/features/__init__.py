@@ -9,7 +9,13 @@ from .base import (
     find_network,
     reported,
 )
-from .choices import LayerChoice, SizeChoice, candidate_layers, choose_layer
+from .choices import (
+    LayerChoice,
+    SizeChoice,
+    candidate_layers,
+    choose_layer,
+    layer_of_tokens,
+)
 from .compute import compute_outputs, describe_runs
 from .extractor import PretrainedFeatureExtractor, fitted_without_samples, learns_from_samples
 from .function import FeatureFunction
@@ -63,6 +69,7 @@ __all__ = [
     "find_network",
     "fitted_without_samples",
     "has_ranks",
+    "layer_of_tokens",
     "layers_of",
     "learns_from_samples",
     "mapped_logits",

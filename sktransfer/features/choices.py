@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from sklearn.utils.validation import check_consistent_length
 
 from ..backbones import (
     Backbone,
+    LayerInfo,
+    only_adds,
     penultimate,
     resolve_layer,
     size_step,
@@ -33,6 +36,7 @@ __all__ = [
     "choose_size",
     "clearly_best",
     "layer_for",
+    "layer_of_tokens",
 ]
 
 # The most rows that are probed: a difference that so many rows do not show is small.
@@ -95,10 +99,15 @@ def candidate_layers(backbone: Backbone) -> list[str]:
     Returns
     -------
     list of str
-        From the input to the penultimate layer, which is the last.
+        From the input to the penultimate layer, which is the last. Stages that only add positions
+        or a class token, and those from there to the next weights, do not count.
     """
-    names = list(stages_of(backbone))
-    ends = [i - 1 for i in weighted_layers(backbone)[1:]]
+    stages = stages_of(backbone)
+    names, weighted = list(stages), weighted_layers(backbone)
+    adding = [i for i, stage in enumerate(stages.values()) if only_adds(stage)]
+    ends = [
+        min([b, *(i for i in adding if a < i < b)]) - 1 for a, b in itertools.pairwise(weighted)
+    ]
     return [*(names[i] for i in ends), penultimate(backbone)]
 
 
@@ -173,7 +182,7 @@ def _choose(
 def layer_for(
     backbone: Backbone, layer: str | int | None, pooling: Any, tokens: list[str] | None
 ) -> str:
-    """Find a layer for a pooling; for poolings over tokens, one that has tokens.
+    """Find a layer for a pooling; for poolings over tokens of texts, one that has tokens.
 
     Parameters
     ----------
@@ -205,6 +214,30 @@ def layer_for(
         f"{backbone.name!r} gives a single vector: use 'avg' there, or a layer with "
         f"tokens: {tokens}."
     )
+
+
+def layer_of_tokens(backbone: Backbone, infos: Mapping[str, LayerInfo]) -> str:
+    """Return the last layer up to the penultimate one that has class token, registers and patches.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        For images.
+    infos : mapping of str to LayerInfo
+        Of all its layers.
+
+    Returns
+    -------
+    str
+        The penultimate layer, if no layer is known to have tokens.
+    """
+    head, names = penultimate(backbone), list(infos)
+    for name in reversed(names[: names.index(head) + 1]):
+        info = infos[name]
+        is_known = info.has_tokens and info.prefix_tokens is not None
+        if is_known and info.prefix_tokens == backbone.prefix_tokens:
+            return name
+    return head
 
 
 @dataclasses.dataclass(frozen=True)

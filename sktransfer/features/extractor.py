@@ -31,6 +31,7 @@ from .choices import (
     choose_layer,
     choose_size,
     layer_for,
+    layer_of_tokens,
 )
 from .function import first_sample, is_lazy, transform_lazily
 from .output import Output, layers_of, prepare_probe
@@ -72,15 +73,18 @@ class PretrainedFeatureExtractor(
         compares layers in ``fit`` by a linear model in cross-validation, and takes the
         penultimate one unless another is clearly better. It needs a target; whole numbers are
         labels.
-    pooling : str, callable or list, default="avg"
+    pooling : str, callable, list or tuple, default="avg"
         How an activation becomes a vector: "avg" is the mean over positions, "max"
         the maximum, "grid" the means of the four quadrants of an image, "flatten" every number,
-        "cls" the first token of a transformer. A callable is given the activation, a tensor
-        ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and returns ``(n, k)``.
+        "cls" the class token of a transformer, whose positions are its patches. A callable is given
+        the activation, a tensor ``(n, channels, height, width)`` or ``(n, tokens, channels)``, and
+        returns ``(n, k)``.
         For word vectors also "idf", "sif" and "zipf": means weighted by how rare a word is, which
-        ``fit`` counts, or which its place in the table tells (see Notes). A list gives several,
-        side by side. For texts and ``layer=None``, "avg" is the output of the encoder, and the
-        others pool the tokens of the last layer that has tokens.
+        ``fit`` counts, or which its place in the table tells (see Notes). A list or tuple gives
+        several, side by side. For texts and ``layer=None``, "avg" is the output of the encoder, and
+        the others pool the tokens of the last layer that has tokens. For images, "avg" alone is
+        what the network's classifier takes; with another pooling, a transformer's tokens are
+        pooled behind its last norm.
     n_components : int, float or None, default=None
         The number of principal components of the features to return, which ``fit`` learns; a
         number between 0 and 1 is the share of their variance to keep. With numeric columns beside
@@ -223,7 +227,7 @@ class PretrainedFeatureExtractor(
         **BackboneEstimator._parameter_constraints,
         "image_size": [Count(1), list, StrOptions({"auto"}), None],
         "layer": [str, Integral, list, None],
-        "pooling": [StrOptions(set(ALL_POOLINGS)), callable, list],
+        "pooling": [StrOptions(set(ALL_POOLINGS)), callable, list, tuple],
         "n_components": [Count(1), Interval(Real, 0, 1, closed="neither"), None],
         "missing": [StrOptions({"error", "zero", "nan"})],
         "on_error": [StrOptions({"raise", "nan"})],
@@ -442,7 +446,16 @@ class PretrainedFeatureExtractor(
             asked = [self.layer_choice_.layer]
         tokens = self._layers_of_tokens(samples)
         poolings = self._poolings()
+        asked = self._behind_tokens(asked, poolings, samples)
         return [(layer_for(self.backbone_, x, p, tokens), p) for x in asked for p in poolings]
+
+    def _behind_tokens(self, asked: list[Any], poolings: list[Any], samples) -> list[Any]:
+        """Replace None by the last layer with a transformer's tokens, where they are pooled."""
+        is_image = not self.backbone_.modality.has_tokens
+        if not is_image or all(p == "avg" or callable(p) for p in poolings):
+            return asked
+        last = layer_of_tokens(self.backbone_, layers_of(self.backbone_, samples))
+        return [last if layer is None else layer for layer in asked]
 
     def score_layers(
         self,
@@ -475,7 +488,12 @@ class PretrainedFeatureExtractor(
         poolings = [unlearned(p) for p in self._poolings()]
         strictest = next((p for p in poolings if p != "avg"), "avg")
         tokens = self._layers_of_tokens(samples)
-        asked = [*candidate_layers(self.backbone_)[:-1], None] if layers is None else layers
+        candidates = candidate_layers(self.backbone_)[:-1]
+        if tokens is None and "cls" in poolings:  # the first layers may have patches alone
+            infos = layers_of(self.backbone_, samples)
+            candidates = [name for name in candidates if infos[name].prefix_tokens != 0]
+        asked: list[Any] = [*candidates, None] if layers is None else list(layers)
+        asked = self._behind_tokens(asked, poolings, samples)
 
         def compute(names: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
             kinds = [(backbone, pooling) for backbone in self._sized for pooling in poolings]
@@ -493,7 +511,7 @@ class PretrainedFeatureExtractor(
         )
 
     def _poolings(self) -> list[Any]:
-        return self.pooling if isinstance(self.pooling, list) else [self.pooling]
+        return list(self.pooling) if _is_several(self.pooling) else [self.pooling]
 
     def _layers_of_tokens(self, samples) -> list[str] | None:
         """Return the layers with a vector for each token, or None if samples have no tokens."""
@@ -601,7 +619,7 @@ class PretrainedFeatureExtractor(
             name = "features" if self.layer is None else output.layer
             if isinstance(self.image_size, list | str):
                 name = f"{output.image_size}_{name}"
-            if isinstance(self.pooling, list):
+            if _is_several(self.pooling):
                 name = f"{name}_{getattr(pooling, '__name__', pooling)}"
             names.append(name)
         return names
@@ -765,6 +783,11 @@ def learns_from_samples(extractor: PretrainedFeatureExtractor) -> bool:
     -------
     bool
     """
-    poolings = extractor.pooling if isinstance(extractor.pooling, list) else [extractor.pooling]
+    poolings = extractor.pooling if _is_several(extractor.pooling) else [extractor.pooling]
     chooses = "auto" in (extractor.layer, extractor.image_size)
     return chooses or extractor.n_components is not None or any(map(is_learned, poolings))
+
+
+def _is_several(pooling: Any) -> bool:
+    """Tell whether several poolings are given; a named tuple may be a function."""
+    return isinstance(pooling, list | tuple) and not callable(pooling)

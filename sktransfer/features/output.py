@@ -94,7 +94,8 @@ def store_key(
     """
     backbone = output.backbone
     settings = (describe(output.pooling), precision, dtype, describe(backbone.modality))
-    parts = ("v3", backbone.fingerprint, output.layer, *settings, describe(backbone.preprocess))
+    place = output.layer, str(backbone.prefix_tokens)
+    parts = ("v4", backbone.fingerprint, *place, *settings, describe(backbone.preprocess))
     # Runtimes differ by their rounding, which is large in another precision than float32.
     runtime = resolve_engine(engine)
     by_runtime = precision != "float32" and runtime != "torch"
@@ -149,6 +150,7 @@ def engine_for_outputs(
         dtype=dtype,
         opaque=backbone.opaque,
         name=backbone.name,
+        prefix_tokens=backbone.prefix_tokens,
     )
 
 

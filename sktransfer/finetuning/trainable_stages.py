@@ -37,13 +37,15 @@ __all__ = [
 class Pooling(nn.Module):
     """Pool activations, as the stage between the network and its head."""
 
-    def __init__(self, square: bool, masked: bool):
+    def __init__(self, sides: tuple[int, int] | None, prefix_tokens: int | None, masked: bool):
         super().__init__()
-        self.square = square
+        self.sides = sides
+        self.prefix_tokens = prefix_tokens
         self.masked = masked
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return pool(x, "avg", square=self.square, masked=self.masked)
+        where: dict[str, Any] = {"sides": self.sides, "prefix_tokens": self.prefix_tokens}
+        return pool(x, "avg", masked=self.masked, **where)
 
 
 class TrainableStages(nn.Module):
@@ -54,7 +56,7 @@ class TrainableStages(nn.Module):
     stages : dict of str to torch.nn.Module
         The stages to train, in order.
     head : torch.nn.Module
-    square, masked : bool
+    masked : bool
         See :func:`sktransfer.backbones.pool`.
     train_batch_norm : bool
         Whether batch norm in trained stages updates its statistics. If not, it stays in
@@ -67,6 +69,8 @@ class TrainableStages(nn.Module):
         ``requires_grad``.
     adapters : dict, default=None
         Settings of the low-rank adapters of ``part="lora"``, which :meth:`add_adapters` adds.
+    sides, prefix_tokens : default=None
+        See :func:`sktransfer.backbones.pool`.
 
     Attributes
     ----------
@@ -85,18 +89,19 @@ class TrainableStages(nn.Module):
         stages: Mapping[str, nn.Module],
         head: nn.Module,
         *,
-        square: bool,
         masked: bool,
         train_batch_norm: bool,
         precision: str,
         part: str = "all",
         fixed: Collection[str] | None = None,
         adapters: dict[str, Any] | None = None,
+        sides: tuple[int, int] | None = None,
+        prefix_tokens: int | None = None,
     ):
         super().__init__()
         self.names = list(stages)
         self.masked = masked
-        self.body = nn.Sequential(*stages.values(), Pooling(square, masked), head)
+        self.body = nn.Sequential(*stages.values(), Pooling(sides, prefix_tokens, masked), head)
         self.train_batch_norm = train_batch_norm
         self.precision = precision
         self.part = part

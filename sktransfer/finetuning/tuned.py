@@ -284,6 +284,8 @@ class TunedBackbone(Backbone):
             classes=classes,
             stages=stages,
             penultimate=list(stages)[-2],
+            prefix_tokens=origin.prefix_tokens,
+            has_class_token=origin.has_class_token,
         )
         self.network, self.label_rows = network, label_rows
 
@@ -335,7 +337,8 @@ def pretrained_stages(
     return TrainableStages(
         {name: stages_of(backbone)[name] for name in names},
         nn.Identity(),
-        square=shape is not None and shape[-1] == shape[-2],
+        sides=(shape[1], shape[2]) if shape is not None and len(shape) == 3 else None,
+        prefix_tokens=backbone.prefix_tokens,
         masked=backbone.modality.has_tokens,
         train_batch_norm=train_batch_norm,
         precision=precision,

@@ -21,6 +21,7 @@ from ..backbones import (
     inspect_layers,
     is_channels_last,
     resolve_layer,
+    token_layout,
 )
 from ..features import (
     Output,
@@ -327,27 +328,23 @@ def _is_square(backbone: Backbone) -> bool:
 
 def _has_map(info: LayerInfo, backbone: Backbone) -> bool:
     """Tell whether an activation has positions in an image."""
-    shape = info.shape
-    if backbone.modality.has_tokens or len(shape) not in (2, 3):
+    if backbone.modality.has_tokens:
         return False
-    if len(shape) == 2:
-        return _grid(shape[0], backbone) is not None
-    sides = shape[:2] if is_channels_last(shape, _is_square(backbone)) else shape[1:]
-    return min(sides) > 1
+    grid = _grid(info.shape[0], backbone) if info.has_tokens else info.grid
+    return grid is not None and min(grid) > 1
 
 
 def _grid(n_tokens: int, backbone: Backbone) -> tuple[int, int] | None:
-    """Return rows and columns of the patches among tokens; other tokens precede them."""
-    shape = backbone.input_shape
+    """Return rows and columns of the patches among tokens.
+
+    Where it is not known how many other tokens come before them, up to eight may.
+    """
+    shape, known = backbone.input_shape, backbone.prefix_tokens
     if shape is None or len(shape) != 3:
         return None
-    for n_patches in range(n_tokens, max(3, n_tokens - 9), -1):
-        rows = round(math.sqrt(n_patches * shape[1] / shape[2]))
-        columns = round(n_patches / max(1, rows))
-        fits = rows * columns == n_patches and rows * shape[2] == columns * shape[1]
-        if fits and min(rows, columns) > 1:
-            return rows, columns
-    return None
+    guesses = range(9) if known is None else [known]
+    grids = (token_layout(n_tokens, (shape[1], shape[2]), n)[1] for n in guesses)
+    return next((grid for grid in grids if grid is not None and min(grid) > 1), None)
 
 
 def as_map(values: torch.Tensor, backbone: Backbone) -> torch.Tensor:

@@ -160,6 +160,7 @@ def _with_tensors(writer: Writer, network: Backbone) -> dict[str, Any]:
         "modality": network.modality.name,
         "classes": None if network.classes is None else list(network.classes),
         "class_ids": None if network.class_ids is None else list(network.class_ids),
+        "prefix_tokens": network.prefix_tokens,
         "preprocess": _preprocessing(writer, native.preprocess),
         "tensors": _tensors(writer, native.module, native.module.state_dict()),
         "image_size": None if network.native is None or shape is None else shape[-1],
@@ -286,7 +287,9 @@ def _from_module(reader: Reader, record: dict[str, Any], module: nn.Module) -> B
     if isinstance(preprocess, dict):
         preprocess = reader.find_named(preprocess["given"])
     modality = get_modality(record["modality"])
-    return load_backbone(module, name=record["name"], modality=modality, preprocess=preprocess)
+    settings: dict[str, Any] = {"modality": modality, "preprocess": preprocess}
+    settings["prefix_tokens"] = record.get("prefix_tokens")
+    return load_backbone(module, name=record["name"], **settings)
 
 
 def _filled_once(

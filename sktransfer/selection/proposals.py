@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backbones import Backbone, LayerInfo, resolve_layer, size_step, takes_size
-from ..features import Output, candidate_layers, has_ranks
+from ..features import Output, candidate_layers, has_ranks, layer_of_tokens
 from ..transferability import LinearProbe
 from .candidates import (
     COUNTS,
@@ -45,6 +45,8 @@ BLEND: dict[str, Any] = {
     },
     "with_head": (4, 2, 0),
     "depth": 17,
+    # Of transformers for images: how many of the last blocks are read with the class token.
+    "class_tokens": 4,
     # Of texts: how many of the last layers are used together.
     "last_of_tokens": (2, 3, 4),
     # Penalties of probes, for rows of features with a mean square of 1.
@@ -146,14 +148,31 @@ class Layout:
         return [before[-1 - place] for place in places if place < len(before)]
 
     def places(self, layer: str) -> Pooling:
-        """Return the pooling of a layer that keeps what is where in an image."""
+        """Return the pooling of a layer that keeps what is where in an image.
+
+        Of the last blocks of a transformer, the class token is read beside the mean of patches.
+        """
         info = self.infos[layer]
-        if len(info.shape) == 3:
-            sides = info.shape[1:] if info.shape[0] == info.width else info.shape[:2]
-            return "grid" if min(sides) > 1 else "avg"
+        if info.grid is not None and layer not in self.with_class_token:
+            return "grid" if min(info.grid) > 1 else "avg"
         is_image = not self.backbone.modality.has_tokens
-        may_have = self.backbone.has_class_token is not False  # None is not known
+        may_have = info.prefix_tokens != 0 and self.backbone.has_class_token is not False
         return ("cls", "avg") if info.has_tokens and is_image and may_have else "avg"
+
+    @property
+    def with_class_token(self) -> list[str]:
+        """The last blocks known to have a class token, the last one behind the final norm first."""
+        if not self.backbone.has_class_token or self.backbone.modality.has_tokens:
+            return []
+        names, n_prefix = list(self.infos), self.backbone.prefix_tokens
+        top = layer_of_tokens(self.backbone, self.infos)
+        before = [n for n in candidate_layers(self.backbone) if names.index(n) < names.index(top)]
+        with_it = [
+            layer
+            for layer in [top, *reversed(before)]
+            if self.infos[layer].has_tokens and self.infos[layer].prefix_tokens == n_prefix
+        ]
+        return with_it[: BLEND["class_tokens"]]
 
     def both(self, layer: str) -> Pooling:
         """Return the mean and the maximum over the positions of a layer, if it has any."""
@@ -180,6 +199,10 @@ class Layout:
             by_name[name] = [(layer, self.places(layer)) for layer in self.layers(distances)]
         some = [(layer, self.places(layer)) for layer in self.layers(BLEND["with_head"])]
         by_name["last layers"] = [*some, both]
+        if self.with_class_token:
+            blocks: list[tuple[str, Pooling]] = [(x, ("cls", "avg")) for x in self.with_class_token]
+            by_name[f"{blocks[0][0]} (class token and mean)"] = blocks[:1]
+            by_name["last blocks"] = blocks
         return by_name
 
     @property
@@ -218,6 +241,8 @@ class Layout:
 
 def _n_positions(info: LayerInfo) -> float:
     """Return how many positions an activation has; of tokens, whose number varies, infinity."""
+    if info.grid is not None:
+        return math.prod(info.grid)
     if info.has_tokens:
         return math.inf
     return math.prod(info.shape) // info.width if len(info.shape) > 1 else 1

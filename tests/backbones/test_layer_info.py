@@ -25,10 +25,10 @@ def noise(*shape):
 def test_one_sample_describes_every_layer():
     found = inspect_layers(tiny_backbone(), noise(1, 3, 16, 16))
     assert list(found.values()) == [
-        LayerInfo("0", (8, 7, 7), False, True, 8),
-        LayerInfo("1", (8, 7, 7), False, False, 8),
-        LayerInfo("2", (8, 7, 7), False, False, 8),
-        LayerInfo("3", (8, 1, 1), False, False, 8),
+        LayerInfo("0", (8, 7, 7), False, True, 8, grid=(7, 7)),
+        LayerInfo("1", (8, 7, 7), False, False, 8, grid=(7, 7)),
+        LayerInfo("2", (8, 7, 7), False, False, 8, grid=(7, 7)),
+        LayerInfo("3", (8, 1, 1), False, False, 8, grid=(1, 1)),
         LayerInfo("4", (8,), False, False, 8),
         LayerInfo("5", (3,), False, True, 3),
     ]

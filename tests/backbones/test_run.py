@@ -21,10 +21,11 @@ def test_outputs_are_those_of_a_plain_loop_over_the_stages(name):
     with torch.inference_mode():
         found = backbone.run(x, outputs)
         activation, expected = x, {}
+        where = {"sides": tuple(x.shape[2:]), "prefix_tokens": backbone.prefix_tokens}
         for layer, stage in stages_of(backbone).items():
             activation = stage(activation.clone())
             for how in ("avg", ("max", "flatten")):
-                expected[layer, how] = pool(activation.clone(), how, square=True)
+                expected[layer, how] = pool(activation.clone(), how, **where)
     for output, table in zip(outputs, found, strict=True):
         torch.testing.assert_close(table, expected[output], rtol=1e-6, atol=1e-6)
 

@@ -109,7 +109,8 @@ def compare(backbone, expected_default):
     reached = {name: resolve_layer(backbone, name) for name in listed if is_layer(backbone, name)}
     pairs = {name: (features[name], hooked[name]) for name in layers if name in hooked}
     pairs |= {f"feature_info: {m}": (features[at], hooked[m]) for m, at in reached.items()}
-    default = pool(features[penultimate(backbone)], "avg", square=True)
+    where = {"sides": tuple(x.shape[2:]), "prefix_tokens": backbone.prefix_tokens}
+    default = pool(features[penultimate(backbone)], "avg", **where)
     theirs = expected_default(backbone.module, x)
     return {
         "layers": len(layers),

@@ -11,7 +11,7 @@ from sktransfer.finetuning.learning_rate import auto_batch_size, auto_epochs
 from sktransfer.finetuning.trainable_stages import TrainableStages
 from tests.finetuning.conftest import network
 
-TAIL = {"square": False, "masked": False, "train_batch_norm": False, "precision": "float32"}
+TAIL = {"masked": False, "train_batch_norm": False, "precision": "float32"}
 
 
 @pytest.mark.parametrize(

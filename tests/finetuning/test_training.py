@@ -474,7 +474,7 @@ def test_a_network_that_takes_one_length_is_trained():
 def test_stages_of_encoders_are_run_in_parts(tmp_path):
     backbone = load_backbone("e5_small", weights=q4.write_q4(tmp_path / "small.bin"))
     embeddings, *blocks, sentence = stages_of(backbone).values()
-    settings = {"square": False, "train_batch_norm": False, "precision": "float32"}
+    settings = {"train_batch_norm": False, "precision": "float32"}
     for stage, expected in [(embeddings, True), (blocks[-1], True), (sentence, False)]:
         module = TrainableStages({"stage": stage}, nn.Linear(4, 2), masked=True, **settings)
         assert module.is_encoder == expected

@@ -39,7 +39,7 @@ from sktransfer.backbones.wordvectors import word_backbone
 from sktransfer.selection.candidates import TunedCandidate
 from tests.new_process import run_in_new_process
 from tests.persistence.cases import VECTORS, mixed, of, output_of
-from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone
+from tests.support import DATA, TESTS, TINY_SIZE, Vectors, images, tiny_backbone, tiny_vit
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -147,6 +147,13 @@ def test_predictions_are_equal(name, tmp_path):
 @pytest.mark.parametrize("name", MORE)
 def test_more_predictions_are_equal(name, tmp_path):
     assert_equal(MORE[name]().fit(X, LABELS), tmp_path / "model.onnx")
+
+
+def test_class_tokens_and_patches(tmp_path):
+    backbone = load_backbone(tiny_vit(), preprocess=TINY_SIZE)
+    settings = {"layer": "encoder.ln", "pooling": ("cls", "avg", "grid")}
+    model = make_pipeline(PretrainedFeatureExtractor(backbone, **settings), LogisticRegression())
+    assert_equal(model.fit(X, LABELS), tmp_path / "model.onnx")
 
 
 def test_an_image_and_numbers_are_inputs_of_one_graph(tmp_path):

@@ -79,13 +79,34 @@ def test_deep_networks_have_no_more_candidates_than_others():
 def test_poolings_follow_the_shape_of_a_layer():
     own = load_backbone(tiny_vit(), preprocess=tiny_backbone().preprocess)
     poolings = {block.pooling for m in propose_candidates(layout(own)) for block in m.reads}
-    assert ("cls", "avg") in poolings and "grid" not in poolings
+    assert poolings == {"avg", ("avg", "max"), ("cls", "avg"), "grid"}
     vectors = load_backbone(Vectors())
     candidates = propose_candidates(layout(vectors, sample=torch.randn(1, 6)))
     assert {block.pooling for m in candidates for block in m.reads} == {"avg"}
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
     candidates = propose_candidates(layout(words, sample=open_sample("a b", words)[None]))
     assert {b.pooling for m in candidates for b in m.reads if b != COUNTS} == {"avg"}
+
+
+def test_class_tokens_are_read_in_the_last_four_blocks_and_patches_in_all():
+    pytest.importorskip("timm")
+    backbone = random_backbone("timm:vit_tiny_patch16_224")
+    candidates = {m.name: m.reads for m in propose_candidates(layout(backbone))}
+    both = ("cls", "avg")
+    assert candidates["norm (class token and mean)"] == (Output(backbone, "norm", both),)
+    blocks = ["norm", "blocks.10", "blocks.9", "blocks.8"]
+    assert candidates["last blocks"] == tuple(Output(backbone, block, both) for block in blocks)
+    poolings = {x.layer: x.pooling for reads in candidates.values() for x in reads}
+    assert {poolings[f"blocks.{i}"] for i in (3, 5, 6, 7)} == {"grid"}
+    assert Output(backbone, "norm", ("avg", "max")) in candidates["head_drop (mean and maximum)"]
+
+
+def test_patches_without_a_class_token_are_read_like_a_map():
+    pytest.importorskip("timm")
+    backbone = random_backbone("timm:vit_relpos_small_patch16_224")
+    poolings = {x.layer: x.pooling for m in propose_candidates(layout(backbone)) for x in m.reads}
+    assert {poolings[f"blocks.{i}"] for i in (4, 6, 8, 10)} == {"grid"}
+    assert not any("class token" in m.name for m in propose_candidates(layout(backbone)))
 
 
 def test_texts_have_means_of_the_last_layers_side_by_side(tmp_path, monkeypatch):
