@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         register_backbone,
     )
     from .backbones.wordvectors import load_word_vectors
+    from .backbones.zero_shot import make_prompts
     from .data import (
         UnreadableSamplesError,
         from_dataset,
@@ -66,6 +67,7 @@ __all__ = [
     "load_image_folder",
     "load_image_table",
     "load_word_vectors",
+    "make_prompts",
     "model_card",
     "probe_layers",
     "rank_backbones",
@@ -106,6 +108,7 @@ _PACKAGE_OF = {
     "load_image_folder": "data",
     "load_image_table": "data",
     "load_word_vectors": "backbones.wordvectors",
+    "make_prompts": "backbones.zero_shot",
     "model_card": "persistence",
     "probe_layers": "selection",
     "rank_backbones": "selection",

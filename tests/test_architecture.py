@@ -33,7 +33,6 @@ SOURCES = {
     "transformers": [
         "backbones/image_folders.py",
         "backbones/model_folders.py",
-        "backbones/text_folders.py",
     ],
 }
 OPTIONAL = {"rich", "pandas", "polars", "timm", "transformers", "gensim", "dask", "typer"}

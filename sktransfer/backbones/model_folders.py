@@ -27,6 +27,7 @@ __all__ = [
     "find_folder",
     "is_classifier_folder",
     "load_network",
+    "load_tokenizer",
     "local_folder",
     "make_bert",
     "modality_of_folder",
@@ -248,6 +249,31 @@ def load_network(
         with quiet(), explained(name, problem):
             made = random_weights(lambda: getattr(cls, "from_config", cls)(config))
     return _without_unused(made, settings, keeps_pooler)
+
+
+def load_tokenizer(name: str, folder: Path) -> Any:
+    """Read the tokenizer of a folder.
+
+    Parameters
+    ----------
+    name : str
+        Of the backbone, for messages.
+    folder : Path
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If transformers cannot read it.
+    """
+    from transformers import AutoTokenizer
+
+    problem = f"{str(folder / 'tokenizer.json')!r} cannot be read by transformers"
+    with quiet(), explained(name, problem):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def make_bert(**settings: Any) -> nn.Module:

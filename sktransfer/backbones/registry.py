@@ -259,6 +259,7 @@ def load_backbone(
     channels: int | Sequence[tuple[float, float]] | None = None,
     long_texts: str | None = None,
     prompt: str | None = None,
+    prompts: Mapping[Any, Any] | None = None,
     preprocess: Callable[..., Any] | None = None,
     stages: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
     classes: Sequence[str] | None = None,
@@ -296,6 +297,10 @@ def load_backbone(
     prompt : str, default=None
         For sentence encoders: what is put before each text. A name that the network's folder knows,
         such as "query", or a text; "" for none. By default what the folder says.
+    prompts : mapping of label to str or list of str, default=None
+        Texts that describe classes, as in :class:`PretrainedClassifier`: the last stage of the
+        network scores them. A network at another input size, or with another ``prompt``, keeps
+        them.
     preprocess : callable, default=None
         For modules: a function of one sample that returns a tensor without a batch axis. For
         images, its argument is a ``PIL.Image.Image`` in RGB, and the tensor has the shape
@@ -329,10 +334,11 @@ def load_backbone(
     ------
     ValueError
         For an unknown name (the nearest ones are listed), weights that do not fit, an
-        ``image_size`` out of bounds, ``channels`` that the network cannot be adapted to, or
-        ``long_texts`` or ``prompt`` for samples that are no texts.
+        ``image_size`` out of bounds, ``channels`` that the network cannot be adapted to,
+        ``long_texts`` or ``prompt`` for samples that are no texts, or ``prompts`` for a network
+        that reads no texts.
     TypeError
-        For a ``prompt`` that is no text.
+        For a ``prompt`` that is no text, or ``prompts`` that are no dictionary.
     FileNotFoundError
         For weights that are not on this machine and cannot be downloaded.
 
@@ -347,7 +353,12 @@ def load_backbone(
 
     def adapted(network: Backbone) -> Backbone:
         network = network.with_channels(channels).with_image_size(image_size)
-        return network.with_long_texts(long_texts).with_prompt(prompt)
+        network = network.with_long_texts(long_texts).with_prompt(prompt)
+        if prompts is None:
+            return network
+        from .zero_shot import with_prompts
+
+        return with_prompts(network, prompts)
 
     _check_source(backbone, weights, own)
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours

@@ -19,8 +19,8 @@ from .model_folders import (
     explained,
     is_classifier_folder,
     load_network,
+    load_tokenizer,
     local_folder,
-    quiet,
     read_json,
     transformers_library,
 )
@@ -452,16 +452,10 @@ def _static_matrix(folder: Path) -> torch.Tensor:
 
 
 def _preprocessing(name: str, folder: Path, model: Any) -> TokenizerPreprocessing:
-    from transformers import AutoTokenizer
-
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         _refuse_tokenizer(name, folder, "no tokenizer.json nor other file with a vocabulary")
     read_json(folder / "tokenizer_config.json")
-    problem = f"{str(folder / 'tokenizer.json')!r} cannot be read by transformers"
-    with quiet(), explained(name, problem):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+    tokenizer = load_tokenizer(name, folder)
     if not tokenizer.is_fast:
         raise ValueError(
             f"backbone {name!r}: its tokenizer, {type(tokenizer).__name__}, has no tokenizer.json. "

@@ -58,6 +58,7 @@ from .targets import (
     is_numbers,
     naming,
     open_target,
+    sorted_labels,
 )
 from .texts import TextModality, TextParts, as_texts, pad_rows, padded_length
 
@@ -121,6 +122,7 @@ __all__ = [
     "register_modality",
     "replace_file",
     "shorten",
+    "sorted_labels",
     "split_columns",
     "take",
     "unwrap_column",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,12 +34,44 @@ __all__ = [
     "is_numbers",
     "naming",
     "open_target",
+    "sorted_labels",
     "warn_of_one_class",
 ]
 
 
 _LEAST_TOTAL = float(np.finfo(np.float64).tiny)  # its reciprocal is finite
 _Found = TypeVar("_Found")
+
+
+def sorted_labels(by_label: Mapping[Any, Any], name: str) -> list[Any]:
+    """Return the labels of a dictionary, sorted.
+
+    Parameters
+    ----------
+    by_label : mapping of label to object
+    name : str
+        The parameter, for messages.
+
+    Returns
+    -------
+    list
+
+    Raises
+    ------
+    ValueError
+        If there is none, or they are of several types.
+    """
+    if not by_label:
+        raise ValueError(f"{name}={{}} names no label.")
+    try:
+        labels = np.unique(np.array(list(by_label))).tolist()
+    except (TypeError, ValueError):  # None among texts, or tuples of several lengths
+        labels = []
+    if set(labels) != set(by_label):  # an array of both 1 and "z" is one of texts
+        raise ValueError(
+            f"Labels of {name} must be of one type, all texts or all numbers: {list(by_label)}."
+        )
+    return labels
 
 
 def find_target(y: np.ndarray, task: str = "auto") -> type[Target]:

@@ -15,8 +15,8 @@ from sklearn.utils import Tags
 from torch import nn
 
 from .._compat.sklearn import Interval, StrOptions
-from ..backbones import Backbone, resolve_layer
-from ..data import check_labels, check_weights
+from ..backbones import Backbone, load_backbone, resolve_layer
+from ..data import check_labels, check_weights, sorted_labels
 from ..data.types import Samples, Targets
 from .base import BackboneEstimator, Count, reported
 from .output import Output
@@ -39,6 +39,12 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         network's classes that mean it, by name, position or WordNet id; the probability of a
         label is that of its classes among all classes in the dictionary. "learn" estimates
         p(label | class of the network) from labelled samples.
+    prompts : dict or None, default=None
+        Instead of ``class_map``, for networks that read texts: maps each of your labels to a text
+        that describes it, or to a list of texts. A sample is compared with the texts of each
+        label (zero-shot classification). :func:`make_prompts` makes the dictionary by templates.
+        For sentence encoders, and networks of transformers for images and texts, such as CLIP and
+        SigLIP.
     smoothing : float, default=1.0
         For ``class_map="learn"``: the number of pseudo-samples, distributed as the labels are,
         that each class of the network starts with. 0 is the estimate without smoothing.
@@ -129,6 +135,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         **BackboneEstimator._parameter_constraints,
         "image_size": [Count(1), list, None],
         "class_map": [dict, StrOptions({"learn"}), None],
+        "prompts": [dict, None],
         "smoothing": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -138,6 +145,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         *,
         weights: Any = "default",
         class_map: dict[Any, Any] | str | None = None,
+        prompts: dict[Any, Any] | None = None,
         smoothing: float = 1.0,
         image_size: int | list[int] | None = None,
         image_shape: tuple[int, ...] | None = None,
@@ -152,6 +160,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         self.backbone = backbone
         self.weights = weights
         self.class_map = class_map
+        self.prompts = prompts
         self.smoothing = smoothing
         self.image_size = image_size
         self.image_shape = image_shape
@@ -187,8 +196,13 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         ------
         ValueError
             For a name in ``class_map`` that the network does not have (the nearest names are in
-            the message), or a network without classes.
+            the message), a network without classes, or ``prompts`` for one that reads no texts.
         """
+        if self.prompts is not None and self.class_map is not None:
+            raise ValueError(
+                "class_map and prompts both say what your labels are: give one of them. "
+                "load_backbone(name, prompts=…) is a network whose classes class_map can map."
+            )
         samples = self._fit_backbone(X)
         self._find_sizes(samples)
         for name in ("conditional_", "class_positions_"):  # of an earlier fit
@@ -201,7 +215,8 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
                 f"{n_outputs} outputs."
             )
         if self.class_map is None:
-            self.classes_ = np.array(self._source_classes())
+            labels = getattr(self.backbone_, "labels", None)  # of prompts
+            self.classes_ = np.array(labels or self._source_classes())
         elif isinstance(self.class_map, str):
             self._learn_classes(samples, y, sample_weight)
         else:
@@ -209,11 +224,17 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             self.classes_ = np.array(list(self.class_positions_))
         return self
 
+    def _load_at(self, image_size: int | None) -> Backbone:
+        return load_backbone(
+            self.backbone, weights=self.weights, image_size=image_size, prompts=self.prompts
+        )
+
     def _source_classes(self) -> tuple[str, ...]:
         if self.backbone_.classes is None:
             raise ValueError(
                 f"Backbone {self.backbone_.name!r} declares no classes: give them as "
-                "load_backbone(module, classes=[…]), or use class_map='learn'."
+                "load_backbone(module, classes=[…]), or use class_map='learn'. With a network that "
+                "reads texts, describe your classes: prompts={label: text, …}."
             )
         return self.backbone_.classes
 
@@ -390,15 +411,8 @@ def resolve_class_map(
         places = {name.lower(): i for i, name in enumerate(names or ())} | places
     for names in (backbone.class_ids, backbone.classes):  # as written goes before lower case
         places |= {name: i for i, name in enumerate(names or ())}
-    if not class_map:
-        raise ValueError("class_map={} names no label.")
-    labels = np.unique(np.array(list(class_map))).tolist()
-    if set(labels) != set(class_map):  # an array of both 1 and "z" is one of texts
-        raise ValueError(
-            f"Labels of class_map must be of one type, all texts or all numbers: {list(class_map)}."
-        )
     resolved = {}
-    for label in labels:
+    for label in sorted_labels(class_map, "class_map"):
         sources = class_map[label]
         sources = [sources] if isinstance(sources, str | Integral) else list(sources)
         if not sources:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .._compat.sklearn import num_samples
 from ..backbones import Backbone
+from ..backbones.zero_shot import PromptedBackbone
 from ..data import package_versions, printable
 from ..data.types import Samples
 from ..features import find_network
@@ -94,10 +95,10 @@ def model_card(
 
 
 def _original(backbone: Backbone) -> Backbone:
-    """Return the pretrained network that a tuned one was made from."""
-    while isinstance(backbone, TunedBackbone):
-        backbone = backbone.network.origin
-    return backbone
+    """Return the pretrained network that a tuned one, or one with prompts, was made from."""
+    if isinstance(backbone, TunedBackbone):
+        return _original(backbone.network.origin)
+    return _original(backbone.origin) if isinstance(backbone, PromptedBackbone) else backbone
 
 
 def _pairs(values: Mapping[str, str]) -> str:

@@ -1,8 +1,9 @@
-"""Networks in files: by name and fingerprint, or with their tensors, in one of six ways.
+"""Networks in files: by name and fingerprint, or with their tensors, in one of seven ways.
 
 A network is written as a *reference* to weights that the other machine has; as a *published*
 architecture with its tensors; as one that the user gives, a *given* backbone or a *module*; as a
-*tuned* one, which is a network and what training changed in it; or as *vectors* of words.
+*tuned* one, which is a network and what training changed in it; as a *prompted* one, which is a
+network and the vectors of the classes that texts describe; or as *vectors* of words.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +32,7 @@ from ..backbones.weights import (
 from ..backbones.words.files import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
 from ..backbones.wordvectors import word_backbone
+from ..backbones.zero_shot import PromptedBackbone
 from ..data import get_modality
 from ..finetuning.tuned import TunedBackbone, TunedNetwork
 from .objects import OWN, DamagedFileError, Reader, Writer, is_of_user
@@ -69,6 +72,10 @@ def _record(writer: Writer, network: Any) -> dict[str, Any]:
         }
     if isinstance(network, TunedBackbone):
         return {"how": "tuned"} | _tuned(network)
+    if isinstance(network, PromptedBackbone):
+        labels, weight, bias = network.state()
+        about = {"origin": network.origin, "labels": labels, "weight": weight, "bias": bias}
+        return {"how": "prompted"} | about
     if network.reference is not None and not writer.self_contained:
         behavior = network.behavior if network.carries_behavior else None
         about = {"fingerprint": network.fingerprint, "behavior": behavior}
@@ -355,6 +362,17 @@ def _read_tuned(reader: Reader, record: dict[str, Any]) -> TunedBackbone:
     return network
 
 
+# -- networks with classes that texts describe ---------------------------------------------------
+
+
+def _read_prompted(reader: Reader, record: dict[str, Any]) -> PromptedBackbone:
+    labels, weight, bias = (record[key] for key in ("labels", "weight", "bias"))
+    is_table = weight.ndim == 2 and weight.dtype == np.float32
+    if not is_table or type(labels) is not list or len(labels) != len(weight):
+        raise DamagedFileError(f"prompts with vectors of shape {weight.shape}")
+    return PromptedBackbone(record["origin"], labels, weight, float(bias))
+
+
 # -- word vectors --------------------------------------------------------------------------------
 
 
@@ -408,6 +426,7 @@ def _read_table(record: dict[str, Any]) -> WordVectors:
 _READERS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "given": _read_given,
     "module": _read_module,
+    "prompted": _read_prompted,
     "published": _read_published,
     "reference": _read_reference,
     "tuned": _read_tuned,

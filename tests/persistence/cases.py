@@ -142,6 +142,12 @@ CASES = {
     "word vectors": case(words, samples=TEXTS),
     "direct": case(lambda: PretrainedClassifier(tiny_backbone())),
     "class map": case(lambda: PretrainedClassifier(tiny_backbone(), class_map={"x": ["a", 1]})),
+    "prompts": case(
+        lambda: PretrainedClassifier(
+            load_word_vectors(VECTORS), prompts={1: ["good film", "good"], 0: "bad film"}
+        ),
+        samples=TEXTS,
+    ),
     "tuned": case(tuned),
     "loss": case(lambda: tuned(loss=torch.nn.functional.cross_entropy)),
     "several labels": case(tuned, SEVERAL),

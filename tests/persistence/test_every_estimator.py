@@ -18,6 +18,7 @@ from tests.support import run_python, tiny_backbone
 pytest.importorskip("skops")
 DAILY = ["extractor", "direct", "tuned", "numbers", "several labels", "blend with a tuned network"]
 DAILY += [
+    "prompts",
     "numbers of a tuned network",
     "linear probe",
     "ridge probe",
