@@ -13,6 +13,7 @@ ROOT = Path(sktransfer.__file__).parent
 # too; the root may import everything and is imported by nobody.
 ORDER = [
     "_compat",
+    "_printable",
     "data",
     "transferability",
     "backbones",

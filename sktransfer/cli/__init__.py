@@ -74,7 +74,7 @@ def _report(error: Exception) -> int:
     import io
     import traceback
 
-    from .output import ReaderLeft, note  # not at the start, since it takes a second
+    from .output import ReaderLeft, note  # not at the start, since rich takes long
 
     if isinstance(error, ReaderLeft):
         return 0

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..data import CONTROLS, printable
+from .._printable import CONTROLS, printable
 
 __all__ = [
     "ReaderLeft",

@@ -137,7 +137,7 @@ class _Predictions:
         return ()
 
     def _without(self, chunk: list[str], error: UnreadableSamplesError) -> list[str]:
-        from ..data import printable
+        from .._printable import printable
         from .output import note
 
         bad = {position for position, *_ in error.problems}

@@ -32,12 +32,10 @@ from .modality import (
 from .multichannel import MultichannelModality
 from .running import check_interrupt, kept_interrupts, progress, was_interrupted
 from .samples import (
-    CONTROLS,
     UnreadableSamplesError,
     digest_array,
     forward_strides,
     named_among,
-    printable,
     shorten,
     take,
     unwrap_column,
@@ -63,7 +61,6 @@ from .targets import (
 from .texts import TextModality, TextParts, as_texts, pad_rows, padded_length
 
 __all__ = [
-    "CONTROLS",
     "LEADING_ZERO",
     "ArrayModality",
     "CacheError",
@@ -116,7 +113,6 @@ __all__ = [
     "package_versions",
     "pad_rows",
     "padded_length",
-    "printable",
     "progress",
     "read_image",
     "register_modality",

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.std import tqdm
 
-from .samples import printable
+from .._printable import printable
 
 __all__ = ["check_interrupt", "kept_interrupts", "progress", "was_interrupted"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,24 +13,17 @@ import xxhash
 from .contents import Item
 
 __all__ = [
-    "CONTROLS",
     "UnreadableSamplesError",
     "digest_array",
     "forward_strides",
     "named_among",
     "plain_array",
-    "printable",
     "short_name",
     "shorten",
     "take",
     "unwrap_column",
 ]
 
-# Characters that terminals obey (C0, C1), that end lines or change the direction of writing, and
-# halves of pairs, which stand for bytes of file names that are no text.
-CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 _SHOWN = 10  # unreadable samples named in one error
 # Characters of a message, so that it can be read; of a cause, and of the name of a file in it.
 _LONGEST, _LONGEST_REASON, _LONGEST_NAME = 500, 250, 80
@@ -102,26 +94,6 @@ def shorten(text: str, longest: int) -> str:
         return text
     end = (longest - 1) // 2
     return text[: longest - 1 - end] + "…" + text[-end:]
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Replace control characters, as they stand in names of files, by escapes of Python.
-
-    Parameters
-    ----------
-    text : str
-    keep : str, default=""
-        Control characters that are not replaced.
-
-    Returns
-    -------
-    str
-    """
-
-    def escape(match: re.Match[str]) -> str:
-        return match[0] if match[0] in keep else match[0].encode("unicode_escape").decode()
-
-    return CONTROLS.sub(escape, text)
 
 
 def short_name(sample: Any) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._compat.sklearn import num_samples
+from .._printable import printable
 from ..backbones import Backbone
 from ..backbones.zero_shot import PromptedBackbone
-from ..data import package_versions, printable
+from ..data import package_versions
 from ..data.types import Samples
 from ..features import find_network
 from ..finetuning.tuned import TunedBackbone
