@@ -135,7 +135,7 @@ def make_service(
         """Say what is wrong with a request; what it sent may be large, or no text."""
         if getattr(request.scope.get("route"), "path", "") == "/":
             return page(error=nothing)
-        problems = [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]
+        problems = [{"loc": problem["loc"], "msg": problem["msg"]} for problem in error.errors()]
         return JSONResponse({"detail": problems}, 422)
 
     @app.get("/health")

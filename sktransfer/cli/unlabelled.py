@@ -62,7 +62,7 @@ def predict(
         _write_json(predictions.of(samples), k)
     elif as_csv:
         _write_csv(predictions.of(samples))
-    else:  # of all samples; lines of JSON and CSV are printed as they are found
+    else:  # of all samples; lines of JSON and CSV are printed as they are predicted
         _write_table(predictions.of(_with_bar(list(samples))), k)
     if predictions.n_failed:
         note(f"{predictions.n_failed} of {predictions.n_seen} could not be read.")
@@ -150,10 +150,10 @@ class _Predictions:
 def _write_json(predictions: Iterable[tuple[str, Prediction]], k: int) -> None:
     from .output import print_json
 
-    for sample, found in predictions:
-        line: dict = {"sample": sample, "prediction": found.value}
-        if found.probabilities is not None:
-            shown = found.probabilities if found.is_list else found.ranked(k)
+    for sample, predicted in predictions:
+        line: dict = {"sample": sample, "prediction": predicted.value}
+        if predicted.probabilities is not None:
+            shown = predicted.probabilities if predicted.is_list else predicted.ranked(k)
             line["probabilities"] = {str(name): round(p, 6) for name, p in shown if p is not None}
         print_json(line)
 
@@ -162,8 +162,8 @@ def _write_csv(predictions: Iterable[tuple[str, Prediction]]) -> None:
     from .output import print_csv
 
     print_csv(("sample", "prediction", "probability"))
-    for sample, found in predictions:
-        name, probability = found.ranked(1)[0]
+    for sample, predicted in predictions:
+        name, probability = predicted.ranked(1)[0]
         print_csv((sample, name, "" if probability is None else round(probability, 6)))
 
 
@@ -172,8 +172,8 @@ def _write_table(predictions: Iterable[tuple[str, Prediction]], k: int) -> None:
 
     rows = [
         (sample, name, "" if p is None else f"{p:.1%}")
-        for sample, found in predictions
-        for name, p in found.ranked(k)
+        for sample, predicted in predictions
+        for name, p in predicted.ranked(k)
     ]
     print_rows(("sample", "prediction", "probability"), rows, right=(2,), grouped=True)
 

@@ -474,9 +474,9 @@ def _labels(dataset, key) -> Any:
         names = getattr(getattr(dataset, "features", {}).get(column), "names", None)
         return labels if names is None else np.asarray(names)[labels]
     if key is None and getattr(dataset, "target_transform", None) is None:
-        found = _known_labels(dataset)
-        if found is not None:
-            return found
+        labels = _known_labels(dataset)
+        if labels is not None:
+            return labels
     return [_label_of(dataset[i], key) for i in range(len(dataset))]
 
 
@@ -495,9 +495,9 @@ def _known_labels(dataset):
     if hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes"):  # ConcatDataset
         return np.concatenate([np.asarray(_labels(part, None)) for part in dataset.datasets])
     for name in ("targets", "labels"):
-        found = getattr(dataset, name, None)
-        if found is not None and not callable(found) and len(found) == len(dataset):
-            return _with_names(np.asarray(found), getattr(dataset, "classes", None))
+        labels = getattr(dataset, name, None)
+        if labels is not None and not callable(labels) and len(labels) == len(dataset):
+            return _with_names(np.asarray(labels), getattr(dataset, "classes", None))
     return None
 
 

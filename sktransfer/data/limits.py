@@ -160,10 +160,10 @@ def check_pixels(image: Image.Image, n_pages: int = 1) -> None:
         raise too_many_pixels(f"{pages}{width} x {height} pixels, the limit is {limit}")
 
 
-def too_many_pixels(found: str) -> ValueError:
+def too_many_pixels(reason: str) -> ValueError:
     """Make the error for an image with too many pixels."""
     return ValueError(
-        f"too many pixels to decode ({found.rstrip('.')}). Where you trust the file, raise "
+        f"too many pixels to decode ({reason.rstrip('.')}). Where you trust the file, raise "
         "PIL.Image.MAX_IMAGE_PIXELS."
     )
 
@@ -189,8 +189,8 @@ def check_scans(content: bytes) -> None:
 def _count_scans(content: bytes) -> int:
     """Count the scans of a JPEG up to its end, or to one more than allowed."""
     n_scans, at = 0, 2
-    while n_scans <= SCANS and (found := _MARKER.search(content, at)):
-        marker, at = found[0], found.end()
+    while n_scans <= SCANS and (match := _MARKER.search(content, at)):
+        marker, at = match[0], match.end()
         if marker == b"\xff\xd9":  # the end of the image
             break
         n_scans += marker == _SCAN
@@ -216,20 +216,20 @@ def run_in_time(function: Callable[[], bytes]) -> bytes:
     TimeoutError
         After :data:`SECONDS`.
     """
-    found: list = []
+    results: list = []
 
     def call():
         try:
-            found.append((function(), None))
+            results.append((function(), None))
         except BaseException as error:
-            found.append((None, error))
+            results.append((None, error))
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    if not found:
+    if not results:
         raise TimeoutError(f"not read within {SECONDS:g} seconds")
-    content, error = found[0]
+    content, error = results[0]
     if error is not None:
         raise error
     return content

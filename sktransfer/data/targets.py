@@ -103,7 +103,9 @@ def find_target(y: np.ndarray, task: str = "auto") -> type[Target]:
     return IndicatorTarget if kind.startswith("multilabel") else ClassTarget
 
 
-def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> np.ndarray:
+def encode_target(
+    y: Any, task: str = "auto", n_samples: int | None = None
+) -> tuple[type[Target], np.ndarray]:
     """Check y and encode it: labels as codes (integers), numbers to regress on as floats.
 
     Parameters
@@ -116,7 +118,9 @@ def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> n
 
     Returns
     -------
-    ndarray of shape (n_samples,), int or float64
+    kind : type
+        :class:`ClassTarget` or :class:`NumericTarget`.
+    encoded : ndarray of shape (n_samples,), int or float64
 
     Raises
     ------
@@ -125,7 +129,7 @@ def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> n
     """
     y = column_or_1d(check_target(y, n_samples), warn=True, input_name="y")
     if find_target(y, task) is NumericTarget:
-        return check_numbers(y).astype(np.float64)
+        return NumericTarget, check_numbers(y).astype(np.float64)
     if task == "auto" and _look_like_numbers(y):
         warnings.warn(
             f"y has {len(np.unique(y))} distinct whole numbers, which are taken as labels. If they "
@@ -134,7 +138,7 @@ def encode_target(y: Any, task: str = "auto", n_samples: int | None = None) -> n
         )
     else:
         y = check_labels(y)
-    return np.unique(y, return_inverse=True)[1]
+    return ClassTarget, np.unique(y, return_inverse=True)[1]
 
 
 def _look_like_numbers(y: np.ndarray) -> bool:
@@ -607,8 +611,8 @@ def _is_missing(raw: np.ndarray) -> np.ndarray:
         return np.isnat(raw) if raw.dtype.kind in "mM" else np.isnan(raw)
     if raw.dtype != object:
         return np.zeros(raw.shape, bool)
-    found = np.fromiter((_is_missing_label(label) for label in raw.flat), bool, raw.size)
-    return found.reshape(raw.shape)
+    is_missing = np.fromiter((_is_missing_label(label) for label in raw.flat), bool, raw.size)
+    return is_missing.reshape(raw.shape)
 
 
 def _is_missing_label(label) -> bool:

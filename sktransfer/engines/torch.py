@@ -61,21 +61,15 @@ class TorchEngine(Engine):
         super().__init__(stages, layers, pooling, **settings)
         # There is no batch norm to fold between tokens, and their networks look at masks.
         self._as_they_are = self.modality.has_tokens
-        self.casts = self._is_low_on_cpu() and has_bfloat16()
-        self.prepared = self._make()
-
-    def _is_low_on_cpu(self) -> bool:
-        return self.device.type == "cpu" and self.precision == "bfloat16"
-
-    def _make(self) -> list[nn.Module]:
-        """Return the modules that are run; without casting if they cannot be copied."""
+        is_low = self.precision == "bfloat16" and self.device.type == "cpu"
+        self.casts = is_low and has_bfloat16()
         try:
-            return [self._prepare(segment) for segment in self.segments]
+            self.prepared = [self._prepare(segment) for segment in self.segments]
         except Exception:  # copying runs methods of the user's modules, which may raise anything
             if not self.casts:
                 raise
             self.casts = False
-            return self._make()
+            self.prepared = [self._prepare(segment) for segment in self.segments]
 
     def _prepare(self, segment: nn.Sequential) -> nn.Module:
         as_is = self._as_they_are
@@ -174,19 +168,15 @@ def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:
     rest = _after_norm(norm) if kinds else None
     if rest is None or not {source.target, node.target} <= once:
         return
-    modules[source.target] = _folded(conv, norm)
+    scales = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scales)
+    # fuse_conv_bn_eval would copy the old weights, too.
+    modules[source.target] = shallow_copy(conv, weight=weight, bias=bias)
     if isinstance(rest, nn.Identity):
         node.replace_all_uses_with(source)
         node.graph.erase_node(node)
     else:
         modules[node.target] = rest
-
-
-def _folded(conv: Any, norm: Any) -> nn.Module:
-    """Return a convolution with a batch norm in its weights."""
-    scales = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scales)
-    return shallow_copy(conv, weight=weight, bias=bias)  # fuse_conv_bn_eval copies the old, too
 
 
 def _after_norm(norm: Any) -> nn.Module | None:

@@ -260,8 +260,8 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
     def _load(self) -> Backbone:
         """Load the backbone at its size, or the first of several; "auto" begins at the native."""
         sizes = self._asked_sizes()
-        one = None if isinstance(self.image_size, str) else self.image_size
-        return self._load_at(sizes[0] if sizes else one)
+        size = None if isinstance(self.image_size, str) else self.image_size
+        return self._load_at(sizes[0] if sizes else size)
 
     def _load_again(self) -> Backbone:
         """Load the backbone of the fit, for a pickle without it."""

@@ -73,14 +73,14 @@ class BlockFolder:
         -------
         list of ndarray or None
         """
-        found: list[np.ndarray | None] = [None] * len(keys)
-        if not self._read_all(keys, found):  # another process has joined or removed blocks
+        values: list[np.ndarray | None] = [None] * len(keys)
+        if not self._read_all(keys, values):  # another process has joined or removed blocks
             with self._lock:
                 self._index.refresh()
-            self._read_all(keys, found)
-        return found
+            self._read_all(keys, values)
+        return values
 
-    def _read_all(self, keys: np.ndarray, found: list) -> bool:
+    def _read_all(self, keys: np.ndarray, values: list) -> bool:
         """Fill in the rows that are there, and return whether all blocks are."""
         with self._lock:
             places = self._index.find(keys[:, 0])
@@ -89,10 +89,10 @@ class BlockFolder:
                 places = self._index.find(keys[:, 0])
         seeds, all_there = keys[:, 1].tolist(), True
         for number, wanted, rows in _by_block(places):
-            all_there &= self._read(number, wanted, rows, seeds, found)
+            all_there &= self._read(number, wanted, rows, seeds, values)
         return all_there
 
-    def _read(self, number: int, wanted: list, rows: list, seeds: list, found: list) -> bool:
+    def _read(self, number: int, wanted: list, rows: list, seeds: list, values: list) -> bool:
         """Fill in the wanted rows of one block, and return whether it is there."""
         path = self._index.path(number)
         try:
@@ -102,7 +102,7 @@ class BlockFolder:
             if self.max_bytes is not None:
                 _touch(path)
             for i, value in read_rows(path, head, rows, [seeds[k] for k in wanted]):
-                found[wanted[i]] = value
+                values[wanted[i]] = value
         except FileNotFoundError:
             return False
         except OSError:  # a file that may not be read, or a disk that fails
@@ -227,8 +227,8 @@ def _by_block(places: np.ndarray) -> Iterator[tuple[int, list[int], list[int]]]:
     """Yield the number of each block, which places are in it, and their rows, ascending."""
     order = np.argsort(places, kind="stable")
     order = order[np.count_nonzero(places < 0) :]
-    found = zip(places[order].tolist(), order.tolist(), strict=True)
-    for number, block in itertools.groupby(found, lambda pair: pair[0] >> 32):
+    located = zip(places[order].tolist(), order.tolist(), strict=True)
+    for number, block in itertools.groupby(located, lambda pair: pair[0] >> 32):
         pairs = list(block)
         yield number, [i for _, i in pairs], [place & 0xFFFFFFFF for place, _ in pairs]
 

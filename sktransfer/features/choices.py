@@ -22,7 +22,7 @@ from ..backbones import (
     takes_size,
     weighted_layers,
 )
-from ..data import encode_target, is_numbers
+from ..data import ClassTarget, encode_target
 from ..data.types import RandomState
 from .output import side_of
 
@@ -152,7 +152,7 @@ def choose_layer(
     # Imports models of scikit-learn, which fixed features do not need.
     from ..transferability import make_probe_folds, out_of_fold_scores, subsample
 
-    y = encode_target(y, task)
+    kind, y = encode_target(y, task)
     asked = candidate_layers(backbone) if layers is None else layers
     wanted = {resolve_layer(backbone, layer) for layer in asked}
     if not wanted:
@@ -166,7 +166,7 @@ def choose_layer(
     weight = None if weight is None else weight[rows]
     scores = np.array([out_of_fold_scores(tables[name], y[rows], folds, weight) for name in names])
     widths = tuple(tables[name].shape[1] for name in names)
-    return _choose(scores, names, penultimate(backbone), widths, not is_numbers(y), weight)
+    return _choose(scores, names, penultimate(backbone), widths, kind is ClassTarget, weight)
 
 
 def _choose(
@@ -202,15 +202,15 @@ def layer_for(
     ValueError
         If the layer gives a single vector, and the pooling is one over tokens.
     """
-    found = resolve_layer(backbone, layer)
-    if tokens is None or pooling == "avg" or found in tokens:
-        return found
+    name = resolve_layer(backbone, layer)
+    if tokens is None or pooling == "avg" or name in tokens:
+        return name
     if layer is None and tokens:
         return tokens[-1]
     if callable(pooling):  # it may take a vector
-        return found
+        return name
     raise ValueError(
-        f"pooling={pooling!r} pools the tokens of a text, and layer {found!r} of backbone "
+        f"pooling={pooling!r} pools the tokens of a text, and layer {name!r} of backbone "
         f"{backbone.name!r} gives a single vector: use 'avg' there, or a layer with "
         f"tokens: {tokens}."
     )
@@ -337,7 +337,7 @@ def choose_size(
     # Imports models of scikit-learn, which fixed features do not need.
     from ..transferability import make_probe_folds, out_of_fold_scores, subsample
 
-    y = encode_target(y, task)
+    kind, y = encode_target(y, task)
     rows = subsample(y, N_ROWS, random_state)
     folds = make_probe_folds(y[rows], random_state)
     scores = [out_of_fold_scores(table, y[rows], folds) for table in compute(backbones, rows)]
@@ -345,7 +345,7 @@ def choose_size(
     at = [backbone is default for backbone in backbones].index(True)
     best = clearly_best(np.array(scores), at)
     means, errors = _means_of(np.array(scores))
-    return SizeChoice(sizes, means, errors, sizes[best], sizes[at], not is_numbers(y))
+    return SizeChoice(sizes, means, errors, sizes[best], sizes[at], kind is ClassTarget)
 
 
 def clearly_best(scores: np.ndarray, default: int, weight: np.ndarray | None = None) -> int:

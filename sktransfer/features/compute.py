@@ -121,7 +121,7 @@ def compute_outputs(
     """
     how = {"engine": engine, "precision": precision, "dtype": dtype, "device": device}
     passes = make_passes(outputs, aside, how, batch_size, store, runner)
-    backbones = [one.backbone for one in passes]
+    backbones = [network_pass.backbone for network_pass in passes]
     others = (store, runner, bad, then, in_memory, verbose or None)
     if len(samples) == len(passes) == 1 and all(given is None for given in others):
         alone = _compute_one(samples, passes[0])
@@ -147,10 +147,10 @@ def compute_outputs(
                 elif chunk.errors:
                     raise chunk.errors[0]
                 inputs = inputs_by_pass(chunk, opened, backbones)
-                for one, stored, groups in zip(passes, chunk.stored, inputs, strict=True):
-                    new = one.run(groups) if stored.missing else {}
-                    one.keep(new, stored, chunk.digests)
-                    for i in one.returned if chunk.positions else ():
+                for network_pass, stored, groups in zip(passes, chunk.stored, inputs, strict=True):
+                    new = network_pass.run(groups) if stored.missing else {}
+                    network_pass.keep(new, stored, chunk.digests)
+                    for i in network_pass.returned if chunk.positions else ():
                         rows = stored.rows(i, new)
                         rows = rows if then is None else then(rows, chunk.positions)
                         tables.write(i, chunk.positions, rows)
@@ -162,9 +162,9 @@ def compute_outputs(
     return tables.finish(without=list(bad or ()))
 
 
-def _compute_one(samples: Sequence[Any], one: Pass) -> dict[int, np.ndarray]:
+def _compute_one(samples: Sequence[Any], network_pass: Pass) -> dict[int, np.ndarray]:
     """Compute the features of a single sample; chunks and threads take longer than a short text."""
-    backbone, many = one.backbone, many_of(one.backbone)
+    backbone, many = network_pass.backbone, many_of(network_pass.backbone)
     with keep_freed_memory():
         try:
             content = backbone.modality.read(samples[0])
@@ -172,7 +172,7 @@ def _compute_one(samples: Sequence[Any], one: Pass) -> dict[int, np.ndarray]:
         except Exception as error:
             problem = SampleError(0, error)
             raise unreadable_samples(samples, 0, [backbone], problem) from error
-        return one.run(groups)
+        return network_pass.run(groups)
 
 
 # -- read and digest -------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def look_up(pairs: list[tuple[Sample, Any]], firsts: FirstPositions, passes: lis
     repeated = {i: k for i, k in zip(places, first, strict=True) if i != k}
     new = [pair for pair in read if pair[0].position not in repeated]
     samples, digests = [sample for sample, _ in new], [key for _, key in new]
-    stored = [one.look_up(samples, digests) for one in passes]
+    stored = [network_pass.look_up(samples, digests) for network_pass in passes]
     positions = [sample.position for sample in samples]
     return Chunk(len(pairs), samples, positions, digests, repeated, errors, stored)
 
@@ -739,9 +739,9 @@ def describe_runs(
     """
     how = {"engine": engine, "precision": precision, "dtype": "float32", "device": device}
     runs: dict[Backbone, dict[str, Any]] = {}
-    for one in make_passes(outputs, (), how, batch_size, store):
-        shape, size = one.backbone.input_shape, batch_size
+    for network_pass in make_passes(outputs, (), how, batch_size, store):
+        shape, size = network_pass.backbone.input_shape, batch_size
         if size == "auto":
-            size = None if shape is None else one.engine.batch_size(torch.zeros(shape))
-        runs[one.backbone] = one.engine.execution() | {"batch_size": size}
+            size = None if shape is None else network_pass.engine.batch_size(torch.zeros(shape))
+        runs[network_pass.backbone] = network_pass.engine.execution() | {"batch_size": size}
     return runs

@@ -396,8 +396,8 @@ class PretrainedFeatureExtractor(
         """Find what is read from the network; nothing learns from samples that are None."""
         self._find_sizes(samples)
         check_poolings(self._poolings(), self.backbone_)
-        found = self._find_size(samples, y) if self.image_size == "auto" else None
-        outputs = self._find_layers(samples, y) if found is None else found
+        of_size = self._find_size(samples, y) if self.image_size == "auto" else None
+        outputs = self._find_layers(samples, y) if of_size is None else of_size
         learned = [p for p in self._poolings() if is_learned(p)]
         if learned:
             run: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device}

@@ -113,17 +113,17 @@ class FeatureFunction:
         -------
         Computed
         """
-        found: list[Computed] = []
+        parts: list[Computed] = []
         failed: list[tuple] = []
         for part in _read(samples, self.modality, failed):
             computed = self._compute(part)
-            found.append(computed)
+            parts.append(computed)
             failed += [(i, samples[i], why) for i, _, why in computed.failed]
         return Computed(
-            [i for one in found for i in one.positions],
-            [digest for one in found for digest in one.digests],
+            [i for part in parts for i in part.positions],
+            [digest for part in parts for digest in part.digests],
             np.concatenate(
-                [np.empty((0, self.width), np.float32), *(one.features for one in found)]
+                [np.empty((0, self.width), np.float32), *(part.features for part in parts)]
             ),
             sorted(failed, key=lambda problem: problem[0]),
         )
@@ -199,10 +199,10 @@ def drop_payload(key: str) -> None:
 
 def _keep(key: str, extractor) -> tuple[Any, threading.Lock]:
     with _LOCK:
-        _LOADED[key] = found = _LOADED.pop(key, None) or (extractor, threading.Lock())
+        _LOADED[key] = loaded = _LOADED.pop(key, None) or (extractor, threading.Lock())
         while len(_LOADED) > _KEPT:
             _LOADED.pop(next(iter(_LOADED)))
-    return found
+    return loaded
 
 
 def _copy(extractor, **changed) -> Any:

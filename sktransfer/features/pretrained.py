@@ -418,8 +418,8 @@ def resolve_class_map(
         if not sources:
             raise ValueError(f"class_map[{label!r}] names no class of the network.")
         # A class may be named twice, by its name and its position; it counts once.
-        found = [_position_of(source, label, places, n_outputs) for source in sources]
-        resolved[label] = list(dict.fromkeys(found))
+        positions = [_position_of(source, label, places, n_outputs) for source in sources]
+        resolved[label] = list(dict.fromkeys(positions))
     _check_once(resolved, backbone)
     return resolved
 

@@ -108,13 +108,13 @@ class FeatureStore:
         list of ndarray or None
             In the order of ``digests``, read-only; None for what is not there.
         """
-        found = self._blocks.get(_keys(recipe, digests))
-        missing = [i for i, row in enumerate(found) if row is None]
+        values = self._blocks.get(_keys(recipe, digests))
+        missing = [i for i, row in enumerate(values) if row is None]
         if missing and self._parts is not None:
             rows = self._parts.get(recipe, [digests[i] for i in missing])
             for i, row in zip(missing, rows, strict=True):
-                found[i] = row
-        return found
+                values[i] = row
+        return values
 
     @property
     def _parts(self):

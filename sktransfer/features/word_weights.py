@@ -176,12 +176,12 @@ class TokenWeights:
             return cls(pooling, seen, weights.astype(np.float32), float(np.log1p(len(texts)) + 1))
         seen, counts = np.unique(ids, return_counts=True)
         weights = _SIF_A / (_SIF_A + counts / max(1, counts.sum()))
-        made = cls(pooling, seen, weights.astype(np.float32), 1.0)
-        vectors = made.transform(texts, backbone, batch_size=batch_size, device=device)
+        without_component = cls(pooling, seen, weights.astype(np.float32), 1.0)
+        vectors = without_component.transform(texts, backbone, batch_size=batch_size, device=device)
         # Of the uncentred matrix, as in the paper.
         values, directions = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
         component = directions[:, -1] if values[-1] > 0 else np.zeros(vectors.shape[1])
-        return dataclasses.replace(made, component=component.astype(np.float32))
+        return dataclasses.replace(without_component, component=component.astype(np.float32))
 
     @classmethod
     def by_rank(cls, backbone: Backbone) -> TokenWeights:
@@ -254,8 +254,8 @@ class TokenWeights:
             parts = np.maximum(1, (ids > 0).sum(2))
             token = weight[ids].sum(2) / parts  # (g, length)
             n_tokens = (ids > 0).any(2).sum(1)
-            found = n_tokens > 0
-            mean[positions[found]] = token.sum(1)[found] / n_tokens[found]
+            has_tokens = n_tokens > 0
+            mean[positions[has_tokens]] = token.sum(1)[has_tokens] / n_tokens[has_tokens]
         return mean
 
 
@@ -272,10 +272,10 @@ def _group_ids(texts: Sequence[str], backbone: Backbone) -> list[tuple[np.ndarra
 
 def _occurrences(groups) -> tuple[np.ndarray, np.ndarray]:
     """List all occurrences of ids, and the text of each."""
-    text, found = [], []
+    text, words = [], []
     for positions, ids in groups:
         flat = ids.numpy().reshape(len(ids), -1)
         rows, columns = np.nonzero(flat)
         text.append(positions[rows])
-        found.append(flat[rows, columns])
-    return np.concatenate(text), np.concatenate(found)
+        words.append(flat[rows, columns])
+    return np.concatenate(text), np.concatenate(words)

@@ -219,8 +219,8 @@ def _few(samples: Sequence, n: int) -> list:
 
 def _timed(function: Callable) -> tuple:
     start = time.perf_counter()
-    found = function()
-    return found, time.perf_counter() - start
+    result = function()
+    return result, time.perf_counter() - start
 
 
 def seconds_on_disk(row_bytes: int) -> tuple[float, float]:
@@ -255,5 +255,5 @@ def seconds_on_disk(row_bytes: int) -> tuple[float, float]:
         _, written = _timed(write)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        _, found = _timed(read)
-    return written / (n_rows * row_bytes), found / (n_rows * row_bytes)
+        _, seconds_read = _timed(read)
+    return written / (n_rows * row_bytes), seconds_read / (n_rows * row_bytes)

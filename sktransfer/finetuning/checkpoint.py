@@ -101,14 +101,14 @@ class TrainingFile:
                 stacklevel=2,
             )
             return
-        found = from_bytes(rest)
-        about = found["about"]
+        state = from_bytes(rest)
+        about = state["about"]
         other = [name for name in self.about if about.get(name, "") != self.about[name]]
-        self.extends = other == ["max_epochs"] and found.get("finished", False)
+        self.extends = other == ["max_epochs"] and state.get("finished", False)
         if other and not self.extends:
             raise self._refused(other)
-        self.seed = found["seed"]
-        self.state = found if "history" in found else None  # no epoch was completed
+        self.seed = state["seed"]
+        self.state = state if "history" in state else None  # no epoch was completed
 
     def _refused(self, other: list[str]) -> ValueError:
         """Return the error for a file that belongs to another fit."""

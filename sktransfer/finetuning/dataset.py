@@ -70,10 +70,8 @@ class Activations:
     def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the rows at some places after another; those of a stream are loaded ahead."""
         fronts = [self._in_front(at) for at in places]
-        found = (
-            self.rows.batches(fronts) if self.is_streamed else map(self.rows.__getitem__, fronts)
-        )
-        return map(self._joined, places, found)
+        rows = self.rows.batches(fronts) if self.is_streamed else map(self.rows.__getitem__, fronts)
+        return map(self._joined, places, rows)
 
     def _in_front(self, at: np.ndarray) -> np.ndarray:
         """Return the positions in the array of those rows that are not behind it."""

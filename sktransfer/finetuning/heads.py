@@ -69,12 +69,12 @@ def _call_head(head: Callable, n_features: int, n_outputs: int) -> nn.Module:
         )
     call = f"head={head!r:.80} called with ({n_features}, {n_outputs})"
     try:
-        made = head(n_features, n_outputs)
+        module = head(n_features, n_outputs)
     except Exception as error:  # of any type, since the user wrote it
         raise ValueError(f"{call} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise TypeError(f"{call} must return a torch.nn.Module, got {type(made).__name__}.")
-    return deepcopy(made)  # the user may use the module elsewhere
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{call} must return a torch.nn.Module, got {type(module).__name__}.")
+    return deepcopy(module)  # the user may use the module elsewhere
 
 
 # The arguments that rebuild a layer of each type.
@@ -315,8 +315,8 @@ def solve_new_rows(
         return value + (rows[:, 1:] ** 2).sum() / (2 * PROBE_C), gradient.ravel()
 
     start = np.zeros((len(new), X.shape[1] + 1))
-    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-    rows = found.x.reshape(start.shape)
+    solution = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    rows = solution.x.reshape(start.shape)
     coef = rows[:, 1:] / scaler.scale_
     with torch.no_grad():
         linear.weight[new] = torch.as_tensor(coef, dtype=linear.weight.dtype)

@@ -158,12 +158,12 @@ class TunedNetwork:
 
     def _once(self, key: str, make: Callable):
         """Return an object made from the module; it is made again after each training."""
-        made = self._made  # another thread may replace the attribute
-        if made.get("n_trainings") != self.module.n_trainings:
-            made = self._made = {"n_trainings": self.module.n_trainings}
-        if key not in made:
-            made[key] = make()
-        return made[key]
+        objects = self._made  # another thread may replace the attribute
+        if objects.get("n_trainings") != self.module.n_trainings:
+            objects = self._made = {"n_trainings": self.module.n_trainings}
+        if key not in objects:
+            objects[key] = make()
+        return objects[key]
 
     # -- the format of files ---------------------------------------------------------------
 
@@ -298,10 +298,10 @@ class TunedBackbone(Backbone):
 
 def _open_tuned(origin: Backbone, state: dict, classes, label_rows, resized) -> TunedBackbone:
     """Make a tuned backbone from the content of its pickle."""
-    made = TunedBackbone(TunedNetwork.from_state(origin, state), classes, label_rows)
+    backbone = TunedBackbone(TunedNetwork.from_state(origin, state), classes, label_rows)
     if resized is not None:
-        made.preprocess = resized
-    return made
+        backbone.preprocess = resized
+    return backbone
 
 
 def pretrained_stages(

@@ -127,27 +127,19 @@ def near_duplicates_of(features: np.ndarray, threshold: float | str = "auto") ->
     pairs = [np.column_stack([first[inverse[equal]], equal])]
     similarity = [np.ones(len(equal))]
     if len(first) > 1:
-        near, cosine = _neighbours(rows[first])
+        search = NearestNeighbors(metric="cosine", algorithm="brute").fit(rows[first])
+        distance, near = search.kneighbors(rows[first], min(_NEIGHBOURS + 1, len(first)))
+        cosine = 1 - distance
         at = np.column_stack([np.repeat(first, near.shape[1]), first[near].ravel()])
-        least = _threshold(cosine) if threshold == "auto" else threshold
+        least: Any = threshold
+        if threshold == "auto":  # of each row; the first of its neighbours is the row itself
+            place = int(np.clip(len(cosine) // 4, 2, _NEIGHBOURS))
+            other = cosine[:, min(place, cosine.shape[1] - 1)]
+            least = 1 - (1 - other[:, None]) / _RATIO
         similar = (cosine >= least).ravel() & (at[:, 0] != at[:, 1])
         pairs.append(np.sort(at[similar], axis=1))
         similarity.append(cosine.ravel()[similar])
     return _sorted(np.concatenate(pairs), np.concatenate(similarity), len(rows))
-
-
-def _neighbours(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest rows of each row, and the cosines of their angles."""
-    search = NearestNeighbors(metric="cosine", algorithm="brute").fit(rows)
-    distance, near = search.kneighbors(rows, min(_NEIGHBOURS + 1, len(rows)))
-    return near, 1 - distance
-
-
-def _threshold(cosine: np.ndarray) -> np.ndarray:
-    """Return the threshold for the neighbours of each row, of which the first is the row."""
-    place = int(np.clip(len(cosine) // 4, 2, _NEIGHBOURS))
-    other = cosine[:, min(place, cosine.shape[1] - 1)]
-    return 1 - (1 - other[:, None]) / _RATIO
 
 
 def _sorted(pairs: np.ndarray, similarity: np.ndarray, n_samples: int) -> NearDuplicates:

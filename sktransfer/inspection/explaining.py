@@ -478,7 +478,10 @@ def overlay(saliency: Saliency, i: int) -> np.ndarray:
     """
     picture = np.asarray(saliency.shown[i], dtype=float)
     picture = picture / 255 if saliency.shown[i].dtype == np.uint8 else picture
-    values = scaled_values(_smoothed(saliency.maps[i], saliency.method))
+    values = saliency.maps[i]
+    if saliency.method == "integrated_gradients":  # single pixels change sign between neighbours
+        values = gaussian_filter(values, _SMOOTHED * values.shape[0])
+    values = scaled_values(values)
     rows, columns = (
         np.arange(side) * cells // side
         for side, cells in zip(picture.shape[:2], values.shape, strict=True)
@@ -488,12 +491,6 @@ def overlay(saliency: Saliency, i: int) -> np.ndarray:
     colour = np.where(values > 0, [0.85, 0.1, 0.1], [0.1, 0.3, 0.85])
     mixed = grey + np.abs(values) * 0.75 * (colour - grey)
     return (255 * mixed.clip(0, 1)).round().astype(np.uint8)
-
-
-def _smoothed(values: np.ndarray, method: str) -> np.ndarray:
-    """Return values of single pixels, which change sign between neighbours, as local means."""
-    is_noisy = method == "integrated_gradients"
-    return gaussian_filter(values, _SMOOTHED * values.shape[0]) if is_noisy else values
 
 
 def scaled_values(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import nn
 
 from .._compat.sklearn import validate_params
 from ..backbones import Backbone, load_backbone, resolve_layer
-from ..data import check_target, encode_target, is_numbers, named_among, take
+from ..data import NumericTarget, check_target, encode_target, named_among, take
 from ..features import (
     Count,
     LayerChoice,
@@ -172,8 +172,8 @@ default="probe"
     ('96 pixels', '32 pixels')
     """
     y = column_or_1d(check_target(y), warn=True)
-    target = encode_target(y, task)
-    function, on_predictions = _score_of(score, is_numbers(target))
+    kind, target = encode_target(y, task)
+    function, on_predictions = _score_of(score, kind is NumericTarget)
     rows = subsample(target, _ROWS, check_random_state(random_state))
     run = {"batch_size": batch_size, "device": device, "engine": engine, "memory": memory}
     run["verbose"] = verbose

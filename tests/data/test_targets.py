@@ -41,14 +41,14 @@ def of_scikit_learn():
 def test_whole_numbers_are_labels_unless_told():
     y = RNG.permutation(np.arange(100, 160)) * 3.0
     with pytest.warns(UserWarning, match="60 distinct whole numbers"):
-        assert encode_target(y).dtype.kind == "i"
+        assert encode_target(y)[0] is ClassTarget
     with of_scikit_learn():
-        assert encode_target(y, "classification").dtype.kind == "i"
-    assert (encode_target(y, "regression") == y).all()
+        assert encode_target(y, "classification")[0] is ClassTarget
+    assert (encode_target(y, "regression")[1] == y).all()
     with of_scikit_learn():
         # As an encoder numbers labels.
-        assert encode_target(np.arange(60), "auto").dtype.kind == "i"
-    assert encode_target(y + 0.5).dtype.kind == "f"
+        assert encode_target(np.arange(60), "auto")[1].dtype.kind == "i"
+    assert encode_target(y + 0.5)[0] is NumericTarget
     with pytest.raises(ValueError, match="task='other'"):
         encode_target(y, "other")
     with pytest.raises(ValueError, match="NaN"):

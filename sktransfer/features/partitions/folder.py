@@ -123,7 +123,10 @@ class Folder:
         try:
             with system.open(temporary, "wb") as file:
                 write(file)
-                _to_disk(file)
+                # On the disk, so that a power failure leaves no incomplete file.
+                file.flush()
+                with contextlib.suppress(AttributeError, OSError):
+                    os.fsync(file.fileno())
             system.mv(temporary, self.path(name))
         except BaseException:
             with contextlib.suppress(Exception):
@@ -140,13 +143,6 @@ class Folder:
 
     def __repr__(self) -> str:
         return f"Folder({self.url!r})"
-
-
-def _to_disk(file) -> None:
-    """Wait until a local file is on the disk, so that a power failure leaves no incomplete one."""
-    file.flush()
-    with contextlib.suppress(AttributeError, OSError):
-        os.fsync(file.fileno())
 
 
 def as_url(location: str | os.PathLike[str]) -> str:

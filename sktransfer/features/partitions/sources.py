@@ -157,7 +157,8 @@ def _open_location(url: str, reading: Reading, target: Folder) -> RowSource:
                 f"target={target.url!r} is the source: its files would be read as samples. Give "
                 "another folder."
             )
-        tables = sorted(name for name in system.ls(path, detail=False) if _is_parquet(name))
+        names = system.ls(path, detail=False)
+        tables = sorted(name for name in names if name.lower().endswith((".parquet", ".pq")))
         if tables:
             return _open_each([system.unstrip_protocol(name) for name in tables], reading, target)
         return RowSource(_file_rows(url.rstrip("/"), inside), _without_columns(reading))
@@ -167,10 +168,6 @@ def _open_location(url: str, reading: Reading, target: Folder) -> RowSource:
     if suffix not in _FORMATS:
         raise ValueError(f"source={url!r}: a file must be one of {sorted(_FORMATS)}, or a folder.")
     return _FORMATS[suffix](url, reading)
-
-
-def _is_parquet(name: str) -> bool:
-    return name.lower().endswith((".parquet", ".pq"))
 
 
 def _is_url_of_table(item) -> bool:
