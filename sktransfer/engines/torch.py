@@ -63,13 +63,17 @@ class TorchEngine(Engine):
         self._as_they_are = self.modality.has_tokens
         is_low = self.precision == "bfloat16" and self.device.type == "cpu"
         self.casts = is_low and has_bfloat16()
+        self.prepared = self._make()
+
+    def _make(self) -> list[nn.Module]:
+        """Return the modules that are run; without casting if they cannot be copied."""
         try:
-            self.prepared = [self._prepare(segment) for segment in self.segments]
+            return [self._prepare(segment) for segment in self.segments]
         except Exception:  # copying runs methods of the user's modules, which may raise anything
             if not self.casts:
                 raise
             self.casts = False
-            self.prepared = [self._prepare(segment) for segment in self.segments]
+            return self._make()
 
     def _prepare(self, segment: nn.Sequential) -> nn.Module:
         as_is = self._as_they_are
