@@ -348,4 +348,5 @@ def test_the_table_of_the_documentation_says_what_is_exported(tmp_path):
         messages = [outcome(model, tmp_path / "model.onnx", X) for model in models]
         found = ["no" if message else "yes" for message in messages]
         answer = found[0] if len(set(found)) == 1 else ", ".join(found)
-        assert f"| `{name}` | {answer} |" in page
+        (row,) = re.findall(f"^\\| (.*) \\| .*`{re.escape(name)}`.*$", page, re.MULTILINE)
+        assert row == {"no, yes, yes": "three texts and integers"}.get(answer, answer), name
