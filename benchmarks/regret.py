@@ -10,6 +10,9 @@ and does not train the network, has its own input sizes, as a user gets them.
 only if --strategies names it. The time of both is then printed relative to that of all fixed
 strategies that were fitted. Times are processor time.
 
+"tokens" is "auto" for the same network with its maps as tokens, as those of a vision transformer
+without a class token. Both tell the same, and should be equally accurate.
+
 "recommended" is the strategy that recommend_strategy names. Only the recommendation is computed and
 timed again; accuracy and time of the fit are those of the strategy with the same seed.
 
@@ -21,6 +24,7 @@ kept between fits with --memory, which makes the times of fits meaningless.
     python benchmarks/regret.py --strategies recommended --again  # after a change of the rules
     python benchmarks/regret.py --strategies direct features early head last all auto trained
     python benchmarks/regret.py --half first --strategies evidence --draws 3
+    python benchmarks/regret.py --strategies auto tokens --memory features --half second
     python benchmarks/regret.py --calibrate --draws 3         # print the priors again
 """
 
@@ -32,14 +36,17 @@ import math
 import tempfile
 import time
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 from _common import parser, table
 from _tasks import Task
+from torch import nn
 
 from sktransfer import FeatureStore, TransferClassifier, load_backbone, recommend_strategy
+from sktransfer.backbones import Backbone, stages_of
 from sktransfer.selection.recommendation import headroom_of, update
 from sktransfer.selection.strategies import (
     RULES,
@@ -131,6 +138,8 @@ def run(task: Task, draw: int, strategy: str, data: Path, memory: Path | None) -
         size = None if strategy == "auto" else task.image_size
         if strategy == "trained":
             settings["time_budget"], strategy, size = BUDGET, "auto", None
+        if strategy == "tokens":
+            backbone, strategy, size = as_tokens(backbone), "auto", None
         if strategy.startswith("networks:"):  # such as networks:efficientnet_lite0,…lite2
             backbone = [load_backbone(name) for name in strategy.partition(":")[2].split(",")]
             backbone, strategy, size = backbone[0] if len(backbone) == 1 else backbone, "auto", None
@@ -143,6 +152,34 @@ def run(task: Task, draw: int, strategy: str, data: Path, memory: Path | None) -
             raise
         seconds = time.process_time() - start
         return {**judged(model, *test), "seconds": seconds}
+
+
+def as_tokens(backbone: Backbone) -> Backbone:
+    """Return a network with tokens ``(n, side², channels)`` in the place of its maps."""
+    named = stages_of(backbone).items()
+    stages = {name.replace(".", "_"): _OnTokens(stage) for name, stage in named}
+    return Backbone(
+        "tokens",
+        nn.Sequential(OrderedDict(stages)),
+        preprocess=backbone.preprocess,
+        classes=backbone.classes,
+        stages=stages,
+    )
+
+
+class _OnTokens(nn.Module):
+    """A stage that takes and returns tokens, where it took and returned a square map."""
+
+    def __init__(self, stage: nn.Module):
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 3:
+            side = math.isqrt(x.shape[1])
+            x = x.transpose(1, 2).unflatten(2, (side, side))
+        x = self.stage(x)
+        return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
 
 
 def judged(model: TransferClassifier, X, y) -> dict:
@@ -269,7 +306,7 @@ def report(results: Results, half: list, title: str) -> None:
     Strategies that were not fitted on a task are left out there; the best is that of the others.
     """
     print(f"\n{title}")
-    names = (*STRATEGIES, "recommended", "auto", "trained")
+    names = (*STRATEGIES, "recommended", "auto", "trained", "tokens")
     regrets: dict[str, list[float]] = {name: [] for name in names}
     rows, judged = [], []
     for task in tasks(half):

@@ -28,7 +28,7 @@ from sktransfer.selection.candidates import (
 from sktransfer.selection.outcomes import Labels
 from sktransfer.selection.proposals import BLEND, input_sizes
 from sktransfer.transferability import scale_of
-from tests.selection.support import deeper_backbone
+from tests.selection.support import deeper_backbone, with_tokens
 from tests.support import Vectors, images, tiny_backbone
 
 BACKBONE = tiny_backbone()
@@ -73,6 +73,20 @@ def test_the_candidate_that_tells_classes_has_most_of_the_weight():
     assert (out_of_fold.predictions.argmax(1) == y).mean() > 0.9
     assert chosen[0].name == "good" and found["good"] > 0.9
     assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0.02
+
+
+@pytest.mark.parametrize("classes", ["abc", None])
+def test_maps_given_as_tokens_make_the_same_blend(classes):
+    module, preprocess = deeper_backbone().module, deeper_backbone().preprocess
+    network = load_backbone(module, preprocess=preprocess, classes=classes and list(classes))
+    X, y = images(40), np.array(["bee", "ant"] * 20)
+    models = [
+        TransferClassifier(backbone, random_state=0).fit(X[:24], y[:24])
+        for backbone in (network, with_tokens(network))
+    ]
+    assert models[0].members_ == models[1].members_
+    expected, found = (model.predict_proba(X[24:]) for model in models)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_of_labels_that_nothing_tells_no_candidate_is_certain():
