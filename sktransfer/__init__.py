@@ -1,9 +1,12 @@
 """Transfer learning with the scikit-learn API."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+# Nothing is imported here, so that the command line can answer an interrupt soon.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .backbones import (
         Backbone,
         ImagePreprocessing,
@@ -122,11 +125,13 @@ _PACKAGES |= {"persistence", "selection", "transferability"}
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name in _PACKAGES:
-        return importlib.import_module(f".{name}", __name__)
+        return import_module(f".{name}", __name__)
     if name not in _PACKAGE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_PACKAGE_OF[name]}", __name__), name)
+    value = getattr(import_module(f".{_PACKAGE_OF[name]}", __name__), name)
     globals()[name] = value
     return value
 

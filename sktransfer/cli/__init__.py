@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 
 TYPE_CHECKING = False  # that of typing takes longer to import than this file
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def import_or_exit(name: str) -> Any:
     """
     import signal  # which takes longer than this file
     import threading
+    from importlib import import_module
 
     before = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()

@@ -120,6 +120,18 @@ def test_a_model_is_written_though_its_reader_has_left(classes, tmp_path):
     assert (tmp_path / "m.skt").stat().st_size > 0
 
 
+def test_no_library_is_imported_before_interrupts_are_answered():
+    code = f"""
+import __future__, os, sys
+sys.path.insert(0, {str(TESTS.parent)!r})
+before = set(sys.modules)
+import sktransfer.cli
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["sktransfer", "sktransfer.cli"]
+
+
 PRESSED = """
 import sys
 class Pressed:
