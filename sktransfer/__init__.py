@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         load_backbone,
         register_backbone,
     )
+    from .backbones.onnx_files import load_onnx
     from .backbones.wordvectors import load_word_vectors
     from .backbones.zero_shot import make_prompts
     from .data import (
@@ -69,6 +70,7 @@ __all__ = [
     "load_features",
     "load_image_folder",
     "load_image_table",
+    "load_onnx",
     "load_word_vectors",
     "make_prompts",
     "model_card",
@@ -110,6 +112,7 @@ _PACKAGE_OF = {
     "load_features": "features.partitions",
     "load_image_folder": "data",
     "load_image_table": "data",
+    "load_onnx": "backbones.onnx_files",
     "load_word_vectors": "backbones.wordvectors",
     "make_prompts": "backbones.zero_shot",
     "model_card": "persistence",

@@ -78,6 +78,9 @@ class Backbone:
     has_class_token : bool, default=None
         Whether the first of these is a class token, which stands for the whole image. None is what
         networks of timm say, and for others whether there are such tokens.
+    runtime : str, default=None
+        The program that runs the network, where that is not PyTorch: it gives features, and cannot
+        be trained or exported.
 
     Attributes
     ----------
@@ -118,6 +121,7 @@ class Backbone:
         cutter: Callable[[Backbone], Any] | None = None,
         prefix_tokens: int | None = None,
         has_class_token: bool | None = None,
+        runtime: str | None = None,
     ):
         check_finite(f"backbone {name!r}", module, *(stages or {}).values())
         self.name = name
@@ -149,6 +153,7 @@ class Backbone:
             has_class_token = prefix_tokens > 0
         self.prefix_tokens = prefix_tokens
         self.has_class_token = has_class_token
+        self.runtime = runtime
         # This backbone at the size that its weights were trained with, where another was asked for.
         self.native: Backbone | None = None
         self._fingerprint: str | None = None
@@ -319,7 +324,7 @@ class Backbone:
                 f"image_size={image_size!r}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
                 f"{self.name!r} was made for {max(shape[1:])}."
             )
-        native = self.native or self
+        native: Any = self.native or self
         if native.input_shape[1:] == (image_size, image_size):
             return native
         sized = native.prepared.setdefault("sized", {})
@@ -372,7 +377,8 @@ class Backbone:
         if changed not in kept:
             kept.clear()  # of one network, little is shared by several numbers of channels
             kept[changed] = native._of_channels(changed, tuple(zip(mean, std, strict=True)))
-        return kept[changed].with_image_size(None if self.native is None else self.input_shape[-1])
+        size = None if self.native is None else self.preprocess.input_shape[-1]
+        return kept[changed].with_image_size(size)
 
     def _of_channels(self, changed: Any, channels: tuple[tuple[float, float], ...]) -> Backbone:
         n = len(channels)
@@ -543,7 +549,8 @@ class Backbone:
 
 def _mean_and_std(channels: Any, preprocess: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation of each channel."""
-    if isinstance(channels, Integral) and not isinstance(channels, bool) and channels > 0:
+    if isinstance(channels, Integral) and not isinstance(channels, bool) and int(channels) > 0:
+        channels = int(channels)
         if channels == len(preprocess.mean):
             return preprocess.mean, preprocess.std
         pairs: Any = (preprocess.mean, preprocess.std)

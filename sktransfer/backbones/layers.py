@@ -216,11 +216,18 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
     Raises
     ------
     ValueError
-        For a name that is no layer below the head, more stages than there are, or a classifier
-        that is a single stage and so has no layer below its own outputs.
+        For a name that is no layer below the head, more stages than there are, a classifier
+        that is a single stage and so has no layer below its own outputs, or a network that PyTorch
+        does not run.
     """
     names = list(stages_of(backbone))
     top = names.index(penultimate(backbone)) + 1
+    if backbone.runtime is not None and trainable != "head":
+        raise ValueError(
+            f"trainable={trainable!r}: backbone {backbone.name!r} runs in {backbone.runtime} and "
+            "cannot be trained. Give trainable='head' for its features, or the network as a "
+            "torch.nn.Module."
+        )
     if trainable in ("all", "norm", "bias"):
         return 0
     if is_single_classifier(backbone) and (trainable == "head" or isinstance(trainable, Integral)):

@@ -280,6 +280,7 @@ class TunedBackbone(Backbone):
             f"{origin.name}_tuned",
             nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items())),
             modality=origin.modality,
+            runtime=origin.runtime,
             preprocess=origin.preprocess,
             classes=classes,
             stages=stages,

@@ -226,6 +226,12 @@ def _integrated_gradients(
     captum, module = _captum(), FromInputs(scores_of(model))
     if any(backbone.modality.has_tokens for backbone in module.backbones):
         raise NoGradientsError("Texts have no gradients: give method='occlusion'.")
+    for backbone in module.backbones:
+        if backbone.runtime is not None:
+            raise NoGradientsError(
+                f"Backbone {backbone.name!r} runs in {backbone.runtime}, which gives no gradients: "
+                "give method='occlusion'."
+            )
     attribute = captum.IntegratedGradients(module).attribute
     maps, shown = [], []
     for sample, column in zip(samples, columns, strict=True):

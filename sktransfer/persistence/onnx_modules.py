@@ -418,6 +418,12 @@ class _ScaleBytes(nn.Module):
 
 def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
     """Return the input of a backbone, and what prepares it for the first stage."""
+    if backbone.runtime is not None:
+        raise ValueError(
+            f"to_onnx: backbone {backbone.name!r} runs in {backbone.runtime}, and its graph is not "
+            "joined with another one. Use save(), or run your graph, and the estimator behind it, "
+            "one after the other."
+        )
     preprocess: Any = backbone.preprocess
     samples: Any = X
     if X is not None:
