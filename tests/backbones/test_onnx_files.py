@@ -24,6 +24,7 @@ from sktransfer import (
     to_onnx,
 )
 from sktransfer.inspection import saliency
+from sktransfer.inspection.gradients import NoGradientsError
 from tests.support import images, run_python
 
 onnx = pytest.importorskip("onnx")
@@ -145,7 +146,7 @@ def test_what_needs_pytorch_is_refused(file, tmp_path):
     for estimator in (model, PretrainedFeatureExtractor(backbone).fit(X)):
         with pytest.raises(ValueError, match=r"runs in ONNX Runtime.*Use save\(\)"):
             to_onnx(estimator, tmp_path / "joined.onnx")
-    with pytest.raises(ValueError, match="ONNX Runtime, which gives no gradients"):
+    with pytest.raises(NoGradientsError, match="ONNX Runtime, which gives no gradients"):
         saliency(model, X[:1], method="integrated_gradients")
     assert np.isfinite(saliency(model, X[:1], method="occlusion").maps[0]).all()
 
