@@ -27,11 +27,22 @@ from .pooling import pool
 from .stages import stages_of
 from .weights import check_finite
 
-__all__ = ["ENCODER_SCALE", "PromptedBackbone", "make_prompts", "with_prompts"]
+__all__ = ["PromptedBackbone", "make_prompts", "with_prompts"]
 
-# By what cosines of a sentence encoder are multiplied: it has no temperature of its own. Chosen by
-# benchmarks/zero_shot.py.
-ENCODER_SCALE = 20.0
+# Sentence encoders have no temperature of their own. Their cosines are multiplied by this, divided
+# by one less the mean cosine of unrelated sentences: that is 0.05 for MiniLM and 0.79 for e5, whose
+# cosines differ by as much less. Chosen by benchmarks/zero_shot.py --scales.
+_ENCODER_SCALE = 15.0
+_UNRELATED = [
+    "The train to the coast leaves at nine.",
+    "She planted tomatoes behind the house.",
+    "The court rejected the appeal.",
+    "Prices of oil fell again this week.",
+    "A new telescope found water on a distant planet.",
+    "He scored twice in the second half.",
+    "Boil the rice for twelve minutes.",
+    "My phone does not charge anymore.",
+]
 _AT_ONCE = 64  # texts that a network reads at a time
 _KEPT = 8  # sets of prompts that a network keeps
 _SAME = 1e-4  # relative difference of our logits to those of the library
@@ -255,7 +266,7 @@ def _describe(backbone: Backbone, texts: dict[Any, list[str]]) -> tuple[np.ndarr
     every = list(dict.fromkeys(text for of_label in texts.values() for text in of_label))
     with torch.inference_mode():
         if backbone.modality.has_tokens and backbone.classes is None:
-            vectors, scale, bias = _by_encoder(backbone, every), ENCODER_SCALE, 0.0
+            vectors, scale, bias = _by_encoder(backbone, every), _scale_of(backbone), 0.0
         else:
             vectors, scale, bias = _by_text_tower(backbone, every)
         unknown = [text for text, v in zip(every, vectors, strict=True) if not bool(v.norm() > 0)]
@@ -276,6 +287,14 @@ def _by_encoder(backbone: Backbone, texts: list[str]) -> torch.Tensor:
     last = list(stages_of(backbone))[-1]
     rows = (backbone.preprocess(text)[None] for text in texts)
     return torch.cat([backbone.run(row, [(last, "avg")])[0] for row in rows])
+
+
+def _scale_of(backbone: Backbone) -> float:
+    """Return by what cosines of a sentence encoder are multiplied."""
+    rows = F.normalize(_by_encoder(backbone, _UNRELATED), dim=-1)
+    n = len(rows)
+    mean = (float((rows @ rows.T).sum()) - n) / (n * n - n)
+    return _ENCODER_SCALE / max(1 - mean, 0.01)
 
 
 def _by_text_tower(backbone: Backbone, texts: list[str]) -> tuple[torch.Tensor, float, float]:

@@ -89,6 +89,7 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
     feature_names_in_: np.ndarray
     truncated_rate_: float
     oov_rate_: float
+    prompts: Any = None
 
     _parameter_constraints: dict[str, Any] = {
         "backbone": [str, nn.Module, Backbone, HasMethods("to_backbone"), callable],
@@ -273,6 +274,7 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
             self.backbone,
             weights=self.weights,
             image_size=image_size,
+            prompts=self.prompts,
         )
 
     def _asked_sizes(self) -> list[int] | None:

@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 from torch import nn
 
 from .._compat.sklearn import Interval, StrOptions
-from ..backbones import Backbone, load_backbone, resolve_layer
+from ..backbones import Backbone, resolve_layer
 from ..data import check_labels, check_weights, sorted_labels
 from ..data.types import Samples, Targets
 from .base import BackboneEstimator, Count, reported
@@ -223,11 +223,6 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
             self.class_positions_ = resolve_class_map(self.class_map, self.backbone_, n_outputs)
             self.classes_ = np.array(list(self.class_positions_))
         return self
-
-    def _load_at(self, image_size: int | None) -> Backbone:
-        return load_backbone(
-            self.backbone, weights=self.weights, image_size=image_size, prompts=self.prompts
-        )
 
     def _source_classes(self) -> tuple[str, ...]:
         if self.backbone_.classes is None:

@@ -12,6 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 
 from .._compat.sklearn import StrOptions, end_fit, with_callbacks
+from ..backbones import Backbone, load_backbone
 from ..data import check_labels, check_total, check_weights, class_target, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
@@ -51,11 +52,13 @@ default="efficientnet_lite0"
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
-    head_init : {"auto", "probe", "random"}, default="auto"
+    head_init : {"auto", "probe", "random"} or dict, default="auto"
         Initial weights of the head. "probe" is the linear probe: regularised logistic regression
         on the pretrained features, as in LP-FT (Kumar et al. 2022). "auto" is "probe" for a linear
         head and "random" for others; if the backbone is a fitted model, the rows of its head for
-        labels that both have.
+        labels that both have. A dictionary is texts that describe the labels, as ``prompts`` of
+        :class:`PretrainedClassifier`: the head begins as the zero-shot classifier. Labels without
+        a text begin as "auto" says.
     train_batch_norm : bool, default=False
         Whether batch norm in the trained stages updates its statistics.
     augment : {"light", "strong"}, callable, Augmentation or None, default=None
@@ -206,6 +209,7 @@ default="efficientnet_lite0"
 
     _parameter_constraints: dict[str, Any] = {
         **TunedEstimator._parameter_constraints,
+        "head_init": [StrOptions({"auto", "probe", "random"}), dict],
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "rehearsal": [Count(0)],
     }
@@ -219,7 +223,7 @@ default="efficientnet_lite0"
         image_shape: tuple[int, ...] | None = None,
         trainable: Any = "head",
         head: str | Callable[..., Any] = "linear",
-        head_init: str = "auto",
+        head_init: str | dict[Any, Any] = "auto",
         train_batch_norm: bool = False,
         augment: str | Callable[..., Any] | Augmentation | None = None,
         lr: float | str = "auto",
@@ -458,11 +462,22 @@ default="efficientnet_lite0"
             grow(module.head, sources, len(known))
         return module, [i for i, source in enumerate(sources) if source is None]
 
+    def _load_at(self, image_size: int | None) -> Backbone:
+        prompts = self.head_init if isinstance(self.head_init, dict) else None
+        return load_backbone(
+            self.backbone, weights=self.weights, image_size=image_size, prompts=prompts
+        )
+
     def _carried_rows(self) -> list[int | None]:
-        if self.head_init != "auto" or self._target.labels is None:
-            return super()._carried_rows()
         known = getattr(self.backbone_, "label_rows", {})
-        return [known.get(label) for label in self._target.labels]
+        labels = self._target.labels
+        if isinstance(self.head_init, dict) and known.keys().isdisjoint(labels or ()):
+            raise ValueError(
+                f"head_init describes the labels {list(known)!r:.200}, and none of them is in y."
+            )
+        if self.head_init in ("probe", "random") or labels is None:
+            return super()._carried_rows()
+        return [known.get(label) for label in labels]
 
     def _label_rows(self) -> dict:
         # The row of a label that no sample had predicts that it never occurs.

@@ -276,7 +276,7 @@ class TunedEstimator(BackboneEstimator):
                 if not self.frozen_layers_:
                     restrict_rows(module, unchanged, processes)
                 is_random = self.head_init == "random"
-                if self.head_init == "auto":
+                if self.head_init not in ("probe", "random"):
                     is_random = self.head != "linear"
                 if len(new) and not is_random:
                     self._init_head(module, unchanged, dataset, list(new), processes)

@@ -131,7 +131,8 @@ class Layout:
     @property
     def usual_pooling(self) -> str:
         """The pooling of the penultimate layer: words are weighted, where their ranks are known."""
-        return BY_RANK if has_ranks(self.backbone) else "avg"
+        has_words = has_ranks(self.backbone) and self.infos[self.head].has_tokens
+        return BY_RANK if has_words else "avg"
 
     @property
     def before_pooling(self) -> str:
@@ -336,18 +337,21 @@ def _own_classes(layout: Layout) -> list[Candidate]:
     name, reads = f"own classes{_at([size])}", [layout.at(size, resolve_layer(layout.backbone, -1))]
     if layout.groups is None:
         return [OwnClassesCandidate(name, reads, BLEND["smoothing"], prior="direct")]
-    given = ClassMapCandidate(f"class_map{_at([size])}", reads, layout.groups, prior="direct")
+    of_texts = hasattr(layout.backbone, "labels")
+    given_by = "prompts" if of_texts else "class_map"
+    given = ClassMapCandidate(f"{given_by}{_at([size])}", reads, layout.groups, prior="direct")
     return [given, OwnClassesCandidate(name, reads, BLEND["smoothing"])]
 
 
 def _logistic(layout: Layout) -> list[Candidate]:
     """The strategy "features", which is hard to beat with few samples and without own classes."""
-    has_classes = layout.backbone.classes is not None
+    of_texts = hasattr(layout.backbone, "labels")
+    has_classes = layout.backbone.classes is not None and not of_texts
     if has_classes or layout.classifier is not None or not layout.is_labels:
         return []
     reads = [layout.at(layout.sizes[-1], layout.head, layout.usual_pooling)]
     name, probe = f"{layout.head} (logistic)", LinearProbe(random_state=0)
-    return [ClassifierCandidate(name, reads, probe, prior="features")]
+    return [ClassifierCandidate(name, reads, probe, prior="" if of_texts else "features")]
 
 
 PROPOSALS: dict[str, Callable[[Layout], list[Candidate]]] = {

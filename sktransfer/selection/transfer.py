@@ -73,7 +73,10 @@ class BlendEstimator(BackboneEstimator):
     def _load_listed(self, i: int, image_size: int | None) -> Backbone:
         """Load one of several networks."""
         weights = self.weights[i] if isinstance(self.weights, list) else self.weights
-        return load_backbone(self.backbone[i], weights=weights, image_size=image_size)
+        prompts = self.prompts[i] if isinstance(self.prompts, list) else self.prompts
+        return load_backbone(
+            self.backbone[i], weights=weights, image_size=image_size, prompts=prompts
+        )
 
     def _fit_networks(self, X: Samples) -> Any:
         """Load and inspect the networks; return the samples, checked."""
@@ -88,7 +91,7 @@ class BlendEstimator(BackboneEstimator):
                     f"backbone={listed!r:.200}{what}. Give names, modules, functions that make "
                     "modules, or a Backbone; of a fitted model, its to_backbone()."
                 )
-            for name in ("weights", "class_map"):
+            for name in ("weights", "class_map", "prompts"):
                 values = getattr(self, name, None)
                 if isinstance(values, list) and len(values) != len(listed):
                     raise ValueError(
@@ -141,6 +144,10 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         The network's classes that mean each label, as in :class:`PretrainedClassifier`. None learns
         them from the samples. For "auto" and "direct". Of several networks, a list has one or None
         for each, and a dictionary is for those that have classes.
+    prompts : dict or list, default=None
+        Texts that describe each label, as in :class:`PretrainedClassifier`, instead of a
+        ``class_map``. With strategies that train, the head begins as this zero-shot classifier. Of
+        several networks, a list has one or None for each.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, by label; "balanced" gives each class the same sum of weights.
     max_epochs : int or "auto", default="auto"
@@ -202,8 +209,9 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
     On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
     best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes, mapped by
-    ``class_map`` if it is given, begin with 0.8 pseudo-samples, and the others share 0.2. Without
-    own classes, logistic regression on the penultimate layer begins with 1, and the others share 9.
+    ``class_map`` or described by ``prompts`` if one is given, begin with 0.8 pseudo-samples, and
+    the others share 0.2. Without own classes, logistic regression on the penultimate layer begins
+    with 1, and the others share 9.
     Members with a weight under 0.02 are left out, the others are fitted on all samples, and the
     weighted mean of their probabilities is calibrated. All of this uses the samples given to
     ``fit`` alone, so that a cross-validation of the whole estimator is unbiased.
@@ -238,6 +246,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         "strategy": [str],
         "estimator": [HasMethods(["fit", "predict"]), None],
         "class_map": [dict, list, None],
+        "prompts": [dict, list, None],
         "max_epochs": [Count(0), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
@@ -251,6 +260,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         strategy: str = "auto",
         estimator: Any = None,
         class_map: dict[Any, Any] | None = None,
+        prompts: dict[Any, Any] | list[Any] | None = None,
         class_weight: dict[Any, float] | str | None = None,
         max_epochs: int | str = "auto",
         time_budget: float | None = None,
@@ -267,6 +277,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         self.strategy = strategy
         self.estimator = estimator
         self.class_map = class_map
+        self.prompts = prompts
         self.class_weight = class_weight
         self.max_epochs = max_epochs
         self.time_budget = time_budget
@@ -310,8 +321,8 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         ------
         ValueError
             For unknown names, unreadable samples, labels or weights that do not fit, a strategy
-            that the network does not allow, a label missing from ``class_map``, or weights or
-            ``X_unlabelled`` that the ``estimator`` or the ``strategy`` does not take.
+            that the network does not allow, a label missing from ``class_map`` or ``prompts``, or
+            weights or ``X_unlabelled`` that the ``estimator`` or the ``strategy`` does not take.
         """
         if X_unlabelled is not None and self.strategy != "auto":
             raise ValueError(
@@ -390,6 +401,16 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
                 f"class_map is used by strategy={' or '.join(map(repr, _WITH_OWN_CLASSES))}, not "
                 f"by {self.strategy!r}."
             )
+        if self.class_map is not None and self.prompts is not None:
+            raise ValueError(
+                "class_map and prompts both say what the labels are: give one of them."
+            )
+        if self.prompts is not None and self.strategy in ("features", "early"):
+            raise ValueError(f"prompts are not used by strategy={self.strategy!r}.")
+        if isinstance(self.prompts, list) and not isinstance(self.backbone, list):
+            raise ValueError(
+                "prompts is a list, one for each network, and backbone is one network."
+            )
         class_map: Any = self.class_map
         for i, given in enumerate(class_map if isinstance(class_map, list) else ()):
             if not isinstance(given, dict | None):
@@ -409,19 +430,26 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         return samples, check_labels(y, len(samples), for_training=True)
 
     def _own_classes(self, samples, classes: np.ndarray, i: int = 0) -> dict[Any, list[int]] | None:
-        """Return the classes of a network that mean each label, by position, as the user says."""
+        """Return the classes of a network that mean each label, by position, as the user says.
+
+        A network whose classes are described by texts has labels of its own.
+        """
         backbone, listed = self.backbones_[i], isinstance(self.class_map, list)
         class_map: Any = self.class_map
         class_map = class_map[i] if listed else class_map
         others_know = len(self.backbones_) > 1 and not listed and backbone.classes is None
+        rows = getattr(backbone, "label_rows", {}) if hasattr(backbone, "labels") else {}
+        if class_map is None and (self.prompts is not None or rows.keys() >= set(classes.tolist())):
+            class_map = {label: [row] for label, row in rows.items()} or None
         if class_map is None or others_know:
             return None
         n_outputs = list(self._inspect(samples, backbone).values())[-1].width
         resolved = resolve_class_map(class_map, backbone, n_outputs)
         missing = [label for label in classes.tolist() if label not in resolved]
         if missing:
+            given = "class_map" if self.prompts is None else "prompts"
             raise ValueError(
-                f"class_map names no classes of the network for {missing[0]!r}, which is in y. It "
+                f"{given} names no classes of the network for {missing[0]!r}, which is in y. It "
                 f"has {list(resolved)!r:.200}."
             )
         return {label: resolved[label] for label in classes.tolist()}
