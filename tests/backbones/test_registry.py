@@ -30,6 +30,7 @@ from sktransfer import (
 from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones import torchvision as torchvision_source
 from sktransfer.backbones.fingerprint import describe
+from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
 from tests.backbones.support import LITES, SMALL, same_bits, saved
 from tests.new_process import run_in_new_process
 from tests.support import (
@@ -703,3 +704,21 @@ def test_a_pickle_of_a_registered_network_that_draws_at_random_is_loaded(registr
 class Drawing(nn.Module):
     def forward(self, x):
         return x * torch.rand(())
+
+
+# -- imagenet --------------------------------------------------------------------------------------
+
+
+def test_imagenet_classes_have_unique_names_in_the_order_of_their_ids():
+    assert len(set(imagenet_classes())) == len(set(imagenet_ids())) == 1000
+    assert list(imagenet_ids()) == sorted(imagenet_ids())
+    named = dict(zip(imagenet_ids(), imagenet_classes(), strict=True))
+    assert named["n02219486"] == "ant"
+    assert named["n03710637"] == "maillot"
+    assert named["n03710721"] == "maillot tank suit"  # "maillot" too, in other lists
+    assert load_backbone("efficientnet_lite0").class_ids == imagenet_ids()
+
+
+def test_two_duplicate_names_are_told_apart_by_their_ids():
+    names = unique_names(["crane", "ant", "crane"], ["n1", "n2", "n3"])
+    assert names == ("crane (n1)", "ant", "crane (n3)")

@@ -1,6 +1,7 @@
 import gzip
 import os
 import pickle
+import struct
 import sys
 import warnings
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from sktransfer.backbones.words import files
 from sktransfer.backbones.words.files import Subwords
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import (
@@ -279,3 +281,175 @@ def train(table, ids, steps=3):
         optimizer.zero_grad()
         table(ids).square().sum().backward()
         optimizer.step()
+
+
+# -- binary ----------------------------------------------------------------------------------------
+
+
+def test_headers_with_too_large_numbers_raise_before_memory_is_allocated(tmp_path):
+    for header in (b"99999999999 300", b"2 99999999999999", b"0 0"):
+        (tmp_path / "v.bin").write_bytes(header + b"\na \x00\x00\x80?\xff" * 2)
+        with pytest.raises(ValueError, match="announced"):
+            load_word_vectors(tmp_path / "v.bin")
+
+
+def header_of(content):
+    """Return the numbers at the beginning of a FastText file, by name, and the rest."""
+    size = struct.calcsize(files._HEADER)
+    numbers = struct.unpack(files._HEADER, content[:size])
+    return dict(zip(files._FIELDS, numbers, strict=True)), content[size:]
+
+
+def announcing(content, **changes):
+    """Return a FastText file whose header holds other numbers."""
+    header, rest = header_of(content)
+    return struct.pack(files._HEADER, *(header | changes).values()) + rest
+
+
+def of_shape(content, *shape):
+    """Return a FastText file whose matrix has another shape by its header."""
+    header, _ = header_of(content)
+    known = struct.pack("<2q", header["size"] + header["bucket"], header["dim"])
+    return content.replace(known, struct.pack("<2q", *shape), 1)
+
+
+HUGE = 2**31 - 1
+
+
+HOSTILE = {
+    "103 bytes": lambda good: good[:103],
+    "the header alone": lambda good: good[: struct.calcsize(files._HEADER)],
+    "a longer file": lambda good: good + b"xyz",
+    "a word without an end": lambda good: good[:110] + b"a" * 20_000,
+    "quantised": lambda good: good.replace(b"\0" + good[193:209], b"\1" + good[193:209], 1),
+    **{
+        f"{name}={value}": lambda good, name=name, value=value: announcing(good, **{name: value})
+        for name, values in {
+            "dim": (0, -1, 7, HUGE),
+            "size": (0, -1, 5, HUGE),
+            "bucket": (-1, 49, 51, HUGE),
+            "n_labels": (1, HUGE),
+            "n_pruned": (1, 2**62),
+            "minn": (-1,),
+            "maxn": (-1, HUGE),
+            "t": (float("inf"), float("nan")),
+        }.items()
+        for value in values
+    },
+    **{
+        f"shape {shape}": lambda good, shape=shape: of_shape(good, *shape)
+        for shape in [(2**40, 6), (57, 2**40), (-57, -6), (0, 0), (56, 6), (57, 5), (2**62, 2**62)]
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_fasttext_headers_that_do_not_match_the_file_raise(tmp_path, facebook, name):
+    content = HOSTILE[name](facebook.read_bytes())
+    assert content != facebook.read_bytes()
+    (tmp_path / "hostile.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"hostile\.bin: not a file of word vectors"):
+        load_word_vectors(tmp_path / "hostile.bin")
+
+
+@pytest.mark.parametrize("kind", ["fasttext", "word2vec"])
+def test_truncated_binary_files_raise(tmp_path, facebook, kind):
+    pytest.importorskip("gensim")
+    content = facebook.read_bytes() if kind == "fasttext" else binary(end=b"")
+    rng = np.random.default_rng(0)
+    for size in rng.integers(20, len(content) - 1, 30).tolist():
+        path = tmp_path / f"{size}.bin"
+        path.write_bytes(content[:size])
+        try:
+            found = load_word_vectors(path)
+        except ValueError as error:
+            assert path.name in str(error)
+        else:  # the output layer of FastText may be missing as a whole
+            assert kind == "fasttext"
+            assert found.fingerprint == load_word_vectors(facebook).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"11 5\n", "11 words of 5 numbers are announced, and 24 bytes follow"),
+        (b"13 5\n", "13 words are announced, word 13 is not complete"),
+        (b"12 4\n", "announced"),
+        (b"12 6\n", "announced"),
+    ],
+)
+def test_word2vec_headers_that_do_not_match_the_file_raise(tmp_path, header, message):
+    content = binary(end=b"").replace(b"12 5\n", header)
+    (tmp_path / "v.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"v\.bin: .*{message}"):
+        load_word_vectors(tmp_path / "v.bin")
+
+
+def test_max_words_reads_the_beginning_of_a_truncated_file(tmp_path):
+    (tmp_path / "v.bin").write_bytes(binary()[:-40])
+    found = vectors_of(load_word_vectors(tmp_path / "v.bin", max_words=9), WORDS[:9])
+    np.testing.assert_array_equal(found, MATRIX[:9])
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("header", [True, False])
+def test_text_files_with_and_without_a_header(tmp_path, header, suffix):
+    content = lines(header=header).encode()
+    path = tmp_path / f"vectors.txt{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
+
+
+def test_a_first_line_longer_than_the_recognised_part(tmp_path):
+    matrix = np.random.default_rng(0).standard_normal((2, 30_000)).astype(np.float32)
+    path = text_file(tmp_path / "v.txt", words=["a", "b"], matrix=matrix)
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path), ["a", "b"]), matrix)
+
+
+def test_words_with_spaces_as_in_glove_840b(tmp_path):
+    words = ["at", ". . .", "at name@domain.com", "on"]
+    path = text_file(tmp_path / "glove.txt", words=words, matrix=MATRIX[:4], header=False)
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path), words), MATRIX[:4])
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_byte_order_mark_is_removed(tmp_path, header):
+    (tmp_path / "v.txt").write_text(lines(header=header), encoding="utf-8-sig")
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(tmp_path / "v.txt")), MATRIX)
+
+
+def test_a_first_word_that_ends_with_a_number_does_not_set_the_dimension(tmp_path):
+    (tmp_path / "v.txt").write_text("2 000 0.5 0.25\n" + lines(header=False))
+    with pytest.raises(ValueError, match="entry 1: not a word and 5 numbers, but b'2 000"):
+        load_word_vectors(tmp_path / "v.txt")
+
+
+def test_windows_line_ends_and_trailing_blank_lines(tmp_path):
+    path = tmp_path / "vectors.vec"
+    path.write_bytes(lines().replace("\n", " \r\n").encode() + b"\r\n\n")
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
+
+
+def test_numbers_are_equal_with_and_without_pandas(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((200, 7)) * 10.0 ** rng.integers(-30, 30, (200, 7))
+    written = [" ".join(map(repr, row.tolist())).encode() for row in rows]
+    for found in (files._by_pandas(written, 7), files._by_numpy(written, 7)):
+        np.testing.assert_array_equal(found, rows.astype(np.float32))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    path = text_file(tmp_path / "v.txt")
+    np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
+    path.write_text("a 1 2\nb 3 x\n")
+    with pytest.raises(ValueError, match="'b' has b'x'"):
+        load_word_vectors(path)
+
+
+@pytest.mark.parametrize("n_numbers", [3, 60_000])
+def test_long_lines(tmp_path, n_numbers):
+    (tmp_path / "v.txt").write_text("a" + " 1" * n_numbers + "\nb" + " 2" * n_numbers + "\n")
+    backbone = load_word_vectors(tmp_path / "v.txt")
+    assert vectors_of(backbone, ["a", "b"]).tolist() == [[1.0] * n_numbers, [2.0] * n_numbers]
