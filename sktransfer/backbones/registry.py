@@ -125,8 +125,8 @@ def modality_of(backbone: Any) -> Modality:
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable, Backbone or estimator, or a list of those
-        As :func:`load_backbone` takes it. Of a list, the first counts.
+    backbone : str, torch.nn.Module, callable, Backbone or estimator, or a list or dict of those
+        As :func:`load_backbone` takes it. Of several, the first counts.
 
     Returns
     -------
@@ -135,6 +135,8 @@ def modality_of(backbone: Any) -> Modality:
     """
     if isinstance(backbone, list) and backbone:
         return modality_of(backbone[0])
+    if isinstance(backbone, dict) and backbone:
+        return modality_of(next(iter(backbone.values())))
     if isinstance(backbone, str):
         if backbone.startswith("hf:"):
             from .huggingface import modality_of_hf

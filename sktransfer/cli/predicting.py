@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..features import NetworkStep, PretrainedClassifier, find_network
+from ..features import NetworkStep, PretrainedClassifier, find_network, refuse_columns
 from ..finetuning import FineTunedClassifier
 from ..selection import TransferClassifier
 
@@ -60,6 +60,7 @@ def find_predictor(estimator: Any) -> NetworkStep:
         If it has no network, or no ``predict``.
     """
     network = find_network(estimator)
+    refuse_columns(network.step, "The command line and services predict samples of one column")
     if not hasattr(estimator, "predict"):
         raise TypeError(
             f"{type(estimator).__name__} does not predict. Give a fitted classifier or regressor, "

@@ -5,6 +5,18 @@ No torch: everything here works on paths, arrays and texts. ``disk`` holds what 
 packages share.
 """
 
+from .columns import (
+    CATEGORY,
+    NUMBER,
+    TableSamples,
+    check_columns,
+    describe_columns,
+    network_line,
+    read_columns,
+    split_columns,
+    table_columns,
+    without_missing,
+)
 from .datasets import (
     LEADING_ZERO,
     find_labels,
@@ -14,8 +26,6 @@ from .datasets import (
     load_image_folder,
     load_image_table,
     open_table,
-    split_columns,
-    without_missing,
 )
 from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
 from .images import ImageModality, ImageParts, as_samples, digest, open_image, read_image
@@ -61,7 +71,9 @@ from .targets import (
 from .texts import TextModality, TextParts, as_texts, pad_rows, padded_length
 
 __all__ = [
+    "CATEGORY",
     "LEADING_ZERO",
+    "NUMBER",
     "ArrayModality",
     "CacheError",
     "ClassTarget",
@@ -74,12 +86,14 @@ __all__ = [
     "NumericTarget",
     "Parts",
     "SampleView",
+    "TableSamples",
     "Target",
     "TextModality",
     "TextParts",
     "UnreadableSamplesError",
     "as_samples",
     "as_texts",
+    "check_columns",
     "check_interrupt",
     "check_labels",
     "check_numbers",
@@ -89,6 +103,7 @@ __all__ = [
     "checksum",
     "claim_file",
     "class_target",
+    "describe_columns",
     "digest",
     "digest_array",
     "documentation_link",
@@ -106,6 +121,7 @@ __all__ = [
     "load_image_table",
     "named_among",
     "naming",
+    "network_line",
     "new_folder",
     "open_image",
     "open_table",
@@ -114,12 +130,14 @@ __all__ = [
     "pad_rows",
     "padded_length",
     "progress",
+    "read_columns",
     "read_image",
     "register_modality",
     "replace_file",
     "shorten",
     "sorted_labels",
     "split_columns",
+    "table_columns",
     "take",
     "unwrap_column",
     "warn_later_versions",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -56,6 +57,9 @@ __all__ = [
 
 
 CHANNELS = (1, 3, 4)  # of an image that becomes RGB
+_IMAGE_FILE = re.compile(
+    r"\.(?:jpe?g|jfif|png|webp|avif|heic|heif|tiff?|gif|bmp|ppm|pgm|jp2)$", re.IGNORECASE
+)
 _STRIP = 2**22  # pixels of an image that are converted at a time
 # Values of images after the means and standard deviations of ImageNet: from -2.12 to 2.64.
 _NORMALISED = 3
@@ -81,6 +85,7 @@ class ImageModality(Modality):
     takes_augment = True
     takes_files = True
     channels: tuple[int, ...] | None = CHANNELS  # that an image may have; None for any number
+    usual_backbone = "efficientnet_lite0"
 
     def check(
         self,
@@ -126,6 +131,15 @@ class ImageModality(Modality):
         image = self.for_transform(self.open(self.read(sample)))
         image.thumbnail((side, side))
         return image
+
+    def looks_like(self, cells: Sequence[Any]) -> bool:
+        def is_image(cell: Any) -> bool:
+            if isinstance(cell, str):
+                return has_scheme(cell) or _IMAGE_FILE.search(cell) is not None
+            is_pixels = getattr(cell, "ndim", 0) > 1 or isinstance(cell, Image.Image)
+            return is_pixels or is_encoded(cell)
+
+        return all(map(is_image, cells))
 
     def parts(self, sample: Any) -> ImageParts:
         return ImageParts(self.open(self.read(sample)))

@@ -73,6 +73,8 @@ class Modality:
         Whether ``augment`` can be used: opened samples are images ``(height, width, channels)``.
     takes_files : bool, default=False
         Whether a string is the name of a file, and not a sample itself.
+    usual_backbone : str, default=""
+        The name of a network for such samples, for messages.
 
     Examples
     --------
@@ -99,6 +101,7 @@ class Modality:
     is_hashable: bool = False
     takes_augment: bool = False
     takes_files: bool = False
+    usual_backbone: str = ""
 
     def check(
         self,
@@ -237,6 +240,21 @@ class Modality:
             If the sample cannot be read.
         """
         return reprlib.repr(sample)
+
+    def looks_like(self, cells: Sequence[Any]) -> bool:
+        """Guess whether the cells of a column of a table are samples.
+
+        Parameters
+        ----------
+        cells : sequence
+            Some of them, none missing.
+
+        Returns
+        -------
+        bool
+            By default False.
+        """
+        return False
 
     def parts(self, sample: Any) -> Parts | None:
         """Return the parts of a sample that can be left out one by one.

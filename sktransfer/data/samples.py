@@ -226,14 +226,16 @@ def take(samples: Any, rows: Any) -> Sequence[Any]:
 
     Parameters
     ----------
-    samples : ndarray or list
+    samples : ndarray, list or TableSamples
     rows : array-like of int
 
     Returns
     -------
-    ndarray or list
+    ndarray, list or TableSamples
         Of the same type as ``samples``.
     """
     if isinstance(samples, np.ndarray):
         return samples[rows]
+    if hasattr(samples, "of_rows"):
+        return samples.of_rows(rows)
     return [samples[i] for i in rows]

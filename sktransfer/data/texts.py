@@ -36,6 +36,7 @@ class TextModality(Modality):
     chunk_size = 2048  # texts are small, and a long chunk fills the batches of each length
     has_tokens = True
     is_hashable = True
+    usual_backbone = "e5_small"
 
     def check(
         self,
@@ -57,6 +58,10 @@ class TextModality(Modality):
 
     def preview(self, sample: str, side: int = 160) -> str:
         return textwrap.shorten(self.read(sample), side, placeholder=" …")
+
+    def looks_like(self, cells: Sequence[Any]) -> bool:
+        are_texts = all(isinstance(cell, str) for cell in cells)
+        return are_texts and not all(_IMAGE_FILE.fullmatch(cell) for cell in cells)
 
     def parts(self, sample: str) -> TextParts:
         return TextParts(self.read(sample))

@@ -7,6 +7,7 @@ from .base import (
     all_or_nothing,
     checked_samples,
     find_network,
+    refuse_columns,
     reported,
 )
 from .choices import (
@@ -77,6 +78,7 @@ __all__ = [
     "open_sample",
     "prepare_probe",
     "probe_batch",
+    "refuse_columns",
     "reported",
     "resolve_class_map",
     "side_of",

@@ -51,6 +51,7 @@ __all__ = [
     "all_or_nothing",
     "checked_samples",
     "find_network",
+    "refuse_columns",
     "reported",
     "shallow_copy",
 ]
@@ -115,17 +116,20 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _fit_backbone(self, X) -> list | np.ndarray:
         """Load the backbone, check X and inspect the layers on a sample; return the samples."""
-        validate_parameters(self)
-        # Errors of these come before anything is computed.
-        as_store(self.memory)
-        check_engine(self.engine, resolve_device(self.device), self._precision())
-        for name in ("oov_rate_", "truncated_rate_"):  # of an earlier fit
-            self.__dict__.pop(name, None)
+        self._check_running()
         self.backbone_ = self._load()
         samples = self._check_samples(X, reset=True)
         self._inspect(samples)
         self.__dict__.update(self._check_by_preprocessing(samples, fitting=True))
         return samples
+
+    def _check_running(self) -> None:
+        """Check parameters, before anything is computed, and forget rates of an earlier fit."""
+        validate_parameters(self)
+        as_store(self.memory)
+        check_engine(self.engine, resolve_device(self.device), self._precision())
+        for name in ("oov_rate_", "truncated_rate_"):
+            self.__dict__.pop(name, None)
 
     def _check_by_preprocessing(self, samples, *, fitting: bool) -> dict:
         """Let the preprocessing warn about samples, and return what it has measured."""
@@ -423,8 +427,33 @@ class NetworkStep:
 
     def check(self, X: Any) -> Any:
         """Return the input of the step as a list or an array of samples, none opened."""
+        refuse_columns(self.step, "Samples of one column can be shown and explained")
         shape = getattr(self.step, "image_shape", None)
         return self.modality.check(self.samples(X), image_shape=shape)
+
+
+def refuse_columns(step: Any, what: str) -> None:
+    """Raise an error about an estimator that reads several columns of a table.
+
+    Parameters
+    ----------
+    step : estimator of sktransfer
+    what : str
+        What is possible with one column, the beginning of the message.
+
+    Raises
+    ------
+    ValueError
+        If it reads several.
+    """
+    columns, networks = getattr(step, "column_kinds_", None), getattr(step, "backbone", None)
+    given = next((names for names in (columns, networks) if isinstance(names, dict)), None)
+    if given is not None:
+        name = type(step).__name__
+        raise ValueError(
+            f"{what}, and this {name} reads the columns {list(given)!r:.200} of a table. Give a "
+            f"model of one of them: {name}(network).fit(X[{next(iter(given))!r}], y)."
+        )
 
 
 def find_network(estimator: Any) -> NetworkStep:

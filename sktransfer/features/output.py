@@ -57,12 +57,15 @@ class Output:
         were learned.
     width : int, default=None
         Number of features. None if it is not known, or is not the same for all samples.
+    column : str or int, default=None
+        The column of a table whose samples are read. None where X is no table of several.
     """
 
     backbone: Backbone
     layer: str
     pooling: str | Callable[..., Any] | tuple[Any, ...] | Any = "avg"
     width: int | None = None
+    column: str | int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pooling", as_pooling(self.pooling))

@@ -454,13 +454,14 @@ def _untrusted_types(part: bytes) -> list[str]:
 def _helpers_of_scikit() -> tuple[str, ...]:
     """Name what scikit-learn's searches hold: splitters, scorers, their metrics, and calibrations.
 
-    None of them does anything when it is made. skops trusts estimators, and not these.
+    And the type of numbers that an imputer holds. None of them does anything when it is made. skops
+    trusts estimators, and not these.
     """
     scorers = [metrics.get_scorer(name) for name in metrics.get_scorer_names()]
     helpers = {type(scorer) for scorer in scorers} | {score_function(scorer) for scorer in scorers}
     helpers |= {cls for cls in vars(model_selection).values() if hasattr(cls, "get_n_splits")}
     public = {f"{helper.__module__}.{helper.__qualname__}" for helper in helpers}
-    return tuple(sorted(public | PRIVATE_TYPES))
+    return tuple(sorted(public | PRIVATE_TYPES | {"numpy.dtype"}))
 
 
 def _unreadable(error: Exception) -> DamagedFileError:

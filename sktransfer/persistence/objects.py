@@ -49,8 +49,11 @@ from ..selection import Blend, TransferClassifier, TransferRegressor
 from ..selection.candidates import (
     ClassifierCandidate,
     ClassMapCandidate,
+    Counts,
     LinearCandidate,
     OwnClassesCandidate,
+    ProductCandidate,
+    Tabular,
     TunedCandidate,
 )
 from ..transferability import GlobalScaler, LinearProbe, RidgeProbe
@@ -66,6 +69,7 @@ OWN: dict[str, Any] = {
         ClassMapCandidate,
         ClassTarget,
         ClassifierCandidate,
+        Counts,
         FineTunedClassifier,
         FineTunedRegressor,
         GlobalScaler,
@@ -80,8 +84,10 @@ OWN: dict[str, Any] = {
         PretrainedClassifier,
         PretrainedFeatureExtractor,
         ProcessorPreprocessing,
+        ProductCandidate,
         RidgeProbe,
         SizeChoice,
+        Tabular,
         TokenWeights,
         TokenizerPreprocessing,
         TransferClassifier,

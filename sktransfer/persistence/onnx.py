@@ -30,7 +30,12 @@ from ..backbones.weights import first_line
 from ..data import check_interrupt, package_versions, split_columns
 from ..data.types import Samples
 from ..engines import quiet
-from ..features import BackboneEstimator, PretrainedFeatureExtractor, nothing_stored
+from ..features import (
+    BackboneEstimator,
+    PretrainedFeatureExtractor,
+    nothing_stored,
+    refuse_columns,
+)
 from ..selection import TransferClassifier
 from .onnx_checks import check_graph, inner_estimator, rows_for_check
 from .onnx_graphs import FEATURES, OPSETS, Graph, after, module_graph, side_by_side, torch_graph
@@ -126,6 +131,11 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     """
     _check_installed()
     estimator = inner_estimator(estimator)
+    refuse_columns(
+        estimator,
+        "to_onnx exports blends of one column, and a ColumnTransformer of extractors with a linear "
+        "model behind it for several",
+    )
     rows = rows_for_check(estimator, X)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the libraries will change

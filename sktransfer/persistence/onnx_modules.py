@@ -147,6 +147,7 @@ def export_features(estimator: PretrainedFeatureExtractor, X: Any, column: int =
 
 
 def _export_blend(blend: Blend, estimator: Any, X: Any) -> Exportable:
+    """Make a module of a blend, of one column of samples."""
     for candidate in blend.candidates:
         if isinstance(candidate, ClassifierCandidate) and not candidate.is_linear:
             raise ValueError(
@@ -156,7 +157,7 @@ def _export_blend(blend: Blend, estimator: Any, X: Any) -> Exportable:
             )
     sources, module = _module(estimator, blend.outputs, _BlendOutputs(blend), X)
     output = "prediction" if blend.classes is None else "probabilities"
-    vectorizer = blend.vectorizer if blend.counting else None
+    vectorizer = next(iter(blend.vectorizers.values()), None)
     return Exportable(sources, module, output, blend.classes, vectorizer)
 
 
@@ -220,7 +221,7 @@ class _BlendOutputs(nn.Module):
         self.is_flat = blend.scaler is not None and blend.scaler.is_flat
 
     def forward(self, pooled: list[torch.Tensor], *counts: torch.Tensor) -> torch.Tensor:
-        counted = [c.multiply_counts(counts[0].double()) for c in self.blend.counting]
+        counted = [c.multiply_counts(i, counts[0].double()) for c, i in self.blend.counting]
         outputs = self.blend(pooled, counted)
         return (outputs[:, 0] if self.is_flat else outputs).float()
 

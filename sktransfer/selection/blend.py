@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..backbones import Backbone
-from ..data import NumericTarget
+from ..data import NumericTarget, TableSamples, named_among
 from ..features import (
     Output,
     TokenWeights,
@@ -19,7 +19,7 @@ from ..features import (
     compute_outputs,
     describe_runs,
 )
-from .candidates import COUNTS, Candidate, TunedCandidate, log_of
+from .candidates import Candidate, Counts, Tabular, TunedCandidate, log_of
 from .proposals import BY_RANK
 
 __all__ = ["Blend", "describe_blend", "read_samples"]
@@ -33,8 +33,8 @@ class Blend(nn.Module):
     A module of torch on the CPU in float64. ``predict`` of estimators, ONNX graphs and saliency
     maps are this forward::
 
-        inputs = [ … for output in blend.outputs]  # (n, width) each: activations, pooled
-        counted = [c.multiply_counts(counts) for c in blend.counting]  # (n, n_outputs) each
+        inputs = [ … for read in blend.dense]  # (n, width) each: activations, pooled
+        counted = [c.multiply_counts(i, …) for c, i in blend.counting]  # (n, n_outputs) each
         blend(inputs, counted)  # (n, n_classes) probabilities, or (n, n_targets) numbers
 
     Parameters
@@ -47,18 +47,23 @@ class Blend(nn.Module):
         For labels.
     scaler : NumericTarget, default=None
         For numbers: their means, deviations and form.
-    vectorizer : transformer, default=None
-        Makes the features that need no network, if a candidate reads them.
+    vectorizers : dict of (Counts or Tabular) to transformer, default={}
+        Make the features that need no network, of those that candidates read.
+    fills : dict of Output to ndarray of shape (n_features,), default={}
+        The features of samples that are missing.
     tuned : TunedCandidate, default=None
         A trained network with its weight; the others have the rest.
 
     Attributes
     ----------
     outputs : list of Output
-        What is read from networks, in the order of the inputs of the forward. A backbone is at its
-        input size. The last one is that of the trained network, if there is one.
-    counting : list of LinearCandidate
-        The candidates that read counts, in the order of ``counted`` of the forward.
+        What is read from networks. A backbone is at its input size. The last one is that of the
+        trained network, if there is one.
+    dense : list of Output or Tabular
+        The inputs of the forward: the outputs, and the numbers and categories of a table.
+    counting : list of (Candidate, int)
+        The candidates that read counts, and the place among what they read, in the order of
+        ``counted`` of the forward.
     weights : dict of str to float
         The weight of each candidate by name, the highest first.
     """
@@ -66,13 +71,15 @@ class Blend(nn.Module):
     candidates: nn.ModuleList
     classes: np.ndarray | None
     counting: list[Any]
+    dense: list[Any]
+    fills: dict[Output, np.ndarray]
     outputs: list[Output]
     places: list[list[int]]
     shift: torch.Tensor
     scale: torch.Tensor
     scaler: NumericTarget | None
     tuned: TunedCandidate | None
-    vectorizer: Any
+    vectorizers: dict[Any, Any]
 
     def __init__(
         self,
@@ -81,24 +88,28 @@ class Blend(nn.Module):
         *,
         classes: np.ndarray | None = None,
         scaler: NumericTarget | None = None,
-        vectorizer: Any = None,
+        vectorizers: dict[Any, Any] | None = None,
+        fills: dict[Output, np.ndarray] | None = None,
         tuned: TunedCandidate | None = None,
     ):
         super().__init__()
         self.candidates = nn.ModuleList(candidates)
         self.temperature = temperature
-        self.classes, self.scaler, self.vectorizer = classes, scaler, vectorizer
-        self.tuned = tuned
+        self.classes, self.scaler, self.tuned = classes, scaler, tuned
         if scaler is not None:
             self.register_buffer("shift", torch.as_tensor(scaler.mean))
             self.register_buffer("scale", torch.as_tensor(scaler.scale))
         mixed: list[Any] = [*self.candidates, *([] if tuned is None else [tuned])]
         reads = dict.fromkeys(read for candidate in mixed for read in candidate.reads)
+        self.vectorizers = {r: x for r, x in (vectorizers or {}).items() if r in reads}
+        self.fills = {read: x for read, x in (fills or {}).items() if read in reads}
         self.outputs = [read for read in reads if isinstance(read, Output)]
-        place = {output: i for i, output in enumerate(self.outputs)}
+        self.dense = [*self.outputs, *(read for read in reads if isinstance(read, Tabular))]
+        place = {read: i for i, read in enumerate(self.dense)}
         self.places = [[place.get(read, -1) for read in c.reads] for c in mixed]
-        # Not submodules: they are among the candidates.
-        vars(self)["counting"] = [c for c in mixed if COUNTS in c.reads]
+        self.counting = [
+            (c, i) for c in mixed for i, read in enumerate(c.reads) if isinstance(read, Counts)
+        ]
 
     @property
     def weights(self) -> dict[str, float]:
@@ -116,7 +127,7 @@ class Blend(nn.Module):
         Parameters
         ----------
         inputs : sequence of Tensor of shape (n_samples, n_features)
-            One for each of ``outputs``.
+            One for each of ``dense``.
         counted : sequence of Tensor of shape (n_samples, n_outputs), default=()
             Counts of words, multiplied by the coefficients of each of ``counting``.
 
@@ -144,7 +155,7 @@ class Blend(nn.Module):
 
         Parameters
         ----------
-        by_read : dict of Output or "counts" to array of shape (n_samples, n_features)
+        by_read : dict of Output, Counts or Tabular to array of shape (n_samples, n_features)
 
         Returns
         -------
@@ -154,9 +165,11 @@ class Blend(nn.Module):
         predictions = []
         for start in range(0, n_samples, _ROWS):
             rows = slice(start, start + _ROWS)
-            inputs = [torch.from_numpy(np.array(by_read[o][rows])) for o in self.outputs]
-            counts = by_read[COUNTS][rows] if self.counting else None
-            counted = [torch.from_numpy(c.multiply_counts(counts)) for c in self.counting]
+            inputs = [torch.from_numpy(np.array(by_read[read][rows])) for read in self.dense]
+            counted = [
+                torch.from_numpy(candidate.multiply_counts(i, by_read[candidate.reads[i]][rows]))
+                for candidate, i in self.counting
+            ]
             predictions.append(self(inputs, counted).numpy())
         return np.concatenate(predictions)
 
@@ -165,7 +178,7 @@ class Blend(nn.Module):
 
         Parameters
         ----------
-        samples : sequence
+        samples : list, array or TableSamples
             Checked by an estimator.
         run : dict
             device, engine, memory, verbose.
@@ -174,12 +187,12 @@ class Blend(nn.Module):
         -------
         ndarray of shape (n_samples, n_outputs)
         """
-        reads = [*self.outputs, *([COUNTS] if self.counting else [])]
-        return self.of_tables(read_samples(samples, reads, self.vectorizer, run))
+        reads = [*self.dense, *(candidate.reads[i] for candidate, i in self.counting)]
+        return self.of_tables(read_samples(samples, reads, self.vectorizers, run, self.fills))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        names = ("temperature", "classes", "scaler", "vectorizer", "tuned")
+        names = ("temperature", "classes", "scaler", "vectorizers", "fills", "tuned")
         return {"candidates": list(self.candidates)} | {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -190,34 +203,96 @@ class Blend(nn.Module):
 
 
 def read_samples(
-    samples: Sequence[Any], reads: Iterable[Any], vectorizer: Any, run: dict[str, Any]
+    samples: Any,
+    reads: Iterable[Any],
+    vectorizers: dict[Any, Any],
+    run: dict[str, Any],
+    fills: dict[Output, np.ndarray] | None = None,
 ) -> dict[Any, Any]:
-    """Compute what is read of samples, in one pass for each network and input size.
+    """Compute what is read of samples, in one pass for each network, column and input size.
 
     Parameters
     ----------
-    samples : sequence
-    reads : iterable of Output or "counts"
-    vectorizer : transformer or None
-        Fitted; for counts.
+    samples : list, array or TableSamples
+    reads : iterable of Output, Counts or Tabular
+    vectorizers : dict of (Counts or Tabular) to transformer
+        Fitted.
     run : dict
         device, engine, memory, verbose.
+    fills : dict of Output to ndarray of shape (n_features,), default=None
+        The features of cells that are missing, or cannot be read; NaN without.
 
     Returns
     -------
-    dict of Output or "counts" to array of shape (n_samples, n_features)
+    dict of Output, Counts or Tabular to array of shape (n_samples, n_features)
     """
     reads = list(dict.fromkeys(reads))
+    if not isinstance(samples, TableSamples):
+        return _read_column(samples, reads, vectorizers, run)
+    tables: dict[Any, Any] = {}
+    for column in samples.columns:
+        own = [r for r in reads if not isinstance(r, Tabular) and r.column == column]
+        if own:
+            tables |= _read_cells(samples, column, own, vectorizers, run, fills or {})
+    for read in reads:
+        if isinstance(read, Tabular):
+            tables[read] = vectorizers[read].transform(samples.cells)
+    return {read: tables[read] for read in reads}
+
+
+def _read_cells(
+    samples: TableSamples,
+    column: Any,
+    reads: list[Any],
+    vectorizers: dict[Any, Any],
+    run: dict[str, Any],
+    fills: dict[Output, np.ndarray],
+) -> dict[Any, Any]:
+    """Compute what is read of a column of which some cells may be missing."""
+    cells = samples.columns[column]
+    there = np.array([cell is not None for cell in cells])
+    rows = np.flatnonzero(there)
+    bad: dict[int, Exception] | None = {} if samples.fills_missing else None
+    tables: dict[Any, Any] = {}
+    if len(rows):
+        with named_among(rows, f"column {column!r}"):
+            tables = _read_column(samples.present(column), reads, vectorizers, run, bad)
+    there[rows[list(bad or ())]] = False
+    if there.all():
+        return tables
+    for read in reads:
+        if isinstance(read, Counts):  # a missing text has no words
+            tables[read] = vectorizers[read].transform([cell or "" for cell in cells])
+            continue
+        known, fill = tables.get(read, np.empty((0, 0))), fills.get(read)
+        width = known.shape[1] if fill is None else len(fill)
+        table = np.full((len(cells), width), np.nan, np.float32)
+        if known.shape[1]:
+            table[rows] = known
+        if fill is not None:
+            table[~there] = fill
+        tables[read] = table
+    return tables
+
+
+def _read_column(
+    samples: Sequence[Any],
+    reads: Sequence[Any],
+    vectorizers: dict[Any, Any],
+    run: dict[str, Any],
+    bad: dict[int, Exception] | None = None,
+) -> dict[Any, Any]:
+    """Compute what is read of samples of one modality; causes of unreadable ones go to ``bad``."""
     single = list(dict.fromkeys(part for read in reads for part in _parts(read)))
     how = {name: run[name] for name in ("device", "engine", "verbose")}
     store = as_store(run["memory"])
-    computed = compute_outputs(samples, single, **how, store=store) if single else []
+    computed = compute_outputs(samples, single, **how, store=store, bad=bad) if single else []
     by_part = dict(zip(single, computed, strict=True))
     tables: dict[Any, Any] = {}
     ranked: dict[Backbone, np.ndarray] = {}  # means of words by rank, which are not stored
     for read in reads:
-        if read == COUNTS:
-            tables[read] = vectorizer.transform(samples)
+        if isinstance(read, Counts):
+            tables[read] = vectorizers[read].transform(samples)
         elif read.pooling == BY_RANK:
             network = read.backbone
             if network not in ranked:
@@ -232,10 +307,10 @@ def read_samples(
 
 def _parts(read: Any) -> list[Output]:
     """Return the outputs that engines compute and the store has: one for each pooling."""
-    if read == COUNTS or read.pooling == BY_RANK:
+    if not isinstance(read, Output) or read.pooling == BY_RANK:
         return []
     poolings = read.pooling if isinstance(read.pooling, tuple) else (read.pooling,)
-    return [dataclasses.replace(read, pooling=pooling) for pooling in poolings]
+    return [dataclasses.replace(read, pooling=pooling, column=None) for pooling in poolings]
 
 
 def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +318,7 @@ def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
 
     Parameters
     ----------
-    reads : iterable of Output or "counts"
+    reads : iterable of Output, Counts or Tabular
     run : dict
         device, engine, memory, verbose.
 
@@ -257,7 +332,7 @@ def describe_blend(reads: Iterable[Any], run: dict[str, Any]) -> dict[str, Any]:
         # An engine runs the same network for the plain mean of words.
         dataclasses.replace(read, pooling="avg") if read.pooling == BY_RANK else read
         for read in reads
-        if read != COUNTS
+        if isinstance(read, Output)
     ]
     outputs = list(dict.fromkeys(part for read in plain for part in _parts(read)))
     how = {"device": run["device"], "engine": run["engine"], "store": as_store(run["memory"])}

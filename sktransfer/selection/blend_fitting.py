@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from ..backbones import Backbone, resolve_layer, weighted_layers
-from ..data import named_among, take
+from ..data import CATEGORY, NUMBER, named_among, take
 from ..features import Output, empty_table, layers_of
 from ..finetuning import (
     FineTunedClassifier,
@@ -34,17 +38,19 @@ from ..transferability import (
 )
 from .blend import Blend, read_samples
 from .candidates import (
-    COUNTS,
     Candidate,
     ClassifierCandidate,
+    Counts,
     LinearCandidate,
+    ProductCandidate,
     Tables,
+    Tabular,
     TunedCandidate,
     logs,
     tempered,
 )
-from .outcomes import Judged, Labels, Numbers, Outcome, make_splits
-from .proposals import BLEND, Layout, input_sizes, propose_candidates
+from .outcomes import LEAST_PROBABILITY, Judged, Labels, Numbers, Outcome, make_splits
+from .proposals import BLEND, CELLS, Layout, input_sizes, propose_candidates
 from .self_training import self_train, some_unlabelled
 from .study import measure_timing, sizes_within
 
@@ -65,8 +71,8 @@ class BlendTask:
     Parameters
     ----------
     backbones : sequence of Backbone
-        Of one modality. The first is the one that is trained, where there is time.
-    samples : sequence
+        The first is the one that is trained, where there is time and X is no table.
+    samples : list, array or TableSamples
         Checked by an estimator.
     outcome : Labels or Numbers
         Of all samples; weights may be 0.
@@ -81,6 +87,10 @@ class BlendTask:
         Samples without labels, checked by an estimator.
     groups : sequence of (tuple of tuple of int, or None), default=None
         For each network, its classes that mean each label, where the user says so.
+    columns : sequence of (str or int), default=None
+        For each network, the column that it reads.
+    cells : sequence of str, default=()
+        Of a table, the kinds of the columns that no network reads: "number" or "category".
     batch_size : int or "auto", default="auto"
         Rows in a training step of a tuned network.
     until : float or None, default=None
@@ -98,6 +108,8 @@ class BlendTask:
     classifier: Any = None
     unlabelled: Any = None
     groups: Sequence[tuple[tuple[int, ...], ...] | None] | None = None
+    columns: Sequence[Any] | None = None
+    cells: Sequence[str] = ()
     batch_size: int | str = "auto"
     until: float | None = None
     phase: Callable[..., Any] = contextlib.nullcontext
@@ -118,50 +130,57 @@ def fit_blend(task: BlendTask, image_size: int | None) -> Blend:
     """
     outcome, weighted = task.outcome, np.flatnonzero(task.outcome.weight)
     layouts = _layouts(task, image_size, len(weighted))
-    candidates = propose_candidates(*layouts)
-    vectorizer = _fitted_vectorizer(task, task.rows)
-    if vectorizer is None:
-        candidates = [candidate for candidate in candidates if COUNTS not in candidate.reads]
+    candidates = propose_candidates(*layouts, has_cells=len(task.cells) > 0)
+    vectorizers = _fitted_vectorizers(task, _reads(candidates), task.rows)
+    candidates = [
+        candidate
+        for candidate in candidates
+        if all(isinstance(read, Output) or read in vectorizers for read in candidate.reads)
+    ]
     with task.phase("compare"):
-        few = _read_rows(task, _reads(candidates), task.rows, vectorizer)
+        few = _read_rows(task, _reads(candidates), task.rows, vectorizers)
+        fills = _fill_missing(few)
         known = outcome.take(task.rows)
         chosen, temperature, out_of_fold = cross_validate(candidates, few, known, task.seed)
     with task.phase("fit"):
         needed = _reads(chosen)
-        vectorizer = _fitted_vectorizer(task, weighted) if COUNTS in needed else None
-        tables = _complete(task, needed, few, weighted, vectorizer)
+        vectorizers = _fitted_vectorizers(task, needed, weighted)
+        tables = _complete(task, needed, few, weighted, vectorizers, fills)
         known = outcome.take(weighted)
         if task.unlabelled is None or isinstance(known, Numbers):
             fitted = [candidate.fitted(Tables(tables), known) for candidate in chosen]
         else:
             rows = some_unlabelled(len(task.unlabelled), task.seed)
             with named_among(rows, "X_unlabelled"):
-                new = read_samples(take(task.unlabelled, rows), needed, vectorizer, task.run)
+                some = take(task.unlabelled, rows)
+                new = read_samples(some, needed, vectorizers, task.run, fills)
             fitted = self_train(chosen, temperature, tables, known, new, task.seed)
         first = layouts[0]
         size = first.sizes[min(BLEND["trained_size"], len(first.sizes) - 1)]
         start = first.at(size, first.head)
         tuned = None
-        if task.until is not None and may_pay(task, start, few[start], out_of_fold):
+        has_time = task.until is not None and task.columns is None
+        if has_time and may_pay(task, start, few[start], out_of_fold):
             tuned = fit_tuned(task, start.backbone, out_of_fold)
+    parts: dict[str, Any] = {"vectorizers": vectorizers, "fills": fills, "tuned": tuned}
     if isinstance(outcome, Numbers):
-        return Blend(fitted, temperature, scaler=outcome.kind, vectorizer=vectorizer, tuned=tuned)
-    return Blend(
-        fitted, temperature, classes=outcome.kind.classes, vectorizer=vectorizer, tuned=tuned
-    )
+        return Blend(fitted, temperature, scaler=outcome.kind, **parts)
+    return Blend(fitted, temperature, classes=outcome.kind.classes, **parts)
 
 
 def _layouts(task: BlendTask, image_size: int | None, n: int) -> list[Layout]:
     """Return what candidates of each network can be made of; fewer sizes, where time is short."""
     layouts, is_labels = [], isinstance(task.outcome, Labels)
     for i, backbone in enumerate(task.backbones):
+        column = None if task.columns is None else task.columns[i]
+        samples = task.samples if column is None else task.samples.present(column)
         sizes = input_sizes(backbone, image_size)
         if task.until is not None:
             left = (task.until - time.perf_counter()) / len(task.backbones)
-            sizes = sizes_within(backbone, sizes, task.samples, n, left, task.run["device"])
-        infos = layers_of(backbone, task.samples)
+            sizes = sizes_within(backbone, sizes, samples, n, left, task.run["device"])
+        infos = layers_of(backbone, samples)
         groups = None if task.groups is None else task.groups[i]
-        layouts.append(Layout(backbone, infos, sizes, task.classifier, is_labels, groups))
+        layouts.append(Layout(backbone, infos, sizes, task.classifier, is_labels, groups, column))
     return layouts
 
 
@@ -169,39 +188,86 @@ def _reads(candidates: list[Candidate]) -> list[Any]:
     return list(dict.fromkeys(read for candidate in candidates for read in candidate.reads))
 
 
-def _fitted_vectorizer(task: BlendTask, rows: np.ndarray) -> Any:
-    """Fit the vectorizer of the modality to enough samples; return None without features."""
-    if len(rows) < BLEND["least_counted"]:
-        return None
-    vectorizer = task.backbones[0].modality.vectorizer()
-    try:
-        return None if vectorizer is None else vectorizer.fit(take(task.samples, rows))
-    except ValueError:  # no text has a word
-        return None
+def _fitted_vectorizers(task: BlendTask, reads: list[Any], rows: np.ndarray) -> dict[Any, Any]:
+    """Fit what makes features without a network; leave out counts of few texts, or of no word."""
+    some, vectorizers = take(task.samples, rows), {}
+    for read in reads:
+        if isinstance(read, Tabular):
+            vectorizers[read] = _cells_transformer(task.cells).fit(some.cells)
+        elif isinstance(read, Counts) and len(rows) >= BLEND["least_counted"]:
+            columns = [None] if task.columns is None else list(task.columns)
+            modality = task.backbones[columns.index(read.column)].modality
+            texts = some if read.column is None else some.present(read.column)
+            with contextlib.suppress(ValueError):  # no text has a word
+                vectorizers[read] = modality.vectorizer().fit(texts)
+    return vectorizers
 
 
-def _read_rows(task: BlendTask, reads: list[Any], rows: np.ndarray, vectorizer) -> dict[Any, Any]:
+def _cells_transformer(kinds: Sequence[str]) -> Any:
+    """Return a transformer of numbers, which are imputed and scaled, and of categories."""
+    numbers, categories = (
+        [j for j, kind in enumerate(kinds) if kind == wanted] for wanted in (NUMBER, CATEGORY)
+    )
+    imputer = SimpleImputer(add_indicator=True, keep_empty_features=True)
+    most = BLEND["categories"]
+    return make_column_transformer(
+        (make_pipeline(imputer, StandardScaler()), numbers),
+        (
+            OneHotEncoder(
+                handle_unknown="infrequent_if_exist", max_categories=most, sparse_output=False
+            ),
+            categories,
+        ),
+        sparse_threshold=0,
+    )
+
+
+def _read_rows(
+    task: BlendTask,
+    reads: list[Any],
+    rows: np.ndarray,
+    vectorizers: dict[Any, Any],
+    fills: dict[Output, np.ndarray] | None = None,
+) -> dict[Any, Any]:
     with named_among(rows):
-        return read_samples(take(task.samples, rows), reads, vectorizer, task.run)
+        return read_samples(take(task.samples, rows), reads, vectorizers, task.run, fills)
+
+
+def _fill_missing(tables: dict[Any, Any]) -> dict[Output, np.ndarray]:
+    """Put means in the place of missing features, and return them."""
+    fills = {}
+    for read, table in tables.items():
+        if not isinstance(read, Output) or read.column is None:
+            continue
+        missing = np.isnan(table).all(axis=1)
+        if missing.all():
+            raise ValueError(f"No cell of column {read.column!r} can be read.")
+        fills[read] = table[~missing].mean(axis=0)
+        table[missing] = fills[read]
+    return fills
 
 
 def _complete(
-    task: BlendTask, reads: list[Any], few: dict, weighted: np.ndarray, vectorizer
+    task: BlendTask,
+    reads: list[Any],
+    few: dict,
+    weighted: np.ndarray,
+    vectorizers: dict[Any, Any],
+    fills: dict[Output, np.ndarray],
 ) -> dict[Any, Any]:
     """Return the features of all samples with a weight, computing those that are missing."""
     is_known = np.isin(weighted, task.rows)
     if is_known.all():
         return {read: few[read] for read in reads}
-    outputs = [read for read in reads if read != COUNTS]
-    missing = _read_rows(task, outputs, weighted[~is_known], None)
+    outputs = [read for read in reads if isinstance(read, Output)]
+    missing = _read_rows(task, outputs, weighted[~is_known], {}, fills)
     tables: dict[Any, Any] = {}
     for output in outputs:
         shape = (len(is_known), few[output].shape[1])
         tables[output] = empty_table(shape, few[output].dtype)
         tables[output][is_known], tables[output][~is_known] = few[output], missing[output]
-    if vectorizer is not None:
-        tables[COUNTS] = vectorizer.transform(take(task.samples, weighted))
-    return tables
+    others = [read for read in reads if not isinstance(read, Output)]
+    return tables | (_read_rows(task, others, weighted, vectorizers) if others else {})
 
 
 # -- cross-validation: settings, temperatures and weights ------------------------------------------
@@ -231,7 +297,7 @@ def cross_validate(
     Parameters
     ----------
     candidates : list of Candidate
-    by_read : dict of Output or "counts" to array of shape (n_samples, n_features)
+    by_read : dict of Output, Counts or Tabular to array of shape (n_samples, n_features)
     outcome : Labels or Numbers
     seed : int
 
@@ -263,6 +329,11 @@ def cross_validate(
         predictions = np.stack(
             [_judge(candidate, tables, outcome, splits, places, judged) for candidate in candidates]
         )
+        product = _product(candidates, predictions, outcome, judged, seed)
+        if product is not None:
+            candidates = [*candidates, product[0]]
+            predictions = np.concatenate([predictions, product[1][None]])
+            prior = _prior(candidates, True)
         weights = outcome.mix(predictions, prior, judged, seed)
     else:
         predictions = np.empty((len(candidates), 0, outcome.n_outputs))
@@ -274,13 +345,8 @@ def cross_validate(
             # With one sample of each class, nothing varies within classes.
             if isinstance(candidate, LinearCandidate) and not has_many_classes:
                 candidate.is_discriminant = False
-    least = min(BLEND["least_weight"], weights.max())
-    order = [i for i in np.argsort(-weights, kind="stable") if weights[i] >= least]
-    weights = weights[order] / weights[order].sum()
-    chosen = [candidates[i] for i in order]
-    for candidate, weight in zip(chosen, weights, strict=True):
-        candidate.weight = float(weight)
-    mean, heat = np.tensordot(weights, predictions[order], 1), outcome.unjudged[1]
+    chosen, mean = _with_weights(candidates, weights, predictions)
+    heat = outcome.unjudged[1]
     if len(rows) and heat is not None:
         logits = logs(mean)
         heat = outcome.loss(logits, judged)[1]
@@ -294,10 +360,15 @@ def cross_validate(
 
 def _merge_equal(by_read: dict, outcome: Outcome) -> tuple[Tables, Outcome, np.ndarray]:
     """Merge equal samples: in several folds, a model would be judged on what it has seen."""
-    keys = [next(iter(by_read.values())), outcome.codes]
-    if COUNTS in by_read:  # texts may differ in words that the network does not know
-        n_columns = by_read[COUNTS].shape[1]
-        keys.append(by_read[COUNTS] @ np.random.default_rng(0).uniform(size=n_columns))
+    first = next(iter(by_read))
+    keys = [by_read[first], outcome.codes]
+    columns = {getattr(first, "column", None)}
+    for read, table in by_read.items():
+        if isinstance(read, Output) and read.column in columns:
+            continue
+        columns.add(getattr(read, "column", None))
+        # Texts may differ in words that the network does not know, and rows in another column.
+        keys.append(table @ np.random.default_rng(0).uniform(size=table.shape[1]))
     _, rows, inverse = np.unique(
         np.column_stack(keys), axis=0, return_index=True, return_inverse=True
     )
@@ -332,6 +403,53 @@ def _judge(
     best = int(np.argmin(losses))
     candidate.setting, candidate.temperature = candidate.settings[best], heats[best]
     return tempered(scores[best], heats[best])
+
+
+def _with_weights(
+    candidates: list[Candidate], weights: np.ndarray, predictions: np.ndarray
+) -> tuple[list[Candidate], np.ndarray]:
+    """Return the candidates that have a weight, the highest first, and their weighted mean."""
+    least = min(BLEND["least_weight"], weights.max())
+    order = [i for i in np.argsort(-weights, kind="stable") if weights[i] >= least]
+    weights = weights[order] / weights[order].sum()
+    chosen = [candidates[i] for i in order]
+    for candidate, weight in zip(chosen, weights, strict=True):
+        candidate.weight = float(weight)
+    return chosen, np.tensordot(weights, predictions[order], 1)
+
+
+def _product(
+    candidates: list[Candidate],
+    predictions: np.ndarray,
+    outcome: Outcome,
+    judged: Judged,
+    seed: int,
+) -> tuple[Candidate, np.ndarray] | None:
+    """Multiply what blends of single columns predict; return None where X is no table."""
+    by_column: dict[Any, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        columns = {CELLS if isinstance(r, Tabular) else r.column for r in candidate.reads}
+        if len(columns) == 1:
+            by_column.setdefault(columns.pop(), []).append(i)
+    if len(by_column) < 2:
+        return None
+    chosen, means = [], []
+    for rows in by_column.values():
+        own = [copy.copy(candidates[i]) for i in rows]
+        weights = outcome.mix(predictions[rows], _prior(own, True), judged, seed)
+        kept, mean = _with_weights(own, weights, predictions[rows])
+        chosen.append(kept)
+        means.append(mean)
+    is_labels = isinstance(outcome, Labels)
+    powers = outcome.powers(np.stack(means), judged)
+    sign = " × " if is_labels else " + "
+    name = sign.join(f"({column})" for column in by_column)
+    product = ProductCandidate(name, chosen, powers, outcome.base, 1.0 if is_labels else None)
+    gains = np.stack(means)
+    if is_labels:
+        gains = np.log(np.maximum(gains, LEAST_PROBABILITY)) - outcome.base
+    scores = np.tensordot(powers, gains, 1) + outcome.base
+    return product, tempered(scores, product.temperature)
 
 
 # -- a network whose stages are all trained --------------------------------------------------------
@@ -419,7 +537,7 @@ def fit_tuned(task: BlendTask, backbone: Backbone, out_of_fold: OutOfFold) -> Tu
         model.fit(take(samples, train), outcome.y[train], sample_weight=outcome.weight[train])
     candidate = as_candidate(model, outcome)
     (output,) = candidate.reads
-    read = read_samples(take(samples, rows[held]), [output], None, task.run)[output]
+    read = read_samples(take(samples, rows[held]), [output], {}, task.run)[output]
     with torch.no_grad():
         scores = candidate.scores([torch.from_numpy(read).double()]).numpy()
     weigh(candidate, scores, outcome.take(rows[held]), out_of_fold.predictions[held])

@@ -9,7 +9,9 @@ of features; the prediction is the forward of a module of torch in float64, with
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -36,7 +38,7 @@ from ..transferability import (
     solve_ridge,
     unit_rows,
 )
-from .outcomes import Outcome
+from .outcomes import LEAST_PROBABILITY, Outcome
 from .outcomes import fit as fit_weighted
 
 __all__ = [
@@ -44,22 +46,41 @@ __all__ = [
     "Candidate",
     "ClassMapCandidate",
     "ClassifierCandidate",
+    "Counts",
     "LinearCandidate",
     "OwnClassesCandidate",
+    "ProductCandidate",
     "Tables",
+    "Tabular",
     "TunedCandidate",
     "logs",
     "tempered",
 ]
 
-# In the place of an output: the features of the modality's own vectorizer, such as counts of words,
-# which need no network.
-COUNTS = "counts"
-Read = Output | str
-
 _FROM_PRODUCTS = 2000  # rows up to which a linear model is computed from their inner products
-_LEAST_PROBABILITY = 1e-6  # of a class, by a classifier or a trained network
 _AT_ONCE = 256  # rows of a unit matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What is read of texts without a network: counts of words, by the vectorizer of the modality.
+
+    Parameters
+    ----------
+    column : str or int, default=None
+        As of :class:`Output`.
+    """
+
+    column: str | int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabular:
+    """What is read of a table without a network: its numbers and categories."""
+
+
+Read = Output | Counts | Tabular
+COUNTS = Counts()  # of samples that are no table
 
 
 class Tables:
@@ -67,7 +88,7 @@ class Tables:
 
     Parameters
     ----------
-    by_read : mapping of Output or "counts" to array of shape (n_samples, n_features)
+    by_read : mapping of Output, Counts or Tabular to array of shape (n_samples, n_features)
     """
 
     products: Callable[..., np.ndarray]
@@ -79,30 +100,40 @@ class Tables:
         self.products = functools.cache(self._products)
 
     def _unit(self, read):
-        """Return features with rows of length 1, which those of counts have."""
+        """Return features with rows of length 1, which those of counts have; others as they are."""
         table = self.by_read[read]
-        return table if issparse(table) else unit_rows(table)
+        return table if isinstance(read, Counts | Tabular) else unit_rows(table)
 
-    def _products(self, reads: tuple) -> np.ndarray:
+    def _products(self, reads: tuple, shares: tuple[float, ...] = ()) -> np.ndarray:
         """Return the products ``(n, n)`` of rows of features, each scaled to a mean square of 1."""
         if len(reads) == 1:
             return inner_products(self.unit(reads[0]))
-        return np.mean([self.products((read,)) for read in reads], axis=0)
+        if not shares:
+            return np.mean([self.products((read,)) for read in reads], axis=0)
+        parts = zip(shares, reads, strict=True)
+        return sum(share * self.products((read,)) for share, read in parts)
 
-    def between(self, reads: tuple[Read, ...], test: np.ndarray, train: np.ndarray) -> np.ndarray:
+    def between(
+        self,
+        reads: tuple[Read, ...],
+        test: np.ndarray,
+        train: np.ndarray,
+        shares: tuple[float, ...] = (),
+    ) -> np.ndarray:
         """Return the products ``(n_test, n_train)`` of rows with those that a model is fitted to.
 
         Words that no training row has count as unknown, as those of new texts. They do not belong
         to the length of a row, which is 1.
         """
-        products = self.products(reads)[np.ix_(test, train)]
-        for read in reads:
+        products = self.products(reads, shares)[np.ix_(test, train)]
+        for i, read in enumerate(reads):
             rows = self.unit(read)
             if issparse(rows):
                 seen = rows[train].getnnz(axis=0) > 0
                 asked, known = rows[test][:, seen], rows[train][:, seen]
                 change = ((normalize(asked) - asked) @ known.T).toarray()
-                products = products + scale_of(rows) * change / len(reads)
+                share = shares[i] if shares else 1 / len(reads)
+                products = products + scale_of(rows) * change * share
         return products
 
     def side_by_side(self, reads: Sequence[Read]) -> np.ndarray:
@@ -117,7 +148,7 @@ class Candidate(nn.Module):
     Parameters
     ----------
     name : str
-    reads : sequence of Output or "counts"
+    reads : sequence of Output, Counts or Tabular
         The features that it is given.
     prior : str, default=""
         Name of what is known in its favor, in ``BLEND["priors"]``.
@@ -249,7 +280,7 @@ def log_of(probabilities: torch.Tensor) -> torch.Tensor:
 class LinearCandidate(Candidate):
     """Ridge regression on features, or linear discriminant analysis.
 
-    Rows of each output have length 1, and each output is scaled as a whole.
+    Rows of each output have length 1, and all that is read is scaled as a whole.
 
     Parameters
     ----------
@@ -261,9 +292,12 @@ class LinearCandidate(Candidate):
         The one where nothing can be judged.
     is_discriminant : bool
         Whether a linear map makes discriminant analysis of the regression on indicators of classes.
+    shares : tuple of float, default=()
+        The mean square of each of ``reads`` after scaling, with a sum of 1. Equal by default.
     """
 
     is_discriminant: bool
+    shares: tuple[float, ...] = ()
     setting: float
     settings: tuple[float, ...]
 
@@ -275,15 +309,19 @@ class LinearCandidate(Candidate):
         setting: float,
         is_discriminant: bool,
         prior: str = "",
+        shares: tuple[float, ...] = (),
     ):
         super().__init__(name, reads, prior)
         self.settings, self.setting, self.is_discriminant = settings, setting, is_discriminant
+        self.shares = shares
 
     def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
-        products, target = tables.products(self.reads), _dense(outcome.target)
+        reads, shares = self.reads, self.shares
+        products, target = tables.products(reads, shares), _dense(outcome.target)
         scores = np.empty((len(self.settings), *target.shape))
         for train, test in folds:
-            known, asked = products[np.ix_(train, train)], tables.between(self.reads, test, train)
+            known = products[np.ix_(train, train)]
+            asked = tables.between(reads, test, train, shares)
             to, weight = target[train], outcome.weight[train]
             for i, penalty in enumerate(self.settings):
                 model = solve_ridge(known, to, weight, penalty)
@@ -295,7 +333,10 @@ class LinearCandidate(Candidate):
 
     def _learn(self, tables: Tables, outcome: Outcome) -> None:
         rows = [tables.unit(read) for read in self.reads]
-        scales = [scale_of(part, outcome.weight) / len(rows) for part in rows]
+        shares = self.shares or (1 / len(rows),) * len(rows)
+        scales = [
+            scale_of(part, outcome.weight) * share for part, share in zip(rows, shares, strict=True)
+        ]
         parts = list(zip(scales, rows, strict=True))
         target, weight = outcome.target, outcome.weight
         if self.is_discriminant and outcome.n_outputs > MANY_CLASSES:
@@ -328,23 +369,25 @@ class LinearCandidate(Candidate):
         """The coefficients ``(n_features, n_outputs)`` of what is read."""
         return [getattr(self, f"coef_{i}") for i in range(len(self.reads))]
 
-    def multiply_counts(self, counts: Any) -> Any:
+    def multiply_counts(self, i: int, counts: Any) -> Any:
         """Return the part of the scores that counts have, ``(n_samples, n_outputs)``.
 
         Parameters
         ----------
+        i : int
+            The place of the counts among ``reads``.
         counts : sparse matrix, array or Tensor of shape (n_samples, n_words)
         """
-        coef = self.coefs[self.reads.index(COUNTS)]
+        coef = self.coefs[i]
         return counts @ (coef if isinstance(counts, torch.Tensor) else coef.numpy())
 
     def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         total: Any = self.intercept
         for read, x, coef in zip(self.reads, inputs, self.coefs, strict=True):
-            if read != COUNTS:
+            if not isinstance(read, Counts | Tabular):
                 squares = (x * x).sum(1, keepdim=True)
-                x = (x / torch.where(squares > 0, squares, 1.0).sqrt()) @ coef
-            total = total + x
+                x = x / torch.where(squares > 0, squares, 1.0).sqrt()
+            total = total + (x if isinstance(read, Counts) else x @ coef)
         return total
 
 
@@ -505,14 +548,14 @@ class ClassifierCandidate(Candidate):
         else:
             own = x @ self.coef + self.intercept
             if hasattr(self.estimator, "predict_proba"):
-                own = own.softmax(1).clamp_min(_LEAST_PROBABILITY).log()
+                own = own.softmax(1).clamp_min(LEAST_PROBABILITY).log()
         return spread(own, self.columns, self.n_classes)
 
 
 def logits_of(estimator: Any, X: np.ndarray) -> np.ndarray:
     """Return the logits that a fitted classifier gives its classes, ``(n_samples, n_classes)``."""
     if hasattr(estimator, "predict_proba"):
-        return np.log(np.maximum(estimator.predict_proba(X), _LEAST_PROBABILITY))
+        return np.log(np.maximum(estimator.predict_proba(X), LEAST_PROBABILITY))
     return _two_columns(estimator.decision_function(X))
 
 
@@ -557,7 +600,7 @@ def linear_scores(estimator: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray
     some = X[np.linspace(0, len(X) - 1, min(len(X), 50)).astype(int)].astype(np.float64)
     linear = some @ coef + shift
     if hasattr(estimator, "predict_proba"):
-        linear = np.log(np.maximum(softmax(linear, axis=1), _LEAST_PROBABILITY))
+        linear = np.log(np.maximum(softmax(linear, axis=1), LEAST_PROBABILITY))
     expected = logits_of(estimator, some)
     is_equal = linear.shape == expected.shape and np.allclose(linear, expected, atol=1e-6)
     return (coef, shift) if is_equal else None
@@ -626,5 +669,88 @@ class TunedCandidate(Candidate):
     def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         if not self.n_classes:
             return inputs[0] * self.factor + self.shift
-        own = inputs[0].softmax(1).clamp_min(_LEAST_PROBABILITY).log()
+        own = inputs[0].softmax(1).clamp_min(LEAST_PROBABILITY).log()
         return spread(own, self.columns, self.n_classes)
+
+
+# -- columns that are judged alone -----------------------------------------------------------------
+
+
+class ProductCandidate(Candidate):
+    """The product of the probabilities that the columns of a table give, or the sum of numbers.
+
+    With exponents of 1, it is Bayes' rule for columns that are independent given the label: the
+    probabilities of each column are divided by the shares of the classes.
+
+    Parameters
+    ----------
+    name : str
+    columns : sequence of sequence of Candidate
+        The models of each column with their weights, which sum to 1.
+    powers : array-like of float
+        The exponent of each column, or the factor of its numbers.
+    base : array-like of float
+        Logarithms of the shares of the classes, or means of the numbers.
+    temperature : float or None
+        1 for probabilities; None for numbers.
+    """
+
+    parts: nn.ModuleList
+
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[Sequence[Candidate]],
+        powers: Any,
+        base: Any,
+        temperature: float | None,
+    ):
+        parts = [candidate for column in columns for candidate in column]
+        super().__init__(name, [read for candidate in parts for read in candidate.reads])
+        self.parts = nn.ModuleList(parts)
+        self.sizes = [len(column) for column in columns]
+        self.powers, self.base = list(map(float, powers)), list(map(float, base))
+        self.temperature = temperature
+
+    def _columns(self) -> list[list[Any]]:
+        parts = iter(self.parts)
+        return [list(itertools.islice(parts, size)) for size in self.sizes]
+
+    def fitted(self, tables: Tables, outcome: Outcome) -> ProductCandidate:
+        columns = [[part.fitted(tables, outcome) for part in own] for own in self._columns()]
+        fitted = ProductCandidate(self.name, columns, self.powers, self.base, self.temperature)
+        fitted.weight = self.weight
+        return fitted
+
+    def multiply_counts(self, i: int, counts: Any) -> Any:
+        """Return the part of the scores of one model that counts have; see its own method."""
+        for part in self.parts:
+            candidate: Any = part
+            if i < len(candidate.reads):
+                return candidate.multiply_counts(i, counts)
+            i -= len(candidate.reads)
+        raise IndexError(i)
+
+    def scores(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        given = iter(inputs)
+        base = torch.tensor(self.base, dtype=torch.float64)
+        total: Any = base
+        for power, own in zip(self.powers, self._columns(), strict=True):
+            mean: Any = 0.0
+            for part in own:
+                mean = mean + part.weight * part(list(itertools.islice(given, len(part.reads))))
+            if self.temperature is not None:
+                mean = mean.clamp_min(LEAST_PROBABILITY).log() - base
+            total = total + power * mean
+        return total
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, and the weight."""
+        names = ("name", "powers", "base", "temperature", "weight")
+        return {name: getattr(self, name) for name in names} | {"columns": self._columns()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        weight = state.pop("weight")
+        ProductCandidate.__init__(self, **state)
+        self.weight = weight

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize, nnls
+from scipy.special import logsumexp, softmax
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
@@ -29,6 +31,7 @@ from ..transferability import (
 
 __all__ = [
     "JUDGING",
+    "LEAST_PROBABILITY",
     "Judged",
     "Labels",
     "Numbers",
@@ -40,6 +43,7 @@ __all__ = [
     "seeded",
 ]
 
+LEAST_PROBABILITY = 1e-6  # of a class
 # How candidates of a blend are judged. The numbers were chosen on the first half of the tasks of
 # benchmarks/regret.py.
 JUDGING: dict[str, Any] = {
@@ -156,6 +160,32 @@ class Labels(Outcome):
         codes = self.codes[judged.rows]
         return mixture_weights(predictions, codes, prior=prior, sample_weight=judged.weight)
 
+    @property
+    def base(self) -> np.ndarray:
+        """The logarithms of the shares of the classes, by which a product is divided."""
+        mass = np.bincount(self.codes, self.weight, self.n_outputs)
+        return np.log(np.maximum(mass / mass.sum(), LEAST_PROBABILITY))
+
+    def powers(self, predictions: np.ndarray, judged: Judged) -> np.ndarray:
+        """Return the exponents with which a product of probabilities explains the labels best.
+
+        They begin with 1, which is right where columns are independent given the label.
+        """
+        codes, base = self.codes[judged.rows], self.base
+        gains = np.log(np.maximum(predictions, LEAST_PROBABILITY)) - base  # (k, n, n_classes)
+        own = gains[:, np.arange(len(codes)), codes]
+
+        def loss(powers: np.ndarray) -> tuple[float, np.ndarray]:
+            scores = np.tensordot(powers, gains, 1) + base
+            errors = logsumexp(scores, axis=1) - scores[np.arange(len(codes)), codes]
+            expected = np.einsum("nc,knc->kn", softmax(scores, axis=1), gains)
+            apart = powers - 1
+            slope = (expected - own) @ judged.weight + apart
+            return float(errors @ judged.weight + apart @ apart / 2), slope
+
+        start = np.ones(len(predictions))
+        return minimize(loss, start, jac=True, bounds=[(0, None)] * len(start)).x
+
 
 class Numbers(Outcome):
     """The numbers of some samples; ``kind`` is a :class:`NumericTarget`."""
@@ -187,6 +217,21 @@ class Numbers(Outcome):
         settings = {"n_bags": JUDGING["bags"], "random_state": seed, "n_rounds": JUDGING["rounds"]}
         settings |= {"loss": "squared_error", "sample_weight": judged.weight}
         return greedy_weights(predictions, self.target[judged.rows], **settings)
+
+    @property
+    def base(self) -> np.ndarray:
+        """The mean of the numbers, which are standardized."""
+        return np.zeros(self.n_outputs)
+
+    def powers(self, predictions: np.ndarray, judged: Judged) -> np.ndarray:
+        """Return the factors with which a sum of numbers has the smallest squared error.
+
+        They begin with 1, which is right where the number is a sum over independent columns.
+        """
+        k, scale = len(predictions), np.sqrt(judged.weight)[:, None]
+        rows = (predictions * scale).reshape(k, -1).T
+        target = (self.target[judged.rows] * scale).ravel()
+        return nnls(np.vstack([rows, np.eye(k)]), np.append(target, np.ones(k)))[0]
 
 
 def make_splits(outcome: Labels | Numbers, seed: int) -> list[list[Any]]:

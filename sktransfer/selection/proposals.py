@@ -14,15 +14,16 @@ from ..backbones import Backbone, LayerInfo, resolve_layer, size_step, takes_siz
 from ..features import Output, candidate_layers, has_ranks, layer_of_tokens
 from ..transferability import LinearProbe
 from .candidates import (
-    COUNTS,
     Candidate,
     ClassifierCandidate,
     ClassMapCandidate,
+    Counts,
     LinearCandidate,
     OwnClassesCandidate,
+    Tabular,
 )
 
-__all__ = ["BLEND", "BY_RANK", "PROPOSALS", "Layout", "input_sizes", "propose_candidates"]
+__all__ = ["BLEND", "BY_RANK", "CELLS", "PROPOSALS", "Layout", "input_sizes", "propose_candidates"]
 
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
@@ -88,6 +89,8 @@ BLEND: dict[str, Any] = {
     "bags": 20,
     # The largest number of features of a candidate, where there are more than 1,000 classes.
     "many_features": 4096,
+    # The largest number of categories of a column; the rare ones count as one.
+    "categories": 255,
     # The smallest weight of a candidate that is kept.
     "least_weight": 0.02,
 }
@@ -95,6 +98,7 @@ BLEND: dict[str, Any] = {
 Pooling = str | tuple[str, ...]
 
 
+CELLS = "numbers and categories"
 # The pooling of words that are weighted by their ranks.
 BY_RANK = "zipf"
 
@@ -114,6 +118,8 @@ class Layout:
         Whether labels are predicted, and not numbers.
     groups : tuple of tuple of int or None, default=None
         The classes of the network that mean each label, by position, where the user says so.
+    column : str or int, default=None
+        The column of a table that the network reads.
     """
 
     backbone: Backbone
@@ -122,6 +128,7 @@ class Layout:
     classifier: Any = None
     is_labels: bool = True
     groups: tuple[tuple[int, ...], ...] | None = None
+    column: str | int | None = None
 
     @property
     def head(self) -> str:
@@ -230,14 +237,18 @@ class Layout:
 
     def at(self, size: int | None, layer: str, pooling: Pooling = "avg") -> Output:
         """Return the pooled output of a layer at an input size."""
-        return Output(self.backbone.with_image_size(size), layer, pooling)
+        return Output(self.backbone.with_image_size(size), layer, pooling, column=self.column)
 
-    def candidate(self, name: str, reads: Sequence[Any]) -> Candidate:
+    def candidate(
+        self, name: str, reads: Sequence[Any], shares: tuple[float, ...] = ()
+    ) -> Candidate:
         """Return what is fitted on features."""
         if self.classifier is not None:
             return ClassifierCandidate(name, reads, self.classifier)
         settings = BLEND["penalties"], BLEND["penalty"]
-        return LinearCandidate(name, reads, *settings, is_discriminant=self.is_labels)
+        return LinearCandidate(
+            name, reads, *settings, is_discriminant=self.is_labels, shares=shares
+        )
 
 
 def _n_positions(info: LayerInfo) -> float:
@@ -275,32 +286,68 @@ def input_sizes(backbone: Backbone, asked: int | None) -> tuple[int | None, ...]
     return tuple(sizes) if all(takes_size(backbone, size) for size in sizes) else (None,)
 
 
-def propose_candidates(*layouts: Layout) -> list[Candidate]:
+def propose_candidates(*layouts: Layout, has_cells: bool = False) -> list[Candidate]:
     """Return all candidates of one or several networks.
 
     Parameters
     ----------
     *layouts : Layout
-        Of each network.
+        Of each network and each column that it reads.
+    has_cells : bool, default=False
+        Whether there are numbers or categories beside.
 
     Returns
     -------
     list of Candidate
         Each reads other outputs, or is of another kind. Those of several networks have the name of
-        theirs before their own.
+        theirs before their own, and those of columns the name of the column.
     """
-    proposed, names = [], [layout.backbone.name for layout in layouts]
-    for i, layout in enumerate(layouts):
-        own = [candidate for propose in PROPOSALS.values() for candidate in propose(layout)]
-        nth = names[:i].count(names[i])
-        label = f"{names[i]} ({nth + 1})" if nth else names[i]
-        for candidate in own if len(layouts) > 1 else ():
-            if candidate.reads != (COUNTS,):
-                candidate.name = f"{label}, {candidate.name}"
-        proposed += own
-    # In a small network, several names stand for the same layers.
-    distinct = {(c.reads, type(c)): c for c in reversed(proposed) if c.reads}
-    return list(distinct.values())[::-1]
+    by_column: dict[Any, list[Candidate]] = {}
+    for column in dict.fromkeys(layout.column for layout in layouts):
+        of_column = [layout for layout in layouts if layout.column == column]
+        proposed, names = [], [layout.backbone.name for layout in of_column]
+        for i, layout in enumerate(of_column):
+            own = [candidate for propose in PROPOSALS.values() for candidate in propose(layout)]
+            nth = names[:i].count(names[i])
+            label = f"{names[i]} ({nth + 1})" if nth else names[i]
+            for candidate in own:
+                if len(of_column) > 1 and candidate.reads != (Counts(column),):
+                    candidate.name = f"{label}, {candidate.name}"
+                if column is not None:
+                    candidate.name = f"{column}: {candidate.name}"
+            proposed += own
+        # In a small network, several names stand for the same layers.
+        distinct = {(c.reads, type(c)): c for c in reversed(proposed) if c.reads}
+        by_column[column] = list(distinct.values())[::-1]
+    alone = [candidate for candidates in by_column.values() for candidate in candidates]
+    if has_cells:
+        cells = layouts[0].candidate(CELLS, [Tabular()])
+        by_column[CELLS], alone = [cells], [*alone, cells]
+    return [*alone, *_side_by_side(layouts[0], list(by_column.values()))]
+
+
+def _side_by_side(layout: Layout, by_column: list[list[Candidate]]) -> list[Candidate]:
+    """Models of several columns: of all of them, and of all but one.
+
+    The first model of one column is joined with the first ones of the others, the second with the
+    second ones, and so on. Each column has the same share in what is read.
+    """
+    fitted = LinearCandidate if layout.classifier is None else ClassifierCandidate
+    views = [[c for c in own if isinstance(c, fitted)] for own in by_column]
+    joint = []
+    if len(views) > 1:
+        for i in range(max(map(len, views))):
+            joint.append([own[i % len(own)] for own in views])
+    if len(views) > 2:
+        joint += [[own[0] for own in views if own is not without] for without in views]
+    return [_joined(layout, parts) for parts in joint]
+
+
+def _joined(layout: Layout, parts: list[Candidate]) -> Candidate:
+    """Return a model of what several read, each with the same share."""
+    reads = tuple(read for part in parts for read in part.reads)
+    shares = tuple(1 / len(parts) / len(part.reads) for part in parts for _ in part.reads)
+    return layout.candidate(" + ".join(part.name for part in parts), reads, shares)
 
 
 def _on_features(layout: Layout) -> list[Candidate]:
@@ -315,11 +362,12 @@ def _with_counts(layout: Layout) -> list[Candidate]:
     """Models of features that need no network, alone and beside those of layers."""
     if layout.backbone.modality.vectorizer() is None or layout.classifier is not None:
         return []
+    counts = Counts(layout.column)
     beside = [
-        layout.candidate(f"{name} and {COUNTS}", (*outputs, COUNTS))
+        layout.candidate(f"{name} and counts", (*outputs, counts))
         for name, outputs in layout.outputs.items()
     ]
-    return [layout.candidate(COUNTS, (COUNTS,)), *beside]
+    return [layout.candidate("counts", (counts,)), *beside]
 
 
 def _at(sizes: Sequence[int | None]) -> str:

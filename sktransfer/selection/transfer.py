@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import time
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -15,8 +17,23 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._compat.sklearn import HasMethods, Interval, StrOptions, validate_parameters
-from ..backbones import Backbone, load_backbone
-from ..data import ClassTarget, NumericTarget, check_labels, check_numbers, check_weights, naming
+from ..backbones import Backbone, load_backbone, modality_of
+from ..data import (
+    CATEGORY,
+    NUMBER,
+    ClassTarget,
+    Modality,
+    NumericTarget,
+    TableSamples,
+    check_columns,
+    check_labels,
+    check_numbers,
+    check_weights,
+    describe_columns,
+    naming,
+    read_columns,
+    table_columns,
+)
 from ..data.types import RandomState, Samples, Targets
 from ..features import (
     BackboneEstimator,
@@ -49,16 +66,21 @@ class BlendEstimator(BackboneEstimator):
 
     _parameter_constraints: dict[str, Any] = {
         **BackboneEstimator._parameter_constraints,
-        "backbone": [*BackboneEstimator._parameter_constraints["backbone"], list],
+        "backbone": [*BackboneEstimator._parameter_constraints["backbone"], list, dict],
+        "weights": [*BackboneEstimator._parameter_constraints["weights"], dict],
+        "on_error": [StrOptions({"raise", "mean"})],
         "time_budget": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
     }
     for _name in ("image_shape", "n_jobs", "precision"):
         del _parameter_constraints[_name]
     del _name
+    column_kinds_: dict[Any, str] | None = None
     image_shape = None
+    on_error: str
     precision = "float32"
     _others: list[Backbone]
+    _readers: list[tuple[Any, int]]  # of each column that is read, the place of a network
 
     @property
     def backbones_(self) -> list[Backbone]:
@@ -66,47 +88,81 @@ class BlendEstimator(BackboneEstimator):
         return [self.backbone_, *self._others]
 
     def _load_at(self, image_size: int | None) -> Backbone:
-        if not isinstance(self.backbone, list):
+        if not isinstance(self.backbone, list | dict):
             return super()._load_at(image_size)
-        return self._load_listed(0, image_size)
+        return self._load_given(self._given()[0][1:], image_size)
 
-    def _load_listed(self, i: int, image_size: int | None) -> Backbone:
-        """Load one of several networks."""
-        weights = self.weights[i] if isinstance(self.weights, list) else self.weights
-        prompts = self.prompts[i] if isinstance(self.prompts, list) else self.prompts
-        return load_backbone(
-            self.backbone[i], weights=weights, image_size=image_size, prompts=prompts
-        )
+    def _load_given(self, given: Sequence[Any], image_size: int | None) -> Backbone:
+        backbone, weights, prompts = given
+        return load_backbone(backbone, weights=weights, image_size=image_size, prompts=prompts)
+
+    def _given(self) -> list[tuple[Any, Any, Any, Any]]:
+        """List column, network, weights and prompts of each network as the user gives them."""
+        if not isinstance(self.backbone, dict):
+            by_column = {None: (self.backbone, self.weights)}
+        else:
+            if wrong := isinstance(self.weights, dict) and set(self.weights) - set(self.backbone):
+                raise ValueError(f"weights names {wrong!r:.80}, and backbone no network of it.")
+            each = self.weights if isinstance(self.weights, dict) else None
+            by_column = {
+                column: (networks, self.weights if each is None else each.get(column, "default"))
+                for column, networks in self.backbone.items()
+            }
+        given: list[tuple[Any, ...]] = []
+        for column, (networks, weights) in by_column.items():
+            if not isinstance(networks, list):
+                given.append((column, networks, weights))
+                continue
+            if isinstance(weights, list) and len(weights) != len(networks):
+                raise _wrong_number("weights", weights, len(networks))
+            listed = weights if isinstance(weights, list) else [weights] * len(networks)
+            given += [(column, *one) for one in zip(networks, listed, strict=True)]
+        known = (str, nn.Module, Backbone)
+        wrong = [x for _, x, _ in given if not (isinstance(x, known) or callable(x))]
+        if not given or (wrong and isinstance(self.backbone, list | dict)):
+            what = f": {wrong[0]!r:.200} is no network" if wrong else " names no network"
+            raise ValueError(
+                f"backbone={self.backbone!r:.200}{what}. Give names, modules, functions that make "
+                "modules, or a Backbone; of a fitted model, its to_backbone()."
+            )
+        prompts = self.prompts if isinstance(self.prompts, list) else [self.prompts] * len(given)
+        if len(prompts) != len(given):
+            raise _wrong_number("prompts", prompts, len(given))
+        return [(*network, own) for network, own in zip(given, prompts, strict=True)]
 
     def _fit_networks(self, X: Samples) -> Any:
         """Load and inspect the networks; return the samples, checked."""
         validate_parameters(self)
-        listed = self.backbone if isinstance(self.backbone, list) else None
-        if listed is not None:
-            known = (str, nn.Module, Backbone)
-            wrong = [x for x in listed if not (isinstance(x, known) or callable(x))]
-            if wrong or not listed:
-                what = f": {wrong[0]!r:.200} is no network" if wrong else " names no network"
-                raise ValueError(
-                    f"backbone={listed!r:.200}{what}. Give names, modules, functions that make "
-                    "modules, or a Backbone; of a fitted model, its to_backbone()."
-                )
-            for name in ("weights", "class_map", "prompts"):
-                values = getattr(self, name, None)
-                if isinstance(values, list) and len(values) != len(listed):
-                    raise ValueError(
-                        f"{name} has {len(values)} entries for {len(listed)} networks: give one "
-                        "for each, or one that is not in a list."
-                    )
+        for name in ("column_kinds_", "feature_names_in_", "n_features_in_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        given = self._given()
+        class_map = getattr(self, "class_map", None)
+        if isinstance(class_map, list) and len(class_map) != len(given):
+            raise _wrong_number("class_map", class_map, len(given))
+        columns = table_columns(X)
+        if isinstance(self.backbone, dict) and not columns:
+            raise ValueError(
+                f"backbone names networks of the columns {list(self.backbone)!r:.200}, and X is "
+                f"no table, but {type(X).__name__}: give X = pandas.DataFrame(X)."
+            )
+        modality = None if isinstance(self.backbone, dict) else modality_of(given[0][1])
+        if modality is None or self._is_table_for(modality, columns):
+            return self._fit_table(X, columns, given, modality)
+        if self.on_error != "raise":
+            raise ValueError(
+                f"on_error={self.on_error!r} is for tables of several columns: without a sample, "
+                "nothing can be predicted from one."
+            )
         samples = self._fit_backbone(X)
-        self._others = []
-        for i in range(1, len(listed or ())):
-            backbone = self._load_listed(i, self.image_size)
+        self._others, self._readers = [], [(None, i) for i in range(len(given))]
+        for _, *network in given[1:]:
+            backbone = self._load_given(network, self.image_size)
             if backbone.modality is not self.backbone_.modality:
                 raise ValueError(
-                    f"backbone={listed!r:.200}: networks of one blend take the same samples. "
-                    f"{self.backbone_.name!r} takes {self.backbone_.modality.noun}, "
-                    f"{backbone.name!r} {backbone.modality.noun}."
+                    f"backbone={self.backbone!r:.200}: networks of one blend take the same "
+                    f"samples. {self.backbone_.name!r} takes {self.backbone_.modality.noun}, "
+                    f"{backbone.name!r} {backbone.modality.noun}. For columns of a table, give "
+                    "backbone={column: network}."
                 )
             self._inspect(samples, backbone)
             check = getattr(backbone.preprocess, "check", None)
@@ -115,17 +171,104 @@ class BlendEstimator(BackboneEstimator):
             self._others.append(backbone)
         return samples
 
+    @staticmethod
+    def _is_table_for(modality: Modality, columns: dict[Any, Any]) -> bool:
+        """Tell whether columns are samples, numbers and categories, and not one sample a row."""
+        return len(columns) > 1 and modality.usual_backbone != ""
+
+    def _fit_table(
+        self, X: Any, columns: dict[Any, Any], given: list[Any], modality: Modality | None
+    ) -> TableSamples:
+        """Load the networks of columns and inspect them; return the samples, checked."""
+        self._check_running()
+        if modality is not None:  # of all columns that are no numbers and no categories
+            names = read_columns(columns, modality, self.backbone)
+            given = [(name, *network) for name in names for _, *network in given]
+        loaded: list[tuple[Any, Backbone]] = []
+        read: dict[Any, Modality] = {}
+        self._readers = []
+        for column, *network in given:
+            places = [
+                i for i, (one, _) in enumerate(loaded) if all(map(operator.is_, one, network))
+            ]
+            if not places:
+                loaded.append((network, self._load_given(network, self.image_size)))
+            i = places[0] if places else len(loaded) - 1
+            modality = loaded[i][1].modality
+            if read.setdefault(column, modality) is not modality:
+                raise ValueError(f"The networks of column {column!r} do not take the same samples.")
+            self._readers.append((column, i))
+        self.backbone_, *self._others = (backbone for _, backbone in loaded)
+        self.column_kinds_ = describe_columns(columns, read)
+        self.n_features_in_ = len(self.column_kinds_)
+        if all(isinstance(name, str) for name in self.column_kinds_):
+            self.feature_names_in_ = np.array(list(self.column_kinds_), object)
+        samples: Any = self._check_samples(X)
+        for column, i in self._readers:
+            if not samples.present(column):
+                raise ValueError(f"Column {column!r} has no sample: leave it out.")
+            self._inspect(samples.present(column), self.backbones_[i])
+        self.__dict__.update(self._check_by_preprocessing(samples, fitting=True))
+        return samples
+
+    def _check_samples(self, X, *, reset: bool = False) -> Any:
+        if self.column_kinds_ is None:
+            return super()._check_samples(X, reset=reset)
+        return check_columns(X, self.column_kinds_, self.on_error == "mean")
+
+    def _check_by_preprocessing(self, samples, *, fitting: bool) -> dict:
+        if not isinstance(samples, TableSamples):
+            return super()._check_by_preprocessing(samples, fitting=fitting)
+        measured: dict[str, Any] = {}
+        for column, i in self._readers:
+            check = getattr(self.backbones_[i].preprocess, "check", None)
+            if check is not None and samples.present(column):
+                measured = check(samples.present(column), fitting=fitting) | measured
+        return measured
+
+    @property
+    def _read_from(self) -> dict[str, Any]:
+        """The networks and the columns of a table that they read, for a blend."""
+        networks = [self.backbones_[i] for _, i in self._readers]
+        if self.column_kinds_ is None:
+            return {"backbones": networks}
+        cells = [kind for kind in self.column_kinds_.values() if kind in (NUMBER, CATEGORY)]
+        return {
+            "backbones": networks,
+            "columns": [column for column, _ in self._readers],
+            "cells": cells,
+        }
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        if isinstance(self.backbone, dict):
+            kinds = tags.input_tags
+            kinds.two_d_array = kinds.string = kinds.categorical = kinds.allow_nan = True
+            kinds.three_d_array = False
+        return tags
+
+
+def _wrong_number(name: str, values: list[Any], n: int) -> ValueError:
+    return ValueError(
+        f"{name} has {len(values)} entries for {n} networks: give one for each, or one that is "
+        "not in a list."
+    )
+
 
 class TransferClassifier(ClassifierMixin, BlendEstimator):
     """Classify with a pretrained network: combine what it offers, or follow one strategy.
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable or Backbone, or list, default="efficientnet_lite0"
+    backbone : str, torch.nn.Module, callable, Backbone, list or dict, default="efficientnet_lite0"
         As in :class:`PretrainedFeatureExtractor`. Of a list of networks that take the same samples,
-        the models of all are combined; each sample is opened once.
-    weights : str, Path, None or list, default="default"
-        As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each.
+        the models of all are combined; each sample is opened once. For a table, a dictionary from
+        the name of a column to its network, or to a list of networks; the other columns are numbers
+        and categories. Without a dictionary, one network reads all columns of a table that are not
+        of a type of numbers or categories.
+    weights : str, Path, None, list or dict, default="default"
+        As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each, and
+        of columns a dictionary.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None is what its weights were trained
         with; with "auto", 3 / 7, 4 / 7 and 9 / 7 of it instead.
@@ -161,6 +304,9 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network, and the frozen stages of strategies that train.
+    on_error : {"raise", "mean"}, default="raise"
+        Of a table, what is done about cells that are missing or that a network cannot read. "mean"
+        takes the mean of the features of ``fit``. Numbers and categories may always be missing.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample. Without it they are in memory for the time of a
         fit, so that all strategies share them.
@@ -185,10 +331,13 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         The pretrained network, unchanged; of several, the first.
     backbones_ : list of Backbone
         All networks, unchanged.
+    column_kinds_ : dict or None
+        Of a table, the kind of each column: the modality of the networks that read it ("image",
+        "text"), "number" or "category".
     truncated_rate_, oov_rate_ : float
         For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
-        Numbers in a sample, where X is a table.
+        Numbers in a sample, or columns, where X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X is a table with names.
     execution_ : dict
@@ -205,6 +354,8 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
     The members of the blend of "auto" are linear models of features of several layers, poolings and
     input sizes, alone and side by side; the network's own classes, mapped onto yours; and from 40
     texts on, linear models of counts of words. Each sample passes the network once at each size.
+    Of a table, they are models of each column, of all columns side by side, and the product of the
+    probabilities that each column gives alone.
 
     On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
@@ -267,6 +418,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         batch_size: int | str = "auto",
         device: str = "auto",
         engine: str = "auto",
+        on_error: str = "raise",
         memory: Any = None,
         random_state: RandomState = None,
         verbose: int = 0,
@@ -284,6 +436,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
+        self.on_error = on_error
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
@@ -301,8 +454,9 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
-            As in :meth:`PretrainedFeatureExtractor.fit`.
+        X : list, array, Series, DataFrame column or table of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`, or a table whose columns are images,
+            texts, numbers and categories. Its columns may be in another order in ``predict``.
         y : array-like of shape (n_samples,)
             Labels of any type.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -360,19 +514,20 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         weight = combined_weights(sample_weight, self.class_weight, y, self.estimator)
         weight = np.ones(len(y)) if weight is None else weight
-        groups = [self._own_classes(samples, self.classes_, i) for i in range(len(self.backbones_))]
+        n_networks = len(self._readers)
+        groups = [self._own_classes(samples, self.classes_, i) for i in range(n_networks)]
         if X_unlabelled is not None:
             if self.estimator is not None:
                 check_takes_weights(self.estimator)  # they are weighted by confidence
             X_unlabelled = naming("X_unlabelled", self._transform_samples, X_unlabelled)
         weighted = np.flatnonzero(weight)
         blend_task = BlendTask(
-            self.backbones_,
-            samples,
-            Labels(ClassTarget(self.classes_), y, weight),
-            weighted[subsample(codes[weighted], BLEND["rows"], seed)],
-            seed,
-            run_settings(self),
+            samples=samples,
+            outcome=Labels(ClassTarget(self.classes_), y, weight),
+            rows=weighted[subsample(codes[weighted], BLEND["rows"], seed)],
+            seed=seed,
+            run=run_settings(self),
+            **self._read_from,
             classifier=seeded(self.estimator, seed),
             unlabelled=X_unlabelled,
             groups=[None if g is None else tuple(map(tuple, g.values())) for g in groups],
@@ -407,7 +562,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
             )
         if self.prompts is not None and self.strategy in ("features", "early"):
             raise ValueError(f"prompts are not used by strategy={self.strategy!r}.")
-        if isinstance(self.prompts, list) and not isinstance(self.backbone, list):
+        if isinstance(self.prompts, list) and not isinstance(self.backbone, list | dict):
             raise ValueError(
                 "prompts is a list, one for each network, and backbone is one network."
             )
@@ -421,12 +576,18 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
                 f"estimator={own!r} is no classifier: give an instance of one, such as "
                 "LogisticRegression()."
             )
-        if isinstance(self.backbone, list) and self.strategy != "auto":
+        if isinstance(self.backbone, list | dict) and self.strategy != "auto":
+            kind = "list" if isinstance(self.backbone, list) else "dictionary"
             raise ValueError(
-                f"strategy={self.strategy!r} is for one network, and backbone is a list: only "
+                f"strategy={self.strategy!r} is for one network, and backbone is a {kind}: only "
                 "strategy='auto' combines several."
             )
         samples = self._fit_networks(X)
+        if self.column_kinds_ is not None and self.strategy != "auto":
+            raise ValueError(
+                f"strategy={self.strategy!r} is for one column of samples, and X has "
+                f"{list(self.column_kinds_)!r:.200}: only strategy='auto' combines several."
+            )
         return samples, check_labels(y, len(samples), for_training=True)
 
     def _own_classes(self, samples, classes: np.ndarray, i: int = 0) -> dict[Any, list[int]] | None:
@@ -434,16 +595,18 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
 
         A network whose classes are described by texts has labels of its own.
         """
-        backbone, listed = self.backbones_[i], isinstance(self.class_map, list)
+        column, place = self._readers[i]
+        backbone, listed = self.backbones_[place], isinstance(self.class_map, list)
         class_map: Any = self.class_map
         class_map = class_map[i] if listed else class_map
-        others_know = len(self.backbones_) > 1 and not listed and backbone.classes is None
+        others_know = len(self._readers) > 1 and not listed and backbone.classes is None
         rows = getattr(backbone, "label_rows", {}) if hasattr(backbone, "labels") else {}
         if class_map is None and (self.prompts is not None or rows.keys() >= set(classes.tolist())):
             class_map = {label: [row] for label, row in rows.items()} or None
         if class_map is None or others_know:
             return None
-        n_outputs = list(self._inspect(samples, backbone).values())[-1].width
+        some = samples if column is None else samples.present(column)
+        n_outputs = list(self._inspect(some, backbone).values())[-1].width
         resolved = resolve_class_map(class_map, backbone, n_outputs)
         missing = [label for label in classes.tolist() if label not in resolved]
         if missing:
@@ -471,7 +634,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
+        X : list, array, Series, DataFrame column or table of n_samples samples
 
         Returns
         -------
@@ -489,7 +652,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
+        X : list, array, Series, DataFrame column or table of n_samples samples
 
         Returns
         -------
@@ -507,7 +670,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
+        X : list, array, Series, DataFrame column or table of n_samples samples
 
         Returns
         -------
@@ -542,12 +705,14 @@ def strategy_task(
     -------
     StrategyTask
     """
-    if isinstance(model.backbone, list) and model.strategy == "auto":
-        raise ValueError(
-            "recommend_strategy compares the strategies of one network, and backbone is a list: "
-            "see rank_backbones."
-        )
+    several = (
+        "recommend_strategy compares the strategies of one network on one column of samples, and "
+    )
+    if isinstance(model.backbone, list | dict) and model.strategy == "auto":
+        raise ValueError(f"{several}backbone names several: see rank_backbones.")
     samples, y = model._check(X, y)
+    if model.column_kinds_ is not None:
+        raise ValueError(f"{several}X has {list(model.column_kinds_)!r:.200}: give X[column].")
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     return StrategyTask(
         model.backbone_,
@@ -574,11 +739,15 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
 
     Parameters
     ----------
-    backbone : str, torch.nn.Module, callable or Backbone, or list, default="efficientnet_lite0"
+    backbone : str, torch.nn.Module, callable, Backbone, list or dict, default="efficientnet_lite0"
         As in :class:`PretrainedFeatureExtractor`. Of a list of networks that take the same samples,
-        the models of all are combined; each sample is opened once.
-    weights : str, Path, None or list, default="default"
-        As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each.
+        the models of all are combined; each sample is opened once. For a table, a dictionary from
+        the name of a column to its network, or to a list of networks; the other columns are numbers
+        and categories. Without a dictionary, one network reads all columns of a table that are not
+        of a type of numbers or categories.
+    weights : str, Path, None, list or dict, default="default"
+        As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each, and
+        of columns a dictionary.
     image_size : int, default=None
         Side of the square given to the network, in pixels. None takes several, as
         :class:`TransferClassifier` does.
@@ -592,6 +761,9 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         As in :class:`PretrainedFeatureExtractor`.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
+    on_error : {"raise", "mean"}, default="raise"
+        Of a table, what is done about cells that are missing or that a network cannot read. "mean"
+        takes the mean of the features of ``fit``. Numbers and categories may always be missing.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Where features are stored, by sample.
     random_state : int, RandomState instance or None, default=None
@@ -611,10 +783,13 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         The pretrained network, unchanged; of several, the first.
     backbones_ : list of Backbone
         All networks, unchanged.
+    column_kinds_ : dict or None
+        Of a table, the kind of each column: the modality of the networks that read it ("image",
+        "text"), "number" or "category".
     truncated_rate_, oov_rate_ : float
         For texts, as in :class:`PretrainedFeatureExtractor`.
     n_features_in_ : int
-        Numbers in a sample, where X is a table.
+        Numbers in a sample, or columns, where X is a table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X is a table with names.
     execution_ : dict
@@ -628,7 +803,8 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
     Notes
     -----
     Members are ridge regressions on features of several layers, poolings and input sizes, alone
-    and side by side; for texts also on counts of words. On up to 600 samples they are
+    and side by side; for texts also on counts of words. Of a table, they are those of each column,
+    of all columns side by side, and the sum over columns. On up to 600 samples they are
     cross-validated, and each gets the penalty with the smallest squared error. Weights are those of
     a greedy selection with replacement [1]_ by the squared error of the mean, averaged over 20
     bags. Several targets are standardised, have the same weights, and count alike.
@@ -667,6 +843,7 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         batch_size: int | str = "auto",
         device: str = "auto",
         engine: str = "auto",
+        on_error: str = "raise",
         memory: Any = None,
         random_state: RandomState = None,
         verbose: int = 0,
@@ -678,6 +855,7 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
+        self.on_error = on_error
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
@@ -689,8 +867,9 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
-            As in :meth:`PretrainedFeatureExtractor.fit`.
+        X : list, array, Series, DataFrame column or table of n_samples samples
+            As in :meth:`PretrainedFeatureExtractor.fit`, or a table whose columns are images,
+            texts, numbers and categories. Its columns may be in another order in ``predict``.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Numbers.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -716,12 +895,12 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         rows = weighted[subsample(np.zeros(len(weighted)), BLEND["rows"], seed)]
         numbers = Numbers(NumericTarget(y[weighted], weight[weighted]), y, weight)
         task = BlendTask(
-            self.backbones_,
-            samples,
-            numbers,
-            rows,
-            seed,
-            run_settings(self),
+            samples=samples,
+            outcome=numbers,
+            rows=rows,
+            seed=seed,
+            run=run_settings(self),
+            **self._read_from,
             batch_size=self.batch_size,
             until=None if self.time_budget is None else start + self.time_budget,
             phase=self._phase,
@@ -736,7 +915,7 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame column of n_samples samples
+        X : list, array, Series, DataFrame column or table of n_samples samples
 
         Returns
         -------

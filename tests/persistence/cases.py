@@ -106,7 +106,7 @@ def mixed(blend, tuned_candidate):
         blend.temperature,
         classes=blend.classes,
         scaler=blend.scaler,
-        vectorizer=blend.vectorizer,
+        vectorizers=blend.vectorizers,
         tuned=tuned_candidate,
     )
 

@@ -290,7 +290,7 @@ def test_word_vectors_of_a_file_stay_there(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_blend_of_texts_holds_counts_of_words(tmp_path):
     model = TransferClassifier(load_word_vectors(WORDS), random_state=0).fit(TEXTS, TEXT_LABELS)
-    assert model.estimator_.counting and model.estimator_.vectorizer is not None
+    assert model.estimator_.counting and model.estimator_.vectorizers
     save(model, tmp_path / "model.skt")
     assert_same(model, load(tmp_path / "model.skt"), TEXTS)
 

@@ -20,6 +20,7 @@ from sktransfer.features import Output
 from sktransfer.selection.blend import Blend, read_samples
 from sktransfer.selection.blend_fitting import cross_validate
 from sktransfer.selection.candidates import (
+    COUNTS,
     ClassifierCandidate,
     LinearCandidate,
     OwnClassesCandidate,
@@ -328,7 +329,7 @@ def test_texts_are_told_by_their_words_too(n):
     assert again.predict(["", "nothing known"]).shape == (2,)
 
 
-@pytest.mark.parametrize("blocks", [("counts",), ("counts", "features")])
+@pytest.mark.parametrize("blocks", [(COUNTS,), (COUNTS, "features")])
 def test_words_of_a_fold_alone_are_unknown_in_it(blocks):
     """Members are judged by rows as a vectorizer of the fold's training texts makes them."""
     X = [f"good film m{i % 3} " + f"w{i} " * (i % 2) for i in range(12)]
@@ -336,7 +337,7 @@ def test_words_of_a_fold_alone_are_unknown_in_it(blocks):
     every = TfidfVectorizer(use_idf=False).fit(X)
     of_fold = TfidfVectorizer(use_idf=False).fit(X[:8])
     features = np.random.default_rng(0).normal(size=(12, 4))
-    found = Tables({"counts": every.transform(X), "features": features})
+    found = Tables({COUNTS: every.transform(X), "features": features})
     products = found.between(blocks, test, train)
     expected = (of_fold.transform(X[8:]) @ of_fold.transform(X[:8]).T).toarray()
     expected = scale_of(every.transform(X)) * expected / len(blocks)
@@ -385,7 +386,7 @@ def test_texts_without_words_are_no_error():
 def given_to(blend, samples):
     """Return what a blend reads of samples, as tensors that take gradients."""
     run = {"device": "auto", "engine": "auto", "memory": None, "verbose": 0}
-    read = read_samples(samples, blend.outputs, None, run)
+    read = read_samples(samples, blend.outputs, {}, run)
     return [torch.from_numpy(read[o]).double().requires_grad_() for o in blend.outputs]
 
 

@@ -1,0 +1,424 @@
+"""Tables whose columns are samples of networks, numbers and categories."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import warnings
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from .modality import Modality, get_modality
+from .samples import UnreadableSamplesError, take, unwrap_column
+
+__all__ = [
+    "CATEGORY",
+    "NUMBER",
+    "TableSamples",
+    "check_columns",
+    "describe_columns",
+    "network_line",
+    "read_columns",
+    "split_columns",
+    "table_columns",
+    "without_missing",
+]
+
+# Kinds of columns that no network reads; that of another column is the name of its modality.
+NUMBER, CATEGORY = "number", "category"
+_LOOKED_AT = 20  # cells of a column by which its kind is guessed
+_SHOWN = 10  # columns named in a message
+# A column with more different texts than this, and than half of its rows, is hardly a category.
+_MANY = 20
+
+
+class TableSamples:
+    """The rows of a table, as the columns that networks read and the cells of the others.
+
+    Parameters
+    ----------
+    columns : dict of (str or int) to list
+        The samples of each column that a network reads, none opened. A missing cell is None.
+    cells : ndarray of shape (n_samples, n_columns), object
+        Numbers, NaN where they are missing, and texts, None where they are missing.
+    fills_missing : bool, default=False
+        Whether a cell that is missing or cannot be read is no error.
+    """
+
+    columns: dict[Any, list[Any]]
+    cells: np.ndarray
+    fills_missing: bool
+
+    def __init__(
+        self, columns: dict[Any, list[Any]], cells: np.ndarray, fills_missing: bool = False
+    ):
+        self.columns, self.cells, self.fills_missing = columns, cells, fills_missing
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def of_rows(self, rows: Any) -> TableSamples:
+        """Return some of the rows."""
+        columns = {name: list(take(samples, rows)) for name, samples in self.columns.items()}
+        return TableSamples(columns, self.cells[np.asarray(rows, int)], self.fills_missing)
+
+    def present(self, column: Any) -> list[Any]:
+        """Return the samples of a column that are there."""
+        return [sample for sample in self.columns[column] if sample is not None]
+
+
+def describe_columns(columns: Mapping[Any, Any], read: Mapping[Any, Modality]) -> dict[Any, str]:
+    """Return the kind of each column of a table.
+
+    Parameters
+    ----------
+    columns : mapping of (str or int) to column
+        Of :func:`table_columns`.
+    read : mapping of (str or int) to Modality
+        The columns that networks read.
+
+    Returns
+    -------
+    dict of (str or int) to str
+        The name of a modality, "number" or "category", in the order of the table.
+
+    Raises
+    ------
+    ValueError
+        If the table does not have a column that is to be read, or if a column is neither.
+
+    Warns
+    -----
+    UserWarning
+        If most cells of a column of categories are different.
+    """
+    for name in read:
+        if name not in columns:
+            close = difflib.get_close_matches(str(name), map(str, columns), 1)
+            hint = f" Is {close[0]!r} meant?" if close else ""
+            raise ValueError(
+                f"backbone names the column {name!r}, and X has {_names(columns)}.{hint}"
+            )
+    kinds = {
+        name: read[name].name if name in read else _kind_of(name, column, columns)
+        for name, column in columns.items()
+    }
+    for name in [name for name, kind in kinds.items() if kind == CATEGORY]:
+        cells = _categories(columns[name])
+        n_different = len(set(cells))
+        if n_different > max(_MANY, len(cells) / 2):
+            warnings.warn(
+                f"Column {name!r} has {n_different} different texts in {len(cells)} rows, and is "
+                "used as one of categories. Leave it out, or let a network read it: "
+                f"{network_line(columns)}.",
+                stacklevel=2,
+            )
+    return kinds
+
+
+def read_columns(columns: Mapping[Any, Any], modality: Modality, backbone: Any) -> list[Any]:
+    """List the columns of a table that one network reads: all but numbers and categories.
+
+    Parameters
+    ----------
+    columns : mapping of (str or int) to column
+    modality : Modality
+        Of the network.
+    backbone : object
+        As the user gives it, for messages.
+
+    Returns
+    -------
+    list of (str or int)
+
+    Raises
+    ------
+    ValueError
+        If a column is of another modality: it shows the line to write.
+    """
+    others = {n: c for n, c in columns.items() if not (_is_numeric(c) or _is_categorical(c))}
+    wrong = [name for name, c in others.items() if not modality.looks_like(_some_cells(c))]
+    if wrong or not others:
+        what = (
+            f"column {wrong[0]!r} has none" if wrong else f"no column of {_names(columns)} has any"
+        )
+        raise ValueError(
+            f"backbone={backbone!r:.80} reads {modality.noun}, and {what} none. Give the network "
+            "of each column that one is to read; the others are numbers and categories: "
+            f"{network_line(columns)}."
+        )
+    return list(others)
+
+
+def network_line(columns: Mapping[Any, Any]) -> str:
+    """Return the argument that names a network for each column that seems to need one.
+
+    Parameters
+    ----------
+    columns : mapping of (str or int) to column
+
+    Returns
+    -------
+    str
+    """
+    networks = {}
+    for name, column in columns.items():
+        cells = [] if _is_numeric(column) or _is_categorical(column) else _some_cells(column)
+        texts = [cell for cell in cells if isinstance(cell, str) and len(cell.split()) > 1]
+        for kind in ("image", "text") if cells else ():
+            modality = get_modality(kind)
+            is_likely = kind != "text" or 2 * len(texts) > len(cells)
+            if is_likely and modality.looks_like(cells):
+                networks[name] = modality.usual_backbone
+                break
+    return f"backbone={networks or {'column': 'network'}!r}"
+
+
+def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False) -> TableSamples:
+    """Check a table, and return its samples.
+
+    Parameters
+    ----------
+    X : table
+        Columns with names may be in any order, and others are ignored.
+    kinds : mapping of (str or int) to str
+        Of :func:`describe_columns`.
+    fills_missing : bool, default=False
+        Whether cells of columns that networks read may be missing.
+
+    Returns
+    -------
+    TableSamples
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, or numbers are none.
+    UnreadableSamplesError
+        If cells are no samples.
+    """
+    columns = table_columns(X)
+    if not columns:
+        rows = isinstance(X, list | tuple) and X and isinstance(X[0], Mapping)
+        hint = "X = pandas.DataFrame(X)" if rows else "X = pandas.DataFrame(X, columns=[…])"
+        raise ValueError(
+            f"X is no table, but {type(X).__name__}: fit had the columns {_names(kinds)}. Give one "
+            f"with these: {hint}."
+        )
+    missing = [name for name in kinds if name not in columns]
+    if missing:
+        raise ValueError(
+            f"X lacks columns that it had in fit: {_names(missing)}. It has {_names(columns)}."
+        )
+    read: dict[Any, list[Any]] = {}
+    cells: list[Any] = []
+    for name, kind in kinds.items():
+        if kind == NUMBER:
+            cells.append(_numbers(name, columns[name]))
+        elif kind == CATEGORY:
+            cells.append(_categories(columns[name]))
+        else:
+            read[name] = _samples_of(name, columns[name], get_modality(kind), fills_missing)
+    n = len(next(iter(read.values()))) if read else len(cells[0])
+    if not n:
+        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    table = np.empty((n, len(cells)), object)
+    for j, values in enumerate(cells):
+        table[:, j] = values
+    return TableSamples(read, table, fills_missing)
+
+
+def _samples_of(name: Any, column: Any, modality: Modality, fills_missing: bool) -> list[Any]:
+    """Check the samples of a column; missing cells are None."""
+    given, rows, n = without_missing(column)
+    what = f"column {name!r}"
+    if rows is not None and not fills_missing:
+        missing = np.setdiff1d(np.arange(n), rows)
+        cause = ValueError(
+            f"missing: leave the row out, or give on_error='mean', which takes the mean of the "
+            f"{modality.noun} of fit"
+        )
+        raise UnreadableSamplesError([(int(i), None, cause) for i in missing], what)
+    if rows is not None and not len(rows):
+        return [None] * int(n)
+    try:
+        samples = list(modality.check(given))
+    except UnreadableSamplesError as error:
+        raise error.among(np.arange(len(given)) if rows is None else rows, what) from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{what}: {error}") from error
+    if rows is None:
+        return samples
+    every: list[Any] = [None] * int(n)
+    for i, sample in zip(rows, samples, strict=True):
+        every[i] = sample
+    return every
+
+
+# -- numbers and categories ------------------------------------------------------------------------
+
+
+def _kind_of(name: Any, column: Any, columns: Mapping[Any, Any]) -> str:
+    """Tell whether the cells of a column are numbers or categories, and refuse others."""
+    if _is_numeric(column) and not _is_categorical(column):
+        return NUMBER
+    first = next((cell for cell in _all_cells(column) if not _is_missing(cell)), None)
+    if hasattr(first, "year") or isinstance(first, np.datetime64):
+        raise ValueError(
+            f"Column {name!r} has dates: give numbers, such as X[{name!r}].dt.dayofyear."
+        )
+    if not isinstance(first, str | Number | np.bool_ | type(None)):
+        raise ValueError(
+            f"Column {name!r} has {type(first).__name__} objects, which are neither numbers nor "
+            f"categories. Give the networks of the columns: {network_line(columns)}."
+        )
+    return CATEGORY
+
+
+def _numbers(name: Any, column: Any) -> np.ndarray:
+    cells = [np.nan if _is_missing(cell) else cell for cell in _all_cells(column)]
+    for i, cell in enumerate(cells):
+        if not isinstance(cell, Number | np.bool_) or abs(cell) == np.inf:  # type: ignore[arg-type]
+            raise ValueError(
+                f"Column {name!r} has numbers in fit, and {reprlib.repr(cell)} in row {i}: give a "
+                "finite number, or NaN where there is none."
+            )
+    return np.array(cells, np.float64)
+
+
+def _categories(column: Any) -> list[str | None]:
+    """Return categories as texts: the same ones, whether they were read as 1, 1.0 or "1"."""
+
+    def text(cell: Any) -> str | None:
+        if _is_missing(cell):
+            return None
+        is_whole = isinstance(cell, float) and cell.is_integer()
+        return str(int(cell) if is_whole else cell)
+
+    return [text(cell) for cell in _all_cells(column)]
+
+
+# -- columns ---------------------------------------------------------------------------------------
+
+
+def table_columns(X: Any) -> dict[Any, Any]:
+    """Return the columns of a table by name, or by position where it has no names.
+
+    Parameters
+    ----------
+    X : object
+        A data frame of pandas or polars, a table of pyarrow or an array of objects or strings.
+
+    Returns
+    -------
+    dict of (str or int) to column
+        Empty for what is no table.
+    """
+    if isinstance(X, np.ndarray):
+        is_table = X.ndim == 2 and X.dtype.kind in "OUS"
+        return {j: X[:, j] for j in range(X.shape[1])} if is_table else {}
+    if hasattr(X, "iloc") and hasattr(X, "columns"):  # pandas, where names may occur twice
+        names = list(X.columns)
+        named = len(set(names)) == len(names)
+        return {name if named else j: X.iloc[:, j] for j, name in enumerate(names)}
+    if hasattr(X, "get_columns"):  # polars
+        return dict(zip(X.columns, X.get_columns(), strict=True))
+    if hasattr(X, "column_names") and hasattr(X, "to_pylist"):  # pyarrow
+        return {name: X.column(j) for j, name in enumerate(X.column_names)}
+    return {}
+
+
+def split_columns(X: Any, image_shape: tuple[int, ...] | None = None) -> dict[str | int, Any]:
+    """Take a table of samples apart.
+
+    Parameters
+    ----------
+    X : object
+        A data frame of pandas or polars, a table of pyarrow or an array of objects or strings.
+    image_shape : tuple of int, default=None
+        If given, a row of X is one flattened image.
+
+    Returns
+    -------
+    dict of (str or int) to object
+        The columns, by name or position. Of length 1, with the key 0, for everything else: a
+        list, an array of numbers, or a table of numbers.
+    """
+    columns = {} if image_shape is not None else table_columns(X)
+    if len(columns) < 2 or any(map(_is_numeric, columns.values())):
+        return {0: X}
+    return columns
+
+
+def without_missing(X: Any) -> tuple[Any, ...]:
+    """Leave out the missing cells of a column.
+
+    Parameters
+    ----------
+    X : object
+        A column, or another collection of samples.
+
+    Returns
+    -------
+    X : object
+        A list if there are missing cells, else unchanged.
+    rows : ndarray of int, or None
+        The positions of the others; None if no cell is missing.
+    n_samples : int or None
+        The length of the column; None if no cell is missing.
+    """
+    cells = _cells(X)
+    rows = [i for i, cell in enumerate(cells) if not _is_missing(cell)]
+    if len(rows) == len(cells):
+        return X, None, None
+    return [cells[i] for i in rows], np.array(rows, int), len(cells)
+
+
+def _is_missing(cell) -> bool:
+    """Tell whether a cell is None, NaN, or NA or NaT of pandas."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float) and cell != cell
+
+
+def _is_numeric(column: Any) -> bool:
+    """Tell whether the first cell that is there is a number."""
+    return isinstance(next(iter(_some_cells(column)), None), Number)
+
+
+def _is_categorical(column: Any) -> bool:
+    """Tell whether a column has the type that pandas and polars have for categories."""
+    return str(getattr(column, "dtype", "")).split("(")[0] in ("category", "Categorical", "Enum")
+
+
+def _some_cells(column: Any) -> list[Any]:
+    """Return the first cells that are there."""
+    for part in (column[:50], column):  # mostly the first rows suffice
+        present = [cell for cell in _all_cells(part) if not _is_missing(cell)]
+        if present:
+            return present[:_LOOKED_AT]
+    return []
+
+
+def _all_cells(column: Any) -> list[Any]:
+    cells = unwrap_column(column)
+    is_plain = isinstance(cells, np.ndarray) and cells.ndim == 1 and cells.dtype.kind not in "mM"
+    return cells.tolist() if is_plain else list(cells)
+
+
+def _cells(X) -> list:
+    """Return the cells of a column that may have missing ones, else an empty list."""
+    cells = unwrap_column(X) if hasattr(X, "to_numpy") or hasattr(X, "to_pylist") else X
+    if isinstance(cells, np.ndarray) and cells.dtype == object:
+        is_column = cells.ndim == 2 and cells.shape[1] == 1
+        return list(cells[:, 0] if is_column else cells)
+    return list(cells) if isinstance(cells, list | tuple) else []
+
+
+def _names(columns: Any) -> str:
+    names = list(columns)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{names[:_SHOWN]}{more}"

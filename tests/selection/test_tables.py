@@ -1,0 +1,326 @@
+"""Tables: images, texts, numbers and categories in one fit."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer import (
+    TransferClassifier,
+    TransferRegressor,
+    UnreadableSamplesError,
+    load,
+    load_word_vectors,
+    model_card,
+    recommend_strategy,
+    save,
+    to_onnx,
+)
+from sktransfer.inspection import report, saliency
+from tests.selection.support import deeper_backbone
+from tests.support import TinyNet, tiny_backbone
+
+WORDS = ["good", "bad", "film", "book", "the", "a"]
+
+
+def word_vectors():
+    return load_word_vectors(dict(zip(WORDS, np.eye(6), strict=True)))
+
+
+def make_table(n=64, seed=0):
+    """Three columns of which each decides one of three bits, and one that decides none."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(2, size=(n, 3))
+    images = [rng.integers(100, size=(16, 16, 3), dtype=np.uint8) + 155 * b for b in bits[:, 0]]
+    table = pd.DataFrame(
+        {
+            "photo": [Image.fromarray(image.astype(np.uint8)) for image in images],
+            "text": [
+                f"the {('good', 'bad')[b]} {WORDS[2 + i % 2]}" for i, b in enumerate(bits[:, 1])
+            ],
+            "price": 10.0 * bits[:, 2] + rng.normal(size=n) + 50,
+            "colour": rng.choice(["red", "green"], n),
+        },
+        index=rng.permutation(n) + 1000,
+    )
+    return table, bits
+
+
+@pytest.fixture(scope="module")
+def table():
+    X, bits = make_table()
+    return X, np.array([f"{a}{b}{c}" for a, b, c in bits])
+
+
+def networks():
+    return {"photo": tiny_backbone(), "text": word_vectors()}
+
+
+@pytest.fixture(scope="module")
+def fitted(table):
+    return TransferClassifier(networks(), random_state=0, on_error="mean").fit(*table)
+
+
+def test_a_photograph_a_text_and_a_price_decide_together(fitted, table):
+    X, y = make_table(64, seed=1)
+    y = np.array([f"{a}{b}{c}" for a, b, c in y])
+    assert fitted.score(X, y) > 0.9
+    kinds = {"photo": "image", "text": "text", "price": "number", "colour": "category"}
+    assert fitted.column_kinds_ == kinds
+    assert list(fitted.feature_names_in_) == list(kinds) and fitted.n_features_in_ == 4
+    assert fitted.weights_.sum() == pytest.approx(1)
+    for columns in (["photo"], ["text", "price"]):  # one column alone does not suffice
+        alone = {name: net for name, net in networks().items() if name in columns}
+        if alone:
+            model = TransferClassifier(alone, random_state=0).fit(table[0][columns], table[1])
+            assert model.score(X[columns], y) < 0.7
+
+
+def test_each_row_is_predicted_alone(fitted, table):
+    X, _ = table
+    expected = fitted.predict_proba(X[:5])
+    rows = np.vstack([fitted.predict_proba(X.iloc[[i]]) for i in range(5)])
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert fitted.predict(X.iloc[[0]]).shape == (1,)
+
+
+def test_columns_may_be_in_another_order_and_others_are_ignored(fitted, table):
+    X, _ = table
+    expected = fitted.predict_proba(X[:5])
+    other = X[:5].assign(more=1).iloc[:, ::-1]
+    np.testing.assert_array_equal(fitted.predict_proba(other), expected)
+
+
+def test_missing_columns_are_named(fitted, table):
+    with pytest.raises(ValueError, match=r"lacks columns .*\['photo', 'price'\]"):
+        fitted.predict(table[0].drop(columns=["photo", "price"]))
+    with pytest.raises(ValueError, match=r"no table, but list.*DataFrame\(X\)"):
+        fitted.predict(table[0].to_dict("records"))
+    with pytest.raises(ValueError, match="no table, but ndarray"):
+        fitted.predict(np.zeros((2, 4)))
+
+
+def test_tables_of_other_libraries_predict_the_same(fitted, table):
+    X = table[0][:5]
+    expected = fitted.predict_proba(X)
+    columns = {name: list(X[name]) for name in X}
+    columns["photo"] = [np.asarray(image) for image in columns["photo"]]
+    other = pl.DataFrame({name: pl.Series(x, dtype=pl.Object) if name == "photo" else x
+                          for name, x in columns.items()})  # fmt: skip
+    np.testing.assert_allclose(fitted.predict_proba(other), expected, atol=1e-6)
+
+
+def test_arrow_tables_of_files_are_read(table, tmp_path):
+    X, y = table
+    paths = []
+    for i, image in enumerate(X["photo"]):
+        paths.append(str(tmp_path / f"{i}.png"))
+        image.save(paths[-1])
+    arrow = pa.table({"photo": paths, "price": list(X["price"])})
+    model = TransferClassifier({"photo": tiny_backbone()}, random_state=0).fit(arrow, y)
+    assert model.predict(arrow[:3]).shape == (3,)
+    frame = arrow.to_pandas()
+    np.testing.assert_allclose(model.predict_proba(frame), model.predict_proba(arrow), atol=1e-6)
+
+
+def test_unknown_categories_and_missing_numbers_are_accepted(fitted, table):
+    X = table[0][:4].copy()
+    X["colour"] = ["blue", None, "red", np.nan]
+    X["price"] = [np.nan, None, 50.0, 60.0]
+    assert np.isfinite(fitted.predict_proba(X)).all()
+
+
+def test_categories_are_the_same_as_numbers_and_as_texts():
+    X, bits = make_table(48)
+    X["colour"] = pd.Categorical(bits[:, 2])
+    X = X.drop(columns=["price", "text"])
+    model = TransferClassifier({"photo": tiny_backbone()}, random_state=0).fit(X, bits[:, 2])
+    assert model.column_kinds_["colour"] == "category" and model.score(X, bits[:, 2]) > 0.9
+    for same in (X["colour"].astype(str), X["colour"].astype(float), X["colour"].astype(object)):
+        np.testing.assert_array_equal(model.predict(X.assign(colour=same)), model.predict(X))
+
+
+def test_numbers_that_are_none_are_named(fitted, table):
+    for wrong in ("cheap", np.inf):
+        X = table[0][:3].astype({"price": object})
+        X.iloc[1, 2] = wrong
+        with pytest.raises(ValueError, match=r"'price' has numbers in fit, and .* in row 1"):
+            fitted.predict(X)
+
+
+def test_samples_that_are_missing_are_an_error_or_the_mean(table):
+    X, y = table
+    gaps = X.copy()
+    gaps.iloc[3, 0], gaps.iloc[5, 1] = None, np.nan
+    model = TransferClassifier(networks(), random_state=0)
+    with pytest.raises(
+        UnreadableSamplesError, match=r"(?s)column 'photo'.*sample 3.*on_error='mean'"
+    ):
+        model.fit(gaps, y)
+    model.set_params(on_error="mean").fit(gaps, y)
+    assert model.score(X, y) > 0.9
+    nothing = X[:2].assign(photo=[None, None], text=[None, "the good film"])
+    proba = model.predict_proba(nothing)
+    assert np.isfinite(proba).all() and proba.sum(axis=1) == pytest.approx(1)
+    some = model.predict_proba(X[:2].assign(photo=[None, X["photo"].iloc[1]]))
+    np.testing.assert_allclose(some[1], model.predict_proba(X[1:2])[0], atol=1e-6)
+
+
+def test_files_that_cannot_be_read_are_an_error_or_the_mean(table, tmp_path):
+    X, y = table
+    paths = []
+    for i, image in enumerate(X["photo"]):
+        paths.append(str(tmp_path / f"{i}.png"))
+        image.save(paths[-1])
+    X = X.assign(photo=paths)
+    (tmp_path / "7.png").write_bytes(b"nothing")
+    model = TransferClassifier(networks(), random_state=0)
+    with pytest.raises(UnreadableSamplesError, match="1 sample of column 'photo'") as error:
+        model.fit(X, y)
+    assert [i for i, _, _ in error.value.problems] == [7]
+    model.set_params(on_error="mean").fit(X, y)
+    proba = model.predict_proba(X[5:9])
+    absent = X[5:9].assign(photo=[*X["photo"][5:7], None, X["photo"].iloc[8]])
+    np.testing.assert_allclose(model.predict_proba(absent), proba, atol=1e-6)
+    model.set_params(on_error="raise")
+    with pytest.raises(UnreadableSamplesError, match="sample 2"):
+        model.predict(X[5:9])
+
+
+def test_a_column_without_samples_is_named(table):
+    X = table[0].assign(photo=None)
+    with pytest.raises(ValueError, match="'photo' has no sample: leave it out"):
+        TransferClassifier(networks(), on_error="mean").fit(X, table[1])
+
+
+def test_one_network_reads_all_columns_that_are_no_numbers():
+    X, bits = make_table(48)
+    other, more = make_table(48, seed=3)
+    two = pd.DataFrame(
+        {"front": X["photo"].array, "back": other["photo"].array, "price": X["price"].array}
+    )
+    y = [f"{a}{b}" for a, b in zip(bits[:, 0], more[:, 0], strict=True)]
+    model = TransferClassifier(tiny_backbone(), random_state=0).fit(two, y)
+    assert model.column_kinds_ == {"front": "image", "back": "image", "price": "number"}
+    assert len(model.backbones_) == 1 and model.score(two, y) > 0.9
+    exchanged = two.rename(columns={"front": "back", "back": "front"})
+    assert not np.array_equal(model.predict(two), model.predict(exchanged))
+
+
+def test_several_text_columns_and_several_networks_of_a_column():
+    X, bits = make_table(64)
+    two = pd.DataFrame({"title": X["text"].array, "body": X["text"].sample(frac=1).array})
+    model = TransferClassifier(word_vectors(), random_state=0).fit(two, bits[:, 1])
+    assert model.score(two, bits[:, 1]) == 1
+    both = {"photo": [tiny_backbone(), deeper_backbone()], "text": word_vectors()}
+    model = TransferClassifier(both, random_state=0).fit(X, bits[:, 0])
+    assert [network.name for network in model.backbones_][:2] == ["tinynet", "deeper"]
+    assert model.score(X, bits[:, 0]) > 0.9
+
+
+def test_the_line_to_write_is_shown_where_a_network_does_not_fit(table):
+    X, y = table
+    line = r"backbone=\{'photo': 'efficientnet_lite0', 'text': 'e5_small'\}"
+    with pytest.raises(ValueError, match=line):
+        TransferClassifier().fit(X, y)
+    with pytest.raises(ValueError, match=line):
+        TransferClassifier(word_vectors()).fit(X, y)
+    with pytest.raises(ValueError, match=r"'foto'.* Is 'photo' meant\?"):
+        TransferClassifier({"foto": tiny_backbone()}).fit(X, y)
+    with pytest.raises(ValueError, match=line):
+        TransferClassifier({"text": word_vectors()}).fit(X, y)
+    with pytest.raises(ValueError, match=r"'when' has dates.*X\['when'\].dt.dayofyear"):
+        TransferClassifier(networks()).fit(X.assign(when=pd.Timestamp("2026-01-01")), y)
+    with pytest.raises(ValueError, match="no table, but list"):
+        TransferClassifier(networks()).fit(list(X["photo"]), y)
+
+
+def test_texts_in_a_column_of_categories_are_told():
+    X, bits = make_table(48)
+    X["name"] = [f"a long title {i}" for i in range(48)]
+    with pytest.warns(UserWarning, match="'name' has 48 different texts.*'name': 'e5_small'"):
+        TransferClassifier(networks(), random_state=0).fit(X, bits[:, 0])
+
+
+def test_copies_pickles_and_files_predict_the_same(fitted, table, tmp_path):
+    X, y = table
+    expected = fitted.predict_proba(X[:7])
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_allclose(again.predict_proba(X[:7]), expected, atol=1e-12)
+    copied = clone(fitted).fit(X, y)
+    np.testing.assert_allclose(copied.predict_proba(X[:7]), expected, atol=1e-12)
+    assert copied.fit(X[["photo", "text"]], y).column_kinds_ == {"photo": "image", "text": "text"}
+    save(fitted, tmp_path / "model.skt")
+    opened = load(tmp_path / "model.skt", modules={"tinynet": TinyNet})
+    np.testing.assert_allclose(opened.predict_proba(X[:7]), expected, atol=1e-12)
+    assert opened.column_kinds_ == fitted.column_kinds_
+
+
+def test_searches_and_cross_validation_of_scikit_learn_take_tables(table):
+    X, y = table
+    model = TransferClassifier(networks(), random_state=0)
+    assert cross_val_score(model, X, y[:], cv=2, n_jobs=2).mean() > 0.6
+    search = GridSearchCV(model, {"class_weight": [None, "balanced"]}, cv=2, n_jobs=2).fit(X, y)
+    assert search.predict(X[:2]).shape == (2,)
+
+
+def test_classifiers_of_the_user_get_all_columns(table):
+    X, y = table
+    for classifier in (LogisticRegression(max_iter=1000), KNeighborsClassifier(3)):
+        estimator = make_pipeline(StandardScaler(), classifier)
+        model = TransferClassifier(networks(), estimator=estimator, random_state=0).fit(X, y)
+        assert model.score(X, y) > 0.8
+
+
+def test_numbers_of_several_columns_add_up():
+    X, bits = make_table(96)
+    y = bits @ [1.0, 2.0, 4.0]
+    test, more = make_table(64, seed=1)
+    model = TransferRegressor(networks(), random_state=0).fit(X, y)
+    assert model.score(test, more @ [1.0, 2.0, 4.0]) > 0.9
+    two = TransferRegressor(networks(), random_state=0).fit(X, np.column_stack([y, -y]))
+    assert two.predict(test[:3]).shape == (3, 2)
+    frozen = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(frozen.predict(test), model.predict(test))
+
+
+def test_few_samples_weights_and_unlabelled_ones_are_taken(table):
+    X, y = table
+    model = TransferClassifier(networks(), random_state=0)
+    assert model.fit(X[:2], ["a", "b"]).predict(X[:3]).shape == (3,)
+    weight = np.where(np.char.startswith(y.astype(str), "0"), 1.0, 0.0)
+    weighted = clone(model).fit(X, y, sample_weight=weight)
+    assert all(label.startswith("0") for label in weighted.predict(X))
+    unlabelled, _ = make_table(40, seed=5)
+    assert clone(model).fit(X, y, X_unlabelled=unlabelled).score(X, y) > 0.9
+
+
+def test_what_is_for_one_column_says_so(fitted, table, tmp_path):
+    X, y = table
+    line = r"TransferClassifier\(network\).fit\(X\['photo'\], y\)"
+    with pytest.raises(ValueError, match=line):
+        saliency(fitted, X[:2])
+    with pytest.raises(ValueError, match=line):
+        report(fitted, X, y, tmp_path / "page.html", cv=2)
+    pytest.importorskip("skl2onnx")
+    with pytest.raises(ValueError, match=line):
+        to_onnx(fitted, tmp_path / "model.onnx", X=X[:4])
+    with pytest.raises(ValueError, match="strategy='auto' combines several"):
+        TransferClassifier(networks(), strategy="head").fit(X, y)
+    with pytest.raises(ValueError, match="strategy='head' is for one column"):
+        TransferClassifier(tiny_backbone(), strategy="head").fit(X[["photo", "price"]], y)
+    with pytest.raises(ValueError, match=r"give X\[column\]"):
+        recommend_strategy(X[["photo", "price"]], y, tiny_backbone())
+    with pytest.raises(ValueError, match="tables of several columns"):
+        TransferClassifier(tiny_backbone(), on_error="mean").fit(X["photo"], y)
+    assert "tinynet" in str(model_card(fitted, X=X, y=y).render())
