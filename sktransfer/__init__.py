@@ -30,7 +30,12 @@ if TYPE_CHECKING:
         PretrainedFeatureExtractor,
     )
     from .features.partitions import extract_to, iter_features, load_features
-    from .finetuning import Augmentation, FineTunedClassifier, FineTunedRegressor
+    from .finetuning import (
+        Augmentation,
+        AverageWeights,
+        FineTunedClassifier,
+        FineTunedRegressor,
+    )
     from .persistence import load, model_card, save, to_onnx
     from .selection import (
         BackboneRankingDisplay,
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Augmentation",
+    "AverageWeights",
     "Backbone",
     "BackboneRankingDisplay",
     "BlendDisplay",
@@ -88,6 +94,7 @@ __version__ = "0.1.0"
 # which fixed features do not need.
 _PACKAGE_OF = {
     "Augmentation": "finetuning",
+    "AverageWeights": "finetuning",
     "Backbone": "backbones",
     "BackboneRankingDisplay": "selection",
     "BlendDisplay": "selection",

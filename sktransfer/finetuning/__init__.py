@@ -1,7 +1,7 @@
 """Train the last stages of a backbone: rows, augmentation, head, loop and the two estimators."""
 
 from .augmentation import Augmentation
-from .callbacks import StopAtTime
+from .callbacks import AverageWeights, StopAtTime
 from .classifier import FineTunedClassifier
 from .distributed import refuse_launcher
 from .learning_rate import training_length
@@ -9,6 +9,7 @@ from .regressor import FineTunedRegressor
 
 __all__ = [
     "Augmentation",
+    "AverageWeights",
     "FineTunedClassifier",
     "FineTunedRegressor",
     "StopAtTime",

@@ -15,12 +15,14 @@ from scipy.special import xlogy
 from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
 from skorch.dataset import get_len
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ..data import NumericTarget, Target
 from .dataset import TrainingDataset, count_batches
 from .trainable_stages import copy_state
 
 __all__ = [
+    "AverageWeights",
     "EpochProgress",
     "KeepBest",
     "LossMonitor",
@@ -239,6 +241,74 @@ class StopAtTime(Callback):
     ) -> None:
         if training and self.clock() >= self.until:
             raise KeyboardInterrupt  # the way to end a training in skorch
+
+
+class AverageWeights(Callback):
+    """Average the weights over the end of a training, and predict with the average.
+
+    Izmailov et al. 2018, arXiv:1803.05407, with ``torch.optim.swa_utils``. Buffers, such as the
+    statistics of batch norm, are averaged too.
+
+    Parameters
+    ----------
+    start : float, default=0.5
+        Share of the epochs after which the average begins; the weights after each optimizer step
+        count.
+    decay : float, default=None
+        None for the mean of all these weights. A number below 1 for an exponential moving average,
+        in which those of a step are multiplied by it at each further step.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer import AverageWeights, FineTunedClassifier
+    >>> photos = load_sample_images().images
+    >>> model = FineTunedClassifier(
+    ...     trainable=1, image_size=64, max_epochs=2, callbacks=[AverageWeights()]
+    ... )
+    >>> model.fit(photos, ["house", "flower"]).predict(photos).shape
+    (2,)
+    """
+
+    average_: dict[str, Any] | None
+    n_averaged_: int
+
+    def __init__(self, start: float = 0.5, decay: float | None = None):
+        self.start = start
+        self.decay = decay
+
+    def initialize(self) -> Self:
+        is_share = isinstance(self.start, int | float) and 0 <= self.start < 1
+        if not is_share or not (self.decay is None or 0 < self.decay < 1):
+            raise ValueError(f"{self!r}: start is at least 0, and start and decay are below 1.")
+        return self
+
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        self.average_, self.n_averaged_ = None, 0
+
+    def on_batch_end(
+        self, net: NeuralNet, batch: Any = None, training: bool | None = None, **kwargs: Any
+    ) -> None:
+        if not training or len(net.history) <= self.start * net.max_epochs:
+            return
+        state = copy_state(net.module_)
+        self.n_averaged_ += 1
+        if self.average_ is None:
+            self.average_ = state
+            return
+        average = get_swa_multi_avg_fn() if self.decay is None else get_ema_multi_avg_fn(self.decay)
+        names = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        before = [self.average_[name] for name in names]
+        average(before, [state[name] for name in names], self.n_averaged_ - 1)
+        self.average_ = state | dict(zip(names, before, strict=True))
+
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        if self.average_ is not None:
+            net.module_.load_state_dict(self.average_)
+        self.average_ = None
+
+    def __repr__(self) -> str:
+        return f"AverageWeights(start={self.start!r}, decay={self.decay!r})"
 
 
 class KeepBest(Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -116,7 +116,6 @@ _FREE = ("optimizer", "callbacks", "compile", "torch_load_kwargs", "use_caching"
 # The parameter of the estimators that sets others.
 _SET_BY = {
     "optimizer__lr": "lr",
-    "optimizer__param_groups": "layer_decay",
     "iterator_train__batch_size": "batch_size",
     "iterator_train__seed": "random_state",
     "train_split": "validation_fraction",
@@ -202,6 +201,15 @@ def _check_net_params(estimator: Any) -> None:
         ours = parts[0] == "callbacks" and parts[1:2] and parts[1] in _OWN_NAMES
         if parts[0] not in _FREE or (ours and parts[1] != "schedule"):
             raise ValueError(f"net_params[{key!r}] cannot be set: training depends on it.")
+    groups = net_params.get("optimizer__param_groups") or ()
+    pairs = [group for group in groups if isinstance(group, tuple | list) and len(group) == 2]
+    if len(pairs) < len(groups) or not all(
+        isinstance(pattern, str) and isinstance(settings, Mapping) for pattern, settings in pairs
+    ):
+        raise TypeError(
+            f"net_params['optimizer__param_groups']={groups!r:.80}: give pairs of a pattern of "
+            "names and settings, such as [('head.*', {'lr': 0.01}), ('*.bias', {'lr': 0.1})]."
+        )
     optimizer = net_params.get("optimizer", torch.optim.AdamW)
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise TypeError(

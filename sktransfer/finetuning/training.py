@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import fnmatch
 import functools
 import math
 import warnings
@@ -152,7 +153,8 @@ def make_net(
         settings["classes"] = objective.classes(plan.target.n_outputs)
         settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
-        net = objective.net(module, **settings | plan.net_params).initialize()
+        groups = {"optimizer__param_groups": settings["optimizer__param_groups"]}
+        net = objective.net(module, **settings | plan.net_params | groups).initialize()
         net.most_rows = plan.micro_batch_size
         check_callback_names(net, plan.net_params)
         return net
@@ -173,11 +175,26 @@ def _optimizer(module: TrainableStages, plan: TrainingPlan, device: torch.device
     has_parameters = [any(True for _ in stage.parameters()) for stage in module.body]
     learned = [i for i, has in enumerate(has_parameters) if has]  # the head is the last
     prefix = COMPILED if plan.net_params.get("compile") else ""
-    groups = []
+    names = [*module.names, "pooling", "head"]
+    given = plan.net_params.get("optimizer__param_groups") or ()
+    used, own, groups = set(), [], []
     for depth, i in enumerate(reversed(learned)):
         rate = plan.lr * plan.layer_decay**depth * (1.0 if depth else plan.head_factor)
         groups.append((f"{prefix}body.{i}.*", {"lr": rate}))
-    return settings | {"optimizer__param_groups": groups[::-1]}
+        for name, _ in module.body[i].named_parameters() if given else ():
+            path = f"{names[i]}.{name}"
+            k = next((k for k, (p, _) in enumerate(given) if fnmatch.fnmatchcase(path, p)), None)
+            if k is not None:  # skorch gives a parameter to the first group whose pattern fits
+                own.append((f"{prefix}body.{i}.{name}", {"lr": rate} | given[k][1]))
+                used.add(k)
+    unused = [pattern for k, (pattern, _) in enumerate(given) if k not in used]
+    if unused:
+        raise ValueError(
+            f"optimizer__param_groups: no parameter that is trained fits {unused}. The stages are "
+            f"{[names[i] for i in learned]}, and a pattern is one of <stage>.<parameter>, such as "
+            f"'{names[learned[0]]}.*' or '*.bias'."
+        )
+    return settings | {"optimizer__param_groups": own + groups[::-1]}
 
 
 # -- the net -----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from ..features import (
     SizeChoice,
 )
 from ..features.word_weights import TokenWeights
-from ..finetuning import Augmentation, FineTunedClassifier, FineTunedRegressor
+from ..finetuning import Augmentation, AverageWeights, FineTunedClassifier, FineTunedRegressor
 from ..finetuning.adapters import describe_adapters, is_lora_config, make_config
 from ..selection import Blend, TransferClassifier, TransferRegressor
 from ..selection.candidates import (
@@ -65,6 +65,7 @@ OWN: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
         Augmentation,
+        AverageWeights,
         Blend,
         ClassMapCandidate,
         ClassTarget,

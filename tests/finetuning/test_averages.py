@@ -1,0 +1,166 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from sktransfer import AverageWeights, FineTunedClassifier, load, load_backbone, save
+from tests.finetuning.conftest import network
+
+
+class Recorder(Callback):
+    """Keep the weights after each step."""
+
+    steps_ = ()
+
+    def on_batch_end(self, net, batch=None, training=None, **kwargs):
+        if training:
+            state = net.module_.state_dict()
+            self.steps_ = [*self.steps_, {k: v.clone() for k, v in state.items()}]
+
+
+def fitted(data, *callbacks, **settings):
+    settings = {"trainable": "all", "max_epochs": 4, "random_state": 0, "lr": 0.05} | settings
+    callbacks = [Recorder(), *callbacks]
+    return FineTunedClassifier(load_backbone(network()), callbacks=callbacks, **settings).fit(*data)
+
+
+def weights_and_steps(model):
+    recorder = next(c for _, c in model.net_.callbacks_ if isinstance(c, Recorder))
+    return model.net_.module_.state_dict(), recorder.steps_
+
+
+@pytest.mark.parametrize("settings", [{}, {"validation_fraction": 0.2}])
+def test_predictions_are_those_of_the_mean_of_the_last_weights(data, settings):
+    model = fitted(data, AverageWeights(), **settings)
+    weights, steps = weights_and_steps(model)
+    half = steps[len(steps) // 2 :]
+    assert len(half) > 2
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            wanted = torch.stack([step[name] for step in half]).mean(0)
+            torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
+        else:
+            assert torch.equal(tensor, steps[-1][name])
+    plain = fitted(data, **settings)
+    assert not np.allclose(model.predict_proba(data[0]), plain.predict_proba(data[0]), atol=1e-4)
+    module = model.net_.module_
+    module.load_state_dict({k: v.clone() for k, v in weights.items()})
+    assert np.array_equal(model.predict_proba(data[0]), model.predict_proba(data[0]))
+
+
+def test_an_exponential_average_begins_with_the_first_weights(data):
+    weights, steps = weights_and_steps(fitted(data, AverageWeights(start=0, decay=0.7)))
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            wanted = steps[0][name]
+            for step in steps[1:]:
+                wanted = 0.7 * wanted + 0.3 * step[name]
+            torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_averaged_model_is_kept_by_pickles_files_and_checkpoints(data, tmp_path):
+    model = fitted(data, AverageWeights())
+    wanted = model.predict_proba(data[0])
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(data[0]), wanted)
+    own = FineTunedClassifier(
+        "efficientnet_lite0", image_size=32, max_epochs=2, callbacks=[AverageWeights()]
+    )
+    photos = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    own.fit(photos, ["a", "b"] * 3)
+    save(own, tmp_path / "model.skt")
+    again = load(tmp_path / "model.skt")
+    assert np.allclose(again.predict_proba(photos), own.predict_proba(photos), atol=1e-6)
+
+
+class StopOnce(Callback):
+    """Interrupt a training in its third epoch, the first time."""
+
+    def __init__(self, flag):
+        self.flag = flag
+
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == 3 and not self.flag.exists():
+            self.flag.touch()
+            raise OSError("the machine is switched off")
+
+
+def test_an_average_goes_on_after_an_interrupted_training(data, tmp_path):
+    settings = {"trainable": "all", "max_epochs": 4, "random_state": 0, "lr": 0.05}
+
+    def model(*callbacks, **more):
+        given = [AverageWeights(start=0.25), *callbacks]
+        return FineTunedClassifier(load_backbone(network()), callbacks=given, **settings, **more)
+
+    wanted = model().fit(*data).predict_proba(data[0])
+    interrupted = model(StopOnce(tmp_path / "flag"), checkpoint=tmp_path / "training")
+    with pytest.raises(OSError, match="switched off"):
+        interrupted.fit(*data)
+    again = interrupted.fit(*data)
+    assert len(again.history_) == 4
+    assert np.array_equal(again.predict_proba(data[0]), wanted)
+
+
+@pytest.mark.parametrize("settings", [{"start": 1}, {"start": -0.1}, {"decay": 1.0}, {"decay": 0}])
+def test_settings_out_of_bounds_are_refused(data, settings):
+    with pytest.raises(ValueError, match="start is at least 0, and start and decay are below 1"):
+        fitted(data, AverageWeights(**settings))
+
+
+# -- groups of parameters --------------------------------------------------------------------------
+
+
+def rates_of(model, key="initial_lr"):
+    """Return a setting of the optimizer for each parameter, by its name in the network."""
+    names = {id(p): name for name, p in model.net_.module_.named_parameters()}
+    groups = model.net_.optimizer_.param_groups
+    return {names[id(p)]: group[key] for group in groups for p in group["params"]}
+
+
+def grouped(data, groups, **settings):
+    settings = {"trainable": "all", "max_epochs": 2, "random_state": 0, "lr": 0.01} | settings
+    net_params = {"optimizer__param_groups": groups}
+    return FineTunedClassifier(load_backbone(network()), net_params=net_params, **settings).fit(
+        *data
+    )
+
+
+def test_groups_replace_the_rates_of_their_parameters_only(data):
+    plain = grouped(data, [], layer_decay=0.5)
+    groups = [("head.*", {"lr": 0.3}), ("*.bias", {"weight_decay": 0.0})]
+    model = grouped(data, groups, layer_decay=0.5)
+    before, rates, decays = rates_of(plain), rates_of(model), rates_of(model, "weight_decay")
+    assert before.keys() == rates.keys()
+    (head,) = {name.rpartition(".")[0] for name in rates if rates[name] == 0.3}
+    for name, rate in rates.items():
+        of_head = name.startswith(f"{head}.")
+        assert rate == pytest.approx(0.3 if of_head else before[name])
+        assert (decays[name] == 0) == (name.endswith(".bias") and not of_head)
+    assert len(set(before.values())) > 2  # the rates of layer_decay stay
+
+
+def test_weights_of_a_group_with_the_rate_0_stay(data):
+    first = next(iter(load_backbone(network()).module.named_parameters()))[0].partition(".")[0]
+    trained = grouped(data, [(f"{first}.*", {"lr": 0.0, "weight_decay": 0.0})])
+    names = rates_of(trained)
+    still = [name for name, rate in names.items() if rate == 0]
+    assert 0 < len(still) < len(names)
+    plain = grouped(data, [])
+    untouched = dict(load_backbone(network()).module.named_parameters())
+    tensors = dict(trained.net_.module_.named_parameters())
+    moved = dict(plain.net_.module_.named_parameters())
+    for name in still:
+        assert any(torch.equal(tensors[name], tensor) for tensor in untouched.values())
+        assert not torch.equal(moved[name], tensors[name])
+
+
+def test_a_pattern_that_fits_nothing_is_refused_with_the_stages(data):
+    with pytest.raises(ValueError, match=r"fits \['layer9\.\*'\]\. The stages are .*'head'\]"):
+        grouped(data, [("layer9.*", {"lr": 0.1})])
+
+
+@pytest.mark.parametrize("groups", [["head.*"], [("head.*", 0.1)], [(1, {"lr": 0.1})]])
+def test_groups_of_another_form_are_refused(data, groups):
+    with pytest.raises(TypeError, match="give pairs of a pattern of names and settings"):
+        grouped(data, groups)
