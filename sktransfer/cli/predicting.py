@@ -89,7 +89,7 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
     if not hasattr(model, "predict_proba"):
         return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
     probabilities = model.predict_proba(X)
-    classes = getattr(model, "classes_", None)
+    classes: Any = getattr(model, "classes_", None)
     is_list = isinstance(probabilities, list) or isinstance(classes, list)
     is_vector = not is_list and classes is not None and np.ndim(classes) == 1
     if not is_vector or np.shape(probabilities)[1:] != np.shape(classes):  # of several outputs

@@ -32,6 +32,7 @@ from ..transferability import (
 __all__ = [
     "JUDGING",
     "LEAST_PROBABILITY",
+    "BaseOutcome",
     "Judged",
     "Labels",
     "Numbers",
@@ -76,7 +77,7 @@ class Judged(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class BaseOutcome:
     """What is known of some samples: their labels or numbers.
 
     Parameters
@@ -121,7 +122,7 @@ class Outcome:
         return np.ones(len(test), bool)
 
 
-class Labels(Outcome):
+class Labels(BaseOutcome):
     """The labels of some samples; ``kind`` is a :class:`ClassTarget`."""
 
     @property
@@ -187,7 +188,7 @@ class Labels(Outcome):
         return minimize(loss, start, jac=True, bounds=[(0, None)] * len(start)).x
 
 
-class Numbers(Outcome):
+class Numbers(BaseOutcome):
     """The numbers of some samples; ``kind`` is a :class:`NumericTarget`."""
 
     @functools.cached_property
@@ -234,7 +235,10 @@ class Numbers(Outcome):
         return nnls(np.vstack([rows, np.eye(k)]), np.append(target, np.ones(k)))[0]
 
 
-def make_splits(outcome: Labels | Numbers, seed: int) -> list[list[Any]]:
+Outcome = Labels | Numbers
+
+
+def make_splits(outcome: Outcome, seed: int) -> list[list[Any]]:
     """Split samples into folds, several times if they are few."""
     n, (few, many) = len(outcome.weight), JUDGING["folds"]
     n_folds = min(many if n > JUDGING["many"] else few, outcome.most_folds)
