@@ -302,7 +302,7 @@ class FusedConvolution(nn.Module):
         self.stride = conv.stride
         # Weights and sizes, by what the padding of TensorFlow depends on.
         self.laid_out: dict[tuple[int, ...], tuple[torch.Tensor, list[Any]]] = {}
-        self.depends_on_size = isinstance(conv, SamePadConv2d)
+        self.depends_on_size: bool = isinstance(conv, SamePadConv2d)
         self.attr, self.scalars = attr, list(scalars)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -340,7 +340,7 @@ class ClassProbabilities(nn.Module):
         conditional: np.ndarray | None = None,
     ):
         super().__init__()
-        self.groups = None if groups is None else list(groups)
+        self.groups: list[Sequence[int]] | None = None if groups is None else list(groups)
         table = None if conditional is None else torch.from_numpy(conditional)
         self.register_buffer("conditional", table)
 
