@@ -22,6 +22,7 @@ __all__ = [
     "describe_columns",
     "network_line",
     "read_columns",
+    "some_cells",
     "split_columns",
     "table_columns",
     "without_missing",
@@ -140,7 +141,7 @@ def read_columns(columns: Mapping[Any, Any], modality: Modality, backbone: Any) 
         If a column is of another modality: it shows the line to write.
     """
     others = {n: c for n, c in columns.items() if not (_is_numeric(c) or _is_categorical(c))}
-    wrong = [name for name, c in others.items() if not modality.looks_like(_some_cells(c))]
+    wrong = [name for name, c in others.items() if not modality.looks_like(some_cells(c))]
     if wrong or not others:
         what = (
             f"column {wrong[0]!r} has none" if wrong else f"no column of {_names(columns)} has any"
@@ -166,7 +167,7 @@ def network_line(columns: Mapping[Any, Any]) -> str:
     """
     networks = {}
     for name, column in columns.items():
-        cells = [] if _is_numeric(column) or _is_categorical(column) else _some_cells(column)
+        cells = [] if _is_numeric(column) or _is_categorical(column) else some_cells(column)
         texts = [cell for cell in cells if isinstance(cell, str) and len(cell.split()) > 1]
         for kind in ("image", "text") if cells else ():
             modality = get_modality(kind)
@@ -386,7 +387,7 @@ def _is_missing(cell) -> bool:
 
 def _is_numeric(column: Any) -> bool:
     """Tell whether the first cell that is there is a number."""
-    return isinstance(next(iter(_some_cells(column)), None), Number)
+    return isinstance(next(iter(some_cells(column)), None), Number)
 
 
 def _is_categorical(column: Any) -> bool:
@@ -394,8 +395,17 @@ def _is_categorical(column: Any) -> bool:
     return str(getattr(column, "dtype", "")).split("(")[0] in ("category", "Categorical", "Enum")
 
 
-def _some_cells(column: Any) -> list[Any]:
-    """Return the first cells that are there."""
+def some_cells(column: Any) -> list[Any]:
+    """Return the first cells of a column that are there, 20 at most.
+
+    Parameters
+    ----------
+    column : column of a table
+
+    Returns
+    -------
+    list
+    """
     for part in (column[:50], column):  # mostly the first rows suffice
         present = [cell for cell in _all_cells(part) if not _is_missing(cell)]
         if present:

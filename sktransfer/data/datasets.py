@@ -456,10 +456,13 @@ def from_dataset(
     ['dark', 'light', 'light']
     """
     if not is_dataset(dataset):
-        raise TypeError(
-            f"{type(dataset).__name__} has no len() or no samples by position. Loop over it and "
-            "collect the encoded images and labels: X, y = zip(*dataset)."
+        how = (
+            "Loop over it and collect the encoded images and labels: X, y = zip(*dataset), or of "
+            "rows that are dictionaries X, y = from_dataset(list(dataset))."
         )
+        if hasattr(dataset, "dataset") and hasattr(dataset, "batch_size"):
+            how = "Of a loader give its dataset: X, y = from_dataset(loader.dataset)."
+        raise TypeError(f"{type(dataset).__name__} has no len() or no samples by position. {how}")
     X: list[Item] = as_items(dataset, image)
     return X, np.asarray(_labels(dataset, label))
 

@@ -502,7 +502,10 @@ def _as_array(sample) -> np.ndarray:
     if sample is None or (isinstance(sample, float) and sample != sample):
         raise TypeError("a missing image: leave it out, or set missing= of the extractor")
     if not isinstance(sample, np.ndarray):
-        raise TypeError(f"expected a path, an image or an array, got {type(sample).__name__}")
+        is_row = isinstance(sample, dict)
+        hint = "; of rows that are dictionaries: X, y = from_dataset(rows)" if is_row else ""
+        kind = type(sample).__name__
+        raise TypeError(f"expected a path, an image or an array, got {kind}{hint}")
     return sample
 
 
@@ -714,8 +717,10 @@ def check_channels(array: np.ndarray) -> None:
         If it has another number of axes, no pixels, or not 1, 3 or 4 channels.
     """
     if array.ndim != 3 or 0 in array.shape:
+        own = "load_backbone(module, modality='array')"
+        hint = f"; sounds and the like need a network of your own: {own}" if array.ndim < 2 else ""
         raise ValueError(
-            f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels)"
+            f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels){hint}"
         )
     if array.shape[2] in CHANNELS:
         return

@@ -108,8 +108,14 @@ def as_texts(X: Any) -> list[str]:
     if isinstance(X, np.ndarray) and X.ndim != 1:
         raise ValueError(f"X must be a list or one column of texts, got the shape {X.shape}.")
     if not isinstance(X, Sequence | np.ndarray):
-        raise TypeError(f"X must be a list, an array or a column of texts, got {type(X)}.")
+        loader = "loader.dataset" if hasattr(X, "dataset") and hasattr(X, "batch_size") else "X"
+        raise TypeError(
+            f"X must be a list, an array or a column of texts, got {type(X)}. Collect its texts: "
+            f"X = [row['text'] for row in {loader}]."
+        )
     expected = "expected a text, got {}; replace or drop it first"
+    if len(X) and isinstance(X[0], dict):
+        expected = "expected a text, got {}; take the texts: X = [row['text'] for row in X]"
     problems: list[tuple[int, object, Exception]] = [
         (i, text, TypeError(expected.format(reprlib.repr(text))))
         for i, text in enumerate(X)

@@ -35,7 +35,10 @@ from ..data import (
     Modality,
     documentation_link,
     named_among,
+    network_line,
     package_versions,
+    some_cells,
+    table_columns,
     take,
     warn_later_versions,
 )
@@ -137,8 +140,20 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         return {} if check is None else check(samples, fitting=fitting)
 
     def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:
+        self._refuse_several(table_columns(X))
         validate = functools.partial(validate_data, self, reset=reset)
         return self.backbone_.modality.check(X, image_shape=self.image_shape, validate=validate)
+
+    def _refuse_several(self, columns: dict[Any, Any]) -> None:
+        """Show the line to write, where X has several columns of samples, or others beside them."""
+        modality, given = self.backbone_.modality, list(columns)
+        is_table = any(map(modality.looks_like, map(some_cells, columns.values())))
+        if len(given) > 1 and self.image_shape is None and is_table:
+            line = f"TransferClassifier({network_line(columns)})"
+            raise ValueError(
+                f"{type(self).__name__} takes one column of {modality.noun}, and X has the columns "
+                f"{given!r:.200}. Give one, X[{given[0]!r}]; {line} and TransferRegressor take all."
+            )
 
     def _inspect(self, samples, backbone: Backbone | None = None) -> dict[str, LayerInfo]:
         """Check the stages on one sample and describe each layer; later calls are free."""
