@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 
 from .._compat.sklearn import StrOptions, end_fit, with_callbacks
-from ..backbones import Backbone, load_backbone
+from ..backbones import Backbone
 from ..data import check_labels, check_total, check_weights, class_target, naming
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
@@ -463,10 +463,12 @@ default="efficientnet_lite0"
         return module, [i for i, source in enumerate(sources) if source is None]
 
     def _load_at(self, image_size: int | None) -> Backbone:
-        prompts = self.head_init if isinstance(self.head_init, dict) else None
-        return load_backbone(
-            self.backbone, weights=self.weights, image_size=image_size, prompts=prompts
-        )
+        backbone = super()._load_at(image_size)
+        if not isinstance(self.head_init, dict):
+            return backbone
+        from ..backbones.zero_shot import with_prompts
+
+        return naming("head_init", with_prompts, backbone, self.head_init)
 
     def _carried_rows(self) -> list[int | None]:
         known = getattr(self.backbone_, "label_rows", {})
