@@ -333,6 +333,7 @@ class ClassProbabilities(nn.Module):
     """
 
     conditional: torch.Tensor | None
+    groups: list[Sequence[int]] | None
 
     def __init__(
         self,
