@@ -94,6 +94,8 @@ class BlendEstimator(BackboneEstimator):
 
     def _load_given(self, given: Sequence[Any], image_size: int | None) -> Backbone:
         backbone, weights, prompts = given
+        if isinstance(self.backbone, dict) and modality_of(backbone).has_tokens:
+            image_size = None  # is for the columns of images
         return load_backbone(backbone, weights=weights, image_size=image_size, prompts=prompts)
 
     def _given(self) -> list[tuple[Any, Any, Any, Any]]:

@@ -294,6 +294,12 @@ def test_numbers_of_several_columns_add_up():
     np.testing.assert_allclose(frozen.predict(test), model.predict(test))
 
 
+def test_the_input_size_is_that_of_the_columns_of_images(table):
+    X, y = table
+    model = TransferClassifier(networks(), image_size=12, random_state=0).fit(X, y)
+    assert model.backbone_.input_shape == (3, 12, 12) and model.predict(X[:2]).shape == (2,)
+
+
 def test_few_samples_weights_and_unlabelled_ones_are_taken(table):
     X, y = table
     model = TransferClassifier(networks(), random_state=0)
