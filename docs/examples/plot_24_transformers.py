@@ -60,7 +60,7 @@ model.lr_, model.net_.module_.names
 # The stages with weights, and which of them were trained:
 from matplotlib import pyplot as plt
 
-trained = model.net_.module_.names
+trained: list[str] = model.net_.module_.names
 parameters = load_backbone(name).module.named_parameters()
 sizes = dict.fromkeys(list_layers(name), 0)
 for parameter, tensor in parameters:

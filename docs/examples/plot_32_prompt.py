@@ -30,7 +30,7 @@ torch.manual_seed(0)
 config = Qwen3Config(
     vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
     num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
-    pad_token_id=tokenizer.pad_token_id,
+    pad_token_id=len(tokenizer) - 1,
 )  # fmt: skip
 Qwen3Model(config).save_pretrained(folder)
 kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}

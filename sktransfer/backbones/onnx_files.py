@@ -143,7 +143,7 @@ class OnnxNetwork(nn.Module):
             )
         if output is not None and output not in outputs:
             raise ValueError(f"output={output!r}: the outputs of the ONNX graph are {outputs}.")
-        self.output = outputs[-1] if output is None else output
+        self.output: str = outputs[-1] if output is None else output
         first = inputs[0].shape[0] if inputs[0].shape else 0
         if isinstance(first, int) and first != 1:
             raise ValueError(

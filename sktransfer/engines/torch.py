@@ -294,6 +294,7 @@ class FusedConvolution(nn.Module):
     attr: str
     bias: torch.Tensor | None
     scalars: list[float]
+    stride: tuple[int, ...]
 
     def __init__(self, conv: nn.Conv2d, attr: str = "none", scalars: tuple[float, ...] = ()):
         super().__init__()

@@ -190,7 +190,8 @@ def _reads(candidates: list[Candidate]) -> list[Any]:
 
 def _fitted_vectorizers(task: BlendTask, reads: list[Any], rows: np.ndarray) -> dict[Any, Any]:
     """Fit what makes features without a network; leave out counts of few texts, or of no word."""
-    some, vectorizers = take(task.samples, rows), {}
+    some: Any = take(task.samples, rows)
+    vectorizers: dict[Any, Any] = {}
     for read in reads:
         if isinstance(read, Tabular):
             vectorizers[read] = _cells_transformer(task.cells).fit(some.cells)

@@ -111,7 +111,8 @@ class Tables:
         if not shares:
             return np.mean([self.products((read,)) for read in reads], axis=0)
         parts = zip(shares, reads, strict=True)
-        return sum(share * self.products((read,)) for share, read in parts)
+        weighted: Any = sum(share * self.products((read,)) for share, read in parts)
+        return weighted
 
     def between(
         self,
@@ -695,7 +696,10 @@ class ProductCandidate(Candidate):
         1 for probabilities; None for numbers.
     """
 
+    base: list[float]
     parts: nn.ModuleList
+    powers: list[float]
+    sizes: list[int]
 
     def __init__(
         self,

@@ -343,7 +343,7 @@ def _side_by_side(layout: Layout, by_column: list[list[Candidate]]) -> list[Cand
     return [_joined(layout, parts) for parts in joint]
 
 
-def _joined(layout: Layout, parts: list[Candidate]) -> Candidate:
+def _joined(layout: Layout, parts: Sequence[Candidate]) -> Candidate:
     """Return a model of what several read, each with the same share."""
     reads = tuple(read for part in parts for read in part.reads)
     shares = tuple(1 / len(parts) / len(part.reads) for part in parts for _ in part.reads)

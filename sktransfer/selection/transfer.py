@@ -75,8 +75,11 @@ class BlendEstimator(BackboneEstimator):
     for _name in ("image_shape", "n_jobs", "precision"):
         del _parameter_constraints[_name]
     del _name
+    backbone_: Backbone
     column_kinds_: dict[Any, str] | None = None
+    feature_names_in_: np.ndarray
     image_shape = None
+    n_features_in_: int
     on_error: str
     precision = "float32"
     _others: list[Backbone]
@@ -103,9 +106,9 @@ class BlendEstimator(BackboneEstimator):
         if not isinstance(self.backbone, dict):
             by_column = {None: (self.backbone, self.weights)}
         else:
-            if wrong := isinstance(self.weights, dict) and set(self.weights) - set(self.backbone):
-                raise ValueError(f"weights names {wrong!r:.80}, and backbone no network of it.")
             each = self.weights if isinstance(self.weights, dict) else None
+            if unknown := set(each or ()) - set(self.backbone):
+                raise ValueError(f"weights names {unknown!r:.80}, and backbone no network of it.")
             by_column = {
                 column: (networks, self.weights if each is None else each.get(column, "default"))
                 for column, networks in self.backbone.items()
