@@ -60,12 +60,13 @@ model.lr_, model.net_.module_.names
 # The stages with weights, and which of them were trained:
 from matplotlib import pyplot as plt
 
-trained: list[str] = model.net_.module_.names
+trained = getattr(model.net_.module_, "names", [])
 parameters = load_backbone(name).module.named_parameters()
 sizes = dict.fromkeys(list_layers(name), 0)
 for parameter, tensor in parameters:
     for layer in sizes:
-        sizes[layer] += f".{layer}." in f".{parameter}" and tensor.numel()
+        if f".{layer}." in f".{parameter}":
+            sizes[layer] += tensor.numel()
 sizes = {layer: size for layer, size in sizes.items() if size}
 
 figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
