@@ -259,7 +259,9 @@ class _Network(nn.Module):
         outputs = []
         for segment, poolings in zip(self.segments, self.poolings, strict=True):
             x = segment(x)
-            outputs += [pool(x, p, **self.where) for p in poolings]
+            pooled = [pool(x, p, **self.where) for p in poolings]
+            # Of a vector, each pooling is the vector itself, and a graph has no output twice.
+            outputs += [each * 1 if i and x.ndim == 2 else each for i, each in enumerate(pooled)]
         return tuple(outputs)
 
 

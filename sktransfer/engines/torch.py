@@ -349,8 +349,12 @@ def fuse_convolutions(stages: nn.Module, dtype: torch.dtype = torch.float32) -> 
         return stages
     calls = Counter(node.target for node in stages.graph.nodes if node.op == "call_module")
     modules = dict(stages.named_modules(remove_duplicate=False))
+    # Convolutions whose weight is read by something else, as in DINOv3's embeddings, stay.
+    attributes = [str(node.target) for node in stages.graph.nodes if node.op == "get_attr"]
+    read = {path.rpartition(".")[0] for path in attributes}
     for node in list(stages.graph.nodes):
         is_module = node.op == "call_module" and calls[node.target] == 1
+        is_module = is_module and node.target not in read
         if is_module and _is_plain(modules[node.target], dtype):
             fused_activation = _activation_after(node, modules)
             stages.set_submodule(

@@ -278,17 +278,50 @@ class AverageWeights(Callback):
         self.decay = decay
 
     def initialize(self) -> Self:
+        """Check the parameters, before training.
+
+        Returns
+        -------
+        self : AverageWeights
+
+        Raises
+        ------
+        ValueError
+            For a share or a decay out of bounds.
+        """
         is_share = isinstance(self.start, int | float) and 0 <= self.start < 1
         if not is_share or not (self.decay is None or 0 < self.decay < 1):
             raise ValueError(f"{self!r}: start is at least 0, and start and decay are below 1.")
         return self
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Forget the average of an earlier training.
+
+        Parameters
+        ----------
+        net : skorch.NeuralNet
+        X, y : object, default=None
+            The rows that are trained on.
+        **kwargs
+            What skorch passes besides.
+        """
         self.average_, self.n_averaged_ = None, 0
 
     def on_batch_end(
         self, net: NeuralNet, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
+        """Add the weights after a step to the average.
+
+        Parameters
+        ----------
+        net : skorch.NeuralNet
+        batch : object, default=None
+            The rows of the step.
+        training : bool, default=None
+            Whether the step was one of training.
+        **kwargs
+            What skorch passes besides.
+        """
         if not training or len(net.history) <= self.start * net.max_epochs:
             return
         state = copy_state(net.module_)
@@ -303,6 +336,16 @@ class AverageWeights(Callback):
         self.average_ = state | dict(zip(names, before, strict=True))
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Give the network the average of its weights.
+
+        Parameters
+        ----------
+        net : skorch.NeuralNet
+        X, y : object, default=None
+            The rows that were trained on.
+        **kwargs
+            What skorch passes besides.
+        """
         if self.average_ is not None:
             net.module_.load_state_dict(self.average_)
         self.average_ = None

@@ -74,3 +74,10 @@ print([name for name in sys.modules if name.startswith("openvino_telemetry")])
 """
     assert run_in_new_process(code).strip() == "[]"
     assert "openvino_telemetry" not in sys.modules
+
+
+def test_two_poolings_of_a_vector():
+    settings = {"layer": "flatten", "pooling": ["avg", "max"], "image_size": 32}
+    expected = PretrainedFeatureExtractor(**settings).fit_transform(images(2))
+    features = PretrainedFeatureExtractor(engine="openvino", **settings).fit_transform(images(2))
+    np.testing.assert_allclose(features, expected, atol=1e-4)

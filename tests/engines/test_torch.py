@@ -570,6 +570,19 @@ def test_an_output_that_is_used_twice_is_kept():
     torch.testing.assert_close(run(fused(module), x), module(x))
 
 
+def test_a_convolution_whose_weight_is_read_is_kept():
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.conv(x.to(self.conv.weight.dtype))) * self.conv.weight.norm()
+
+    module, x = Read(), noise(2, 3, 5, 5)
+    torch.testing.assert_close(run(fused(module), x), module(x))
+
+
 class Shifted(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) + 1
