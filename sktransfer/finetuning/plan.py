@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import skorch
@@ -208,14 +209,56 @@ def _check_net_params(estimator: Any) -> None:
     ):
         raise TypeError(
             f"net_params['optimizer__param_groups']={groups!r:.80}: give pairs of a pattern of "
-            "names and settings, such as [('head.*', {'lr': 0.01}), ('*.bias', {'lr': 0.1})]."
+            "names and settings, such as [('new_head.*', {'lr': 0.01}), ('*.bias', {'lr': 0.1})]."
         )
     optimizer = net_params.get("optimizer", torch.optim.AdamW)
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise TypeError(
             f"net_params['optimizer']={optimizer!r:.60} is no class of torch.optim.Optimizer."
         )
+    _check_groups(pairs, optimizer, net_params)
     _check_callbacks(net_params.get("callbacks") or (), "net_params['callbacks']")
+
+
+def _check_groups(
+    groups: Sequence[Any], optimizer: type[torch.optim.Optimizer], net_params: Mapping[str, Any]
+) -> None:
+    """Check the settings of groups of parameters; torch keeps unknown ones without a word.
+
+    Parameters
+    ----------
+    groups : sequence of pattern and settings
+    optimizer : type
+    net_params : dict
+
+    Raises
+    ------
+    ValueError
+        If the optimizer does not know a setting, or a learning rate cannot be used.
+    """
+    known = _known_settings(optimizer, net_params) if groups else None
+    for pattern, settings in groups:
+        of = f"net_params['optimizer__param_groups'], settings of {pattern!r:.60}"
+        for key in settings:
+            if key == "params" or (known is not None and key not in known):
+                known_ones = f": its settings are {known}" if known else ""
+                raise ValueError(f"{of}: {optimizer.__name__} takes no {key!r:.60}{known_ones}.")
+        lr = settings.get("lr", 0.0)
+        if not isinstance(lr, Real) or not math.isfinite(lr) or lr < 0:
+            raise ValueError(f"{of}: lr={lr!r:.60} is no finite number of at least 0.")
+
+
+def _known_settings(
+    optimizer: type[torch.optim.Optimizer], net_params: Mapping[str, Any]
+) -> list[str] | None:
+    """Return the settings that a group of parameters can have, or None if they are not known."""
+    named = {key.partition("__")[::2]: value for key, value in net_params.items()}
+    given = {name: value for (first, name), value in named.items() if first == "optimizer" and name}
+    given.pop("param_groups", None)
+    try:
+        return sorted(optimizer([torch.nn.Parameter(torch.zeros(1, 1))], lr=1e-3, **given).defaults)
+    except Exception:  # training will say what it cannot use
+        return None
 
 
 def _check_callbacks(callbacks: Sequence[Any], name: str) -> None:

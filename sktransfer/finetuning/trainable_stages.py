@@ -189,11 +189,17 @@ class TrainableStages(nn.Module):
     def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
         """Return the frozen stages and these, with the new pooling and head behind."""
         stages = OrderedDict(frozen)
-        for name, stage in zip([*self.names, "new_pooling", "new_head"], self.body, strict=True):
-            while name in stages:  # the network was grown before
-                name += "_"
-            stages[name] = stage
+        stages.update(zip(self.stage_names(frozen), self.body, strict=True))
         return stages
+
+    def stage_names(self, frozen: Collection[str] = ()) -> list[str]:
+        """Return the names of the stages, of the new pooling and of the new head."""
+        names = list(frozen)
+        for name in (*self.names, "new_pooling", "new_head"):
+            while name in names:  # the network was grown before
+                name += "_"
+            names.append(name)
+        return names[len(frozen) :]
 
 
 def _learns(stage: nn.Module) -> bool:

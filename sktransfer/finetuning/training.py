@@ -175,7 +175,7 @@ def _optimizer(module: TrainableStages, plan: TrainingPlan, device: torch.device
     has_parameters = [any(True for _ in stage.parameters()) for stage in module.body]
     learned = [i for i, has in enumerate(has_parameters) if has]  # the head is the last
     prefix = COMPILED if plan.net_params.get("compile") else ""
-    names = [*module.names, "pooling", "head"]
+    names = module.stage_names()
     given = plan.net_params.get("optimizer__param_groups") or ()
     used, own, groups = set(), [], []
     for depth, i in enumerate(reversed(learned)):
@@ -185,7 +185,8 @@ def _optimizer(module: TrainableStages, plan: TrainingPlan, device: torch.device
             path = f"{names[i]}.{name}"
             k = next((k for k, (p, _) in enumerate(given) if fnmatch.fnmatchcase(path, p)), None)
             if k is not None:  # skorch gives a parameter to the first group whose pattern fits
-                own.append((f"{prefix}body.{i}.{name}", {"lr": rate} | given[k][1]))
+                own_rate = {"lr": float(given[k][1].get("lr", rate))}
+                own.append((f"{prefix}body.{i}.{name}", {**given[k][1], **own_rate}))
                 used.add(k)
     unused = [pattern for k, (pattern, _) in enumerate(given) if k not in used]
     if unused:

@@ -128,7 +128,7 @@ def grouped(data, groups, **settings):
 
 def test_groups_replace_the_rates_of_their_parameters_only(data):
     plain = grouped(data, [], layer_decay=0.5)
-    groups = [("head.*", {"lr": 0.3}), ("*.bias", {"weight_decay": 0.0})]
+    groups = [("new_head.*", {"lr": 0.3}), ("*.bias", {"weight_decay": 0.0})]
     model = grouped(data, groups, layer_decay=0.5)
     before, rates, decays = rates_of(plain), rates_of(model), rates_of(model, "weight_decay")
     assert before.keys() == rates.keys()
@@ -156,11 +156,60 @@ def test_weights_of_a_group_with_the_rate_0_stay(data):
 
 
 def test_a_pattern_that_fits_nothing_is_refused_with_the_stages(data):
-    with pytest.raises(ValueError, match=r"fits \['layer9\.\*'\]\. The stages are .*'head'\]"):
+    with pytest.raises(ValueError, match=r"fits \['layer9\.\*'\]\. The stages are .*'new_head'\]"):
         grouped(data, [("layer9.*", {"lr": 0.1})])
 
 
-@pytest.mark.parametrize("groups", [["head.*"], [("head.*", 0.1)], [(1, {"lr": 0.1})]])
+@pytest.mark.parametrize("groups", [["new_head.*"], [("new_head.*", 0.1)], [(1, {"lr": 1})]])
 def test_groups_of_another_form_are_refused(data, groups):
     with pytest.raises(TypeError, match="give pairs of a pattern of names and settings"):
         grouped(data, groups)
+
+
+def test_a_stage_called_head_is_not_the_new_head():
+    photos = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    groups = [("head.*", {"lr": 0.25}), ("new_head.*", {"lr": 0.125})]
+    net_params = {"optimizer__param_groups": groups}
+    model = FineTunedClassifier(image_size=32, trainable=2, max_epochs=1, net_params=net_params)
+    rates = rates_of(model.fit(photos, ["a", "b"] * 3))
+    stages = [*model.trained_layers_, "new_pooling", "new_head"]
+    for name, rate in rates.items():
+        stage = stages[int(name.split(".")[1])]
+        assert rate == {"head": 0.25, "new_head": 0.125}.get(stage, model.lr_)
+    assert {0.25, 0.125, model.lr_} == set(rates.values())
+    module = model.net_.module_
+    assert module.stage_names()[-3:] == ["dropout", "new_pooling", "new_head"]
+    module.names[-1] = "new_head"  # as in a network that was grown before
+    assert module.stage_names(["new_pooling"])[-3:] == ["new_head", "new_pooling_", "new_head_"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "message"),
+    [
+        (None, {"weight-decay": 0.0}, "AdamW takes no 'weight-decay': its settings are .*'betas'"),
+        (None, {"momentum": 0.9}, "AdamW takes no 'momentum': its settings are .*'weight_decay'"),
+        (None, {"params": []}, "AdamW takes no 'params'"),
+        (torch.optim.SGD, {"betas": (0.9, 0.99)}, "SGD takes no 'betas': .*'momentum'"),
+        (None, {"lr": -0.1}, "lr=-0.1 is no finite number of at least 0"),
+        (None, {"lr": float("nan")}, "lr=nan is no finite number of at least 0"),
+        (None, {"lr": "0.1"}, "lr='0.1' is no finite number of at least 0"),
+    ],
+)
+def test_settings_that_the_optimizer_cannot_use_are_refused(data, optimizer, settings, message):
+    groups = {"optimizer__param_groups": [("new_head.*", settings)]}
+    net_params = groups | ({"optimizer": optimizer} if optimizer else {})
+    with pytest.raises(ValueError, match=rf"settings of 'new_head\.\*': {message}"):
+        fitted(data, net_params=net_params)
+
+
+def test_settings_that_the_optimizer_knows_are_used(data):
+    settings = {"lr": np.float32(0.125), "momentum": 0.5}
+    net_params = {
+        "optimizer": torch.optim.SGD,
+        "optimizer__momentum": 0.9,
+        "optimizer__param_groups": [("new_head.*", settings)],
+    }
+    model = fitted(data, net_params=net_params)
+    (rate,) = {rate for rate in rates_of(model).values() if rate != 0.05}
+    assert (type(rate), rate) == (float, 0.125)
+    assert set(rates_of(model, "momentum").values()) == {0.5, 0.9}
