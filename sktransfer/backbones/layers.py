@@ -179,6 +179,12 @@ def _warn_single_classifier(backbone: Backbone) -> None:
 
 def _unknown_layer(backbone: Backbone, parameter: str, layer: str, names: list[str]) -> str:
     cut = cut_of(backbone)
+    if backbone.runtime is not None and len(names) == 1:
+        return (
+            f"{parameter}={layer!r}: backbone {backbone.name!r} runs in {backbone.runtime}, and "
+            f"{names[0]!r} is its only layer. For another output of the graph: "
+            "load_onnx(file, output=…)."
+        )
     if cut.why_single:
         return (
             f"{parameter}={layer!r}: backbone {backbone.name!r} could not be cut "
@@ -202,9 +208,9 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
     Parameters
     ----------
     backbone : Backbone
-    trainable : "head", "all", "norm", "bias", int or str
-        "head" freezes all up to the penultimate layer, "all" nothing; "norm" and "bias" train
-        some parameters of all stages. A number trains that many of the last stages that have
+    trainable : "head", "all", "norm", "bias", "lora", int or str
+        "head" freezes all up to the penultimate layer, "all" nothing; "norm", "bias" and "lora"
+        train some parameters of all stages. A number trains that many of the last stages that have
         weights (a norm counts with the convolution before it). The name of a layer trains its
         stage and all above.
 
@@ -228,7 +234,7 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
             "cannot be trained. Give trainable='head' for its features, or the network as a "
             "torch.nn.Module."
         )
-    if trainable in ("all", "norm", "bias"):
+    if trainable in ("all", "norm", "bias", "lora"):
         return 0
     if is_single_classifier(backbone) and (trainable == "head" or isinstance(trainable, Integral)):
         raise ValueError(

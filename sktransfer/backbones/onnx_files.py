@@ -78,18 +78,24 @@ def load_onnx(
 
     Notes
     -----
+    It computes in the precision of the graph: inputs and outputs are float32, whatever the
+    ``precision`` of an estimator, and ``execution_`` says so. Other values of ``engine`` than
+    "auto" and "torch" are refused.
+
     A pickle of an estimator holds the graph. A file of :func:`save` does not: give this function to
     :func:`load`. An ONNX file runs no code of Python, but a graph of an unknown author may be wrong
     on purpose, or need much memory and time.
 
     Examples
     --------
+    >>> import os, tempfile
     >>> import torch
     >>> from sktransfer import PretrainedFeatureExtractor, load_onnx
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()).eval()
     >>> settings = {"output_names": ["hidden"], "dynamic_shapes": [{0: "n"}], "verbose": False}
-    >>> _ = torch.onnx.export(network, (torch.zeros(2, 4),), "small.onnx", **settings)
-    >>> backbone = load_onnx("small.onnx")
+    >>> file = os.path.join(tempfile.mkdtemp(), "small.onnx")
+    >>> _ = torch.onnx.export(network, (torch.zeros(2, 4),), file, **settings)
+    >>> backbone = load_onnx(file)
     >>> PretrainedFeatureExtractor(backbone).fit_transform([[1.0, 2.0, 3.0, 4.0]]).shape
     (1, 8)
     """
@@ -206,6 +212,8 @@ def _read_graph(path: Path) -> bytes:
     onnx, _ = _packages()
     if not path.is_file():
         raise FileNotFoundError(f"no ONNX file {str(path)!r}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{str(path)!r} is no ONNX file: it is empty")
     try:
         model = onnx.load_model(path, load_external_data=False)
     except MemoryError:

@@ -96,6 +96,7 @@ def store_key(
     str
     """
     backbone = output.backbone
+    precision = _precision_of(backbone, precision)
     settings = (describe(output.pooling), precision, dtype, describe(backbone.modality))
     place = output.layer, str(backbone.prefix_tokens)
     parts = ("v4", backbone.fingerprint, *place, *settings, describe(backbone.preprocess))
@@ -134,6 +135,7 @@ def engine_for_outputs(
     Engine
     """
     backbone = outputs[0].backbone
+    _check_runtime(backbone, engine)
 
     def network() -> str:  # two backbones may cut one network differently
         names = list(stages_of(backbone))
@@ -149,12 +151,26 @@ def engine_for_outputs(
         kept=backbone.prepared.setdefault("engines", {}) if stages is None else {},
         device=device,
         modality=backbone.modality,
-        precision=precision,
+        precision=_precision_of(backbone, precision),
         dtype=dtype,
         opaque=backbone.opaque,
         name=backbone.name,
         prefix_tokens=backbone.prefix_tokens,
     )
+
+
+def _check_runtime(backbone: Backbone, engine: str) -> None:
+    """Refuse to run a network in another program than its own."""
+    if backbone.runtime is not None and resolve_engine(engine) != "torch":
+        raise ValueError(
+            f"engine={engine!r} cannot run backbone {backbone.name!r}, which runs in "
+            f"{backbone.runtime}: leave engine= out."
+        )
+
+
+def _precision_of(backbone: Backbone, precision: str) -> str:
+    """Return the precision in which a network is run: of its own program, what goes in and out."""
+    return precision if backbone.runtime is None else "float32"
 
 
 def side_of(backbone: Backbone) -> int | None:

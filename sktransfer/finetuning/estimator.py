@@ -148,8 +148,7 @@ class TunedEstimator(BackboneEstimator):
         self._probe = [list(probe.shape[1:]), str(probe.dtype).removeprefix("torch.")]
         names = list(stages_of(self.backbone_))
         top = names.index(penultimate(self.backbone_)) + 1
-        trains_adapters = is_lora(self.trainable)
-        n_frozen = boundary(self.backbone_, "all" if trains_adapters else self.trainable)
+        n_frozen = boundary(self.backbone_, "lora" if is_lora(self.trainable) else self.trainable)
         self.frozen_layers_, self.trained_layers_ = names[:n_frozen], names[n_frozen:top]
         now = self.backbone_.fingerprint, self.frozen_layers_, self.trained_layers_
         if continues and now != before:

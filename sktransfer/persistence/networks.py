@@ -275,13 +275,25 @@ def _read_given(reader: Reader, record: dict[str, Any]) -> Backbone:
 
 
 def _build_given(reader: Reader, record: dict[str, Any]) -> Backbone:
-    given = reader.find_named(record["given"])()
+    given = _made_by(reader, record["given"])
     if not isinstance(given, Backbone):
         return _from_module(reader, record, given)
     copy = object.__new__(Backbone)  # its owner may use the tensors elsewhere
     vars(copy).update(vars(given))
     copy.module, copy.stages = deepcopy((given.module, given.stages))
     return copy
+
+
+def _made_by(reader: Reader, name: str) -> Any:
+    """Call the function that the user gives by a name; return a Backbone or a module."""
+    function = reader.find_named(name)
+    if isinstance(function, Backbone | nn.Module) or not callable(function):
+        kind = type(function).__name__
+        raise ValueError(
+            f"modules={{{name!r}: ...}}: give a function that returns the network, not the "
+            f"{kind} itself: modules={{{name!r}: lambda: network}}"
+        )
+    return function()
 
 
 def _from_module(reader: Reader, record: dict[str, Any], module: nn.Module) -> Backbone:
@@ -335,7 +347,7 @@ def _at_size(reader: Reader, record: dict[str, Any], native: Backbone) -> Backbo
 
 
 def _read_module(reader: Reader, record: dict[str, Any]) -> nn.Module:
-    given = reader.find_named(record["given"])()
+    given = _made_by(reader, record["given"])
     module = deepcopy(given.module if isinstance(given, Backbone) else given)
     return load_tensors(module, reader.tensors[record["tensors"]], repr(record["given"]), copy=True)
 

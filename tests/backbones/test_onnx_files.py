@@ -125,7 +125,8 @@ def test_the_store_tells_graphs_and_outputs_apart(file, tmp_path):
 def test_only_a_head_can_be_trained(file, tmp_path):
     backbone = load_onnx(file, output="features", preprocess=PREPROCESS)
     for trainable in ("all", 1, "norm", "lora"):
-        with pytest.raises(ValueError, match=r"'small' runs in ONNX Runtime and cannot be trained"):
+        message = rf"trainable={trainable!r}: backbone 'small' runs in ONNX Runtime and cannot be"
+        with pytest.raises(ValueError, match=message):
             FineTunedClassifier(backbone, trainable=trainable).fit(X, Y)
     model = FineTunedClassifier(backbone, random_state=0).fit(X, Y)
     assert TransferClassifier(backbone, random_state=0).fit(X, Y).predict(X).shape == (16,)
@@ -136,6 +137,8 @@ def test_only_a_head_can_be_trained(file, tmp_path):
     def network():
         return load_onnx(file, output="features", preprocess=PREPROCESS)
 
+    with pytest.raises(ValueError, match="give a function that returns the network, not the Back"):
+        load(tmp_path / "model.skt", modules={"small": network()})
     again = load(tmp_path / "model.skt", modules={"small": network})
     assert np.allclose(again.predict_proba(X), model.predict_proba(X), atol=1e-6)
 
@@ -149,6 +152,33 @@ def test_what_needs_pytorch_is_refused(file, tmp_path):
     with pytest.raises(NoGradientsError, match="ONNX Runtime, which gives no gradients"):
         saliency(model, X[:1], method="integrated_gradients")
     assert np.isfinite(saliency(model, X[:1], method="occlusion").maps[0]).all()
+
+
+def test_the_graph_gets_float32_in_each_precision(file):
+    backbone = load_onnx(file, output="features", preprocess=PREPROCESS)
+    extractor = PretrainedFeatureExtractor(backbone, precision="bfloat16")
+    usual = PretrainedFeatureExtractor(backbone).fit_transform(X)
+    assert np.array_equal(extractor.fit_transform(X), usual)
+    assert extractor.execution_["precision"] == "float32"
+    model = FineTunedClassifier(backbone, precision="bfloat16", random_state=0, max_epochs=1)
+    assert model.fit(X, Y).execution_["precision"] == "float32"
+
+
+@pytest.mark.parametrize("engine", ["compile", "onnxruntime", "openvino"])
+def test_other_engines_are_refused(file, engine):
+    backbone = load_onnx(file, preprocess=PREPROCESS)
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(ValueError, match=f"engine='{engine}' .* 'small', which runs in ONNX Run"):
+        PretrainedFeatureExtractor(backbone, engine=engine).fit_transform(X)
+
+
+def test_another_layer_is_an_output(file):
+    backbone = load_onnx(file, preprocess=PREPROCESS)
+    with pytest.raises(
+        ValueError, match=r"layer='zz'.*'logits' is its only.*load_onnx\(file, output"
+    ):
+        PretrainedFeatureExtractor(backbone, layer="zz").fit(X)
 
 
 def test_an_output_that_does_not_exist_is_refused_with_the_names(file):
@@ -185,6 +215,9 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("not a graph")
     with pytest.raises(ValueError, match=r"is no ONNX file|refuses the graph"):
         load_onnx(tmp_path / "text.onnx")
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(ValueError, match="no ONNX file: it is empty"):
+        load_onnx(tmp_path / "empty.onnx")
 
 
 # -- tensors in other files ------------------------------------------------------------------------
