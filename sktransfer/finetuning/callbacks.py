@@ -29,7 +29,9 @@ __all__ = [
     "StopAtTime",
     "StopOnNonFinite",
     "WarmupCosine",
+    "averages_weights",
     "constant_loss",
+    "is_averaged",
     "is_worse",
     "mean_loss",
     "own_copy",
@@ -49,9 +51,23 @@ def sets_learning_rate(callback: Any) -> bool:
     ----------
     callback : Callback, type or tuple of str and Callback
     """
+    return _is_entry_of(callback, LRScheduler)
+
+
+def averages_weights(callback: Any) -> bool:
+    """Tell whether an entry of ``callbacks`` is an :class:`AverageWeights`.
+
+    Parameters
+    ----------
+    callback : Callback, type or tuple of str and Callback
+    """
+    return _is_entry_of(callback, AverageWeights)
+
+
+def _is_entry_of(callback: Any, kind: type) -> bool:
     callback = callback[1] if isinstance(callback, tuple) else callback
     cls = callback if isinstance(callback, type) else type(callback)
-    return issubclass(cls, LRScheduler)
+    return issubclass(cls, kind)
 
 
 def own_copy(callback: Any) -> Any:
@@ -348,14 +364,34 @@ class AverageWeights(Callback):
         """
         if self.average_ is not None:
             net.module_.load_state_dict(self.average_)
+        elif net.max_epochs:
+            warnings.warn(
+                f"{self!r} averaged nothing, since training ended in epoch {len(net.history)} of "
+                f"{net.max_epochs}: the model predicts with weights that are not averaged. Set a "
+                "smaller start, or let training go on for longer.",
+                stacklevel=2,
+            )
         self.average_ = None
 
     def __repr__(self) -> str:
         return f"AverageWeights(start={self.start!r}, decay={self.decay!r})"
 
 
+def is_averaged(net: NeuralNet) -> bool:
+    """Tell whether the last training of a net ends with an average of its weights.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    """
+    return any(isinstance(c, AverageWeights) and c.n_averaged_ > 0 for _, c in net.callbacks_)
+
+
 class KeepBest(Callback):
-    """Restore the module of the lowest validation loss; before training counts as epoch 0."""
+    """Restore the module of the lowest validation loss; before training counts as epoch 0.
+
+    An average of the weights replaces it: nothing is restored then.
+    """
 
     epoch_: int
     initial_loss_: float
@@ -374,6 +410,9 @@ class KeepBest(Callback):
             self.state_ = copy_state(net.module_)
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        if is_averaged(net):
+            self.state_ = None
+            return
         if self.epoch_ == 0 and len(net.history):
             last = net.history[-1, "valid_loss"]
             if is_worse(self.initial_loss_, last):
@@ -393,7 +432,8 @@ class LossMonitor(Callback):
     percent, to more than a tenth of that of constant predictions. If it is below that of constant
     predictions, more labels must be predicted wrongly, too: a probe that fits its samples exactly
     has almost no loss, and a trained network that is less certain of them can be better. Also
-    warns if the loss never drops below that of a constant prediction.
+    warns if the loss never drops below that of a constant prediction. It is behind callbacks that
+    change the weights at the end of training, such as :class:`AverageWeights`.
     """
 
     index_: torch.Tensor | None

@@ -19,7 +19,7 @@ from skorch.history import History
 from ..backbones import Backbone, describe
 from ..backbones.serialization import first_unknown, from_bytes, to_bytes
 from ..data import CacheError, checksum, claim_file, digest_array, replace_file
-from .callbacks import KeepBest, WarmupCosine, mean_loss
+from .callbacks import AverageWeights, KeepBest, WarmupCosine, mean_loss
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
 
@@ -286,6 +286,9 @@ class SaveTraining(Callback):
             if isinstance(callback, KeepBest):
                 _restore(callback, callbacks[name])
                 net.module_.load_state_dict(callback.state_)
+            elif isinstance(callback, AverageWeights):  # behind KeepBest, whose epoch it replaces
+                if (average := callbacks[name]["average_"]) is not None:
+                    net.module_.load_state_dict(average)
             elif isinstance(callback, WarmupCosine):
                 callback.restart(net, net.max_epochs - len(net.history))
 

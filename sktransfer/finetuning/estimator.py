@@ -48,7 +48,7 @@ from ..transferability import hold_out, solve_probe
 from .activation_cache import ActivationCache, CachePlacement
 from .adapters import describe_adapters, is_adapter, is_lora
 from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
-from .callbacks import EpochProgress, KeepBest, LossMonitor
+from .callbacks import EpochProgress, KeepBest, LossMonitor, averages_weights, is_averaged
 from .checkpoint import TrainingFile, describe_fit
 from .dataset import Activations, TrainingDataset, as_rows
 from .distributed import ONE_PROCESS, Processes, is_first_process
@@ -78,7 +78,7 @@ class TunedEstimator(BackboneEstimator):
     A subclass sets ``_target``, encodes y with it, and calls ``_fit_rows``.
     """
 
-    best_epoch_: int
+    best_epoch_: int | None
     lr_: float
     _kept: dict[str, Any] | None
     _probe: list[Any]  # shape and type of an opened sample
@@ -323,12 +323,14 @@ class TunedEstimator(BackboneEstimator):
         shown = self.verbose == 1 and is_first
         with progress("training", plan.max_epochs, shown, "epochs") as advance:
             own: list[Any] = [("progress", EpochProgress(advance, context, self))]
-            if valid is None:
-                own.append(("loss_monitor", LossMonitor()))
-            plan.callbacks = [*own, *plan.callbacks]
+            last: list[Any] = []  # it judges the weights that the others leave
+            if valid is None or any(map(averages_weights, plan.callbacks)):
+                last.append(("loss_monitor", LossMonitor()))
+            plan.callbacks = [*own, *plan.callbacks, *last]
             net = train(module, dataset, valid, plan, device, file, processes)
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
-        self.best_epoch_ = best[0] if best else len(net.history)
+        kept = best[0] if best else len(net.history)
+        self.best_epoch_ = None if is_averaged(net) else kept
         self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
 
     # -- the frozen stages ------------------------------------------------------------------------

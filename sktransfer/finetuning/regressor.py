@@ -138,8 +138,9 @@ default="efficientnet_lite0"
         The stages that are not trained, and those that are.
     history_ : list of dict
         One entry for each epoch: losses, duration and scores of callbacks.
-    best_epoch_ : int
-        The epoch whose weights are used; 0 is the state before training.
+    best_epoch_ : int or None
+        The epoch whose weights are used; 0 is the state before training. None if they are an
+        average of :class:`AverageWeights`.
     validation_indices_ : ndarray of int
         Positions of the samples of the validation set.
     lr_ : float

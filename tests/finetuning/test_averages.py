@@ -1,4 +1,6 @@
 import pickle
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -100,6 +102,100 @@ def test_an_average_goes_on_after_an_interrupted_training(data, tmp_path):
     again = interrupted.fit(*data)
     assert len(again.history_) == 4
     assert np.array_equal(again.predict_proba(data[0]), wanted)
+
+
+def messages_of(data, *callbacks, **settings):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = fitted(data, *callbacks, **settings)
+    return model, [str(warning.message) for warning in caught]
+
+
+def test_a_hold_out_set_chooses_no_epoch_where_weights_are_averaged(data):
+    settings = {"validation_fraction": 0.2, "lr": 30.0}
+    plain, messages = messages_of(data, **settings)
+    assert plain.best_epoch_ == 0
+    assert any("The weights before training are kept" in message for message in messages)
+    model, messages = messages_of(data, AverageWeights(), **settings)
+    assert model.best_epoch_ is None
+    assert not any("are kept" in message for message in messages)
+    assert any("did not help: the loss on training samples" in message for message in messages)
+    assert pickle.loads(pickle.dumps(model)).best_epoch_ is None
+    assert fitted(data, AverageWeights(), max_epochs=0, **settings).best_epoch_ == 0
+
+
+class Average(AverageWeights):
+    """Replace the average by other weights at the end."""
+
+    factor = 1.0
+
+    def on_train_end(self, net, **kwargs):
+        super().on_train_end(net, **kwargs)
+        with torch.no_grad():
+            net.module_.head.linear.weight.mul_(self.factor)
+
+
+class Harmful(Average):
+    factor = -20.0
+
+
+def test_warnings_are_about_the_average(data):
+    settings = {"lr": 0.001}
+    _, messages = messages_of(data, Average(), **settings)
+    assert not any("did not help" in message for message in messages)
+    _, messages = messages_of(data, Harmful(), **settings)
+    assert any("did not help: the loss on training samples" in message for message in messages)
+
+
+class StopAt(Callback):
+    """End a training in an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("validation_fraction", [0, 0.2])
+def test_a_training_that_ends_before_the_average_begins_is_told(data, validation_fraction):
+    settings = {"validation_fraction": validation_fraction, "lr": 0.01}
+    model, messages = messages_of(data, AverageWeights(), StopAt(2), **settings)
+    assert any(
+        re.search(r"AverageWeights\(start=0.5, .*averaged nothing.* in epoch 2 of 4", message)
+        for message in messages
+    )
+    plain = fitted(data, StopAt(2), **settings)
+    assert model.best_epoch_ == plain.best_epoch_
+    assert np.array_equal(model.predict_proba(data[0]), plain.predict_proba(data[0]))
+    model, messages = messages_of(data, AverageWeights(), StopAt(3), **settings)
+    assert model.best_epoch_ is None
+    for more in ({"max_epochs": 0}, {}):
+        _, messages_of_whole = messages_of(data, AverageWeights(), **settings | more)
+        messages += messages_of_whole
+    assert not any("averaged nothing" in message for message in messages)
+
+
+class Start(Callback):
+    """Keep the weights with which a training begins."""
+
+    weights_ = None
+
+    def on_epoch_begin(self, net, **kwargs):
+        if self.weights_ is None:
+            self.weights_ = {k: v.clone() for k, v in net.module_.state_dict().items()}
+
+
+@pytest.mark.parametrize("validation_fraction", [0, 0.2])
+def test_more_epochs_go_on_from_the_average(data, tmp_path, validation_fraction):
+    settings = {"validation_fraction": validation_fraction, "checkpoint": tmp_path}
+    short = fitted(data, AverageWeights(), ("start", Start()), **settings)
+    long = fitted(data, AverageWeights(), ("start", Start()), max_epochs=6, **settings)
+    assert len(long.history_) == 6
+    begin = dict(long.net_.callbacks_)["start"].weights_
+    for name, tensor in short.net_.module_.state_dict().items():
+        assert torch.equal(tensor, begin[name])
 
 
 @pytest.mark.parametrize("settings", [{"start": 1}, {"start": -0.1}, {"decay": 1.0}, {"decay": 0}])
