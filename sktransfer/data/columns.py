@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import re
 import reprlib
 import warnings
 from collections.abc import Mapping
@@ -34,6 +36,9 @@ _LOOKED_AT = 20  # cells of a column by which its kind is guessed
 _SHOWN = 10  # columns named in a message
 # A column with more different texts than this, and than half of its rows, is hardly a category.
 _MANY = 20
+_WITH_NAN = (float, np.floating, np.datetime64, np.timedelta64)
+# Types that are registered as numbers, and are none here.
+_NO_NUMBERS = (complex, np.complexfloating, np.timedelta64)
 
 
 class TableSamples:
@@ -141,17 +146,31 @@ def read_columns(columns: Mapping[Any, Any], modality: Modality, backbone: Any) 
         If a column is of another modality: it shows the line to write.
     """
     others = {n: c for n, c in columns.items() if not (_is_numeric(c) or _is_categorical(c))}
-    wrong = [name for name, c in others.items() if not modality.looks_like(some_cells(c))]
+    wrong = {n: c for n, c in others.items() if not modality.looks_like(some_cells(c))}
+    for name, column in wrong.items():
+        _refuse_times(name, _first_cell(column))
     if wrong or not others:
         what = (
-            f"column {wrong[0]!r} has none" if wrong else f"no column of {_names(columns)} has any"
+            f"column {next(iter(wrong))!r} has" if wrong else f"the columns {_names(columns)} have"
         )
         raise ValueError(
-            f"backbone={backbone!r:.80} reads {modality.noun}, and {what} none. Give the network "
-            "of each column that one is to read; the others are numbers and categories: "
-            f"{network_line(columns)}."
+            f"backbone={backbone!r:.80} reads {modality.noun}, and {what} no {modality.noun}. Give "
+            "the network of each column that one is to read; the others are numbers and "
+            f"categories: {network_line(columns)}.{_category_hint(wrong)}"
         )
     return list(others)
+
+
+def _category_hint(wrong: Mapping[Any, Any]) -> str:
+    """Return the line of pandas that makes categories of columns, if all have few values."""
+    for column in wrong.values():
+        cells = [cell for cell in _all_cells(column) if not _is_missing(cell)]
+        is_text = all(isinstance(cell, str) for cell in cells)
+        is_few = is_text and len(set(cells)) <= min(_MANY, len(cells) / 2)
+        if not is_few or not hasattr(column, "iloc"):
+            return ""
+    lines = [f"X[{name!r}] = X[{name!r}].astype('category')" for name in list(wrong)[:_SHOWN]]
+    return f" Or, for categories: {'; '.join(lines)}." if lines else ""
 
 
 def network_line(columns: Mapping[Any, Any]) -> str:
@@ -264,13 +283,16 @@ def _samples_of(name: Any, column: Any, modality: Modality, fills_missing: bool)
 
 def _kind_of(name: Any, column: Any, columns: Mapping[Any, Any]) -> str:
     """Tell whether the cells of a column are numbers or categories, and refuse others."""
-    if _is_numeric(column) and not _is_categorical(column):
-        return NUMBER
-    first = next((cell for cell in _all_cells(column) if not _is_missing(cell)), None)
-    if hasattr(first, "year") or isinstance(first, np.datetime64):
+    first = _first_cell(column)
+    _refuse_times(name, first)
+    if _is_categorical(column):
+        return CATEGORY
+    if isinstance(first, complex | np.complexfloating):
         raise ValueError(
-            f"Column {name!r} has dates: give numbers, such as X[{name!r}].dt.dayofyear."
+            f"Column {name!r} has complex numbers: give real ones, such as X[{name!r}].abs()."
         )
+    if _is_numeric(column):
+        return NUMBER
     if not isinstance(first, str | Number | np.bool_ | type(None)):
         raise ValueError(
             f"Column {name!r} has {type(first).__name__} objects, which are neither numbers nor "
@@ -279,10 +301,23 @@ def _kind_of(name: Any, column: Any, columns: Mapping[Any, Any]) -> str:
     return CATEGORY
 
 
+def _refuse_times(name: Any, first: Any) -> None:
+    """Refuse dates and durations, by the first cell of a column."""
+    if isinstance(first, np.timedelta64 | datetime.timedelta):
+        raise ValueError(
+            f"Column {name!r} has durations: give numbers, such as X[{name!r}].dt.total_seconds()."
+        )
+    if hasattr(first, "year") or isinstance(first, np.datetime64):
+        raise ValueError(
+            f"Column {name!r} has dates: give numbers, such as X[{name!r}].dt.dayofyear."
+        )
+
+
 def _numbers(name: Any, column: Any) -> np.ndarray:
     cells = [np.nan if _is_missing(cell) else cell for cell in _all_cells(column)]
     for i, cell in enumerate(cells):
-        if not isinstance(cell, Number | np.bool_) or abs(cell) == np.inf:  # type: ignore[arg-type]
+        is_number = isinstance(cell, Number | np.bool_) and not isinstance(cell, _NO_NUMBERS)
+        if not is_number or abs(cell) == np.inf:
             raise ValueError(
                 f"Column {name!r} has numbers in fit, and {reprlib.repr(cell)} in row {i}: give a "
                 "finite number, or NaN where there is none."
@@ -379,20 +414,26 @@ def without_missing(X: Any) -> tuple[Any, ...]:
 
 
 def _is_missing(cell) -> bool:
-    """Tell whether a cell is None, NaN, or NA or NaT of pandas."""
+    """Tell whether a cell is None, NaN, NaT, or NA or NaT of pandas."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(cell, float) and cell != cell
+    return isinstance(cell, _WITH_NAN) and bool(cell != cell)
 
 
 def _is_numeric(column: Any) -> bool:
     """Tell whether the first cell that is there is a number."""
-    return isinstance(next(iter(some_cells(column)), None), Number)
+    return isinstance(_first_cell(column), Number)
 
 
 def _is_categorical(column: Any) -> bool:
-    """Tell whether a column has the type that pandas and polars have for categories."""
-    return str(getattr(column, "dtype", "")).split("(")[0] in ("category", "Categorical", "Enum")
+    """Tell whether a column has the type of pandas, polars or pyarrow for categories."""
+    kind = str(getattr(column, "dtype", getattr(column, "type", "")))
+    return re.split("[(<]", kind)[0] in ("category", "Categorical", "Enum", "dictionary")
+
+
+def _first_cell(column: Any) -> Any:
+    """Return the first cell that is there, or None."""
+    return next(iter(some_cells(column)), None)
 
 
 def some_cells(column: Any) -> list[Any]:

@@ -58,7 +58,7 @@ __all__ = [
 
 CHANNELS = (1, 3, 4)  # of an image that becomes RGB
 _IMAGE_FILE = re.compile(
-    r"\.(?:jpe?g|jfif|png|webp|avif|heic|heif|tiff?|gif|bmp|ppm|pgm|jp2)$", re.IGNORECASE
+    r"\.(?:jpe?g|jfif|png|webp|avif|heic|heif|tiff?|gif|bmp|ppm|pgm|jp2|npy)$", re.IGNORECASE
 )
 _STRIP = 2**22  # pixels of an image that are converted at a time
 # Values of images after the means and standard deviations of ImageNet: from -2.12 to 2.64.

@@ -24,7 +24,7 @@ _STEP = 8  # padded lengths are multiples of it, so that several texts have the 
 _TOKENS = 512
 _TOKENS_ON_ACCELERATOR = 16384
 _N_LOOKED_AT = 20
-_IMAGE_FILE = re.compile(r"\S+\.(?:jpe?g|png|webp|avif|heic|tiff?|gif|bmp)", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"\S+\.(?:jpe?g|png|webp|avif|heic|tiff?|gif|bmp|npy)", re.IGNORECASE)
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 
 

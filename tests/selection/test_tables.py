@@ -245,6 +245,79 @@ def test_the_line_to_write_is_shown_where_a_network_does_not_fit(table):
         TransferClassifier(networks()).fit(list(X["photo"]), y)
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pd.Series([pd.Timedelta(1, "h"), pd.NaT] * 4), r"durations.*X\['x'\]\.dt\.total_seconds"),
+        (pd.Series([np.timedelta64("NaT"), np.timedelta64(3, "s")] * 4, dtype=object), "durations"),
+        (pd.Series([1 + 2j, 3] * 4), r"'x' has complex numbers.*X\['x'\]\.abs\(\)"),
+    ],
+)
+def test_durations_and_complex_numbers_are_refused(column, message):
+    X, bits = make_table(8)
+    X = X[["photo"]].assign(x=column.array)
+    for backbone in ({"photo": tiny_backbone()}, tiny_backbone()):
+        with pytest.raises(ValueError, match=message):
+            TransferClassifier(backbone).fit(X, bits[:, 0])
+
+
+def test_missing_times_and_complex_numbers_in_a_column_of_numbers():
+    X, bits = make_table(16)
+    X = X[["photo", "price"]].astype({"price": object})
+    model = TransferClassifier({"photo": tiny_backbone()}, random_state=0).fit(X, bits[:, 0])
+    expected = model.predict_proba(X[:1].assign(price=np.nan))
+    rows = X[:1].copy()
+    for missing in (np.timedelta64("NaT"), np.float32("nan"), pd.NaT):
+        rows["price"] = pd.Series([missing], dtype=object, index=rows.index)
+        np.testing.assert_array_equal(model.predict_proba(rows), expected)
+    for wrong in (np.timedelta64(3, "s"), 1 + 2j):
+        rows["price"] = pd.Series([wrong], dtype=object, index=rows.index)
+        with pytest.raises(ValueError, match=r"'price' has numbers in fit, and .* in row 0"):
+            model.predict(rows)
+
+
+def test_a_column_that_the_network_does_not_read_is_named(table):
+    X, y = table
+    message = r"reads images, and column 'text' has no images\. .*'text': 'e5_small'\}\.$"
+    with pytest.raises(ValueError, match=message):
+        TransferClassifier().fit(X[["photo"]].assign(text=[f"film {i}" for i in range(64)]), y)
+    as_category = r"column 'colour' has no images.*X\['colour'\]\.astype\('category'\)\.$"
+    with pytest.raises(ValueError, match=as_category):
+        TransferClassifier().fit(X[["photo", "colour"]], y)
+    with pytest.raises(ValueError, match=r"\['price', 'size'\] have no images\."):
+        TransferClassifier().fit(X[["price"]].assign(size=1), y)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_files_of_arrays_are_images(channels, tmp_path):
+    X, bits = make_table(24)
+    paths = []
+    for i, bit in enumerate(bits[:, 0]):
+        paths.append(str(tmp_path / f"{i}.npy"))
+        np.save(paths[-1], np.full((16, 16, channels), 255 * bit, np.uint8))
+    X = X[["price"]].assign(photo=paths)
+    network = tiny_backbone() if channels == 3 else tiny_backbone().with_channels(channels)
+    model = TransferClassifier(network, random_state=0).fit(X, bits[:, 0])
+    assert model.column_kinds_["photo"] != "category" and model.score(X, bits[:, 0]) > 0.9
+    with pytest.raises(ValueError, match="'photo': 'efficientnet_lite0'"):
+        TransferClassifier(word_vectors()).fit(X, bits[:, 0])
+
+
+def test_categories_of_arrow_tables_and_intervals_are_categories(tmp_path):
+    X, bits = make_table(48)
+    paths = [str(tmp_path / f"{i}.png") for i in range(48)]
+    for path, image in zip(paths, X["photo"], strict=True):
+        image.save(path)
+    sizes = pa.array([f"{b} m" for b in bits[:, 2]])
+    arrow = pa.table({"photo": paths, "size": sizes.dictionary_encode()})
+    codes = pa.table({"photo": paths, "size": pa.array(bits[:, 2]).dictionary_encode()})
+    intervals = pd.DataFrame({"photo": paths, "size": pd.cut(bits[:, 2], [-1, 0, 1])})
+    for table in (arrow, codes, intervals):
+        model = TransferClassifier(tiny_backbone(), random_state=0).fit(table, bits[:, 2])
+        assert model.column_kinds_ == {"photo": "image", "size": "category"}
+        assert model.score(table, bits[:, 2]) > 0.9
+
+
 def test_texts_in_a_column_of_categories_are_told():
     X, bits = make_table(48)
     X["name"] = [f"a long title {i}" for i in range(48)]
