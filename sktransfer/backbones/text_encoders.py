@@ -136,6 +136,13 @@ class TokenizerPreprocessing:
         # One special token behind the prompt is not counted, as in sentence-transformers.
         return len(encoding.ids) - int(encoding.special_tokens_mask[-1:] == [1])
 
+    def n_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, with the prompt and those that are cut off."""
+        if not _is_unicode(text):
+            raise _not_unicode(text)
+        ((one,),) = self._encoded([text])
+        return len(one.ids) + sum(map(_n_content, one.overflowing))
+
     def __call__(self, text: str) -> torch.Tensor:
         """Return the ids of one text, ``(length,)``, int64."""
         if not _is_unicode(text):

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from .backbone import Backbone
 from .model_folders import explained, find_folder, load_network, load_tokenizer, quiet, read_json
 from .pooling import pool
 from .stages import stages_of
+from .text_encoders import TokenizerPreprocessing
 from .weights import check_finite
 
 __all__ = ["PromptedBackbone", "make_prompts", "with_prompts"]
@@ -46,6 +49,8 @@ _UNRELATED = [
 _AT_ONCE = 64  # texts that a network reads at a time
 _KEPT = 8  # sets of prompts that a network keeps
 _SAME = 1e-4  # relative difference of our logits to those of the library
+_APART = 1e-5  # distance of the vectors of two classes, which have length one
+_BLOCK = 1024  # classes that are compared with all others at a time
 
 
 def make_prompts(labels: Iterable[Any], templates: str | Iterable[str]) -> dict[Any, list[str]]:
@@ -53,7 +58,7 @@ def make_prompts(labels: Iterable[Any], templates: str | Iterable[str]) -> dict[
 
     Parameters
     ----------
-    labels : iterable of label, or mapping of label to str or list of str
+    labels : iterable of label, or mapping of label to str, number or list of these
         A mapping gives one or several names for each label, such as ``{0: "ant", 1: ["bee",
         "bumblebee"]}``. Without it, labels are names.
     templates : str or iterable of str
@@ -68,7 +73,7 @@ def make_prompts(labels: Iterable[Any], templates: str | Iterable[str]) -> dict[
     ValueError
         If a template has no ``{}``, or nothing is given.
     TypeError
-        For a text as ``labels``.
+        For a text as ``labels``, or a name that is neither a text nor a number.
 
     Examples
     --------
@@ -86,11 +91,23 @@ def make_prompts(labels: Iterable[Any], templates: str | Iterable[str]) -> dict[
     if wrong or not patterns:
         what = f": {shorten(str(wrong[0]), 80)!r} has no {{}}" if wrong else " is empty"
         raise ValueError(f"templates{what}. The name of a class takes the place of {{}}.")
-    names = {k: [name] if isinstance(name, str) else list(name) for k, name in given.items()}
     return {
-        label: [pattern.replace("{}", str(name)) for pattern in patterns for name in of_label]
-        for label, of_label in names.items()
+        label: [
+            pattern.replace("{}", str(name))
+            for pattern in patterns
+            for name in _names(label, names)
+        ]
+        for label, names in given.items()
     }
+
+
+def _names(label: Any, names: Any) -> list[Any]:
+    """Return the names of a label, of which one may stand alone."""
+    if isinstance(names, str | Number | np.generic):
+        return [names]
+    if not isinstance(names, Iterable):
+        raise TypeError(f"labels[{label!r:.80}]={names!r:.80}: give a name, or a list of names.")
+    return list(names)
 
 
 class PromptedBackbone(Backbone):
@@ -250,9 +267,10 @@ def _check_prompts(prompts: Any) -> dict[Any, list[str]]:
             f"prompts names one label, {labels[0]!r:.80}, whose probability would always be 1: add "
             "a text for what else there is."
         )
-    label_of: dict[tuple[str, ...], Any] = {}
+    label_of: dict[frozenset[tuple[str, float]], Any] = {}
     for label, of_label in texts.items():
-        other = label_of.setdefault(tuple(sorted(of_label)), label)
+        shares = {text: n / len(of_label) for text, n in Counter(of_label).items()}
+        other = label_of.setdefault(frozenset(shares.items()), label)
         if other != label:
             raise ValueError(
                 f"prompts describes the labels {other!r:.80} and {label!r:.80} by the same texts, "
@@ -266,6 +284,7 @@ def _describe(backbone: Backbone, texts: dict[Any, list[str]]) -> tuple[np.ndarr
     every = list(dict.fromkeys(text for of_label in texts.values() for text in of_label))
     with torch.inference_mode():
         if backbone.modality.has_tokens and backbone.classes is None:
+            _check_lengths(backbone, every)
             vectors, scale, bias = _by_encoder(backbone, every), _scale_of(backbone), 0.0
         else:
             vectors, scale, bias = _by_text_tower(backbone, every)
@@ -279,7 +298,37 @@ def _describe(backbone: Backbone, texts: dict[Any, list[str]]) -> tuple[np.ndarr
         means = [
             torch.stack([of_text[text] for text in of_label]).mean(0) for of_label in texts.values()
         ]
-        return (scale * F.normalize(torch.stack(means), dim=-1)).numpy(), bias
+        rows = F.normalize(torch.stack(means), dim=-1)
+        _check_apart(backbone, list(texts), rows)
+        return (scale * rows).numpy(), bias
+
+
+def _check_apart(backbone: Backbone, labels: list[Any], rows: torch.Tensor) -> None:
+    """Refuse two classes whose vectors are equal but for rounding."""
+    for start in range(0, len(rows), _BLOCK):
+        near = (rows[start : start + _BLOCK] @ rows.T > 1 - _APART).triu(start + 1)
+        for i, j in near.nonzero().tolist():
+            if float((rows[start + i] - rows[j]).norm()) <= _APART:
+                raise ValueError(
+                    f"prompts: backbone {backbone.name!r} has one vector for the texts of the "
+                    f"labels {labels[start + i]!r:.80} and {labels[j]!r:.80}, so that nothing "
+                    "tells them apart. Describe them by other words."
+                )
+
+
+def _check_lengths(backbone: Backbone, texts: list[str]) -> None:
+    """Refuse texts of which a sentence encoder would read the beginning only."""
+    preprocess = backbone.preprocess
+    if not isinstance(preprocess, TokenizerPreprocessing) or preprocess.long_texts == "chunk":
+        return
+    for text in texts:
+        length = preprocess.n_tokens(text)
+        if length > preprocess.max_length:
+            raise ValueError(
+                f"prompts: {shorten(text, 80)!r} has {length} tokens, and backbone "
+                f"{backbone.name!r} takes {preprocess.max_length}. Give a shorter text; "
+                f"load_backbone({backbone.name!r}, long_texts='chunk') reads it whole."
+            )
 
 
 def _by_encoder(backbone: Backbone, texts: list[str]) -> torch.Tensor:

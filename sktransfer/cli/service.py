@@ -3,8 +3,8 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
@@ -93,13 +93,14 @@ def make_service(
         anyio.to_thread.current_default_thread_limiter().total_tokens = n_threads
         yield
 
-    app = FastAPI(title="sktransfer", version=version("sktransfer"), lifespan=limit_threads)
+    version = sys.modules["sktransfer"].__version__  # type: ignore[attr-defined]
+    app = FastAPI(title="sktransfer", version=version, lifespan=limit_threads)
     app.add_middleware(_LimitBody, max_bytes=max_bytes, seconds=_SECONDS)
     about = Health(
         status="ok",
         model=type(estimator).__name__,
         network=network.step.backbone_.name,
-        version=version("sktransfer"),
+        version=version,
     )
 
     def predict(sample: Any) -> Answer:

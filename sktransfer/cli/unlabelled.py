@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +22,7 @@ __all__ = ["extract", "predict"]
 _CHUNK = 64  # samples whose predictions are printed together
 _PROGRESS_FROM = 32  # samples
 _STDIN = "-"
+_BACKBONE = "efficientnet_lite0"
 _SHOWN = 10  # samples that failed
 
 
@@ -38,26 +39,42 @@ def predict(
         Path | None, typer.Option("--model", "-m", help="A file that train wrote.")
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="Without --model: the network whose classes are predicted.")
-    ] = "efficientnet_lite0",
+        str | None,
+        typer.Option(
+            help="Without --model: the network whose classes are predicted.",
+            show_default=_BACKBONE,
+        ),
+    ] = None,
     weights: Annotated[
-        str, typer.Option(help="The name of published weights, or a file.")
-    ] = "default",
+        str | None,
+        typer.Option(help="The name of published weights, or a file.", show_default="default"),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of classes for each sample.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON each.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other.")
+    if model is not None and (backbone is not None or weights is not None):
+        given = "--weights" if backbone is None else "--backbone"
+        raise typer.BadParameter(
+            f"--model and {given} exclude each other: the file of a model has its network."
+        )
     from ..persistence import load
     from .output import note
     from .predicting import find_predictor
 
-    estimator = _direct(backbone, weights) if model is None else load(model)
+    if model is None:
+        name = _BACKBONE if backbone is None else backbone
+        estimator = _direct(name, "default" if weights is None else weights)
+    else:
+        estimator = load(model)
     network = find_predictor(estimator)
     network.step.set_params(verbose=0)  # no bar for each chunk of samples
     read = _lines if network.modality.has_tokens else _files
-    samples = (sample for path in paths for sample in read(path))
     predictions = _Predictions(network)
+    samples = (sample for path in paths for sample in predictions.read(read, path))
     if as_json:
         _write_json(predictions.of(samples), k)
     elif as_csv:
@@ -95,7 +112,10 @@ def _files(path: str) -> Iterator[str]:
     if path == _STDIN:
         yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
     elif Path(path).is_dir():
-        yield from list_files(path)
+        files = list_files(path)
+        if not files:
+            raise FileNotFoundError("a folder without files")
+        yield from files
     else:
         yield path
 
@@ -105,19 +125,41 @@ def _lines(path: str) -> Iterator[str]:
     if path == _STDIN:
         yield from (line.rstrip("\n") for line in sys.stdin)
         return
+    if Path(path).is_dir():
+        raise IsADirectoryError("a folder, and the model reads files of texts")
     with open(path, encoding="utf-8") as file:
+        if file.seekable():  # a file is read to its end before its first line is predicted
+            for _ in file:
+                pass
+            file.seek(0)
         yield from (line.rstrip("\n") for line in file)
 
 
 class _Predictions:
     """The predictions of an estimator, a chunk of samples after the other.
 
-    Samples that cannot be read are named on standard error and counted in ``n_failed``.
+    Samples, files and folders that cannot be read are named on standard error and counted in
+    ``n_failed``.
     """
 
     def __init__(self, network: NetworkStep):
         self.network = network
         self.n_seen = self.n_failed = 0
+
+    def read(self, read: Callable[[str], Iterator[str]], path: str) -> Iterator[str]:
+        """Return the samples of a path; of one that cannot be read, those before the error."""
+        from .._printable import printable
+        from .output import note
+
+        try:
+            yield from read(path)
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            if isinstance(error, UnicodeDecodeError):
+                why = "not a text in UTF-8"
+            note(f"{'standard input' if path == _STDIN else printable(path)}: {why}")
+            self.n_seen += 1
+            self.n_failed += 1
 
     def of(self, samples: Iterator[str]) -> Iterator[tuple[str, Prediction]]:
         """Return each sample with its prediction."""

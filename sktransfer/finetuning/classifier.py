@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
@@ -474,6 +475,11 @@ default="efficientnet_lite0"
     def _carried_rows(self) -> list[int | None]:
         known = getattr(self.backbone_, "label_rows", {})
         labels = self._target.labels
+        if isinstance(self.head_init, dict) and labels is None:
+            raise ValueError(
+                "head_init describes each label by texts, and y has label sets (an indicator "
+                "matrix), whose columns have no texts: give head_init='auto'."
+            )
         if isinstance(self.head_init, dict) and known.keys().isdisjoint(labels or ()):
             raise ValueError(
                 f"head_init describes the labels {list(known)!r:.200}, and none of them is in y."
@@ -481,6 +487,18 @@ default="efficientnet_lite0"
         if self.head_init in ("probe", "random") or labels is None:
             return super()._carried_rows()
         return [known.get(label) for label in labels]
+
+    def _carry_rows(self, head: torch.nn.Module, sources: list[int | None]) -> None:
+        try:
+            super()._carry_rows(head, sources)
+        except ValueError:
+            if not isinstance(self.head_init, dict):
+                raise
+            raise ValueError(
+                f"head_init describes the labels by texts, which become the rows of one linear "
+                f"layer, and head={self.head!r:.80} is no such head: give head='linear', or "
+                "head_init='auto' without texts."
+            ) from None
 
     def _label_rows(self) -> dict:
         # The row of a label that no sample had predicts that it never occurs.

@@ -440,8 +440,7 @@ class TunedEstimator(BackboneEstimator):
         head = make_head(self.head, n_features, n_outputs, seed)
         new, sources = list(range(n_outputs)), self._carried_rows()
         if any(source is not None for source in sources):
-            old = list(stages_of(self.backbone_).values())[-1]
-            carry_rows(old, head, sources, len(self.backbone_.classes or ()))
+            self._carry_rows(head, sources)
             new = [i for i, source in enumerate(sources) if source is None]
         module.body[-1] = head
         check_head(module, row, n_outputs)
@@ -456,6 +455,11 @@ class TunedEstimator(BackboneEstimator):
     def _carried_rows(self) -> list[int | None]:
         """Return for each label its row in the head of the model given as backbone."""
         return [None] * self._target.n_outputs
+
+    def _carry_rows(self, head: torch.nn.Module, sources: list[int | None]) -> None:
+        """Copy these rows into a new head."""
+        old = list(stages_of(self.backbone_).values())[-1]
+        carry_rows(old, head, sources, len(self.backbone_.classes or ()))
 
     def _init_head(
         self,

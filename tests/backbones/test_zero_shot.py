@@ -21,6 +21,7 @@ from sktransfer import (
     load_word_vectors,
     make_prompts,
 )
+from tests.backbones.encoder_support import write_folder as write_encoder
 from tests.backbones.zero_shot_networks import transformers, write_network
 from tests.new_process import run_in_new_process
 from tests.support import images, tiny_backbone
@@ -179,6 +180,7 @@ def test_classes_in_words_can_be_mapped_onto_coarser_labels(clip):
         ({"ant": "an ant", 1: "a bee"}, "Labels of prompts must be of one type"),
         ({"ant": "an ant", None: "a bee"}, "Labels of prompts must be of one type"),
         ({"ant": ["a", "b"], "bee": ["b", "a"]}, "by the same texts"),
+        ({"ant": ["a", "a"], "bee": "a"}, "by the same texts"),
         ({"ant": "an ant", "bee": "bee " * 80}, "'bee bee .*has 82 tokens, and .* takes 64"),
     ],
 )
@@ -226,6 +228,29 @@ def test_texts_are_compared_with_those_of_each_class():
         load_backbone(reviews, prompts={"+": "good", "-": "nothing"})
 
 
+@pytest.mark.parametrize("other", ["film good", "good good film film", ["film", "good"]])
+def test_labels_that_a_network_cannot_tell_apart_are_named(other, monkeypatch):
+    monkeypatch.setattr("sktransfer.backbones.zero_shot._BLOCK", 2)
+    vectors = load_word_vectors({"good": [1.0, 0.0], "film": [0.0, 1.0], "bad": [0.6, 0.8]})
+    prompts = {0: "bad", 1: "good", 2: "film", 3: "good film", 4: other}
+    with pytest.raises(ValueError, match="one vector for the texts of the labels 3 and 4"):
+        load_backbone(vectors, prompts=prompts)
+    prompts[4] = ["good", "good", "film"]  # of which one counts twice
+    assert load_backbone(vectors, prompts=prompts).labels == list(prompts)
+
+
+def test_texts_that_a_sentence_encoder_would_cut_off_are_refused(tmp_path):
+    name = f"hf:{write_encoder(tmp_path / 'encoder')}"
+    begin = "the cat sat on a mat and " * 8
+    prompts = {"cat": begin + "the cat", "dog": begin + "the dog"}
+    with pytest.raises(ValueError, match=r"'the cat.*has 60 tokens, .*takes 32\. .*'chunk'"):
+        PretrainedClassifier(name, prompts=prompts).fit(["a dog"])
+    whole = load_backbone(load_backbone(name, long_texts="chunk"), prompts=prompts)
+    assert len(set(map(tuple, whole.stages["prompts"].weight.tolist()))) == 2
+    with pytest.raises(ValueError, match="lone surrogate"):
+        load_backbone(name, prompts={"cat": "a \ud800", "dog": "a dog"})
+
+
 def test_a_prompt_before_samples_can_differ_from_that_of_classes():
     backbone = load_backbone("e5_small", prompts={"+": "good", "-": "bad"})
     other = load_backbone(backbone, prompt="passage")
@@ -239,6 +264,10 @@ def test_prompts_are_made_of_names_and_templates():
     assert make_prompts(["ant"], ("a {}", "{}s")) == {"ant": ["a ant", "ants"]}
     assert make_prompts({0: ["ant", "bee"]}, "{}!") == {0: ["ant!", "bee!"]}
     assert make_prompts(np.array([1, 2]), "number {}") == {1: ["number 1"], 2: ["number 2"]}
+    assert make_prompts({0: 5, 1: [6, "b"]}, "a {}") == {0: ["a 5"], 1: ["a 6", "a b"]}
+    assert make_prompts({0: np.int64(5), 1: True}, "a {}") == {0: ["a 5"], 1: ["a True"]}
+    with pytest.raises(TypeError, match=r"labels\[0\]=None: give a name"):
+        make_prompts({0: None}, "a {}")
     with pytest.raises(ValueError, match=r"templates: 'a photo' has no \{\}"):
         make_prompts(["ant"], "a photo")
     with pytest.raises(TypeError, match="give a list of labels"):

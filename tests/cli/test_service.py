@@ -184,6 +184,13 @@ def test_health_and_the_description_of_the_service(client):
     assert client.get("/docs").status_code == 200
 
 
+def test_the_version_is_that_of_the_code(model, monkeypatch):
+    monkeypatch.setattr("sktransfer.__version__", "9.8.7")
+    with TestClient(make_service(model)) as client:
+        assert client.get("/health").json()["version"] == "9.8.7"
+        assert client.get("/openapi.json").json()["info"]["version"] == "9.8.7"
+
+
 def test_names_and_labels_are_text_on_the_page(client):
     page = send(client, encode(X[0]), "/", "<script>alert(1)</script>.png")
     assert page.status_code == 200

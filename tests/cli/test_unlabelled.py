@@ -71,6 +71,32 @@ def test_a_bad_number_of_classes_is_a_usage_error(photo, k):
     assert run("predict", photo, "-k", k).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-m", "m.skt", "--backbone", "tiny"], "--model and --backbone exclude each other"),
+        (["-m", "m.skt", "--weights", "default"], "--model and --weights exclude each other"),
+        (["--json", "--csv"], "--json and --csv exclude each other"),
+    ],
+)
+def test_options_that_exclude_each_other_are_a_usage_error(photo, options, message):
+    done = run("predict", photo, *options)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stdout == ""
+
+
+def test_a_folder_without_files_is_named(model, classes, tmp_path):
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    done = run("predict", "-m", model, tmp_path / "empty", "--json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"{tmp_path / 'empty'}: a folder without files\n" in done.stderr
+    done = run("predict", "-m", model, tmp_path / "empty", classes, "--json")
+    assert done.exit_code == 1
+    assert len(json_lines(done)) == 24
+    assert "1 of 25 could not be read." in done.stderr
+
+
 def test_brackets_in_the_name_of_a_file_are_printed(photo, monkeypatch):
     monkeypatch.chdir(photo.parent)
     photo.rename("[red].jpg")
@@ -184,6 +210,37 @@ def test_texts_are_lines_of_files_or_of_standard_input(tmp_path):
         "predict", "-m", tmp_path / "m.skt", tmp_path / "texts.txt", "-", "--json", input="dull"
     )
     assert [line["sample"] for line in json_lines(done)] == ["great film", "bad story", "dull"]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """The file of a model of texts."""
+    extractor = sktransfer.PretrainedFeatureExtractor(
+        sktransfer.load_word_vectors({"good": [1.0, 0.0], "bad": [0.0, 1.0], "film": [0.5, 0.5]})
+    )
+    model = make_pipeline(extractor, LogisticRegression())
+    sktransfer.save(model.fit(["good film", "bad film"] * 4, ["+", "-"] * 4), tmp_path / "t.skt")
+    return tmp_path / "t.skt"
+
+
+@pytest.mark.parametrize("form", [None, "--json"])
+def test_files_that_are_no_texts_are_named_and_do_not_stop_the_others(form, texts, photo, tmp_path):
+    (tmp_path / "a.txt").write_text("good film\r\nbad\r\n", encoding="utf-8", newline="")
+    (tmp_path / "late.txt").write_bytes(b"bad\n" * 9999 + "schön".encode("latin-1"))
+    named = [photo, tmp_path / "late.txt", tmp_path / "missing.txt", tmp_path]
+    done = run("predict", "-m", texts, *named, tmp_path / "a.txt", *([form] if form else []))
+    assert done.exit_code == 1
+    errors = done.stderr.splitlines()
+    assert errors[0] == f"{photo}: not a text in UTF-8"
+    assert errors[1] == f"{tmp_path / 'late.txt'}: not a text in UTF-8"
+    assert errors[2].startswith(f"{tmp_path / 'missing.txt'}: No such file")
+    assert errors[3].startswith(f"{tmp_path}: a folder")
+    assert errors[4] == "4 of 6 could not be read."
+    if form:
+        assert [line["sample"] for line in json_lines(done)] == ["good film", "bad"]
+    done = run("predict", "-m", texts, "-", tmp_path / "a.txt", "--json", input=b"\xff\xd8")
+    assert (done.exit_code, len(json_lines(done))) == (1, 2)
+    assert "standard input: not a text in UTF-8" in done.stderr
 
 
 # features

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from sktransfer import (
@@ -90,3 +91,15 @@ def test_prompts_that_do_not_fit_are_refused(settings, message):
 def test_a_head_that_is_described_by_texts_of_other_labels_is_refused():
     with pytest.raises(ValueError, match=r"head_init describes the labels .*none of them is in y"):
         FineTunedClassifier(WORDS, head_init={0: "good", 1: "bad"}).fit(X, Y)
+
+
+@pytest.mark.parametrize("head", ["mlp", lambda n_in, n_out: torch.nn.Bilinear(n_in, 1, n_out)])
+def test_texts_begin_a_linear_head_only(head):
+    with pytest.raises(ValueError, match=r"head_init describes .* give head='linear'"):
+        FineTunedClassifier(WORDS, head=head, head_init=PROMPTS).fit(X, Y)
+
+
+def test_label_sets_have_no_texts():
+    sets = np.array([[1, 1], [0, 1]] * 3)
+    with pytest.raises(ValueError, match=r"head_init describes .*label sets .*have no texts"):
+        FineTunedClassifier(WORDS, head_init=PROMPTS).fit(X, sets)
