@@ -17,6 +17,7 @@ from .backbone import Backbone
 from .pooling import is_channels_last, pool, token_layout
 from .registry import load_backbone
 from .stages import cut_of, has_matrix, has_tensors, join_stages, make_single, stages_of
+from .weights import first_convolutions
 
 __all__ = [
     "LayerInfo",
@@ -359,6 +360,7 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
     try:
         expected = backbone.module(probe.clone())  # a network may change its input
     except Exception as error:
+        _check_means(backbone, error)
         if backbone.native_shape is not None:
             raise ValueError(_unfit_size(backbone, error)) from error
         # Samples of any shape reach such a network; torch tells that one does not fit.
@@ -390,6 +392,18 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
         alone = [x for i, x in enumerate(alone) if i not in mixed]
     sides = (probe.shape[2], probe.shape[3]) if probe.ndim == 4 else None
     return _describe_layers(backbone, alone, sides)
+
+
+def _check_means(backbone: Backbone, error: Exception) -> None:
+    """Name the numbers, where a network fails on another number of channels than it takes."""
+    mean = getattr(backbone.preprocess, "mean", None)
+    for path, layer in first_convolutions(backbone.module).items():
+        if mean is not None and len(mean) != layer.in_channels:
+            raise ValueError(
+                f"the first layer of backbone {backbone.name!r}, {path!r}, takes "
+                f"{layer.in_channels} channels, and its preprocessing has {len(mean)} means: give "
+                f"ImagePreprocessing with {layer.in_channels} values in mean and std."
+            ) from error
 
 
 def _another_sample(probe: torch.Tensor) -> torch.Tensor:

@@ -159,10 +159,19 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (source,) = self._opened().get_inputs()
+        _check_shape(tuple(x.shape[1:]), source.shape[1:])
         rows = x.detach().cpu().float().numpy().astype(_INPUTS[source.type], copy=False)
         # A graph with a first axis of length one takes samples one by one.
         parts = np.split(rows, len(rows)) if source.shape[0] == 1 and len(rows) > 1 else [rows]
-        made = [self._opened().run([self.output], {source.name: part})[0] for part in parts]
+        try:
+            made = [self._opened().run([self.output], {source.name: part})[0] for part in parts]
+        except MemoryError:
+            raise
+        except Exception as error:  # such as a free axis whose length does not fit a matrix
+            shape = tuple(x.shape[1:])
+            raise ValueError(
+                f"the ONNX graph cannot run samples of shape {shape}: {first_line(error)}"
+            ) from error
         return torch.from_numpy(np.concatenate(made)).float().to(x.device)
 
     def _opened(self) -> Any:
@@ -180,6 +189,23 @@ class OnnxNetwork(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._lock = threading.Lock()
+
+
+def _check_shape(given: tuple[int, ...], wanted: Sequence[int | str | None]) -> None:
+    """Refuse samples that the graph does not take; names stand for axes of any length."""
+    fits = len(given) == len(wanted) and all(
+        n == k or not isinstance(k, int) for n, k in zip(given, wanted, strict=True)
+    )
+    if fits:
+        return
+    shape = ", ".join("?" if k is None else str(k) for k in wanted)
+    message = f"the ONNX graph takes samples of shape ({shape}), got {given}"
+    if len(wanted) == 3:
+        crop = f"({wanted[1]}, {wanted[2]})" if wanted[1] != wanted[2] else wanted[1]
+        size = f"crop={crop}, " if all(isinstance(k, int) for k in wanted[1:]) else ""
+        means = f" with {wanted[0]} means" if isinstance(wanted[0], int) else ""
+        message += f". Give preprocess=ImagePreprocessing(…, {size}…){means}"
+    raise ValueError(message)
 
 
 def _open_session(graph: bytes) -> Any:

@@ -114,10 +114,7 @@ class ImagePreprocessing:
             If the image has another number of channels than ``mean``.
         """
         if image.shape[2] != len(self.mean):
-            raise ValueError(
-                f"an image of shape {image.shape} has {image.shape[2]} instead of "
-                f"{len(self.mean)} channels; of one image, give [image]"
-            )
+            raise ValueError(_other_channels(image.shape, len(self.mean)))
         x = self._resize(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
         x = self._with_border(x) if self.crop_mode == "border" else x
         return center_crop(x, _pair(self.crop), type(self)._rounding)
@@ -223,6 +220,15 @@ class ProcessorPreprocessing(ImagePreprocessing):
 
     _rounding = math.floor
     _by_pillow = False
+
+
+def _other_channels(shape: tuple[int, ...], n: int) -> str:
+    hint = ""
+    if shape[1:] == (n, 1):  # a row of an image that was given as X
+        hint = "; of one image, give [image]"
+    elif shape[0] == n:
+        hint = "; the channels are first: give np.moveaxis(image, 0, -1)"
+    return f"an image of shape {shape} has {shape[2]} instead of {n} channels{hint}"
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -63,6 +63,9 @@ _IMAGE_FILE = re.compile(
 _STRIP = 2**22  # pixels of an image that are converted at a time
 # Values of images after the means and standard deviations of ImageNet: from -2.12 to 2.64.
 _NORMALISED = 3
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes, also of BigTIFF
+_ONE_CHANNEL = ("L", "F", "I")  # modes of Pillow
+_MOST_PAGES = 512  # that may be channels
 _CELLS = 8  # along each side of an image, of which each may be left out
 
 
@@ -538,6 +541,7 @@ def open_image(sample: Any) -> np.ndarray:
     if isinstance(sample, Encoded) and is_npy(sample.content):
         return _from_array(image_numbers(read_npy(sample.content)))
     if isinstance(sample, Encoded):
+        _warn_of_pages(sample.content)
         return _from_pil(open_encoded(sample))  # without a name, so that it can be freed early
     if isinstance(sample, Image.Image):
         return _from_pil(sample)
@@ -684,6 +688,42 @@ def warn_of_mask(low: float, high: float) -> None:
             "Give a mask as bool, mask.astype(bool).",
             stacklevel=2,
         )
+
+
+def _warn_of_pages(content: bytes) -> None:
+    """Warn if a file is a TIFF whose pages, of one channel and one size, may be channels.
+
+    Pages in colour, in black and white, or of several sizes are those of a document.
+    """
+    if not content.startswith(_TIFF):
+        return
+    n = _count_pages(content)
+    if n > 1:
+        line = f'backbone=load_backbone("efficientnet_lite0", channels={n})'
+        line = "arrays, np.dstack(pages)" if n == 3 else line
+        warnings.warn(
+            f"A TIFF file has {n} pages of one channel, of which the first is read. If they are "
+            f"the channels of an image, give {line}.",
+            stacklevel=2,
+        )
+
+
+def _count_pages(content: bytes) -> int:
+    """Count the pages of a TIFF file if all have one channel and one size; 0 if not."""
+    n = 0
+    try:
+        with open_listed(io.BytesIO(content)) as image:
+            first = image.mode, image.size
+            if first[0] not in _ONE_CHANNEL and not first[0].startswith("I;"):  # 16 bits
+                return 0
+            while (image.mode, image.size) == first and n < _MOST_PAGES:
+                n += 1
+                image.seek(n)
+    except EOFError:  # behind the last page
+        return n
+    except Exception:  # a damaged file: it is named where it is read
+        return 0
+    return 0
 
 
 def _hint(low: float, high: float) -> str:

@@ -181,6 +181,28 @@ def test_another_layer_is_an_output(file):
         PretrainedFeatureExtractor(backbone, layer="zz").fit(X)
 
 
+def test_inputs_of_another_shape_are_refused_with_the_preprocessing_to_give(file):
+    wide = ImagePreprocessing(20, 16, (0.5,) * 3, (0.25,) * 3)
+    message = (
+        r"shape \(3, 8, 8\), got \(3, 16, 16\). Give .*ImagePreprocessing\(…, crop=8, …\) with 3"
+    )
+    with pytest.raises(ValueError, match=message):
+        PretrainedFeatureExtractor(load_onnx(file, preprocess=wide)).fit(X)
+    for rows in (np.zeros((2, 5)), np.zeros((2, 3, 8, 9))):
+        with pytest.raises(ValueError, match=r"takes samples of shape \(3, 8, 8\), got"):
+            PretrainedFeatureExtractor(load_onnx(file)).fit(rows)
+
+
+def test_a_shape_that_no_axis_names_is_refused_with_the_reason_of_the_runtime(tmp_path):
+    model = graph()
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[1:]:
+        axis.dim_param = "any"
+    onnx.save(model, tmp_path / "free.onnx")
+    backbone = load_onnx(tmp_path / "free.onnx")
+    with pytest.raises(ValueError, match=r"cannot run samples of shape \(3, 8, 9\)"):
+        PretrainedFeatureExtractor(backbone).fit(np.zeros((2, 3, 8, 9)))
+
+
 def test_an_output_that_does_not_exist_is_refused_with_the_names(file):
     with pytest.raises(ValueError, match=r"output='pool': .* \['features', 'logits'\]"):
         load_onnx(file, output="pool")

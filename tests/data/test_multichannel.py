@@ -1,11 +1,12 @@
 import io
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sktransfer import PretrainedFeatureExtractor
+from sktransfer import ImagePreprocessing, PretrainedFeatureExtractor, load_backbone
 from sktransfer.data import UnreadableSamplesError, get_modality
 from sktransfer.data.images import open_image
 from tests.support import tiny_backbone
@@ -94,6 +95,68 @@ def test_all_pages_of_a_file_count_for_the_limit_on_pixels(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4 * 6 * 7)
     with pytest.raises(ValueError, match="5 pages of 7 x 6 pixels"):
         MODALITY.open(MODALITY.read(pages))
+
+
+PREPROCESS = ImagePreprocessing(8, 8, (0.5,) * 5, (0.25,) * 5)
+PAGES = np.moveaxis(FIVE, 2, 0)
+
+
+def mixed(*images, **settings):
+    file = io.BytesIO()
+    images[0].save(file, save_all=True, append_images=images[1:], **settings)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("pages", [PAGES, PAGES.astype(np.uint16) * 257, PAGES / np.float32(255)])
+def test_a_network_for_rgb_warns_of_pages_that_may_be_channels(pages):
+    with pytest.warns(UserWarning, match=r"5 pages of one channel.*channels=5\)"):
+        opened = open_image(tiff(pages))
+    assert opened.shape == (6, 7, 3)
+    with pytest.warns(UserWarning, match=r"give arrays, np.dstack\(pages\)"):
+        open_image(tiff(pages[:3]))
+
+
+GREY = Image.fromarray(PAGES[0])
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        mixed(*[GREY.convert("RGB")] * 5, format="TIFF"),
+        mixed(*[GREY.convert("1")] * 5, format="TIFF"),
+        mixed(*[Image.fromarray(page) for page in PAGES], format="GIF"),
+        mixed(GREY, GREY.resize((3, 3)), format="TIFF"),
+        mixed(GREY, GREY.convert("RGB"), format="TIFF"),
+        mixed(GREY, format="TIFF"),
+    ],
+)
+def test_other_files_of_several_pages_are_their_first_page_without_a_warning(file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(file).shape == (6, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((7, 5, 1), "; of one image, give [image]"),
+        ((5, 7, 9), "; the channels are first: give np.moveaxis(image, 0, -1)"),
+        ((6, 7, 3), ""),
+    ],
+)
+def test_another_number_of_channels_has_the_hint_that_fits(shape, hint):
+    with pytest.raises(ValueError) as caught:
+        PREPROCESS(np.zeros(shape, np.uint8))
+    assert str(caught.value) == (
+        f"an image of shape {shape} has {shape[2]} instead of 5 channels{hint}"
+    )
+
+
+def test_a_network_of_another_number_of_channels_than_the_preprocessing_is_named():
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 3), torch.nn.Flatten())
+    backbone = load_backbone(network, preprocess=PREPROCESS, name="sea")
+    with pytest.raises(ValueError, match=r"'sea', '0', takes 4 channels, and .* has 5 means"):
+        PretrainedFeatureExtractor(backbone).fit([FIVE])
 
 
 def test_a_saved_array_is_an_image_for_usual_networks():
