@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -303,11 +304,15 @@ class AverageWeights(Callback):
         Raises
         ------
         ValueError
-            For a share or a decay out of bounds.
+            For a share or a decay that is out of bounds or no number.
         """
-        is_share = isinstance(self.start, int | float) and 0 <= self.start < 1
-        if not is_share or not (self.decay is None or 0 < self.decay < 1):
-            raise ValueError(f"{self!r}: start is at least 0, and start and decay are below 1.")
+        start, decay = self.start, self.decay
+        is_share = isinstance(start, Real) and 0 <= start < 1
+        if not is_share or not (decay is None or (isinstance(decay, Real) and 0 < decay < 1)):
+            raise ValueError(
+                f"{self!r}: start is a number from 0 on, decay None or a number above 0, and both "
+                "are below 1."
+            )
         return self
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
@@ -345,7 +350,8 @@ class AverageWeights(Callback):
         if self.average_ is None:
             self.average_ = state
             return
-        average = get_swa_multi_avg_fn() if self.decay is None else get_ema_multi_avg_fn(self.decay)
+        decay = None if self.decay is None else float(self.decay)  # torch takes no number of NumPy
+        average = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)
         names = [name for name, tensor in state.items() if tensor.is_floating_point()]
         before = [self.average_[name] for name in names]
         average(before, [state[name] for name in names], self.n_averaged_ - 1)

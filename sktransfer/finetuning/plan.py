@@ -256,7 +256,8 @@ def _known_settings(
     given = {name: value for (first, name), value in named.items() if first == "optimizer" and name}
     given.pop("param_groups", None)
     try:
-        return sorted(optimizer([torch.nn.Parameter(torch.zeros(1, 1))], lr=1e-3, **given).defaults)
+        make: Any = optimizer
+        return sorted(make([torch.nn.Parameter(torch.zeros(1, 1))], lr=1e-3, **given).defaults)
     except Exception:  # training will say what it cannot use
         return None
 

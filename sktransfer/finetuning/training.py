@@ -177,17 +177,25 @@ def _optimizer(module: TrainableStages, plan: TrainingPlan, device: torch.device
     prefix = COMPILED if plan.net_params.get("compile") else ""
     names = module.stage_names()
     given = plan.net_params.get("optimizer__param_groups") or ()
-    used, own, groups = set(), [], []
+    used, covered, own, groups = set(), {}, [], []
     for depth, i in enumerate(reversed(learned)):
         rate = plan.lr * plan.layer_decay**depth * (1.0 if depth else plan.head_factor)
         groups.append((f"{prefix}body.{i}.*", {"lr": rate}))
         for name, _ in module.body[i].named_parameters() if given else ():
             path = f"{names[i]}.{name}"
-            k = next((k for k, (p, _) in enumerate(given) if fnmatch.fnmatchcase(path, p)), None)
-            if k is not None:  # skorch gives a parameter to the first group whose pattern fits
+            fits = [k for k, (p, _) in enumerate(given) if fnmatch.fnmatchcase(path, p)]
+            for k in fits[:1]:  # skorch gives a parameter to the first group whose pattern fits
                 own_rate = {"lr": float(given[k][1].get("lr", rate))}
                 own.append((f"{prefix}body.{i}.{name}", {**given[k][1], **own_rate}))
                 used.add(k)
+                covered.update(dict.fromkeys(fits[1:], given[k][0]))
+    for k, first in covered.items():
+        if k not in used:
+            raise ValueError(
+                f"optimizer__param_groups: earlier patterns, such as {first!r}, have all "
+                f"parameters that fit {given[k][0]!r}. The first pattern that fits a parameter "
+                f"counts: put {given[k][0]!r} before it."
+            )
     unused = [pattern for k, (pattern, _) in enumerate(given) if k not in used]
     if unused:
         raise ValueError(

@@ -200,8 +200,25 @@ def test_more_epochs_go_on_from_the_average(data, tmp_path, validation_fraction)
 
 @pytest.mark.parametrize("settings", [{"start": 1}, {"start": -0.1}, {"decay": 1.0}, {"decay": 0}])
 def test_settings_out_of_bounds_are_refused(data, settings):
-    with pytest.raises(ValueError, match="start is at least 0, and start and decay are below 1"):
+    with pytest.raises(ValueError, match="start is a number from 0 on, decay None or a number"):
         fitted(data, AverageWeights(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decay": "0.9"}, {"start": "0.5"}, {"start": None}, {"start": float("nan")}]
+)
+def test_settings_that_are_no_numbers_are_refused(data, settings):
+    with pytest.raises(ValueError, match=r"AverageWeights\(.*start is a number from 0 on, decay"):
+        fitted(data, AverageWeights(**settings))
+
+
+def test_numbers_of_numpy_are_settings(data, tmp_path):
+    wanted = fitted(data, AverageWeights(0.5, 0.75)).predict_proba(data[0])
+    model = fitted(data, AverageWeights(np.float32(0.5), np.float32(0.75)))
+    assert np.array_equal(model.predict_proba(data[0]), wanted)
+    wanted = fitted(data, AverageWeights(0)).predict_proba(data[0])
+    model = fitted(data, AverageWeights(np.int64(0)), checkpoint=tmp_path)
+    assert np.array_equal(model.predict_proba(data[0]), wanted)
 
 
 # -- groups of parameters --------------------------------------------------------------------------
@@ -260,6 +277,15 @@ def test_a_pattern_that_fits_nothing_is_refused_with_the_stages(data):
 def test_groups_of_another_form_are_refused(data, groups):
     with pytest.raises(TypeError, match="give pairs of a pattern of names and settings"):
         grouped(data, groups)
+
+
+def test_a_pattern_whose_parameters_an_earlier_one_has_is_refused(data):
+    groups = [("*.bias", {"lr": 0.2}), ("new_head.*", {"lr": 0.1}), ("new_head.*bias", {"lr": 0.3})]
+    with pytest.raises(ValueError, match=r"such as '\*\.bias', have all .* fit 'new_head\.\*bias'"):
+        grouped(data, groups)
+    grouped(data, [groups[2], *groups[:2]])
+    with pytest.raises(ValueError, match=r"no parameter that is trained fits \['nothing'\]"):
+        grouped(data, [("*", {}), ("nothing", {})])
 
 
 def test_a_stage_called_head_is_not_the_new_head():
