@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import InputTags, check_array
 
-from .samples import digest_array, plain_array
+from .samples import digest_array, plain_array, unwrap_column
 
 __all__ = [
     "ArrayModality",
@@ -458,7 +458,7 @@ class ArrayModality(Modality):
             X = X.detach().cpu().numpy()
         if np.ma.isMaskedArray(X):
             X = plain_array(X, "X")
-        return validate(X, dtype=np.float32, allow_nd=True)
+        return validate(_unpacked(X), dtype=np.float32, allow_nd=True)
 
     def digest(self, sample: np.ndarray) -> bytes:
         return digest_array(sample)
@@ -474,6 +474,26 @@ class ArrayModality(Modality):
     def set_tags(self, input_tags: InputTags, *, from_table: bool = False) -> None:
         input_tags.two_d_array = True
         input_tags.three_d_array = input_tags.string = False
+
+
+def _unpacked(X: Any) -> Any:
+    """Stack the cells of one column of arrays; everything else is returned unchanged."""
+    is_one = not hasattr(X, "columns") or len(X.columns) == 1
+    is_column = is_one and (hasattr(X, "to_numpy") or hasattr(X, "to_pylist"))
+    cells = unwrap_column(X) if is_column else X
+    if isinstance(cells, np.ndarray) and cells.dtype == object:
+        cells = cells[:, 0] if cells.ndim == 2 and cells.shape[1] == 1 else cells
+    elif not isinstance(cells, list):
+        return X
+    if not len(cells) or not all(isinstance(c, np.ndarray | list | tuple) for c in cells):
+        return X
+    shapes = [np.shape(np.asarray(cell, object)) for cell in cells]
+    for i, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"the arrays have different shapes: {shapes[0]} in row 0, {shape} in row {i}"
+            )
+    return np.stack([np.asarray(cell) for cell in cells])
 
 
 class NumberParts(Parts):

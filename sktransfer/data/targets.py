@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import reprlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -427,6 +428,7 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
     ValueError
         As :func:`check_labels`, or if an indicator matrix has other values than 0 and 1.
     """
+    _refuse_sets(y, "y", "")
     y = check_target(y, n_samples)
     naming("y", check_classification_targets, y)
     if not type_of_target(y).startswith("multilabel"):
@@ -482,6 +484,7 @@ def check_labels(
     ValueError
         If labels are missing, have several types, are no labels, or are too many or too few.
     """
+    _refuse_sets(y, name, ", for FineTunedClassifier or OneVsRestClassifier(model)")
     labels = _check_one_column(check_target(y, n_samples, name=name), name)
     if for_training:
         warn_of_one_class(np.unique(labels))
@@ -501,6 +504,20 @@ def warn_of_one_class(labels: np.ndarray) -> None:
         warnings.warn(
             f"y has one class only, {label!r:.60}: every prediction will be this class.",
             stacklevel=3,
+        )
+
+
+def _refuse_sets(y: Any, name: str, taken_by: str) -> None:
+    """Refuse sets and lists of labels, one for each sample, with the line to write."""
+    if y is None or issparse(y):
+        return
+    raw = _as_raw(y)
+    is_each = raw.ndim == 1 and raw.dtype == object
+    sets = [x for x in raw if isinstance(x, set | frozenset | list | tuple)] if is_each else []
+    if sets:
+        raise ValueError(
+            f"{name} holds sets of labels, such as {reprlib.repr(sets[0])}: give a column for "
+            f"each, sklearn.preprocessing.MultiLabelBinarizer().fit_transform({name}){taken_by}."
         )
 
 

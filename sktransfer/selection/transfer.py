@@ -32,6 +32,7 @@ from ..data import (
     describe_columns,
     naming,
     read_columns,
+    some_cells,
     table_columns,
 )
 from ..data.types import RandomState, Samples, Targets
@@ -97,7 +98,7 @@ class BlendEstimator(BackboneEstimator):
 
     def _load_given(self, given: Sequence[Any], image_size: int | None) -> Backbone:
         backbone, weights, prompts = given
-        if isinstance(self.backbone, dict) and modality_of(backbone).has_tokens:
+        if isinstance(self.backbone, dict) and not modality_of(backbone).takes_augment:
             image_size = None  # is for the columns of images
         return load_backbone(backbone, weights=weights, image_size=image_size, prompts=prompts)
 
@@ -713,11 +714,22 @@ def strategy_task(
     several = (
         "recommend_strategy compares the strategies of one network on one column of samples, and "
     )
-    if isinstance(model.backbone, list | dict) and model.strategy == "auto":
+    is_auto = model.strategy == "auto"  # of recommend_strategy
+    if is_auto and isinstance(model.backbone, dict) and model.backbone:
+        column, network = next(iter(model.backbone.items()))
+        raise ValueError(
+            f"{several}backbone is a dictionary: give X[{column!r}] and backbone={network!r:.80}."
+        )
+    if is_auto and isinstance(model.backbone, list | dict):
         raise ValueError(f"{several}backbone names several: see rank_backbones.")
+    columns = table_columns(X) if is_auto else {}
+    modality = modality_of(model.backbone)
+    if model._is_table_for(modality, columns):
+        cells = {name: some_cells(column) for name, column in columns.items()}
+        read = [repr(name) for name, some in cells.items() if some and modality.looks_like(some)]
+        which = read[0] if read else "column"
+        raise ValueError(f"{several}X has {list(columns)!r:.200}: give X[{which}].")
     samples, y = model._check(X, y)
-    if model.column_kinds_ is not None:
-        raise ValueError(f"{several}X has {list(model.column_kinds_)!r:.200}: give X[column].")
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     return StrategyTask(
         model.backbone_,

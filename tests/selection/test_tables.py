@@ -16,10 +16,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer import (
+    FineTunedClassifier,
+    PretrainedFeatureExtractor,
     TransferClassifier,
     TransferRegressor,
     UnreadableSamplesError,
     load,
+    load_backbone,
     load_word_vectors,
     model_card,
     recommend_strategy,
@@ -28,7 +31,7 @@ from sktransfer import (
 )
 from sktransfer.inspection import report, saliency
 from tests.selection.support import deeper_backbone
-from tests.support import TinyNet, tiny_backbone
+from tests.support import TinyNet, Vectors, tiny_backbone
 
 WORDS = ["good", "bad", "film", "book", "the", "a"]
 
@@ -318,6 +321,31 @@ def test_categories_of_arrow_tables_and_intervals_are_categories(tmp_path):
         assert model.score(table, bits[:, 2]) > 0.9
 
 
+@pytest.mark.parametrize("make", [np.array, list])
+def test_an_own_network_reads_a_column_of_arrays(make):
+    X, bits = make_table(48)
+    vectors = np.random.default_rng(0).normal(size=(48, 8)) + 3 * bits[:, :1]
+    X = X[["photo", "price"]].assign(v=[make(row) for row in vectors])
+    own = load_backbone(Vectors(), modality="array")
+    extractor = PretrainedFeatureExtractor(own)
+    expected = extractor.fit_transform(vectors)
+    for column in (X["v"], X[["v"]], list(X["v"]), pl.Series(vectors.tolist())):
+        np.testing.assert_allclose(extractor.fit_transform(column), expected, atol=1e-6)
+    networks = {"photo": tiny_backbone(), "v": own}
+    model = TransferClassifier(networks, image_size=12, random_state=0).fit(X, bits[:, 0])
+    assert model.column_kinds_["v"] == "array" and model.score(X, bits[:, 0]) > 0.9
+    wrong = X.iloc[:2].assign(v=[make([1.0]), make([1.0, 2.0])])
+    with pytest.raises(ValueError, match=r"'v'.*\(1,\) in row 0, \(2,\) in row 1"):
+        model.predict(wrong)
+
+
+@pytest.mark.parametrize("y", [[{"a"}, {"b", "c"}], [["a"], ["b", "c"]], [("a",), ("b", "c")]])
+def test_sets_of_labels_show_the_line_to_write(table, y):
+    for kind in (TransferClassifier, FineTunedClassifier):
+        with pytest.raises(ValueError, match=r"MultiLabelBinarizer\(\)\.fit_transform\(y\)"):
+            kind(tiny_backbone()).fit(table[0]["photo"][:2], y)
+
+
 def test_texts_in_a_column_of_categories_are_told():
     X, bits = make_table(48)
     X["name"] = [f"a long title {i}" for i in range(48)]
@@ -398,8 +426,11 @@ def test_what_is_for_one_column_says_so(fitted, table, tmp_path):
         TransferClassifier(networks(), strategy="head").fit(X, y)
     with pytest.raises(ValueError, match="strategy='head' is for one column"):
         TransferClassifier(tiny_backbone(), strategy="head").fit(X[["photo", "price"]], y)
-    with pytest.raises(ValueError, match=r"give X\[column\]"):
-        recommend_strategy(X[["photo", "price"]], y, tiny_backbone())
+    for recommended in (X[["photo", "price"]], X[["text", "photo"]]):
+        with pytest.raises(ValueError, match=r"give X\['photo'\]"):
+            recommend_strategy(recommended, y, tiny_backbone())
+    with pytest.raises(ValueError, match=r"give X\['text'\] and backbone='e5_small'"):
+        recommend_strategy(X, y, {"text": "e5_small"})
     with pytest.raises(ValueError, match="tables of several columns"):
         TransferClassifier(tiny_backbone(), on_error="mean").fit(X["photo"], y)
     assert "tinynet" in str(model_card(fitted, X=X, y=y).render())
