@@ -89,15 +89,19 @@ def load_onnx(
     Examples
     --------
     >>> import os, tempfile
-    >>> import torch
+    >>> from onnx import TensorProto, helper, save_model
     >>> from sktransfer import PretrainedFeatureExtractor, load_onnx
-    >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()).eval()
-    >>> settings = {"output_names": ["hidden"], "dynamic_shapes": [{0: "n"}], "verbose": False}
-    >>> file = os.path.join(tempfile.mkdtemp(), "small.onnx")
-    >>> _ = torch.onnx.export(network, (torch.zeros(2, 4),), file, **settings)
-    >>> backbone = load_onnx(file)
-    >>> PretrainedFeatureExtractor(backbone).fit_transform([[1.0, 2.0, 3.0, 4.0]]).shape
-    (1, 8)
+    >>> names = ["vector", "positive"]
+    >>> source, output = (
+    ...     helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in names
+    ... )
+    >>> node = helper.make_node("Relu", names[:1], names[1:])
+    >>> graph = helper.make_graph([node], "relu", [source], [output])
+    >>> versions = {"ir_version": 10, "opset_imports": [helper.make_opsetid("", 18)]}
+    >>> file = os.path.join(tempfile.mkdtemp(), "relu.onnx")
+    >>> save_model(helper.make_model(graph, **versions), file)
+    >>> PretrainedFeatureExtractor(load_onnx(file)).fit_transform([[1.0, -2.0, 3.0, 4.0]])
+    array([[1., 0., 3., 4.]], dtype=float32)
     """
     path = Path(file).expanduser()
     module = OnnxNetwork(_read_graph(path), output)
