@@ -38,7 +38,8 @@ print(f"accuracy: {model.score(X_test, y_test):.3f}")
 # The held-out samples decide how probable a label must be to enter the set.
 from mapie.classification import SplitConformalClassifier
 
-conformal = SplitConformalClassifier(model, confidence_level=0.95, prefit=True)
+settings = {"estimator": model, "confidence_level": 0.95, "prefit": True}
+conformal = SplitConformalClassifier(**settings)
 conformal.conformalize(X_held, y_held)
 _, sets = conformal.predict_set(X_test)
 sets = sets[:, :, 0]
