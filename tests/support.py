@@ -1,5 +1,6 @@
 """Data, networks and processes that several test files share."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import sklearn
 import torch
 from torch import nn
@@ -27,6 +29,12 @@ spec.loader.exec_module(module)
 module.block_network()
 del spec, module
 """
+
+
+def require_openvino() -> None:
+    """Skip without OpenVINO. pytest.importorskip would import it, and what reports its use."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
 
 
 class Vectors(nn.Module):

@@ -86,6 +86,8 @@ class Backbone:
     ----------
     fingerprint : str
         SHA-256 of everything that decides an output: the tensors by name, and the code.
+    labels : list or None
+        The labels of classes that texts describe; see ``prompts`` of :func:`load_backbone`.
 
     Raises
     ------
@@ -96,6 +98,7 @@ class Backbone:
     class_ids: tuple[str, ...] | None
     classes: tuple[str, ...] | None
     heads: tuple[str, ...]
+    labels: list[Any] | None = None
     modality: Modality
     module: nn.Module
     stages: Mapping[str, nn.Module] | None

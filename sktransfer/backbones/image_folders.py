@@ -279,7 +279,7 @@ def _own_steps(processor: Any, theirs: _ByProcessor) -> ProcessorPreprocessing |
 
 def _sizes(processor: Any) -> tuple[Any, tuple[int, int], str] | None:
     """Return to what size a processor resizes, what it crops, and how aspect ratios are treated."""
-    size, crop = (_as_dict(getattr(processor, key, None)) for key in ("size", "crop_size"))
+    size, crop = (dict(getattr(processor, key, None) or {}) for key in ("size", "crop_size"))
     crops = bool(getattr(processor, "do_center_crop", False)) and "height" in crop
     edge, fraction = size.get("shortest_edge"), getattr(processor, "crop_pct", None)
     if edge and fraction and edge < 384:  # ConvNeXt's; larger images are squashed
@@ -292,10 +292,6 @@ def _sizes(processor: Any) -> tuple[Any, tuple[int, int], str] | None:
         side = size["height"], size["width"]
         return side, (crop["height"], crop["width"]) if crops else side, "squash"
     return None
-
-
-def _as_dict(size: Any) -> dict[str, int]:
-    return {} if size is None else dict(size)
 
 
 def _examples() -> Sequence[np.ndarray]:

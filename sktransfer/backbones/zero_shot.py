@@ -130,8 +130,8 @@ class PromptedBackbone(Backbone):
 
     added: nn.ModuleDict
     classes: tuple[str, ...]
-    labels: list[Any]
     label_rows: dict[Any, int]
+    labels: list[Any]
     module: nn.Module
     origin: Backbone
     stages: Mapping[str, nn.Module] | None

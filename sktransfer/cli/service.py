@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
 
-from ..data import UnreadableSamplesError
+from ..data import UnreadableSamplesError, package_versions
 from ..inspection import saliency
 from ..inspection.explaining import show_saliency
 from ..inspection.page import Shown, render, show
@@ -93,7 +92,7 @@ def make_service(
         anyio.to_thread.current_default_thread_limiter().total_tokens = n_threads
         yield
 
-    version = sys.modules["sktransfer"].__version__  # type: ignore[attr-defined]
+    version = package_versions()["sktransfer"]
     app = FastAPI(title="sktransfer", version=version, lifespan=limit_threads)
     app.add_middleware(_LimitBody, max_bytes=max_bytes, seconds=_SECONDS)
     about = Health(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._printable import printable
+
 if TYPE_CHECKING:
     from ..data import UnreadableSamplesError
     from ..features import NetworkStep, PretrainedClassifier
@@ -148,7 +150,6 @@ class _Predictions:
 
     def read(self, read: Callable[[str], Iterator[str]], path: str) -> Iterator[str]:
         """Return the samples of a path; of one that cannot be read, those before the error."""
-        from .._printable import printable
         from .output import note
 
         try:
@@ -179,7 +180,6 @@ class _Predictions:
         return ()
 
     def _without(self, chunk: list[str], error: UnreadableSamplesError) -> list[str]:
-        from .._printable import printable
         from .output import note
 
         bad = {position for position, *_ in error.problems}

@@ -215,8 +215,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
                 f"{n_outputs} outputs."
             )
         if self.class_map is None:
-            labels = getattr(self.backbone_, "labels", None)  # of prompts
-            self.classes_ = np.array(labels or self._source_classes())
+            self.classes_ = np.array(self.backbone_.labels or self._source_classes())
         elif isinstance(self.class_map, str):
             self._learn_classes(samples, y, sample_weight)
         else:

@@ -345,17 +345,19 @@ class AverageWeights(Callback):
         """
         if not training or len(net.history) <= self.start * net.max_epochs:
             return
-        state = copy_state(net.module_)
         self.n_averaged_ += 1
         if self.average_ is None:
-            self.average_ = state
+            self.average_ = copy_state(net.module_)
             return
+        state = net.module_.state_dict()
         decay = None if self.decay is None else float(self.decay)  # torch takes no number of NumPy
         average = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)
         names = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        before = [self.average_[name] for name in names]
-        average(before, [state[name] for name in names], self.n_averaged_ - 1)
-        self.average_ = state | dict(zip(names, before, strict=True))
+        # In place: only the first step copies the weights.
+        averages = [self.average_[name] for name in names]
+        average(averages, [state[name] for name in names], self.n_averaged_ - 1)
+        for name in state.keys() - set(names):  # such as the number of batches
+            self.average_[name].copy_(state[name])
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Give the network the average of its weights.

@@ -385,7 +385,7 @@ def _own_classes(layout: Layout) -> list[Candidate]:
     name, reads = f"own classes{_at([size])}", [layout.at(size, resolve_layer(layout.backbone, -1))]
     if layout.groups is None:
         return [OwnClassesCandidate(name, reads, BLEND["smoothing"], prior="direct")]
-    of_texts = hasattr(layout.backbone, "labels")
+    of_texts = layout.backbone.labels is not None
     given_by = "prompts" if of_texts else "class_map"
     given = ClassMapCandidate(f"{given_by}{_at([size])}", reads, layout.groups, prior="direct")
     return [given, OwnClassesCandidate(name, reads, BLEND["smoothing"])]
@@ -393,7 +393,7 @@ def _own_classes(layout: Layout) -> list[Candidate]:
 
 def _logistic(layout: Layout) -> list[Candidate]:
     """The strategy "features", which is hard to beat with few samples and without own classes."""
-    of_texts = hasattr(layout.backbone, "labels")
+    of_texts = layout.backbone.labels is not None
     has_classes = layout.backbone.classes is not None and not of_texts
     if has_classes or layout.classifier is not None or not layout.is_labels:
         return []

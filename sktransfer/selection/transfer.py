@@ -606,7 +606,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         class_map: Any = self.class_map
         class_map = class_map[i] if listed else class_map
         others_know = len(self._readers) > 1 and not listed and backbone.classes is None
-        rows = getattr(backbone, "label_rows", {}) if hasattr(backbone, "labels") else {}
+        rows = {label: row for row, label in enumerate(backbone.labels or ())}
         if class_map is None and (self.prompts is not None or rows.keys() >= set(classes.tolist())):
             class_map = {label: [row] for label, row in rows.items()} or None
         if class_map is None or others_know:

@@ -25,7 +25,7 @@ from sktransfer import (
 )
 from sktransfer.inspection import saliency
 from sktransfer.inspection.gradients import NoGradientsError
-from tests.support import images, run_python
+from tests.support import images, require_openvino, run_python
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -168,7 +168,7 @@ def test_the_graph_gets_float32_in_each_precision(file):
 def test_other_engines_are_refused(file, engine):
     backbone = load_onnx(file, preprocess=PREPROCESS)
     if engine == "openvino":
-        pytest.importorskip("openvino")
+        require_openvino()
     with pytest.raises(ValueError, match=f"engine='{engine}' .* 'small', which runs in ONNX Run"):
         PretrainedFeatureExtractor(backbone, engine=engine).fit_transform(X)
 

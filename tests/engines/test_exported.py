@@ -30,6 +30,7 @@ from tests.support import (
     images,
     make_engine,
     random_backbone,
+    require_openvino,
     tiny_backbone,
     tiny_swin,
     tiny_vit,
@@ -417,7 +418,7 @@ class ConvolvedBranch(nn.Module):
 
 
 def test_a_conversion_that_fails_is_one_error_and_prints_nothing(capfd):
-    pytest.importorskip("openvino")
+    require_openvino()
     backbone = load_backbone(ConvolvedBranch(), preprocess=TINY_SIZE)
     model = PretrainedFeatureExtractor(backbone, layer=-1, engine="openvino").fit(images(2))
     with pytest.raises(ValueError, match="cannot be converted"):

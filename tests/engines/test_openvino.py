@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,7 @@ assert "openvino" in sys.modules
 print([name for name in sys.modules if name.startswith("openvino_telemetry")])
 """
     assert run_in_new_process(code).strip() == "[]"
+    assert "openvino_telemetry" not in sys.modules
 
 
 def test_two_poolings_of_a_vector():

@@ -21,7 +21,7 @@ from sktransfer import (
 )
 from sktransfer.features import Output, candidate_layers, layers_of, store_key
 from tests.backbones.image_networks import transformers, write_image_folder
-from tests.support import TINY_SIZE, images, random_backbone, tiny_vit
+from tests.support import TINY_SIZE, images, random_backbone, require_openvino, tiny_vit
 
 timm = pytest.importorskip("timm")
 import tests.backbones.timm_networks  # noqa: E402, F401  (registers the networks)
@@ -279,7 +279,7 @@ def test_layers_that_add_positions_or_a_class_token_are_no_candidates(name, with
 @pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime", "compile"])
 def test_all_engines_agree(engine, monkeypatch):
     if engine == "openvino":
-        pytest.importorskip("openvino")
+        require_openvino()
     if engine == "onnxruntime":
         pytest.importorskip("onnxruntime")
     if engine == "compile":  # without the compiler of C++, which is slow
