@@ -1,11 +1,13 @@
 """Progress in a real Jupyter kernel: `pip install ".[integration]"`."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
-nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
 pytest.importorskip("sklearn.callback")
@@ -39,12 +41,31 @@ search = search.set_callbacks(ProgressBar()).fit(X, y)
 }
 
 
+# Execute the notebook of a path in a kernel of this Python, and write what it has printed.
+EXECUTE = """
+import sys
+import nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(notebook).execute()
+nbformat.write(notebook, sys.argv[1])
+"""
+
+
 @pytest.fixture(scope="module")
-def outputs():
+def outputs(tmp_path_factory):
     """The outputs of each cell of a notebook."""
     cells = [nbformat.v4.new_code_cell(source) for source in (PREPARE, *CELLS.values())]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    nbclient.NotebookClient(notebook, timeout=300).execute()
+    path = tmp_path_factory.mktemp("notebooks") / "progress.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    # A kernel of ipykernel 7 sometimes never answers: microsoft/vscode-jupyter#17234.
+    for attempts_left in (2, 1, 0):
+        try:
+            subprocess.run([sys.executable, "-c", EXECUTE, path], check=True, timeout=80)
+            break
+        except subprocess.TimeoutExpired:
+            if not attempts_left:
+                raise
+    notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].outputs == []
     return dict(zip(CELLS, (cell.outputs for cell in notebook.cells[1:]), strict=True))
 
