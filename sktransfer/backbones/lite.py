@@ -49,7 +49,8 @@ class SamePadConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         sizes: Any = (self.dilation, self.groups)
-        if torch.compiler.is_exporting():  # runtimes join the padding to the convolution
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            # Other runtimes join the padding to the convolution, and need constants as kernels.
             (top, bottom), (left, right) = self._rows_around(x.shape[-2:])
             x = F.pad(x, (left, right, top, bottom))
             return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), *sizes)

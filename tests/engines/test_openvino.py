@@ -63,6 +63,19 @@ def test_one_conversion_serves_both_precisions(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_openvino_itself_converts_a_traced_lite_network():
+    pytest.importorskip("openvino")
+    code = """
+import numpy as np, openvino, torch
+from sktransfer.backbones.lite import ConvNormAct
+network, x = ConvNormAct(3, 8, kernel=3, stride=2).eval(), torch.rand(1, 3, 16, 16)
+model = openvino.compile_model(openvino.convert_model(network, example_input=x), "CPU")
+with torch.no_grad():
+    print(np.abs(model(x.numpy())[0] - network(x).numpy()).max() < 0.01)
+"""
+    assert run_in_new_process(code).strip() == "True"
+
+
 def test_nothing_is_reported_over_the_network():
     code = """
 import sys
