@@ -285,7 +285,7 @@ def _describe(backbone: Backbone, texts: dict[Any, list[str]]) -> tuple[np.ndarr
     with torch.inference_mode():
         if backbone.modality.has_tokens and backbone.classes is None:
             _check_lengths(backbone, every)
-            vectors, scale, bias = _by_encoder(backbone, every), _scale_of(backbone), 0.0
+            vectors, scale, bias = _by_encoder(backbone, every)
         else:
             vectors, scale, bias = _by_text_tower(backbone, every)
         unknown = [text for text, v in zip(every, vectors, strict=True) if not bool(v.norm() > 0)]
@@ -331,19 +331,29 @@ def _check_lengths(backbone: Backbone, texts: list[str]) -> None:
             )
 
 
-def _by_encoder(backbone: Backbone, texts: list[str]) -> torch.Tensor:
-    """Embed texts as samples are embedded, ``(n, n_features)``."""
+def _by_encoder(backbone: Backbone, texts: list[str]) -> tuple[torch.Tensor, float, float]:
+    """Embed texts as samples are embedded.
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+    scale : float
+        By which cosines are multiplied: it is found from those of unrelated texts.
+    bias : float
+        Zero.
+    """
     last = list(stages_of(backbone))[-1]
-    rows = (backbone.preprocess(text)[None] for text in texts)
-    return torch.cat([backbone.run(row, [(last, "avg")])[0] for row in rows])
-
-
-def _scale_of(backbone: Backbone) -> float:
-    """Return by what cosines of a sentence encoder are multiplied."""
-    rows = F.normalize(_by_encoder(backbone, _UNRELATED), dim=-1)
-    n = len(rows)
-    mean = (float((rows @ rows.T).sum()) - n) / (n * n - n)
-    return _ENCODER_SCALE / max(1 - mean, 0.01)
+    tokens = [backbone.preprocess(text) for text in (*texts, *_UNRELATED)]
+    vectors: dict[int, torch.Tensor] = {}
+    for group, of_one_shape in backbone.modality.group(tokens):
+        for start in range(0, len(group), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            (pooled,) = backbone.run(torch.stack(list(of_one_shape[part])), [(last, "avg")])
+            vectors.update(zip(group[part].tolist(), pooled, strict=True))
+    rows = torch.stack([vectors[i] for i in range(len(tokens))])
+    unrelated, n = F.normalize(rows[len(texts) :], dim=-1), len(_UNRELATED)
+    mean = (float((unrelated @ unrelated.T).sum()) - n) / (n * n - n)
+    return rows[: len(texts)], _ENCODER_SCALE / max(1 - mean, 0.01), 0.0
 
 
 def _by_text_tower(backbone: Backbone, texts: list[str]) -> tuple[torch.Tensor, float, float]:

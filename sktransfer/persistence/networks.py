@@ -33,7 +33,7 @@ from ..backbones.words.files import Subwords, check_finite_rows
 from ..backbones.words.vectors import WordVectors, reopened
 from ..backbones.wordvectors import word_backbone
 from ..backbones.zero_shot import PromptedBackbone
-from ..data import get_modality
+from ..data import get_modality, sorted_labels
 from ..finetuning.tuned import TunedBackbone, TunedNetwork
 from .objects import OWN, DamagedFileError, Reader, Writer, is_of_user
 
@@ -378,11 +378,17 @@ def _read_tuned(reader: Reader, record: dict[str, Any]) -> TunedBackbone:
 
 
 def _read_prompted(reader: Reader, record: dict[str, Any]) -> PromptedBackbone:
-    labels, weight, bias = (record[key] for key in ("labels", "weight", "bias"))
-    is_table = weight.ndim == 2 and weight.dtype == np.float32
+    origin, labels, weight, bias = (record[key] for key in ("origin", "labels", "weight", "bias"))
+    if not isinstance(origin, Backbone) or type(bias) is not float:
+        raise DamagedFileError(
+            f"prompts of a {type(origin).__name__}, with a bias of {type(bias).__name__}"
+        )
+    is_table = isinstance(weight, np.ndarray) and weight.ndim == 2 and weight.dtype == np.float32
     if not is_table or type(labels) is not list or len(labels) != len(weight):
-        raise DamagedFileError(f"prompts with vectors of shape {weight.shape}")
-    return PromptedBackbone(record["origin"], labels, weight, float(bias))
+        raise DamagedFileError("prompts whose vectors are not those of its labels")
+    if sorted_labels(dict.fromkeys(labels), "prompts") != labels:
+        raise DamagedFileError(f"prompts for the labels {labels!r:.80}")
+    return PromptedBackbone(origin, labels, weight, bias)
 
 
 # -- word vectors --------------------------------------------------------------------------------

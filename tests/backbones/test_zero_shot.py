@@ -1,5 +1,6 @@
 """Classes that texts describe, of networks for images and texts and of sentence encoders."""
 
+import itertools
 import json
 import pickle
 
@@ -21,6 +22,7 @@ from sktransfer import (
     load_word_vectors,
     make_prompts,
 )
+from sktransfer.backbones import stages_of
 from tests.backbones.encoder_support import write_folder as write_encoder
 from tests.backbones.zero_shot_networks import transformers, write_network
 from tests.new_process import run_in_new_process
@@ -249,6 +251,21 @@ def test_texts_that_a_sentence_encoder_would_cut_off_are_refused(tmp_path):
     assert len(set(map(tuple, whole.stages["prompts"].weight.tolist()))) == 2
     with pytest.raises(ValueError, match="lone surrogate"):
         load_backbone(name, prompts={"cat": "a \ud800", "dog": "a dog"})
+
+
+def test_prompts_pass_a_sentence_encoder_in_batches(tmp_path):
+    backbone = load_backbone(f"hf:{write_encoder(tmp_path / 'encoder')}")
+    batches = []
+    first = next(iter(stages_of(backbone).values()))
+    first.register_forward_pre_hook(lambda stage, args: batches.append(len(args[0])))
+    words = itertools.product(("the", "a"), ("cat", "dog"), ("mat", "home", "The"))
+    texts = [f"{a} {b} on a {c}" for a, b, c in words]
+    texts += ["the cat sat on a mat and the dog ran home"]
+    rows = load_backbone(backbone, prompts=dict(enumerate(texts))).stages["prompts"].weight
+    assert len(batches) < 6 and max(batches) >= 12
+    for i in (0, 12):
+        alone = load_backbone(backbone, prompts={0: texts[i], 1: texts[6]}).stages["prompts"].weight
+        assert_allclose(alone[0].detach(), rows[i].detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_prompt_before_samples_can_differ_from_that_of_classes():

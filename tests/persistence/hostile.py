@@ -16,7 +16,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from sktransfer import load_backbone
+from sktransfer import PretrainedClassifier, load_backbone, load_word_vectors, save
 from sktransfer.persistence.files import CONTENTS, read_archive, write_archive
 
 TOUCHED = "touched"  # a file that code in a hostile file would make
@@ -70,6 +70,7 @@ class Corpus:
             self.arrays_of_skops,
             self.records,
             self.references,
+            self.prompted,
         ):
             make()
         return self.files
@@ -447,6 +448,58 @@ class Corpus:
             "half a table of objects", **{"estimator.json": self.parts["estimator.json"][:99]}
         )
         self.rewrite("objects in UTF-16", **{"estimator.json": json.dumps(honest).encode("utf-16")})
+
+    # -- classes that texts describe -------------------------------------------------------
+
+    def prompted(self) -> None:
+        """Change the network of an honest file whose classes are described by texts."""
+        path = prompted_file(self.folder / "prompted.skt")
+        contents, parts = read_archive(path)
+        kept = {key: value for key, value in contents.items() if key != "sha256"}
+        honest = json.loads(parts["estimator.json"])
+        objects = honest["objects"]
+        (place,) = (i for i, record in enumerate(objects) if record.get("how") == "prompted")
+        for name, change in {
+            "no network": {"origin": None},
+            "a number as the network": {"origin": 5},
+            "a network that is itself": {"origin": {"#": place}},
+            "an array as the network": {"origin": objects[place]["weight"]},
+            "no labels": {"labels": []},
+            "a text of labels": {"labels": "ab"},
+            "a label more": {"labels": [0, 1, 2]},
+            "a label less": {"labels": [0]},
+            "a label twice": {"labels": [1, 1]},
+            "labels of several types": {"labels": [0, "1"]},
+            "lists as labels": {"labels": [[0], [1]]},
+            "no vectors": {"weight": None},
+            "a list of vectors": {"weight": [[1.0, 0.0], [0.0, 1.0]]},
+            "vectors of words": {"weight": {"#": 0}},  # three
+            "vectors that are nowhere": {"weight": {"#": 99}},
+            "no bias": {"bias": None},
+            "a bias of text": {"bias": "nan"},
+            "a bias that is a truth value": {"bias": True},
+            "a list as the bias": {"bias": [0.0]},
+        }.items():
+            changed = [*objects[:place], objects[place] | change, *objects[place + 1 :]]
+            table = json.dumps(honest | {"objects": changed}).encode()
+            file = self.folder / f"{len(self.files):03d}.skt"
+            write_archive(file, kept, parts | {"estimator.json": table})
+            self.files[f"prompts: {name}"] = file
+        header, numbers = _split(parts["arrays.safetensors"])
+        vectors = objects[objects[place]["weight"]["#"]]["name"]
+        start, end = header[vectors]["data_offsets"]
+        infinite = numbers[:start] + b"\xff" * (end - start) + numbers[end:]
+        file = self.folder / f"{len(self.files):03d}.skt"
+        write_archive(file, kept, parts | {"arrays.safetensors": _join(header, infinite)})
+        self.files["prompts: vectors of NaN"] = file
+
+
+def prompted_file(path: Path) -> Path:
+    """Save a classifier of texts whose two classes, 0 and 1, are described by texts."""
+    vectors = load_word_vectors({"good": [1.0, 0.0], "bad": [-1.0, 0.5], "film": [0.0, 1.0]})
+    model = PretrainedClassifier(vectors, prompts={0: "bad", 1: ["good", "good film"]})
+    save(model.fit(["good film", "bad film"]), path)
+    return path
 
 
 def _arrays_of_objects() -> dict[str, dict]:

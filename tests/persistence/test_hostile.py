@@ -74,6 +74,13 @@ def test_a_sample_of_hostile_files_is_refused(corpus, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_classes_in_words_that_do_not_fit_their_network_are_refused(corpus):
+    of_prompts = [name for name in corpus if name.startswith("prompts: ")]
+    assert len(of_prompts) == 20
+    for name in of_prompts:
+        check(name, corpus[name])
+
+
 @pytest.mark.sweep
 def test_every_hostile_file_is_refused_in_time_and_memory(corpus, tmp_path):
     """In a new process, whose largest memory is measured file by file."""
@@ -158,4 +165,6 @@ def test_an_honest_file_stays_one_after_it_is_zipped_anew(corpus, tmp_path):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     load(tmp_path / "new.skt", modules=MODULES)
+    prompted = load(hostile.prompted_file(tmp_path / "prompted.skt"))
+    assert prompted.predict(["good", "a bad film"]).tolist() == [1, 0]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
