@@ -52,11 +52,17 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     path = config.getoption("--sweep-table")
     if path:
-        pd.DataFrame(rows).set_index("network").to_csv(path)
+        # Several tests may fill in the columns of a network.
+        pd.DataFrame(rows).groupby("network", sort=False).first().to_csv(path)
     terminalreporter.section("networks")
     for columns in dict.fromkeys(tuple(row) for row in rows):  # a table for each sweep
         table = pd.DataFrame([row for row in rows if tuple(row) == columns]).set_index("network")
-        terminalreporter.write_line(table.drop(columns="unreached", errors="ignore").to_string())
+        table = table.drop(columns="unreached", errors="ignore")
+        terminalreporter.write_line(table.to_string())
+        if "loads" in table:  # networks through the whole chain: how many pass each step
+            passed = ~table.astype(str).map(lambda cell: cell.startswith(("no", "refused")))
+            counts = ", ".join(f"{n} {column}" for column, n in passed.sum().items())
+            terminalreporter.write_line(f"{len(table)} networks: {counts}\n")
 
 
 @pytest.fixture

@@ -578,7 +578,8 @@ def _tokens_before_patches(module: Any) -> tuple[int | None, bool | None]:
     """
     n_tokens = getattr(module, "num_prefix_tokens", None)
     if isinstance(n_tokens, int):  # of timm
-        return n_tokens, getattr(module, "cls_token", None) is not None
+        embeds = getattr(module, "embeds", module)  # of networks for several sizes (NaFlex)
+        return n_tokens, getattr(embeds, "cls_token", None) is not None
     if type(module).__module__ == "torchvision.models.vision_transformer":
         return 1, True
     return None, None

@@ -256,7 +256,6 @@ _BETWEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "class_token": lambda x: _tokens(x)[:, 0],
     "mean_of_positions": lambda x: _image(x).mean((2, 3)),
     "flatten": lambda x: x.flatten(1),
-    "tokens_last": lambda x: _tokens(x).transpose(1, 2),
     "tokens": lambda x: _image(x).flatten(2).transpose(1, 2),
     "channels_first": lambda x: _image(x).permute(0, 3, 1, 2),
     "channels_last": lambda x: _image(x).permute(0, 2, 3, 1),

@@ -23,6 +23,7 @@ from .._compat.torch import TracedModule
 __all__ = [
     "TRACING",
     "Cut",
+    "before_transposition",
     "constants",
     "cut_of",
     "cut_places",
@@ -222,7 +223,7 @@ class _Cutter:
         self.live = live_after(graph, self.constant)
         places = cut_places(self.live)
         self.inner = inside_blocks(graph, places | self.constant | self.idle)
-        self.places = places - self.inner
+        self.places = places - self.inner - before_transposition(graph)
 
     def cut(self, joined: Container[int]) -> Cut:
         """Make the stages, and describe where the network's modules end."""
@@ -429,10 +430,16 @@ def modules_around(node: fx.Node) -> list[tuple[str, str, type[Any]]]:
 
 
 def constants(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes that do not depend on the input: parameters, and values made of them."""
+    """Return the nodes that do not depend on the input: parameters, and values made of them.
+
+    The type and the device of an activation are those of any other.
+    """
     constant: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op not in ("placeholder", "output") and constant.issuperset(node.all_input_nodes):
+        is_kind = node.target is getattr and node.args[1] in ("dtype", "device")
+        if node.op in ("placeholder", "output"):
+            continue
+        if is_kind or constant.issuperset(node.all_input_nodes):
             constant.add(node)
     return constant
 
@@ -463,6 +470,41 @@ def live_after(graph: fx.Graph, constant: set[fx.Node]) -> dict[fx.Node, set[fx.
 def cut_places(live: dict[fx.Node, set[fx.Node]]) -> set[fx.Node]:
     """Return the nodes after which only their own value is needed."""
     return {node for node, needed in live.items() if needed == {node} and node.op != "placeholder"}
+
+
+_RESHAPES = {"flatten", "reshape", "view"}
+_TRANSPOSITIONS = {"movedim", "permute", "swapaxes", "swapdims", "transpose"}
+
+
+def before_transposition(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes at which an activation has channels before tokens, for one operation.
+
+    Vision transformers flatten a map, ``(n, channels, tokens)``, and then transpose it. Only the
+    second is a layer, since in one of three axes tokens come first.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+
+    Returns
+    -------
+    set of torch.fx.Node
+        Those that are reshaped, and then only transposed.
+    """
+    return {
+        node
+        for node in graph.nodes
+        if _operation(node) in _RESHAPES
+        and node.users
+        and all(_operation(user) in _TRANSPOSITIONS for user in node.users)
+    }
+
+
+def _operation(node: fx.Node) -> str:
+    """Return the name of a function or method of torch; empty for other nodes."""
+    if node.op == "call_function":
+        return getattr(node.target, "__name__", "")
+    return str(node.target) if node.op == "call_method" else ""
 
 
 def inside_blocks(graph: fx.Graph, passable: set[fx.Node]) -> set[fx.Node]:

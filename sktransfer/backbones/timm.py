@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .backbone import Backbone
@@ -48,20 +49,21 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
         raise ValueError(f"timm has no network {short!r}; sktransfer.list_backbones('timm:*')")
     if on_hub and weights is None and not download:
         raise ValueError(f"{name!r}: its architecture is on the hub, and nothing is downloaded.")
-    n_usual: int | None = None  # outputs, where a file may have others
+    has_other_classes = False  # those of the one who trained the weights of a file
     if weights == "default":
         module = _pretrained(timm, short, download)
     elif weights is None:
         module = random_weights(lambda: _create(timm, short))
     else:
         module = random_weights(lambda: _create(timm, short))
-        n_usual = n_outputs(module)
-        module = load_weights(module, Path(weights))
+        n_usual = getattr(module, "num_classes", None)
+        is_classifier = n_usual in (0, n_outputs(module))
+        module = load_weights(module, Path(weights), prepare=_take_classifier)
+        n_found = n_outputs(module) if getattr(module, "num_classes", 0) else 0
+        has_other_classes = is_classifier and n_found != n_usual
     classes, class_ids = _classes(timm, module)
-    is_classifier = n_usual is not None and n_usual == getattr(module, "num_classes", None)
-    if is_classifier and n_usual != n_outputs(module):
-        # The file is of a network that was trained on other classes.
-        classes = [str(i) for i in range(n_outputs(module))]
+    if has_other_classes:
+        classes, class_ids = [str(i) for i in range(n_outputs(module))], None
     return Backbone(
         name,
         module,
@@ -88,6 +90,21 @@ def _create(timm, name: str, pretrained: bool = False) -> Any:
         return timm.create_model(name, pretrained=pretrained)
 
 
+def _take_classifier(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Add the classifier of a file to a network that was published without one, such as DINOv2."""
+    path = getattr(module, "pretrained_cfg", {}).get("classifier")
+    weight = tensors.get(f"{path}.weight") if isinstance(path, str) else None
+    if weight is None or getattr(module, "num_classes", None) != 0:
+        return
+    n_classes = len(weight)
+
+    def build() -> nn.Module:
+        module.reset_classifier(n_classes)
+        return module
+
+    random_weights(build)
+
+
 def _with_input_size(module: nn.Module, image_size: int) -> nn.Module:
     """Return a copy for images of another size, which shares the tensors that do not change."""
     made = copy_sharing_tensors(module)
@@ -99,7 +116,8 @@ def _with_input_size(module: nn.Module, image_size: int) -> nn.Module:
 
 def _patch_size(module: Any) -> int | None:
     """Return the side of the patches that an image is divided into, if it is."""
-    side = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    patches = getattr(module, "patch_embed", getattr(module, "embeds", None))
+    side = getattr(patches, "patch_size", None)
     side = max(side) if isinstance(side, tuple | list) else side
     return side if isinstance(side, int) else None
 

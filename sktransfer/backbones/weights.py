@@ -123,7 +123,10 @@ def first_line(error: Exception) -> str:
 
 
 def load_weights(
-    module: nn.Module, path: str | Path, rename: Callable[[str], str] = str
+    module: nn.Module,
+    path: str | Path,
+    rename: Callable[[str], str] = str,
+    prepare: Callable[[nn.Module, Mapping[str, torch.Tensor]], None] | None = None,
 ) -> nn.Module:
     """Load the tensors of a file into a module, in place, and check every name and shape.
 
@@ -135,6 +138,9 @@ def load_weights(
         See :func:`read_tensors`.
     rename : callable, default=str
         Maps a name in the file to a name in the module.
+    prepare : callable, default=None
+        Is given the module and the tensors of the file, and may add to the module what the file
+        has.
 
     Returns
     -------
@@ -152,6 +158,8 @@ def load_weights(
     if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
         tensors = {name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()}
     tensors = {rename(name): tensor for name, tensor in tensors.items()}
+    if prepare is not None:
+        prepare(module, tensors)
     take_number_of_channels(module, tensors)
     take_number_of_classes(module, tensors)
     return load_tensors(module, tensors, f"weights: {str(path)!r}")

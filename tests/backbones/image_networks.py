@@ -54,7 +54,7 @@ FAMILIES = {
         "Dinov2WithRegistersModel",
         _BIT14,
     ),
-    "dinov2, classes": (
+    "dinov2 with classes": (
         lambda: T.Dinov2Config(**P14, **NAMES),
         "Dinov2ForImageClassification",
         _BIT14,
@@ -74,7 +74,7 @@ FAMILIES = {
         "SiglipVisionModel",
         _square(T.SiglipImageProcessor, resample=3, **HALF),
     ),
-    "siglip (and siglip 2 of one size)": (
+    "siglip": (
         lambda: T.SiglipConfig(text_config=TEXTS | {"projection_size": 32}, vision_config=P16),
         "SiglipModel",
         _square(T.SiglipImageProcessor, resample=3, **HALF),
@@ -108,7 +108,11 @@ FAMILIES = {
     "swin": (lambda: T.SwinConfig(**SWIN, **NAMES), "SwinForImageClassification", _VIT16),
     "swinv2": (lambda: T.Swinv2Config(**SWIN), "Swinv2Model", _VIT16),
     "vit": (lambda: T.ViTConfig(**P16), "ViTModel", _VIT16),
-    "vit, classes": (lambda: T.ViTConfig(**P16, **NAMES), "ViTForImageClassification", _VIT16),
+    "vit with classes": (
+        lambda: T.ViTConfig(**P16, **NAMES),
+        "ViTForImageClassification",
+        _VIT16,
+    ),
     "vit mae": (lambda: T.ViTMAEConfig(**P16), "ViTMAEModel", _VIT16),
     "vit msn": (lambda: T.ViTMSNConfig(**P16), "ViTMSNModel", _VIT16),
     "beit": (
@@ -196,8 +200,8 @@ def write_image_folder(folder, family):
     return folder
 
 
-def output_of_library(folder, images, **options):
-    """Return what transformers makes of images: logits, or one vector for each."""
+def network_of_library(folder):
+    """Return the network of transformers that takes the images of a folder."""
     import json
 
     named = json.loads((folder / "config.json").read_text())["architectures"][0]
@@ -206,22 +210,32 @@ def output_of_library(folder, images, **options):
         "CLIPModel": "CLIPVisionModelWithProjection",
     }
     network = getattr(T, towers.get(named, named)).from_pretrained(folder).eval()
-    processor = T.AutoImageProcessor.from_pretrained(folder)
     if named == "ViTMAEModel":  # without masks, in the order of the patches
         network.config.mask_ratio = 0.0
         network.embeddings.config.mask_ratio = 0.0
-    pixels = processor(images=images, return_tensors="pt", **options)["pixel_values"]
-    kwargs = {}
-    if named == "ViTMAEModel":
-        side = pixels.shape[-1] // 16
-        kwargs["noise"] = torch.arange(side * side).repeat(len(pixels), 1).float()
+    return network
+
+
+def output_of_network(network, pixels):
+    """Return what transformers makes of preprocessed images: logits, or one vector for each."""
     import inspect
 
+    options = {}
+    if type(network).__name__ == "ViTMAEModel":
+        side = pixels.shape[-1] // 16
+        options["noise"] = torch.arange(side * side).repeat(len(pixels), 1).float()
     if "interpolate_pos_encoding" in inspect.signature(network.forward).parameters:
-        kwargs["interpolate_pos_encoding"] = True
+        options["interpolate_pos_encoding"] = True
     with torch.inference_mode():
-        found = network(pixel_values=pixels, **kwargs)
+        found = network(pixel_values=pixels, **options)
     for key in ("logits", "image_embeds", "pooler_output"):
         if found.get(key) is not None:
             return found[key].flatten(1).numpy()
     return found["last_hidden_state"].numpy()
+
+
+def output_of_library(folder, images, **options):
+    """Return what transformers makes of images, which its image processor prepares."""
+    processor = T.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(images=images, return_tensors="pt", **options)["pixel_values"]
+    return output_of_network(network_of_library(folder), pixels)

@@ -17,24 +17,23 @@ from sktransfer import (
     FineTunedClassifier,
     PretrainedClassifier,
     PretrainedFeatureExtractor,
-    TransferClassifier,
     list_layers,
     load_backbone,
 )
 from sktransfer.backbones import behavior
 from sktransfer.backbones.image_folders import _ByProcessor
-from sktransfer.backbones.layers import takes_size
 from sktransfer.backbones.stages import cut_of, has_matrix, stages_of
 from tests.backbones.image_networks import (
     DEPTH,
     FAMILIES,
+    network_of_library,
     output_of_library,
+    output_of_network,
     transformers,
     write_image_folder,
 )
-from tests.support import images
+from tests.backbones.whole_chain import X, Y, difference, trained_stages, whole_chain
 
-X, Y = images(12, (90, 80)), np.array(["ant", "bee"] * 6)
 EVERYDAY = ["dinov2 with registers", "dinov3 vit", "clip", "resnet"]
 
 
@@ -56,12 +55,6 @@ def features_of(backbone, X):
     x = torch.stack([backbone.preprocess(image) for image in X])
     with torch.inference_mode():
         return backbone.run(x, [(list_layers(backbone)[-1], "none")])[0].numpy()
-
-
-def trained_stages(model):
-    """Return the names of the stages below the head whose weights are trained."""
-    names = model.net_.module_.names
-    return [name for name in names if has_matrix(stages_of(model.backbone_)[name])]
 
 
 @pytest.mark.parametrize("family", EVERYDAY)
@@ -187,51 +180,18 @@ def test_modules_that_are_no_chain_are_one_stage_with_the_reason():
 # the table of all families
 
 
-def outcome(run):
-    """Return what a step gives, or the beginning of the message of its error."""
-    try:
-        return run()
-    except (ValueError, TypeError) as error:
-        return f"refused: {error!s:.90}"
-
-
-def whole_chain(name, backbone, tmp_path):
-    """Run all that can be done with a network, and return a row of the table."""
-    row = {"layers": len(list_layers(backbone))}
-    native = backbone.input_shape[1]
-    if hasattr(backbone.preprocess, "with_size"):
-        step = backbone.patch_size or 32
-        other = [s for s in (native - step, native + step) if takes_size(backbone, s)]
-        extract = PretrainedFeatureExtractor
-        row["sizes"] = str([extract(backbone, image_size=s).fit_transform(X).shape for s in other])
-    features = PretrainedFeatureExtractor(backbone).fit(X)
-    expected = features.transform(X)
-    assert np.isfinite(expected).all()
-    tuned = FineTunedClassifier(backbone, trainable=2, max_epochs=1, random_state=0)
-    row["trained"] = outcome(lambda: trained_stages(tuned.fit(X, Y)))
-    row["blend"] = TransferClassifier(backbone, random_state=0).fit(X, Y).predict_proba(X).shape
-    assert_array_equal(pickle.loads(pickle.dumps(features)).transform(X), expected)
-    path = tmp_path / "features.skt"
-    row["save"] = outcome(lambda: sktransfer.save(features, path) or "yes")
-    if row["save"] == "yes":
-        assert_array_equal(sktransfer.load(path).transform(X), expected)
-    to_onnx = sktransfer.to_onnx
-    row["onnx"] = outcome(lambda: to_onnx(features, tmp_path / "features.onnx", X=X) or "yes")
-    return {"network": name, "unreached": ""} | row
-
-
 @pytest.mark.sweep
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_chain_of_each_family(family, folder_of, tmp_path, sweep_rows):
     folder = folder_of(family)
-    backbone = load_backbone(f"hf:{folder}")
-    found, expected = features_of(backbone, X), output_of_library(folder, X)
-    row = whole_chain(family, backbone, tmp_path)
-    row["difference"] = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    network = network_of_library(folder)
+    row = {}
     sweep_rows.append(row)
+    backbone = load_backbone(f"hf:{folder}")
+    whole_chain(family, backbone, lambda side, x: output_of_network(network, x), tmp_path, row)
+    found, expected = features_of(backbone, X), output_of_library(folder, X)
     # DINOv3's processor resizes numbers, ours bytes: up to one level of 255.
-    assert row["difference"] < (1e-2 if family.startswith("dinov3") else 1e-4)
-    assert len(row["trained"]) == 2
+    assert difference(found, expected) < (1e-2 if family.startswith("dinov3") else 1e-4)
     assert row["layers"] > DEPTH
 
 

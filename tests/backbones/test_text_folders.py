@@ -89,7 +89,11 @@ def test_the_order_of_poolings_in_earlier_files_is_that_of_the_library(library, 
     assert_equals_library(library, folder)
 
 
-def test_a_decoder_with_its_last_token_is_what_the_library_gives(library, qwen):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_decoder_with_its_last_token_is_what_the_library_gives(side, library, qwen, tmp_path):
+    qwen = shutil.copytree(qwen, tmp_path / "qwen")
+    file = qwen / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": side}))
     assert_equals_library(library, qwen)
     backbone = load(qwen)
     assert list(backbone.stages) == ["embeddings", "layer.0", "layer.1", "norm", "sentence"]

@@ -9,6 +9,7 @@ from PIL import Image
 from sktransfer import (
     FineTunedClassifier,
     ImagePreprocessing,
+    PretrainedClassifier,
     list_backbones,
     list_layers,
     load_backbone,
@@ -19,6 +20,7 @@ from sktransfer.backbones.timm import load_timm
 from tests.support import TinyNet, images, random_backbone, tiny_backbone
 
 timm = pytest.importorskip("timm")
+from tests.backbones import timm_networks  # noqa: E402, F401  (registers tiny_dinov3)
 
 
 def test_timm_networks_are_listed_with_their_prefix():
@@ -195,3 +197,31 @@ def test_the_classes_of_a_file_with_other_outputs_are_numbers(tmp_path):
     safetensors.torch.save_file({name: x.clone() for name, x in state.items()}, path)
     loaded = load_backbone("timm:test_resnet", weights=path)
     assert loaded.classes == ("0", "1", "2") and loaded.class_ids is None
+
+
+@pytest.mark.parametrize("name", ["tiny_dinov3", "eva02_tiny_patch14_224"])
+def test_a_file_has_a_classifier_that_the_published_network_has_not(name, tmp_path):
+    backbone = random_backbone(f"timm:{name}")
+    assert backbone.classes is None
+    network = timm.create_model(name).eval()
+    network.load_state_dict(backbone.module.state_dict())
+    network.reset_classifier(5)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "a.safetensors")
+    before = torch.get_rng_state()
+    loaded = load_backbone(f"timm:{name}", weights=tmp_path / "a.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loaded.classes == ("0", "1", "2", "3", "4") and loaded.class_ids is None
+    X = images(3)
+    x = torch.stack([loaded.preprocess(image) for image in X])
+    with torch.inference_mode():
+        features, logits = loaded.run(x, [(penultimate(loaded), "avg"), ("head", "none")])
+        torch.testing.assert_close(logits, network(x), rtol=1e-5, atol=1e-5)
+        expected = network.forward_head(network.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    assert PretrainedClassifier(loaded).fit(X).predict_proba(X).shape == (3, 5)
+
+
+def test_a_file_of_a_network_without_classifier_has_no_classes(tmp_path):
+    state = random_backbone("timm:tiny_dinov3").module.state_dict()
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    assert load_backbone("timm:tiny_dinov3", weights=tmp_path / "a.safetensors").classes is None

@@ -23,6 +23,7 @@ from sktransfer.backbones.stages import cut_of, stages_of
 from sktransfer.features.choices import candidate_sizes
 from sktransfer.features.output import Output, store_key
 from sktransfer.selection.proposals import input_sizes
+from tests.backbones.whole_chain import trained_stages, whole_chain
 from tests.support import images, random_backbone
 
 timm = pytest.importorskip("timm")
@@ -32,6 +33,7 @@ from tests.backbones.timm_networks import SIDE  # noqa: E402  (registers the net
 
 X, Y = images(12), np.array(["ant", "bee"] * 6)
 SMALL = ["timm:tiny_dinov3", "timm:tiny_eva02", "timm:tiny_beit", "timm:tiny_swinv2"]
+SMALL += ["timm:tiny_naflex"]
 
 
 def output_of_stages(backbone, x):
@@ -46,6 +48,10 @@ def built_for(name, side, state):
         made = timm.create_model(name.removeprefix("timm:")).eval()
         made.load_state_dict(state)
         made.set_input_size((side, side))
+        return made
+    if "naflex" in name:  # takes any size
+        made = timm.create_model(name.removeprefix("timm:")).eval()
+        made.load_state_dict(state)
         return made
     made = timm.create_model(name.removeprefix("timm:"), img_size=side).eval()
     convert = getattr(sys.modules[type(made).__module__], "checkpoint_filter_fn", None)
@@ -75,20 +81,33 @@ def test_another_size_gives_what_timm_gives_for_it(name):
     assert_as_by_timm(name, [SIDE // 2, SIDE * 2])
 
 
+# A network of each kind of transformer of timm.
+FAMILIES = """
+beit_base_patch16_224 deit3_small_patch16_224 deit_tiny_distilled_patch16_224 efficientvit_m0
+eva02_tiny_patch14_224 maxvit_rmlp_pico_rw_256 naflexvit_base_patch16_gap swinv2_cr_tiny_ns_224
+swinv2_tiny_window8_256
+vit_base_patch16_clip_224 vit_base_patch16_siglip_224 vit_pe_core_tiny_patch16_384
+vit_relpos_small_patch16_224 vit_small_patch14_reg4_dinov2 vit_small_patch16_dinov3
+vit_tiny_patch16_224 vit_tiny_r_s16_p8_224
+""".split()
+
+
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "name",
-    """
-    beit_base_patch16_224 deit3_small_patch16_224 deit_tiny_distilled_patch16_224 efficientvit_m0
-    eva02_tiny_patch14_224 maxvit_rmlp_pico_rw_256 swinv2_cr_tiny_ns_224 swinv2_tiny_window8_256
-    vit_base_patch16_clip_224 vit_base_patch16_siglip_224 vit_pe_core_tiny_patch16_384
-    vit_relpos_small_patch16_224 vit_small_patch14_reg4_dinov2 vit_small_patch16_dinov3
-    vit_tiny_patch16_224 vit_tiny_r_s16_p8_224
-    """.split(),
-)
-def test_two_sizes_of_each_family_give_what_timm_gives_for_them(name):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_whole_chain_of_each_family_at_two_other_sizes(name, tmp_path, sweep_rows):
     step = 28 if "patch14" in name else 32
-    assert_as_by_timm(f"timm:{name}", [step * 4, step * 9])
+    sides, row = [step * 4, step * 9], {}
+    sweep_rows.append(row)
+    assert_as_by_timm(f"timm:{name}", sides)
+    backbone = random_backbone(f"timm:{name}")
+    state = backbone.module.state_dict()
+
+    def library(side, x):
+        side = backbone.input_shape[1] if side is None else side
+        with torch.inference_mode():
+            return built_for(f"timm:{name}", side, state)(x).numpy()
+
+    whole_chain(name, backbone, library, tmp_path, row, sizes=sides)
 
 
 def test_only_tensors_of_positions_are_made_anew():
@@ -112,6 +131,15 @@ def test_dinov3_is_cut_into_blocks_and_the_last_two_are_trained():
     names = {name for name, p in model.net_.module_.named_parameters() if p.requires_grad}
     assert any("blocks.3" in name for name in names)
     assert not any("blocks.0" in name or "blocks.1" in name for name in names)
+
+
+def test_a_network_for_several_sizes_is_cut_into_blocks():
+    backbone = load_backbone("timm:tiny_naflex")
+    blocks = [layer for layer in list_layers(backbone) if layer.startswith("blocks.")]
+    assert blocks == [f"blocks.{i}" for i in range(4)]
+    assert (backbone.patch_size, backbone.prefix_tokens, backbone.has_class_token) == (8, 3, True)
+    model = FineTunedClassifier(backbone, trainable=2, max_epochs=1, random_state=0).fit(X, Y)
+    assert trained_stages(model) == ["blocks.2", "blocks.3"]
 
 
 def test_a_recipe_holds_the_size_and_the_fingerprint_that_of_the_weights():

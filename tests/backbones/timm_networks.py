@@ -8,6 +8,7 @@ from timm.models import register_model
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.hiera import Hiera
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 SIDE = 32
@@ -21,7 +22,7 @@ def _prepared(cls, **settings):
             torch.nn.init.normal_(parameter, std=0.2)
     images = {"input_size": (3, SIDE, SIDE), "crop_pct": 1.0, "interpolation": "bilinear"}
     scales = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_mode": "center"}
-    made.pretrained_cfg = images | scales | {"license": "mit", "tag": "small"}
+    made.pretrained_cfg = images | scales | {"license": "mit", "tag": "small", "classifier": "head"}
     return made.eval()
 
 
@@ -70,3 +71,12 @@ def tiny_hiera(pretrained=False, img_size=SIDE, **kwargs):
     _without_dynamic_sizes(kwargs)
     stages = {"embed_dim": 8, "stages": (1, 1), "q_pool": 1, "mask_unit_attn": (True, False)}
     return _prepared(Hiera, img_size=(img_size, img_size), mask_unit_size=(4, 4), **stages)
+
+
+@register_model
+def tiny_naflex(pretrained=False, **kwargs):
+    """Build a network like naflexvit_base_patch16_gap, for images of any size."""
+    _without_dynamic_sizes(kwargs)
+    settings = {"patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "reg_tokens": 2}
+    settings |= {"class_token": True, "pos_embed_grid_size": (4, 4), "global_pool": "avg"}
+    return _prepared(NaFlexVit, cfg=NaFlexVitCfg(**settings))

@@ -117,6 +117,18 @@ def test_poolings_are_those_of_transformers(family, tmp_path):
     assert_allclose(patches, last[:, n:].mean(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("build", "width"), [(tiny_vit, 12), (Tokens, 8)])
+def test_no_layer_has_channels_before_tokens(build, width):
+    backbone = load_backbone(build(), preprocess=TINY_SIZE)
+    tokens = [info for info in layers_of(backbone).values() if info.has_tokens]
+    assert len(tokens) > 1
+    assert {info.width for info in tokens} == {width}
+    with torch.inference_mode():
+        x = opened(backbone)
+        outputs = backbone.run(x, [(name, "none") for name in list_layers(backbone)])
+        torch.testing.assert_close(outputs[-1], backbone.module(x))
+
+
 def test_the_class_token_of_torchvisions_networks_is_known():
     backbone = load_backbone(tiny_vit(), preprocess=TINY_SIZE)
     assert (backbone.prefix_tokens, backbone.has_class_token) == (1, True)
