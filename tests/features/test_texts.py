@@ -228,7 +228,7 @@ def test_a_tuned_model_pools_its_tokens_as_it_is_told(tuned, pooling, data):
     texts = data[0]
     features = PretrainedFeatureExtractor(tuned, pooling=pooling).fit(texts)
     asked = pooling if isinstance(pooling, list) else [pooling]
-    table = tuned._tuned.module.body[0]
+    table = tuned.net_.module_.body[0]
     with torch.no_grad():
         tokens = [table(tuned.backbone_.preprocess(text)[None]) for text in texts]
     expected = np.hstack(
@@ -485,7 +485,7 @@ def test_fine_tuning_the_vectors_learns_and_touches_only_rows_in_use(backbone, d
     model = FineTunedClassifier(backbone, **settings).fit(used, y)
     assert model.score(used, y) > 0.95
     assert torch.equal(backbone.stages["embedding"].vectors.matrix, before)
-    table = model._tuned.module.body[0]
+    table = model.net_.module_.body[0]
     assert WORDS.index("awful") + 1 not in table.index
     assert len(table.index) == len(WORDS) - 1
     head = FineTunedClassifier(backbone, max_epochs=0).fit(used, y)
@@ -497,7 +497,7 @@ def test_before_the_first_epoch_the_network_is_the_probe(backbone, data, trainab
     texts, y = data
     model = FineTunedClassifier(backbone, trainable=trainable, max_epochs=0).fit(texts, y)
     features = PretrainedFeatureExtractor(backbone).fit_transform(texts)
-    linear = model._tuned.module.head.linear
+    linear = model.net_.module_.head.linear
     logits = features @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model.predict_proba(texts), expected, atol=1e-5)
@@ -534,12 +534,12 @@ def test_words_that_come_later_are_trained_and_earlier_ones_kept(backbone, data)
     early = [t.replace("awful", "poor") for t in texts]
     settings = {"trainable": "all", "lr": 0.01, "max_epochs": 2, "random_state": 0}
     model = FineTunedClassifier(backbone, **settings).fit(early, y)
-    good = model._tuned.module.body[0](torch.tensor([[1]])).detach()
+    good = model.net_.module_.body[0](torch.tensor([[1]])).detach()
     model.partial_fit(["awful awful", "fine"], ["unkind", "kind"])
-    assert len(model._tuned.module.body[0].index) == len(WORDS)
+    assert len(model.net_.module_.body[0].index) == len(WORDS)
     # Weight decay moves it by a share of 1e-6; its pretrained row is far away.
     torch.testing.assert_close(
-        model._tuned.module.body[0](torch.tensor([[1]])), good, atol=0.1, rtol=0
+        model.net_.module_.body[0](torch.tensor([[1]])), good, atol=0.1, rtol=0
     )
     assert not torch.allclose(good, backbone.stages["embedding"](torch.tensor([[1]])))
 

@@ -6,6 +6,9 @@ import torch
 from sklearn.datasets import make_blobs
 from torch import nn
 
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.features import compute_inputs
+
 SGD = {
     "optimizer": torch.optim.SGD,
     "optimizer__momentum": 0.9,
@@ -22,6 +25,19 @@ def network():
         torch.manual_seed(0)
         first = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU())
         return nn.Sequential(first, nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+
+
+def tuned_network(model):
+    """The tuned network of a fitted estimator, from which files are made."""
+    return model.to_backbone().network
+
+
+def net_inputs(model, X):
+    """What the frozen stages make of samples: the input of ``net_``."""
+    if not model.frozen_layers_:
+        return compute_inputs(X, model.backbone_)
+    last = model.frozen_layers_[-1]
+    return PretrainedFeatureExtractor(model.backbone_, layer=last).fit_transform(X)
 
 
 @pytest.fixture

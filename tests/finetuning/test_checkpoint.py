@@ -89,7 +89,7 @@ def interrupted(folder, X, y, moments, **settings):
 
 def content(model) -> tuple:
     """All that a fit leaves, times excepted."""
-    tensors = {k: v.numpy().tobytes() for k, v in model._tuned.module.state_dict().items()}
+    tensors = {k: v.numpy().tobytes() for k, v in model.net_.module_.state_dict().items()}
     state = model.net_.optimizer_.state_dict()["state"]
     moments = {k: {n: torch.as_tensor(t).tolist() for n, t in v.items()} for k, v in state.items()}
     rows = [{k: v for k, v in row.items() if k != "dur"} for row in model.history_]
@@ -290,7 +290,7 @@ def test_the_net_can_be_pickled_and_trained_further_without_the_file(data, tmp_p
     model = model_of(tmp_path).fit(X, y)
     before = (tmp_path / FILE).read_bytes()
     net = pickle.loads(pickle.dumps(model.net_))
-    net.partial_fit(model._activations(X), np.searchsorted(model.classes_, y))
+    net.partial_fit(net_inputs(model, X), np.searchsorted(model.classes_, y))
     assert len(net.history) == 2 * model.max_epochs
     assert (tmp_path / FILE).read_bytes() == before
 

@@ -37,7 +37,7 @@ from sktransfer.finetuning.callbacks import warmup_cosine
 from sktransfer.finetuning.dataset import Batches, TrainingDataset
 from sktransfer.finetuning.trainable_stages import Pooling, TrainableStages, head_inputs
 from sktransfer.transferability import solve_probe
-from tests.finetuning.conftest import SGD, dropout_head, network
+from tests.finetuning.conftest import SGD, dropout_head, net_inputs, network, tuned_network
 from tests.new_process import run_in_new_process
 from tests.support import Vectors
 
@@ -62,7 +62,7 @@ def test_before_the_first_epoch_the_network_is_the_probe(trainable, data):
     codes = np.unique(y, return_inverse=True)[1]
     model = FineTunedClassifier(load_backbone(network()), trainable=trainable, max_epochs=0)
     model.fit(X, y)
-    features = head_inputs(model._tuned.module, model._activations(X))
+    features = head_inputs(model.net_.module_, net_inputs(model, X))
     coef, intercept = solve_probe(features, codes, np.ones(len(y)), ClassTarget(np.arange(3)))
     logits = features @ coef.T + intercept
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -76,12 +76,12 @@ def test_losses_are_those_of_a_plain_loop_with_the_frozen_part_inside(data):
     settings["net_params"] = SGD | {"callbacks__schedule__warmup": 0.0}
     model = FineTunedClassifier(backbone, max_epochs=0, random_state=0, **settings).fit(X, y)
     module, codes = (
-        model._tuned.module.requires_grad_(True),
+        model.net_.module_.requires_grad_(True),
         torch.as_tensor(np.searchsorted(model.classes_, y)),
     )
     prefix = nn.Sequential(*list(backbone.module.children())[:1]).eval()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    generator = torch.Generator().manual_seed(model._tuned.plan.seed)
+    generator = torch.Generator().manual_seed(model.net_.iterator_train__seed)
     n_steps, step, expected = 3 * 6, 0, []
     for _ in range(3):
         order = torch.randperm(len(X), generator=generator)
@@ -134,22 +134,22 @@ def test_a_new_label_keeps_the_rows_of_the_others(data):
     old = y != "wasp"
     settings = {"max_epochs": 0, "random_state": 0}
     model = FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old])
-    before = model._tuned.module.head.linear.weight.detach().clone()
+    before = model.net_.module_.head.linear.weight.detach().clone()
     model.partial_fit(X, y)
     assert model.classes_.tolist() == ["ant", "bee", "wasp"]
-    assert torch.equal(model._tuned.module.head.linear.weight[:2], before)
+    assert torch.equal(model.net_.module_.head.linear.weight[:2], before)
     grown = FineTunedClassifier(
         FineTunedClassifier(load_backbone(network()), **settings).fit(X[old], y[old]), **settings
     ).fit(X, y)
-    assert torch.equal(grown._tuned.module.head.linear.weight[:2], before)
+    assert torch.equal(grown.net_.module_.head.linear.weight[:2], before)
 
 
 def test_a_pickle_opens_in_a_new_process(tmp_path, data):
     model = FineTunedClassifier(trainable=1, max_epochs=1, random_state=0)
     images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
     model.fit(images, ["a", "b"] * 6)
-    changed = sum(a.nbytes for a in model._tuned.changed_tensors().values())
-    head = sum(t.numel() * 4 for t in model._tuned.module.head.parameters())
+    changed = sum(a.nbytes for a in tuned_network(model).changed_tensors().values())
+    head = sum(t.numel() * 4 for t in model.net_.module_.head.parameters())
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     assert (tmp_path / "model.pkl").stat().st_size < 1.05 * (changed + head)
     np.savez(tmp_path / "x.npz", images=images, expected=model.predict_proba(images))
@@ -195,8 +195,8 @@ def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
 def test_the_tuned_network_as_a_transformer(data):
     model = FineTunedClassifier(load_backbone(network()), trainable=1, random_state=0).fit(*data)
     features = model.to_features().fit_transform(data[0])
-    logits = features @ model._tuned.module.head.linear.weight.detach().numpy().T
-    logits += model._tuned.module.head.linear.bias.detach().numpy()
+    logits = features @ model.net_.module_.head.linear.weight.detach().numpy().T
+    logits += model.net_.module_.head.linear.bias.detach().numpy()
     assert (model.classes_[logits.argmax(axis=1)] == model.predict(data[0])).all()
 
 
@@ -208,8 +208,8 @@ def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
         before = None if n == 6 else model
         model = FineTunedClassifier(model, max_epochs=0, random_state=0).fit(images[:n], y[:n])
         if before is not None:
-            rows = model._tuned.module.head.linear.weight[: len(before.classes_)]
-            assert torch.equal(rows, before._tuned.module.head.linear.weight)
+            rows = model.net_.module_.head.linear.weight[: len(before.classes_)]
+            assert torch.equal(rows, before.net_.module_.head.linear.weight)
     assert model.classes_.tolist() == ["a", "b", "c", "d"]
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_allclose(again.predict_proba(images), model.predict_proba(images), atol=1e-6)
@@ -264,7 +264,7 @@ def test_batch_norm_keeps_its_statistics_unless_asked(data):
         model = FineTunedClassifier(
             load_backbone(network()), trainable="all", train_batch_norm=train_batch_norm
         ).fit(*data)
-        (norm,) = (m for m in model._tuned.module.modules() if isinstance(m, nn.BatchNorm1d))
+        (norm,) = (m for m in model.net_.module_.modules() if isinstance(m, nn.BatchNorm1d))
         statistics[train_batch_norm] = norm.running_mean
     assert torch.equal(statistics[False], torch.zeros(16))
     assert not torch.equal(statistics[True], torch.zeros(16))
@@ -441,7 +441,7 @@ def test_batch_norm_that_learns_meets_no_batch_of_one_row(settings, data):
     X, y = data
     settings = {"trainable": "all", "batch_size": 89, "max_epochs": 2, **settings}
     model = FineTunedClassifier(load_backbone(network()), random_state=0, **settings).fit(X, y)
-    norms = [m for m in model._tuned.module.modules() if isinstance(m, nn.BatchNorm1d)]
+    norms = [m for m in model.net_.module_.modules() if isinstance(m, nn.BatchNorm1d)]
     learned = [m for m in norms if m.num_batches_tracked > 0]
     assert len(learned) == 1
     assert model.predict(X).shape == y.shape
@@ -459,7 +459,7 @@ class FunctionalDropout(nn.Module):
 
 def test_dropout_called_as_a_function_is_on_while_training_and_off_afterwards(data):
     model = FineTunedClassifier(load_backbone(FunctionalDropout()), trainable="all", max_epochs=0)
-    module = model.fit(*data)._tuned.module
+    module = model.fit(*data).net_.module_
     X = torch.from_numpy(data[0])
     body = nn.Sequential(*module.body[:-1])
     assert torch.equal(body.eval()(X), body.eval()(X))
@@ -590,10 +590,10 @@ def test_scores_of_skorch_are_those_of_the_labels(data):
 def test_the_net_predicts_from_activations(data):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), trainable=1, max_epochs=1).fit(X, y)
-    found = model.net_.predict_proba(model._activations(X))
+    found = model.net_.predict_proba(net_inputs(model, X))
     np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
     regressor = FineTunedRegressor(load_backbone(network()), max_epochs=1).fit(X, X[:, 0])
-    assert regressor.net_.predict(regressor._activations(X)).shape == (len(X), 1)
+    assert regressor.net_.predict(net_inputs(regressor, X)).shape == (len(X), 1)
 
 
 def linear_head(n_features, n_outputs):
@@ -601,7 +601,7 @@ def linear_head(n_features, n_outputs):
 
 
 def last_rows(model, n):
-    layers = [m for m in model._tuned.module.head.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in model.net_.module_.head.modules() if isinstance(m, nn.Linear)]
     return layers[-1].weight[:n]
 
 
@@ -623,7 +623,7 @@ def test_a_model_does_not_grow_into_a_head_of_another_kind(data):
     with pytest.raises(ValueError, match=r"head of another kind.* head_init='random'"):
         FineTunedClassifier(two).fit(X, y)
     anew = FineTunedClassifier(two, head_init="probe", max_epochs=0).fit(X, y)
-    assert anew._tuned.module.head.linear.in_features == 12
+    assert anew.net_.module_.head.linear.in_features == 12
 
 
 def test_labels_are_known_again_by_their_value(data):
@@ -831,7 +831,7 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
         assert model.net_.most_rows == 32
     proba = found.predict_proba(data[0])
     np.testing.assert_allclose(proba, expected.predict_proba(data[0]), atol=1e-4)
-    counts = [m for name, m in found._tuned.module.state_dict().items() if "num_batches" in name]
+    counts = [m for name, m in found.net_.module_.state_dict().items() if "num_batches" in name]
     assert [int(count) for count in counts] == [math.ceil(90 / 32)]
 
 
@@ -957,7 +957,7 @@ import pytest
 from skorch.callbacks import Callback
 from sktransfer import FineTunedClassifier, load_backbone
 from tests.data.test_running import dropped_interrupt, interrupt
-from tests.finetuning.conftest import network
+from tests.finetuning.conftest import net_inputs, network
 signal.signal(signal.SIGINT, signal.default_int_handler)
 X, y = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32), np.arange(90) % 3
 calls, press = [], {"dropped": dropped_interrupt, "interrupt": interrupt}[sys.argv[1]]
@@ -989,7 +989,7 @@ model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(X, y)
 net = model.net_
 net.callbacks_.append(("slow", Slow().initialize()))
 with pytest.raises(KeyboardInterrupt):
-    net.partial_fit(model._activations(X), np.zeros(len(X), int))
+    net.partial_fit(net_inputs(model, X), np.zeros(len(X), int))
 assert len(calls) == 1
 """
     run_in_new_process(code, "interrupt")
@@ -1010,9 +1010,9 @@ def test_statistics_of_a_stage_that_has_not_begun_to_learn_stay(data):
     settings = {"trainable": "all", "train_batch_norm": True, "callbacks": callbacks}
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, **settings)
     model.fit(*data)
-    assert not model._tuned.changed_tensors()
+    assert not tuned_network(model).changed_tensors()
     model.set_params(max_epochs=4).fit(*data)
-    assert any("running_mean" in name for name in model._tuned.changed_tensors())
+    assert any("running_mean" in name for name in tuned_network(model).changed_tensors())
 
 
 def test_a_search_over_parameters_of_a_fitted_backbone_leaves_it_alone(data):
@@ -1065,7 +1065,7 @@ def test_a_file_of_what_grew_holds_only_what_changed(small_images):
     grown = FineTunedClassifier(two, **settings).fit(X, ["bright", "dark", "x", "z"] * 4)
     again = pickle.loads(pickle.dumps(grown))
     assert np.array_equal(again.predict_proba(X), grown.predict_proba(X))
-    n = sum(p.numel() * 4 for model in (two, grown) for p in model._tuned.module.parameters())
+    n = sum(p.numel() * 4 for model in (two, grown) for p in model.net_.module_.parameters())
     assert len(pickle.dumps(grown)) < 1.05 * n
     features = two.to_features().fit(X)
     assert len(pickle.dumps(features)) < 1.05 * len(pickle.dumps(two))
@@ -1082,11 +1082,11 @@ def test_word_vectors_that_did_not_change_are_not_in_a_file():
     texts = [" ".join(words[i : i + 500]) for i in range(0, 5000, 500)]
     settings = {"trainable": "all", "random_state": 0, "lr": 0.01}
     model = FineTunedClassifier(backbone, max_epochs=0, **settings).fit(texts, ["a", "b"] * 5)
-    assert model._tuned.changed_tensors() == {}
+    assert tuned_network(model).changed_tensors() == {}
     model.set_params(max_epochs=1, net_params={"optimizer__weight_decay": 0.0}).partial_fit(
         texts[:2], ["a", "b"]
     )
-    changed = model._tuned.changed_tensors()
+    changed = tuned_network(model).changed_tensors()
     assert len(changed["body.0.index"]) == len(changed["body.0.rows"]) == 1000
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
@@ -1135,7 +1135,7 @@ def test_the_probe_of_a_fit_is_balanced(data):
         model = FineTunedClassifier(load_backbone(network()), **settings)
         model.fit(X[rows], y[rows], sample_weight=weight[rows])
         total = weight[rows] * compute_sample_weight("balanced", y[rows])
-        Z = model._activations(X[rows]).astype(float)
+        Z = net_inputs(model, X[rows]).astype(float)
         mean = np.average(Z, axis=0, weights=total)
         Z = (Z - mean) / np.sqrt(np.average((Z - mean) ** 2, axis=0, weights=total).mean())
         probe = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000)
@@ -1149,11 +1149,11 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
     start = FineTunedClassifier(max_epochs=0, **settings).fit(X, y)
     stages = stages_of(start.backbone_)
     prefix = nn.Sequential(*[stages[name] for name in start.frozen_layers_]).eval()
-    module = start._tuned.module.requires_grad_(True).train()
+    module = start.net_.module_.requires_grad_(True).train()
     inputs = torch.from_numpy(compute_inputs(X, start.backbone_))
     codes = torch.as_tensor(np.searchsorted(start.classes_, y))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-4)
-    generator = torch.Generator().manual_seed(start._tuned.plan.seed)
+    generator = torch.Generator().manual_seed(start.net_.iterator_train__seed)
     step, expected = 0, []
     for _ in range(2):
         order = torch.randperm(16, generator=generator)

@@ -141,5 +141,5 @@ def test_one_sample_and_one_class(data):
     with pytest.warns(UserWarning, match="one class only"):
         model.fit(data[0][:1], ["ant"])
     assert model.predict(data[0][:2]).tolist() == ["ant", "ant"]
-    assert torch.isfinite(next(model._tuned.module.parameters())).all()
+    assert torch.isfinite(next(model.net_.module_.parameters())).all()
     assert np.isfinite(model.predict_proba(data[0])).all()

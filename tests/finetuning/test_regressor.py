@@ -32,6 +32,6 @@ def test_a_file_of_a_regressor_holds_the_changed_tensors(tmp_path):
     joblib.dump(model, tmp_path / "model.joblib")
     again = joblib.load(tmp_path / "model.joblib")
     assert np.array_equal(again.predict(X), model.predict(X))
-    tensors = [*module.parameters(), *model._tuned.module.parameters()]
+    tensors = [*module.parameters(), *model.net_.module_.parameters()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert (tmp_path / "model.joblib").stat().st_size < 1.05 * size

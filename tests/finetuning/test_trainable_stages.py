@@ -9,7 +9,7 @@ from skorch.callbacks import Freezer, Unfreezer
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load, load_backbone, save
-from tests.finetuning.conftest import network
+from tests.finetuning.conftest import net_inputs, network, tuned_network
 from tests.new_process import run_in_new_process
 from tests.support import images
 
@@ -25,7 +25,7 @@ import numpy as np
 model, X, expected = pickle.load(open(sys.argv[1], "rb"))
 assert np.array_equal(model.predict_proba(X), expected)
 model.partial_fit(X[:9], ["fly"] * 9)
-print(sorted(model._tuned.changed_tensors()))
+print(sorted(model.to_backbone().network.changed_tensors()))
 """
 
 
@@ -37,16 +37,16 @@ def fitted(data, trainable, **settings):
 @pytest.mark.parametrize("trainable", ["norm", "bias"])
 def test_only_these_parameters_change(trainable, data):
     model = fitted(data, trainable)
-    changed = set(model._tuned.changed_tensors())
+    changed = set(tuned_network(model).changed_tensors())
     assert changed == TRAINED[trainable]
     assert model.frozen_layers_ == []
     # Training the net further, or the model, changes no others.
-    model.net_.partial_fit(model._activations(data[0]), np.searchsorted(model.classes_, data[1]))
-    assert set(model._tuned.changed_tensors()) == TRAINED[trainable]
+    model.net_.partial_fit(net_inputs(model, data[0]), np.searchsorted(model.classes_, data[1]))
+    assert set(tuned_network(model).changed_tensors()) == TRAINED[trainable]
     model.partial_fit(*data)
-    assert set(model._tuned.changed_tensors()) == TRAINED[trainable]
+    assert set(tuned_network(model).changed_tensors()) == TRAINED[trainable]
     again = model.set_params(warm_start=True).fit(*data)
-    assert set(again._tuned.changed_tensors()) == TRAINED[trainable]
+    assert set(tuned_network(again).changed_tensors()) == TRAINED[trainable]
 
 
 @pytest.mark.parametrize("trainable", ["norm", "bias"])
@@ -94,7 +94,7 @@ def test_norms_of_own_classes_are_found(data):
 
     backbone = load_backbone(nn.Sequential(nn.Linear(6, 9), RMSNorm2(), nn.Linear(9, 4)))
     model = FineTunedClassifier(backbone, trainable="norm", **SETTINGS).fit(*data)
-    assert set(model._tuned.changed_tensors()) == {"body.1.1.scale"}
+    assert set(tuned_network(model).changed_tensors()) == {"body.1.1.scale"}
 
 
 def test_a_tuned_network_is_a_backbone(data):
@@ -108,7 +108,7 @@ def test_a_tuned_network_is_a_backbone(data):
 def test_numbers(data):
     X = data[0]
     model = FineTunedRegressor(load_backbone(network()), trainable="norm", **SETTINGS)
-    assert set(model.fit(X, X[:, 0])._tuned.changed_tensors()) == TRAINED["norm"]
+    assert set(tuned_network(model.fit(X, X[:, 0])).changed_tensors()) == TRAINED["norm"]
 
 
 # -- parameters with requires_grad=False in the user's network are not trained ---------------------

@@ -24,7 +24,7 @@ from sktransfer.finetuning import training, training_length
 from sktransfer.finetuning.trainable_stages import TrainableStages
 from sktransfer.finetuning.training import join_outputs, split_batch
 from tests.backbones import q4_support as q4
-from tests.finetuning.conftest import SGD, network
+from tests.finetuning.conftest import SGD, net_inputs, network
 from tests.finetuning.test_callbacks import Rates, rates_of
 
 NETS = {"trainable": 1, "max_epochs": 2, "lr": 0.01, "random_state": 0}
@@ -33,7 +33,7 @@ NETS = {"trainable": 1, "max_epochs": 2, "lr": 0.01, "random_state": 0}
 def fitted(data, **settings):
     X, y = data
     model = FineTunedClassifier(load_backbone(network()), **NETS | settings).fit(X, y)
-    return model, model._activations(X), np.searchsorted(model.classes_, y)
+    return model, net_inputs(model, X), np.searchsorted(model.classes_, y)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
@@ -127,7 +127,7 @@ def test_the_net_of_a_regressor_takes_and_predicts_the_units_of_y(n_targets, dat
     X, _ = data
     y = units(X, n_targets)
     model = FineTunedRegressor(load_backbone(network()), max_epochs=2, lr=0.01).fit(X, y)
-    activations = model._activations(X)
+    activations = net_inputs(model, X)
     np.testing.assert_allclose(
         model.net_.predict(activations), model.predict(X).reshape(len(X), -1), rtol=1e-5
     )
@@ -178,7 +178,7 @@ def test_scores_of_an_indicator_matrix(scoring, n_labels, data):
     found = model.predict(X[held]) if labels else model.predict_proba(X[held])
     expected = scorer._score_func(Y[held], found, **scorer._kwargs)
     assert model.history_[0]["score"] == pytest.approx(expected)
-    assert np.array_equal(model.net_.predict(model._activations(X)), model.predict(X))
+    assert np.array_equal(model.net_.predict(net_inputs(model, X)), model.predict(X))
 
 
 @pytest.mark.parametrize("on_train", [False, True])
@@ -247,7 +247,7 @@ def fit(data, cls=FineTunedClassifier, module=None, **settings):
 
 def assert_close(a, b, rtol=1e-4):
     pairs = zip(
-        a._tuned.module.state_dict().values(), b._tuned.module.state_dict().values(), strict=True
+        a.net_.module_.state_dict().values(), b.net_.module_.state_dict().values(), strict=True
     )
     for x, y in pairs:
         np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=rtol, atol=1e-5)
@@ -285,7 +285,7 @@ def test_weights_of_samples_count_as_in_the_batch(data):
 def test_no_more_rows_than_a_micro_batch_pass_the_network_at_once(data):
     seen = []
     model = fit(data, batch_size=24, micro_batch_size=8, max_epochs=1, head_init="random")
-    first = model._tuned.module.body[0]
+    first = model.net_.module_.body[0]
     first.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
     model.net_.partial_fit(data[0], np.searchsorted(model.classes_, data[1]))
     assert max(seen) == 8
@@ -399,7 +399,7 @@ def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
     for n_tokens in (32, 10**9):
         monkeypatch.setattr(training, "_TOKENS", n_tokens)
         found.append(fit_texts(net_params=SGD, **settings))
-    for a, b in zip(*(model._tuned.module.parameters() for model in found), strict=True):
+    for a, b in zip(*(model.net_.module_.parameters() for model in found), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     for a, b in zip(*(model.history_ for model in found), strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
@@ -408,7 +408,7 @@ def test_parts_of_similar_length_train_as_the_batch(settings, monkeypatch):
 def test_short_texts_are_not_padded_to_long_ones(monkeypatch):
     monkeypatch.setattr(training, "_TOKENS", 64)
     model = fit_texts(max_epochs=0)
-    (words,) = (m for m in model._tuned.module.modules() if isinstance(m, Words))
+    (words,) = (m for m in model.net_.module_.modules() if isinstance(m, Words))
     words.seen.clear()
     batch = model.net_.get_iterator(model.net_.get_dataset(*rows(TEXTS)), training=True)
     model.net_.train_step(next(iter(batch)))

@@ -8,23 +8,23 @@ from torch import nn
 from sktransfer import FineTunedClassifier, FineTunedRegressor, PretrainedClassifier, load_backbone
 from sktransfer.finetuning.heads import build_module, describe_module, make_head
 from sktransfer.finetuning.tuned import FORMAT, TunedNetwork
-from tests.finetuning.conftest import network
+from tests.finetuning.conftest import net_inputs, network, tuned_network
 
 
 def test_the_state_is_data(data):
     model = FineTunedClassifier(load_backbone(network()), trainable=1, head="mlp")
-    state = model.set_params(max_epochs=1).fit(*data)._tuned.state()
+    state = tuned_network(model.set_params(max_epochs=1).fit(*data)).state()
     assert b"sktransfer" not in pickle.dumps(state)
     assert b"torch" not in pickle.dumps(state)
     again = TunedNetwork.from_state(model.backbone_, pickle.loads(pickle.dumps(state)))
-    activations = model._activations(data[0])
-    expected = model._tuned.outputs(activations, "cpu", "float32")
+    activations = net_inputs(model, data[0])
+    expected = tuned_network(model).outputs(activations, "cpu", "float32")
     assert np.array_equal(again.outputs(activations, "cpu", "float32"), expected)
 
 
 def test_a_file_of_a_later_version_says_what_to_do(data):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=0).fit(*data)
-    state = model._tuned.state() | {"format": FORMAT + 1}
+    state = tuned_network(model).state() | {"format": FORMAT + 1}
     with pytest.raises(ValueError, match="install a later version"):
         TunedNetwork.from_state(model.backbone_, state)
 
@@ -55,11 +55,11 @@ def test_a_head_of_other_layers_is_kept_as_a_module(data):
         return nn.Sequential(nn.LayerNorm(n_features), nn.Linear(n_features, n_outputs))
 
     model = FineTunedClassifier(load_backbone(network()), head=head, max_epochs=1).fit(*data)
-    state = pickle.loads(pickle.dumps(model._tuned.state()))
+    state = pickle.loads(pickle.dumps(tuned_network(model).state()))
     assert isinstance(state["head"], nn.Sequential)
     again = TunedNetwork.from_state(model.backbone_, state)
-    activations = model._activations(data[0])
-    expected = model._tuned.outputs(activations, "cpu", "float32")
+    activations = net_inputs(model, data[0])
+    expected = tuned_network(model).outputs(activations, "cpu", "float32")
     assert np.array_equal(again.outputs(activations, "cpu", "float32"), expected)
 
 
