@@ -158,10 +158,16 @@ def use_threads():
 
 
 @pytest.fixture
-def registry(monkeypatch):
+def forget_backbones(monkeypatch):
+    """No backbone is loaded yet, as in a new process; calling it makes it so again."""
+    monkeypatch.setattr(registry_module, "_SHARED", {})
+    return registry_module._SHARED.clear
+
+
+@pytest.fixture
+def registry(monkeypatch, forget_backbones):
     """A registry of backbones that a test may change; nothing is loaded yet."""
     monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
-    monkeypatch.setattr(registry_module, "_SHARED", {})
     return registry_module._REGISTRY
 
 

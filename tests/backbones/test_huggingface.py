@@ -15,7 +15,6 @@ from sktransfer import (
     load_backbone,
 )
 from sktransfer.backbones import modality_of, text_folders
-from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones.huggingface import load_hf
 from sktransfer.backbones.text_folders import load_minilm
 from tests.backbones.encoder_support import (
@@ -179,13 +178,12 @@ def test_a_backbone_pickles_by_reference_and_opens_in_a_new_process(folder, tmp_
     np.testing.assert_allclose(json.loads(printed), run(backbone, TEXTS[:1])[0], rtol=1e-6)
 
 
-def test_a_pickle_of_a_changed_folder_raises(folder, monkeypatch):
-    monkeypatch.setattr(registry_module, "_SHARED", {})
+def test_a_pickle_of_a_changed_folder_raises(folder, forget_backbones):
     state = pickle.dumps(load_backbone(f"hf:{folder}"))
     tensors = load_file(folder / "model.safetensors")
     tensors["embeddings.LayerNorm.bias"] += 1
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    registry_module._SHARED.clear()
+    forget_backbones()
     with pytest.raises(ValueError, match="fingerprint"):
         pickle.loads(state)
 
@@ -210,13 +208,13 @@ def test_a_changed_folder_is_loaded_anew(folder, changed):
     assert torch.equal(run(after, ["the cat"])[0], run(load(folder), ["the cat"])[0])
 
 
-def test_a_relative_folder_is_found_from_elsewhere(folder, tmp_path, monkeypatch):
+def test_a_relative_folder_is_found_from_elsewhere(folder, tmp_path, monkeypatch, forget_backbones):
     monkeypatch.chdir(folder.parent)
     backbone = load_backbone(f"hf:{folder.name}")
     state = pickle.dumps(backbone)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(registry_module, "_SHARED", {})
+    forget_backbones()
     again = pickle.loads(state)
     assert again is not backbone
     assert again.name == backbone.name == "hf:encoder"

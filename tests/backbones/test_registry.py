@@ -27,7 +27,6 @@ from sktransfer import (
     load_backbone,
     register_backbone,
 )
-from sktransfer.backbones import registry as registry_module
 from sktransfer.backbones import torchvision as torchvision_source
 from sktransfer.backbones.fingerprint import describe
 from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
@@ -143,13 +142,13 @@ def test_a_file_of_the_same_size_and_time_is_read_again(tensors, tmp_path, in_pl
 
 
 @pytest.mark.parametrize("name", [SMALL, "efficientnet_lite0", "timm:test_resnet"])
-def test_random_weights_warn_repeat_and_leave_the_global_generator_alone(name, registry):
+def test_random_weights_warn_repeat_and_leave_the_global_generator_alone(name, forget_backbones):
     if name.startswith("timm:"):
         pytest.importorskip("timm")
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match="initialised at random"):
         first = load_backbone(name, weights=None)
-    registry_module._SHARED.clear()
+    forget_backbones()
     torch.rand(3)
     moved = torch.get_rng_state()
     second = random_backbone(name)
@@ -313,14 +312,16 @@ def test_a_reference_to_other_weights_is_refused(registry):
         pickle.loads(pickled)
 
 
-def test_a_reference_opens_without_a_network(registry, torch_home, offline, tensors, monkeypatch):
+def test_a_reference_opens_without_a_network(
+    registry, forget_backbones, torch_home, offline, tensors, monkeypatch
+):
     name = "small-" + "0" * 8 + ".pth"
     monkeypatch.setattr(torchvision_source, "_file_name", lambda published: name)
     monkeypatch.setattr(torchvision_source, "check_sha256", lambda path, prefix: None)
     path = saved(tensors, torch_home / name)
     pickled = pickle.dumps(load_backbone(SMALL))
     path.unlink()
-    registry_module._SHARED.clear()
+    forget_backbones()
     with pytest.raises(FileNotFoundError, match="only fit downloads weights"):
         pickle.loads(pickled)
     assert offline == []

@@ -21,7 +21,7 @@ def with_scans(n: int) -> bytes:
     """Repeat the last scan of a JPEG, which refines one bit, up to n scans."""
     content = progressive()
     start, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
-    n_scans = limits._count_scans(content)
+    n_scans = content.count(b"\xff\xda")
     assert 5 < n_scans < 20
     return content[:end] + content[start:end] * (n - n_scans) + content[end:]
 

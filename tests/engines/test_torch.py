@@ -70,7 +70,7 @@ def test_the_fast_form_gives_what_the_stages_give_at_every_layer(name, recwarn):
     for layers in (tuple(list_layers(backbone)), (penultimate(backbone),)):
         made = engine_of(backbone, *layers)
         fast, plain = made(x), plain_features(made, x)
-        assert not made._falls_back and made.prepared is not made.segments
+        assert made.has_compared and made.prepared is not made.segments
         assert list(fast) == list(plain) == list(layers)
         assert max(relative(fast[layer], plain[layer]) for layer in layers) < 1e-4
     assert not [w for w in recwarn if "fast form" in str(w.message)]
@@ -147,7 +147,7 @@ def test_what_is_used_twice_is_neither_folded_nor_overwritten(twice, recwarn):
     with torch.inference_mode():
         wanted = backbone.module(x).flatten(1)
     torch.testing.assert_close(made(x)[made.layers[0]], wanted, rtol=1e-5, atol=1e-5)
-    assert not made._falls_back and made.prepared is not made.segments
+    assert made.has_compared and made.prepared is not made.segments
     assert not recwarn
 
 

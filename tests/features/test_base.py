@@ -51,7 +51,7 @@ def network():
         for estimator in ESTIMATORS
         for name, values in WRONG.items()
         for value in values
-        if name in estimator._parameter_constraints
+        if name in estimator().get_params()
     ],
 )
 def test_a_wrong_parameter_is_named_before_anything_is_computed(estimator, name, value, counted):

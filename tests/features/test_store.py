@@ -195,7 +195,7 @@ def test_many_small_files_are_joined_and_lose_nothing(store, in_order):
             assert other.get("recipe", digests[:200])[7][0] == 7
     for i, digest in enumerate(digests[590:], 590):  # the last value counts
         store.put("recipe", [digest], rows(i))
-    assert len(files_of(store)) < block_folder._JOINED
+    assert len(files_of(store)) < 256
     order = np.arange(600) if in_order else np.random.default_rng(0).permutation(600)
     for reader in (store, other, FeatureStore(store.location)):
         found = reader.get("recipe", [digests[i] for i in order])
@@ -224,7 +224,7 @@ def test_rows_of_different_shapes_are_joined(store):
         values = np.empty(1, object)
         values[0] = np.full((i % 7, 3), i, np.float16 if i % 2 else np.float32)
         store.put("recipe", [digests[i]], values)
-    assert len(files_of(store)) < block_folder._JOINED
+    assert len(files_of(store)) < 256
     found = FeatureStore(store.location).get("recipe", digests)
     for i, value in enumerate(found):
         assert value.shape == (i % 7, 3)
@@ -241,7 +241,7 @@ def test_small_files_that_are_damaged_or_gone_do_not_prevent_joining(store):
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     for i, digest in enumerate(digests[200:], 200):
         store.put("recipe", [digest], rows(i))
-    assert len(files_of(store)) < block_folder._JOINED
+    assert len(files_of(store)) < 256
     found = store.get("recipe", digests)
     assert [i for i, value in enumerate(found) if value is None] == [3, 4]
     assert all((value == i).all() for i, value in enumerate(found) if value is not None)

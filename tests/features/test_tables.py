@@ -1,4 +1,5 @@
 import errno
+import functools
 import mmap
 import multiprocessing
 import os
@@ -15,10 +16,8 @@ from sktransfer.features.tables import empty_table
 FLOAT = np.dtype(np.float32)
 
 
-@pytest.fixture
-def on_disk(monkeypatch):
-    """Tables of more than 1,000 bytes lie on disk."""
-    monkeypatch.setattr(tables, "_IN_MEMORY", 1000)
+# Tables of more than 1,000 bytes lie on disk.
+table_of = functools.partial(empty_table, in_memory=1000)
 
 
 def in_child(action) -> str:
@@ -33,14 +32,14 @@ def in_child(action) -> str:
 
 def error_of_a_table(n_bytes: int) -> str:
     try:
-        empty_table((n_bytes // 4,), FLOAT)[:] = 1
+        table_of((n_bytes // 4,), FLOAT)[:] = 1
     except OSError as error:
         return str(error)
     return ""
 
 
-def test_a_small_table_is_in_memory_and_a_large_one_in_a_file(on_disk):
-    small, large = empty_table((10, 25), FLOAT), empty_table((10, 26), FLOAT)
+def test_a_small_table_is_in_memory_and_a_large_one_in_a_file():
+    small, large = table_of((10, 25), FLOAT), table_of((10, 26), FLOAT)
     assert small.base is None
     assert isinstance(large.base, mmap.mmap)
     large[:] = np.arange(260).reshape(10, 26)
@@ -49,11 +48,11 @@ def test_a_small_table_is_in_memory_and_a_large_one_in_a_file(on_disk):
     assert type(large) is np.ndarray
 
 
-def test_arrays_of_objects_stay_in_memory(on_disk):
-    assert empty_table((1000,), np.dtype(object)).base is None
+def test_arrays_of_objects_stay_in_memory():
+    assert table_of((1000,), np.dtype(object)).base is None
 
 
-def test_a_table_that_the_disk_has_no_room_for_is_an_error(on_disk, small_disk, monkeypatch):
+def test_a_table_that_the_disk_has_no_room_for_is_an_error(small_disk, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     assert in_child(lambda: error_of_a_table(100_000)) == ""
     message = in_child(lambda: error_of_a_table(1_200_000))
@@ -61,7 +60,7 @@ def test_a_table_that_the_disk_has_no_room_for_is_an_error(on_disk, small_disk, 
     assert f"{small_disk} has 0.3 MB free" in message
 
 
-def test_a_table_above_the_limit_of_file_sizes_is_an_error(on_disk, tmp_path, monkeypatch):
+def test_a_table_above_the_limit_of_file_sizes_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def limited():
@@ -74,7 +73,7 @@ def test_a_table_above_the_limit_of_file_sizes_is_an_error(on_disk, tmp_path, mo
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, None])
-def test_space_is_reserved_where_the_system_cannot_allocate_it(code, on_disk, monkeypatch):
+def test_space_is_reserved_where_the_system_cannot_allocate_it(code, monkeypatch):
     def refuse(*args):
         raise OSError(code, "not supported")
 
@@ -89,4 +88,4 @@ def test_space_is_reserved_where_the_system_cannot_allocate_it(code, on_disk, mo
         "_write_zeros",
         lambda file, n: write(file, n) or written.append(os.fstat(file.fileno()).st_size),
     )
-    assert empty_table((1001,), FLOAT).nbytes == written[0] == 4004
+    assert table_of((1001,), FLOAT).nbytes == written[0] == 4004

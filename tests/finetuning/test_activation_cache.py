@@ -66,7 +66,7 @@ def test_each_epoch_opens_each_image_once_and_what_is_kept_never_again(monkeypat
     counts = []
     for max_cache_bytes in (0, 2**31):
         opened.clear()
-        model = FineTunedClassifier(
+        FineTunedClassifier(
             tiny_backbone(), trainable="all", max_cache_bytes=max_cache_bytes, **SETTINGS
         ).fit(X, Y)
         counts.append(len(opened))

@@ -36,7 +36,7 @@ from sktransfer import (
 )
 from sktransfer.data import disk
 from sktransfer.finetuning.training import TrainingNet
-from tests.finetuning.conftest import SGD, network
+from tests.finetuning.conftest import SGD, net_inputs, network
 from tests.support import images, run_python, tiny_backbone
 
 FILE = "training.checkpoint"

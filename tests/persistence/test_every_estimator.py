@@ -100,11 +100,13 @@ def test_files_without_a_fit_and_pickles_hold_the_same(name, tmp_path):
     assert_same(of(name).model, pickle.loads(pickle.dumps(of(name).model)), of(name).samples)
 
 
-def test_a_self_contained_file_needs_no_weights_of_this_machine(photos, tmp_path, monkeypatch):
+def test_a_self_contained_file_needs_no_weights_of_this_machine(
+    photos, tmp_path, monkeypatch, forget_backbones
+):
     model = sktransfer.PretrainedFeatureExtractor(image_size=32).fit(photos)
     save(model, tmp_path / "model.skt", self_contained=True)
     expected = model.transform(photos)
-    monkeypatch.setattr("sktransfer.backbones.registry._SHARED", {})
+    forget_backbones()
     monkeypatch.setattr("sktransfer.backbones.lite._weights_file", None)
     np.testing.assert_array_equal(load(tmp_path / "model.skt").transform(photos), expected)
 

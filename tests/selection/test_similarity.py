@@ -55,7 +55,7 @@ def test_the_shared_network_keeps_its_hooks_and_tensors(lite, photos):
     assert all(torch.equal(v, before[k]) for k, v in lite.module.state_dict().items())
     hooked = [m for m in lite.module.modules() if m._forward_pre_hooks or m._forward_hooks]
     assert not hooked
-    lite._fingerprint = None
+    lite.forget_fingerprint()
     assert lite.fingerprint == fingerprint
 
 

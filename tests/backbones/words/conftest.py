@@ -21,6 +21,12 @@ def reads(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def forget_tables():
+    """A function after which no table of word vectors is in use, as in a new process."""
+    return vectors_module._OPEN.clear
+
+
 @pytest.fixture(scope="session")
 def fasttext():
     models = pytest.importorskip("gensim.models")

