@@ -257,7 +257,8 @@ def test_a_pooling_that_cannot_be_told_apart_is_refused_with_a_store_only(store)
 def test_a_grid_search_runs_each_image_once(counted, tmp_path):
     X, y = images(20, (40, 40)), np.arange(20) % 2
     classifier = LogisticRegression(max_iter=1000)
-    pipeline = make_pipeline(PretrainedFeatureExtractor(memory=tmp_path), classifier)
+    extractor = PretrainedFeatureExtractor(image_size=32, memory=tmp_path)
+    pipeline = make_pipeline(extractor, classifier)
     search = GridSearchCV(pipeline, {"logisticregression__C": np.logspace(-3, 3, 8)}, cv=5)
     search.fit(X, y)
     assert sum(counted) == 20

@@ -145,7 +145,7 @@ def test_a_new_label_keeps_the_rows_of_the_others(data):
 
 
 def test_a_pickle_opens_in_a_new_process(tmp_path, data):
-    model = FineTunedClassifier(trainable=1, max_epochs=1, random_state=0)
+    model = FineTunedClassifier(trainable=1, max_epochs=1, image_size=32, random_state=0)
     images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
     model.fit(images, ["a", "b"] * 6)
     changed = sum(a.nbytes for a in tuned_network(model).changed_tensors().values())
@@ -206,7 +206,8 @@ def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
     model = "efficientnet_lite0"
     for n in (6, 9, 12):
         before = None if n == 6 else model
-        model = FineTunedClassifier(model, max_epochs=0, random_state=0).fit(images[:n], y[:n])
+        settings = {"image_size": 32, "max_epochs": 0, "random_state": 0}
+        model = FineTunedClassifier(model, **settings).fit(images[:n], y[:n])
         if before is not None:
             rows = model.net_.module_.head.linear.weight[: len(before.classes_)]
             assert torch.equal(rows, before.net_.module_.head.linear.weight)
@@ -235,15 +236,18 @@ def small_images():
 )
 def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, small_images):
     augment = Augmentation(augment, n_views=n_views)
-    settings = {"augment": augment, "max_epochs": 2, "random_state": 0}
-    one, two = (FineTunedClassifier(**settings).fit(*small_images) for _ in range(2))
-    plain = FineTunedClassifier(max_epochs=2, random_state=0).fit(*small_images)
+    settings = {"image_size": 32, "max_epochs": 2, "random_state": 0}
+    one, two, plain = (
+        FineTunedClassifier(augment=views, **settings).fit(*small_images)
+        for views in (augment, augment, None)
+    )
     losses = [[h["train_loss"] for h in m.history_] for m in (one, two, plain)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_fixed_views_come_from_the_store_the_second_time(small_images, tmp_path, counted):
     settings = {"augment": Augmentation(n_views=2), "max_epochs": 1, "memory": tmp_path}
+    settings["image_size"] = 32
     FineTunedClassifier(random_state=0, **settings).fit(*small_images)
     n_entries = len(FeatureStore(tmp_path))
     assert n_entries >= 2 * len(small_images[0])

@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torchvision.models import VisionTransformer
 
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
@@ -11,7 +15,7 @@ from sktransfer.selection.proposals import BLEND, Layout, input_sizes, propose_c
 from sktransfer.transferability import LinearProbe
 from tests.backbones import q4_support as q4
 from tests.selection.support import deeper_backbone
-from tests.support import Vectors, random_backbone, tiny_backbone, tiny_vit
+from tests.support import TINY_SIZE, Vectors, random_backbone, tiny_backbone, tiny_vit
 
 
 def layout(backbone, sizes=(None,), sample=None, **settings):
@@ -45,7 +49,10 @@ def test_other_networks_have_one(backbone):
 
 
 def test_a_network_that_takes_its_own_size_only_has_one():
-    assert input_sizes(random_backbone("vit_b_16"), None) == (None,)
+    settings = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "mlp_dim": 8, "num_classes": 3}
+    module = VisionTransformer(image_size=224, patch_size=56, **settings)
+    preprocess = dataclasses.replace(TINY_SIZE, resize=224, crop=224)
+    assert input_sizes(load_backbone(module, preprocess=preprocess), None) == (None,)
 
 
 def test_candidates_are_layers_at_all_sizes_and_direct_use_is_at_the_largest():
@@ -70,10 +77,13 @@ def test_no_two_candidates_are_the_same():
 
 
 def test_deep_networks_have_no_more_candidates_than_others():
-    deep = layout(random_backbone("resnet50"))
-    layers = deep.layers(range(18))
-    assert len(layers) == 16 and layers[0] == "layer4.1"
-    assert len(layout(random_backbone("vgg11")).layers(range(18))) <= 18
+    layers = {}
+    for n in (10, 60):
+        backbone = load_backbone(nn.Sequential(*(nn.Linear(4, 4) for _ in range(n))))
+        layers[n] = layout(backbone, sample=torch.ones(1, 4)).layers(range(18))
+    assert layers[10] == [str(i) for i in range(7, -1, -1)]
+    assert len(layers[60]) == 18
+    assert layers[60][0] == "57" and int(layers[60][-1]) < 6  # of all depths
 
 
 def test_poolings_follow_the_shape_of_a_layer():
