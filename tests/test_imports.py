@@ -48,8 +48,8 @@ def test_the_extractor_loads_no_other_estimators_texts_or_partitions(loaded):
 def test_public_names_are_those_of_their_packages():
     for name in sktransfer.__all__:
         public = getattr(sktransfer, name)
-        package = importlib.import_module(".".join(public.__module__.split(".")[:2]))
-        assert package is not sktransfer and getattr(package, name) is public, name
+        module = importlib.import_module(public.__module__)
+        assert module is not sktransfer and getattr(module, name) is public, name
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -82,7 +82,7 @@ def test_deep_networks_have_no_more_candidates_than_others():
         backbone = load_backbone(nn.Sequential(*(nn.Linear(4, 4) for _ in range(n))))
         layers[n] = layout(backbone, sample=torch.ones(1, 4)).layers(range(18))
     assert layers[10] == [str(i) for i in range(7, -1, -1)]
-    assert len(layers[60]) == 18
+    assert 15 < len(layers[60]) <= 18
     assert layers[60][0] == "57" and int(layers[60][-1]) < 6  # of all depths
 
 
