@@ -42,6 +42,7 @@ class CachePlacement:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass
 class ActivationCache:
     """Compute activations at the cache.
 
@@ -61,29 +62,13 @@ class ActivationCache:
     """
 
     backbone: Backbone
-    device: str
+    output: Output | None
     how: dict[str, str]
     max_bytes: int
-    n_jobs: int | str | None
-    output: Output | None
+    device: str
     store: FeatureStore | None
+    n_jobs: int | str | None
     verbose: int
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        output: Output | None,
-        how: dict[str, str],
-        *,
-        max_bytes: int,
-        device: str,
-        store: FeatureStore | None,
-        n_jobs: int | str | None,
-        verbose: int,
-    ):
-        self.backbone, self.output, self.how = backbone, output, how
-        self.max_bytes = max_bytes
-        self.device, self.store, self.n_jobs, self.verbose = device, store, n_jobs, verbose
 
     def stream(self, samples: Sequence[Any], keep_bytes: int = 0) -> Stream:
         """Return activations that are computed when they are asked for."""
@@ -128,13 +113,10 @@ class ActivationCache:
         return self._computed(samples, self.output, then=then)
 
     def _computed(self, samples: Sequence, output: Output, **settings) -> np.ndarray:
-        run: dict[str, Any] = {
-            "device": self.device,
-            "n_jobs": self.n_jobs,
-            "verbose": self.verbose,
-        }
-        run |= {"store": self.store, **self.how}
-        return compute_outputs(samples, [output], **run, **settings)[0]
+        how: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": self.verbose, **self.how}
+        return compute_outputs(
+            samples, [output], device=self.device, store=self.store, **how, **settings
+        )[0]
 
     def _is_streamed(self, samples) -> bool:
         """Tell whether inputs are opened when they are asked for. Ids of texts are small."""
@@ -200,16 +182,13 @@ class ActivationCache:
         }
         place = CachePlacement(min(seconds, key=lambda k: seconds[k]), n_bytes, seconds)
         if self.verbose:
-            self._tell(place)
+            where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
+            times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in seconds.items())
+            print(
+                f"Activations at the cut take {n_bytes / 1e9:.3g} GB, more than max_cache_bytes="
+                f"{self.max_bytes}; they are {where[place.name]} (expected: {times})."
+            )
         return place
-
-    def _tell(self, place: CachePlacement) -> None:
-        where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
-        times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in place.seconds.items())
-        print(
-            f"Activations at the cut take {place.n_bytes / 1e9:.3g} GB, more than max_cache_bytes="
-            f"{self.max_bytes}; they are {where[place.name]} (expected: {times})."
-        )
 
 
 def _few(samples: Sequence, n: int) -> list:

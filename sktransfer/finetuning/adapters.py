@@ -24,7 +24,6 @@ __all__ = [
     "is_lora",
     "is_lora_config",
     "make_config",
-    "merge_adapters",
     "with_merged_adapters",
 ]
 
@@ -217,26 +216,18 @@ def is_adapter(name: str) -> bool:
 
 
 @torch.no_grad()
-def merge_adapters(module: nn.Module) -> None:
-    """Add the product of the matrices of each adapter to the weights of its layer, in place.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        It then has the layers that it had without adapters.
-    """
-    layers = [(n, m) for n, m in module.named_modules() if hasattr(m, "get_base_layer")]
-    for name, layer in layers:
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, layer.get_base_layer())
-
-
 def with_merged_adapters(module: Any) -> Any:
-    """Return a module without adapters that computes the same: a copy, or the module itself."""
+    """Return a module without adapters that computes the same: a copy, or the module itself.
+
+    The product of the matrices of each adapter is added to the weights of its layer.
+    """
     if module.adapters is None or not any(map(is_adapter, module.state_dict())):
         return module
     merged = deepcopy(module)
-    merge_adapters(merged)
+    layers = [(n, m) for n, m in merged.named_modules() if hasattr(m, "get_base_layer")]
+    for name, layer in layers:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(merged.get_submodule(parent), child, layer.get_base_layer())
     merged.adapters, merged.part = None, "all"
     return merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,18 +11,15 @@ import torch
 import xxhash
 from sklearn.base import BaseEstimator
 
-from ..backbones import Backbone, describe, seeded
+from ..backbones import Backbone, seeded
 from ..data import Modality, SampleView
 from ..features import Count
-from .dataset import Activations
 
 __all__ = [
     "Augmentation",
-    "FreshViews",
     "View",
     "Views",
     "check_augment",
-    "fixed_keys",
     "make_augment",
 ]
 
@@ -117,6 +115,7 @@ def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Calla
     return v2.Compose([crop, v2.RandomHorizontalFlip(), *change, v2.RandomErasing(p=0.25)])
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class View(SampleView):
     """One augmented view of an image, opened and digested like a sample.
 
@@ -134,11 +133,10 @@ class View(SampleView):
         of the sample.
     """
 
-    def __init__(self, sample: Any, modality: Modality, augment: Callable[..., Any], key: str):
-        self.sample = sample
-        self.modality = modality
-        self.augment = augment
-        self.key = key
+    sample: Any
+    modality: Modality
+    augment: Callable[..., Any]
+    key: str
 
     @property
     def bytes_read(self) -> int:
@@ -175,6 +173,7 @@ def _augmented(augment: Callable, image: torch.Tensor) -> torch.Tensor:
     return changed
 
 
+@dataclasses.dataclass(eq=False)
 class Views(Sequence[View]):
     """Views of samples, made when they are asked for: for each key one of each sample.
 
@@ -187,87 +186,14 @@ class Views(Sequence[View]):
         As in :class:`View`.
     """
 
+    samples: Sequence[Any]
+    modality: Modality
     augment: Callable[..., Any]
     keys: Sequence[str]
-    modality: Modality
-    origin: Sequence[Any]
-
-    def __init__(
-        self,
-        samples: Sequence[Any],
-        modality: Modality,
-        augment: Callable[..., Any],
-        keys: Sequence[str],
-    ):
-        self.origin, self.modality, self.augment, self.keys = samples, modality, augment, keys
 
     def __len__(self) -> int:
-        return len(self.origin) * len(self.keys)
+        return len(self.samples) * len(self.keys)
 
     def __getitem__(self, i: Any) -> Any:
-        number, at = divmod(range(len(self))[i], len(self.origin))
-        return View(self.origin[at], self.modality, self.augment, self.keys[number])
-
-
-def fixed_keys(augment: Callable[..., Any], n_views: int) -> list[str]:
-    """Return keys of the same views in every fit.
-
-    The seed of the fit is not part of them, so that folds, candidates and processes share the
-    computed activations.
-
-    Parameters
-    ----------
-    augment : callable
-    n_views : int
-        How many views of each sample there are.
-
-    Returns
-    -------
-    list of str
-    """
-    return [f"{describe(augment)}|{number}" for number in range(n_views)]
-
-
-class FreshViews:
-    """Make new views in each epoch.
-
-    Parameters
-    ----------
-    samples : sequence
-    modality : Modality
-    augment : callable
-    stream : callable
-        From views to a stream of their activations at the cache.
-    seed : int
-    index : ndarray of int
-        Positions of the samples that are trained.
-    behind : ndarray or None
-        Activations of rows after those of the samples, which are not augmented.
-    """
-
-    augment: Callable[..., Any]
-    behind: np.ndarray
-    index: np.ndarray
-    modality: Modality
-    samples: Sequence[Any]
-    seed: int
-    stream: Callable[..., Any]
-
-    def __init__(
-        self,
-        samples: Sequence[Any],
-        modality: Modality,
-        augment: Callable[..., Any],
-        stream: Callable[..., Any],
-        seed: int,
-        index: np.ndarray,
-        behind: np.ndarray,
-    ):
-        self.samples, self.modality = samples, modality
-        self.augment, self.stream = augment, stream
-        self.seed, self.index, self.behind = seed, index, behind
-
-    def __call__(self, epoch_seed: int) -> Activations:
-        keys = [f"{self.seed}/{epoch_seed}"]
-        views = Views(self.samples, self.modality, self.augment, keys)
-        return Activations(self.stream(views), self.index, self.behind)
+        number, at = divmod(range(len(self))[i], len(self.samples))
+        return View(self.samples[at], self.modality, self.augment, self.keys[number])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from scipy.special import xlogy
 from skorch import NeuralNet
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback
 from skorch.dataset import get_len
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
@@ -30,13 +29,11 @@ __all__ = [
     "StopAtTime",
     "StopOnNonFinite",
     "WarmupCosine",
-    "averages_weights",
     "constant_loss",
+    "has_callback",
     "is_averaged",
     "is_worse",
     "mean_loss",
-    "own_copy",
-    "sets_learning_rate",
     "warmup_cosine",
 ]
 
@@ -45,38 +42,17 @@ _NOISE, _SMALL = 1.02, 1e-3  # a loss up to this many times another, or this sma
 _SHARE = 0.1  # nor is a training loss of up to this share of that of constant predictions
 
 
-def sets_learning_rate(callback: Any) -> bool:
-    """Tell whether an entry of ``callbacks`` is a learning rate scheduler of skorch.
+def has_callback(callbacks: Iterable[Any], *kinds: type) -> bool:
+    """Tell whether callbacks of skorch include one of some classes.
 
     Parameters
     ----------
-    callback : Callback, type or tuple of str and Callback
+    callbacks : iterable of Callback, type or tuple of str and one of these
+    *kinds : type
     """
-    return _is_entry_of(callback, LRScheduler)
-
-
-def averages_weights(callback: Any) -> bool:
-    """Tell whether an entry of ``callbacks`` is an :class:`AverageWeights`.
-
-    Parameters
-    ----------
-    callback : Callback, type or tuple of str and Callback
-    """
-    return _is_entry_of(callback, AverageWeights)
-
-
-def _is_entry_of(callback: Any, kind: type) -> bool:
-    callback = callback[1] if isinstance(callback, tuple) else callback
-    cls = callback if isinstance(callback, type) else type(callback)
-    return issubclass(cls, kind)
-
-
-def own_copy(callback: Any) -> Any:
-    """Copy a callback, since training changes it; return it as it is if it cannot be copied."""
-    try:
-        return deepcopy(callback)
-    except Exception:  # such as one that holds an open file
-        return callback
+    given = [entry[1] if isinstance(entry, tuple) else entry for entry in callbacks]
+    classes = [callback if isinstance(callback, type) else type(callback) for callback in given]
+    return any(issubclass(cls, kinds) for cls in classes)
 
 
 def warmup_cosine(step: int, n_steps: int, warmup: float) -> float:
@@ -425,7 +401,7 @@ class KeepBest(Callback):
             last = net.history[-1, "valid_loss"]
             if is_worse(self.initial_loss_, last):
                 kept = "The weights before training are kept. "
-                warn_worse("validation", self.initial_loss_, last, net, kept)
+                _warn_worse("validation", self.initial_loss_, last, net, kept)
         net.module_.load_state_dict(self.state_)
         self.state_ = None
 
@@ -464,8 +440,8 @@ class LossMonitor(Callback):
         chance = _loss_by_chance(net, X, self.index_)
         is_clear = wrong > self.initial_wrong_ or wrong == 1 or loss > chance
         if is_clear and is_worse(before, loss, max(_SMALL, _SHARE * chance)):
-            warn_worse("training", before, loss, net, "")
-        elif net.criterion_.own is None and 0 < 0.98 * chance <= loss and loss > 0.9 * before:
+            _warn_worse("training", before, loss, net, "")
+        elif not net.criterion_.is_own and 0 < 0.98 * chance <= loss and loss > 0.9 * before:
             warnings.warn(
                 f"Training did not help: the loss on training samples, {loss:.3g} after "
                 f"training with lr={net.lr:.3g}, is that of constant predictions, {chance:.3g}. "
@@ -494,7 +470,7 @@ def is_worse(before: float, after: float, least: float = _SMALL) -> bool:
 def _loss_by_chance(net, dataset: TrainingDataset, index: torch.Tensor) -> float:
     """Return the loss of constant predictions; with a loss of the user's, of outputs of zero."""
     target, index = net.criterion_.target, index.to(dataset.target.device)
-    if net.criterion_.own is not None:
+    if net.criterion_.is_own:
         zeros = torch.zeros(len(index), target.n_outputs, device=net.device)
         return net.get_loss(zeros, dataset.target[index]).item()
     weight = dataset.weight[index.cpu()].numpy()
@@ -502,18 +478,8 @@ def _loss_by_chance(net, dataset: TrainingDataset, index: torch.Tensor) -> float
     return constant_loss(target, dataset.target[index].numpy(force=True), weight)
 
 
-def warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str) -> None:
-    """Warn that a training increased the loss.
-
-    Parameters
-    ----------
-    rows : {"training", "validation"}
-    before, after : float
-        The losses.
-    net : skorch.NeuralNet
-    kept : str
-        A sentence on the weights that are kept.
-    """
+def _warn_worse(rows: str, before: float, after: float, net: NeuralNet, kept: str) -> None:
+    """Warn that a training increased the loss; ``kept`` says which weights are kept."""
     warnings.warn(
         f"Training did not help: the loss on {rows} samples was {before:.3g} before and "
         f"{after:.3g} after training with lr={net.lr:.3g}. {kept}Try lr={net.lr / 10:.1g}, fewer "

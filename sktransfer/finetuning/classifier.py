@@ -19,7 +19,7 @@ from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
 from .dataset import Activations
-from .estimator import TunedEstimator, check_given
+from .estimator import KeptRows, TunedEstimator
 from .heads import grow
 from .trainable_stages import TrainableStages
 
@@ -318,8 +318,7 @@ default="efficientnet_lite0"
             If the loss or a weight is not finite; the message says what to try.
         """
         before = (self._tuned.module, self.classes_) if self._continues() else None
-        check_given(X_val, y_val, self.validation_fraction)
-        samples = self._start_fit(X, y)
+        samples = self._start_fit(X, y, X_val, y_val)
         self._learn(samples, y, sample_weight, None, before, (X_val, y_val))
         return self
 
@@ -506,16 +505,21 @@ default="efficientnet_lite0"
 
     def _with_class_weight(
         self, target, weight, more_may_come: bool
-    ) -> tuple[np.ndarray, tuple | None]:
+    ) -> tuple[np.ndarray, KeptRows | None]:
         """Apply ``class_weight`` to the rows of this call and to rows kept from earlier calls."""
-        kept = kept_rows(self._kept, self.classes_)
+        kept, every = None, target
+        if self._kept:
+            rows, weights = zip(*self._kept.values(), strict=True)
+            codes = np.searchsorted(self.classes_, np.asarray(list(self._kept)))
+            codes = np.repeat(codes, list(map(len, weights)))
+            kept = KeptRows(np.concatenate(rows), codes, np.concatenate(weights))
+            every = np.concatenate([target, codes])
         if self.class_weight is None:
             return weight, kept
-        every = target if kept is None else np.concatenate([target, kept[1]])
         factors = self._target.class_factors
         factor = naming("class_weight", factors, self.class_weight, every, more_may_come)
         if kept is not None:
-            kept = (*kept[:2], kept[2] * factor[len(target) :])
+            kept = kept._replace(weight=kept.weight * factor[len(target) :])
         return weight * factor[: len(target)], kept
 
     def _keep(self, plain, target: np.ndarray, weight: np.ndarray) -> None:
@@ -538,29 +542,6 @@ default="efficientnet_lite0"
 Kept = dict[Any, tuple[np.ndarray, np.ndarray]]  # label: activations and weights
 
 
-def kept_rows(kept: Kept | None, classes: np.ndarray) -> tuple[Any, ...] | None:
-    """Return the rows kept from earlier calls.
-
-    Parameters
-    ----------
-    kept : dict or None
-        From each label to activations and weights.
-    classes : ndarray of shape (n_classes,)
-        Sorted.
-
-    Returns
-    -------
-    tuple of three ndarray, or None
-        Activations, codes and weights.
-    """
-    if not kept:
-        return None
-    rows, weights = zip(*kept.values(), strict=True)
-    codes = np.searchsorted(classes, np.asarray(list(kept)))
-    codes = np.repeat(codes, [len(weight) for weight in weights])
-    return np.concatenate(rows), codes, np.concatenate(weights)
-
-
 def keep_rows(
     kept: Kept | None,
     activations: np.ndarray,
@@ -574,7 +555,7 @@ def keep_rows(
     Parameters
     ----------
     kept : dict or None
-        As in :func:`kept_rows`.
+        From each label to activations and weights.
     activations : ndarray of shape (n, ...)
     weight : ndarray of shape (n,)
     groups : dict of label to ndarray of int

@@ -22,10 +22,9 @@ from .._compat.sklearn import (
     fit_context,
     validate_parameters,
 )
-from ..backbones import Backbone, boundary, penultimate, stages_of
+from ..backbones import Backbone, boundary, describe, penultimate, stages_of
 from ..data import (
     ClassTarget,
-    Target,
     check_labels,
     check_target,
     digest_array,
@@ -47,11 +46,18 @@ from ..features import (
 from ..transferability import hold_out, solve_probe
 from .activation_cache import ActivationCache, CachePlacement
 from .adapters import describe_adapters, is_adapter, is_lora
-from .augmentation import Augmentation, FreshViews, View, Views, fixed_keys, make_augment
-from .callbacks import EpochProgress, KeepBest, LossMonitor, averages_weights, is_averaged
+from .augmentation import Augmentation, View, Views, make_augment
+from .callbacks import (
+    AverageWeights,
+    EpochProgress,
+    KeepBest,
+    LossMonitor,
+    has_callback,
+    is_averaged,
+)
 from .checkpoint import TrainingFile, describe_fit
 from .dataset import Activations, TrainingDataset, as_rows
-from .distributed import ONE_PROCESS, Processes, is_first_process
+from .distributed import Processes, is_first_process
 from .heads import carry_rows, make_head, solve_new_rows, write_rows
 from .learning_rate import auto_rates
 from .plan import TrainingPlan, check_settings, steps_of
@@ -66,7 +72,7 @@ from .trainable_stages import (
 from .training import train
 from .tuned import TunedNetwork, pretrained_stages
 
-__all__ = ["TunedEstimator", "check_given"]
+__all__ = ["KeptRows", "TunedEstimator"]
 
 # Parameters that must not change between a fit and a later partial_fit or warm start.
 _FIXED = ("backbone", "weights", "image_size", "trainable", "head")
@@ -136,9 +142,17 @@ class TunedEstimator(BackboneEstimator):
         """How labels or numbers are encoded for the network, and its outputs decoded."""
         return self._target
 
-    def _start_fit(self, X, y) -> list | np.ndarray:
+    def _start_fit(self, X, y, X_val=None, y_val=None) -> list | np.ndarray:
         """Check everything but the targets, load the backbone and divide it; return the samples."""
+        if (X_val is None) != (y_val is None):
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(f"{missing}= is missing: a validation set is X_val= and y_val=.")
         self._check_settings(y)
+        if X_val is not None and self.validation_fraction:
+            raise ValueError(
+                "X_val= is the validation set, and validation_fraction="
+                f"{self.validation_fraction} would hold out another: set it to 0."
+            )
         continues, before = self._continues(), None
         if continues:
             self._check_unchanged()
@@ -202,7 +216,7 @@ class TunedEstimator(BackboneEstimator):
         weight,
         module: TrainableStages | None = None,
         new=(),
-        kept=None,
+        kept: KeptRows | None = None,
         saves=True,
         validation: Validation | None = None,
     ) -> np.ndarray | Stream:
@@ -217,8 +231,8 @@ class TunedEstimator(BackboneEstimator):
             The module to train further; None starts from the pretrained weights.
         new : sequence of int, default=()
             Rows of the head of that module that were not trained yet.
-        kept : tuple of three ndarray, default=None
-            Activations, targets and weights kept from earlier calls.
+        kept : KeptRows, default=None
+            Rows of earlier calls that are trained again.
         saves : bool, default=True
             Whether ``checkpoint`` is used.
         validation : Validation, default=None
@@ -248,9 +262,9 @@ class TunedEstimator(BackboneEstimator):
             self.validation_indices_ = held
             train_target, train_weight, behind = target[index], weight[index], None
             if kept is not None:
-                behind = kept[0]
-                train_target = np.concatenate([train_target, kept[1]])
-                train_weight = np.concatenate([train_weight, kept[2]])
+                behind = kept.activations
+                train_target = np.concatenate([train_target, kept.target])
+                train_weight = np.concatenate([train_weight, kept.weight])
             held_target, held_weight = target[held], weight[held]
             samples, positions, index, held = processes.share(samples, index, held)
 
@@ -262,7 +276,7 @@ class TunedEstimator(BackboneEstimator):
                 dataset = TrainingDataset(views, train_target, train_weight, fresh, processes)
                 valid = None
                 if validation is not None:
-                    valid = validation_dataset(validation, cache, placement, processes)
+                    valid = _validation_dataset(validation, cache, placement, processes)
                 elif len(held_target):
                     held_rows = [Activations(plain, held)]
                     valid = TrainingDataset(
@@ -274,9 +288,8 @@ class TunedEstimator(BackboneEstimator):
                 unchanged = Activations(plain, index, behind)  # without augmentation
                 if not self.frozen_layers_:
                     restrict_rows(module, unchanged, processes)
-                is_random = self.head_init == "random"
-                if self.head_init not in ("probe", "random"):
-                    is_random = self.head != "linear"
+                by_default = self.head_init not in ("probe", "random")
+                is_random = self.head_init == "random" or (by_default and self.head != "linear")
                 if len(new) and not is_random:
                     self._init_head(module, unchanged, dataset, list(new), processes)
 
@@ -293,12 +306,22 @@ class TunedEstimator(BackboneEstimator):
                 return plain
 
     def _check_validation(self, X_val, y_val) -> Validation | None:
-        """Check a validation set that is given, without opening its samples."""
+        """Check a validation set and encode its targets, without opening its samples."""
         if X_val is None:
             return None
         with named_among(range(_MANY), "X_val"):
             samples = self._transform_samples(X_val)
-        return encode_validation(samples, y_val, self._target)
+        if isinstance(self._target, ClassTarget):
+            y_val = check_labels(y_val, len(samples), name="y_val")
+            unknown = sorted(set(y_val.tolist()) - set(self._target.labels), key=str)
+            if unknown:
+                raise ValueError(f"y_val has labels that y does not have: {unknown[:5]}.")
+        else:
+            y_val = check_target(y_val, len(samples), name="y_val")
+            n_columns, n_outputs = 1 if y_val.ndim == 1 else y_val.shape[1], self._target.n_outputs
+            if n_columns != n_outputs:
+                raise ValueError(f"y_val has {n_columns} columns, and y has {n_outputs}.")
+        return Validation(samples, self._target.encode(y_val))
 
     def _train(
         self,
@@ -324,7 +347,7 @@ class TunedEstimator(BackboneEstimator):
         with progress("training", plan.max_epochs, shown, "epochs") as advance:
             own: list[Any] = [("progress", EpochProgress(advance, context, self))]
             last: list[Any] = []  # it judges the weights that the others leave
-            if valid is None or any(map(averages_weights, plan.callbacks)):
+            if valid is None or has_callback(plan.callbacks, AverageWeights):
                 last.append(("loss_monitor", LossMonitor()))
             plan.callbacks = [*own, *plan.callbacks, *last]
             net = train(module, dataset, valid, plan, device, file, processes)
@@ -395,8 +418,14 @@ class TunedEstimator(BackboneEstimator):
         # raises here if augment fails on any image
         View(samples[index[0]], modality, augment, "").open()
         if n_views is None:
-            return [], FreshViews(samples, modality, augment, cache.stream, seed, index, behind)
-        keys = fixed_keys(augment, n_views)
+
+            def make_views(epoch_seed: int) -> Activations:
+                views = Views(samples, modality, augment, [f"{seed}/{epoch_seed}"])
+                return Activations(cache.stream(views), index, behind)
+
+            return [], make_views
+        # The same in every fit: folds, candidates and processes share the computed activations.
+        keys = [f"{describe(augment)}|{number}" for number in range(n_views)]
         if isinstance(plain, Stream):
             stream = cache.rows(Views(samples, modality, augment, keys), place)
             parts = [index + number * len(samples) for number in range(len(keys))]
@@ -432,7 +461,7 @@ class TunedEstimator(BackboneEstimator):
                 "trains: parameters that have requires_grad=False are not trained."
             )
         module = deepcopy(bare)
-        check_partial(module.body, module.part, self.backbone_.name, module.fixed)
+        check_partial(module, self.backbone_.name)
         row = as_rows(first)[0]
         with torch.no_grad():
             n_features = module.eval()(row[None]).shape[1]
@@ -584,6 +613,14 @@ class TunedEstimator(BackboneEstimator):
 _MANY = 2**62  # samples, among which errors name positions as they are
 
 
+class KeptRows(NamedTuple):
+    """Rows that ``rehearsal`` keeps: activations at the cache, encoded targets and weights."""
+
+    activations: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+
 class Validation(NamedTuple):
     """Samples for validation and their targets, encoded as those of the training samples."""
 
@@ -591,84 +628,10 @@ class Validation(NamedTuple):
     target: np.ndarray
 
 
-def check_given(X_val: Any, y_val: Any, fraction: float) -> None:
-    """Refuse half of a validation set, or two.
-
-    Parameters
-    ----------
-    X_val, y_val : object or None
-    fraction : float
-        The parameter ``validation_fraction``.
-
-    Raises
-    ------
-    ValueError
-        If one of the two is missing, or a fraction is to be held out as well.
-    """
-    if (X_val is None) != (y_val is None):
-        missing = "X_val" if X_val is None else "y_val"
-        raise ValueError(f"{missing}= is missing: a validation set is X_val= and y_val=.")
-    if X_val is not None and fraction:
-        raise ValueError(
-            f"X_val= is the validation set, and validation_fraction={fraction} would hold out "
-            "another: set it to 0."
-        )
-
-
-def encode_validation(samples: Any, y_val: Any, target: Target) -> Validation:
-    """Encode the targets of a validation set.
-
-    Parameters
-    ----------
-    samples : sequence
-    y_val : array-like of shape (n_samples,) or (n_samples, n_outputs)
-    target : Target
-        Of the training samples.
-
-    Returns
-    -------
-    Validation
-
-    Raises
-    ------
-    ValueError
-        If there are labels that no training sample has, or another number of columns.
-    """
-    if isinstance(target, ClassTarget):
-        y_val = check_labels(y_val, len(samples), name="y_val")
-        unknown = sorted(set(y_val.tolist()) - set(target.labels), key=str)
-        if unknown:
-            raise ValueError(f"y_val has labels that y does not have: {unknown[:5]}.")
-        return Validation(samples, target.encode(y_val))
-    y_val = check_target(y_val, len(samples), name="y_val")
-    n_columns = 1 if y_val.ndim == 1 else y_val.shape[1]
-    if n_columns != target.n_outputs:
-        raise ValueError(f"y_val has {n_columns} columns, and y has {target.n_outputs}.")
-    return Validation(samples, target.encode(y_val))
-
-
-def validation_dataset(
-    validation: Validation,
-    cache: ActivationCache,
-    place: CachePlacement,
-    processes: Processes = ONE_PROCESS,
+def _validation_dataset(
+    validation: Validation, cache: ActivationCache, place: CachePlacement, processes: Processes
 ) -> TrainingDataset:
-    """Compute the rows of a validation set.
-
-    Parameters
-    ----------
-    validation : Validation
-    cache : ActivationCache
-    place : CachePlacement
-        Where the activations of the training samples are.
-    processes : Processes, default=ONE_PROCESS
-        Those that share the rows.
-
-    Returns
-    -------
-    TrainingDataset
-        Of equal weight.
-    """
+    """Compute the rows of a validation set, of equal weight, where those of the training are."""
     n = len(validation.samples)
     with named_among(range(_MANY), "X_val"):
         samples, positions, index = processes.share(validation.samples, np.arange(n))

@@ -19,7 +19,7 @@ from ..engines import fewer_rows
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
 
-__all__ = ["auto_batch_size", "auto_epochs", "auto_rates", "similarity_of", "training_length"]
+__all__ = ["auto_rates", "similarity_of", "training_length"]
 
 # benchmarks/finetune_defaults.py measures what these defaults give.
 _HEAD = 1e-4  # which begins as the linear probe, the best that is known
@@ -160,43 +160,6 @@ _SMALL, _SMALL_BATCH, _BATCH = 1000, 16, 32  # rows; rows in a step
 _LARGE_BATCH, _FEWEST_PASSES = 256, 1
 
 
-def auto_batch_size(n_rows: int, large_head: bool = False) -> int:
-    """Return the number of rows in a training step: 16 up to 1,000 rows, else 32.
-
-    Parameters
-    ----------
-    n_rows : int
-    large_head : bool, default=False
-        With one, a step has 256 rows.
-
-    Returns
-    -------
-    int
-        At most the number of rows.
-    """
-    if large_head:
-        return min(n_rows, _LARGE_BATCH)
-    return min(n_rows, _SMALL_BATCH if n_rows <= _SMALL else _BATCH)
-
-
-def auto_epochs(n_rows: int, batch_size: int, large_head: bool = False) -> int:
-    """Return the number of passes that make 120 steps, at least 4 and at most 60.
-
-    Parameters
-    ----------
-    n_rows, batch_size : int
-    large_head : bool, default=False
-        With one, a single pass can be enough.
-
-    Returns
-    -------
-    int
-    """
-    fewest, most = _PASSES
-    fewest = _FEWEST_PASSES if large_head else fewest
-    return min(most, max(fewest, round(_STEPS / math.ceil(n_rows / batch_size))))
-
-
 def training_length(
     n_rows: int, batch_size: int | str, max_epochs: int | str, *, large_head: bool = False
 ) -> tuple[int, int]:
@@ -205,16 +168,26 @@ def training_length(
     Parameters
     ----------
     n_rows : int
-    batch_size, max_epochs : int or "auto"
-        As in :class:`FineTunedClassifier`.
+    batch_size : int or "auto"
+        "auto" is 16 for up to 1,000 rows, else 32.
+    max_epochs : int or "auto"
+        "auto" makes 120 steps, in at least 4 and at most 60 epochs.
     large_head : bool, default=False
-        Whether only a head of more than 1,000 outputs is trained.
+        Whether only a head of more than 1,000 outputs is trained: a batch then has 256 rows, and
+        one epoch can be enough.
 
     Returns
     -------
     batch_size, n_epochs : int
+        A batch has no more rows than there are.
     """
-    size = auto_batch_size(n_rows, large_head) if isinstance(batch_size, str) else batch_size
+    size, epochs = batch_size, max_epochs
+    if isinstance(size, str):
+        small = _SMALL_BATCH if n_rows <= _SMALL else _BATCH
+        size = _LARGE_BATCH if large_head else small
     size = min(n_rows, size)
-    epochs = auto_epochs(n_rows, size, large_head) if isinstance(max_epochs, str) else max_epochs
+    if isinstance(epochs, str):
+        fewest, most = _PASSES
+        fewest = _FEWEST_PASSES if large_head else fewest
+        epochs = min(most, max(fewest, round(_STEPS / math.ceil(n_rows / size))))
     return int(size), int(epochs)

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..data import Target
 from ..transferability import MANY_CLASSES
 from .adapters import describe_adapters, is_lora
 from .augmentation import check_augment
-from .callbacks import own_copy
+from .callbacks import has_callback
 from .distributed import is_launched
 from .learning_rate import training_length
 
@@ -27,7 +28,6 @@ __all__ = [
     "check_callback_names",
     "check_settings",
     "steps_of",
-    "without_callbacks",
 ]
 
 _FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
@@ -80,7 +80,7 @@ class TrainingPlan:
             max_epochs=max_epochs,
             batch_size=batch_size,
             micro_batch_size=int(estimator.micro_batch_size or batch_size),
-            callbacks=[own_copy(c) for c in (*(estimator.callbacks or ()), *more)],
+            callbacks=list(map(_own_copy, (*(estimator.callbacks or ()), *more))),
             net_params=net_params,
             verbose=max(0, estimator.verbose - 1),
             seed=seed,
@@ -92,6 +92,14 @@ class TrainingPlan:
 def _number(value: str | float) -> float:
     # Searches give numbers of NumPy, which torch refuses in some places.
     return 1.0 if isinstance(value, str) else float(value)
+
+
+def _own_copy(callback: Any) -> Any:
+    """Copy a callback, since training changes it; return it as it is if it cannot be copied."""
+    try:
+        return deepcopy(callback)
+    except Exception:  # such as one that holds an open file
+        return callback
 
 
 def steps_of(estimator: Any, n_rows: int) -> tuple[int, int]:
@@ -149,17 +157,14 @@ def check_settings(estimator: Any) -> None:
         )
     _check_callbacks(estimator.callbacks or (), "callbacks")
     _check_net_params(estimator)
-    _refuse_in_processes(estimator)
+    if is_launched():
+        _refuse_in_processes(estimator)
 
 
 def _refuse_in_processes(estimator: Any) -> None:
     """Refuse parameters of a fine-tuned estimator that several processes cannot train with."""
-    if not is_launched():
-        return
     params = estimator.net_params or {}
     callbacks = [*(estimator.callbacks or ()), *(params.get("callbacks") or ())]
-    callbacks = [entry[1] if isinstance(entry, tuple) else entry for entry in callbacks]
-    kinds = [callback if isinstance(callback, type) else type(callback) for callback in callbacks]
     is_worker = multiprocessing.current_process().name.startswith("LokyProcess")
     refused = {
         "n_jobs= of a search": is_worker
@@ -167,7 +172,7 @@ def _refuse_in_processes(estimator: Any) -> None:
         "train_batch_norm=True": estimator.train_batch_norm,
         "rehearsal=": getattr(estimator, "rehearsal", 0),
         "net_params['compile']": params.get("compile"),
-        "Freezer or Unfreezer in callbacks": any(issubclass(k, Freezer | Unfreezer) for k in kinds),
+        "Freezer or Unfreezer in callbacks": has_callback(callbacks, Freezer, Unfreezer),
         f"device={estimator.device!r}, which is one,": ":" in estimator.device,
     }
     for name, is_set in refused.items():
@@ -176,19 +181,7 @@ def _refuse_in_processes(estimator: Any) -> None:
 
 
 def _check_net_params(estimator: Any) -> None:
-    """Check that no parameter of the skorch net is one that the estimator sets.
-
-    Parameters
-    ----------
-    estimator : TunedEstimator
-
-    Raises
-    ------
-    TypeError
-        If the optimizer is none of torch's.
-    ValueError
-        Naming the parameter to use.
-    """
+    """Check that no parameter of the skorch net is one that the estimator sets."""
     net_params, own = estimator.net_params or {}, estimator.get_params(deep=False)
     for key in net_params:
         if not isinstance(key, str):
@@ -223,19 +216,7 @@ def _check_net_params(estimator: Any) -> None:
 def _check_groups(
     groups: Sequence[Any], optimizer: type[torch.optim.Optimizer], net_params: Mapping[str, Any]
 ) -> None:
-    """Check the settings of groups of parameters; torch keeps unknown ones without a word.
-
-    Parameters
-    ----------
-    groups : sequence of pattern and settings
-    optimizer : type
-    net_params : dict
-
-    Raises
-    ------
-    ValueError
-        If the optimizer does not know a setting, or a learning rate cannot be used.
-    """
+    """Check the settings of groups of parameters; torch keeps unknown ones without a word."""
     known = _known_settings(optimizer, net_params) if groups else None
     for pattern, settings in groups:
         of = f"net_params['optimizer__param_groups'], settings of {pattern!r:.60}"
@@ -263,29 +244,14 @@ def _known_settings(
 
 
 def _check_callbacks(callbacks: Sequence[Any], name: str) -> None:
-    """Check that callbacks are callbacks of skorch.
-
-    Parameters
-    ----------
-    callbacks : sequence of Callback, or of name and Callback
-    name : str
-        The name of the parameter, for the message.
-
-    Raises
-    ------
-    TypeError
-        If an entry is not a callback.
-    ValueError
-        If a name occurs twice, or is that of a callback of the estimator.
-    """
+    """Check that callbacks are those of skorch, or pairs of a name that is free and one of them."""
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"{name} must be a list of skorch callbacks, got {callbacks!r:.60}.")
     taken = set(_OWN_NAMES)
     for i, entry in enumerate(callbacks):
         named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
         callback = entry[1] if named else entry
-        cls = callback if isinstance(callback, type) else type(callback)
-        if not issubclass(cls, Callback):
+        if isinstance(callback, tuple) or not has_callback([callback], Callback):
             raise TypeError(
                 f"{name}[{i}] must be a skorch callback, or a name and a callback, got "
                 f"{entry!r:.60}."
@@ -313,17 +279,3 @@ def check_callback_names(net: skorch.NeuralNet, net_params: dict[str, Any]) -> N
         name = rest.partition("__")[0]
         if callbacks == "callbacks" and value is not None and name not in dict(net.callbacks_):
             raise ValueError(f"{key}: no callback is called {name!r}.")
-
-
-def without_callbacks(net_params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a net without those of callbacks, which a pickle does not hold.
-
-    Parameters
-    ----------
-    net_params : dict
-
-    Returns
-    -------
-    dict
-    """
-    return {key: v for key, v in net_params.items() if not key.startswith("callbacks")}

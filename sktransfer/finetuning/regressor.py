@@ -15,7 +15,7 @@ from ..data import NumericTarget, check_numbers, check_weights
 from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
 from .augmentation import Augmentation
-from .estimator import TunedEstimator, check_given
+from .estimator import TunedEstimator
 
 __all__ = ["FineTunedRegressor"]
 
@@ -38,13 +38,7 @@ default="efficientnet_lite0"
     image_shape : tuple of int, default=None
         As in :class:`PretrainedFeatureExtractor`.
     trainable : "head", "all", "norm", "bias", "lora", int, str or LoraConfig, default="head"
-        What is trained. "head": only the new head; the network computes each sample once. An
-        int: that many of the last stages with weights. The name of a layer: its stage and all
-        above. "all": all stages. "norm": of all stages only scales and shifts of normalization
-        layers; "bias": only biases, those of normalization layers included. "lora", or a
-        ``LoraConfig`` of peft: low-rank adapters of the linear layers of all stages. A file of
-        such a model is small, and its training takes about two thirds of the time of "all".
-        Parameters of your module that have ``requires_grad=False`` are not trained.
+        As in :class:`FineTunedClassifier`.
     head : {"linear", "mlp"} or callable, default="linear"
         "mlp" has one hidden layer. A callable takes ``(n_features, n_outputs)`` and returns a
         module.
@@ -54,22 +48,11 @@ default="efficientnet_lite0"
     train_batch_norm : bool, default=False
         Whether batch norm in the trained stages updates its statistics.
     augment : {"light", "strong"}, callable, Augmentation or None, default=None
-        Random changes to training images, in four fixed views of each image, whose frozen part is
-        computed once. "light" crops and mirrors; "strong" adds color, geometry and erasing. A
-        callable is given a uint8 tensor ``(channels, h, w)``, as torchvision's v2 transforms are.
-        An :class:`Augmentation` has another number of views.
+        As in :class:`FineTunedClassifier`.
     lr : float or "auto", default="auto"
-        The highest learning rate. "auto" lies between 3e-4 and 5e-5 for all stages, by the
-        similarity of the samples to the data that the network was trained on (batch
-        normalization statistics), and is 5e-5 for some stages; 1e-4 for a head alone and for
-        networks with layer normalization (transformers); 3e-3 for word vectors, norms and
-        biases; 1e-3 for adapters. For a head that is initialized at random it is multiplied by ten.
+        As in :class:`FineTunedClassifier`.
     layer_decay : float or "auto", default="auto"
-        Factor on the learning rate for each stage towards the input. "auto" is 1 with two
-        exceptions for ``lr="auto"``. If all stages of a network with batch normalization are
-        trained, it lies between 1 and 0.8, by the fourth power of the same similarity. For
-        transformers for images it is 0.75 (He et al., 2022, "Masked autoencoders are scalable
-        vision learners", table 9).
+        As in :class:`FineTunedClassifier`.
     loss : callable or "auto", default="auto"
         A function of outputs and targets, such as ``torch.nn.HuberLoss()``, both ``(n,
         n_targets)`` and standardised. It returns a loss for each row or number, or their mean; a
@@ -85,11 +68,7 @@ default="efficientnet_lite0"
     warm_start : bool, default=False
         Whether ``fit`` continues from the weights of the previous ``fit``.
     callbacks : list of skorch callbacks, default=None
-        Copies are added to the training loop; ``net_.callbacks_`` holds them. A learning rate
-        scheduler (``LRScheduler``) among them replaces the built-in schedule, in which the rate
-        rises in the first tenth of the steps and then falls as a half cosine. A rate that another
-        callback sets is kept. ``EarlyStopping(patience=3)`` stops, ``GradientNormClipping(1.0)``
-        clips.
+        As in :class:`FineTunedClassifier`.
     net_params : dict, default=None
         More parameters of the ``skorch.NeuralNetRegressor``, such as ``{"optimizer":
         torch.optim.SGD, "optimizer__momentum": 0.9, "callbacks__schedule__warmup": 0.2}``. The
@@ -108,17 +87,11 @@ default="efficientnet_lite0"
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of computations. "auto" is bfloat16 on a CUDA device, else float32.
     max_cache_bytes : int, default=2147483648
-        Bytes up to which the outputs of the frozen stages, or resized images if nothing is frozen,
-        are kept in memory. Above it, outputs are kept in a temporary file or computed again in each
-        epoch, whichever is expected to be faster after a timing of some samples.
+        As in :class:`FineTunedClassifier`.
     memory : None, str, Path, FeatureStore or object with a location, default=None
         Store of the outputs of the frozen stages, shared by folds, candidates and processes.
     checkpoint : str, Path or None, default=None
-        Folder for the state of a training of ``fit``, which is written after each epoch. If the
-        process is killed, the next ``fit`` with the same data and parameters goes on, and ends
-        bit for bit where it would have ended on a CPU; with others it raises an error, but for a
-        larger ``max_epochs``, with which a finished training goes on. "{key}" in the
-        name becomes a digest of data and parameters, for searches: "folder/{key}".
+        As in :class:`FineTunedClassifier`.
     n_jobs : int, "auto" or None, default="auto"
         As in :class:`PretrainedFeatureExtractor`.
     random_state : int, RandomState instance or None, default=None
@@ -271,8 +244,7 @@ default="efficientnet_lite0"
             If the loss or a weight is not finite; the message says what to try.
         """
         again = self._continues()
-        check_given(X_val, y_val, self.validation_fraction)
-        samples = self._start_fit(X, y)
+        samples = self._start_fit(X, y, X_val, y_val)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         if again:  # in the same units

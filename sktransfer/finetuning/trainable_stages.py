@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ __all__ = [
     "head_inputs",
     "restrict_rows",
     "run_rows",
-    "select_parameters",
 ]
 
 
@@ -63,7 +61,7 @@ class TrainableStages(nn.Module):
         ``eval`` mode.
     precision : {"float32", "bfloat16"}
     part : {"all", "norm", "bias", "lora"}, default="all"
-        Which parameters of the stages are trained; see :func:`select_parameters`.
+        Which parameters of the stages are trained; see :meth:`unfreeze`.
     fixed : collection of str, default=None
         Names of parameters of the stages that are not trained. None is those without
         ``requires_grad``.
@@ -122,9 +120,30 @@ class TrainableStages(nn.Module):
     def seed(self, seed: int) -> None:
         self._seed.fill_(seed)
 
-    def unfreeze(self) -> TrainableStages:
-        """Let the parameters that are trained have gradients, and no others."""
-        select_parameters(self.body, self.part, self.fixed)
+    def unfreeze(self, part: str | None = None) -> TrainableStages:
+        """Let the parameters that are trained have gradients, and no others.
+
+        Parameters
+        ----------
+        part : {"all", "norm", "bias", "lora"}, default=None
+            Which parameters of the stages are trained besides those of the head: all; scales and
+            shifts of normalization layers (Frankle, Schwab, Morcos 2021, arXiv:2003.00152);
+            biases, those of normalization layers included (BitFit: Ben Zaken, Ravfogel, Goldberg
+            2022, arXiv:2106.10199); or those of low-rank adapters. None is ``part`` of the module.
+
+        Returns
+        -------
+        TrainableStages
+            The same.
+        """
+        part = self.part if part is None else part
+        self.body.requires_grad_(False)
+        selected = self.body.parameters() if part == "all" else _partial(self.body, part)
+        for parameter in [*selected, *self.head.parameters()]:
+            parameter.requires_grad_(True)
+        for name, parameter in self.body.named_parameters():
+            if name in self.fixed:
+                parameter.requires_grad_(False)
         return self
 
     def add_adapters(self, backbone: str, seed: int) -> TrainableStages:
@@ -149,11 +168,6 @@ class TrainableStages(nn.Module):
             for module in filter(_keeps_statistics, stage.modules()):
                 if not (learns and _learns(module)):
                     module.eval()
-        return self
-
-    def train_all(self) -> TrainableStages:
-        """Let all parameters have gradients but those that are fixed."""
-        select_parameters(self.body, "all", self.fixed)
         return self
 
     @property
@@ -185,12 +199,6 @@ class TrainableStages(nn.Module):
         with random, torch.autocast(x.device.type, torch.bfloat16, enabled=low):
             output = self.body(x).float()
         return output if weight is None else (output, weight)
-
-    def as_stages(self, frozen: dict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
-        """Return the frozen stages and these, with the new pooling and head behind."""
-        stages = OrderedDict(frozen)
-        stages.update(zip(self.stage_names(frozen), self.body, strict=True))
-        return stages
 
     def stage_names(self, frozen: Collection[str] = ()) -> list[str]:
         """Return the names of the stages, of the new pooling and of the new head."""
@@ -240,51 +248,21 @@ def restrict_rows(
     module.unfreeze()
 
 
-def select_parameters(
-    stages: nn.Sequential, part: str, fixed: Collection[str] = frozenset()
-) -> None:
-    """Set which parameters have gradients, in place.
+def check_partial(module: TrainableStages, backbone: str) -> None:
+    """Check that stages have parameters of the kind that is trained, and some that are not fixed.
 
     Parameters
     ----------
-    stages : torch.nn.Sequential
-        The head is the last one; all its parameters are trained.
-    part : {"all", "norm", "bias", "lora"}
-        Which parameters of the other stages are trained: all; scales and shifts of
-        normalization layers (Frankle, Schwab, Morcos 2021, arXiv:2003.00152); biases, those
-        of normalization layers included (BitFit: Ben Zaken, Ravfogel, Goldberg 2022,
-        arXiv:2106.10199); or those of low-rank adapters.
-    fixed : collection of str, default=frozenset()
-        Names of parameters that are not trained in any case.
-    """
-    stages.requires_grad_(False)
-    selected = stages.parameters() if part == "all" else _partial(stages, part)
-    for parameter in [*selected, *stages[-1].parameters()]:
-        parameter.requires_grad_(True)
-    for name, parameter in stages.named_parameters():
-        if name in fixed:
-            parameter.requires_grad_(False)
-
-
-def check_partial(
-    stages: nn.Sequential, part: str, backbone: str, fixed: Collection[str] = frozenset()
-) -> None:
-    """Check that stages have parameters of a kind, and some that are not fixed.
-
-    Parameters
-    ----------
-    stages : torch.nn.Sequential
-    part : {"all", "norm", "bias"}
+    module : TrainableStages
     backbone : str
         Its name, for the message.
-    fixed : collection of str, default=frozenset()
-        As in :func:`select_parameters`.
 
     Raises
     ------
     ValueError
         If there are none.
     """
+    stages, part = module.body, module.part
     if part == "lora":  # adapters are added later, to layers of which none may be there
         return
     if part != "all" and next(_partial(stages, part), None) is None:
@@ -294,7 +272,7 @@ def check_partial(
             "number of stages."
         )
     named = dict(nn.Sequential(*list(stages)[:-1]).named_parameters())
-    free = {id(parameter) for name, parameter in named.items() if name not in fixed}
+    free = {id(parameter) for name, parameter in named.items() if name not in module.fixed}
     selected = named.values() if part == "all" else _partial(stages, part)
     if named and free.isdisjoint(map(id, selected)):
         raise ValueError(
@@ -305,8 +283,7 @@ def check_partial(
 
 
 def _partial(stages: nn.Sequential, part: str) -> Iterator[nn.Parameter]:
-    if part == "all":
-        return
+    """Yield the parameters that ``part`` other than "all" selects below the head."""
     if part == "lora":
         yield from (p for name, p in stages.named_parameters() if is_adapter(name))
         return

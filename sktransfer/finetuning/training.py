@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import fnmatch
 import functools
 import math
@@ -20,6 +19,7 @@ import numpy as np
 import skorch
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import LRScheduler
 from skorch.helper import predefined_split
 from skorch.utils import to_tensor
 from torch import nn
@@ -27,7 +27,7 @@ from torch import nn
 from .._compat.torch import COMPILED, uncompiled
 from ..data import NumericTarget, Target, check_interrupt, kept_interrupts, was_interrupted
 from ..engines import fewer_rows, keep_freed_memory
-from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, sets_learning_rate
+from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, has_callback
 from .checkpoint import SaveTraining, TrainingFile
 from .dataset import Batches, TrainingDataset
 from .distributed import ONE_PROCESS, Processes
@@ -37,13 +37,11 @@ from .trainable_stages import TrainableStages
 __all__ = [
     "TrainingNet",
     "WeightedLoss",
-    "by_row",
     "join_outputs",
     "make_net",
     "split_batch",
     "train",
     "trained_module",
-    "weighted_mean",
 ]
 
 _WEIGHT_DECAY = 1e-4  # of AdamW
@@ -128,9 +126,9 @@ def make_net(
     device: torch.device,
 ) -> NeuralNet:
     """Assemble and initialize the skorch net: what to train, how, and with which callbacks."""
-    objective = _OBJECTIVES[plan.target.loss]
+    net_class = _NETS[plan.target.loss]
     callbacks: list[Any] = [("finite", StopOnNonFinite())]
-    if not any(map(sets_learning_rate, plan.callbacks)):
+    if not has_callback(plan.callbacks, LRScheduler):
         callbacks.append(("schedule", WarmupCosine(in_pairs=module.learns_statistics)))
     if valid is not None:
         callbacks.append(("best", KeepBest()))
@@ -143,18 +141,15 @@ def make_net(
         "iterator_valid": Batches,
         "train_split": None if valid is None else predefined_split(valid.to(device)),
         "criterion": WeightedLoss(plan.target, plan.loss),
-        "predict_nonlinearity": functools.partial(objective.nonlinearity, target=plan.target),
         "device": str(device),
         "verbose": plan.verbose,
         "callbacks": callbacks + plan.callbacks,
+        **net_class.settings_for(plan.target),
         **_optimizer(module, plan, device),
     }
-    if objective.classes is not None:
-        settings["classes"] = objective.classes(plan.target.n_outputs)
-        settings["callbacks__valid_acc"] = None  # not a column of the history by default
     try:
         groups = {"optimizer__param_groups": settings["optimizer__param_groups"]}
-        net = objective.net(module, **settings | plan.net_params | groups).initialize()
+        net = net_class(module, **settings | plan.net_params | groups).initialize()
         net.most_rows = plan.micro_batch_size
         check_callback_names(net, plan.net_params)
         return net
@@ -332,7 +327,7 @@ class TrainingNet(NeuralNet):
     def _saves_padding(self) -> bool:
         """Tell whether rows are run by length: on a CPU, where small micro-batches are fast."""
         module = trained_module(self)
-        is_whole = module.learns_statistics or self.criterion_.own is not None
+        is_whole = module.learns_statistics or self.criterion_.is_own
         is_plain = self.module_ is module and torch.device(self.device).type == "cpu"
         return module.is_encoder and is_plain and not is_whole
 
@@ -493,102 +488,83 @@ class WeightedLoss(nn.Module):
     target : Target
         Its ``loss`` is the name of the loss.
     loss : callable or "auto", default="auto"
-        A loss of the user's, from outputs and targets; see :func:`weighted_mean`.
-    """
-
-    own: Callable[..., Any] | None
-
-    def __init__(self, target: Target, loss: str | Callable[..., Any] = "auto"):
-        super().__init__()
-        self.target = target
-        self.own = None if isinstance(loss, str) else by_row(loss)
-
-    def forward(self, output: torch.Tensor | tuple[Any, ...], target: torch.Tensor) -> torch.Tensor:
-        output, weight = output if isinstance(output, tuple) else (output, None)
-        output = cast(torch.Tensor, output)
-        if self.own is not None:
-            return weighted_mean(self.own, output, target, weight)
-        loss = _OBJECTIVES[self.target.loss].loss(output, target)  # (n,)
-        return (loss if weight is None else loss * weight).mean()
-
-
-def by_row(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a loss return a value for each row where it can.
-
-    Parameters
-    ----------
-    loss : callable
-        From outputs and targets. A module of torch with ``reduction`` is copied, and reduces
-        nothing.
-
-    Returns
-    -------
-    callable
-    """
-    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
-        loss = copy.deepcopy(loss)
-        vars(loss)["reduction"] = "none"
-    return loss
-
-
-def weighted_mean(
-    loss: Callable[..., Any],
-    output: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None,
-) -> torch.Tensor:
-    """Call a loss and compute the mean over rows of loss times weight.
-
-    Parameters
-    ----------
-    loss : callable
-    output : Tensor of shape (n, n_outputs)
-    target : Tensor of shape (n,) or (n, n_outputs)
-    weight : Tensor of shape (n,) or None
-
-    Returns
-    -------
-    Tensor
-        A number.
+        A loss of the user's, from outputs and targets. A module of torch with ``reduction`` is
+        copied, and reduces nothing.
 
     Raises
     ------
     ValueError
-        If the loss fails, returns something else than a tensor of one value or of one for each
-        row, or returns their mean although rows differ in weight.
+        If the loss of the user's fails, returns something else than a tensor of one value or of
+        one for each row, or returns their mean although rows differ in weight.
     """
-    try:
-        values = loss(output, target)
-    except Exception as error:  # of the user's function
-        shapes = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)} {target.dtype}"
-        raise ValueError(f"loss={loss!r:.80} failed for {shapes}: {error}") from error
-    if not isinstance(values, torch.Tensor):
-        raise ValueError(f"loss={loss!r:.80} must return a tensor, got {type(values).__name__}.")
-    if values.ndim == 0:
-        if weight is not None and not torch.equal(weight, weight[:1].expand_as(weight)):
+
+    def __init__(self, target: Target, loss: str | Callable[..., Any] = "auto"):
+        super().__init__()
+        self.target = target
+        self.is_own = not isinstance(loss, str)
+        self.loss: Any = loss if self.is_own else _LOSSES[target.loss]()
+        self.shown = f"loss={loss!r:.80}"  # in errors
+        if isinstance(self.loss, nn.Module) and hasattr(self.loss, "reduction"):
+            self.loss = copy.deepcopy(self.loss)
+            vars(self.loss)["reduction"] = "none"
+
+    def forward(self, output: torch.Tensor | tuple[Any, ...], target: torch.Tensor) -> torch.Tensor:
+        output, weight = output if isinstance(output, tuple) else (output, None)
+        output = cast(torch.Tensor, output)
+        try:
+            values = self.loss(output, target)
+        except torch.OutOfMemoryError:
+            raise  # the batch is run in parts
+        except Exception as error:  # of the user's function
+            shapes = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)} {target.dtype}"
+            raise ValueError(f"{self.shown} failed for {shapes}: {error}") from error
+        if not isinstance(values, torch.Tensor):
+            raise ValueError(f"{self.shown} must return a tensor, got {type(values).__name__}.")
+        if values.ndim == 0:
+            if weight is not None and not torch.equal(weight, weight[:1].expand_as(weight)):
+                raise ValueError(
+                    "loss= returns the mean over rows, which cannot be weighted: return a value "
+                    "for each row, or give neither sample_weight nor class_weight."
+                )
+            return values if weight is None else values * weight[0]
+        if len(values) != len(output):
             raise ValueError(
-                "loss= returns the mean over rows, which cannot be weighted: return a value for "
-                "each row, or give neither sample_weight nor class_weight."
+                f"{self.shown} returned the shape {tuple(values.shape)} for {len(output)} rows: "
+                "it must return a value for each row, or one."
             )
-        return values if weight is None else values * weight[0]
-    if len(values) != len(output):
-        raise ValueError(
-            f"loss={loss!r:.80} returned the shape {tuple(values.shape)} for {len(output)} rows: "
-            "it must return a value for each row, or one."
-        )
-    rows = values.flatten(1).mean(dim=1) if values.ndim > 1 else values
-    return (rows if weight is None else rows * weight).mean()
+        rows = values.flatten(1).mean(dim=1) if values.ndim > 1 else values
+        return (rows if weight is None else rows * weight).mean()
 
 
-# -- kinds of targets ----------------------------------------------------------------------------
+# By the name of the loss in a target.
+_LOSSES = {
+    "cross_entropy": nn.CrossEntropyLoss,
+    "binary_cross_entropy": nn.BCEWithLogitsLoss,
+    "squared_error": nn.MSELoss,
+}
+
+
+# -- the nets of the kinds of targets ------------------------------------------------------------
 
 
 class _ClassifierNet(TrainingNet, skorch.NeuralNetClassifier):
-    pass
+    @staticmethod
+    def settings_for(target: Target) -> dict[str, Any]:
+        """Return the arguments of the net that depend on the target."""
+        classes = list(range(target.n_outputs))
+        # Accuracy is not a column of the history by default.
+        own = {"classes": classes, "callbacks__valid_acc": None}
+        return own | {"predict_nonlinearity": nn.Softmax(dim=-1)}
 
 
 class _IndicatorNet(TrainingNet, skorch.NeuralNetClassifier):
     """Predict an indicator matrix instead of the most probable column."""
+
+    @staticmethod
+    def settings_for(target: Target) -> dict[str, Any]:
+        # By these, the scorers of scikit-learn know an indicator matrix.
+        own = {"classes": [[0, 1]] * target.n_outputs, "callbacks__valid_acc": None}
+        return own | {"predict_nonlinearity": nn.Sigmoid()}
 
     def predict(self, X) -> np.ndarray:
         return (self.predict_proba(X) > 0.5).astype(int)
@@ -596,6 +572,10 @@ class _IndicatorNet(TrainingNet, skorch.NeuralNetClassifier):
 
 class _RegressorNet(TrainingNet, skorch.NeuralNetRegressor):
     """Take and predict targets in output units; the module and the loss are standardised."""
+
+    @staticmethod
+    def settings_for(target: Target) -> dict[str, Any]:
+        return {"predict_nonlinearity": functools.partial(_in_units, target=target)}
 
     def get_loss(self, y_pred, y_true, *args, **kwargs):
         target, y_true = self.criterion_.target, y_true.reshape(len(y_true), -1)
@@ -605,61 +585,13 @@ class _RegressorNet(TrainingNet, skorch.NeuralNetRegressor):
         return super().get_loss(y_pred, ((y_true - mean) / scale).float(), *args, **kwargs)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Objective:
-    """How a kind of target is trained.
-
-    Parameters
-    ----------
-    loss : callable
-        From outputs and targets to a loss for each row.
-    nonlinearity : callable
-        From outputs and the target to predictions of the skorch net.
-    net : type
-        The skorch net.
-    classes : callable, default=None
-        From the number of outputs to ``classes_`` of the net, by which the scorers of
-        scikit-learn distinguish an indicator matrix from one label per sample.
-    """
-
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    nonlinearity: Callable
-    net: type
-    classes: Callable | None = None
-
-
-def _cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(output, target, reduction="none")
-
-
-def _binary_cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    loss = nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-    return loss.mean(dim=1)
-
-
-def _squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return nn.functional.mse_loss(output, target, reduction="none").mean(dim=1)
-
-
-def _softmax(output: torch.Tensor, target: Target) -> torch.Tensor:
-    return output.softmax(dim=-1)
-
-
-def _sigmoid(output: torch.Tensor, target: Target) -> torch.Tensor:
-    return output.sigmoid()
-
-
 def _in_units(output: torch.Tensor, target: NumericTarget) -> torch.Tensor:
     return torch.from_numpy(target.in_units(output.numpy(force=True)))
 
 
 # By the name of the loss in a target.
-_OBJECTIVES = {
-    "cross_entropy": _Objective(
-        _cross_entropy, _softmax, _ClassifierNet, lambda n_classes: list(range(n_classes))
-    ),
-    "binary_cross_entropy": _Objective(
-        _binary_cross_entropy, _sigmoid, _IndicatorNet, lambda n_labels: [[0, 1]] * n_labels
-    ),
-    "squared_error": _Objective(_squared_error, _in_units, _RegressorNet),
+_NETS: dict[str, Any] = {
+    "cross_entropy": _ClassifierNet,
+    "binary_cross_entropy": _IndicatorNet,
+    "squared_error": _RegressorNet,
 }

@@ -20,17 +20,11 @@ from ..data import open_target
 from ..features import Stream
 from .adapters import check_adapters, is_adapter, with_merged_adapters
 from .heads import build_module, describe_module
-from .plan import TrainingPlan, without_callbacks
+from .plan import TrainingPlan
 from .trainable_stages import TrainableStages, run_rows
 from .training import make_net, trained_module
 
-__all__ = [
-    "TunedBackbone",
-    "TunedNetwork",
-    "changed_tensors",
-    "pretrained_stages",
-    "restored_module",
-]
+__all__ = ["TunedBackbone", "TunedNetwork", "pretrained_stages"]
 
 FORMAT = 1  # of the state that files hold; files of earlier formats must open
 
@@ -150,7 +144,7 @@ class TunedNetwork:
         def make() -> TunedBackbone:
             module = with_merged_adapters(self.module)
             module = deepcopy(module) if module is self.module else module
-            module.train_all()
+            module.unfreeze("all")
             copy = TunedNetwork(self.origin, self.frozen, module, self.plan)
             return TunedBackbone(copy, classes, label_rows)
 
@@ -168,12 +162,27 @@ class TunedNetwork:
     # -- the format of files ---------------------------------------------------------------
 
     def changed_tensors(self) -> dict[str, np.ndarray]:
-        """Return the trained tensors, except those of the head, that differ from the origin."""
-        module = self.module
-        bare = pretrained_stages(
-            self.origin, module.names, module.train_batch_norm, module.precision
-        )
-        return changed_tensors(bare, module)
+        """Return the tensors that training changed, and those of adapters, without the head.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Of word vectors, the rows that changed and their ids.
+        """
+        module, names = self.module, self.module.names
+        bare = pretrained_stages(self.origin, names, module.train_batch_norm, module.precision)
+        original, tuned = bare.state_dict(), module.state_dict()
+        added = {}
+        if module.adapters is not None:
+            added = {name: t.numpy(force=True) for name, t in tuned.items() if is_adapter(name)}
+            tuned = {name.replace(".base_layer.", "."): t for name, t in tuned.items()}
+        if hasattr(bare.body[0], "restricted"):
+            tuned |= _changed_rows(bare.body[0], module.body[0])
+        return added | {
+            name: tuned[name].numpy()
+            for name, tensor in original.items()
+            if not torch.equal(tuned[name], tensor)
+        }
 
     def state(self) -> dict[str, Any]:
         """Return the content of a file with this network; the origin is not part of it.
@@ -198,7 +207,8 @@ class TunedNetwork:
         """
         plan = {field.name: getattr(self.plan, field.name) for field in fields(TrainingPlan)}
         plan |= {"target": self.plan.target.state(), "callbacks": []}
-        plan |= {"net_params": without_callbacks(self.plan.net_params)}
+        params = self.plan.net_params.items()
+        plan |= {"net_params": {k: v for k, v in params if not k.startswith("callbacks")}}
         head = describe_module(self.module.head)
         weights = {} if isinstance(head, nn.Module) else self.module.head.state_dict()
         return {
@@ -241,7 +251,17 @@ class TunedNetwork:
         if not isinstance(state["head"], nn.Module):
             head.load_state_dict({k: torch.from_numpy(v) for k, v in state["weights"].items()})
         bare = pretrained_stages(origin, state["trained"], **state["settings"])
-        module = restored_module(bare, state["tensors"], head)
+        module = deepcopy(bare)
+        given = {name: torch.from_numpy(array) for name, array in state["tensors"].items()}
+        added = {name: given.pop(name) for name in list(given) if is_adapter(name)}
+        unexpected = module.load_state_dict(given, strict=False).unexpected_keys
+        module.body[-1] = head
+        if module.adapters is not None:
+            check_adapters(module.adapters, added)
+            module.add_adapters("of the file", seed=0)
+        unexpected += module.load_state_dict(added, strict=False).unexpected_keys
+        if unexpected:
+            raise ValueError(f"The trained stages have no tensor {unexpected[0]!r:.80}.")
         plan = TrainingPlan(**state["plan"] | {"target": open_target(state["plan"]["target"])})
         return cls(origin, state["frozen"], module, plan, state["history"])
 
@@ -274,8 +294,9 @@ class TunedBackbone(Backbone):
         self, network: TunedNetwork, classes: Sequence[str] | None, label_rows: dict[Any, int]
     ):
         origin = network.origin
-        frozen = {name: stages_of(origin)[name] for name in network.frozen}
-        stages = network.module.as_stages(frozen)
+        stages = {name: stages_of(origin)[name] for name in network.frozen}
+        names = network.module.stage_names(stages)
+        stages |= dict(zip(names, network.module.body, strict=True))
         super().__init__(
             f"{origin.name}_tuned",
             nn.Sequential(OrderedDict((n.replace(".", "/"), s) for n, s in stages.items())),
@@ -349,68 +370,9 @@ def pretrained_stages(
     )
 
 
-def changed_tensors(bare: TrainableStages, module: TrainableStages) -> dict[str, np.ndarray]:
-    """Return the tensors of a trained module that training changed.
-
-    Parameters
-    ----------
-    bare : TrainableStages
-        Before training.
-    module : TrainableStages
-
-    Returns
-    -------
-    dict of str to ndarray
-        Without those of the head; those of adapters included. Of word vectors, the rows that
-        changed and their ids.
-    """
-    original, tuned = bare.state_dict(), module.state_dict()
-    added = {}
-    if module.adapters is not None:
-        added = {name: t.numpy(force=True) for name, t in tuned.items() if is_adapter(name)}
-        tuned = {name.replace(".base_layer.", "."): t for name, t in tuned.items()}
-    if hasattr(bare.body[0], "restricted"):
-        tuned |= _changed_rows(bare.body[0], module.body[0])
-    return added | {
-        name: tuned[name].numpy()
-        for name, tensor in original.items()
-        if not torch.equal(tuned[name], tensor)
-    }
-
-
 def _changed_rows(original, table) -> dict[str, torch.Tensor]:
     """Return the rows of a table of word vectors that differ from the original, and their ids."""
     before = original.restricted(table.index.numpy()).rows
     # Rows that the original table replaces itself must be kept, changed or not.
     keep = (table.rows != before).any(1) | torch.isin(table.index, original.index)
     return {"body.0.index": table.index[keep], "body.0.rows": table.rows.detach()[keep]}
-
-
-def restored_module(
-    bare: TrainableStages, tensors: dict[str, np.ndarray], head: nn.Module
-) -> TrainableStages:
-    """Make a trained module from its changed tensors and its head.
-
-    Parameters
-    ----------
-    bare : TrainableStages
-    tensors : dict of str to ndarray
-        What :func:`changed_tensors` gave.
-    head : torch.nn.Module
-
-    Returns
-    -------
-    TrainableStages
-    """
-    module = deepcopy(bare)
-    given = {name: torch.from_numpy(array) for name, array in tensors.items()}
-    added = {name: given.pop(name) for name in list(given) if is_adapter(name)}
-    unexpected = module.load_state_dict(given, strict=False).unexpected_keys
-    module.body[-1] = head
-    if module.adapters is not None:
-        check_adapters(module.adapters, added)
-        module.add_adapters("of the file", seed=0)
-    unexpected += module.load_state_dict(added, strict=False).unexpected_keys
-    if unexpected:
-        raise ValueError(f"The trained stages have no tensor {unexpected[0]!r:.80}.")
-    return module

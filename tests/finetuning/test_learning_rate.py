@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
-from sktransfer.finetuning import learning_rate
-from sktransfer.finetuning.learning_rate import auto_batch_size, auto_epochs
+from sktransfer.finetuning import learning_rate, training_length
 from sktransfer.finetuning.trainable_stages import TrainableStages
 from tests.finetuning.conftest import network
 
@@ -19,8 +18,7 @@ TAIL = {"masked": False, "train_batch_norm": False, "precision": "float32"}
     [(1, 1, 60), (20, 16, 60), (200, 16, 9), (1000, 16, 4), (1001, 32, 4), (50_000, 32, 4)],
 )
 def test_few_rows_are_passed_often(n_rows, size, passes):
-    assert auto_batch_size(n_rows) == size
-    assert auto_epochs(n_rows, size) == passes
+    assert training_length(n_rows, "auto", "auto") == (size, passes)
 
 
 @pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])

@@ -131,6 +131,23 @@ def test_what_cannot_be_used_is_named(loss, settings, message, data):
         classifier(loss=loss, **settings).fit(*data)
 
 
+def test_where_its_memory_is_short_it_is_called_with_parts(data):
+    X, y = data
+    rows = []
+
+    def large(outputs, targets):
+        if outputs.requires_grad and len(outputs) > 8:
+            raise torch.OutOfMemoryError("no room")
+        rows.append(len(outputs))
+        return own_cross_entropy(outputs, targets)
+
+    with pytest.warns(UserWarning, match="run in parts"):
+        found = classifier(loss=large, batch_size=16).fit(X, y)
+    assert 8 in rows
+    usual = classifier(batch_size=16, micro_batch_size=8).fit(X, y)
+    np.testing.assert_allclose(found.predict_proba(X), usual.predict_proba(X), atol=1e-6)
+
+
 def test_in_micro_batches_it_is_called_with_parts_and_a_mean_trains_the_same_model(data):
     X, y = data
     rows = []
