@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from ..backbones import Backbone, resolve_layer, weighted_layers
 from ..data import CATEGORY, NUMBER, named_among, take
-from ..features import Output, empty_table, layers_of
+from ..features import Output, layers_of
 from ..finetuning import (
     FineTunedClassifier,
     FineTunedRegressor,
@@ -32,9 +32,7 @@ from ..transferability import (
     PROBE_C,
     LinearProbe,
     hold_out,
-    mixture_weights,
     small_in_one_thread,
-    temperature,
 )
 from .blend import Blend, read_samples
 from .candidates import (
@@ -49,7 +47,15 @@ from .candidates import (
     logs,
     tempered,
 )
-from .outcomes import LEAST_PROBABILITY, Judged, Labels, Numbers, Outcome, make_splits
+from .outcomes import (
+    LEAST_PROBABILITY,
+    Judged,
+    Labels,
+    Numbers,
+    Outcome,
+    joined_rows,
+    make_splits,
+)
 from .proposals import BLEND, CELLS, Layout, input_sizes, propose_candidates
 from .self_training import self_train, some_unlabelled
 from .study import measure_timing, sizes_within
@@ -261,12 +267,10 @@ def _complete(
     if is_known.all():
         return {read: few[read] for read in reads}
     outputs = [read for read in reads if isinstance(read, Output)]
-    missing = _read_rows(task, outputs, weighted[~is_known], {}, fills)
-    tables: dict[Any, Any] = {}
-    for output in outputs:
-        shape = (len(is_known), few[output].shape[1])
-        tables[output] = empty_table(shape, few[output].dtype)
-        tables[output][is_known], tables[output][~is_known] = few[output], missing[output]
+    rest = _read_rows(task, outputs, weighted[~is_known], {}, fills)
+    tables: dict[Any, Any] = {
+        output: joined_rows(is_known, few[output], rest[output]) for output in outputs
+    }
     others = [read for read in reads if not isinstance(read, Output)]
     return tables | (_read_rows(task, others, weighted, vectorizers) if others else {})
 
@@ -612,15 +616,13 @@ def weigh(
     pseudo = BLEND["tuned_pseudo_samples"]
     candidate.weight = 0.0
     if isinstance(known, Labels):
-        smoothing = 1 / (len(known.codes) + 2)
-        settings = {"label_smoothing": smoothing, "sample_weight": known.weight}
-        candidate.temperature = temperature(scores, known.codes, **settings)
+        judged = Judged(np.arange(len(known.codes)), known.weight)
+        _, candidate.temperature = known.loss(scores, judged)
         pair = np.stack([others, tempered(scores, candidate.temperature)])
         own = np.log(np.maximum(pair[:, np.arange(len(others)), known.codes], 1e-6))
         if np.subtract(*own) @ known.weight > 0:
             return
-        prior = np.full(2, pseudo / 2)
-        _, weight = mixture_weights(pair, known.codes, prior=prior, sample_weight=known.weight)
+        _, weight = known.mix(pair, np.full(2, pseudo / 2), judged, seed=0)
     else:
         step, missing, scale = scores - others, known.target - others, known.weight[:, None]
         if (scale * (step - missing) ** 2).sum() > (scale * missing**2).sum():

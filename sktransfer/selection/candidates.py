@@ -1,7 +1,7 @@
 """The candidates of a blend: models of what is read from networks.
 
 A candidate is one object all along. It is proposed (``proposals.py``), gets its setting,
-temperature and weight by cross-validation (``cross_validation.py``), is fitted to all samples, and
+temperature and weight by cross-validation (``blend_fitting.py``), is fitted to all samples, and
 is then a part of a :class:`~sktransfer.selection.blend.Blend`. Fitting is done by NumPy on tables
 of features; the prediction is the forward of a module of torch in float64, with gradients.
 """
@@ -104,22 +104,19 @@ class Tables:
         table = self.by_read[read]
         return table if isinstance(read, Counts | Tabular) else unit_rows(table)
 
-    def _products(self, reads: tuple, shares: tuple[float, ...] = ()) -> np.ndarray:
-        """Return the products ``(n, n)`` of rows of features, each scaled to a mean square of 1."""
+    def _products(self, reads: tuple[Read, ...], shares: tuple[float, ...]) -> Any:
+        """Return the products ``(n, n)`` of rows; the mean square of each table is its share."""
         if len(reads) == 1:
             return inner_products(self.unit(reads[0]))
-        if not shares:
-            return np.mean([self.products((read,)) for read in reads], axis=0)
         parts = zip(shares, reads, strict=True)
-        weighted: Any = sum(share * self.products((read,)) for share, read in parts)
-        return weighted
+        return sum(share * self.products((read,), (1.0,)) for share, read in parts)
 
     def between(
         self,
         reads: tuple[Read, ...],
+        shares: tuple[float, ...],
         test: np.ndarray,
         train: np.ndarray,
-        shares: tuple[float, ...] = (),
     ) -> np.ndarray:
         """Return the products ``(n_test, n_train)`` of rows with those that a model is fitted to.
 
@@ -127,13 +124,12 @@ class Tables:
         to the length of a row, which is 1.
         """
         products = self.products(reads, shares)[np.ix_(test, train)]
-        for i, read in enumerate(reads):
+        for share, read in zip(shares, reads, strict=True):
             rows = self.unit(read)
             if issparse(rows):
                 seen = rows[train].getnnz(axis=0) > 0
                 asked, known = rows[test][:, seen], rows[train][:, seen]
                 change = ((normalize(asked) - asked) @ known.T).toarray()
-                share = shares[i] if shares else 1 / len(reads)
                 products = products + scale_of(rows) * change * share
         return products
 
@@ -314,7 +310,7 @@ class LinearCandidate(Candidate):
     ):
         super().__init__(name, reads, prior)
         self.settings, self.setting, self.is_discriminant = settings, setting, is_discriminant
-        self.shares = shares
+        self.shares = shares or tuple(1 / len(self.reads) for _ in self.reads)
 
     def out_of_fold(self, tables: Tables, outcome: Outcome, folds: list[Any]) -> np.ndarray:
         reads, shares = self.reads, self.shares
@@ -322,7 +318,7 @@ class LinearCandidate(Candidate):
         scores = np.empty((len(self.settings), *target.shape))
         for train, test in folds:
             known = products[np.ix_(train, train)]
-            asked = tables.between(reads, test, train, shares)
+            asked = tables.between(reads, shares, test, train)
             to, weight = target[train], outcome.weight[train]
             for i, penalty in enumerate(self.settings):
                 model = solve_ridge(known, to, weight, penalty)
@@ -334,12 +330,10 @@ class LinearCandidate(Candidate):
 
     def _learn(self, tables: Tables, outcome: Outcome) -> None:
         rows = [tables.unit(read) for read in self.reads]
-        shares = self.shares or (1 / len(rows),) * len(rows)
-        scales = [
-            scale_of(part, outcome.weight) * share for part, share in zip(rows, shares, strict=True)
-        ]
-        parts = list(zip(scales, rows, strict=True))
         target, weight = outcome.target, outcome.weight
+        shared = zip(self.shares, rows, strict=True)
+        scales = [share * scale_of(part, weight) for share, part in shared]
+        parts = list(zip(scales, rows, strict=True))
         if self.is_discriminant and outcome.n_outputs > MANY_CLASSES:
             side_by_side = np.hstack([np.sqrt(scale) * _dense(part) for scale, part in parts])
             joint, intercept = fit_discriminant(side_by_side, target, weight, self.setting)

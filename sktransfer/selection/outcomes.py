@@ -19,6 +19,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import has_fit_parameter
 
 from ..data import ClassTarget, check_weights
+from ..features import empty_table
 from ..transferability import (
     greedy_weights,
     indicators,
@@ -40,6 +41,7 @@ __all__ = [
     "check_takes_weights",
     "combined_weights",
     "fit",
+    "joined_rows",
     "make_splits",
     "seeded",
 ]
@@ -316,6 +318,24 @@ def _weight_parameter(estimator) -> str | None:
         return "sample_weight" if asked else None
     is_search = hasattr(estimator, "estimator") and hasattr(estimator, "refit")
     return _weight_parameter(estimator.estimator) if is_search else None
+
+
+def joined_rows(is_known: np.ndarray, known: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Return a table of the rows that are known and of the others, each at its place.
+
+    Parameters
+    ----------
+    is_known : ndarray of bool of shape (n_samples,)
+    known : ndarray of shape (n_known, n_features)
+    rest : ndarray of shape (n_samples - n_known, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+    """
+    table = empty_table((len(is_known), known.shape[1]), known.dtype)
+    table[is_known], table[~is_known] = known, rest
+    return table
 
 
 def fit(model: Any, samples: Sequence[Any], y: np.ndarray, weight: np.ndarray | None) -> Any:

@@ -54,18 +54,11 @@ BLEND: dict[str, Any] = {
     "penalties": (1e-3, 1e-2, 1e-1, 1.0, 10.0),
     # The largest number of samples on which candidates are compared.
     "rows": 600,
-    # Folds for few and for many samples, where many begin, and the largest number of splits and of
-    # samples judged in them.
-    "folds": (5, 3),
-    "many": 200,
-    "splits": 5,
-    "judged": 300,
     # What is known in favor of a candidate: pseudo-samples of all candidates, its share of them,
     # and that share where nothing can be judged.
     "priors": {"direct": (1.0, 0.8, 0.5), "features": (10.0, 0.1, 0.8), "": (1.0, 0.0, 0.0)},
-    # Where nothing can be judged: the penalty and the temperature of probes.
+    # Where nothing can be judged: the penalty of probes.
     "penalty": 1.0,
-    "temperature": 0.2,
     # Pseudo-samples that each class of the network starts with in direct use.
     "smoothing": 1.0,
     # The smallest number of samples with which words are counted: with fewer, most occur once.
@@ -84,9 +77,6 @@ BLEND: dict[str, Any] = {
     "held_out": (30, 120),
     "tuned_pseudo_samples": 4.0,
     "tuned_least_weight": 0.1,
-    # For numbers, whose weights are selected greedily: rounds of the selection, and bags.
-    "rounds": 50,
-    "bags": 20,
     # The largest number of features of a candidate, where there are more than 1,000 classes.
     "many_features": 4096,
     # The largest number of categories of a column; the rare ones count as one.

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import Backbone, size_step, takes_size
-from ..data import documentation_link
+from ..backbones import Backbone, modality_of, size_step, takes_size
+from ..data import documentation_link, some_cells, table_columns
 from ..transferability import leep, summarise
 from .displays import StrategyDisplay
 from .similarity import measure_size
@@ -125,6 +125,7 @@ def recommend_strategy(
     >>> print(few.strategy, few.reasons[0], sep=": ")
     None: too little to tell: 2 samples in class 0
     """
+    _refuse_several(X, backbone)
     model = TransferClassifier(
         backbone,
         weights=weights,
@@ -139,6 +140,26 @@ def recommend_strategy(
         verbose=verbose,
     )
     return recommend(Study(strategy_task(model, X, y, sample_weight)), timed=True)
+
+
+def _refuse_several(X: Any, backbone: Any) -> None:
+    """Raise an error if there are several networks, or several columns of samples."""
+    several = (
+        "recommend_strategy compares the strategies of one network on one column of samples, and "
+    )
+    if isinstance(backbone, dict) and backbone:
+        column, network = next(iter(backbone.items()))
+        raise ValueError(
+            f"{several}backbone is a dictionary: give X[{column!r}] and backbone={network!r:.80}."
+        )
+    if isinstance(backbone, list | dict):
+        raise ValueError(f"{several}backbone names several: see rank_backbones.")
+    columns, modality = table_columns(X), modality_of(backbone)
+    if TransferClassifier._is_table_for(modality, columns):
+        cells = {name: some_cells(column) for name, column in columns.items()}
+        read = [repr(name) for name, some in cells.items() if some and modality.looks_like(some)]
+        which = read[0] if read else "column"
+        raise ValueError(f"{several}X has {list(columns)!r:.200}: give X[{which}].")
 
 
 def recommend(study: Study, *, timed: bool = False) -> Recommendation:

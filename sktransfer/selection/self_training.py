@@ -221,14 +221,11 @@ def balanced(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
-    powers = (probabilities / probabilities.max(axis=1, keepdims=True)) ** power
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def _with_pseudo_labels(labels: Labels, probabilities: np.ndarray) -> PseudoLabels:
     """Add samples with probabilities to labels."""
-    targets = _sharpened(probabilities, SELF_TRAINING["sharpening"][labels.most_folds < 2])
+    power = SELF_TRAINING["sharpening"][labels.most_folds < 2]
+    targets = (probabilities / probabilities.max(axis=1, keepdims=True)) ** power
+    targets /= targets.sum(axis=1, keepdims=True)
     codes, k = targets.argmax(axis=1), labels.n_outputs
     sums = np.bincount(labels.codes, labels.weight, k)
     usual = sums / np.maximum(np.bincount(labels.codes, minlength=k), 1)  # of each class

@@ -33,11 +33,10 @@ from ..features import (
     candidate_layers,
     choose_layer,
     compute_outputs,
-    empty_table,
 )
 from ..finetuning import FineTunedClassifier
 from ..transferability import LinearProbe, subsample
-from .outcomes import fit
+from .outcomes import fit, joined_rows
 
 __all__ = [
     "REFERENCE",
@@ -189,10 +188,9 @@ def fit_strategy(task: StrategyTask, name: str) -> Any:
     extractor, classifier = model[0].fit(task.samples), model[-1]
     features: Any = tables[extractor.layer]
     if len(task.rows) < len(task.y):
-        is_known, known = np.isin(np.arange(len(task.y)), task.rows), features
-        features = empty_table((len(task.y), known.shape[1]), known.dtype)
-        features[is_known] = known
-        features[~is_known] = compute_at(task, extractor.outputs_, np.flatnonzero(~is_known))[0]
+        is_known = np.isin(np.arange(len(task.y)), task.rows)
+        (rest,) = compute_at(task, extractor.outputs_, np.flatnonzero(~is_known))
+        features = joined_rows(is_known, features, rest)
     fit(classifier, features, task.y, task.weight)
     return model
 

@@ -392,10 +392,8 @@ def measure_timing(
     -------
     Timing
     """
-    few = take(samples, range(min(_TIMED, len(samples))))
-    outputs = [Output(backbone, penultimate(backbone))]
-    on = resolve_device(device)
-    forward = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
+    few, on = take(samples, range(min(_TIMED, len(samples)))), resolve_device(device)
+    forward = _seconds_forward(backbone, few, device)
     opened = [open_sample(sample, backbone)[None] for sample in few]
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     # Copies, so that the backbone is given no gradients.
@@ -442,14 +440,19 @@ def sizes_within(
         return sizes
     shape: Any = backbone.input_shape
     native, few = max(shape[1:]), take(samples, range(min(_TIMED, len(samples))))
-    outputs = [Output(backbone, penultimate(backbone))]
-    on = resolve_device(device)
-    each = seconds_of(lambda: compute_outputs(few, outputs, device=device), on) / len(few)
+    each = _seconds_forward(backbone, few, device)
     for some in (sizes, (None,)):
         share = sum(((size or native) / native) ** 2 for size in some)
         if n * each * share <= seconds:
             return some
     return sizes[:1]
+
+
+def _seconds_forward(backbone: Backbone, samples: Sequence[Any], device: str) -> float:
+    """Time opening a sample and running the network up to the penultimate layer."""
+    outputs = [Output(backbone, penultimate(backbone))]
+    run = functools.partial(compute_outputs, samples, outputs, device=device)
+    return seconds_of(run, resolve_device(device)) / len(samples)
 
 
 def _step(

@@ -32,7 +32,6 @@ from ..data import (
     describe_columns,
     naming,
     read_columns,
-    some_cells,
     table_columns,
 )
 from ..data.types import RandomState, Samples, Targets
@@ -47,7 +46,7 @@ from ..finetuning import refuse_launcher
 from ..transferability import subsample
 from .blend import Blend, describe_blend
 from .blend_fitting import BlendTask, fit_blend
-from .outcomes import Labels, Numbers, check_takes_weights, combined_weights, seeded
+from .outcomes import Labels, Numbers, Outcome, check_takes_weights, combined_weights, seeded
 from .proposals import BLEND
 from .strategies import (
     STRATEGIES,
@@ -81,10 +80,12 @@ class BlendEstimator(BackboneEstimator):
     feature_names_in_: np.ndarray
     image_shape = None
     n_features_in_: int
+    members_: Any  # None with one strategy, which a type checker cannot know
     on_error: str
     precision = "float32"
     _others: list[Backbone]
     _readers: list[tuple[Any, int]]  # of each column that is read, the place of a network
+    weights_: Any
 
     @property
     def backbones_(self) -> list[Backbone]:
@@ -138,7 +139,6 @@ class BlendEstimator(BackboneEstimator):
 
     def _fit_networks(self, X: Samples) -> Any:
         """Load and inspect the networks; return the samples, checked."""
-        validate_parameters(self)
         for name in ("column_kinds_", "feature_names_in_", "n_features_in_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         given = self._given()
@@ -244,6 +244,29 @@ class BlendEstimator(BackboneEstimator):
             "columns": [column for column, _ in self._readers],
             "cells": cells,
         }
+
+    def _fit_blend(
+        self, samples: Any, outcome: Outcome, seed: int, start: float, **of_labels: Any
+    ) -> Blend:
+        """Fit a blend, and set its members; ``start`` is the time at which the fit began."""
+        weighted = np.flatnonzero(outcome.weight)
+        rows = weighted[subsample(outcome.codes[weighted], BLEND["rows"], seed)]
+        task = BlendTask(
+            samples=samples,
+            outcome=outcome,
+            rows=rows,
+            seed=seed,
+            run=run_settings(self),
+            batch_size=self.batch_size,
+            until=None if self.time_budget is None else start + self.time_budget,
+            phase=self._phase,
+            **self._read_from,
+            **of_labels,
+        )
+        blend = fit_blend(task, self.image_size)
+        self.members_ = list(blend.weights)
+        self.weights_ = np.array(list(blend.weights.values()))
+        return blend
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -491,9 +514,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
             )
         refuse_launcher(self)
         start = time.perf_counter()
-        # None or not by the strategy, which a type checker cannot know.
-        self.members_: Any = None
-        self.weights_: Any = None
+        self.members_ = self.weights_ = None
         if self.strategy != "auto":
             task = strategy_task(self, X, y, sample_weight)
             # What is asked for by name is done, with epochs or without.
@@ -517,7 +538,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
                 "classifier, or name a strategy."
             )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.classes_ = np.unique(y)
         weight = combined_weights(sample_weight, self.class_weight, y, self.estimator)
         weight = np.ones(len(y)) if weight is None else weight
         n_networks = len(self._readers)
@@ -526,25 +547,16 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
             if self.estimator is not None:
                 check_takes_weights(self.estimator)  # they are weighted by confidence
             X_unlabelled = naming("X_unlabelled", self._transform_samples, X_unlabelled)
-        weighted = np.flatnonzero(weight)
-        blend_task = BlendTask(
-            samples=samples,
-            outcome=Labels(ClassTarget(self.classes_), y, weight),
-            rows=weighted[subsample(codes[weighted], BLEND["rows"], seed)],
-            seed=seed,
-            run=run_settings(self),
-            **self._read_from,
+        self.strategy_ = "blend"
+        self.estimator_ = self._fit_blend(
+            samples,
+            Labels(ClassTarget(self.classes_), y, weight),
+            seed,
+            start,
             classifier=seeded(self.estimator, seed),
             unlabelled=X_unlabelled,
             groups=[None if g is None else tuple(map(tuple, g.values())) for g in groups],
-            batch_size=self.batch_size,
-            until=None if self.time_budget is None else start + self.time_budget,
-            phase=self._phase,
         )
-        self.strategy_ = "blend"
-        self.estimator_ = fit_blend(blend_task, self.image_size)
-        weights = self.estimator_.weights
-        self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
         return self
 
     def _check(self, X, y) -> tuple[Any, np.ndarray]:
@@ -711,24 +723,6 @@ def strategy_task(
     -------
     StrategyTask
     """
-    several = (
-        "recommend_strategy compares the strategies of one network on one column of samples, and "
-    )
-    is_auto = model.strategy == "auto"  # of recommend_strategy
-    if is_auto and isinstance(model.backbone, dict) and model.backbone:
-        column, network = next(iter(model.backbone.items()))
-        raise ValueError(
-            f"{several}backbone is a dictionary: give X[{column!r}] and backbone={network!r:.80}."
-        )
-    if is_auto and isinstance(model.backbone, list | dict):
-        raise ValueError(f"{several}backbone names several: see rank_backbones.")
-    columns = table_columns(X) if is_auto else {}
-    modality = modality_of(model.backbone)
-    if model._is_table_for(modality, columns):
-        cells = {name: some_cells(column) for name, column in columns.items()}
-        read = [repr(name) for name, some in cells.items() if some and modality.looks_like(some)]
-        which = read[0] if read else "column"
-        raise ValueError(f"{several}X has {list(columns)!r:.200}: give X[{which}].")
     samples, y = model._check(X, y)
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     return StrategyTask(
@@ -757,11 +751,7 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable, Backbone, list or dict, default="efficientnet_lite0"
-        As in :class:`PretrainedFeatureExtractor`. Of a list of networks that take the same samples,
-        the models of all are combined; each sample is opened once. For a table, a dictionary from
-        the name of a column to its network, or to a list of networks; the other columns are numbers
-        and categories. Without a dictionary, one network reads all columns of a table that are not
-        of a type of numbers or categories.
+        As in :class:`TransferClassifier`.
     weights : str, Path, None, list or dict, default="default"
         As in :class:`PretrainedFeatureExtractor`; of several networks, a list has one for each, and
         of columns a dictionary.
@@ -904,27 +894,13 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         refuse_launcher(self)
         start = time.perf_counter()
         self._require(y)
+        validate_parameters(self)
         samples = self._fit_networks(X)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        weighted = np.flatnonzero(weight)
-        rows = weighted[subsample(np.zeros(len(weighted)), BLEND["rows"], seed)]
-        numbers = Numbers(NumericTarget(y[weighted], weight[weighted]), y, weight)
-        task = BlendTask(
-            samples=samples,
-            outcome=numbers,
-            rows=rows,
-            seed=seed,
-            run=run_settings(self),
-            **self._read_from,
-            batch_size=self.batch_size,
-            until=None if self.time_budget is None else start + self.time_budget,
-            phase=self._phase,
-        )
-        self.blend_: Any = fit_blend(task, self.image_size)
-        weights = self.blend_.weights
-        self.members_, self.weights_ = list(weights), np.array(list(weights.values()))
+        kind = NumericTarget(y[weight > 0], weight[weight > 0])
+        self.blend_: Any = self._fit_blend(samples, Numbers(kind, y, weight), seed, start)
         return self
 
     def predict(self, X: Samples) -> np.ndarray:

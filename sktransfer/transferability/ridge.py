@@ -172,7 +172,7 @@ def scale_of(rows: Any, weight: np.ndarray | None = None) -> float:
     return 1 / mean_square if mean_square > 1e-12 else 0.0
 
 
-def inner_products(rows: Any, weight: np.ndarray | None = None) -> np.ndarray:
+def inner_products(rows: Any) -> np.ndarray:
     """Compute the inner products of centred rows, whose mean square is scaled to 1.
 
     The mean of the products of several tables is that of the tables side by side, each scaled as
@@ -182,8 +182,6 @@ def inner_products(rows: Any, weight: np.ndarray | None = None) -> np.ndarray:
     ----------
     rows : ndarray or sparse matrix of shape (n_samples, n_features)
         Of length 1, or zeros.
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the samples in the scale.
 
     Returns
     -------
@@ -193,7 +191,7 @@ def inner_products(rows: Any, weight: np.ndarray | None = None) -> np.ndarray:
     products = rows @ rows.T
     products = products.toarray() if issparse(products) else products
     means = products.mean(0)
-    return scale_of(rows, weight) * (products - means - means[:, None] + means.mean())
+    return scale_of(rows) * (products - means - means[:, None] + means.mean())
 
 
 def solve_ridge(

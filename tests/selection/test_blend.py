@@ -338,16 +338,17 @@ def test_words_of_a_fold_alone_are_unknown_in_it(blocks):
     of_fold = TfidfVectorizer(use_idf=False).fit(X[:8])
     features = np.random.default_rng(0).normal(size=(12, 4))
     found = Tables({COUNTS: every.transform(X), "features": features})
-    products = found.between(blocks, test, train)
+    shares = (1 / len(blocks),) * len(blocks)
+    products = found.between(blocks, shares, test, train)
     expected = (of_fold.transform(X[8:]) @ of_fold.transform(X[:8]).T).toarray()
     expected = scale_of(every.transform(X)) * expected / len(blocks)
     if len(blocks) == 2:
-        expected = expected + found.products(("features",))[np.ix_(test, train)] / 2
+        expected = expected + found.products(("features",), (1.0,))[np.ix_(test, train)] / 2
     # Constants for each row and column, such as means, do not change what is predicted.
     difference = products - expected
     constants = difference.mean(0) + difference.mean(1, keepdims=True) - difference.mean()
     np.testing.assert_allclose(difference, constants, atol=1e-9)
-    before = found.products(blocks)[np.ix_(test, train)]
+    before = found.products(blocks, shares)[np.ix_(test, train)]
     assert np.ptp(before - products - (before - products).mean(0), axis=0).max() > 0.1
 
 
