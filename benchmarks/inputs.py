@@ -1,11 +1,13 @@
 """Run every task of the page about inputs, and count the lines that it needs.
 
-Each task gives the same 16 images of two classes in another form, or puts a pipeline into another
-meta-estimator. It works if the predictions of the fitted model are the labels. The lines are those
-of the task itself, without imports. The table is that of docs/guide/inputs.md.
+Each task gives the same 16 images of two classes in another form, puts a pipeline into another
+meta-estimator, or begins with a mistake whose message must show what to write. It works if the
+predictions of the fitted model are the labels. The lines are those of the task itself, without
+imports; of a mistake, those that its message leads to. The table is that of docs/guide/inputs.md.
 
     python benchmarks/inputs.py
     python benchmarks/inputs.py --write
+    python benchmarks/inputs.py --only columns DataLoader
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ import numpy as np
 from _common import parser
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from skorch.callbacks import Callback
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "inputs.md"
 BEGIN, END = "<!-- made by benchmarks/inputs.py -->\n", "<!-- end -->\n"
 
 IMPORTS = """
 import csv, io, pathlib, tarfile, zipfile
-import dask.array, fsspec, h5py, torch, webdataset, zarr
+import dask.array, fsspec, h5py, skorch, torch, webdataset, zarr
 import pandas as pd, pyarrow as pa, pyarrow.parquet
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_files
@@ -38,7 +42,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import *
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer, StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from torchvision import datasets, tv_tensors
 from sktransfer import *
@@ -80,6 +84,20 @@ X, y = zip(*shard.decode().to_tuple("jpg", "txt"))""",
     "`tv_tensors.Image`": """
 X = [tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)) for image in images]""",
     "an array `(n, 1)` of names": "X = names",
+    "rows that are dictionaries": "X, y = from_dataset(rows)",
+    "a stream of rows": "X, y = from_dataset(list(iter(rows)))",
+    "`DataLoader`": """
+loader = torch.utils.data.DataLoader(datasets.ImageFolder(folder / "images"), batch_size=4)
+X, y = from_dataset(loader.dataset)""",
+    "images of five channels": """
+X = [np.concatenate([image, image[..., :2]], axis=-1) for image in images]
+model[0].set_params(backbone=load_backbone("efficientnet_lite0", channels=5))""",
+    "an ONNX file as the network": """
+X = images
+network = load_onnx(folder / "net.onnx", preprocess=to_array)
+model[0].set_params(backbone=network, image_size=None)""",
+    "weights with another number of classes": """
+model[0].set_params(backbone="resnet18", weights=folder / "seven_classes.pth")""",
 }
 
 META = {
@@ -116,12 +134,132 @@ model = make_pipeline(columns, LogisticRegression(C=100))""",
     "two columns of images, one cell missing": """
 X = pd.DataFrame({"front": files, "side": [None, *files[1:]]})
 model[0].set_params(missing="zero")""",
+    "`TransferClassifier`: images, texts and numbers": """
+X = pd.DataFrame({"photo": files, "text": ["a photo"] * 16, "weight": np.arange(16.0)})
+networks = {"photo": "efficientnet_lite0", "text": "minilm_l6_v2"}
+model = TransferClassifier(networks, image_size=64)""",
+    "`TransferClassifier`: two columns of images": """
+X = pd.DataFrame({"front": files, "side": files[::-1], "weight": np.arange(16.0)})
+model = TransferClassifier(image_size=64)""",
+    "`TransferClassifier`: one cell missing": """
+X = pd.DataFrame({"photo": [None, *files[1:]], "weight": np.arange(16.0)})
+model = TransferClassifier(image_size=64, on_error="mean")""",
+    "`TransferClassifier`: two networks": """
+model = TransferClassifier(["efficientnet_lite0", "efficientnet_lite1"], image_size=64)""",
+    "learning rates of one's own": """
+groups = [("new_head.*", {"lr": 3e-3})]
+model = FineTunedClassifier(image_size=64, max_epochs=5, random_state=0,
+                            net_params={"optimizer__param_groups": groups})""",
+    "an average of weights": """
+model = FineTunedClassifier(image_size=64, max_epochs=5, random_state=0,
+                            callbacks=[AverageWeights()])""",
     "a validation set of one's own": """
 tuned = FineTunedClassifier(image_size=64, max_epochs=3)
 model = tuned.fit(files[::2], y[::2], X_val=files[1::2], y_val=y[1::2])""",
     "another loss": """
 model = FineTunedClassifier(image_size=64, max_epochs=3, loss=torch.nn.CrossEntropyLoss())""",
 }
+
+# What is wrong, words of its error or warning, and the code that these lead to.
+MISTAKES = {
+    "sounds, given as images": (
+        "model.fit(sounds, y)",
+        "modality='array'",
+        """
+X = sounds
+network = load_backbone(torch.nn.Linear(800, 64), modality="array")
+model = make_pipeline(PretrainedFeatureExtractor(network), LogisticRegression())""",
+    ),
+    "CT scans, with values below zero": (
+        "model.fit(scans, y)",
+        "np.clip((image",
+        "X = [np.clip((scan + 1000) / 3000, 0, 1) for scan in scans]",
+    ),
+    "names of images, given to a network for texts": (
+        "PretrainedFeatureExtractor('minilm_l6_v2').fit(files)",
+        "'efficientnet_lite0'",
+        "X = files",
+    ),
+    "CSV whose first row is a sample": (
+        "load_image_table(folder / 'bare.csv')",
+        "The first row of a file must be names",
+        """
+table = pd.read_csv(folder / "bare.csv", names=["image", "label"])
+X, y = load_image_table(table, folder=folder)""",
+    ),
+    "CSV with two columns of labels": (
+        "load_image_table(folder / 'two.csv')",
+        "give label='label'",
+        "X, y = load_image_table(folder / 'two.csv', label='label')",
+    ),
+    "`head=nn.Sequential(...)`": (
+        "FineTunedClassifier(head=torch.nn.Sequential(torch.nn.Linear(1280, 2))).fit(files, y)",
+        "def head(n_in, n_out)",
+        """
+def head(n_in, n_out): return torch.nn.Sequential(torch.nn.Linear(n_in, n_out))
+model = FineTunedClassifier(head=head, image_size=64, max_epochs=3, random_state=0)""",
+    ),
+    "a callback that cannot be copied, in a search": (
+        """
+tuned = FineTunedClassifier(image_size=64, callbacks=[WithFile(open(folder / "log", "w"))])
+clone(tuned)""",
+        "on_train_begin",
+        """
+class Log(skorch.callbacks.Callback):
+    def on_train_begin(self, net, **given): self.file_ = open(folder / "log", "w")
+    def on_train_end(self, net, **given): self.file_.close()
+tuned = FineTunedClassifier(image_size=64, max_epochs=3, callbacks=[Log()], random_state=0)
+model = clone(tuned)""",
+    ),
+    "gradient boosting in `to_onnx`": (
+        """
+trees = make_pipeline(model[0], HistGradientBoostingClassifier()).fit(files, y)
+to_onnx(trees, folder / "trees.onnx")""",
+        "RandomForestClassifier()",
+        """
+model = make_pipeline(model[0], RandomForestClassifier(random_state=0)).fit(X, y)
+to_onnx(model, folder / "trees.onnx")""",
+    ),
+    "a table, given to `FineTunedClassifier`": (
+        """
+X = pd.DataFrame({"photo": files, "weight": np.arange(16.0)})
+FineTunedClassifier().fit(X, y)""",
+        "TransferClassifier(backbone={'photo': 'efficientnet_lite0'})",
+        """
+X = pd.DataFrame({"photo": files, "weight": np.arange(16.0)})
+model = TransferClassifier(backbone={"photo": "efficientnet_lite0"}, image_size=64)""",
+    ),
+    "a blend of a table in `to_onnx`": (
+        """
+X = pd.DataFrame({"photo": files, "weight": np.arange(16.0)})
+to_onnx(TransferClassifier(image_size=64).fit(X, y), folder / "table.onnx")""",
+        "make_column_transformer((PretrainedFeatureExtractor('efficientnet_lite0'), ['photo'])",
+        """
+X = pd.DataFrame({"photo": files, "weight": np.arange(16.0)})
+columns = make_column_transformer(
+    (PretrainedFeatureExtractor(image_size=64), ["photo"]), (StandardScaler(), ["weight"]))
+model = make_pipeline(columns, LogisticRegression()).fit(X, y)
+to_onnx(model, folder / "table.onnx")""",
+    ),
+    "label sets, as lists": (
+        "FineTunedClassifier(image_size=64).fit(files, [[label] for label in y])",
+        "MultiLabelBinarizer().fit_transform(y)",
+        """
+y = MultiLabelBinarizer().fit_transform([[label] for label in y])
+model = FineTunedClassifier(image_size=64, max_epochs=5, random_state=0)""",
+    ),
+}
+
+
+class WithFile(Callback):
+    """A callback with an open file, as TensorBoard(SummaryWriter()) has one."""
+
+    def __init__(self, file):
+        self.file = file
+
+
+def to_array(sample) -> np.ndarray:
+    return np.asarray(sample, np.float32)[:64, :64].transpose(2, 0, 1) / 255
 
 
 def prepare(folder: Path) -> dict:
@@ -140,7 +278,22 @@ def prepare(folder: Path) -> dict:
     y = [Path(file).parent.name for file in files]
     write(folder, files, y, np.stack(images))
     column = np.array(files, dtype=object)[:, None]
-    return {"folder": folder, "files": files, "y": y, "images": np.stack(images), "names": column}
+    pitch = np.array([40.0 if label == "daisy" else 90.0 for label in y])
+    moments = np.linspace(0, 1, 800)
+    return {
+        "folder": folder,
+        "files": files,
+        "y": y,
+        "images": np.stack(images),
+        "names": column,
+        "rows": [
+            {"image": Image.open(f), "label": label} for f, label in zip(files, y, strict=True)
+        ],
+        "sounds": list(np.sin(2 * np.pi * pitch[:, None] * moments + rng.random((16, 1)))),
+        "scans": [image.mean(axis=-1) / 255 * 3000 - 1000 for image in images],
+        "WithFile": WithFile,
+        "to_array": to_array,
+    }
 
 
 def write(folder: Path, files: list[str], y: list[str], images: np.ndarray) -> None:
@@ -168,6 +321,24 @@ def write(folder: Path, files: list[str], y: list[str], images: np.ndarray) -> N
     with h5py.File(folder / "images.h5", "w") as file:
         file.create_dataset("x", data=images, chunks=(4, *images.shape[1:]))
     zarr.save_array(folder / "images.zarr", images)
+    (folder / "bare.csv").write_text(
+        "\n".join(f"{n[1:]},{k}" for n, k in zip(relative, y, strict=True))
+    )
+    table.assign(**{"class": 0}).to_csv(folder / "two.csv", index=False)
+    write_networks(folder)
+
+
+def write_networks(folder: Path) -> None:
+    import torch
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    torch.save(resnet18(num_classes=7).state_dict(), folder / "seven_classes.pth")
+    convolution = torch.nn.Conv2d(3, 16, 8, stride=8)
+    network = torch.nn.Sequential(convolution, torch.nn.ReLU(), torch.nn.Flatten())
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_shapes": ({0: "n"},)}
+    x = torch.zeros(2, 3, 64, 64)
+    torch.onnx.export(network, (x,), folder / "net.onnx", dynamo=True, verbose=False, **names)
 
 
 def run(code: str, given: dict) -> str:
@@ -188,15 +359,31 @@ model = make_pipeline(PretrainedFeatureExtractor(image_size=64), LogisticRegress
 """
 
 
+def message_of(code: str, given: dict) -> str:
+    """Run a mistake, and return what its errors and warnings say."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            exec(IMPORTS + FIRST + code, dict(given))
+        except Exception as error:
+            return str(error)
+    return "\n".join(str(warning.message) for warning in caught)
+
+
 def n_lines(code: str) -> int:
     return len(code.strip().splitlines())
 
 
-def table(tasks: dict[str, str], given: dict) -> list[str]:
+def table(tasks: dict, given: dict, only: list[str]) -> list[str]:
     rows = []
-    for name, code in tasks.items():
+    for name, task in tasks.items():
+        if only and not any(word in name for word in only):
+            continue
+        wrong, words, code = ("", "", task) if isinstance(task, str) else task
         try:
             works = run(code, given)
+            if words not in (message_of(wrong, given) if wrong else ""):
+                works = "no: the message does not say it"
         except Exception as error:
             works = f"no: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
         rows.append(f"| {name} | {works} | {n_lines(code)} |")
@@ -207,11 +394,14 @@ def table(tasks: dict[str, str], given: dict) -> list[str]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--write", action="store_true", help="write the table to the page")
+    options.add_argument("--only", nargs="*", default=[], help="words of the names of tasks")
     args = options.parse_args()
+    if args.write and args.only:
+        options.error("--write needs all tasks")
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as place:
         given = prepare(Path(place))
-        rows = [*table(INPUTS, given), *table(META, given)]
+        rows = [row for tasks in (INPUTS, META, MISTAKES) for row in table(tasks, given, args.only)]
     if args.write:
         text = PAGE.read_text(encoding="utf-8")
         lines = "\n".join(["| task | works | lines |", "|---|---|---|", *rows])

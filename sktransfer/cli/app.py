@@ -81,7 +81,8 @@ def inspect(
     from .output import print_rows
 
     contents = inspect_file(path)
-    names = ("estimator", "classes", "versions", "networks", "modules", "types", "parts")
+    columns = ["columns"] if "columns" in contents else []
+    names = ["estimator", "classes", *columns, "versions", "networks", "modules", "types", "parts"]
     rows = [(name, line) for name in names for line in _described(contents.get(name))]
     print_rows(("part", "contents"), rows, grouped=True)
 
@@ -184,7 +185,7 @@ def serve(
         bool, typer.Option(help="Show on the page what a prediction depends on.")
     ] = True,
 ) -> None:
-    """Serve a model: a page with a field for an image or a text, and predictions as JSON."""
+    """Serve a model: a page with fields for a sample, and predictions as JSON."""
     try:
         import uvicorn
 

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,24 @@ Source_ = Annotated[
 ]
 Image = Annotated[str | None, typer.Option(help="The column of image files in a table.")]
 Text = Annotated[str | None, typer.Option(help="The column of texts in a table.")]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", help="A column of image files in a table; several: once for each."),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="A column of texts in a table; several: once for each."),
+]
+Others = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="A column of numbers or categories; several: once for each."),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone", help="The pretrained network; of images and texts, one for each may be given."
+    ),
+]
 Label = Annotated[str | None, typer.Option(help="The column of labels in a table.")]
 
 
@@ -36,19 +55,23 @@ def train(
     source: Source_,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file of the model.")],
     strategy: Annotated[str, typer.Option(help="A strategy of TransferClassifier.")] = "auto",
-    backbone: Annotated[str | None, typer.Option(help="The pretrained network.")] = None,
+    backbone: Networks = None,
     time_budget: Annotated[
         float | None, typer.Option(min=0, help="Seconds that may be used to train the network too.")
     ] = None,
-    image: Image = None,
-    text: Text = None,
+    image: Images = None,
+    text: Texts = None,
+    column: Others = None,
     label: Label = None,
     task: Annotated[
         str, typer.Option(help="classification, regression, or auto: by the labels.")
     ] = "auto",
     random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
-    """Train a model on labelled images or texts, and report its accuracy on held-out samples."""
+    """Train a model on labelled samples, and report its accuracy on held-out ones.
+
+    Samples are images or texts, or rows of several columns.
+    """
     from ..data import NumericTarget, find_target
     from ..persistence import save
     from .output import ReaderLeft, note, print_lines
@@ -56,12 +79,12 @@ def train(
     start = time.perf_counter()
     if output.is_dir() or not output.absolute().parent.is_dir():  # found out before the work begins
         raise ValueError(f"--output {output}: give a file in a folder that exists.")
-    samples = read_source(source, Columns(image, text, label))
-    backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
+    samples = read_source(source, Columns(image or (), text or (), column or (), label))
+    networks = _networks(backbone or [], samples.read)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as memory:
         common = {"memory": memory, "random_state": random_state, "verbose": 1}
         make = _regressor if find_target(samples.y, task) is NumericTarget else _classifier
-        model = make(backbone, strategy, time_budget, common)
+        model = make(networks, strategy, time_budget, common)
         split = _hold_out(samples, random_state)
         if split.X_test is not None and split.y_test is not None:
             note(f"Training on {len(split.X)} samples, {len(split.X_test)} are held out.")
@@ -78,13 +101,36 @@ def train(
     print_lines(f"saved {output} ({output.stat().st_size / 1e6:.1f} MB) after {seconds:.0f} s")
 
 
-def _classifier(backbone: str, strategy: str, time_budget: float | None, settings: dict):
+def _networks(given: list[str], read: dict[Any, str]) -> Any:
+    """Return the networks of columns: those that are given, by what they take, or usual ones."""
+    from ..backbones import modality_of
+    from ..data import get_modality
+
+    usual = {kind: [get_modality(kind).usual_backbone] for kind in read.values()}
+    if None in read:  # one column
+        chosen = {read[None]: given} if given else usual
+    else:
+        own: dict[str, list[str]] = {}
+        for name in given:
+            own.setdefault(modality_of(name).name, []).append(name)
+        if unused := set(own) - set(usual):
+            kind = min(unused)
+            raise ValueError(f"--backbone {own[kind][0]}: no column has {get_modality(kind).noun}.")
+        chosen = usual | own
+    networks = {
+        column: chosen[kind] if len(chosen[kind]) > 1 else chosen[kind][0]
+        for column, kind in read.items()
+    }
+    return networks.get(None, networks)
+
+
+def _classifier(backbone: Any, strategy: str, time_budget: float | None, settings: dict):
     from ..selection import TransferClassifier
 
     return TransferClassifier(backbone, strategy=strategy, time_budget=time_budget, **settings)
 
 
-def _regressor(backbone: str, strategy: str, time_budget: float | None, settings: dict):
+def _regressor(backbone: Any, strategy: str, time_budget: float | None, settings: dict):
     if time_budget is not None or strategy != "auto":
         raise ValueError("--time-budget and --strategy are for classes: these labels are numbers.")
     from ..selection import TransferRegressor
@@ -96,6 +142,8 @@ def _hold_out(samples: Source, seed: int) -> Source:
     """Return the samples for training and for testing."""
     import numpy as np
     from sklearn.model_selection import train_test_split
+
+    from .._compat.sklearn import safe_indexing
 
     if samples.X_test is not None or len(samples.X) < _FEWEST:
         return samples
@@ -110,9 +158,10 @@ def _hold_out(samples: Source, seed: int) -> Source:
     )
     first, second = rows
     return Source(
-        [samples.X[i] for i in first],
+        safe_indexing(samples.X, first),
         samples.y[first],
-        [samples.X[i] for i in second],
+        samples.read,
+        safe_indexing(samples.X, second),
         samples.y[second],
     )
 
@@ -166,14 +215,18 @@ def evaluate(
     label: Label = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Report the accuracy of a model on other labelled samples: of splits, those for testing."""
+    """Report the accuracy of a model on other labelled samples: of splits, those for testing.
+
+    A model of several columns finds them by their names.
+    """
     from sklearn.base import is_regressor
 
     from ..persistence import load
     from .output import print_json, print_lines
 
     estimator = load(model)
-    samples = read_source(source, Columns(image, text, label), training=False)
+    columns = _columns_of(estimator, _one_column(image, text, label))
+    samples = read_source(source, columns, training=False)
     predicted = estimator.predict(samples.X)
     score = _score(estimator, samples.y, predicted)
     if as_json:
@@ -212,8 +265,8 @@ def advise(
     from ..selection import recommend_strategy
     from .output import note, print_lines
 
-    samples = read_source(source, Columns(image, text, label))
-    name = backbone or ("efficientnet_lite0" if text is None else "e5_small")
+    samples = read_source(source, _one_column(image, text, label))
+    name = _networks([backbone] if backbone else [], samples.read)
     note(f"Comparing strategies on {len(samples.X)} samples.")
     advice = recommend_strategy(samples.X, samples.y, name, random_state=random_state, verbose=1)
     print_lines(*str(advice).splitlines())
@@ -231,7 +284,7 @@ def rank(
     from ..selection import rank_backbones
     from .output import print_rows
 
-    samples = read_source(source, Columns(image, text, label))
+    samples = read_source(source, _one_column(image, text, label))
     ranking = rank_backbones(samples.X, samples.y, backbones, score=score, random_state=0)
     rows = [
         (name, f"{value:.3f}", f"{error:.3f}", n, f"{seconds:.1f}")
@@ -261,12 +314,13 @@ def report(
         bool, typer.Option("--held-out", help="The saved model has not seen these samples.")
     ] = False,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    backbone: Annotated[str | None, typer.Option(help="The pretrained network of a blend.")] = None,
+    backbone: Networks = None,
     memory: Annotated[
         Path | None, typer.Option(help="A folder in which features are kept for another run.")
     ] = None,
-    image: Image = None,
-    text: Text = None,
+    image: Images = None,
+    text: Texts = None,
+    column: Others = None,
     label: Label = None,
 ) -> None:
     """Write a page about data and a model: errors, label issues, duplicates, scores, costs."""
@@ -277,13 +331,15 @@ def report(
 
     if held_out and model is None:
         raise ValueError("--held-out needs a saved model: give --model FILE.")
-    samples = read_source(source, Columns(image, text, label), training=not held_out)
-    backbone = backbone or ("efficientnet_lite0" if text is None else "e5_small")
-    if model is None:
+    columns = Columns(image or (), text or (), column or (), label)
+    estimator = None if model is None else load(model)
+    if estimator is not None:
+        columns = _columns_of(estimator, columns)
+    samples = read_source(source, columns, training=not held_out)
+    if estimator is None:
         make = _regressor if find_target(samples.y) is NumericTarget else _classifier
-        estimator = make(backbone, "auto", None, {"memory": memory, "random_state": 0})
-    else:
-        estimator = load(model)
+        networks = _networks(backbone or [], samples.read)
+        estimator = make(networks, "auto", None, {"memory": memory, "random_state": 0})
     how = "as it is" if held_out else f"in {folds} folds"
     note(f"Predicting {len(samples.X)} samples {how}.")
     page = write_report(
@@ -308,20 +364,49 @@ _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 
 @dataclasses.dataclass
 class Columns:
-    """The columns of a table that are used; None finds them by their usual names."""
+    """The columns of a table that are used; those of images and labels have usual names."""
 
-    image: str | None = None
-    text: str | None = None
+    image: Sequence[str] = ()
+    text: Sequence[str] = ()
+    other: Sequence[str] = ()
     label: str | None = None
+    are_table: bool = False
+
+    def __post_init__(self) -> None:
+        self.are_table |= bool(self.other) or len(self.image) + len(self.text) > 1
+
+
+def _one_column(image: str | None, text: str | None, label: str | None) -> Columns:
+    return Columns([image] if image and not text else (), [text] if text else (), (), label)
+
+
+def _columns_of(estimator: Any, columns: Columns) -> Columns:
+    """Return the columns that a saved model of a table reads; others are those that are given."""
+    from ..data import CATEGORY, NUMBER, get_modality
+    from ..features import find_network
+
+    kinds = getattr(find_network(estimator).step, "column_kinds_", None)
+    if kinds is None:
+        return columns
+    other = [name for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)]
+    read = [name for name in kinds if name not in other]
+    image = [name for name in read if get_modality(kinds[name]).takes_files]
+    text = [name for name in read if name not in image]
+    return Columns(image, text, other, columns.label, are_table=True)
 
 
 @dataclasses.dataclass
 class Source:
-    """Samples with labels, and those that the source itself keeps for testing."""
+    """Samples with labels, and those that the source itself keeps for testing.
 
-    X: list[Any]
+    ``X`` is a list or, of several columns, a data frame; ``read`` tells of each column that a
+    network reads whether it has images or texts, and its only key for a list is None.
+    """
+
+    X: Any
     y: np.ndarray
-    X_test: list[Any] | None = None
+    read: dict[Any, str]
+    X_test: Any = None
     y_test: np.ndarray | None = None
 
 
@@ -351,12 +436,13 @@ def read_source(path: Path, columns: Columns, *, training: bool = True) -> Sourc
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     if not path.is_dir():
-        return Source(*_read_table(path, columns))
+        return _read_table(path, columns)
     train, test = (_first(list_splits(path), names) for names in (_TRAIN, _TEST))
+    read = {None: "image"}
     if not training:
-        return Source(*_read_folder(path, test or train))
+        return Source(*_read_folder(path, test or train), read)
     first = _read_folder(path, train or test)
-    return Source(*first, *(_read_folder(path, test) if train and test else ()))
+    return Source(*first, read, *(_read_folder(path, test) if train and test else ()))
 
 
 def _first(splits: list[str], names: tuple[str, ...]) -> str | None:
@@ -371,24 +457,24 @@ def _read_folder(path: Path, split: str | None) -> tuple[list, np.ndarray]:
     return load_image_folder(path, split=split, on_error="skip")
 
 
-def _read_table(path: Path, columns: Columns) -> tuple[list, np.ndarray]:
-    from ..data import load_image_table
+def _read_table(path: Path, columns: Columns) -> Source:
+    from ..data import as_texts, find_images, find_labels, image_cells, open_table
 
-    if columns.text is None:
-        X, y = load_image_table(path, image=columns.image, label=columns.label)
-    else:
-        X, y = _read_texts(path, columns)
-    if y is None:
-        raise ValueError(f"{str(path)!r} has no column of labels: give --label.")
-    return X, y
-
-
-def _read_texts(path: Path, columns: Columns) -> tuple[list, np.ndarray | None]:
-    from ..data import as_texts, find_labels, open_table
-
-    frame, _ = open_table(path)
-    for option, name in (("--text", columns.text), ("--label", columns.label)):
-        if name is not None and name not in frame.columns:
-            raise ValueError(f"{option} {name}: the columns are {list(frame.columns)[:20]}.")
+    frame, folder = open_table(path)
+    asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
+    asked["--label"] = [columns.label] if columns.label else []
+    for option, names in asked.items():
+        for name in names:
+            if name not in frame.columns:
+                raise ValueError(f"{option} {name}: the columns are {list(frame.columns)[:20]}.")
+    images = list(columns.image) or ([] if columns.text else [find_images(frame)])
     label = find_labels(frame, columns.label)
-    return as_texts(frame[columns.text]), None if label is None else frame[label].to_numpy()
+    if label is None:
+        raise ValueError(f"{str(path)!r} has no column of labels: give --label.")
+    y = frame[label].to_numpy()
+    cells = {name: image_cells(frame[name], folder) for name in images}
+    read = dict.fromkeys(images, "image") | dict.fromkeys(columns.text, "text")
+    if columns.are_table:
+        return Source(frame.assign(**cells)[[*read, *columns.other]], y, read)
+    ((name, kind),) = read.items()
+    return Source(cells[name] if name in cells else as_texts(frame[name]), y, {None: kind})

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..features import NetworkStep, PretrainedClassifier, find_network, refuse_columns
+from ..features import NetworkStep, PretrainedClassifier, find_network
 from ..finetuning import FineTunedClassifier
 from ..selection import TransferClassifier
 
-__all__ = ["Prediction", "find_predictor", "predict_samples"]
+__all__ = ["Prediction", "as_X", "find_predictor", "predict_samples"]
 
 
 class Prediction(NamedTuple):
@@ -60,7 +60,6 @@ def find_predictor(estimator: Any) -> NetworkStep:
         If it has no network, or no ``predict``.
     """
     network = find_network(estimator)
-    refuse_columns(network.step, "The command line and services predict samples of one column")
     if not hasattr(estimator, "predict"):
         raise TypeError(
             f"{type(estimator).__name__} does not predict. Give a fitted classifier or regressor, "
@@ -80,12 +79,13 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
     network : NetworkStep
         Of a fitted estimator.
     samples : list
+        Of a table, a dictionary for each row.
 
     Returns
     -------
     list of Prediction
     """
-    model, X = network.behind(network.samples(samples))
+    model, X = network.behind(network.samples(as_X(network, samples)))
     if not hasattr(model, "predict_proba"):
         return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
     probabilities = model.predict_proba(X)
@@ -106,6 +106,27 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
         Prediction(value, list(zip(names.tolist(), row, strict=True)))
         for value, row in zip(values, rows, strict=True)
     ]
+
+
+def as_X(network: NetworkStep, samples: list[Any]) -> Any:
+    """Return samples as an estimator takes them: rows of a table as a data frame.
+
+    Parameters
+    ----------
+    network : NetworkStep
+        Of a fitted estimator.
+    samples : list
+        Of a table, a dictionary for each row.
+
+    Returns
+    -------
+    list or pandas.DataFrame
+    """
+    if not network.reads_table:
+        return samples
+    from pandas import DataFrame
+
+    return DataFrame(samples)
 
 
 def _takes_the_most_probable(model: Any) -> bool:

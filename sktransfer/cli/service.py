@@ -4,19 +4,20 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi import Depends, FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
+from starlette.datastructures import FormData
 
-from ..data import UnreadableSamplesError, package_versions
+from ..data import CATEGORY, NUMBER, UnreadableSamplesError, get_modality, package_versions
 from ..inspection import saliency
 from ..inspection.explaining import show_saliency
 from ..inspection.page import Shown, render, show
-from .predicting import Prediction, find_predictor, predict_samples
+from .predicting import Prediction, as_X, find_predictor, predict_samples
 
 __all__ = ["make_service"]
 
@@ -53,8 +54,9 @@ def make_service(
 ) -> FastAPI:
     """Make a service that predicts one sample a request.
 
-    ``GET /`` is a page with a field for an image or a text, without scripts. ``POST /predict``
-    takes an image as the file ``file`` of a form, or ``{"text": ...}``, and returns JSON.
+    ``GET /`` is a page with a field for an image or a text, or one for each column, without
+    scripts. ``POST /predict`` takes an image as the file ``file`` of a form, or ``{"text": ...}``,
+    or the cells of a row by column, of which images are data URIs, and returns JSON.
     ``GET /health`` tells what is served, and ``GET /openapi.json`` describes the service. A sample
     that cannot be read has the status 422, a request that is too large 413. Requests never name
     files of the server.
@@ -62,8 +64,8 @@ def make_service(
     Parameters
     ----------
     estimator : estimator of sktransfer, or a pipeline with one
-        Fitted, for images or texts. With ``n_jobs=None`` each request is computed in its own
-        thread.
+        Fitted, for images, texts, or tables of these, numbers and categories. With ``n_jobs=None``
+        each request is computed in its own thread.
     n_threads : int, default=4
         The number of requests that are computed at once. The others wait.
     max_bytes : int, default=20 MiB
@@ -78,14 +80,16 @@ def make_service(
     Raises
     ------
     ValueError
-        If the network is neither for images nor for texts.
+        If a network is neither for images nor for texts.
     TypeError
         If the estimator does not predict.
     """
     network = find_predictor(estimator)
-    modality = network.modality
-    if not (modality.takes_files or modality.has_tokens):
-        raise ValueError(f"A service takes files or texts, and the network {modality.noun}.")
+    modality, kinds = network.modality, network.step.column_kinds_ if network.reads_table else {}
+    read = [get_modality(kind) for kind in kinds.values() if kind not in (NUMBER, CATEGORY)]
+    for each in read or [modality]:
+        if not (each.takes_files or each.has_tokens):
+            raise ValueError(f"A service takes files or texts, and the network {each.noun}.")
 
     @contextlib.asynccontextmanager
     async def limit_threads(app: FastAPI) -> AsyncIterator[None]:
@@ -108,26 +112,35 @@ def make_service(
         except UnreadableSamplesError as error:
             ((_, _, cause),) = error.problems
             raise HTTPException(422, f"The sample cannot be read: {cause}") from error
+        except ValueError as error:
+            if not kinds:
+                raise
+            raise HTTPException(422, str(error)) from error  # of columns that lack, and numbers
 
     def page(sample: Any = None, name: str = "", error: str = "") -> HTMLResponse:
         shown: dict[str, Any] = {"name": name, "prediction": None, "error": error, "saliency": None}
         if sample is not None:
             try:
                 shown["prediction"] = predict(sample)
-                shown["sample"] = show(modality.preview(modality.read(sample), 256))
-                shown["saliency"] = _explanation(estimator, sample) if explain else None
+                X = as_X(network, [sample])
+                one = network.check(X)[0] if kinds else modality.read(sample)
+                shown["sample"] = show(modality.preview(one, 256))
+                shown["saliency"] = _explanation(estimator, X) if explain else None
             except HTTPException as refused:
                 shown["error"] = refused.detail
         status = 422 if shown["error"] else 200
         result = render(
             "service.html.jinja",
             about=about,
+            fields=fields,
             n_shown=_N_SHOWN,
             shown=shown,
-            takes_texts=modality.has_tokens,
         )
         return HTMLResponse(result, status, headers=_HEADERS)
 
+    fields = [("text", "Text", "text") if modality.has_tokens else ("file", "Image", "image")]
+    if kinds:
+        fields = [(str(name), str(name), _field(kind)) for name, kind in kinds.items()]
     nothing = "Write a text." if modality.has_tokens else "Choose a file."
 
     @app.exception_handler(RequestValidationError)
@@ -146,7 +159,23 @@ def make_service(
     def empty_page() -> HTMLResponse:
         return page()
 
-    if modality.has_tokens:
+    if kinds:
+        described = ", ".join(f"{name} ({_field(kind)})" for name, kind in kinds.items())
+
+        @app.post("/predict", description=f"The cells of a row: {described}.")
+        def predict_row(row: dict[str, Any]) -> Answer:
+            for name, kind in kinds.items():
+                cell = row.get(str(name))
+                if _field(kind) == "image" and cell is not None:  # a name would be one of a file
+                    if not (isinstance(cell, str) and cell.startswith("data:")):
+                        raise HTTPException(422, f"{name}: give data:image/png;base64,… for it.")
+            return predict({name: row[str(name)] for name in kinds if str(name) in row})
+
+        @app.post("/", response_class=HTMLResponse)
+        def page_of_row(form: Annotated[FormData, Depends(_form_of)]) -> HTMLResponse:
+            return page({name: _cell(form.get(str(name)), kind) for name, kind in kinds.items()})
+
+    elif modality.has_tokens:
 
         @app.post("/predict")
         def predict_text(body: Text) -> Answer:
@@ -169,6 +198,26 @@ def make_service(
     return app
 
 
+async def _form_of(request: Request) -> FormData:
+    return await request.form()
+
+
+def _field(kind: str) -> str:
+    """Return how a column of a table is written: as an image, a text, a category or a number."""
+    if kind in (NUMBER, CATEGORY):
+        return kind
+    return "image" if get_modality(kind).takes_files else "text"
+
+
+def _cell(field: Any, kind: str) -> Any:
+    """Return the cell of a field of a form; None where it is empty."""
+    if not isinstance(field, str | None):
+        return field.file.read() or None
+    with contextlib.suppress(ValueError):  # the check of the row refuses what is no number
+        return float(field) if field and kind == NUMBER else field or None
+    return field
+
+
 def _as_json(predicted: Prediction) -> Answer:
     if predicted.probabilities is None:
         return Answer(prediction=predicted.value)
@@ -176,10 +225,10 @@ def _as_json(predicted: Prediction) -> Answer:
     return Answer(prediction=predicted.value, probabilities=by_class)
 
 
-def _explanation(estimator: Any, sample: Any) -> Shown | None:
+def _explanation(estimator: Any, X: Any) -> Shown | None:
     """Return what a prediction depends on; None where that cannot be computed."""
     try:
-        return show_saliency(saliency(estimator, [sample]), 0)
+        return show_saliency(saliency(estimator, X), 0)
     except (AttributeError, TypeError, ValueError):
         return None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,8 @@ _STDIN = "-"
 _BACKBONE = "efficientnet_lite0"
 _SHOWN = 10  # samples that failed
 
+_Named = tuple[str, Any]  # a sample with its name
+
 
 def predict(
     paths: Annotated[
@@ -34,7 +37,8 @@ def predict(
         typer.Argument(
             metavar="PATH...",
             help="Images, and folders of them; - reads their names from standard input. For models "
-            "of texts, text files with one text a line; - reads the texts.",
+            "of texts, text files with one text a line; - reads the texts. For models of several "
+            "columns, tables that have them.",
         ),
     ],
     model: Annotated[
@@ -74,7 +78,9 @@ def predict(
         estimator = load(model)
     network = find_predictor(estimator)
     network.step.set_params(verbose=0)  # no bar for each chunk of samples
-    read = _lines if network.modality.has_tokens else _files
+    read: Callable[[str], Iterator[Any]] = _lines if network.modality.has_tokens else _files
+    if network.reads_table:
+        read = functools.partial(_rows, network.step.column_kinds_)
     predictions = _Predictions(network)
     samples = (sample for path in paths for sample in predictions.read(read, path))
     if as_json:
@@ -97,7 +103,7 @@ def _direct(backbone: str, weights: str) -> PretrainedClassifier:
     return PretrainedClassifier(backbone, weights=weights).fit(any_image)
 
 
-def _with_bar(samples: list[str]) -> Iterator[str]:
+def _with_bar(samples: list[_Named]) -> Iterator[_Named]:
     """Return samples, and show how many of them were taken if there are many."""
     from ..data import progress
 
@@ -137,6 +143,19 @@ def _lines(path: str) -> Iterator[str]:
         yield from (line.rstrip("\n") for line in file)
 
 
+def _rows(kinds: dict[Any, str], path: str) -> Iterator[_Named]:
+    """Return the rows of a table, each with the name of the file and its position from 0 on."""
+    from ..data import CATEGORY, NUMBER, get_modality, image_cells, open_table
+
+    frame, folder = open_table(path)
+    read = [name for name, kind in kinds.items() if kind not in (NUMBER, CATEGORY)]
+    for name in read:
+        if get_modality(kinds[name]).takes_files and name in frame.columns:
+            frame = frame.assign(**{name: image_cells(frame[name], folder)})
+    for i, row in enumerate(frame.to_dict("records")):
+        yield f"{path}:{i}", row
+
+
 class _Predictions:
     """The predictions of an estimator, a chunk of samples after the other.
 
@@ -148,13 +167,14 @@ class _Predictions:
         self.network = network
         self.n_seen = self.n_failed = 0
 
-    def read(self, read: Callable[[str], Iterator[str]], path: str) -> Iterator[str]:
-        """Return the samples of a path; of one that cannot be read, those before the error."""
+    def read(self, read: Callable[[str], Iterator[Any]], path: str) -> Iterator[_Named]:
+        """Return the samples of a path with their names; before an error, those before it."""
         from .output import note
 
         try:
-            yield from read(path)
-        except (OSError, UnicodeDecodeError) as error:
+            for sample in read(path):
+                yield sample if isinstance(sample, tuple) else (sample, sample)
+        except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             if isinstance(error, UnicodeDecodeError):
                 why = "not a text in UTF-8"
@@ -162,29 +182,30 @@ class _Predictions:
             self.n_seen += 1
             self.n_failed += 1
 
-    def of(self, samples: Iterator[str]) -> Iterator[tuple[str, Prediction]]:
-        """Return each sample with its prediction."""
+    def of(self, samples: Iterator[_Named]) -> Iterator[tuple[str, Prediction]]:
+        """Return the name of each sample with its prediction."""
         while chunk := list(islice(samples, _CHUNK)):
             self.n_seen += len(chunk)
             yield from self._chunk(chunk)
 
-    def _chunk(self, chunk: list[str]) -> Iterable[tuple[str, Prediction]]:
+    def _chunk(self, chunk: list[_Named]) -> Iterable[tuple[str, Prediction]]:
         from ..data import UnreadableSamplesError
         from .predicting import predict_samples
 
         while chunk:
             try:
-                return zip(chunk, predict_samples(self.network, chunk), strict=True)
+                names, samples = zip(*chunk, strict=True)
+                return zip(names, predict_samples(self.network, list(samples)), strict=True)
             except UnreadableSamplesError as error:
                 chunk = self._without(chunk, error)
         return ()
 
-    def _without(self, chunk: list[str], error: UnreadableSamplesError) -> list[str]:
+    def _without(self, chunk: list[_Named], error: UnreadableSamplesError) -> list[_Named]:
         from .output import note
 
         bad = {position for position, *_ in error.problems}
         for position, _, why in error.problems:
-            note(f"{printable(chunk[position])}: {why}")
+            note(f"{printable(chunk[position][0])}: {why}")
         self.n_failed += len(bad)
         return [sample for i, sample in enumerate(chunk) if i not in bad]
 

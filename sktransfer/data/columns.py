@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import os
 import re
 import reprlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .modality import Modality, get_modality
-from .samples import UnreadableSamplesError, take, unwrap_column
+from .modality import Modality, Parts, get_modality
+from .samples import UnreadableSamplesError, short_name, shorten, take, unwrap_column
 
 __all__ = [
     "CATEGORY",
     "NUMBER",
+    "ROWS",
     "TableSamples",
     "check_columns",
     "describe_columns",
@@ -46,30 +49,52 @@ class TableSamples:
 
     Parameters
     ----------
+    kinds : dict of (str or int) to str
+        The kind of each column, of :func:`describe_columns`.
     columns : dict of (str or int) to list
         The samples of each column that a network reads, none opened. A missing cell is None.
     cells : ndarray of shape (n_samples, n_columns), object
-        Numbers, NaN where they are missing, and texts, None where they are missing.
+        Of the other columns: numbers, NaN where they are missing, and texts, None where they are.
     fills_missing : bool, default=False
         Whether a cell that is missing or cannot be read is no error.
     """
 
+    kinds: dict[Any, str]
     columns: dict[Any, list[Any]]
     cells: np.ndarray
     fills_missing: bool
 
     def __init__(
-        self, columns: dict[Any, list[Any]], cells: np.ndarray, fills_missing: bool = False
+        self,
+        kinds: Mapping[Any, str],
+        columns: dict[Any, list[Any]],
+        cells: np.ndarray,
+        fills_missing: bool = False,
     ):
-        self.columns, self.cells, self.fills_missing = columns, cells, fills_missing
+        self.kinds, self.columns = dict(kinds), columns
+        self.cells, self.fills_missing = cells, fills_missing
 
     def __len__(self) -> int:
         return len(self.cells)
 
+    def __getitem__(self, place: Any) -> TableSamples:
+        """Return the row at a position, as a table of one, or those of a slice."""
+        rows = range(len(self))[place]
+        return self.of_rows([rows] if isinstance(rows, int) else rows)
+
     def of_rows(self, rows: Any) -> TableSamples:
         """Return some of the rows."""
         columns = {name: list(take(samples, rows)) for name, samples in self.columns.items()}
-        return TableSamples(columns, self.cells[np.asarray(rows, int)], self.fills_missing)
+        cells = self.cells[np.asarray(rows, int)]
+        return TableSamples(self.kinds, columns, cells, self.fills_missing)
+
+    @classmethod
+    def joined(cls, tables: Sequence[TableSamples]) -> TableSamples:
+        """Return the rows of several tables with the same columns as one."""
+        first = tables[0]
+        columns = {name: [x for t in tables for x in t.columns[name]] for name in first.columns}
+        cells = np.concatenate([table.cells for table in tables])
+        return cls(first.kinds, columns, cells, any(table.fills_missing for table in tables))
 
     def present(self, column: Any) -> list[Any]:
         """Return the samples of a column that are there."""
@@ -202,8 +227,9 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
 
     Parameters
     ----------
-    X : table
-        Columns with names may be in any order, and others are ignored.
+    X : table or TableSamples
+        Columns with names may be in any order, and others are ignored. What is checked already is
+        returned unchanged.
     kinds : mapping of (str or int) to str
         Of :func:`describe_columns`.
     fills_missing : bool, default=False
@@ -220,6 +246,8 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
     UnreadableSamplesError
         If cells are no samples.
     """
+    if isinstance(X, TableSamples):
+        return X
     columns = table_columns(X)
     if not columns:
         rows = isinstance(X, list | tuple) and X and isinstance(X[0], Mapping)
@@ -248,7 +276,7 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
     table = np.empty((n, len(cells)), object)
     for j, values in enumerate(cells):
         table[:, j] = values
-    return TableSamples(read, table, fills_missing)
+    return TableSamples(kinds, read, table, fills_missing)
 
 
 def _samples_of(name: Any, column: Any, modality: Modality, fills_missing: bool) -> list[Any]:
@@ -276,6 +304,94 @@ def _samples_of(name: Any, column: Any, modality: Modality, fills_missing: bool)
     for i, sample in zip(rows, samples, strict=True):
         every[i] = sample
     return every
+
+
+# -- rows, to be shown and explained ---------------------------------------------------------------
+
+_SHORT = 60  # characters of a cell
+
+
+class RowsModality(Modality):
+    """Rows of a table, each a :class:`TableSamples` of one row, to be shown and explained.
+
+    No network reads a row as a whole: the modality is not registered, and an estimator checks the
+    samples by :func:`check_columns`.
+    """
+
+    name = "table"
+    noun = "rows"
+
+    def preview(self, sample: TableSamples, side: int = 160) -> Any:
+        """Return the first image of a row, if there is one, and the other cells as a text."""
+        described = _lines(sample)
+        for name, (cell,) in sample.columns.items():
+            if get_modality(sample.kinds[name]).takes_files and cell is not None:
+                text = "\n".join(line for column, line in described.items() if column != name)
+                return get_modality(sample.kinds[name]).preview(cell, side), text
+        return "\n".join(described.values())
+
+    def parts(self, sample: TableSamples) -> RowParts:
+        return RowParts(sample)
+
+
+class RowParts(Parts):
+    """The columns of a row. One that is left out is missing.
+
+    Parameters
+    ----------
+    row : TableSamples
+        Of one row.
+    """
+
+    shown: Any
+    spans: list[tuple[int, int]] | None
+    shape: tuple[int, ...]
+
+    def __init__(self, row: TableSamples):
+        self.row = row
+        lines = list(_lines(row).values())
+        ends = np.cumsum([len(line) + 1 for line in lines]).tolist()  # each with its line break
+        self.shown = "\n".join(lines)
+        self.spans = [(end - 1 - len(line), end - 1) for end, line in zip(ends, lines, strict=True)]
+        self.shape = (len(lines),)
+
+    def keep(self, kept: np.ndarray) -> TableSamples:
+        is_kept = dict(zip(self.row.kinds, kept, strict=True))
+        columns = {
+            name: samples if is_kept[name] else [None] for name, samples in self.row.columns.items()
+        }
+        cells = self.row.cells.copy()
+        for j, name in enumerate(_unread(self.row.kinds)):
+            if not is_kept[name]:
+                cells[0, j] = np.nan if self.row.kinds[name] == NUMBER else None
+        return TableSamples(self.row.kinds, columns, cells, fills_missing=True)
+
+
+def _unread(kinds: Mapping[Any, str]) -> list[Any]:
+    """List the columns that no network reads, in the order of the cells."""
+    return [name for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)]
+
+
+def _lines(row: TableSamples) -> dict[Any, str]:
+    """Return a line for each column of a row: its name and its cell, shortened."""
+    cells = {name: cell for name, (cell,) in row.columns.items()}
+    cells |= zip(_unread(row.kinds), row.cells[0], strict=True)
+    return {name: f"{name}: {_shown(cells[name], kind)}" for name, kind in row.kinds.items()}
+
+
+def _shown(cell: Any, kind: str) -> str:
+    """Return a cell as a short text: of an image, the name of its file or its type and size."""
+    if _is_missing(cell):
+        return "missing"
+    if kind == NUMBER:
+        return f"{cell:.6g}"
+    if kind != CATEGORY and get_modality(kind).takes_files:
+        is_name = isinstance(cell, str | os.PathLike)
+        return shorten(Path(cell).name, _SHORT) if is_name else short_name(cell)
+    return shorten(" ".join(str(cell).split()), _SHORT)
+
+
+ROWS = RowsModality()
 
 
 # -- numbers and categories ------------------------------------------------------------------------

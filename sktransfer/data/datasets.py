@@ -16,8 +16,10 @@ from .samples import UnreadableSamplesError, shorten
 
 __all__ = [
     "LEADING_ZERO",
+    "find_images",
     "find_labels",
     "from_dataset",
+    "image_cells",
     "list_files",
     "list_splits",
     "load_image_folder",
@@ -271,19 +273,13 @@ def load_image_table(
     """
     frame, beside = open_table(table)
     base = Path(beside if folder is None else folder).expanduser()
-    images = _column(frame, "image", image, _IMAGE_COLUMNS)
-    if images is None:
-        raise ValueError(
-            f"No column of images among {_names(frame)}: give image=. The first row of a file must "
-            "be names of columns, such as image,label. Texts are read with pandas, and with --text "
-            "on the command line."
-        )
+    images = find_images(frame, image)
     labels = find_labels(frame, label)
     y = None if labels is None else frame[labels].to_numpy()
     if isinstance(images, list):
-        columns = [_samples(frame[name], base) for name in images]
+        columns = [image_cells(frame[name], base) for name in images]
         return _side_by_side(columns), y
-    return _samples(frame[images], base), y
+    return image_cells(frame[images], base), y
 
 
 def open_table(table: Any) -> tuple[Any, ...]:
@@ -333,6 +329,34 @@ def _pandas():
     return pandas
 
 
+def find_images(frame: Any, image: str | list[str] | None = None) -> Any:
+    """Find the column of images in a table.
+
+    Parameters
+    ----------
+    frame : DataFrame of pandas or polars
+    image : str or list of str, default=None
+        Its name, or names. By default the first column that has one of the usual names.
+
+    Returns
+    -------
+    str or list of str
+
+    Raises
+    ------
+    ValueError
+        If a column does not exist, or none has a usual name.
+    """
+    found = _column(frame, "image", image, _IMAGE_COLUMNS)
+    if found is None:
+        raise ValueError(
+            f"No column of images among {_names(frame)}: give image=. The first row of a file must "
+            "be names of columns, such as image,label. Texts are read with pandas, and with --text "
+            "on the command line."
+        )
+    return found
+
+
 def find_labels(frame: Any, label: str | Sequence[str] | None = None) -> Any:
     """Find the column of labels in a table.
 
@@ -376,10 +400,23 @@ def _names(frame) -> str:
     return shorten(str(list(frame.columns)), 300)
 
 
-def _samples(column, base: Path) -> list:
+def image_cells(column: Any, folder: Path) -> list[Any]:
+    """Return the images of a column, without opening them.
+
+    Parameters
+    ----------
+    column : column of a table of pandas or polars
+    folder : Path
+        Where relative names of files begin.
+
+    Returns
+    -------
+    list
+        None where a cell is missing.
+    """
     missing = column.isna() if hasattr(column, "isna") else column.is_null()
     return [
-        None if is_missing else _placed(cell, base)
+        None if is_missing else _placed(cell, folder)
         for cell, is_missing in zip(column.to_list(), missing, strict=True)
     ]
 

@@ -232,7 +232,8 @@ class Modality:
         Returns
         -------
         PIL.Image.Image or str
-            By default, the sample as Python writes it, shortened.
+            By default, the sample as Python writes it, shortened. A sample of an image and other
+            things may be a pair of both.
 
         Raises
         ------

@@ -7,7 +7,6 @@ from .base import (
     all_or_nothing,
     checked_samples,
     find_network,
-    refuse_columns,
     reported,
 )
 from .choices import (
@@ -78,7 +77,6 @@ __all__ = [
     "open_sample",
     "prepare_probe",
     "probe_batch",
-    "refuse_columns",
     "reported",
     "resolve_class_map",
     "side_of",

@@ -32,6 +32,7 @@ from .._compat.sklearn import (
 )
 from ..backbones import Backbone, LayerInfo, load_backbone, modality_of
 from ..data import (
+    ROWS,
     Modality,
     documentation_link,
     named_among,
@@ -54,7 +55,6 @@ __all__ = [
     "all_or_nothing",
     "checked_samples",
     "find_network",
-    "refuse_columns",
     "reported",
     "shallow_copy",
 ]
@@ -410,8 +410,17 @@ class NetworkStep:
         return X if self.before is None else self.before.transform(X)
 
     @property
+    def reads_table(self) -> bool:
+        """Whether samples are rows of a table: by the fit, or else by the networks."""
+        kinds = getattr(self.step, "column_kinds_", None)
+        is_fitted = hasattr(self.step, "backbone_")
+        return kinds is not None or (not is_fitted and isinstance(self.step.backbone, dict))
+
+    @property
     def modality(self) -> Modality:
         """What a sample is."""
+        if self.reads_table:
+            return ROWS
         fitted = getattr(self.step, "backbone_", None)
         return modality_of(self.step.backbone) if fitted is None else fitted.modality
 
@@ -441,34 +450,12 @@ class NetworkStep:
         return model, X
 
     def check(self, X: Any) -> Any:
-        """Return the input of the step as a list or an array of samples, none opened."""
-        refuse_columns(self.step, "Samples of one column can be shown and explained")
+        """Return the input of the step as a list, an array or a table of samples, none opened."""
+        samples = self.samples(X)
+        if self.reads_table:
+            return checked_samples(self.step, samples)
         shape = getattr(self.step, "image_shape", None)
-        return self.modality.check(self.samples(X), image_shape=shape)
-
-
-def refuse_columns(step: Any, what: str) -> None:
-    """Raise an error about an estimator that reads several columns of a table.
-
-    Parameters
-    ----------
-    step : estimator of sktransfer
-    what : str
-        What is possible with one column, the beginning of the message.
-
-    Raises
-    ------
-    ValueError
-        If it reads several.
-    """
-    columns, networks = getattr(step, "column_kinds_", None), getattr(step, "backbone", None)
-    given = next((names for names in (columns, networks) if isinstance(names, dict)), None)
-    if given is not None:
-        name = type(step).__name__
-        raise ValueError(
-            f"{what}, and this {name} reads the columns {list(given)!r:.200} of a table. Give a "
-            f"model of one of them: {name}(network).fit(X[{next(iter(given))!r}], y)."
-        )
+        return self.modality.check(samples, image_shape=shape)
 
 
 def find_network(estimator: Any) -> NetworkStep:

@@ -516,7 +516,7 @@ def previews_of(
 
     Returns
     -------
-    list of PIL.Image.Image or str
+    list of PIL.Image.Image, str or pairs of both
         A sample that cannot be read has the error as its text.
     """
     previews = []
@@ -529,10 +529,13 @@ def previews_of(
 
 
 def draw_preview(ax: Any, preview: Any, title: str = "") -> None:
-    """Draw a picture or a line of text into axes without ticks."""
+    """Draw a picture or a line of text, or a picture above a text, into axes without ticks."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_title(title, fontsize="small")
+    if isinstance(preview, tuple):
+        preview, text = preview
+        ax.set_xlabel(textwrap.shorten(text, 120, placeholder=" …"), fontsize="x-small", wrap=True)
     if isinstance(preview, str):
         lines = textwrap.fill(textwrap.shorten(preview, 120, placeholder=" …"), 22)
         ax.text(0.5, 0.5, lines, ha="center", va="center", fontsize="x-small", parse_math=False)

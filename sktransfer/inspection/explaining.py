@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.base import is_regressor
 
-from ..data import Modality
+from ..data import Modality, TableSamples
 from ..features import find_network, open_sample
 from ..selection import new_axes
 from .displays import nested_axes
@@ -41,15 +41,15 @@ def saliency(
     ----------
     estimator : estimator of sktransfer, or a pipeline with one
         Fitted.
-    X : list, array, Series or DataFrame column of n_samples samples
+    X : list, array, Series, DataFrame column or table of n_samples samples
     target : label, list of n_samples labels or None, default=None
         What is explained. None is the prediction; for several regression targets, the first.
     method : {"auto", "gradcam", "integrated_gradients", "occlusion"}, default="auto"
         "gradcam" multiplies activations and gradients at the last layers that have positions,
         "integrated_gradients" pixels and gradients. Both need a network of images, and a linear
         model on its features. "occlusion" leaves out parts of the samples, one after the other,
-        words of a text or cells of an image, and needs the predictions only. "auto" is "gradcam"
-        where it is possible, and "occlusion" elsewhere.
+        words of a text, cells of an image or columns of a row, and needs the predictions only.
+        "auto" is "gradcam" where it is possible, and "occlusion" elsewhere.
     n_steps : int, default=32
         Points of each integral.
 
@@ -127,13 +127,14 @@ class Saliency:
     ----------
     maps : list of ndarray
         For each sample, the values of its parts, positive where they speak for it: of shape
-        ``(height, width)`` for an image, ``(n_words,)`` for a text.
+        ``(height, width)`` for an image, ``(n_words,)`` for a text, ``(n_columns,)`` for a row.
     targets : list
         The label that is explained for each sample, or the position of a regression target.
     shown : list
-        What the values belong to: a picture ``(height, width, 3)``, uint8; a text; an array.
+        What the values belong to: a picture ``(height, width, 3)``, uint8; a text; an array. Of a
+        row, a text with a line for each column.
     spans : list
-        For a text, where each word begins and ends; None otherwise.
+        For a text, where each word begins and ends, or each line of a row; None otherwise.
     method : str
         "gradcam", "integrated_gradients" or "occlusion".
     """
@@ -148,7 +149,7 @@ class Saliency:
         return len(self.maps)
 
     def words(self, i: int) -> list[tuple[str, float]]:
-        """Return the words of a text with their values, in order.
+        """Return the words of a text, or the lines of a row, with their values, in order.
 
         Parameters
         ----------
@@ -257,6 +258,8 @@ def _occlusion(
             changed: Any = [parts.keep(each) for each in kept.numpy() > 0.5]
             if isinstance(samples, np.ndarray):
                 changed = np.stack(changed)
+            elif isinstance(samples, TableSamples):
+                changed = TableSamples.joined(changed)
             return torch.as_tensor(_raw_scores(model, changed)[:, column])
 
         if 0 in parts.shape:

@@ -193,6 +193,10 @@ def _affine(function: Callable, n_features: int) -> Callable:
 
 @scores_of.register
 def _of_blend(blend: Blend) -> Scores:
+    if blend.reads_table:
+        raise NoGradientsError(
+            "A row of a table has no gradients: give method='occlusion', which leaves out columns."
+        )
     if blend.counting:
         raise NoGradientsError("A candidate that counts words has no gradients.")
     for candidate in blend.candidates:

@@ -122,7 +122,7 @@ class ReportData:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What a page shows of a sample: a picture, or a text with marked words.
+    """What a page shows of a sample: a picture, a text with marked words, or both.
 
     Parameters
     ----------
@@ -213,11 +213,11 @@ class Scatter:
 
 
 def show(preview: Any) -> Shown:
-    """Return a picture or a text for a page.
+    """Return a picture, a text, or a pair of both, for a page.
 
     Parameters
     ----------
-    preview : PIL.Image.Image, ndarray of shape (height, width, 3) or str
+    preview : PIL.Image.Image, ndarray of shape (height, width, 3), str, or a pair
 
     Returns
     -------
@@ -225,7 +225,8 @@ def show(preview: Any) -> Shown:
     """
     if isinstance(preview, str):
         return Shown(words=[(preview, 0.0)])
-    return Shown(picture_uri(preview))
+    picture, text = preview if isinstance(preview, tuple) else (preview, "")
+    return Shown(picture_uri(picture), [(text, 0.0)] if text else [])
 
 
 def picture_uri(picture: Any) -> str:

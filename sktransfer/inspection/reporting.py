@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import safe_indexing
-from ..data import package_versions
+from ..data import Modality, TableSamples, check_columns, package_versions, take
 from ..features import NetworkStep, PretrainedFeatureExtractor, find_network
+from ..selection import BlendEstimator, column_networks, columns_read
 from .displays import previews_of
 from .duplicates import NearDuplicates, near_duplicates_of
 from .explaining import saliency, show_saliency
@@ -59,8 +61,9 @@ def report(
     ----------
     estimator : estimator of sktransfer, or a pipeline with one
         Fitted or not; it is not changed.
-    X : list, array, Series or DataFrame column of n_samples samples
-        Unreadable ones are listed and left out.
+    X : list, array, Series, DataFrame column or table of n_samples samples
+        Unreadable ones are listed and left out, unless ``on_error`` of the estimator is "mean". Of
+        a table, near duplicates are rows whose images and texts are nearly equal.
     y : array-like of shape (n_samples,) or (n_samples, n_columns)
         Labels, an indicator matrix of labels, or numbers. The columns of a DataFrame name labels
         and targets.
@@ -127,8 +130,7 @@ def report(
         model = estimator if is_fitted else clone(unfitted).fit(X, target.y)
         network = find_network(model)
         samples = network.check(X)
-        extractor = PretrainedFeatureExtractor(network.step.backbone_, memory=folder)
-        duplicates = near_duplicates_of(extractor.fit_transform(samples))
+        duplicates = near_duplicates_of(_features_of(network, samples, folder))
         if cv is None:
             target = target.knowing(model)
             predicted, table = target.predict(model, X)
@@ -146,7 +148,7 @@ def report(
         n_given = len(target.y) + len(unreadable)
         data = ReportData(
             path=Path(path),
-            title=title or f"Report: {type(model).__name__} on {network.step.backbone_.name}",
+            title=title or f"Report: {type(model).__name__} on {_names_of(network.step)}",
             noun=network.modality.noun,
             n_samples=len(target.y),
             n_folds=len(predictions.fit_seconds),
@@ -194,20 +196,49 @@ def _find_unreadable(network: NetworkStep, X) -> tuple[list[tuple[str, str]], np
     """Return name and cause of samples that cannot be opened, and the positions of the others."""
     if network.before is not None:  # its steps may not be fitted yet
         return [], np.arange(len(X))
-    samples, unreadable, readable = network.check(X), [], []
-    for i, sample in enumerate(samples):
-        try:
-            network.modality.open(network.modality.read(sample))
-            readable.append(i)
-        except Exception as error:  # decoders raise anything
-            cause = str(error) or type(error).__name__
-            unreadable.append((_name_of(sample, i, network), cause))
-    return unreadable, np.array(readable, dtype=int)
+    step = network.step
+    read = columns_read(step, X) if isinstance(step, BlendEstimator) else {}
+    columns: list[tuple[Modality, Sequence[Any]]]
+    if not read:
+        columns = [(network.modality, network.check(X))]
+    elif step.on_error == "mean":
+        return [], np.arange(len(X))
+    else:
+        kinds = {name: modality.name for name, modality in read.items()}
+        table = check_columns(X, kinds, fills_missing=True)
+        columns = [(read[name], samples) for name, samples in table.columns.items()]
+    unreadable: dict[int, tuple[str, str]] = {}
+    for modality, samples in columns:
+        for i, sample in enumerate(samples):
+            try:
+                if sample is None:
+                    raise ValueError("missing")
+                modality.open(modality.read(sample))
+            except Exception as error:  # decoders raise anything
+                cause = str(error) or type(error).__name__
+                unreadable.setdefault(i, (_name_of(sample, i, modality), cause))
+    readable = [i for i in range(len(columns[0][1])) if i not in unreadable]
+    return [unreadable[i] for i in sorted(unreadable)], np.array(readable, dtype=int)
 
 
-def _name_of(sample, position: int, network: NetworkStep) -> str:
+def _features_of(network: NetworkStep, samples: Any, memory: str) -> np.ndarray:
+    """Return the features by which samples are compared, of the last layer of each network."""
+    if not isinstance(samples, TableSamples):
+        extractor = PretrainedFeatureExtractor(network.step.backbone_, memory=memory)
+        return extractor.fit_transform(samples)
+    parts = []
+    for column, backbone in column_networks(network.step):
+        extractor = PretrainedFeatureExtractor(
+            backbone, memory=memory, on_error="nan", missing="nan"
+        )
+        features = np.nan_to_num(extractor.fit_transform(samples.columns[column]))
+        parts.append(normalize(features))  # columns count alike
+    return np.hstack(parts)
+
+
+def _name_of(sample, position: int, modality: Modality) -> str:
     """Return folder and name of the file of a sample, or its position in X."""
-    is_name = isinstance(sample, str) and network.modality.takes_files
+    is_name = isinstance(sample, str) and modality.takes_files
     if is_name or isinstance(sample, os.PathLike):
         return "/".join(Path(sample).parts[-2:])
     return f"sample {position}"
@@ -286,7 +317,7 @@ class _ShownSamples:
         text = self.target.text
         return [
             Case(
-                _name_of(self.samples[i], self.positions[i], self.network),
+                _name_of(self.samples[i], self.positions[i], self.network.modality),
                 show(preview),
                 text(self.target.y[i]),
                 text(self.predictions.predicted[i]),
@@ -316,7 +347,7 @@ class _ShownSamples:
             if own:
                 maps = saliency(
                     find_network(model).on_samples(),
-                    [self.samples[i] for i in own],
+                    take(self.samples, own),
                     target=self.target.explained(self.predictions, own),
                 )
                 explained |= {i: show_saliency(maps, at) for at, i in enumerate(own)}
@@ -353,13 +384,17 @@ def _describe_model(estimator, network: NetworkStep) -> dict[str, Any]:
     members, weights = getattr(step, "members_", None) or [], getattr(step, "weights_", None)
     return {
         "estimator": repr(_with_memory(estimator, None, replace=True)),
-        "backbone": ", ".join(backbone.name for backbone in _networks_of(step)),
+        "backbone": _names_of(step),
         "input": "" if shape is None else " × ".join(map(str, shape[1:])),
         "strategy": getattr(step, "strategy_", ""),
         "members": (
             [] if weights is None else list(zip(members, map(float, weights), strict=True))
         ),
     }
+
+
+def _names_of(step: Any) -> str:
+    return ", ".join(backbone.name for backbone in _networks_of(step))
 
 
 def _networks_of(step: Any) -> list[Any]:

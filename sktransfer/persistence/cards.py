@@ -86,7 +86,7 @@ def model_card(
         "Network": "\n\n".join(_network(backbone, licence) for backbone in backbones),
         "Data": "\n".join(_data(X, y, data)),
         "Scores": "Not given.",
-        "Use": _use(backbones[0]),
+        "Use": _use(step, backbones[0]),
     }
     card.add(**{name: text for name, text in sections.items() if text})
     if scores:
@@ -154,9 +154,13 @@ def _data(X, y, data: str | None) -> list[str]:
     return lines
 
 
-def _use(backbone: Backbone) -> str:
+def _use(step: Any, backbone: Backbone) -> str:
+    takes = f"The network takes {backbone.modality.noun}"
+    if kinds := getattr(step, "column_kinds_", None):
+        takes = "The model takes tables with the columns " + ", ".join(
+            f"{_plain(name)} ({kind})" for name, kind in kinds.items()
+        )
     return (
-        f"The network takes {backbone.modality.noun}. Load the model, and give it samples in any "
-        "form that sktransfer takes:\n\n"
+        f"{takes}. Load the model, and give it samples in any form that sktransfer takes:\n\n"
         '```python\nimport sktransfer\nmodel = sktransfer.load("model.skt")\nmodel.predict(X)\n```'
     )

@@ -121,6 +121,8 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
         "networks": writer.networks,
         "modules": sorted(writer.named),
     }
+    if kinds := getattr(estimator, "column_kinds_", None):
+        contents["columns"] = {str(name): kind for name, kind in kinds.items()}
     write_archive(path, contents, parts)
 
 
@@ -239,8 +241,9 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        "format", "versions", "estimator", "classes", "networks", "modules" that ``load`` must be
-        given, "types" that it must trust, and "parts" with their sizes in bytes.
+        "format", "versions", "estimator", "classes", of a table its "columns" with what they are,
+        "networks", "modules" that ``load`` must be given, "types" that it must trust, and "parts"
+        with their sizes in bytes.
 
     Raises
     ------

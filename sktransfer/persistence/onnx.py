@@ -27,16 +27,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import column_places, safe_indexing
 from ..backbones.weights import first_line
-from ..data import check_interrupt, package_versions, split_columns
+from ..data import CATEGORY, NUMBER, check_interrupt, package_versions, split_columns
 from ..data.types import Samples
 from ..engines import quiet
 from ..features import (
     BackboneEstimator,
     PretrainedFeatureExtractor,
     nothing_stored,
-    refuse_columns,
 )
-from ..selection import TransferClassifier
+from ..selection import TransferClassifier, column_networks
 from .onnx_checks import check_graph, inner_estimator, rows_for_check
 from .onnx_graphs import FEATURES, OPSETS, Graph, after, module_graph, side_by_side, torch_graph
 from .onnx_modules import AffineScores, Source, as_linear, export_features, exportable
@@ -131,11 +130,7 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
     """
     _check_installed()
     estimator = inner_estimator(estimator)
-    refuse_columns(
-        estimator,
-        "to_onnx exports blends of one column, and a ColumnTransformer of extractors with a linear "
-        "model behind it for several",
-    )
+    _refuse_table(estimator)
     rows = rows_for_check(estimator, X)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the libraries will change
@@ -149,6 +144,26 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str], *, X: Samples | None =
             f"{_differing_step(estimator, rows)}. No file was written."
         )
     _write(Path(path).expanduser(), content)
+
+
+def _refuse_table(estimator: Any) -> None:
+    """Raise an error about a blend of a table, with the line of what can be exported."""
+    kinds = getattr(estimator, "column_kinds_", None)
+    if kinds is None:
+        return
+    parts = [
+        f"(PretrainedFeatureExtractor({backbone.name!r}), [{column!r}])"
+        for column, backbone in column_networks(estimator)
+    ]
+    for kind, step in ((NUMBER, "StandardScaler()"), (CATEGORY, "OneHotEncoder()")):
+        if names := [name for name in kinds if kinds[name] == kind]:
+            parts.append(f"({step}, {names!r})")
+    raise ValueError(
+        f"to_onnx exports blends of one column, and this {type(estimator).__name__} reads a table. "
+        "Give a linear model of its columns: make_pipeline(make_column_transformer("
+        f"{', '.join(parts)}), {'LogisticRegression' if is_classifier(estimator) else 'Ridge'}()), "
+        "fitted."
+    )
 
 
 def _differing_step(estimator: Any, rows: Any) -> str:

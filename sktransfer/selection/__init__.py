@@ -12,7 +12,13 @@ from .displays import (
 from .ranking import BackboneRanking, probe_layers, rank_backbones
 from .recommendation import Recommendation, StrategyEstimate, recommend_strategy
 from .strategies import RULES, STRATEGIES, Strategy, available_strategies
-from .transfer import TransferClassifier, TransferRegressor
+from .transfer import (
+    BlendEstimator,
+    TransferClassifier,
+    TransferRegressor,
+    column_networks,
+    columns_read,
+)
 
 __all__ = [
     "COUNTS",
@@ -22,6 +28,7 @@ __all__ = [
     "BackboneRankingDisplay",
     "Blend",
     "BlendDisplay",
+    "BlendEstimator",
     "Candidate",
     "ClassifierCandidate",
     "LayerProbeDisplay",
@@ -32,6 +39,8 @@ __all__ = [
     "TransferClassifier",
     "TransferRegressor",
     "available_strategies",
+    "column_networks",
+    "columns_read",
     "new_axes",
     "probe_layers",
     "rank_backbones",

@@ -56,6 +56,8 @@ class Blend(nn.Module):
 
     Attributes
     ----------
+    reads_table : bool
+        Whether samples are rows of a table.
     outputs : list of Output
         What is read from networks. A backbone is at its input size. The last one is that of the
         trained network, if there is one.
@@ -75,6 +77,7 @@ class Blend(nn.Module):
     fills: dict[Output, np.ndarray]
     outputs: list[Output]
     places: list[list[int]]
+    reads_table: bool
     shift: torch.Tensor
     scale: torch.Tensor
     scaler: NumericTarget | None
@@ -101,6 +104,7 @@ class Blend(nn.Module):
             self.register_buffer("scale", torch.as_tensor(scaler.scale))
         mixed: list[Any] = [*self.candidates, *([] if tuned is None else [tuned])]
         reads = dict.fromkeys(read for candidate in mixed for read in candidate.reads)
+        self.reads_table = any(isinstance(r, Tabular) or r.column is not None for r in reads)
         self.vectorizers = {r: x for r, x in (vectorizers or {}).items() if r in reads}
         self.fills = {read: x for read, x in (fills or {}).items() if read in reads}
         self.outputs = [read for read in reads if isinstance(read, Output)]

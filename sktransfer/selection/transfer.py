@@ -56,7 +56,15 @@ from .strategies import (
     set_running,
 )
 
-__all__ = ["TransferClassifier", "TransferRegressor", "run_settings", "strategy_task"]
+__all__ = [
+    "BlendEstimator",
+    "TransferClassifier",
+    "TransferRegressor",
+    "column_networks",
+    "columns_read",
+    "run_settings",
+    "strategy_task",
+]
 
 _WITH_OWN_CLASSES = ("auto", "direct")
 
@@ -151,9 +159,10 @@ class BlendEstimator(BackboneEstimator):
                 f"backbone names networks of the columns {list(self.backbone)!r:.200}, and X is "
                 f"no table, but {type(X).__name__}: give X = pandas.DataFrame(X)."
             )
-        modality = None if isinstance(self.backbone, dict) else modality_of(given[0][1])
-        if modality is None or self._is_table_for(modality, columns):
-            return self._fit_table(X, columns, given, modality)
+        if asked := columns_read(self, X):
+            if not isinstance(self.backbone, dict):
+                given = [(name, *network) for name in asked for _, *network in given]
+            return self._fit_table(X, columns, given)
         if self.on_error != "raise":
             raise ValueError(
                 f"on_error={self.on_error!r} is for tables of several columns: without a sample, "
@@ -182,14 +191,9 @@ class BlendEstimator(BackboneEstimator):
         """Tell whether columns are samples, numbers and categories, and not one sample a row."""
         return len(columns) > 1 and modality.usual_backbone != ""
 
-    def _fit_table(
-        self, X: Any, columns: dict[Any, Any], given: list[Any], modality: Modality | None
-    ) -> TableSamples:
+    def _fit_table(self, X: Any, columns: dict[Any, Any], given: list[Any]) -> TableSamples:
         """Load the networks of columns and inspect them; return the samples, checked."""
         self._check_running()
-        if modality is not None:  # of all columns that are no numbers and no categories
-            names = read_columns(columns, modality, self.backbone)
-            given = [(name, *network) for name in names for _, *network in given]
         loaded: list[tuple[Any, Backbone]] = []
         read: dict[Any, Modality] = {}
         self._readers = []
@@ -235,15 +239,11 @@ class BlendEstimator(BackboneEstimator):
     @property
     def _read_from(self) -> dict[str, Any]:
         """The networks and the columns of a table that they read, for a blend."""
-        networks = [self.backbones_[i] for _, i in self._readers]
+        columns, networks = zip(*column_networks(self), strict=True)
         if self.column_kinds_ is None:
             return {"backbones": networks}
         cells = [kind for kind in self.column_kinds_.values() if kind in (NUMBER, CATEGORY)]
-        return {
-            "backbones": networks,
-            "columns": [column for column, _ in self._readers],
-            "cells": cells,
-        }
+        return {"backbones": networks, "columns": columns, "cells": cells}
 
     def _fit_blend(
         self, samples: Any, outcome: Outcome, seed: int, start: float, **of_labels: Any
@@ -275,6 +275,48 @@ class BlendEstimator(BackboneEstimator):
             kinds.two_d_array = kinds.string = kinds.categorical = kinds.allow_nan = True
             kinds.three_d_array = False
         return tags
+
+
+def columns_read(model: BlendEstimator, X: Samples) -> dict[Any, Modality]:
+    """Return the columns of a table that networks read, with what a sample of each is.
+
+    Parameters
+    ----------
+    model : TransferClassifier or TransferRegressor
+        Fitted or not.
+    X : list, array, Series, DataFrame column or table
+
+    Returns
+    -------
+    dict of (str or int) to Modality
+        Empty for a list or a column of samples.
+
+    Raises
+    ------
+    ValueError
+        If one network is to read all columns, and one is of another modality.
+    """
+    if isinstance(model.backbone, dict):
+        return {column: modality_of(networks) for column, networks in model.backbone.items()}
+    columns, modality = table_columns(X), modality_of(model.backbone)
+    if not model._is_table_for(modality, columns):
+        return {}
+    return dict.fromkeys(read_columns(columns, modality, model.backbone), modality)
+
+
+def column_networks(model: BlendEstimator) -> list[tuple[Any, Backbone]]:
+    """Return each column of a table with a network that reads it, of a fitted estimator.
+
+    Parameters
+    ----------
+    model : TransferClassifier or TransferRegressor
+
+    Returns
+    -------
+    list of ((str or int) or None, Backbone)
+        The column is None where X is no table.
+    """
+    return [(column, model.backbones_[i]) for column, i in model._readers]
 
 
 def _wrong_number(name: str, values: list[Any], n: int) -> ValueError:

@@ -10,6 +10,8 @@ from PIL import Image
 import sktransfer
 from sktransfer.cli.labelled import Columns, read_source
 from tests.cli.running import run
+from tests.selection.support import deeper_backbone, make_table, word_vectors
+from tests.support import tiny_backbone
 
 pytest.importorskip("skops")
 
@@ -182,7 +184,7 @@ def test_texts_come_from_their_column(tmp_path):
     pytest.importorskip("pandas")
     path = tmp_path / "texts.csv"
     path.write_text('review,class\ngood film,1\n"dull, long",0\n', encoding="utf-8")
-    found = read_source(path, Columns(text="review"))
+    found = read_source(path, Columns(text=["review"]))
     assert found.X == ["good film", "dull, long"]
     assert found.y.tolist() == [1, 0]
 
@@ -191,7 +193,7 @@ def test_labels_that_begin_with_a_zero_stay_text(tmp_path):
     pytest.importorskip("pandas")
     path = tmp_path / "t.csv"
     path.write_text("review,image,label\ngood,a.png,001\ndull,b.png,010\n", encoding="utf-8")
-    for columns in (Columns(), Columns(text="review")):
+    for columns in (Columns(), Columns(text=["review"])):
         assert read_source(path, columns).y.tolist() == ["001", "010"]
 
 
@@ -206,9 +208,9 @@ def test_images_of_a_table_are_beside_it(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(text="words"), r"--text words: the columns are \['review', 'k'\]"),
-        (Columns(text="review", label="q"), "--label q"),
-        (Columns(text="review"), "no column of labels: give --label"),
+        (Columns(text=["words"]), r"--text words: the columns are \['review', 'k'\]"),
+        (Columns(text=["review"], label="q"), "--label q"),
+        (Columns(text=["review"]), "no column of labels: give --label"),
     ],
 )
 def test_a_missing_column_is_an_error_that_names_it(tmp_path, columns, message):
@@ -221,3 +223,81 @@ def test_a_missing_column_is_an_error_that_names_it(tmp_path, columns, message):
 def test_a_source_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_source(tmp_path / "none", Columns())
+
+
+# several columns
+
+
+@pytest.fixture
+def homes(tmp_path, registry):
+    """A table of photographs in files, texts, numbers and categories, and its networks by name."""
+    X, bits = make_table(48)
+    sktransfer.register_backbone("tiny")(tiny_backbone)
+    sktransfer.register_backbone("words", modality="text")(word_vectors)
+    (tmp_path / "photos").mkdir()
+    names = [f"photos/{i}.png" for i in range(48)]
+    for name, image in zip(names, X["photo"], strict=True):
+        image.save(tmp_path / name)
+    X = X.assign(photo=names, more=range(48), sold=[f"{a}{b}{c}" for a, b, c in bits])
+    X.to_csv(tmp_path / "homes.csv", index=False)
+    return tmp_path / "homes.csv"
+
+
+COLUMNS = ("--image", "photo", "--text", "text", "--column", "price", "--column", "colour")
+
+
+def train_homes(homes, *more):
+    path = homes.parent / "homes.skt"
+    networks = ("--backbone", "tiny", "--backbone", "words")
+    done = run("train", homes, "-o", path, *COLUMNS, "--label", "sold", *networks, *more)
+    return path, done
+
+
+def test_a_model_of_several_columns_is_trained_evaluated_and_inspected(homes):
+    path, done = train_homes(homes)
+    assert re.match(r"accuracy [01]\.\d{3} ± 0\.\d{3} on 10 held-out samples", done.stdout)
+    model = sktransfer.load(path)
+    kinds = {"photo": "image", "text": "text", "price": "number", "colour": "category"}
+    assert model.column_kinds_ == kinds
+    assert model.backbone == {"photo": "tiny", "text": "words"}
+    found = json.loads(run("evaluate", path, homes, "--label", "sold", "--json").stdout)
+    assert found["n"] == 48 and found["value"] > 0.9
+    shown = run("inspect", path).stdout
+    assert "columns\tphoto image" in shown and "price number" in shown
+
+
+def test_networks_are_given_to_the_columns_that_they_read(homes):
+    sktransfer.register_backbone("deeper")(deeper_backbone)
+    path, _ = train_homes(homes, "--backbone", "deeper")
+    assert sktransfer.load(path).backbone == {"photo": ["tiny", "deeper"], "text": "words"}
+    options = ("--image", "photo", "--column", "price", "--label", "sold", "--backbone", "words")
+    with pytest.raises(ValueError, match="--backbone words: no column has texts"):
+        run("train", homes, "-o", path, *options)
+
+
+def test_columns_that_do_not_exist_are_named_with_their_option(homes):
+    for option in ("--image", "--text", "--column", "--label"):
+        with pytest.raises(ValueError, match=f"{option} size: the columns are"):
+            run("train", homes, "-o", homes.parent / "m.skt", option, "size")
+
+
+def test_images_beside_numbers_are_found_by_the_usual_name(homes):
+    import pandas as pd
+
+    frame = pd.read_csv(homes).rename(columns={"photo": "file_name", "sold": "label"})
+    frame.to_csv(homes, index=False)
+    path = homes.parent / "m.skt"
+    run("train", homes, "-o", path, "--column", "price", "--backbone", "tiny")
+    assert sktransfer.load(path).column_kinds_ == {"file_name": "image", "price": "number"}
+
+
+@needs_report
+def test_a_page_about_a_table_is_written(homes):
+    page = homes.parent / "page.html"
+    networks = ("--backbone", "tiny", "--backbone", "words")
+    done = run("report", homes, "-o", page, *COLUMNS, "--label", "sold", *networks, "--folds", 2)
+    assert "accuracy" in done.stdout
+    assert "48 rows" in page.read_text(encoding="utf-8")
+    path, _ = train_homes(homes)
+    run("report", homes, "-o", page, "--model", path, "--held-out", "--label", "sold")
+    assert "it was not fitted on them" in page.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The service of ``sktransfer serve``, in this process and as a program with a browser."""
 
 import asyncio
+import base64
 import io
 import signal
 import socket
@@ -22,10 +23,12 @@ from sktransfer import (
     FineTunedClassifier,
     PretrainedClassifier,
     PretrainedFeatureExtractor,
+    TransferClassifier,
     load_backbone,
     save,
 )
 from tests.cli.running import run
+from tests.selection.support import make_table, networks
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
@@ -143,6 +146,70 @@ def test_several_labels_are_predicted_together():
             assert send(client, encode(X[0]), "/").status_code == 200
         assert answer["prediction"] == model.predict(X[:1])[0].tolist()
         assert (answer["probabilities"] is None) == (model is not tuned)
+
+
+@pytest.fixture(scope="module")
+def of_rows():
+    table, bits = make_table(48)
+    y = np.where(bits[:, 0] == 1, "<b>light", "dark")
+    return TransferClassifier(networks(), random_state=0).fit(table, y), table
+
+
+def row_of(table, i):
+    """The cells of a row as JSON has them."""
+    row = table.iloc[i].to_dict()
+    content = base64.b64encode(encode(np.asarray(row["photo"]))).decode()
+    return row | {"photo": f"data:image/png;base64,{content}"}
+
+
+def test_rows_of_a_table_are_predicted(of_rows):
+    model, table = of_rows
+    with TestClient(make_service(model)) as client:
+        answers = [client.post("/predict", json=row_of(table, i)).json() for i in range(6)]
+        described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["description"]
+    assert [answer["prediction"] for answer in answers] == model.predict(table[:6]).tolist()
+    found = [[answer["probabilities"][name] for name in model.classes_] for answer in answers]
+    np.testing.assert_allclose(found, model.predict_proba(table[:6]), atol=1e-5)
+    assert "photo (image), text (text), price (number), colour (category)" in described
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"photo": "/etc/hostname"}, "photo: give data:image"),
+        ({"photo": {"path": "/etc/hostname"}}, "photo: give data:image"),
+        ({"photo": "data:image/png;base64,AAAA"}, "cannot be read"),
+        ({"photo": None}, "missing"),
+        ({"text": 3}, "cannot be read"),
+        ({"price": "cheap"}, "'price' has numbers in fit"),
+    ],
+)
+def test_a_row_with_a_wrong_cell_has_status_422(of_rows, changed, message):
+    model, table = of_rows
+    with TestClient(make_service(model)) as client:
+        answer = client.post("/predict", json=row_of(table, 0) | changed)
+        assert answer.status_code == 422 and message in answer.json()["detail"]
+        without = row_of(table, 0)
+        del without["price"]
+        answer = client.post("/predict", json=without)
+        assert answer.status_code == 422 and "['price']" in answer.json()["detail"]
+
+
+def test_the_page_has_a_field_for_each_column(of_rows):
+    model, table = of_rows
+    cells = {"text": "a <i>good</i> film", "price": "51.5", "colour": ""}
+    photo = {"photo": ("a.png", encode(np.asarray(table["photo"].iloc[0])))}
+    with TestClient(make_service(model)) as client:
+        empty = client.get("/").text
+        page = client.post("/", data=cells, files=photo)
+        wrong = client.post("/", data=cells | {"price": "cheap"}, files=photo)
+        nothing = client.post("/", data=cells)
+    assert all(f'name="{name}"' in empty for name in table)
+    assert page.status_code == 200 and "price: 51.5" in page.text and "colour: missing" in page.text
+    assert "&lt;i&gt;good" in page.text and "What the prediction depends on" in page.text
+    assert "data:image/jpeg" in page.text
+    assert wrong.status_code == 422 and "has numbers in fit" in wrong.text
+    assert nothing.status_code == 422 and "missing" in nothing.text
 
 
 def test_a_threshold_around_the_model_decides():

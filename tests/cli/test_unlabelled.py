@@ -14,6 +14,7 @@ import sktransfer
 from sktransfer import load_features
 from tests.cli.running import run
 from tests.features.partitions.support import LABELS, N, write_files, write_parquet
+from tests.selection.support import make_table, networks
 from tests.support import tiny_backbone
 
 pytest.importorskip("skops")
@@ -303,3 +304,29 @@ def test_each_option_of_extract_reaches_the_function(monkeypatch):
     assert {name: given[name] for name in expected} == expected
     known = set(inspect.signature(unlabelled.extract).parameters)
     assert known == {*expected, "scheduler", "workers"}
+
+
+def test_the_rows_of_a_table_are_predicted(registry, tmp_path):
+    X, bits = make_table(40)
+    X["photo"] = [f"{i}.png" for i in range(40)]
+    for i, image in enumerate(make_table(40)[0]["photo"]):
+        image.save(tmp_path / f"{i}.png")
+    files = X.assign(photo=[str(tmp_path / name) for name in X["photo"]])
+    model = sktransfer.TransferClassifier(networks(), random_state=0).fit(files, bits[:, 0])
+    sktransfer.save(model, tmp_path / "m.skt")
+    (tmp_path / "3.png").write_bytes(b"nothing")
+    table = tmp_path / "new.csv"
+    X[:5].assign(more=1)[["more", "price", "photo", "text", "colour"]].to_csv(table, index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sktransfer.persistence.load", lambda path: model)
+        done = run("predict", "-m", tmp_path / "m.skt", table, "--json")
+        wrong = run("predict", "-m", tmp_path / "m.skt", tmp_path / "0.png", table, "--csv")
+        X[:2].drop(columns="price").to_csv(table, index=False)
+        with pytest.raises(ValueError, match=r"lacks columns that it had in fit: \['price'\]"):
+            run("predict", "-m", tmp_path / "m.skt", table)
+    expected = model.predict(files.iloc[[0, 1, 2, 4]]).tolist()
+    found = json_lines(done)
+    assert [line["prediction"] for line in found] == expected
+    assert [line["sample"] for line in found] == [f"{table}:{i}" for i in (0, 1, 2, 4)]
+    assert done.exit_code == 1 and f"{table}:3: not an image" in done.stderr
+    assert "the name of a table ends in" in wrong.stderr and len(wrong.stdout.splitlines()) == 5

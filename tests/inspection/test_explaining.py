@@ -24,6 +24,7 @@ from sktransfer.features import open_sample
 from sktransfer.inspection import SaliencyDisplay, saliency
 from sktransfer.inspection.explaining import overlay
 from sktransfer.inspection.gradients import FromInputs, FromMaps, scores_of
+from tests.selection.support import make_table, networks
 from tests.support import TINY_SIZE, Vectors, images, tiny_backbone, tiny_swin, tiny_vit
 
 attr = pytest.importorskip("captum.attr")
@@ -229,3 +230,31 @@ def test_pictures_are_coloured_and_words_marked(direct, texts, colours):
     display.figure_.canvas.draw()
     words = [text.get_text() for text in display.ax_[0].texts]
     assert words == ["a", "good", "film"] * 8
+
+
+def test_the_columns_of_a_row_are_left_out_one_by_one():
+    X, bits = make_table(64)
+    model = TransferClassifier(networks(), random_state=0).fit(X, bits[:, 2])
+    found = saliency(model, X[:4])
+    assert found.method == "occlusion" and [m.shape for m in found.maps] == [(4,)] * 4
+    for i in range(4):
+        lines = found.words(i)
+        assert [line.split(":")[0] for line, _ in lines] == list(X)
+        assert lines[1][0] == f"text: {X['text'].iloc[i]}"
+        assert max(lines, key=lambda line: line[1])[0].startswith("price: ")
+    assert found.targets == model.predict(X[:4]).tolist()
+    np.testing.assert_allclose(saliency(model, X[1:2]).maps[0], found.maps[1], atol=1e-6)
+    gaps = X[:1].assign(photo=None, price=np.nan)
+    shown = saliency(model.set_params(on_error="mean"), gaps).shown
+    assert shown[0].splitlines()[0] == "photo: missing"
+    for method in ("gradcam", "integrated_gradients"):
+        with pytest.raises(TypeError, match="method='occlusion', which leaves out columns"):
+            saliency(model, X[:1], method=method)
+    assert len(SaliencyDisplay.from_estimator(model, X[:2]).ax_) == 2
+
+
+def test_the_columns_of_a_row_add_to_a_number():
+    X, bits = make_table(64)
+    model = TransferRegressor(networks(), random_state=0).fit(X, 8.0 * bits[:, 0] + bits[:, 2])
+    (values,) = saliency(model, X[:1]).maps
+    assert np.abs(values).argmax() == 0

@@ -20,6 +20,7 @@ from sktransfer import (
     recommend_strategy,
 )
 from sktransfer.inspection import report
+from tests.selection.support import make_table, networks
 from tests.support import images, tiny_backbone
 
 for library in ("jinja2", "captum", "cleanlab"):
@@ -292,3 +293,54 @@ def test_wrong_arguments_are_named(colours, tmp_path):
         report(pipeline(), X[:4], ["a"] * 4, tmp_path / "page.html")
     with pytest.raises(TypeError, match="has no backbone"):
         report(LogisticRegression(), X, y, tmp_path / "page.html")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Rows whose photographs are files, of which one is damaged and one is there twice."""
+    X, bits = make_table(40)
+    paths = [tmp_path / f"<b>{i}.png" for i in range(40)]
+    for path, image in zip(paths, X["photo"], strict=True):
+        image.save(path)
+    paths[6].write_bytes(b"nothing")
+    X = X.assign(photo=list(map(str, paths)))
+    X.iloc[1, :2] = X.iloc[0, :2]
+    return X, np.where(bits[:, 0] == 1, "light", "dark")
+
+
+def test_rows_of_a_table_are_shown_with_their_picture_and_their_cells(rows, tmp_path):
+    X, y = rows
+    y[3] = "dark" if y[3] == "light" else "light"  # a wrong label
+    model = TransferClassifier(networks(), random_state=0)
+    made = report(model, X, y, tmp_path / "page.html", cv=2, n_shown=4)
+    assert (made.n_samples, made.noun) == (39, "rows")
+    assert [name.rpartition("/")[2] for name, _ in made.unreadable] == ["<b>6.png"]
+    assert [0, 1] in made.duplicates.pairs.tolist()
+    assert 3 in made.issues.indices
+    (case,) = [case for case in made.issue_cases if case.name == "sample 3"]
+    assert case.shown.picture and f"text: {X['text'].iloc[3]}" in case.shown.words[0][0]
+    worst = next(case for case in made.worst if case.name == "sample 3")
+    words = [(text, value) for text, value in worst.saliency.words if value]
+    assert max(words, key=lambda word: word[1])[0].startswith("photo: <b>3.png")
+    assert "tinynet" in made.choice["backbone"] and len(made.choice["members"]) > 0
+    page = read(made)
+    assert "39 rows are used" in page.text and not page.all("b")
+    assert page.all("img")
+
+
+def test_a_fitted_model_of_a_table_is_judged_as_it_is(rows, tmp_path):
+    X, y = rows
+    model = TransferClassifier(networks(), random_state=0, on_error="mean").fit(X, y)
+    other, bits = make_table(24, seed=1)
+    y = np.where(bits[:, 0] == 1, "light", "dark")
+    other.iloc[2, 0] = None
+    made = report(model, other, y, tmp_path / "page.html", cv=None)
+    assert made.n_samples == 24 and made.unreadable == []
+    assert made.scores[0].value == model.score(other, y)
+
+
+def test_numbers_of_rows_without_a_picture(tmp_path):
+    X, bits = make_table(40)
+    model = TransferRegressor({"text": networks()["text"]}, random_state=0)
+    made = report(model, X[["text", "price"]], bits[:, 2] + 0.5, tmp_path / "p.html", cv=2)
+    assert made.worst[0].shown.picture == "" and "price: " in made.worst[0].shown.words[0][0]

@@ -1,11 +1,14 @@
-"""Networks for the tests of the choice among strategies."""
+"""Networks and tables for the tests of the choice among strategies."""
 
 import math
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from sktransfer import load_backbone
+from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import Backbone, stages_of
 from tests.support import TinyNet, tiny_backbone
 
@@ -51,3 +54,34 @@ def with_tokens(backbone):
     module = nn.Sequential(*stages.values())
     about = {"preprocess": backbone.preprocess, "classes": backbone.classes}
     return Backbone(backbone.name, module, stages=stages, **about)
+
+
+WORDS = ["good", "bad", "film", "book", "the", "a"]
+
+
+def word_vectors():
+    return load_word_vectors(dict(zip(WORDS, np.eye(6), strict=True)))
+
+
+def make_table(n=64, seed=0):
+    """Three columns of which each decides one of three bits, and one that decides none."""
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(2, size=(n, 3))
+    images = [rng.integers(100, size=(16, 16, 3), dtype=np.uint8) + 155 * b for b in bits[:, 0]]
+    table = pd.DataFrame(
+        {
+            "photo": [Image.fromarray(image.astype(np.uint8)) for image in images],
+            "text": [
+                f"the {('good', 'bad')[b]} {WORDS[2 + i % 2]}" for i, b in enumerate(bits[:, 1])
+            ],
+            "price": 10.0 * bits[:, 2] + rng.normal(size=n) + 50,
+            "colour": rng.choice(["red", "green"], n),
+        },
+        index=rng.permutation(n) + 1000,
+    )
+    return table, bits
+
+
+def networks():
+    return {"photo": tiny_backbone(), "text": word_vectors()}

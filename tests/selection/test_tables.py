@@ -7,7 +7,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -23,50 +22,19 @@ from sktransfer import (
     UnreadableSamplesError,
     load,
     load_backbone,
-    load_word_vectors,
     model_card,
     recommend_strategy,
     save,
     to_onnx,
 )
-from sktransfer.inspection import report, saliency
-from tests.selection.support import deeper_backbone
+from tests.selection.support import deeper_backbone, make_table, networks, word_vectors
 from tests.support import TinyNet, Vectors, tiny_backbone
-
-WORDS = ["good", "bad", "film", "book", "the", "a"]
-
-
-def word_vectors():
-    return load_word_vectors(dict(zip(WORDS, np.eye(6), strict=True)))
-
-
-def make_table(n=64, seed=0):
-    """Three columns of which each decides one of three bits, and one that decides none."""
-    rng = np.random.default_rng(seed)
-    bits = rng.integers(2, size=(n, 3))
-    images = [rng.integers(100, size=(16, 16, 3), dtype=np.uint8) + 155 * b for b in bits[:, 0]]
-    table = pd.DataFrame(
-        {
-            "photo": [Image.fromarray(image.astype(np.uint8)) for image in images],
-            "text": [
-                f"the {('good', 'bad')[b]} {WORDS[2 + i % 2]}" for i, b in enumerate(bits[:, 1])
-            ],
-            "price": 10.0 * bits[:, 2] + rng.normal(size=n) + 50,
-            "colour": rng.choice(["red", "green"], n),
-        },
-        index=rng.permutation(n) + 1000,
-    )
-    return table, bits
 
 
 @pytest.fixture(scope="module")
 def table():
     X, bits = make_table()
     return X, np.array([f"{a}{b}{c}" for a, b, c in bits])
-
-
-def networks():
-    return {"photo": tiny_backbone(), "text": word_vectors()}
 
 
 @pytest.fixture(scope="module")
@@ -414,11 +382,10 @@ def test_few_samples_weights_and_unlabelled_ones_are_taken(table):
 
 def test_what_is_for_one_column_says_so(fitted, table, tmp_path):
     X, y = table
-    line = r"TransferClassifier\(network\).fit\(X\['photo'\], y\)"
-    with pytest.raises(ValueError, match=line):
-        saliency(fitted, X[:2])
-    with pytest.raises(ValueError, match=line):
-        report(fitted, X, y, tmp_path / "page.html", cv=2)
+    line = (
+        r"make_column_transformer\(\(PretrainedFeatureExtractor\('tinynet'\), \['photo'\]\), .*"
+        r"\(StandardScaler\(\), \['price'\]\), \(OneHotEncoder\(\), \['colour'\]\)\), Logistic"
+    )
     pytest.importorskip("skl2onnx")
     with pytest.raises(ValueError, match=line):
         to_onnx(fitted, tmp_path / "model.onnx", X=X[:4])
@@ -433,4 +400,5 @@ def test_what_is_for_one_column_says_so(fitted, table, tmp_path):
         recommend_strategy(X, y, {"text": "e5_small"})
     with pytest.raises(ValueError, match="tables of several columns"):
         TransferClassifier(tiny_backbone(), on_error="mean").fit(X["photo"], y)
-    assert "tinynet" in str(model_card(fitted, X=X, y=y).render())
+    card = model_card(fitted, X=X, y=y).render()
+    assert "tinynet" in card and "photo (image), text (text), price (number)" in card
