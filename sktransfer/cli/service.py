@@ -138,7 +138,7 @@ def make_service(
         )
         return HTMLResponse(result, status, headers=_HEADERS)
 
-    fields = [("text", "Text", "text") if modality.has_tokens else ("file", "Image", "image")]
+    fields = [("text", "Text", "words") if modality.has_tokens else ("file", "Image", "data URI")]
     if kinds:
         fields = [(str(name), str(name), _field(kind)) for name, kind in kinds.items()]
     nothing = "Write a text." if modality.has_tokens else "Choose a file."
@@ -166,7 +166,7 @@ def make_service(
         def predict_row(row: dict[str, Any]) -> Answer:
             for name, kind in kinds.items():
                 cell = row.get(str(name))
-                if _field(kind) == "image" and cell is not None:  # a name would be one of a file
+                if _field(kind) == "data URI" and cell is not None:  # a name would be one of a file
                     if not (isinstance(cell, str) and cell.startswith("data:")):
                         raise HTTPException(422, f"{name}: give data:image/png;base64,… for it.")
             return predict({name: row[str(name)] for name in kinds if str(name) in row})
@@ -198,15 +198,16 @@ def make_service(
     return app
 
 
-async def _form_of(request: Request) -> FormData:
-    return await request.form()
+async def _form_of(request: Request) -> AsyncIterator[FormData]:
+    async with request.form() as form:  # which closes its files
+        yield form
 
 
 def _field(kind: str) -> str:
-    """Return how a column of a table is written: as an image, a text, a category or a number."""
+    """Return how a cell of a column is sent: a data URI, words, a category or a number."""
     if kind in (NUMBER, CATEGORY):
         return kind
-    return "image" if get_modality(kind).takes_files else "text"
+    return "data URI" if get_modality(kind).takes_files else "words"
 
 
 def _cell(field: Any, kind: str) -> Any:

@@ -170,7 +170,7 @@ def test_rows_of_a_table_are_predicted(of_rows):
     assert [answer["prediction"] for answer in answers] == model.predict(table[:6]).tolist()
     found = [[answer["probabilities"][name] for name in model.classes_] for answer in answers]
     np.testing.assert_allclose(found, model.predict_proba(table[:6]), atol=1e-5)
-    assert "photo (image), text (text), price (number), colour (category)" in described
+    assert "photo (data URI), text (words), price (number), colour (category)" in described
 
 
 @pytest.mark.parametrize(
