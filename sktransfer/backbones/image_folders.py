@@ -83,7 +83,7 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         path, method = exception["replace"]
         owner, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(owner), attribute, method)
-    preprocess, shape = _preprocessing(name, folder)
+    preprocess, shape = _preprocessing(name, folder, family)
     network = _one_tensor(name, family, model, shape)
     full = name if local is None else f"hf:{local}"
     patch = getattr(model.config, "patch_size", None)
@@ -102,7 +102,13 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
     )
 
 
-def _refusal(name: str, family: str, why: str, way_out: str) -> ValueError:
+_OWN_MODULE = (
+    "load it with transformers and give a module that takes images: load_backbone(module, "
+    "preprocess=…)"
+)
+
+
+def _refusal(name: str, family: str, why: str, way_out: str = _OWN_MODULE) -> ValueError:
     return ValueError(
         f"backbone {name!r}: a network of the family {family!r} cannot be used, since {why}. "
         f"For images, {way_out}."
@@ -164,8 +170,7 @@ def _one_tensor(name: str, family: str, model: nn.Module, shape: tuple[int, ...]
         network(x)
     except Exception as error:  # the code of the family may raise anything
         why = f"it does not run on one image alone ({type(error).__name__}: {error!s:.200})"
-        way_out = "load it with transformers and give a module that takes images: load_backbone("
-        raise _refusal(name, family, why, f"{way_out}module, preprocess=…)") from error
+        raise _refusal(name, family, why) from error
     return network
 
 
@@ -214,7 +219,7 @@ _RESAMPLED = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # the numbers of Pillo
 _LEVEL = 1.01 / 255  # by which two equal preprocessings differ at most
 
 
-def _preprocessing(name: str, folder: Path) -> tuple[Any, tuple[int, ...]]:
+def _preprocessing(name: str, folder: Path, family: str) -> tuple[Any, tuple[int, ...]]:
     """Return the preprocessing of a folder, and the shape of an image behind it."""
     from transformers import AutoImageProcessor
 
@@ -227,8 +232,16 @@ def _preprocessing(name: str, folder: Path) -> tuple[Any, tuple[int, ...]]:
         file = next(folder / file for file in IMAGE_FILES if (folder / file).is_file())
         raise ValueError(f"{str(file)!r}: image_std={processor.image_std} has a zero.")
     theirs = _ByProcessor(processor)
-    with quiet(), explained(name, problem):
-        shapes = [tuple(theirs(image).shape) for image in _EXAMPLES]
+    try:
+        with quiet():
+            shapes = [tuple(theirs(image).shape) for image in _EXAMPLES]
+    except Exception as error:  # the code of the family may raise anything
+        file = folder / "preprocessor_config.json"
+        why = f"{str(file)!r} makes no tensor of an image ({type(error).__name__}: {error!s:.100})"
+        raise _refusal(name, family, why) from error
+    if len(shapes[0]) != 3:
+        why = f"its image processor makes a tensor of shape {shapes[0]} of an image"
+        raise _refusal(name, family, why)
     if len(set(shapes)) > 1:
         return theirs, shapes[0]
     theirs.input_shape = shapes[0]

@@ -241,6 +241,12 @@ def load_network(
     has_decoder = config.is_encoder_decoder or hasattr(config, "num_decoder_layers")
     if auto_class == "AutoModel" and has_decoder and type(config) in texts:
         auto_class = "AutoModelForTextEncoding"  # the encoder of T5
+    if auto_class == "AutoModel" and type(config) not in transformers.MODEL_MAPPING:
+        raise ValueError(
+            f"backbone {name!r}: a network of the family {family!r:.40} cannot be used, since "
+            f"transformers has no AutoModel of it. Give its encoder itself: load_backbone(module, "
+            "preprocess=…, modality=…)."
+        )
     cls = getattr(transformers, auto_class)
     if weights is not None:
         made = _pretrained(name, folder, config, cls)

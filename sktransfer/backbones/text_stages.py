@@ -108,8 +108,9 @@ def cut_encoder(
     whole: nn.Module = Whole(model, padding, longest)
     if is_classifier:
         whole = Logits(model, padding, longest)
+    network = f"{type(model).__name__} (of the family {model.config.model_type!r})"
     problem = (
-        f"{type(model).__name__} is not an encoder of texts that transformers runs on ids alone. "
+        f"{network} is not an encoder of texts that transformers runs on ids alone. "
         "Give its encoder itself: load_backbone(module, preprocess=…, modality='text')"
     )
     with explained(name, problem):
@@ -122,9 +123,9 @@ def cut_encoder(
     together = expected[1:2] if is_classifier else expected[1:2, :15]
     if not _agree(together, alone, 1e-4):
         raise ValueError(
-            f"backbone {name!r}: {type(model).__name__} gives a token other vectors where padding "
-            "follows, so that the features of a text would depend on its batch. Use a network of "
-            "another family."
+            f"backbone {name!r}: {network} gives a token other vectors where padding follows, so "
+            "that the features of a text would depend on its batch. Use a network of another "
+            "family."
         )
     if not is_classifier:
         with contextlib.suppress(Exception):  # other families have other names

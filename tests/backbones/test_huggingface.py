@@ -87,7 +87,10 @@ def test_networks_that_are_no_encoders_are_refused(tmp_path):
     config = transformers.ViTConfig(image_size=8, patch_size=4, **SMALL)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer(0).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"ViTModel is not an encoder of texts.*load_backbone"):
+    with pytest.raises(
+        ValueError,
+        match=r"ViTModel \(of the family .vit.\) is not an encoder of texts.*load_backbone",
+    ):
         load(tmp_path)
 
 
