@@ -206,15 +206,14 @@ def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
     -------
     dict of str to torch.nn.Conv2d
         By path: those that timm names, or the first one of the module. It is empty for a network
-        without convolutions, and for one whose first convolution is grouped.
+        without convolutions.
     """
     named = getattr(module, "pretrained_cfg", {}).get("first_conv") or ()
     named = (named,) if isinstance(named, str) else named
     paths = dict(module.named_modules())
     found = {path: paths[path] for path in named if path in paths} or paths
     convolutions = [(k, m) for k, m in found.items() if isinstance(m, nn.Conv2d)]
-    taken = convolutions if found is not paths else convolutions[:1]
-    return {path: layer for path, layer in taken if layer.groups == 1}
+    return dict(convolutions if found is not paths else convolutions[:1])
 
 
 def with_channels(module: nn.Module, n: int) -> nn.Module:
@@ -234,13 +233,15 @@ def with_channels(module: nn.Module, n: int) -> nn.Module:
     Raises
     ------
     ValueError
-        If there is no convolution of three channels that takes the image.
+        If there is no convolution of three channels that takes the image, or it has groups.
     """
     made = copy_sharing_tensors(module)
-    layers = list(first_convolutions(made).values())
-    if not layers or any(layer.in_channels != 3 for layer in layers):
+    layers = first_convolutions(made)
+    if not layers or any(layer.in_channels != 3 for layer in layers.values()):
         raise ValueError("it does not begin with a convolution of three channels")
-    for layer in layers:
+    for path, layer in layers.items():
+        if layer.groups > 1:
+            raise ValueError(f"its first convolution, {path!r}, has {layer.groups} groups")
         weight = layer.weight.detach()
         repeated = weight.repeat(1, -(-n // 3), 1, 1)[:, :n] * (3 / n)
         if n == 1:
@@ -267,7 +268,7 @@ def take_number_of_channels(module: nn.Module, tensors: Mapping[str, torch.Tenso
             continue
         if (given.shape[0], *given.shape[2:]) == (own.shape[0], *own.shape[2:]):
             layer.weight = nn.Parameter(torch.empty_like(given, dtype=own.dtype))
-            layer.in_channels = given.shape[1]
+            layer.in_channels = given.shape[1] * layer.groups
 
 
 def n_outputs(module: nn.Module) -> int:

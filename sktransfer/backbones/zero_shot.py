@@ -62,7 +62,8 @@ def make_prompts(labels: Iterable[Any], templates: str | Iterable[str]) -> dict[
         A mapping gives one or several names for each label, such as ``{0: "ant", 1: ["bee",
         "bumblebee"]}``. Without it, labels are names.
     templates : str or iterable of str
-        Texts in which ``{}`` stands for the name, such as "a photo of a {}".
+        Texts in which ``{}`` stands for the name, such as "a photo of a {}". Where an article
+        depends on the name, it is part of the name: ``{0: "an ant", 1: "a bee"}``.
 
     Returns
     -------
@@ -78,8 +79,8 @@ def make_prompts(labels: Iterable[Any], templates: str | Iterable[str]) -> dict[
     Examples
     --------
     >>> from sktransfer import make_prompts
-    >>> make_prompts(["ant", "bee"], "a photo of a {}")
-    {'ant': ['a photo of a ant'], 'bee': ['a photo of a bee']}
+    >>> make_prompts({"ant": "an ant", "bee": "a bee"}, "a photo of {}")
+    {'ant': ['a photo of an ant'], 'bee': ['a photo of a bee']}
     >>> make_prompts({0: ["ant", "termite"]}, ["a photo of {}s", "{}s on a leaf"])
     {0: ['a photo of ants', 'a photo of termites', 'ants on a leaf', 'termites on a leaf']}
     """

@@ -103,6 +103,8 @@ class CheckedStore:
         self.keys = {name: store_key(output, **how) for name, output in outputs.items()}
         self.precision, self.dtype, self.device_name = precision, dtype, device
         self._like: Any = None  # a sample, whose shape a fixed one may need
+        self._folder = store.generations  # None for rows of this process
+        self._states: dict[Any, _State] = {}
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -129,7 +131,7 @@ class CheckedStore:
         dict of hashable to list of n ndarray or None
         """
         self._like = samples[0] if len(samples) else self._like
-        if self.store.generations is None:  # rows of this process
+        if self._folder is None:
             return {name: self.store.get(self.keys[name], digests) for name in names}
         found: dict[Any, list[np.ndarray | None]] = {}
         names = list(names)
@@ -148,13 +150,13 @@ class CheckedStore:
         for generation in reversed(self._state(name).usable()):
             key = self.keys[name] + generation.suffix
             values = self.store.get(key, [digests[i] for i in missing])
-            places = []
-            for i, row in zip(missing, values, strict=True):
-                if row is not None:
-                    rows[i] = row
-                    places.append(i)
+            places = [i for i, row in zip(missing, values, strict=True) if row is not None]
             if places and generation.is_same is None:
                 not_compared.append((generation, places))
+            if len(places) == len(digests):
+                return values, not_compared
+            for i, row in zip(missing, values, strict=True):
+                rows[i] = row
             missing = [i for i in missing if rows[i] is None]
             if not missing:
                 break
@@ -226,7 +228,7 @@ class CheckedStore:
         if not _STORES.get():
             return
         key = self.keys[name]
-        if self.store.generations is not None:
+        if self._folder is not None:
             state = self._state(name)
             if state.repeats and state.to_write(self.device.type) is None:
                 self._begin_generations(repeats)
@@ -269,14 +271,15 @@ class CheckedStore:
     # -- what this process knows ---------------------------------------------------------------
 
     def _state(self, name: Hashable) -> _State:
-        folder = self.store.generations
-        assert folder is not None  # else nothing is asked of generations
-        code = (self.outputs[name].pooling, self.backbone.preprocess, self.backbone.module)
-        file = xxhash.xxh3_128_hexdigest(self.keys[name].encode())
-        key = (str(folder), file, self.device.type, *map(_code_of, code))
-        while len(_STATES) > _STATES_KEPT:
-            _STATES.pop(next(iter(_STATES)), None)
-        return _STATES.setdefault(key, _State(os.path.join(folder, file)))
+        if name not in self._states:  # a search looks up a hundred times
+            code = (self.outputs[name].pooling, self.backbone.preprocess, self.backbone.module)
+            file = xxhash.xxh3_128_hexdigest(self.keys[name].encode())
+            path = f"{self._folder}{os.sep}{file}"
+            key = (path, self.device.type, *map(_code_of, code))
+            while len(_STATES) > _STATES_KEPT:
+                _STATES.pop(next(iter(_STATES)), None)
+            self._states[name] = _STATES.setdefault(key, _State(path))
+        return self._states[name]
 
     def _note_repeats(self, name: Hashable, measured: float) -> None:
         """Note whether two runs of one code give the same; else rows are not stored."""
@@ -289,7 +292,7 @@ class CheckedStore:
             )
 
     def _warn_once(self, message: str) -> None:
-        key = str(self.store.generations), message
+        key = str(self._folder), message
         if key not in _WARNED:
             _WARNED.add(key)
             warnings.warn(message, stacklevel=2)

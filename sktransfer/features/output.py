@@ -22,7 +22,7 @@ from ..backbones import (
     stages_of,
 )
 from ..data import UnreadableSamplesError, forward_strides
-from ..engines import Engine, engine_for, resolve_engine
+from ..engines import Engine, engine_for, raise_thresholds, resolve_engine
 
 __all__ = [
     "Output",
@@ -199,6 +199,7 @@ def layers_of(backbone: Backbone, samples: Sequence[Any] | None = None) -> dict[
     UnreadableSamplesError
         If the sample cannot be read or preprocessed.
     """
+    raise_thresholds()  # the first activations of a process are these
     return inspect_layers(backbone, probe_batch(backbone, samples))
 
 

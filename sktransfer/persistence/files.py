@@ -19,6 +19,7 @@ import functools
 import hashlib
 import io
 import os
+import pickle
 import re
 import stat
 import tempfile
@@ -417,6 +418,9 @@ def _skops() -> Any:
 def _dump(objects: list[Any]) -> bytes:
     """Write objects with all that they refer to."""
     skops = _skops()
+    for item in objects:
+        if reason := _reason_not_written(item, type(item).__name__):
+            raise TypeError(f"The estimator cannot be saved: {reason}")
     try:
         part = skops.dumps(objects)
     except RecursionError:
@@ -425,6 +429,37 @@ def _dump(objects: list[Any]) -> bytes:
         raise TypeError(f"skops cannot write it ({type(error).__name__}: {error})") from error
     _check(part)
     return part
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, content: bytes) -> int:
+        return len(content)
+
+
+def _reason_not_written(item: Any, place: str) -> str:
+    """Name what no file can hold, such as a lock, of which skops would write the type alone.
+
+    It is what pickle refuses. "" if there is nothing.
+    """
+    try:
+        # The content of arrays is not copied.
+        pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda buffer: None).dump(item)
+        return ""
+    except RecursionError:
+        raise
+    except Exception as error:  # objects may raise anything when they are asked for their state
+        reason = f"a file cannot hold {place} ({type(error).__name__}: {error!s:.200})"
+    parts: Any = getattr(item, "__dict__", {}).items()
+    if isinstance(item, dict):
+        parts = item.items()
+    elif isinstance(item, list | tuple):
+        parts = enumerate(item)
+    for name, part in parts:
+        if inner := _reason_not_written(part, f"{place}.{name}"):
+            return inner
+    return reason
 
 
 def _load(part: bytes, trusted: Sequence[str | type[Any]] | None) -> list[Any]:

@@ -98,6 +98,19 @@ def test_a_network_that_does_not_begin_with_a_convolution_is_refused():
         load_backbone(nn.Linear(4, 2), channels=5)
 
 
+GROUPED = [nn.Conv2d(3, 6, 3, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)]
+
+
+def test_a_first_convolution_with_groups_is_named():
+    preprocess = ImagePreprocessing(18, 16, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ValueError, match="its first convolution, '0', has 3 groups"):
+        load_backbone(nn.Sequential(*GROUPED), preprocess=preprocess, channels=5)
+    five = ImagePreprocessing(18, 16, mean=(0.5,) * 5, std=(0.25,) * 5)
+    network = load_backbone(nn.Sequential(*GROUPED), preprocess=five)
+    with pytest.raises(ValueError, match=r"'0', takes 3 channels.* has 5 means"):
+        PretrainedFeatureExtractor(network).fit(X)
+
+
 def own_network():
     torch.manual_seed(0)
     layers = [nn.Conv2d(5, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)]

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import sys
+import threading
 import zipfile
 
 import numpy as np
@@ -421,10 +422,25 @@ def test_classes_that_are_not_ours_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_object_that_cannot_be_written(tmp_path):
-    model = tune(net_params={"iterator_train__collate_fn": (i for i in [1])})
-    with pytest.raises(TypeError, match="skops cannot write it"):
+@pytest.mark.parametrize(
+    ("held", "place"),
+    [
+        (threading.Lock(), r"held.1 \(TypeError: cannot pickle '_thread.lock' object\)"),
+        (threading.Event(), r"held.1._cond.*lock"),
+        ((i for i in "ab"), "held.1 .*generator"),
+    ],
+    ids=["lock", "event", "generator"],
+)
+def test_what_no_file_can_hold_is_refused_by_its_place(held, place, tmp_path):
+    scaler = StandardScaler()
+    scaler.held = [1, held]
+    model = make_pipeline(features(), scaler)
+    with pytest.raises(TypeError, match=rf"cannot hold Pipeline.steps.1.1.{place}"):
         save(model, tmp_path / "model.skt")
+    tuned = tune(net_params={"iterator_train__collate_fn": held})
+    with pytest.raises(TypeError, match=f"cannot hold {type(held).__name__}"):
+        save(tuned, tmp_path / "model.skt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch):
