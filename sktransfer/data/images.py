@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
@@ -67,6 +68,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes, also of Big
 _ONE_CHANNEL = ("L", "F", "I")  # modes of Pillow
 _MOST_PAGES = 512  # that may be channels
 _CELLS = 8  # along each side of an image, of which each may be left out
+_SOUND_CHANNELS, _SOUND_LENGTH = 8, 1000  # at most and at least, of an array that may be a sound
+_SOUNDS = "sounds and the like need a network of your own: load_backbone(module, modality='array')"
 
 
 class ImageModality(Modality):
@@ -306,6 +309,7 @@ def _check_shape(X, channels) -> None:
         f"X has the shape {shape} and the dtype {X.dtype}.{hint} Images have the shape (n, h, w) "
         "or (n, h, w, channels), or (n, channels, h, w) as a torch tensor. Flattened images need "
         "image_shape=(h, w) or (h, w, channels). A table of file names must have one column."
+        + (f" {_SOUNDS[0].upper()}{_SOUNDS[1:]}." if len(shape) == 2 else "")
     )
 
 
@@ -544,6 +548,7 @@ def open_image(sample: Any) -> np.ndarray:
         _warn_of_pages(sample.content)
         return _from_pil(open_encoded(sample))  # without a name, so that it can be freed early
     if isinstance(sample, Image.Image):
+        _warn_of_other_pages(sample)
         return _from_pil(sample)
     return _from_array(image_numbers(sample))
 
@@ -670,7 +675,7 @@ def to_range(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32, copy=False)
     raise ValueError(
         f"{array.dtype} values from {low:g} to {high:g}: give floats in [0, 1], or uint8. "
-        f"{_hint(low, high)}"
+        f"{_hint(low, high)}{_sound_hint(array.shape)}"
     )
 
 
@@ -706,6 +711,16 @@ def _warn_of_pages(content: bytes) -> None:
             f"the channels of an image, give {line}.",
             stacklevel=2,
         )
+
+
+def _warn_of_other_pages(image: Image.Image) -> None:
+    """Warn of the pages of a TIFF that Pillow has opened, unless another than the first is chosen.
+
+    The file is read again, since an image that goes through its pages loses what was changed in it.
+    """
+    if image.format == "TIFF" and getattr(image, "is_animated", False) and image.tell() == 0:
+        with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):  # it is closed
+            _warn_of_pages(read_encoded(image.fp).content)  # type: ignore[attr-defined]
 
 
 def _count_pages(content: bytes) -> int:
@@ -744,6 +759,13 @@ def _hint(low: float, high: float) -> str:
     return f"Perhaps divide by {divisor}."
 
 
+def _sound_hint(shape: tuple[int, ...]) -> str:
+    """Say what sounds need, for an array that has the shape of one with some channels."""
+    short, long = min(shape[:2], default=0), max(shape[:2], default=0)
+    is_likely = short <= _SOUND_CHANNELS and long >= _SOUND_LENGTH and shape[2:] in ((), (1,))
+    return f" Or, for an array of shape {shape[:2]}: {_SOUNDS}." if is_likely else ""
+
+
 def check_channels(array: np.ndarray) -> None:
     """Refuse an array that is not an image ``(h, w, channels)``.
 
@@ -757,8 +779,7 @@ def check_channels(array: np.ndarray) -> None:
         If it has another number of axes, no pixels, or not 1, 3 or 4 channels.
     """
     if array.ndim != 3 or 0 in array.shape:
-        own = "load_backbone(module, modality='array')"
-        hint = f"; sounds and the like need a network of your own: {own}" if array.ndim < 2 else ""
+        hint = f"; {_SOUNDS}" if array.ndim < 2 else ""
         raise ValueError(
             f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels){hint}"
         )

@@ -30,6 +30,7 @@ __all__ = [
     "check_total",
     "check_weights",
     "class_target",
+    "column_names",
     "encode_target",
     "find_target",
     "is_numbers",
@@ -285,6 +286,8 @@ class IndicatorTarget(Target):
     ----------
     n_labels : int
         Columns of the matrix.
+    names : sequence of str, default=()
+        Of the columns, which are ``classes``; by default these are the positions.
     """
 
     classes: np.ndarray
@@ -292,8 +295,8 @@ class IndicatorTarget(Target):
     loss: str = "binary_cross_entropy"
     probe: str = "one_vs_rest"
 
-    def __init__(self, n_labels: int):
-        self.classes = np.arange(n_labels)
+    def __init__(self, n_labels: int, names: Sequence[str] = ()):
+        self.classes = np.array(names) if names else np.arange(n_labels)
 
     @property
     def n_outputs(self) -> int:
@@ -312,8 +315,25 @@ class IndicatorTarget(Target):
         """Return the probability of each label, ``(n_samples, n_labels)``."""
         return expit(outputs)
 
+    def check_names(self, names: Sequence[str], name: str) -> None:
+        """Refuse columns that have other names, or another order, than those of this target.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of :func:`column_names`; nothing is known of columns without names.
+        name : str
+            The parameter, for the message.
+        """
+        known = self.classes.tolist()
+        if names and isinstance(known[0], str) and list(names) != known:
+            raise ValueError(
+                f"{name} has the columns {reprlib.repr(list(names))}, and in fit they were "
+                f"{reprlib.repr(known)}: give these, in this order."
+            )
+
     def present(self, encoded: np.ndarray) -> set[Any]:
-        """Return no labels: the number of columns is all that is known."""
+        """Return no labels: of columns it is not known which are new."""
         return set()
 
     def class_factors(self, class_weight: Any, encoded: np.ndarray, partial: bool) -> np.ndarray:
@@ -412,7 +432,7 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
     Parameters
     ----------
     y : array-like of shape (n_samples,) or (n_samples, n_labels), dense or sparse
-        Labels, or an indicator matrix.
+        Labels, or an indicator matrix. The columns of a DataFrame name its labels.
     n_samples : int
     classes : sequence of array-like, default=()
         More labels than those in y.
@@ -429,10 +449,11 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
         As :func:`check_labels`, or if an indicator matrix has other values than 0 and 1.
     """
     _refuse_sets(y, "y", "")
+    names = column_names(y)
     y = check_target(y, n_samples)
     naming("y", check_classification_targets, y)
     if not type_of_target(y).startswith("multilabel"):
-        y = column_or_1d(y, warn=True, input_name="y")
+        y = _check_one_column(y, "y")
         labels = naming("y", unique_labels, y, *classes)
         warn_of_one_class(labels)
         return ClassTarget(labels), y
@@ -442,7 +463,24 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
             f"{np.unique(y)[:5].tolist()}."
         )
     _warn_of_one_hot(y)
-    return IndicatorTarget(y.shape[1]), y
+    return IndicatorTarget(y.shape[1], names), y
+
+
+def column_names(y: Any) -> list[str]:
+    """Return the names of the columns of a target.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_columns)
+
+    Returns
+    -------
+    list of str
+        Empty for what is no data frame, and if names are missing or occur twice.
+    """
+    names = list(getattr(y, "columns", ()))
+    is_named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return names if is_named else []
 
 
 def _warn_of_one_hot(y: np.ndarray) -> None:
@@ -524,7 +562,7 @@ def _refuse_sets(y: Any, name: str, taken_by: str) -> None:
 def _check_one_column(y: np.ndarray, name: str) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] != 1:
         raise ValueError(
-            f"{name} should be a 1d array, got an array of shape {y.shape}.{_one_hot_hint(y)}"
+            f"{name} should be a 1d array, got an array of shape {y.shape}.{_columns_hint(y, name)}"
         )
     if y.dtype.kind == "c":
         raise ValueError(f"{name} holds complex numbers, which are no labels.")
@@ -532,11 +570,16 @@ def _check_one_column(y: np.ndarray, name: str) -> np.ndarray:
     return column_or_1d(y, warn=True, input_name=name)
 
 
-def _one_hot_hint(y: np.ndarray) -> str:
-    if y.ndim != 2 or y.dtype.kind not in "biuf":
-        return ""
-    is_one_hot = np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
-    return " Its rows have a single 1 each: give y.argmax(axis=1)." if is_one_hot else ""
+def _columns_hint(y: np.ndarray, name: str) -> str:
+    """Say what to give instead of labels in several columns."""
+    if y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all():
+        is_one_hot = (y.sum(axis=1) == 1).all()
+        return " Its rows have a single 1 each: give y.argmax(axis=1)." if is_one_hot else ""
+    return (
+        f" If a row such as {reprlib.repr(y[0].tolist())} is a set of labels, give a column for each "
+        f"label, sklearn.preprocessing.MultiLabelBinarizer().fit_transform({name}). If columns are "
+        "targets of their own, fit a model for each, sklearn.multioutput.MultiOutputClassifier(model)."
+    )
 
 
 def check_target(y: Any, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:

@@ -14,7 +14,15 @@ from sklearn.utils import Tags
 
 from .._compat.sklearn import StrOptions, end_fit, with_callbacks
 from ..backbones import Backbone
-from ..data import check_labels, check_total, check_weights, class_target, naming
+from ..data import (
+    IndicatorTarget,
+    check_labels,
+    check_total,
+    check_weights,
+    class_target,
+    column_names,
+    naming,
+)
 from ..data.types import RandomState, Samples, Targets
 from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
@@ -148,7 +156,8 @@ default="efficientnet_lite0"
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels; for an indicator matrix the positions of its columns.
+        The labels; for an indicator matrix the names of its columns, where it is a DataFrame, and
+        else their positions.
     backbone_ : Backbone
         The pretrained network, unchanged.
     net_ : skorch.NeuralNetClassifier
@@ -436,6 +445,7 @@ default="efficientnet_lite0"
     def _find_target(self, samples, y, labels, before) -> np.ndarray:
         """Set the target of this fit and return the checked y."""
         earlier = None if before is None else self._target
+        names = column_names(y)
         self._target, y = class_target(y, len(samples), labels)
         if earlier is not None and (
             type(self._target) is not type(earlier)
@@ -446,6 +456,9 @@ default="efficientnet_lite0"
                 f"y is {self._target.name} with {self._target.n_outputs} labels, which is not what "
                 f"this model was fitted for ({earlier.name}, {earlier.n_outputs} classes)."
             )
+        if isinstance(earlier, IndicatorTarget):
+            earlier.check_names(names, "y")
+            self._target = earlier
         if self._target.labels is None and self.rehearsal:
             raise ValueError(
                 "rehearsal= keeps rows of each class; an indicator matrix has no classes."

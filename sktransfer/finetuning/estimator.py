@@ -25,8 +25,10 @@ from .._compat.sklearn import (
 from ..backbones import Backbone, boundary, describe, penultimate, stages_of
 from ..data import (
     ClassTarget,
+    IndicatorTarget,
     check_labels,
     check_target,
+    column_names,
     digest_array,
     named_among,
     progress,
@@ -317,10 +319,13 @@ class TunedEstimator(BackboneEstimator):
             if unknown:
                 raise ValueError(f"y_val has labels that y does not have: {unknown[:5]}.")
         else:
+            names = column_names(y_val)
             y_val = check_target(y_val, len(samples), name="y_val")
             n_columns, n_outputs = 1 if y_val.ndim == 1 else y_val.shape[1], self._target.n_outputs
             if n_columns != n_outputs:
                 raise ValueError(f"y_val has {n_columns} columns, and y has {n_outputs}.")
+            if isinstance(self._target, IndicatorTarget):
+                self._target.check_names(names, "y_val")
         return Validation(samples, self._target.encode(y_val))
 
     def _train(

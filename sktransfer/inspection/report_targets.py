@@ -424,12 +424,15 @@ class LabelSetReport(TargetReport):
         return ", ".join(self.names[j] for j in np.flatnonzero(value)) or "no label"
 
     def explained(self, predictions: Predictions, rows: list[int]) -> list[Any]:
-        """Return the most certain wrong label of each sample."""
-        return self._wrong(predictions)[rows].argmax(1).tolist()
+        """Return the most certain wrong label of each sample, as the models call it."""
+        columns = self._wrong(predictions)[rows].argmax(1)
+        classes = getattr(predictions.models[0], "classes_", None)
+        is_named = isinstance(classes, np.ndarray) and classes.dtype.kind == "U"
+        return (classes[columns] if is_named else columns).tolist()
 
     def explanation(self, predictions: Predictions, i: int) -> str:
         """Return the label that is explained, with its probability."""
-        (j,) = self.explained(predictions, [i])
+        j = int(self._wrong(predictions)[i].argmax())
         if predictions.probabilities is None:
             return self.names[j]
         return f"{self.names[j]} ({predictions.probabilities[i, j]:.0%})"

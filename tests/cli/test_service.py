@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
@@ -210,6 +211,16 @@ def test_the_page_has_a_field_for_each_column(of_rows):
     assert "data:image/jpeg" in page.text
     assert wrong.status_code == 422 and "has numbers in fit" in wrong.text
     assert nothing.status_code == 422 and "missing" in nothing.text
+
+
+def test_the_probabilities_of_label_sets_have_the_names_of_their_columns():
+    table = pd.DataFrame({"red": [0, 1] * 6, "round": [1, 0] * 6})
+    model = FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0)
+    with pytest.warns(UserWarning, match="single 1"):
+        model.fit(X, table)
+    with TestClient(make_service(model)) as client:
+        answer = send(client, encode(X[0])).json()
+    assert list(answer["probabilities"]) == ["red", "round"]
 
 
 def test_a_threshold_around_the_model_decides():

@@ -527,6 +527,21 @@ def test_an_array_of_one_dimension_is_no_image_whatever_its_values():
         open_image(np.linspace(-1000, 1000, 16000))
 
 
+SOUNDS = r"ounds and the like need a network of your own: .*modality='array'\)"
+
+
+def test_sounds_in_rows_or_channels_are_told_of_the_networks_that_take_them():
+    clips = np.linspace(-1, 1, 32000).reshape(2, 16000)
+    with pytest.raises(ValueError, match=SOUNDS):
+        as_samples(clips)
+    for stereo in (clips, clips.T):
+        with pytest.raises(ValueError, match=SOUNDS):
+            open_image(stereo)
+    with pytest.raises(ValueError) as wide:
+        open_image(np.linspace(-1, 1, 40000).reshape(20, 2000))
+    assert "ounds" not in str(wide.value)
+
+
 def test_negative_values_are_an_error_with_a_line_that_scales_them():
     image = np.array([[-1000, 0], [500, 2000]], np.int16)
     with pytest.raises(ValueError, match=r"np\.clip\(\(image - \(-1000\)\) / 3000, 0, 1\)"):

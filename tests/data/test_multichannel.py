@@ -116,6 +116,24 @@ def test_a_network_for_rgb_warns_of_pages_that_may_be_channels(pages):
         open_image(tiff(pages[:3]))
 
 
+def test_an_opened_tiff_warns_of_its_pages_and_stays_as_it_is(tmp_path):
+    path = tmp_path / "pages.tiff"
+    path.write_bytes(tiff(PAGES))
+    with Image.open(path) as image:
+        with pytest.warns(UserWarning, match=r"5 pages of one channel.*channels=5\)"):
+            opened = open_image(image)
+        assert np.array_equal(opened[..., 0], PAGES[0]) and image.tell() == 0
+        image.putpixel((0, 0), 7)
+        with pytest.warns(UserWarning, match="5 pages of one channel"):
+            assert open_image(image)[0, 0, 0] == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(open_image(image)[..., 1], np.asarray(image))  # its file is closed
+        image = Image.open(path)
+        image.seek(2)  # a page that the user has chosen
+        assert np.array_equal(open_image(image)[..., 0], PAGES[2])
+
+
 GREY = Image.fromarray(PAGES[0])
 
 
@@ -134,6 +152,7 @@ def test_other_files_of_several_pages_are_their_first_page_without_a_warning(fil
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_image(file).shape == (6, 7, 3)
+        assert open_image(Image.open(io.BytesIO(file))).shape == (6, 7, 3)
 
 
 @pytest.mark.parametrize(

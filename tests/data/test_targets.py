@@ -26,6 +26,7 @@ from sktransfer.data.targets import (
     NumericTarget,
     class_target,
     encode_target,
+    open_target,
 )
 from tests.support import SCIKIT_LEARN, Vectors
 
@@ -402,3 +403,39 @@ def test_weights_that_a_float32_cannot_hold_count(cls, factor):
     model.set_params(head_init="probe").fit(X, CODES, sample_weight=weight * factor)
     outputs = getattr(model, "predict_proba", model.predict)(X)
     assert np.isfinite(outputs).all()
+
+
+SETS = r"set of labels.*MultiLabelBinarizer\(\).fit_transform\(y\).*MultiOutputClassifier"
+
+
+@pytest.mark.parametrize("y", [[["a", "b"], ["c", "d"]], np.array([["a", "b"], ["c", "a"]])])
+def test_rows_of_labels_are_told_what_to_give_for_sets_and_for_columns(y):
+    for check in (class_target, check_labels):
+        with pytest.raises(ValueError, match=r"1d array, got an array of shape \(2, 2\).*" + SETS):
+            check(y, 2)
+
+
+def test_rows_of_numbers_that_are_no_indicators_are_told_the_same():
+    for check in (class_target, check_labels):
+        with pytest.raises(ValueError, match=SETS):
+            check([[1, 2], [3, 4]], 2)
+    with pytest.raises(ValueError) as indicators:
+        check_labels([[1, 1], [0, 1]])
+    assert "MultiLabelBinarizer" not in str(indicators.value)
+    with pytest.raises(ValueError, match=r"y\.argmax"):
+        check_labels([[1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame, pl.DataFrame])
+def test_columns_of_a_table_name_the_labels_of_sets(table):
+    y = table({"red": [1, 0, 1], "round": [1, 1, 0]})
+    target, encoded = class_target(y, 3)
+    assert target.classes.tolist() == ["red", "round"]
+    assert target.encode(encoded).tolist() == [[1, 1], [0, 1], [1, 0]]
+    assert open_target(target.state()).classes.tolist() == ["red", "round"]
+
+
+@pytest.mark.parametrize("columns", [["a", "a"], ["a", 1], [0, 1]])
+def test_columns_without_a_text_for_each_keep_their_positions(columns):
+    y = pd.DataFrame([[1, 0], [1, 1], [0, 0]], columns=columns)
+    assert class_target(y, 3)[0].classes.tolist() == [0, 1]

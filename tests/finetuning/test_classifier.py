@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 import torch
@@ -887,6 +888,40 @@ def test_an_indicator_matrix_of_other_values_is_refused(data, values):
     y = np.random.RandomState(0).choice(values, (90, 3))
     with pytest.raises(ValueError, match="indicator matrix of 0 and 1"):
         FineTunedClassifier(load_backbone(network())).fit(data[0], y)
+
+
+@pytest.fixture(scope="module")
+def label_sets(data):
+    y = data[1]
+    return pd.DataFrame({"insect": y != "bee", "striped": y != "ant"}).astype(int)
+
+
+def test_columns_of_a_table_of_labels_are_the_classes(data, label_sets):
+    X = data[0]
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)
+    named = clone(model).fit(X, label_sets)
+    plain = clone(model).fit(X, label_sets.to_numpy())
+    assert named.classes_.tolist() == ["insect", "striped"] and plain.classes_.tolist() == [0, 1]
+    assert np.array_equal(named.predict_proba(X), plain.predict_proba(X))
+    assert np.array_equal(named.predict(X), plain.predict(X))
+    assert pickle.loads(pickle.dumps(named)).classes_.tolist() == ["insect", "striped"]
+    assert named.fit(X, label_sets.to_numpy()).classes_.tolist() == [0, 1]
+
+
+def test_later_columns_have_the_names_and_the_order_of_the_first(data, label_sets):
+    X, settings = data[0], {"max_epochs": 1, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), **settings)
+    model.partial_fit(X, label_sets)
+    turned = label_sets[["striped", "insect"]]
+    with pytest.raises(ValueError, match=r"y has the columns .*'striped', 'insect'.*this order"):
+        model.partial_fit(X, turned)
+    model.partial_fit(X, label_sets.to_numpy()).partial_fit(X, label_sets)
+    assert model.classes_.tolist() == ["insect", "striped"]
+    with pytest.raises(ValueError, match="y_val has the columns"):
+        model.fit(X[:60], label_sets[:60], X_val=X[60:], y_val=turned[60:])
+    positions = FineTunedClassifier(load_backbone(network()), **settings)
+    positions.partial_fit(X, label_sets.to_numpy()).partial_fit(X, label_sets)
+    assert positions.classes_.tolist() == [0, 1]
 
 
 def test_a_class_may_have_its_weight_before_it_comes(data):
