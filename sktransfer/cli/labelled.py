@@ -466,7 +466,10 @@ def _read_table(path: Path, columns: Columns) -> Source:
     for option, names in asked.items():
         for name in names:
             if name not in frame.columns:
-                raise ValueError(f"{option} {name}: the columns are {list(frame.columns)[:20]}.")
+                raise ValueError(
+                    f"{option} {name}: the columns are {list(frame.columns)[:20]}. The first row "
+                    "of a CSV or TSV file must be names of columns, such as text,label."
+                )
     images = list(columns.image) or ([] if columns.text else [find_images(frame)])
     label = find_labels(frame, columns.label)
     if label is None:

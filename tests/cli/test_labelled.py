@@ -208,7 +208,7 @@ def test_images_of_a_table_are_beside_it(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(text=["words"]), r"--text words: the columns are \['review', 'k'\]"),
+        (Columns(text=["words"]), r"--text words: .*\['review', 'k'\]. The first row of a CSV"),
         (Columns(text=["review"], label="q"), "--label q"),
         (Columns(text=["review"]), "no column of labels: give --label"),
     ],
