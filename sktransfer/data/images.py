@@ -719,8 +719,11 @@ def _warn_of_other_pages(image: Image.Image) -> None:
     The file is read again, since an image that goes through its pages loses what was changed in it.
     """
     if image.format == "TIFF" and getattr(image, "is_animated", False) and image.tell() == 0:
-        with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):  # it is closed
-            _warn_of_pages(read_encoded(image.fp).content)  # type: ignore[attr-defined]
+        file: Any = getattr(image, "fp", None) or getattr(
+            image, "filename", None
+        )  # fp until loaded
+        with contextlib.suppress(OSError, TypeError, ValueError):  # it is closed, or elsewhere
+            _warn_of_pages(read_encoded(file).content)
 
 
 def _count_pages(content: bytes) -> int:

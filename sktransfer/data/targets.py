@@ -576,9 +576,10 @@ def _columns_hint(y: np.ndarray, name: str) -> str:
         is_one_hot = (y.sum(axis=1) == 1).all()
         return " Its rows have a single 1 each: give y.argmax(axis=1)." if is_one_hot else ""
     return (
-        f" If a row such as {reprlib.repr(y[0].tolist())} is a set of labels, give a column for each "
-        f"label, sklearn.preprocessing.MultiLabelBinarizer().fit_transform({name}). If columns are "
-        "targets of their own, fit a model for each, sklearn.multioutput.MultiOutputClassifier(model)."
+        f" If a row such as {reprlib.repr(y[0].tolist())} is a set of labels, give a column for "
+        f"each label, sklearn.preprocessing.MultiLabelBinarizer().fit_transform({name}). If "
+        "columns are targets of their own, fit a model for each: "
+        "sklearn.multioutput.MultiOutputClassifier(model)."
     )
 
 
