@@ -890,7 +890,7 @@ def test_an_indicator_matrix_of_other_values_is_refused(data, values):
         FineTunedClassifier(load_backbone(network())).fit(data[0], y)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def label_sets(data):
     y = data[1]
     return pd.DataFrame({"insect": y != "bee", "striped": y != "ant"}).astype(int)
