@@ -16,7 +16,7 @@ import pytest
 from sklearn.base import clone
 
 import sktransfer
-from sktransfer.features import block_folder, block_index
+from sktransfer.features import block_folder
 from sktransfer.features.block_folder import BlockFolder
 from sktransfer.features.store import FeatureStore, as_store
 
@@ -250,7 +250,7 @@ def test_small_files_that_are_damaged_or_gone_do_not_prevent_joining(store):
 
 @pytest.mark.parametrize("recent", [0, 7, 2**13])
 def test_keys_are_found_however_many_are_new(store, recent, monkeypatch):
-    monkeypatch.setattr(block_index, "_RECENT", recent)
+    monkeypatch.setattr(block_folder, "_RECENT", recent)
     digests = [i.to_bytes(4, "big") for i in range(40)]
     for part in (digests[:20], digests[10:30], digests[5:6]):
         value = sum(map(int, part[0])) + len(part)  # the last value counts
@@ -590,7 +590,7 @@ def test_a_folder_that_cannot_be_read_is_a_store_without_entries(tmp_path, monke
 
     with monkeypatch.context() as patch:
         for name in ("listdir", "stat", "makedirs", "mkdir", "open"):
-            patch.setattr(f"sktransfer.features.block_index.os.{name}", refused)
+            patch.setattr(f"sktransfer.features.block_folder.os.{name}", refused)
         store = FeatureStore(tmp_path / "store")
         assert store.get("recipe", [b"1"]) == [None] and len(store) == 0
         with pytest.warns(UserWarning, match="cannot be written .* Permission denied"):
