@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .._compat.torch import version_of
-from .stages import Cut
+from .stages import Cut, uncut
 
 __all__ = ["cut_by_recording"]
 
@@ -56,7 +56,7 @@ def cut_by_recording(module: nn.Module, x: torch.Tensor) -> Cut:
             if len(whole) == known:
                 break
         if not steps:
-            return _single(module, "no chain of modules leads from its input to its output")
+            return uncut(module, "no chain of modules leads from its input to its output")
         stages: dict[str, nn.Module] = {}
         for name, stage in steps:
             while name in stages:
@@ -66,12 +66,8 @@ def cut_by_recording(module: nn.Module, x: torch.Tensor) -> Cut:
         for n in (3, 2):  # other images, other sizes of batches
             others = torch.randn(n, *x.shape[1:], generator=generator)
             if not _is_same(stages, module, others):
-                return _single(module, "its modules, run in order, do not give its output")
+                return uncut(module, "its modules, run in order, do not give its output")
     return Cut(stages, ends={}, why_single="" if len(stages) > 1 else "it is one module")
-
-
-def _single(module: nn.Module, why: str) -> Cut:
-    return Cut({"output": module}, why_single=why)
 
 
 def _is_same(stages: dict[str, nn.Module], module: nn.Module, x: torch.Tensor) -> bool:

@@ -25,13 +25,13 @@ from .model_folders import (
     class_names,
     explained,
     load_network,
-    local_folder,
+    origin_of,
     quiet,
     read_json,
 )
 from .preprocessing import ProcessorPreprocessing
 from .stages import Cut, has_tensors
-from .weights import copy_sharing_tensors, licence_of_folder
+from .weights import copy_sharing_tensors
 
 __all__ = ["load_image_folder"]
 
@@ -75,7 +75,7 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
     if settings is None:
         raise ValueError(f"backbone {name!r}: {str(folder)!r} has no config.json.")
     family = str(settings.get("model_type"))
-    exception, local = _EXCEPTIONS.get(family, {}), local_folder(name)
+    exception = _EXCEPTIONS.get(family, {})
     if "way_out" in exception:
         raise _refusal(name, family, "it takes more than an image", exception["way_out"])
     model: Any = load_network(name, folder, weights, _class_of(name, settings), True)
@@ -85,20 +85,17 @@ def load_image_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         setattr(model.get_submodule(owner), attribute, method)
     preprocess, shape = _preprocessing(name, folder, family)
     network = _one_tensor(name, family, model, shape)
-    full = name if local is None else f"hf:{local}"
     patch = getattr(model.config, "patch_size", None)
     patch = patch if isinstance(patch, int) else None
     return Backbone(
-        name if local is None else f"hf:{local.name}",
-        network,
+        module=network,
         preprocess=preprocess,
-        classes=_classes(model, network),
-        loaded_by=(full, "default") if weights == "default" else None,
-        licence=licence_of_folder(folder) if weights == "default" else None,
+        classes=class_names(model.config) if network.output == "logits" else None,
         cutter=_cut,
         resize=_for_size,
         patch_size=patch,
         prefix_tokens=_prefix_tokens(model, shape, patch),
+        **origin_of(name, folder, weights),
     )
 
 
@@ -184,11 +181,6 @@ def _prefix_tokens(model: Any, shape: tuple[int, ...], patch: int | None) -> int
     if patch is None or last is None or last.ndim != 3:
         return None
     return max(0, last.shape[1] - (shape[1] // patch) * (shape[2] // patch))
-
-
-def _classes(model: Any, network: _OneTensor) -> Sequence[str] | None:
-    """Return the names of the outputs of a classifier whose probabilities sum to one."""
-    return class_names(model.config) if network.output == "logits" else None
 
 
 def _for_size(module: nn.Module, image_size: int) -> nn.Module:

@@ -375,7 +375,9 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
             f"Backbone {backbone.name!r} returns {type(expected).__name__}: give a module that "
             "returns one tensor, such as one around it that chooses."
         )
-    pair = torch.cat([probe, _another_sample(probe)])
+    # The same sample with other numbers, or with its words in another order.
+    other = probe / 2 if probe.is_floating_point() else probe.flip(-1)
+    pair = torch.cat([probe, other])
     activations = [(name, "none") for name in stages_of(backbone)]
     alone, both = (backbone.run(x, activations) for x in (probe, pair))
     is_computed = _is_equal(alone[-1], expected)
@@ -404,11 +406,6 @@ def _check_means(backbone: Backbone, error: Exception) -> None:
                 f"{layer.in_channels} channels, and its preprocessing has {len(mean)} means: give "
                 f"ImagePreprocessing with {layer.in_channels} values in mean and std."
             ) from error
-
-
-def _another_sample(probe: torch.Tensor) -> torch.Tensor:
-    """Return a sample that differs from the probe: other numbers, or its words in another order."""
-    return probe / 2 if probe.is_floating_point() else probe.flip(-1)
 
 
 def _is_equal(found, expected: torch.Tensor) -> bool:

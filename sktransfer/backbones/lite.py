@@ -153,7 +153,7 @@ class InvertedResidual(nn.Module):
         return self.layers(x)
 
 
-def lite_network(width: float, depth: float, n_classes: int = 1000) -> nn.Sequential:
+def lite_network(width: float, depth: float) -> nn.Sequential:
     """Build a network as a sequence of stages: stem, blocks, head, pool, classifier."""
     blocks = nn.Sequential()
     plan = list(_plan(width, depth))
@@ -170,7 +170,7 @@ def lite_network(width: float, depth: float, n_classes: int = 1000) -> nn.Sequen
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
             dropout=nn.Dropout(0.2),
-            classifier=nn.Linear(1280, n_classes),
+            classifier=nn.Linear(1280, 1000),
         )
     )
 
@@ -184,9 +184,10 @@ def _plan(width: float, depth: float):
             yield _round_channels(channels * width), kernel, stride if r == 0 else 1, expansion
 
 
-def _round_channels(channels: float, divisor: int = 8) -> int:
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def _round_channels(channels: float) -> int:
+    """Round to a multiple of eight, by at most a tenth down."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 # Parts of the names of tensors in the published files, and here. The batch norms of stem and head

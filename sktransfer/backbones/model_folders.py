@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from .imagenet import unique_names
-from .weights import check_finite, first_line, random_weights
+from .weights import check_finite, first_line, licence_of_folder, random_weights
 
 __all__ = [
     "IMAGE_FILES",
@@ -31,6 +31,7 @@ __all__ = [
     "local_folder",
     "make_bert",
     "modality_of_folder",
+    "origin_of",
     "quiet",
     "read_json",
     "transformers_library",
@@ -75,6 +76,32 @@ def local_folder(name: str) -> Path | None:
     folder = Path(given).expanduser()
     there = name.startswith("hf:") and given.strip() != "" and folder.is_dir()
     return Path(os.path.abspath(folder)) if there else None
+
+
+def origin_of(name: str, folder: Path, weights: str | None) -> dict[str, Any]:
+    """Return the arguments of a backbone that say where it comes from.
+
+    Parameters
+    ----------
+    name : str
+        "hf:" and the path of a folder, or its name on the hub; or a name of the registry.
+    folder : Path
+    weights : {"default", None}
+
+    Returns
+    -------
+    dict of str to object
+        "name", "loaded_by" and "licence".
+    """
+    local = local_folder(name)
+    # A pickle may be opened in another working directory, so that it needs the absolute path.
+    full = name if local is None else f"hf:{local}"
+    is_trained = weights == "default"
+    return {
+        "name": name if local is None else f"hf:{local.name}",
+        "loaded_by": (full, "default") if is_trained else None,
+        "licence": licence_of_folder(folder) if is_trained else None,
+    }
 
 
 def files_of_folder(name: str) -> list[Path]:

@@ -17,7 +17,7 @@ from .backbone import Backbone
 from .preprocessing import as_preprocessing, usual_modality
 from .weights import first_line
 
-__all__ = ["OnnxNetwork", "load_onnx"]
+__all__ = ["OnnxNetwork", "load_onnx", "open_session"]
 
 _LARGEST = 2**31 - 1  # bytes of a graph with its tensors, the limit of protobuf
 _INPUTS: dict[str, Any] = {
@@ -181,7 +181,7 @@ class OnnxNetwork(nn.Module):
     def _opened(self) -> Any:
         with self._lock:
             if self._session is None:
-                self._session = _open_session(self.graph.cpu().numpy().tobytes())
+                self._session = open_session(self.graph.cpu().numpy().tobytes())
             return self._session
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
@@ -212,13 +212,30 @@ def _check_shape(given: tuple[int, ...], wanted: Sequence[int | str | None]) -> 
     raise ValueError(message)
 
 
-def _open_session(graph: bytes) -> Any:
+def open_session(graph: bytes) -> Any:
+    """Open a graph with ONNX Runtime, for the CPU, with as many threads as torch has.
+
+    Parameters
+    ----------
+    graph : bytes
+        A serialized ONNX model.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+
+    Raises
+    ------
+    ValueError
+        If ONNX Runtime refuses it.
+    """
     runtime = _packages()[1]
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
+    # Idle threads would keep the cores from other work, such as a second model of a service.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # errors; what it warns about is not the user's to change
     try:
         return runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no class of their own

@@ -34,224 +34,6 @@ __all__ = [
     "unknown_backbone",
 ]
 
-# name: a loader taking (name, weights, *, download) and returning a Backbone; those of torchvision
-# are added when one is asked for, because its import takes half as long as those of torch and
-# scikit-learn, and those of texts are imported then
-_REGISTRY: dict[str, Callable[..., Backbone]] = {}
-_REGISTRY |= dict.fromkeys(LITE, load_lite)
-
-_TEXT = ("e5_small", "glove_6b_50d", "minilm_l6_v2", "word-vectors")
-
-
-def _load_text(name: str, weights, *, download: bool = True) -> Backbone:
-    from .e5 import load_e5
-    from .text_folders import load_minilm
-    from .wordvectors import load_glove, load_word_vectors_named
-
-    loaders = (load_e5, load_glove, load_minilm, load_word_vectors_named)
-    return dict(zip(_TEXT, loaders, strict=True))[name](name, weights, download=download)
-
-
-_REGISTRY |= dict.fromkeys(_TEXT, _load_text)
-
-# name: modality; those of images are not listed
-_MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
-
-# The last two backbones loaded by name. Estimators share them, since they are never changed. A
-# grid search deletes each fitted estimator before it fits the next one; without this table the
-# weights would be read again for each fit.
-_SHARED: dict[tuple[Any, ...], Backbone] = {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The arguments of :func:`load_backbone` for a backbone, which a pickle holds in its place.
-
-    Parameters
-    ----------
-    name, weights : str
-    image_size : int, default=None
-    long_texts : str, default=None
-    prompt : str, default=None
-        The text itself, and never its name.
-    channels : sequence of (float, float), default=None
-    """
-
-    name: str
-    weights: str
-    image_size: int | None = None
-    long_texts: str | None = None
-    prompt: str | None = None
-    channels: Sequence[tuple[float, float]] | None = None
-
-    def load(self, fingerprint: str, behavior: dict[str, Any] | None = None) -> Backbone:
-        """Load the backbone from files on this machine, and check what it is and computes.
-
-        Parameters
-        ----------
-        fingerprint : str
-            The fingerprint of the backbone that was pickled.
-        behavior : dict, default=None
-            Its output on a fixed sample (:attr:`Backbone.behavior`).
-
-        Returns
-        -------
-        Backbone
-
-        Raises
-        ------
-        ValueError
-            If the weights on this machine have another fingerprint, or the network computes
-            something else.
-        """
-        arguments = dataclasses.asdict(self)
-        name, prompt = arguments.pop("name"), arguments.pop("prompt")
-        backbone = load_backbone(name, **arguments, download=False)
-        backbone = backbone.with_prompt(prompt, is_text=True)
-        if backbone.fingerprint != fingerprint:
-            raise ValueError(
-                f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "
-                "are not those that the saved estimator was fitted with: fingerprint "
-                f"{backbone.fingerprint[:12]}, expected {fingerprint[:12]}. Install the same "
-                "weights, or fit again."
-            )
-        if behavior is not None and behavior != backbone.behavior:
-            check_behavior(backbone, behavior)
-        return backbone
-
-
-def modality_of(backbone: Any) -> Modality:
-    """Return the modality of a backbone before it is loaded.
-
-    Parameters
-    ----------
-    backbone : str, torch.nn.Module, callable, Backbone or estimator, or a list or dict of those
-        As :func:`load_backbone` takes it. Of several, the first counts.
-
-    Returns
-    -------
-    Modality
-        "array" for a function that makes the network.
-    """
-    if isinstance(backbone, list) and backbone:
-        return modality_of(backbone[0])
-    if isinstance(backbone, dict) and backbone:
-        return modality_of(next(iter(backbone.values())))
-    if isinstance(backbone, str):
-        if backbone.startswith("hf:"):
-            from .huggingface import modality_of_hf
-
-            return get_modality(modality_of_hf(backbone))
-        return get_modality(_MODALITY_OF.get(backbone, "image"))
-    if hasattr(backbone, "to_backbone"):  # an estimator of ours
-        return modality_of(getattr(backbone, "backbone_", backbone.backbone))
-    return getattr(backbone, "modality", None) or get_modality("array")
-
-
-def list_backbones(pattern: str = "*") -> list[str]:
-    """List the names that :func:`load_backbone` knows.
-
-    Parameters
-    ----------
-    pattern : str, default="*"
-        Shell-style, as in ``fnmatch``. Names of timm are listed for patterns that begin with
-        "timm:", if timm is installed.
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> from sktransfer import list_backbones
-    >>> list_backbones("vgg1?")
-    ['vgg11', 'vgg13', 'vgg16', 'vgg19']
-    """
-    names = list(_with_torchvision())
-    if pattern.startswith("timm:") and importlib.util.find_spec("timm"):
-        from .timm import timm_names
-
-        names += timm_names()
-    return sorted(fnmatch.filter(names, pattern))
-
-
-def _with_torchvision() -> dict[str, Callable[..., Backbone]]:
-    """Add the networks of torchvision to the registry, and return it."""
-    from .torchvision import load_torchvision, torchvision_names
-
-    for name in torchvision_names():
-        _REGISTRY.setdefault(name, load_torchvision)
-    return _REGISTRY
-
-
-def register_backbone(
-    name: str, factory: Callable[..., Any] | None = None, **settings: Any
-) -> Callable[..., Any]:
-    """Give a network a name, so that estimators know it and pickle it by reference.
-
-    Parameters
-    ----------
-    name : str
-        The name to register. A name that exists is replaced in this process.
-    factory : callable, default=None
-        Called without arguments, returns the pretrained ``torch.nn.Module`` or a
-        :class:`Backbone`. Without it, a decorator is returned.
-    **settings
-        ``preprocess``, ``classes``, ``stages``, ``modality`` and ``prefix_tokens`` as in
-        :func:`load_backbone`, for a factory that returns a module.
-
-    Returns
-    -------
-    callable
-        The factory.
-
-    Examples
-    --------
-    >>> from torch import nn
-    >>> from sktransfer import load_backbone, register_backbone
-    >>> @register_backbone("tiny")
-    ... def tiny():
-    ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> load_backbone("tiny")
-    <Backbone 'tiny': Sequential>
-    """
-    if factory is None:
-        return lambda function: register_backbone(name, function, **settings)
-
-    def load(name: str, weights, *, download: bool = True) -> Backbone:
-        if weights is None:
-            raise ValueError(
-                f"weights=None: backbone {name!r} was registered as a function that returns a "
-                "network with its weights. Register one that returns it without, by another name."
-            )
-        made = factory()
-        if not isinstance(made, Backbone):
-            made = from_module(made, name=name, **settings)
-        made.is_registered = True
-        if weights == "default":
-            made.loaded_by = (name, weights)
-        else:  # the file may not be there where a pickle is opened
-            load_weights(made.module, weights)
-        return made
-
-    _REGISTRY[name] = load
-    usual = usual_modality(settings["preprocess"]) if settings.get("preprocess") else "image"
-    _MODALITY_OF[name] = settings.get("modality") or usual
-    _SHARED.clear()
-    return factory
-
-
-def _check_source(backbone: Any, weights: Any, own: Mapping[str, Any]) -> None:
-    """Check that what is given is for this kind of backbone."""
-    given = sorted(key for key, value in own.items() if value is not None)
-    if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
-        raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
-    if not isinstance(backbone, str) and not (isinstance(weights, str) and weights == "default"):
-        raise ValueError(
-            f"weights={str(weights)!r} is for backbones given by name; load them into your module "
-            "with load_state_dict before giving it."
-        )
-
 
 def load_backbone(
     backbone: str | nn.Module | Callable[..., Any] | Backbone,
@@ -352,42 +134,56 @@ def load_backbone(
     """
     own: dict[str, Any] = {"preprocess": preprocess, "stages": stages, "classes": classes}
     own |= {"modality": modality, "name": name, "prefix_tokens": prefix_tokens}
-
-    def adapted(network: Backbone) -> Backbone:
-        network = network.with_channels(channels).with_image_size(image_size)
-        network = network.with_long_texts(long_texts).with_prompt(prompt)
-        if prompts is None:
-            return network
-        from .zero_shot import with_prompts
-
-        return with_prompts(network, prompts)
-
     _check_source(backbone, weights, own)
     if hasattr(backbone, "to_backbone"):  # a fitted estimator of ours
         backbone = backbone.to_backbone()
     if isinstance(backbone, Backbone):
-        return adapted(backbone)
-    if not isinstance(backbone, str):
-        return adapted(from_module(backbone, **own))
-    if not isinstance(weights, str | Path | None):
-        if backbone != "word-vectors":
-            raise TypeError(
-                f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}"
-            )
+        network = backbone
+    elif not isinstance(backbone, str):
+        network = from_module(backbone, **own)
+    elif isinstance(weights, str | Path | None):
+        path_or_name = None if weights is None else os.path.expanduser(weights)
+        network = _load_shared(backbone, path_or_name, download)
+    elif backbone == "word-vectors":
         from .wordvectors import load_word_vectors
 
-        return adapted(load_word_vectors(weights))
-    if weights is not None:
-        weights = os.path.expanduser(weights)
-    found = _load_shared(backbone, weights, download)
-    found = adapted(found)
-    if weights is None and backbone != "word-vectors":
+        network = load_word_vectors(weights)
+    else:
+        raise TypeError(f"weights of backbone {backbone!r}: a name or a file, got {type(weights)}")
+    network = network.with_channels(channels).with_image_size(image_size)
+    network = network.with_long_texts(long_texts).with_prompt(prompt)
+    if prompts is not None:
+        from .zero_shot import with_prompts
+
+        network = with_prompts(network, prompts)
+    if isinstance(backbone, str) and weights is None and backbone != "word-vectors":
         warnings.warn(
             f"weights=None: backbone {backbone!r} is initialised at random and knows nothing. "
             "Its features are a baseline, not transfer learning.",
             stacklevel=2,
         )
-    return found
+    return network
+
+
+def _check_source(backbone: Any, weights: Any, own: Mapping[str, Any]) -> None:
+    """Check that what is given is for this kind of backbone."""
+    given = sorted(key for key, value in own.items() if value is not None)
+    if given and (isinstance(backbone, str | Backbone) or hasattr(backbone, "to_backbone")):
+        raise ValueError(f"{', '.join(given)}: for modules only; {backbone!r} brings its own.")
+    if not isinstance(backbone, str) and not (isinstance(weights, str) and weights == "default"):
+        raise ValueError(
+            f"weights={str(weights)!r} is for backbones given by name; load them into your module "
+            "with load_state_dict before giving it."
+        )
+
+
+# -- by name ---------------------------------------------------------------------------------------
+
+
+# The last two backbones loaded by name. Estimators share them, since they are never changed. A
+# grid search deletes each fitted estimator before it fits the next one; without this table the
+# weights would be read again for each fit.
+_SHARED: dict[tuple[Any, ...], Backbone] = {}
 
 
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
@@ -408,6 +204,23 @@ def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
     return found
 
 
+def _stamp(name: str, weights: str | None) -> tuple:
+    """Return the state of local files, so that a file that has changed is read again.
+
+    Its size and time may be those of before, as after ``cp -p``; the time of its last change of any
+    kind cannot be set, and a file that takes its place has another number.
+    """
+    path, files = Path(weights or ""), []
+    if path.is_file():
+        files = [path]
+    elif name.startswith("hf:"):
+        from .model_folders import files_of_folder
+
+        files = files_of_folder(name)
+    versions = ((file, file.stat()) for file in files)
+    return tuple((str(file), s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for file, s in versions)
+
+
 def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
     if name.startswith("timm:"):
         from .timm import load_timm
@@ -422,45 +235,62 @@ def _load_named(name: str, weights: str | None, download: bool) -> Backbone:
     return _REGISTRY[name](name, weights, download=download)
 
 
-def architecture(name: str) -> Backbone:
-    """Build a published network with random weights, for tensors that are loaded into it.
+def _with_torchvision() -> dict[str, Callable[..., Backbone]]:
+    """Add the networks of torchvision to the registry, and return it."""
+    from .torchvision import load_torchvision, torchvision_names
+
+    for name in torchvision_names():
+        _REGISTRY.setdefault(name, load_torchvision)
+    return _REGISTRY
+
+
+def _load_text(name: str, weights, *, download: bool = True) -> Backbone:
+    from .e5 import load_e5
+    from .text_folders import load_minilm
+    from .wordvectors import load_glove, load_word_vectors_named
+
+    loaders = (load_e5, load_glove, load_minilm, load_word_vectors_named)
+    return dict(zip(_TEXT, loaders, strict=True))[name](name, weights, download=download)
+
+
+_TEXT = ("e5_small", "glove_6b_50d", "minilm_l6_v2", "word-vectors")
+# name: a loader taking (name, weights, *, download) and returning a Backbone; those of torchvision
+# are added when one is asked for, because its import takes half as long as those of torch and
+# scikit-learn, and those of texts are imported then
+_REGISTRY: dict[str, Callable[..., Backbone]] = dict.fromkeys(LITE, load_lite)
+_REGISTRY |= dict.fromkeys(_TEXT, _load_text)
+# name: modality; those of images are not listed
+_MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
+
+
+def unknown_backbone(name: str, known: Iterable[str]) -> ValueError:
+    """Make the error for an unknown name, with the nearest names or the prefix that is missing.
 
     Parameters
     ----------
     name : str
-        As :func:`load_backbone` takes it.
+    known : iterable of str
 
     Returns
     -------
-    Backbone
-        Not shared.
-
-    Raises
-    ------
     ValueError
-        If the name is not known, or is that of a network of the user's.
     """
-    return _load_named(name, None, download=False)
+    unknown = f"backbone {shorten(name, 80)!r} is not known."
+    if "/" in name:
+        return ValueError(
+            f"{unknown} A network of the Hugging Face hub, or in a folder, is "
+            f"'hf:{shorten(name, 80)}'. Networks for images are also those of torchvision and "
+            "'timm:<name>', such as 'timm:vit_base_patch16_224'."
+        )
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    nearest = f"Nearest: {near}; all" if near else "All"
+    return ValueError(
+        f"{unknown} {nearest}: sktransfer.list_backbones(). A name of your own needs "
+        "sktransfer.register_backbone first."
+    )
 
 
-def _stamp(name: str, weights: str | None) -> tuple:
-    """Return the state of local files, so that a file that has changed is read again.
-
-    Its size and time may be those of before, as after ``cp -p``; the time of its last change of any
-    kind cannot be set, and a file that takes its place has another number.
-    """
-    path = Path(weights or "")
-    files = [path] if path.is_file() else _files_of_folder(name)
-    versions = ((file, file.stat()) for file in files)
-    return tuple((str(file), s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for file, s in versions)
-
-
-def _files_of_folder(name: str) -> list[Path]:
-    if not name.startswith("hf:"):
-        return []
-    from .model_folders import files_of_folder
-
-    return files_of_folder(name)
+# -- of a module -----------------------------------------------------------------------------------
 
 
 def from_module(
@@ -502,13 +332,15 @@ def from_module(
         parameter.grad = None
     module.float()  # samples are float32
     modality = get_modality(modality or usual_modality(preprocess))
+    if stages is not None and not hasattr(stages, "items"):
+        stages = {f"stage{i}": stage for i, stage in enumerate(stages)}
     return Backbone(
         name or type(module).__name__.lower(),
         module,
         modality=modality,
         preprocess=as_preprocessing(preprocess, modality),
         classes=classes,
-        stages=None if stages is None else dict(_named_stages(stages)),
+        stages=None if stages is None else dict(stages),
         prefix_tokens=prefix_tokens,
     )
 
@@ -525,34 +357,197 @@ def _call_factory(factory: Callable) -> nn.Module:
     return made
 
 
-def _named_stages(stages):
-    if hasattr(stages, "items"):
-        return stages.items()
-    return ((f"stage{i}", stage) for i, stage in enumerate(stages))
+# -- names -----------------------------------------------------------------------------------------
 
 
-def unknown_backbone(name: str, known: Iterable[str]) -> ValueError:
-    """Make the error for an unknown name, with the nearest names or the prefix that is missing.
+def register_backbone(
+    name: str, factory: Callable[..., Any] | None = None, **settings: Any
+) -> Callable[..., Any]:
+    """Give a network a name, so that estimators know it and pickle it by reference.
 
     Parameters
     ----------
     name : str
-    known : iterable of str
+        The name to register. A name that exists is replaced in this process.
+    factory : callable, default=None
+        Called without arguments, returns the pretrained ``torch.nn.Module`` or a
+        :class:`Backbone`. Without it, a decorator is returned.
+    **settings
+        ``preprocess``, ``classes``, ``stages``, ``modality`` and ``prefix_tokens`` as in
+        :func:`load_backbone`, for a factory that returns a module.
 
     Returns
     -------
-    ValueError
+    callable
+        The factory.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sktransfer import load_backbone, register_backbone
+    >>> @register_backbone("tiny")
+    ... def tiny():
+    ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> load_backbone("tiny")
+    <Backbone 'tiny': Sequential>
     """
-    unknown = f"backbone {shorten(name, 80)!r} is not known."
-    if "/" in name:
-        return ValueError(
-            f"{unknown} A network of the Hugging Face hub, or in a folder, is "
-            f"'hf:{shorten(name, 80)}'. Networks for images are also those of torchvision and "
-            "'timm:<name>', such as 'timm:vit_base_patch16_224'."
-        )
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-    nearest = f"Nearest: {near}; all" if near else "All"
-    return ValueError(
-        f"{unknown} {nearest}: sktransfer.list_backbones(). A name of your own needs "
-        "sktransfer.register_backbone first."
-    )
+    if factory is None:
+        return lambda function: register_backbone(name, function, **settings)
+
+    def load(name: str, weights, *, download: bool = True) -> Backbone:
+        if weights is None:
+            raise ValueError(
+                f"weights=None: backbone {name!r} was registered as a function that returns a "
+                "network with its weights. Register one that returns it without, by another name."
+            )
+        made = factory()
+        if not isinstance(made, Backbone):
+            made = from_module(made, name=name, **settings)
+        made.is_registered = True
+        if weights == "default":
+            made.loaded_by = (name, weights)
+        else:  # the file may not be there where a pickle is opened
+            load_weights(made.module, weights)
+        return made
+
+    _REGISTRY[name] = load
+    usual = usual_modality(settings["preprocess"]) if settings.get("preprocess") else "image"
+    _MODALITY_OF[name] = settings.get("modality") or usual
+    _SHARED.clear()
+    return factory
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """List the names that :func:`load_backbone` knows.
+
+    Parameters
+    ----------
+    pattern : str, default="*"
+        Shell-style, as in ``fnmatch``. Names of timm are listed for patterns that begin with
+        "timm:", if timm is installed.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from sktransfer import list_backbones
+    >>> list_backbones("vgg1?")
+    ['vgg11', 'vgg13', 'vgg16', 'vgg19']
+    """
+    names = list(_with_torchvision())
+    if pattern.startswith("timm:") and importlib.util.find_spec("timm"):
+        from .timm import timm_names
+
+        names += timm_names()
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def modality_of(backbone: Any) -> Modality:
+    """Return the modality of a backbone before it is loaded.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable, Backbone or estimator, or a list or dict of those
+        As :func:`load_backbone` takes it. Of several, the first counts.
+
+    Returns
+    -------
+    Modality
+        "array" for a function that makes the network.
+    """
+    if isinstance(backbone, list) and backbone:
+        return modality_of(backbone[0])
+    if isinstance(backbone, dict) and backbone:
+        return modality_of(next(iter(backbone.values())))
+    if isinstance(backbone, str):
+        if backbone.startswith("hf:"):
+            from .huggingface import modality_of_hf
+
+            return get_modality(modality_of_hf(backbone))
+        return get_modality(_MODALITY_OF.get(backbone, "image"))
+    if hasattr(backbone, "to_backbone"):  # an estimator of ours
+        return modality_of(getattr(backbone, "backbone_", backbone.backbone))
+    return getattr(backbone, "modality", None) or get_modality("array")
+
+
+# -- in pickles and files --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The arguments of :func:`load_backbone` for a backbone, which a pickle holds in its place.
+
+    Parameters
+    ----------
+    name, weights : str
+    image_size : int, default=None
+    long_texts : str, default=None
+    prompt : str, default=None
+        The text itself, and never its name.
+    channels : sequence of (float, float), default=None
+    """
+
+    name: str
+    weights: str
+    image_size: int | None = None
+    long_texts: str | None = None
+    prompt: str | None = None
+    channels: Sequence[tuple[float, float]] | None = None
+
+    def load(self, fingerprint: str, behavior: dict[str, Any] | None = None) -> Backbone:
+        """Load the backbone from files on this machine, and check what it is and computes.
+
+        Parameters
+        ----------
+        fingerprint : str
+            The fingerprint of the backbone that was pickled.
+        behavior : dict, default=None
+            Its output on a fixed sample (:attr:`Backbone.behavior`).
+
+        Returns
+        -------
+        Backbone
+
+        Raises
+        ------
+        ValueError
+            If the weights on this machine have another fingerprint, or the network computes
+            something else.
+        """
+        arguments = dataclasses.asdict(self)
+        name, prompt = arguments.pop("name"), arguments.pop("prompt")
+        backbone = load_backbone(name, **arguments, download=False)
+        backbone = backbone.with_prompt(prompt, is_text=True)
+        if backbone.fingerprint != fingerprint:
+            raise ValueError(
+                f"The weights of backbone {self.name!r} (weights={self.weights!r}) on this machine "
+                "are not those that the saved estimator was fitted with: fingerprint "
+                f"{backbone.fingerprint[:12]}, expected {fingerprint[:12]}. Install the same "
+                "weights, or fit again."
+            )
+        if behavior is not None and behavior != backbone.behavior:
+            check_behavior(backbone, behavior)
+        return backbone
+
+
+def architecture(name: str) -> Backbone:
+    """Build a published network with random weights, for tensors that are loaded into it.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`load_backbone` takes it.
+
+    Returns
+    -------
+    Backbone
+        Not shared.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, or is that of a network of the user's.
+    """
+    return _load_named(name, None, download=False)

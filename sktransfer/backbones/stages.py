@@ -40,6 +40,7 @@ __all__ = [
     "only_adds",
     "stages_of",
     "trace",
+    "uncut",
 ]
 
 _SHOWN = 3  # values named in a message
@@ -127,7 +128,7 @@ def make_single(backbone: Any, why: str) -> None:
     why : str
         The reason, for messages.
     """
-    backbone.prepared["cut"] = _single(backbone.module, why)
+    backbone.prepared["cut"] = uncut(backbone.module, why)
     backbone.prepared.pop("engines", None)  # of the stages before
 
 
@@ -177,7 +178,8 @@ def _given(backbone: Any) -> Cut:
     return Cut(stages, why_single=why if len(stages) == 1 else "")
 
 
-def _single(module: nn.Module, why: str) -> Cut:
+def uncut(module: nn.Module, why: str) -> Cut:
+    """Return a network as a single stage, and the reason."""
     return Cut({"output": module}, why_single=why)
 
 
@@ -186,17 +188,17 @@ def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
     module = backbone.module
     if backbone.cutter is not None:
         mixed = "some of its modules do not give a row for each sample"
-        return _single(module, mixed) if joined else backbone.cutter(backbone)
+        return uncut(module, mixed) if joined else backbone.cutter(backbone)
     try:
         graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
-        return _single(module, f"{type(error).__name__}: {error}"[:_LONGEST])
+        return uncut(module, f"{type(error).__name__}: {error}"[:_LONGEST])
     (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
     if not isinstance(returned, fx.Node):
-        return _single(module, "it returns more than one tensor")
+        return uncut(module, "it returns more than one tensor")
     cut = _Cutter(module, graph, backbone.heads).cut(joined)
     if not cut.stages:
-        return _single(module, "it computes nothing")
+        return uncut(module, "it computes nothing")
     if len(cut.stages) == 1:
         cut.why_single = "no operation before its output gives the only value that is needed later"
     return cut
@@ -402,8 +404,10 @@ def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.
     Exception
         Whatever the network's forward raises when it is traced.
     """
+    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     with TRACING:
-        graph = _Tracer(opaque).trace(module, _defaults(module))
+        graph = _Tracer(opaque).trace(module, defaults)
     extra = set([node for node in graph.nodes if node.op == "placeholder"][1:])
     for node in graph.nodes:
         if not extra.isdisjoint(node.all_input_nodes):
@@ -412,12 +416,6 @@ def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.
         if node in extra:
             graph.erase_node(node)
     return graph
-
-
-def _defaults(module: nn.Module) -> dict:
-    """Return the default values of the arguments of ``forward`` after the first."""
-    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def modules_around(node: fx.Node) -> list[tuple[str, str, type[Any]]]:
@@ -567,7 +565,9 @@ def join_inputs_of_heads(
     torch.fx.Node or None
         None if there are no heads or other values are needed beside their inputs.
     """
-    inside = _inside_modules(graph, heads) if heads else _last_linears(graph, module)
+    inside = _last_linears(graph, module)
+    if heads:
+        inside = {n for n in graph.nodes if {name for _, name, _ in modules_around(n)} & {*heads}}
     constant = constants(graph)
     candidates = [n for n in graph.nodes if n not in inside | constant]
     inputs = [n for n in candidates if not inside.isdisjoint(n.users)]
@@ -580,10 +580,6 @@ def join_inputs_of_heads(
         return None
     _move_behind(graph, after, inputs)
     return _join(graph, inputs, widths, after)
-
-
-def _inside_modules(graph: fx.Graph, paths: Sequence[str]) -> set[fx.Node]:
-    return {n for n in graph.nodes if {name for _, name, _ in modules_around(n)} & set(paths)}
 
 
 def _last_linears(graph: fx.Graph, module: nn.Module) -> set[fx.Node]:

@@ -20,7 +20,7 @@ from .model_folders import (
     is_classifier_folder,
     load_network,
     load_tokenizer,
-    local_folder,
+    origin_of,
     read_json,
     transformers_library,
 )
@@ -39,7 +39,6 @@ from .text_stages import (
 from .weights import (
     check_finite,
     check_sha256,
-    licence_of_folder,
     load_tensors,
     random_weights,
     read_tensors,
@@ -107,7 +106,6 @@ def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
         classifier, if the folder holds one for sequences and no modules of sentence-transformers.
     """
     transformers_library()
-    local = local_folder(name)
     modules = _modules(folder)
     parts: dict[str, Any]
     if modules and modules[0].kind == "StaticEmbedding":
@@ -122,17 +120,8 @@ def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
             stages |= _module_behind(i, module, stages, weights)
     stages |= _truncation(folder)
     parts["preprocess"].prompts, default = _prompts(folder)
-    # A pickle may be opened in another working directory, so that it needs the absolute path.
-    full = name if local is None else f"hf:{local}"
-    made = Backbone(
-        name if local is None else f"hf:{local.name}",
-        in_order(stages),
-        modality="text",
-        stages=stages,
-        loaded_by=(full, "default") if weights == "default" else None,
-        licence=licence_of_folder(folder) if weights == "default" else None,
-        **parts,
-    )
+    parts |= origin_of(name, folder, weights)
+    made = Backbone(module=in_order(stages), modality="text", stages=stages, **parts)
     return made.with_prompt(default, is_text=True) if default else made
 
 

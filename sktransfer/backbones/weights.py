@@ -451,10 +451,10 @@ def copy_sharing_tensors(module: nn.Module) -> Any:
     return deepcopy(module, tensors)
 
 
-def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+def random_weights(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a module with random weights and leave the global generator as it is."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return build().eval()
 
 

@@ -34,7 +34,7 @@ class ONNXRuntimeEngine(ExportedEngine):
 
     Parameters
     ----------
-    stages, layers, pooling, **settings
+    stages, outputs, **settings
         As for :class:`ExportedEngine`.
     """
 
@@ -55,16 +55,8 @@ class ONNXRuntimeEngine(ExportedEngine):
         return {"network.onnx": onnx_model(program).SerializeToString()}
 
     def load(self, files: dict[str, bytes]) -> Run:
-        import onnxruntime
+        from ..backbones.onnx_files import open_session
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        # Idle threads would keep the cores from other work, such as a second model of a service.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors; what it warns about is not the user's to change
-        session = onnxruntime.InferenceSession(
-            files["network.onnx"], options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(files["network.onnx"])
         (source,) = session.get_inputs()
         return lambda batch: session.run(None, {source.name: batch})

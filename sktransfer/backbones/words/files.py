@@ -333,7 +333,9 @@ def read_text(
         first = [line.removeprefix(BOM) for line in islice(file, 1)]
         header = parse_header(first[0])
         first += islice(file, _SAMPLE)
-        n_words, dim = header or (None, _dimension(first))
+        # How many numbers most lines end with, since words may end with numbers, too.
+        usual = Counter(filter(None, map(count_numbers, first))).most_common(1)
+        n_words, dim = header or (None, usual[0][0])
         if not dim:
             raise ValueError(f"{path}: words of 0 numbers are announced")
         lines = chain(first[1:] if header else first, file)
@@ -399,11 +401,6 @@ def count_numbers(line: bytes) -> int:
     return len(parts) - (wrong[-1] + 1 if wrong else 0)
 
 
-def _dimension(lines: Iterable[bytes]) -> int:
-    """Return how many numbers most lines end with, since words may end with numbers, too."""
-    return Counter(filter(None, map(count_numbers, lines))).most_common(1)[0][0]
-
-
 def _parse(path: Path, words: list[str], lines: list[bytes], dim: int) -> np.ndarray:
     """Parse lines of numbers into rows, or raise with the word of the line that is wrong."""
     try:
@@ -413,7 +410,8 @@ def _parse(path: Path, words: list[str], lines: list[bytes], dim: int) -> np.nda
         pass
     try:
         with np.errstate(over="ignore"):
-            return _by_numpy(lines, dim)
+            numbers = np.array(b" ".join(lines).split(b" "), np.float64)
+            return numbers.astype(np.float32).reshape(-1, dim)
     except ValueError:
         for word, line in zip(words, lines, strict=True):
             for part in line.split(b" "):
@@ -435,11 +433,6 @@ def _by_pandas(lines: list[bytes], dim: int) -> np.ndarray:
     file = io.BytesIO(b"\n".join(lines))
     settings = {"sep": " ", "header": None, "quoting": csv.QUOTE_NONE, "dtype": np.float32}
     return pandas.read_csv(file, **settings, na_filter=False, **exact).to_numpy()
-
-
-def _by_numpy(lines: list[bytes], dim: int) -> np.ndarray:
-    numbers = np.array(b" ".join(lines).split(b" "), np.float64)
-    return numbers.astype(np.float32).reshape(-1, dim)
 
 
 # -- binary files --------------------------------------------------------------------------------

@@ -322,8 +322,11 @@ def map_entry(
         Its settings and arrays. None if it is missing, made from another source, or damaged.
     """
     try:
-        meta = _read_meta(folder / "meta.json")
-        if meta is None or meta["stamp"] != stamp:
+        digest, _, text = (folder / "meta.json").read_text().partition("\n")
+        if checksum(text.encode()).hex() != digest:
+            return None
+        meta = json.loads(text)
+        if meta["stamp"] != stamp:
             return None
         arrays = {name: _map(folder / name, *wanted) for name, wanted in meta["files"].items()}
     except (OSError, ValueError, KeyError, TypeError):
@@ -344,12 +347,6 @@ def _map(path: Path, size: int, digest: str) -> np.ndarray:
     if time.time() - status.st_mtime > _SETTLED:
         _VERIFIED.add(version)
     return array
-
-
-def _read_meta(path: Path) -> dict | None:
-    """Read the settings of an entry, or return None if their checksum is another."""
-    digest, _, text = path.read_text().partition("\n")
-    return json.loads(text) if checksum(text.encode()).hex() == digest else None
 
 
 def write_entry(folder: Path, stamp: dict[str, Any], fill: Callable[..., Any]) -> None:
