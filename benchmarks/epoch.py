@@ -24,7 +24,6 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, load_backbone
 from sktransfer.data import open_image
-from sktransfer.features import open_sample
 
 QUICK = {"rounds": 3, "samples": 48, "epochs": 1}
 LR, BATCH, WARMUP, SEED = 1e-4, 32, 0.1, 0
@@ -111,9 +110,9 @@ def assert_equal(losses: dict[str, list[float]], outputs: dict[str, np.ndarray])
 def contestants(start: FineTunedClassifier, X: list, codes: np.ndarray, settings, args) -> dict:
     """Return a function for each, that trains and returns seconds, losses and probabilities."""
     backbone = start.backbone_
-    kept = torch.stack([open_sample(image, backbone) for image in X])
+    kept = torch.stack([backbone.open(image) for image in X])
     loads = {
-        "by hand": lambda index: torch.stack([open_sample(X[i], backbone) for i in index]),
+        "by hand": lambda index: torch.stack([backbone.open(X[i]) for i in index]),
         "by hand, images preprocessed once": lambda index: kept[index],
     }
 

@@ -24,7 +24,6 @@ from torchvision.transforms import v2
 
 from sktransfer import PretrainedClassifier, load_backbone
 from sktransfer.backbones.lite import _weights_file
-from sktransfer.features import open_sample
 
 USUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -60,7 +59,7 @@ def rows_of(name: str, paths: list[str]) -> list[list]:
     backbone = load_backbone(name)
     truth = np.array([backbone.class_ids.index(path.rpartition("/")[2][:9]) for path in paths])
     model, preprocess = reference(name, backbone.input_shape[1])
-    tensors = torch.stack([open_sample(path, backbone) for path in paths])
+    tensors = torch.stack([backbone.open(path) for path in paths])
     by_pillow = torch.stack([preprocess(path) for path in paths])
     ours, theirs, chain = (
         torch.cat([network(x) for x in inputs.split(5)])

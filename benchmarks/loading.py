@@ -32,7 +32,6 @@ from sktransfer.features import (
     Stream,
     compute_outputs,
     engine_for_outputs,
-    open_sample,
 )
 
 QUICK = {"rounds": 3, "samples": 64}
@@ -58,7 +57,7 @@ class Opened(Dataset):
 
     def __getitem__(self, i: int) -> torch.Tensor:
         modality = self.backbone.modality
-        return open_sample(modality.read(self.paths[i]), self.backbone)
+        return self.backbone.open(modality.read(self.paths[i]))
 
 
 def load_alone(paths: list[str], backbone: Backbone, n_jobs) -> None:
@@ -72,7 +71,7 @@ def overlap(name: str, paths: list[str], args) -> list[Case]:
     extractor = PretrainedFeatureExtractor(name, weights=args.weights.get(name, "default"))
     extractor.fit(paths[:1])
     backbone, layer = extractor.backbone_, penultimate(extractor.backbone_)
-    tensors = [open_sample(path, backbone) for path in paths]
+    tensors = [backbone.open(path) for path in paths]
     engine = engine_for_outputs([Output(backbone, layer)], device=resolve_device("cpu"))
 
     def transform(n_jobs) -> np.ndarray:

@@ -59,7 +59,7 @@ def convolutions(contestant: str, folder: Path) -> tuple:
     stages = stages_of(backbone)
     kind = TorchEngine if contestant == "own" else Unfused
     settings = {"device": torch.device("cpu"), "modality": backbone.modality}
-    engine = kind(stages, [list(stages)[-2]], **settings)
+    engine = kind(stages, {"features": (list(stages)[-2], "avg")}, **settings)
     images = torch.rand(64, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     took, (features,) = seconds(lambda: list(engine.run(images).values()), 2)
     return took, float(np.abs(features).mean())

@@ -28,7 +28,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from sktransfer import FineTunedClassifier, PretrainedClassifier, PretrainedFeatureExtractor
 from sktransfer.backbones import Backbone, pool, stages_of
-from sktransfer.features import open_sample
 
 QUICK = {"rounds": 3, "samples": 15, "seconds": 2.0}
 
@@ -44,7 +43,7 @@ def bare(backbone: Backbone, layer: str | None) -> Callable:
 
     @torch.inference_mode()
     def run(sample) -> torch.Tensor:
-        batch = many([sample])[0][1] if many else open_sample(sample, backbone)[None]
+        batch = many([sample])[0][1] if many else backbone.open(sample)[None]
         batch = batch if isinstance(batch, torch.Tensor) else torch.stack(list(batch))
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)

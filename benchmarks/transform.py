@@ -30,7 +30,7 @@ from sktransfer.backbones import Backbone, pool, stages_of
 from sktransfer.backbones.layers import penultimate
 from sktransfer.data import open_image
 from sktransfer.engines import check_engine
-from sktransfer.features import Output, engine_for_outputs, open_sample
+from sktransfer.features import Output, engine_for_outputs
 
 QUICK = {"rounds": 3, "samples": 32, "converted": ["efficientnet_lite0", "resnet18"]}
 CPU = torch.device("cpu")
@@ -57,12 +57,12 @@ class Plain:
         self.backbone, self.network = backbone, copy.deepcopy(nn.Sequential(*used))
 
     @torch.inference_mode()
-    def __call__(self, samples, opened: Callable | None = None) -> np.ndarray:
+    def __call__(self, samples, opened: bool = True) -> np.ndarray:
         parts = []
         for start in range(0, len(samples), 32):
             batch = samples[start : start + 32]
-            if opened is not None:
-                batch = torch.stack([opened(sample, self.backbone) for sample in batch])
+            if not opened:
+                batch = torch.stack([self.backbone.open(sample) for sample in batch])
             parts.append(pool(self.network(batch), "avg"))
         return torch.cat(parts).numpy()
 
@@ -108,7 +108,7 @@ def loaded(name: str) -> Backbone:
 
 
 def opened(backbone: Backbone, paths: list[str]) -> torch.Tensor:
-    return torch.stack([open_sample(path, backbone) for path in paths])
+    return torch.stack([backbone.open(path) for path in paths])
 
 
 def plain_network(name: str, paths: list[str]) -> Callable:
@@ -120,7 +120,7 @@ def plain_network(name: str, paths: list[str]) -> Callable:
 def plain_samples(name: str, paths: list[str], as_arrays: bool) -> Callable:
     plain = Plain(loaded(name))
     samples = [open_image(path) for path in paths] if as_arrays else paths
-    return lambda: plain(samples, open_sample)
+    return lambda: plain(samples, opened=False)
 
 
 def by_hand(name: str, paths: list[str], precision: str) -> Callable:

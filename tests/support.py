@@ -154,9 +154,8 @@ def make_engine(backbone, layers, pooling="avg", *, runtime="auto", whole=(), **
     """The engine of a backbone on the CPU, which returns features by layer."""
     return engine_for(
         stages_of(backbone),
-        tuple(layers),
-        pooling,
-        also=tuple(((layer, "none"), layer, "none") for layer in whole),
+        {layer: (layer, pooling) for layer in layers}
+        | {(layer, "none"): (layer, "none") for layer in whole},
         engine=runtime,
         kept=backbone.prepared.setdefault("engines", {}),
         network=lambda: backbone.fingerprint,

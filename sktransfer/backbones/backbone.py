@@ -7,13 +7,12 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..data import Modality, get_modality, shorten
+from ..data import Modality, forward_strides, get_modality, is_whole, shorten
 from .behavior import observe
 from .fingerprint import fingerprint
 from .pooling import as_pooling, pool
@@ -149,8 +148,7 @@ class Backbone:
         if prefix_tokens is None:
             prefix_tokens, known = _tokens_before_patches(module)
             has_class_token = known if has_class_token is None else has_class_token
-        whole = prefix_tokens is None or isinstance(prefix_tokens, Integral)
-        if not whole or isinstance(prefix_tokens, bool) or (prefix_tokens or 0) < 0:
+        if prefix_tokens is not None and not (is_whole(prefix_tokens) and prefix_tokens >= 0):
             raise ValueError(f"prefix_tokens={prefix_tokens!r}: give a number of tokens, or None.")
         if has_class_token is None and prefix_tokens is not None:
             has_class_token = prefix_tokens > 0
@@ -209,6 +207,27 @@ class Backbone:
     def native_shape(self) -> Any:  # tuple of int or None
         """Shape of the images that the network was made for, where another one was asked for."""
         return None if self.native is None else self.native.input_shape
+
+    def open(self, sample: object) -> torch.Tensor:
+        """Open and preprocess a sample.
+
+        Parameters
+        ----------
+        sample : object
+            As returned by the method ``check`` or ``read`` of its modality.
+
+        Returns
+        -------
+        Tensor
+            The input of the first stage, without a batch axis.
+        """
+        return self.preprocessed(self.modality.open(sample))
+
+    def preprocessed(self, opened: Any) -> torch.Tensor:
+        """Preprocess what the method ``open`` of the modality returns, as :meth:`open` does."""
+        if self.preprocess is None:
+            return torch.tensor(forward_strides(opened))
+        return self.preprocess(opened)
 
     def run(
         self,
@@ -321,8 +340,7 @@ class Backbone:
                 f"image_size={image_size!r} cannot be applied: the preprocessing of backbone "
                 f"{self.name!r} is {self.preprocess!r}, which has no size to change."
             )
-        whole = isinstance(image_size, Integral) and not isinstance(image_size, bool)
-        if not whole or not 1 <= image_size <= _LARGEST_SIZE:
+        if not is_whole(image_size) or not 1 <= image_size <= _LARGEST_SIZE:
             raise ValueError(
                 f"image_size={image_size!r}: give 1 to {_LARGEST_SIZE} pixels. Backbone "
                 f"{self.name!r} was made for {max(shape[1:])}."
@@ -552,7 +570,7 @@ class Backbone:
 
 def _mean_and_std(channels: Any, preprocess: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation of each channel."""
-    if isinstance(channels, Integral) and not isinstance(channels, bool) and int(channels) > 0:
+    if is_whole(channels) and channels > 0:
         channels = int(channels)
         if channels == len(preprocess.mean):
             return preprocess.mean, preprocess.std

@@ -81,12 +81,7 @@ def observe(
 
 @torch.inference_mode()
 def _run(backbone: Any, sample: Any) -> np.ndarray:
-    preprocess, opened = backbone.preprocess, backbone.modality.open(sample)
-    if hasattr(preprocess, "many"):
-        ((_, (tensor,)),) = preprocess.many([sample])
-    else:
-        tensor = torch.tensor(opened) if preprocess is None else preprocess(opened)
-    return sketch(backbone.module(tensor[None].clone()).float().numpy())
+    return sketch(backbone.module(backbone.open(sample)[None].clone()).float().numpy())
 
 
 def check_behavior(backbone: Any, recorded: dict[str, Any] | None) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ..data import is_whole
 from .backbone import Backbone
 from .weights import licence_of_package
 from .words.files import GLOVE, check_finite_rows, positions_kept, read_object
@@ -159,7 +159,7 @@ def _check_arguments(tokenizer, vocabulary, max_words) -> None:
         )
     if isinstance(vocabulary, str):
         raise TypeError("vocabulary= is an iterable of words, and not one str")
-    if max_words is not None and (not isinstance(max_words, Integral) or max_words is True):
+    if max_words is not None and not is_whole(max_words):
         raise TypeError(f"max_words={max_words!r}: a whole number, or None for all")
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words={max_words}: at least 1, or None for all")

@@ -20,6 +20,8 @@ from .columns import (
     without_missing,
 )
 from .datasets import (
+    BY_SYSTEMS,
+    IMAGE_COLUMNS,
     LEADING_ZERO,
     find_images,
     find_labels,
@@ -49,6 +51,7 @@ from .samples import (
     UnreadableSamplesError,
     digest_array,
     forward_strides,
+    is_whole,
     named_among,
     shorten,
     take,
@@ -76,7 +79,9 @@ from .targets import (
 from .texts import TextModality, TextParts, as_texts, pad_rows, padded_length
 
 __all__ = [
+    "BY_SYSTEMS",
     "CATEGORY",
+    "IMAGE_COLUMNS",
     "LEADING_ZERO",
     "NUMBER",
     "ROWS",
@@ -123,6 +128,7 @@ __all__ = [
     "get_modality",
     "image_cells",
     "is_numbers",
+    "is_whole",
     "kept_interrupts",
     "list_files",
     "list_splits",

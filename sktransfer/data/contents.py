@@ -26,6 +26,7 @@ from PIL import Image
 from .limits import check_size, max_bytes, run_in_time
 
 __all__ = [
+    "IMAGE_SUFFIX",
     "Encoded",
     "Item",
     "Loaded",
@@ -43,6 +44,10 @@ __all__ = [
 
 # At least two letters, because a single one is a drive of Windows.
 _SCHEME = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+# Ends the name of a file that is an image.
+IMAGE_SUFFIX = re.compile(
+    r"\.(?:jpe?g|jfif|png|webp|avif|heic|heif|tiff?|gif|bmp|ppm|pgm|jp2|npy)$", re.IGNORECASE
+)
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | _WITHOUT_WAITING
 _REST = 2**16  # bytes read at a time of a file that has another size than it said

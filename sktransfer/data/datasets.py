@@ -15,6 +15,8 @@ from .images import check_header
 from .samples import UnreadableSamplesError, shorten
 
 __all__ = [
+    "BY_SYSTEMS",
+    "IMAGE_COLUMNS",
     "LEADING_ZERO",
     "find_images",
     "find_labels",
@@ -28,21 +30,12 @@ __all__ = [
 ]
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
+BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
-_IMAGE_COLUMNS = (
-    "image",
-    "file_name",
-    "filename",
-    "file",
-    "path",
-    "image_path",
-    "filepath",
-    "img",
-    "url",
-)
+IMAGE_COLUMNS: tuple[str, ...] = ("image", "file_name", "filename", "file", "path", "image_path")
+IMAGE_COLUMNS += ("filepath", "img", "url")
 _LABEL_COLUMNS = ("label", "class", "labels", "target", "y", "category", "class_name")
 # Of a sample that is a dictionary.
 _LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls")
@@ -160,7 +153,7 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(
         entry
         for entry in folder.iterdir()
-        if not entry.name.startswith(".") and entry.name.lower() not in _BY_SYSTEMS
+        if not entry.name.startswith(".") and entry.name.lower() not in BY_SYSTEMS
     )
 
 
@@ -347,7 +340,7 @@ def find_images(frame: Any, image: str | list[str] | None = None) -> Any:
     ValueError
         If a column does not exist, or none has a usual name.
     """
-    found = _column(frame, "image", image, _IMAGE_COLUMNS)
+    found = _column(frame, "image", image, IMAGE_COLUMNS)
     if found is None:
         raise ValueError(
             f"No column of images among {_names(frame)}: give image=. The first row of a file must "

@@ -6,10 +6,8 @@ import contextlib
 import glob
 import io
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 from sklearn.utils import check_array
 
 from .contents import (
+    IMAGE_SUFFIX,
     Encoded,
     Item,
     Loaded,
@@ -33,7 +32,7 @@ from .contents import (
 )
 from .limits import check_format, check_pixels, check_scans, open_listed, too_many_pixels
 from .modality import Modality, Parts, SampleView, register_modality
-from .samples import digest_array, plain_array, short_name, unwrap_column
+from .samples import digest_array, is_whole, plain_array, short_name, unwrap_column
 
 __all__ = [
     "ImageModality",
@@ -58,9 +57,6 @@ __all__ = [
 
 
 CHANNELS = (1, 3, 4)  # of an image that becomes RGB
-_IMAGE_FILE = re.compile(
-    r"\.(?:jpe?g|jfif|png|webp|avif|heic|heif|tiff?|gif|bmp|ppm|pgm|jp2|npy)$", re.IGNORECASE
-)
 _STRIP = 2**22  # pixels of an image that are converted at a time
 # Values of images after the means and standard deviations of ImageNet: from -2.12 to 2.64.
 _NORMALISED = 3
@@ -141,7 +137,7 @@ class ImageModality(Modality):
     def looks_like(self, cells: Sequence[Any]) -> bool:
         def is_image(cell: Any) -> bool:
             if isinstance(cell, str):
-                return has_scheme(cell) or _IMAGE_FILE.search(cell) is not None
+                return has_scheme(cell) or IMAGE_SUFFIX.search(cell) is not None
             is_pixels = getattr(cell, "ndim", 0) > 1 or isinstance(cell, Image.Image)
             return is_pixels or is_encoded(cell)
 
@@ -176,8 +172,7 @@ def check_image_shape(
         If it has not two or three positive integers, or another number of channels.
     """
     shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
-    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shape)
-    fits = whole and len(shape) in (2, 3) and min(shape) > 0
+    fits = all(map(is_whole, shape)) and len(shape) in (2, 3) and min(shape) > 0
     if not fits or (len(shape) == 3 and channels and shape[2] not in channels):
         allowed = ", with 1, 3 or 4 channels" if channels else ""
         more = f" {_more_channels(shape[2])}." if fits else ""
@@ -386,16 +381,13 @@ def open_encoded(file: Encoded) -> Image.Image:
     try:
         image = open_listed(io.BytesIO(file.content))
     except Image.UnidentifiedImageError:
-        raise ValueError(_not_an_image(file.content)) from None
+        n_bytes = len(file.content)
+        is_name = n_bytes < 200 and os.path.splitext(file.content)[1][1:].isalnum()
+        hint = "; give names of files as str, not as bytes" if is_name else ""
+        raise ValueError(f"not an image ({n_bytes} bytes){hint}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_many_pixels(str(error)) from error
     return image
-
-
-def _not_an_image(content: bytes) -> str:
-    is_name = len(content) < 200 and os.path.splitext(content)[1][1:].isalnum()
-    hint = "; give names of files as str, not as bytes" if is_name else ""
-    return f"not an image ({len(content)} bytes){hint}"
 
 
 def check_header(name: str | os.PathLike[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "UnreadableSamplesError",
     "digest_array",
     "forward_strides",
+    "is_whole",
     "named_among",
     "plain_array",
     "short_name",
@@ -182,6 +184,11 @@ def forward_strides(array: Any) -> Any:
     """
     is_reversed = isinstance(array, np.ndarray) and min(array.strides, default=0) < 0
     return array.copy() if is_reversed else array
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether a value is a whole number, and no boolean, which Python counts among them."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def digest_array(array: np.ndarray) -> bytes:

@@ -105,9 +105,7 @@ def find_target(y: np.ndarray, task: str = "auto") -> type[Target]:
     return IndicatorTarget if kind.startswith("multilabel") else ClassTarget
 
 
-def encode_target(
-    y: Any, task: str = "auto", n_samples: int | None = None
-) -> tuple[type[Target], np.ndarray]:
+def encode_target(y: Any, task: str = "auto") -> tuple[type[Target], np.ndarray]:
     """Check y and encode it: labels as codes (integers), numbers to regress on as floats.
 
     Parameters
@@ -115,8 +113,6 @@ def encode_target(
     y : array-like of shape (n_samples,)
     task : {"auto", "classification", "regression"}, default="auto"
         "auto" takes whole numbers as labels, as scikit-learn does.
-    n_samples : int, default=None
-        How many values there must be; None accepts any number.
 
     Returns
     -------
@@ -129,7 +125,7 @@ def encode_target(
     ValueError
         As :func:`check_labels` and :func:`check_numbers`.
     """
-    y = column_or_1d(check_target(y, n_samples), warn=True, input_name="y")
+    y = column_or_1d(check_target(y), warn=True, input_name="y")
     if find_target(y, task) is NumericTarget:
         return NumericTarget, check_numbers(y).astype(np.float64)
     if task == "auto" and _look_like_numbers(y):

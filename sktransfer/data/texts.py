@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 from sklearn.utils import InputTags, check_array
 
+from .contents import IMAGE_SUFFIX
 from .modality import Modality, Parts, register_modality
 from .samples import UnreadableSamplesError, unwrap_column
 
@@ -24,7 +25,6 @@ _STEP = 8  # padded lengths are multiples of it, so that several texts have the 
 _TOKENS = 512
 _TOKENS_ON_ACCELERATOR = 16384
 _N_LOOKED_AT = 20
-_IMAGE_FILE = re.compile(r"\S+\.(?:jpe?g|png|webp|avif|heic|tiff?|gif|bmp|npy)", re.IGNORECASE)
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 
 
@@ -61,7 +61,7 @@ class TextModality(Modality):
 
     def looks_like(self, cells: Sequence[Any]) -> bool:
         are_texts = all(isinstance(cell, str) for cell in cells)
-        return are_texts and not all(_IMAGE_FILE.fullmatch(cell) for cell in cells)
+        return are_texts and not all(map(_is_image_file, cells))
 
     def parts(self, sample: str) -> TextParts:
         return TextParts(self.read(sample))
@@ -125,9 +125,13 @@ def as_texts(X: Any) -> list[str]:
         raise UnreadableSamplesError(problems)
     if not len(X):
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
-    if all(_IMAGE_FILE.fullmatch(text) for text in X[:_N_LOOKED_AT]):
+    if all(map(_is_image_file, X[:_N_LOOKED_AT])):
         _warn_of_image_files(str(X[0]))
     return [str(text) for text in X]
+
+
+def _is_image_file(text: str) -> bool:
+    return IMAGE_SUFFIX.search(text) is not None and len(text.split()) == 1
 
 
 @functools.lru_cache(64)  # a fit and the transform that follows check the same texts

@@ -1,6 +1,6 @@
 """Run stages fast: batching, memory, fusion and pooling; one file for each runtime.
 
-An engine takes stages, layers and a pooling. It knows no backbone and no store.
+An engine takes stages, and the outputs that are read. It knows no backbone and no store.
 """
 
 from .engine import Engine, as_batch, distance

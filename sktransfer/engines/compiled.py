@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class CompiledEngine(TorchEngine):
 
     Parameters
     ----------
-    stages, layers, pooling, **settings
+    stages, outputs, **settings
         As for :class:`Engine`.
     """
 
@@ -39,11 +39,10 @@ class CompiledEngine(TorchEngine):
     def __init__(
         self,
         stages: Mapping[str, nn.Module],
-        layers: Sequence[str],
-        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+        outputs: Mapping[Any, tuple[str, Any]],
         **settings: Any,
     ):
-        super().__init__(stages, layers, pooling, **settings)
+        super().__init__(stages, outputs, **settings)
         if self.modality.has_tokens:
             raise ValueError(
                 f"engine='compile' cannot run backbone {self.name!r}: texts differ in length, and "

@@ -51,19 +51,15 @@ class Engine(abc.ABC):
         The stages of a network in order; each takes the output of the one before. A stage may
         have a method ``fused_pooling(pooling)``, which returns one function for the stage and the
         pooling, or None. It is used where that stage runs alone.
-    layers : sequence of str
-        The stages whose outputs are wanted, in any order. Later stages do not run.
-    pooling : str, callable or tuple, default="avg"
-        See :func:`sktransfer.backbones.pool`; "none" keeps whole activations.
-    also : sequence of (key, str, pooling), default=()
-        Further outputs: the key under which each is returned, its layer and its pooling.
+    outputs : mapping of hashable to (str, pooling)
+        The stage whose output is read, and how it becomes a vector, by the key under which it is
+        returned. Poolings are those of :func:`sktransfer.backbones.pool`; "none" keeps whole
+        activations. Stages behind all of these do not run.
     device : torch.device
     modality : Modality or str, default="array"
         Says whether a sample is a sequence of tokens, and how many samples a batch holds at most.
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the stages compute.
-    dtype : {"float32", "float16"}, default="float32"
-        The type in which features are returned.
     opaque : tuple of callable, default=()
         Functions that are one operation where the stages are traced.
     name : str, default="network"
@@ -74,12 +70,15 @@ class Engine(abc.ABC):
     Attributes
     ----------
     layers : list of str
-        In the order of the network, each once.
+        Those that are read, in the order of the network.
+    outputs : dict of str to list of (hashable, pooling)
+        The outputs of each layer.
     segments : list of torch.nn.Sequential
         The stages, divided at the layers.
     """
 
     layers: list[str]
+    outputs: dict[str, list[tuple[Any, Any]]]
     modality: Modality
     segments: list[nn.Sequential]
     runtime = "torch"
@@ -93,14 +92,11 @@ class Engine(abc.ABC):
     def __init__(
         self,
         stages: Mapping[str, nn.Module],
-        layers: Sequence[str],
-        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+        outputs: Mapping[Any, tuple[str, Any]],
         *,
-        also: Sequence[tuple[Any, ...]] = (),
         device: torch.device,
         modality: Modality | str = "array",
         precision: str = "float32",
-        dtype: str = "float32",
         opaque: tuple[Callable[..., Any], ...] = (),
         name: str = "network",
         prefix_tokens: int | None = None,
@@ -108,9 +104,9 @@ class Engine(abc.ABC):
         if device.type == "cpu":
             raise_thresholds()
         names = list(stages)
-        self.outputs: dict[str, list[tuple[Any, ...]]] = {}  # by layer: keys and poolings
-        for key, layer, how in [*((layer, layer, pooling) for layer in set(layers)), *also]:
-            self.outputs.setdefault(layer, []).append((key, how))
+        self.outputs = {}
+        for key, (layer, pooling) in outputs.items():
+            self.outputs.setdefault(layer, []).append((key, pooling))
         self.layers = sorted(self.outputs, key=names.index)
         bounds = [0, *(names.index(layer) + 1 for layer in self.layers)]
         slices = [list(stages.values())[a:b] for a, b in itertools.pairwise(bounds)]
@@ -121,7 +117,6 @@ class Engine(abc.ABC):
         self.opaque = opaque
         self.name = name
         self.prefix_tokens = prefix_tokens
-        self._dtype = getattr(torch, dtype)
         self._fused = self._fused_pooling()
         self._falls_back = False  # to the stages as they are
         # Bytes of the largest activation of one sample, by its shape: images of several sizes may
@@ -140,9 +135,8 @@ class Engine(abc.ABC):
 
         Returns
         -------
-        dict of str to Tensor of shape (n, n_features)
-            The features of each layer and further output, on the CPU, in the type in which they
-            are returned.
+        dict of hashable to Tensor of shape (n, n_features)
+            The features of each output, on the CPU, float32.
         """
 
     @classmethod
@@ -210,7 +204,7 @@ class Engine(abc.ABC):
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Run a batch ``(n, ...)`` and return each layer's features, on the CPU."""
+        """Run a batch ``(n, ...)`` and return the features of each output, on the CPU."""
         self._inspect(batch[:1])
         return self.run_modules(self.segments, batch) if self._falls_back else self.forward(batch)
 
@@ -243,7 +237,7 @@ class Engine(abc.ABC):
 
         Returns
         -------
-        dict of str to ndarray of shape (n, n_features)
+        dict of hashable to ndarray of shape (n, n_features)
         """
         source = iter(tensors)
         waiting = list(itertools.islice(source, 1))
@@ -301,8 +295,8 @@ class Engine(abc.ABC):
 
         Returns
         -------
-        dict of str to ndarray
-            For each layer a row for each position; an array of objects where rows differ in
+        dict of hashable to ndarray
+            For each output a row for each position; an array of objects where rows differ in
             length.
         """
         n = sum(len(positions) for positions, _ in groups)
@@ -313,7 +307,7 @@ class Engine(abc.ABC):
             else:
                 (layer,) = self.layers
                 ((key, _),) = self.outputs[layer]
-                outputs = {key: self._as_features(layer, self._fused(as_batch(tensors))).numpy()}
+                outputs = {key: self._fused(as_batch(tensors)).numpy()}
             for key, rows in outputs.items():
                 is_ragged = self.modality.has_tokens and rows.ndim > 2
                 if key not in tables:
@@ -361,7 +355,7 @@ class Engine(abc.ABC):
 
         Returns
         -------
-        dict of str to Tensor of shape (n, n_features)
+        dict of hashable to Tensor of shape (n, n_features)
         """
         x = batch.to(self.device, non_blocking=True)
         x = x.to(dtype) if dtype is not None and x.is_floating_point() else x
@@ -376,7 +370,8 @@ class Engine(abc.ABC):
                 x = segment(x)
                 for key, pooling in self.outputs[layer]:
                     pooled = pool(x, pooling, **where)
-                    features[key] = self._as_features(layer, pooled)
+                    # A copy, since the next stage may overwrite its input.
+                    features[key] = pooled.to("cpu", torch.float32, copy=True)
         return features
 
     def where(self, batch: torch.Tensor) -> dict[str, Any]:
@@ -394,16 +389,6 @@ class Engine(abc.ABC):
         sides = (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
         masked = self.modality.has_tokens
         return {"sides": sides, "prefix_tokens": self.prefix_tokens, "masked": masked}
-
-    def _as_features(self, layer: str, pooled: torch.Tensor) -> torch.Tensor:
-        """Bring features to the CPU in the type in which they are returned."""
-        # A copy, since the next stage may overwrite its input.
-        kept = pooled.to("cpu", self._dtype, copy=True)
-        if self._dtype == torch.float16 and not kept.isfinite().all():
-            raise FloatingPointError(
-                f"Activations of layer {layer!r} are too large for float16: use dtype='float32'."
-            )
-        return kept
 
     # -- the first sample ----------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class ExportedEngine(Engine):
 
     Parameters
     ----------
-    stages, layers, pooling, **settings
+    stages, outputs, **settings
         As for :class:`Engine`.
     network : callable, default=None
         Returns what identifies the stages for ``conversions``.
@@ -64,14 +64,13 @@ class ExportedEngine(Engine):
     def __init__(
         self,
         stages: Mapping[str, nn.Module],
-        layers: Sequence[str],
-        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+        outputs: Mapping[Any, tuple[str, Any]],
         *,
         network: Callable[[], str] | None = None,
         conversions: Path | None = None,
         **settings: Any,
     ):
-        super().__init__(stages, layers, pooling, **settings)
+        super().__init__(stages, outputs, **settings)
         # Layers and poolings that are outputs of the converted network, each once.
         wanted = ((layer, how) for layer in self.layers for _, how in self.outputs[layer])
         self.exported = list(dict.fromkeys((layer, _inside(how)) for layer, how in wanted))
@@ -140,7 +139,7 @@ class ExportedEngine(Engine):
                 values = outputs[layer, _inside(pooling)]
                 if not _is_exported(pooling):
                     values = pool(values, pooling, **where)
-                features[key] = self._as_features(layer, values)
+                features[key] = values.to(torch.float32, copy=True)
         return features
 
     @property

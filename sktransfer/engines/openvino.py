@@ -26,7 +26,7 @@ class OpenVINOEngine(ExportedEngine):
 
     Parameters
     ----------
-    stages, layers, pooling, **settings
+    stages, outputs, **settings
         As for :class:`ExportedEngine`.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,7 @@ def check_engine(engine: str, device: torch.device, precision: str) -> None:
 
 def engine_for(
     stages: Mapping[str, nn.Module],
-    layers: Sequence[str],
-    pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+    outputs: Mapping[Any, tuple[str, Any]],
     *,
     kept: dict[Any, Engine],
     engine: str = "auto",
@@ -88,9 +87,8 @@ def engine_for(
 
     Parameters
     ----------
-    stages : mapping of str to torch.nn.Module
-    layers : sequence of str
-    pooling : str, callable or tuple, default="avg"
+    stages, outputs
+        As for :class:`Engine`.
     kept : dict
         Where engines of this network are kept. It lives as long as the network does.
     engine : str, default="auto"
@@ -107,7 +105,7 @@ def engine_for(
     Engine
     """
     engine = resolve_engine(engine)
-    key = (engine, tuple(layers), pooling, *sorted(settings.items(), key=lambda item: item[0]))
+    key = (engine, *outputs.items(), *sorted(settings.items(), key=lambda item: item[0]))
     if issubclass(ENGINES[engine], ExportedEngine):
         # After a fit, set_params may have changed it, or a pickle been opened without its package.
         check_engine(engine, settings["device"], settings.get("precision", "float32"))
@@ -115,9 +113,9 @@ def engine_for(
     try:
         hash(key)
     except TypeError:  # a pooling may be an object without a hash
-        return ENGINES[engine](stages, layers, pooling, **settings)
+        return ENGINES[engine](stages, outputs, **settings)
     with _LOCK:
-        prepared = kept.pop(key, None) or ENGINES[engine](stages, layers, pooling, **settings)
+        prepared = kept.pop(key, None) or ENGINES[engine](stages, outputs, **settings)
         kept[key] = prepared  # the newest last
         while len(kept) > _ENGINES_KEPT:
             kept.pop(next(iter(kept)))

@@ -10,7 +10,7 @@ import copy
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -43,7 +43,7 @@ class TorchEngine(Engine):
 
     Parameters
     ----------
-    stages, layers, pooling, **settings
+    stages, outputs, **settings
         As for :class:`Engine`.
     """
 
@@ -54,11 +54,10 @@ class TorchEngine(Engine):
     def __init__(
         self,
         stages: Mapping[str, nn.Module],
-        layers: Sequence[str],
-        pooling: str | Callable[..., Any] | tuple[Any, ...] = "avg",
+        outputs: Mapping[Any, tuple[str, Any]],
         **settings: Any,
     ):
-        super().__init__(stages, layers, pooling, **settings)
+        super().__init__(stages, outputs, **settings)
         # There is no batch norm to fold between tokens, and their networks look at masks.
         self._as_they_are = self.modality.has_tokens
         is_low = self.precision == "bfloat16" and self.device.type == "cpu"
@@ -147,16 +146,10 @@ def fold(segment: nn.Sequential, opaque: tuple[Any, ...]) -> nn.Module:
         _use_channels_last(target, modules)
         _overwrite_input(target, nodes, modules)
     graph.lint()
-    return TracedModule(_by_path(graph, modules, segment), graph).eval()
-
-
-def _by_path(graph: fx.Graph, modules: dict[str, nn.Module], segment: nn.Module) -> dict[str, Any]:
-    """Return modules and tensors by path, in the form that ``GraphModule`` takes.
-
-    Tensors may be neither parameters nor buffers, but plain attributes or constants.
-    """
+    # Tensors may be neither parameters nor buffers, but plain attributes or constants.
     read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-    return {path: attrgetter(path)(segment) for path in read} | modules
+    tensors = {path: attrgetter(path)(segment) for path in read}
+    return TracedModule(tensors | modules, graph).eval()
 
 
 def _fold_batch_norm(node: fx.Node, modules: dict, once: set[str]) -> None:

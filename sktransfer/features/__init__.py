@@ -3,10 +3,8 @@
 from .base import (
     BackboneEstimator,
     Count,
-    NetworkStep,
     all_or_nothing,
     checked_samples,
-    find_network,
     reported,
 )
 from .choices import (
@@ -24,12 +22,12 @@ from .output import (
     Output,
     engine_for_outputs,
     layers_of,
-    open_sample,
     prepare_probe,
     probe_batch,
     side_of,
     store_key,
 )
+from .pipelines import NetworkStep, find_network
 from .pretrained import (
     ClassProbabilities,
     PretrainedClassifier,
@@ -74,7 +72,6 @@ __all__ = [
     "learns_from_samples",
     "mapped_logits",
     "nothing_stored",
-    "open_sample",
     "prepare_probe",
     "probe_batch",
     "reported",

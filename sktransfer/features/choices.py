@@ -165,18 +165,12 @@ def choose_layer(
     folds = make_probe_folds(y[rows], random_state)
     weight = None if weight is None else weight[rows]
     scores = np.array([out_of_fold_scores(tables[name], y[rows], folds, weight) for name in names])
-    widths = tuple(tables[name].shape[1] for name in names)
-    return _choose(scores, names, penultimate(backbone), widths, kind is ClassTarget, weight)
-
-
-def _choose(
-    scores: np.ndarray, names, default: str, widths, is_accuracy, weight=None
-) -> LayerChoice:
-    """Choose by the scores of each layer on each sample, ``(n_layers, n_samples)``."""
-    default = default if default in names else names[-1]
+    usual = penultimate(backbone)
+    default = usual if usual in names else names[-1]
     best = names[clearly_best(scores, names.index(default), weight)]
     means, errors = _means_of(scores, weight)
-    return LayerChoice(names, means, errors, best, default, widths, is_accuracy)
+    widths = tuple(tables[name].shape[1] for name in names)
+    return LayerChoice(names, means, errors, best, default, widths, kind is ClassTarget)
 
 
 def layer_for(
@@ -309,7 +303,6 @@ def choose_size(
     compute: Callable[[Sequence[Backbone], np.ndarray], Sequence[np.ndarray]],
     *,
     default: Backbone,
-    task: str = "auto",
     random_state: RandomState = None,
 ) -> SizeChoice:
     """Probe input sizes and choose the default one unless another is clearly better.
@@ -319,14 +312,12 @@ def choose_size(
     backbones : sequence of Backbone
         From :func:`candidate_sizes`.
     y : array-like of shape (n_samples,)
-        Labels, or numbers to regress on.
+        Labels, or numbers to regress on, as :func:`encode_target` tells.
     compute : callable
         From backbones and positions of samples to the features ``(n_positions, n_features)`` of
         each backbone. It is called once.
     default : Backbone
         One of ``backbones``.
-    task : {"auto", "classification", "regression"}, default="auto"
-        What y is; see :func:`encode_target`.
     random_state : int, RandomState instance or None, default=None
         For the folds, and for the choice of rows, where there are more than 600.
 
@@ -337,14 +328,15 @@ def choose_size(
     # Imports models of scikit-learn, which fixed features do not need.
     from ..transferability import make_probe_folds, out_of_fold_scores, subsample
 
-    kind, y = encode_target(y, task)
+    kind, y = encode_target(y)
     rows = subsample(y, N_ROWS, random_state)
     folds = make_probe_folds(y[rows], random_state)
-    scores = [out_of_fold_scores(table, y[rows], folds) for table in compute(backbones, rows)]
+    tables = compute(backbones, rows)
+    scores = np.array([out_of_fold_scores(table, y[rows], folds) for table in tables])
     sizes = tuple(map(side_of, backbones))
     at = [backbone is default for backbone in backbones].index(True)
-    best = clearly_best(np.array(scores), at)
-    means, errors = _means_of(np.array(scores))
+    best = clearly_best(scores, at)
+    means, errors = _means_of(scores)
     return SizeChoice(sizes, means, errors, sizes[best], sizes[at], kind is ClassTarget)
 
 
@@ -362,17 +354,14 @@ def clearly_best(scores: np.ndarray, default: int, weight: np.ndarray | None = N
     -------
     int
     """
+    # Features of neighbours are similar, and one high score among them is chance.
+    padded = np.concatenate([scores[:1], scores, scores[-1:]])
+    smooth = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
     # Candidates are compared on the same samples: differences are more certain than scores.
-    gain, error = _means_of(_smooth(scores) - scores[default], weight)
+    gain, error = _means_of(smooth - scores[default], weight)
     lower = gain - _STANDARD_ERRORS * error
     lower[default] = 0.0
     return int(np.argmax(lower))
-
-
-def _smooth(scores: np.ndarray) -> np.ndarray:
-    """Average over neighbours, whose features are similar; one high score is chance."""
-    padded = np.concatenate([scores[:1], scores, scores[-1:]])
-    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
 
 
 def _means_of(

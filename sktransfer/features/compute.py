@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from ..engines import Engine, keep_freed_memory, resolve_device
 from .generations import CheckedStore
 from .key_index import KeyIndex, as_keys
 from .loader import Loader, count_needed_loaders
-from .output import Output, engine_for_outputs, open_once, open_sample
+from .output import Output, engine_for_outputs
 from .store import FeatureStore
 from .tables import OutputTables, stacked
 
@@ -59,7 +59,6 @@ def compute_outputs(
     device: str = "auto",
     engine: str = "auto",
     precision: str = "float32",
-    dtype: str = "float32",
     store: FeatureStore | None = None,
     n_jobs: int | str | None = "auto",
     verbose: int = 0,
@@ -87,8 +86,6 @@ def compute_outputs(
         The library that runs the networks.
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the networks compute.
-    dtype : {"float32", "float16"}, default="float32"
-        The type in which features are returned and kept.
     store : FeatureStore, default=None
         Where features are looked up first and kept afterwards.
     n_jobs : int, "auto" or None, default="auto"
@@ -119,17 +116,15 @@ def compute_outputs(
     UnreadableSamplesError
         If samples cannot be read or preprocessed, and ``bad`` is None. It lists them.
     """
-    how = {"engine": engine, "precision": precision, "dtype": dtype, "device": device}
+    how = {"engine": engine, "precision": precision, "device": device}
     passes = make_passes(outputs, aside, how, batch_size, store, runner)
     backbones = [network_pass.backbone for network_pass in passes]
     others = (store, runner, bad, then, in_memory, verbose or None)
     if len(samples) == len(passes) == 1 and all(given is None for given in others):
         alone = _compute_one(samples, passes[0])
         return [alone[i] for i in range(len(outputs))]
-    firsts, tables = (
-        FirstPositions(len(samples)),
-        OutputTables(len(samples), len(outputs), in_memory),
-    )
+    firsts = FirstPositions(len(samples))
+    tables = OutputTables(len(samples), len(outputs), in_memory)
     by_value = store is None and not firsts.by_digest
     n_loaders, n_done = count_needed_loaders(n_jobs, device, backbones, len(samples)), 0
     with (
@@ -164,15 +159,14 @@ def compute_outputs(
 
 def _compute_one(samples: Sequence[Any], network_pass: Pass) -> dict[int, np.ndarray]:
     """Compute the features of a single sample; chunks and threads take longer than a short text."""
-    backbone, many = network_pass.backbone, many_of(network_pass.backbone)
+    backbone = network_pass.backbone
     with keep_freed_memory():
         try:
-            content = backbone.modality.read(samples[0])
-            groups = many([content]) if many else [(np.arange(1), [open_sample(content, backbone)])]
+            tensor = backbone.open(backbone.modality.read(samples[0]))
         except Exception as error:
             problem = SampleError(0, error)
             raise unreadable_samples(samples, 0, [backbone], problem) from error
-        return network_pass.run(groups)
+        return network_pass.run([(np.arange(1), [tensor])])
 
 
 # -- read and digest -------------------------------------------------------------------------------
@@ -411,13 +405,13 @@ def open_ahead(
     Chunk
     iterator
         For each backbone that preprocesses samples together and misses some, the groups of these.
-        Then for each sample that others miss a list of tensors, one for each of them, or a
-        :class:`SampleError`.
+        Then for each sample that others miss the tensors for these, as :func:`open_for` returns
+        them.
     """
     modality = backbones[0].modality
     together = [k for k, backbone in enumerate(backbones) if many_of(backbone)]
     ahead = 4 if together else max(1, modality.chunk_size // 2)
-    queue = loader.queue(ahead, n_bytes=_bytes_of_tensors)
+    queue = loader.queue(ahead, _bytes_of_tensors)
     waiting: deque[tuple[Chunk, int]] = deque()
     for chunk in chunks:
         n_before = len(queue)
@@ -425,8 +419,12 @@ def open_ahead(
             contents = [chunk.samples[i].content for i in chunk.stored[k].missing]
             if contents:
                 queue.add(backbones[k].preprocess.many, contents)
-        for i, users in _users(chunk, together).items():
-            queue.add(open_for, chunk.samples[i], [backbones[k] for k in users])
+        users: dict[int, dict[int, Backbone]] = {}  # those that miss a sample, by its place
+        for k, stored in enumerate(chunk.stored):
+            for i in stored.missing if k not in together else ():
+                users.setdefault(i, {})[k] = backbones[k]
+        for i in sorted(users):
+            queue.add(open_for, chunk.samples[i], users[i])
         waiting.append((chunk, len(queue) - n_before))
         chunk.samples = []  # the contents of files are not needed once they are opened
         if len(waiting) == 2:
@@ -436,17 +434,28 @@ def open_ahead(
         yield now, queue.results(n_results)
 
 
-def _users(chunk: Chunk, together: Sequence[int]) -> dict[int, list[int]]:
-    """Return the passes that miss a sample, for each sample that is opened alone."""
-    users: dict[int, list[int]] = {}
-    for k, stored in enumerate(chunk.stored):
-        for i in stored.missing if k not in together else ():
-            users.setdefault(i, []).append(k)
-    return dict(sorted(users.items()))
+def open_for(sample: Sample, backbones: Mapping[int, Backbone]) -> Any:
+    """Open a sample that was read, and preprocess it for each backbone.
+
+    Parameters
+    ----------
+    sample : Sample
+    backbones : mapping of int to Backbone
+        Of one modality.
+
+    Returns
+    -------
+    dict of int to Tensor, or SampleError
+    """
+    try:
+        opened = next(iter(backbones.values())).modality.open(sample.content)
+        return {k: backbone.preprocessed(opened) for k, backbone in backbones.items()}
+    except Exception as error:
+        return SampleError(sample.position, error)
 
 
 def _bytes_of_tensors(opened: Any) -> int:
-    tensors = opened if isinstance(opened, list) else []
+    tensors = opened.values() if isinstance(opened, dict) else ()
     return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
 
 
@@ -503,16 +512,13 @@ def inputs_by_pass(
     list of (ndarray of int, iterable of Tensor)
     """
     modality = backbones[0].modality
-    passes = [k for k, stored in enumerate(chunk.stored) if stored.missing]
-    together = [k for k in passes if many_of(backbones[k])]
-    groups = {k: next(opened) for k in together}
-    # The results come second: zip would lose one where the users end.
-    rows = zip(_users(chunk, together).values(), opened, strict=False)
-    queues: dict[int, deque[torch.Tensor]] = {k: deque() for k in passes}
-    for k, stored in enumerate(chunk.stored):
-        n = len(stored.missing)
-        if n and k not in together:
-            tensors = _taken(k, n, rows, queues, modality)
+    n_missing = {k: len(stored.missing) for k, stored in enumerate(chunk.stored) if stored.missing}
+    groups = {k: next(opened) for k in n_missing if many_of(backbones[k])}
+    waiting: dict[int, deque[torch.Tensor]] = {k: deque() for k in n_missing}
+    for k in range(len(backbones)):
+        n = n_missing.get(k, 0)
+        if n and k not in groups:
+            tensors = _taken(k, n, opened, waiting, modality)
             groups[k] = modality.group([*tensors]) if modality.has_tokens else [(range(n), tensors)]
         yield groups.pop(k, [])
 
@@ -520,43 +526,24 @@ def inputs_by_pass(
 def _taken(
     k: int,
     n: int,
-    rows: Iterator[tuple[list[int], Any]],
-    queues: dict[int, deque[torch.Tensor]],
+    opened: Iterator[Any],
+    waiting: dict[int, deque[torch.Tensor]],
     modality: Modality,
 ) -> Iterator[torch.Tensor]:
-    """Yield the inputs of one network; those of others wait in their queues."""
+    """Yield the inputs of one network; those of others wait for their turn."""
     shape = None
     for _ in range(n):
-        while not queues[k]:
-            users, tensors = next(rows)
+        while not waiting[k]:
+            tensors = next(opened)
             if isinstance(tensors, SampleError):
                 raise tensors
-            for user, tensor in zip(users, tensors, strict=True):
-                queues[user].append(tensor)
-        tensor = queues[k].popleft()
+            for user, tensor in tensors.items():
+                waiting[user].append(tensor)
+        tensor = waiting[k].popleft()
         if shape not in (None, tensor.shape) and not modality.has_tokens:
             modality.group([torch.empty(shape), tensor])  # tells that a network needs one shape
         shape = tensor.shape
         yield tensor
-
-
-def open_for(sample: Sample, backbones: Sequence[Backbone]) -> list[torch.Tensor] | SampleError:
-    """Open a sample that was read once, and preprocess it for each backbone.
-
-    Parameters
-    ----------
-    sample : Sample
-    backbones : sequence of Backbone
-        Of one modality.
-
-    Returns
-    -------
-    list of Tensor, or SampleError
-    """
-    try:
-        return open_once(sample.content, backbones)
-    except Exception as error:
-        return SampleError(sample.position, error)
 
 
 def many_of(backbone: Backbone) -> Callable[..., Any] | None:
@@ -582,15 +569,12 @@ def unreadable_samples(
     -------
     UnreadableSamplesError
     """
-    problems = []
+    problems, by_number = [], dict(enumerate(backbones))
     for i in range(start, len(samples)):
-        if i == error.position:
-            problems.append((i, samples[i], error.cause))
-            continue
-        try:
-            open_once(samples[i], backbones)
-        except Exception as cause:
-            problems.append((i, samples[i], cause))
+        sample = samples[i]
+        opened = error if i == error.position else open_for(Sample(i, sample), by_number)
+        if isinstance(opened, SampleError):
+            problems.append((i, sample, opened.cause))
     return UnreadableSamplesError(problems)
 
 
@@ -607,7 +591,7 @@ class Pass:
     n_returned : int
         Positions from this one on are those of outputs that only go to the store.
     how : dict
-        engine, precision, dtype and device.
+        engine, precision and device.
     batch_size : int, "auto" or None
     store : FeatureStore or None
     runner : Engine or None
@@ -703,7 +687,7 @@ def make_passes(
     outputs, aside, batch_size, store, runner
         As for :func:`compute_outputs`.
     how : dict
-        engine, precision, dtype and device.
+        engine, precision and device.
 
     Returns
     -------
@@ -737,7 +721,7 @@ def describe_runs(
         "engine", "device", "precision", "layout" and "batch_size"; the last is None if it is "auto"
         and depends on the sample.
     """
-    how = {"engine": engine, "precision": precision, "dtype": "float32", "device": device}
+    how = {"engine": engine, "precision": precision, "device": device}
     runs: dict[Backbone, dict[str, Any]] = {}
     for network_pass in make_passes(outputs, (), how, batch_size, store):
         shape, size = network_pass.backbone.input_shape, batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -46,7 +47,6 @@ from .word_weights import (
 
 __all__ = ["PretrainedFeatureExtractor", "fitted_without_samples", "learns_from_samples"]
 
-_ALL = range(2**62)
 _OF_SAMPLES = ("n_features_in_", "feature_names_in_", "oov_rate_", "truncated_rate_")
 
 
@@ -550,7 +550,7 @@ class PretrainedFeatureExtractor(
         if rows is not None and not len(rows):
             return _Column(np.empty((0, self._width), np.float32), rows, n)
         if self.on_error != "nan":
-            with named_among(_ALL if rows is None else rows):
+            with contextlib.nullcontext() if rows is None else named_among(rows):
                 return _Column(self._run(self._transform_samples(samples)), rows, n)
         features, causes = self._run_readable(samples)
         for i, cause in causes.items():
@@ -783,9 +783,9 @@ def learns_from_samples(extractor: PretrainedFeatureExtractor) -> bool:
     -------
     bool
     """
-    poolings = extractor.pooling if _is_several(extractor.pooling) else [extractor.pooling]
     chooses = "auto" in (extractor.layer, extractor.image_size)
-    return chooses or extractor.n_components is not None or any(map(is_learned, poolings))
+    learns = any(map(is_learned, extractor._poolings()))
+    return chooses or learns or extractor.n_components is not None
 
 
 def _is_several(pooling: Any) -> bool:

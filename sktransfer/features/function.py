@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -13,11 +13,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import OUTPUT_CONFIG
 from ..data import Modality
+from .base import shallow_copy
+from .compute import SampleError, read_chunks
+from .loader import Loader
 
 __all__ = ["Computed", "FeatureFunction", "drop_payload", "keep_payload"]
 
 _KEPT = 2  # networks in a process
-_BYTES_READ = 2**26  # bytes of files in memory at a time, or one file
 
 _LOCK = threading.Lock()
 _PAYLOADS: dict[str, tuple[bytes, int]] = {}  # and the number of users
@@ -113,37 +115,31 @@ class FeatureFunction:
         -------
         Computed
         """
-        parts: list[Computed] = []
-        failed: list[tuple] = []
-        for part in _read(samples, self.modality, failed):
-            computed = self._compute(part)
-            parts.append(computed)
-            failed += [(i, samples[i], why) for i, _, why in computed.failed]
-        return Computed(
-            [i for part in parts for i in part.positions],
-            [digest for part in parts for digest in part.digests],
-            np.concatenate(
-                [np.empty((0, self.width), np.float32), *(part.features for part in parts)]
-            ),
-            sorted(failed, key=lambda problem: problem[0]),
-        )
-
-    def _compute(self, part: list[tuple]) -> Computed:
-        """Compute the features of samples that were read, and leave out those that fail."""
         extractor, lock = self._load()
         extractor = _copy(extractor, on_error="nan")
-        with lock:
-            features = extractor.transform([content for _, content, _ in part])
-        bad = {i: ValueError(cause) for i, cause in extractor.bad_samples_.items()}
-        for i in np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
-            bad.setdefault(i, ValueError("the network gives NaN or infinity for it"))
-        good = [i for i in range(len(part)) if i not in bad]
-        return Computed(
-            [part[i][0] for i in good],
-            [part[i][2] for i in good],
-            features[good] if bad else features,
-            [(part[i][0], None, why) for i, why in bad.items()],
-        )
+        positions: list[int] = []
+        digests: list[bytes] = []
+        tables = [np.empty((0, self.width), np.float32)]
+        failed: dict[int, Exception] = {}
+        with Loader(0) as loader:
+            for pairs in read_chunks(samples, self.modality, loader, by_value=False):
+                errors = [key for _, key in pairs if isinstance(key, SampleError)]
+                failed |= {error.position: error.cause for error in errors}
+                read = [pair for pair in pairs if pair[0].position not in failed]
+                if not read:
+                    continue
+                with lock:
+                    features = extractor.transform([sample.content for sample, _ in read])
+                bad = {i: ValueError(cause) for i, cause in extractor.bad_samples_.items()}
+                for i in np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
+                    bad.setdefault(i, ValueError("the network gives NaN or infinity for it"))
+                failed |= {read[i][0].position: why for i, why in bad.items()}
+                good = [i for i in range(len(read)) if i not in bad]
+                positions += [read[i][0].position for i in good]
+                digests += [read[i][1] for i in good]
+                tables.append(features[good] if bad else features)
+        problems = [(i, samples[i], failed[i]) for i in sorted(failed)]
+        return Computed(positions, digests, np.concatenate(tables), problems)
 
     def _load(self) -> tuple[Any, threading.Lock]:
         """Return the extractor of this process."""
@@ -207,29 +203,9 @@ def _keep(key: str, extractor) -> tuple[Any, threading.Lock]:
 
 def _copy(extractor, **changed) -> Any:
     """Copy an extractor and share its attributes, except that it returns arrays."""
-    other = object.__new__(type(extractor))
-    state = {k: v for k, v in vars(extractor).items() if k != OUTPUT_CONFIG}
-    other.__dict__.update(state, **changed)
+    other = shallow_copy(extractor, **changed)
+    vars(other).pop(OUTPUT_CONFIG, None)
     return other
-
-
-def _read(samples: Sequence, modality: Modality, failed: list) -> Iterator[list[tuple]]:
-    """Read and digest samples; yield lists of (position, content, digest) of limited size."""
-    part: list[tuple] = []
-    n_bytes = 0
-    for i, sample in enumerate(samples):
-        try:
-            content = modality.read(sample)
-            part.append((i, content, modality.digest(content)))
-        except Exception as error:
-            failed.append((i, sample, error))
-            continue
-        n_bytes += getattr(content, "bytes_read", 0)
-        if n_bytes >= _BYTES_READ:
-            yield part
-            part, n_bytes = [], 0
-    if part:
-        yield part
 
 
 # -- collections of Dask ---------------------------------------------------------------------------

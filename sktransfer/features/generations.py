@@ -46,7 +46,6 @@ __all__ = ["CheckedStore", "nothing_stored"]
 # Relative L2 distances up to which two computations of a row are the same. The first is for one
 # kind of device in float32; rounding moves features by 1e-6.
 _SAME = 1e-4
-_SAME_IN_FLOAT16 = 1e-3
 _SAME_ACROSS_DEVICES = 1e-2  # GPUs multiply in TensorFloat-32, which moves features by 1e-3
 _SAME_IN_BFLOAT16 = 0.2  # of the rows of bfloat16 to those of float32
 _STATES_KEPT = 4096
@@ -73,8 +72,8 @@ class CheckedStore:
     store : FeatureStore
     outputs : mapping of hashable to Output
         What one pass through the network computes, by any name.
-    engine, precision, dtype
-        How rows are computed and kept, as for :func:`store_key`.
+    engine, precision
+        How rows are computed, as for :func:`store_key`.
     device : str, default="auto"
         As for :func:`sktransfer.engines.resolve_device`.
     """
@@ -84,7 +83,6 @@ class CheckedStore:
     store: FeatureStore
     keys: dict[Any, str]
     precision: str
-    dtype: str
     device_name: str
 
     def __init__(
@@ -94,14 +92,13 @@ class CheckedStore:
         *,
         engine: str = "auto",
         precision: str = "float32",
-        dtype: str = "float32",
         device: str = "auto",
     ):
         self.store, self.outputs = store, outputs
         self.backbone = next(iter(outputs.values())).backbone
-        how = {"engine": engine, "precision": precision, "dtype": dtype}
+        how = {"engine": engine, "precision": precision}
         self.keys = {name: store_key(output, **how) for name, output in outputs.items()}
-        self.precision, self.dtype, self.device_name = precision, dtype, device
+        self.precision, self.device_name = precision, device
         self._like: Any = None  # a sample, whose shape a fixed one may need
         self._folder = store.generations  # None for rows of this process
         self._states: dict[Any, _State] = {}
@@ -197,9 +194,7 @@ class CheckedStore:
         """Return the distance up to which rows of a generation are those of today."""
         if self.precision != "float32":
             return _SAME_IN_BFLOAT16
-        if generation.kind != self.device.type:
-            return _SAME_ACROSS_DEVICES
-        return _SAME_IN_FLOAT16 if self.dtype == "float16" else _SAME
+        return _SAME if generation.kind == self.device.type else _SAME_ACROSS_DEVICES
 
     # -- keep ----------------------------------------------------------------------------------
 
@@ -247,7 +242,7 @@ class CheckedStore:
         states = {name: self._state(name) for name in self.outputs}
         states = {n: s for n, s in states.items() if s.to_write(self.device.type) is None}
         outputs = {name: self.outputs[name] for name in states}
-        sample, rows, again = compute_fixed(outputs, self.device, self.dtype, self._like, repeats)
+        sample, rows, again = compute_fixed(outputs, self.device, self._like, repeats)
         for name, state in states.items():
             if name in again:
                 self._note_repeats(name, _distance(rows[name], again[name]))
@@ -261,12 +256,11 @@ class CheckedStore:
                     "computed again, and kept beside the earlier ones."
                 )
             reduced = sketch(rows[name]) if name in rows else None
-            bound = _SAME_IN_FLOAT16 if self.dtype == "float16" else _SAME
-            state.begin(self.device.type, sample, reduced, bound)
+            state.begin(self.device.type, sample, reduced)
 
     def _compute(self, opened: dict[int, Any], names: Iterable[Hashable]) -> dict[int, dict]:
         outputs = {name: self.outputs[name] for name in names}
-        return compute_exactly(opened, outputs, self.device, self.dtype)
+        return compute_exactly(opened, outputs, self.device)
 
     # -- what this process knows ---------------------------------------------------------------
 
@@ -364,14 +358,14 @@ class _State:
         ready = [one for one in self.usable() if one.kind == kind and (one.is_same or one.is_ours)]
         return ready[-1] if ready else None
 
-    def begin(self, kind: str, sample: str, sketch: np.ndarray | None, bound: float) -> None:
+    def begin(self, kind: str, sample: str, sketch: np.ndarray | None) -> None:
         """Find the newest generation with the same row of a fixed sample, or begin a new one."""
         new = _Generation(f"|{secrets.token_hex(8)}", kind, sample, sketch, True, True)
         while True:
             for one in reversed(self.usable()):
                 if one.sketch is None or sketch is None or (one.kind, one.sample) != (kind, sample):
                     continue
-                if _distance(one.sketch, sketch) <= bound:
+                if _distance(one.sketch, sketch) <= _SAME:
                     one.is_ours = True
                     return
             try:

@@ -20,6 +20,7 @@ from ..engines import resolve_device
 __all__ = ["Loader", "LoaderQueue", "count_loaders", "count_needed_loaders"]
 
 _FEW = 4  # samples for which no threads are started
+_MOST_BYTES = 2**27  # of results that wait
 
 
 def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int) -> int:
@@ -42,16 +43,11 @@ def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int
     """
     if n_jobs in (None, 1) or n_samples <= _FEW:
         return 0
-    if isinstance(n_jobs, str):
-        return _cores_left(device)
-    n_jobs = n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
-    return min(n_jobs, n_samples)
-
-
-def _cores_left(device: torch.device) -> int:
+    cores = joblib.cpu_count()
+    if not isinstance(n_jobs, str):
+        return min(n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs), n_samples)
     if get_active_backend()[0].nesting_level:
         return 1  # other jobs use the other cores
-    cores = joblib.cpu_count()
     left = cores - (torch.get_num_threads() if device.type == "cpu" else 1)
     return max(1, left, cores // 4)
 
@@ -112,7 +108,6 @@ class Loader:
         ahead: int,
         *,
         n_bytes: Callable[..., Any] | None = None,
-        most_bytes: int = 2**27,
         at_once: Callable[..., Any] | None = None,
     ) -> Iterator[Any]:
         """Yield the results of a function in the order of the items.
@@ -127,8 +122,7 @@ class Loader:
             Number of results computed and not yet asked for, at most.
         n_bytes : callable, default=None
             Returns the size of a result. The number of results is reduced such that together they
-            have about ``most_bytes``, if all are as large as the last.
-        most_bytes : int, default=2**27
+            have about 128 MiB, if all are as large as the last.
         at_once : callable, default=None
             Tells which items are processed in the calling thread, as they take no time. Their
             results are yielded before further items are read, unless others come first.
@@ -137,7 +131,7 @@ class Loader:
         ------
         object
         """
-        queue = self.queue(ahead, n_bytes=n_bytes, most_bytes=most_bytes)
+        queue = self.queue(ahead, n_bytes)
         for item in items:
             if at_once is None or not at_once(item):
                 queue.add(function, item)
@@ -149,21 +143,19 @@ class Loader:
                 yield from queue.results(1)
         yield from queue.results(len(queue))
 
-    def queue(
-        self, ahead: int, *, n_bytes: Callable[..., Any] | None = None, most_bytes: int = 2**27
-    ) -> LoaderQueue:
+    def queue(self, ahead: int, n_bytes: Callable[..., Any] | None = None) -> LoaderQueue:
         """Return a queue of calls, whose results are taken in order.
 
         Parameters
         ----------
-        ahead, n_bytes, most_bytes
+        ahead, n_bytes
             As for :meth:`map`.
 
         Returns
         -------
         LoaderQueue
         """
-        return LoaderQueue(self._pool, ahead, n_bytes, most_bytes)
+        return LoaderQueue(self._pool, ahead, n_bytes)
 
 
 class LoaderQueue:
@@ -175,7 +167,6 @@ class LoaderQueue:
         None runs a call when its result is taken.
     ahead : int
     n_bytes : callable or None
-    most_bytes : int
         As for :meth:`Loader.map`.
     """
 
@@ -186,9 +177,8 @@ class LoaderQueue:
         pool: ThreadPoolExecutor | None,
         ahead: int,
         n_bytes: Callable[..., Any] | None,
-        most_bytes: int,
     ):
-        self._pool, self._n_bytes, self._most_bytes = pool, n_bytes, most_bytes
+        self._pool, self._n_bytes = pool, n_bytes
         self.ahead = ahead if pool is not None else 1
         self._begun: deque[Future] = deque()
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -217,7 +207,7 @@ class LoaderQueue:
             self._begin()
             result = self._begun.popleft().result()
             if self._n_bytes is not None:
-                most = self._most_bytes // max(1, self._n_bytes(result))
+                most = _MOST_BYTES // max(1, self._n_bytes(result))
                 self.ahead = min(self.ahead, max(1, most))
             yield result
 

@@ -21,7 +21,7 @@ from ..backbones import (
     inspect_layers,
     stages_of,
 )
-from ..data import UnreadableSamplesError, forward_strides
+from ..data import UnreadableSamplesError
 from ..engines import Engine, engine_for, raise_thresholds, resolve_engine
 
 __all__ = [
@@ -30,10 +30,7 @@ __all__ = [
     "compute_fixed",
     "engine_for_outputs",
     "layers_of",
-    "noise",
-    "open_once",
     "open_or_none",
-    "open_sample",
     "prepare_probe",
     "probe_batch",
     "side_of",
@@ -87,7 +84,7 @@ def store_key(
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the network computes.
     dtype : {"float32", "float16"}, default="float32"
-        The type in which features are kept.
+        The type in which features are kept; in a store always float32.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
 
@@ -112,7 +109,6 @@ def engine_for_outputs(
     device: torch.device,
     engine: str = "auto",
     precision: str = "float32",
-    dtype: str = "float32",
     stages: Mapping[str, nn.Module] | None = None,
     conversions: Path | None = None,
 ) -> Engine:
@@ -123,7 +119,7 @@ def engine_for_outputs(
     outputs : sequence of Output
         The engine returns them by their position.
     device : torch.device
-    engine, precision, dtype
+    engine, precision
         As for :func:`store_key`.
     stages : mapping of str to torch.nn.Module, default=None
         Run instead of the backbone's own. Without, the engine is kept beside the backbone.
@@ -143,8 +139,7 @@ def engine_for_outputs(
 
     return engine_for(
         stages_of(backbone) if stages is None else stages,
-        (),
-        also=tuple((i, output.layer, output.pooling) for i, output in enumerate(outputs)),
+        {i: (output.layer, output.pooling) for i, output in enumerate(outputs)},
         engine=engine,
         network=network if stages is None else None,
         conversions=conversions,
@@ -152,7 +147,6 @@ def engine_for_outputs(
         device=device,
         modality=backbone.modality,
         precision=_precision_of(backbone, precision),
-        dtype=dtype,
         opaque=backbone.opaque,
         name=backbone.name,
         prefix_tokens=backbone.prefix_tokens,
@@ -219,7 +213,9 @@ def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> tor
     of, batch = backbone.prepared.get("probe", (None, None))  # a fit asks several times
     if shape is not None:
         if of != shape:
-            batch = noise(shape)
+            # Not zeros, which would hide steps that are left out, as an activation.
+            generator = torch.Generator().manual_seed(0)
+            batch = torch.randn(1, *shape, generator=generator, dtype=torch.float32)
             backbone.prepared["probe"] = shape, batch
         return batch
     if samples is None:
@@ -229,7 +225,7 @@ def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> tor
     sample = samples[0]
     if of is not sample:
         try:
-            batch = open_sample(sample, backbone)[None]
+            batch = backbone.open(sample)[None]
         except Exception as error:
             raise UnreadableSamplesError([(0, sample, error)]) from error
         backbone.prepared["probe"] = sample, batch
@@ -263,48 +259,13 @@ def prepare_probe(backbone: Backbone, shape: Sequence[int], dtype: str) -> None:
     backbone.prepared["probe"] = None, batch
 
 
-def open_sample(sample: object, backbone: Backbone) -> torch.Tensor:
-    """Open and preprocess a sample.
-
-    Parameters
-    ----------
-    sample : object
-        As returned by the method ``check`` of its modality.
-    backbone : Backbone
-
-    Returns
-    -------
-    Tensor
-        Without a batch axis.
-    """
-    return open_once(sample, [backbone])[0]
-
-
-def open_once(sample: object, backbones: Sequence[Backbone]) -> list[torch.Tensor]:
-    """Open a sample once, and preprocess it for each of some backbones of one modality."""
-    opened = backbones[0].modality.open(sample)
-    return [
-        torch.tensor(forward_strides(opened)) if b.preprocess is None else b.preprocess(opened)
-        for b in backbones
-    ]
-
-
-def noise(shape: tuple[int, ...]) -> torch.Tensor:
-    """Make a batch of one sample. Zeros would hide steps that are left out, as an activation."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *shape, generator=generator, dtype=torch.float32)
-
-
 # -- by the stages as they are --------------------------------------------------------------------
 
 
 def open_or_none(sample: object, backbone: Backbone) -> torch.Tensor | None:
     """Open and preprocess a sample that was read; None if that fails."""
     try:
-        if (many := getattr(backbone.preprocess, "many", None)) is None:
-            return open_sample(sample, backbone)
-        ((_, (tensor,)),) = many([sample])
-        return tensor
+        return backbone.open(sample)
     except Exception:  # the user's preprocessing may raise anything
         return None
 
@@ -314,7 +275,6 @@ def compute_exactly(
     opened: Mapping[int, torch.Tensor],
     outputs: Mapping[Any, Output],
     device: torch.device,
-    dtype: str = "float32",
 ) -> dict[int, dict[Any, np.ndarray]]:
     """Compute rows by the stages as they are, in float32; samples of one shape together.
 
@@ -325,8 +285,6 @@ def compute_exactly(
     outputs : mapping of hashable to Output
         Of one backbone.
     device : torch.device
-    dtype : {"float32", "float16"}, default="float32"
-        The type of the rows.
 
     Returns
     -------
@@ -346,7 +304,7 @@ def compute_exactly(
         with torch.autocast(device.type, enabled=False):
             tables = backbone.run(batch, read)
         for name, table in zip(outputs, tables, strict=True):
-            values = table.to("cpu", getattr(torch, dtype)).numpy()
+            values = table.to("cpu", torch.float32).numpy()
             for i, row in zip(places, values, strict=True):
                 rows[i][name] = row
     return rows
@@ -355,7 +313,6 @@ def compute_exactly(
 def compute_fixed(
     outputs: Mapping[Any, Output],
     device: torch.device,
-    dtype: str = "float32",
     like: Any = None,
     repeats: bool = False,
 ) -> tuple[str, dict[Any, np.ndarray], dict[Any, np.ndarray]]:
@@ -363,7 +320,7 @@ def compute_fixed(
 
     Parameters
     ----------
-    outputs, device, dtype
+    outputs, device
         As for :func:`compute_exactly`.
     like : object, default=None
         A sample that was read, of a shape that the network takes.
@@ -387,8 +344,8 @@ def compute_fixed(
             first, second = (open_or_none(sample, backbone) for _ in range(2))
             if sample is None or first is None or second is None:
                 continue
-            rows = compute_exactly({0: first}, outputs, device, dtype)[0]
+            rows = compute_exactly({0: first}, outputs, device)[0]
             is_known = repeats and torch.equal(first, second)
-            again = {} if is_known else compute_exactly({0: second}, outputs, device, dtype)[0]
+            again = {} if is_known else compute_exactly({0: second}, outputs, device)[0]
             return f"{backbone.modality.name} {shape}", rows, again
     return "", {}, {}

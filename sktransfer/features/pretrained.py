@@ -19,7 +19,7 @@ from ..backbones import Backbone, resolve_layer
 from ..data import check_labels, check_weights, sorted_labels
 from ..data.types import Samples, Targets
 from .base import BackboneEstimator, Count, reported
-from .output import Output
+from .output import Output, layers_of
 from .tables import check_outputs
 
 __all__ = ["ClassProbabilities", "PretrainedClassifier", "mapped_logits", "resolve_class_map"]
@@ -208,7 +208,7 @@ class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
         for name in ("conditional_", "class_positions_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         declared = self.backbone_.classes
-        self._width = n_outputs = list(self._inspect(samples).values())[-1].width
+        self._width = n_outputs = list(layers_of(self.backbone_, samples).values())[-1].width
         if declared is not None and len(declared) != n_outputs:
             raise ValueError(
                 f"Backbone {self.backbone_.name!r} declares {len(declared)} classes and has "

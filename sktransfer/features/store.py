@@ -7,13 +7,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from ..data.samples import is_whole
 from .block_folder import BlockFolder
 
 __all__ = ["FeatureStore", "as_store"]
@@ -67,8 +67,7 @@ class FeatureStore:
         self.location = Path(location).expanduser().absolute()
         if os.path.isfile(self.location):  # False where that cannot be known
             raise ValueError(f"{str(location)!r} is a file: features are stored in a folder.")
-        counts = isinstance(max_bytes, Integral) and not isinstance(max_bytes, bool)
-        if max_bytes is not None and not (counts and max_bytes > 0):
+        if max_bytes is not None and not (is_whole(max_bytes) and max_bytes > 0):
             raise ValueError(
                 f"max_bytes={max_bytes!r}: give a positive integer, a number of bytes, or None "
                 "for no bound."

@@ -13,16 +13,10 @@ import torch
 
 from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..engines import resolve_device
-from .compute import (
-    SampleError,
-    many_of,
-    open_for,
-    read_chunks,
-    unreadable_samples,
-)
+from .compute import SampleError, many_of, unreadable_samples
 from .loader import Loader, count_needed_loaders
-from .output import Output, engine_for_outputs, open_sample
-from .tables import OutputTables, stacked
+from .output import Output, engine_for_outputs
+from .tables import stacked
 
 __all__ = ["Stream", "compute_inputs"]
 
@@ -41,7 +35,7 @@ class Stream:
     source : Backbone or Output
         A backbone gives inputs of its first stage.
     device : str, default="auto"
-    engine, precision, dtype
+    engine, precision
         Of an output; as for :func:`compute_outputs`.
     n_jobs : int, "auto" or None, default="auto"
         Threads that open and preprocess samples.
@@ -62,7 +56,6 @@ class Stream:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "float32",
-        dtype: str = "float32",
         n_jobs: int | str | None = "auto",
         keep_bytes: int = 0,
     ):
@@ -70,7 +63,7 @@ class Stream:
         self.output = source if isinstance(source, Output) else None
         self.backbone = source.backbone if isinstance(source, Output) else source
         self.device, self.n_jobs = device, n_jobs
-        self._how = {"engine": engine, "precision": precision, "dtype": dtype}
+        self._how = {"engine": engine, "precision": precision}
         self._kept = _Kept(len(samples), keep_bytes)
         preprocess: Any = self.backbone.preprocess
         two_steps = type(preprocess) in (ImagePreprocessing, ProcessorPreprocessing)
@@ -138,17 +131,10 @@ class Stream:
         kept = self._kept.get(position)
         if kept is None:
             sample = self.backbone.modality.read(self.samples[position])
-            kept = self._kept.put(position, self._kept_form(sample))
+            opened = self.backbone.modality.open(sample)
+            resize = self._resize or self.backbone.preprocessed
+            kept = self._kept.put(position, resize(opened))
         return kept if self._resize is None else self.backbone.preprocess.scaled(kept)
-
-    def _kept_form(self, sample) -> torch.Tensor:
-        if self._resize is not None:
-            return self._resize(self.backbone.modality.open(sample))
-        many = many_of(self.backbone)
-        if many is None:
-            return open_sample(sample, self.backbone)
-        ((_, (tensor,)),) = many([sample])
-        return tensor
 
     def _rows(self, tensors: list[torch.Tensor]) -> np.ndarray:
         if not tensors:
@@ -215,7 +201,7 @@ class _Kept:
 def compute_inputs(
     samples: Sequence[Any], backbone: Backbone, n_jobs: int | str | None = "auto"
 ) -> np.ndarray:
-    """Open and preprocess samples for the first stage of a network.
+    """Open and preprocess samples whose inputs are small, such as texts, all at once.
 
     Parameters
     ----------
@@ -225,8 +211,8 @@ def compute_inputs(
 
     Returns
     -------
-    ndarray of shape (n_samples, ...), float32
-        In a temporary file if it is large. For texts, an array of objects: the ids of each text.
+    ndarray of shape (n_samples, ...)
+        For texts, an array of objects: the ids of each text.
 
     Raises
     ------
@@ -236,25 +222,12 @@ def compute_inputs(
     modality, many = backbone.modality, many_of(backbone)
     if backbone.preprocess is None and isinstance(samples, np.ndarray):
         return samples
-    table = OutputTables(len(samples), 1)
-    n_loaders = count_needed_loaders(n_jobs, "cpu", [backbone], len(samples))
-    open_one = functools.partial(open_for, backbones=[backbone])
-    with Loader(n_loaders) as loader:
-        try:
-            for pairs in read_chunks(samples, modality, loader, by_value=True):
-                for error in (key for _, key in pairs if isinstance(key, SampleError)):
-                    raise error
-                chunk = [sample for sample, _ in pairs]
-                if many is not None:
-                    groups = many([sample.content for sample in chunk])
-                else:
-                    opened = list(loader.map(open_one, chunk, len(chunk)))
-                    for error in (x for x in opened if isinstance(x, SampleError)):
-                        raise error
-                    groups = modality.group([tensor for (tensor,) in opened])
-                for places, tensors in groups:
-                    rows = stacked([tensor.numpy() for tensor in tensors], modality.has_tokens)
-                    table.write(0, [chunk[i].position for i in places], rows)
-        except SampleError as error:
-            raise unreadable_samples(samples, 0, [backbone], error) from error.cause
-    return table.finish(without=[])[0]
+    if many is None:
+        return Stream(samples, backbone, device="cpu", n_jobs=n_jobs)[:]
+    rows = np.empty(len(samples), object)
+    for start in range(0, len(samples), modality.chunk_size):
+        contents = [modality.read(text) for text in samples[start : start + modality.chunk_size]]
+        for places, group in many(contents):
+            for place, ids in zip(places, group, strict=True):
+                rows[start + place] = ids.numpy()
+    return rows

@@ -52,7 +52,7 @@ class ActivationCache:
     output : Output or None
         Of the last frozen stage; None if none is frozen.
     how : dict
-        engine, precision and dtype of the frozen stages.
+        engine and precision of the frozen stages.
     max_bytes : int
         Size of activations, or of inputs, that are kept in memory.
     device : str
@@ -156,7 +156,7 @@ class ActivationCache:
     def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
         if self.output is None:
             return int(np.prod(self.backbone.input_shape or (0,)))  # of bytes, before scaling
-        info, item = layers[self.output.layer], np.dtype(self.how["dtype"]).itemsize
+        info, item = layers[self.output.layer], np.dtype(np.float32).itemsize
         if self.output.pooling != "none":
             return info.width * item
         if self.backbone.modality.has_tokens:

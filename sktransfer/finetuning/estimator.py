@@ -42,6 +42,7 @@ from ..features import (
     Stream,
     as_store,
     fitted_without_samples,
+    layers_of,
     learns_from_samples,
     probe_batch,
 )
@@ -369,7 +370,7 @@ class TunedEstimator(BackboneEstimator):
 
     def _activation_cache(self) -> ActivationCache:
         output = self._frozen_output() if self.frozen_layers_ else None
-        how = {"engine": self.engine, "precision": self._precision(), "dtype": "float32"}
+        how = {"engine": self.engine, "precision": self._precision()}
         verbose = self.verbose if is_first_process() else 0
         run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
         run |= {"device": self.device, "store": as_store(self.memory)}
@@ -379,7 +380,7 @@ class TunedEstimator(BackboneEstimator):
         """Decide where the activations of this training are, and say so in ``cache_``."""
         n_tables = 1 + (self._augmentation().n_views or 0 if self.augment is not None else 0)
         _, n_epochs = steps_of(self, len(samples))
-        layers = self._inspect(samples) if self.frozen_layers_ else {}
+        layers = layers_of(self.backbone_, samples) if self.frozen_layers_ else {}
         place = cache.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
         self.cache_ = {"place": place.name, "nbytes": place.n_bytes, "seconds": place.seconds}
         return place

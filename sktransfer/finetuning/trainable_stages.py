@@ -329,8 +329,7 @@ def run_rows(
     modality = get_modality("text" if has_tokens else "array")
     engine = engine_for(
         {"output": body},
-        ("output",),
-        "none",
+        {"output": ("output", "none")},
         kept=engines,
         device=resolve_device(device),
         modality=modality,

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.base import is_regressor
 
 from ..data import Modality, TableSamples
-from ..features import find_network, open_sample
+from ..features import find_network
 from ..selection import new_axes
 from .displays import nested_axes
 from .gradients import FromInputs, FromMaps, NoGradientsError, as_map, scores_of
@@ -277,7 +277,7 @@ def _occlusion(
 def _inputs(sample, backbones) -> tuple[torch.Tensor, ...]:
     """Return a sample preprocessed for each backbone, in batches of one."""
     content = backbones[0].modality.read(sample)
-    return tuple(open_sample(content, backbone)[None] for backbone in backbones)
+    return tuple(backbone.open(content)[None] for backbone in backbones)
 
 
 def _together(parts: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:

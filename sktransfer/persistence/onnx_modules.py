@@ -30,7 +30,6 @@ from ..features import (
     PretrainedClassifier,
     PretrainedFeatureExtractor,
     TokenWeights,
-    open_sample,
 )
 from ..finetuning.estimator import TunedEstimator
 from ..selection import Blend, ClassifierCandidate, TransferClassifier, TransferRegressor
@@ -451,7 +450,7 @@ def _source(backbone: Backbone, estimator: Any, X) -> tuple[Source, nn.Module]:
             f"The preprocessing of backbone {backbone.name!r} does not tell the shape of its "
             "input: give to_onnx a sample, as X=[sample]."
         )
-    example = torch.stack([open_sample(sample, backbone) for sample in samples])
+    example = torch.stack([backbone.open(sample) for sample in samples])
     about = {"layout": "as the preprocessing returns it", "shape": list(example.shape[1:])}
     return Source("input", example[:2], (0,), about, rows=example.numpy()), nn.Identity()
 

@@ -22,7 +22,7 @@ from ..backbones.norm_statistics import (
 )
 from ..data import named_among, take
 from ..engines import TorchEngine, resolve_device
-from ..features import Output, compute_outputs, engine_for_outputs, open_sample
+from ..features import Output, compute_outputs, engine_for_outputs
 from ..transferability import free_energy, prediction_entropy
 
 __all__ = [
@@ -266,10 +266,11 @@ class NormWatcher(TorchEngine):
         self._seen: dict[str, list[np.ndarray]] = {}
         for name, norm in self._norms.items():
             norm.register_forward_pre_hook(self._recorder(name))
+        read: dict[Any, tuple[str, Any]] = {"last": (list(stages)[-1], "avg")}  # runs all norms
+        read |= {i: (output.layer, output.pooling) for i, output in enumerate(outputs)}
         super().__init__(
             stages,
-            (list(stages)[-1],),  # all batch norms are run
-            also=tuple((i, output.layer, output.pooling) for i, output in enumerate(outputs)),
+            read,
             device=resolve_device(device),
             modality=self.backbone.modality,
             opaque=self.backbone.opaque,
@@ -349,5 +350,5 @@ def _noise_divergence(watcher: NormWatcher) -> float:
     samples = backbone.modality.make_noise(n_samples, backbone.input_shape, rng)
     if samples is None:
         return NOISE_DIVERGENCE
-    watcher.run([open_sample(sample, backbone) for sample in samples], "auto")
+    watcher.run([backbone.open(sample) for sample in samples], "auto")
     return float(np.mean(list(watcher.divergences().values())))

@@ -29,7 +29,6 @@ from ..features import (
     choose_layer,
     compute_outputs,
     empty_table,
-    open_sample,
 )
 from ..finetuning import training_length
 from ..transferability import MANY_CLASSES, explained_share, make_trial_folds
@@ -394,7 +393,7 @@ def measure_timing(
     """
     few, on = take(samples, range(min(_TIMED, len(samples)))), resolve_device(device)
     forward = _seconds_forward(backbone, few, device)
-    opened = [open_sample(sample, backbone)[None] for sample in few]
+    opened = [backbone.open(sample)[None] for sample in few]
     batch = torch.cat([x for x in opened if x.shape == opened[0].shape]).to(on)
     # Copies, so that the backbone is given no gradients.
     stages = {name: copy.deepcopy(stage).to(on) for name, stage in stages_of(backbone).items()}

@@ -39,6 +39,7 @@ from ..features import (
     BackboneEstimator,
     Count,
     all_or_nothing,
+    layers_of,
     reported,
     resolve_class_map,
 )
@@ -179,7 +180,7 @@ class BlendEstimator(BackboneEstimator):
                     f"{backbone.name!r} {backbone.modality.noun}. For columns of a table, give "
                     "backbone={column: network}."
                 )
-            self._inspect(samples, backbone)
+            layers_of(backbone, samples)
             check = getattr(backbone.preprocess, "check", None)
             if check is not None:
                 check(samples, fitting=True)  # it may warn
@@ -217,7 +218,7 @@ class BlendEstimator(BackboneEstimator):
         for column, i in self._readers:
             if not samples.present(column):
                 raise ValueError(f"Column {column!r} has no sample: leave it out.")
-            self._inspect(samples.present(column), self.backbones_[i])
+            layers_of(self.backbones_[i], samples.present(column))
         self.__dict__.update(self._check_by_preprocessing(samples, fitting=True))
         return samples
 
@@ -666,7 +667,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         if class_map is None or others_know:
             return None
         some = samples if column is None else samples.present(column)
-        n_outputs = list(self._inspect(some, backbone).values())[-1].width
+        n_outputs = list(layers_of(backbone, some).values())[-1].width
         resolved = resolve_class_map(class_map, backbone, n_outputs)
         missing = [label for label in classes.tolist() if label not in resolved]
         if missing:

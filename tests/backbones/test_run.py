@@ -34,7 +34,8 @@ def test_an_engine_gives_the_same_features():
     backbone = tiny_backbone()
     x = torch.randn(3, *backbone.input_shape, generator=torch.Generator().manual_seed(0))
     layers = list(stages_of(backbone))
-    engine = TorchEngine(stages_of(backbone), layers, device=torch.device("cpu"))
+    outputs = {layer: (layer, "avg") for layer in layers}
+    engine = TorchEngine(stages_of(backbone), outputs, device=torch.device("cpu"))
     with torch.inference_mode():
         found = backbone.run(x, [(layer, "avg") for layer in layers])
     for layer, table in zip(layers, found, strict=True):

@@ -86,9 +86,9 @@ def test_other_features_are_an_error(monkeypatch):
 
 
 def test_texts_are_refused():
-    stages = {"output": nn.Identity()}
+    stages, read = {"output": nn.Identity()}, {"output": ("output", "avg")}
     with pytest.raises(ValueError, match="texts differ in length"):
-        engine_for(stages, ["output"], kept={}, engine="compile", device=CPU, modality="text")
+        engine_for(stages, read, kept={}, engine="compile", device=CPU, modality="text")
 
 
 def test_the_users_network_is_not_compiled_itself():

@@ -125,13 +125,13 @@ class Double(nn.Module):
 
 
 def test_a_runtime_is_a_forward():
-    made = Doubling({"double": Double()}, ["double"], device=CPU)
+    made = Doubling({"double": Double()}, {"double": ("double", "avg")}, device=CPU)
     x = noise(5, 3)
     assert np.array_equal(made.run(x, 2)["double"], 2 * x)
 
 
 def test_a_runtime_that_gives_other_features_is_not_used():
-    made = Doubling({"relu": nn.ReLU()}, ["relu"], device=CPU, name="net")
+    made = Doubling({"relu": nn.ReLU()}, {"relu": ("relu", "avg")}, device=CPU, name="net")
     x = noise(5, 3)
     with pytest.warns(UserWarning, match="fast form of backbone 'net' does not give the same"):
         found = made.run(x, 2)["relu"]
@@ -140,7 +140,7 @@ def test_a_runtime_that_gives_other_features_is_not_used():
 
 def test_samples_without_tokens_are_one_table_whatever_their_rank():
     x = noise(4, 3, 5, 5)
-    made = TorchEngine({"relu": nn.ReLU()}, ["relu"], "none", device=CPU)
+    made = TorchEngine({"relu": nn.ReLU()}, {"relu": ("relu", "none")}, device=CPU)
     found = made.run_groups([(np.array([2, 0]), x[:2]), (np.array([1, 3]), x[2:])])["relu"]
     assert found.dtype == np.float32
     assert np.array_equal(found[[2, 0, 1, 3]], x.relu())
@@ -148,7 +148,7 @@ def test_samples_without_tokens_are_one_table_whatever_their_rank():
 
 def test_rows_of_tokens_differ_in_length():
     a, b = noise(1, 3, 2), noise(2, 5, 2)
-    made = TorchEngine({"relu": nn.ReLU()}, ["relu"], "none", device=CPU, modality="text")
+    made = TorchEngine({"relu": nn.ReLU()}, {"relu": ("relu", "none")}, device=CPU, modality="text")
     found = made.run_groups([(np.array([1]), a), (np.array([0, 2]), b)])["relu"]
     assert [row.shape for row in found] == [(5, 2), (3, 2), (5, 2)]
     assert np.array_equal(found[2], b[1].relu())
@@ -169,7 +169,7 @@ class Means(nn.Module):
 )
 def test_a_stage_that_pools_itself_does_so_where_it_runs_alone(pooling, more, factor):
     stages = {"means": Means(), **{str(i): stage for i, stage in enumerate(more)}}
-    made = TorchEngine(stages, [list(stages)[-1]], pooling, device=CPU, modality="text")
+    made = TorchEngine(stages, {"last": (list(stages)[-1], pooling)}, device=CPU, modality="text")
     x = noise(4, 3, 2).abs()
     (found,) = made.run_groups([(np.arange(4), x)]).values()
     expected = x.mean(1) if pooling == "avg" else x.amax(1)
@@ -202,7 +202,9 @@ def test_the_size_of_a_batch_does_not_depend_on_other_threads():
                     threads.submit(self, noise(64, 3, 400, 400)).result()
             return super().forward(x)
 
-    made = TorchEngine({"relu": Meanwhile()}, ["relu"], device=CPU, modality="image")
+    made = TorchEngine(
+        {"relu": Meanwhile()}, {"relu": ("relu", "avg")}, device=CPU, modality="image"
+    )
     assert made.batch_size(noise(3, 400, 400)) == 4
 
 

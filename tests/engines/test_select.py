@@ -13,13 +13,18 @@ CPU = torch.device("cpu")
 STAGES = {str(i): nn.Linear(4, 4) for i in range(4)}
 
 
+def read(name, pooling="avg"):
+    """The output of one layer, by its name."""
+    return {name: (name, pooling)}
+
+
 def test_an_engine_is_prepared_once_and_shared_by_equal_calls():
     kept = {}
-    first = engine_for(STAGES, ["2"], "avg", kept=kept, device=CPU)
+    first = engine_for(STAGES, read("2"), kept=kept, device=CPU)
     assert isinstance(first, TorchEngine)
-    assert engine_for(STAGES, ("2",), "avg", kept=kept, device=CPU) is first
-    assert engine_for(STAGES, ["2"], "max", kept=kept, device=CPU) is not first
-    assert engine_for(STAGES, ["2"], "avg", kept={}, device=CPU) is not first
+    assert engine_for(STAGES, read("2"), kept=kept, device=CPU) is first
+    assert engine_for(STAGES, read("2", "max"), kept=kept, device=CPU) is not first
+    assert engine_for(STAGES, read("2"), kept={}, device=CPU) is not first
 
 
 def test_a_pooling_without_a_hash_is_applied():
@@ -29,7 +34,7 @@ def test_a_pooling_without_a_hash_is_applied():
         def __call__(self, activation):
             return activation[:, -1:]
 
-    made = engine_for(STAGES, ["0"], Last(), kept={}, device=CPU)
+    made = engine_for(STAGES, read("0", Last()), kept={}, device=CPU)
     assert made(torch.ones(2, 4))["0"].shape == (2, 1)
 
 
@@ -43,10 +48,10 @@ def test_fits_with_one_image_size_share_an_engine():
 
 def test_only_the_engines_used_last_are_kept():
     kept = {}
-    first, second, third = (engine_for(STAGES, [n], kept=kept, device=CPU) for n in "123")
-    assert engine_for(STAGES, ["3"], kept=kept, device=CPU) is third
-    assert engine_for(STAGES, ["2"], kept=kept, device=CPU) is second
-    assert engine_for(STAGES, ["1"], kept=kept, device=CPU) is not first
+    first, second, third = (engine_for(STAGES, read(n), kept=kept, device=CPU) for n in "123")
+    assert engine_for(STAGES, read("3"), kept=kept, device=CPU) is third
+    assert engine_for(STAGES, read("2"), kept=kept, device=CPU) is second
+    assert engine_for(STAGES, read("1"), kept=kept, device=CPU) is not first
     assert len(kept) == 2
 
 
@@ -57,8 +62,8 @@ def test_another_runtime_is_one_entry(monkeypatch):
 
     monkeypatch.setitem(ENGINES, "reversed", Reversed)
     x, kept = torch.ones(2, 4), {}
-    expected = engine_for(STAGES, ["0"], kept=kept, device=CPU)(x)["0"]
-    found = engine_for(STAGES, ["0"], kept=kept, device=CPU, engine="reversed")
+    expected = engine_for(STAGES, read("0"), kept=kept, device=CPU)(x)["0"]
+    found = engine_for(STAGES, read("0"), kept=kept, device=CPU, engine="reversed")
     assert torch.equal(found.forward(x)["0"], -expected)
 
 
@@ -67,7 +72,7 @@ def test_threads_share_an_engine():
 
     def use():
         for i in range(50):
-            found.append(engine_for(STAGES, [str(i % 2)], kept=kept, device=CPU))
+            found.append(engine_for(STAGES, read(str(i % 2)), kept=kept, device=CPU))
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:

@@ -48,8 +48,7 @@ def test_results_are_computed_ahead_up_to_a_number():
 def test_large_results_are_computed_a_few_at_a_time():
     begun = []
     with Loader(1) as loader:
-        sizes = {"n_bytes": lambda result: 10, "most_bytes": 25}
-        results = loader.map(lambda i: begun.append(i), range(100), 8, **sizes)
+        results = loader.map(lambda i: begun.append(i), range(100), 8, n_bytes=lambda _: 50 * 2**20)
         for _ in range(10):
             next(results)
         wait_for(lambda: len(begun) >= 11)

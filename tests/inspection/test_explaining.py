@@ -20,7 +20,6 @@ from sktransfer import (
     load_backbone,
     load_word_vectors,
 )
-from sktransfer.features import open_sample
 from sktransfer.inspection import SaliencyDisplay, saliency
 from sktransfer.inspection.explaining import overlay
 from sktransfer.inspection.gradients import FromInputs, FromMaps, scores_of
@@ -47,7 +46,7 @@ def texts():
 
 def test_where_a_mean_over_positions_follows_the_map_is_that_of_gradcam(direct):
     X = images(2)
-    x = torch.stack([open_sample(image, direct.backbone_) for image in X])
+    x = torch.stack([direct.backbone_.open(image) for image in X])
     module = FromMaps(scores_of(direct), [x[:1]])
     assert module.maps == ["2"]  # after the last convolution and its activation
     known = attr.LayerGradCam(module, module.markers[0]).attribute(x, target=1)
@@ -67,7 +66,7 @@ def test_integrated_gradients_add_up_to_the_difference_of_scores(colours, image_
     found = saliency(model, X[:2], target="dark", method="integrated_gradients", n_steps=100)
     module = FromInputs(scores_of(model))
     for sample, values in zip(X, found.maps, strict=False):
-        inputs = [open_sample(sample, b)[None] for b in module.backbones]
+        inputs = [b.open(sample)[None] for b in module.backbones]
         score, origin = (module(*some)[0, 0] for some in (inputs, [0 * x for x in inputs]))
         np.testing.assert_allclose(values.sum(), (score - origin).item(), rtol=0.05)
     assert found.shown[0].shape == (*found.maps[0].shape, 3)

@@ -20,7 +20,6 @@ from sktransfer import (
     TransferClassifier,
     TransferRegressor,
 )
-from sktransfer.features import open_sample
 from sktransfer.inspection.gradients import FromInputs, FromMaps, NoGradientsError, scores_of
 from tests.support import tiny_backbone
 
@@ -31,7 +30,7 @@ def run(model, X) -> tuple[np.ndarray, np.ndarray]:
     """The scores by gradients from the inputs, and from maps."""
     scores = scores_of(model)
     module = FromInputs(scores)
-    samples = [[open_sample(x, b) for x in X] for b in module.backbones]
+    samples = [[b.open(x) for x in X] for b in module.backbones]
     inputs = [torch.stack(one) for one in samples]
     maps = FromMaps(scores, [x[:1] for x in inputs])
     return module(*inputs).detach().numpy(), maps(*inputs).detach().numpy()

@@ -9,7 +9,7 @@ from torchvision.models import VisionTransformer
 
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import inspect_layers
-from sktransfer.features import Output, candidate_layers, open_sample
+from sktransfer.features import Output, candidate_layers
 from sktransfer.selection.candidates import COUNTS, ClassifierCandidate
 from sktransfer.selection.proposals import BLEND, Layout, input_sizes, propose_candidates
 from sktransfer.transferability import LinearProbe
@@ -94,7 +94,7 @@ def test_poolings_follow_the_shape_of_a_layer():
     candidates = propose_candidates(layout(vectors, sample=torch.randn(1, 6)))
     assert {block.pooling for m in candidates for block in m.reads} == {"avg"}
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
-    candidates = propose_candidates(layout(words, sample=open_sample("a b", words)[None]))
+    candidates = propose_candidates(layout(words, sample=words.open("a b")[None]))
     assert {b.pooling for m in candidates for b in m.reads if b != COUNTS} == {"avg"}
 
 
@@ -122,7 +122,7 @@ def test_patches_without_a_class_token_are_read_like_a_map():
 def test_texts_have_means_of_the_last_layers_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setitem(BLEND, "last_of_tokens", (2, 3, 9))
     texts = load_backbone("e5_small", weights=q4.write_q4(tmp_path / "small.bin"))
-    candidates = propose_candidates(layout(texts, sample=open_sample("the film", texts)[None]))
+    candidates = propose_candidates(layout(texts, sample=texts.open("the film")[None]))
     layers = [
         [b.layer for b in m.reads] for m in candidates if COUNTS not in m.reads and not m.prior
     ]
@@ -133,7 +133,7 @@ def test_texts_have_means_of_the_last_layers_side_by_side(tmp_path, monkeypatch)
 
 def test_texts_are_counted_too():
     words = load_word_vectors({"a": [1.0, 2.0], "b": [0.0, 1.0]})
-    candidates = propose_candidates(layout(words, sample=open_sample("a b", words)[None]))
+    candidates = propose_candidates(layout(words, sample=words.open("a b")[None]))
     on_network = [m.reads for m in candidates if COUNTS not in m.reads and not m.prior]
     counted = [m.reads for m in candidates if COUNTS in m.reads]
     assert set(counted) == {(COUNTS,), *((*blocks, COUNTS) for blocks in on_network)}
@@ -142,7 +142,7 @@ def test_texts_are_counted_too():
 @pytest.mark.parametrize("n_words", [9_999, 10_000])
 def test_words_are_weighted_by_rank_in_a_table_of_many(n_words):
     words = load_word_vectors((list(map(str, range(n_words))), np.ones((n_words, 2))))
-    candidates = propose_candidates(layout(words, sample=open_sample("1 2", words)[None]))
+    candidates = propose_candidates(layout(words, sample=words.open("1 2")[None]))
     weighted = [m for m in candidates if getattr(m.reads[0], "pooling", None) == "zipf"]
     (known,) = [m for m in candidates if m.prior == "features"]
     assert len(weighted) == (3 if n_words == 10_000 else 0)  # alone, with counts, and this one:

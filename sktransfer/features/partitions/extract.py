@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..._compat.sklearn import begin_fit, end_fit, with_callbacks
 from ...backbones import describe, modality_of
 from ...backbones.behavior import sketch
-from ...data import UnreadableSamplesError, progress
+from ...data import UnreadableSamplesError, is_whole, progress
 from ...data.types import PathLike
 from ..base import shallow_copy
 from ..extractor import PretrainedFeatureExtractor, learns_from_samples
@@ -354,8 +353,7 @@ def _described(by_start: dict[int, list[PartitionName]]) -> str:
 
 def _check(*, partition_size, retries, on_error, dtype) -> None:
     for name, value, least in (("partition_size", partition_size, 1), ("retries", retries, 0)):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not whole or value < least:
+        if not is_whole(value) or value < least:
             raise ValueError(f"{name}={value!r}: give an integer, at least {least}.")
     if on_error not in ("record", "raise"):
         raise ValueError(f"on_error={on_error!r}: give 'record' or 'raise'.")

@@ -17,6 +17,7 @@ from .folder import arrow, open_location
 
 __all__ = [
     "FileRows",
+    "NamedRows",
     "ParquetRows",
     "Partition",
     "Reading",
@@ -293,75 +294,53 @@ class ParquetRows(Rows):
 
 
 @dataclasses.dataclass(frozen=True)
-class FileRows(Rows):
-    """Files of a folder.
+class NamedRows(Rows):
+    """Files that have names in one place.
 
     Parameters
     ----------
-    root : str
-        The folder.
+    place : str
+        A folder or an archive.
     names : tuple of str
-        Paths below it.
-    stamps : tuple of str
-        Size and time of each.
+    stamps : tuple of str or int
+        What differs if the file of a name has changed.
     """
 
-    root: str
+    place: str
     names: tuple[str, ...]
-    stamps: tuple[str, ...]
+    stamps: tuple[str | int, ...]
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def slice(self, start: int, stop: int) -> FileRows:
-        return FileRows(self.root, self.names[start:stop], self.stamps[start:stop])
+    def slice(self, start: int, stop: int) -> NamedRows:
+        return type(self)(self.place, self.names[start:stop], self.stamps[start:stop])
 
     def stamp(self, reading: Reading) -> bytes:
         return "".join(map(repr, zip(self.names, self.stamps, strict=True))).encode()
 
-    def to_send(self) -> FileRows:
+    def to_send(self) -> NamedRows:
         return dataclasses.replace(self, stamps=())
+
+
+class FileRows(NamedRows):
+    """Files of a folder; their stamps are size and time."""
 
     def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
         for start in range(0, len(self), n):
             names = self.names[start : start + n]
-            samples: list = [f"{self.root}/{name}" for name in names]
+            samples: list = [f"{self.place}/{name}" for name in names]
             if not reading.modality.takes_files:
-                system, _ = open_location(self.root)
+                system, _ = open_location(self.place)
                 samples = [_as_sample(system.cat_file(path), path, reading) for path in samples]
             yield samples, _names_and_folders(names, reading.keep)
 
 
-@dataclasses.dataclass(frozen=True)
-class ZipRows(Rows):
-    """Members of a zip archive.
-
-    Parameters
-    ----------
-    url : str
-    names : tuple of str
-    stamps : tuple of int
-        The CRC of each, which the archive contains.
-    """
-
-    url: str
-    names: tuple[str, ...]
-    stamps: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def slice(self, start: int, stop: int) -> ZipRows:
-        return ZipRows(self.url, self.names[start:stop], self.stamps[start:stop])
-
-    def stamp(self, reading: Reading) -> bytes:
-        return "".join(map(repr, zip(self.names, self.stamps, strict=True))).encode()
-
-    def to_send(self) -> ZipRows:
-        return dataclasses.replace(self, stamps=())
+class ZipRows(NamedRows):
+    """Members of a zip archive; their stamps are the CRCs that it contains."""
 
     def chunks(self, n: int, reading: Reading) -> Iterator[tuple[list[Any], Any]]:
-        system, path = open_location(self.url)
+        system, path = open_location(self.place)
         with system.open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             for start in range(0, len(self), n):
                 names = self.names[start : start + n]

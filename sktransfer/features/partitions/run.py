@@ -277,7 +277,12 @@ class Work:
             first, last, left = len(rows), len(rows) + len(computed.positions), 0
             for column in self.manifest.columns:
                 values = computed.features[:, left : left + column.width]
-                features[column.name][first:last] = values
+                with np.errstate(over="ignore"):
+                    features[column.name][first:last] = values
+                if not np.isfinite(features[column.name][first:last]).all():
+                    raise FloatingPointError(
+                        f"features {column.name!r} are too large for float16: use dtype='float32'"
+                    )
                 left += column.width
             rows += [start + i for i in computed.positions]
             digests += computed.digests

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data import LEADING_ZERO, unwrap_column
+from ...data import BY_SYSTEMS, IMAGE_COLUMNS, LEADING_ZERO, unwrap_column
 from .folder import Folder, PartitionName, arrow, as_url, below, open_location
 from .plan import (
     FileRows,
@@ -32,10 +32,8 @@ __all__ = ["RowSource", "open_source"]
 
 _AT_ONCE = 4096  # rows of a table, names of files, or members of an archive in one run
 _BLOCK = 2**24  # bytes of a CSV file
-_USUAL = ["image", "file_name", "filename", "file", "path", "image_path", "filepath", "img", "url"]
-_USUAL += ["text", "sentence"]
+_USUAL = (*IMAGE_COLUMNS, "text", "sentence")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_IGNORED = {"thumbs.db", "desktop.ini"}  # written by operating systems
 
 
 @dataclasses.dataclass
@@ -139,9 +137,7 @@ def _expand(location: str) -> list[str]:
 
 
 def _open_each(urls: list[str], reading: Reading, target: Folder) -> RowSource:
-    opened: list[RowSource] = []
-    for url in urls:
-        opened.append(_open_location(url, reading, target))
+    opened = [_open_location(url, reading, target) for url in urls]
     counts = [source.n_rows for source in opened]
     total = None if None in counts else sum(counts)  # type: ignore[arg-type]
     rows = itertools.chain.from_iterable(source.rows for source in opened)
@@ -271,7 +267,7 @@ def _walk(system, top: str, folder: str, left_out: str | None) -> Iterator[tuple
     """Yield names and stamps of files, those of one folder sorted by name; leave a folder out."""
     for entry in sorted(system.ls(f"{top}/{folder}".rstrip("/"), detail=True), key=_name_of):
         last = _name_of(entry)
-        if last.startswith(".") or last.lower() in _IGNORED:
+        if last.startswith(".") or last.lower() in BY_SYSTEMS:
             continue
         name = f"{folder}{last}"
         if entry["type"] == "directory":
@@ -351,8 +347,9 @@ def _tar_members(file, url: str, reading: Reading) -> Iterator[TarMember]:
 
 def _is_sample(name: str, is_folder: bool) -> bool:
     """Tell whether a member is a file that a user put into an archive."""
-    hidden = any(part.startswith(".") for part in name.removeprefix("./").split("/"))
-    return not (is_folder or hidden or name.startswith("__MACOSX/"))
+    parts = name.removeprefix("./").split("/")
+    is_ours = all(part[:1] != "." and part.lower() not in BY_SYSTEMS for part in parts)
+    return is_ours and not is_folder
 
 
 _FORMATS: dict[str, Callable[[str, Reading], RowSource]] = {

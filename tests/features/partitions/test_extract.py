@@ -82,6 +82,16 @@ def test_half_precision(source, tmp_path):
         run(tmp_path / "a", source, dtype="float16")
 
 
+def test_features_that_float16_does_not_hold_are_an_error(tmp_path):
+    network = torch.nn.Linear(2, 3, bias=False)
+    torch.nn.init.constant_(network.weight, 1e5)
+    source = np.ones((3, 2), np.float32)
+    large = PretrainedFeatureExtractor(network, layer=-1).fit(source)
+    with pytest.raises(ExtractionError, match="too large for float16: use dtype='float32'"):
+        extract_to(tmp_path / "f", large, source=source, dtype="float16", retries=0)
+    assert extract_to(tmp_path / "g", large, source=source).n_done == 3
+
+
 def test_features_in_another_place(source):
     run("memory://place/f", source, keep="label")
     X, table = load_features("memory://place/f")

@@ -1,0 +1,129 @@
+"""Find the step of a pipeline, search or thresholded classifier that runs a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..backbones import modality_of
+from ..data import ROWS, Modality
+from .base import checked_samples, shallow_copy
+
+__all__ = ["NetworkStep", "find_network"]
+
+
+def find_network(estimator: Any) -> NetworkStep:
+    """Find the step that runs a network.
+
+    Parameters
+    ----------
+    estimator : estimator of sktransfer, a pipeline with one, or a fitted search for one
+        Or a fitted classifier of scikit-learn with a threshold around one of these.
+
+    Returns
+    -------
+    NetworkStep
+
+    Raises
+    ------
+    TypeError
+        If the estimator and its steps have no backbone.
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if _is_threshold(estimator):
+        return dataclasses.replace(find_network(estimator.estimator_), around=estimator)
+    if hasattr(estimator, "backbone"):
+        return NetworkStep(estimator)
+    for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
+        if hasattr(step, "backbone"):
+            last = i + 1 == len(estimator)
+            return NetworkStep(
+                step, estimator[:i] if i else None, estimator[i + 1 :] if not last else None
+            )
+    raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
+
+
+def _is_threshold(estimator: Any) -> bool:
+    """Tell whether an estimator is a fitted classifier with a threshold around another one.
+
+    ``estimator_`` of other meta-estimators is not fitted, or takes other samples.
+    """
+    if not hasattr(estimator, "estimator_") or hasattr(estimator, "backbone"):
+        return False
+    from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+
+    return isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkStep:
+    """The step of an estimator that runs a network.
+
+    Parameters
+    ----------
+    step : estimator
+        With the parameter ``backbone``.
+    before : Pipeline or None
+        The steps before it; None where there are none.
+    after : Pipeline or None
+        The steps behind it.
+    around : FixedThresholdClassifier, TunedThresholdClassifierCV or None
+        Fitted, what decides on the probabilities of all these steps.
+    """
+
+    step: Any
+    before: Any = None
+    after: Any = None
+    around: Any = None
+
+    def samples(self, X: Any) -> Any:
+        """Return the input of the step."""
+        return X if self.before is None else self.before.transform(X)
+
+    @property
+    def reads_table(self) -> bool:
+        """Whether samples are rows of a table: by the fit, or else by the networks."""
+        kinds = getattr(self.step, "column_kinds_", None)
+        is_fitted = hasattr(self.step, "backbone_")
+        return kinds is not None or (not is_fitted and isinstance(self.step.backbone, dict))
+
+    @property
+    def modality(self) -> Modality:
+        """What a sample is."""
+        if self.reads_table:
+            return ROWS
+        fitted = getattr(self.step, "backbone_", None)
+        return modality_of(self.step.backbone) if fitted is None else fitted.modality
+
+    def on_samples(self) -> Any:
+        """Return the estimator from this step on, for samples as :meth:`check` returns them.
+
+        Nothing that it computes goes to the store of features.
+        """
+        from sklearn.pipeline import Pipeline  # imports all its transformers
+
+        changed = {"image_shape": None, "memory": None}
+        known = {name: value for name, value in changed.items() if hasattr(self.step, name)}
+        step = shallow_copy(self.step, **known)
+        model = step if self.after is None else Pipeline([("step", step), *self.after.steps])
+        return model if self.around is None else shallow_copy(self.around, estimator_=model)
+
+    def behind(self, X: Any) -> tuple[Any, Any]:
+        """Return the estimator behind the network, and its input for what :meth:`samples` returns.
+
+        Where nothing follows the network, the estimator is the step itself, and X its input.
+        """
+        model = self.step
+        if self.after is not None:
+            model, X = self.after, self.step.transform(X)
+        if self.around is not None:
+            model = shallow_copy(self.around, estimator_=model)
+        return model, X
+
+    def check(self, X: Any) -> Any:
+        """Return the input of the step as a list, an array or a table of samples, none opened."""
+        samples = self.samples(X)
+        if self.reads_table:
+            return checked_samples(self.step, samples)
+        shape = getattr(self.step, "image_shape", None)
+        return self.modality.check(samples, image_shape=shape)
