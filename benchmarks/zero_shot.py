@@ -3,10 +3,11 @@
 Topics of the short descriptions of Debian packages (by section, as `apt-cache dumpavail` lists
 them), and the tone of sentences from film reviews (SST-2). Texts of a task are divided into two
 halves: on the first, the scale of the logits was chosen that sentence encoders have (15, divided by
-one less the mean cosine of unrelated sentences); accuracies are those on the second. Blends are
-fitted to some labels of the first half.
+one less the mean cosine of unrelated sentences), and so were the pseudo-samples of prompts in a
+blend; accuracies are those on the second. Blends are fitted to some labels of the first half.
 
     python benchmarks/zero_shot.py --scales                # log loss of the first halves
+    python benchmarks/zero_shot.py --priors 1 2 5 10 20    # labels and tests of the first halves
     python benchmarks/zero_shot.py --draws 5               # accuracies of the second halves
     python benchmarks/zero_shot.py --draws 5 --models e5_small
 """
@@ -21,6 +22,7 @@ from _common import parser, sst2, table
 from sklearn.metrics import accuracy_score, log_loss
 
 from sktransfer import PretrainedClassifier, TransferClassifier, make_prompts
+from sktransfer.selection.proposals import BLEND
 
 SECTIONS = {
     "database": "databases", "education": "education", "electronics": "electronics",
@@ -94,20 +96,39 @@ def losses(name: str, X: list, y: np.ndarray, prompts: dict, memory: str | None)
     return found
 
 
-def compare(name, X, y, prompts, n: int, draw: int, memory) -> list[float]:
-    """Return the accuracies of the blend without and with prompts, and their log losses."""
+def compare(name, X, y, given: list, n: int, draw: int, memory, tested="second") -> list[float]:
+    """Return the accuracies of blends without or with prompts, and their log losses."""
     first, second = halves(len(X))
     rng = np.random.default_rng([draw, n])
     rows = [i for k in np.unique(y) for i in rng.permutation(first[y[first] == k])[:n]]
+    if tested == "first":
+        second = np.setdiff1d(first, rows)
     results = []
-    for given in (None, prompts):
-        model = TransferClassifier(name, prompts=given, memory=memory, random_state=draw)
+    for prompts in given:
+        model = TransferClassifier(name, prompts=prompts, memory=memory, random_state=draw)
         model.fit([X[i] for i in rows], y[rows])
         probabilities = model.predict_proba([X[i] for i in second])
         predicted = model.classes_[probabilities.argmax(1)]
         loss = log_loss(y[second], probabilities, labels=model.classes_)
         results.append((accuracy_score(y[second], predicted), loss))
-    return [results[0][0], results[1][0], results[0][1], results[1][1]]
+    return np.ravel(np.transpose(results)).tolist()
+
+
+def compare_priors(args) -> None:
+    """Print means over tasks, networks and draws for numbers of pseudo-samples."""
+    rows = []
+    for prior in args.priors:
+        BLEND["priors"]["prompts"] = (prior, *BLEND["priors"]["prompts"][1:])
+        found = [
+            compare(name, X, y, [prompts], n, draw, args.memory, "first")
+            for name in args.models
+            for task, (X, y, prompts) in tasks(args.data).items()
+            for n in (args.labels if "," not in task else ())
+            for draw in range(args.draws)
+        ]
+        rows.append([prior, *(f"{value:.4f}" for value in np.mean(found, axis=0))])
+        print(*rows[-1], flush=True)
+    table(["pseudo-samples", "accuracy", "log loss"], rows)
 
 
 def main() -> None:
@@ -116,8 +137,12 @@ def main() -> None:
     options.add_argument("--draws", type=int, default=5)
     options.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5])
     options.add_argument("--scales", action="store_true", help="only the scale of the logits")
+    options.add_argument("--priors", type=float, nargs="+", help="only these pseudo-samples")
     options.add_argument("--memory", help="a folder that keeps features")
     args = options.parse_args()
+    if args.priors:
+        compare_priors(args)
+        return
     rows = []
     for name in args.models:
         for task, (X, y, prompts) in tasks(args.data).items():
@@ -132,7 +157,8 @@ def main() -> None:
             alone = f"{model.score(texts, y[second]):.3f}"
             for n in args.labels if "," not in task else ():
                 results = [
-                    compare(name, X, y, prompts, n, draw, args.memory) for draw in range(args.draws)
+                    compare(name, X, y, [None, prompts], n, draw, args.memory)
+                    for draw in range(args.draws)
                 ]
                 mean, spread = np.mean(results, axis=0), np.std(results, axis=0)
                 cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]

@@ -385,8 +385,9 @@ def _merge_equal(by_read: dict, outcome: Outcome) -> tuple[Tables, Outcome, np.n
 
 def _prior(candidates: list[Candidate], is_judged: bool) -> np.ndarray:
     """Return the pseudo-samples of each candidate."""
-    known = np.array([candidate.prior != "" for candidate in candidates])
-    name = next((candidate.prior for candidate in candidates if candidate.prior), "")
+    names = [candidate.prior for candidate in candidates if candidate.prior]
+    name = "prompts" if "prompts" in names else next(iter(names), "")
+    known = np.array([c.prior == name if name == "prompts" else c.prior != "" for c in candidates])
     total, share, share_unjudged = BLEND["priors"][name]
     share = share if is_judged else share_unjudged
     each = np.where(known, share / max(1, known.sum()), (1 - share) / max(1, (~known).sum()))
@@ -406,8 +407,13 @@ def _judge(
     scores = np.concatenate(of_splits, axis=1)[:, places]  # (n_settings, n_judged, n_outputs)
     losses, heats = zip(*(outcome.loss(of_setting, judged) for of_setting in scores), strict=True)
     best = int(np.argmin(losses))
-    candidate.setting, candidate.temperature = candidate.settings[best], heats[best]
-    return tempered(scores[best], heats[best])
+    heat = heats[best]
+    if heat is not None and candidate.prior == "prompts":
+        # Their logits have a scale before any sample: a temperature of 1 has pseudo-samples, too.
+        n = judged.weight.sum()
+        heat **= n / (n + BLEND["priors"]["prompts"][0])
+    candidate.setting, candidate.temperature = candidate.settings[best], heat
+    return tempered(scores[best], heat)
 
 
 def _with_weights(

@@ -56,7 +56,12 @@ BLEND: dict[str, Any] = {
     "rows": 600,
     # What is known in favor of a candidate: pseudo-samples of all candidates, its share of them,
     # and that share where nothing can be judged.
-    "priors": {"direct": (1.0, 0.8, 0.5), "features": (10.0, 0.1, 0.8), "": (1.0, 0.0, 0.0)},
+    "priors": {
+        "prompts": (10.0, 0.8, 0.5),  # chosen by benchmarks/zero_shot.py --priors
+        "direct": (1.0, 0.8, 0.5),
+        "features": (10.0, 0.1, 0.8),
+        "": (1.0, 0.0, 0.0),
+    },
     # Where nothing can be judged: the penalty of probes.
     "penalty": 1.0,
     # Pseudo-samples that each class of the network starts with in direct use.
@@ -376,8 +381,8 @@ def _own_classes(layout: Layout) -> list[Candidate]:
     if layout.groups is None:
         return [OwnClassesCandidate(name, reads, BLEND["smoothing"], prior="direct")]
     of_texts = layout.backbone.labels is not None
-    given_by = "prompts" if of_texts else "class_map"
-    given = ClassMapCandidate(f"{given_by}{_at([size])}", reads, layout.groups, prior="direct")
+    given_by, prior = ("prompts", "prompts") if of_texts else ("class_map", "direct")
+    given = ClassMapCandidate(f"{given_by}{_at([size])}", reads, layout.groups, prior=prior)
     return [given, OwnClassesCandidate(name, reads, BLEND["smoothing"])]
 
 

@@ -432,9 +432,10 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
     On up to 600 samples, models are cross-validated; each gets the penalty and the temperature with
     the smallest log loss [1]_, and the weights are those of the mixture that explains the labels
     best (:func:`~sktransfer.transferability.mixture_weights`). The network's own classes, mapped by
-    ``class_map`` or described by ``prompts`` if one is given, begin with 0.8 pseudo-samples, and
-    the others share 0.2. Without own classes, logistic regression on the penultimate layer begins
-    with 1, and the others share 9.
+    ``class_map`` if it is given, begin with 0.8 pseudo-samples, and the others share 0.2. Classes
+    that ``prompts`` describe begin with 8, and the others share 2; a temperature of 1 of their
+    logits counts as 10 samples. Without own classes, logistic regression on the penultimate layer
+    begins with 1, and the others share 9.
     Members with a weight under 0.02 are left out, the others are fitted on all samples, and the
     weighted mean of their probabilities is calibrated. All of this uses the samples given to
     ``fit`` alone, so that a cross-validation of the whole estimator is unbiased.

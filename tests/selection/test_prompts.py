@@ -34,6 +34,15 @@ def test_prompts_have_the_prior_of_a_given_class_map():
     assert one_each.predict(X).tolist() == Y.tolist()
 
 
+def test_prompts_count_as_much_as_eight_samples():
+    wrong = np.where(Y == "+", "-", "+")
+    few = TransferClassifier(WORDS, prompts=PROMPTS, random_state=0).fit(X, wrong)
+    assert dict(zip(few.members_, few.weights_, strict=True))["prompts"] >= 8 / 16
+    many = TransferClassifier(WORDS, prompts=PROMPTS, random_state=0).fit(X * 10, [*wrong] * 10)
+    assert dict(zip(many.members_, many.weights_, strict=True))["prompts"] < 0.3
+    assert many.predict(X).tolist() == wrong.tolist()
+
+
 def test_a_network_with_prompts_is_a_backbone_of_the_blend():
     given = TransferClassifier(load_backbone(WORDS, prompts=PROMPTS), random_state=0).fit(X, Y)
     model = TransferClassifier(WORDS, prompts=PROMPTS, random_state=0).fit(X, Y)
