@@ -1,11 +1,13 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 import shutil
 import signal
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import scipy.linalg  # noqa: F401  (its BLAS must be there to be limited)
 import torch
@@ -14,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from sktransfer.backbones import registry as registry_module
 from sktransfer.engines import Engine
 from tests.offline import ALLOWED, block_network
-from tests.support import DATA, TESTS
+from tests.support import DATA, TESTS, give_memory_back
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
 torch.set_num_threads(1)
@@ -44,6 +46,12 @@ def pytest_configure(config):
         ignored = [line for line in config.getini("filterwarnings") if line.startswith("ignore")]
         for line in ("error", *ignored):
             config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_finish():
+    # What is imported stays to the end: the collector need not look through it again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -162,6 +170,15 @@ def forget_backbones(monkeypatch):
     """No backbone is loaded yet, as in a new process; calling it makes it so again."""
     monkeypatch.setattr(registry_module, "_SHARED", {})
     return registry_module._SHARED.clear
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Forget the networks that a module has loaded once a worker has grown large."""
+    yield
+    if psutil.Process().memory_info().rss > 900 * 2**20:
+        registry_module._SHARED.clear()
+        give_memory_back()
 
 
 @pytest.fixture

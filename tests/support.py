@@ -1,5 +1,7 @@
 """Data, networks and processes that several test files share."""
 
+import ctypes
+import gc
 import importlib.util
 import os
 import subprocess
@@ -29,6 +31,13 @@ spec.loader.exec_module(module)
 module.block_network()
 del spec, module
 """
+
+
+def give_memory_back() -> None:
+    """Collect garbage, and return freed pages, which the C library keeps, to the system."""
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 def require_openvino() -> None:

@@ -1,7 +1,6 @@
 """Fitted objects in threads, as in a service, and in all kinds of processes."""
 
 import contextlib
-import ctypes
 import functools
 import gc
 import multiprocessing
@@ -21,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTunedClassifier, PretrainedClassifier, PretrainedFeatureExtractor
-from tests.support import TESTS, images, tiny_backbone
+from tests.support import TESTS, give_memory_back, images, tiny_backbone
 
 X, Y = images(16), np.array(["ant", "bee"] * 8)
 MODELS = {
@@ -56,9 +55,7 @@ def test_a_service_of_eight_threads_answers_as_one_call_does(name, tmp_path):
 
 def resident() -> int:
     """Bytes that objects in use take. Freed pages, which arenas of threads keep, are given back."""
-    gc.collect()
-    if sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+    give_memory_back()
     return psutil.Process().memory_info().rss
 
 

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -107,7 +108,8 @@ def test_a_search_compares_the_two(path):
     model = make_pipeline(extractor(path), LogisticRegression())
     backbones = [extractor(path, how).backbone for how in ("truncate", "chunk")]
     grid = {"pretrainedfeatureextractor__backbone": backbones}
-    search = GridSearchCV(clone(model), grid, cv=2, n_jobs=2).fit(TEXTS * 2, Y * 2)
+    with joblib.parallel_config("multiprocessing", n_jobs=2):
+        search = GridSearchCV(clone(model), grid, cv=2).fit(TEXTS * 2, Y * 2)
     assert len(search.cv_results_["params"]) == 2
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -145,7 +146,8 @@ def test_clones_and_second_fits():
 
 def test_scores_in_processes():
     pipeline = make_pipeline(extractor(image_size=SIZES), LogisticRegression())
-    assert cross_val_score(pipeline, X, Y, cv=2, n_jobs=2, error_score="raise").shape == (2,)
+    with joblib.parallel_config("multiprocessing", n_jobs=2):
+        assert cross_val_score(pipeline, X, Y, cv=2, error_score="raise").shape == (2,)
 
 
 # the mean of direct use

@@ -577,7 +577,8 @@ def test_grid_search_folds_and_processes(backbone, data, tmp_path):
     search = GridSearchCV(model, {"trainable": ["head", 1, "all"]}, cv=2).fit(*data)
     assert search.best_params_["trainable"] in (1, "all")
     pipeline = make_pipeline(PretrainedFeatureExtractor(backbone), LogisticRegression())
-    scores = cross_validate(pipeline, *data, cv=2, n_jobs=2)["test_score"]
+    with joblib.parallel_config("multiprocessing", n_jobs=2):
+        scores = cross_validate(pipeline, *data, cv=2)["test_score"]
     assert np.isfinite(scores).all()
 
 
