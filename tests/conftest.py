@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import gc
 import os
 import shutil
 import signal
@@ -46,12 +45,6 @@ def pytest_configure(config):
         ignored = [line for line in config.getini("filterwarnings") if line.startswith("ignore")]
         for line in ("error", *ignored):
             config.addinivalue_line("filterwarnings", line)
-
-
-def pytest_collection_finish():
-    # What is imported stays to the end: the collector need not look through it again.
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter, config):
