@@ -51,10 +51,6 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[_SWEEP]
     if not rows:
         return
-    path = config.getoption("--sweep-table")
-    if path:
-        # Several tests may fill in the columns of a network.
-        pd.DataFrame(rows).groupby("network", sort=False).first().to_csv(path)
     terminalreporter.section("networks")
     for columns in dict.fromkeys(tuple(row) for row in rows):  # a table for each sweep
         table = pd.DataFrame([row for row in rows if tuple(row) == columns]).set_index("network")
@@ -68,8 +64,15 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture
 def sweep_rows(request):
-    """Rows of the table that is printed at the end of the run, one for each network."""
-    return request.config.stash[_SWEEP]
+    """Rows of the table that is printed at the end of the run, one for each network.
+
+    The file is written after each test, so that a sweep can be stopped.
+    """
+    rows, path = request.config.stash[_SWEEP], request.config.getoption("--sweep-table")
+    yield rows
+    if path and rows:
+        # Several tests may fill in the columns of a network.
+        pd.DataFrame(rows).groupby("network", sort=False).first().to_csv(path)
 
 
 @pytest.fixture
