@@ -498,6 +498,9 @@ class WeightedLoss(nn.Module):
         one for each row, or returns their mean although rows differ in weight.
     """
 
+    is_own: bool
+    shown: str
+
     def __init__(self, target: Target, loss: str | Callable[..., Any] = "auto"):
         super().__init__()
         self.target = target
@@ -574,7 +577,7 @@ class _RegressorNet(TrainingNet, skorch.NeuralNetRegressor):
     """Take and predict targets in output units; the module and the loss are standardised."""
 
     @staticmethod
-    def settings_for(target: Target) -> dict[str, Any]:
+    def settings_for(target: NumericTarget) -> dict[str, Any]:
         return {"predict_nonlinearity": functools.partial(_in_units, target=target)}
 
     def get_loss(self, y_pred, y_true, *args, **kwargs):

@@ -89,7 +89,7 @@ class BlendEstimator(BackboneEstimator):
     feature_names_in_: np.ndarray
     image_shape = None
     n_features_in_: int
-    members_: Any  # None with one strategy, which a type checker cannot know
+    members_: Any
     on_error: str
     precision = "float32"
     _others: list[Backbone]
@@ -464,7 +464,9 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
 
     classes_: np.ndarray
     estimator_: Any
+    members_: Any  # None with one strategy, which a type checker cannot know
     strategy_: str
+    weights_: Any
     _parameter_constraints: dict[str, Any] = {
         **BlendEstimator._parameter_constraints,
         "strategy": [str],
