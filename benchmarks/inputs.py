@@ -242,10 +242,10 @@ model = make_pipeline(columns, LogisticRegression()).fit(X, y)
 to_onnx(model, folder / "table.onnx")""",
     ),
     "label sets, as lists": (
-        "FineTunedClassifier(image_size=64).fit(files, [[label] for label in y])",
+        "FineTunedClassifier(image_size=64).fit(files, label_sets)",
         "MultiLabelBinarizer().fit_transform(y)",
         """
-y = MultiLabelBinarizer().fit_transform([[label] for label in y])
+y = MultiLabelBinarizer().fit_transform(label_sets)
 model = FineTunedClassifier(image_size=64, max_epochs=5, random_state=0)""",
     ),
 }
@@ -289,6 +289,7 @@ def prepare(folder: Path) -> dict:
         "rows": [
             {"image": Image.open(f), "label": label} for f, label in zip(files, y, strict=True)
         ],
+        "label_sets": [["daisy"] if label == "daisy" else ["palace", "stone"] for label in y],
         "sounds": list(np.sin(2 * np.pi * pitch[:, None] * moments + rng.random((16, 1)))),
         "scans": [image.mean(axis=-1) / 255 * 3000 - 1000 for image in images],
         "WithFile": WithFile,
