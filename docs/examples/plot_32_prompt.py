@@ -62,25 +62,28 @@ print(backbones["of the task"].preprocess)
 list_layers(name)
 
 # %%
-# The prompt is part of the preprocessing. With another prompt, a text has another vector (a line
-# for each text). So training samples and new ones need the same one, which a pickle or file of the
-# model holds.
+# The prompt is part of the preprocessing. With another prompt, a text has another vector. So
+# training samples and new ones need the same one, which a pickle or file of the model holds.
+import numpy as np
 from matplotlib import pyplot as plt
-from sklearn.decomposition import PCA
 
 texts = ["my parcel is late", "I was charged twice", "the screen is broken", "where is my refund"]
 vectors = {
-    label: PretrainedFeatureExtractor(backbone).fit_transform(texts)
+    label: PretrainedFeatureExtractor(backbone).fit_transform(texts)  # of length one
     for label, backbone in backbones.items()
 }
-plane = PCA(2).fit([row for rows in vectors.values() for row in rows])
-figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-for rows in zip(*vectors.values(), strict=True):
-    axis.plot(*plane.transform(rows).T, color="0.7", zorder=0)
-for label, rows in vectors.items():
-    axis.scatter(*plane.transform(rows).T, label=label)
-axis.set(xlabel="first component", ylabel="second component")
-axis.legend(title="prompt")
+figure, axis = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
+rows = np.arange(len(texts))
+for shift, label in ((-0.2, "query"), (0.2, "of the task")):
+    cosines = (vectors["no prompt"] * vectors[label]).sum(axis=1)
+    bars = axis.barh(rows + shift, cosines, height=0.38, label=label)
+    axis.bar_label(bars, fmt="%.2f", padding=3)
+axis.axvline(1, color="0.5", linestyle="--")
+axis.set_yticks(rows, texts)
+axis.invert_yaxis()
+axis.set(xlim=(0, 1.1), xlabel="cosine to the vector without a prompt (1: the same)")
+axis.legend(title="prompt", loc="center left", bbox_to_anchor=(1, 0.5))
+axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %%
