@@ -89,20 +89,28 @@ def _in_pipeline(**settings):
     )
 
 
-@pytest.mark.parametrize("with_store", [False, True])
+SHARED = {
+    "features": _in_pipeline,
+    "direct": lambda **settings: PretrainedClassifier(tiny_backbone(), **settings),
+    "head": lambda **settings: FineTunedClassifier(tiny_backbone(), max_epochs=1, **settings),
+    "stage": lambda **settings: FineTunedClassifier(
+        tiny_backbone(), trainable="1", max_epochs=1, **settings
+    ),
+    # A conversion takes seconds: with a store in the sweep only.
+    "converted": lambda **settings: _in_pipeline(engine="onnxruntime", **settings),
+}
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("name", "with_store"),
     [
-        _in_pipeline,
-        lambda **settings: _in_pipeline(engine="onnxruntime", **settings),
-        lambda **settings: PretrainedClassifier(tiny_backbone(), **settings),
-        lambda **settings: FineTunedClassifier(tiny_backbone(), max_epochs=1, **settings),
-        lambda **settings: FineTunedClassifier(
-            tiny_backbone(), trainable="1", max_epochs=1, **settings
-        ),
+        pytest.param(name, store, marks=[pytest.mark.sweep] * (store and name == "converted"))
+        for name in SHARED
+        for store in (False, True)
     ],
 )
-def test_threads_share_a_fitted_estimator(make, with_store, tmp_path):
+def test_threads_share_a_fitted_estimator(name, with_store, tmp_path):
+    make = SHARED[name]
     photos = [*images(6), *images(6, (31, 18), seed=1), *images(6, (9, 9), seed=2)]
     y = ["ant", "bee", "cat"] * 6
     settings = {"memory": tmp_path} if with_store else {}

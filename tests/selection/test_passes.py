@@ -100,6 +100,7 @@ def test_each_sample_passes_each_stage_once(strategy, n, backbone):
         assert_once(stage, X)
 
 
+@pytest.mark.sweep  # with a strategy that is trained, it does so every day
 def test_a_recommendation_takes_one_pass(backbone):
     _, X = fit(backbone, "recommended", 40, max_epochs=0)
     for stage in range(3):

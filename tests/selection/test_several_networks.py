@@ -91,7 +91,7 @@ OTHER_CROP = dataclasses.replace(TINY_SIZE, resize=24)
     ("other", "names"),
     [
         ({}, {"image_16x16"}),
-        ({"image_size": 12}, {"image_16x16", "image_12x12"}),
+        pytest.param({"image_size": 12}, {"image_16x16", "image_12x12"}, marks=pytest.mark.sweep),
         ({"preprocess": OTHER_CROP}, {"deeper_image_16x16", "tinynet_image_16x16"}),
     ],
 )
