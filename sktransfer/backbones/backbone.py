@@ -224,7 +224,18 @@ class Backbone:
         return self.preprocessed(self.modality.open(sample))
 
     def preprocessed(self, opened: Any) -> torch.Tensor:
-        """Preprocess what the method ``open`` of the modality returns, as :meth:`open` does."""
+        """Preprocess an opened sample, as :meth:`open` does.
+
+        Parameters
+        ----------
+        opened : object
+            As returned by the method ``open`` of the modality.
+
+        Returns
+        -------
+        Tensor
+            The input of the first stage, without a batch axis.
+        """
         if self.preprocess is None:
             return torch.tensor(forward_strides(opened))
         return self.preprocess(opened)
