@@ -48,7 +48,9 @@ def test_torchvision_preprocessing_is_what_the_weights_declare(name):
     assert difference.max() < 0.036  # two of 255 steps, where Pillow rounds another way
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("inception_v3", marks=pytest.mark.sweep), "googlenet"]
+)
 def test_auxiliary_heads_and_input_transform_of_published_files(name, tmp_path):
     theirs = torchvision.models.get_model(
         name, weights=None, transform_input=True, aux_logits=True, init_weights=False

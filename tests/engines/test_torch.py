@@ -56,7 +56,11 @@ def every_layer(build):
     "name",
     [
         *("efficientnet_lite0", "resnet18", "mobilenet_v3_small", "densenet121"),
-        *("inception_v3", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet1_1", "regnet_y_400mf"),
+        "shufflenet_v2_x0_5",
+        *(
+            pytest.param(name, marks=pytest.mark.sweep)
+            for name in ("inception_v3", "mnasnet0_5", "squeezenet1_1", "regnet_y_400mf")
+        ),
     ],
 )
 def test_the_fast_form_gives_what_the_stages_give_at_every_layer(name, recwarn):
