@@ -21,12 +21,12 @@ ESTIMATORS = [
     PretrainedClassifier(load_backbone(Vectors()), class_map="learn"),
     # One batch holds all rows: with smaller ones a weight of two is not a row twice.
     FineTunedClassifier(
-        load_backbone(Vectors()), batch_size=256, max_epochs=3, net_params=SGD, lr=1e-5
+        load_backbone(Vectors()), batch_size=256, max_epochs=1, net_params=SGD, lr=1e-5
     ),
     # Adam turns gradients that are zero but for rounding into whole steps, plain SGD does not; and
     # the checks compare to 1e-7, a single bit of float32, so that steps must be small.
     FineTunedRegressor(
-        load_backbone(Vectors()), batch_size=256, max_epochs=3, net_params=SGD, lr=1e-5
+        load_backbone(Vectors()), batch_size=256, max_epochs=1, net_params=SGD, lr=1e-5
     ),
 ]
 
