@@ -173,7 +173,9 @@ def side_of(backbone: Backbone) -> int | None:
     return shape[1] if len(shape) == 3 and shape[1] == shape[2] else None
 
 
-def layers_of(backbone: Backbone, samples: Sequence[Any] | None = None) -> dict[str, LayerInfo]:
+def layers_of(
+    backbone: Backbone, samples: Sequence[Any] | np.ndarray | None = None
+) -> dict[str, LayerInfo]:
     """Check the stages of a network on one sample and describe each layer; later calls are free.
 
     Parameters
@@ -197,7 +199,9 @@ def layers_of(backbone: Backbone, samples: Sequence[Any] | None = None) -> dict[
     return inspect_layers(backbone, probe_batch(backbone, samples))
 
 
-def probe_batch(backbone: Backbone, samples: Sequence[Any] | None = None) -> torch.Tensor:
+def probe_batch(
+    backbone: Backbone, samples: Sequence[Any] | np.ndarray | None = None
+) -> torch.Tensor:
     """Return a batch of one for a network: noise if the shape is known, else the first sample.
 
     Parameters
