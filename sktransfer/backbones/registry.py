@@ -332,15 +332,16 @@ def from_module(
         parameter.grad = None
     module.float()  # samples are float32
     modality = get_modality(modality or usual_modality(preprocess))
+    named: Any = stages
     if stages is not None and not hasattr(stages, "items"):
-        stages = {f"stage{i}": stage for i, stage in enumerate(stages)}
+        named = {f"stage{i}": stage for i, stage in enumerate(stages)}
     return Backbone(
         name or type(module).__name__.lower(),
         module,
         modality=modality,
         preprocess=as_preprocessing(preprocess, modality),
         classes=classes,
-        stages=None if stages is None else dict(stages),
+        stages=None if named is None else dict(named.items()),
         prefix_tokens=prefix_tokens,
     )
 
