@@ -426,7 +426,7 @@ class LabelSetReport(TargetReport):
     def explained(self, predictions: Predictions, rows: list[int]) -> list[Any]:
         """Return the most certain wrong label of each sample, as the models call it."""
         columns = self._wrong(predictions)[rows].argmax(1)
-        classes = getattr(predictions.models[0], "classes_", None)
+        classes: Any = getattr(predictions.models[0], "classes_", None)
         is_named = isinstance(classes, np.ndarray) and classes.dtype.kind == "U"
         return (classes[columns] if is_named else columns).tolist()
 
