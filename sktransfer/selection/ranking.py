@@ -31,8 +31,11 @@ __all__ = ["BackboneRanking", "probe_layers", "rank_backbones"]
 
 _ON_FEATURES = {"logme": logme, "h_score": h_score, "transrate": transrate, "probe": probe_score}
 
-# Scores of the network's own predictions, which must have classes.
-_ON_PREDICTIONS = {"leep": leep, "nce": nce}
+# Scores of the network's own predictions, which must have classes: functions of the logits.
+_ON_PREDICTIONS = {
+    "leep": lambda logits, y: leep(softmax(logits.astype(np.float64), axis=1), y),
+    "nce": lambda logits, y: nce(logits.argmax(axis=1), y),
+}
 _ROWS = 1000
 
 
@@ -220,9 +223,7 @@ def _score_of(score, numbers: bool) -> tuple[Callable, bool]:
         )
     if score in _ON_FEATURES:
         return _ON_FEATURES[score], False
-    if score == "leep":
-        return lambda logits, y: leep(softmax(logits.astype(np.float64), axis=1), y), True
-    return lambda logits, y: nce(logits.argmax(axis=1), y), True
+    return _ON_PREDICTIONS[score], True
 
 
 def _numbers(value, score) -> tuple[float, float]:
