@@ -24,6 +24,7 @@ __all__ = [
     "IndicatorTarget",
     "NumericTarget",
     "Target",
+    "check_indicator",
     "check_labels",
     "check_numbers",
     "check_target",
@@ -453,13 +454,31 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
         labels = naming("y", unique_labels, y, *classes)
         warn_of_one_class(labels)
         return ClassTarget(labels), y
-    if not np.isin(y, (0, 1)).all():
-        raise ValueError(
-            "y with several columns must be an indicator matrix of 0 and 1, got values "
-            f"{np.unique(y)[:5].tolist()}."
-        )
+    check_indicator(y)
     _warn_of_one_hot(y)
     return IndicatorTarget(y.shape[1], names), y
+
+
+def check_indicator(y: np.ndarray, *, name: str = "y") -> None:
+    """Check that a matrix holds only 0 and 1.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples, n_labels)
+        Of :func:`check_target`.
+    name : str, default="y"
+        The parameter that errors name.
+
+    Raises
+    ------
+    ValueError
+        If there are other values.
+    """
+    if y.dtype.kind == "U" or not np.isin(y, (0, 1)).all():
+        raise ValueError(
+            f"{name} with several columns must be an indicator matrix of 0 and 1, got values "
+            f"{np.unique(y)[:5].tolist()}."
+        )
 
 
 def column_names(y: Any) -> list[str]:

@@ -26,6 +26,7 @@ from ..backbones import Backbone, boundary, describe, penultimate, stages_of
 from ..data import (
     ClassTarget,
     IndicatorTarget,
+    check_indicator,
     check_labels,
     check_target,
     column_names,
@@ -327,6 +328,7 @@ class TunedEstimator(BackboneEstimator):
                 raise ValueError(f"y_val has {n_columns} columns, and y has {n_outputs}.")
             if isinstance(self._target, IndicatorTarget):
                 self._target.check_names(names, "y_val")
+                check_indicator(y_val, name="y_val")
         return Validation(samples, self._target.encode(y_val))
 
     def _train(

@@ -116,6 +116,16 @@ def test_other_columns_are_refused(data):
         regressor().fit(X, X[:, :2], X_val=X, y_val=X[:, 0])
 
 
+@pytest.mark.parametrize(
+    "change", [lambda y: y * 5 - 2, lambda y: y * 0.5, lambda y: y.astype(str)]
+)
+def test_an_indicator_matrix_of_other_values_is_refused(change, data):
+    X, y = data
+    y = np.c_[y == "ant", y == "bee", y != "wasp"].astype(int)
+    with pytest.raises(ValueError, match="y_val with several columns must be an indicator matrix"):
+        classifier().fit(X, y, X_val=X, y_val=change(y))
+
+
 def test_unreadable_samples_of_it_are_named():
     X, y = images(6), list("abcabc")
     model = FineTunedClassifier(tiny_backbone(), max_epochs=1)
