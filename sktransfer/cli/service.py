@@ -173,7 +173,11 @@ def make_service(
 
         @app.post("/", response_class=HTMLResponse)
         def page_of_row(form: Annotated[FormData, Depends(_form_of)]) -> HTMLResponse:
-            return page({name: _cell(form.get(str(name)), kind) for name, kind in kinds.items()})
+            try:
+                row = {name: _cell(name, form.get(str(name)), kind) for name, kind in kinds.items()}
+            except HTTPException as refused:
+                return page(error=refused.detail)
+            return page(row)
 
     elif modality.has_tokens:
 
@@ -210,8 +214,11 @@ def _field(kind: str) -> str:
     return "data URI" if get_modality(kind).takes_files else "words"
 
 
-def _cell(field: Any, kind: str) -> Any:
+def _cell(name: Any, field: Any, kind: str) -> Any:
     """Return the cell of a field of a form; None where it is empty."""
+    is_file = _field(kind) == "data URI"
+    if field and isinstance(field, str) == is_file:  # a text would be the name of a file, or a URL
+        raise HTTPException(422, f"{name}: {'choose a file' if is_file else 'write a text'}.")
     if not isinstance(field, str | None):
         return field.file.read() or None
     with contextlib.suppress(ValueError):  # the check of the row refuses what is no number

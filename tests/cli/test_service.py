@@ -213,6 +213,24 @@ def test_the_page_has_a_field_for_each_column(of_rows):
     assert nothing.status_code == 422 and "missing" in nothing.text
 
 
+@pytest.mark.parametrize("name", ["{}", "file://{}", "http://127.0.0.1:9/a.png", "data:,a", " "])
+def test_a_form_cannot_name_a_file_or_a_url_as_an_image(of_rows, tmp_path, name):
+    path = tmp_path / "secret.png"
+    path.write_bytes(encode(X[0]))
+    name = name.format(path)
+    cells = {"text": "a good film", "price": "51", "colour": "red"}
+    with TestClient(make_service(of_rows[0])) as client:
+        for answer in (
+            client.post("/", data=cells | {"photo": name}),
+            client.post("/", data=cells, files={"photo": (None, name)}),
+        ):
+            assert answer.status_code == 422 and "photo: choose a file." in answer.text
+            assert "data:image" not in answer.text
+        upload = {"photo": ("a.png", encode(X[0])), "text": ("a.txt", b"a good film")}
+        answer = client.post("/", data=cells | {"text": ""}, files=upload)
+        assert answer.status_code == 422 and "text: write a text." in answer.text
+
+
 def test_the_probabilities_of_label_sets_have_the_names_of_their_columns():
     table = pd.DataFrame({"red": [0, 1] * 6, "round": [1, 0] * 6})
     model = FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0)
