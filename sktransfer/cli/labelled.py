@@ -7,7 +7,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -364,12 +364,17 @@ _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 
 @dataclasses.dataclass
 class Columns:
-    """The columns of a table that are used; those of images and labels have usual names."""
+    """The columns of a table that are used; those of images and labels have usual names.
+
+    ``kinds`` are those of a saved model of several columns, and ``classes`` those of a classifier.
+    """
 
     image: Sequence[str] = ()
     text: Sequence[str] = ()
     other: Sequence[str] = ()
     label: str | None = None
+    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    classes: Any = None
     are_table: bool = False
 
     def __post_init__(self) -> None:
@@ -381,18 +386,22 @@ def _one_column(image: str | None, text: str | None, label: str | None) -> Colum
 
 
 def _columns_of(estimator: Any, columns: Columns) -> Columns:
-    """Return the columns that a saved model of a table reads; others are those that are given."""
+    """Return the columns that a saved model of a table reads; others are those that are given.
+
+    Labels are to have the type of its classes.
+    """
     from ..data import CATEGORY, NUMBER, get_modality
     from ..features import find_network
 
     kinds = getattr(find_network(estimator).step, "column_kinds_", None)
+    classes = getattr(estimator, "classes_", None)
     if kinds is None:
-        return columns
+        return dataclasses.replace(columns, classes=classes)
     other = [name for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)]
     read = [name for name in kinds if name not in other]
     image = [name for name in read if get_modality(kinds[name]).takes_files]
     text = [name for name in read if name not in image]
-    return Columns(image, text, other, columns.label, are_table=True)
+    return Columns(image, text, other, columns.label, kinds, classes, are_table=True)
 
 
 @dataclasses.dataclass
@@ -458,9 +467,12 @@ def _read_folder(path: Path, split: str | None) -> tuple[list, np.ndarray]:
 
 
 def _read_table(path: Path, columns: Columns) -> Source:
-    from ..data import as_texts, find_images, find_labels, image_cells, open_table
+    from ..data import LABEL_COLUMNS, as_texts, find_images, find_labels, image_cells, open_columns
 
-    frame, folder = open_table(path)
+    texts = [*columns.image, *columns.text]
+    if _are_texts(columns.classes):
+        texts += [columns.label] if columns.label else LABEL_COLUMNS
+    frame, folder = open_columns(path, columns.kinds, texts)
     asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
     asked["--label"] = [columns.label] if columns.label else []
     for option, names in asked.items():
@@ -474,10 +486,34 @@ def _read_table(path: Path, columns: Columns) -> Source:
     label = find_labels(frame, columns.label)
     if label is None:
         raise ValueError(f"{str(path)!r} has no column of labels: give --label.")
-    y = frame[label].to_numpy()
+    y = _as_classes(frame[label], columns.classes)
     cells = {name: image_cells(frame[name], folder) for name in images}
     read = dict.fromkeys(images, "image") | dict.fromkeys(columns.text, "text")
     if columns.are_table:
         return Source(frame.assign(**cells)[[*read, *columns.other]], y, read)
     ((name, kind),) = read.items()
     return Source(cells[name] if name in cells else as_texts(frame[name]), y, {None: kind})
+
+
+def _are_texts(classes: Any) -> bool:
+    return classes is not None and all(isinstance(name, str) for name in classes)
+
+
+def _as_classes(labels: Any, classes: Any) -> np.ndarray:
+    """Return a column of labels with the type of the classes of a model, if they are given."""
+    from ..data import as_numbers, number_error
+
+    if _are_texts(classes):
+        return labels.map(str, na_action="ignore").to_numpy(object)
+    kind = getattr(getattr(classes, "dtype", None), "kind", "")
+    if not kind or kind not in "biuf":
+        return labels.to_numpy()
+    labels = as_numbers(labels)
+    for i, cell in enumerate(labels):
+        if why := number_error(cell):
+            raise ValueError(
+                f"--label {labels.name}: {why}, in row {i}, and the classes of the model are "
+                f"{classes.tolist()[:20]}."
+            )
+    is_boolean = kind == "b" and not labels.isna().any()
+    return labels.to_numpy(bool if is_boolean else None)

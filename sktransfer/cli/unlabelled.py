@@ -28,7 +28,7 @@ _STDIN = "-"
 _BACKBONE = "efficientnet_lite0"
 _SHOWN = 10  # samples that failed
 
-_Named = tuple[str, Any]  # a sample with its name
+_Named = tuple[str, Any]  # a sample, or why there is none, with its name
 
 
 def predict(
@@ -145,15 +145,17 @@ def _lines(path: str) -> Iterator[str]:
 
 def _rows(kinds: dict[Any, str], path: str) -> Iterator[_Named]:
     """Return the rows of a table, each with the name of the file and its position from 0 on."""
-    from ..data import CATEGORY, NUMBER, get_modality, image_cells, open_table
+    from ..data import CATEGORY, NUMBER, get_modality, image_cells, number_error, open_columns
 
-    frame, folder = open_table(path)
-    read = [name for name, kind in kinds.items() if kind not in (NUMBER, CATEGORY)]
-    for name in read:
-        if get_modality(kinds[name]).takes_files and name in frame.columns:
+    frame, folder = open_columns(path, kinds)
+    numbers = [name for name, kind in kinds.items() if kind == NUMBER]
+    for name, kind in kinds.items():
+        if kind not in (NUMBER, CATEGORY) and get_modality(kind).takes_files:
             frame = frame.assign(**{name: image_cells(frame[name], folder)})
-    for i, row in enumerate(frame.to_dict("records")):
-        yield f"{path}:{i}", row
+    for i, row in enumerate(frame[list(kinds)].to_dict("records")):
+        errors = {name: number_error(row[name]) for name in numbers}
+        why = "; ".join(f"{name}: {error}" for name, error in errors.items() if error)
+        yield f"{path}:{i}", ValueError(why) if why else row
 
 
 class _Predictions:
@@ -169,18 +171,25 @@ class _Predictions:
 
     def read(self, read: Callable[[str], Iterator[Any]], path: str) -> Iterator[_Named]:
         """Return the samples of a path with their names; before an error, those before it."""
-        from .output import note
-
         try:
-            for sample in read(path):
-                yield sample if isinstance(sample, tuple) else (sample, sample)
+            for found in read(path):
+                name, sample = found if isinstance(found, tuple) else (found, found)
+                if isinstance(sample, ValueError):
+                    self._refuse(printable(name), sample)
+                else:
+                    yield name, sample
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             if isinstance(error, UnicodeDecodeError):
                 why = "not a text in UTF-8"
-            note(f"{'standard input' if path == _STDIN else printable(path)}: {why}")
-            self.n_seen += 1
-            self.n_failed += 1
+            self._refuse("standard input" if path == _STDIN else printable(path), why)
+
+    def _refuse(self, name: str, why: object) -> None:
+        from .output import note
+
+        note(f"{name}: {why}")
+        self.n_seen += 1
+        self.n_failed += 1
 
     def of(self, samples: Iterator[_Named]) -> Iterator[tuple[str, Prediction]]:
         """Return the name of each sample with its prediction."""

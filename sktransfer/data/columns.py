@@ -8,7 +8,7 @@ import os
 import re
 import reprlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ __all__ = [
     "ROWS",
     "TableSamples",
     "check_columns",
+    "check_names",
     "describe_columns",
     "network_line",
+    "number_error",
     "read_columns",
     "some_cells",
     "split_columns",
@@ -256,11 +258,7 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
             f"X is no table, but {type(X).__name__}: fit had the columns {_names(kinds)}. Give one "
             f"with these: {hint}."
         )
-    missing = [name for name in kinds if name not in columns]
-    if missing:
-        raise ValueError(
-            f"X lacks columns that it had in fit: {_names(missing)}. It has {_names(columns)}."
-        )
+    check_names(columns, kinds)
     read: dict[Any, list[Any]] = {}
     cells: list[Any] = []
     for name, kind in kinds.items():
@@ -277,6 +275,29 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
     for j, values in enumerate(cells):
         table[:, j] = values
     return TableSamples(kinds, read, table, fills_missing)
+
+
+def check_names(columns: Iterable[Any], kinds: Mapping[Any, str]) -> None:
+    """Check that a table has the columns that it had in fit.
+
+    Parameters
+    ----------
+    columns : iterable of (str or int)
+        The names of its columns.
+    kinds : mapping of (str or int) to str
+        Of :func:`describe_columns`.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing.
+    """
+    columns = list(columns)
+    missing = [name for name in kinds if name not in columns]
+    if missing:
+        raise ValueError(
+            f"X lacks columns that it had in fit: {_names(missing)}. It has {_names(columns)}."
+        )
 
 
 def _samples_of(name: Any, column: Any, modality: Modality, fills_missing: bool) -> list[Any]:
@@ -432,13 +453,32 @@ def _refuse_times(name: Any, first: Any) -> None:
 def _numbers(name: Any, column: Any) -> np.ndarray:
     cells = [np.nan if _is_missing(cell) else cell for cell in _all_cells(column)]
     for i, cell in enumerate(cells):
-        is_number = isinstance(cell, Number | np.bool_) and not isinstance(cell, _NO_NUMBERS)
-        if not is_number or abs(cell) == np.inf:
+        if number_error(cell):
             raise ValueError(
                 f"Column {name!r} has numbers in fit, and {reprlib.repr(cell)} in row {i}: give a "
                 "finite number, or NaN where there is none."
             )
     return np.array(cells, np.float64)
+
+
+def number_error(cell: Any) -> str | None:
+    """Say what is wrong with a cell of a column of numbers.
+
+    Parameters
+    ----------
+    cell : object
+
+    Returns
+    -------
+    str or None
+        None for a finite number, and for a cell that is missing.
+    """
+    if _is_missing(cell):
+        return None
+    is_number = isinstance(cell, Number | np.bool_) and not isinstance(cell, _NO_NUMBERS)
+    if not is_number:
+        return f"{reprlib.repr(cell)} is no number"
+    return f"{cell} is no finite number" if abs(cell) == np.inf else None
 
 
 def _categories(column: Any) -> list[str | None]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .columns import NUMBER, check_names
 from .contents import Item, as_items, has_scheme, image_of, is_dataset
 from .images import check_header
 from .samples import UnreadableSamplesError, shorten
@@ -17,7 +18,9 @@ from .samples import UnreadableSamplesError, shorten
 __all__ = [
     "BY_SYSTEMS",
     "IMAGE_COLUMNS",
+    "LABEL_COLUMNS",
     "LEADING_ZERO",
+    "as_numbers",
     "find_images",
     "find_labels",
     "from_dataset",
@@ -26,17 +29,20 @@ __all__ = [
     "list_splits",
     "load_image_folder",
     "load_image_table",
+    "open_columns",
     "open_table",
 ]
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number
+_BOOLEANS = {"true": 1, "false": 0}
+_BOOLEAN = "^(?i:true|false)$"  # pandas makes True of "true" if a column has nothing else
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
 IMAGE_COLUMNS: tuple[str, ...] = ("image", "file_name", "filename", "file", "path", "image_path")
 IMAGE_COLUMNS += ("filepath", "img", "url")
-_LABEL_COLUMNS = ("label", "class", "labels", "target", "y", "category", "class_name")
+LABEL_COLUMNS = ("label", "class", "labels", "target", "y", "category", "class_name")
 # Of a sample that is a dictionary.
 _LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls")
 
@@ -275,14 +281,17 @@ def load_image_table(
     return image_cells(frame[images], base), y
 
 
-def open_table(table: Any) -> tuple[Any, ...]:
+def open_table(table: Any, texts: Collection[str] = ()) -> tuple[Any, ...]:
     """Read a table from a file, by the ending of its name.
 
     Parameters
     ----------
     table : str, path-like or pandas.DataFrame
         The name of a CSV, TSV, Parquet or JSON lines file, or a data frame. A column of a CSV or
-        TSV file is text if one of its numbers begins with a zero, as in "001".
+        TSV file is text if one of its numbers begins with a zero, as in "001", and if it has true
+        and false.
+    texts : collection of str, default=()
+        Other columns of a CSV or TSV file that are text, as it stands in the file.
 
     Returns
     -------
@@ -294,8 +303,8 @@ def open_table(table: Any) -> tuple[Any, ...]:
         return table, Path()
     path = Path(table).expanduser()
     readers = {
-        ".csv": lambda pd: _read_csv(pd, path, ","),
-        ".tsv": lambda pd: _read_csv(pd, path, "\t"),
+        ".csv": lambda pd: _read_csv(pd, path, ",", texts),
+        ".tsv": lambda pd: _read_csv(pd, path, "\t", texts),
         ".parquet": lambda pd: pd.read_parquet(path),
         ".pq": lambda pd: pd.read_parquet(path),
         ".jsonl": lambda pd: pd.read_json(path, lines=True, dtype=False),  # "001" stays text
@@ -305,13 +314,76 @@ def open_table(table: Any) -> tuple[Any, ...]:
     return readers[path.suffix.lower()](_pandas()), path.parent
 
 
-def _read_csv(pd, path: Path, separator: str):
+def _read_csv(pd, path: Path, separator: str, asked: Collection[str]):
     try:
         texts = pd.read_csv(path, sep=separator, dtype=str)
     except pd.errors.EmptyDataError:
         raise ValueError(f"{str(path)!r} is empty: it has not even names of columns.") from None
-    kept = [name for name in texts if texts[name].str.contains(LEADING_ZERO, na=False).any()]
-    return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(kept, str))
+    as_they_stand = f"{LEADING_ZERO}|{_BOOLEAN}"
+    kept = [
+        name
+        for name in texts
+        if name in asked or texts[name].str.contains(as_they_stand, na=False).any()
+    ]
+    # In parts, which low_memory reads, the same cell may be a number here and a text there.
+    return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(kept, str), low_memory=False)
+
+
+def open_columns(
+    table: Any, kinds: Mapping[str, str], texts: Collection[str] = ()
+) -> tuple[Any, ...]:
+    """Read a table that has the columns of a fitted estimator.
+
+    The cells of a column are the same whatever else the file has: categories and what networks
+    read are text as it stands in the file, and a number is one beside a cell that is none.
+
+    Parameters
+    ----------
+    table : str, path-like or pandas.DataFrame
+        As for :func:`open_table`.
+    kinds : mapping of str to str
+        The kind of each column, of :func:`describe_columns`.
+    texts : collection of str, default=()
+        Other columns that are text.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+    folder : Path
+        The folder of the file.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks columns.
+    """
+    numbers = [name for name, kind in kinds.items() if kind == NUMBER]
+    frame, folder = open_table(table, {*kinds, *texts}.difference(numbers))
+    check_names(frame.columns, kinds)
+    return frame.assign(**{name: as_numbers(frame[name]) for name in numbers}), folder
+
+
+def as_numbers(column: Any) -> Any:
+    """Convert the texts of a column that are numbers, true or false; others stay as they are.
+
+    Parameters
+    ----------
+    column : pandas.Series
+
+    Returns
+    -------
+    pandas.Series
+    """
+    cells = column.tolist()
+    if not any(isinstance(cell, str) for cell in cells):
+        return column
+    pd = _pandas()
+    texts = [_BOOLEANS.get(c.lower(), c) if isinstance(c, str) else None for c in cells]
+    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").tolist()
+    converted = [
+        cell if number != number else number for cell, number in zip(cells, numbers, strict=True)
+    ]
+    return pd.Series(converted, column.index, name=column.name).infer_objects()
 
 
 def _pandas():
@@ -370,10 +442,10 @@ def find_labels(frame: Any, label: str | Sequence[str] | None = None) -> Any:
         If a column does not exist, or several have one of the usual names.
     """
     if label is None:
-        usual = [name for name in _LABEL_COLUMNS if name in list(frame.columns)]
+        usual = [name for name in LABEL_COLUMNS if name in list(frame.columns)]
         if len(usual) > 1:
             raise ValueError(f"Several columns may be labels, {usual}: give label={usual[0]!r}.")
-    return _column(frame, "label", label, _LABEL_COLUMNS)
+    return _column(frame, "label", label, LABEL_COLUMNS)
 
 
 def _column(frame, parameter: str, asked, usual: tuple[str, ...]):

@@ -301,3 +301,84 @@ def test_a_page_about_a_table_is_written(homes):
     path, _ = train_homes(homes)
     run("report", homes, "-o", page, "--model", path, "--held-out", "--label", "sold")
     assert "it was not fitted on them" in page.read_text(encoding="utf-8")
+
+
+# columns of a model are read alike from every file
+
+
+@pytest.fixture
+def gardens(tmp_path, registry):
+    """A table of texts, numbers and a category that decides on the label, and a model of it."""
+    import pandas as pd
+
+    sktransfer.register_backbone("words", modality="text")(word_vectors)
+    garden = ["true", "false", "unknown"] * 12
+    X = make_table(36)[0][["text", "price"]].assign(garden=garden, sold=garden)
+    X["sold"] = X["sold"].map({"true": "yes", "false": "no", "unknown": "later"})
+    X.to_csv(tmp_path / "gardens.csv", index=False)
+    train_gardens(tmp_path / "gardens.csv", "sold")
+    return tmp_path / "m.skt", pd.read_csv(tmp_path / "gardens.csv", dtype=str)
+
+
+def train_gardens(table, label, *more):
+    columns = ("--text", "text", "--column", "price", "--label", label, "--backbone", "words")
+    run("train", table, "-o", table.parent / "m.skt", *columns, "--column", "garden", *more)
+
+
+def accuracy(model, X, label="sold"):
+    path = model.parent / "new.csv"
+    X.to_csv(path, index=False)
+    return json.loads(run("evaluate", model, path, "--label", label, "--json").stdout)["value"]
+
+
+def test_categories_are_those_of_training_whatever_else_is_in_the_file(gardens):
+    path, X = gardens
+    assert accuracy(path, X) == 1
+    assert accuracy(path, X[X["garden"] != "unknown"]) == 1  # pandas reads booleans
+
+
+def test_labels_have_the_type_of_the_classes_of_the_model(gardens):
+    path, X = gardens
+    X["ok"] = X["garden"]
+    X.to_csv(path.parent / "gardens.csv", index=False)
+    train_gardens(path.parent / "gardens.csv", "ok")
+    some = X[X["garden"] != "unknown"]
+    assert accuracy(path, some, "ok") == 1
+    done = run("evaluate", path, path.parent / "new.csv", "--label", "ok")
+    assert "true\t12\t1.000\t1.000" in done.stdout
+    X["ok"] = X["garden"].map({"true": "1.50", "false": "2.50", "unknown": "S"})
+    X.to_csv(path.parent / "gardens.csv", index=False)
+    train_gardens(path.parent / "gardens.csv", "ok")
+    assert accuracy(path, X[X["garden"] != "unknown"], "ok") == 1  # pandas reads 1.5 and 2.5
+
+
+@pytest.mark.parametrize(
+    ("classes", "cells", "expected"),
+    [
+        ([False, True], "true false", [True, False]),
+        ([1, 2], "01 2", [1, 2]),
+        (["01", "2"], "01 2", ["01", "2"]),
+        (["1", "2"], "1 2", ["1", "2"]),
+    ],
+)
+def test_labels_are_converted_to_classes(tmp_path, classes, cells, expected):
+    pytest.importorskip("pandas")
+    table = tmp_path / "t.csv"
+    lines = "".join(f"a text,{cell}\n" for cell in cells.split())
+    table.write_text(f"review,label\n{lines}", encoding="utf-8")
+    columns = Columns(text=["review"], classes=np.array(classes))
+    y = read_source(table, columns).y.tolist()
+    assert y == expected and list(map(type, y)) == list(map(type, expected))
+    columns = Columns(text=["review"], classes=np.array([1, 2]))
+    table.write_text("review,label\na text,1\na text,abc\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"--label label: 'abc' is no number, in row 1, .* \[1, 2\]"
+    ):
+        read_source(table, columns)
+
+
+def test_an_evaluation_names_the_cell_that_is_no_number(gardens):
+    path, X = gardens
+    X.loc[7, "price"] = "abc"
+    with pytest.raises(ValueError, match="'price' has numbers in fit, and 'abc' in row 7"):
+        accuracy(path, X)

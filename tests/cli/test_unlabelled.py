@@ -321,12 +321,20 @@ def test_the_rows_of_a_table_are_predicted(registry, tmp_path):
         patch.setattr("sktransfer.persistence.load", lambda path: model)
         done = run("predict", "-m", tmp_path / "m.skt", table, "--json")
         wrong = run("predict", "-m", tmp_path / "m.skt", tmp_path / "0.png", table, "--csv")
-        X[:2].drop(columns="price").to_csv(table, index=False)
-        with pytest.raises(ValueError, match=r"lacks columns that it had in fit: \['price'\]"):
-            run("predict", "-m", tmp_path / "m.skt", table)
+        other = tmp_path / "other.csv"
+        X[:2].rename(columns={"price": "Price"}).to_csv(other, index=False)
+        lacking = run("predict", "-m", tmp_path / "m.skt", table, other, table, "--csv")
+        X[4:9].assign(price=["1", "abc", "inf", "", "2"]).to_csv(other, index=False)
+        bad = run("predict", "-m", tmp_path / "m.skt", other, "--json")
     expected = model.predict(files.iloc[[0, 1, 2, 4]]).tolist()
     found = json_lines(done)
     assert [line["prediction"] for line in found] == expected
     assert [line["sample"] for line in found] == [f"{table}:{i}" for i in (0, 1, 2, 4)]
     assert done.exit_code == 1 and f"{table}:3: not an image" in done.stderr
+    assert f"{other}: X lacks columns that it had in fit: ['price']" in lacking.stderr
+    assert lacking.exit_code == 1 and len(lacking.stdout.splitlines()) == 9
+    assert [line["sample"] for line in json_lines(bad)] == [f"{other}:{i}" for i in (0, 3, 4)]
+    assert f"{other}:1: price: 'abc' is no number\n" in bad.stderr
+    assert f"{other}:2: price: inf is no finite number\n" in bad.stderr
+    assert bad.exit_code == 1 and "2 of 5 could not be read." in bad.stderr
     assert "the name of a table ends in" in wrong.stderr and len(wrong.stdout.splitlines()) == 5

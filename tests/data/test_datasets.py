@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torchvision import datasets
 
 from sktransfer import UnreadableSamplesError, from_dataset, load_image_folder, load_image_table
-from sktransfer.data import list_files, list_splits, open_image
+from sktransfer.data import list_files, list_splits, open_columns, open_image, open_table
 
 
 def fill(folder, *names):
@@ -308,3 +308,25 @@ def test_an_empty_table_is_named(content, tmp_path):
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(ValueError, match=r"t\.csv' is empty"):
         load_image_table(tmp_path / "t.csv")
+
+
+def test_a_boolean_column_of_a_file_has_its_text(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("path,garden,price,more\na.jpg,true,1.50,x\nb.jpg,,2,1.50\nc.jpg,FALSE,3,\n")
+    frame, _ = open_table(path)
+    assert frame["garden"].fillna("").tolist() == ["true", "", "FALSE"]
+    assert frame["price"].tolist() == [1.5, 2, 3]
+    assert open_table(path, ["price"])[0]["price"].tolist() == ["1.50", "2", "3"]
+
+
+def test_columns_of_a_fitted_estimator_are_read_cell_by_cell(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("code,price,is_new\n1,1.50,true\n2,abc,\n3,,false\n4,007,true\n")
+    kinds = {"code": "category", "price": "number", "is_new": "number"}
+    frame, folder = open_columns(path, kinds)
+    assert frame["code"].tolist() == ["1", "2", "3", "4"]
+    assert frame["price"].fillna("").tolist() == [1.5, "abc", "", 7]
+    assert frame["is_new"].fillna(-1).tolist() == [1, -1, 0, 1]
+    assert folder == tmp_path
+    with pytest.raises(ValueError, match=r"lacks columns that it had in fit: \['size'\]"):
+        open_columns(path, {"size": "number"})
