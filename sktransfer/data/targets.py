@@ -179,6 +179,33 @@ class Target:
         """How many outputs a network needs."""
         raise NotImplementedError
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns of y; none if it had no names."""
+        return []
+
+    def check_names(self, names: Sequence[str], name: str) -> None:
+        """Refuse columns that have other names, or another order, than those of this target.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of :func:`column_names`; nothing is known of columns without names.
+        name : str
+            The parameter, for the message.
+
+        Raises
+        ------
+        ValueError
+            If both have names, and these differ.
+        """
+        known = self.columns
+        if names and known and list(names) != known:
+            raise ValueError(
+                f"{name} has the columns {reprlib.repr(list(names))}, and in fit they were "
+                f"{reprlib.repr(known)}: give these, in this order."
+            )
+
     def encode(self, y: np.ndarray) -> np.ndarray:
         """Return what a loss compares outputs with, ``(n_samples,)`` or ``(n_samples, n)``."""
         raise NotImplementedError
@@ -312,22 +339,10 @@ class IndicatorTarget(Target):
         """Return the probability of each label, ``(n_samples, n_labels)``."""
         return expit(outputs)
 
-    def check_names(self, names: Sequence[str], name: str) -> None:
-        """Refuse columns that have other names, or another order, than those of this target.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Of :func:`column_names`; nothing is known of columns without names.
-        name : str
-            The parameter, for the message.
-        """
-        known = self.classes.tolist()
-        if names and isinstance(known[0], str) and list(names) != known:
-            raise ValueError(
-                f"{name} has the columns {reprlib.repr(list(names))}, and in fit they were "
-                f"{reprlib.repr(known)}: give these, in this order."
-            )
+    @property
+    def columns(self) -> list[str]:
+        """The names of the labels; none where positions are their classes."""
+        return self.classes.tolist() if self.classes.dtype.kind == "U" else []
 
     def present(self, encoded: np.ndarray) -> set[Any]:
         """Return no labels: of columns it is not known which are new."""
@@ -347,6 +362,8 @@ class NumericTarget(Target):
         Whose means and standard deviations are used.
     weight : ndarray of shape (n_samples,), default=None
         Of the samples, in means and standard deviations.
+    names : sequence of str, default=()
+        Of the targets.
 
     Raises
     ------
@@ -357,11 +374,12 @@ class NumericTarget(Target):
     mean: np.ndarray
     scale: np.ndarray
     is_flat: bool
+    names: np.ndarray = np.array([], str)  # files of earlier versions have none
     name: str = "regression"
     loss: str = "squared_error"
     probe: str = "ridge"
 
-    def __init__(self, y: np.ndarray, weight: np.ndarray | None = None):
+    def __init__(self, y: np.ndarray, weight: np.ndarray | None = None, names: Sequence[str] = ()):
         from sklearn.preprocessing import StandardScaler  # imports all other scalers
 
         self.is_flat = y.ndim == 1  # and not a column
@@ -372,11 +390,17 @@ class NumericTarget(Target):
         if not np.isfinite(scaler.var_).all():
             raise ValueError(f"y holds numbers as large as {np.abs(y).max():.3g}: scale them down.")
         self.mean, self.scale = scaler.mean_, scaler.scale_
+        self.names = np.array(names, str)
 
     @property
     def n_outputs(self) -> int:
         """How many outputs a network needs: one for each target."""
         return len(self.mean)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the targets; none if y had no names."""
+        return self.names.tolist()
 
     def in_the_form_of(self, y: np.ndarray) -> NumericTarget:
         """Return a target with the same units whose predictions have the form of y."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import StrOptions, end_fit, with_callbacks
 from ..backbones import Backbone
@@ -406,6 +407,31 @@ default="efficientnet_lite0"
         """
         outputs = self._outputs(X)
         return self._target.decode(outputs)
+
+    def score(self, X: Samples, y: Targets, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy of predictions.
+
+        Of label sets it is the share of samples whose labels are all right.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            True labels. Columns of a DataFrame must be those of ``fit``, in the same order.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If columns have other names, or another order, than in ``fit``.
+        """
+        check_is_fitted(self)
+        self._target.check_names(column_names(y), "y")
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

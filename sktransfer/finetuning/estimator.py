@@ -326,8 +326,8 @@ class TunedEstimator(BackboneEstimator):
             n_columns, n_outputs = 1 if y_val.ndim == 1 else y_val.shape[1], self._target.n_outputs
             if n_columns != n_outputs:
                 raise ValueError(f"y_val has {n_columns} columns, and y has {n_outputs}.")
+            self._target.check_names(names, "y_val")
             if isinstance(self._target, IndicatorTarget):
-                self._target.check_names(names, "y_val")
                 check_indicator(y_val, name="y_val")
         return Validation(samples, self._target.encode(y_val))
 

@@ -9,9 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import end_fit, with_callbacks
-from ..data import NumericTarget, check_numbers, check_weights
+from ..data import NumericTarget, check_numbers, check_weights, column_names
 from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
 from .augmentation import Augmentation
@@ -245,12 +246,14 @@ default="efficientnet_lite0"
         """
         again = self._continues()
         samples = self._start_fit(X, y, X_val, y_val)
+        names = column_names(y)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         if again:  # in the same units
+            self._target.check_names(names, "y")
             self._target = self._target.in_the_form_of(y)
         else:
-            self._target = NumericTarget(y, weight)
+            self._target = NumericTarget(y, weight, names)
         module = self._copy_module(self._tuned.module) if again else None
         validation = self._check_validation(X_val, y_val)
         encoded = self._target.encode(y)
@@ -271,3 +274,26 @@ default="efficientnet_lite0"
         """
         outputs = self._outputs(X)
         return self._target.decode(outputs)
+
+    def score(self, X: Samples, y: Targets, sample_weight: ArrayLike | None = None) -> float:
+        """Return R², the coefficient of determination of predictions.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame column of n_samples samples
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            True numbers. Columns of a DataFrame must be those of ``fit``, in the same order.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If columns have other names, or another order, than in ``fit``.
+        """
+        check_is_fitted(self)
+        self._target.check_names(column_names(y), "y")
+        return super().score(X, y, sample_weight)

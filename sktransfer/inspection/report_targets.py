@@ -23,6 +23,7 @@ from ..data import (
     IndicatorTarget,
     NumericTarget,
     Target,
+    check_indicator,
     check_labels,
     check_numbers,
     check_target,
@@ -79,6 +80,7 @@ def report_of_target(estimator: Any, y: Any) -> TargetReport:
         return NumberReport(check_numbers(y), names)
     values = check_target(y)
     if type_of_target(values).startswith("multilabel"):
+        check_indicator(values)
         return LabelSetReport(values.astype(int), names)
     return LabelReport(check_labels(y))
 

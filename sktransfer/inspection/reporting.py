@@ -20,7 +20,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import safe_indexing
-from ..data import Modality, TableSamples, check_columns, package_versions, take
+from ..data import Modality, TableSamples, check_columns, column_names, package_versions, take
 from ..features import NetworkStep, PretrainedFeatureExtractor, find_network
 from ..selection import BlendEstimator, column_networks, columns_read
 from .displays import previews_of
@@ -73,7 +73,8 @@ def report(
         The number of folds. For each of them a clone of the estimator is fitted to the others, so
         that all scores are those of models which have not seen the samples. Near duplicates are in
         the same fold, unless they are more than half of it. None takes the fitted estimator as it
-        is: X must be samples that it was not fitted on.
+        is: X must be samples that it was not fitted on, and y have the columns of ``fit``, in the
+        same order.
     n_shown : int, default=8
         The number of samples in each list.
     recommendation : Recommendation, default=None
@@ -95,7 +96,8 @@ def report(
     ImportError
         Without the libraries of the extra ``inspect``.
     ValueError
-        If ``cv`` is None and the estimator is not fitted, or if too few samples are readable.
+        If ``cv`` is None and the estimator is not fitted or was fitted to other columns of y, or
+        if too few samples are readable.
 
     Examples
     --------
@@ -116,6 +118,10 @@ def report(
     is_fitted = _is_fitted(estimator)
     if cv is None and not is_fitted:
         raise ValueError(f"cv=None needs a fitted estimator: {type(estimator).__name__} is not.")
+    if cv is None:
+        fitted = getattr(find_network(estimator).step, "target_", None)
+        if fitted is not None:
+            fitted.check_names(column_names(y), "y")
     unreadable, readable = _find_unreadable(find_network(estimator), X)
     if len(readable) < 2:
         raise ValueError(f"{len(readable)} samples are readable: at least 2 are needed.")

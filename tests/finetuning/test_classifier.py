@@ -920,6 +920,10 @@ def test_later_columns_have_the_names_and_the_order_of_the_first(data, label_set
     assert model.classes_.tolist() == ["insect", "striped"]
     with pytest.raises(ValueError, match="y_val has the columns"):
         model.fit(X[:60], label_sets[:60], X_val=X[60:], y_val=turned[60:])
+    for other in (turned, label_sets.rename(columns={"insect": "bug"})):
+        with pytest.raises(ValueError, match="y has the columns"):
+            model.score(X, other)
+    assert model.score(X, label_sets) == model.score(X, label_sets.to_numpy())
     positions = FineTunedClassifier(load_backbone(network()), **settings)
     positions.partial_fit(X, label_sets.to_numpy()).partial_fit(X, label_sets)
     assert positions.classes_.tolist() == [0, 1]

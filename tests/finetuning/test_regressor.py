@@ -1,5 +1,9 @@
+import pickle
+
 import joblib
 import numpy as np
+import pandas as pd
+import pytest
 from torch import nn
 
 from sktransfer import (
@@ -35,3 +39,19 @@ def test_a_file_of_a_regressor_holds_the_changed_tensors(tmp_path):
     tensors = [*module.parameters(), *model.net_.module_.parameters()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert (tmp_path / "model.joblib").stat().st_size < 1.05 * size
+
+
+def test_later_targets_have_the_names_and_the_order_of_the_first(data):
+    X, _ = data
+    y = pd.DataFrame({"width": X[:, 0], "mass": X[:, 1] * 100})
+    turned, settings = y[["mass", "width"]], {"max_epochs": 1, "random_state": 0}
+    model = FineTunedRegressor(load_backbone(network()), **settings, warm_start=True).fit(X, y)
+    for fitted in (model, pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ValueError, match=r"y has the columns .*'mass', 'width'.*this order"):
+            fitted.score(X, turned)
+        with pytest.raises(ValueError, match="y has the columns"):
+            fitted.fit(X, turned)
+        assert fitted.score(X, y) == fitted.score(X, y.to_numpy())
+    with pytest.raises(ValueError, match="y_val has the columns"):
+        model.fit(X, y, X_val=X, y_val=turned)
+    model.fit(X, y.to_numpy()).fit(X, y, X_val=X, y_val=y.to_numpy())

@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 
 from sktransfer import (
     FineTunedClassifier,
+    FineTunedRegressor,
     PretrainedFeatureExtractor,
     TransferClassifier,
     TransferRegressor,
@@ -271,6 +272,16 @@ def test_a_wrong_label_among_several_is_an_issue(labelled, tmp_path):
     again = report(fitted, X[12:], y[12:], tmp_path / "page.html", cv=None)
     expected = (fitted.predict(X[12:]) == y[12:].to_numpy()).all(1).mean()
     assert again.scores[0].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])
+def test_columns_of_a_fitted_model_keep_their_names_and_order(cls, labelled, tmp_path):
+    X, y = labelled
+    model = cls(tiny_backbone(), max_epochs=1, random_state=0).fit(X, y)
+    pipeline = make_pipeline("passthrough", model)
+    for other in (y[["<i>", "dark"]], y.rename(columns={"dark": "light"})):
+        with pytest.raises(ValueError, match=r"y has the columns .* in this order"):
+            report(pipeline, X, other, tmp_path / "page.html", cv=None)
 
 
 def test_a_table_of_images_and_models_without_probabilities(tmp_path):
