@@ -212,6 +212,7 @@ def serve(
         log_level="warning",
         ws="none",
     )
+    raise KeyboardInterrupt  # uvicorn ends after an interrupt, which it passes on or not
 
 
 def demo() -> None:

@@ -41,8 +41,8 @@ def test_arrays(counted):
     counted.clear()
     result = extractor.transform(lazy)
     assert (result.shape, result.dtype, result.chunks) == ((N, 8), np.float32, ((3, 3, 1), (8,)))
-    assert type(result.compute()) is np.ndarray
     assert not counted
+    assert type(result.compute()) is np.ndarray
     np.testing.assert_allclose(result.compute(), extractor.transform(X), rtol=1e-5)
     np.testing.assert_allclose(result[2:4].compute(), extractor.transform(X[2:4]), rtol=1e-5)
 
