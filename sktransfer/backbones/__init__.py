@@ -20,7 +20,13 @@ from .layers import (
 )
 from .pooling import POOLINGS, as_pooling, is_channels_last, pool, token_layout
 from .preprocessing import ImagePreprocessing, ProcessorPreprocessing
-from .registry import list_backbones, load_backbone, modality_of, register_backbone
+from .registry import (
+    list_backbones,
+    load_backbone,
+    modality_of,
+    register_backbone,
+    unknown_backbone,
+)
 from .stages import only_adds, stages_of, trace
 from .weights import seeded
 
@@ -52,5 +58,6 @@ __all__ = [
     "takes_size",
     "token_layout",
     "trace",
+    "unknown_backbone",
     "weighted_layers",
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "Source", "advise", "evaluate", "rank", "read_source", "report", "train"]
 
 _HELD_OUT = 0.2  # of the samples, where the source has no test samples of its own
+_FOLDS = 5
 _FEWEST = 10  # samples from which some are held out
 
 Source_ = Annotated[
@@ -103,7 +104,7 @@ def train(
 
 def _networks(given: list[str], read: dict[Any, str]) -> Any:
     """Return the networks of columns: those that are given, by what they take, or usual ones."""
-    from ..backbones import modality_of
+    from ..backbones import list_backbones, modality_of, unknown_backbone
     from ..data import get_modality
 
     usual = {kind: [get_modality(kind).usual_backbone] for kind in read.values()}
@@ -112,6 +113,8 @@ def _networks(given: list[str], read: dict[Any, str]) -> Any:
     else:
         own: dict[str, list[str]] = {}
         for name in given:
+            if ":" not in name and name not in (known := list_backbones()):
+                raise unknown_backbone(name, known)
             own.setdefault(modality_of(name).name, []).append(name)
         if unused := set(own) - set(usual):
             kind = min(unused)
@@ -225,7 +228,7 @@ def evaluate(
     from .output import print_json, print_lines
 
     estimator = load(model)
-    columns = _columns_of(estimator, _one_column(image, text, label))
+    columns = _columns_of(estimator, _one_column(image, text, label), "MODEL")
     samples = read_source(source, columns, training=False)
     predicted = estimator.predict(samples.X)
     score = _score(estimator, samples.y, predicted)
@@ -313,7 +316,9 @@ def report(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="The saved model has not seen these samples.")
     ] = False,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Folds of the cross-validation.", show_default="5")
+    ] = None,
     backbone: Networks = None,
     memory: Annotated[
         Path | None, typer.Option(help="A folder in which features are kept for another run.")
@@ -327,14 +332,21 @@ def report(
     from ..data import NumericTarget, find_target
     from ..inspection import report as write_report
     from ..persistence import load
+    from .options import refuse_together
     from .output import note, print_lines
 
     if held_out and model is None:
         raise ValueError("--held-out needs a saved model: give --model FILE.")
+    if held_out:
+        refuse_together("--held-out", {"--folds": folds}, "the model is not fitted again")
+    if model is not None:
+        networks = {"--backbone": backbone, "--memory": memory}
+        refuse_together("--model", networks, "the file of a model has its network")
+    folds = folds or _FOLDS
     columns = Columns(image or (), text or (), column or (), label)
     estimator = None if model is None else load(model)
     if estimator is not None:
-        columns = _columns_of(estimator, columns)
+        columns = _columns_of(estimator, columns, "--model")
     samples = read_source(source, columns, training=not held_out)
     if estimator is None:
         make = _regressor if find_target(samples.y) is NumericTarget else _classifier
@@ -382,20 +394,30 @@ class Columns:
 
 
 def _one_column(image: str | None, text: str | None, label: str | None) -> Columns:
-    return Columns([image] if image and not text else (), [text] if text else (), (), label)
+    from .options import refuse_together
+
+    if image:
+        refuse_together("--image", {"--text": text}, "one column is read")
+    return Columns([image] if image else (), [text] if text else (), (), label)
 
 
-def _columns_of(estimator: Any, columns: Columns) -> Columns:
+def _columns_of(estimator: Any, columns: Columns, option: str) -> Columns:
     """Return the columns that a saved model of a table reads; others are those that are given.
 
-    Labels are to have the type of its classes.
+    Labels are to have the type of its classes. The option that names the model is for messages.
     """
     from ..data import CATEGORY, NUMBER, get_modality
     from ..features import find_network
+    from .options import refuse_together
 
     kinds = getattr(find_network(estimator).step, "column_kinds_", None)
     classes = getattr(estimator, "classes_", None)
-    if kinds is None:
+    given = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
+    given = {name: list(value) for name, value in given.items()}
+    if kinds is not None:
+        refuse_together(option, given, "the file of a model has its columns")
+    else:
+        refuse_together(option, {"--column": given["--column"]}, "the model reads one column")
         return dataclasses.replace(columns, classes=classes)
     other = [name for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)]
     read = [name for name in kinds if name not in other]
@@ -473,8 +495,11 @@ def _read_table(path: Path, columns: Columns) -> Source:
     if _are_texts(columns.classes):
         texts += [columns.label] if columns.label else LABEL_COLUMNS
     frame, folder = open_columns(path, columns.kinds, texts)
-    asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
-    asked["--label"] = [columns.label] if columns.label else []
+    asked: dict[str, Sequence[str]] = {"--label": [columns.label] if columns.label else []}
+    if columns.kinds:
+        asked["the model's"] = list(columns.kinds)
+    else:
+        asked |= {"--image": columns.image, "--text": columns.text, "--column": columns.other}
     for option, names in asked.items():
         for name in names:
             if name not in frame.columns:
@@ -482,8 +507,20 @@ def _read_table(path: Path, columns: Columns) -> Source:
                     f"{option} {name}: the columns are {list(frame.columns)[:20]}. The first row "
                     "of a CSV or TSV file must be names of columns, such as text,label."
                 )
-    images = list(columns.image) or ([] if columns.text else [find_images(frame)])
+    images = list(columns.image)
+    if not images and not columns.text:
+        try:
+            images = [find_images(frame)]
+        except ValueError:
+            raise ValueError(
+                f"No column of images among {list(frame.columns)[:20]}: give the column that a "
+                "network reads by --image or --text. The first row of a CSV or TSV file must be "
+                "names of columns, such as image,label."
+            ) from None
+        asked["--image"] = images
     label = find_labels(frame, columns.label)
+    asked["--label"] = [label] if label else []
+    _refuse_repeated(asked)
     if label is None:
         raise ValueError(f"{str(path)!r} has no column of labels: give --label.")
     y = _as_classes(frame[label], columns.classes)
@@ -493,6 +530,18 @@ def _read_table(path: Path, columns: Columns) -> Source:
         return Source(frame.assign(**cells)[[*read, *columns.other]], y, read)
     ((name, kind),) = read.items()
     return Source(cells[name] if name in cells else as_texts(frame[name]), y, {None: kind})
+
+
+def _refuse_repeated(asked: Mapping[str, Sequence[str]]) -> None:
+    """Refuse columns that are given twice."""
+    seen: dict[str, str] = {}
+    for option, names in asked.items():
+        for name in names:
+            if name in seen:
+                raise ValueError(
+                    f"{seen[name]} {name}, {option} {name}: the column is given twice."
+                )
+            seen[name] = option
 
 
 def _are_texts(classes: Any) -> bool:

@@ -60,13 +60,13 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
-    if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv exclude each other.")
-    if model is not None and (backbone is not None or weights is not None):
-        given = "--weights" if backbone is None else "--backbone"
-        raise typer.BadParameter(
-            f"--model and {given} exclude each other: the file of a model has its network."
-        )
+    from .options import refuse_together
+
+    if as_json:
+        refuse_together("--json", {"--csv": as_csv})
+    if model is not None:
+        networks = {"--backbone": backbone, "--weights": weights}
+        refuse_together("--model", networks, "the file of a model has its network")
     from ..persistence import load
     from .output import note
     from .predicting import find_predictor

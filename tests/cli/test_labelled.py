@@ -382,3 +382,62 @@ def test_an_evaluation_names_the_cell_that_is_no_number(gardens):
     X.loc[7, "price"] = "abc"
     with pytest.raises(ValueError, match="'price' has numbers in fit, and 'abc' in row 7"):
         accuracy(path, X)
+
+
+# options that have no effect, or are wrong together
+
+
+def refused(*arguments):
+    done = run(*arguments)
+    assert done.exit_code == 2 and done.stdout == ""
+    return " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_options_that_the_file_of_a_model_has_are_refused(gardens):
+    path, _ = gardens
+    table = path.parent / "gardens.csv"
+    more = (("--backbone", "x"), ("--memory", "x"), ("--image", "x"), ("--text", "x"))
+    for option, value in (*more, ("--column", "x")):
+        message = refused("report", table, "--model", path, "--label", "sold", option, value)
+        assert f"--model and {option} exclude each other: the file of a model has its" in message
+    message = refused("report", table, "--model", path, "--held-out", "--folds", 9)
+    assert "--held-out and --folds exclude each other: the model is not fitted again" in message
+    for option in ("--text", "--image"):
+        message = refused("evaluate", path, table, "--label", "sold", option, "garden")
+        assert f"MODEL and {option} exclude each other" in message
+    with pytest.raises(ValueError, match="--label price, the model's price: the column is given"):
+        run("evaluate", path, table, "--label", "price")
+    table.write_text("text,garden,sold\na,true,yes\n")
+    with pytest.raises(ValueError, match=r"lacks columns that it had in fit: \['price'\]"):
+        run("evaluate", path, table, "--label", "sold")
+
+
+@pytest.mark.parametrize("command", [("advise",), ("rank", "vgg11")])
+def test_commands_for_one_column_refuse_two(tmp_path, command):
+    name, *backbones = command
+    message = refused(name, tmp_path, *backbones, "--image", "photo", "--text", "review")
+    assert "--image and --text exclude each other: one column is read" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--text", "text", "--column", "sold"],
+            "--label sold, --column sold: the column is given",
+        ),
+        (["--text", "text", "--column", "text"], "--text text, --column text: the column is given"),
+        (["--text", "text", *["--column", "price"] * 2], "--column price, --column price: the col"),
+        (["--column", "price"], "No column of images among .* give .* by --image or --text"),
+        (
+            ["--text", "text", "--column", "price", "--backbone", "nonsense"],
+            "backbone 'nonsense' is not known",
+        ),
+    ],
+)
+def test_wrong_columns_and_networks_are_found_before_training(tmp_path, options, message):
+    pytest.importorskip("pandas")
+    table = tmp_path / "t.csv"
+    table.write_text("text,price,sold\na text,1,yes\nno text,2,no\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        run("train", table, "-o", tmp_path / "m.skt", "--label", "sold", *options)
