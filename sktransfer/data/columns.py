@@ -254,6 +254,8 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
     if not columns:
         rows = isinstance(X, list | tuple) and X and isinstance(X[0], Mapping)
         hint = "X = pandas.DataFrame(X)" if rows else "X = pandas.DataFrame(X, columns=[…])"
+        if hasattr(X, "iloc") and set(kinds) <= set(X.index):  # a row of a table
+            hint = "X = X.to_frame().T"
         raise ValueError(
             f"X is no table, but {type(X).__name__}: fit had the columns {_names(kinds)}. Give one "
             f"with these: {hint}."

@@ -149,6 +149,9 @@ def check_settings(estimator: Any) -> None:
     ValueError, TypeError
     """
     check_augment(estimator.augment)
+    if isinstance(loss := estimator.loss, type):
+        name = f"{'nn.' if loss.__module__.startswith('torch.nn') else ''}{loss.__name__}"
+        raise ValueError(f"loss={name} is a class: give an object of it, loss={name}().")
     if is_lora(estimator.trainable):
         describe_adapters(estimator.trainable)
     elif not isinstance(estimator.trainable, str | Integral):

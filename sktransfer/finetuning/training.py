@@ -495,7 +495,8 @@ class WeightedLoss(nn.Module):
     ------
     ValueError
         If the loss of the user's fails, returns something else than a tensor of one value or of
-        one for each row, or returns their mean although rows differ in weight.
+        one for each row, or one without a gradient, or returns their mean although rows differ in
+        weight.
     """
 
     is_own: bool
@@ -523,6 +524,16 @@ class WeightedLoss(nn.Module):
             raise ValueError(f"{self.shown} failed for {shapes}: {error}") from error
         if not isinstance(values, torch.Tensor):
             raise ValueError(f"{self.shown} must return a tensor, got {type(values).__name__}.")
+        if values.ndim and len(values) != len(output):
+            raise ValueError(
+                f"{self.shown} returned the shape {tuple(values.shape)} for {len(output)} rows: "
+                "it must return a value for each row, or one."
+            )
+        if torch.is_grad_enabled() and output.requires_grad and not values.requires_grad:
+            raise ValueError(
+                f"{self.shown} returned a tensor without a gradient: compute it from the outputs, "
+                "by functions of torch alone."
+            )
         if values.ndim == 0:
             if weight is not None and not torch.equal(weight, weight[:1].expand_as(weight)):
                 raise ValueError(
@@ -530,11 +541,6 @@ class WeightedLoss(nn.Module):
                     "for each row, or give neither sample_weight nor class_weight."
                 )
             return values if weight is None else values * weight[0]
-        if len(values) != len(output):
-            raise ValueError(
-                f"{self.shown} returned the shape {tuple(values.shape)} for {len(output)} rows: "
-                "it must return a value for each row, or one."
-            )
         rows = values.flatten(1).mean(dim=1) if values.ndim > 1 else values
         return (rows if weight is None else rows * weight).mean()
 

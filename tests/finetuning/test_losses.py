@@ -111,6 +111,10 @@ def no_tensor(outputs, targets):
     return 1.0
 
 
+def without_gradient(outputs, targets):
+    return torch.tensor(1.0)
+
+
 def failing(outputs, targets):
     return outputs @ targets
 
@@ -120,6 +124,12 @@ def failing(outputs, targets):
     [
         (wrong_shape, {}, r"loss=.*returned the shape \(3,\) for 16 rows"),
         (no_tensor, {}, "must return a tensor, got float"),
+        (without_gradient, {}, r"loss=.*without_gradient.* returned a tensor without a gradient"),
+        (
+            nn.CrossEntropyLoss,
+            {},
+            r"is a class: give an object of it, loss=nn.CrossEntropyLoss\(\)",
+        ),
         (failing, {}, r"failed for outputs \(16, 3\), targets \(16,\) torch.int64"),
         (mean_cross_entropy, {"class_weight": {"ant": 2}}, "cannot be weighted"),
         ("focal", {}, "The 'loss' parameter"),

@@ -80,6 +80,10 @@ def test_missing_columns_are_named(fitted, table):
         fitted.predict(table[0].to_dict("records"))
     with pytest.raises(ValueError, match="no table, but ndarray"):
         fitted.predict(np.zeros((2, 4)))
+    row = table[0].iloc[0]
+    with pytest.raises(ValueError, match=r"no table, but Series.*X = X\.to_frame\(\)\.T"):
+        fitted.predict(row)
+    assert fitted.predict(row.to_frame().T).shape == (1,)
 
 
 def test_tables_of_other_libraries_predict_the_same(fitted, table):
