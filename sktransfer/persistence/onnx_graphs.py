@@ -356,7 +356,12 @@ def counts_model(vectorizer: Any) -> Any:
     from onnx import TensorProto, helper, numpy_helper
 
     n = len(vectorizer.vocabulary_)
-    constants = {"idf": vectorizer.idf_, "one": np.array(1.0), "zero": np.array(0.0)}
+    constants = {
+        "idf": np.asarray(vectorizer.idf_, np.float64),
+        "one": np.array(1.0),
+        "zero": np.array(0.0),
+        "axis": np.array([1], np.int64),
+    }
     nodes = [
         _frequencies(vectorizer),
         helper.make_node("Cast", ["frequency"], ["f"], to=TensorProto.DOUBLE),
@@ -365,14 +370,18 @@ def counts_model(vectorizer: Any) -> Any:
         helper.make_node("Add", ["logarithm", "one"], ["sublinear"]),
         helper.make_node("Greater", ["f", "zero"], ["occurs"]),
         helper.make_node("Where", ["occurs", "sublinear", "zero"], ["tf"]),
-        helper.make_node("Mul", ["tf", "idf"], ["counts"]),
+        helper.make_node("Mul", ["tf", "idf"], ["weighted"]),
+        helper.make_node("ReduceL2", ["weighted", "axis"], ["length"]),
+        # The length is at least 1, as tf and idf are, or 0 for a text of which no word is known.
+        helper.make_node("Max", ["length", "one"], ["divisor"]),
+        helper.make_node("Div", ["weighted", "divisor"], ["counts"]),
     ]
     graph = helper.make_graph(
         nodes,
         "counts",
         [helper.make_tensor_value_info("words", TensorProto.STRING, ["n", "words"])],
         [helper.make_tensor_value_info("counts", TensorProto.DOUBLE, ["n", n])],
-        [numpy_helper.from_array(np.asarray(v, np.float64), k) for k, v in constants.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, ir_version=9)
 

@@ -315,6 +315,19 @@ def test_a_blend_of_words_weighted_by_rank(tmp_path):
     assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
 
 
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
+@pytest.mark.parametrize("make", [TransferClassifier, TransferRegressor])
+def test_a_blend_of_texts_with_counts_of_words(make, tmp_path):
+    """Vectors tell one half of what is asked, and words without a vector the other half."""
+    kinds = np.arange(80) % 4
+    pairs = [("good" if k // 2 else "bad", "qwe" if k % 2 else "asd asd") for k in kinds]
+    texts = [f"{first} film {second} {i}" for i, (first, second) in enumerate(pairs)]
+    model = make(load_word_vectors(VECTORS), random_state=0).fit(texts, kinds)
+    assert any("counts" in name for name in model.members_)
+    asked = [*texts[:8], "", "of none a word is known", "qwe " * 20 + "good", *texts[8:12]]
+    assert_equal(model, tmp_path / "model.onnx", asked)
+
+
 def test_made_up_samples_do_not_enter_the_store(tmp_path):
     store = FeatureStore(tmp_path / "store")
     model = PretrainedFeatureExtractor(tiny_backbone(), memory=store).fit(X)
