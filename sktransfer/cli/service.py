@@ -110,8 +110,11 @@ def make_service(
         try:
             return _as_json(predict_samples(network, [sample])[0])
         except UnreadableSamplesError as error:
-            ((_, _, cause),) = error.problems
-            raise HTTPException(422, f"The sample cannot be read: {cause}") from error
+            ((_, cell, cause),) = error.problems
+            why = f"{error.name}: {cause}" if kinds else str(cause)
+            if kinds and cell is None:
+                why = f"{error.name} is missing"
+            raise HTTPException(422, f"The sample cannot be read: {why}") from error
         except ValueError as error:
             if not kinds:
                 raise
@@ -164,12 +167,15 @@ def make_service(
 
         @app.post("/predict", description=f"The cells of a row: {described}.")
         def predict_row(row: dict[str, Any]) -> Answer:
+            lacking = [str(name) for name in kinds if str(name) not in row]
+            if lacking:
+                raise HTTPException(422, f"Fields are missing: {lacking}. A missing cell is null.")
             for name, kind in kinds.items():
                 cell = row.get(str(name))
                 if _field(kind) == "data URI" and cell is not None:  # a name would be one of a file
                     if not (isinstance(cell, str) and cell.startswith("data:")):
                         raise HTTPException(422, f"{name}: give data:image/png;base64,… for it.")
-            return predict({name: row[str(name)] for name in kinds if str(name) in row})
+            return predict({name: row[str(name)] for name in kinds})
 
         @app.post("/", response_class=HTMLResponse)
         def page_of_row(form: Annotated[FormData, Depends(_form_of)]) -> HTMLResponse:

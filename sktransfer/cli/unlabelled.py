@@ -214,7 +214,8 @@ class _Predictions:
 
         bad = {position for position, *_ in error.problems}
         for position, _, why in error.problems:
-            note(f"{printable(chunk[position][0])}: {why}")
+            column = f"{error.name}: " if error.name else ""
+            note(f"{printable(chunk[position][0])}: {column}{why}")
         self.n_failed += len(bad)
         return [sample for i, sample in enumerate(chunk) if i not in bad]
 

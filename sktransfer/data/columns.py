@@ -8,7 +8,7 @@ import os
 import re
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def describe_columns(columns: Mapping[Any, Any], read: Mapping[Any, Modality]) -
         for name, column in columns.items()
     }
     for name in [name for name, kind in kinds.items() if kind == CATEGORY]:
-        cells = _categories(columns[name])
+        cells = _categories(name, columns[name])
         n_different = len(set(cells))
         if n_different > max(_MANY, len(cells) / 2):
             warnings.warn(
@@ -251,7 +251,7 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
     if isinstance(X, TableSamples):
         return X
     columns = table_columns(X)
-    if not columns:
+    if not columns and np.shape(getattr(X, "columns", 0)) != (0,):
         rows = isinstance(X, list | tuple) and X and isinstance(X[0], Mapping)
         hint = "X = pandas.DataFrame(X)" if rows else "X = pandas.DataFrame(X, columns=[…])"
         if hasattr(X, "iloc") and set(kinds) <= set(X.index):  # a row of a table
@@ -267,7 +267,7 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
         if kind == NUMBER:
             cells.append(_numbers(name, columns[name]))
         elif kind == CATEGORY:
-            cells.append(_categories(columns[name]))
+            cells.append(_categories(name, columns[name]))
         else:
             read[name] = _samples_of(name, columns[name], get_modality(kind), fills_missing)
     n = len(next(iter(read.values()))) if read else len(cells[0])
@@ -297,8 +297,9 @@ def check_names(columns: Iterable[Any], kinds: Mapping[Any, str]) -> None:
     columns = list(columns)
     missing = [name for name in kinds if name not in columns]
     if missing:
+        present = _names(columns) if columns else "none"
         raise ValueError(
-            f"X lacks columns that it had in fit: {_names(missing)}. It has {_names(columns)}."
+            f"X lacks columns that it had in fit: {_names(missing)}. It has {present}."
         )
 
 
@@ -457,10 +458,10 @@ def _numbers(name: Any, column: Any) -> np.ndarray:
     for i, cell in enumerate(cells):
         if number_error(cell):
             raise ValueError(
-                f"Column {name!r} has numbers in fit, and {reprlib.repr(cell)} in row {i}: give a "
-                "finite number, or NaN where there is none."
+                f"Column {name!r} has numbers in fit, and {_cell_of(cells, i)}: give a finite "
+                "number, or a missing value."
             )
-    return np.array(cells, np.float64)
+    return np.array([float(cell) for cell in cells], np.float64)
 
 
 def number_error(cell: Any) -> str | None:
@@ -477,14 +478,24 @@ def number_error(cell: Any) -> str | None:
     """
     if _is_missing(cell):
         return None
-    is_number = isinstance(cell, Number | np.bool_) and not isinstance(cell, _NO_NUMBERS)
-    if not is_number:
+    if not isinstance(cell, Number | np.bool_) or isinstance(cell, _NO_NUMBERS):
         return f"{reprlib.repr(cell)} is no number"
-    return f"{cell} is no finite number" if abs(cell) == np.inf else None
+    try:
+        is_finite = not np.isinf(float(cell))  # type: ignore[arg-type]  # not all have it
+    except (OverflowError, TypeError, ValueError):  # 10**400, Decimal("sNaN")
+        is_finite = False
+    return None if is_finite else f"{shorten(str(cell), _SHORT)} is no finite number"
 
 
-def _categories(column: Any) -> list[str | None]:
+def _categories(name: Any, column: Any) -> list[str | None]:
     """Return categories as texts: the same ones, whether they were read as 1, 1.0 or "1"."""
+    cells = _all_cells(column)
+    for i, cell in enumerate(cells):
+        if not isinstance(cell, Hashable):  # a list or a dictionary
+            raise ValueError(
+                f"Column {name!r} has categories in fit, and {_cell_of(cells, i)}: give a text, a "
+                "number, or a missing value."
+            )
 
     def text(cell: Any) -> str | None:
         if _is_missing(cell):
@@ -492,7 +503,13 @@ def _categories(column: Any) -> list[str | None]:
         is_whole = isinstance(cell, float) and cell.is_integer()
         return str(int(cell) if is_whole else cell)
 
-    return [text(cell) for cell in _all_cells(column)]
+    return [text(cell) for cell in cells]
+
+
+def _cell_of(cells: Sequence[Any], i: int) -> str:
+    """Return a cell, with its row if there are several."""
+    shown = reprlib.repr(cells[i])
+    return f"{shown} in row {i}" if len(cells) > 1 else shown
 
 
 # -- columns ---------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def as_texts(X: Any) -> list[str]:
     if len(X) and isinstance(X[0], dict):
         expected = "expected a text, got {}; take the texts: X = [row['text'] for row in X]"
     problems: list[tuple[int, object, Exception]] = [
-        (i, text, TypeError(expected.format(reprlib.repr(text))))
+        (i, text, TypeError(expected.format(_shown(text))))
         for i, text in enumerate(X)
         if not isinstance(text, str)
     ]
@@ -128,6 +128,11 @@ def as_texts(X: Any) -> list[str]:
     if all(map(_is_image_file, X[:_N_LOOKED_AT])):
         _warn_of_image_files(str(X[0]))
     return [str(text) for text in X]
+
+
+def _shown(cell: Any) -> str:
+    """Return what is no text as Python writes it: 5, not np.int64(5)."""
+    return reprlib.repr(cell.item() if isinstance(cell, np.generic) else cell)
 
 
 def _is_image_file(text: str) -> bool:

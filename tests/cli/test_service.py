@@ -180,9 +180,11 @@ def test_rows_of_a_table_are_predicted(of_rows):
         ({"photo": "/etc/hostname"}, "photo: give data:image"),
         ({"photo": {"path": "/etc/hostname"}}, "photo: give data:image"),
         ({"photo": "data:image/png;base64,AAAA"}, "cannot be read"),
-        ({"photo": None}, "missing"),
-        ({"text": 3}, "cannot be read"),
-        ({"price": "cheap"}, "'price' has numbers in fit"),
+        ({"photo": None}, "column 'photo' is missing"),
+        ({"text": 3}, "column 'text': expected a text, got 3;"),
+        ({"price": "cheap"}, "'price' has numbers in fit, and 'cheap': give"),
+        ({"price": 10**400}, "'price' has numbers in fit"),
+        ({"colour": ["red"]}, "'colour' has categories in fit, and ['red']: give"),
     ],
 )
 def test_a_row_with_a_wrong_cell_has_status_422(of_rows, changed, message):
@@ -194,6 +196,8 @@ def test_a_row_with_a_wrong_cell_has_status_422(of_rows, changed, message):
         del without["price"]
         answer = client.post("/predict", json=without)
         assert answer.status_code == 422 and "['price']" in answer.json()["detail"]
+        answer = client.post("/predict", json={})
+        assert answer.status_code == 422 and "Fields are missing: ['photo'," in answer.text
 
 
 def test_the_page_has_a_field_for_each_column(of_rows):
@@ -210,7 +214,8 @@ def test_the_page_has_a_field_for_each_column(of_rows):
     assert "&lt;i&gt;good" in page.text and "What the prediction depends on" in page.text
     assert "data:image/jpeg" in page.text
     assert wrong.status_code == 422 and "has numbers in fit" in wrong.text
-    assert nothing.status_code == 422 and "missing" in nothing.text
+    assert nothing.status_code == 422 and "on_error" not in nothing.text
+    assert "column &#39;photo&#39; is missing" in nothing.text
 
 
 @pytest.mark.parametrize("name", ["{}", "file://{}", "http://127.0.0.1:9/a.png", "data:,a", " "])

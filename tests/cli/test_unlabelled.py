@@ -330,7 +330,7 @@ def test_the_rows_of_a_table_are_predicted(registry, tmp_path):
     found = json_lines(done)
     assert [line["prediction"] for line in found] == expected
     assert [line["sample"] for line in found] == [f"{table}:{i}" for i in (0, 1, 2, 4)]
-    assert done.exit_code == 1 and f"{table}:3: not an image" in done.stderr
+    assert done.exit_code == 1 and f"{table}:3: column 'photo': not an image" in done.stderr
     assert f"{other}: X lacks columns that it had in fit: ['price']" in lacking.stderr
     assert lacking.exit_code == 1 and len(lacking.stdout.splitlines()) == 9
     assert [line["sample"] for line in json_lines(bad)] == [f"{other}:{i}" for i in (0, 3, 4)]

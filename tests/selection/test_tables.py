@@ -1,6 +1,7 @@
 """Tables: images, texts, numbers and categories in one fit."""
 
 import pickle
+from decimal import Decimal
 
 import joblib
 import numpy as np
@@ -84,6 +85,9 @@ def test_missing_columns_are_named(fitted, table):
     with pytest.raises(ValueError, match=r"no table, but Series.*X = X\.to_frame\(\)\.T"):
         fitted.predict(row)
     assert fitted.predict(row.to_frame().T).shape == (1,)
+    for nothing in (table[0][[]], pl.DataFrame(), pa.table({})):
+        with pytest.raises(ValueError, match=r"lacks columns .*\. It has none\."):
+            fitted.predict(nothing)
 
 
 def test_tables_of_other_libraries_predict_the_same(fitted, table):
@@ -127,10 +131,18 @@ def test_categories_are_the_same_as_numbers_and_as_texts():
 
 
 def test_numbers_that_are_none_are_named(fitted, table):
-    for wrong in ("cheap", np.inf):
+    for wrong in ("cheap", np.inf, 10**400, Decimal("1e400"), Decimal("sNaN")):
         X = table[0][:3].astype({"price": object})
         X.iloc[1, 2] = wrong
         with pytest.raises(ValueError, match=r"'price' has numbers in fit, and .* in row 1"):
+            fitted.predict(X)
+
+
+def test_lists_and_dictionaries_are_no_categories(fitted, table):
+    for wrong in (["red"], {"name": "red"}):
+        X = table[0][:3].copy()
+        X["colour"] = pd.Series(["red", wrong, None], dtype=object, index=X.index)
+        with pytest.raises(ValueError, match=r"'colour' has categories in fit, and .* in row 1"):
             fitted.predict(X)
 
 
@@ -248,7 +260,9 @@ def test_missing_times_and_complex_numbers_in_a_column_of_numbers():
         np.testing.assert_array_equal(model.predict_proba(rows), expected)
     for wrong in (np.timedelta64(3, "s"), 1 + 2j):
         rows["price"] = pd.Series([wrong], dtype=object, index=rows.index)
-        with pytest.raises(ValueError, match=r"'price' has numbers in fit, and .* in row 0"):
+        with pytest.raises(
+            ValueError, match=r"'price' has numbers in fit, and .*: give a finite number"
+        ):
             model.predict(rows)
 
 
