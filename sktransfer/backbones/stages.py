@@ -190,6 +190,7 @@ def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
         mixed = "some of its modules do not give a row for each sample"
         return uncut(module, mixed) if joined else backbone.cutter(backbone)
     try:
+        _ = backbone.fingerprint  # tracing adds tensors to the network
         graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         return uncut(module, f"{type(error).__name__}: {error}"[:_LONGEST])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .backbone import Backbone
@@ -58,7 +57,7 @@ def load_timm(name: str, weights: Any, *, download: bool = True) -> Backbone:
         module = random_weights(lambda: _create(timm, short))
         n_usual = getattr(module, "num_classes", None)
         is_classifier = n_usual in (0, n_outputs(module))
-        module = load_weights(module, Path(weights), prepare=_take_classifier)
+        module = load_weights(module, Path(weights))
         n_found = n_outputs(module) if getattr(module, "num_classes", 0) else 0
         has_other_classes = is_classifier and n_found != n_usual
     classes, class_ids = _classes(timm, module)
@@ -88,21 +87,6 @@ def _create(timm, name: str, pretrained: bool = False) -> Any:
         return timm.create_model(name, pretrained=pretrained, dynamic_img_size=False)
     except TypeError:  # it has no such setting
         return timm.create_model(name, pretrained=pretrained)
-
-
-def _take_classifier(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Add the classifier of a file to a network that was published without one, such as DINOv2."""
-    path = getattr(module, "pretrained_cfg", {}).get("classifier")
-    weight = tensors.get(f"{path}.weight") if isinstance(path, str) else None
-    if weight is None or getattr(module, "num_classes", None) != 0:
-        return
-    n_classes = len(weight)
-
-    def build() -> nn.Module:
-        module.reset_classifier(n_classes)
-        return module
-
-    random_weights(build)
 
 
 def _with_input_size(module: nn.Module, image_size: int) -> nn.Module:

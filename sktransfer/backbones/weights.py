@@ -126,7 +126,6 @@ def load_weights(
     module: nn.Module,
     path: str | Path,
     rename: Callable[[str], str] = str,
-    prepare: Callable[[nn.Module, Mapping[str, torch.Tensor]], None] | None = None,
 ) -> nn.Module:
     """Load the tensors of a file into a module, in place, and check every name and shape.
 
@@ -138,9 +137,6 @@ def load_weights(
         See :func:`read_tensors`.
     rename : callable, default=str
         Maps a name in the file to a name in the module.
-    prepare : callable, default=None
-        Is given the module and the tensors of the file, and may add to the module what the file
-        has.
 
     Returns
     -------
@@ -158,8 +154,6 @@ def load_weights(
     if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
         tensors = {name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()}
     tensors = {rename(name): tensor for name, tensor in tensors.items()}
-    if prepare is not None:
-        prepare(module, tensors)
     take_number_of_channels(module, tensors)
     take_number_of_classes(module, tensors)
     return load_tensors(module, tensors, f"weights: {str(path)!r}")
@@ -168,13 +162,15 @@ def load_weights(
 def take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Give the last layers of a module the number of outputs that they have in a file.
 
-    Nothing is changed if tensors of other layers have another shape, too.
+    Nothing is changed if tensors of other layers have another shape, too. A network of timm that
+    was published without a classifier, such as DINOv2, gets that of the file.
 
     Parameters
     ----------
     module : torch.nn.Module
     tensors : mapping of str to Tensor
     """
+    _add_classifier(module, tensors)
     own = module.state_dict()
     changed = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in changed}
@@ -193,6 +189,21 @@ def take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor
         setattr(layer, name.rpartition(".")[2], empty)
         number = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
         setattr(layer, number, len(tensors[name]))
+
+
+def _add_classifier(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Add the classifier of a file to a network of timm that was published without one."""
+    path = getattr(module, "pretrained_cfg", {}).get("classifier")
+    weight = tensors.get(f"{path}.weight") if isinstance(path, str) else None
+    if weight is None or getattr(module, "num_classes", None) != 0:
+        return
+    n_classes = len(weight)
+
+    def build() -> nn.Module:
+        module.reset_classifier(n_classes)
+        return module
+
+    random_weights(build)
 
 
 def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:

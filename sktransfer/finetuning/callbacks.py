@@ -471,8 +471,10 @@ def _loss_by_chance(net, dataset: TrainingDataset, index: torch.Tensor) -> float
     """Return the loss of constant predictions; with a loss of the user's, of outputs of zero."""
     target, index = net.criterion_.target, index.to(dataset.target.device)
     if net.criterion_.is_own:
-        zeros = torch.zeros(len(index), target.n_outputs, device=net.device)
-        return net.get_loss(zeros, dataset.target[index]).item()
+        zeros, loss = torch.zeros(len(index), target.n_outputs, device=net.device), 0.0
+        for part in torch.arange(len(index)).split(min(net.batch_size, net.most_rows)):
+            loss += net.get_loss(zeros[part], dataset.target[index[part]]).item() * len(part)
+        return loss / len(index)
     weight = dataset.weight[index.cpu()].numpy()
     weight = weight if weight.any() else np.ones(len(index))
     return constant_loss(target, dataset.target[index].numpy(force=True), weight)

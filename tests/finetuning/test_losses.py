@@ -146,14 +146,14 @@ def test_where_its_memory_is_short_it_is_called_with_parts(data):
     rows = []
 
     def large(outputs, targets):
-        if outputs.requires_grad and len(outputs) > 8:
+        if len(outputs) > 8:
             raise torch.OutOfMemoryError("no room")
         rows.append(len(outputs))
         return own_cross_entropy(outputs, targets)
 
     with pytest.warns(UserWarning, match="run in parts"):
         found = classifier(loss=large, batch_size=16).fit(X, y)
-    assert 8 in rows
+    assert max(rows) == 8
     usual = classifier(batch_size=16, micro_batch_size=8).fit(X, y)
     np.testing.assert_allclose(found.predict_proba(X), usual.predict_proba(X), atol=1e-6)
 
@@ -168,7 +168,7 @@ def test_in_micro_batches_it_is_called_with_parts_and_a_mean_trains_the_same_mod
 
     usual = classifier(loss=mean_cross_entropy, batch_size=30).fit(X, y)
     found = classifier(loss=noted, batch_size=30, micro_batch_size=10).fit(X, y)
-    assert rows[:9] == [10] * 9  # later, all rows are compared with a constant prediction
+    assert set(rows) == {10}
     np.testing.assert_allclose(found.predict_proba(X), usual.predict_proba(X), atol=1e-4)
 
 

@@ -520,6 +520,45 @@ for name in {list(models)}:
         np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
 
 
+def test_networks_of_timm_with_a_classifier_that_they_were_published_without(tmp_path):
+    pytest.importorskip("timm")
+    from tests.backbones import timm_networks
+
+    module = timm_networks.tiny_dinov3()
+    assert module.num_classes == 0
+    module.reset_classifier(3)
+    torch.save(module.state_dict(), tmp_path / "weights.pth")
+    given = {"backbone": "timm:tiny_dinov3", "weights": tmp_path / "weights.pth"}
+    tuned = FineTunedClassifier(**given, trainable=1, max_epochs=1, random_state=0)
+    backbone = load_backbone(given["backbone"], weights=given["weights"])
+    assert backbone.classes == ("0", "1", "2")
+    models = {
+        "given": PretrainedClassifier(**given).fit(IMAGES),
+        "backbone": PretrainedClassifier(backbone, image_size=48).fit(IMAGES),
+        "probe": TransferClassifier(**given, strategy="features").fit(IMAGES, LABELS),
+        "tuned": tuned.fit(IMAGES, LABELS),
+    }
+    for name, model in models.items():
+        save(model, tmp_path / f"{name}.skt")
+        save(model, tmp_path / f"{name}_whole.skt", self_contained=True)
+    run_python(f"""
+import numpy as np
+from sktransfer import load
+from tests.backbones import timm_networks
+from tests.persistence.test_files import IMAGES
+for name in {list(models)}:
+    for kind in ("", "_whole"):
+        model = load(r"{tmp_path}/" + name + kind + ".skt")
+        np.save(r"{tmp_path}/" + name + kind, model.predict_proba(IMAGES))
+""")
+    for name, model in models.items():
+        for kind in ("", "_whole"):
+            found = np.load(tmp_path / f"{name}{kind}.npy")
+            np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
+    heads = load(tmp_path / "given.skt").backbone_.heads
+    assert heads == backbone.heads
+
+
 FACTOR = 2.0
 
 
