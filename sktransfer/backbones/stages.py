@@ -8,6 +8,7 @@ file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -189,8 +190,9 @@ def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
     if backbone.cutter is not None:
         mixed = "some of its modules do not give a row for each sample"
         return uncut(module, mixed) if joined else backbone.cutter(backbone)
+    with contextlib.suppress(Exception):  # of networks that cannot be described
+        _ = backbone.fingerprint  # before tracing, which adds tensors to the network
     try:
-        _ = backbone.fingerprint  # tracing adds tensors to the network
         graph = trace(module, backbone.opaque)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         return uncut(module, f"{type(error).__name__}: {error}"[:_LONGEST])
