@@ -8,7 +8,6 @@ file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import re
@@ -190,16 +189,20 @@ def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
     if backbone.cutter is not None:
         mixed = "some of its modules do not give a row for each sample"
         return uncut(module, mixed) if joined else backbone.cutter(backbone)
-    with contextlib.suppress(Exception):  # of networks that cannot be described
-        _ = backbone.fingerprint  # before tracing, which adds tensors to the network
+    own = set(vars(module))
     try:
-        graph = trace(module, backbone.opaque)
-    except Exception as error:  # tracing runs the user's forward, which may raise anything
-        return uncut(module, f"{type(error).__name__}: {error}"[:_LONGEST])
-    (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
-    if not isinstance(returned, fx.Node):
-        return uncut(module, "it returns more than one tensor")
-    cut = _Cutter(module, graph, backbone.heads).cut(joined)
+        try:
+            graph = trace(module, backbone.opaque)
+        except Exception as error:  # tracing runs the user's forward, which may raise anything
+            return uncut(module, f"{type(error).__name__}: {error}"[:_LONGEST])
+        (returned,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+        if not isinstance(returned, fx.Node):
+            return uncut(module, "it returns more than one tensor")
+        cut = _Cutter(module, graph, backbone.heads).cut(joined)
+    finally:
+        # Stages have the tensors that tracing adds to the network, whose fingerprint stays so.
+        for name in vars(module).keys() - own:
+            delattr(module, name)
     if not cut.stages:
         return uncut(module, "it computes nothing")
     if len(cut.stages) == 1:

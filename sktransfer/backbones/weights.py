@@ -123,9 +123,7 @@ def first_line(error: Exception) -> str:
 
 
 def load_weights(
-    module: nn.Module,
-    path: str | Path,
-    rename: Callable[[str], str] = str,
+    module: nn.Module, path: str | Path, rename: Callable[[str], str] = str
 ) -> nn.Module:
     """Load the tensors of a file into a module, in place, and check every name and shape.
 

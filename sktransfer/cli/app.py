@@ -212,7 +212,7 @@ def serve(
         log_level="warning",
         ws="none",
     )
-    raise KeyboardInterrupt  # uvicorn ends after an interrupt, which it passes on or not
+    raise KeyboardInterrupt  # it returns after an interrupt only, which it may have caught
 
 
 def demo() -> None:

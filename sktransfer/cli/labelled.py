@@ -16,7 +16,17 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Columns", "Source", "advise", "evaluate", "rank", "read_source", "report", "train"]
+__all__ = [
+    "Columns",
+    "Source",
+    "advise",
+    "evaluate",
+    "rank",
+    "read_source",
+    "refuse_together",
+    "report",
+    "train",
+]
 
 _HELD_OUT = 0.2  # of the samples, where the source has no test samples of its own
 _FOLDS = 5
@@ -332,7 +342,6 @@ def report(
     from ..data import NumericTarget, find_target
     from ..inspection import report as write_report
     from ..persistence import load
-    from .options import refuse_together
     from .output import note, print_lines
 
     if held_out and model is None:
@@ -387,15 +396,37 @@ class Columns:
     label: str | None = None
     kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     classes: Any = None
-    are_table: bool = False
 
-    def __post_init__(self) -> None:
-        self.are_table |= bool(self.other) or len(self.image) + len(self.text) > 1
+    @property
+    def are_table(self) -> bool:
+        """Whether a sample has several columns."""
+        return bool(self.kinds or self.other) or len(self.image) + len(self.text) > 1
+
+
+def refuse_together(option: str, others: Mapping[str, Any], why: str = "") -> None:
+    """Refuse options that have no effect beside one that is given.
+
+    Parameters
+    ----------
+    option : str
+        The name of the given one.
+    others : mapping of str to object
+        By name, the values of the others: None, False or empty where they are not given.
+    why : str, default=""
+        The reason, as the end of a sentence.
+
+    Raises
+    ------
+    typer.BadParameter
+        If another is given.
+    """
+    for name, value in others.items():
+        if value is not None and value is not False and value != []:
+            reason = f": {why}" if why else ""
+            raise typer.BadParameter(f"{option} and {name} exclude each other{reason}.")
 
 
 def _one_column(image: str | None, text: str | None, label: str | None) -> Columns:
-    from .options import refuse_together
-
     if image:
         refuse_together("--image", {"--text": text}, "one column is read")
     return Columns([image] if image else (), [text] if text else (), (), label)
@@ -408,7 +439,6 @@ def _columns_of(estimator: Any, columns: Columns, option: str) -> Columns:
     """
     from ..data import CATEGORY, NUMBER, get_modality
     from ..features import find_network
-    from .options import refuse_together
 
     kinds = getattr(find_network(estimator).step, "column_kinds_", None)
     classes = getattr(estimator, "classes_", None)
@@ -423,7 +453,7 @@ def _columns_of(estimator: Any, columns: Columns, option: str) -> Columns:
     read = [name for name in kinds if name not in other]
     image = [name for name in read if get_modality(kinds[name]).takes_files]
     text = [name for name in read if name not in image]
-    return Columns(image, text, other, columns.label, kinds, classes, are_table=True)
+    return Columns(image, text, other, columns.label, kinds, classes)
 
 
 @dataclasses.dataclass

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._printable import printable
+from .labelled import refuse_together
 
 if TYPE_CHECKING:
     from ..data import UnreadableSamplesError
@@ -60,8 +61,6 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Predict classes or numbers. Files that cannot be read are named, and the exit code is 1."""
-    from .options import refuse_together
-
     if as_json:
         refuse_together("--json", {"--csv": as_csv})
     if model is not None:
@@ -78,7 +77,7 @@ def predict(
         estimator = load(model)
     network = find_predictor(estimator)
     network.step.set_params(verbose=0)  # no bar for each chunk of samples
-    read: Callable[[str], Iterator[Any]] = _lines if network.modality.has_tokens else _files
+    read: Callable[[str], Iterator[_Named]] = _lines if network.modality.has_tokens else _files
     if network.reads_table:
         read = functools.partial(_rows, network.step.column_kinds_)
     predictions = _Predictions(network)
@@ -113,25 +112,31 @@ def _with_bar(samples: list[_Named]) -> Iterator[_Named]:
             advance(1)
 
 
-def _files(path: str) -> Iterator[str]:
-    """Return names of files: the name itself, those in a folder, or those on standard input."""
+def _files(path: str) -> Iterator[_Named]:
+    """Return files, each its own name: a file, those in a folder, or those on standard input."""
     from ..data import list_files
 
+    files: Iterable[str] = [path]
     if path == _STDIN:
-        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        files = (line.rstrip("\n") for line in sys.stdin if line.strip())
     elif Path(path).is_dir():
         files = list_files(path)
         if not files:
             raise FileNotFoundError("a folder without files")
-        yield from files
-    else:
-        yield path
+    for file in files:
+        yield file, file
 
 
-def _lines(path: str) -> Iterator[str]:
-    """Return the texts in a file or on standard input, one a line."""
+def _lines(path: str) -> Iterator[_Named]:
+    """Return the texts in a file or on standard input, one a line, each its own name."""
+
+    def texts(file: Iterable[str]) -> Iterator[_Named]:
+        for line in file:
+            text = line.rstrip("\n")
+            yield text, text
+
     if path == _STDIN:
-        yield from (line.rstrip("\n") for line in sys.stdin)
+        yield from texts(sys.stdin)
         return
     if Path(path).is_dir():
         raise IsADirectoryError("a folder, and the model reads files of texts")
@@ -140,7 +145,7 @@ def _lines(path: str) -> Iterator[str]:
             for _ in file:
                 pass
             file.seek(0)
-        yield from (line.rstrip("\n") for line in file)
+        yield from texts(file)
 
 
 def _rows(kinds: dict[Any, str], path: str) -> Iterator[_Named]:
@@ -169,11 +174,10 @@ class _Predictions:
         self.network = network
         self.n_seen = self.n_failed = 0
 
-    def read(self, read: Callable[[str], Iterator[Any]], path: str) -> Iterator[_Named]:
+    def read(self, read: Callable[[str], Iterator[_Named]], path: str) -> Iterator[_Named]:
         """Return the samples of a path with their names; before an error, those before it."""
         try:
-            for found in read(path):
-                name, sample = found if isinstance(found, tuple) else (found, found)
+            for name, sample in read(path):
                 if isinstance(sample, ValueError):
                     self._refuse(printable(name), sample)
                 else:

@@ -40,8 +40,17 @@ _BOOLEANS = {"true": 1, "false": 0}
 _BOOLEAN = "^(?i:true|false)$"  # pandas makes True of "true" if a column has nothing else
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
-IMAGE_COLUMNS: tuple[str, ...] = ("image", "file_name", "filename", "file", "path", "image_path")
-IMAGE_COLUMNS += ("filepath", "img", "url")
+IMAGE_COLUMNS = (
+    "image",
+    "file_name",
+    "filename",
+    "file",
+    "path",
+    "image_path",
+    "filepath",
+    "img",
+    "url",
+)
 LABEL_COLUMNS = ("label", "class", "labels", "target", "y", "category", "class_name")
 # Of a sample that is a dictionary.
 _LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls")

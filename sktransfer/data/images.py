@@ -711,9 +711,8 @@ def _warn_of_other_pages(image: Image.Image) -> None:
     The file is read again, since an image that goes through its pages loses what was changed in it.
     """
     if image.format == "TIFF" and getattr(image, "is_animated", False) and image.tell() == 0:
-        file: Any = getattr(image, "fp", None) or getattr(
-            image, "filename", None
-        )  # fp until loaded
+        # A file that is open until the image is loaded, or its name.
+        file: Any = getattr(image, "fp", None) or getattr(image, "filename", None)
         with contextlib.suppress(OSError, TypeError, ValueError):  # it is closed, or elsewhere
             _warn_of_pages(read_encoded(file).content)
 

@@ -30,6 +30,33 @@ def run_to(backbone, layer, x):
     raise AssertionError(f"no layer {layer}")
 
 
+# tensors that are made in the forward pass
+
+
+class Shifted(nn.Module):
+    """A network in whose graph a tensor is a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x) + torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_a_network_is_the_same_after_it_was_cut():
+    module = Shifted()
+    fingerprint = Backbone("shifted", module).fingerprint
+    backbone, x = Backbone("shifted", module), torch.from_numpy(X)
+    before = set(vars(backbone.module))
+    layers = list(stages_of(backbone))
+    assert len(layers) == 3
+    assert set(vars(backbone.module)) == before
+    assert backbone.fingerprint == fingerprint
+    with torch.inference_mode():
+        torch.testing.assert_close(run_to(backbone, layers[-1], x), module(x))
+
+
 # dropout called as a function
 
 

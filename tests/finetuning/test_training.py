@@ -486,6 +486,7 @@ def test_a_network_that_takes_one_length_is_trained():
 
 
 def test_stages_of_encoders_are_run_in_parts(tmp_path):
+    pytest.importorskip("transformers")
     backbone = load_backbone("e5_small", weights=q4.write_q4(tmp_path / "small.bin"))
     embeddings, *blocks, sentence = stages_of(backbone).values()
     settings = {"train_batch_norm": False, "precision": "float32"}
