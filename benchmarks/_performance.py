@@ -12,8 +12,8 @@ import ast
 import json
 import os
 import platform
-import textwrap
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -42,6 +42,22 @@ ORDER = (
 )
 # Named at the end of the page, with their records and no table.
 OTHERS = ("million", "cluster_kills", "cluster_memory", "cluster_search")
+# The cases in the picture of a benchmark, which makes one point; without an entry, all.
+DRAWN = {
+    "transform": ["*, JPEG files"],
+    "peers": ["ResNet-18, JPEG files"],
+    "single": ["*features and LogisticRegression", "fine-tuned*", "direct use", "minilm*"],
+    "grid_search": ["paths*"],
+    "store": ["get"],
+    "store_check": ["empty store", "filled store"],
+    "imports": ["imports"],
+    "files": ["*last stage trained"],
+    "memory": ["*above the output"],
+    "loading": ["*JPEG files, 1 threads of torch"],
+    "service": ["uploads"],
+    "cluster_speed": ["20,000 images"],
+}
+UNDRAWN = ("the pipeline without the network",)  # a part of a prediction, in the table only
 MODEL = "model\t"  # in the description of a processor, beside "model name"
 LOAD_BEFORE = round(os.getloadavg()[0], 1)  # when a benchmark begins
 PACKAGES = ("torch", "scikit-learn", "numpy", "openvino", "onnxruntime", "timm", "transformers")
@@ -317,41 +333,69 @@ def _number(value: float) -> str:
 
 
 def draw(name: str, folder: Path = RECORDS) -> None:
-    """Draw the cases of a benchmark, a panel each, with bars from the smallest to largest round."""
+    """Draw the cases of a benchmark that make its point, with lines from least to largest round.
+
+    Several cases with a baseline are drawn as ratios to it, on one axis; others as they are.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     cases = [_case(line) for line in read(name, folder)]
-    columns = min(3, len(cases))
-    rows = -(-len(cases) // columns)
-    widest = max(len(case.values) for case in cases)
-    size = (4.6 * columns, rows * (0.9 + 0.28 * widest))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(cases) :]:
-        axis.axis("off")
-    for axis, case in zip(axes.flat, cases, strict=False):
-        _panel(axis, case)
+    cases = [case for case in cases if _is_drawn(name, case.name)] or cases
+    relative = len(cases) > 1 and cases[0].baseline is not None
+    groups = {case.name: _bars(case, relative) for case in cases}
+    if all(len(bars) == 1 for bars in groups.values()):  # the case says it all
+        groups = {"": {case: values for case, bars in groups.items() for values in bars.values()}}
+    n_rows = sum(map(len, groups.values())) + (len(groups) if len(groups) > 1 else 0)
+    figure, axis = plt.subplots(figsize=(7, 0.8 + 0.27 * n_rows), layout="constrained")
+    row, ticks = 0, {}
+    for group, bars in groups.items():
+        if len(groups) > 1:
+            place = axis.get_yaxis_transform()
+            axis.text(0.01, row, group, transform=place, va="center", weight="bold", fontsize=9)
+            row += 1
+        for contestant, values in bars.items():
+            color = "0.6" if contestant == cases[0].baseline else "tab:blue"
+            axis.barh(row, median(values), height=0.75, color=color)
+            axis.hlines(row, min(values), max(values), color="black", linewidth=1)
+            end = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+            axis.annotate(_number(median(values)), (max(values), row), **end)
+            ticks[row] = contestant
+            row += 1
+    axis.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
+    axis.set(ylim=(row - 0.4, -0.6), xlabel=_axis_label(cases[0], relative))
+    axis.margins(x=0.12)
+    axis.spines[["top", "right"]].set_visible(False)
+    if relative:
+        axis.axvline(1, color="0.4", linestyle="--", linewidth=1)
     figure.savefig(folder / f"{name}.png", dpi=90, metadata={"Software": None})
     plt.close(figure)
 
 
-def _panel(axis, case: Case) -> None:
-    names = list(case.values)[::-1]
-    middle = [median(case.values[name]) for name in names]
-    below = [m - min(case.values[name]) for m, name in zip(middle, names, strict=True)]
-    above = [max(case.values[name]) - m for m, name in zip(middle, names, strict=True)]
-    colors = ["0.6" if name == case.baseline else "tab:blue" for name in names]
-    axis.barh(names, middle, xerr=(below, above), color=colors, error_kw={"elinewidth": 1})
-    axis.set_title(textwrap.fill(case.name, 44), fontsize=9)
-    axis.set_xlabel(case.unit, fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+def _is_drawn(name: str, case: str) -> bool:
+    return any(fnmatch(case, pattern) for pattern in DRAWN.get(name, ["*"]))
+
+
+def _bars(case: Case, relative: bool) -> dict[str, list[float]]:
+    """Return what is drawn of the contestants of a case."""
+    if not relative:
+        return case.values
+    kept = [each for each in case.values if each not in (case.baseline, *UNDRAWN)]
+    return {each: case.ratios(each) for each in kept}
+
+
+def _axis_label(case: Case, relative: bool) -> str:
+    if not relative:
+        return case.unit
+    kind = "fast" if case.unit.endswith("/s") else {"MB": "much"}.get(case.unit, "long")
+    return f"times as {kind} as: {case.baseline} (dashed)"
 
 
 def write_page() -> None:
     """Write the page and its pictures."""
     for path in sorted(RECORDS.glob("*.jsonl")):
-        draw(path.stem)
+        if path.stem not in OTHERS:
+            draw(path.stem)
     PAGE.write_text(render(), encoding="utf-8")

@@ -23,8 +23,23 @@ def test_the_page_agrees_with_the_records(performance):
     advice = "run: python -m benchmarks --page"
     assert performance.PAGE.read_text(encoding="utf-8") == performance.render(), advice
     for path in performance.RECORDS.glob("*.jsonl"):
-        assert path.with_suffix(".png").is_file(), advice
+        assert path.with_suffix(".png").is_file() == (path.stem not in performance.OTHERS), advice
         assert (ROOT / "benchmarks" / f"{path.stem}.py").is_file()
+
+
+def test_a_picture_has_only_the_cases_that_make_its_point(performance, tmp_path):
+    values = {"plain loop": [2.0, 4.0], "transform": [4.0, 6.0]}
+    shown, also, other = (
+        performance.Case(name, "images/s", values, "plain loop")
+        for name in ("Lite0, JPEG files", "ResNet-18, JPEG files", "Lite0, arrays")
+    )
+    pictures = []
+    for cases in ([shown, also, other], [shown, also]):
+        folder = tmp_path / str(len(cases))
+        performance.write("transform", "python", cases, folder)
+        performance.draw("transform", folder)
+        pictures.append((folder / "transform.png").read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_a_section_has_no_commands_of_the_docstring(performance, tmp_path):

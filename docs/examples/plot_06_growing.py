@@ -45,14 +45,14 @@ tests = [x for name in X for x in X[name][10:]]
 y_test = np.repeat(list(X), 54)
 print(f"accuracy with three classes: {three.score(tests, y_test):.3f}")
 
-gravel = X["gravel"][10:]
-figure, axis = plt.subplots(figsize=(7, 2), layout="constrained")
-for row, model in {"three classes": three, "two classes": two}.items():
-    predicted, left = model.predict(gravel), 0
-    for name, color in {"brick": "C3", "grass": "C2", "gravel": "C0"}.items():
-        share = np.mean(predicted == name)
-        bar = axis.barh(row, share, left=left, color=color)
-        axis.bar_label(bar, [name if share else ""], label_type="center", color="white")
-        left += share
-axis.set(xlabel="patches of gravel, by their predicted class", xlim=(0, 1))
+gravel = X["gravel"][10::10]
+models = {"two classes:": two, "three classes:": three}
+figure, axes = plt.subplots(2, 1 + len(gravel), figsize=(8, 3.4), layout="constrained")
+for row, (title, model) in zip(axes, models.items(), strict=True):
+    row[0].text(1, 0.5, title, ha="right", va="center")
+    row[0].axis("off")
+    for axis, patch, name in zip(row[1:], gravel, model.predict(gravel), strict=True):
+        axis.imshow(patch, cmap="gray")
+        axis.set_title(name, fontsize="medium", color="C2" if name == "gravel" else "C3")
+        axis.axis("off")
 plt.show()

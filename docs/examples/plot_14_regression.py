@@ -21,10 +21,10 @@ X = [
     rotate(image[r : r + 140, c : c + 140], angle)[30:110, 30:110]
     for (r, c), angle in zip(corners, angles, strict=True)
 ]
-figure, axes = plt.subplots(1, 5, figsize=(8, 1.9), layout="constrained")
+figure, axes = plt.subplots(1, 5, figsize=(8, 2.1), layout="constrained")
 for axis, x, angle in zip(axes, X, angles, strict=False):
     axis.imshow(x, cmap="gray")
-    axis.set_title(f"{angle:.0f}°")
+    axis.set_title(f"{angle:.0f}°", fontsize="medium")
     axis.axis("off")
 plt.show()
 

@@ -36,7 +36,24 @@ made = report(model, X, y, folder / "report.html", cv=3, n_shown=4)
 for score in made.scores:
     print(f"{score.name:18} {score.value:.3f}  ({score.low:.3f} to {score.high:.3f})")
 print(made.issues)
-# sphinx_gallery_thumbnail_path = "guide/report.png"
+
+# %%
+# The label that is wrong, and the image that is there twice:
+from matplotlib import pyplot as plt
+
+wrong, (first, copy) = made.issues.indices[0], made.duplicates.pairs[0]
+titles = {
+    wrong: f"{X[wrong].name}: {y[wrong]}?\nprobably {made.issues.suggested[0]}",
+    first: f"{X[first].name}\nnearly equal to",
+    copy: f"\n{X[copy].name}",
+}
+figure, axes = plt.subplots(1, 3, figsize=(6.5, 2.6), layout="constrained")
+for axis, (i, title) in zip(axes, titles.items(), strict=True):
+    axis.imshow(Image.open(X[i]), cmap="gray")
+    axis.set_title(title, fontsize="medium")
+    axis.set(xticks=[], yticks=[])
+axes[0].spines[:].set(color="red", linewidth=3)
+plt.show()
 
 # %%
 # This is the page. In a notebook it is shown in a frame; it is also a file that can be sent to

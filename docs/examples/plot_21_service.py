@@ -66,10 +66,11 @@ print(refused.status_code, refused.json()["detail"])
 # The photographs with the answers of the service. ``sktransfer serve FILE`` starts such a service
 # for a saved model, and ``benchmarks/service.py`` measures one, compared with the network alone.
 from matplotlib import pyplot as plt
+from PIL import ImageOps
 
-figure, axes = plt.subplots(1, 5, figsize=(10, 2.2), layout="constrained")
+figure, axes = plt.subplots(1, 5, figsize=(10, 2.5), layout="constrained")
 for axis, photo, answer in zip(axes, photos, answers, strict=True):
-    axis.imshow(Image.fromarray(photo).resize((240, 240)))
+    axis.imshow(ImageOps.fit(Image.fromarray(photo), (240, 240)))
     axis.set_title(f"{answer['class']}, {answer['probability']:.0%}")
     axis.axis("off")
 plt.show()

@@ -48,14 +48,16 @@ print(f"sets that contain the label: {contained.mean():.3f}")
 print(f"sets of one label: {(sets.sum(axis=1) == 1).mean():.3f}")
 
 # %%
-# Where a patch could be grass or gravel, the set says so.
+# Above, the sets; below, what the patches are. Where a patch could be grass or gravel, the set says
+# so.
 from matplotlib import pyplot as plt
 
 doubtful = np.flatnonzero(sets.sum(axis=1) > 1)[:4]
 certain = np.flatnonzero(sets.sum(axis=1) == 1)[:4]
-figure, axes = plt.subplots(1, 8, figsize=(10, 1.9), layout="constrained")
+figure, axes = plt.subplots(1, 8, figsize=(10, 2.2), layout="constrained")
 for axis, i in zip(axes, [*certain, *doubtful], strict=True):
     axis.imshow(X_test[i], cmap="gray")
     axis.set_title("\n".join(model.classes_[sets[i]]), fontsize="medium", va="bottom")
-    axis.axis("off")
+    axis.set(xlabel=f"is {y_test[i]}", xticks=[], yticks=[])
+    axis.xaxis.label.set_color("C2" if contained[i] else "C3")
 plt.show()

@@ -69,10 +69,16 @@ for seed in range(2):
 # The mean over two draws: once each kind has been seen, fewer labels give the same accuracy.
 from matplotlib import pyplot as plt
 
+means = {name: np.mean(accuracies, axis=0) for name, accuracies in curves.items()}
+enough = {name: n_labels[int(np.argmax(mean > 0.7))] for name, mean in means.items()}
+print("labels for an accuracy of 0.7:", enough)
+
 figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
-for name, accuracies in curves.items():
-    axis.plot(n_labels, np.mean(accuracies, axis=0), label=name)
-    print(f"{name:13} {np.mean(accuracies, axis=0)[-1]:.3f}")
-axis.set(xlabel="labels", ylabel="accuracy on other tiles")
-axis.legend(title="next label for")
+for color, (name, mean) in zip(("C0", "0.6"), means.items(), strict=True):
+    axis.plot(n_labels, mean, color=color, label=name)
+    axis.vlines(enough[name], 0, 0.7, color=color, linestyle="--")
+    axis.text(enough[name], 0.02, f" {enough[name]}", color=color, va="bottom")
+axis.axhline(0.7, color="0.8", linestyle="--", zorder=0)
+axis.set(xlabel="labels", ylabel="accuracy on other tiles", ylim=(0, 0.9))
+axis.legend(title="next label for", loc="upper left")
 plt.show()

@@ -56,15 +56,16 @@ model = FineTunedClassifier(
 ).fit(X, y)
 
 # %%
-# The learning rate rises over the first tenth of the steps and falls to zero, where nothing moves
-# any more.
+# The new classifier moves four times as far as the last stages of the network. The learning rate
+# falls to zero, where nothing moves any more.
 from matplotlib import pyplot as plt
 
 (movement,) = (callback for _, callback in model.net_.callbacks_ if isinstance(callback, Movement))
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
 names = dict(enumerate(model.trained_layers_))
 for stage, values in movement.moved_.items():
-    axis.plot(range(1, len(values) + 1), values, label=names.get(stage, "new classifier"))
-axis.set(xlabel="optimizer step", ylabel="distance from the start, relative")
+    percent = 100 * np.array(values)
+    axis.plot(range(1, len(values) + 1), percent, label=names.get(stage, "new classifier"))
+axis.set(xlabel="optimizer step", ylabel="distance from the start, %")
 axis.legend(title="stage")
 plt.show()
