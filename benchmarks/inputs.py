@@ -3,7 +3,8 @@
 Each task gives the same 16 images of two classes in another form, puts a pipeline into another
 meta-estimator, or begins with a mistake whose message must show what to write. It works if the
 predictions of the fitted model are the labels. The lines are those of the task itself, without
-imports; of a mistake, those that its message leads to. The table is that of docs/guide/inputs.md.
+imports; of a mistake, those that its message leads to. The first two lists are in
+docs/guide/inputs.md, as is a table of mistakes.
 
     python benchmarks/inputs.py
     python benchmarks/inputs.py --write
@@ -15,6 +16,7 @@ from __future__ import annotations
 import io
 import re
 import tempfile
+import textwrap
 import warnings
 import zipfile
 from pathlib import Path
@@ -249,6 +251,7 @@ y = MultiLabelBinarizer().fit_transform(label_sets)
 model = FineTunedClassifier(image_size=64, max_epochs=5, random_state=0)""",
     ),
 }
+LISTED = {"Samples and columns": INPUTS, "Around a model": META}
 
 
 class WithFile(Callback):
@@ -375,8 +378,9 @@ def n_lines(code: str) -> int:
     return len(code.strip().splitlines())
 
 
-def table(tasks: dict, given: dict, only: list[str]) -> list[str]:
-    rows = []
+def outcomes(tasks: dict, given: dict, only: list[str]) -> dict[str, str]:
+    """Run the tasks; return "yes", or what went wrong, by their names."""
+    found = {}
     for name, task in tasks.items():
         if only and not any(word in name for word in only):
             continue
@@ -387,14 +391,24 @@ def table(tasks: dict, given: dict, only: list[str]) -> list[str]:
                 works = "no: the message does not say it"
         except Exception as error:
             works = f"no: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
-        rows.append(f"| {name} | {works} | {n_lines(code)} |")
-        print(rows[-1], flush=True)
-    return rows
+        found[name] = works
+        print(f"| {name} | {works} | {n_lines(code)} |", flush=True)
+    return found
+
+
+def listed(found: dict[str, dict[str, str]]) -> str:
+    """Return the names of the tasks as text, with what does not work."""
+    lines = []
+    for noun, works in found.items():
+        names = [name if works[name] == "yes" else f"{name} ({works[name]})" for name in works]
+        text = f"- **{noun}**: {'; '.join(names)}."
+        lines.append(textwrap.fill(text, 118, subsequent_indent="  "))
+    return "\n".join(lines)
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--write", action="store_true", help="write the table to the page")
+    options.add_argument("--write", action="store_true", help="write the list to the page")
     options.add_argument("--only", nargs="*", default=[], help="words of the names of tasks")
     args = options.parse_args()
     if args.write and args.only:
@@ -402,12 +416,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as place:
         given = prepare(Path(place))
-        rows = [row for tasks in (INPUTS, META, MISTAKES) for row in table(tasks, given, args.only)]
+        found = {noun: outcomes(tasks, given, args.only) for noun, tasks in LISTED.items()}
+        outcomes(MISTAKES, given, args.only)  # the page has a table of mistakes
     if args.write:
         text = PAGE.read_text(encoding="utf-8")
-        lines = "\n".join(["| task | works | lines |", "|---|---|---|", *rows])
         pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
-        new = re.sub(pattern, lambda _: f"{BEGIN}\n{lines}\n\n{END}", text, flags=re.DOTALL)
+        new = re.sub(pattern, lambda _: f"{BEGIN}\n{listed(found)}\n\n{END}", text, flags=re.DOTALL)
         PAGE.write_text(new, encoding="utf-8")
 
 
