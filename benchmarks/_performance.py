@@ -12,6 +12,7 @@ import ast
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from importlib import metadata
@@ -31,7 +32,6 @@ ORDER = (
     "finetune_speed",
     "epoch",
     "store",
-    "store_check",
     "million",
     "imports",
     "files",
@@ -41,7 +41,9 @@ ORDER = (
     "cluster_speed",
 )
 # Named at the end of the page, with their records and no table.
-OTHERS = ("million", "cluster_kills", "cluster_memory", "cluster_search")
+OTHERS = ("million", "store_check", "cluster_kills", "cluster_memory", "cluster_search")
+# These cases are in the records only: they repeat others, or few ask for them.
+UNTABLED = ("*, against *", "get in processes*", "*, processor time*")
 # The cases in the picture of a benchmark, which makes one point; without an entry, all.
 DRAWN = {
     "transform": ["*, JPEG files"],
@@ -49,7 +51,6 @@ DRAWN = {
     "single": ["*features and LogisticRegression", "fine-tuned*", "direct use", "minilm*"],
     "grid_search": ["paths*"],
     "store": ["get"],
-    "store_check": ["empty store", "filled store"],
     "imports": ["imports"],
     "files": ["*last stage trained"],
     "memory": ["*above the output"],
@@ -200,7 +201,7 @@ def render(folder: Path = RECORDS) -> str:
 _HEAD = """# Performance
 
 Speeds of sktransfer on one machine. The records in `docs/performance` have a line of JSON for each
-case with the values of all rounds; this page and its pictures are made from them. `python -m
+case with the values of all rounds; this page and its pictures show most of them. `python -m
 benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` replaces the lines of one,
 and `python -m benchmarks --all --quick --record` runs all of this page in about ten minutes.
 
@@ -254,6 +255,7 @@ def _title(name: str) -> tuple[str, str]:
 
 def _section(name: str, lines: list[dict], machines: list[dict]) -> str:
     title, about = _title(name)
+    lines = [line for line in lines if not _fits(line["name"], UNTABLED)] or lines
     commands = sorted({f"`{line['command']}`" for line in lines})
     numbers = {str(machines.index(_without_load(line["machine"])) + 1) for line in lines}
     load = max(line["machine"]["load"] for line in lines)
@@ -271,6 +273,10 @@ def _other(name: str, lines: list[dict]) -> str:
     title, _ = _title(name)
     commands = sorted({f"`{line['command']}`" for line in lines})
     return f"- `{name}.jsonl`: {title[0].lower() + title[1:]} ({', '.join(commands)})"
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _case(line: dict) -> Case:
@@ -343,7 +349,7 @@ def draw(name: str, folder: Path = RECORDS) -> None:
     import matplotlib.pyplot as plt
 
     cases = [_case(line) for line in read(name, folder)]
-    cases = [case for case in cases if _is_drawn(name, case.name)] or cases
+    cases = [case for case in cases if _fits(case.name, DRAWN.get(name, ["*"]))] or cases
     relative = len(cases) > 1 and cases[0].baseline is not None
     groups = {case.name: _bars(case, relative) for case in cases}
     if all(len(bars) == 1 for bars in groups.values()):  # the case says it all
@@ -372,10 +378,6 @@ def draw(name: str, folder: Path = RECORDS) -> None:
         axis.axvline(1, color="0.4", linestyle="--", linewidth=1)
     figure.savefig(folder / f"{name}.png", dpi=90, metadata={"Software": None})
     plt.close(figure)
-
-
-def _is_drawn(name: str, case: str) -> bool:
-    return any(fnmatch(case, pattern) for pattern in DRAWN.get(name, ["*"]))
 
 
 def _bars(case: Case, relative: bool) -> dict[str, list[float]]:

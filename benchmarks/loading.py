@@ -1,8 +1,8 @@
 """Measure how loading overlaps with the network, and how it scales with the number of loaders.
 
 From paths: seconds of `transform`, compared with the slower of loading alone and the network
-alone. The features are equal to the bit. "Processor time of the calling thread" is what loaders
-do not do.
+alone. The features are equal to the bit. The records also have the processor time of the calling
+thread.
 
 Simulated: a wait of 1 ms for each batch of four instead of the network, so that loading
 decides, with 1, 2, 4 and 8 loaders in threads and in processes (DataLoader of torch, whose
