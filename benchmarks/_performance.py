@@ -360,7 +360,8 @@ def draw(name: str, folder: Path = RECORDS) -> None:
     for group, bars in groups.items():
         if len(groups) > 1:
             place = axis.get_yaxis_transform()
-            axis.text(0.01, row, group, transform=place, va="center", weight="bold", fontsize=9)
+            style = {"weight": "bold", "bbox": {"color": "white", "pad": 1}}
+            axis.text(0.01, row, group, transform=place, va="center", fontsize=9, **style)
             row += 1
         for contestant, values in bars.items():
             color = "0.6" if contestant == cases[0].baseline else "tab:blue"
@@ -372,7 +373,8 @@ def draw(name: str, folder: Path = RECORDS) -> None:
             row += 1
     axis.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
     axis.set(ylim=(row - 0.4, -0.6), xlabel=_axis_label(cases[0], relative))
-    axis.margins(x=0.12)
+    axis.margins(x=0.16)
+    axis.xaxis.set_major_formatter("{x:,.9g}")
     axis.spines[["top", "right"]].set_visible(False)
     if relative:
         axis.axvline(1, color="0.4", linestyle="--", linewidth=1)
