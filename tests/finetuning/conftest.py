@@ -40,7 +40,11 @@ def net_inputs(model, X):
     return PretrainedFeatureExtractor(model.backbone_, layer=last).fit_transform(X)
 
 
-@pytest.fixture
-def data():
+def vectors():
     X, y = make_blobs(90, 6, centers=3, cluster_std=4.0, random_state=0)
     return X.astype(np.float32), np.array(["ant", "bee", "wasp"])[y]
+
+
+@pytest.fixture
+def data():
+    return vectors()

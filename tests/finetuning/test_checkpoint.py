@@ -36,11 +36,11 @@ from sktransfer import (
 )
 from sktransfer.data import disk
 from sktransfer.finetuning.training import TrainingNet
-from tests.finetuning.conftest import SGD, net_inputs, network
+from tests.finetuning.conftest import SGD, net_inputs, network, vectors
 from tests.support import images, run_python, tiny_backbone
 
 FILE = "training.checkpoint"
-SETTINGS = {"trainable": 2, "max_epochs": 6, "random_state": 0, "batch_size": 16, "lr": 0.01}
+SETTINGS = {"trainable": 2, "max_epochs": 6, "random_state": 0, "batch_size": 30, "lr": 0.01}
 
 
 class Killed(BaseException):
@@ -85,6 +85,13 @@ def interrupted(folder, X, y, moments, **settings):
         with killed_at(n):
             model_of(folder, **settings).fit(X, y)
     return model_of(folder, **settings).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A model whose training was not interrupted, and the folder of its checkpoint."""
+    folder = tmp_path_factory.mktemp("finished")
+    return model_of(folder).fit(*vectors()), folder
 
 
 def content(model) -> tuple:
@@ -155,7 +162,7 @@ def test_a_regressor_goes_on_too(data, tmp_path):
         for folder in (None, tmp_path)
     )
     whole.fit(X, y)
-    with killed_at(20):
+    with killed_at(10):
         parts.fit(X, y)
     parts.fit(X, y)
     assert content(parts) == content(whole)
@@ -164,7 +171,7 @@ def test_a_regressor_goes_on_too(data, tmp_path):
 
 def test_a_seed_that_was_drawn_is_that_of_the_fit_that_began(data, tmp_path):
     X, y = data
-    with killed_at(9):
+    with killed_at(5):
         model_of(tmp_path, random_state=None).fit(X, y)
     parts = model_of(tmp_path, random_state=None).fit(X, y)
     again = model_of(tmp_path, random_state=np.random.RandomState(5)).fit(X, y)
@@ -187,9 +194,9 @@ def test_a_seed_that_was_drawn_is_that_of_the_fit_that_began(data, tmp_path):
         ({"backbone": 1}, "backbone"),
     ],
 )
-def test_other_data_and_parameters_are_refused_by_name(change, names, data, tmp_path):
+def test_other_data_and_parameters_are_refused_by_name(change, names, data, finished):
     X, y = data
-    model_of(tmp_path).fit(X, y)
+    _, folder = finished
     change = dict(change)
     order = np.roll(np.arange(len(X)), 1)
     X = X[order] if change.pop("X", None) else X
@@ -200,10 +207,12 @@ def test_other_data_and_parameters_are_refused_by_name(change, names, data, tmp_
         change["backbone"] = load_backbone(torch.nn.Sequential(network(), torch.nn.Linear(4, 4)))
     message = rf"other values of {names}\. .*delete '.*{FILE}'"
     with pytest.raises(ValueError, match=message):
-        model_of(tmp_path, **change).fit(X, y, weight)
+        model_of(folder, **change).fit(X, y, weight)
 
 
-@pytest.mark.parametrize("settings", [{}, {"validation_fraction": 0.2}])
+@pytest.mark.parametrize(
+    "settings", [{"validation_fraction": 0.2}, pytest.param({}, marks=pytest.mark.sweep)]
+)
 def test_a_finished_training_goes_on_with_more_epochs(settings, data, tmp_path):
     short = model_of(tmp_path, **settings).fit(*data)
     long = model_of(tmp_path, max_epochs=9, **settings).fit(*data)
@@ -215,7 +224,7 @@ def test_a_finished_training_goes_on_with_more_epochs(settings, data, tmp_path):
     # It is one training: killed in between, it ends bit for bit in the same state.
     other = tmp_path / "other"
     model_of(other, **settings).fit(*data)
-    with killed_at(9):
+    with killed_at(4):
         model_of(other, max_epochs=9, **settings).fit(*data)
     again = model_of(other, max_epochs=9, **settings).fit(*data)
     assert content(again) == content(long)
@@ -249,7 +258,7 @@ def hidden():
 
 def test_a_network_that_computes_something_else_is_refused(data, tmp_path, monkeypatch):
     X, y = data
-    with killed_at(12):
+    with killed_at(7):
         model_of(tmp_path, backbone=hidden()).fit(X, y)
     monkeypatch.setitem(globals(), "FACTOR", 2.0)
     with pytest.raises(ValueError, match=r"loss on its first batch was .* with the same weights"):
@@ -258,11 +267,10 @@ def test_a_network_that_computes_something_else_is_refused(data, tmp_path, monke
     assert len(model_of(tmp_path, backbone=hidden()).fit(X, y).history_) == SETTINGS["max_epochs"]
 
 
-def test_how_it_runs_may_change(data, tmp_path):
-    X, y = data
-    first = model_of(tmp_path).fit(X, y)
+def test_how_it_runs_may_change(data, finished, tmp_path):
+    first, folder = finished
     settings = {"n_jobs": 2, "memory": tmp_path / "store", "verbose": 1, "engine": "torch"}
-    assert content(model_of(tmp_path, **settings).fit(X, y)) == content(first)
+    assert content(model_of(folder, **settings).fit(*data)) == content(first)
 
 
 def test_a_warm_start_is_another_training(data, tmp_path):
@@ -285,14 +293,14 @@ def test_partial_fit_writes_and_reads_no_checkpoint(data, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_net_can_be_pickled_and_trained_further_without_the_file(data, tmp_path):
+def test_the_net_can_be_pickled_and_trained_further_without_the_file(data, finished):
     X, y = data
-    model = model_of(tmp_path).fit(X, y)
-    before = (tmp_path / FILE).read_bytes()
+    model, folder = finished
+    before = (folder / FILE).read_bytes()
     net = pickle.loads(pickle.dumps(model.net_))
     net.partial_fit(net_inputs(model, X), np.searchsorted(model.classes_, y))
     assert len(net.history) == 2 * model.max_epochs
-    assert (tmp_path / FILE).read_bytes() == before
+    assert (folder / FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -305,20 +313,19 @@ def test_the_net_can_be_pickled_and_trained_further_without_the_file(data, tmp_p
         lambda c: b"SKTCKPT9" + c[8:],
     ],
 )
-def test_a_damaged_file_is_told_and_training_begins_again(damage, data, tmp_path):
+def test_a_damaged_file_is_told_and_training_begins_again(damage, data, finished, tmp_path):
     X, y = data
-    whole = model_of(tmp_path).fit(X, y)
-    path = tmp_path / FILE
-    path.write_bytes(damage(path.read_bytes()))
+    whole, folder = finished
+    (tmp_path / FILE).write_bytes(damage((folder / FILE).read_bytes()))
     with pytest.warns(UserWarning, match=r"training.checkpoint is damaged .* from the beginning"):
         again = model_of(tmp_path).fit(X, y)
     assert content(again) == content(whole)
 
 
-def test_a_full_disk_is_a_warning_and_the_last_file_stays(data, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_warning_and_the_last_file_stays(data, finished, tmp_path, monkeypatch):
     X, y = data
-    whole = model_of(None).fit(X, y)
-    with killed_at(15):
+    whole, _ = finished
+    with killed_at(7):
         model_of(tmp_path).fit(X, y)
     before = (tmp_path / FILE).read_bytes()
 
@@ -379,7 +386,7 @@ def test_a_search_with_one_folder_says_what_to_do(data, tmp_path):
         search(tmp_path, n_jobs=2).fit(*data)
 
 
-def test_of_two_fits_that_begin_together_one_has_the_folder(data, tmp_path):
+def test_of_two_fits_that_begin_together_one_has_the_folder(data, finished, tmp_path):
     """The other one is told before it has trained, though no epoch is complete yet."""
     X, y = data
     with killed_at(0):
@@ -388,7 +395,7 @@ def test_of_two_fits_that_begin_together_one_has_the_folder(data, tmp_path):
         model_of(tmp_path).fit(X, y)
     with pytest.raises(ValueError, match=r"other values of lr\."):
         model_of(tmp_path, lr=0.02).fit(X, y)
-    assert content(model_of(tmp_path).fit(X, y)) == content(model_of(None).fit(X, y))
+    assert content(model_of(tmp_path).fit(X, y)) == content(finished[0])
 
 
 # killed processes
@@ -400,7 +407,7 @@ import torch
 from skorch.callbacks import EarlyStopping
 from sktransfer import FineTunedClassifier, load_backbone
 from tests.finetuning.conftest import network
-X = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
+X = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
 y = np.where(X[:, 0] * X[:, 1] > 0, "ant", "bee")
 def fit(folder):
     model = FineTunedClassifier(
@@ -441,7 +448,7 @@ def test_a_process_that_is_killed_leaves_a_training_to_go_on(tmp_path):
     whole = write_result(None, tmp_path / "whole")
     context, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
     ended = []
-    for _ in range(3):
+    for _ in range(2):
         child = context.Process(target=run_fit, args=(tmp_path / "run",))
         before = files_in(tmp_path / "run")
         child.start()

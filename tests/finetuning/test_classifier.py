@@ -2,6 +2,7 @@ import gc
 import linecache
 import math
 import pickle
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -40,7 +41,7 @@ from sktransfer.finetuning.trainable_stages import Pooling, TrainableStages, hea
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import SGD, dropout_head, net_inputs, network, tuned_network
 from tests.new_process import run_in_new_process
-from tests.support import Vectors
+from tests.support import Vectors, tiny_backbone
 
 
 def states(backbone):
@@ -51,7 +52,8 @@ def states(backbone):
 def test_what_is_frozen_keeps_its_bits(trainable, data):
     backbone = load_backbone(network())
     before = states(backbone)
-    model = FineTunedClassifier(backbone, trainable=trainable, random_state=0).fit(*data)
+    settings = {"trainable": trainable, "max_epochs": 2, "random_state": 0}
+    model = FineTunedClassifier(backbone, **settings).fit(*data)
     assert all(torch.equal(before[k], v) for k, v in backbone.module.state_dict().items())
     frozen, trained = model.frozen_layers_, model.trained_layers_
     assert frozen + trained == list_layers(backbone)[:-1]
@@ -115,9 +117,8 @@ def test_one_seed_gives_one_model_and_leaves_the_global_generator_alone(data):
 
 
 def test_the_best_epoch_is_restored_and_the_probe_is_a_candidate(data):
-    model = FineTunedClassifier(
-        load_backbone(network()), trainable="all", lr=5.0, validation_fraction=0.3, random_state=0
-    )
+    settings = {"lr": 5.0, "validation_fraction": 0.3, "max_epochs": 3, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), trainable="all", **settings)
     with pytest.warns(UserWarning, match="The weights before training are kept"):
         model.fit(*data)
     assert model.best_epoch_ == 0  # this learning rate only spoils
@@ -167,19 +168,18 @@ assert isinstance(model.net_, skorch.NeuralNetClassifier)
 def test_several_labels_a_sample(data):
     X, y = data
     Y = np.column_stack([y == "ant", y != "bee"]).astype(int)
-    settings = {"trainable": "all", "lr": 0.01, "random_state": 0}
+    settings = {"trainable": "all", "lr": 0.01, "max_epochs": 6, "random_state": 0}
     model = FineTunedClassifier(load_backbone(network()), **settings).fit(X, Y)
     assert model.predict(X).shape == Y.shape
     assert (model.predict(X) == Y).mean() > 0.8
 
 
-def test_a_grid_search_and_two_processes(data):
-    settings = {"trainable": ["head", 1], "lr": [1e-3, "auto"]}
+def test_a_grid_search_in_two_processes(data):
     model = FineTunedClassifier(load_backbone(Vectors()), max_epochs=1, random_state=0)
-    search = GridSearchCV(model, settings | {"trainable": ["head", "all"]}, cv=2).fit(*data)
-    assert search.score(*data) > 0.5
+    search = GridSearchCV(model, {"trainable": ["head", "all"]}, cv=2, error_score="raise")
     with joblib.parallel_config("multiprocessing", n_jobs=2):
-        assert (cross_validate(model, *data, cv=2)["test_score"] > 0.4).all()
+        search.fit(*data)
+    assert min(search.cv_results_["mean_test_score"]) > 0.4 and search.score(*data) > 0.5
 
 
 def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
@@ -195,27 +195,28 @@ def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
 
 
 def test_the_tuned_network_as_a_transformer(data):
-    model = FineTunedClassifier(load_backbone(network()), trainable=1, random_state=0).fit(*data)
+    settings = {"trainable": 1, "max_epochs": 2, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
     features = model.to_features().fit_transform(data[0])
     logits = features @ model.net_.module_.head.linear.weight.detach().numpy().T
     logits += model.net_.module_.head.linear.bias.detach().numpy()
     assert (model.classes_[logits.argmax(axis=1)] == model.predict(data[0])).all()
 
 
-def test_a_model_grows_twice_on_a_network_with_a_stage_called_head():
-    images = np.random.RandomState(0).randint(0, 255, (12, 32, 32, 3)).astype(np.uint8)
-    y = np.repeat(["a", "b", "c", "d"], 3)
-    model = "efficientnet_lite0"
+def test_a_model_grows_twice_on_a_network_with_a_stage_called_head(data):
+    X, y = data[0][:12], np.repeat(["a", "b", "c", "d"], 3)
+    stages = zip(["first", "head", "active", "classes"], network(), strict=True)
+    model = load_backbone(nn.Sequential(OrderedDict(stages)))
     for n in (6, 9, 12):
         before = None if n == 6 else model
-        settings = {"image_size": 32, "max_epochs": 0, "random_state": 0}
-        model = FineTunedClassifier(model, **settings).fit(images[:n], y[:n])
+        model = FineTunedClassifier(model, max_epochs=0, random_state=0).fit(X[:n], y[:n])
+        assert "head" in list_layers(model.backbone_)
         if before is not None:
             rows = model.net_.module_.head.linear.weight[: len(before.classes_)]
             assert torch.equal(rows, before.net_.module_.head.linear.weight)
     assert model.classes_.tolist() == ["a", "b", "c", "d"]
     again = pickle.loads(pickle.dumps(model))
-    np.testing.assert_allclose(again.predict_proba(images), model.predict_proba(images), atol=1e-6)
+    np.testing.assert_allclose(again.predict_proba(X), model.predict_proba(X), atol=1e-6)
 
 
 @pytest.fixture
@@ -226,19 +227,11 @@ def small_images():
 
 
 @pytest.mark.parametrize(
-    ("augment", "n_views"),
-    [
-        ("light", 1),
-        ("strong", None),
-        *(
-            pytest.param(*case, marks=pytest.mark.sweep)
-            for case in [("light", 3), ("light", None), ("strong", 1), ("strong", 3)]
-        ),
-    ],
+    ("augment", "n_views"), [("light", 1), ("light", None), ("strong", 3), ("strong", None)]
 )
 def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, small_images):
     augment = Augmentation(augment, n_views=n_views)
-    settings = {"image_size": 32, "max_epochs": 2, "random_state": 0}
+    settings = {"backbone": tiny_backbone(), "max_epochs": 2, "random_state": 0}
     one, two, plain = (
         FineTunedClassifier(augment=views, **settings).fit(*small_images)
         for views in (augment, augment, None)
@@ -249,7 +242,7 @@ def test_augmented_views_train_and_are_the_same_for_one_seed(augment, n_views, s
 
 def test_fixed_views_come_from_the_store_the_second_time(small_images, tmp_path, counted):
     settings = {"augment": Augmentation(n_views=2), "max_epochs": 1, "memory": tmp_path}
-    settings["image_size"] = 32
+    settings["backbone"] = tiny_backbone()
     FineTunedClassifier(random_state=0, **settings).fit(*small_images)
     n_entries = len(FeatureStore(tmp_path))
     assert n_entries >= 2 * len(small_images[0])
@@ -268,7 +261,7 @@ def test_batch_norm_keeps_its_statistics_unless_asked(data):
     statistics = {}
     for train_batch_norm in (False, True):
         model = FineTunedClassifier(
-            load_backbone(network()), trainable="all", train_batch_norm=train_batch_norm
+            network(), trainable="all", train_batch_norm=train_batch_norm, max_epochs=2
         ).fit(*data)
         (norm,) = (m for m in model.net_.module_.modules() if isinstance(m, nn.BatchNorm1d))
         statistics[train_batch_norm] = norm.running_mean
@@ -345,6 +338,7 @@ def test_a_progress_bar_of_scikit_learn_counts_epochs(data, capsys):
 
 def test_warm_start_goes_on(data):
     settings = {"net_params": SGD, "lr": 0.01, "head_init": "random", "random_state": 0}
+    settings["max_epochs"] = 8
     warm = FineTunedClassifier(load_backbone(network()), warm_start=True, **settings)
     first = [h["train_loss"] for h in warm.fit(*data).history_]
     again = [h["train_loss"] for h in warm.fit(*data).history_]
@@ -367,7 +361,7 @@ def test_one_class_one_sample_and_a_missing_class(data):
 
 
 def test_warm_start_with_another_cut_is_refused(data):
-    model = FineTunedClassifier(load_backbone(network()), warm_start=True).fit(*data)
+    model = FineTunedClassifier(network(), warm_start=True, max_epochs=1).fit(*data)
     with pytest.raises(ValueError, match="trainable: changed since the fit"):
         model.set_params(trainable=1).fit(*data)
 
@@ -375,7 +369,7 @@ def test_warm_start_with_another_cut_is_refused(data):
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_a_fit_that_fails_leaves_the_model_as_it_was(method, data):
     X, y = data
-    model = FineTunedClassifier(load_backbone(network()), random_state=0).fit(X, y)
+    model = FineTunedClassifier(network(), max_epochs=1, random_state=0).fit(X, y)
     before = model.predict_proba(X)
     model.set_params(net_params=SGD, lr=1e30, trainable="head")
     with pytest.raises(FloatingPointError):
@@ -490,14 +484,14 @@ def test_the_features_of_a_tuned_network_are_the_input_of_any_head(data):
 
 def test_networks_are_cut_and_trained_in_several_threads_at_once(data):
     expected = list_layers(load_backbone(network()))
-    backbones = [load_backbone(network()) for _ in range(24)]
+    backbones = [load_backbone(network()) for _ in range(12)]
     with ThreadPoolExecutor(4) as pool:
         assert all(layers == expected for layers in pool.map(list_layers, backbones))
     settings = {"trainable": "all", "head": dropout_head, "max_epochs": 2, "random_state": 0}
     state = torch.get_rng_state()
-    alone = cross_validate(FineTunedClassifier(network(), **settings), *data, cv=4)
+    alone = cross_validate(FineTunedClassifier(network(), **settings), *data, cv=3)
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        together = cross_validate(FineTunedClassifier(network(), **settings), *data, cv=4)
+        together = cross_validate(FineTunedClassifier(network(), **settings), *data, cv=3)
     assert np.array_equal(alone["test_score"], together["test_score"])
     assert torch.equal(state, torch.get_rng_state())
 
@@ -506,7 +500,7 @@ def test_one_seed_gives_one_model_in_several_threads(data):
     backbone = load_backbone(network())
 
     def probabilities(_):
-        model = FineTunedClassifier(backbone, head=dropout_head, random_state=0)
+        model = FineTunedClassifier(backbone, head=dropout_head, max_epochs=3, random_state=0)
         return model.fit(*data).predict_proba(data[0])
 
     with ThreadPoolExecutor(4) as pool:
@@ -515,12 +509,10 @@ def test_one_seed_gives_one_model_in_several_threads(data):
 
 
 def test_views_made_in_threads_do_not_wait_for_the_training_that_waits_for_them(small_images):
-    settings = {"augment": Augmentation(n_views=None), "max_epochs": 1, "image_size": 32}
+    settings = {"augment": Augmentation(n_views=None), "max_epochs": 1, "random_state": 0}
+    settings |= {"backbone": tiny_backbone(), "head": dropout_head}
     one, two = (
-        FineTunedClassifier(head=dropout_head, n_jobs=n_jobs, random_state=0, **settings).fit(
-            *small_images
-        )
-        for n_jobs in (None, 2)
+        FineTunedClassifier(n_jobs=n_jobs, **settings).fit(*small_images) for n_jobs in (None, 2)
     )
     assert one.history_[0]["train_loss"] == two.history_[0]["train_loss"]
 
@@ -558,7 +550,8 @@ def test_infinite_buffers_of_a_network_are_its_own(data):
 def test_callbacks_are_copied(data):
     mine = EarlyStopping(monitor="train_loss", patience=2)
     before = dict(vars(mine))
-    model = FineTunedClassifier(load_backbone(network()), callbacks=[("mine", mine)]).fit(*data)
+    settings = {"callbacks": [("mine", mine)], "max_epochs": 2}
+    model = FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
     assert vars(mine) == before
     assert hasattr(dict(model.net_.callbacks_)["mine"], "misses_")
 
@@ -932,9 +925,10 @@ def test_later_columns_have_the_names_and_the_order_of_the_first(data, label_set
 def test_a_class_may_have_its_weight_before_it_comes(data):
     X, y = data
     weights, known = {"wasp": 3.0}, y != "wasp"
-    model = FineTunedClassifier(load_backbone(network()), class_weight=weights, random_state=0)
+    settings = {"max_epochs": 4, "random_state": 0}
+    model = FineTunedClassifier(load_backbone(network()), class_weight=weights, **settings)
     model.partial_fit(X[known], y[known])
-    plain = FineTunedClassifier(load_backbone(network()), random_state=0)
+    plain = FineTunedClassifier(load_backbone(network()), **settings)
     plain.partial_fit(X[known], y[known])
     assert np.array_equal(model.predict_proba(X), plain.predict_proba(X))
     announced = clone(model).partial_fit(X[known], y[known], classes=["ant", "bee", "wasp"])
@@ -995,7 +989,6 @@ def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, monkeypatch):
 # Interrupts are sent in programs of their own: one that came too late would end the tests.
 PRESSED = """
 import signal
-import sys
 import numpy as np
 import pytest
 from skorch.callbacks import Callback
@@ -1004,7 +997,6 @@ from tests.data.test_running import dropped_interrupt, interrupt
 from tests.finetuning.conftest import net_inputs, network
 signal.signal(signal.SIGINT, signal.default_int_handler)
 X, y = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32), np.arange(90) % 3
-calls, press = [], {"dropped": dropped_interrupt, "interrupt": interrupt}[sys.argv[1]]
 class Slow(Callback):
     def on_batch_end(self, net, **kwargs):
         calls.append(net)
@@ -1013,22 +1005,16 @@ class Slow(Callback):
 """
 
 
-@pytest.mark.parametrize("press", ["interrupt", "dropped"])
-def test_ctrl_c_during_a_callback_does_not_stop_training_in_silence(press):
+def test_ctrl_c_during_a_callback_stops_fits_and_nets_that_are_trained_further():
     code = f"""{PRESSED}
-wanted = 2
-model = FineTunedClassifier(load_backbone(network()), max_epochs=9, callbacks=[Slow()])
-with pytest.raises(KeyboardInterrupt):
-    model.fit(X, y)
-assert len(calls) == 2
-assert not hasattr(model, "classes_")
-"""
-    run_in_new_process(code, press)
-
-
-def test_ctrl_c_stops_a_net_that_is_trained_further():
-    code = f"""{PRESSED}
-wanted = 1
+for press in (dropped_interrupt, interrupt):
+    calls, wanted = [], 2
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=9, callbacks=[Slow()])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    assert len(calls) == 2
+    assert not hasattr(model, "classes_")
+calls, wanted = [], 1
 model = FineTunedClassifier(load_backbone(network()), max_epochs=1).fit(X, y)
 net = model.net_
 net.callbacks_.append(("slow", Slow().initialize()))
@@ -1036,7 +1022,7 @@ with pytest.raises(KeyboardInterrupt):
     net.partial_fit(net_inputs(model, X), np.zeros(len(X), int))
 assert len(calls) == 1
 """
-    run_in_new_process(code, "interrupt")
+    run_in_new_process(code)
 
 
 def test_a_callback_may_stop_training(data):
@@ -1085,21 +1071,6 @@ def test_only_rows_that_begin_at_random_learn_faster(data):
     assert highest(grown) == pytest.approx(first / 10)
     more = np.where(np.arange(len(y)) % 4 == 0, "fly", y)
     assert highest(clone(grown).fit(X, more)) == pytest.approx(first)
-
-
-def test_a_compiled_network_is_not_compiled_again_for_each_step(data):
-    from torch._dynamo.utils import counters
-
-    found = []
-    for max_epochs in (1, 6):
-        torch.compiler.reset()
-        counters.clear()
-        settings = {"trainable": 1, "max_epochs": max_epochs, "random_state": 0}
-        net_params = {"compile": True, "compile__backend": "eager"}
-        model = FineTunedClassifier(load_backbone(network()), net_params=net_params, **settings)
-        assert model.fit(*data).score(*data) > 0.5
-        found.append(counters["stats"]["unique_graphs"])
-    assert found[0] == found[1] > 0
 
 
 def test_a_file_of_what_grew_holds_only_what_changed(small_images):
@@ -1228,21 +1199,43 @@ def test_candidates_of_a_search_share_each_sample(small_images, tmp_path, monkey
         return run(self, groups)
 
     monkeypatch.setattr(Pass, "run", counted)
-    model = FineTunedClassifier(image_size=32, max_epochs=1, memory=tmp_path)
+    model = FineTunedClassifier(tiny_backbone(), max_epochs=1, memory=tmp_path)
     GridSearchCV(model, {"lr": [1e-4, 1e-3]}, cv=2).fit(*small_images)
     assert sum(n_computed) == 16
 
 
-def test_a_compiled_net_has_the_same_rates(data):
-    settings = {"trainable": "all", "layer_decay": 0.5, "max_epochs": 1, "random_state": 0}
-    compiled = {"compile": True, "compile__backend": "eager"}
+class Graphs(Callback):
+    """Count the graphs that torch has compiled up to the end of each epoch."""
+
+    def initialize(self):
+        self.counts_ = []
+        return self
+
+    def on_epoch_end(self, net, **kwargs):
+        from torch._dynamo.utils import counters
+
+        self.counts_.append(counters["stats"]["unique_graphs"])
+
+
+def test_a_compiled_net_has_the_same_rates_and_is_not_compiled_again_for_each_step(data):
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    settings = {"trainable": "all", "layer_decay": 0.5, "max_epochs": 3, "random_state": 0}
+    compiled = {"compile": True, "compile__backend": "eager", "callbacks": [Graphs()]}
     plain, model = (
         FineTunedClassifier(load_backbone(network()), net_params=net_params, **settings).fit(*data)
         for net_params in (None, compiled)
     )
+    (n_graphs,) = (c.counts_ for _, c in model.net_.callbacks_ if isinstance(c, Graphs))
+    assert len(n_graphs) == 3 and n_graphs[0] == n_graphs[2] > 0
     rates = [[g["initial_lr"] for g in m.net_.optimizer_.param_groups] for m in (plain, model)]
     assert rates[0] == rates[1]
-    assert len(pickle.loads(pickle.dumps(model)).predict(data[0])) == len(data[0])
+    expected = plain.predict_proba(data[0])
+    np.testing.assert_allclose(model.predict_proba(data[0]), expected, atol=1e-4)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(again.predict_proba(data[0]), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
@@ -1263,7 +1256,7 @@ def test_fits_of_one_estimator_leave_nothing_behind(data):
 
     model.fit(*data)
     before = kept()
-    for _ in range(3):
+    for _ in range(2):
         model.fit(*data)
     assert kept() == before
 

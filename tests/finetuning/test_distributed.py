@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import make_blobs
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring, Freezer
 from torch import nn
 
@@ -20,7 +19,7 @@ from sktransfer import (
     FineTunedRegressor,
     load_word_vectors,
 )
-from tests.finetuning.conftest import network
+from tests.finetuning.conftest import network, vectors
 from tests.finetuning.test_training import LABELS, TEXTS, encoder
 from tests.finetuning.two_processes import fit_in_two
 from tests.support import images, tiny_backbone
@@ -52,11 +51,6 @@ CASES = {
 }
 
 
-def blobs():
-    X, y = make_blobs(90, 6, centers=3, cluster_std=4.0, random_state=0)
-    return X.astype(np.float32), np.array(["ant", "bee", "wasp"])[y]
-
-
 def told(model, X):
     """What a fitted model has become."""
     state = {name: tensor.numpy() for name, tensor in model.net_.module_.state_dict().items()}
@@ -68,7 +62,7 @@ def told(model, X):
 
 
 def fitted(case: str):
-    X, y = blobs()
+    X, y = vectors()
     weight = np.random.default_rng(0).uniform(0.1, 3, len(X))
     model = FineTunedClassifier(network(), **SETTINGS | CASES[case])
     model.fit(X, y, sample_weight=weight if case == "weights" else None)
@@ -108,7 +102,7 @@ def test_two_processes_train_what_one_does(cases, tmp_path):
 
 
 def numbers():
-    X, _ = blobs()
+    X, _ = vectors()
     model = FineTunedRegressor(network(), trainable="all", loss=nn.L1Loss(), **SETTINGS)
     return told(model.fit(X, X[:, :2]), X)
 
@@ -129,9 +123,9 @@ def new_views():
 
 
 def words():
-    vectors = dict(zip("abcdefgh", np.eye(8, 6, dtype=np.float32), strict=True))
+    table = dict(zip("abcdefgh", np.eye(8, 6, dtype=np.float32), strict=True))
     X = ["a b", "c", "d e f", "a", "g h", "b c d"] * 3
-    settings = SETTINGS | {"backbone": load_word_vectors(vectors), "trainable": "all"}
+    settings = SETTINGS | {"backbone": load_word_vectors(table), "trainable": "all"}
     return told(FineTunedClassifier(**settings, lr=0.1).fit(X, [0, 1, 2] * 6), X)
 
 
@@ -141,7 +135,7 @@ def sentences():
 
 
 def in_parts():
-    X, y = blobs()
+    X, y = vectors()
     model = FineTunedClassifier(network(), trainable=1, **SETTINGS)
     model.partial_fit(X[:40], y[:40], classes=["ant", "bee", "wasp"])
     return told(model.partial_fit(X[40:], y[40:]), X)
@@ -156,7 +150,7 @@ class Head(nn.Linear):
 
 
 def spare_weight():
-    X, y = blobs()
+    X, y = vectors()
     settings = SETTINGS | {"head": Head, "head_init": "random", "trainable": "all", "lr": 0.01}
     return told(FineTunedClassifier(network(), **settings).fit(X, y), X)
 
@@ -171,14 +165,14 @@ class Narrow(nn.Linear):
 
 
 def short_memory():
-    X, y = blobs()
+    X, y = vectors()
     settings = SETTINGS | {"head": Narrow, "head_init": "random", "trainable": "all", "lr": 0.01}
     return told(FineTunedClassifier(network(), **settings).fit(X, y), X)
 
 
 def continued(folder):
     """A training that is stopped by an error, and goes on from its file."""
-    X, y = blobs()
+    X, y = vectors()
     settings = SETTINGS | {"trainable": "all", "lr": 0.01, "checkpoint": folder, "max_epochs": 4}
     model = FineTunedClassifier(network(), callbacks=[Fails()], **settings)
     with pytest.MonkeyPatch.context() as patch:
@@ -251,7 +245,7 @@ def kill():
 
 
 def train_with(function):
-    X, y = blobs()
+    X, y = vectors()
     model = FineTunedClassifier(network(), callbacks=[InSecond(function)], **SETTINGS)
     return len(model.fit(X, y).history_)
 
@@ -293,13 +287,13 @@ def fit_unreadable():
 
 
 def fit_others():
-    X, y = blobs()
+    X, y = vectors()
     y[0] = "ant" if os.environ["RANK"] == "1" else "bee"
     FineTunedClassifier(network(), **SETTINGS).fit(X, y)
 
 
 def refused(**settings):
-    X, y = blobs()
+    X, y = vectors()
     try:
         FineTunedClassifier(network(), **SETTINGS | settings).fit(X, y)
     except ValueError as error:

@@ -24,7 +24,8 @@ def fit_in_two(function, folder: Path, *args, timeout: float = 120) -> list:
     None is a process that was killed, or has not ended in time.
     """
     context, port = multiprocessing.get_context("forkserver"), free_port()
-    context.set_forkserver_preload(["torch", "skorch", "accelerate"])
+    # Imported once, before the processes are forked.
+    context.set_forkserver_preload(["torch", "skorch", "accelerate", function.__module__])
     processes = [
         context.Process(target=_run, args=(rank, port, folder, function, *args))
         for rank in range(N)
