@@ -200,8 +200,8 @@ def render(folder: Path = RECORDS) -> str:
 
 _HEAD = """# Performance
 
-Speeds of sktransfer on one machine. The records in `docs/performance` have a line of JSON for each
-case with the values of all rounds; this page and its pictures show most of them. `python -m
+Speeds of sktransfer. The records in `docs/performance` have a line of JSON for each case with the
+machine and the values of all rounds; this page and its pictures show most of them. `python -m
 benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` replaces the lines of one,
 and `python -m benchmarks --all --quick --record` runs all of this page in about ten minutes.
 
