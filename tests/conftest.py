@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from sktransfer.backbones import registry as registry_module
 from sktransfer.engines import Engine
 from tests.offline import ALLOWED, block_network
-from tests.support import DATA, TESTS, give_memory_back
+from tests.support import DATA, TESTS, give_memory_back, own_registry
 
 # Networks in tests are small, and threads that wait for a busy core cost more than they give.
 torch.set_num_threads(1)
@@ -34,9 +35,25 @@ def pytest_addoption(parser):
     parser.addoption("--sweep-table", help="file for the table of the sweep, in CSV")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Let a worker that has no more tests take some of another's, unless ``--dist`` is given.
+
+    Each has a part in one piece: what the tests of a file share is made once.
+    """
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over what is there before the first test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True, wrapper=True)
 def pytest_xdist_auto_num_workers(config):
-    return min((yield), 8)  # a worker takes up to 1 GB
+    return min((yield), 8)  # a worker takes about 1 GB
 
 
 def pytest_configure(config):
@@ -165,23 +182,26 @@ def use_threads():
 def forget_backbones(monkeypatch):
     """No backbone is loaded yet, as in a new process; calling it makes it so again."""
     monkeypatch.setattr(registry_module, "_SHARED", {})
-    return registry_module._SHARED.clear
+    return lambda: registry_module._SHARED.clear()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Forget the networks that a module has loaded once a worker has grown large."""
+    """Forget the networks that a module has loaded once a worker has grown large.
+
+    The libraries that all test files import take 870 MB.
+    """
     yield
-    if psutil.Process().memory_info().rss > 900 * 2**20:
+    if psutil.Process().memory_info().rss > 1100 * 2**20:
         registry_module._SHARED.clear()
         give_memory_back()
 
 
 @pytest.fixture
-def registry(monkeypatch, forget_backbones):
+def registry():
     """A registry of backbones that a test may change; nothing is loaded yet."""
-    monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
-    return registry_module._REGISTRY
+    with own_registry() as registry:
+        yield registry
 
 
 @pytest.fixture(scope="session")

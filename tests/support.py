@@ -1,5 +1,6 @@
 """Data, networks and processes that several test files share."""
 
+import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -17,7 +18,7 @@ from torch import nn
 from torchvision import models
 
 from sktransfer import ImagePreprocessing, load_backbone
-from sktransfer.backbones import stages_of
+from sktransfer.backbones import registry, stages_of
 from sktransfer.engines import engine_for
 
 SCIKIT_LEARN = tuple(map(int, sklearn.__version__.split(".")[:2]))
@@ -157,6 +158,15 @@ def run_python(code: str, *args, timeout: float = 300, path: Path = TESTS.parent
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@contextlib.contextmanager
+def own_registry():
+    """A registry of backbones that may change; nothing is loaded yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+        patch.setattr(registry, "_SHARED", {})
+        yield registry._REGISTRY
 
 
 def make_engine(backbone, layers, pooling="avg", *, runtime="auto", whole=(), **settings):

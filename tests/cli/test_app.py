@@ -78,15 +78,28 @@ except SystemExit as stopped:
 
 
 def test_the_package_runs_as_a_module():
-    command = [*COMMAND, "cache", "missing"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=120)
-    assert done.returncode == 1
-    assert "no feature store in 'missing'" in done.stderr
-    assert done.stderr.count("\n") <= 2
+    for argument, code in (("--version", 0), ("nonsense", 2)):
+        command = [*COMMAND, argument]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=TESTS.parent, timeout=120
+        )
+        assert done.returncode == code
+        assert done.stdout == ("" if code else f"{sktransfer.__version__}\n")
+        assert ("No such command 'nonsense'" in done.stderr) == (code == 2)
+        assert "Traceback" not in done.stderr
+
+
+# Registers the network "tiny" in a new process.
+TINY = """
+from sktransfer import register_backbone
+from tests.support import tiny_backbone
+register_backbone("tiny")(tiny_backbone)
+"""
 
 
 def test_progress_is_on_standard_error_and_results_are_on_standard_output(classes):
-    done = command_in_new_process("predict", classes, "-k", 1)
+    arguments = ("predict", classes, "-k", 1, "--backbone", "tiny")
+    done = command_in_new_process(*arguments, before=TINY)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 25
     assert done.stderr == ""
@@ -100,9 +113,8 @@ def piped(arguments, reader):
     )
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param("predict {} --csv", marks=pytest.mark.sweep), "backbones"]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("command", ["predict {} --csv", "backbones"])
 def test_a_reader_that_leaves_early_ends_the_command_without_an_error(command, classes):
     done = piped(command.format(classes), "head -n 1")
     first, code = done.stdout.splitlines()
@@ -115,9 +127,16 @@ NO_READER = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 
 
 
 def test_a_model_is_written_though_its_reader_has_left(classes, tmp_path):
-    options = ["-o", f"{tmp_path}/m.skt", "--strategy", "features"]
-    assert command_in_new_process("train", classes, *options, before=NO_READER).returncode == 0
+    options = ["-o", f"{tmp_path}/m.skt", "--strategy", "features", "--backbone", "tiny"]
+    done = command_in_new_process("train", classes, *options, before=TINY + NO_READER)
+    assert done.returncode == 0
     assert (tmp_path / "m.skt").stat().st_size > 0
+
+
+def test_predictions_end_without_an_error_once_their_reader_has_left(classes):
+    arguments = ["predict", classes, "--csv", "--backbone", "tiny"]
+    done = command_in_new_process(*arguments, before=TINY + NO_READER)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_library_is_imported_before_interrupts_are_answered():
@@ -145,10 +164,16 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "sktransfer.cli.app", "sktransfer.data", "torch"])
+@pytest.mark.parametrize("module", ["typer", "sktransfer.cli.app", "torch"])
 def test_an_interrupt_while_modules_are_imported_is_the_exit_code_alone(module):
     code = PRESSED.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_an_interrupt_while_a_command_imports_the_package_is_the_exit_code_alone():
+    before = PRESSED.partition("sys.argv")[0].format(module="sktransfer.data")
+    done = command_in_new_process("layers", "resnet18", before=before)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -198,6 +223,33 @@ def test_a_wrong_option_is_one_message_and_exit_code_2(monkeypatch, capsys):
     assert "\x1b" not in errors
 
 
+# Sends an interrupt to its own process once the training is announced.
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+errors = sys.stderr
+class Errors:
+    def write(self, text):
+        errors.write(text)
+        if "Training on" in text:
+            os.kill(os.getpid(), signal.SIGINT)
+    def __getattr__(self, name):
+        return getattr(errors, name)
+sys.stderr = Errors()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_a_training_that_is_interrupted_at_its_start_leaves_no_file(classes, tmp_path):
+    (tmp_path / "out").mkdir()
+    options = ["-o", tmp_path / "out" / "m.skt", "--backbone", "tiny"]
+    done = command_in_new_process("train", classes, *options, before=TINY + INTERRUPTED)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Training on" in done.stderr and "Traceback" not in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_an_interrupted_training_leaves_no_file(classes, tmp_path, interrupts):
     (tmp_path / "out").mkdir()

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import sktransfer
 from sktransfer.cli.labelled import Columns, read_source
 from tests.cli.running import run
 from tests.selection.support import deeper_backbone, make_table, word_vectors
-from tests.support import tiny_backbone
+from tests.support import own_registry, tiny_backbone
 
 pytest.importorskip("skops")
 
@@ -306,23 +307,36 @@ def test_a_page_about_a_table_is_written(homes):
 # columns of a model are read alike from every file
 
 
+# The label follows from this category.
+GARDENS = {"true": "yes", "false": "no", "unknown": "later"}
+
+
+def train_gardens(table, label):
+    columns = ("--text", "text", "--column", "price", "--label", label, "--backbone", "words")
+    run("train", table, "-o", table.parent / "m.skt", *columns, "--column", "garden")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a table of texts, numbers and a category, and the file of a model of it."""
+    folder = tmp_path_factory.mktemp("gardens")
+    garden = list(GARDENS) * 3
+    X = make_table(9)[0][["text", "price"]].assign(garden=garden, sold=[*map(GARDENS.get, garden)])
+    X.to_csv(folder / "gardens.csv", index=False)
+    with own_registry():
+        sktransfer.register_backbone("words", modality="text")(word_vectors)
+        train_gardens(folder / "gardens.csv", "sold")
+    return folder
+
+
 @pytest.fixture
-def gardens(tmp_path, registry):
-    """A table of texts, numbers and a category that decides on the label, and a model of it."""
+def gardens(trained, tmp_path, registry):
+    """The file of this model, and its table, beside it."""
     import pandas as pd
 
     sktransfer.register_backbone("words", modality="text")(word_vectors)
-    garden = ["true", "false", "unknown"] * 12
-    X = make_table(36)[0][["text", "price"]].assign(garden=garden, sold=garden)
-    X["sold"] = X["sold"].map({"true": "yes", "false": "no", "unknown": "later"})
-    X.to_csv(tmp_path / "gardens.csv", index=False)
-    train_gardens(tmp_path / "gardens.csv", "sold")
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path / "m.skt", pd.read_csv(tmp_path / "gardens.csv", dtype=str)
-
-
-def train_gardens(table, label, *more):
-    columns = ("--text", "text", "--column", "price", "--label", label, "--backbone", "words")
-    run("train", table, "-o", table.parent / "m.skt", *columns, "--column", "garden", *more)
 
 
 def accuracy(model, X, label="sold"):
@@ -337,19 +351,19 @@ def test_categories_are_those_of_training_whatever_else_is_in_the_file(gardens):
     assert accuracy(path, X[X["garden"] != "unknown"]) == 1  # pandas reads booleans
 
 
-def test_labels_have_the_type_of_the_classes_of_the_model(gardens):
+@pytest.mark.parametrize(
+    "classes",
+    [["true", "false", "unknown"], ["1.50", "2.50", "S"]],
+    ids=["not booleans", "not numbers"],  # as which pandas reads the first two alone
+)
+def test_labels_have_the_type_of_the_classes_of_the_model(classes, gardens):
     path, X = gardens
-    X["ok"] = X["garden"]
+    X["ok"] = X["garden"].map(dict(zip(GARDENS, classes, strict=True)))
     X.to_csv(path.parent / "gardens.csv", index=False)
     train_gardens(path.parent / "gardens.csv", "ok")
-    some = X[X["garden"] != "unknown"]
-    assert accuracy(path, some, "ok") == 1
+    assert accuracy(path, X[X["garden"] != "unknown"], "ok") == 1
     done = run("evaluate", path, path.parent / "new.csv", "--label", "ok")
-    assert "true\t12\t1.000\t1.000" in done.stdout
-    X["ok"] = X["garden"].map({"true": "1.50", "false": "2.50", "unknown": "S"})
-    X.to_csv(path.parent / "gardens.csv", index=False)
-    train_gardens(path.parent / "gardens.csv", "ok")
-    assert accuracy(path, X[X["garden"] != "unknown"], "ok") == 1  # pandas reads 1.5 and 2.5
+    assert f"{classes[0]}\t3\t1.000\t1.000" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_the_program_answers_as_many_requests_as_queue_says(model, monkeypatch):
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """The address of ``sktransfer serve``, its process and the model."""
-    model = make_pipeline(PretrainedFeatureExtractor(image_size=64), LogisticRegression())
+    model = make_pipeline(PretrainedFeatureExtractor(image_size=32), LogisticRegression())
     path = tmp_path_factory.mktemp("served") / "model.skt"
     save(model.fit(X, Y), path)
     with socket.socket() as free:
@@ -360,10 +360,10 @@ def wait_for(address: str, process) -> None:
     raise AssertionError(process.stderr.read())
 
 
-def test_a_program_answers_100_requests_of_eight_clients(program, loopback, interrupts):
+def test_a_program_answers_forty_requests_of_eight_clients(program, loopback, interrupts):
     address, process, model = program
     wait_for(address, process)
-    contents = [encode(X[i % 12]) for i in range(100)]
+    contents = [encode(X[i % 12]) for i in range(40)]
 
     def client(some: list[bytes]) -> list[dict]:
         with httpx.Client(base_url=address, timeout=120) as connection:
@@ -374,7 +374,7 @@ def test_a_program_answers_100_requests_of_eight_clients(program, loopback, inte
     expected = model.predict_proba(X)
     for i, part in enumerate(parts):
         found = [[answer["probabilities"][name] for name in model.classes_] for answer in part]
-        np.testing.assert_allclose(found, expected[np.arange(i, 100, 8) % 12], atol=1e-4)
+        np.testing.assert_allclose(found, expected[np.arange(i, 40, 8) % 12], atol=1e-4)
 
 
 def test_the_page_of_the_program_takes_an_upload_in_a_browser(program, loopback, browser, tmp_path):

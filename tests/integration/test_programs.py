@@ -70,8 +70,12 @@ def test_mlflow_keeps_a_model_whose_types_are_trusted(kind, model, tiny, samples
     mlflow.set_experiment("e")
     types = skops.get_untrusted_types(data=skops.dumps(model))
     assert all(name.startswith("sktransfer.") for name in types)
+    # Without requirements mlflow loads the model in a new process, to see what it needs.
+    settings = {"pip_requirements": ["sktransfer"]} if kind == "blend" else {}
     with mlflow.start_run():
-        logged = mlflow.sklearn.log_model(model, name="model", skops_trusted_types=types)
+        logged = mlflow.sklearn.log_model(
+            model, name="model", skops_trusted_types=types, **settings
+        )
     again = mlflow.sklearn.load_model(logged.model_uri)
     np.testing.assert_array_equal(again.predict_proba(samples[0]), model.predict_proba(samples[0]))
 
