@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,14 @@ Source_ = Annotated[
 ]
 Image = Annotated[str | None, typer.Option(help="The column of image files in a table.")]
 Text = Annotated[str | None, typer.Option(help="The column of texts in a table.")]
+# Of commands that read one column: several are refused, with the command that takes them.
+OnlyImage = Annotated[
+    list[str] | None, typer.Option("--image", help="The column of image files in a table.")
+]
+OnlyText = Annotated[
+    list[str] | None, typer.Option("--text", help="The column of texts in a table.")
+]
+NoOthers = Annotated[list[str] | None, typer.Option("--column", hidden=True)]
 Images = Annotated[
     list[str] | None,
     typer.Option("--image", help="A column of image files in a table; several: once for each."),
@@ -74,6 +83,13 @@ def train(
     text: Texts = None,
     column: Others = None,
     label: Label = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            help="Of several columns, what is done about images and texts that are missing or "
+            "cannot be read: raise, or mean, which takes the mean of the others."
+        ),
+    ] = "raise",
     task: Annotated[
         str, typer.Option(help="classification, regression, or auto: by the labels.")
     ] = "auto",
@@ -93,7 +109,8 @@ def train(
     samples = read_source(source, Columns(image or (), text or (), column or (), label))
     networks = _networks(backbone or [], samples.read)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as memory:
-        common = {"memory": memory, "random_state": random_state, "verbose": 1}
+        common = {"memory": memory, "on_error": on_error, "random_state": random_state}
+        common["verbose"] = 1
         make = _regressor if find_target(samples.y, task) is NumericTarget else _classifier
         model = make(networks, strategy, time_budget, common)
         split = _hold_out(samples, random_state)
@@ -269,8 +286,9 @@ def _print_classes(y: np.ndarray, predicted: np.ndarray) -> None:
 def advise(
     source: Source_,
     backbone: Annotated[str | None, typer.Option(help="The pretrained network.")] = None,
-    image: Image = None,
-    text: Text = None,
+    image: OnlyImage = None,
+    text: OnlyText = None,
+    column: NoOthers = None,
     label: Label = None,
     random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
@@ -278,7 +296,7 @@ def advise(
     from ..selection import recommend_strategy
     from .output import note, print_lines
 
-    samples = read_source(source, _one_column(image, text, label))
+    samples = read_source(source, _only_column(source, image, text, column, label))
     name = _networks([backbone] if backbone else [], samples.read)
     note(f"Comparing strategies on {len(samples.X)} samples.")
     advice = recommend_strategy(samples.X, samples.y, name, random_state=random_state, verbose=1)
@@ -289,15 +307,16 @@ def rank(
     source: Source_,
     backbones: Annotated[list[str], typer.Argument(metavar="BACKBONE...", help="Their names.")],
     score: Annotated[str, typer.Option(help="A score of rank_backbones.")] = "probe",
-    image: Image = None,
-    text: Text = None,
+    image: OnlyImage = None,
+    text: OnlyText = None,
+    column: NoOthers = None,
     label: Label = None,
 ) -> None:
     """Rank pretrained networks for labelled samples, without training them."""
     from ..selection import rank_backbones
     from .output import print_rows
 
-    samples = read_source(source, _one_column(image, text, label))
+    samples = read_source(source, _only_column(source, image, text, column, label))
     ranking = rank_backbones(samples.X, samples.y, backbones, score=score, random_state=0)
     rows = [
         (name, f"{value:.3f}", f"{error:.3f}", n, f"{seconds:.1f}")
@@ -432,6 +451,27 @@ def _one_column(image: str | None, text: str | None, label: str | None) -> Colum
     return Columns([image] if image else (), [text] if text else (), (), label)
 
 
+def _only_column(
+    source: Path,
+    image: list[str] | None,
+    text: list[str] | None,
+    column: list[str] | None,
+    label: str | None,
+) -> Columns:
+    """Return the column to read; of several, show the command that takes them."""
+    columns = Columns(image or (), text or (), column or (), label)
+    if columns.are_table:
+        asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
+        given = [f"{option} {shlex.quote(n)}" for option, names in asked.items() for n in names]
+        labels = ["--label", shlex.quote(label)] if label else []
+        line = ["sktransfer train", shlex.quote(str(source)), "-o model.skt", *given, *labels]
+        raise typer.BadParameter(
+            f"one column of images or texts is read, and there are {', '.join(given)}. To use "
+            f"them together: {' '.join(line)}"
+        )
+    return columns
+
+
 def _columns_of(estimator: Any, columns: Columns, option: str) -> Columns:
     """Return the columns that a saved model of a table reads; others are those that are given.
 
@@ -519,7 +559,15 @@ def _read_folder(path: Path, split: str | None) -> tuple[list, np.ndarray]:
 
 
 def _read_table(path: Path, columns: Columns) -> Source:
-    from ..data import LABEL_COLUMNS, as_texts, find_images, find_labels, image_cells, open_columns
+    from ..data import (
+        LABEL_COLUMNS,
+        as_texts,
+        booleans_as_numbers,
+        find_images,
+        find_labels,
+        image_cells,
+        open_columns,
+    )
 
     texts = [*columns.image, *columns.text]
     if _are_texts(columns.classes):
@@ -555,6 +603,8 @@ def _read_table(path: Path, columns: Columns) -> Source:
         raise ValueError(f"{str(path)!r} has no column of labels: give --label.")
     y = _as_classes(frame[label], columns.classes)
     cells = {name: image_cells(frame[name], folder) for name in images}
+    if not columns.kinds:
+        cells |= {name: booleans_as_numbers(frame[name]) for name in columns.other}
     read = dict.fromkeys(images, "image") | dict.fromkeys(columns.text, "text")
     if columns.are_table:
         return Source(frame.assign(**cells)[[*read, *columns.other]], y, read)
@@ -580,10 +630,18 @@ def _are_texts(classes: Any) -> bool:
 
 def _as_classes(labels: Any, classes: Any) -> np.ndarray:
     """Return a column of labels with the type of the classes of a model, if they are given."""
+    import numpy as np
+
     from ..data import as_numbers, number_error
 
     if _are_texts(classes):
-        return labels.map(str, na_action="ignore").to_numpy(object)
+        names = {name.lower(): name for name in classes}
+
+        def text(label: Any) -> str:
+            is_boolean = isinstance(label, bool | np.bool_)  # "true" in a CSV file
+            return names.get(str(label).lower(), str(label)) if is_boolean else str(label)
+
+        return labels.map(text, na_action="ignore").to_numpy(object)
     kind = getattr(getattr(classes, "dtype", None), "kind", "")
     if not kind or kind not in "biuf":
         return labels.to_numpy()

@@ -228,8 +228,9 @@ def _cell(name: Any, field: Any, kind: str) -> Any:
     if not isinstance(field, str | None):
         return field.file.read() or None
     with contextlib.suppress(ValueError):  # the check of the row refuses what is no number
-        return float(field) if field and kind == NUMBER else field or None
-    return field
+        if field and kind == NUMBER:
+            return float({"true": 1, "false": 0}.get(field.lower(), field))
+    return field or None
 
 
 def _as_json(predicted: Prediction) -> Answer:

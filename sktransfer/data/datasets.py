@@ -21,6 +21,7 @@ __all__ = [
     "LABEL_COLUMNS",
     "LEADING_ZERO",
     "as_numbers",
+    "booleans_as_numbers",
     "find_images",
     "find_labels",
     "from_dataset",
@@ -36,7 +37,7 @@ __all__ = [
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number
-_BOOLEANS = {"true": 1, "false": 0}
+_BOOLEANS = {"true": 1, "false": 0}  # of a column of numbers
 _BOOLEAN = "^(?i:true|false)$"  # pandas makes True of "true" if a column has nothing else
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
@@ -393,6 +394,23 @@ def as_numbers(column: Any) -> Any:
         cell if number != number else number for cell, number in zip(cells, numbers, strict=True)
     ]
     return pd.Series(converted, column.index, name=column.name).infer_objects()
+
+
+def booleans_as_numbers(column: Any) -> Any:
+    """Convert a column of the texts true and false, which are booleans in other files than CSV.
+
+    Parameters
+    ----------
+    column : pandas.Series
+
+    Returns
+    -------
+    pandas.Series
+        Of 1 and 0; the column itself if other texts are among its cells, or if all are missing.
+    """
+    cells = set(column.dropna())
+    are_booleans = all(isinstance(cell, str) and cell.lower() in _BOOLEANS for cell in cells)
+    return as_numbers(column) if cells and are_booleans else column
 
 
 def _pandas():

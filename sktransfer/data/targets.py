@@ -180,16 +180,16 @@ class Target:
         raise NotImplementedError
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[str | int]:
         """The names of the columns of y; none if it had no names."""
         return []
 
-    def check_names(self, names: Sequence[str], name: str) -> None:
+    def check_names(self, names: Sequence[str | int], name: str) -> None:
         """Refuse columns that have other names, or another order, than those of this target.
 
         Parameters
         ----------
-        names : sequence of str
+        names : sequence of (str or int)
             Of :func:`column_names`; nothing is known of columns without names.
         name : str
             The parameter, for the message.
@@ -310,7 +310,7 @@ class IndicatorTarget(Target):
     ----------
     n_labels : int
         Columns of the matrix.
-    names : sequence of str, default=()
+    names : sequence of (str or int), default=()
         Of the columns, which are ``classes``; by default these are the positions.
     """
 
@@ -319,7 +319,7 @@ class IndicatorTarget(Target):
     loss: str = "binary_cross_entropy"
     probe: str = "one_vs_rest"
 
-    def __init__(self, n_labels: int, names: Sequence[str] = ()):
+    def __init__(self, n_labels: int, names: Sequence[str | int] = ()):
         self.classes = np.array(names) if names else np.arange(n_labels)
 
     @property
@@ -340,17 +340,33 @@ class IndicatorTarget(Target):
         return expit(outputs)
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[str | int]:
         """The names of the labels; none where positions are their classes."""
-        return self.classes.tolist() if self.classes.dtype.kind == "U" else []
+        return _without_positions(self.classes.tolist())
 
     def present(self, encoded: np.ndarray) -> set[Any]:
         """Return no labels: of columns it is not known which are new."""
         return set()
 
     def class_factors(self, class_weight: Any, encoded: np.ndarray, partial: bool) -> np.ndarray:
-        """Return the factor that ``class_weight`` gives each row, ``(n_samples,)``."""
-        return compute_sample_weight(class_weight, encoded)
+        """Return the factor that ``class_weight`` gives each row, ``(n_samples,)``.
+
+        Of a dictionary, the product of the weights of the labels that a row has.
+        """
+        if not isinstance(class_weight, dict):
+            return compute_sample_weight(class_weight, encoded)
+        names = self.columns
+        unknown = [label for label in class_weight if label not in names]
+        if unknown and names:
+            raise ValueError(f"{unknown[0]!r} is no column of y, which has {reprlib.repr(names)}.")
+        if unknown:
+            raise ValueError(
+                "a dictionary gives the weights of columns by their names, and y has none: give a "
+                "DataFrame, or a list with a dictionary for each column, such as "
+                "[{0: 1.0, 1: 2.0}, {0: 1.0, 1: 1.0}]."
+            )
+        weights = np.array([class_weight.get(label, 1.0) for label in names], np.float64)
+        return np.where(encoded == 1, weights, 1.0).prod(axis=1)
 
 
 class NumericTarget(Target):
@@ -362,7 +378,7 @@ class NumericTarget(Target):
         Whose means and standard deviations are used.
     weight : ndarray of shape (n_samples,), default=None
         Of the samples, in means and standard deviations.
-    names : sequence of str, default=()
+    names : sequence of (str or int), default=()
         Of the targets.
 
     Raises
@@ -374,12 +390,17 @@ class NumericTarget(Target):
     mean: np.ndarray
     scale: np.ndarray
     is_flat: bool
-    names: np.ndarray = np.array([], str)  # files of earlier versions have none
+    names: np.ndarray
     name: str = "regression"
     loss: str = "squared_error"
     probe: str = "ridge"
 
-    def __init__(self, y: np.ndarray, weight: np.ndarray | None = None, names: Sequence[str] = ()):
+    def __init__(
+        self,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        names: Sequence[str | int] = (),
+    ):
         from sklearn.preprocessing import StandardScaler  # imports all other scalers
 
         self.is_flat = y.ndim == 1  # and not a column
@@ -390,7 +411,7 @@ class NumericTarget(Target):
         if not np.isfinite(scaler.var_).all():
             raise ValueError(f"y holds numbers as large as {np.abs(y).max():.3g}: scale them down.")
         self.mean, self.scale = scaler.mean_, scaler.scale_
-        self.names = np.array(names, str)
+        self.names = np.array(names)
 
     @property
     def n_outputs(self) -> int:
@@ -398,7 +419,7 @@ class NumericTarget(Target):
         return len(self.mean)
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[str | int]:
         """The names of the targets; none if y had no names."""
         return self.names.tolist()
 
@@ -505,7 +526,7 @@ def check_indicator(y: np.ndarray, *, name: str = "y") -> None:
         )
 
 
-def column_names(y: Any) -> list[str]:
+def column_names(y: Any) -> list[str | int]:
     """Return the names of the columns of a target.
 
     Parameters
@@ -514,12 +535,17 @@ def column_names(y: Any) -> list[str]:
 
     Returns
     -------
-    list of str
-        Empty for what is no data frame, and if names are missing or occur twice.
+    list of str, or list of int
+        Empty for what is no data frame, if names are missing or occur twice, and if they are the
+        positions, which pandas gives columns without names.
     """
     names = list(getattr(y, "columns", ()))
-    is_named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
-    return names if is_named else []
+    is_named = any(all(type(name) is kind for name in names) for kind in (str, int))
+    return _without_positions(names) if is_named and len(set(names)) == len(names) else []
+
+
+def _without_positions(names: list[str | int]) -> list[str | int]:
+    return [] if names == list(range(len(names))) else names
 
 
 def _warn_of_one_hot(y: np.ndarray) -> None:
@@ -591,6 +617,11 @@ def _refuse_sets(y: Any, name: str, taken_by: str) -> None:
     raw = _as_raw(y)
     is_each = raw.ndim == 1 and raw.dtype == object
     sets = [x for x in raw if isinstance(x, set | frozenset | list | tuple)] if is_each else []
+    if sets and all(isinstance(x, list | tuple) and len(x) == 1 for x in raw):
+        raise ValueError(
+            f"{name} holds lists with one label each, such as {reprlib.repr(sets[0])}: give the "
+            f"labels, {name} = [row[0] for row in {name}]."
+        )
     if sets:
         raise ValueError(
             f"{name} holds sets of labels, such as {reprlib.repr(sets[0])}: give a column for "

@@ -116,6 +116,8 @@ def as_texts(X: Any) -> list[str]:
     expected = "expected a text, got {}; replace or drop it first"
     if len(X) and isinstance(X[0], dict):
         expected = "expected a text, got {}; take the texts: X = [row['text'] for row in X]"
+    elif len(X) and all(isinstance(row, list | tuple) and len(row) == 1 for row in X):
+        expected = "expected a text, got {}; take the texts: X = [row[0] for row in X]"
     problems: list[tuple[int, object, Exception]] = [
         (i, text, TypeError(expected.format(_shown(text))))
         for i, text in enumerate(X)

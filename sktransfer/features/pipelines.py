@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from sklearn.frozen import FrozenEstimator
+
 from ..backbones import modality_of
 from ..data import ROWS, Modality
 from .base import checked_samples, shallow_copy
@@ -17,8 +19,8 @@ def find_network(estimator: Any) -> NetworkStep:
 
     Parameters
     ----------
-    estimator : estimator of sktransfer, a pipeline with one, or a fitted search for one
-        Or a fitted classifier of scikit-learn with a threshold around one of these.
+    estimator : estimator of sktransfer, a pipeline with one, or a search for one
+        Or a classifier of scikit-learn with a threshold around one of these. Fitted or not.
 
     Returns
     -------
@@ -30,8 +32,8 @@ def find_network(estimator: Any) -> NetworkStep:
         If the estimator and its steps have no backbone.
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
-    if _is_threshold(estimator):
-        return dataclasses.replace(find_network(estimator.estimator_), around=estimator)
+    if isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
     if hasattr(estimator, "backbone"):
         return NetworkStep(estimator)
     for i, (_, step) in enumerate(getattr(estimator, "steps", ())):
@@ -40,19 +42,16 @@ def find_network(estimator: Any) -> NetworkStep:
             return NetworkStep(
                 step, estimator[:i] if i else None, estimator[i + 1 :] if not last else None
             )
+    if hasattr(estimator, "estimator"):
+        from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+
+        # ``estimator_`` of other meta-estimators is not fitted, or takes other samples.
+        is_threshold = isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV)
+        if is_threshold and hasattr(estimator, "estimator_"):
+            return dataclasses.replace(find_network(estimator.estimator_), around=estimator)
+        if is_threshold or hasattr(estimator, "refit"):  # a search, not fitted
+            return find_network(estimator.estimator)
     raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
-
-
-def _is_threshold(estimator: Any) -> bool:
-    """Tell whether an estimator is a fitted classifier with a threshold around another one.
-
-    ``estimator_`` of other meta-estimators is not fitted, or takes other samples.
-    """
-    if not hasattr(estimator, "estimator_") or hasattr(estimator, "backbone"):
-        return False
-    from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
-
-    return isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV)
 
 
 @dataclasses.dataclass(frozen=True)

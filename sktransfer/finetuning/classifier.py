@@ -96,7 +96,9 @@ default="efficientnet_lite0"
         where memory is short, it is called with parts of a batch, so that no other function of a
         batch, such as a sum or a loss of pairs, is allowed. "auto" is the cross entropy.
     class_weight : dict, list of dict, "balanced" or None, default=None
-        As in scikit-learn: a list, with one for each column, for an indicator matrix.
+        As in scikit-learn: a list, with one for each column, for an indicator matrix. If this is a
+        DataFrame, a dictionary may give the weights of columns by their names: a sample has the
+        product of those of its labels.
     max_epochs : int or "auto", default="auto"
         Number of passes over the training samples. With 0 the head keeps its initial weights.
         "auto" makes about 120 steps, in at least 4 and at most 60 passes. Where only a head of more

@@ -218,7 +218,7 @@ def most_confused(
     else:
         table, classes = np.asarray(probabilities)[wrong], np.asarray(classes)
         own = (table * (y_true[wrong][:, None] == classes)).sum(1)
-        surprise = table.max(1) - own if len(wrong) else own
+        surprise = (table * (y_pred[wrong][:, None] == classes)).sum(1) - own
     return wrong[np.argsort(-surprise, kind="stable")]
 
 

@@ -28,6 +28,7 @@ from ..data import (
     check_numbers,
     check_target,
 )
+from ..features import find_network
 from ..transferability import check_folds
 from .displays import most_confused
 from .label_issues import LabelIssues, find_label_issues, label_probabilities
@@ -284,6 +285,8 @@ class LabelReport(TargetReport):
         own = model.predict_proba(X)
         table = np.zeros((len(own), len(self.classes)))
         table[:, np.searchsorted(self.classes, model.classes_)] = own
+        if find_network(model).around is not None:  # a threshold decides
+            return model.predict(X), table
         return self.classes[table.argmax(1)], table
 
     def errors(self, predictions: Predictions) -> np.ndarray:
@@ -302,7 +305,9 @@ class LabelReport(TargetReport):
     def sure(self, predictions: Predictions, i: int) -> float:
         """Return the probability of a prediction; NaN where there is none."""
         table = predictions.probabilities
-        return float("nan") if table is None else float(table[i].max())
+        if table is None:
+            return float("nan")
+        return float(table[i, np.searchsorted(self.classes, predictions.predicted[i])])
 
     def explained(self, predictions: Predictions, rows: list[int]) -> list[Any]:
         """Return the predicted labels."""

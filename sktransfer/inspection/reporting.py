@@ -60,7 +60,8 @@ def report(
     Parameters
     ----------
     estimator : estimator of sktransfer, or a pipeline with one
-        Fitted or not; it is not changed.
+        Or a search for one of these, or a threshold around one, of scikit-learn. Fitted or not; it
+        is not changed.
     X : list, array, Series, DataFrame column or table of n_samples samples
         Unreadable ones are listed and left out, unless ``on_error`` of the estimator is "mean". Of
         a table, near duplicates are rows whose images and texts are nearly equal.
@@ -257,7 +258,8 @@ def _with_memory(estimator, folder: str | None, *, replace: bool = False) -> Any
     """Return a clone that keeps features in a folder, unless it has a store of its own."""
     new = clone(estimator)
     step = find_network(new).step
-    if replace or step.memory is None:
+    is_frozen = step is find_network(estimator).step  # by FrozenEstimator, which clones share
+    if not is_frozen and (replace or step.memory is None):
         step.set_params(memory=folder)
     return new
 

@@ -24,7 +24,8 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,7 @@ from sklearn.pipeline import Pipeline
 from .._compat.sklearn import PRIVATE_TYPES, score_function
 from ..backbones.serialization import LARGEST_VALUES, check_tensors, read_json, write_json
 from ..data import check_interrupt, package_versions, warn_later_versions
+from ..features import find_network
 from .networks import read_network, write_network
 from .objects import DamagedFileError, Reader, Writer
 
@@ -103,7 +105,7 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
         table = {"estimator": writer.write(estimator), "objects": writer.objects}
         parts = {_TABLE: write_json(table, _TABLE, **LARGEST_VALUES).encode()}
         if writer.scikit:
-            parts[_SCIKIT] = _dump(writer.scikit)
+            parts[_SCIKIT] = _dump(writer.scikit, estimator)
         parts[_ARRAYS] = safetensors.numpy.save(writer.arrays)
         for name, tensors in writer.tensors.items():
             parts[name + _SUFFIX] = safetensors.torch.save(tensors)
@@ -122,7 +124,7 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
         "networks": writer.networks,
         "modules": sorted(writer.named),
     }
-    if kinds := getattr(estimator, "column_kinds_", None):
+    if kinds := _column_kinds(estimator):
         contents["columns"] = {str(name): kind for name, kind in kinds.items()}
     write_archive(path, contents, parts)
 
@@ -130,6 +132,14 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
 def _shown_classes(classes: np.ndarray) -> list[Any]:
     shown = classes[:_SHOWN].tolist()
     return [label if isinstance(label, str | int | float | list) else str(label) for label in shown]
+
+
+def _column_kinds(estimator: Any) -> dict[Any, str] | None:
+    """Return what the columns of a table are, also of a search or a threshold around a model."""
+    try:
+        return getattr(find_network(estimator).step, "column_kinds_", None)
+    except TypeError:  # it has several networks, or none
+        return None
 
 
 def _summary(estimator) -> str:
@@ -415,12 +425,11 @@ def _skops() -> Any:
     return skops.io
 
 
-def _dump(objects: list[Any]) -> bytes:
-    """Write objects with all that they refer to."""
+def _dump(objects: list[Any], estimator: Any) -> bytes:
+    """Write objects of an estimator with all that they refer to."""
     skops = _skops()
     for item in objects:
-        if reason := _reason_not_written(item, type(item).__name__):
-            raise TypeError(f"The estimator cannot be saved: {reason}")
+        _refuse_unwritable(item, estimator)
     try:
         part = skops.dumps(objects)
     except RecursionError:
@@ -438,28 +447,60 @@ class _Nowhere:
         return len(content)
 
 
-def _reason_not_written(item: Any, place: str) -> str:
-    """Name what no file can hold, such as a lock, of which skops would write the type alone.
+def _refuse_unwritable(item: Any, estimator: Any) -> None:
+    """Refuse what no file can hold, such as a lock, of which skops would write the type alone.
 
-    It is what pickle refuses. "" if there is nothing.
+    It is what pickle refuses. The innermost such part is named by its place in the estimator.
     """
+    error, seen = _pickle_error(item), {id(item)}
+    inner: Any = item
+    while inner is not None:
+        item, inner = inner, None
+        for _, part in _parts(item, ""):
+            if id(part) not in seen and (why := _pickle_error(part)):
+                error, inner = why, part
+                seen.add(id(part))
+                break
+    if error:
+        place = _place_of(item, estimator)
+        raise TypeError(f"The estimator cannot be saved: a file cannot hold {place} ({error})")
+
+
+def _pickle_error(item: Any) -> str:
+    """Return why pickle refuses an object; "" if it does not."""
     try:
         # The content of arrays is not copied.
         pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda buffer: None).dump(item)
-        return ""
     except RecursionError:
         raise
     except Exception as error:  # objects may raise anything when they are asked for their state
-        reason = f"a file cannot hold {place} ({type(error).__name__}: {error!s:.200})"
-    parts: Any = getattr(item, "__dict__", {}).items()
+        return f"{type(error).__name__}: {error!s:.200}"
+    return ""
+
+
+def _parts(item: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Return the parts of an object, each with its place, from that of the object."""
+    named: Iterable[tuple[Any, Any]] = getattr(item, "__dict__", {}).items()
     if isinstance(item, dict):
-        parts = item.items()
-    elif isinstance(item, list | tuple):
-        parts = enumerate(item)
-    for name, part in parts:
-        if inner := _reason_not_written(part, f"{place}.{name}"):
-            return inner
-    return reason
+        yield from ((f"a key of {place}", key) for key in item)
+        named = item.items()
+    elif isinstance(item, list | tuple | set | frozenset):
+        named = enumerate(item)
+    for name, part in named:
+        yield f"{place}.{name}", part
+
+
+def _place_of(part: Any, estimator: Any) -> str:
+    """Return the place of an object in an estimator: attributes, keys and positions."""
+    places, seen = deque([(type(estimator).__name__, estimator)]), set()
+    while places:
+        place, item = places.popleft()
+        if item is part:
+            return place
+        if id(item) not in seen:
+            seen.add(id(item))
+            places.extend(_parts(item, place))
+    return type(part).__name__  # it was made for the file
 
 
 def _load(part: bytes, trusted: Sequence[str | type[Any]] | None) -> list[Any]:

@@ -292,6 +292,16 @@ def test_images_beside_numbers_are_found_by_the_usual_name(homes):
     assert sktransfer.load(path).column_kinds_ == {"file_name": "image", "price": "number"}
 
 
+def test_rows_that_lack_an_image_are_trained_with_the_mean(homes):
+    (homes.parent / "photos" / "3.png").write_bytes(b"nothing")
+    with pytest.raises(sktransfer.UnreadableSamplesError, match=r"photo.*could not be read"):
+        train_homes(homes)
+    path, _ = train_homes(homes, "--on-error", "mean")
+    assert sktransfer.load(path).on_error == "mean"
+    done = run("predict", "-m", path, homes, "--csv")
+    assert done.exit_code == 0 and len(done.stdout.splitlines()) == 49
+
+
 @needs_report
 def test_a_page_about_a_table_is_written(homes):
     page = homes.parent / "page.html"
@@ -349,6 +359,40 @@ def test_categories_are_those_of_training_whatever_else_is_in_the_file(gardens):
     path, X = gardens
     assert accuracy(path, X) == 1
     assert accuracy(path, X[X["garden"] != "unknown"]) == 1  # pandas reads booleans
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_booleans_are_numbers_in_every_file(tmp_path, registry, missing):
+    pytest.importorskip("pyarrow")
+    sktransfer.register_backbone("words", modality="text")(word_vectors)
+    X = make_table(8)[0][["text", "price"]].assign(garden=[True, False] * 4)
+    X["sold"] = X["garden"].map({True: "yes", False: "no"})
+    X["garden"] = X["garden"].astype(object)
+    if missing:
+        X.iloc[1, 2] = None
+    X.to_csv(tmp_path / "t.csv", index=False)
+    X.to_parquet(tmp_path / "t.parquet")
+    X.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    predictions = []
+    for name in ("t.csv", "t.parquet", "t.jsonl"):
+        train_gardens(tmp_path / name, "sold")
+        assert sktransfer.load(tmp_path / "m.skt").column_kinds_["garden"] == "number"
+        other = "t.csv" if name == "t.parquet" else "t.parquet"
+        done = run("predict", "-m", tmp_path / "m.skt", tmp_path / other, "--csv").stdout
+        predictions.append(re.sub(r"^.*?:", "", done, flags=re.MULTILINE))
+    assert len(set(predictions)) == 1
+
+
+def test_boolean_labels_are_those_of_a_model_of_texts(gardens):
+    path, X = gardens
+    X = X[X["garden"] != "unknown"]
+    X.to_csv(path.parent / "gardens.csv", index=False)
+    run("train", path.parent / "gardens.csv", "-o", path, "--text", "text", "--column", "price",
+        "--column", "sold", "--label", "garden", "--backbone", "words")  # fmt: skip
+    assert sktransfer.load(path).classes_.tolist() == ["false", "true"]
+    X.assign(garden=X["garden"] == "true").to_parquet(path.parent / "new.parquet")
+    done = run("evaluate", path, path.parent / "new.parquet", "--label", "garden", "--json")
+    assert json.loads(done.stdout)["value"] == 1
 
 
 @pytest.mark.parametrize(
@@ -427,10 +471,20 @@ def test_options_that_the_file_of_a_model_has_are_refused(gardens):
 
 
 @pytest.mark.parametrize("command", [("advise",), ("rank", "vgg11")])
-def test_commands_for_one_column_refuse_two(tmp_path, command):
+def test_commands_for_one_column_show_the_one_for_several(tmp_path, command):
     name, *backbones = command
-    message = refused(name, tmp_path, *backbones, "--image", "photo", "--text", "review")
-    assert "--image and --text exclude each other: one column is read" in message
+    table = tmp_path / "t.csv"
+    for given in (
+        ["--image a", "--text b"],
+        ["--image a", "--image b"],
+        ["--text a", "--column b"],
+    ):
+        options = [word for option in given for word in option.split()]
+        message = refused(name, table, *backbones, *options, "--label", "c")
+        assert (
+            f"and there are {', '.join(given)}. To use them together: sktransfer train" in message
+        )
+        assert f"t.csv -o model.skt {' '.join(given)} --label c" in message
 
 
 @pytest.mark.parametrize(

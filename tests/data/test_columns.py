@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from sktransfer import FineTunedClassifier, PretrainedClassifier, from_dataset
-from sktransfer.data import as_samples, as_texts, open_image
+from sktransfer.data import as_samples, as_texts, check_labels, open_image
 from tests.support import images, tiny_backbone
 
 IMAGES = images(4)
@@ -37,6 +37,8 @@ def test_images_and_labels_are_taken_out_of_rows_streams_and_loaders():
         (lambda: open_image(ROWS[0]), r"from_dataset\(rows\)"),
         (lambda: as_texts(ROWS), r"\[row\['text'\] for row in X\]"),
         (lambda: as_texts(Stream()), r"\[row\['text'\] for row in X\]"),
+        (lambda: as_texts([["ant"], ["bee"]]), r"got \['ant'\]; .* X = \[row\[0\] for row in X\]"),
+        (lambda: check_labels(pd.Series([["ant"], ["bee"]])), r"y = \[row\[0\] for row in y\]"),
         (lambda: as_texts(DataLoader(ROWS)), r"\[row\['text'\] for row in loader.dataset\]"),
         (lambda: open_image(np.zeros(8000)), r"load_backbone\(module, modality='array'\)"),
     ],

@@ -25,6 +25,7 @@ from sktransfer.data.targets import (
     IndicatorTarget,
     NumericTarget,
     class_target,
+    column_names,
     encode_target,
     open_target,
 )
@@ -121,6 +122,35 @@ def test_class_weights_become_factors_of_rows():
         target.class_factors(with_later, codes, False)
     several = IndicatorTarget(2).class_factors([{0: 1, 1: 2}, {0: 1, 1: 3}], np.eye(2), False)
     assert several.tolist() == [2, 3]
+
+
+def test_label_sets_have_the_weights_of_their_labels_by_name():
+    encoded = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0]])
+    for names in (["ant", "bee", "cat"], [7, 0, 3]):
+        target, first, second = IndicatorTarget(3, names), *names[:2]
+        factors = target.class_factors({first: 2, second: 5.0}, encoded, True)
+        as_list = [{0: 1, 1: 2}, {0: 1, 1: 5}, {0: 1, 1: 1}]
+        assert factors.tolist() == [2, 10, 1, 1]
+        assert factors.tolist() == target.class_factors(as_list, encoded, False).tolist()
+    with pytest.raises(ValueError, match=r"^'dog' is no column of y, which has \[7, 0, 3\]"):
+        target.class_factors({"dog": 2}, encoded, False)
+    for names in ((), [0, 1, 2]):
+        with pytest.raises(ValueError, match=r"y has none: give a DataFrame, or a list with a dic"):
+            IndicatorTarget(3, names).class_factors({0: 1, 1: 5}, encoded, False)
+
+
+def test_columns_that_are_numbers_keep_them_as_names():
+    table = pd.DataFrame([[1, 0], [0, 0], [1, 1]], columns=[2020, 2010])
+    target, _ = class_target(table, 3)
+    assert target.classes.tolist() == target.columns == [2020, 2010]
+    with pytest.raises(ValueError, match=r"y has the columns \[2010, 2020\], and in fit they were"):
+        target.check_names(column_names(table[[2010, 2020]]), "y")
+    for unnamed in (table.to_numpy(), pd.DataFrame(table.to_numpy())):
+        other, _ = class_target(unnamed, 3)
+        assert other.classes.tolist() == [0, 1] and other.columns == []
+        target.check_names(column_names(unnamed), "y")
+    numbers = NumericTarget(table.to_numpy(), None, column_names(table))
+    assert open_target(numbers.state()).columns == [2020, 2010]
 
 
 def test_numbers_whose_variance_is_not_finite_are_refused():

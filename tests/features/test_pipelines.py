@@ -1,5 +1,7 @@
 import pytest
+from sklearn.base import clone
 from sklearn.ensemble import BaggingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -20,8 +22,9 @@ def test_the_step_and_those_around_it_are_found():
     assert found.samples(X) is X
     taking = found.on_samples()
     assert taking.predict(X).tolist() == model.predict(X).tolist()
-    search = GridSearchCV(model, {"logisticregression__C": [1]}, cv=2).fit(X, y)
-    assert find_network(search).step is search.best_estimator_[1]
+    search = GridSearchCV(model, {"logisticregression__C": [1]}, cv=2)
+    assert find_network(search).step is model[1]
+    assert find_network(search.fit(X, y)).step is search.best_estimator_[1]
 
 
 def test_an_estimator_alone_has_no_steps_around_it(tmp_path):
@@ -40,11 +43,17 @@ def test_a_threshold_around_the_steps_is_kept():
     X, y = images(8), ["a", "b"] * 4
     inner = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
     model = FixedThresholdClassifier(inner, threshold=0.9999).fit(X, y)
+    found = find_network(clone(model))
+    assert found.around is None and not hasattr(found.step, "backbone_")
     found = find_network(model)
     assert (found.step, found.around) == (model.estimator_[0], model)
     behind, features = found.behind(found.samples(X))
     for predicted in (found.on_samples().predict(X), behind.predict(features)):
         assert predicted.tolist() == model.predict(X).tolist() == ["a"] * 8
+    frozen = FixedThresholdClassifier(FrozenEstimator(model.estimator_), threshold=0.9999).fit(X, y)
+    found = find_network(frozen)
+    assert (found.step, found.around) == (model.estimator_[0], frozen)
+    assert found.on_samples().predict(X).tolist() == ["a"] * 8
     with pytest.raises(TypeError, match="has no backbone"):
         find_network(BaggingClassifier(LogisticRegression()).fit([[0], [1]], [0, 1]))
 

@@ -1118,15 +1118,20 @@ def test_negative_weights_are_refused(data):
         FineTunedClassifier(load_backbone(network())).fit(*data, sample_weight=-np.ones(90))
 
 
-def test_class_weight_of_several_labels_is_a_list(data):
+def test_class_weight_of_several_labels_is_a_list_or_names_columns(data):
     X, y = data
     Y = np.column_stack([y == "ant", y != "bee"]).astype(int)
     settings = {"backbone": load_backbone(network()), "max_epochs": 0}
     plain = FineTunedClassifier(**settings).fit(X, Y).predict_proba(X).mean(axis=0)
     heavy = FineTunedClassifier(class_weight=[{0: 1, 1: 9}, {0: 1, 1: 1}], **settings).fit(X, Y)
     assert heavy.predict_proba(X).mean(axis=0)[0] > plain[0]
-    with pytest.raises(ValueError, match="class_weight should be a list of dicts"):
+    by_name = FineTunedClassifier(class_weight={"ant": 9}, **settings)
+    by_name.fit(X, pd.DataFrame(Y, columns=["ant", "insect"]))
+    assert np.array_equal(by_name.predict_proba(X), heavy.predict_proba(X))
+    with pytest.raises(ValueError, match="class_weight: a dictionary gives the weights of columns"):
         FineTunedClassifier(class_weight={0: 1, 1: 5}, **settings).fit(X, Y)
+    with pytest.raises(ValueError, match="class_weight: 'bug' is no column of y"):
+        by_name.set_params(class_weight={"bug": 2.0}).fit(X, pd.DataFrame(Y, columns=["a", "b"]))
 
 
 def test_features_of_a_tuned_network_keep_its_precision(data):

@@ -7,6 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
@@ -348,6 +349,26 @@ def test_a_fitted_model_of_a_table_is_judged_as_it_is(rows, tmp_path):
     made = report(model, other, y, tmp_path / "page.html", cv=None)
     assert made.n_samples == 24 and made.unreadable == []
     assert made.scores[0].value == model.score(other, y)
+
+
+@pytest.mark.parametrize("kind", ["search", "threshold"])
+def test_searches_and_thresholds_around_a_model_of_a_table_are_reported(kind, tmp_path):
+    X, bits = make_table(24)
+    X, y = X[["text", "price"]], np.where(bits[:, 1] == 1, "bad", "good")
+    model = TransferClassifier({"text": networks()["text"]}, random_state=0)
+    if kind == "search":
+        model = GridSearchCV(model, {"random_state": [0]}, cv=2)
+    else:  # the rarer label needs a probability that it hardly has
+        model = FixedThresholdClassifier(model, threshold=0.9999, pos_label="good")
+    made = report(model, X, y, tmp_path / "page.html", cv=2, n_shown=1)
+    assert (made.n_samples, made.noun) == (24, "rows")
+    assert type(model).__name__ in made.choice["estimator"]
+    made = report(model.fit(X, y), X, y, tmp_path / "page.html", cv=None, n_shown=1)
+    assert made.scores[0].value == model.score(X, y) and model.estimator.memory is None
+    if kind == "threshold":
+        assert made.worst[0].saliency.words
+        assert made.scores[0].value < 0.9
+        assert made.worst[0].predicted == "bad" and made.worst[0].probability > 0
 
 
 def test_numbers_of_rows_without_a_picture(tmp_path):

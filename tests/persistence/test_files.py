@@ -17,7 +17,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import VotingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
@@ -36,6 +36,7 @@ from sktransfer import (
     register_backbone,
     save,
 )
+from sktransfer.persistence import inspect_file
 from sktransfer.persistence.files import write_archive
 from sktransfer.persistence.objects import is_loss
 from tests.support import TINY_SIZE, TinyNet, Vectors, run_python, tiny_backbone
@@ -250,6 +251,19 @@ def test_the_best_estimator_of_a_search(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
+def test_the_columns_of_a_search_and_of_a_threshold_are_listed(tmp_path):
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"text": TEXTS[:12], "length": np.arange(12) * 1.0})
+    model = TransferClassifier({"text": load_word_vectors(WORDS)})
+    search = GridSearchCV(model, {"random_state": [0]}, cv=2)
+    for around in (search, FixedThresholdClassifier(model, pos_label="b")):
+        save(around.fit(table, ["a", "b"] * 6), tmp_path / "model.skt")
+        columns = inspect_file(tmp_path / "model.skt")["columns"]
+        assert columns == {"text": "text", "length": "number"}
+        assert_same(around, load(tmp_path / "model.skt"), table)
+
+
+@pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_column_transformer_of_texts_and_numbers(tmp_path):
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame({"text": TEXTS, "length": np.arange(len(TEXTS)) * 1.0})
@@ -438,7 +452,21 @@ def test_what_no_file_can_hold_is_refused_by_its_place(held, place, tmp_path):
     with pytest.raises(TypeError, match=rf"cannot hold Pipeline.steps.1.1.{place}"):
         save(model, tmp_path / "model.skt")
     tuned = tune(net_params={"iterator_train__collate_fn": held})
-    with pytest.raises(TypeError, match=f"cannot hold {type(held).__name__}"):
+    place = "FineTunedClassifier.net_params.iterator_train__collate_fn"
+    with pytest.raises(TypeError, match=rf"cannot hold {place}[. ]"):
+        save(tuned, tmp_path / "model.skt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", [threading.Lock(), (1, threading.Lock())], ids=["lock", "tuple"])
+def test_a_key_that_no_file_can_hold_is_refused_by_the_place_of_its_dictionary(key, tmp_path):
+    scaler = StandardScaler()
+    scaler.held = {"a": {key: 1}}
+    with pytest.raises(TypeError, match=r"cannot hold a key of Pipeline.steps.1.1.held.a.*lock"):
+        save(make_pipeline(features(), scaler), tmp_path / "model.skt")
+    tuned = tune(net_params={"module__settings": {key: 1}})
+    place = "FineTunedClassifier.net_params.module__settings"
+    with pytest.raises(TypeError, match=rf"cannot hold a key of {place}.*lock"):
         save(tuned, tmp_path / "model.skt")
     assert not list(tmp_path.iterdir())
 
