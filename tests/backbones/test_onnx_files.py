@@ -1,8 +1,10 @@
 """Backbones of ONNX files. The graphs are made with the package onnx, operation by operation."""
 
+import json
 import os
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,8 @@ from sktransfer import (
 )
 from sktransfer.inspection import saliency
 from sktransfer.inspection.gradients import NoGradientsError
-from tests.support import images, require_openvino, run_python
+from tests.new_process import run_in_new_process
+from tests.support import images, require_openvino
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -99,13 +102,15 @@ def test_pickles_and_workers_have_the_graph_and_need_no_file(file):
     model = make_pipeline(PretrainedFeatureExtractor(backbone), LogisticRegression())
     file.unlink()
     scores = cross_val_score(clone(model), X, Y, cv=2)
-    assert np.array_equal(cross_val_score(clone(model), X, Y, cv=2, n_jobs=2), scores)
+    with joblib.parallel_config("multiprocessing", n_jobs=2):
+        assert np.array_equal(cross_val_score(clone(model), X, Y, cv=2), scores)
     model.fit(X, Y)
     path = file.with_suffix(".pkl")
     path.write_bytes(pickle.dumps((model, X)))
     code = "import pickle, sys; model, X = pickle.load(open(sys.argv[1], 'rb')); "
     code += "print(model.predict_proba(X)[:, 0].tolist())"
-    assert np.allclose(eval(run_python(code, path)), model.predict_proba(X)[:, 0], atol=1e-6)
+    found = json.loads(run_in_new_process(code, path))
+    assert np.allclose(found, model.predict_proba(X)[:, 0], atol=1e-6)
 
 
 def test_the_store_tells_graphs_and_outputs_apart(file, tmp_path):

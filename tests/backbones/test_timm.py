@@ -199,7 +199,9 @@ def test_the_classes_of_a_file_with_other_outputs_are_numbers(tmp_path):
     assert loaded.classes == ("0", "1", "2") and loaded.class_ids is None
 
 
-@pytest.mark.parametrize("name", ["tiny_dinov3", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize(
+    "name", ["tiny_dinov3", pytest.param("eva02_tiny_patch14_224", marks=pytest.mark.sweep)]
+)
 def test_a_file_has_a_classifier_that_the_published_network_has_not(name, tmp_path):
     backbone = random_backbone(f"timm:{name}")
     assert backbone.classes is None

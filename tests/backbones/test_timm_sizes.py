@@ -201,7 +201,7 @@ def test_the_message_about_a_size_names_one_that_works():
 
 
 def test_cls_is_an_error_where_there_is_no_class_token():
-    patches = random_backbone("timm:vit_relpos_small_patch16_224")
+    patches = random_backbone("timm:test_vit2")
     with pytest.raises(ValueError, match=r"pooling='cls'.*no class token.*'avg' or 'max'"):
         PretrainedFeatureExtractor(patches, layer="blocks.1", pooling=["cls", "avg"]).fit(X)
     tokens = load_backbone("timm:tiny_dinov3")

@@ -1,7 +1,6 @@
 """Classes that texts describe, of networks for images and texts and of sentence encoders."""
 
 import itertools
-import json
 import pickle
 
 import numpy as np
@@ -23,9 +22,9 @@ from sktransfer import (
     make_prompts,
 )
 from sktransfer.backbones import stages_of
+from tests.backbones import q4_support as q4
 from tests.backbones.encoder_support import write_folder as write_encoder
 from tests.backbones.zero_shot_networks import transformers, write_network
-from tests.new_process import run_in_new_process
 from tests.support import images, tiny_backbone
 
 X, Y = images(12, (60, 50)), np.array(["ant", "bee"] * 6)
@@ -93,7 +92,7 @@ def test_texts_of_a_class_are_normalized_and_averaged(folder_of):
     assert_allclose(backbone.stages["prompts"].weight.detach(), expected, atol=1e-5)
 
 
-def test_a_file_needs_no_network_for_texts(folder_of, tmp_path):
+def test_a_file_needs_no_network_for_texts(tmp_path, forget_backbones):
     folder = write_network(tmp_path / "network", "clip")
     model = PretrainedClassifier(f"hf:{folder}", prompts=TEXTS).fit(X)
     expected = model.predict_proba(X)
@@ -104,22 +103,12 @@ def test_a_file_needs_no_network_for_texts(folder_of, tmp_path):
     kept = {name: t for name, t in tensors.items() if not name.startswith("text_")}
     assert len(kept) < len(tensors)
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    found = run_in_new_process(OPEN, tmp_path)
-    assert_array_equal(json.loads(found), [expected.tolist()] * 2)
-
-
-OPEN = """
-import json, pathlib, pickle, sys
-import sktransfer
-from tests.support import images
-folder = pathlib.Path(sys.argv[1])
-opened = [
-    sktransfer.load(folder / "model.sktransfer"),
-    pickle.loads((folder / "model.pickle").read_bytes()),
-]
-X = images(12, (60, 50))
-print(json.dumps([model.predict_proba(X).tolist() for model in opened]))
-"""
+    forget_backbones()
+    opened = sktransfer.load(tmp_path / "model.sktransfer")
+    forget_backbones()
+    for again in (opened, pickle.loads((tmp_path / "model.pickle").read_bytes())):
+        assert again.backbone_ is not model.backbone_
+        assert_array_equal(again.predict_proba(X), expected)
 
 
 def test_a_graph_predicts_the_same(clip, tmp_path):
@@ -268,8 +257,9 @@ def test_prompts_pass_a_sentence_encoder_in_batches(tmp_path):
         assert_allclose(alone[0].detach(), rows[i].detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_prompt_before_samples_can_differ_from_that_of_classes():
-    backbone = load_backbone("e5_small", prompts={"+": "good", "-": "bad"})
+def test_a_prompt_before_samples_can_differ_from_that_of_classes(tmp_path):
+    path = q4.write_q4(tmp_path / "small.bin")
+    backbone = load_backbone("e5_small", weights=path, prompts={"+": "good", "-": "bad"})
     other = load_backbone(backbone, prompt="passage")
     assert other.preprocess.prompt == "passage: "
     assert torch.equal(other.stages["prompts"].weight, backbone.stages["prompts"].weight)

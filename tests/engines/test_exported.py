@@ -228,24 +228,26 @@ def test_a_converted_network_is_read_from_disk(stored, tmp_path):
     assert stored.n_conversions == 4
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum", "no file"])
-def test_a_damaged_file_is_converted_again(damage, stored, tmp_path):
+def test_a_damaged_file_is_converted_again(stored, tmp_path):
     x = noise(3, 3, 16, 16)
     first = engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
     (file,) = tmp_path.glob("*/network.pt2")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    {
-        "flip": lambda: file.write_bytes(content),
-        "cut": lambda: file.write_bytes(content[:100]),
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    damages = {
+        "flip": lambda: file.write_bytes(flipped),
+        "cut": lambda: file.write_bytes(whole[:100]),
         "no checksum": lambda: (file.parent / "checksum").unlink(),
         "no file": file.unlink,
-    }[damage]()
-    again = engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
-    np.testing.assert_array_equal(again["2"], first["2"])
-    assert stored.n_conversions == 2
+    }
+    for n_damaged, (name, damage) in enumerate(damages.items(), 1):
+        damage()
+        again = engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
+        np.testing.assert_array_equal(again["2"], first["2"], err_msg=name)
+        assert stored.n_conversions == 1 + n_damaged, name
     engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
-    assert stored.n_conversions == 2
+    assert stored.n_conversions == 5
 
 
 def test_a_place_that_cannot_be_written_is_a_warning(stored, tmp_path):
@@ -349,7 +351,17 @@ def _equal_to_torch(backbone, runtime):
         assert np.linalg.norm(found[layer] - rows) <= 1e-4 * np.linalg.norm(rows), layer
 
 
-@pytest.mark.parametrize("build", [tiny_vit, pytest.param(tiny_swin, marks=pytest.mark.sweep)])
+def shallow_vit():
+    """A transformer of one block, which has the operators of all."""
+    module = tiny_vit()
+    del module.encoder.layers[1:]
+    return module
+
+
+@pytest.mark.parametrize(
+    "build",
+    [shallow_vit, *(pytest.param(b, marks=pytest.mark.sweep) for b in (tiny_vit, tiny_swin))],
+)
 def test_transformers_are_those_of_torch(build, runtime):
     _equal_to_torch(load_backbone(build(), preprocess=TINY_SIZE), runtime)
 
@@ -360,26 +372,42 @@ def test_architectures_are_those_of_torch(name, runtime):
     _equal_to_torch(random_backbone(name), runtime)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        "layer.0",
-        pytest.param(None, marks=pytest.mark.sweep),
-        pytest.param(["layer.0", "layer.5"], marks=pytest.mark.sweep),
-    ],
-)
-def test_texts_of_any_length(layer, runtime):
-    pytest.importorskip("transformers")
-    texts = ["a cat", "the quick brown fox jumps over the lazy dog " * 4, "", "one"]
+def _texts_are_those_of_torch(network, layer, runtime, texts, longer):
+    """Compare texts with those of torch; ``longer`` ones come after the first conversion."""
     settings = {"layer": layer, "pooling": "avg" if layer is None else ["max", "cls"]}
-    expected = PretrainedFeatureExtractor("minilm_l6_v2", **settings).fit(texts).transform(texts)
-    model = PretrainedFeatureExtractor("minilm_l6_v2", engine=runtime, **settings).fit(texts)
+    expected = PretrainedFeatureExtractor(network, **settings).fit(texts).transform(texts)
+    model = PretrainedFeatureExtractor(network, engine=runtime, **settings).fit(texts)
     np.testing.assert_allclose(model.transform(texts), expected, rtol=1e-3, atol=1e-4)
-    longer = ["word " * 90, *texts]  # than the texts that were converted
-    np.testing.assert_allclose(model.transform(longer)[1:], expected, rtol=1e-3, atol=1e-4)
+    found = model.transform([longer, *texts])
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_threads_get_their_own_rows(runtime):
+def test_texts_of_any_length(runtime, tmp_path):
+    pytest.importorskip("transformers")
+    from tests.backbones.encoder_support import TEXTS, write_folder
+
+    network = load_backbone(f"hf:{write_folder(tmp_path)}")
+    longer = "the cat sat on a mat and the dog ran home " * 2
+    _texts_are_those_of_torch(network, "layer.0", runtime, TEXTS, longer)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("layer", [None, "layer.0", ["layer.0", "layer.5"]])
+def test_texts_of_any_length_by_a_published_network(layer, runtime):
+    texts = ["a cat", "the quick brown fox jumps over the lazy dog " * 4, "", "one"]
+    _texts_are_those_of_torch("minilm_l6_v2", layer, runtime, texts, "word " * 90)
+
+
+def _global_settings():
+    root = logging.getLogger()
+    filters = list(warnings.filters)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    of_torch = torch.get_num_threads(), torch.is_grad_enabled()
+    return of_torch, cores, dict(os.environ), root.level, list(root.handlers), filters
+
+
+def test_threads_get_their_own_rows_and_no_global_setting_is_changed(runtime):
+    before = _global_settings()
     backbone = load_backbone(tiny_backbone().module, preprocess=TINY_SIZE)
     made, x = make_engine(backbone, ("2",), runtime=runtime), noise(24, 3, 16, 16)
     expected = make_engine(backbone, ("2",)).run(x)["2"]
@@ -391,20 +419,7 @@ def test_threads_get_their_own_rows(runtime):
         found = list(threads.map(run, range(64)))
     for i, rows in enumerate(found):
         np.testing.assert_allclose(rows, expected[i % 8 : i % 8 + 1 + i % 5], rtol=1e-4, atol=1e-5)
-
-
-def test_no_global_setting_is_changed(runtime):
-    def settings():
-        root = logging.getLogger()
-        filters = list(warnings.filters)
-        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        of_torch = torch.get_num_threads(), torch.is_grad_enabled()
-        return of_torch, cores, dict(os.environ), root.level, list(root.handlers), filters
-
-    before = settings()
-    made = make_engine(tiny_backbone(), ("2",), runtime=runtime)
-    made.run(noise(2, 3, 16, 16))
-    assert settings() == before
+    assert _global_settings() == before
 
 
 class ConvolvedBranch(nn.Module):

@@ -8,6 +8,7 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, extract_to
 from sktransfer.engines import resources
+from tests.new_process import run_in_new_process
 
 PROGRAM = """
 import resource, threading
@@ -30,16 +31,26 @@ print(*found)
 """
 
 
+@pytest.fixture
+def plain_process():
+    """New processes have the thresholds that glibc chooses."""
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        pytest.skip("the environment sets the thresholds of glibc")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_freed_memory_is_kept_in_a_worker_of_dask_and_returned_afterwards():
-    before, nested, within, after = count({"MALLOC_TRIM_THRESHOLD_": "65536"})
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}  # which is read at the start
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    before, nested, within, after = map(int, done.stdout.split())
     assert nested < before / 4 and within < before / 4  # the first block, and no other
     assert after > before / 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_other_processes_are_not_changed():
-    _, nested, within, after = count({})
+def test_other_processes_are_not_changed(plain_process):
+    _, nested, within, after = map(int, run_in_new_process(PROGRAM).split())
     assert abs(nested - after) < 3_000 > abs(within - after)
 
 
@@ -78,18 +89,6 @@ def test_it_is_so_while_features_are_computed_and_networks_are_trained(
     assert within[-1] == raised and seen[-1] == as_before
 
 
-def count(settings):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=kept | settings,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(number) for number in done.stdout.split()]
-
-
 PLAIN = """
 import resource, sys, threading
 import torch
@@ -121,9 +120,6 @@ print(*found)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a threshold of glibc")
 @pytest.mark.parametrize("place", [pytest.param("main", marks=pytest.mark.sweep), "thread"])
-def test_a_plain_process_keeps_freed_activations_once_features_were_computed(place):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    command = [sys.executable, "-W", "ignore", "-c", PLAIN, place]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    before, after = map(int, process.stdout.split())
+def test_a_plain_process_keeps_freed_activations_once_features_were_computed(place, plain_process):
+    before, after = map(int, run_in_new_process(PLAIN, place).split())
     assert after < before / 4

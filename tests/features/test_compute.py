@@ -93,28 +93,28 @@ def distance(found, expected):
 # a sample's features depend on that sample alone, to float32 rounding
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 16, "auto"])
+@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
 def test_a_samples_features_do_not_depend_on_its_company(batch_size):
-    X = images(7, (80, 70))
-    extractor = PretrainedFeatureExtractor(LITE, image_size=64, batch_size=batch_size).fit(X)
+    X = images(6, (40, 36))
+    extractor = PretrainedFeatureExtractor(LITE, image_size=32, batch_size=batch_size).fit(X)
     features = extractor.transform(X)
     assert distance(np.vstack([extractor.transform([image]) for image in X]), features) < 1e-5
-    order = np.random.default_rng(0).permutation(7)
+    order = np.random.default_rng(0).permutation(6)
     assert distance(extractor.transform([X[i] for i in order]), features[order]) < 1e-5
 
 
 def test_a_samples_features_do_not_depend_on_its_company_with_threads(use_threads):
     use_threads(2)
-    X = images(5, (80, 70))
-    extractor = PretrainedFeatureExtractor(LITE, image_size=64).fit(X)
+    X = images(5, (40, 36))
+    extractor = PretrainedFeatureExtractor(LITE, image_size=32).fit(X)
     features = extractor.transform(X)
     assert distance(np.vstack([extractor.transform([x]) for x in X]), features) < 1e-5
     assert distance(extractor.transform(X[::-1])[::-1], features) < 1e-5
 
 
 def test_features_hardly_depend_on_the_batch_size():
-    X = images(7, (80, 70))
-    extractor = PretrainedFeatureExtractor(LITE, image_size=64, batch_size=1).fit(X)
+    X = images(7, (40, 36))
+    extractor = PretrainedFeatureExtractor(LITE, image_size=32, batch_size=1).fit(X)
     first = extractor.transform(X)
     for batch_size in (2, 5, 16):
         other = extractor.set_params(batch_size=batch_size).transform(X)
@@ -256,10 +256,9 @@ def test_a_pooling_that_cannot_be_told_apart_is_refused_with_a_store_only(store)
 
 def test_a_grid_search_runs_each_image_once(counted, tmp_path):
     X, y = images(20, (40, 40)), np.arange(20) % 2
-    classifier = LogisticRegression(max_iter=1000)
     extractor = PretrainedFeatureExtractor(image_size=32, memory=tmp_path)
-    pipeline = make_pipeline(extractor, classifier)
-    search = GridSearchCV(pipeline, {"logisticregression__C": np.logspace(-3, 3, 8)}, cv=5)
+    pipeline = make_pipeline(extractor, LogisticRegression())
+    search = GridSearchCV(pipeline, {"logisticregression__C": [0.01, 1]}, cv=5)
     search.fit(X, y)
     assert sum(counted) == 20
     search.predict(X)
@@ -388,16 +387,17 @@ def several(backbone):
     ]
 
 
-@pytest.mark.parametrize("settings", [{}, {"n_jobs": 2}, {"batch_size": 3}])
-@pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "with_store"), [({}, False), ({"n_jobs": 2}, True), ({"batch_size": 3}, True)]
+)
 def test_several_outputs_are_what_each_is_alone(settings, with_store, store):
     X = images(7)
     X.insert(3, X[0])
     outputs = several(tiny_backbone())
+    alone = [compute_outputs(X, [output])[0] for output in outputs]
     for _ in range(2):
         tables = compute_outputs(X, outputs, store=store if with_store else None, **settings)
-        for table, output in zip(tables, outputs, strict=True):
-            (expected,) = compute_outputs(X, [output])
+        for table, expected in zip(tables, alone, strict=True):
             assert table.dtype == expected.dtype == np.float32
             np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
 

@@ -327,8 +327,8 @@ def test_folds_in_two_processes_score_as_in_one(tmp_path):
     )
     rows = np.random.default_rng(0).normal(size=(40, 7))
     y = np.where(rows[:, 0] > 0, "right", "left")
-    one = cross_validate(pipeline, rows, y, cv=4, error_score="raise")
-    two = cross_validate(pipeline, rows, y, cv=4, error_score="raise", n_jobs=2)
+    one = cross_validate(pipeline, rows, y, cv=2, error_score="raise")
+    two = cross_validate(pipeline, rows, y, cv=2, error_score="raise", n_jobs=2)
     assert np.array_equal(one["test_score"], two["test_score"])
 
 

@@ -1,6 +1,7 @@
 """Stored features are used only if the code of today computes the same."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -28,43 +29,40 @@ from project import pooling
 from sktransfer import PretrainedFeatureExtractor
 from tests.support import tiny_backbone
 images = np.random.RandomState(0).randint(0, 255, (12, 20, 20, 3), dtype=np.uint8)
-first, last = map(int, sys.argv[3].split("-"))
-def features(memory):
+def features(first, last, memory):
     model = PretrainedFeatureExtractor(tiny_backbone(), layer="2", pooling=pooling, memory=memory)
     return model.fit_transform(images[first:last])
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
-    found = features(sys.argv[2])
-    again = features(sys.argv[2])
-assert np.array_equal(found, again)
-print(json.dumps([float(np.abs(found - features(None)).max()), [str(w.message) for w in told]]))
+    for samples in sys.argv[3:]:
+        first, last = map(int, samples.split("-"))
+        found = features(first, last, sys.argv[2])
+        assert np.array_equal(found, features(first, last, sys.argv[2]))
+error = float(np.abs(found - features(first, last, None)).max())
+print(json.dumps([error, [str(w.message) for w in told]]))
 """
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run the program with one version of the project, on some of the images."""
+    """Run the program with one version of the project, on some of the images, one after another."""
 
-    def run(power: int, samples: str) -> tuple[float, list[str]]:
+    def run(power: int, *samples: str) -> tuple[float, list[str]]:
         folder = tmp_path / str(power)
         folder.mkdir(exist_ok=True)
         (folder / "project.py").write_text(PROJECT.format(power=power))
-        return json.loads(run_in_new_process(PROGRAM, folder, tmp_path / "store", samples))
+        return json.loads(run_in_new_process(PROGRAM, folder, tmp_path / "store", *samples))
 
     return run
 
 
-def test_features_of_other_code_are_computed_again_with_one_warning(run):
+def test_two_checkouts_keep_their_own_features_after_one_warning(run):
     assert run(1, "0-8") == [0, []]
     error, told = run(2, "0-8")
     assert error < 1e-6
     assert len(told) == 1
     assert "code that it uses" in told[0]
-
-
-def test_two_checkouts_keep_their_own_features(run):
-    run(1, "0-8"), run(2, "0-8")
-    for power in (1, 2, 1):
+    for power in (1, 2):
         error, told = run(power, "0-12")
         assert error < 1e-6
         assert told == []
@@ -72,7 +70,7 @@ def test_two_checkouts_keep_their_own_features(run):
 
 def test_rows_of_other_code_are_not_mixed_with_those_of_today(run):
     run(1, "4-8")  # the samples in the middle
-    run(2, "0-4"), run(2, "8-12")
+    run(2, "0-4", "8-12")
     error, _ = run(2, "0-12")
     assert error < 1e-6
 
@@ -167,33 +165,22 @@ np.save(sys.argv[3], rows)
 """
 
 
-@pytest.fixture
-def run_refusing(tmp_path):
+def run_refusing(folder, store, refused: set, power: int) -> np.ndarray:
     """Return the features with the store and without it, where some images are refused."""
-
-    def run(refused: set, power: int) -> np.ndarray:
-        folder = tmp_path / f"{len(refused)}-{power}"
-        folder.mkdir()
-        (folder / "project.py").write_text(REFUSING.format(refused=refused, power=power))
-        file = folder / "rows.npy"
-        run_in_new_process(REFUSING_PROGRAM, folder, tmp_path / "store", file)
-        return np.load(file)
-
-    return run
+    folder.mkdir()
+    (folder / "project.py").write_text(REFUSING.format(refused=refused, power=power))
+    run_in_new_process(REFUSING_PROGRAM, folder, store, folder / "rows.npy")
+    return np.load(folder / "rows.npy")
 
 
-ENDS = {0, 1, 7}  # found samples that cannot be opened any more: the first ones and the last
-
-
-def test_found_samples_that_cannot_be_opened_any_more_do_not_hide_what_is_the_same(run_refusing):
-    before, _ = run_refusing(set(), 1)
-    with_store, without = run_refusing(ENDS, 1)
-    assert np.isnan(without[list(ENDS)]).all()
+def test_found_samples_that_cannot_be_opened_any_more_do_not_hide_whether_others_differ(tmp_path):
+    gone = {0, 1, 7}  # the first ones and the last
+    store, copy = tmp_path / "store", tmp_path / "copy"
+    before, _ = run_refusing(tmp_path / "before", store, set(), 1)
+    shutil.copytree(store, copy)
+    with_store, without = run_refusing(tmp_path / "same", store, gone, 1)
+    assert np.isnan(without[list(gone)]).all()
     np.testing.assert_array_equal(with_store, before)  # the next samples were compared
-
-
-def test_found_samples_that_cannot_be_opened_any_more_do_not_hide_what_differs(run_refusing):
-    run_refusing(set(), 1)
-    with_store, without = run_refusing(ENDS, 2)
+    with_store, without = run_refusing(tmp_path / "other", copy, gone, 2)
     np.testing.assert_allclose(with_store, without, atol=1e-6)
-    assert np.isnan(with_store).any(axis=1).nonzero()[0].tolist() == sorted(ENDS)
+    assert np.isnan(with_store).any(axis=1).nonzero()[0].tolist() == sorted(gone)
