@@ -1,6 +1,7 @@
 """Choose a strategy, a layer and a backbone from measurements, and plot the evidence."""
 
 from .blend import Blend
+from .blend_estimator import BlendEstimator, column_networks, columns_read
 from .candidates import COUNTS, Candidate, ClassifierCandidate
 from .displays import (
     BackboneRankingDisplay,
@@ -12,13 +13,7 @@ from .displays import (
 from .ranking import BackboneRanking, probe_layers, rank_backbones
 from .recommendation import Recommendation, StrategyEstimate, recommend_strategy
 from .strategies import RULES, STRATEGIES, Strategy, available_strategies
-from .transfer import (
-    BlendEstimator,
-    TransferClassifier,
-    TransferRegressor,
-    column_networks,
-    columns_read,
-)
+from .transfer import TransferClassifier, TransferRegressor
 
 __all__ = [
     "COUNTS",

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from ..backbones import Backbone, resolve_layer, weighted_layers
-from ..data import CATEGORY, NUMBER, named_among, take
+from ..data import CATEGORY, NUMBER, TableSamples, named_among, take
 from ..features import Output, layers_of
 from ..finetuning import (
     FineTunedClassifier,
@@ -76,8 +76,8 @@ class BlendTask:
 
     Parameters
     ----------
-    backbones : sequence of Backbone
-        The first is the one that is trained, where there is time and X is no table.
+    readers : sequence of ((str or int) or None, Backbone)
+        Each column of a table with a network that reads it; the column is None where X is no table.
     samples : list, array or TableSamples
         Checked by an estimator.
     outcome : Labels or Numbers
@@ -87,14 +87,14 @@ class BlendTask:
     seed : int
     run : dict
         device, engine, memory, verbose.
+    image_size : int or None, default=None
+        The input size that is asked for; None takes several.
     classifier : classifier or None, default=None
         The user's classifier on features.
     unlabelled : sequence or None, default=None
         Samples without labels, checked by an estimator.
     groups : sequence of (tuple of tuple of int, or None), default=None
-        For each network, its classes that mean each label, where the user says so.
-    columns : sequence of (str or int), default=None
-        For each network, the column that it reads.
+        For each reader, the classes of the network that mean each label, where the user says so.
     cells : sequence of str, default=()
         Of a table, the kinds of the columns that no network reads: "number" or "category".
     batch_size : int or "auto", default="auto"
@@ -105,37 +105,35 @@ class BlendTask:
         From the name of a phase to a context around it, which reports progress.
     """
 
-    backbones: Sequence[Backbone]
+    readers: Sequence[tuple[Any, Backbone]]
     samples: Any
     outcome: Outcome
     rows: np.ndarray
     seed: int
     run: dict[str, Any]
+    image_size: int | None = None
     classifier: Any = None
     unlabelled: Any = None
     groups: Sequence[tuple[tuple[int, ...], ...] | None] | None = None
-    columns: Sequence[Any] | None = None
     cells: Sequence[str] = ()
     batch_size: int | str = "auto"
     until: float | None = None
     phase: Callable[..., Any] = contextlib.nullcontext
 
 
-def fit_blend(task: BlendTask, image_size: int | None) -> Blend:
+def fit_blend(task: BlendTask) -> Blend:
     """Fit a blend.
 
     Parameters
     ----------
     task : BlendTask
-    image_size : int or None
-        The input size that is asked for; None takes several.
 
     Returns
     -------
     Blend
     """
     outcome, weighted = task.outcome, np.flatnonzero(task.outcome.weight)
-    layouts = _layouts(task, image_size, len(weighted))
+    layouts = _layouts(task, len(weighted))
     candidates = propose_candidates(*layouts, has_cells=len(task.cells) > 0)
     vectorizers = _fitted_vectorizers(task, _reads(candidates), task.rows)
     candidates = [
@@ -161,28 +159,26 @@ def fit_blend(task: BlendTask, image_size: int | None) -> Blend:
                 some = take(task.unlabelled, rows)
                 new = read_samples(some, needed, vectorizers, task.run, fills)
             fitted = self_train(chosen, temperature, tables, known, new, task.seed)
-        first = layouts[0]
-        size = first.sizes[min(BLEND["trained_size"], len(first.sizes) - 1)]
-        start = first.at(size, first.head)
         tuned = None
-        has_time = task.until is not None and task.columns is None
-        if has_time and may_pay(task, start, few[start], out_of_fold):
-            tuned = fit_tuned(task, start.backbone, out_of_fold)
+        if task.until is not None and not isinstance(task.samples, TableSamples):
+            first = layouts[0]
+            start = first.at(first.sizes[BLEND["trained_size"]], first.head)
+            if may_pay(task, start, few[start], out_of_fold):
+                tuned = fit_tuned(task, start.backbone, out_of_fold)
     parts: dict[str, Any] = {"vectorizers": vectorizers, "fills": fills, "tuned": tuned}
     if isinstance(outcome, Numbers):
         return Blend(fitted, temperature, scaler=outcome.kind, **parts)
     return Blend(fitted, temperature, classes=outcome.kind.classes, **parts)
 
 
-def _layouts(task: BlendTask, image_size: int | None, n: int) -> list[Layout]:
+def _layouts(task: BlendTask, n: int) -> list[Layout]:
     """Return what candidates of each network can be made of; fewer sizes, where time is short."""
     layouts, is_labels = [], isinstance(task.outcome, Labels)
-    for i, backbone in enumerate(task.backbones):
-        column = None if task.columns is None else task.columns[i]
+    for i, (column, backbone) in enumerate(task.readers):
         samples = task.samples if column is None else task.samples.present(column)
-        sizes = input_sizes(backbone, image_size)
+        sizes = input_sizes(backbone, task.image_size)
         if task.until is not None:
-            left = (task.until - time.perf_counter()) / len(task.backbones)
+            left = (task.until - time.perf_counter()) / len(task.readers)
             sizes = sizes_within(backbone, sizes, samples, n, left, task.run["device"])
         infos = layers_of(backbone, samples)
         groups = None if task.groups is None else task.groups[i]
@@ -202,11 +198,10 @@ def _fitted_vectorizers(task: BlendTask, reads: list[Any], rows: np.ndarray) -> 
         if isinstance(read, Tabular):
             vectorizers[read] = _cells_transformer(task.cells).fit(some.cells)
         elif isinstance(read, Counts) and len(rows) >= BLEND["least_counted"]:
-            columns = [None] if task.columns is None else list(task.columns)
-            modality = task.backbones[columns.index(read.column)].modality
+            vectorizer = dict(task.readers)[read.column].modality.vectorizer()
             texts = some if read.column is None else some.present(read.column)
             with contextlib.suppress(ValueError):  # no text has a word
-                vectorizers[read] = modality.vectorizer().fit(texts)
+                vectorizers[read] = vectorizer.fit(texts)
     return vectorizers
 
 

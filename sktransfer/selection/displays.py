@@ -379,15 +379,13 @@ class StrategyDisplay:
             text.set_fontweight("bold" if name == self.recommended else "normal")
         ax.set_ylim(len(self.names) - 0.5, -0.5)
         ax.set_xlabel("gain over features, in accuracy")
-        ax.set_title(self._title(), fontsize="medium")
+        title = f"recommended: {self.recommended}" if self.recommended else "no recommendation"
+        if self.accuracy is not None and not math.isnan(self.accuracy):
+            title += f"; features are right for {self.accuracy:.2f}"
+        ax.set_title(title, fontsize="medium")
         ax.legend(loc="best")
         self.ax_, self.figure_ = ax, ax.figure
         return self
-
-    def _title(self) -> str:
-        what = f"recommended: {self.recommended}" if self.recommended else "no recommendation"
-        known = self.accuracy is not None and not math.isnan(self.accuracy)
-        return f"{what}; features are right for {self.accuracy:.2f}" if known else what
 
 
 class BlendDisplay:

@@ -217,9 +217,14 @@ class Numbers(BaseOutcome):
         self, predictions: np.ndarray, prior: np.ndarray, judged: Judged, seed: int
     ) -> np.ndarray:
         """Return the weights with which the mean of numbers has the smallest squared error."""
-        settings = {"n_bags": JUDGING["bags"], "random_state": seed, "n_rounds": JUDGING["rounds"]}
-        settings |= {"loss": "squared_error", "sample_weight": judged.weight}
-        return greedy_weights(predictions, self.target[judged.rows], **settings)
+        return greedy_weights(
+            predictions,
+            self.target[judged.rows],
+            n_rounds=JUDGING["rounds"],
+            n_bags=JUDGING["bags"],
+            random_state=seed,
+            sample_weight=judged.weight,
+        )
 
     @property
     def base(self) -> np.ndarray:

@@ -215,12 +215,9 @@ class Layout:
         if self.usual_pooling != "avg":
             by_name[f"{self.head} ({self.usual_pooling})"] = [(self.head, self.usual_pooling)]
         for n in BLEND["last_of_tokens"]:
-            by_name[f"last {n} layers"] = [(layer, "avg") for layer in self.last(n)]
+            layers = candidate_layers(self.backbone)[-n:]
+            by_name[f"last {n} layers"] = [(layer, "avg") for layer in layers]
         return by_name
-
-    def last(self, n: int) -> list[str]:
-        """Return the last layers up to the penultimate one."""
-        return candidate_layers(self.backbone)[-n:]
 
     @property
     def outputs(self) -> dict[str, tuple[Output, ...]]:
@@ -335,14 +332,13 @@ def _side_by_side(layout: Layout, by_column: list[list[Candidate]]) -> list[Cand
             joint.append([own[i % len(own)] for own in views])
     if len(views) > 2:
         joint += [[own[0] for own in views if own is not without] for without in views]
-    return [_joined(layout, parts) for parts in joint]
-
-
-def _joined(layout: Layout, parts: Sequence[Candidate]) -> Candidate:
-    """Return a model of what several read, each with the same share."""
-    reads = tuple(read for part in parts for read in part.reads)
-    shares = tuple(1 / len(parts) / len(part.reads) for part in parts for _ in part.reads)
-    return layout.candidate(" + ".join(part.name for part in parts), reads, shares)
+    candidates = []
+    for parts in joint:
+        reads = [read for part in parts for read in part.reads]
+        shares = tuple(1 / len(parts) / len(part.reads) for part in parts for _ in part.reads)
+        name = " + ".join(part.name for part in parts)
+        candidates.append(layout.candidate(name, reads, shares))
+    return candidates
 
 
 def _on_features(layout: Layout) -> list[Candidate]:

@@ -18,6 +18,7 @@ import numpy as np
 from ..backbones import Backbone, modality_of, size_step, takes_size
 from ..data import documentation_link, some_cells, table_columns
 from ..transferability import leep, summarise
+from .blend_estimator import is_table
 from .displays import StrategyDisplay
 from .similarity import measure_size
 from .strategies import REFERENCE, RULES, STRATEGIES, Evidence
@@ -155,7 +156,7 @@ def _refuse_several(X: Any, backbone: Any) -> None:
     if isinstance(backbone, list | dict):
         raise ValueError(f"{several}backbone names several: see rank_backbones.")
     columns, modality = table_columns(X), modality_of(backbone)
-    if TransferClassifier._is_table_for(modality, columns):
+    if is_table(columns, modality):
         cells = {name: some_cells(column) for name, column in columns.items()}
         read = [repr(name) for name, some in cells.items() if some and modality.looks_like(some)]
         which = read[0] if read else "column"

@@ -1,11 +1,12 @@
-"""The estimators: combine what a pretrained network offers, or follow one strategy."""
+"""Combine what pretrained networks offer, or follow one strategy: labels and numbers.
+
+``TransferClassifier.fit`` and ``TransferRegressor.fit`` check their data, load the networks
+(``blend_estimator.py``) and fit a blend of candidates (``blend_fitting.py``).
+"""
 
 from __future__ import annotations
 
-import operator
 import time
-from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,41 +15,15 @@ from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
-from .._compat.sklearn import HasMethods, Interval, StrOptions, validate_parameters
-from ..backbones import Backbone, load_backbone, modality_of
-from ..data import (
-    CATEGORY,
-    NUMBER,
-    ClassTarget,
-    Modality,
-    NumericTarget,
-    TableSamples,
-    check_columns,
-    check_labels,
-    check_numbers,
-    check_weights,
-    describe_columns,
-    naming,
-    read_columns,
-    table_columns,
-)
+from .._compat.sklearn import HasMethods, StrOptions
+from ..data import ClassTarget, NumericTarget, check_labels, check_numbers, check_weights, naming
 from ..data.types import RandomState, Samples, Targets
-from ..features import (
-    BackboneEstimator,
-    Count,
-    all_or_nothing,
-    layers_of,
-    reported,
-    resolve_class_map,
-)
+from ..features import Count, all_or_nothing, layers_of, reported, resolve_class_map
 from ..finetuning import refuse_launcher
-from ..transferability import subsample
 from .blend import Blend, describe_blend
-from .blend_fitting import BlendTask, fit_blend
-from .outcomes import Labels, Numbers, Outcome, check_takes_weights, combined_weights, seeded
-from .proposals import BLEND
+from .blend_estimator import BlendEstimator, column_networks, run_settings
+from .outcomes import Labels, Numbers, check_takes_weights, combined_weights, seeded
 from .strategies import (
     STRATEGIES,
     StrategyTask,
@@ -57,274 +32,9 @@ from .strategies import (
     set_running,
 )
 
-__all__ = [
-    "BlendEstimator",
-    "TransferClassifier",
-    "TransferRegressor",
-    "column_networks",
-    "columns_read",
-    "run_settings",
-    "strategy_task",
-]
+__all__ = ["TransferClassifier", "TransferRegressor", "strategy_task"]
 
 _WITH_OWN_CLASSES = ("auto", "direct")
-
-
-class BlendEstimator(BackboneEstimator):
-    """Base of the estimators that combine what one or several networks offer."""
-
-    _parameter_constraints: dict[str, Any] = {
-        **BackboneEstimator._parameter_constraints,
-        "backbone": [*BackboneEstimator._parameter_constraints["backbone"], list, dict],
-        "weights": [*BackboneEstimator._parameter_constraints["weights"], dict],
-        "on_error": [StrOptions({"raise", "mean"})],
-        "time_budget": [Interval(Real, 0, None, closed="neither"), None],
-        "random_state": ["random_state"],
-    }
-    for _name in ("image_shape", "n_jobs", "precision"):
-        del _parameter_constraints[_name]
-    del _name
-    backbone_: Backbone
-    column_kinds_: dict[Any, str] | None = None
-    feature_names_in_: np.ndarray
-    image_shape = None
-    n_features_in_: int
-    members_: Any
-    on_error: str
-    precision = "float32"
-    _others: list[Backbone]
-    _readers: list[tuple[Any, int]]  # of each column that is read, the place of a network
-    weights_: Any
-
-    @property
-    def backbones_(self) -> list[Backbone]:
-        check_is_fitted(self)
-        return [self.backbone_, *self._others]
-
-    def _load_at(self, image_size: int | None) -> Backbone:
-        if not isinstance(self.backbone, list | dict):
-            return super()._load_at(image_size)
-        return self._load_given(self._given()[0][1:], image_size)
-
-    def _load_given(self, given: Sequence[Any], image_size: int | None) -> Backbone:
-        backbone, weights, prompts = given
-        if isinstance(self.backbone, dict) and not modality_of(backbone).takes_augment:
-            image_size = None  # is for the columns of images
-        return load_backbone(backbone, weights=weights, image_size=image_size, prompts=prompts)
-
-    def _given(self) -> list[tuple[Any, Any, Any, Any]]:
-        """List column, network, weights and prompts of each network as the user gives them."""
-        if not isinstance(self.backbone, dict):
-            by_column = {None: (self.backbone, self.weights)}
-        else:
-            each = self.weights if isinstance(self.weights, dict) else None
-            if unknown := set(each or ()) - set(self.backbone):
-                raise ValueError(f"weights names {unknown!r:.80}, and backbone no network of it.")
-            by_column = {
-                column: (networks, self.weights if each is None else each.get(column, "default"))
-                for column, networks in self.backbone.items()
-            }
-        given: list[tuple[Any, ...]] = []
-        for column, (networks, weights) in by_column.items():
-            if not isinstance(networks, list):
-                given.append((column, networks, weights))
-                continue
-            if isinstance(weights, list) and len(weights) != len(networks):
-                raise _wrong_number("weights", weights, len(networks))
-            listed = weights if isinstance(weights, list) else [weights] * len(networks)
-            given += [(column, *one) for one in zip(networks, listed, strict=True)]
-        known = (str, nn.Module, Backbone)
-        wrong = [x for _, x, _ in given if not (isinstance(x, known) or callable(x))]
-        if not given or (wrong and isinstance(self.backbone, list | dict)):
-            what = f": {wrong[0]!r:.200} is no network" if wrong else " names no network"
-            raise ValueError(
-                f"backbone={self.backbone!r:.200}{what}. Give names, modules, functions that make "
-                "modules, or a Backbone; of a fitted model, its to_backbone()."
-            )
-        prompts = self.prompts if isinstance(self.prompts, list) else [self.prompts] * len(given)
-        if len(prompts) != len(given):
-            raise _wrong_number("prompts", prompts, len(given))
-        return [(*network, own) for network, own in zip(given, prompts, strict=True)]
-
-    def _fit_networks(self, X: Samples) -> Any:
-        """Load and inspect the networks; return the samples, checked."""
-        for name in ("column_kinds_", "feature_names_in_", "n_features_in_"):  # of an earlier fit
-            self.__dict__.pop(name, None)
-        given = self._given()
-        class_map = getattr(self, "class_map", None)
-        if isinstance(class_map, list) and len(class_map) != len(given):
-            raise _wrong_number("class_map", class_map, len(given))
-        columns = table_columns(X)
-        if isinstance(self.backbone, dict) and not columns:
-            raise ValueError(
-                f"backbone names networks of the columns {list(self.backbone)!r:.200}, and X is "
-                f"no table, but {type(X).__name__}: give X = pandas.DataFrame(X)."
-            )
-        if asked := columns_read(self, X):
-            if not isinstance(self.backbone, dict):
-                given = [(name, *network) for name in asked for _, *network in given]
-            return self._fit_table(X, columns, given)
-        if self.on_error != "raise":
-            raise ValueError(
-                f"on_error={self.on_error!r} is for tables of several columns: without a sample, "
-                "nothing can be predicted from one."
-            )
-        samples = self._fit_backbone(X)
-        self._others, self._readers = [], [(None, i) for i in range(len(given))]
-        for _, *network in given[1:]:
-            backbone = self._load_given(network, self.image_size)
-            if backbone.modality is not self.backbone_.modality:
-                raise ValueError(
-                    f"backbone={self.backbone!r:.200}: networks of one blend take the same "
-                    f"samples. {self.backbone_.name!r} takes {self.backbone_.modality.noun}, "
-                    f"{backbone.name!r} {backbone.modality.noun}. For columns of a table, give "
-                    "backbone={column: network}."
-                )
-            layers_of(backbone, samples)
-            check = getattr(backbone.preprocess, "check", None)
-            if check is not None:
-                check(samples, fitting=True)  # it may warn
-            self._others.append(backbone)
-        return samples
-
-    @staticmethod
-    def _is_table_for(modality: Modality, columns: dict[Any, Any]) -> bool:
-        """Tell whether columns are samples, numbers and categories, and not one sample a row."""
-        return len(columns) > 1 and modality.usual_backbone != ""
-
-    def _fit_table(self, X: Any, columns: dict[Any, Any], given: list[Any]) -> TableSamples:
-        """Load the networks of columns and inspect them; return the samples, checked."""
-        self._check_running()
-        loaded: list[tuple[Any, Backbone]] = []
-        read: dict[Any, Modality] = {}
-        self._readers = []
-        for column, *network in given:
-            places = [
-                i for i, (one, _) in enumerate(loaded) if all(map(operator.is_, one, network))
-            ]
-            if not places:
-                loaded.append((network, self._load_given(network, self.image_size)))
-            i = places[0] if places else len(loaded) - 1
-            modality = loaded[i][1].modality
-            if read.setdefault(column, modality) is not modality:
-                raise ValueError(f"The networks of column {column!r} do not take the same samples.")
-            self._readers.append((column, i))
-        self.backbone_, *self._others = (backbone for _, backbone in loaded)
-        self.column_kinds_ = describe_columns(columns, read)
-        self.n_features_in_ = len(self.column_kinds_)
-        if all(isinstance(name, str) for name in self.column_kinds_):
-            self.feature_names_in_ = np.array(list(self.column_kinds_), object)
-        samples: Any = self._check_samples(X)
-        for column, i in self._readers:
-            if not samples.present(column):
-                raise ValueError(f"Column {column!r} has no sample: leave it out.")
-            layers_of(self.backbones_[i], samples.present(column))
-        self.__dict__.update(self._check_by_preprocessing(samples, fitting=True))
-        return samples
-
-    def _check_samples(self, X, *, reset: bool = False) -> Any:
-        if self.column_kinds_ is None:
-            return super()._check_samples(X, reset=reset)
-        return check_columns(X, self.column_kinds_, self.on_error == "mean")
-
-    def _check_by_preprocessing(self, samples, *, fitting: bool) -> dict:
-        if not isinstance(samples, TableSamples):
-            return super()._check_by_preprocessing(samples, fitting=fitting)
-        measured: dict[str, Any] = {}
-        for column, i in self._readers:
-            check = getattr(self.backbones_[i].preprocess, "check", None)
-            if check is not None and samples.present(column):
-                measured = check(samples.present(column), fitting=fitting) | measured
-        return measured
-
-    @property
-    def _read_from(self) -> dict[str, Any]:
-        """The networks and the columns of a table that they read, for a blend."""
-        columns, networks = zip(*column_networks(self), strict=True)
-        if self.column_kinds_ is None:
-            return {"backbones": networks}
-        cells = [kind for kind in self.column_kinds_.values() if kind in (NUMBER, CATEGORY)]
-        return {"backbones": networks, "columns": columns, "cells": cells}
-
-    def _fit_blend(
-        self, samples: Any, outcome: Outcome, seed: int, start: float, **of_labels: Any
-    ) -> Blend:
-        """Fit a blend, and set its members; ``start`` is the time at which the fit began."""
-        weighted = np.flatnonzero(outcome.weight)
-        rows = weighted[subsample(outcome.codes[weighted], BLEND["rows"], seed)]
-        task = BlendTask(
-            samples=samples,
-            outcome=outcome,
-            rows=rows,
-            seed=seed,
-            run=run_settings(self),
-            batch_size=self.batch_size,
-            until=None if self.time_budget is None else start + self.time_budget,
-            phase=self._phase,
-            **self._read_from,
-            **of_labels,
-        )
-        blend = fit_blend(task, self.image_size)
-        self.members_ = list(blend.weights)
-        self.weights_ = np.array(list(blend.weights.values()))
-        return blend
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        if isinstance(self.backbone, dict):
-            kinds = tags.input_tags
-            kinds.two_d_array = kinds.string = kinds.categorical = kinds.allow_nan = True
-            kinds.three_d_array = False
-        return tags
-
-
-def columns_read(model: BlendEstimator, X: Samples) -> dict[Any, Modality]:
-    """Return the columns of a table that networks read, with what a sample of each is.
-
-    Parameters
-    ----------
-    model : TransferClassifier or TransferRegressor
-        Fitted or not.
-    X : list, array, Series, DataFrame column or table
-
-    Returns
-    -------
-    dict of (str or int) to Modality
-        Empty for a list or a column of samples.
-
-    Raises
-    ------
-    ValueError
-        If one network is to read all columns, and one is of another modality.
-    """
-    if isinstance(model.backbone, dict):
-        return {column: modality_of(networks) for column, networks in model.backbone.items()}
-    columns, modality = table_columns(X), modality_of(model.backbone)
-    if not model._is_table_for(modality, columns):
-        return {}
-    return dict.fromkeys(read_columns(columns, modality, model.backbone), modality)
-
-
-def column_networks(model: BlendEstimator) -> list[tuple[Any, Backbone]]:
-    """Return each column of a table with a network that reads it, of a fitted estimator.
-
-    Parameters
-    ----------
-    model : TransferClassifier or TransferRegressor
-
-    Returns
-    -------
-    list of ((str or int) or None, Backbone)
-        The column is None where X is no table.
-    """
-    return [(column, model.backbones_[i]) for column, i in model._readers]
-
-
-def _wrong_number(name: str, values: list[Any], n: int) -> ValueError:
-    return ValueError(
-        f"{name} has {len(values)} entries for {n} networks: give one for each, or one that is "
-        "not in a list."
-    )
 
 
 class TransferClassifier(ClassifierMixin, BlendEstimator):
@@ -587,8 +297,8 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         self.classes_ = np.unique(y)
         weight = combined_weights(sample_weight, self.class_weight, y, self.estimator)
         weight = np.ones(len(y)) if weight is None else weight
-        n_networks = len(self._readers)
-        groups = [self._own_classes(samples, self.classes_, i) for i in range(n_networks)]
+        n_readers = len(column_networks(self))
+        groups = [self._own_classes(samples, self.classes_, i) for i in range(n_readers)]
         if X_unlabelled is not None:
             if self.estimator is not None:
                 check_takes_weights(self.estimator)  # they are weighted by confidence
@@ -608,7 +318,7 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
     def _check(self, X, y) -> tuple[Any, np.ndarray]:
         """Check the parameters and the data, and load the network."""
         self._require(y)
-        validate_parameters(self)
+        self._check_running()
         known = ["auto", *STRATEGIES]
         if self.strategy not in known:
             raise ValueError(
@@ -655,15 +365,17 @@ class TransferClassifier(ClassifierMixin, BlendEstimator):
         return samples, check_labels(y, len(samples), for_training=True)
 
     def _own_classes(self, samples, classes: np.ndarray, i: int = 0) -> dict[Any, list[int]] | None:
-        """Return the classes of a network that mean each label, by position, as the user says.
+        """Return the classes of the i-th network that mean each label, as the user says.
 
         A network whose classes are described by texts has labels of its own.
         """
-        column, place = self._readers[i]
-        backbone, listed = self.backbones_[place], isinstance(self.class_map, list)
+        readers = column_networks(self)
+        column, backbone = readers[i]
         class_map: Any = self.class_map
-        class_map = class_map[i] if listed else class_map
-        others_know = len(self._readers) > 1 and not listed and backbone.classes is None
+        listed = isinstance(class_map, list)
+        if listed:  # the same for each column, where all networks read all columns
+            class_map = class_map[i % len(class_map)]
+        others_know = len(readers) > 1 and not listed and backbone.classes is None
         rows = {label: row for row, label in enumerate(backbone.labels or ())}
         if class_map is None and (self.prompts is not None or rows.keys() >= set(classes.tolist())):
             class_map = {label: [row] for label, row in rows.items()} or None
@@ -783,12 +495,6 @@ def strategy_task(
         max_epochs=model.max_epochs,
         batch_size=model.batch_size,
     )
-
-
-def run_settings(model: Any) -> dict[str, Any]:
-    """Return how a model runs its network: device, engine, memory and verbose."""
-    names = ("device", "engine", "memory", "verbose")
-    return {name: getattr(model, name) for name in names}
 
 
 class TransferRegressor(RegressorMixin, BlendEstimator):
@@ -940,7 +646,7 @@ class TransferRegressor(RegressorMixin, BlendEstimator):
         refuse_launcher(self)
         start = time.perf_counter()
         self._require(y)
-        validate_parameters(self)
+        self._check_running()
         samples = self._fit_networks(X)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))

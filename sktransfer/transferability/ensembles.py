@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.utils import check_random_state
 
-from .._compat.sklearn import Interval, StrOptions, validate_params
+from .._compat.sklearn import Interval, validate_params
 from ..data import check_labels, check_numbers, check_weights
 from ..data.types import RandomState
 
@@ -152,7 +152,7 @@ def mixture_weights(
 
     See Also
     --------
-    greedy_weights : Weights for the squared error too.
+    greedy_weights : Weights of models that predict numbers.
 
     Notes
     -----
@@ -178,7 +178,9 @@ def mixture_weights(
     n_models, n_samples, n_classes = probabilities.shape
     codes = _check_codes(y, n_samples, n_classes)
     weight = check_weights(sample_weight, n_samples)
-    prior = _check_prior(np.full(n_models, 1 / n_models) if prior is None else prior, n_models)
+    prior = np.full(n_models, 1 / n_models) if prior is None else np.asarray(prior, np.float64)
+    if prior.shape != (n_models,) or not np.isfinite(prior).all() or (prior < 0).any():
+        raise ValueError(f"prior must be {n_models} finite numbers that are not negative.")
     if not prior.sum():
         raise ValueError("prior must have a positive sum.")
     own = np.maximum(probabilities[:, np.arange(n_samples), codes], _TINY)  # (n_models, n)
@@ -192,7 +194,6 @@ def mixture_weights(
 
 @validate_params(
     {
-        "loss": [StrOptions({"log_loss", "squared_error"})],
         "n_rounds": [Interval(Integral, 1, None, closed="left")],
         "n_bags": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
@@ -203,29 +204,22 @@ def greedy_weights(
     predictions: ArrayLike,
     y: ArrayLike,
     *,
-    loss: str = "log_loss",
-    prior: ArrayLike | None = None,
     n_rounds: int = 50,
     n_bags: int = 1,
     random_state: RandomState = None,
     sample_weight: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Weight models such that the weighted mean of their predictions has a small loss.
+    """Weight models such that the weighted mean of their numbers has a small squared error.
 
-    In each round the model is added whose addition reduces the loss of the mean most. The weight
+    In each round the model is added whose addition reduces the error of the mean most. The weight
     of a model is the share of the rounds in which it was added.
 
     Parameters
     ----------
-    predictions : array-like of shape (n_models, n_samples, n_outputs)
-        Of samples that the models were not fitted on: probabilities of classes, or numbers.
-    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        For the log loss the column of each sample's class; for the squared error the numbers.
-    loss : {"log_loss", "squared_error"}, default="log_loss"
-        The loss of the weighted mean.
-    prior : array-like of shape (n_models,), default=None
-        Pseudo-samples, not negative: how many samples must speak against a model to outweigh what
-        is known in its favour. The mean begins with ``prior`` as weights. None begins with none.
+    predictions : array-like of shape (n_models, n_samples, n_targets)
+        Of samples that the models were not fitted on.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Numbers.
     n_rounds : int, default=50
         Models that are added, with replacement.
     n_bags : int, default=1
@@ -234,7 +228,7 @@ def greedy_weights(
     random_state : int, RandomState instance or None, default=None
         Seed of the bags.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the samples in the loss, not negative.
+        Weights of the samples in the error, not negative.
 
     Returns
     -------
@@ -244,13 +238,15 @@ def greedy_weights(
     Raises
     ------
     ValueError
-        If there is no model, lengths differ, or ``prior`` has negative values.
+        If there is no model, or lengths differ.
+
+    See Also
+    --------
+    mixture_weights : Weights of models that predict probabilities.
 
     Notes
     -----
-    Ensemble selection with replacement of Caruana et al. [1]_. Each round stands for
-    ``n_samples / n_rounds`` samples, so that the prior has a share of
-    ``prior.sum() / (prior.sum() + n_samples)`` in the weights.
+    Ensemble selection with replacement of Caruana et al. [1]_.
 
     References
     ----------
@@ -260,27 +256,33 @@ def greedy_weights(
     Examples
     --------
     >>> from sktransfer.transferability import greedy_weights
-    >>> good, bad = [[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], [0.5, 0.5]]
-    >>> greedy_weights([good, bad], [0, 1]).tolist()
-    [1.0, 0.0]
-    >>> greedy_weights([good, bad], [0, 1], prior=[0.0, 2.0]).tolist()
-    [0.5, 0.5]
+    >>> too_low, too_high = [[0.9], [1.9], [2.9]], [[1.2], [2.2], [3.2]]
+    >>> greedy_weights([too_low, too_high], [1, 2, 3], n_rounds=4).tolist()
+    [0.75, 0.25]
     """
     predictions = _check_predictions(predictions)
-    n_models, n_samples, n_outputs = predictions.shape
-    prior = _check_prior(prior, n_models)
+    n_models, n_samples, n_targets = predictions.shape
     random_state = check_random_state(random_state)
     weight = check_weights(sample_weight, n_samples)
-    allowed, rows = _draw_bags(n_models, weight, n_bags, random_state)
-    if loss == "log_loss":
-        selection: _LogLoss | _SquaredError = _LogLoss(
-            predictions, _check_codes(y, n_samples, n_outputs), rows
-        )
-    else:
-        target = check_numbers(y, n_samples).reshape(n_samples, n_outputs)
-        selection = _SquaredError(predictions - target, rows)
-    counts = _select(selection, allowed, prior * n_rounds / n_samples, n_rounds)
-    return (counts / counts.sum(1, keepdims=True)).mean(0)
+    errors = predictions - check_numbers(y, n_samples).reshape(n_samples, n_targets)
+    allowed = np.ones((1, n_models), bool)  # (n_bags, n_models)
+    rows = weight[None]  # how often a bag has each sample, times its weight, (n_bags, n)
+    if n_bags > 1:
+        order = random_state.uniform(size=(n_bags, n_models)).argsort(1).argsort(1)
+        allowed = order < -(-n_models // 2)
+        shares = np.full(n_samples, 1 / n_samples)
+        rows = random_state.multinomial(n_samples, shares, size=n_bags) * weight
+    flat = np.moveaxis(errors, 2, 1).reshape(n_models, -1)  # (n_models, n_targets * n)
+    tiled = np.tile(rows, n_targets)
+    products = np.stack([(flat * row) @ flat.T for row in tiled])  # of errors, (n_bags, m, m)
+    own = np.diagonal(products, axis1=1, axis2=2)
+    sums, counts = np.zeros((2, n_bags, n_models))  # sums are products with the sum of errors
+    for _ in range(n_rounds):
+        # Of |sum + error|², less |sum|², which is the same for all models.
+        best = np.where(allowed, 2 * sums + own, np.inf).argmin(1)
+        counts[np.arange(n_bags), best] += 1
+        sums += products[np.arange(n_bags), :, best]
+    return (counts / n_rounds).mean(0)
 
 
 def _check_predictions(predictions) -> np.ndarray:
@@ -291,73 +293,3 @@ def _check_predictions(predictions) -> np.ndarray:
             f"{predictions.shape}."
         )
     return predictions
-
-
-def _check_prior(prior, n_models: int) -> np.ndarray:
-    prior = np.zeros(n_models) if prior is None else np.asarray(prior, np.float64)
-    if prior.shape != (n_models,) or not np.isfinite(prior).all() or (prior < 0).any():
-        raise ValueError(f"prior must be {n_models} finite numbers that are not negative.")
-    return prior
-
-
-def _draw_bags(n_models: int, weight: np.ndarray, n_bags: int, random_state) -> tuple:
-    """Draw the models ``(n_bags, n_models)`` and the weights of samples ``(n_bags, n)`` of bags."""
-    if n_bags == 1:
-        return np.ones((1, n_models), bool), weight[None]
-    order = random_state.uniform(size=(n_bags, n_models)).argsort(1).argsort(1)
-    n = len(weight)
-    times = random_state.multinomial(n, np.full(n, 1 / n), size=n_bags)  # (n_bags, n)
-    return order < -(-n_models // 2), times * weight
-
-
-def _select(selection, allowed: np.ndarray, start: np.ndarray, n_rounds: int) -> np.ndarray:
-    """Return how often each model was added in each bag, with what it started with."""
-    counts = np.tile(start, (len(allowed), 1))  # (n_bags, n_models)
-    bags = np.arange(len(counts))
-    selection.start(counts)
-    for _ in range(n_rounds):
-        losses = selection.losses()  # (n_bags, n_models)
-        best = np.where(allowed, losses, np.inf).argmin(1)
-        counts[bags, best] += 1
-        selection.add(best)
-    return counts
-
-
-class _LogLoss:
-    """The log loss of the mean, after the addition of each model.
-
-    Only the probability of each sample's own class matters.
-    """
-
-    def __init__(self, probabilities: np.ndarray, codes: np.ndarray, rows: np.ndarray):
-        self.own = np.maximum(probabilities[:, np.arange(len(codes)), codes], _TINY)
-        self.rows = rows  # (n_bags, n)
-
-    def start(self, counts: np.ndarray) -> None:
-        self.sums = counts @ self.own  # (n_bags, n)
-
-    def losses(self) -> np.ndarray:
-        logs = np.log(self.sums[:, None] + self.own)  # (n_bags, n_models, n)
-        return -(logs @ self.rows[:, :, None])[..., 0]
-
-    def add(self, best: np.ndarray) -> None:
-        self.sums += self.own[best]
-
-
-class _SquaredError:
-    """The squared error of the mean, from the inner products of the models' errors."""
-
-    def __init__(self, errors: np.ndarray, rows: np.ndarray):
-        flat = np.moveaxis(errors, 2, 1).reshape(len(errors), -1)  # (n_models, n_outputs * n)
-        tiled = np.tile(rows, errors.shape[2])
-        self.products = np.stack([(flat * row) @ flat.T for row in tiled])  # (n_bags, m, m)
-
-    def start(self, counts: np.ndarray) -> None:
-        self.sums = np.einsum("bij,bj->bi", self.products, counts)  # with the sum of errors
-
-    def losses(self) -> np.ndarray:
-        # Of |sum + error|², less |sum|², which is the same for all models.
-        return 2 * self.sums + np.diagonal(self.products, axis1=1, axis2=2)
-
-    def add(self, best: np.ndarray) -> None:
-        self.sums += self.products[np.arange(len(best)), :, best]

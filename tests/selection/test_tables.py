@@ -205,6 +205,19 @@ def test_one_network_reads_all_columns_that_are_no_numbers():
     assert not np.array_equal(model.predict(two), model.predict(exchanged))
 
 
+def test_classes_of_each_network_are_mapped_in_all_columns_that_it_reads():
+    front, bits = make_table(48)
+    back, _ = make_table(48, seed=3)
+    X = pd.DataFrame({"front": front["photo"].array, "back": back["photo"].array})
+    both = [tiny_backbone(), deeper_backbone()]
+    class_map = [None, {0: ["a"], 1: ["b", "c"]}]
+    model = TransferClassifier(both, class_map=class_map, random_state=0).fit(X, bits[:, 0])
+    assert len(model.backbones_) == 2 and model.score(X, bits[:, 0]) > 0.9
+    class_map = [None, {0: ["a"]}]
+    with pytest.raises(ValueError, match="class_map names no classes of the network for 1"):
+        clone(model).set_params(class_map=class_map).fit(X, bits[:, 0])
+
+
 def test_several_text_columns_and_several_networks_of_a_column():
     X, bits = make_table(64)
     two = pd.DataFrame({"title": X["text"].array, "body": X["text"].sample(frac=1).array})

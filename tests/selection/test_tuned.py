@@ -117,7 +117,7 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
         found = outcome.target + 0.3 * rng.normal(size=(n, 1))
     out_of_fold = OutOfFold(found, np.arange(n))
     start = Output(backbone, "2")
-    task = blend_fitting.BlendTask([backbone], table, outcome, np.arange(n), 0, {})
+    task = blend_fitting.BlendTask([(None, backbone)], table, outcome, np.arange(n), 0, {})
     assert blend_fitting.may_pay(task, start, table, out_of_fold) == pays
 
 
