@@ -1,7 +1,80 @@
+import numpy as np
 import pytest
+from PIL import Image
 
-from sktransfer.selection.recommendation import StrategyEstimate, decide, is_settled
-from sktransfer.selection.strategies import RULES, STRATEGIES
+from sktransfer import load_backbone, recommend_strategy
+from sktransfer.data import get_modality
+from sktransfer.selection.recommendation import (
+    StrategyEstimate,
+    decide,
+    headroom_of,
+    is_settled,
+    note_on_size,
+    update,
+)
+from sktransfer.selection.strategies import (
+    REFERENCE,
+    RULES,
+    STRATEGIES,
+    Evidence,
+    ShareOfErrors,
+)
+from sktransfer.transferability import summarise
+from tests.support import TINY_SIZE, Vectors, images, tiny_backbone, tiny_vit
+
+# -- what is expected by rule ----------------------------------------------------------------------
+
+SHARES = [
+    name for name, strategy in STRATEGIES.items() if isinstance(strategy.prior, ShareOfErrors)
+]
+
+
+def expected_gain(name, headroom, smallest, similarity, hint):
+    """What the record of a strategy expects; the hint is for whichever input takes one."""
+    seen = Evidence(headroom, smallest, similarity, hint, {"early": hint})
+    return STRATEGIES[name].prior(seen)
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_what_is_expected_is_continuous_in_size_and_similarity(name):
+    by_size = [expected_gain(name, 0.2, n, 0.2, 0.0)[0] for n in range(5, 500, 5)]
+    by_similarity = [expected_gain(name, 0.2, 50, s, 0.0)[0] for s in np.linspace(0, 1, 50)]
+    assert np.abs(np.diff(by_size)).max() < 0.03
+    assert np.abs(np.diff(by_similarity)).max() < 0.03
+    assert expected_gain(name, 0.0, 100, 0.2, 0.0) == (0.0, 0.0)  # nothing is left to gain
+
+
+def test_fixed_features_are_what_gains_are_measured_from():
+    assert expected_gain(REFERENCE, 0.5, 5, None, 0.0) == (0.0, 0.0)
+
+
+def test_training_and_earlier_layers_are_expected_to_pay_more_where_data_are_unlike():
+    for name in ("early", "all"):
+        unlike, alike = (expected_gain(name, 0.2, 50, s, 0.0)[0] for s in (0.1, 0.9))
+        assert unlike > alike
+
+
+def test_direct_use_is_expected_to_pay_where_its_classes_explain_the_labels():
+    knows, does_not = (expected_gain("direct", 0.1, 5, 0.9, share)[0] for share in (0.95, 0.5))
+    assert knows > 0 > does_not
+
+
+def test_measurement_replaces_expectation_as_it_grows_surer():
+    expected = (0.1, 0.05)
+    assert update(expected, summarise(np.array([]))) == expected
+    few, many = (update(expected, summarise(np.zeros(n))) for n in (10, 1000))
+    assert 0 < many[0] < few[0] < 0.1
+    assert many[1] < few[1] < 0.05
+
+
+def test_errors_to_come_are_never_thought_to_be_none():
+    assert 0.05 < headroom_of(1.0, 10) < 0.15
+    assert headroom_of(1.0, 1000) < 0.01
+    assert headroom_of(0.6, 10_000) == pytest.approx(0.4, abs=1e-3)
+    assert headroom_of(float("nan"), 0) == 0.5
+
+
+# -- the choice ------------------------------------------------------------------------------------
 
 
 def test_a_strategy_is_tried_on_until_it_can_hardly_change_the_choice():
@@ -57,3 +130,49 @@ def test_confidence_is_the_probability_that_no_other_is_better_by_more_than_a_po
     three = _decided((0, 0), (0.05, 0.01), (0.03, 0.04))
     assert three.strategy == "early"
     assert three.confidence == pytest.approx(0.767, abs=1e-3)
+
+
+# -- larger inputs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "noted"), [(16, False), (20, False), (21, True), (40, True)]
+)  # 16 pixels are the input, 21 the larger one
+def test_images_that_are_larger_than_the_input_are_noted(side, noted):
+    note = note_on_size(tiny_backbone(), images(3, (side, side + 9)))
+    assert (note is not None) == noted
+    if noted:
+        assert f"({side} pixels)" in note and "image_size=21" in note and "1.7 times" in note
+
+
+def test_nothing_is_noted_where_no_other_size_is_possible_or_one_was_asked_for():
+    X = images(3, (60, 60))
+    vit = load_backbone(tiny_vit(), preprocess=TINY_SIZE)
+    assert note_on_size(vit, X) is None
+    assert note_on_size(tiny_backbone().with_image_size(12), X) is None
+    assert note_on_size(load_backbone(Vectors()), np.zeros((3, 4), np.float32)) is None
+
+
+def test_a_recommendation_contains_the_note():
+    X, y = images(24, (30, 30)), np.arange(24) % 2
+    found = recommend_strategy(X, y, tiny_backbone(), max_epochs=0, random_state=0)
+    assert "image_size=21" in found.reasons[-1]
+    small = recommend_strategy(
+        images(24, (16, 16)), y, tiny_backbone(), max_epochs=0, random_state=0
+    )
+    assert not any("image_size" in reason for reason in small.reasons)
+
+
+def test_sides_are_those_of_every_form_of_an_image(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, broken = tmp_path / "a.png", tmp_path / "b.png"
+    image = Image.new("RGB", (30, 20))
+    image.save(path)
+    broken.write_bytes(b"no image")
+    modality = get_modality("image")
+    forms = [image, path, str(path), np.asarray(image), torch.zeros(3, 20, 30), np.zeros((20, 30))]
+    assert [modality.side(form) for form in forms] == [20] * len(forms)
+    assert [modality.side(form) for form in (broken, tmp_path / "none.png", np.zeros(3))] == [
+        None
+    ] * 3
+    assert get_modality("text").side("a") is None

@@ -242,6 +242,7 @@ def test_an_estimator_that_takes_no_weights_is_named(strategy):
     [
         LogisticRegression(),
         make_pipeline(StandardScaler(), LogisticRegression()),
+        make_pipeline(LogisticRegression()),
         GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2),
     ],
 )

@@ -6,7 +6,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sktransfer import PretrainedFeatureExtractor, load_backbone
+from sktransfer import (
+    BlendDisplay,
+    PretrainedFeatureExtractor,
+    TransferClassifier,
+    TransferRegressor,
+    load_backbone,
+)
 from sktransfer.selection.ranking import probe_layers
 from sktransfer.selection.recommendation import StrategyEstimate, decide
 from tests.new_process import run_in_new_process
@@ -145,3 +151,32 @@ def test_a_pipelines_earlier_steps_are_applied(pictures):
     expected = LayerProbeDisplay.from_estimator(extractor.fit(other, y), other, y)
     assert np.array_equal(display.scores, expected.scores)
     assert display.chosen == extractor.layers_[0]
+
+
+def test_members_are_drawn_in_order_with_their_weights():
+    display = BlendDisplay(["a", "b"], [0.75, 0.25])
+    assert not hasattr(display, "ax_")
+    ax = display.plot().ax_
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    assert [bar.get_width() for bar in display.bars_] == [0.75, 0.25]
+    assert [text.get_text() for text in ax.texts] == ["0.75", "0.25"]
+    assert ax.yaxis_inverted()
+    assert display.figure_ is ax.figure
+
+
+@pytest.mark.parametrize("kind", [TransferClassifier, TransferRegressor])
+def test_the_blend_of_an_estimator_or_pipeline_is_drawn(kind, pictures):
+    X, y = pictures
+    model = kind(tiny_backbone(), random_state=0).fit(X, y)
+    ax = plt.figure().add_subplot()
+    display = BlendDisplay.from_estimator(make_pipeline(FunctionTransformer(), model), ax=ax)
+    assert display.ax_ is ax
+    assert display.members == model.members_
+    np.testing.assert_array_equal([bar.get_width() for bar in display.bars_], model.weights_)
+
+
+def test_estimators_without_a_blend_are_refused(pictures):
+    forced = TransferClassifier(tiny_backbone(), strategy="features").fit(*pictures)
+    for model in (forced, TransferClassifier()):
+        with pytest.raises(TypeError, match="TransferClassifier has no blend"):
+            BlendDisplay.from_estimator(model)
