@@ -22,7 +22,7 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, ImagePreprocessing, load_backbone
 from sktransfer.backbones.stages import stages_of
-from sktransfer.features import compute_inputs
+from sktransfer.features import Output, compute_inputs, compute_outputs
 
 EPOCHS = 10
 QUICK = {"rounds": 1, "samples": 40}
@@ -51,7 +51,7 @@ def plain_loop(start: FineTunedClassifier, X, codes, X_val) -> tuple[np.ndarray,
     """Train from the initial weights of a fitted model; return predictions and seconds."""
     stages = stages_of(start.backbone_)
     frozen = copy.deepcopy(nn.Sequential(*[stages[name] for name in start.frozen_layers_]))
-    module = copy.deepcopy(start._tuned.module).requires_grad_(True)
+    module = copy.deepcopy(start.net_.module_).requires_grad_(True)
     net = skorch.NeuralNetClassifier(
         Loop(frozen, module),
         criterion=nn.CrossEntropyLoss,
@@ -82,10 +82,11 @@ def ours(X, y, X_val, y_val, trainable, lr) -> tuple[FineTunedClassifier, float]
 def ideal(start: FineTunedClassifier, X, codes, X_val) -> float:
     """Time the frozen stages once, and ten epochs of the rest by hand."""
     begin = time.perf_counter()
-    cut, cut_val = start._activations(X), torch.from_numpy(start._activations(X_val))
-    module, target = copy.deepcopy(start._tuned.module).requires_grad_(True), torch.as_tensor(codes)
+    pooling = "none" if start.trained_layers_ else "avg"
+    output = Output(start.backbone_, start.frozen_layers_[-1], pooling)
+    rows, rows_val = (torch.from_numpy(compute_outputs(x, [output])[0]) for x in (X, X_val))
+    module, target = copy.deepcopy(start.net_.module_).requires_grad_(True), torch.as_tensor(codes)
     optimizer = torch.optim.AdamW(module.parameters(), lr=start.lr, weight_decay=1e-4)
-    rows = torch.from_numpy(cut)
     for _ in range(EPOCHS):
         module.train()
         for index in torch.randperm(len(rows)).split(32):
@@ -94,7 +95,7 @@ def ideal(start: FineTunedClassifier, X, codes, X_val) -> float:
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        module.eval()(cut_val)
+        module.eval()(rows_val)
     return time.perf_counter() - begin
 
 

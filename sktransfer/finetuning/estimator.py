@@ -366,10 +366,6 @@ class TunedEstimator(BackboneEstimator):
 
     # -- the frozen stages ------------------------------------------------------------------------
 
-    def _activations(self, samples) -> np.ndarray | Stream:
-        """Return the output of the frozen stages for samples."""
-        return self._activation_cache().rows(samples)
-
     def _activation_cache(self) -> ActivationCache:
         output = self._frozen_output() if self.frozen_layers_ else None
         how = {"engine": self.engine, "precision": self._precision()}
