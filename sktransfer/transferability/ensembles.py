@@ -262,16 +262,16 @@ def greedy_weights(
     """
     predictions = _check_predictions(predictions)
     n_models, n_samples, n_targets = predictions.shape
-    random_state = check_random_state(random_state)
+    generator = check_random_state(random_state)
     weight = check_weights(sample_weight, n_samples)
     errors = predictions - check_numbers(y, n_samples).reshape(n_samples, n_targets)
     allowed = np.ones((1, n_models), bool)  # (n_bags, n_models)
     rows = weight[None]  # how often a bag has each sample, times its weight, (n_bags, n)
     if n_bags > 1:
-        order = random_state.uniform(size=(n_bags, n_models)).argsort(1).argsort(1)
+        order = generator.uniform(size=(n_bags, n_models)).argsort(1).argsort(1)
         allowed = order < -(-n_models // 2)
         shares = np.full(n_samples, 1 / n_samples)
-        rows = random_state.multinomial(n_samples, shares, size=n_bags) * weight
+        rows = generator.multinomial(n_samples, shares, size=n_bags) * weight
     flat = np.moveaxis(errors, 2, 1).reshape(n_models, -1)  # (n_models, n_targets * n)
     tiled = np.tile(rows, n_targets)
     products = np.stack([(flat * row) @ flat.T for row in tiled])  # of errors, (n_bags, m, m)
