@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sktransfer.selection import study
+from tests.selection.support import judge_once
 from tests.support import images
 
 
@@ -27,3 +28,17 @@ def tried(monkeypatch):
 
     monkeypatch.setattr(study.Study, "judge", noting)
     return names
+
+
+@pytest.fixture
+def one_split(monkeypatch):
+    """Strategies and blends are judged on one split in a test."""
+    judge_once(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def one_split_in_module():
+    """Strategies and blends are judged on one split in all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        judge_once(patch)
+        yield

@@ -10,7 +10,15 @@ from torch import nn
 
 from sktransfer import load_backbone, load_word_vectors
 from sktransfer.backbones import Backbone, stages_of
+from sktransfer.selection.outcomes import JUDGING
+from sktransfer.selection.strategies import RULES
 from tests.support import TinyNet, tiny_backbone
+
+
+def judge_once(patch):
+    """Judge strategies and blends on one split, not on five if samples are few: it is faster."""
+    patch.setitem(RULES, "splits", 1)
+    patch.setitem(JUDGING, "splits", 1)
 
 
 class Deeper(TinyNet):

@@ -21,6 +21,8 @@ from sktransfer.selection.candidates import LinearCandidate
 from tests.selection.support import deeper_backbone
 from tests.support import images
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 X, Y = images(24), np.repeat(["a", "b"], 12)
 NUMBERS = np.array([image.mean() for image in X])
 QUICK = {"max_epochs": 1, "random_state": 0}

@@ -141,17 +141,17 @@ def flat(colours):
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "given"),
     [
-        lambda b, **settings: TransferClassifier(b, random_state=0, **settings),
-        lambda b, **settings: make_pipeline(
-            PretrainedFeatureExtractor(b, **settings), LogisticRegression(C=1e6)
+        (lambda b: TransferClassifier(b, random_state=0), "paths"),
+        (
+            lambda b: make_pipeline(PretrainedFeatureExtractor(b), LogisticRegression(C=1e6)),
+            "table",
         ),
-        lambda b, **settings: FineTunedClassifier(b, trainable="head", random_state=0, **settings),
+        (lambda b: FineTunedClassifier(b, max_epochs=3, random_state=0), "table"),
     ],
     ids=["blend", "features", "head"],
 )
-@pytest.mark.parametrize("given", ["table", "paths"])
 def test_the_self_training_of_scikit_learn(make, given, colours, tmp_path):
     X, known = flat(colours)
     if given == "table":

@@ -91,8 +91,8 @@ def fit(backbone, strategy, n, **settings):
     return model, X
 
 
-# Of 900 samples 600 are measured and 128 of those watched; of 40 all are both.
-@pytest.mark.parametrize("n", [40, 900])
+# Of 650 samples 600 are measured and 128 of those watched; of 40 all are both.
+@pytest.mark.parametrize("n", [40, 650])
 @pytest.mark.parametrize("strategy", ["direct", "features", "early", "head", "auto"])
 def test_each_sample_passes_each_stage_once(strategy, n, backbone):
     _, X = fit(backbone, strategy, n, max_epochs=0)
@@ -109,10 +109,10 @@ def test_a_recommendation_takes_one_pass(backbone):
 
 @pytest.mark.parametrize(
     ("strategy", "n"),
-    [("last", 40), ("last", 900), ("recommended", 40)],
+    [("last", 40), ("last", 650), ("recommended", 40)],
 )
 def test_each_sample_passes_each_stage_below_what_is_trained_once(
-    strategy, n, backbone, monkeypatch
+    strategy, n, backbone, one_split, monkeypatch
 ):
     monkeypatch.delitem(STRATEGIES, "all")  # nothing is frozen in it
     sure = dataclasses.replace(STRATEGIES["last"], prior=ShareOfErrors(0.9, 0, 0, 0, 0.9, "early"))
@@ -125,13 +125,13 @@ def test_each_sample_passes_each_stage_below_what_is_trained_once(
         assert_once(stage, X)
 
 
-def test_features_in_the_users_store_are_not_computed_again(backbone, tmp_path):
+def test_features_in_the_users_store_are_not_computed_again(backbone, one_split, tmp_path):
     settings = {"max_epochs": 0, "memory": tmp_path}
-    fit(backbone, "auto", 900, **settings)
-    fit(backbone, "auto", 900, **settings)
+    fit(backbone, "auto", 650, **settings)
+    fit(backbone, "auto", 650, **settings)
     assert 0 not in PASSED
-    fit(backbone, "recommended", 900, **settings)
-    _, X = fit(backbone, "recommended", 900, **settings)
+    fit(backbone, "recommended", 650, **settings)
+    _, X = fit(backbone, "recommended", 650, **settings)
     assert (n_passes(0, X) > 0).sum() <= 130  # batch norm is compared anew
 
 

@@ -153,13 +153,11 @@ def test_nothing_is_noted_where_no_other_size_is_possible_or_one_was_asked_for()
     assert note_on_size(load_backbone(Vectors()), np.zeros((3, 4), np.float32)) is None
 
 
-def test_a_recommendation_contains_the_note():
-    X, y = images(24, (30, 30)), np.arange(24) % 2
-    found = recommend_strategy(X, y, tiny_backbone(), max_epochs=0, random_state=0)
+def test_a_recommendation_contains_the_note(one_split):
+    y, settings = np.arange(12) % 2, {"max_epochs": 0, "random_state": 0}
+    found = recommend_strategy(images(12, (30, 30)), y, tiny_backbone(), **settings)
     assert "image_size=21" in found.reasons[-1]
-    small = recommend_strategy(
-        images(24, (16, 16)), y, tiny_backbone(), max_epochs=0, random_state=0
-    )
+    small = recommend_strategy(images(12, (16, 16)), y, tiny_backbone(), **settings)
     assert not any("image_size" in reason for reason in small.reasons)
 
 

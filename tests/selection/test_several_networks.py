@@ -22,6 +22,8 @@ from sktransfer.inspection import saliency
 from tests.selection.support import Deeper, deeper_backbone
 from tests.support import TINY_SIZE, TinyNet, Vectors, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 NAMES = {"dark": ["a"], "light": ["b", "c"]}
 
 
@@ -88,18 +90,19 @@ OTHER_CROP = dataclasses.replace(TINY_SIZE, resize=24)
 
 
 @pytest.mark.parametrize(
-    ("other", "names"),
+    ("others", "names"),
     [
-        ({}, {"image_16x16"}),
-        pytest.param({"image_size": 12}, {"image_16x16", "image_12x12"}, marks=pytest.mark.sweep),
-        ({"preprocess": OTHER_CROP}, {"deeper_image_16x16", "tinynet_image_16x16"}),
+        # Of three networks, the first two share an input.
+        ([{}, {"preprocess": OTHER_CROP}], {"tinynet_image_16x16", "tinynet_2_image_16x16"}),
+        pytest.param([{}], {"image_16x16"}, marks=pytest.mark.sweep),
+        pytest.param([{"image_size": 12}], {"image_16x16", "image_12x12"}, marks=pytest.mark.sweep),
     ],
 )
-def test_a_graph_has_an_input_for_each_way_to_resize(other, names, colours, tmp_path):
+def test_a_graph_has_an_input_for_each_way_to_resize(others, names, colours, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("skl2onnx")
     X, y = colours
-    networks = [deeper_backbone(), tiny_backbone(1, **other)]
+    networks = [tiny_backbone(i, **other) for i, other in enumerate([{}, *others])]
     model = TransferClassifier(networks, random_state=0).fit(X, y)
     to_onnx(model, tmp_path / "model.onnx", X=X[:4])  # which compares it with the estimator
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

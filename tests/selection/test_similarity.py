@@ -28,7 +28,7 @@ def test_size_is_that_of_the_smallest_class():
 
 def test_photographs_are_near_one_and_noise_near_zero(photos):
     lite = load_backbone("efficientnet_lite0")
-    noise = np.random.default_rng(1).integers(0, 256, (6, 224, 224, 3), dtype=np.uint8)
+    noise = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
     assert similarity(photos, lite) > 0.9
     assert similarity(list(noise), lite) < 0.1
 

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
+from torch import nn
 
 from sktransfer import (
     FineTunedClassifier,
@@ -15,8 +16,11 @@ from sktransfer.finetuning import training_length
 from sktransfer.selection.strategies import STRATEGIES, Strategy, available_strategies
 from sktransfer.selection.study import Study, Timing
 from sktransfer.selection.transfer import strategy_task
+from tests.finetuning.conftest import network, vectors
 from tests.selection.support import deeper_backbone
 from tests.support import Vectors, random_backbone, tiny_backbone
+
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
 
 
 def test_strategies_are_those_that_the_network_allows():
@@ -33,10 +37,11 @@ def test_the_last_stages_are_two_where_there_are_more():
 
 
 @pytest.mark.parametrize(("strategy", "trainable"), [("head", "head"), ("last", 2), ("all", "all")])
-def test_a_strategy_trains_as_the_estimator_does_by_default(strategy, trainable, colours):
-    backbone = deeper_backbone()
-    model = TransferClassifier(backbone, strategy=strategy, random_state=0).fit(*colours)
-    tuned = FineTunedClassifier(backbone, trainable=trainable, random_state=0).fit(*colours)
+def test_a_strategy_trains_as_the_estimator_does_by_default(strategy, trainable):
+    backbone = load_backbone(nn.Sequential(*network(), nn.ReLU(), nn.Linear(4, 4)))
+    X, y = vectors()
+    model = TransferClassifier(backbone, strategy=strategy, random_state=0).fit(X[:48], y[:48])
+    tuned = FineTunedClassifier(backbone, trainable=trainable, random_state=0).fit(X[:48], y[:48])
     found = model.estimator_
     assert found.lr_ == tuned.lr_
     assert len(found.history_) == len(tuned.history_) == 40  # passes of three steps

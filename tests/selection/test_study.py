@@ -41,7 +41,7 @@ def test_accuracies_that_are_not_known_are_not_shown_as_perfect(colours):
 
 
 def test_without_epochs_no_training_is_advised_and_no_more_samples_are_run_than_are_measured(
-    colours, counted, monkeypatch
+    colours, counted, one_split, monkeypatch
 ):
     monkeypatch.setitem(RULES, "rows", 12)
     found = recommend_strategy(*colours, deeper_backbone(), max_epochs=0, random_state=0)
@@ -63,7 +63,7 @@ def test_few_rows_are_split_several_times_and_many_once():
     assert [n_splits(n) for n in (20, 80)] == [5, 3]
 
 
-def test_a_recommendation_can_be_read_as_text_and_as_a_page(colours):
+def test_a_recommendation_can_be_read_as_text_and_as_a_page(colours, one_split):
     X, y = colours
     found = recommend_strategy(X, y, deeper_backbone(), max_epochs=1, random_state=0)
     text, page = repr(found), found._repr_html_()
@@ -81,7 +81,7 @@ def test_labels_are_escaped_on_the_page(colours):
     assert "<b>&lt;" not in page and "&lt;b&gt;" in page
 
 
-def test_long_training_is_tried_only_where_it_may_pay(colours, tried, monkeypatch):
+def test_long_training_is_tried_only_where_it_may_pay(colours, tried, one_split, monkeypatch):
     settings = {"max_epochs": 1, "random_state": 0}
     set_priors(monkeypatch, ShareOfErrors(0.0, 0.0, 0.0, 0.0, 0.0))
     recommend_strategy(*colours, deeper_backbone(), **settings)
@@ -95,7 +95,9 @@ def test_long_training_is_tried_only_where_it_may_pay(colours, tried, monkeypatc
 @pytest.mark.parametrize(
     ("settled", "n_folds"), [pytest.param(-np.inf, 0, marks=pytest.mark.sweep), (np.inf, 3)]
 )
-def test_a_trial_stops_where_the_choice_is_settled(settled, n_folds, colours, tried, monkeypatch):
+def test_a_trial_stops_where_the_choice_is_settled(
+    settled, n_folds, colours, tried, one_split, monkeypatch
+):
     monkeypatch.setitem(RULES, "settled", settled)
     monkeypatch.setitem(RULES, "worth_trying", -np.inf)
     monkeypatch.setitem(RULES, "judged_long", 21)  # of five folds of 48 rows, three judge as many
@@ -103,7 +105,7 @@ def test_a_trial_stops_where_the_choice_is_settled(settled, n_folds, colours, tr
     assert tried.count("all") == n_folds
 
 
-def test_one_tiny_class_does_not_decide_for_the_others(colours):
+def test_one_tiny_class_does_not_decide_for_the_others(colours, one_split):
     X, y = colours
     X, y = [*X, *images(2, seed=9)], np.append(y, ["rare", "rare"])
     backbone = deeper_backbone()
@@ -118,8 +120,8 @@ def test_one_tiny_class_does_not_decide_for_the_others(colours):
 @pytest.mark.parametrize("n_rare", [2, pytest.param(5, marks=pytest.mark.sweep)])
 def test_a_class_that_is_rare_among_very_many_samples_is_seen(n_rare):
     rng = np.random.default_rng(0)
-    X = list(rng.integers(0, 255, (2500 + n_rare, 4, 4, 3), dtype=np.uint8))
-    y = np.array(["ok"] * 2500 + ["bad"] * n_rare)
+    X = list(rng.integers(0, 255, (1100 + n_rare, 4, 4, 3), dtype=np.uint8))
+    y = np.array(["ok"] * 1100 + ["bad"] * n_rare)
     found = recommend_strategy(X, y, deeper_backbone(), max_epochs=0, random_state=0)
     assert f"{n_rare} in the smallest class" in " ".join(found.reasons)
     for score in ("probe", "leep"):

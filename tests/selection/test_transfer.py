@@ -214,7 +214,7 @@ def wrong_labels():
     return X, y, np.where(np.arange(90) < 30, 1e-6, 1.0)
 
 
-def test_weights_reach_the_trials_and_their_accuracies():
+def test_weights_reach_the_trials_and_their_accuracies(one_split):
     X, wrong, weight = wrong_labels()
     settings = {"max_epochs": 0, "random_state": 0}
     plain = recommend_strategy(X, wrong, rows_backbone(), **settings)

@@ -24,6 +24,8 @@ from sktransfer.selection.outcomes import Labels, Numbers
 from sktransfer.selection.proposals import BLEND
 from tests.selection.support import deeper_backbone
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 
 class Narrow(nn.Sequential):
     """A small network of random weights, which training improves."""
