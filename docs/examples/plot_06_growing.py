@@ -47,7 +47,7 @@ print(f"accuracy with three classes: {three.score(tests, y_test):.3f}")
 
 gravel = X["gravel"][10::10]
 models = {"two classes:": two, "three classes:": three}
-figure, axes = plt.subplots(2, 1 + len(gravel), figsize=(8, 3.4), layout="constrained")
+figure, axes = plt.subplots(2, 1 + len(gravel), figsize=(8, 3), layout="constrained")
 for row, (title, model) in zip(axes, models.items(), strict=True):
     row[0].text(1, 0.5, title, ha="right", va="center")
     row[0].axis("off")

@@ -47,7 +47,7 @@ titles = {
     first: f"{X[first].name}\nnearly equal to",
     copy: f"\n{X[copy].name}",
 }
-figure, axes = plt.subplots(1, 3, figsize=(6.5, 2.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(6.5, 2.9), layout="constrained")
 for axis, (i, title) in zip(axes, titles.items(), strict=True):
     axis.imshow(Image.open(X[i]), cmap="gray")
     axis.set_title(title, fontsize="medium")
