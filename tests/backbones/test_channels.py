@@ -40,7 +40,7 @@ def small():
     return tiny_backbone().with_channels(5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "crossvit_tiny_240"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "crossvit_tiny_240"])
 def test_first_layers_of_timm_are_adapted_as_timm_adapts_them(name):
     timm = pytest.importorskip("timm")
     plain = random_backbone(f"timm:{name}")

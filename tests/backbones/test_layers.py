@@ -170,12 +170,10 @@ def test_stages_share_the_tensors_of_the_network_and_their_names():
     ("name", "layer", "width"),
     [
         ("alexnet", "classifier.5", 4096),
-        ("vgg16", "classifier.5", 4096),
         ("vgg19", "classifier.5", 4096),
         ("resnet18", "flatten", 512),
         ("inception_v3", "flatten", 2048),
         ("googlenet", "dropout", 1024),
-        ("squeezenet1_0", "classifier.0", 512),
         ("squeezenet1_1", "classifier.0", 512),
         ("vit_b_16", "getitem", 768),
         ("swin_t", "flatten", 768),
@@ -606,7 +604,7 @@ def test_one_sample_describes_every_layer():
     ]
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max", "flatten", lambda x: x.flatten(2).amax(2)])
+@pytest.mark.parametrize("pooling", ["avg", "flatten", lambda x: x.flatten(2).amax(2)])
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_widths_are_those_of_pooled_activations(build, pooling):
     backbone = load_backbone(build(), preprocess=TINY_SIZE)

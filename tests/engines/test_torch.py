@@ -391,7 +391,13 @@ def types(made):
     return {p.dtype for segment in made.prepared for p in segment.parameters()}
 
 
-@pytest.mark.parametrize("build", [lambda: random_backbone("resnet18"), tiny_backbone, tiny_vit])
+def resnet():
+    return random_backbone("resnet18")
+
+
+@pytest.mark.parametrize(
+    "build", [tiny_backbone, tiny_vit, pytest.param(resnet, marks=pytest.mark.sweep)]
+)
 def test_features_are_near_and_float32(build, fast):
     backbone = build()
     if isinstance(backbone, nn.Module):

@@ -547,7 +547,7 @@ class Wide(nn.Module):
         return x[:, :1] * self.scale
 
 
-@pytest.mark.parametrize("n_repeated", [0, 1, 1000])
+@pytest.mark.parametrize("n_repeated", [0, 1000])
 def test_transform_needs_little_more_memory_than_its_output(n_repeated):
     X = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
     X[2000 - n_repeated :] = X[:n_repeated]
