@@ -161,11 +161,11 @@ def run_python(code: str, *args, timeout: float = 300, path: Path = TESTS.parent
 
 
 @contextlib.contextmanager
-def own_registry():
-    """A registry of backbones that may change; nothing is loaded yet."""
+def own_registry(loaded: dict | None = None):
+    """A registry of backbones that may change. Networks that it loads are put into ``loaded``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-        patch.setattr(registry, "_SHARED", {})
+        patch.setattr(registry, "_SHARED", {} if loaded is None else loaded)
         yield registry._REGISTRY
 
 

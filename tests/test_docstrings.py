@@ -8,6 +8,7 @@ import re
 import pytest
 
 import sktransfer
+from tests.support import own_registry
 
 validate = pytest.importorskip("numpydoc.validate")
 
@@ -75,6 +76,9 @@ def test_public_names_are_all_there_and_sorted():
     assert all(find(name).__doc__ for name in PUBLIC)
 
 
+LOADED = {}  # networks of the examples, each of which is loaded once
+
+
 def examples():
     for module in MODULES:
         if not module.endswith("__main__"):
@@ -84,10 +88,11 @@ def examples():
 
 
 @pytest.mark.parametrize("example", [e for e in examples() if e.examples], ids=lambda e: e.name)
-def test_examples_run_and_give_what_they_show(example, registry):
+def test_examples_run_and_give_what_they_show(example):
     report = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)
-    failed, tried = runner.run(example, out=report.append)
+    with own_registry(LOADED):
+        failed, tried = runner.run(example, out=report.append)
     assert failed == 0, "".join(report)
     assert tried == len(example.examples)
 

@@ -39,6 +39,7 @@ from sktransfer import (
 from sktransfer.persistence import inspect_file
 from sktransfer.persistence.files import write_archive
 from sktransfer.persistence.objects import is_loss
+from tests.new_process import run_in_new_process
 from tests.support import TINY_SIZE, TinyNet, Vectors, run_python, tiny_backbone
 
 rng = np.random.default_rng(0)
@@ -566,24 +567,23 @@ def test_networks_of_timm_with_a_classifier_that_they_were_published_without(tmp
         "probe": TransferClassifier(**given, strategy="features").fit(IMAGES, LABELS),
         "tuned": tuned.fit(IMAGES, LABELS),
     }
-    for name, model in models.items():
-        save(model, tmp_path / f"{name}.skt")
-        save(model, tmp_path / f"{name}_whole.skt", self_contained=True)
-    run_python(f"""
+    kinds = {"given": (False, True), "backbone": (True,), "probe": (False,), "tuned": (False,)}
+    files = {f"{name}{kind:d}": models[name] for name in models for kind in kinds[name]}
+    for name, model in files.items():
+        save(model, tmp_path / f"{name}.skt", self_contained=name.endswith("1"))
+    run_in_new_process(f"""
 import numpy as np
 from sktransfer import load
 from tests.backbones import timm_networks
 from tests.persistence.test_files import IMAGES
-for name in {list(models)}:
-    for kind in ("", "_whole"):
-        model = load(r"{tmp_path}/" + name + kind + ".skt")
-        np.save(r"{tmp_path}/" + name + kind, model.predict_proba(IMAGES))
+for name in {list(files)}:
+    model = load(r"{tmp_path}/" + name + ".skt")
+    np.save(r"{tmp_path}/" + name, model.predict_proba(IMAGES))
 """)
-    for name, model in models.items():
-        for kind in ("", "_whole"):
-            found = np.load(tmp_path / f"{name}{kind}.npy")
-            np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
-    heads = load(tmp_path / "given.skt").backbone_.heads
+    for name, model in files.items():
+        found = np.load(tmp_path / f"{name}.npy")
+        np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
+    heads = load(tmp_path / "given0.skt").backbone_.heads
     assert heads == backbone.heads
 
 
