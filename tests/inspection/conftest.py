@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import PretrainedFeatureExtractor
+from tests.selection.support import judge_once
 from tests.support import images, tiny_backbone
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -35,3 +36,11 @@ def pipeline(colours):
     """Features and a linear classifier, fitted."""
     model = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
     return model.fit(*colours)
+
+
+@pytest.fixture(scope="module")
+def one_split_in_module():
+    """Strategies and blends are judged on one split in all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        judge_once(patch)
+        yield

@@ -31,6 +31,8 @@ attr = pytest.importorskip("captum.attr")
 WORDS = {"good": [2.0, 0.1], "bad": [-2.0, 0.1], "film": [0.1, 1.0], "a": [0.0, 0.5]}
 TEXTS = ["good film", "bad film", "a good film", "a bad film"]
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 
 @pytest.fixture
 def direct(colours):
@@ -123,8 +125,8 @@ def test_the_weight_of_a_word_is_what_the_prediction_loses_without_it(texts):
 def test_texts_of_a_blend_with_counts_of_words_are_explained():
     rng = np.random.default_rng(0)
     vectors = {w: rng.normal(size=8).astype(np.float32) for w in ["the", "film", "was", "so"]}
-    X = [f"{' '.join(rng.choice(list(vectors), 4))} {w}" for w in ["great", "awful"] * 60]
-    model = TransferClassifier(load_word_vectors(vectors), random_state=0).fit(X, ["+", "-"] * 60)
+    X = [f"{' '.join(rng.choice(list(vectors), 4))} {w}" for w in ["great", "awful"] * 30]
+    model = TransferClassifier(load_word_vectors(vectors), random_state=0).fit(X, ["+", "-"] * 30)
     found = saliency(model, ["the film was great"])
     assert found.targets == ["+"]
     assert max(found.words(0), key=lambda pair: pair[1])[0] == "great"
@@ -232,7 +234,7 @@ def test_pictures_are_coloured_and_words_marked(direct, texts, colours):
 
 
 def test_the_columns_of_a_row_are_left_out_one_by_one():
-    X, bits = make_table(64)
+    X, bits = make_table(36)
     model = TransferClassifier(networks(), random_state=0).fit(X, bits[:, 2])
     found = saliency(model, X[:4])
     assert found.method == "occlusion" and [m.shape for m in found.maps] == [(4,)] * 4
@@ -253,7 +255,7 @@ def test_the_columns_of_a_row_are_left_out_one_by_one():
 
 
 def test_the_columns_of_a_row_add_to_a_number():
-    X, bits = make_table(64)
+    X, bits = make_table(36)
     model = TransferRegressor(networks(), random_state=0).fit(X, 8.0 * bits[:, 0] + bits[:, 2])
     (values,) = saliency(model, X[:1]).maps
     assert np.abs(values).argmax() == 0

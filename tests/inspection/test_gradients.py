@@ -23,6 +23,8 @@ from sktransfer import (
 from sktransfer.inspection.gradients import FromInputs, FromMaps, NoGradientsError, scores_of
 from tests.support import tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 MAP = {"dark": ["a", "b"], "light": "c"}
 
 

@@ -28,6 +28,8 @@ from tests.support import images, tiny_backbone
 for library in ("jinja2", "captum", "cleanlab"):
     pytest.importorskip(library)
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 HOSTILE = "<script>alert(1)</script>"
 # Tags that have no end.
 VOID = {"meta", "img", "rect", "line", "circle", "br"}
@@ -138,7 +140,7 @@ def test_issues_and_errors_are_listed_with_their_saliency(colours, tmp_path):
 
 def test_a_blend_shows_its_members_and_a_recommendation_its_reasons(colours, tmp_path):
     X, y = colours
-    advice = recommend_strategy(X, y, tiny_backbone(), max_epochs=0)
+    advice = recommend_strategy(X[:16], y[:16], tiny_backbone(), max_epochs=0)
     model = TransferClassifier(tiny_backbone(), random_state=0, memory=tmp_path / "store")
     made = report(model, X, y, tmp_path / "page.html", cv=2, recommendation=advice)
     assert made.choice["strategy"] == "blend"
@@ -346,7 +348,7 @@ def test_a_fitted_model_of_a_table_is_judged_as_it_is(rows, tmp_path):
     other, bits = make_table(24, seed=1)
     y = np.where(bits[:, 0] == 1, "light", "dark")
     other.iloc[2, 0] = None
-    made = report(model, other, y, tmp_path / "page.html", cv=None)
+    made = report(model, other, y, tmp_path / "page.html", cv=None, n_shown=2)
     assert made.n_samples == 24 and made.unreadable == []
     assert made.scores[0].value == model.score(other, y)
 
@@ -372,7 +374,8 @@ def test_searches_and_thresholds_around_a_model_of_a_table_are_reported(kind, tm
 
 
 def test_numbers_of_rows_without_a_picture(tmp_path):
-    X, bits = make_table(40)
+    X, bits = make_table(20)
+    X, y = X[["text", "price"]], bits[:, 2] + 0.5
     model = TransferRegressor({"text": networks()["text"]}, random_state=0)
-    made = report(model, X[["text", "price"]], bits[:, 2] + 0.5, tmp_path / "p.html", cv=2)
+    made = report(model, X, y, tmp_path / "page.html", cv=2, n_shown=2)
     assert made.worst[0].shown.picture == "" and "price: " in made.worst[0].shown.words[0][0]
