@@ -41,9 +41,11 @@ print(made.issues)
 # The label that is wrong, and the image that is there twice:
 from matplotlib import pyplot as plt
 
-wrong, (first, copy) = made.issues.indices[0], made.duplicates.pairs[0]
+issues = made.issues
+assert issues is not None  # which it is without probabilities, and for numbers
+wrong, (first, copy) = issues.indices[0], made.duplicates.pairs[0]
 titles = {
-    wrong: f"{X[wrong].name}: {y[wrong]}?\nprobably {made.issues.suggested[0]}",
+    wrong: f"{X[wrong].name}: {y[wrong]}?\nprobably {issues.suggested[0]}",
     first: f"{X[first].name}\nnearly equal to",
     copy: f"\n{X[copy].name}",
 }
