@@ -278,7 +278,7 @@ def test_a_classifier_without_probabilities_or_scores_is_refused(colours):
         model.fit(*colours)
 
 
-def test_a_blend_is_pickled_with_its_network_once(colours):
+def test_a_blend_is_pickled_with_its_network_once(colours, one_split):
     model = TransferClassifier(deeper_backbone(), random_state=0).fit(*colours)
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(colours[0]), model.predict_proba(colours[0]))
@@ -358,7 +358,7 @@ def test_words_of_few_texts_are_not_counted():
     assert not any("counts" in name for name in model.members_)
 
 
-def test_words_are_weighted_by_rank_in_a_blend(tmp_path):
+def test_words_are_weighted_by_rank_in_a_blend(one_split, tmp_path):
     """Of the words of a text, the one that tells its label has a rank over 9,000."""
     matrix = np.random.default_rng(0).normal(size=(10_001, 3))
     matrix[9_000:9_500, 0], matrix[9_500:, 0] = 9, -9
@@ -394,7 +394,7 @@ def given_to(blend, samples):
 @pytest.mark.parametrize(
     "own", [None, LinearSVC(), make_pipeline(StandardScaler(), LogisticRegression())]
 )
-def test_the_forward_gives_the_probabilities_and_has_gradients(own, colours):
+def test_the_forward_gives_the_probabilities_and_has_gradients(own, colours, one_split):
     X, y = colours
     model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(X, y)
     inputs = given_to(model.estimator_, X[:4])
@@ -405,7 +405,7 @@ def test_the_forward_gives_the_probabilities_and_has_gradients(own, colours):
     assert all(x.grad is None or x.grad.isfinite().all() for x in inputs)
 
 
-def test_a_classifier_that_is_not_linear_is_called_with_arrays(colours):
+def test_a_classifier_that_is_not_linear_is_called_with_arrays(colours, one_split):
     X, y = colours
     own = KNeighborsClassifier(3)
     model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(X, y)

@@ -77,7 +77,7 @@ def test_shares_of_classes_become_those_of_the_labels():
 
 
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
-def test_counts_of_unlabelled_texts_are_sparse_features():
+def test_counts_of_unlabelled_texts_are_sparse_features(one_split):
     texts, names = reviews(80)
     fitted = TransferClassifier(load_word_vectors(VECTORS), random_state=0)
     fitted.fit(texts[:50], names[:50], X_unlabelled=texts[50:])
@@ -137,7 +137,7 @@ def test_unlabelled_samples_of_other_shares_have_less_weight():
     assert even > odd and accuracy > 0.9
 
 
-def test_minus_one_is_a_label_like_any_other():
+def test_minus_one_is_a_label_like_any_other(one_split):
     X, y = blobs(60, 2)
     y = np.where(y == 0, -1, 7)
     fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:])
@@ -151,7 +151,7 @@ def test_a_single_strategy_refuses_unlabelled_samples(strategy):
         model(strategy=strategy).fit(X, y, X_unlabelled=X)
 
 
-def test_a_classifier_without_weights_refuses_unlabelled_samples():
+def test_a_classifier_without_weights_refuses_unlabelled_samples(one_split):
     X, y = blobs(20)
     with pytest.raises(ValueError, match="does not accept sample_weight"):
         model(estimator=KNeighborsClassifier(2)).fit(X, y, X_unlabelled=X)
@@ -182,7 +182,7 @@ def test_an_unreadable_unlabelled_sample_is_named_by_its_position_among_all(monk
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
-def test_one_unlabelled_sample_one_class_and_a_second_fit():
+def test_one_unlabelled_sample_one_class_and_a_second_fit(one_split):
     X, y = blobs(30)
     fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:11])
     assert fitted.predict_proba(X).shape == (30, 3)
@@ -193,7 +193,7 @@ def test_one_unlabelled_sample_one_class_and_a_second_fit():
     np.testing.assert_array_equal(again, model().fit(X[:10], y[:10]).predict_proba(X))
 
 
-def test_it_is_pickled_and_repeatable():
+def test_it_is_pickled_and_repeatable(one_split):
     X, y = blobs(40)
     fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:])
     again = clone(fitted).fit(X[:10], y[:10], X_unlabelled=X[10:])

@@ -33,6 +33,8 @@ from tests.new_process import run_in_new_process
 from tests.selection.support import Deeper, deeper_backbone
 from tests.support import Vectors, images, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("one_split_in_module")
+
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_is_a_classifier(strategy, colours):
@@ -214,7 +216,7 @@ def wrong_labels():
     return X, y, np.where(np.arange(90) < 30, 1e-6, 1.0)
 
 
-def test_weights_reach_the_trials_and_their_accuracies(one_split):
+def test_weights_reach_the_trials_and_their_accuracies():
     X, wrong, weight = wrong_labels()
     settings = {"max_epochs": 0, "random_state": 0}
     plain = recommend_strategy(X, wrong, rows_backbone(), **settings)
