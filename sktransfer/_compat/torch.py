@@ -24,6 +24,7 @@ __all__ = [
     "children_of",
     "has_hooks",
     "has_own_convolution",
+    "is_exporting",
     "keep_versions",
     "lay_out_weight",
     "pointwise_convolution",
@@ -36,6 +37,9 @@ BatchNormBase = nn.modules.batchnorm._BatchNorm
 NormBase = nn.modules.batchnorm._NormBase
 DropoutBase = nn.modules.dropout._DropoutNd
 LossBase = nn.modules.loss._Loss
+
+# Before 2.7 there is one question for ``torch.export`` and ``torch.compile``.
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 # Before the names of the modules inside one that ``torch.compile`` has wrapped.
 COMPILED = "_orig_mod."

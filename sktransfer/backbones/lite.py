@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._compat.torch import is_exporting
 from .backbone import Backbone
 from .imagenet import imagenet_classes, imagenet_ids
 from .preprocessing import ImagePreprocessing
@@ -49,7 +50,7 @@ class SamePadConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         sizes: Any = (self.dilation, self.groups)
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if is_exporting() or torch.jit.is_tracing():
             # Other runtimes join the padding to the convolution, and need constants as kernels.
             (top, bottom), (left, right) = self._rows_around(x.shape[-2:])
             x = F.pad(x, (left, right, top, bottom))

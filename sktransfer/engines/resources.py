@@ -52,7 +52,9 @@ def resolve_device(device: str) -> torch.device:
         If the named device is not on this machine.
     """
     if device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        is_there = torch.accelerator.is_available()  # 2.6 has no check_available=True
+        found = torch.accelerator.current_accelerator() if is_there else None
+        return found or torch.device("cpu")
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved).cpu()

@@ -243,7 +243,6 @@ MISSING = COMMON | {
     "list of differences": at_7(np.timedelta64("NaT"), list(DAYS - DAYS[0])),
     "objects": np.array(at_7(float("nan")), dtype=object),
     "column": np.array(at_7(None), dtype=object)[:, None],
-    "StringDType": np.array(at_7(np.nan), dtype=np.dtypes.StringDType(na_object=np.nan)),
     "Series of strings": pd.Series(at_7(None), dtype="string"),
     "Series of Int64": pd.Series(at_7(None, CODES.tolist()), dtype="Int64"),
     "Series of booleans": pd.Series(at_7(None, [False, True] * (N // 2)), dtype="boolean"),
@@ -256,6 +255,9 @@ MISSING = COMMON | {
     "pyarrow": pa.array(at_7(None)),
     "masked numbers": np.ma.array(CODES, mask=MASK),
 }
+if hasattr(np.dtypes, "StringDType"):  # from NumPy 2 on
+    strings = np.dtypes.StringDType(na_object=np.nan)
+    MISSING["StringDType"] = np.array(at_7(np.nan), dtype=strings)
 
 
 @pytest.mark.parametrize("y", COMMON.values(), ids=COMMON)
