@@ -151,8 +151,9 @@ def test_more_predictions_are_equal(name, tmp_path):
 
 def test_class_tokens_and_patches(tmp_path):
     backbone = load_backbone(tiny_vit(), preprocess=TINY_SIZE)
-    settings = {"layer": "encoder.ln", "pooling": ("cls", "avg", "grid")}
-    model = make_pipeline(PretrainedFeatureExtractor(backbone, **settings), LogisticRegression())
+    layer = "encoder.layers.encoder_layer_0"
+    extractor = PretrainedFeatureExtractor(backbone, layer=layer, pooling=("cls", "avg", "grid"))
+    model = make_pipeline(extractor, LogisticRegression())
     assert_equal(model.fit(X, LABELS), tmp_path / "model.onnx")
 
 
