@@ -482,20 +482,19 @@ def test_options_that_the_file_of_a_model_has_are_refused(gardens):
 
 
 @pytest.mark.parametrize("command", [("advise",), ("rank", "vgg11")])
-def test_commands_for_one_column_show_the_one_for_several(tmp_path, command):
+def test_commands_for_one_column_show_the_one_for_several(command):
     name, *backbones = command
-    table = tmp_path / "t.csv"
     for given in (
         ["--image a", "--text b"],
         ["--image a", "--image b"],
         ["--text a", "--column b"],
     ):
         options = [word for option in given for word in option.split()]
-        message = refused(name, table, *backbones, *options, "--label", "c")
+        message = refused(name, "t.csv", *backbones, *options, "--label", "c")
         assert (
             f"and there are {', '.join(given)}. To use them together: sktransfer train" in message
         )
-        assert f"t.csv -o model.skt {' '.join(given)} --label c" in message
+        assert f"train t.csv -o model.skt {' '.join(given)} --label c" in message
 
 
 @pytest.mark.parametrize(
