@@ -148,7 +148,8 @@ def mixture_weights(
     Raises
     ------
     ValueError
-        If there is no model, lengths differ, or ``prior`` is negative or without a sum.
+        If there is no model, predictions are NaN or infinite, lengths differ, or ``prior`` is
+        negative or without a sum.
 
     See Also
     --------
@@ -238,7 +239,7 @@ def greedy_weights(
     Raises
     ------
     ValueError
-        If there is no model, or lengths differ.
+        If there is no model, predictions are NaN or infinite, or shapes differ.
 
     See Also
     --------
@@ -264,7 +265,13 @@ def greedy_weights(
     n_models, n_samples, n_targets = predictions.shape
     generator = check_random_state(random_state)
     weight = check_weights(sample_weight, n_samples)
-    errors = predictions - check_numbers(y, n_samples).reshape(n_samples, n_targets)
+    numbers = check_numbers(y, n_samples)
+    if numbers.size != n_samples * n_targets:
+        raise ValueError(
+            f"y has the shape {numbers.shape}, and predictions have {n_targets} numbers for each "
+            f"of {n_samples} samples."
+        )
+    errors = predictions - numbers.reshape(n_samples, n_targets)
     allowed = np.ones((1, n_models), bool)  # (n_bags, n_models)
     rows = weight[None]  # how often a bag has each sample, times its weight, (n_bags, n)
     if n_bags > 1:
@@ -292,4 +299,7 @@ def _check_predictions(predictions) -> np.ndarray:
             "Predictions must have the shape (n_models, n_samples, n_outputs), got "
             f"{predictions.shape}."
         )
+    if not np.isfinite(predictions).all():
+        model = int(np.argwhere(~np.isfinite(predictions))[0][0])
+        raise ValueError(f"Predictions of model {model} (from 0) are NaN or infinite.")
     return predictions

@@ -118,6 +118,21 @@ def test_predictions_of_another_shape_are_refused(function):
         function(np.eye(3), [0, 1, 2])
 
 
+@pytest.mark.parametrize("function", [mixture_weights, greedy_weights])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_model_whose_predictions_are_not_finite_is_named(function, value):
+    models = [[[0.5, 0.5]] * 2, [[0.5, 0.5], [value, 0.5]]]
+    y = [0, 1] if function is mixture_weights else np.eye(2)
+    with pytest.raises(ValueError, match=r"model 1 .* NaN or infinite"):
+        function(models, y)
+
+
+@pytest.mark.parametrize("y", [[1.0, 2.0], [[1.0], [2.0]], [[1.0, 2.0, 3.0]] * 2])
+def test_numbers_of_another_shape_than_predictions_are_refused(y):
+    with pytest.raises(ValueError, match=r"y has the shape .* predictions have 2 numbers for each"):
+        greedy_weights([[[1.0, 2.0]] * 2], y)
+
+
 # -- greedy selection ----------------------------------------------------------------------------
 
 
