@@ -27,6 +27,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -480,6 +481,8 @@ def _pickle_error(item: Any) -> str:
 
 def _parts(item: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Return the parts of an object, each with its place, from that of the object."""
+    if isinstance(item, type | ModuleType | FunctionType):  # its place says enough
+        return
     named: Iterable[tuple[Any, Any]] = getattr(item, "__dict__", {}).items()
     if isinstance(item, dict):
         yield from ((f"a key of {place}", key) for key in item)

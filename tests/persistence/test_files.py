@@ -443,8 +443,9 @@ def test_classes_that_are_not_ours_are_refused(tmp_path):
         (threading.Lock(), r"held.1 \(TypeError: cannot pickle '_thread.lock' object\)"),
         (threading.Event(), r"held.1._cond.*lock"),
         ((i for i in "ab"), "held.1 .*generator"),
+        (np, r"held.1 \(TypeError: cannot pickle 'module' object\)"),
     ],
-    ids=["lock", "event", "generator"],
+    ids=["lock", "event", "generator", "module"],
 )
 def test_what_no_file_can_hold_is_refused_by_its_place(held, place, tmp_path):
     scaler = StandardScaler()
