@@ -190,7 +190,8 @@ class Target:
         Parameters
         ----------
         names : sequence of (str or int)
-            Of :func:`column_names`; nothing is known of columns without names.
+            Of :func:`column_names`. Nothing is known of columns without names. Positions are names
+            where the others are positions in another order.
         name : str
             The parameter, for the message.
 
@@ -199,10 +200,15 @@ class Target:
         ValueError
             If both have names, and these differ.
         """
-        known = self.columns
-        if names and known and list(names) != known:
+        given, known = list(names), self.columns
+        positions: list[str | int] = [] if self.labels else list(range(self.n_outputs))
+        if set(given) == set(known or positions) == set(positions):  # such as 1, 0 and 0, 1
+            known = known or positions
+        else:
+            given = _without_positions(given)
+        if given and known and given != known:
             raise ValueError(
-                f"{name} has the columns {reprlib.repr(list(names))}, and in fit they were "
+                f"{name} has the columns {reprlib.repr(given)}, and in fit they were "
                 f"{reprlib.repr(known)}: give these, in this order."
             )
 
@@ -355,6 +361,8 @@ class IndicatorTarget(Target):
         """
         if not isinstance(class_weight, dict):
             return compute_sample_weight(class_weight, encoded)
+        if not class_weight:
+            return np.ones(len(encoded))
         names = self.columns
         unknown = [label for label in class_weight if label not in names]
         if unknown and names:
@@ -379,7 +387,7 @@ class NumericTarget(Target):
     weight : ndarray of shape (n_samples,), default=None
         Of the samples, in means and standard deviations.
     names : sequence of (str or int), default=()
-        Of the targets.
+        Of the targets; positions are no names.
 
     Raises
     ------
@@ -411,7 +419,7 @@ class NumericTarget(Target):
         if not np.isfinite(scaler.var_).all():
             raise ValueError(f"y holds numbers as large as {np.abs(y).max():.3g}: scale them down.")
         self.mean, self.scale = scaler.mean_, scaler.scale_
-        self.names = np.array(names)
+        self.names = np.array(_without_positions(list(names)))
 
     @property
     def n_outputs(self) -> int:
@@ -536,15 +544,15 @@ def column_names(y: Any) -> list[str | int]:
     Returns
     -------
     list of str, or list of int
-        Empty for what is no data frame, if names are missing or occur twice, and if they are the
-        positions, which pandas gives columns without names.
+        Empty for what is no data frame, and if names are missing or occur twice.
     """
     names = list(getattr(y, "columns", ()))
     is_named = any(all(type(name) is kind for name in names) for kind in (str, int))
-    return _without_positions(names) if is_named and len(set(names)) == len(names) else []
+    return names if is_named and len(set(names)) == len(names) else []
 
 
 def _without_positions(names: list[str | int]) -> list[str | int]:
+    """Return no names for the positions, which pandas gives columns without names."""
     return [] if names == list(range(len(names))) else names
 
 

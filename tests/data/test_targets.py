@@ -132,6 +132,9 @@ def test_label_sets_have_the_weights_of_their_labels_by_name():
         as_list = [{0: 1, 1: 2}, {0: 1, 1: 5}, {0: 1, 1: 1}]
         assert factors.tolist() == [2, 10, 1, 1]
         assert factors.tolist() == target.class_factors(as_list, encoded, False).tolist()
+    for names in ((), [7, 0, 3]):
+        factors = IndicatorTarget(3, names).class_factors({}, encoded, False)
+        assert factors.tolist() == [1, 1, 1, 1]
     with pytest.raises(ValueError, match=r"^'dog' is no column of y, which has \[7, 0, 3\]"):
         target.class_factors({"dog": 2}, encoded, False)
     for names in ((), [0, 1, 2]):
@@ -151,6 +154,28 @@ def test_columns_that_are_numbers_keep_them_as_names():
         target.check_names(column_names(unnamed), "y")
     numbers = NumericTarget(table.to_numpy(), None, column_names(table))
     assert open_target(numbers.state()).columns == [2020, 2010]
+
+
+@pytest.mark.parametrize("names", [[0, 1], [1, 0]], ids=str)
+def test_columns_zero_and_one_in_another_order_are_noticed(names):
+    table = pd.DataFrame([[1, 0], [0, 0], [1, 1]], columns=names)
+    target, _ = class_target(table, 3)
+    assert target.classes.tolist() == names
+    of_array, _ = class_target(table.to_numpy(), 3)
+    assert of_array.classes.tolist() == [0, 1] and of_array.columns == []
+    numbers = NumericTarget(table.to_numpy(), None, column_names(table))
+    assert numbers.columns == target.columns == ([] if names == [0, 1] else names)
+    opened = [open_target(one.state()) for one in (target, numbers)]
+    for one in (target, numbers, *opened):
+        one.check_names(column_names(table), "y")
+        one.check_names(column_names(table.to_numpy()), "y")
+        with pytest.raises(ValueError, match=r"y has the columns .* give these, in this order"):
+            one.check_names(column_names(table[names[::-1]]), "y")
+    for default in (target, of_array, numbers) if names == [0, 1] else ():
+        default.check_names(column_names(pd.DataFrame(table.to_numpy())), "y")
+        default.check_names(["a", "b"], "y")
+    several, _ = class_target(["x", "y", "x"], 3)
+    several.check_names([1, 0], "y")  # labels have no columns
 
 
 def test_numbers_whose_variance_is_not_finite_are_refused():
