@@ -27,7 +27,7 @@ from .output import (
     side_of,
     store_key,
 )
-from .pipelines import NetworkStep, find_network
+from .pipelines import NetworkStep, check_refit, find_network, fitted_network
 from .pretrained import (
     ClassProbabilities,
     PretrainedClassifier,
@@ -57,6 +57,7 @@ __all__ = [
     "as_store",
     "candidate_layers",
     "check_outputs",
+    "check_refit",
     "checked_samples",
     "choose_layer",
     "compute_inputs",
@@ -65,6 +66,7 @@ __all__ = [
     "empty_table",
     "engine_for_outputs",
     "find_network",
+    "fitted_network",
     "fitted_without_samples",
     "has_ranks",
     "layer_of_tokens",

@@ -6,12 +6,13 @@ import dataclasses
 from typing import Any
 
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from ..backbones import modality_of
 from ..data import ROWS, Modality
 from .base import checked_samples, shallow_copy
 
-__all__ = ["NetworkStep", "find_network"]
+__all__ = ["NetworkStep", "check_refit", "find_network", "fitted_network"]
 
 
 def find_network(estimator: Any) -> NetworkStep:
@@ -52,6 +53,53 @@ def find_network(estimator: Any) -> NetworkStep:
         if is_threshold or hasattr(estimator, "refit"):  # a search, not fitted
             return find_network(estimator.estimator)
     raise TypeError(f"{type(estimator).__name__} has no backbone, and no step that has one.")
+
+
+def fitted_network(estimator: Any) -> NetworkStep:
+    """Find the step that runs a network, of an estimator that can predict.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As for :func:`find_network`.
+
+    Returns
+    -------
+    NetworkStep
+
+    Raises
+    ------
+    TypeError
+        As :func:`find_network`.
+    ValueError
+        As :func:`check_refit`.
+    NotFittedError
+        If the estimator is not fitted.
+    """
+    network = find_network(estimator)
+    check_refit(estimator)
+    check_is_fitted(estimator)
+    check_is_fitted(network.step)  # a pipeline asks its last step alone
+    return network
+
+
+def check_refit(estimator: Any) -> None:
+    """Refuse a search that fits no model with the best parameters.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Raises
+    ------
+    ValueError
+        If it is a search with ``refit=False``.
+    """
+    if not getattr(estimator, "refit", True):
+        raise ValueError(
+            f"{type(estimator).__name__} with refit=False keeps no model that could predict: set "
+            "refit=True."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.utils.validation import check_array, check_consistent_length
 
 from ..data import Modality, check_labels, is_numbers, take
-from ..features import find_network
+from ..features import find_network, fitted_network
 from ..selection import new_axes
 
 __all__ = [
@@ -101,9 +101,9 @@ class ConfusionDisplay:
         -------
         ConfusionDisplay
         """
+        network = fitted_network(estimator)
         proba = estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else None
         classes = getattr(estimator, "classes_", None)
-        network = find_network(estimator)
         samples, modality = network.check(X), network.modality
         return cls.from_predictions(
             y,

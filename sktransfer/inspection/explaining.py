@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.base import is_regressor
 
 from ..data import Modality, TableSamples
-from ..features import find_network
+from ..features import fitted_network
 from ..selection import new_axes
 from .displays import nested_axes
 from .gradients import FromInputs, FromMaps, NoGradientsError, as_map, scores_of
@@ -98,7 +98,7 @@ def saliency(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: one of {', '.join(METHODS)}.")
-    network = find_network(estimator)
+    network = fitted_network(estimator)
     samples, model = network.check(X), network.on_samples()
     labels = _labels_of(model)
     columns = _explained_columns(model, samples, labels, target)

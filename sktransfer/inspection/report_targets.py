@@ -434,7 +434,7 @@ class LabelSetReport(TargetReport):
         """Return the most certain wrong label of each sample, as the models call it."""
         columns = self._wrong(predictions)[rows].argmax(1)
         classes: Any = getattr(predictions.models[0], "classes_", None)
-        is_named = isinstance(classes, np.ndarray) and classes.dtype.kind == "U"
+        is_named = isinstance(classes, np.ndarray)  # and no list, of a model for each label
         return (classes[columns] if is_named else columns).tolist()
 
     def explanation(self, predictions: Predictions, i: int) -> str:

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import safe_indexing
 from ..data import Modality, TableSamples, check_columns, column_names, package_versions, take
-from ..features import NetworkStep, PretrainedFeatureExtractor, find_network
+from ..features import NetworkStep, PretrainedFeatureExtractor, check_refit, find_network
 from ..selection import BlendEstimator, column_networks, columns_read
 from .displays import previews_of
 from .duplicates import NearDuplicates, near_duplicates_of
@@ -97,8 +97,8 @@ def report(
     ImportError
         Without the libraries of the extra ``inspect``.
     ValueError
-        If ``cv`` is None and the estimator is not fitted or was fitted to other columns of y, or
-        if too few samples are readable.
+        If ``cv`` is None and the estimator is not fitted or was fitted to other columns of y, if
+        it is a search with ``refit=False``, or if too few samples are readable.
 
     Examples
     --------
@@ -115,6 +115,7 @@ def report(
     >>> made.n_samples, path.stat().st_size > 10_000
     (40, True)
     """
+    check_refit(estimator)
     target = report_of_target(estimator, y)
     is_fitted = _is_fitted(estimator)
     if cv is None and not is_fitted:
@@ -129,12 +130,14 @@ def report(
     if unreadable:
         X = safe_indexing(X, readable)
     target = target.take(readable)
+    # Columns keep their names in a fit.
+    learned = safe_indexing(y, readable) if column_names(y) and target.y.ndim == 2 else target.y
     if cv is not None:
         target.check(cv)
 
     with tempfile.TemporaryDirectory() as folder:  # features are kept there meanwhile
         unfitted = _with_memory(estimator, folder)
-        model = estimator if is_fitted else clone(unfitted).fit(X, target.y)
+        model = estimator if is_fitted else clone(unfitted).fit(X, learned)
         network = find_network(model)
         samples = network.check(X)
         duplicates = near_duplicates_of(_features_of(network, samples, folder))
@@ -145,7 +148,7 @@ def report(
             predictions = Predictions(predicted, table, [model], fold, [], 0.0)
         else:
             groups = _groups_of(duplicates, len(target.y), cv)
-            predictions = _cross_validate(unfitted, X, target, groups, cv, random_state)
+            predictions = _cross_validate(unfitted, X, learned, target, groups, cv, random_state)
 
         shown = _ShownSamples(samples, readable, network, target, predictions)
         order = target.errors(predictions)
@@ -275,7 +278,7 @@ def _groups_of(duplicates: NearDuplicates, n_samples: int, cv: int) -> np.ndarra
 
 
 def _cross_validate(
-    estimator, X, target: TargetReport, groups: np.ndarray, cv: int, random_state
+    estimator, X, y, target: TargetReport, groups: np.ndarray, cv: int, random_state
 ) -> Predictions:
     n = len(target.y)
     predicted, fold = np.empty_like(target.y), np.zeros(n, int)
@@ -284,7 +287,7 @@ def _cross_validate(
     seconds, sizes = [], []
     for train, test in target.folds(groups, cv, random_state):
         start = time.perf_counter()
-        model = clone(estimator).fit(safe_indexing(X, train), target.y[train])
+        model = clone(estimator).fit(safe_indexing(X, train), safe_indexing(y, train))
         seconds.append(time.perf_counter() - start)
         predicted[test], probabilities = target.predict(model, safe_indexing(X, test))
         if probabilities is not None:

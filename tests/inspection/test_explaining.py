@@ -5,7 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -20,7 +22,7 @@ from sktransfer import (
     load_backbone,
     load_word_vectors,
 )
-from sktransfer.inspection import SaliencyDisplay, saliency
+from sktransfer.inspection import ConfusionDisplay, SaliencyDisplay, saliency
 from sktransfer.inspection.explaining import overlay
 from sktransfer.inspection.gradients import FromInputs, FromMaps, scores_of
 from tests.selection.support import make_table, networks
@@ -210,6 +212,18 @@ def test_wrong_arguments_are_named(direct, colours):
         saliency(direct, ["no.jpg"])
     with pytest.raises(TypeError, match="has no backbone"):
         saliency(LogisticRegression(), colours[0])
+
+
+def test_an_estimator_that_is_not_fitted_is_refused_as_by_scikit_learn(colours):
+    X, y = colours
+    steps = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), LogisticRegression())
+    search = GridSearchCV(steps, {"logisticregression__C": [1]}, cv=2)
+    threshold = FixedThresholdClassifier(steps, threshold=0.5)
+    for model in (steps, search, threshold, PretrainedClassifier(tiny_backbone())):
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            saliency(model, X[:1])
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            ConfusionDisplay.from_estimator(model, X[:2], y[:2])
 
 
 def test_without_captum_the_message_says_what_to_install(direct, colours, monkeypatch):

@@ -21,7 +21,7 @@ from sktransfer import (
     load_word_vectors,
     recommend_strategy,
 )
-from sktransfer.inspection import report
+from sktransfer.inspection import report, saliency
 from tests.selection.support import make_table, networks
 from tests.support import images, tiny_backbone
 
@@ -285,6 +285,28 @@ def test_columns_of_a_fitted_model_keep_their_names_and_order(cls, labelled, tmp
     for other in (y[["<i>", "dark"]], y.rename(columns={"dark": "light"})):
         with pytest.raises(ValueError, match=r"y has the columns .* in this order"):
             report(pipeline, X, other, tmp_path / "page.html", cv=None)
+
+
+@pytest.mark.parametrize("names", [["dark", "<i>"], [1, 0]], ids=str)
+def test_weights_by_the_names_of_labels_are_those_of_the_fits(names, labelled, tmp_path):
+    X, y = labelled
+    y = y.set_axis(names, axis=1)
+    model = FineTunedClassifier(
+        tiny_backbone(), max_epochs=1, class_weight={names[0]: 2.0}, random_state=0
+    )
+    made = report(model, [*X[:11], "no.png", X[11]], y[:13], tmp_path / "page.html", cv=2)
+    assert [*made.sizes] == [str(name) for name in names]
+    assert len(made.unreadable) == 1
+
+
+def test_a_search_that_keeps_no_model_is_refused(colours, tmp_path):
+    X, y = colours
+    search = GridSearchCV(pipeline(), {"logisticregression__C": [1]}, cv=2, refit=False)
+    for model, cv in ((search, 2), (search.fit(X, y), 2), (search, None)):
+        with pytest.raises(ValueError, match=r"GridSearchCV with refit=False .* set refit=True"):
+            report(model, X, y, tmp_path / "page.html", cv=cv)
+    with pytest.raises(ValueError, match="set refit=True"):
+        saliency(search, X[:1])
 
 
 def test_a_table_of_images_and_models_without_probabilities(tmp_path):
