@@ -8,7 +8,9 @@ import math
 import shlex
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +73,13 @@ Networks = Annotated[
 Label = Annotated[str | None, typer.Option(help="The column of labels in a table.")]
 
 
+class OnError(StrEnum):
+    """What is done about samples of several columns that are missing or cannot be read."""
+
+    RAISE = "raise"
+    MEAN = "mean"
+
+
 def train(
     source: Source_,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file of the model.")],
@@ -84,12 +93,12 @@ def train(
     column: Others = None,
     label: Label = None,
     on_error: Annotated[
-        str,
+        OnError,
         typer.Option(
             help="Of several columns, what is done about images and texts that are missing or "
             "cannot be read: raise, or mean, which takes the mean of the others."
         ),
-    ] = "raise",
+    ] = OnError.RAISE,
     task: Annotated[
         str, typer.Option(help="classification, regression, or auto: by the labels.")
     ] = "auto",
@@ -107,21 +116,27 @@ def train(
     if output.is_dir() or not output.absolute().parent.is_dir():  # found out before the work begins
         raise ValueError(f"--output {output}: give a file in a folder that exists.")
     samples = read_source(source, Columns(image or (), text or (), column or (), label))
+    if on_error is OnError.MEAN and None in samples.read:
+        raise typer.BadParameter("--on-error mean is for several columns, and one is read.")
     networks = _networks(backbone or [], samples.read)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as memory:
-        common = {"memory": memory, "on_error": on_error, "random_state": random_state}
+        common = {"memory": memory, "on_error": on_error.value, "random_state": random_state}
         common["verbose"] = 1
         make = _regressor if find_target(samples.y, task) is NumericTarget else _classifier
         model = make(networks, strategy, time_budget, common)
         split = _hold_out(samples, random_state)
         if split.X_test is not None and split.y_test is not None:
             note(f"Training on {len(split.X)} samples, {len(split.X_test)} are held out.")
-            predicted = model.fit(split.X, split.y).predict(split.X_test)
+            with _named_in_source(split.rows):
+                model.fit(split.X, split.y)
+            with _named_in_source(split.rows_test):
+                predicted = model.predict(split.X_test)
             with contextlib.suppress(ReaderLeft):  # the file of the model is still to be written
                 print_lines(_score(model, split.y_test, predicted))
         if split.X_test is None or split.X_test is not samples.X_test:
             note(f"Training on all {len(samples.X)} samples.")
-            model.fit(samples.X, samples.y)
+            with _named_in_source(None):
+                model.fit(samples.X, samples.y)
     with contextlib.suppress(ReaderLeft):
         _print_choice(model)
     save(model.set_params(verbose=0), output)
@@ -193,7 +208,30 @@ def _hold_out(samples: Source, seed: int) -> Source:
         samples.read,
         safe_indexing(samples.X, second),
         samples.y[second],
+        first,
+        second,
     )
+
+
+@contextlib.contextmanager
+def _named_in_source(rows: np.ndarray | None) -> Iterator[None]:
+    """Name samples that cannot be read by their rows in the source, and the option for them."""
+    from ..data import UnreadableSamplesError
+
+    try:
+        yield
+    except UnreadableSamplesError as error:
+        problems = [
+            (i if rows is None else int(rows[i]), sample, _with_option(cause))
+            for i, sample, cause in error.problems
+        ]
+        raise UnreadableSamplesError(problems, error.name) from error
+
+
+def _with_option(cause: Exception) -> Exception:
+    message = str(cause)
+    asked = message.replace("on_error='mean'", "--on-error mean")
+    return cause if asked == message else ValueError(asked)
 
 
 @dataclasses.dataclass
@@ -257,6 +295,7 @@ def evaluate(
     estimator = load(model)
     columns = _columns_of(estimator, _one_column(image, text, label), "MODEL")
     samples = read_source(source, columns, training=False)
+    _warn_of_labels(samples.y, columns.classes)
     predicted = estimator.predict(samples.X)
     score = _score(estimator, samples.y, predicted)
     if as_json:
@@ -265,6 +304,24 @@ def evaluate(
     print_lines(score)
     if not is_regressor(estimator):
         _print_classes(samples.y, predicted)
+
+
+def _warn_of_labels(y: np.ndarray, classes: Any) -> None:
+    """Warn if no label is a class of the model."""
+    if classes is None or getattr(classes, "ndim", 0) != 1 or y.ndim != 1:
+        return
+    known = set(classes.tolist())
+    if not any(isinstance(label, Hashable) and label in known for label in y.tolist()):
+        warnings.warn(
+            f"No label is a class of the model: they are {_some(y)}, and its classes "
+            f"{_some(classes)}. --label takes another column.",
+            stacklevel=2,
+        )
+
+
+def _some(names: np.ndarray) -> str:
+    different = list(dict.fromkeys(map(str, names[:1000])))
+    return f"{', '.join(different[:5])}{', …' if len(different) > 5 else ''}"
 
 
 def _print_classes(y: np.ndarray, predicted: np.ndarray) -> None:
@@ -296,7 +353,8 @@ def advise(
     from ..selection import recommend_strategy
     from .output import note, print_lines
 
-    samples = read_source(source, _only_column(source, image, text, column, label))
+    columns = _only_column(source, image, text, column, label, backbone)
+    samples = read_source(source, columns)
     name = _networks([backbone] if backbone else [], samples.read)
     note(f"Comparing strategies on {len(samples.X)} samples.")
     advice = recommend_strategy(samples.X, samples.y, name, random_state=random_state, verbose=1)
@@ -376,6 +434,8 @@ def report(
     if estimator is not None:
         columns = _columns_of(estimator, columns, "--model")
     samples = read_source(source, columns, training=not held_out)
+    if held_out:
+        _warn_of_labels(samples.y, columns.classes)
     if estimator is None:
         make = _regressor if find_target(samples.y) is NumericTarget else _classifier
         networks = _networks(backbone or [], samples.read)
@@ -457,14 +517,22 @@ def _only_column(
     text: list[str] | None,
     column: list[str] | None,
     label: str | None,
+    backbone: str | None = None,
 ) -> Columns:
     """Return the column to read; of several, show the command that takes them."""
     columns = Columns(image or (), text or (), column or (), label)
+    asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
+    _refuse_repeated(asked | {"--label": [label] if label else []})
+    if columns.other and not columns.image and not columns.text:
+        raise typer.BadParameter(
+            f"--column {columns.other[0]}: one column of images or texts is read. Give it by "
+            "--image or --text."
+        )
     if columns.are_table:
-        asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
         given = [f"{option} {shlex.quote(n)}" for option, names in asked.items() for n in names]
-        labels = ["--label", shlex.quote(label)] if label else []
-        line = ["sktransfer train", shlex.quote(str(source)), "-o model.skt", *given, *labels]
+        more = ["--label", shlex.quote(label)] if label else []
+        more += ["--backbone", shlex.quote(backbone)] if backbone else []
+        line = ["sktransfer train", shlex.quote(str(source)), "-o model.skt", *given, *more]
         raise typer.BadParameter(
             f"one column of images or texts is read, and there are {', '.join(given)}. To use "
             f"them together: {' '.join(line)}"
@@ -501,7 +569,8 @@ class Source:
     """Samples with labels, and those that the source itself keeps for testing.
 
     ``X`` is a list or, of several columns, a data frame; ``read`` tells of each column that a
-    network reads whether it has images or texts, and its only key for a list is None.
+    network reads whether it has images or texts, and its only key for a list is None. ``rows``
+    are positions of samples that were selected.
     """
 
     X: Any
@@ -509,6 +578,8 @@ class Source:
     read: dict[Any, str]
     X_test: Any = None
     y_test: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    rows_test: np.ndarray | None = None
 
 
 def read_source(path: Path, columns: Columns, *, training: bool = True) -> Source:
@@ -636,9 +707,11 @@ def _as_classes(labels: Any, classes: Any) -> np.ndarray:
 
     if _are_texts(classes):
         names = {name.lower(): name for name in classes}
+        are_booleans = len(classes) == 2 and set(names) == {"true", "false"}
 
         def text(label: Any) -> str:
-            is_boolean = isinstance(label, bool | np.bool_)  # "true" in a CSV file
+            # A boolean is "true" in one CSV file, "True" in another.
+            is_boolean = are_booleans or isinstance(label, bool | np.bool_)
             return names.get(str(label).lower(), str(label)) if is_boolean else str(label)
 
         return labels.map(text, na_action="ignore").to_numpy(object)

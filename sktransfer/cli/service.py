@@ -21,6 +21,7 @@ from .predicting import Prediction, as_X, find_predictor, predict_samples
 
 __all__ = ["make_service"]
 
+_BOOLEANS = {"true": 1, "false": 0}  # of a column of numbers
 _N_SHOWN = 5  # classes on the page
 _SECONDS = 60.0  # for the arrival of a request
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'"
@@ -175,7 +176,7 @@ def make_service(
                 if _field(kind) == "data URI" and cell is not None:  # a name would be one of a file
                     if not (isinstance(cell, str) and cell.startswith("data:")):
                         raise HTTPException(422, f"{name}: give data:image/png;base64,… for it.")
-            return predict({name: row[str(name)] for name in kinds})
+            return predict({name: _number(row[str(name)], kind) for name, kind in kinds.items()})
 
         @app.post("/", response_class=HTMLResponse)
         def page_of_row(form: Annotated[FormData, Depends(_form_of)]) -> HTMLResponse:
@@ -229,8 +230,14 @@ def _cell(name: Any, field: Any, kind: str) -> Any:
         return field.file.read() or None
     with contextlib.suppress(ValueError):  # the check of the row refuses what is no number
         if field and kind == NUMBER:
-            return float({"true": 1, "false": 0}.get(field.lower(), field))
+            return float(_number(field, kind))
     return field or None
+
+
+def _number(cell: Any, kind: str) -> Any:
+    """Return 1 or 0 for the texts true and false in a column of numbers, else the cell."""
+    is_text = kind == NUMBER and isinstance(cell, str)
+    return _BOOLEANS.get(cell.lower(), cell) if is_text else cell
 
 
 def _as_json(predicted: Prediction) -> Answer:

@@ -497,9 +497,13 @@ def _categories(name: Any, column: Any) -> list[str | None]:
                 "number, or a missing value."
             )
 
+    spelled = {str(cell).lower(): str(cell) for cell in cells if isinstance(cell, str)}
+
     def text(cell: Any) -> str | None:
         if _is_missing(cell):
             return None
+        if isinstance(cell, bool | np.bool_):  # beside texts, it is the one that means it
+            return spelled.get(str(cell).lower(), str(cell))
         is_whole = isinstance(cell, float) and cell.is_integer()
         return str(int(cell) if is_whole else cell)
 

@@ -408,7 +408,7 @@ def booleans_as_numbers(column: Any) -> Any:
     pandas.Series
         Of 1 and 0; the column itself if other texts are among its cells, or if all are missing.
     """
-    cells = set(column.dropna())
+    cells = column.dropna().tolist()
     are_booleans = all(isinstance(cell, str) and cell.lower() in _BOOLEANS for cell in cells)
     return as_numbers(column) if cells and are_booleans else column
 

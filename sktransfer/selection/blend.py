@@ -240,8 +240,23 @@ def read_samples(
             tables |= _read_cells(samples, column, own, vectorizers, run, fills or {})
     for read in reads:
         if isinstance(read, Tabular):
-            tables[read] = vectorizers[read].transform(samples.cells)
+            cells = _with_known_booleans(samples.cells, vectorizers[read])
+            tables[read] = vectorizers[read].transform(cells)
     return {read: tables[read] for read in reads}
+
+
+def _with_known_booleans(cells: np.ndarray, transformer: Any) -> np.ndarray:
+    """Spell true and false among categories as in fit: a CSV file has texts, others booleans."""
+    cells = cells.copy()
+    for _, step, columns in transformer.transformers_:
+        for j, categories in zip(columns, getattr(step, "categories_", ()), strict=False):
+            known = set(categories)
+            spelled = {str(name).lower(): name for name in categories}
+            if spelled.keys() & {"true", "false"}:
+                for i, cell in enumerate(cells[:, j]):
+                    if cell not in known and str(cell).lower() in ("true", "false"):
+                        cells[i, j] = spelled.get(str(cell).lower(), cell)
+    return cells
 
 
 def _read_cells(

@@ -312,6 +312,16 @@ def test_rows_that_lack_an_image_are_trained_with_the_mean(homes):
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 49
 
 
+def test_training_names_the_row_of_the_file_that_lacks_a_text(homes):
+    import pandas as pd
+
+    X = pd.read_csv(homes)
+    X.loc[3, "text"] = None
+    X.to_csv(homes, index=False)
+    with pytest.raises(sktransfer.UnreadableSamplesError, match=r"sample 3, .*--on-error mean"):
+        train_homes(homes)
+
+
 @needs_report
 def test_a_page_about_a_table_is_written(few_homes):
     homes = few_homes
@@ -372,6 +382,24 @@ def test_categories_are_those_of_training_whatever_else_is_in_the_file(gardens):
     assert accuracy(path, X[X["garden"] != "unknown"]) == 1  # pandas reads booleans
 
 
+def test_booleans_are_the_categories_of_texts_that_mean_them(gardens):
+    path, X = gardens
+    X = X[X["garden"] != "unknown"]
+    assert accuracy(path, X.assign(garden=X["garden"] == "true")) == 1  # as "True" and "False"
+    new = path.parent / "new.parquet"
+    X.assign(garden=X["garden"] == "true", price=X["price"].astype(float)).to_parquet(new)
+    assert json.loads(run("evaluate", path, new, "--label", "sold", "--json").stdout)["value"] == 1
+
+
+def test_a_column_of_lists_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    X = make_table(8)[0][["text"]].assign(tags=[["x", "y"]] * 8, label=["a", "b"] * 4)
+    X.to_parquet(tmp_path / "t.parquet")
+    options = ("--text", "text", "--column", "tags", "-o", tmp_path / "m.skt")
+    with pytest.raises(ValueError, match="Column 'tags' has ndarray objects, which are neither"):
+        run("train", tmp_path / "t.parquet", *options)
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_booleans_are_numbers_in_every_file(tmp_path, registry, missing):
     pytest.importorskip("pyarrow")
@@ -428,6 +456,9 @@ def test_labels_have_the_type_of_the_classes_of_the_model(classes, gardens):
         ([1, 2], "01 2", [1, 2]),
         (["01", "2"], "01 2", ["01", "2"]),
         (["1", "2"], "1 2", ["1", "2"]),
+        (["false", "true"], "True FALSE other", ["true", "false", "other"]),
+        (["False", "True"], "true false", ["True", "False"]),
+        (["true", "no"], "True no", ["True", "no"]),
     ],
 )
 def test_labels_are_converted_to_classes(tmp_path, classes, cells, expected):
@@ -444,6 +475,16 @@ def test_labels_are_converted_to_classes(tmp_path, classes, cells, expected):
         ValueError, match=r"--label label: 'abc' is no number, in row 1, .* \[1, 2\]"
     ):
         read_source(table, columns)
+
+
+@pytest.mark.filterwarnings("default:No label")  # it is printed
+def test_labels_of_other_names_than_the_classes_are_said(gardens):
+    path, X = gardens
+    X.assign(sold=X["sold"].str.title()).to_csv(path.parent / "new.csv", index=False)
+    done = run("evaluate", path, path.parent / "new.csv", "--label", "sold", "--json")
+    assert json.loads(done.stdout)["value"] == 0
+    message = " ".join(done.stderr.split())
+    assert "No label is a class of the model: they are Yes, No, Later, and its cl" in message
 
 
 def test_an_evaluation_names_the_cell_that_is_no_number(gardens):
@@ -479,6 +520,28 @@ def test_options_that_the_file_of_a_model_has_are_refused(gardens):
     table.write_text("text,garden,sold\na,true,yes\n")
     with pytest.raises(ValueError, match=r"lacks columns that it had in fit: \['price'\]"):
         run("evaluate", path, table, "--label", "sold")
+
+
+def test_what_is_done_on_errors_is_a_choice_for_several_columns(few_homes):
+    options = ("-o", few_homes.parent / "m.skt", "--text", "text", "--label", "sold")
+    assert "'skip' is not one of" in refused("train", few_homes, *options, "--on-error", "skip")
+    message = refused("train", few_homes, *options, "--on-error", "mean")
+    assert "--on-error mean is for several columns" in message
+
+
+@pytest.mark.parametrize("command", [("advise",), ("rank", "vgg11")])
+def test_commands_for_one_column_refuse_others_and_repeated_ones(command):
+    name, *backbones = command
+    message = refused(name, "t.csv", *backbones, "--column", "price")
+    assert "--column price: one column of images or texts is read" in message
+    assert "--image or --text" in message and "sktransfer train" not in message
+    with pytest.raises(ValueError, match="--text a, --text a: the column is given twice"):
+        run(name, "t.csv", *backbones, "--text", "a", "--text", "a")
+
+
+def test_the_line_for_several_columns_has_the_given_network():
+    message = refused("advise", "t.csv", "--text", "a", "--column", "b", "--backbone", "words")
+    assert message.replace(" ", "").rstrip("╯─╰").endswith("--columnb--backbonewords")
 
 
 @pytest.mark.parametrize("command", [("advise",), ("rank", "vgg11")])

@@ -174,6 +174,18 @@ def test_rows_of_a_table_are_predicted(of_rows):
     assert "photo (data URI), text (words), price (number), colour (category)" in described
 
 
+@pytest.mark.parametrize(("text", "boolean"), [("true", True), ("False", False)])
+def test_texts_of_booleans_are_numbers_in_json(of_rows, text, boolean):
+    model, table = of_rows
+    with TestClient(make_service(model)) as client:
+        answers = [
+            client.post("/predict", json=row_of(table, 0) | {"price": price})
+            for price in (text, boolean)
+        ]
+    assert answers[0].status_code == 200
+    assert answers[0].json() == answers[1].json()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

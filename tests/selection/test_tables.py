@@ -138,6 +138,22 @@ def test_categories_are_the_same_as_numbers_and_as_texts():
         np.testing.assert_array_equal(model.predict(X.assign(colour=same)), model.predict(X))
 
 
+def test_booleans_are_the_category_of_the_texts_that_mean_them():
+    X, bits = make_table(24)
+    texts = np.array(["false", "true"], object)[bits[:, 2]]
+    booleans = bits[:, 2].astype(bool)
+    mixed = np.where(np.arange(24) < 12, texts, booleans.astype(object))
+    X = X.drop(columns=["price", "text"]).assign(colour=texts)
+    network = {"photo": tiny_backbone()}
+    model = TransferClassifier(network, random_state=0).fit(X, bits[:, 2])
+    assert model.score(X, bits[:, 2]) > 0.9
+    expected = model.predict_proba(X)
+    other = TransferClassifier(network, random_state=0).fit(X.assign(colour=mixed), bits[:, 2])
+    np.testing.assert_allclose(other.predict_proba(X), expected)
+    for same in (booleans, mixed, np.char.upper(texts.astype(str)), pd.Categorical(booleans)):
+        np.testing.assert_allclose(model.predict_proba(X.assign(colour=same)), expected)
+
+
 def test_numbers_that_are_none_are_named(fitted, table):
     for wrong in ("cheap", np.inf, 10**400, Decimal("1e400"), Decimal("sNaN")):
         X = table[0][:3].astype({"price": object})
