@@ -170,7 +170,8 @@ def read_rows(
     Yields
     ------
     int
-        Position in ``rows``, without those of another key or with a wrong checksum.
+        Position in ``rows``, without those that the block lacks (two files may have been
+        exchanged), those of another key and those with a wrong checksum.
     ndarray
         Its value, read-only.
 
@@ -181,7 +182,8 @@ def read_rows(
     """
     file = os.open(path, _READ_ONLY)  # a third of the time that a file object takes
     try:
-        for run in _runs(head.table[rows].tolist()):
+        there = [row for row in rows if row < len(head.table)]
+        for run in _runs(head.table[there].tolist()):
             yield from _sound(file, run, seeds, head.forms)
     finally:
         os.close(file)

@@ -353,6 +353,20 @@ def test_a_damaged_file_is_a_miss_and_is_written_again(tmp_path, damage):
     assert all((v == 2).all() for v in FeatureStore(tmp_path).get("recipe", digests))
 
 
+def test_files_that_were_exchanged_give_rows_of_their_keys_or_none(store):
+    store.put("one", [b"a"], rows(1))
+    store.put("two", [b"b", b"a"], rows(2, 3))
+    first, second = files_of(store)
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    found = {"one": store.get("one", [b"a"]), "two": store.get("two", [b"b", b"a"])}
+    expected = {"one": [1], "two": [2, 3]}
+    for recipe, values in found.items():
+        for value, number in zip(values, expected[recipe], strict=True):
+            assert value is None or value[0] == number
+
+
 def test_the_least_recently_used_go_first(tmp_path):
     store = FeatureStore(tmp_path, max_bytes=3 * ROW)
     for i, name in enumerate([b"a", b"b", b"c"]):
