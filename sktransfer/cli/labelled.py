@@ -293,7 +293,10 @@ def evaluate(
     from .output import print_json, print_lines
 
     estimator = load(model)
-    columns = _columns_of(estimator, _one_column(image, text, label), "MODEL")
+    if image:
+        refuse_together("--image", {"--text": text}, "one column is read")
+    given = Columns([image] if image else (), [text] if text else (), (), label)
+    columns = _columns_of(estimator, given, "MODEL")
     samples = read_source(source, columns, training=False)
     _warn_of_labels(samples.y, columns.classes)
     predicted = estimator.predict(samples.X)
@@ -505,12 +508,6 @@ def refuse_together(option: str, others: Mapping[str, Any], why: str = "") -> No
             raise typer.BadParameter(f"{option} and {name} exclude each other{reason}.")
 
 
-def _one_column(image: str | None, text: str | None, label: str | None) -> Columns:
-    if image:
-        refuse_together("--image", {"--text": text}, "one column is read")
-    return Columns([image] if image else (), [text] if text else (), (), label)
-
-
 def _only_column(
     source: Path,
     image: list[str] | None,
@@ -703,11 +700,11 @@ def _as_classes(labels: Any, classes: Any) -> np.ndarray:
     """Return a column of labels with the type of the classes of a model, if they are given."""
     import numpy as np
 
-    from ..data import as_numbers, number_error
+    from ..data import BOOLEANS, as_numbers, number_error
 
     if _are_texts(classes):
         names = {name.lower(): name for name in classes}
-        are_booleans = len(classes) == 2 and set(names) == {"true", "false"}
+        are_booleans = len(classes) == 2 and names.keys() == BOOLEANS.keys()
 
         def text(label: Any) -> str:
             # A boolean is "true" in one CSV file, "True" in another.

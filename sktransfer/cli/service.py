@@ -13,7 +13,14 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.datastructures import FormData
 
-from ..data import CATEGORY, NUMBER, UnreadableSamplesError, get_modality, package_versions
+from ..data import (
+    BOOLEANS,
+    CATEGORY,
+    NUMBER,
+    UnreadableSamplesError,
+    get_modality,
+    package_versions,
+)
 from ..inspection import saliency
 from ..inspection.explaining import show_saliency
 from ..inspection.page import Shown, render, show
@@ -21,7 +28,6 @@ from .predicting import Prediction, as_X, find_predictor, predict_samples
 
 __all__ = ["make_service"]
 
-_BOOLEANS = {"true": 1, "false": 0}  # of a column of numbers
 _N_SHOWN = 5  # classes on the page
 _SECONDS = 60.0  # for the arrival of a request
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'"
@@ -237,7 +243,7 @@ def _cell(name: Any, field: Any, kind: str) -> Any:
 def _number(cell: Any, kind: str) -> Any:
     """Return 1 or 0 for the texts true and false in a column of numbers, else the cell."""
     is_text = kind == NUMBER and isinstance(cell, str)
-    return _BOOLEANS.get(cell.lower(), cell) if is_text else cell
+    return BOOLEANS.get(cell.lower(), cell) if is_text else cell
 
 
 def _as_json(predicted: Prediction) -> Answer:

@@ -21,6 +21,7 @@ from .columns import (
     without_missing,
 )
 from .datasets import (
+    BOOLEANS,
     BY_SYSTEMS,
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -85,6 +86,7 @@ from .targets import (
 from .texts import TextModality, TextParts, as_texts, pad_rows, padded_length
 
 __all__ = [
+    "BOOLEANS",
     "BY_SYSTEMS",
     "CATEGORY",
     "IMAGE_COLUMNS",

@@ -16,6 +16,7 @@ from .images import check_header
 from .samples import UnreadableSamplesError, shorten
 
 __all__ = [
+    "BOOLEANS",
     "BY_SYSTEMS",
     "IMAGE_COLUMNS",
     "LABEL_COLUMNS",
@@ -37,7 +38,7 @@ __all__ = [
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number
-_BOOLEANS = {"true": 1, "false": 0}  # of a column of numbers
+BOOLEANS = {"true": 1, "false": 0}  # texts that mean them, in small letters
 _BOOLEAN = "^(?i:true|false)$"  # pandas makes True of "true" if a column has nothing else
 
 # Names of columns, the likely ones first. "file_name" is that of Hugging Face's metadata files.
@@ -388,7 +389,7 @@ def as_numbers(column: Any) -> Any:
     if not any(isinstance(cell, str) for cell in cells):
         return column
     pd = _pandas()
-    texts = [_BOOLEANS.get(c.lower(), c) if isinstance(c, str) else None for c in cells]
+    texts = [BOOLEANS.get(c.lower(), c) if isinstance(c, str) else None for c in cells]
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").tolist()
     converted = [
         cell if number != number else number for cell, number in zip(cells, numbers, strict=True)
@@ -409,7 +410,7 @@ def booleans_as_numbers(column: Any) -> Any:
         Of 1 and 0; the column itself if other texts are among its cells, or if all are missing.
     """
     cells = column.dropna().tolist()
-    are_booleans = all(isinstance(cell, str) and cell.lower() in _BOOLEANS for cell in cells)
+    are_booleans = all(isinstance(cell, str) and cell.lower() in BOOLEANS for cell in cells)
     return as_numbers(column) if cells and are_booleans else column
 
 

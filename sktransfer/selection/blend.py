@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..backbones import Backbone
-from ..data import NumericTarget, TableSamples, named_among
+from ..data import BOOLEANS, NumericTarget, TableSamples, named_among
 from ..features import (
     Output,
     TokenWeights,
@@ -252,9 +252,9 @@ def _with_known_booleans(cells: np.ndarray, transformer: Any) -> np.ndarray:
         for j, categories in zip(columns, getattr(step, "categories_", ()), strict=False):
             known = set(categories)
             spelled = {str(name).lower(): name for name in categories}
-            if spelled.keys() & {"true", "false"}:
+            if spelled.keys() & BOOLEANS.keys():
                 for i, cell in enumerate(cells[:, j]):
-                    if cell not in known and str(cell).lower() in ("true", "false"):
+                    if cell not in known and str(cell).lower() in BOOLEANS:
                         cells[i, j] = spelled.get(str(cell).lower(), cell)
     return cells
 

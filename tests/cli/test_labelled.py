@@ -277,13 +277,12 @@ def few_homes(homes):
 
 
 def test_networks_are_given_to_the_columns_that_they_read(few_homes):
-    homes = few_homes
     sktransfer.register_backbone("deeper")(deeper_backbone)
-    path, _ = train_homes(homes, "--backbone", "deeper")
+    path, _ = train_homes(few_homes, "--backbone", "deeper")
     assert sktransfer.load(path).backbone == {"photo": ["tiny", "deeper"], "text": "words"}
     options = ("--image", "photo", "--column", "price", "--label", "sold", "--backbone", "words")
     with pytest.raises(ValueError, match="--backbone words: no column has texts"):
-        run("train", homes, "-o", path, *options)
+        run("train", few_homes, "-o", path, *options)
 
 
 def test_columns_that_do_not_exist_are_named_with_their_option(homes):
@@ -324,14 +323,15 @@ def test_training_names_the_row_of_the_file_that_lacks_a_text(homes):
 
 @needs_report
 def test_a_page_about_a_table_is_written(few_homes):
-    homes = few_homes
-    page = homes.parent / "page.html"
+    page = few_homes.parent / "page.html"
     networks = ("--backbone", "tiny", "--backbone", "words")
-    done = run("report", homes, "-o", page, *COLUMNS, "--label", "sold", *networks, "--folds", 2)
+    done = run(
+        "report", few_homes, "-o", page, *COLUMNS, "--label", "sold", *networks, "--folds", 2
+    )
     assert "accuracy" in done.stdout
     assert "12 rows" in page.read_text(encoding="utf-8")
-    path, _ = train_homes(homes)
-    run("report", homes, "-o", page, "--model", path, "--held-out", "--label", "sold")
+    path, _ = train_homes(few_homes)
+    run("report", few_homes, "-o", page, "--model", path, "--held-out", "--label", "sold")
     assert "it was not fitted on them" in page.read_text(encoding="utf-8")
 
 
