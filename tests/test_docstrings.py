@@ -87,6 +87,7 @@ def examples():
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", [e for e in examples() if e.examples], ids=lambda e: e.name)
 def test_examples_run_and_give_what_they_show(example):
     report = []

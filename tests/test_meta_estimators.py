@@ -110,6 +110,7 @@ def test_features_before_a_meta_estimator_that_converts_x_to_numbers(meta, names
     assert len(model.fit(names, target(meta)).predict(names)) == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meta", CONVERTING)
 def test_positions_in_a_meta_estimator_that_converts_x_to_numbers(meta, names):
     look_up = FunctionTransformer(lambda rows: names[rows[:, 0].astype(int)])
@@ -118,6 +119,7 @@ def test_positions_in_a_meta_estimator_that_converts_x_to_numbers(meta, names):
     assert len(model.predict(X)) == N
 
 
+@pytest.mark.slow
 def test_images_texts_and_numbers_in_a_column_transformer(names):
     rng = np.random.default_rng(0)
     table = pd.DataFrame(

@@ -56,6 +56,7 @@ def test_first_layers_of_timm_are_adapted_as_timm_adapts_them(name):
         torch.testing.assert_close(network.module(inputs), reference(inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 6])
 def test_equal_channels_give_the_output_for_grey_images(n):
     plain = load_backbone("efficientnet_lite0", image_size=64)
@@ -179,6 +180,7 @@ def test_stored_features_of_four_channels_are_not_those_of_rgba(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainable", "augment"),
     [("head", None), ("head", "strong"), (1, Augmentation("light", n_views=None))],
@@ -198,6 +200,7 @@ def test_a_tuned_network_sees_all_channels_and_is_saved(small, trainable, augmen
         assert np.allclose(again.predict_proba(X), wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_with_all_channels(small, tmp_path):
     model = TransferClassifier(small, strategy="features", random_state=0).fit(X, Y)
     assert model.score(X, Y) == 1
@@ -207,6 +210,7 @@ def test_a_model_is_exported_with_all_channels(small, tmp_path):
     assert image.shape[1:] == [16, 16, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
 def test_saliency_shows_the_first_three_channels(small, method):
     model = FineTunedClassifier(small, random_state=0).fit(X, Y)

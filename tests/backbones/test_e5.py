@@ -165,6 +165,7 @@ def test_without_its_package_the_error_says_what_to_install(monkeypatch):
         load_backbone("e5_small")
 
 
+@pytest.mark.slow
 def test_the_package_gives_a_network_of_twelve_blocks_without_being_imported(package):
     backbone = load_backbone("e5_small")
     assert [*backbone.stages] == ["embeddings", *(f"layer.{i}" for i in range(12)), "sentence"]

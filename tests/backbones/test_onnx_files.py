@@ -97,6 +97,7 @@ def test_other_floats_and_graphs_for_one_sample_are_run(tmp_path, kind):
     assert np.allclose(features, wanted(), rtol=1e-2, atol=0.1)
 
 
+@pytest.mark.slow
 def test_pickles_and_workers_have_the_graph_and_need_no_file(file):
     backbone = load_onnx(file, output="features", preprocess=PREPROCESS)
     model = make_pipeline(PretrainedFeatureExtractor(backbone), LogisticRegression())
@@ -127,6 +128,7 @@ def test_the_store_tells_graphs_and_outputs_apart(file, tmp_path):
     assert np.allclose(np.sin(features[0]), features[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_a_head_can_be_trained(file, tmp_path):
     backbone = load_onnx(file, output="features", preprocess=PREPROCESS)
     for trainable in ("all", 1, "norm", "lora"):

@@ -136,6 +136,7 @@ def assert_as_by_timm(preprocess, config, photo):
     assert levels.max() <= 5
 
 
+@pytest.mark.slow
 def test_one_preset_of_each_kind_equals_create_transform(photos, monkeypatch):
     for config in one_of_each(presets()):
         preprocess = preprocessing_of(config, monkeypatch)

@@ -120,6 +120,7 @@ def test_only_tensors_of_positions_are_made_anew():
     assert made.with_image_size(64) is made
 
 
+@pytest.mark.slow
 def test_dinov3_is_cut_into_blocks_and_the_last_two_are_trained():
     backbone = load_backbone("timm:tiny_dinov3")
     assert not cut_of(backbone).why_single
@@ -157,6 +158,7 @@ def test_sizes_to_choose_from_are_multiples_of_the_patch():
     assert input_sizes(backbone, None) == (64, 96, 192)
 
 
+@pytest.mark.slow
 def test_an_extractor_of_several_sizes_is_pickled_and_saved(tmp_path):
     name = "timm:tiny_eva02"
     made = PretrainedFeatureExtractor(name, image_size=[16, 48]).fit(X)
@@ -168,6 +170,7 @@ def test_an_extractor_of_several_sizes_is_pickled_and_saved(tmp_path):
     assert_array_equal(sktransfer.load(tmp_path / "features.skt").transform(X), expected)
 
 
+@pytest.mark.slow
 def test_a_file_of_a_tuned_network_holds_its_size_and_its_tensors(tmp_path):
     settings = {"trainable": "all", "image_size": 48, "max_epochs": 1, "random_state": 0}
     model = FineTunedClassifier("timm:tiny_eva02", **settings).fit(X, Y)
@@ -200,6 +203,7 @@ def test_the_message_about_a_size_names_one_that_works():
 # class tokens
 
 
+@pytest.mark.slow
 def test_cls_is_an_error_where_there_is_no_class_token():
     patches = random_backbone("timm:test_vit2")
     with pytest.raises(ValueError, match=r"pooling='cls'.*no class token.*'avg' or 'max'"):

@@ -369,6 +369,7 @@ def test_weights_of_another_precision_are_brought_to_the_network_s(dtype, tmp_pa
     assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:weights=None")
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1", "timm:test_resnet"])
 def test_a_file_with_another_number_of_classes_is_a_network_of_that_many(name, tmp_path):

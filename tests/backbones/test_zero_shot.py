@@ -111,6 +111,7 @@ def test_a_file_needs_no_network_for_texts(tmp_path, forget_backbones):
         assert_array_equal(again.predict_proba(X), expected)
 
 
+@pytest.mark.slow
 def test_a_graph_predicts_the_same(clip, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -97,6 +97,7 @@ register_backbone("tiny")(tiny_backbone)
 """
 
 
+@pytest.mark.slow
 def test_progress_is_on_standard_error_and_results_are_on_standard_output(classes):
     arguments = ("predict", classes, "-k", 1, "--backbone", "tiny")
     done = command_in_new_process(*arguments, before=TINY)
@@ -126,6 +127,7 @@ def test_a_reader_that_leaves_early_ends_the_command_without_an_error(command, c
 NO_READER = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1)"
 
 
+@pytest.mark.slow
 def test_a_model_is_written_though_its_reader_has_left(classes, tmp_path):
     options = ["-o", f"{tmp_path}/m.skt", "--strategy", "features", "--backbone", "tiny"]
     done = command_in_new_process("train", classes, *options, before=TINY + NO_READER)
@@ -133,6 +135,7 @@ def test_a_model_is_written_though_its_reader_has_left(classes, tmp_path):
     assert (tmp_path / "m.skt").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_predictions_end_without_an_error_once_their_reader_has_left(classes):
     arguments = ["predict", classes, "--csv", "--backbone", "tiny"]
     done = command_in_new_process(*arguments, before=TINY + NO_READER)
@@ -239,6 +242,7 @@ sys.stderr = Errors()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_a_training_that_is_interrupted_at_its_start_leaves_no_file(classes, tmp_path):
     (tmp_path / "out").mkdir()

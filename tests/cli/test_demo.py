@@ -51,6 +51,7 @@ Path("model.skt").touch()
 """
 
 
+@pytest.mark.slow
 def test_other_predictions_of_the_new_process_are_an_error(monkeypatch):
     def other_process(command, check):
         assert check

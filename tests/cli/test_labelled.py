@@ -48,6 +48,7 @@ def test_samples_for_testing_that_the_folder_has_are_not_trained_on(classes, tin
     assert "Training on all" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["features", "head"])
 def test_a_strategy_can_be_given(classes, tiny, tmp_path, strategy):
     out = run("train", classes, "-o", tmp_path / "m", "--backbone", tiny, "--strategy", strategy)
@@ -276,6 +277,7 @@ def few_homes(homes):
     return homes
 
 
+@pytest.mark.slow
 def test_networks_are_given_to_the_columns_that_they_read(few_homes):
     sktransfer.register_backbone("deeper")(deeper_backbone)
     path, _ = train_homes(few_homes, "--backbone", "deeper")
@@ -301,6 +303,7 @@ def test_images_beside_numbers_are_found_by_the_usual_name(homes):
     assert sktransfer.load(path).column_kinds_ == {"file_name": "image", "price": "number"}
 
 
+@pytest.mark.slow
 def test_rows_that_lack_an_image_are_trained_with_the_mean(homes):
     (homes.parent / "photos" / "3.png").write_bytes(b"nothing")
     with pytest.raises(sktransfer.UnreadableSamplesError, match=r"photo.*could not be read"):
@@ -321,6 +324,7 @@ def test_training_names_the_row_of_the_file_that_lacks_a_text(homes):
         train_homes(homes)
 
 
+@pytest.mark.slow
 @needs_report
 def test_a_page_about_a_table_is_written(few_homes):
     page = few_homes.parent / "page.html"
@@ -391,6 +395,7 @@ def test_booleans_are_the_categories_of_texts_that_mean_them(gardens):
     assert json.loads(run("evaluate", path, new, "--label", "sold", "--json").stdout)["value"] == 1
 
 
+@pytest.mark.slow
 def test_a_column_of_lists_is_named(tmp_path):
     pytest.importorskip("pyarrow")
     X = make_table(8)[0][["text"]].assign(tags=[["x", "y"]] * 8, label=["a", "b"] * 4)
@@ -434,6 +439,7 @@ def test_boolean_labels_are_those_of_a_model_of_texts(gardens):
     assert json.loads(done.stdout)["value"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classes",
     [["true", "false", "unknown"], ["1.50", "2.50", "S"]],

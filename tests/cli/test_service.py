@@ -76,6 +76,7 @@ def send(client, content: bytes, path: str = "/predict", name: str = "a.png"):
     return client.post(path, files={"file": (name, content)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     [pipeline(), FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0)],
@@ -137,6 +138,7 @@ def test_an_empty_form_shows_the_page_with_what_to_do(client):
     assert client.post("/", data={"file": "words"}).status_code == 422
 
 
+@pytest.mark.slow
 def test_several_labels_are_predicted_together():
     several = np.array([[0, 1, 1], [1, 0, 0]] * 6)
     tuned = FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0).fit(X, several)
@@ -163,6 +165,7 @@ def row_of(table, i):
     return row | {"photo": f"data:image/png;base64,{content}"}
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_predicted(of_rows):
     model, table = of_rows
     with TestClient(make_service(model)) as client:
@@ -372,6 +375,7 @@ def wait_for(address: str, process) -> None:
     raise AssertionError(process.stderr.read())
 
 
+@pytest.mark.slow
 def test_a_program_answers_forty_requests_of_eight_clients(program, loopback, interrupts):
     address, process, model = program
     wait_for(address, process)
@@ -404,6 +408,7 @@ def test_the_page_of_the_program_takes_an_upload_in_a_browser(program, loopback,
     assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_program(program, loopback, interrupts):
     address, process, _ = program
     wait_for(address, process)

@@ -306,6 +306,7 @@ def test_each_option_of_extract_reaches_the_function(monkeypatch):
     assert known == {*expected, "scheduler", "workers"}
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_table_are_predicted(registry, tmp_path):
     X, bits = make_table(40)
     X["photo"] = [f"{i}.png" for i in range(40)]

@@ -51,6 +51,7 @@ def test_more_damaged_images_are_right_or_one_error():
         assert not count(of_damaged_files(seed))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_image_is_a_row_of_nan_and_no_other(tmp_path):
     cases = sample(all_images(tmp_path), 60, seed=3)

@@ -235,6 +235,7 @@ class InPieces(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_files", [5, pytest.param(200, marks=pytest.mark.sweep)])
 def test_urls_whose_content_arrives_in_pieces_are_read_to_their_end(n_files, loopback):
     sizes = np.linspace(20_000, 500_000, n_files).astype(int).tolist()
@@ -287,6 +288,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_an_object_of_s3_is_fetched(monkeypatch, loopback):
     pytest.importorskip("s3fs")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:

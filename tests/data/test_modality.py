@@ -134,6 +134,7 @@ def test_the_store_opens_each_distinct_clip_once(backbone, tmp_path, n_jobs):
     assert len(OPENED) == n_opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["head", 1, "all"])
 def test_fine_tuning_learns_tones(backbone, trainable):
     X, y = clips(40)

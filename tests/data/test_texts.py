@@ -66,6 +66,7 @@ def test_a_text_for_which_an_own_function_returns_no_ids_is_a_zero_vector():
     np.testing.assert_allclose(found[1:-1], extractor.transform(TEXTS), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_fine_tuning_with_an_own_preprocessing_of_texts(trainable):
     X, y = TEXTS * 4, ["a", "b", "b", "b", "b", "a"] * 4

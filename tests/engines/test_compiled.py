@@ -27,6 +27,7 @@ def batches(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_features_are_the_same_and_two_forms_are_compiled(batches):
     X = images(9)
     expected = PretrainedFeatureExtractor(tiny_backbone()).fit(X).transform(X)
@@ -44,6 +45,7 @@ def test_features_are_the_same_and_two_forms_are_compiled(batches):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_several_layers_and_precisions(precision):
     backbone, x = tiny_backbone(), torch.randn(3, 3, 16, 16)

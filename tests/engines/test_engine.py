@@ -192,6 +192,7 @@ def test_a_device_that_is_not_there_is_refused(device):
         resolve_device(device)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_batch_does_not_depend_on_other_threads():
     class Meanwhile(nn.ReLU):
         """While a sample is measured, another thread runs a large batch."""

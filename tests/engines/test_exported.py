@@ -217,6 +217,7 @@ def test_a_missing_package_is_named_in_fit(engine, package, extra, monkeypatch):
 # on disk
 
 
+@pytest.mark.slow
 def test_a_converted_network_is_read_from_disk(stored, tmp_path):
     x, folder = noise(3, 3, 16, 16), tmp_path / "converted"
     first = engine_of(tiny_backbone(), "2", conversions=folder).run(x)
@@ -229,6 +230,7 @@ def test_a_converted_network_is_read_from_disk(stored, tmp_path):
     assert stored.n_conversions == 4
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_converted_again(stored, tmp_path):
     x = noise(3, 3, 16, 16)
     first = engine_of(tiny_backbone(), "2", conversions=tmp_path).run(x)
@@ -271,6 +273,7 @@ def test_the_conversions_used_last_are_kept(tmp_path):
 # through estimators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -359,6 +362,7 @@ def shallow_vit():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [shallow_vit, *(pytest.param(b, marks=pytest.mark.sweep) for b in (tiny_vit, tiny_swin))],
@@ -383,6 +387,7 @@ def _texts_are_those_of_torch(network, layer, runtime, texts, longer):
     np.testing.assert_allclose(found[1:], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_texts_of_any_length(runtime, tmp_path):
     network = load_backbone("e5_small", weights=write_q4(tmp_path / "small.bin"))
     texts = ["the good film", "", "a bad", "the film the good film"]
@@ -405,6 +410,7 @@ def _global_settings():
     return of_torch, cores, dict(os.environ), root.level, list(root.handlers), filters
 
 
+@pytest.mark.slow
 def test_threads_get_their_own_rows_and_no_global_setting_is_changed(runtime):
     before = _global_settings()
     backbone = load_backbone(tiny_backbone().module, preprocess=TINY_SIZE)

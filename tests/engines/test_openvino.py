@@ -28,6 +28,7 @@ def has_bfloat16() -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_threads_and_precisions_are_set_and_one_conversion_serves_both_precisions(tmp_path):
     found = compiled(conversions=tmp_path)
     assert found.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
@@ -42,6 +43,7 @@ def test_threads_and_precisions_are_set_and_one_conversion_serves_both_precision
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_another_entry_of_the_store(tmp_path):
     if not has_bfloat16():
         pytest.skip("the processor has no bfloat16")
@@ -55,6 +57,7 @@ def test_bfloat16_is_near_and_another_entry_of_the_store(tmp_path):
     assert 1e-5 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.05
 
 
+@pytest.mark.slow
 def test_openvino_itself_converts_a_traced_lite_network():
     pytest.importorskip("openvino")
     code = """

@@ -38,6 +38,7 @@ def plain_process():
         pytest.skip("the environment sets the thresholds of glibc")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_freed_memory_is_kept_in_a_worker_of_dask_and_returned_afterwards():
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}  # which is read at the start

@@ -95,6 +95,7 @@ def test_the_fast_form_of_transformers_gives_what_the_stages_give(build):
     assert all(relative(f, plain[layer]) < 1e-4 for layer, f in made(x).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
 def test_every_batch_norm_is_folded(name):
     made = engine_of(random_backbone(name))

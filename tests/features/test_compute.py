@@ -103,6 +103,7 @@ def test_a_samples_features_do_not_depend_on_its_company(batch_size):
     assert distance(extractor.transform([X[i] for i in order]), features[order]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_samples_features_do_not_depend_on_its_company_with_threads(use_threads):
     use_threads(2)
     X = images(5, (40, 36))
@@ -387,6 +388,7 @@ def several(backbone):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "with_store"), [({}, False), ({"n_jobs": 2}, True), ({"batch_size": 3}, True)]
 )
@@ -417,6 +419,7 @@ def test_several_outputs_open_a_sample_once_and_run_each_network_once(opened, co
     assert counted == [5, 5, 5]  # three sizes
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_opened_and_run(opened, counted, store):
     X, backbone = images(6), tiny_backbone()
     first, second, _, third, *_ = several(backbone)

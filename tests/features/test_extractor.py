@@ -321,6 +321,7 @@ def test_a_grid_search_over_layer_pooling_and_backbone(registry, counted, tmp_pa
     assert sum(counted) == 12 * 6
 
 
+@pytest.mark.slow
 def test_folds_in_two_processes_score_as_in_one(tmp_path):
     pipeline = make_pipeline(
         PretrainedFeatureExtractor(Vectors(), memory=tmp_path), LogisticRegression()
@@ -420,6 +421,7 @@ def test_a_module_changed_after_fit_does_not_change_the_fitted_estimator():
     assert np.array_equal(made.transform(X), first)
 
 
+@pytest.mark.slow
 def test_a_weights_file(tmp_path):
     backbone = load_backbone("efficientnet_lite0")
     state = {k: v.clone() for k, v in backbone.module.state_dict().items()}
@@ -521,6 +523,7 @@ def test_an_unfitted_extractor_pickles():
     assert not hasattr(copy, "backbone_")
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_and_stored_apart(photos, tmp_path):
     made = PretrainedFeatureExtractor(memory=tmp_path, precision="bfloat16", image_size=64)
     rough = made.fit(photos).transform(photos)
@@ -547,6 +550,7 @@ class Wide(nn.Module):
         return x[:, :1] * self.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_repeated", [0, 1000])
 def test_transform_needs_little_more_memory_than_its_output(n_repeated):
     X = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)

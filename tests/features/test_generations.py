@@ -68,6 +68,7 @@ def test_two_checkouts_keep_their_own_features_after_one_warning(run):
         assert told == []
 
 
+@pytest.mark.slow
 def test_rows_of_other_code_are_not_mixed_with_those_of_today(run):
     run(1, "4-8")  # the samples in the middle
     run(2, "0-4", "8-12")
@@ -173,6 +174,7 @@ def run_refusing(folder, store, refused: set, power: int) -> np.ndarray:
     return np.load(folder / "rows.npy")
 
 
+@pytest.mark.slow
 def test_found_samples_that_cannot_be_opened_any_more_do_not_hide_whether_others_differ(tmp_path):
     gone = {0, 1, 7}  # the first ones and the last
     store, copy = tmp_path / "store", tmp_path / "copy"

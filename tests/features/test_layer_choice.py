@@ -112,6 +112,7 @@ def test_an_extractor_chooses_its_layer_from_labels_in_fit():
     np.testing.assert_array_equal(clone(extractor).fit(X, y).layer_choice_.scores, choice.scores)
 
 
+@pytest.mark.slow
 def test_another_layer_is_taken_where_it_is_clearly_better():
     digits = load_digits()
     X, y = list(digits.images[:100] / 16), digits.target[:100]
@@ -166,6 +167,7 @@ def test_layers_are_probed_in_the_order_of_the_network():
     assert choose_layer(tiny_backbone(), Y, compute, layers=["2", "0"]).default == "2"
 
 
+@pytest.mark.slow
 def test_a_task_that_is_told_is_the_one_that_is_probed():
     X = images(40)
     y = np.array([float(np.sum(x, dtype=np.int64) // 100) for x in X])

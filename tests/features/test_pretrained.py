@@ -401,6 +401,7 @@ def reopened(tmp_path_factory):
     return dict(zip(CASES, zip(fitted, pickles, results, strict=True), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_pickle_gives_the_same_bits_in_a_new_process(case, reopened):
     made, pickled, results = reopened[case]

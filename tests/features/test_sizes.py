@@ -109,6 +109,7 @@ def test_a_fitted_extractor_does_not_follow_its_parameter(size):
     assert_array_equal(made.get_feature_names_out(), names)
 
 
+@pytest.mark.slow
 def test_pickles_give_the_same_in_a_new_process(tmp_path):
     made = [
         PretrainedFeatureExtractor(image_size=[48, 32]),

@@ -143,6 +143,7 @@ def test_values_outlive_the_store_that_put_them(store):
     assert (len(again), again.nbytes) == (1, ROW)
 
 
+@pytest.mark.slow
 def test_several_processes_write_into_one_new_folder(tmp_path):
     writers = [writer(tmp_path / "new", who) for who in range(4)]
     errors = [process.communicate(timeout=100)[1] for process in writers]
@@ -301,6 +302,7 @@ def test_files_that_a_killed_process_left_are_removed_after_a_day(store):
     assert new.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.03, 0.2])
 def test_a_killed_writer_leaves_a_store_to_read_and_write(tmp_path, seconds):
     process = writer(tmp_path, n=1_000_000)

@@ -448,6 +448,7 @@ def test_scikit_learn_checks_that_need_no_numbers(backbone, estimator, check):
     check(estimator.__name__, estimator(backbone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", TEXT_ESTIMATORS)
 def test_texts_keep_the_contract_of_fit(backbone, data, estimator):
     texts, y = data[0], np.arange(60) % 2
@@ -511,6 +512,7 @@ def test_probabilities_of_a_text_alone_are_those_among_others(backbone, data):
     np.testing.assert_allclose(model.predict_proba(texts), alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_holds_only_the_rows_that_changed(backbone, data, tmp_path):
     texts, y = data
     n_words = 20_000
@@ -555,6 +557,7 @@ def test_a_model_of_texts_grows_a_class_and_becomes_features(backbone, data):
     np.testing.assert_allclose(proba, model.predict_proba(texts), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rehearsal_validation_and_numbers(backbone, data):
     texts, y = data
     settings = {"trainable": "all", "validation_fraction": 0.25, "rehearsal": 3, "lr": 0.01}
@@ -572,6 +575,7 @@ def test_augmentation_is_for_images(backbone, data):
         FineTunedClassifier(backbone, augment="light").fit(*data)
 
 
+@pytest.mark.slow
 def test_grid_search_folds_and_processes(backbone, data, tmp_path):
     model = FineTunedClassifier(backbone, lr=0.05, random_state=0, memory=tmp_path)
     search = GridSearchCV(model, {"trainable": ["head", 1, "all"]}, cv=2).fit(*data)
@@ -589,6 +593,7 @@ def test_clones_share_the_vectors_and_pickles_open(backbone, data):
     np.testing.assert_array_equal(again.transform(data[0]), extractor.transform(data[0]))
 
 
+@pytest.mark.slow
 def test_two_fits_with_one_seed_are_equal(backbone, data):
     settings = {"trainable": "all", "lr": 0.01, "random_state": 3}
     one, two = (FineTunedClassifier(backbone, **settings).fit(*data) for _ in range(2))

@@ -288,6 +288,7 @@ def test_layers_that_add_positions_or_a_class_token_are_no_candidates(name, with
 # engines and stores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime", "compile"])
 def test_all_engines_agree(engine, monkeypatch):
     if engine == "openvino":

@@ -46,6 +46,7 @@ def test_training_from_images_is_bit_for_bit_training_from_their_inputs(
     assert model.cache_ == {"place": place, "nbytes": n_bytes, "seconds": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_views", [3, None])
 def test_streams_of_views_train_as_tables_of_views(n_views, monkeypatch):
     settings = SETTINGS | {"trainable": "all", "augment": Augmentation(n_views=n_views)}

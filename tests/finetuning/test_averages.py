@@ -154,6 +154,7 @@ class StopAt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation_fraction", [0, 0.2])
 def test_a_training_that_ends_before_the_average_begins_is_told(data, validation_fraction):
     settings = {"validation_fraction": validation_fraction, "lr": 0.01}

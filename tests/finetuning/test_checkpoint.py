@@ -138,6 +138,7 @@ def test_an_interrupted_fit_ends_where_another_does(settings, data, tmp_path):
     assert content(again) == content(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_views", [None, 2])
 def test_views_of_images_are_those_of_the_whole_training(n_views, tmp_path):
     X, y = images(24), np.array(["ant", "bee"] * 12)
@@ -365,6 +366,7 @@ def search(folder, **settings):
     return GridSearchCV(models, {"lr": [0.01, 0.02]}, cv=2, error_score="raise", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.sweep)])
 def test_each_fit_of_a_search_has_its_own_folder(backend, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)

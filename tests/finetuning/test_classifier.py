@@ -174,6 +174,7 @@ def test_several_labels_a_sample(data):
     assert (model.predict(X) == Y).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_a_grid_search_in_two_processes(data):
     model = FineTunedClassifier(load_backbone(Vectors()), max_epochs=1, random_state=0)
     search = GridSearchCV(model, {"trainable": ["head", "all"]}, cv=2, error_score="raise")
@@ -226,6 +227,7 @@ def small_images():
     return list(images), np.array(["bright", "dark"] * 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augment", "n_views"), [("light", 1), ("light", None), ("strong", 3), ("strong", None)]
 )
@@ -482,6 +484,7 @@ def test_the_features_of_a_tuned_network_are_the_input_of_any_head(data):
     assert features.shape == (len(y), 12)
 
 
+@pytest.mark.slow
 def test_networks_are_cut_and_trained_in_several_threads_at_once(data):
     expected = list_layers(load_backbone(network()))
     backbones = [load_backbone(network()) for _ in range(12)]
@@ -1005,6 +1008,7 @@ class Slow(Callback):
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_a_callback_stops_fits_and_nets_that_are_trained_further():
     code = f"""{PRESSED}
 for press in (dropped_interrupt, interrupt):
@@ -1073,6 +1077,7 @@ def test_only_rows_that_begin_at_random_learn_faster(data):
     assert highest(clone(grown).fit(X, more)) == pytest.approx(first)
 
 
+@pytest.mark.slow
 def test_a_file_of_what_grew_holds_only_what_changed(small_images):
     X, y = small_images
     settings = {"image_size": 32, "trainable": 1, "max_epochs": 1, "random_state": 0}
@@ -1222,6 +1227,7 @@ class Graphs(Callback):
         self.counts_.append(counters["stats"]["unique_graphs"])
 
 
+@pytest.mark.slow
 def test_a_compiled_net_has_the_same_rates_and_is_not_compiled_again_for_each_step(data):
     from torch._dynamo.utils import counters
 

@@ -22,6 +22,7 @@ def test_rows_without_weight_are_not_for_validation(data):
     assert weight[held].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rare", [1, 2])
 def test_validation_takes_its_share_of_each_class_and_leaves_each_one(n_rare, data):
     X, y = data

@@ -90,6 +90,7 @@ def assert_same(a, b, tolerance):
     np.testing.assert_allclose(a["outputs"], b["outputs"], rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", [DAILY, pytest.param([*CASES], marks=pytest.mark.sweep)])
 def test_two_processes_train_what_one_does(cases, tmp_path):
     first, second = fit_in_two(all_fitted, tmp_path, cases)

@@ -90,6 +90,7 @@ def test_it_is_given_an_indicator_matrix(data):
     np.testing.assert_allclose(found.predict_proba(X), usual.predict_proba(X), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_a_parameter(data):
     X, y = data
     given = nn.CrossEntropyLoss(label_smoothing=0.1)

@@ -7,6 +7,7 @@ from sktransfer import FineTunedClassifier, load_backbone
 from tests.finetuning.conftest import net_inputs, network
 
 
+@pytest.mark.slow
 def test_rehearsal_keeps_old_classes(data):
     X, y = data
     old = y != "wasp"

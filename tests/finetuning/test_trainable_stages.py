@@ -34,6 +34,7 @@ def fitted(data, trainable, **settings):
     return model.set_params(**SETTINGS | settings).fit(*data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["norm", "bias"])
 def test_only_these_parameters_change(trainable, data):
     model = fitted(data, trainable)
@@ -55,6 +56,7 @@ def test_the_loss_falls(trainable, data):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["norm", "bias"])
 def test_a_pickle_opens_in_a_new_process_and_goes_on(trainable, data, tmp_path):
     backbone = load_backbone(nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Linear(9, 4)))

@@ -331,6 +331,7 @@ def test_auto_is_16_rows_a_batch_and_120_steps():
     assert training_length(90, 200, "auto") == (90, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainable", "n_classes", "batch_size", "n_epochs"),
     [

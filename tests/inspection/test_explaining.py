@@ -247,6 +247,7 @@ def test_pictures_are_coloured_and_words_marked(direct, texts, colours):
     assert words == ["a", "good", "film"] * 8
 
 
+@pytest.mark.slow
 def test_the_columns_of_a_row_are_left_out_one_by_one():
     X, bits = make_table(36)
     model = TransferClassifier(networks(), random_state=0).fit(X, bits[:, 2])

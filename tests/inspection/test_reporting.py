@@ -138,6 +138,7 @@ def test_issues_and_errors_are_listed_with_their_saliency(colours, tmp_path):
     assert "labelled dark, rather light" in text
 
 
+@pytest.mark.slow
 def test_a_blend_shows_its_members_and_a_recommendation_its_reasons(colours, tmp_path):
     X, y = colours
     advice = recommend_strategy(X[:16], y[:16], tiny_backbone(), max_epochs=0)
@@ -188,6 +189,7 @@ def test_texts_have_marked_words(tmp_path):
     assert made.worst
 
 
+@pytest.mark.slow
 def test_numbers_have_errors_instead_of_confusions(colours, tmp_path):
     X, _ = colours
     y = [image.mean() for image in X]
@@ -262,6 +264,7 @@ def test_several_labels_have_scores_each(model, labelled, tmp_path):
     assert page.all("i") == []
 
 
+@pytest.mark.slow
 def test_a_wrong_label_among_several_is_an_issue(labelled, tmp_path):
     X, y = labelled
     model = FineTunedClassifier(tiny_backbone(), trainable="head", max_epochs=20, random_state=0)
@@ -287,6 +290,7 @@ def test_columns_of_a_fitted_model_keep_their_names_and_order(cls, labelled, tmp
             report(pipeline, X, other, tmp_path / "page.html", cv=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["dark", "<i>"], [1, 0]], ids=str)
 def test_weights_by_the_names_of_labels_are_those_of_the_fits(names, labelled, tmp_path):
     X, y = labelled
@@ -309,6 +313,7 @@ def test_a_search_that_keeps_no_model_is_refused(colours, tmp_path):
         saliency(search, X[:1])
 
 
+@pytest.mark.slow
 def test_a_table_of_images_and_models_without_probabilities(tmp_path):
     X, y = load_digits(return_X_y=True)
     X, y = X[:40] / 16, y[:40] % 2
@@ -344,6 +349,7 @@ def rows(tmp_path):
     return X, np.where(bits[:, 0] == 1, "light", "dark")
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_shown_with_their_picture_and_their_cells(rows, tmp_path):
     X, y = rows
     y[3] = "dark" if y[3] == "light" else "light"  # a wrong label
@@ -364,6 +370,7 @@ def test_rows_of_a_table_are_shown_with_their_picture_and_their_cells(rows, tmp_
     assert page.all("img")
 
 
+@pytest.mark.slow
 def test_a_fitted_model_of_a_table_is_judged_as_it_is(rows, tmp_path):
     X, y = rows
     model = TransferClassifier(networks(), random_state=0, on_error="mean").fit(X, y)
@@ -375,6 +382,7 @@ def test_a_fitted_model_of_a_table_is_judged_as_it_is(rows, tmp_path):
     assert made.scores[0].value == model.score(other, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["search", "threshold"])
 def test_searches_and_thresholds_around_a_model_of_a_table_are_reported(kind, tmp_path):
     X, bits = make_table(24)
@@ -395,6 +403,7 @@ def test_searches_and_thresholds_around_a_model_of_a_table_are_reported(kind, tm
         assert made.worst[0].predicted == "bad" and made.worst[0].probability > 0
 
 
+@pytest.mark.slow
 def test_numbers_of_rows_without_a_picture(tmp_path):
     X, bits = make_table(20)
     X, y = X[["text", "price"]], bits[:, 2] + 0.5

@@ -100,6 +100,7 @@ def test_files_without_a_fit_and_pickles_hold_the_same(name, tmp_path):
     assert_same(of(name).model, pickle.loads(pickle.dumps(of(name).model)), of(name).samples)
 
 
+@pytest.mark.slow
 def test_a_self_contained_file_needs_no_weights_of_this_machine(
     photos, tmp_path, monkeypatch, forget_backbones
 ):
@@ -111,6 +112,7 @@ def test_a_self_contained_file_needs_no_weights_of_this_machine(
     np.testing.assert_array_equal(load(tmp_path / "model.skt").transform(photos), expected)
 
 
+@pytest.mark.slow
 def test_a_module_by_a_registered_factory(registry, tmp_path):
     register_backbone("of a factory", tiny_backbone)
     model = sktransfer.FineTunedClassifier("of a factory", max_epochs=1, random_state=0).fit(X, Y)

@@ -251,6 +251,7 @@ def test_the_best_estimator_of_a_search(tmp_path):
     assert_same(search.best_estimator_, load(tmp_path / "model.skt", modules=TINY), IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_the_columns_of_a_search_and_of_a_threshold_are_listed(tmp_path):
     pd = pytest.importorskip("pandas")
@@ -302,6 +303,7 @@ def test_word_vectors_of_a_file_stay_there(tmp_path):
     assert_same(model, load(tmp_path / "whole.skt"), TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_a_blend_of_texts_holds_counts_of_words(tmp_path):
     model = TransferClassifier(load_word_vectors(WORDS), random_state=0).fit(TEXTS, TEXT_LABELS)
@@ -362,6 +364,7 @@ def test_a_registered_name_is_a_reference(registry, forget_backbones, tmp_path):
         load(tmp_path / "model.skt", modules={"registered": lambda: tiny_backbone(1)})
 
 
+@pytest.mark.slow
 def test_the_default_backbone_by_reference_and_inside(photos, tmp_path):
     model = PretrainedFeatureExtractor(image_size=64).fit(photos)
     save(model, tmp_path / "small.skt")
@@ -550,6 +553,7 @@ for name in {list(models)}:
         np.testing.assert_array_equal(found, model.predict_proba(IMAGES))
 
 
+@pytest.mark.slow
 def test_networks_of_timm_with_a_classifier_that_they_were_published_without(tmp_path):
     pytest.importorskip("timm")
     from tests.backbones import timm_networks
@@ -656,6 +660,7 @@ def test_tensors_with_a_lazy_sign_or_conjugate_keep_their_values(tmp_path):
     assert second.tolist() == [-1j, -1j]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:weights=None")
 def test_a_file_holds_a_network_of_another_number_of_classes(tmp_path):
     state = load_backbone("squeezenet1_1", weights=None).module.state_dict()

@@ -61,6 +61,7 @@ def check(name: str, path: Path) -> None:
     assert seconds < SECONDS, f"{name}: {seconds:.1f} s"
 
 
+@pytest.mark.slow
 def test_the_corpus_is_large_enough(corpus):
     assert len(corpus) >= 120
 

@@ -149,6 +149,7 @@ def test_more_predictions_are_equal(name, tmp_path):
     assert_equal(MORE[name]().fit(X, LABELS), tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_class_tokens_and_patches(tmp_path):
     backbone = load_backbone(tiny_vit(), preprocess=TINY_SIZE)
     layer = "encoder.layers.encoder_layer_0"
@@ -157,6 +158,7 @@ def test_class_tokens_and_patches(tmp_path):
     assert_equal(model.fit(X, LABELS), tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_an_image_numbers_and_categories_are_inputs_of_one_graph(tmp_path):
     table = pd.DataFrame({"photo": X, "length": np.arange(12.0), "age": [5.0, 6.0, 7.0] * 4})
     # Large integers are categories of their own, though they are one number as float32.
@@ -316,6 +318,7 @@ def test_a_blend_of_words_weighted_by_rank(tmp_path):
     assert np.array_equal(again.predict_proba(texts), model.predict_proba(texts))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 @pytest.mark.parametrize("make", [TransferClassifier, TransferRegressor])
 def test_a_blend_of_texts_with_counts_of_words(make, tmp_path):
@@ -329,6 +332,7 @@ def test_a_blend_of_texts_with_counts_of_words(make, tmp_path):
     assert_equal(model, tmp_path / "model.onnx", asked)
 
 
+@pytest.mark.slow
 def test_made_up_samples_do_not_enter_the_store(tmp_path):
     store = FeatureStore(tmp_path / "store")
     model = PretrainedFeatureExtractor(tiny_backbone(), memory=store).fit(X)
@@ -361,6 +365,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_file(tmp_path):
     assert run_in_new_process(PRESSED, tmp_path).strip() == "interrupted []"
 
@@ -411,6 +416,7 @@ def test_transformers_without_an_equivalent_are_named(transformer, message, tmp_
         to_onnx(model, tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_file_is_used_without_sktransfer_and_torch(tmp_path, photos):
     """By the script of the documentation, in a process that cannot import anything else."""

@@ -244,6 +244,7 @@ def test_a_threshold_of_truth_values(tmp_path):
     assert outcome(model, tmp_path / "model.onnx", X) == ""
 
 
+@pytest.mark.slow
 def test_a_threshold_of_scores_that_the_graph_lacks_is_refused(tmp_path):
     inner = FixedThresholdClassifier(LogisticRegression(), response_method="decision_function")
     model = make_pipeline(features(), inner).fit(images(N), LABELS["two texts"])
@@ -254,6 +255,7 @@ def test_a_threshold_of_scores_that_the_graph_lacks_is_refused(tmp_path):
 # -- what is refused, and what was wrong -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_whose_graph_answers_differently_is_named(tmp_path):
     model = make_pipeline(features(), CLASSIFIERS["CalibratedClassifierCV(LinearSVC, isotonic)"]())
     fit(model, images(N), LABELS["three texts"])
@@ -262,6 +264,7 @@ def test_a_step_whose_graph_answers_differently_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels", ["two texts", pytest.param("three texts", marks=pytest.mark.sweep)]
 )
@@ -304,6 +307,7 @@ def test_other_ensembles_over_pipelines_are_refused_by_name(tmp_path):
         to_onnx(model, tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_without_a_runtime_a_warning_says_that_nothing_was_compared(tmp_path, monkeypatch):
     model = features().fit(images(4))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # an import raises

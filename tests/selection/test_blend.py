@@ -76,6 +76,7 @@ def test_the_candidate_that_tells_classes_has_most_of_the_weight():
     assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", ["abc", None])
 def test_maps_given_as_tokens_make_the_same_blend(classes, one_split):
     module, preprocess = deeper_backbone().module, deeper_backbone().preprocess
@@ -210,6 +211,7 @@ def test_more_samples_than_are_judged_are_all_fitted(monkeypatch):
     assert not np.array_equal(other.predict_proba(X), model.predict_proba(X))
 
 
+@pytest.mark.slow
 def test_a_sample_passes_once_at_each_size(colours, monkeypatch):
     passed, run = [], Engine.run
 
@@ -253,12 +255,14 @@ def test_balanced_classes_reach_every_candidate():
         plain.set_params(class_weight={0: -1.0}).fit(X[rows], y[rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [KNeighborsClassifier(3), LinearSVC(), LogisticRegression()])
 def test_the_users_classifier_is_in_the_blend(own, colours):
     model = TransferClassifier(deeper_backbone(), estimator=own, random_state=0).fit(*colours)
     assert model.predict_proba(colours[0]).shape == (48, 2) and model.score(*colours) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [LinearSVC(), LogisticRegression()])
 @pytest.mark.parametrize("n", [4, 30])
 def test_the_users_classifier_with_one_sample_of_a_class(own, n, colours):
@@ -358,6 +362,7 @@ def test_words_of_few_texts_are_not_counted():
     assert not any("counts" in name for name in model.members_)
 
 
+@pytest.mark.slow
 def test_words_are_weighted_by_rank_in_a_blend(one_split, tmp_path):
     """Of the words of a text, the one that tells its label has a rank over 9,000."""
     matrix = np.random.default_rng(0).normal(size=(10_001, 3))

@@ -49,6 +49,7 @@ def other(monkeypatch):
     return Other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["auto", "direct", "features", "early", "last"])
 def test_a_classifier_predicts_the_same_with_each_strategy(strategy, other):
     expected = TransferClassifier(deeper_backbone(), strategy=strategy, **QUICK).fit(X, Y)
@@ -92,6 +93,7 @@ def test_a_blend_has_a_batch_size_for_each_input_size(other):
     assert model.execution_ == {}
 
 
+@pytest.mark.slow
 def test_functions_run_the_library_they_are_given(other):
     backbone, few = deeper_backbone(), slice(8, 16)
     recommended = recommend_strategy(X[few], Y[few], backbone, **FIXED)

@@ -32,6 +32,7 @@ def test_few_labels_of_each_class(n):
     assert fitted.weights_.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_unlabelled", [False, True])
 def test_one_sample_beside_large_classes(with_unlabelled):
     X, y = blobs(90, 3, std=1.0)
@@ -46,6 +47,7 @@ def test_one_sample_beside_large_classes(with_unlabelled):
 # -- weights -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_weight_of_two_is_a_sample_given_twice():
     X, y = blobs(60)
     rng = np.random.default_rng(0)
@@ -60,6 +62,7 @@ def test_a_weight_of_two_is_a_sample_given_twice():
     assert np.abs(weighted - plain).max() > 10 * np.abs(weighted - repeated).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_unlabelled", [False, True])
 def test_samples_of_weight_zero_have_no_influence(with_unlabelled):
     X, y = blobs(60)
@@ -115,6 +118,7 @@ def test_weights_reach_temperatures_and_weights_of_candidates():
     assert first_heat != second_heat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_weight", ["balanced", {"rare": 10.0, "usual": 1.0}])
 @pytest.mark.parametrize("estimator", [None, LogisticRegression()])
 def test_a_rare_class_is_found_with_class_weights(class_weight, estimator):
@@ -140,6 +144,7 @@ def flat(colours):
     return np.stack([x.ravel() for x in X]), known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "given"),
     [

@@ -107,6 +107,7 @@ def test_a_recommendation_takes_one_pass(backbone):
         assert_once(stage, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "n"),
     [("last", 40), ("last", 650), ("recommended", 40)],
@@ -125,6 +126,7 @@ def test_each_sample_passes_each_stage_below_what_is_trained_once(
         assert_once(stage, X)
 
 
+@pytest.mark.slow
 def test_features_in_the_users_store_are_not_computed_again(backbone, one_split, tmp_path):
     settings = {"max_epochs": 0, "memory": tmp_path}
     fit(backbone, "auto", 650, **settings)

@@ -111,6 +111,7 @@ def test_class_tokens_are_read_in_the_last_four_blocks_and_patches_in_all():
     assert Output(backbone, "norm", ("avg", "max")) in candidates["head_drop (mean and maximum)"]
 
 
+@pytest.mark.slow
 def test_patches_without_a_class_token_are_read_like_a_map():
     pytest.importorskip("timm")
     backbone = random_backbone("timm:vit_relpos_small_patch16_224")

@@ -9,6 +9,7 @@ from tests.selection.support import deeper_backbone
 from tests.support import Vectors, tiny_backbone
 
 
+@pytest.mark.slow
 def test_layers_are_probed_in_one_pass(counted):
     digits = load_digits()
     X, y = list(digits.images[:60] / 16), digits.target[:60]
@@ -18,6 +19,7 @@ def test_layers_are_probed_in_one_pass(counted):
     assert choice.scores.max() > 0.5
 
 
+@pytest.mark.slow
 def test_backbones_are_ranked_by_each_score(colours):
     X, y = colours
     good, other = deeper_backbone(), tiny_backbone(1)

@@ -55,6 +55,7 @@ def coefficients(known, y, new, weight=None):
     return self_train([chosen], 1.0, *given, 0)[0].coefs[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.sweep), 3])
 def test_unlabelled_samples_help_where_labels_are_few(n):
     without, with_them = [], []
@@ -76,6 +77,7 @@ def test_shares_of_classes_become_those_of_the_labels():
     np.testing.assert_allclose(found.sum(1), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*of the tokens have no vector")
 def test_counts_of_unlabelled_texts_are_sparse_features(one_split):
     texts, names = reviews(80)
@@ -120,6 +122,7 @@ def test_no_more_unlabelled_samples_are_used_than_are_needed(monkeypatch):
     assert min(seen) == 20 and max(seen) < 30  # those of a fold are added
 
 
+@pytest.mark.slow
 def test_unlabelled_samples_of_other_shares_have_less_weight():
     X, y = blobs(200, 2, std=1.0)
     rows = first_of_each(y, 8)

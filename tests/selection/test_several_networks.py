@@ -89,6 +89,7 @@ def test_an_image_is_explained_by_all_networks(fitted, colours):
 OTHER_CROP = dataclasses.replace(TINY_SIZE, resize=24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("others", "names"),
     [

@@ -26,6 +26,7 @@ def test_size_is_that_of_the_smallest_class():
     assert (size.n_samples, size.smallest, size.smallest_label) == (6, 1, "a")
 
 
+@pytest.mark.slow
 def test_photographs_are_near_one_and_noise_near_zero(photos):
     lite = load_backbone("efficientnet_lite0")
     noise = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
@@ -33,6 +34,7 @@ def test_photographs_are_near_one_and_noise_near_zero(photos):
     assert similarity(list(noise), lite) < 0.1
 
 
+@pytest.mark.slow
 def test_blurring_and_greying_out_lower_similarity_step_by_step(lite, photos):
     flat = [np.full_like(p, p.mean().astype(np.uint8)) for p in photos]
     mixed = [(p // 4 + f // 4 * 3).astype(np.uint8) for p, f in zip(photos, flat, strict=True)]
@@ -40,6 +42,7 @@ def test_blurring_and_greying_out_lower_similarity_step_by_step(lite, photos):
     assert values[0] > values[1] + 0.05 and values[1] > values[2] + 0.05
 
 
+@pytest.mark.slow
 def test_it_is_the_same_again_and_for_any_order(lite, photos):
     X = [*images(3), *photos]
     first = measure_similarity(lite, X)

@@ -36,6 +36,7 @@ def test_the_last_stages_are_two_where_there_are_more():
     assert STRATEGIES["all"].trainable(tiny_backbone()) == "all"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "trainable"), [("head", "head"), ("last", 2), ("all", "all")])
 def test_a_strategy_trains_as_the_estimator_does_by_default(strategy, trainable):
     backbone = load_backbone(nn.Sequential(*network(), nn.ReLU(), nn.Linear(4, 4)))
@@ -125,6 +126,7 @@ def test_the_plot_shows_a_new_strategy(toy, colours):
     assert "toy" in [label.get_text() for label in display.ax_.get_yticklabels()]
 
 
+@pytest.mark.slow
 def test_a_strategy_can_be_recommended_for_its_prior_alone(toy, colours, monkeypatch):
     for name in list(STRATEGIES):
         certain = (0.5, 0.0) if name == "toy" else (0.0, 0.0)

@@ -40,6 +40,7 @@ def test_accuracies_that_are_not_known_are_not_shown_as_perfect(colours):
     assert all(np.isnan(estimate.accuracy) for estimate in found.table)
 
 
+@pytest.mark.slow
 def test_without_epochs_no_training_is_advised_and_no_more_samples_are_run_than_are_measured(
     colours, counted, one_split, monkeypatch
 ):
@@ -63,6 +64,7 @@ def test_few_rows_are_split_several_times_and_many_once():
     assert [n_splits(n) for n in (20, 80)] == [5, 3]
 
 
+@pytest.mark.slow
 def test_a_recommendation_can_be_read_as_text_and_as_a_page(colours, one_split):
     X, y = colours
     found = recommend_strategy(X, y, deeper_backbone(), max_epochs=1, random_state=0)
@@ -81,6 +83,7 @@ def test_labels_are_escaped_on_the_page(colours):
     assert "<b>&lt;" not in page and "&lt;b&gt;" in page
 
 
+@pytest.mark.slow
 def test_long_training_is_tried_only_where_it_may_pay(colours, tried, one_split, monkeypatch):
     settings = {"max_epochs": 1, "random_state": 0}
     set_priors(monkeypatch, ShareOfErrors(0.0, 0.0, 0.0, 0.0, 0.0))
@@ -92,6 +95,7 @@ def test_long_training_is_tried_only_where_it_may_pay(colours, tried, one_split,
     assert {"all", "last"} <= set(tried)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settled", "n_folds"), [pytest.param(-np.inf, 0, marks=pytest.mark.sweep), (np.inf, 3)]
 )
@@ -105,6 +109,7 @@ def test_a_trial_stops_where_the_choice_is_settled(
     assert tried.count("all") == n_folds
 
 
+@pytest.mark.slow
 def test_one_tiny_class_does_not_decide_for_the_others(colours, one_split):
     X, y = colours
     X, y = [*X, *images(2, seed=9)], np.append(y, ["rare", "rare"])
@@ -117,6 +122,7 @@ def test_one_tiny_class_does_not_decide_for_the_others(colours, one_split):
     assert few.strategy is None and few.chosen == "features"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rare", [2, pytest.param(5, marks=pytest.mark.sweep)])
 def test_a_class_that_is_rare_among_very_many_samples_is_seen(n_rare):
     rng = np.random.default_rng(0)

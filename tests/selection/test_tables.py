@@ -229,6 +229,7 @@ def test_one_network_reads_all_columns_that_are_no_numbers():
     assert not np.array_equal(model.predict(two), model.predict(exchanged))
 
 
+@pytest.mark.slow
 def test_classes_of_each_network_are_mapped_in_all_columns_that_it_reads():
     front, bits = make_table(48)
     back, _ = make_table(48, seed=3)
@@ -242,6 +243,7 @@ def test_classes_of_each_network_are_mapped_in_all_columns_that_it_reads():
         clone(model).set_params(class_map=class_map).fit(X, bits[:, 0])
 
 
+@pytest.mark.slow
 def test_several_text_columns_and_several_networks_of_a_column():
     X, bits = make_table(40)
     two = pd.DataFrame({"title": X["text"].array, "body": X["text"].sample(frac=1).array})
@@ -346,6 +348,7 @@ def test_categories_of_arrow_tables_and_intervals_are_categories(tmp_path):
         assert model.score(table, bits[:, 2]) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [np.array, list])
 def test_an_own_network_reads_a_column_of_arrays(make):
     X, bits = make_table(24)
@@ -378,6 +381,7 @@ def test_texts_in_a_column_of_categories_are_told():
         TransferClassifier({"photo": tiny_backbone()}, random_state=0).fit(X, bits[:, 0])
 
 
+@pytest.mark.slow
 def test_copies_pickles_and_files_predict_the_same(fitted, table, tmp_path):
     X, y = table
     expected = fitted.predict_proba(X[:7])
@@ -393,6 +397,7 @@ def test_copies_pickles_and_files_predict_the_same(fitted, table, tmp_path):
     assert opened.column_kinds_ == fitted.column_kinds_
 
 
+@pytest.mark.slow
 def test_searches_and_cross_validation_of_scikit_learn_take_tables():
     X, y = few_rows()
     model = TransferClassifier(networks(), random_state=0)
@@ -403,6 +408,7 @@ def test_searches_and_cross_validation_of_scikit_learn_take_tables():
     assert search.predict(X[:2]).shape == (2,)
 
 
+@pytest.mark.slow
 def test_classifiers_of_the_user_get_all_columns():
     X, y = few_rows()
     for classifier in (LogisticRegression(max_iter=1000), KNeighborsClassifier(3)):
@@ -411,6 +417,7 @@ def test_classifiers_of_the_user_get_all_columns():
         assert model.score(X, y) > 0.8
 
 
+@pytest.mark.slow
 def test_numbers_of_several_columns_add_up():
     X, bits = make_table(64)
     y = bits @ [1.0, 2.0, 4.0]
@@ -429,6 +436,7 @@ def test_the_input_size_is_that_of_the_columns_of_images():
     assert model.backbone_.input_shape == (3, 12, 12) and model.predict(X[:2]).shape == (2,)
 
 
+@pytest.mark.slow
 def test_few_samples_weights_and_unlabelled_ones_are_taken():
     X, y = few_rows()
     model = TransferClassifier(networks(), random_state=0)

@@ -134,6 +134,7 @@ def test_labels_are_needed(colours):
         TransferClassifier(tiny_backbone()).fit(*[colours[0], colours[1][:-1]])
 
 
+@pytest.mark.slow
 def test_strategy_is_a_parameter_to_be_searched(colours, tmp_path):
     X, y = colours
     model = TransferClassifier(deeper_backbone(), max_epochs=1, memory=tmp_path, random_state=0)
@@ -216,6 +217,7 @@ def wrong_labels():
     return X, y, np.where(np.arange(90) < 30, 1e-6, 1.0)
 
 
+@pytest.mark.slow
 def test_weights_reach_the_trials_and_their_accuracies():
     X, wrong, weight = wrong_labels()
     settings = {"max_epochs": 0, "random_state": 0}
@@ -313,6 +315,7 @@ def test_texts_are_classified_too(strategy):
     assert model.fit(X, y).score(X, y) == 1.0
 
 
+@pytest.mark.slow
 def test_a_pickle_predicts_the_same_in_a_new_process(colours, tmp_path):
     X, y = colours
     backbone = load_backbone("efficientnet_lite0", image_size=32)
@@ -335,6 +338,7 @@ def test_a_network_of_ones_own_is_pickled_once(colours, tmp_path):
     assert again.estimator_[0].backbone_ is again.backbone_
 
 
+@pytest.mark.slow
 def test_clones_share_the_network_and_folds_run_in_processes():
     X, y = make_blobs(60, random_state=0)
     model = TransferClassifier(load_backbone(Vectors()), strategy="features")
@@ -392,6 +396,7 @@ def test_trials_draw_no_bars(colours, capsys):
     assert 0 < capsys.readouterr().err.count("100%") < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["auto", "features"])
 def test_a_classifier_without_a_seed_has_that_of_the_estimator(strategy, colours):
     X, y = colours

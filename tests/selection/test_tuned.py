@@ -95,6 +95,7 @@ def test_it_is_trained_at_the_smallest_size(colours, monkeypatch):
     assert trained_at == [(3, 6, 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "errors"), [(50, 0.05), (300, 0.9)])
 def test_nothing_is_trained_with_few_samples_or_few_errors(
     n, errors, backbone, trained, monkeypatch
@@ -123,6 +124,7 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
     assert blend_fitting.may_pay(task, start, table, out_of_fold) == pays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "rows"), [({}, 8), ({"batch_size": 10}, 10)])
 def test_few_samples_are_trained_in_steps_of_few(settings, rows, backbone, monkeypatch):
     class Noted(Exception):
@@ -137,6 +139,7 @@ def test_few_samples_are_trained_in_steps_of_few(settings, rows, backbone, monke
     assert found.value.args == (rows, 70)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
     fit = FineTunedClassifier.fit
 
@@ -148,6 +151,7 @@ def test_a_network_that_is_wrong_has_no_weight(backbone, trained, monkeypatch):
     assert trained and "all stages trained" not in model.members_
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_that_takes_longer_than_the_budget(backbone, trained, monkeypatch):
     monkeypatch.setattr(blend_fitting, "training_seconds", lambda *args: 1e6)
     TransferClassifier(backbone, time_budget=60, random_state=0).fit(*rings(300))
@@ -163,6 +167,7 @@ def test_the_time_of_a_training_is_estimated(backbone):
     assert 0 < few < many
 
 
+@pytest.mark.slow
 def test_equal_samples_are_not_both_trained_on_and_held_out(backbone, trained):
     X, y = rings(150)
     TransferClassifier(backbone, time_budget=1e9, random_state=0).fit(
@@ -195,6 +200,7 @@ def faster(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_a_tuned_network_is_in_a_blend_of_numbers(backbone, faster, tmp_path):
     X, y = distance(300)
     model = TransferRegressor(backbone, time_budget=1e9, random_state=0).fit(X, y)
@@ -245,6 +251,7 @@ def test_a_training_ends_with_its_time():
     assert len(model.net_.history) == 3  # of 50
 
 
+@pytest.mark.slow
 def test_a_blend_stops_a_training_at_its_budget(backbone, monkeypatch):
     made = []
 

@@ -412,6 +412,7 @@ def test_text_files_with_and_without_a_header(tmp_path, header, suffix):
     np.testing.assert_array_equal(vectors_of(load_word_vectors(path)), MATRIX)
 
 
+@pytest.mark.slow
 def test_a_first_line_longer_than_the_recognised_part(tmp_path):
     matrix = np.random.default_rng(0).standard_normal((2, 30_000)).astype(np.float32)
     path = text_file(tmp_path / "v.txt", words=["a", "b"], matrix=matrix)

@@ -43,6 +43,7 @@ def run(folder, source, made=None, **settings):
     return extract_to(folder, made, source=source, **{"partition_size": 2} | settings)
 
 
+@pytest.mark.slow
 def test_a_cluster_writes_the_same_bytes_as_one_process(client, tmp_path):
     write_files(tmp_path / "x")
     source = write_parquet(tmp_path / "t.parquet", [f"x/{i:04d}.png" for i in range(N)], "path")
@@ -77,6 +78,7 @@ def limit_files(n_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes if n_bytes else most, most))
 
 
+@pytest.mark.slow
 def test_what_a_worker_with_a_full_disk_cannot_write_another_one_writes(client, tmp_path):
     full = sorted(client.nthreads())[0]
     client.run(limit_files, 500, workers=[full])

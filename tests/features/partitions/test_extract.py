@@ -456,6 +456,7 @@ def test_features_that_are_not_finite_are_failures(tmp_path):
     assert table["row"].to_pylist() == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_leaves_whole_partitions(source, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -556,6 +557,7 @@ def test_the_first_sample_may_be_unreadable(tmp_path):
 # -- executors -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_threads_and_processes_write_the_same_bytes(source, tmp_path):
     run(tmp_path / "one", source, keep="label")
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
@@ -627,6 +629,7 @@ def sent_for(tmp_path, extractor, source) -> tuple:
     return executor.sent[:2]
 
 
+@pytest.mark.slow
 def test_workers_are_sent_a_name_and_a_fingerprint(tmp_path):
     """4096 rows of a table, and a network of 17 MB, take a few kilobytes."""
     names = [f"{i:06d}-{'x' * 80}.png" for i in range(5000)]

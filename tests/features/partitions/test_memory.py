@@ -110,6 +110,7 @@ def test_half_precision_is_not_enough(paths, tmp_path, counted):
     assert sum(counted) == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [30, -150])
 def test_damaged_partitions_count_as_missing(at, paths, tmp_path, counted):
     extract_to(tmp_path / "f", extractor(), source=paths, partition_size=4)
