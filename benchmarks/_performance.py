@@ -41,7 +41,14 @@ ORDER = (
     "cluster_speed",
 )
 # Named at the end of the page, with their records and no table.
-OTHERS = ("million", "store_check", "cluster_kills", "cluster_memory", "cluster_search")
+OTHERS = (
+    "million",
+    "store_check",
+    "cluster_kills",
+    "cluster_memory",
+    "cluster_scaling",
+    "cluster_search",
+)
 # These cases are in the records only: they repeat others, or few ask for them.
 UNTABLED = ("*, against *", "get in processes*", "*, processor time*")
 # The cases in the picture of a benchmark, which makes one point; without an entry, all.
@@ -203,7 +210,7 @@ _HEAD = """# Performance
 Speeds of sktransfer. The records in `docs/performance` have a line of JSON for each case with the
 machine and the values of all rounds; this page and its pictures show most of them. `python -m
 benchmarks` lists the benchmarks, `python -m benchmarks NAME --record` replaces the lines of one,
-and `python -m benchmarks --all --quick --record` runs all of this page in about ten minutes.
+and `python -m benchmarks --all --quick --record` runs all of this page in about half an hour.
 
 The contestants of a case give equal results, which is asserted first, and run in turns. The tables
 have medians over the rounds. A *ratio* compares a contestant with the baseline of the case, round

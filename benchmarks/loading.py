@@ -98,7 +98,8 @@ def overlap(name: str, paths: list[str], args) -> list[Case]:
 
 def through_wait(paths: list[str], output: Output, n_jobs) -> None:
     stages = {output.layer: torch.nn.Identity()}
-    runner = Waiting(stages, (output.layer,), device=torch.device("cpu"))
+    read = {0: (output.layer, output.pooling)}
+    runner = Waiting(stages, read, device=torch.device("cpu"))
     runner.batch_size = lambda sample: BATCH  # type: ignore[method-assign]
     runner._bytes = {(3, 224, 224): 1}
     compute_outputs(paths, [output], runner=runner, n_jobs=n_jobs)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -147,3 +148,15 @@ def test_the_command_lists_the_benchmarks_with_a_line_each():
     names = [path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")]
     assert all(f" {name} " in listed for name in names)
     assert "* imports " in listed
+
+
+@pytest.mark.slow
+def test_loaders_are_compared_in_threads_and_processes(monkeypatch, photos, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    loading = importlib.import_module("loading")
+    monkeypatch.setattr(loading, "LOADERS", (1,))
+    paths = [str(tmp_path / f"{i}.jpg") for i in range(2)]
+    for path, photo in zip(paths, photos, strict=True):
+        Image.fromarray(photo).save(path)
+    case = loading.scaling("JPEG files", paths, rounds=1)
+    assert set(case.values) == {"calling thread", "threads: 1", "processes: 1"}
