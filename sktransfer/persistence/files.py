@@ -19,15 +19,12 @@ import functools
 import hashlib
 import io
 import os
-import pickle
 import re
 import stat
 import tempfile
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -68,7 +65,7 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
     Raises
     ------
     TypeError
-        If the estimator holds an object that cannot be written, such as a lock.
+        If the estimator holds an object that cannot be written, such as a lock, or a lambda.
     ValueError
         If ``self_contained`` is not possible for a network, or the estimator holds more values
         than :func:`load` takes. An earlier file stays as it is.
@@ -103,10 +100,11 @@ def save(estimator: Any, path: str | os.PathLike[str], *, self_contained: bool =
     """
     writer = Writer(write_network, self_contained=self_contained)
     try:
-        table = {"estimator": writer.write(estimator), "objects": writer.objects}
+        value = writer.write(estimator, type(estimator).__name__)
+        table = {"estimator": value, "objects": writer.objects}
         parts = {_TABLE: write_json(table, _TABLE, **LARGEST_VALUES).encode()}
         if writer.scikit:
-            parts[_SCIKIT] = _dump(writer.scikit, estimator)
+            parts[_SCIKIT] = _dump(writer.scikit)
         parts[_ARRAYS] = safetensors.numpy.save(writer.arrays)
         for name, tensors in writer.tensors.items():
             parts[name + _SUFFIX] = safetensors.torch.save(tensors)
@@ -426,11 +424,9 @@ def _skops() -> Any:
     return skops.io
 
 
-def _dump(objects: list[Any], estimator: Any) -> bytes:
-    """Write objects of an estimator with all that they refer to."""
+def _dump(objects: list[Any]) -> bytes:
+    """Write objects with all that they refer to."""
     skops = _skops()
-    for item in objects:
-        _refuse_unwritable(item, estimator)
     try:
         part = skops.dumps(objects)
     except RecursionError:
@@ -439,71 +435,6 @@ def _dump(objects: list[Any], estimator: Any) -> bytes:
         raise TypeError(f"skops cannot write it ({type(error).__name__}: {error})") from error
     _check(part)
     return part
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, content: bytes) -> int:
-        return len(content)
-
-
-def _refuse_unwritable(item: Any, estimator: Any) -> None:
-    """Refuse what no file can hold, such as a lock, of which skops would write the type alone.
-
-    It is what pickle refuses. The innermost such part is named by its place in the estimator.
-    """
-    error, seen = _pickle_error(item), {id(item)}
-    inner: Any = item
-    while inner is not None:
-        item, inner = inner, None
-        for _, part in _parts(item, ""):
-            if id(part) not in seen and (why := _pickle_error(part)):
-                error, inner = why, part
-                seen.add(id(part))
-                break
-    if error:
-        place = _place_of(item, estimator)
-        raise TypeError(f"The estimator cannot be saved: a file cannot hold {place} ({error})")
-
-
-def _pickle_error(item: Any) -> str:
-    """Return why pickle refuses an object; "" if it does not."""
-    try:
-        # The content of arrays is not copied.
-        pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda buffer: None).dump(item)
-    except RecursionError:
-        raise
-    except Exception as error:  # objects may raise anything when they are asked for their state
-        return f"{type(error).__name__}: {error!s:.200}"
-    return ""
-
-
-def _parts(item: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Return the parts of an object, each with its place, from that of the object."""
-    if isinstance(item, type | ModuleType | FunctionType):  # its place says enough
-        return
-    named: Iterable[tuple[Any, Any]] = getattr(item, "__dict__", {}).items()
-    if isinstance(item, dict):
-        yield from ((f"a key of {place}", key) for key in item)
-        named = item.items()
-    elif isinstance(item, list | tuple | set | frozenset):
-        named = enumerate(item)
-    for name, part in named:
-        yield f"{place}.{name}", part
-
-
-def _place_of(part: Any, estimator: Any) -> str:
-    """Return the place of an object in an estimator: attributes, keys and positions."""
-    places, seen = deque([(type(estimator).__name__, estimator)]), set()
-    while places:
-        place, item = places.popleft()
-        if item is part:
-            return place
-        if id(item) not in seen:
-            seen.add(id(item))
-            places.extend(_parts(item, place))
-    return type(part).__name__  # it was made for the file
 
 
 def _load(part: bytes, trusted: Sequence[str | type[Any]] | None) -> list[Any]:

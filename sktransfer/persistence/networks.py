@@ -64,7 +64,8 @@ def write_network(writer: Writer, network: Backbone | nn.Module) -> dict[str, An
 
 def _record(writer: Writer, network: Any) -> dict[str, Any]:
     if not isinstance(network, Backbone):
-        given = writer.name_of(_shapes(network), type(network).__name__.lower())
+        name = type(network).__name__.lower()
+        given = writer.name_of(_shapes(network), name, f"network {name!r}")
         return {
             "how": "module",
             "given": given,
@@ -193,7 +194,7 @@ def _preprocessing(writer: Writer, preprocess: Any) -> Any:
     """Return a preprocessing, the name of a function, or that it comes with the network."""
     if isinstance(preprocess, TransformPreprocessing) and is_of_user(preprocess.transform):
         transform: Any = preprocess.transform
-        return {"given": writer.name_of(transform, transform.__name__)}
+        return {"given": writer.name_of(transform, transform.__name__, "the preprocessing")}
     is_own = preprocess is None or type(preprocess) in OWN.values()
     return preprocess if is_own else _OF_NETWORK
 
@@ -231,10 +232,11 @@ def _given(writer: Writer, network: Backbone) -> dict[str, Any]:
     """Return by which name a network must be given, and what it computes."""
     factory = writer.factories.get(id(network))
     if factory is not None:
-        given = writer.name_of(factory, factory.__name__)
+        given = writer.name_of(factory, factory.__name__, "backbone")
     else:
         name = network.name if network.loaded_by is None else network.loaded_by[0]
-        given = writer.name_of(_shapes((network.native or network).module), name)
+        shapes = _shapes((network.native or network).module)
+        given = writer.name_of(shapes, name, f"backbone {name!r}")
     needs_backbone = network.stages is not None
     return {"given": given, "needs_backbone": needs_backbone, "behavior": network.behavior}
 
@@ -402,7 +404,7 @@ def _vectors(writer: Writer, network: Backbone) -> dict[str, Any]:
     return {
         "name": network.name,
         "digest": vectors.content_digest,
-        "tokenizer": None if name is None else writer.name_of(tokenizer, name),
+        "tokenizer": None if name is None else writer.name_of(tokenizer, name, "the tokenizer"),
         "source": vectors.source if by_path else None,
         "table": None if by_path else _table(vectors),
     }

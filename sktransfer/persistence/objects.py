@@ -16,8 +16,9 @@ list, in which ``{"#": n}`` stands for each object of the table that they hold.
 from __future__ import annotations
 
 import inspect
+import pickle
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ OWN: dict[str, Any] = {
 _LARGEST = 2**22  # values that an object may have
 _REF = "#"  # the only key of a dictionary that stands for an object of the table
 _PLAIN = (str, int, float, bool, type(None))
+_OF_OBJECT = ("state", "items", "value")  # of a record, whose parts are those of the object
 _MANY = 8  # values from which a collection is shorter in the table than in skops
 
 
@@ -154,38 +156,55 @@ class Writer:
         self.named: dict[str, Any] = {}
         # By id, with what was written, whose id would be used again otherwise:
         self._numbers: dict[int, tuple[int, Any]] = {}
-        self._for_skops: dict[int, tuple[Any, Any]] = {}
+        self._written: dict[int, tuple[Any, Any]] = {}
 
-    def write(self, item: Any) -> Any:
+    def write(self, item: Any, place: str) -> Any:
         """Return the value of an object in JSON, after adding it to the table if it is not plain.
 
         Parameters
         ----------
         item : object
+        place : str
+            Of the object in the estimator, for messages: attributes, keys and positions.
 
         Returns
         -------
         value
+
+        Raises
+        ------
+        TypeError
+            If no file can hold a part of the object.
         """
         if type(item) in _PLAIN:
             return item
         if type(item) is list:
-            return [self.write(inner) for inner in item]
+            return [
+                inner if type(inner) in _PLAIN else self.write(inner, f"{place}.{i}")
+                for i, inner in enumerate(item)
+            ]
         if type(item) is dict and _has_plain_keys(item):
-            return {key: self.write(inner) for key, inner in item.items()}
-        return self._reference(item)
+            return {key: self.write(inner, f"{place}.{key}") for key, inner in item.items()}
+        return self._reference(item, place)
 
-    def _reference(self, item: Any) -> dict[str, int]:
+    def _reference(self, item: Any, place: str) -> dict[str, int]:
         """Add an object to the table, once, and return what stands for it."""
         if id(item) not in self._numbers:
-            kind, record = self._record(item)
-            self.objects.append(
-                {"kind": kind} | {key: self.write(inner) for key, inner in record.items()}
-            )
+            kind, record = self._record(item, place)
+            values: dict[str, Any] = {
+                key: self.write(inner, place if key in _OF_OBJECT else f"{place}.{key}")
+                for key, inner in record.items()
+            }
+            if kind in ("dict", "Bunch"):
+                values["items"] = [
+                    [self.write(key, f"a key of {place}"), self.write(inner, f"{place}.{key}")]
+                    for key, inner in item.items()
+                ]
+            self.objects.append({"kind": kind} | values)
             self._numbers[id(item)] = len(self.objects) - 1, item
         return {_REF: self._numbers[id(item)][0]}
 
-    def _record(self, item: Any) -> tuple[str, dict[str, Any]]:
+    def _record(self, item: Any, place: str) -> tuple[str, dict[str, Any]]:
         """Return the kind of an object, and what is written of it."""
         cls: Any = type(item)
         if cls in OWN.values():
@@ -203,7 +222,7 @@ class Writer:
             return "network", self.write_network(self, item)
         code: Any = item if isinstance(item, types.FunctionType | type) else None
         if is_of_user(code):
-            return "named", {"name": self.name_of(code, code.__name__)}
+            return "named", {"name": self.name_of(code, code.__name__, place)}
         if code is not None and code is _torch_code(code.__name__):
             return "class of torch", {"name": code.__name__}
         if isinstance(item, torch.Tensor):
@@ -220,7 +239,7 @@ class Writer:
         if cls in (tuple, set):
             return cls.__name__, {"items": list(item)}
         if cls is Bunch or (cls is dict and not _has_plain_keys(item)):
-            return cls.__name__, {"items": [[key, value] for key, value in item.items()]}
+            return cls.__name__, {}  # its pairs follow
         if cls in (list, dict):
             return "values", {"value": item}
         if isinstance(item, np.generic) and item.dtype.type in _SCALARS.values():
@@ -228,7 +247,9 @@ class Writer:
         array = self._array(item) if isinstance(item, np.ndarray) else None
         if array is not None:
             return array
-        self.scikit.append(self.for_skops(item))
+        written = self._for_skops(item, place)
+        _refuse_unwritable(written, place)
+        self.scikit.append(written)
         return "scikit-learn", {"place": len(self.scikit) - 1}
 
     def _state(self, item: Any) -> dict[str, Any]:
@@ -261,44 +282,36 @@ class Writer:
         about = {"order": order, "type": item.dtype.name, "shape": list(kept.shape)}
         return "numbers", {"name": name, **about}
 
-    def for_skops(self, item: Any) -> Any:
+    def _for_skops(self, item: Any, place: str) -> Any:
         """Return an object in which references stand for what skops cannot write.
 
-        Parameters
-        ----------
-        item : object
-            Not changed.
-
-        Returns
-        -------
-        object
-            The same one if it holds nothing of that sort.
+        It is the same one if it holds nothing of that sort, and is not changed.
         """
         if item is None or isinstance(item, str | int | float):
             return item
-        if id(item) not in self._for_skops:
-            self._for_skops[id(item)] = self._without_own(item), item
-        return self._for_skops[id(item)][0]
+        if id(item) not in self._written:
+            self._written[id(item)] = self._without_own(item, place), item
+        return self._written[id(item)][0]
 
-    def _without_own(self, item: Any) -> Any:
+    def _without_own(self, item: Any, place: str) -> Any:
         if _is_of_table(item):
-            return self._reference(item)
+            return self._reference(item, place)
         if type(item) in (list, dict) and len(item) >= _MANY and _is_plain(item):
-            return self._reference(item)
+            return self._reference(item, place)
         if type(item) in (list, tuple):
-            inner = type(item)(map(self.for_skops, item))
+            inner = type(item)(self._for_skops(x, f"{place}.{i}") for i, x in enumerate(item))
             return item if all(map(_is, inner, item)) else inner
         if type(item) is dict:
             if not _has_plain_keys(item):
-                return self._reference(item)
-            written = {key: self.for_skops(value) for key, value in item.items()}
+                return self._reference(item, place)
+            written = {key: self._for_skops(x, f"{place}.{key}") for key, x in item.items()}
             return item if all(map(_is, written.values(), item.values())) else written
         if isinstance(item, np.ndarray) and item.dtype == object:
             values = np.ma.getdata(item).ravel().tolist()
-            is_of_skops = all(map(_is, map(self.for_skops, values), values))
-            return item if is_of_skops else self._reference(item)
+            parts = (self._for_skops(x, f"{place}.{i}") for i, x in enumerate(values))
+            return item if all(map(_is, parts, values)) else self._reference(item, place)
         if isinstance(item, BaseEstimator) or _is_of_scikit(item):
-            state = {key: self.for_skops(value) for key, value in vars(item).items()}
+            state = {key: self._for_skops(x, f"{place}.{key}") for key, x in vars(item).items()}
             if all(map(_is, state.values(), vars(item).values())):
                 return item
             copy = object.__new__(type(item))
@@ -306,7 +319,7 @@ class Writer:
             return copy
         return item
 
-    def name_of(self, item: Any, name: str) -> str:
+    def name_of(self, item: Any, name: str, place: str) -> str:
         """Return the name under which something must be given to ``load``.
 
         Parameters
@@ -314,13 +327,25 @@ class Writer:
         item : object
             Equal to another one if the same can be given for both.
         name : str
+        place : str
+            Of the object, for the message.
 
         Returns
         -------
         str
             With a number if the name is in use.
+
+        Raises
+        ------
+        TypeError
+            If it is a lambda, which has no name.
         """
-        name, n = name.strip("<>"), 1
+        if name == "<lambda>":
+            raise TypeError(
+                f"The estimator cannot be saved: a file cannot hold {place}, a lambda, and load "
+                "could not be given it by a name. Write it as a function, with def."
+            )
+        n = 1
         while self.named.setdefault(name if n == 1 else f"{name}-{n}", item) != item:
             n += 1
         return name if n == 1 else f"{name}-{n}"
@@ -523,6 +548,55 @@ class Reader:
 
 def _is(inner: Any, other: Any) -> bool:
     return inner is other
+
+
+def _refuse_unwritable(item: Any, place: str) -> None:
+    """Refuse what no file can hold, such as a lock, of which skops would write the type alone.
+
+    It is what pickle refuses. The innermost such part is named by its place in the estimator.
+    """
+    error, seen = _pickle_error(item), {id(item)}
+    while error:
+        for inner, part in _parts(item, place):
+            if id(part) not in seen and (why := _pickle_error(part)):
+                item, place, error = part, inner, why
+                seen.add(id(part))
+                break
+        else:
+            raise TypeError(f"The estimator cannot be saved: a file cannot hold {place} ({error})")
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, content: bytes) -> int:
+        return len(content)
+
+
+def _pickle_error(item: Any) -> str:
+    """Return why pickle refuses an object; "" if it does not."""
+    try:
+        # The content of arrays is not copied.
+        pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda buffer: None).dump(item)
+    except RecursionError:
+        raise
+    except Exception as error:  # objects may raise anything when they are asked for their state
+        return f"{type(error).__name__}: {error!s:.200}"
+    return ""
+
+
+def _parts(item: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Return the parts of an object, each with its place, from that of the object."""
+    if isinstance(item, type | types.ModuleType | types.FunctionType):  # its place says enough
+        return
+    named: Iterable[tuple[Any, Any]] = getattr(item, "__dict__", {}).items()
+    if isinstance(item, dict):
+        yield from ((f"a key of {place}", key) for key in item)
+        named = item.items()
+    elif isinstance(item, list | tuple | set | frozenset):
+        named = enumerate(item)
+    for name, part in named:
+        yield f"{place}.{name}", part
 
 
 def _has_plain_keys(item: dict[Any, Any]) -> bool:

@@ -476,6 +476,28 @@ def test_a_key_that_no_file_can_hold_is_refused_by_the_place_of_its_dictionary(k
     assert not list(tmp_path.iterdir())
 
 
+def flipped(images):
+    return [image[::-1] for image in images]
+
+
+def test_a_lambda_is_refused_by_its_place_and_a_function_is_given_by_its_name(tmp_path):
+    path = tmp_path / "model.skt"
+    step = FunctionTransformer(lambda images: images)
+    for model, place in (
+        (make_pipeline(step, features()), "Pipeline.steps.0.1.func"),
+        (FunctionTransformer(kw_args={"a": [step]}), "FunctionTransformer.kw_args.a.0"),
+        (features(pooling=lambda x: x.mean((2, 3))), "PretrainedFeatureExtractor.pooling"),
+        (PretrainedFeatureExtractor(lambda: TinyNet()), "PretrainedFeatureExtractor.backbone"),
+    ):
+        with pytest.raises(TypeError, match=rf"hold {place}[a-z.]*, a lambda, .* with def\."):
+            save(model, path)
+    assert not list(tmp_path.iterdir())
+    model = make_pipeline(FunctionTransformer(flipped), features()).fit(IMAGES)
+    save(model, path)
+    again = load(path, modules=TINY | {"flipped": flipped})
+    np.testing.assert_array_equal(again.transform(IMAGES), model.transform(IMAGES))
+
+
 def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "model.skt"
     save(fitted("head"), path)
