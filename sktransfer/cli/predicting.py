@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..features import NetworkStep, PretrainedClassifier, find_network
+from ..features import NetworkStep, find_network, takes_most_probable
 from ..finetuning import FineTunedClassifier
-from ..selection import TransferClassifier
 
 __all__ = ["Prediction", "as_X", "find_predictor", "predict_samples"]
 
@@ -97,7 +96,7 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
     names = np.asarray(classes)
     if isinstance(model, FineTunedClassifier) and model.target_.labels is None:
         values = (probabilities > 0.5).astype(int).tolist()  # label sets
-    elif _takes_the_most_probable(model):
+    elif takes_most_probable(model):
         values = names[np.argmax(probabilities, axis=1)].tolist()
     else:
         values = np.asarray(model.predict(X)).tolist()
@@ -127,10 +126,3 @@ def as_X(network: NetworkStep, samples: list[Any]) -> Any:
     from pandas import DataFrame
 
     return DataFrame(samples)
-
-
-def _takes_the_most_probable(model: Any) -> bool:
-    """Tell whether ``predict`` of an estimator of ours is the most probable class."""
-    if isinstance(model, TransferClassifier):
-        return model.estimator is None
-    return isinstance(model, FineTunedClassifier | PretrainedClassifier)

@@ -27,7 +27,14 @@ from .output import (
     side_of,
     store_key,
 )
-from .pipelines import NetworkStep, check_refit, find_network, fitted_network
+from .pipelines import (
+    NetworkStep,
+    check_refit,
+    find_network,
+    fitted_network,
+    is_frozen,
+    takes_most_probable,
+)
 from .pretrained import (
     ClassProbabilities,
     PretrainedClassifier,
@@ -69,6 +76,7 @@ __all__ = [
     "fitted_network",
     "fitted_without_samples",
     "has_ranks",
+    "is_frozen",
     "layer_of_tokens",
     "layers_of",
     "learns_from_samples",
@@ -80,5 +88,6 @@ __all__ = [
     "resolve_class_map",
     "side_of",
     "store_key",
+    "takes_most_probable",
     "takes_weights",
 ]

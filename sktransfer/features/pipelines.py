@@ -10,9 +10,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..backbones import modality_of
 from ..data import ROWS, Modality
-from .base import checked_samples, shallow_copy
+from .base import BackboneEstimator, checked_samples, shallow_copy
 
-__all__ = ["NetworkStep", "check_refit", "find_network", "fitted_network"]
+__all__ = [
+    "NetworkStep",
+    "check_refit",
+    "find_network",
+    "fitted_network",
+    "is_frozen",
+    "takes_most_probable",
+]
 
 
 def find_network(estimator: Any) -> NetworkStep:
@@ -81,6 +88,40 @@ def fitted_network(estimator: Any) -> NetworkStep:
     check_is_fitted(estimator)
     check_is_fitted(network.step)  # a pipeline asks its last step alone
     return network
+
+
+def is_frozen(estimator: Any) -> bool:
+    """Tell whether a fit leaves what predicts as it is, because of a FrozenEstimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Or a pipeline that ends in one, or a search or threshold around one.
+
+    Returns
+    -------
+    bool
+    """
+    while estimator is not None and not isinstance(estimator, FrozenEstimator):
+        steps = getattr(estimator, "steps", None)
+        estimator = steps[-1][1] if steps else getattr(estimator, "estimator", None)
+    return estimator is not None
+
+
+def takes_most_probable(model: Any) -> bool:
+    """Tell whether what ``predict`` of a classifier returns is known from its probabilities.
+
+    Parameters
+    ----------
+    model : classifier
+        For one label for each sample.
+
+    Returns
+    -------
+    bool
+        True for estimators of sktransfer, unless a classifier of the user's predicts.
+    """
+    return isinstance(model, BackboneEstimator) and getattr(model, "estimator", None) is None
 
 
 def check_refit(estimator: Any) -> None:

@@ -28,7 +28,7 @@ from ..data import (
     check_numbers,
     check_target,
 )
-from ..features import find_network
+from ..features import find_network, takes_most_probable
 from ..transferability import check_folds
 from .displays import most_confused
 from .label_issues import LabelIssues, find_label_issues, label_probabilities
@@ -279,15 +279,17 @@ class LabelReport(TargetReport):
         return splitter.split(np.empty((len(strata), 0)), strata, groups)
 
     def predict(self, model: Any, X: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return labels and probabilities of all classes."""
+        """Return what the model predicts, and probabilities of all classes."""
         if not hasattr(model, "predict_proba"):
             return model.predict(X), None
-        own = model.predict_proba(X)
+        network = find_network(model)
+        behind, features = network.behind(network.samples(X))  # the network runs once
+        own = behind.predict_proba(features)
         table = np.zeros((len(own), len(self.classes)))
         table[:, np.searchsorted(self.classes, model.classes_)] = own
-        if find_network(model).around is not None:  # a threshold decides
-            return model.predict(X), table
-        return self.classes[table.argmax(1)], table
+        if takes_most_probable(behind):
+            return self.classes[table.argmax(1)], table
+        return behind.predict(features), table
 
     def errors(self, predictions: Predictions) -> np.ndarray:
         """Return the positions of wrong predictions, the most certain first."""
@@ -336,10 +338,11 @@ class LabelReport(TargetReport):
 
     def bins(self, predictions: Predictions) -> list[CalibrationBin]:
         """Return how often predictions of some probability are right."""
-        table = predictions.probabilities
+        table, predicted = predictions.probabilities, predictions.predicted
         if table is None:
             return []
-        return calibration_bins(table.max(1), self.classes[table.argmax(1)] == self.y)
+        own = table[np.arange(len(table)), np.searchsorted(self.classes, predicted)]
+        return calibration_bins(own, predicted == self.y)
 
     def issues(self, predictions: Predictions) -> LabelIssues | None:
         """Return labels that are probably wrong; None without probabilities."""

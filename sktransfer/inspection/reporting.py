@@ -21,7 +21,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import safe_indexing
 from ..data import Modality, TableSamples, check_columns, column_names, package_versions, take
-from ..features import NetworkStep, PretrainedFeatureExtractor, check_refit, find_network
+from ..features import (
+    NetworkStep,
+    PretrainedFeatureExtractor,
+    check_refit,
+    find_network,
+    is_frozen,
+)
 from ..selection import BlendEstimator, column_networks, columns_read
 from .displays import previews_of
 from .duplicates import NearDuplicates, near_duplicates_of
@@ -98,7 +104,8 @@ def report(
         Without the libraries of the extra ``inspect``.
     ValueError
         If ``cv`` is None and the estimator is not fitted or was fitted to other columns of y, if
-        it is a search with ``refit=False``, or if too few samples are readable.
+        ``cv`` is a number and a FrozenEstimator predicts, if it is a search with ``refit=False``,
+        or if too few samples are readable.
 
     Examples
     --------
@@ -116,6 +123,11 @@ def report(
     (40, True)
     """
     check_refit(estimator)
+    if cv is not None and is_frozen(estimator):
+        raise ValueError(
+            f"cv={cv} fits clones of the estimator, and a FrozenEstimator stays as it was fitted, "
+            "perhaps to these samples: give cv=None, and samples that it has not seen."
+        )
     target = report_of_target(estimator, y)
     is_fitted = _is_fitted(estimator)
     if cv is None and not is_fitted:

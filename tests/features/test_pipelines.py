@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import PretrainedClassifier, PretrainedFeatureExtractor, load_word_vectors
-from sktransfer.features import find_network
+from sktransfer.features import find_network, is_frozen
 from tests.support import images, tiny_backbone
 
 
@@ -56,6 +56,20 @@ def test_a_threshold_around_the_steps_is_kept():
     assert found.on_samples().predict(X).tolist() == ["a"] * 8
     with pytest.raises(TypeError, match="has no backbone"):
         find_network(BaggingClassifier(LogisticRegression()).fit([[0], [1]], [0, 1]))
+
+
+def test_a_frozen_estimator_that_predicts_is_found_inside_others():
+    frozen = FrozenEstimator(PretrainedClassifier())
+    for model in (
+        frozen,
+        make_pipeline(FunctionTransformer(), frozen),
+        FixedThresholdClassifier(frozen),
+        GridSearchCV(make_pipeline(frozen), {}),
+    ):
+        assert is_frozen(model)
+    features = FrozenEstimator(PretrainedFeatureExtractor())
+    for model in (PretrainedClassifier(), make_pipeline(features, LogisticRegression())):
+        assert not is_frozen(model)
 
 
 def test_an_estimator_without_a_network_is_refused():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
@@ -311,6 +312,36 @@ def test_a_search_that_keeps_no_model_is_refused(colours, tmp_path):
             report(model, X, y, tmp_path / "page.html", cv=cv)
     with pytest.raises(ValueError, match="set refit=True"):
         saliency(search, X[:1])
+
+
+def test_a_frozen_estimator_is_judged_as_it_is_alone(colours, tmp_path):
+    X, y = colours
+    frozen = FrozenEstimator(pipeline().fit(X, y))
+    for model in (frozen, FixedThresholdClassifier(frozen, threshold=0.5)):
+        with pytest.raises(ValueError, match=r"cv=2 fits .* FrozenEstimator .* give cv=None"):
+            report(model, X, y, tmp_path / "page.html", cv=2)
+    made = report(frozen, X, y, tmp_path / "page.html", cv=None, n_shown=1)
+    assert made.scores[0].value == frozen.score(X, y)
+    features = FrozenEstimator(PretrainedFeatureExtractor(tiny_backbone()).fit(X))
+    model = make_pipeline(features, LogisticRegression())
+    assert report(model, X, y, tmp_path / "page.html", cv=2, n_shown=1).n_folds == 2
+
+
+class Cautious(LogisticRegression):
+    """A classifier that never predicts its second class, as probable as it may be."""
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
+
+
+@pytest.mark.parametrize("cv", [None, 2])
+def test_what_predict_returns_is_judged_and_not_the_most_probable_class(cv, colours, tmp_path):
+    X, y = colours
+    model = make_pipeline(PretrainedFeatureExtractor(tiny_backbone()), Cautious()).fit(X, y)
+    made = report(model, X, y, tmp_path / "page.html", cv=cv, n_shown=1)
+    assert made.scores[0].value == model.score(X, y) == 0.5
+    assert sum(each.count * each.accuracy for each in made.calibration) == pytest.approx(12)
+    assert {case.predicted for case in made.worst} == {"dark"}
 
 
 @pytest.mark.slow
