@@ -207,9 +207,14 @@ class Target:
         else:
             given = _without_positions(given)
         if given and known and given != known:
+            shown, hint = reprlib.repr(known), ""
+            if set(given) == set(known):
+                hint = f": {name} = {name}[{shown}]"
+            if given == positions:  # of an array that became a data frame, perhaps
+                hint += f", or {name}.to_numpy() if its columns are those of fit, without names"
             raise ValueError(
-                f"{name} has the columns {reprlib.repr(given)}, and in fit they were "
-                f"{reprlib.repr(known)}: give these, in this order."
+                f"{name} has the columns {reprlib.repr(given)}, and in fit they were {shown}: give "
+                f"these, in this order{hint}."
             )
 
     def encode(self, y: np.ndarray) -> np.ndarray:

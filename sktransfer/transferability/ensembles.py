@@ -54,7 +54,7 @@ def temperature(
     Raises
     ------
     ValueError
-        If lengths differ, or values of ``y`` are no columns.
+        If lengths differ, values of ``y`` are no columns, or logits are NaN or plus infinity.
 
     Notes
     -----
@@ -75,6 +75,12 @@ def temperature(
     logits = np.asarray(logits, np.float64)
     codes = _check_codes(y, *logits.shape)
     weight = check_weights(sample_weight, len(codes))
+    wrong = np.flatnonzero((np.isnan(logits) | np.isposinf(logits)).any(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"Logits are NaN or infinite for {len(wrong)} of {len(logits)} samples, the first of "
+            f"them sample {wrong[0]}: leave these out."
+        )
 
     def loss(log_t: float) -> float:
         return log_loss(logits / math.exp(log_t), codes, label_smoothing, weight)

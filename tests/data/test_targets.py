@@ -1,4 +1,5 @@
 import contextlib
+import re
 
 import numpy as np
 import pandas as pd
@@ -148,6 +149,8 @@ def test_columns_that_are_numbers_keep_them_as_names():
     assert target.classes.tolist() == target.columns == [2020, 2010]
     with pytest.raises(ValueError, match=r"y has the columns \[2010, 2020\], and in fit they were"):
         target.check_names(column_names(table[[2010, 2020]]), "y")
+    with pytest.raises(ValueError, match=r"were \[2020, 2010\]: give these, in this order\.$"):
+        target.check_names(["ant", "bee"], "y")
     for unnamed in (table.to_numpy(), pd.DataFrame(table.to_numpy())):
         other, _ = class_target(unnamed, 3)
         assert other.classes.tolist() == [0, 1] and other.columns == []
@@ -169,8 +172,13 @@ def test_columns_zero_and_one_in_another_order_are_noticed(names):
     for one in (target, numbers, *opened):
         one.check_names(column_names(table), "y")
         one.check_names(column_names(table.to_numpy()), "y")
-        with pytest.raises(ValueError, match=r"y has the columns .* give these, in this order"):
+        line = f"in fit they were {names}: give these, in this order: y = y[{names}]"
+        with pytest.raises(ValueError, match=re.escape(line)) as error:
             one.check_names(column_names(table[names[::-1]]), "y")
+        # Columns 0 and 1, in this order, are perhaps those of an array.
+        is_default = names == [1, 0]
+        assert str(error.value).endswith("without names.") == is_default
+        assert ("or y.to_numpy() if its columns are those of fit" in str(error.value)) == is_default
     for default in (target, of_array, numbers) if names == [0, 1] else ():
         default.check_names(column_names(pd.DataFrame(table.to_numpy())), "y")
         default.check_names(["a", "b"], "y")
