@@ -31,6 +31,7 @@ __all__ = ["Conversions", "ExportedEngine", "Run", "export", "quiet"]
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 _EXPORTING = threading.RLock()  # torch.export is not made for several threads
+_REPLACING = threading.Lock()  # the standard error stream
 _LENGTH = 16  # tokens in the example texts; any number but 0 and 1, which are special to export
 _NO_LIMIT = 2**31  # tokens
 _KEPT = 16  # conversions in one folder; each is about as large as the weights
@@ -372,23 +373,27 @@ def _checksum(key: str, files: dict[str, bytes]) -> bytes:
 def quiet() -> Iterator[None]:
     """Drop what this thread writes to the standard error stream and logs through torch.
 
-    Other threads are not affected. With the environment variable ``TORCH_LOGS``, which asks torch
-    to log, nothing is dropped.
+    Other threads are not affected, and may be quiet meanwhile. With the environment variable
+    ``TORCH_LOGS``, which asks torch to log, nothing is dropped.
     """
     if "TORCH_LOGS" in os.environ or sys.stderr is None:
         yield
         return
     own = threading.get_ident()
-    before, sys.stderr = sys.stderr, _OfOtherThreads(sys.stderr, own)
+    with _REPLACING:
+        stream = sys.stderr = _OfOtherThreads(sys.stderr, own)
     handlers, of_others = _handlers_of_torch(), _LogOfOtherThreads(own)
     for handler in handlers:
         handler.addFilter(of_others)
     try:
         yield
     finally:
-        sys.stderr = before
         for handler in handlers:
             handler.removeFilter(of_others)
+        stream.thread = None
+        with _REPLACING:  # the last of several threads that are quiet restores the stream
+            while isinstance(sys.stderr, _OfOtherThreads) and sys.stderr.thread is None:
+                sys.stderr = sys.stderr.stream
 
 
 def _handlers_of_torch() -> list[logging.Handler]:
@@ -399,17 +404,18 @@ def _handlers_of_torch() -> list[logging.Handler]:
 
 
 class _OfOtherThreads:
-    """A stream without what one thread writes."""
+    """A stream without what one thread writes; ``thread`` is None when that is over."""
 
     def __init__(self, stream: Any, thread: int):
-        self._stream, self._thread = stream, thread
+        self.stream = stream
+        self.thread: int | None = thread
 
     def write(self, text: str) -> int:
-        is_own = threading.get_ident() == self._thread
-        return len(text) if is_own else self._stream.write(text)
+        is_own = threading.get_ident() == self.thread
+        return len(text) if is_own else self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 class _LogOfOtherThreads(logging.Filter):

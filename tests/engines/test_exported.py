@@ -473,6 +473,26 @@ def test_other_threads_write_and_log(capsys, monkeypatch):
     assert not handler.filters
 
 
+def test_threads_that_are_quiet_at_once_print_nothing_and_restore_the_stream(capsys, monkeypatch):
+    monkeypatch.delenv("TORCH_LOGS", raising=False)
+    stream, has_entered, may_leave = sys.stderr, threading.Event(), threading.Event()
+
+    def speak():
+        with quiet():
+            has_entered.set()
+            may_leave.wait(10)
+            print("printed", file=sys.stderr)
+
+    thread = threading.Thread(target=speak)
+    with quiet():
+        thread.start()
+        has_entered.wait(10)
+    may_leave.set()
+    thread.join()
+    assert sys.stderr is stream
+    assert capsys.readouterr().err == ""
+
+
 def test_an_error_restores_the_stream_and_logs_that_are_asked_for_are_kept(monkeypatch, capsys):
     stream = sys.stderr
     with pytest.raises(KeyError), quiet():
