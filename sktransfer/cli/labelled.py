@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "advise",
     "evaluate",
+    "naming_the_option",
     "rank",
     "read_source",
     "refuse_together",
@@ -34,6 +35,8 @@ __all__ = [
 _HELD_OUT = 0.2  # of the samples, where the source has no test samples of its own
 _FOLDS = 5
 _FEWEST = 10  # samples from which some are held out
+# How on_error="mean" is asked for: in the command that fits a model, and in those that load it.
+_GIVE, _TRAIN_AGAIN = "give --on-error mean", "train the model with --on-error mean"
 
 Source_ = Annotated[
     Path,
@@ -42,9 +45,7 @@ Source_ = Annotated[
         help="A folder with a sub-folder for each class, or a CSV, TSV, Parquet or JSONL file.",
     ),
 ]
-Image = Annotated[str | None, typer.Option(help="The column of image files in a table.")]
-Text = Annotated[str | None, typer.Option(help="The column of texts in a table.")]
-# Of commands that read one column: several are refused, with the command that takes them.
+# Of commands and models that read one column: several are refused.
 OnlyImage = Annotated[
     list[str] | None, typer.Option("--image", help="The column of image files in a table.")
 ]
@@ -127,15 +128,15 @@ def train(
         split = _hold_out(samples, random_state)
         if split.X_test is not None and split.y_test is not None:
             note(f"Training on {len(split.X)} samples, {len(split.X_test)} are held out.")
-            with _named_in_source(split.rows):
+            with _named_in_source(split.rows, _GIVE):
                 model.fit(split.X, split.y)
-            with _named_in_source(split.rows_test):
+            with _named_in_source(split.rows_test, _GIVE):
                 predicted = model.predict(split.X_test)
             with contextlib.suppress(ReaderLeft):  # the file of the model is still to be written
                 print_lines(_score(model, split.y_test, predicted))
         if split.X_test is None or split.X_test is not samples.X_test:
             note(f"Training on all {len(samples.X)} samples.")
-            with _named_in_source(None):
+            with _named_in_source(None, _GIVE):
                 model.fit(samples.X, samples.y)
     with contextlib.suppress(ReaderLeft):
         _print_choice(model)
@@ -214,7 +215,7 @@ def _hold_out(samples: Source, seed: int) -> Source:
 
 
 @contextlib.contextmanager
-def _named_in_source(rows: np.ndarray | None) -> Iterator[None]:
+def _named_in_source(rows: np.ndarray | None, remedy: str) -> Iterator[None]:
     """Name samples that cannot be read by their rows in the source, and the option for them."""
     from ..data import UnreadableSamplesError
 
@@ -222,16 +223,30 @@ def _named_in_source(rows: np.ndarray | None) -> Iterator[None]:
         yield
     except UnreadableSamplesError as error:
         problems = [
-            (i if rows is None else int(rows[i]), sample, _with_option(cause))
+            (i if rows is None else int(rows[i]), sample, naming_the_option(cause, remedy))
             for i, sample, cause in error.problems
         ]
         raise UnreadableSamplesError(problems, error.name) from error
 
 
-def _with_option(cause: Exception) -> Exception:
-    message = str(cause)
-    asked = message.replace("on_error='mean'", "--on-error mean")
-    return cause if asked == message else ValueError(asked)
+def naming_the_option(cause: Exception, remedy: str = _TRAIN_AGAIN) -> Exception:
+    """Return the error of a sample with an option in place of the parameter that it names.
+
+    Parameters
+    ----------
+    cause : Exception
+    remedy : str, default="train the model with --on-error mean"
+
+    Returns
+    -------
+    Exception
+        The same one if it names no parameter.
+    """
+    from ..data import MissingSampleError
+
+    if isinstance(cause, MissingSampleError):
+        return MissingSampleError(cause.noun, remedy)
+    return cause
 
 
 @dataclasses.dataclass
@@ -278,8 +293,9 @@ def _print_choice(model) -> None:
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A file that train or sktransfer.save wrote.")],
     source: Source_,
-    image: Image = None,
-    text: Text = None,
+    image: OnlyImage = None,
+    text: OnlyText = None,
+    column: NoOthers = None,
     label: Label = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -293,13 +309,12 @@ def evaluate(
     from .output import print_json, print_lines
 
     estimator = load(model)
-    if image:
-        refuse_together("--image", {"--text": text}, "one column is read")
-    given = Columns([image] if image else (), [text] if text else (), (), label)
+    given = Columns(image or (), text or (), column or (), label)
     columns = _columns_of(estimator, given, "MODEL")
     samples = read_source(source, columns, training=False)
     _warn_of_labels(samples.y, columns.classes)
-    predicted = estimator.predict(samples.X)
+    with _named_in_source(None, _TRAIN_AGAIN):
+        predicted = estimator.predict(samples.X)
     score = _score(estimator, samples.y, predicted)
     if as_json:
         print_json(dataclasses.asdict(score))
@@ -420,6 +435,7 @@ def report(
 ) -> None:
     """Write a page about data and a model: errors, label issues, duplicates, scores, costs."""
     from ..data import NumericTarget, find_target
+    from ..features import is_frozen
     from ..inspection import report as write_report
     from ..persistence import load
     from .output import note, print_lines
@@ -435,6 +451,8 @@ def report(
     columns = Columns(image or (), text or (), column or (), label)
     estimator = None if model is None else load(model)
     if estimator is not None:
+        if not held_out and is_frozen(estimator):
+            raise ValueError(f"--model {model} is frozen, and no fold fits it: give --held-out.")
         columns = _columns_of(estimator, columns, "--model")
     samples = read_source(source, columns, training=not held_out)
     if held_out:
@@ -484,6 +502,18 @@ class Columns:
         """Whether a sample has several columns."""
         return bool(self.kinds or self.other) or len(self.image) + len(self.text) > 1
 
+    @property
+    def by_option(self) -> dict[str, list[str]]:
+        """The columns of samples by the options that give them."""
+        given = {"--image": self.image, "--text": self.text, "--column": self.other}
+        return {option: list(names) for option, names in given.items()}
+
+    @property
+    def as_options(self) -> list[str]:
+        """The columns of samples as they are given, such as ``--image photo``."""
+        options = self.by_option.items()
+        return [f"{option} {shlex.quote(name)}" for option, names in options for name in names]
+
 
 def refuse_together(option: str, others: Mapping[str, Any], why: str = "") -> None:
     """Refuse options that have no effect beside one that is given.
@@ -503,7 +533,8 @@ def refuse_together(option: str, others: Mapping[str, Any], why: str = "") -> No
         If another is given.
     """
     for name, value in others.items():
-        if value is not None and value is not False and value != []:
+        is_empty = isinstance(value, list | tuple) and not value
+        if value is not None and value is not False and not is_empty:
             reason = f": {why}" if why else ""
             raise typer.BadParameter(f"{option} and {name} exclude each other{reason}.")
 
@@ -518,15 +549,14 @@ def _only_column(
 ) -> Columns:
     """Return the column to read; of several, show the command that takes them."""
     columns = Columns(image or (), text or (), column or (), label)
-    asked = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
-    _refuse_repeated(asked | {"--label": [label] if label else []})
+    _refuse_repeated(columns.by_option | {"--label": [label] if label else []})
     if columns.other and not columns.image and not columns.text:
         raise typer.BadParameter(
             f"--column {columns.other[0]}: one column of images or texts is read. Give it by "
             "--image or --text."
         )
     if columns.are_table:
-        given = [f"{option} {shlex.quote(n)}" for option, names in asked.items() for n in names]
+        given = columns.as_options
         more = ["--label", shlex.quote(label)] if label else []
         more += ["--backbone", shlex.quote(backbone)] if backbone else []
         line = ["sktransfer train", shlex.quote(str(source)), "-o model.skt", *given, *more]
@@ -547,13 +577,13 @@ def _columns_of(estimator: Any, columns: Columns, option: str) -> Columns:
 
     kinds = getattr(find_network(estimator).step, "column_kinds_", None)
     classes = getattr(estimator, "classes_", None)
-    given = {"--image": columns.image, "--text": columns.text, "--column": columns.other}
-    given = {name: list(value) for name, value in given.items()}
-    if kinds is not None:
-        refuse_together(option, given, "the file of a model has its columns")
-    else:
-        refuse_together(option, {"--column": given["--column"]}, "the model reads one column")
+    if kinds is None:
+        refuse_together(option, {"--column": columns.other}, "the model reads one column")
+        if columns.are_table:
+            given = ", ".join(columns.as_options)
+            raise typer.BadParameter(f"the model reads one column, and there are {given}.")
         return dataclasses.replace(columns, classes=classes)
+    refuse_together(option, columns.by_option, "the file of a model has its columns")
     other = [name for name, kind in kinds.items() if kind in (NUMBER, CATEGORY)]
     read = [name for name in kinds if name not in other]
     image = [name for name in read if get_modality(kinds[name]).takes_files]
@@ -645,7 +675,7 @@ def _read_table(path: Path, columns: Columns) -> Source:
     if columns.kinds:
         asked["the model's"] = list(columns.kinds)
     else:
-        asked |= {"--image": columns.image, "--text": columns.text, "--column": columns.other}
+        asked |= columns.by_option
     for option, names in asked.items():
         for name in names:
             if name not in frame.columns:

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from starlette.datastructures import FormData
 
 from ..data import (
-    BOOLEANS,
     CATEGORY,
     NUMBER,
     UnreadableSamplesError,
+    as_numbers,
     get_modality,
     package_versions,
 )
@@ -234,16 +234,16 @@ def _cell(name: Any, field: Any, kind: str) -> Any:
         raise HTTPException(422, f"{name}: {'choose a file' if is_file else 'write a text'}.")
     if not isinstance(field, str | None):
         return field.file.read() or None
-    with contextlib.suppress(ValueError):  # the check of the row refuses what is no number
-        if field and kind == NUMBER:
-            return float(_number(field, kind))
-    return field or None
+    return _number(field, kind) if field else None
 
 
 def _number(cell: Any, kind: str) -> Any:
-    """Return 1 or 0 for the texts true and false in a column of numbers, else the cell."""
-    is_text = kind == NUMBER and isinstance(cell, str)
-    return BOOLEANS.get(cell.lower(), cell) if is_text else cell
+    """Return the number that a text in a column of numbers is, as in a CSV file, else the cell."""
+    if kind != NUMBER or not isinstance(cell, str):
+        return cell
+    from pandas import Series
+
+    return as_numbers(Series([cell], dtype=object)).iloc[0]
 
 
 def _as_json(predicted: Prediction) -> Answer:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._printable import printable
-from .labelled import refuse_together
+from .labelled import naming_the_option, refuse_together
 
 if TYPE_CHECKING:
     from ..data import UnreadableSamplesError
@@ -219,7 +219,7 @@ class _Predictions:
         bad = {position for position, *_ in error.problems}
         for position, _, why in error.problems:
             column = f"{error.name}: " if error.name else ""
-            note(f"{printable(chunk[position][0])}: {column}{why}")
+            note(f"{printable(chunk[position][0])}: {column}{naming_the_option(why)}")
         self.n_failed += len(bad)
         return [sample for i, sample in enumerate(chunk) if i not in bad]
 

@@ -54,6 +54,7 @@ from .modality import (
 from .multichannel import MultichannelModality
 from .running import check_interrupt, kept_interrupts, progress, was_interrupted
 from .samples import (
+    MissingSampleError,
     UnreadableSamplesError,
     digest_array,
     forward_strides,
@@ -100,6 +101,7 @@ __all__ = [
     "ImageModality",
     "ImageParts",
     "IndicatorTarget",
+    "MissingSampleError",
     "Modality",
     "MultichannelModality",
     "NumberParts",

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from .modality import Modality, Parts, get_modality
-from .samples import UnreadableSamplesError, short_name, shorten, take, unwrap_column
+from .samples import (
+    MissingSampleError,
+    UnreadableSamplesError,
+    short_name,
+    shorten,
+    take,
+    unwrap_column,
+)
 
 __all__ = [
     "CATEGORY",
@@ -309,10 +316,7 @@ def _samples_of(name: Any, column: Any, modality: Modality, fills_missing: bool)
     what = f"column {name!r}"
     if rows is not None and not fills_missing:
         missing = np.setdiff1d(np.arange(n), rows)
-        cause = ValueError(
-            f"missing: leave the row out, or give on_error='mean', which takes the mean of the "
-            f"{modality.noun} of fit"
-        )
+        cause = MissingSampleError(modality.noun)
         raise UnreadableSamplesError([(int(i), None, cause) for i in missing], what)
     if rows is not None and not len(rows):
         return [None] * int(n)
@@ -600,8 +604,11 @@ def _is_missing(cell) -> bool:
 
 
 def _is_numeric(column: Any) -> bool:
-    """Tell whether the first cell that is there is a number."""
-    return isinstance(_first_cell(column), Number)
+    """Tell whether the first cell that is there is a number, and no boolean beside texts."""
+    first = _first_cell(column)
+    if isinstance(first, bool):
+        return not any(isinstance(cell, str) for cell in _all_cells(column))
+    return isinstance(first, Number)
 
 
 def _is_categorical(column: Any) -> bool:

@@ -14,6 +14,7 @@ import xxhash
 from .contents import Item
 
 __all__ = [
+    "MissingSampleError",
     "UnreadableSamplesError",
     "digest_array",
     "forward_strides",
@@ -70,6 +71,28 @@ class UnreadableSamplesError(ValueError):
         """
         problems = [(int(rows[i]), sample, why) for i, sample, why in self.problems]
         return type(self)(problems, name or self.name)
+
+
+class MissingSampleError(ValueError):
+    """Raised for a cell of a table that is missing, and that a network would read.
+
+    Parameters
+    ----------
+    noun : str
+        What the network reads.
+    remedy : str, default="give on_error='mean'"
+        How the user asks for the mean in its place: by a parameter, or by an option of a command.
+    """
+
+    def __init__(self, noun: str, remedy: str = "give on_error='mean'"):
+        super().__init__(noun, remedy)
+        self.noun, self.remedy = noun, remedy
+
+    def __str__(self) -> str:
+        return (
+            f"missing: leave the row out, or {self.remedy}, which takes the mean of the "
+            f"{self.noun} of fit"
+        )
 
 
 def _lines(problems: list[tuple]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.frozen import FrozenEstimator
 
 import sktransfer
 from sktransfer.cli.labelled import Columns, read_source
@@ -500,6 +501,18 @@ def test_an_evaluation_names_the_cell_that_is_no_number(gardens):
         accuracy(path, X)
 
 
+def test_a_missing_text_names_the_option_of_train(gardens):
+    path, X = gardens
+    X.loc[7, "text"] = None
+    option = "train the model with --on-error mean, which"
+    with pytest.raises(sktransfer.UnreadableSamplesError, match=f"sample 7, .*{option}"):
+        accuracy(path, X)
+    done = run("predict", "-m", path, path.parent / "new.csv", "--csv")
+    assert done.exit_code == 1 and len(done.stdout.splitlines()) == 9
+    message = " ".join(done.stderr.split())
+    assert f"new.csv:7: column 'text': missing: leave the row out, or {option}" in message
+
+
 # options that have no effect, or are wrong together
 
 
@@ -526,6 +539,24 @@ def test_options_that_the_file_of_a_model_has_are_refused(gardens):
     table.write_text("text,garden,sold\na,true,yes\n")
     with pytest.raises(ValueError, match=r"lacks columns that it had in fit: \['price'\]"):
         run("evaluate", path, table, "--label", "sold")
+
+
+@pytest.mark.parametrize("second", ["--image", "--text"])
+def test_a_model_of_one_column_refuses_several(tmp_path, tiny, second):
+    path = tmp_path / "m.skt"
+    sktransfer.save(sktransfer.TransferClassifier(tiny), path)
+    for command in (("evaluate", path, "t.csv"), ("report", "t.csv", "--model", path)):
+        message = refused(*command, "--image", "a", second, "b")
+        assert f"the model reads one column, and there are --image a, {second} b." in message
+        message = refused(*command, "--image", "a", "--column", "b")
+        assert "--column exclude each other: the model reads one column." in message
+
+
+def test_folds_of_a_frozen_model_are_refused(tmp_path, tiny):
+    path = tmp_path / "m.skt"
+    sktransfer.save(FrozenEstimator(sktransfer.TransferClassifier(tiny)), path)
+    with pytest.raises(ValueError, match=r"m\.skt is frozen, and no fold fits it: give --held-out"):
+        run("report", "t.csv", "--model", path)
 
 
 def test_what_is_done_on_errors_is_a_choice_for_several_columns(few_homes):

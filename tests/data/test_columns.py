@@ -6,7 +6,15 @@ import pytest
 from torch.utils.data import DataLoader
 
 from sktransfer import FineTunedClassifier, PretrainedClassifier, from_dataset
-from sktransfer.data import as_samples, as_texts, check_labels, open_image
+from sktransfer.data import (
+    as_samples,
+    as_texts,
+    check_columns,
+    check_labels,
+    describe_columns,
+    open_image,
+    table_columns,
+)
 from tests.support import images, tiny_backbone
 
 IMAGES = images(4)
@@ -46,6 +54,30 @@ def test_images_and_labels_are_taken_out_of_rows_streams_and_loaders():
 def test_the_line_to_write_is_shown(call, line):
     with pytest.raises((TypeError, ValueError), match=line):
         call()
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "expected"),
+    [
+        ([True, None, "unknown", False], "category", ["True", None, "unknown", "False"]),
+        ([False, True, "true"], "category", ["False", "true", "true"]),
+        ([True, None, False], "number", [1, None, 0]),
+        ([True, 3, 2.5], "number", [1, 3, 2.5]),
+    ],
+)
+def test_booleans_are_numbers_but_for_those_beside_texts(cells, kind, expected):
+    X = pd.DataFrame({"garden": pd.Series(cells, dtype=object)})
+    kinds = describe_columns(table_columns(X), {})
+    assert kinds == {"garden": kind}
+    found = check_columns(X, kinds).cells[:, 0]
+    assert [None if cell != cell else cell for cell in found] == expected
+
+
+def test_a_text_among_numbers_is_named():
+    X = pd.DataFrame({"price": pd.Series([1, True, "cheap"], dtype=object)})
+    kinds = describe_columns(table_columns(X), {})
+    with pytest.raises(ValueError, match="Column 'price' has numbers in fit, and 'cheap' in row 2"):
+        check_columns(X, kinds)
 
 
 @pytest.mark.parametrize("kind", [FineTunedClassifier, PretrainedClassifier])

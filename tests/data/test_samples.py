@@ -3,9 +3,15 @@ import pickle
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from sktransfer.data.samples import UnreadableSamplesError, digest_array, shorten
+from sktransfer.data.samples import (
+    MissingSampleError,
+    UnreadableSamplesError,
+    digest_array,
+    shorten,
+)
 
 COLOUR = np.zeros((6, 5, 3), np.uint8)
 GREY = np.zeros((6, 5), np.uint8)
@@ -42,6 +48,15 @@ def test_the_error_can_be_pickled():
     assert type(copy) is UnreadableSamplesError
     assert str(copy) == str(error) == "1 sample could not be read:\n  sample 4, 'a.jpg': 0 bytes"
     assert copy.problems[0][:2] == (4, "a.jpg")
+
+
+@pytest.mark.parametrize("settings", [{}, {"remedy": "give --on-error mean"}], ids=["own", "given"])
+def test_the_error_of_a_missing_cell_says_what_to_do_also_from_another_process(settings):
+    error = MissingSampleError("texts", **settings)
+    copy = pickle.loads(pickle.dumps(error))
+    remedy = settings.get("remedy", "give on_error='mean'")
+    assert f"leave the row out, or {remedy}, which takes the mean of the texts" in str(error)
+    assert str(copy) == str(error) and copy.noun == "texts"
 
 
 def test_a_cause_without_a_message_is_described_by_its_type():
