@@ -248,12 +248,14 @@ def test_a_part_of_a_name_is_no_layer():
 
 
 class Own(nn.Module):
-    """Two steps; what happens in between is given."""
+    """Two steps; what happens in between is given, and depends on the weights."""
 
     def __init__(self, between, **kwargs):
         super().__init__()
-        self.first = nn.Linear(4, 5)
-        self.second = nn.Linear(5, 3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)  # with which by_value takes one branch for a sample, alone or not
+            self.first = nn.Linear(4, 5)
+            self.second = nn.Linear(5, 3)
         self.between = between
 
     def forward(self, x):
