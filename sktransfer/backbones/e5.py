@@ -274,14 +274,6 @@ def _numbers(scales: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 def read_q4(path: str | Path) -> EncoderFile:
     """Read a file, and compare everything that it announces with its size.
 
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    EncoderFile
-
     Raises
     ------
     FileNotFoundError

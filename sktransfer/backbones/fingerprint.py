@@ -73,10 +73,6 @@ def describe(item: Any) -> str:
         uses; that of an object its class and its state as a pickle has it; that of an array or
         tensor a digest of all its numbers.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     ValueError
@@ -269,10 +265,6 @@ def is_library(item: Any) -> bool:
     Parameters
     ----------
     item : callable
-
-    Returns
-    -------
-    bool
     """
     if isinstance(item, types.FunctionType):  # functools.wraps changes its __module__
         return _is_installed(str(item.__globals__.get("__name__")))

@@ -97,10 +97,6 @@ def _find_penultimate(backbone: Backbone) -> str:
 def weighted_layers(backbone: Backbone) -> list[int]:
     """Return the positions of the stages with weights up to the penultimate layer.
 
-    Parameters
-    ----------
-    backbone : Backbone
-
     Returns
     -------
     list of int
@@ -128,10 +124,6 @@ def resolve_layer(backbone: Backbone, layer: str | int | None, *, parameter: str
         output), or None for the penultimate layer.
     parameter : str, default="layer"
         The name that errors give the argument.
-
-    Returns
-    -------
-    str
 
     Raises
     ------
@@ -306,10 +298,6 @@ def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> 
     layer : LayerInfo
     pooling : {"avg", "max", "grid", "flatten", "cls"}, callable or None
         See :func:`pool`.
-
-    Returns
-    -------
-    int
     """
     if pooling in (None, "avg", "max"):
         return layer.width
@@ -534,10 +522,6 @@ def takes_size(backbone: Backbone, size: int) -> bool:
         With an input shape, and a preprocessing whose size can be changed.
     size : int
         Side in pixels.
-
-    Returns
-    -------
-    bool
     """
     shape: Any = backbone.native_shape or backbone.input_shape
     module = backbone.with_image_size(size).module

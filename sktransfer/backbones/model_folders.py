@@ -111,10 +111,6 @@ def files_of_folder(name: str) -> list[Path]:
     ----------
     name : str
         "hf:" and the path of a folder.
-
-    Returns
-    -------
-    list of Path
     """
     folder = local_folder(name)
     inside = [] if folder is None else chain(folder.glob("*"), folder.glob("*/*"))
@@ -123,10 +119,6 @@ def files_of_folder(name: str) -> list[Path]:
 
 def modality_of_folder(folder: Path) -> str:
     """Tell what the network of a folder takes.
-
-    Parameters
-    ----------
-    folder : Path
 
     Returns
     -------
@@ -178,16 +170,7 @@ _JSON_TYPES = {dict: "object", list: "list", str: "text", int: "number", bool: "
 
 
 def is_classifier_folder(folder: Path) -> bool:
-    """Tell whether a folder holds a classifier of sequences with at least two classes.
-
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    bool
-    """
+    """Tell whether a folder holds a classifier of sequences with at least two classes."""
     file = folder / "config.json"
     config = read_json(file) or {}
     of = checked(config.get("architectures") or [], list, f"{str(file)!r}: 'architectures'")

@@ -26,10 +26,6 @@ def keeps_statistics(module: Any) -> bool:
     Parameters
     ----------
     module : torch.nn.Module
-
-    Returns
-    -------
-    bool
     """
     return isinstance(module, BatchNormBase) and module.running_mean is not None
 

@@ -147,10 +147,6 @@ def is_channels_last(shape: tuple[int, ...], square: bool) -> bool:
     square : bool
         Whether the network's input is a square image; otherwise the two layouts cannot be told
         apart, and channels come first.
-
-    Returns
-    -------
-    bool
     """
     return square and len(shape) == 3 and shape[0] == shape[1] != shape[2]
 

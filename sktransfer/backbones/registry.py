@@ -264,17 +264,7 @@ _MODALITY_OF: dict[str, str | Modality] = dict.fromkeys(_TEXT, "text")
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> ValueError:
-    """Make the error for an unknown name, with the nearest names or the prefix that is missing.
-
-    Parameters
-    ----------
-    name : str
-    known : iterable of str
-
-    Returns
-    -------
-    ValueError
-    """
+    """Make the error for an unknown name, with the nearest names or the prefix that is missing."""
     unknown = f"backbone {shorten(name, 80)!r} is not known."
     if "/" in name:
         return ValueError(
@@ -310,10 +300,6 @@ def from_module(
     module : torch.nn.Module or callable
     name, preprocess, stages, classes, modality, prefix_tokens
         As in :func:`load_backbone`.
-
-    Returns
-    -------
-    Backbone
 
     Raises
     ------

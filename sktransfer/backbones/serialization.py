@@ -39,10 +39,6 @@ def write_json(
     indent : int, default=None
         Of nested lines. By default it is one line without spaces.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     ValueError
@@ -170,10 +166,6 @@ def to_bytes(value: Any) -> bytes:
 
 def from_bytes(content: bytes) -> Any:
     """Return the value that :func:`to_bytes` was given.
-
-    Parameters
-    ----------
-    content : bytes
 
     Returns
     -------

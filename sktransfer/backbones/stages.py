@@ -94,10 +94,6 @@ def cut_of(backbone: Any) -> Cut:
     Parameters
     ----------
     backbone : Backbone
-
-    Returns
-    -------
-    Cut
     """
     # Backbones of different input sizes share a module, and so its stages.
     with TRACING:  # two threads must not cut one network twice
@@ -156,11 +152,6 @@ def only_adds(stage: nn.Module) -> bool:
 
 def is_added(module: nn.Module, parameter: nn.Parameter) -> bool:
     """Tell whether a parameter of a module is one activation, which is added or concatenated.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    parameter : torch.nn.Parameter
 
     Returns
     -------
@@ -401,10 +392,6 @@ def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.
     opaque : collection of callable, default=()
         Functions and classes of modules that are one operation of the graph.
 
-    Returns
-    -------
-    torch.fx.Graph
-
     Raises
     ------
     Exception
@@ -485,10 +472,6 @@ def before_transposition(graph: fx.Graph) -> set[fx.Node]:
 
     Vision transformers flatten a map, ``(n, channels, tokens)``, and then transpose it. Only the
     second is a layer, since in one of three axes tokens come first.
-
-    Parameters
-    ----------
-    graph : torch.fx.Graph
 
     Returns
     -------

@@ -98,10 +98,6 @@ class TokenizerPreprocessing:
         is_text : bool, default=False
             Whether it is a text, also if it is the same as a name.
 
-        Returns
-        -------
-        TokenizerPreprocessing
-
         Raises
         ------
         ValueError
@@ -151,10 +147,6 @@ class TokenizerPreprocessing:
 
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Return the ids of texts, grouped by length.
-
-        Parameters
-        ----------
-        texts : sequence of str
 
         Returns
         -------

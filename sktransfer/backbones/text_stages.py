@@ -765,12 +765,7 @@ class Normalize(nn.Module):
 
 
 class Truncate(nn.Module):
-    """Return the first numbers of vectors ``(n, d)``.
-
-    Parameters
-    ----------
-    n_kept : int
-    """
+    """Return the first numbers of vectors ``(n, d)``."""
 
     def __init__(self, n_kept: int):
         super().__init__()

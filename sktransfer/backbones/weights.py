@@ -55,10 +55,6 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         or one under the key ``state_dict`` or ``model``. The prefix "module." is removed from
         names; :func:`load_weights` removes "model.", too, which Lightning adds.
 
-    Returns
-    -------
-    dict of str to Tensor
-
     Raises
     ------
     FileNotFoundError
@@ -110,10 +106,6 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type if the message is empty.
 
-    Parameters
-    ----------
-    error : Exception
-
     Returns
     -------
     str
@@ -162,11 +154,6 @@ def take_number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor
 
     Nothing is changed if tensors of other layers have another shape, too. A network of timm that
     was published without a classifier, such as DINOv2, gets that of the file.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    tensors : mapping of str to Tensor
     """
     _add_classifier(module, tensors)
     own = module.state_dict()
@@ -207,10 +194,6 @@ def _add_classifier(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
 def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
     """Find the convolutions that take the image.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-
     Returns
     -------
     dict of str to torch.nn.Conv2d
@@ -227,11 +210,6 @@ def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
 
 def with_channels(module: nn.Module, n: int) -> nn.Module:
     """Copy a network for images of another number of channels.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    n : int
 
     Returns
     -------
@@ -263,13 +241,7 @@ def with_channels(module: nn.Module, n: int) -> nn.Module:
 
 
 def take_number_of_channels(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give the first convolutions of a module the number of channels that they have in a file.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    tensors : mapping of str to Tensor
-    """
+    """Give the first convolutions of a module the number of channels that they have in a file."""
     for path, layer in first_convolutions(module).items():
         given = tensors.get(f"{path}.weight")
         own = layer.weight
@@ -287,10 +259,6 @@ def n_outputs(module: nn.Module) -> int:
     ----------
     module : torch.nn.Module
         A classification network.
-
-    Returns
-    -------
-    int
     """
     return [len(m.weight) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
 
@@ -447,10 +415,6 @@ def _shorten(names: list[str]) -> str:
 def copy_sharing_tensors(module: nn.Module) -> Any:
     """Copy a module, whose copy has the same parameters and buffers.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-
     Returns
     -------
     torch.nn.Module
@@ -556,10 +520,6 @@ def licence_of_folder(folder: Path) -> str | None:
     ----------
     folder : Path
         Of a network in the format of the Hugging Face hub.
-
-    Returns
-    -------
-    str or None
     """
     try:
         text = (folder / "README.md").read_text(errors="replace")

@@ -135,10 +135,6 @@ def word_backbone(
     tokenizer : callable, default=None
     loaded_by : tuple of (str, str), default=None
         As in :class:`Backbone`.
-
-    Returns
-    -------
-    Backbone
     """
     table = WordTable(vectors)
     return Backbone(

@@ -213,10 +213,6 @@ def network_line(columns: Mapping[Any, Any]) -> str:
     Parameters
     ----------
     columns : mapping of (str or int) to column
-
-    Returns
-    -------
-    str
     """
     networks = {}
     for name, column in columns.items():
@@ -243,10 +239,6 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
         Of :func:`describe_columns`.
     fills_missing : bool, default=False
         Whether cells of columns that networks read may be missing.
-
-    Returns
-    -------
-    TableSamples
 
     Raises
     ------

@@ -87,10 +87,6 @@ def is_encoded(sample: object) -> bool:
     Parameters
     ----------
     sample : object
-
-    Returns
-    -------
-    bool
     """
     return _reader_of(sample) is not None
 
@@ -104,10 +100,6 @@ def read_encoded(sample: Any) -> Encoded:
         The name of a file, or a URL; its content; a binary file that is open; an object with
         ``open``, such as members of archives and files of fsspec; a dictionary with "bytes" or
         "path", as Hugging Face writes them.
-
-    Returns
-    -------
-    Encoded
 
     Raises
     ------
@@ -324,14 +316,6 @@ def is_npy(content: bytes) -> bool:
 def read_npy(content: bytes) -> np.ndarray:
     """Read an array that NumPy saved, without running code in it.
 
-    Parameters
-    ----------
-    content : bytes
-
-    Returns
-    -------
-    ndarray
-
     Raises
     ------
     ValueError
@@ -459,10 +443,6 @@ def as_items(X: Any, key: str | int | None = None) -> list[Item]:
         chunks is read chunk by chunk, and the last chunk is kept.
     key : str, int or None, default=None
         As in :class:`Item`.
-
-    Returns
-    -------
-    list of Item
     """
     source = _Chunks(X) if is_stored_array(X) else X
     return [Item(source, i, key) for i in range(_length(X))]

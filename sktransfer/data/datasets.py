@@ -121,10 +121,6 @@ def load_image_folder(
 def list_splits(folder: str | os.PathLike[str]) -> list[str]:
     """List the sub-folders of a folder if they are splits, such as "train" and "test".
 
-    Parameters
-    ----------
-    folder : str or path-like
-
     Returns
     -------
     list of str

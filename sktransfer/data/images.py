@@ -162,10 +162,6 @@ def check_image_shape(
     channels : tuple of int or None, default=(1, 3, 4)
         The numbers of channels that are taken; None for any number.
 
-    Returns
-    -------
-    tuple of int
-
     Raises
     ------
     ValueError
@@ -392,10 +388,6 @@ def open_encoded(file: Encoded) -> Image.Image:
 
 def check_header(name: str | os.PathLike[str]) -> None:
     """Check that a file of this machine begins as an image, without decoding it.
-
-    Parameters
-    ----------
-    name : str or path-like
 
     Raises
     ------
@@ -639,10 +631,6 @@ def _strip_over_white(array: np.ndarray) -> np.ndarray:
 def to_range(array: np.ndarray) -> np.ndarray:
     """Convert an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1].
 
-    Parameters
-    ----------
-    array : ndarray
-
     Returns
     -------
     ndarray of the same shape
@@ -762,10 +750,6 @@ def _sound_hint(shape: tuple[int, ...]) -> str:
 
 def check_channels(array: np.ndarray) -> None:
     """Refuse an array that is not an image ``(h, w, channels)``.
-
-    Parameters
-    ----------
-    array : ndarray
 
     Raises
     ------

@@ -53,10 +53,6 @@ def max_bytes() -> int | None:
 def check_size(n_bytes: int) -> None:
     """Raise an error if a file is larger than :func:`max_bytes`.
 
-    Parameters
-    ----------
-    n_bytes : int
-
     Raises
     ------
     ValueError
@@ -71,14 +67,6 @@ def check_size(n_bytes: int) -> None:
 
 def open_listed(file: IO[bytes]) -> ImageFile.ImageFile:
     """Open an image whose format is among :data:`FORMATS`, without decoding it.
-
-    Parameters
-    ----------
-    file : binary file
-
-    Returns
-    -------
-    PIL.ImageFile.ImageFile
 
     Raises
     ------
@@ -124,10 +112,6 @@ def _not_listed(name: str) -> ValueError:
 
 def check_format(image: Image.Image) -> None:
     """Refuse an image that Pillow opened from a file of another format than :data:`FORMATS`.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
 
     Raises
     ------

@@ -13,12 +13,7 @@ _PACKAGES = ("torch", "scikit-learn")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of this package and of those that a fitted model depends on.
-
-    Returns
-    -------
-    dict of str to str
-    """
+    """Return the versions of this package and of those that a fitted model depends on."""
     root = __name__.partition(".")[0]
     own = sys.modules[root].__version__  # type: ignore[attr-defined]
     return {root: own} | {name: importlib.metadata.version(name) for name in _PACKAGES}

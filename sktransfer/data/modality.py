@@ -307,10 +307,6 @@ class Modality:
         shape : tuple of int
             Shape of one preprocessed sample.
         on_cpu : bool
-
-        Returns
-        -------
-        int
         """
         return self.batch_size if on_cpu else _BATCH_ON_ACCELERATOR
 
@@ -394,10 +390,6 @@ def get_modality(modality: str | Modality) -> Modality:
     ----------
     modality : str or Modality
         A modality is returned unchanged.
-
-    Returns
-    -------
-    Modality
 
     Raises
     ------
@@ -498,12 +490,7 @@ def _unpacked(X: Any) -> Any:
 
 
 class NumberParts(Parts):
-    """The numbers of an array. A number that is left out is 0.
-
-    Parameters
-    ----------
-    sample : ndarray
-    """
+    """The numbers of an array. A number that is left out is 0."""
 
     shown: Any
     shape: tuple[int, ...]

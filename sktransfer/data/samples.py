@@ -175,10 +175,6 @@ def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
     name : str, default="the array"
         The subject of the error message.
 
-    Returns
-    -------
-    ndarray
-
     Raises
     ------
     ValueError
@@ -219,10 +215,6 @@ def digest_array(array: np.ndarray) -> bytes:
 
     The hash is xxh3, which takes 3 µs for an image of 224 x 224 pixels; SHA-256 takes 71 µs. It is
     not secure against intended collisions, which a feature store does not need.
-
-    Parameters
-    ----------
-    array : ndarray
 
     Returns
     -------

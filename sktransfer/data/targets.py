@@ -468,10 +468,6 @@ def open_target(state: dict[str, Any]) -> Target:
     Parameters
     ----------
     state : dict
-
-    Returns
-    -------
-    Target
     """
     fields = dict(state)
     name = fields.pop("name")

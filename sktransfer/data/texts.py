@@ -84,10 +84,6 @@ def as_texts(X: Any) -> list[str]:
     X : list, array, Series or DataFrame with one column
         Texts.
 
-    Returns
-    -------
-    list of str
-
     Raises
     ------
     TypeError, ValueError
@@ -155,10 +151,6 @@ def padded_length(n_tokens: int) -> int:
 
     It depends on that text alone, so that the features do not depend on other texts.
 
-    Parameters
-    ----------
-    n_tokens : int
-
     Returns
     -------
     int
@@ -194,12 +186,7 @@ def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarra
 
 
 class TextParts(Parts):
-    """The words of a text.
-
-    Parameters
-    ----------
-    text : str
-    """
+    """The words of a text."""
 
     shown: Any
     spans: list[tuple[int, int]] | None

@@ -98,10 +98,6 @@ class ExportedEngine(Engine):
     def convert(self, program: torch.export.ExportedProgram) -> dict[str, bytes]:
         """Convert an exported network.
 
-        Parameters
-        ----------
-        program : torch.export.ExportedProgram
-
         Returns
         -------
         dict of str to bytes
@@ -233,10 +229,6 @@ def export(
         Examples, of a size other than 0 and 1 along the axes of any size.
     any_size : sequence of tuple of int
         These axes, for each input.
-
-    Returns
-    -------
-    torch.export.ExportedProgram
     """
     shapes: tuple = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in any_size)
     parameters = inspect.signature(module.forward).parameters.values()
@@ -328,13 +320,7 @@ class Conversions:
         return files
 
     def write(self, key: str, files: dict[str, bytes]) -> None:
-        """Keep a conversion, or warn if that fails.
-
-        Parameters
-        ----------
-        key : str
-        files : dict of str to bytes
-        """
+        """Keep a conversion, or warn if that fails."""
         if self.folder is None:
             return
         try:

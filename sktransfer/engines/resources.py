@@ -42,10 +42,6 @@ def resolve_device(device: str) -> torch.device:
         "auto" or a name that ``torch.device`` takes. "auto" is the current accelerator, or the
         CPU where there is none.
 
-    Returns
-    -------
-    torch.device
-
     Raises
     ------
     ValueError
@@ -73,10 +69,6 @@ def fewer_rows(most_rows: int, n_rows: int) -> int:
         Most rows of a batch so far.
     n_rows : int
         Rows of the batch that did not fit.
-
-    Returns
-    -------
-    int
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # blocks of other sizes than the next batches need

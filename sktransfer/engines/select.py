@@ -39,10 +39,6 @@ def resolve_engine(engine: str) -> str:
         "auto" or a key of ``ENGINES``. "auto" is "torch": a conversion takes seconds, which only
         many samples make up for.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     ValueError
@@ -99,10 +95,6 @@ def engine_for(
         The folder in which runtimes keep networks that they converted.
     **settings
         Of :class:`Engine`.
-
-    Returns
-    -------
-    Engine
     """
     engine = resolve_engine(engine)
     key = (engine, *outputs.items(), *sorted(settings.items(), key=lambda item: item[0]))

@@ -235,10 +235,6 @@ def has_bfloat16() -> bool:
 
     There, weights that are bfloat16 once and for all were 1.03 to 1.3 times as fast as autocast,
     which casts them in each call, for all networks that were measured. Others have not been.
-
-    Returns
-    -------
-    bool
     """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
@@ -246,11 +242,6 @@ def has_bfloat16() -> bool:
 
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy a module with parameters and buffers of another floating point type.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    dtype : torch.dtype
 
     Returns
     -------
@@ -397,16 +388,7 @@ _ACTIVATIONS: dict[Any, Any] = {
 @functools.cache
 @torch.inference_mode()
 def is_supported(dtype: torch.dtype = torch.float32) -> bool:
-    """Tell whether this build of torch and this processor run the operation correctly.
-
-    Parameters
-    ----------
-    dtype : torch.dtype, default=torch.float32
-
-    Returns
-    -------
-    bool
-    """
+    """Tell whether this build of torch and this processor run the operation correctly."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
     # On the meta device no random numbers of the user are drawn. skip_init would import sympy.

@@ -63,13 +63,7 @@ Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 class Count(Interval):
-    """Constrain a parameter to whole numbers, without booleans, which Python counts among them.
-
-    Parameters
-    ----------
-    least : int
-    most : int, default=2**31 - 1
-    """
+    """Constrain a parameter to whole numbers, without booleans, which Python counts among them."""
 
     def __init__(self, least: int, most: int = 2**31 - 1):
         super().__init__(Integral, least, most, closed="both")
@@ -312,12 +306,7 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """Report a phase of a fit that is decorated by :func:`reported`.
-
-        Parameters
-        ----------
-        name : str
-        """
+        """Report a phase of a fit that is decorated by :func:`reported`."""
         root = fit_context(self)
         if root is None or not root.max_subtasks:
             yield
@@ -381,10 +370,6 @@ def shallow_copy(estimator: _Copied, **changed: Any) -> _Copied:
     estimator : estimator
     **changed
         Attributes with other values.
-
-    Returns
-    -------
-    estimator
     """
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator) | changed)
@@ -400,14 +385,6 @@ def all_or_nothing(method: _Method) -> _Method:
     """Decorate a fit so that a failing call leaves the estimator as it was.
 
     Restoring the attributes is enough, since a fit changes no object of an earlier fit in place.
-
-    Parameters
-    ----------
-    method : callable
-
-    Returns
-    -------
-    callable
     """
 
     @functools.wraps(method)

@@ -81,10 +81,6 @@ class BlockFolder:
         Parameters
         ----------
         keys : ndarray of shape (n, 2), uint64
-
-        Returns
-        -------
-        list of ndarray or None
         """
         values: list[np.ndarray | None] = [None] * len(keys)
         if not self._read_all(keys, values):  # another process has joined or removed blocks

@@ -56,10 +56,6 @@ def write_block(path: str, keys: np.ndarray, values: np.ndarray) -> Head:
     values : ndarray of shape (n_rows, ...)
         Or an array of objects: a row each, which may differ in type and shape.
 
-    Returns
-    -------
-    Head
-
     Raises
     ------
     OSError
@@ -112,10 +108,6 @@ def _form(name: str) -> tuple[np.dtype, tuple[int, ...]]:
 
 def read_head(path: str) -> Head | None:
     """Read what a block says about its rows.
-
-    Parameters
-    ----------
-    path : str
 
     Returns
     -------

@@ -92,10 +92,6 @@ class LayerChoice:
 def candidate_layers(backbone: Backbone) -> list[str]:
     """List the layers worth probing: the last one before each further stage with weights.
 
-    Parameters
-    ----------
-    backbone : Backbone
-
     Returns
     -------
     list of str
@@ -140,10 +136,6 @@ def choose_layer(
     weight : ndarray of shape (n_samples,), default=None
         Weights of the samples in the fits and in the scores, positive.
 
-    Returns
-    -------
-    LayerChoice
-
     Raises
     ------
     ValueError
@@ -186,10 +178,6 @@ def layer_for(
     pooling : str or callable
     tokens : list of str or None
         The layers with a vector for each token; None if samples have no tokens.
-
-    Returns
-    -------
-    str
 
     Raises
     ------
@@ -320,10 +308,6 @@ def choose_size(
         One of ``backbones``.
     random_state : int, RandomState instance or None, default=None
         For the folds, and for the choice of rows, where there are more than 600.
-
-    Returns
-    -------
-    SizeChoice
     """
     # Imports models of scikit-learn, which fixed features do not need.
     from ..transferability import make_probe_folds, out_of_fold_scores, subsample
@@ -349,10 +333,6 @@ def clearly_best(scores: np.ndarray, default: int, weight: np.ndarray | None = N
         Of neighbouring candidates side by side, such as layers in the order of the network.
     default : int
     weight : ndarray of shape (n_samples,), default=None
-
-    Returns
-    -------
-    int
     """
     # Features of neighbours are similar, and one high score among them is chance.
     padded = np.concatenate([scores[:1], scores, scores[-1:]])

@@ -319,10 +319,6 @@ def look_up(pairs: list[tuple[Sample, Any]], firsts: FirstPositions, passes: lis
         From :func:`read_chunks`.
     firsts : FirstPositions
     passes : list of Pass
-
-    Returns
-    -------
-    Chunk
     """
     errors = [key for _, key in pairs if isinstance(key, SampleError)]
     read = [pair for pair in pairs if not isinstance(pair[1], SampleError)]
@@ -363,10 +359,6 @@ class FirstPositions:
         keys : sequence of bytes or other hashables
         positions : sequence of int
             Those of the samples themselves, ascending.
-
-        Returns
-        -------
-        list of int
         """
         known = [-1] * len(keys)
         if len(self._earlier):
@@ -564,10 +556,6 @@ def unreadable_samples(
     backbones : sequence of Backbone
     error : SampleError
         Of one sample, which may not fail again.
-
-    Returns
-    -------
-    UnreadableSamplesError
     """
     problems, by_number = [], dict(enumerate(backbones))
     for i in range(start, len(samples)):
@@ -688,10 +676,6 @@ def make_passes(
         As for :func:`compute_outputs`.
     how : dict
         engine, precision and device.
-
-    Returns
-    -------
-    list of Pass
     """
     groups: dict[int, dict[int, Output]] = {}
     for i, output in enumerate([*outputs, *aside]):

@@ -773,16 +773,7 @@ def fitted_without_samples(
 
 
 def learns_from_samples(extractor: PretrainedFeatureExtractor) -> bool:
-    """Tell whether an extractor learns from samples, so that its fit uses more than the first.
-
-    Parameters
-    ----------
-    extractor : PretrainedFeatureExtractor
-
-    Returns
-    -------
-    bool
-    """
+    """Tell whether an extractor learns from samples, so that its fit uses more than the first."""
     chooses = "auto" in (extractor.layer, extractor.image_size)
     learns = any(map(is_learned, extractor._poolings()))
     return chooses or learns or extractor.n_components is not None

@@ -110,10 +110,6 @@ class FeatureFunction:
         ----------
         samples : sequence
             Samples of any kind that the modality reads.
-
-        Returns
-        -------
-        Computed
         """
         extractor, lock = self._load()
         extractor = _copy(extractor, on_error="nan")
@@ -168,25 +164,14 @@ def _code_pickler() -> Any:
 
 
 def keep_payload(key: str, payload: bytes) -> None:
-    """Keep the pickled extractor of a function in this process.
-
-    Parameters
-    ----------
-    key : str
-    payload : bytes
-    """
+    """Keep the pickled extractor of a function in this process."""
     with _LOCK:
         _, n_users = _PAYLOADS.get(key, (payload, 0))
         _PAYLOADS[key] = payload, n_users + 1
 
 
 def drop_payload(key: str) -> None:
-    """Forget a pickled extractor when it has been dropped as often as it was kept.
-
-    Parameters
-    ----------
-    key : str
-    """
+    """Forget a pickled extractor when it has been dropped as often as it was kept."""
     with _LOCK:
         payload, n_users = _PAYLOADS.pop(key, (b"", 1))
         if n_users > 1:

@@ -63,10 +63,6 @@ def count_needed_loaders(
         As for :func:`count_loaders`.
     backbones : sequence of Backbone
         Of one modality.
-
-    Returns
-    -------
-    int
     """
     modality = backbones[0].modality
     opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
@@ -150,10 +146,6 @@ class Loader:
         ----------
         ahead, n_bytes
             As for :meth:`map`.
-
-        Returns
-        -------
-        LoaderQueue
         """
         return LoaderQueue(self._pool, ahead, n_bytes)
 

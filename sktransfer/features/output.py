@@ -87,10 +87,6 @@ def store_key(
         The type in which features are kept; in a store always float32.
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the network.
-
-    Returns
-    -------
-    str
     """
     backbone = output.backbone
     precision = _precision_of(backbone, precision)
@@ -125,10 +121,6 @@ def engine_for_outputs(
         Run instead of the backbone's own. Without, the engine is kept beside the backbone.
     conversions : Path, default=None
         The folder in which runtimes keep networks that they converted.
-
-    Returns
-    -------
-    Engine
     """
     backbone = outputs[0].backbone
     _check_runtime(backbone, engine)
@@ -185,10 +177,6 @@ def layers_of(
         As returned by the method ``check`` of their modality. The first one is opened if the
         preprocessing does not tell the shape of the input. Not needed after
         :func:`prepare_probe`.
-
-    Returns
-    -------
-    dict of str to LayerInfo
 
     Raises
     ------

@@ -30,10 +30,6 @@ def find_network(estimator: Any) -> NetworkStep:
     estimator : estimator of sktransfer, a pipeline with one, or a search for one
         Or a classifier of scikit-learn with a threshold around one of these. Fitted or not.
 
-    Returns
-    -------
-    NetworkStep
-
     Raises
     ------
     TypeError
@@ -69,10 +65,6 @@ def fitted_network(estimator: Any) -> NetworkStep:
     ----------
     estimator : estimator
         As for :func:`find_network`.
-
-    Returns
-    -------
-    NetworkStep
 
     Raises
     ------

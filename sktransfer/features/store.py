@@ -220,10 +220,6 @@ def as_store(memory: Any) -> FeatureStore | None:
         For the last, such as ``joblib.Memory``, a folder beside its own is used. In a path, "~"
         is the home folder.
 
-    Returns
-    -------
-    FeatureStore or None
-
     Raises
     ------
     ValueError

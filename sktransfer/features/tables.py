@@ -102,10 +102,6 @@ def stacked(values: list[Any], ragged: bool) -> np.ndarray:
     values : list of array-like
     ragged : bool
         Whether rows differ in length; then it is an array of objects.
-
-    Returns
-    -------
-    ndarray
     """
     if not ragged:
         return np.stack(values)

@@ -85,14 +85,6 @@ def has_ranks(backbone: Backbone) -> bool:
     """Tell whether a backbone is a table of so many words that they are sorted by frequency.
 
     Files of word vectors are. A table of few words may be a list of the user's.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    bool
     """
     return takes_weights(backbone) and _table_of(backbone)[1].n_words >= _RANKED
 
@@ -161,10 +153,6 @@ class TokenWeights:
             Word vectors.
         batch_size : int or "auto", default="auto"
         device : str, default="auto"
-
-        Returns
-        -------
-        TokenWeights
         """
         if pooling == "zipf":
             return cls.by_rank(backbone)
@@ -191,10 +179,6 @@ class TokenWeights:
         ----------
         backbone : Backbone
             Word vectors.
-
-        Returns
-        -------
-        TokenWeights
         """
         n = _table_of(backbone)[1].n_words
         rank = np.arange(1, min(n, _RANKED) + 1)  # the id of a word is its place, from 1

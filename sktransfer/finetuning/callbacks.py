@@ -65,10 +65,6 @@ def warmup_cosine(step: int, n_steps: int, warmup: float) -> float:
     n_steps : int
     warmup : float
         Share of the steps in which the factor rises linearly; then it falls as a half cosine.
-
-    Returns
-    -------
-    float
     """
     n_warmup = round(n_steps * warmup)
     if step < n_warmup:
@@ -362,12 +358,7 @@ class AverageWeights(Callback):
 
 
 def is_averaged(net: NeuralNet) -> bool:
-    """Tell whether the last training of a net ends with an average of its weights.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-    """
+    """Tell whether the last training of a net ends with an average of its weights."""
     return any(isinstance(c, AverageWeights) and c.n_averaged_ > 0 for _, c in net.callbacks_)
 
 
@@ -459,10 +450,6 @@ def is_worse(before: float, after: float, least: float = _SMALL) -> bool:
         The losses.
     least : float, default=0.001
         The largest loss that is no worse than any other.
-
-    Returns
-    -------
-    bool
     """
     return after > max(_NOISE * before, least)
 
@@ -499,10 +486,6 @@ def mean_loss(net: NeuralNet, dataset: TrainingDataset, n_rows: int | None = Non
     dataset : TrainingDataset
     n_rows : int, default=None
         The number of rows, from the first on; None is all.
-
-    Returns
-    -------
-    float
     """
     return _evaluate(net, dataset, torch.arange(len(dataset))[:n_rows])[0]
 

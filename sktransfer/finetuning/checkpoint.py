@@ -122,14 +122,6 @@ class TrainingFile:
     def n_left(self, max_epochs: int) -> int:
         """Return the number of epochs that are left.
 
-        Parameters
-        ----------
-        max_epochs : int
-
-        Returns
-        -------
-        int
-
         Raises
         ------
         ValueError
@@ -242,11 +234,6 @@ class SaveTraining(Callback):
     """Save the state of a training after each epoch, and restore it before the first.
 
     It is the last callback, so that the others have done their part of an epoch.
-
-    Parameters
-    ----------
-    file : TrainingFile
-    module : TrainableStages
     """
 
     file: TrainingFile

@@ -604,10 +604,6 @@ def keep_rows(
     n_rows : int
         Largest number of rows kept of each label.
     seed : int
-
-    Returns
-    -------
-    dict
     """
     generator = np.random.RandomState(seed)
     kept = dict(kept or {})

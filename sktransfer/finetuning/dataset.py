@@ -309,11 +309,6 @@ class SharedBatch(dict[str, Any]):
 def copy_rows(view: Activations | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy all rows to a device, a part at a time.
 
-    Parameters
-    ----------
-    view : Activations or Tensor
-    device : torch.device
-
     Returns
     -------
     Tensor of shape (n, ...)
@@ -334,10 +329,6 @@ def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
     Parameters
     ----------
     view : ndarray of shape (n, ...) or array of n arrays
-
-    Returns
-    -------
-    Tensor or list of Tensor
     """
     if view.dtype == object:
         return [_as_tensor(row) for row in view]
@@ -398,10 +389,6 @@ def count_batches(n_rows: int, batch_size: int, in_pairs: bool) -> int:
     batch_size : int
     in_pairs : bool
         As in :class:`Batches`.
-
-    Returns
-    -------
-    int
     """
     n_batches = math.ceil(n_rows / batch_size)
     joined = in_pairs and n_batches > 1 and n_rows - (n_batches - 1) * batch_size == 1

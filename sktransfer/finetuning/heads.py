@@ -41,10 +41,6 @@ def make_head(
         callable is given ``(n_features, n_outputs)`` and returns a module.
     n_features, n_outputs : int
     seed : int
-
-    Returns
-    -------
-    torch.nn.Module
     """
     with seeded(seed):
         if callable(head):
@@ -88,10 +84,6 @@ _DESCRIBED = {
 def describe_module(module: nn.Module) -> tuple[Any, ...] | nn.Module:
     """Describe the layers of a module by names and numbers, without tensors.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-
     Returns
     -------
     tuple or torch.nn.Module
@@ -116,10 +108,6 @@ def build_module(description: tuple[Any, ...] | nn.Module) -> nn.Module:
     ----------
     description : tuple or torch.nn.Module
         What :func:`describe_module` returned. A module is copied.
-
-    Returns
-    -------
-    torch.nn.Module
     """
     if isinstance(description, nn.Module):
         return deepcopy(description)
@@ -139,10 +127,6 @@ def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
     n_outputs : int
         Number of outputs, by which the layer is found: modules may be registered in another
         order than they are called.
-
-    Returns
-    -------
-    torch.nn.Linear
 
     Raises
     ------

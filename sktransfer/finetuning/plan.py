@@ -65,10 +65,6 @@ class TrainingPlan:
         seed : int
         fresh_head : bool
             Whether the head is initialized at random.
-
-        Returns
-        -------
-        TrainingPlan
         """
         net_params = dict(estimator.net_params or {})
         more = net_params.pop("callbacks", None) or ()

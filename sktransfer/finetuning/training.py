@@ -74,10 +74,6 @@ def train(
     processes : Processes, default=ONE_PROCESS
         Those that train the module together.
 
-    Returns
-    -------
-    skorch.NeuralNet
-
     Raises
     ------
     FloatingPointError

@@ -233,10 +233,6 @@ class TunedNetwork:
         state : dict
             What :meth:`state` returned, in this or an earlier version of the package.
 
-        Returns
-        -------
-        TunedNetwork
-
         Raises
         ------
         ValueError
@@ -350,10 +346,6 @@ def pretrained_stages(
         As in :class:`TrainableStages`.
     adapters : dict, default=None
         As in :class:`TrainableStages`; they are not added.
-
-    Returns
-    -------
-    TrainableStages
     """
     shape = backbone.input_shape
     return TrainableStages(

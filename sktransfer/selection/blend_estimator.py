@@ -227,10 +227,6 @@ def is_table(columns: dict[Any, Any], modality: Modality) -> bool:
     columns : dict of (str or int) to column
     modality : Modality
         Of the network that is to read them.
-
-    Returns
-    -------
-    bool
     """
     return len(columns) > 1 and modality.usual_backbone != ""
 
@@ -264,10 +260,6 @@ def columns_read(model: BlendEstimator, X: Samples) -> dict[Any, Modality]:
 
 def column_networks(model: BlendEstimator) -> list[tuple[Any, Backbone]]:
     """Return each column of a table with a network that reads it, of a fitted estimator.
-
-    Parameters
-    ----------
-    model : TransferClassifier or TransferRegressor
 
     Returns
     -------

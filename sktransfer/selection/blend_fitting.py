@@ -122,16 +122,7 @@ class BlendTask:
 
 
 def fit_blend(task: BlendTask) -> Blend:
-    """Fit a blend.
-
-    Parameters
-    ----------
-    task : BlendTask
-
-    Returns
-    -------
-    Blend
-    """
+    """Fit a blend."""
     outcome, weighted = task.outcome, np.flatnonzero(task.outcome.weight)
     layouts = _layouts(task, len(weighted))
     candidates = propose_candidates(*layouts, has_cells=len(task.cells) > 0)
@@ -582,10 +573,6 @@ def as_candidate(model: Any, outcome: Outcome) -> TunedCandidate:
     model : FineTunedClassifier or FineTunedRegressor
     outcome : Labels or Numbers
         Of the blend.
-
-    Returns
-    -------
-    TunedCandidate
     """
     network = model.to_backbone()
     shape = network.input_shape

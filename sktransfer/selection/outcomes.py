@@ -292,10 +292,6 @@ def check_takes_weights(estimator: Any) -> str:
     ----------
     estimator : estimator
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     ValueError

@@ -171,10 +171,6 @@ def recommend(study: Study, *, timed: bool = False) -> Recommendation:
     study : Study
     timed : bool, default=False
         Whether to estimate seconds, which do not influence the choice.
-
-    Returns
-    -------
-    Recommendation
     """
     task = study.task
     size = measure_size(task.y[task.weighted])
@@ -257,10 +253,6 @@ def headroom_of(accuracy: float, n: int) -> float:
         In cross-validation.
     n : int
         Number of samples judged.
-
-    Returns
-    -------
-    float
     """
     errors, samples = RULES["more_errors"]
     return ((1 - accuracy) * n + errors) / (n + samples) if n else 0.5
@@ -298,10 +290,6 @@ def is_settled(estimate: StrategyEstimate, others: list[StrategyEstimate]) -> bo
         Of the strategy under trial.
     others : list of StrategyEstimate
         All strategies estimated before.
-
-    Returns
-    -------
-    bool
     """
     best = max(others, key=lambda other: other.value)
     hopeless = estimate.gain + estimate.error < best.value + RULES["worth_trying"]
@@ -475,10 +463,6 @@ def decide(
         The measurements.
     fallback : str, default=None
         The strategy to use without a recommendation; None is the best guess.
-
-    Returns
-    -------
-    Recommendation
     """
     ranked = sorted(estimates, key=lambda e: -e.value)  # stable: of equals the simplest is first
     best, others = ranked[0], ranked[1:]

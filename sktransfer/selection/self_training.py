@@ -57,11 +57,6 @@ class PseudoLabels(Labels):
 def some_unlabelled(n_samples: int, seed: int) -> np.ndarray:
     """Return the positions, ascending, of the unlabelled samples that are used.
 
-    Parameters
-    ----------
-    n_samples : int
-    seed : int
-
     Returns
     -------
     ndarray of int

@@ -83,10 +83,6 @@ def measure_size(y: np.ndarray) -> Size:
     Parameters
     ----------
     y : ndarray of shape (n_samples,)
-
-    Returns
-    -------
-    Size
     """
     labels, counts = np.unique(y, return_counts=True)
     return Size(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
@@ -147,10 +143,6 @@ def measure_similarity(
     watcher : NormWatcher, default=None
         Through which the samples have been run; None runs them.
 
-    Returns
-    -------
-    Similarity
-
     Notes
     -----
     Batch norm keeps the mean and the variance of each channel over the training data. The same
@@ -188,10 +180,6 @@ def by_predictions(entropy: float) -> float:
     ----------
     entropy : float
         As a share of the largest possible.
-
-    Returns
-    -------
-    float
     """
     return float(
         np.exp(-((entropy / CALIBRATION["entropy_scale"]) ** CALIBRATION["entropy_power"]))
@@ -210,17 +198,7 @@ def _own_predictions(outputs: np.ndarray | None) -> dict[str, Any]:
 
 
 def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
-    """Return why batch norm cannot be compared with samples; empty if it can.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    n_samples : int
-
-    Returns
-    -------
-    str
-    """
+    """Return why batch norm cannot be compared with samples; empty if it can."""
     if n_samples < 2:
         return _SINGLE
     stages = stages_of(backbone).values()
@@ -233,10 +211,6 @@ def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
 
 def rows_to_watch(n_samples: int) -> np.ndarray:
     """Return the positions of the samples that are compared, evenly spread over all.
-
-    Parameters
-    ----------
-    n_samples : int
 
     Returns
     -------

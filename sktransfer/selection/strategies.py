@@ -170,11 +170,6 @@ def compute_at(task: StrategyTask, outputs: Sequence[Output], rows: np.ndarray) 
 def fit_strategy(task: StrategyTask, name: str) -> Any:
     """Fit the estimator of a strategy to all samples.
 
-    Parameters
-    ----------
-    task : StrategyTask
-    name : str
-
     Returns
     -------
     estimator
@@ -299,10 +294,6 @@ def whole_layers(backbone: Backbone, names: list[str]) -> tuple[str, ...]:
     backbone : Backbone
     names : list of str
         The strategies.
-
-    Returns
-    -------
-    tuple of str
     """
     trained = [STRATEGIES[name].trainable for name in names]
     n_frozen = {boundary(backbone, trainable(backbone)) for trainable in trained if trainable}

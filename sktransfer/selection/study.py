@@ -58,10 +58,6 @@ _TIMED = 8  # samples in the probe batch that is timed
 class Study:
     """Measure a task: samples, their labels and a network.
 
-    Parameters
-    ----------
-    task : StrategyTask
-
     Attributes
     ----------
     names : list of str
@@ -281,10 +277,6 @@ class StudyMemory(FeatureStore):
         ----------
         recipe, digests
             As in :meth:`FeatureStore.get`.
-
-        Returns
-        -------
-        list of ndarray or None
         """
         known = [self._rows.get((recipe, digest)) for digest in digests]
         if self.behind is None:
@@ -386,10 +378,6 @@ def measure_timing(
     trainable : dict
         What is trained, by strategy, as ``trainable`` of :class:`FineTunedClassifier`.
     device : str, default="auto"
-
-    Returns
-    -------
-    Timing
     """
     few, on = take(samples, range(min(_TIMED, len(samples)))), resolve_device(device)
     forward = _seconds_forward(backbone, few, device)
@@ -430,10 +418,6 @@ def sizes_within(
         The number of samples.
     seconds : float
     device : str, default="auto"
-
-    Returns
-    -------
-    tuple of int or None
     """
     if len(sizes) == 1:
         return sizes
@@ -472,10 +456,6 @@ def seconds_of(action: Callable[..., Any], on: torch.device | None = None) -> fl
     action : callable
     on : torch.device, default=None
         Whose work is waited for.
-
-    Returns
-    -------
-    float
     """
     action()
     _wait(on)

@@ -476,10 +476,6 @@ def strategy_task(
         Of one network.
     X, y, sample_weight
         As in :meth:`TransferClassifier.fit`.
-
-    Returns
-    -------
-    StrategyTask
     """
     samples, y = model._check(X, y)
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))

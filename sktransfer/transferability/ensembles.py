@@ -101,10 +101,6 @@ def log_loss(
     label_smoothing : float
         Share of each label that is distributed over all classes.
     weight : ndarray of shape (n_samples,)
-
-    Returns
-    -------
-    float
     """
     logs = np.maximum(log_softmax(logits, axis=1), math.log(_TINY))
     own = logs[np.arange(len(codes)), codes]

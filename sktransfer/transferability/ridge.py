@@ -76,16 +76,7 @@ def one_thread_if_small(*arrays: Any) -> Iterator[None]:
 
 
 def small_in_one_thread(function: _Function) -> _Function:
-    """Decorate a function, so that BLAS uses one thread if its arguments are small.
-
-    Parameters
-    ----------
-    function : callable
-
-    Returns
-    -------
-    callable
-    """
+    """Decorate a function, so that BLAS uses one thread if its arguments are small."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -210,10 +201,6 @@ def solve_ridge(
         Positive. The objective is the weighted sum of squared errors plus this times the sum of
         squared coefficients.
 
-    Returns
-    -------
-    Dual
-
     Notes
     -----
     With K the products and W the weights, the weights of rows a and the intercept b solve
@@ -250,10 +237,6 @@ def solve_large_ridge(
     target, weight, penalty
         As in :func:`solve_ridge`.
     max_iter : int, default=300
-
-    Returns
-    -------
-    Dual
 
     Notes
     -----

@@ -284,14 +284,6 @@ def is_gzipped(path: Path) -> bool:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, and decompress it if it is gzipped.
 
-    Parameters
-    ----------
-    path : Path
-
-    Yields
-    ------
-    file object
-
     Raises
     ------
     ValueError
@@ -498,10 +490,6 @@ def _opened(path: Path) -> Iterator[_Cursor]:
 
 def parse_header(line: bytes) -> tuple[int, int] | None:
     """Parse a first line that holds the number of words and of dimensions.
-
-    Parameters
-    ----------
-    line : bytes
 
     Returns
     -------

@@ -164,10 +164,6 @@ class WordTable(nn.Module):
         ----------
         ids : ndarray of int
             Ids whose rows will be trained; 0 is ignored.
-
-        Returns
-        -------
-        WordTable
         """
         index = torch.from_numpy(np.unique(ids).astype(np.int64)).to(self.index.device)
         index = index[index > 0]
@@ -180,10 +176,6 @@ class WordTable(nn.Module):
         Parameters
         ----------
         token_weight : array-like of shape (n_ids,)
-
-        Returns
-        -------
-        WordTable
 
         Raises
         ------

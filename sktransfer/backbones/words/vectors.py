@@ -159,10 +159,6 @@ def reopened(source: tuple[Any, ...], digest: str) -> WordVectors:
     digest : str
         The content digest that they must have.
 
-    Returns
-    -------
-    WordVectors
-
     Raises
     ------
     ValueError

@@ -128,10 +128,6 @@ class WordPreprocessing:
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Map texts to ids, grouped by shape.
 
-        Parameters
-        ----------
-        texts : sequence of str
-
         Returns
         -------
         list of (ndarray of shape (g,), Tensor of shape (g, length) or (g, length, k))

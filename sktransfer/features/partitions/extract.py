@@ -423,10 +423,6 @@ def columns_of(extractor: PretrainedFeatureExtractor, dtype: str) -> tuple[Featu
         Fitted.
     dtype : {"float32", "float16"}
 
-    Returns
-    -------
-    tuple of FeatureColumn
-
     Raises
     ------
     ValueError

@@ -146,26 +146,13 @@ class Folder:
 
 
 def as_url(location: str | os.PathLike[str]) -> str:
-    """Return a location that means the same in every folder: a URL, or an absolute path.
-
-    Parameters
-    ----------
-    location : str or path-like
-
-    Returns
-    -------
-    str
-    """
+    """Return a location that means the same in every folder: a URL, or an absolute path."""
     text = os.fspath(location)
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 
 def open_location(url: str) -> tuple[Any, str]:
     """Return the file system of a location, and the path there.
-
-    Parameters
-    ----------
-    url : str
 
     Returns
     -------
@@ -177,16 +164,7 @@ def open_location(url: str) -> tuple[Any, str]:
 
 
 def below(folder: str, url: str) -> str | None:
-    """Return the path of a location from a folder: "" for the folder, None for what is elsewhere.
-
-    Parameters
-    ----------
-    folder, url : str
-
-    Returns
-    -------
-    str or None
-    """
+    """Return the path of a location from a folder: "" for it, None for what is elsewhere."""
     (system, top), (other, path) = open_location(folder), open_location(url)
     if system != other:
         return None
@@ -549,10 +527,6 @@ def features_in(table: Any, columns: tuple[FeatureColumn, ...]) -> np.ndarray:
 
 def read_failures(folder: Folder) -> Any:
     """Read what is known about the samples that failed.
-
-    Parameters
-    ----------
-    folder : Folder
 
     Returns
     -------

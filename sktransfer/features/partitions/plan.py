@@ -119,10 +119,6 @@ def plan(source: Iterable[Rows], reading: Reading, size: int, key: str) -> Itera
         Rows in each partition but the last.
     key : str
         Of the manifest; it is part of the digests.
-
-    Yields
-    ------
-    Partition
     """
     waiting: list[Rows] = []
     n_waiting = start = 0

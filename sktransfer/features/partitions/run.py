@@ -226,10 +226,6 @@ class Work:
         n_threads : int, default=None
             Threads of torch meanwhile.
 
-        Returns
-        -------
-        Done
-
         Raises
         ------
         UnreadableSamplesError
@@ -312,10 +308,6 @@ def name_of(sample: Any) -> str:
     Parameters
     ----------
     sample : object
-
-    Returns
-    -------
-    str
     """
     if isinstance(sample, dict):
         sample = sample.get("path") or type(sample)()
@@ -339,10 +331,6 @@ def pool_for(work: Work, executor: Any, resources: Mapping[str, float] | None) -
     work : Work
     executor : None, concurrent.futures.Executor or dask.distributed.Client
     resources : dict or None
-
-    Returns
-    -------
-    Pool
 
     Raises
     ------
@@ -484,17 +472,7 @@ class DaskPool:
 
 
 def run_on_worker(work: Work, partition: Partition) -> Done | Failed:
-    """Compute a partition on a Dask worker with as many threads as the worker has.
-
-    Parameters
-    ----------
-    work : Work
-    partition : Partition
-
-    Returns
-    -------
-    Done or Failed
-    """
+    """Compute a partition on a Dask worker with as many threads as the worker has."""
     from distributed import get_worker
 
     worker = get_worker()

@@ -78,10 +78,6 @@ def open_source(source: Any, reading: Reading, target: Folder) -> RowSource:
     target : Folder
         Where features are written. Its files are no rows, also if it is inside the source.
 
-    Returns
-    -------
-    RowSource
-
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
