@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CONTROLS", "printable"]
-
 # Characters that terminals obey (C0, C1), that end lines or change the direction of writing, and
 # halves of pairs, which stand for bytes of file names that are no text.
 CONTROLS = re.compile(

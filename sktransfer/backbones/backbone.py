@@ -19,8 +19,6 @@ from .pooling import as_pooling, pool
 from .stages import stages_of
 from .weights import check_finite, first_convolutions, with_channels
 
-__all__ = ["Backbone"]
-
 _LARGEST_SIZE = 4096  # pixels: activations of a larger image take gigabytes
 _SIZES_KEPT = 4  # input sizes for which a network stays prepared
 _TEXTS_KEPT = 8  # prompts and treatments of long texts, for which little is kept

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["check_behavior", "observe", "sketch"]
-
 _NUMBERS = 256  # that remain of a longer output
 _LARGEST = 2**26  # numbers of a sample
 # Relative L2 distance of two outputs that are the same. Processors differ by their rounding.

@@ -22,8 +22,6 @@ from torch import nn
 from .._compat.torch import version_of
 from .stages import Cut, uncut
 
-__all__ = ["cut_by_recording"]
-
 _SAME = 1e-5  # relative L2 distance of the stages' output to the network's
 _AT_MOST = 64  # tensors that one module returns
 

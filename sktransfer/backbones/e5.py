@@ -35,8 +35,6 @@ from .text_encoders import TokenizerPreprocessing
 from .text_stages import Sentence, cut_encoder, in_order
 from .weights import check_sha256, licence_of_package
 
-__all__ = ["Blocks", "EncoderFile", "Settings", "load_e5", "read_q4"]
-
 # Those that the network was trained with; the first one is for features.
 _PROMPTS = {"query": "query: ", "passage": "passage: "}
 

@@ -27,8 +27,6 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-__all__ = ["describe", "fingerprint", "is_library"]
-
 # Packages whose functions and classes are described by name alone: a version of a package decides
 # their code, while code of the user's may change between two runs.
 _LIBRARIES = frozenset(

@@ -10,8 +10,6 @@ from .image_folders import load_image_folder
 from .model_folders import IMAGE_FILES, find_folder, local_folder, modality_of_folder
 from .text_folders import load_text_folder
 
-__all__ = ["load_hf", "modality_of_hf"]
-
 
 def load_hf(name: str, weights: str | None, *, download: bool = True) -> Backbone:
     """Load a network of transformers from a folder, or by its name on the Hugging Face hub.

@@ -33,8 +33,6 @@ from .preprocessing import ProcessorPreprocessing
 from .stages import Cut, has_tensors
 from .weights import copy_sharing_tensors
 
-__all__ = ["load_image_folder"]
-
 # What a network returns, by the names of transformers: the first of these that there is.
 _OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
-__all__ = ["imagenet_classes", "imagenet_ids", "unique_names"]
-
 
 @cache
 def imagenet_ids() -> tuple[str, ...]:

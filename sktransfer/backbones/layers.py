@@ -19,20 +19,6 @@ from .registry import load_backbone
 from .stages import cut_of, has_matrix, has_tensors, join_stages, make_single, stages_of
 from .weights import first_convolutions
 
-__all__ = [
-    "LayerInfo",
-    "boundary",
-    "inspect_layers",
-    "is_single_classifier",
-    "list_layers",
-    "penultimate",
-    "pooled_width",
-    "resolve_layer",
-    "size_step",
-    "takes_size",
-    "weighted_layers",
-]
-
 
 def list_layers(backbone: Any) -> list[str]:
     """Name the places at which a backbone can be cut, from the input to the output.

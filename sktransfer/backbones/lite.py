@@ -19,8 +19,6 @@ from .imagenet import imagenet_classes, imagenet_ids
 from .preprocessing import ImagePreprocessing
 from .weights import licence_of_package, load_weights, n_outputs, random_weights
 
-__all__ = ["LITE", "ConvNormAct", "InvertedResidual", "SamePadConv2d", "lite_network", "load_lite"]
-
 # name: (width, depth, image size). Tan & Le 2019 (arXiv:1905.11946) in the "lite" variant:
 # no squeeze-and-excitation, ReLU6, stem and head not scaled.
 LITE = {

@@ -18,25 +18,6 @@ from torch import nn
 from .imagenet import unique_names
 from .weights import check_finite, first_line, licence_of_folder, random_weights
 
-__all__ = [
-    "IMAGE_FILES",
-    "checked",
-    "class_names",
-    "explained",
-    "files_of_folder",
-    "find_folder",
-    "is_classifier_folder",
-    "load_network",
-    "load_tokenizer",
-    "local_folder",
-    "make_bert",
-    "modality_of_folder",
-    "origin_of",
-    "quiet",
-    "read_json",
-    "transformers_library",
-]
-
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")  # files of a folder that are read
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")  # settings of images
 

@@ -9,14 +9,6 @@ import torch
 
 from .._compat.torch import BatchNormBase
 
-__all__ = [
-    "NOISE_DIVERGENCE",
-    "keeps_statistics",
-    "moments_of",
-    "norm_divergence",
-    "similarity_of_divergence",
-]
-
 NOISE_DIVERGENCE = 0.17  # of noise in networks for images, where it is 0.14 to 0.2
 
 

@@ -17,8 +17,6 @@ from .backbone import Backbone
 from .preprocessing import as_preprocessing, usual_modality
 from .weights import first_line
 
-__all__ = ["OnnxNetwork", "load_onnx", "open_session"]
-
 _LARGEST = 2**31 - 1  # bytes of a graph with its tensors, the limit of protobuf
 _INPUTS: dict[str, Any] = {
     "tensor(float)": np.float32,

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["POOLINGS", "as_pooling", "is_channels_last", "pool", "token_layout"]
-
 
 def as_pooling(
     pooling: str | Callable[..., Any] | tuple[Any, ...] | None,

@@ -20,18 +20,6 @@ from torch.nn import functional as F
 
 from ..data import Modality, forward_strides
 
-__all__ = [
-    "ImagePreprocessing",
-    "ProcessorPreprocessing",
-    "TransformPreprocessing",
-    "as_preprocessing",
-    "center_crop",
-    "resize",
-    "resize_by_pillow",
-    "scale",
-    "usual_modality",
-]
-
 _CROP_MODES = ("center", "squash", "border")
 
 

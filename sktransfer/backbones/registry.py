@@ -23,17 +23,6 @@ from .lite import LITE, load_lite
 from .preprocessing import as_preprocessing, usual_modality
 from .weights import first_convolutions, load_weights
 
-__all__ = [
-    "Reference",
-    "architecture",
-    "from_module",
-    "list_backbones",
-    "load_backbone",
-    "modality_of",
-    "register_backbone",
-    "unknown_backbone",
-]
-
 
 def load_backbone(
     backbone: str | nn.Module | Callable[..., Any] | Backbone,

@@ -10,17 +10,6 @@ import numpy as np
 import safetensors.torch
 import torch
 
-__all__ = [
-    "LARGEST_VALUES",
-    "check_json",
-    "check_tensors",
-    "first_unknown",
-    "from_bytes",
-    "read_json",
-    "to_bytes",
-    "write_json",
-]
-
 _DEEPEST = 500  # lists and objects inside each other
 LARGEST_VALUES = {"most_bytes": 2**28, "most_values": 2**22}  # of nested values as one text
 

@@ -20,29 +20,6 @@ from torch import fx, nn
 
 from .._compat.torch import TracedModule
 
-__all__ = [
-    "TRACING",
-    "Cut",
-    "before_transposition",
-    "constants",
-    "cut_of",
-    "cut_places",
-    "has_matrix",
-    "has_tensors",
-    "idle",
-    "inside_blocks",
-    "is_added",
-    "join_inputs_of_heads",
-    "join_stages",
-    "live_after",
-    "make_single",
-    "modules_around",
-    "only_adds",
-    "stages_of",
-    "trace",
-    "uncut",
-]
-
 _SHOWN = 3  # values named in a message
 _LONGEST = 200  # characters of another error in a message
 

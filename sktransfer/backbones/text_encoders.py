@@ -13,8 +13,6 @@ import torch
 
 from ..data import UnreadableSamplesError, pad_rows, padded_length, shorten
 
-__all__ = ["TokenizerPreprocessing"]
-
 _CHUNK = 4096  # texts that are encoded at a time; encodings are much larger than ids
 
 

@@ -46,8 +46,6 @@ from .weights import (
 from .words.table import WordTable
 from .words.vectors import WordVectors
 
-__all__ = ["load_minilm", "load_text_folder"]
-
 _NO_LIMIT = 2**30  # tokens of a text, where nothing limits them
 
 # Files that contain a vocabulary

@@ -27,23 +27,6 @@ from torch.nn import functional as F
 from .._compat.torch import children_of, shallow_copy
 from .model_folders import explained
 
-__all__ = [
-    "POOLINGS",
-    "TINY",
-    "Block",
-    "Dense",
-    "Embeddings",
-    "Logits",
-    "Normalize",
-    "Part",
-    "Sentence",
-    "SentenceWithoutPrompt",
-    "Truncate",
-    "Whole",
-    "cut_encoder",
-    "in_order",
-]
-
 # Added to the attention scores of positions without a token. It is finite in bfloat16, too, so that
 # a text without tokens attends to all positions equally and gives no NaN.
 _NEVER = torch.finfo(torch.bfloat16).min

@@ -16,8 +16,6 @@ from .preprocessing import ImagePreprocessing
 from .stages import modules_around, trace
 from .weights import copy_sharing_tensors, load_weights, n_outputs, random_weights
 
-__all__ = ["load_timm", "timm_names"]
-
 
 def _timm():
     try:

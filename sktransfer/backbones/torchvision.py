@@ -15,8 +15,6 @@ from .imagenet import imagenet_ids, unique_names
 from .preprocessing import ImagePreprocessing
 from .weights import check_sha256, load_weights, n_outputs, random_weights
 
-__all__ = ["load_torchvision", "torchvision_names"]
-
 # Arguments that torchvision's builders set if weights are given. The published weights of these two
 # were trained with another scale of the input, which the network applies itself, and with auxiliary
 # heads, which are in the file and do not run in `eval` mode.

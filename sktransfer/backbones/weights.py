@@ -22,25 +22,6 @@ from torch.nn.parameter import is_lazy
 
 from .._compat.torch import keep_versions
 
-__all__ = [
-    "check_finite",
-    "check_sha256",
-    "copy_sharing_tensors",
-    "first_convolutions",
-    "first_line",
-    "licence_of_folder",
-    "licence_of_package",
-    "load_tensors",
-    "load_weights",
-    "n_outputs",
-    "random_weights",
-    "read_tensors",
-    "seeded",
-    "take_number_of_channels",
-    "take_number_of_classes",
-    "with_channels",
-]
-
 _LIGHTNING = "model."  # before the names of a network that is an attribute of a LightningModule
 _SHOWN = 4  # names listed in an error before "and n more"
 

@@ -18,8 +18,6 @@ from .words.table import WordTable
 from .words.vectors import WordVectors, open_source
 from .words.word_ids import WordPreprocessing
 
-__all__ = ["load_glove", "load_word_vectors", "load_word_vectors_named", "word_backbone"]
-
 
 def load_word_vectors(
     weights: Any,

@@ -30,8 +30,6 @@ from .stages import stages_of
 from .text_encoders import TokenizerPreprocessing
 from .weights import check_finite
 
-__all__ = ["PromptedBackbone", "make_prompts", "with_prompts"]
-
 # Sentence encoders have no temperature of their own. Their cosines are multiplied by this, divided
 # by one less the mean cosine of unrelated sentences: that is 0.05 for MiniLM and 0.79 for e5, whose
 # cosines differ by as much less. Chosen by benchmarks/zero_shot.py --scales.

@@ -16,8 +16,6 @@ import typer
 from .labelled import advise, evaluate, rank, report, train
 from .unlabelled import extract, predict
 
-__all__ = ["COMMANDS", "make_app"]
-
 _SHOWN = 20  # entries of a list
 # Backbones that have no architecture without their weights.
 _NEED_WEIGHTS = ("glove_6b_50d",)

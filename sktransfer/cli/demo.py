@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["EXAMPLE", "Digits", "Row", "run", "write_photographs"]
-
 N_DRAWS = 5
 N_LABELS = 10  # training samples of each class
 N_TEST = 500

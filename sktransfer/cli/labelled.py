@@ -19,19 +19,6 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "Columns",
-    "Source",
-    "advise",
-    "evaluate",
-    "naming_the_option",
-    "rank",
-    "read_source",
-    "refuse_together",
-    "report",
-    "train",
-]
-
 _HELD_OUT = 0.2  # of the samples, where the source has no test samples of its own
 _FOLDS = 5
 _FEWEST = 10  # samples from which some are held out

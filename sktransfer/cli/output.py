@@ -22,17 +22,6 @@ from rich.text import Text
 
 from .._printable import CONTROLS, printable
 
-__all__ = [
-    "ReaderLeft",
-    "note",
-    "print_columns",
-    "print_csv",
-    "print_json",
-    "print_lines",
-    "print_rows",
-    "show_warning",
-]
-
 # What spreadsheets take as a formula, at the beginning of a cell, or behind their other separator.
 _FORMULA = re.compile("(^|;)([=+\\-@＝＋－＠])")
 

@@ -10,8 +10,6 @@ import numpy as np
 from ..features import NetworkStep, find_network, takes_most_probable
 from ..finetuning import FineTunedClassifier
 
-__all__ = ["Prediction", "as_X", "find_predictor", "predict_samples"]
-
 
 class Prediction(NamedTuple):
     """The prediction of one sample.

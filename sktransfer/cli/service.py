@@ -26,8 +26,6 @@ from ..inspection.explaining import show_saliency
 from ..inspection.page import Shown, render, show
 from .predicting import Prediction, as_X, find_predictor, predict_samples
 
-__all__ = ["make_service"]
-
 _N_SHOWN = 5  # classes on the page
 _SECONDS = 60.0  # for the arrival of a request
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'"

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..features.partitions import ExtractionReport
     from .predicting import Prediction
 
-__all__ = ["extract", "predict"]
-
 _CHUNK = 64  # samples whose predictions are printed together
 _PROGRESS_FROM = 32  # samples
 _STDIN = "-"

@@ -25,23 +25,6 @@ from .samples import (
     unwrap_column,
 )
 
-__all__ = [
-    "CATEGORY",
-    "NUMBER",
-    "ROWS",
-    "TableSamples",
-    "check_columns",
-    "check_names",
-    "describe_columns",
-    "network_line",
-    "number_error",
-    "read_columns",
-    "some_cells",
-    "split_columns",
-    "table_columns",
-    "without_missing",
-]
-
 # Kinds of columns that no network reads; that of another column is the name of its modality.
 NUMBER, CATEGORY = "number", "category"
 _LOOKED_AT = 20  # cells of a column by which its kind is guessed

@@ -25,23 +25,6 @@ from PIL import Image
 
 from .limits import check_size, max_bytes, run_in_time
 
-__all__ = [
-    "IMAGE_SUFFIX",
-    "Encoded",
-    "Item",
-    "Loaded",
-    "as_items",
-    "has_scheme",
-    "image_of",
-    "is_dataset",
-    "is_encoded",
-    "is_npy",
-    "is_stored_array",
-    "open_locally",
-    "read_encoded",
-    "read_npy",
-]
-
 # At least two letters, because a single one is a drive of Windows.
 _SCHEME = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 # Ends the name of a file that is an image.

@@ -15,26 +15,6 @@ from .contents import Item, as_items, has_scheme, image_of, is_dataset
 from .images import check_header
 from .samples import UnreadableSamplesError, shorten
 
-__all__ = [
-    "BOOLEANS",
-    "BY_SYSTEMS",
-    "IMAGE_COLUMNS",
-    "LABEL_COLUMNS",
-    "LEADING_ZERO",
-    "as_numbers",
-    "booleans_as_numbers",
-    "find_images",
-    "find_labels",
-    "from_dataset",
-    "image_cells",
-    "list_files",
-    "list_splits",
-    "load_image_folder",
-    "load_image_table",
-    "open_columns",
-    "open_table",
-]
-
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # that operating systems write
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"  # a column of CSV with such a cell is text: "001" is no number

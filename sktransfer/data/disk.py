@@ -14,16 +14,6 @@ from typing import Any
 
 import xxhash
 
-__all__ = [
-    "CacheError",
-    "checksum",
-    "claim_file",
-    "new_folder",
-    "remove_abandoned",
-    "replace_file",
-    "writing",
-]
-
 _ABANDONED = 24 * 3600  # seconds after which no process still writes to a temporary folder
 
 

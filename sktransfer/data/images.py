@@ -34,28 +34,6 @@ from .limits import check_format, check_pixels, check_scans, open_listed, too_ma
 from .modality import Modality, Parts, SampleView, register_modality
 from .samples import digest_array, is_whole, plain_array, short_name, unwrap_column
 
-__all__ = [
-    "ImageModality",
-    "ImageParts",
-    "as_samples",
-    "check_channels",
-    "check_header",
-    "check_image_shape",
-    "digest",
-    "image_numbers",
-    "in_memory",
-    "is_tensor",
-    "is_turned",
-    "open_encoded",
-    "open_image",
-    "read_image",
-    "shorter_side",
-    "tensor_to_images",
-    "to_range",
-    "warn_of_mask",
-]
-
-
 CHANNELS = (1, 3, 4)  # of an image that becomes RGB
 _STRIP = 2**22  # pixels of an image that are converted at a time
 # Values of images after the means and standard deviations of ImageNet: from -2.12 to 2.64.

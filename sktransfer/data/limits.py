@@ -13,20 +13,6 @@ from typing import IO
 
 from PIL import Image, ImageFile
 
-__all__ = [
-    "FORMATS",
-    "SCANS",
-    "SECONDS",
-    "check_format",
-    "check_pixels",
-    "check_scans",
-    "check_size",
-    "max_bytes",
-    "open_listed",
-    "run_in_time",
-    "too_many_pixels",
-]
-
 # The formats of image files that are read, by their names in ``PIL.Image.OPEN``. Pillow knows more:
 # EPS files, for instance, are programs that Ghostscript runs. "HEIF" is that of the plug-in
 # pillow-heif. The last has no mark at its beginning, so that all others are tried before it.

@@ -7,8 +7,6 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-__all__ = ["documentation_link", "package_versions", "warn_later_versions"]
-
 _PACKAGES = ("torch", "scikit-learn")
 
 

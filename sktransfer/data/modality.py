@@ -12,16 +12,6 @@ from sklearn.utils import InputTags, check_array
 
 from .samples import digest_array, plain_array, unwrap_column
 
-__all__ = [
-    "ArrayModality",
-    "Modality",
-    "NumberParts",
-    "Parts",
-    "SampleView",
-    "get_modality",
-    "register_modality",
-]
-
 _BATCH_ON_ACCELERATOR = 256  # larger batches are not faster
 
 

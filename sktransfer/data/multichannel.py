@@ -25,8 +25,6 @@ from .limits import check_format, check_pixels
 from .modality import SampleView, register_modality
 from .samples import digest_array
 
-__all__ = ["MultichannelModality"]
-
 
 class MultichannelModality(ImageModality):
     """Images of any number of channels: arrays, tensors, ``.npy`` files and files of images.

@@ -13,8 +13,6 @@ from tqdm.std import tqdm
 
 from .._printable import printable
 
-__all__ = ["check_interrupt", "kept_interrupts", "progress", "was_interrupted"]
-
 
 @contextlib.contextmanager
 def progress(

@@ -13,20 +13,6 @@ import xxhash
 
 from .contents import Item
 
-__all__ = [
-    "MissingSampleError",
-    "UnreadableSamplesError",
-    "digest_array",
-    "forward_strides",
-    "is_whole",
-    "named_among",
-    "plain_array",
-    "short_name",
-    "shorten",
-    "take",
-    "unwrap_column",
-]
-
 _SHOWN = 10  # unreadable samples named in one error
 # Characters of a message, so that it can be read; of a cause, and of the name of a file in it.
 _LONGEST, _LONGEST_REASON, _LONGEST_NAME = 500, 250, 80

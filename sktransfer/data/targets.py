@@ -19,29 +19,6 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from .._compat.sklearn import check_sample_weight, column_or_1d
 from .samples import UnreadableSamplesError
 
-__all__ = [
-    "ClassTarget",
-    "IndicatorTarget",
-    "NumericTarget",
-    "Target",
-    "check_indicator",
-    "check_labels",
-    "check_numbers",
-    "check_target",
-    "check_total",
-    "check_weights",
-    "class_target",
-    "column_names",
-    "encode_target",
-    "find_target",
-    "is_numbers",
-    "naming",
-    "open_target",
-    "sorted_labels",
-    "warn_of_one_class",
-]
-
-
 _LEAST_TOTAL = float(np.finfo(np.float64).tiny)  # its reciprocal is finite
 _Found = TypeVar("_Found")
 

@@ -18,8 +18,6 @@ from .contents import IMAGE_SUFFIX
 from .modality import Modality, Parts, register_modality
 from .samples import UnreadableSamplesError, unwrap_column
 
-__all__ = ["TextModality", "TextParts", "as_texts", "pad_rows", "padded_length"]
-
 _STEP = 8  # padded lengths are multiples of it, so that several texts have the same length
 # Tokens of a batch. A matrix product with fewer rows takes more time for each row.
 _TOKENS = 512

@@ -9,8 +9,6 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Folds", "PathLike", "RandomState", "Samples", "Targets"]
-
 
 class _Indexable(Protocol):
     """A list, an array, a Series, a DataFrame or a dataset: samples with positions."""

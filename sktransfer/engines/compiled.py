@@ -11,8 +11,6 @@ from torch import nn
 
 from .torch import TorchEngine
 
-__all__ = ["CompiledEngine"]
-
 _LONGEST = 300  # characters of an error of torch in a message
 
 

@@ -24,8 +24,6 @@ from ..backbones import pool
 from ..data import Modality, get_modality
 from .resources import fewer_rows, raise_thresholds
 
-__all__ = ["Engine", "as_batch", "distance"]
-
 # A fresh memory page costs 2.5 µs, and the C library gives blocks over 32 MB back after each
 # use. Activations that stay under this many bytes are not faulted in anew for each batch.
 _BYTES = 20e6

@@ -25,8 +25,6 @@ from ..backbones import pool
 from ..data.disk import CacheError, checksum, new_folder, writing
 from .engine import Engine
 
-__all__ = ["Conversions", "ExportedEngine", "Run", "export", "quiet"]
-
 # From a batch to the outputs of the exported network. Any number of threads may call it.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 

@@ -8,8 +8,6 @@ import torch
 
 from .exported import ExportedEngine, Run
 
-__all__ = ["ONNXRuntimeEngine", "onnx_model"]
-
 
 def onnx_model(program: torch.export.ExportedProgram, **settings: Any) -> Any:
     """Convert an exported network to ONNX.

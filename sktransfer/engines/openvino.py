@@ -14,8 +14,6 @@ import torch
 
 from .exported import ExportedEngine, Run
 
-__all__ = ["OpenVINOEngine"]
-
 _IMPORTING = threading.Lock()
 _STREAMS = 4  # at most, since each has its own memory for activations
 _TYPES = {"float32": "f32", "bfloat16": "bf16"}

@@ -19,8 +19,6 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["fewer_rows", "keep_freed_memory", "raise_thresholds", "resolve_device", "thread_budget"]
-
 # Parameters of mallopt, and the defaults of the C library (malloc.h of glibc).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _DEFAULT = 128 * 1024

@@ -17,8 +17,6 @@ from .onnxruntime import ONNXRuntimeEngine
 from .openvino import OpenVINOEngine
 from .torch import TorchEngine
 
-__all__ = ["ENGINES", "check_engine", "engine_for", "resolve_engine"]
-
 # A runtime is one class and one entry here.
 ENGINES: dict[str, type[Engine]] = {
     "torch": TorchEngine,

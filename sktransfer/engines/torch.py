@@ -30,8 +30,6 @@ from ..backbones import trace
 from ..backbones.lite import SamePadConv2d
 from .engine import Engine
 
-__all__ = ["FusedConvolution", "TorchEngine", "cast", "fold", "fuse_convolutions", "is_supported"]
-
 _LAYING_OUT = threading.Lock()
 
 

@@ -45,15 +45,6 @@ from .compute import compute_outputs, describe_runs
 from .output import Output, layers_of, side_of
 from .store import FeatureStore, as_store
 
-__all__ = [
-    "BackboneEstimator",
-    "Count",
-    "all_or_nothing",
-    "checked_samples",
-    "reported",
-    "shallow_copy",
-]
-
 _VECTORS = ("keys", "get_vector", "build_vocab")
 _MOST_JOBS = 2**15
 

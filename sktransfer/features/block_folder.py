@@ -24,8 +24,6 @@ from .blocks import Head, read_head, read_rows, write_block
 from .key_index import KeyIndex
 from .tables import stacked
 
-__all__ = ["BlockFolder", "BlockIndex"]
-
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.rows")
 _NEW = ".new-"  # begins the name of a file that is being written
 _MOST_ROWS = 512  # in one block

@@ -10,8 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-__all__ = ["Head", "read_head", "read_rows", "write_block"]
-
 # A block is written once and never changed:
 #     mark, size of the head, checksum of the rest of the head, rows, bytes of the forms
 #     forms: type and shape of a row, a line for each, such as "<f4:1280"

@@ -26,19 +26,6 @@ from ..data import ClassTarget, encode_target
 from ..data.types import RandomState
 from .output import side_of
 
-__all__ = [
-    "N_ROWS",
-    "LayerChoice",
-    "SizeChoice",
-    "candidate_layers",
-    "candidate_sizes",
-    "choose_layer",
-    "choose_size",
-    "clearly_best",
-    "layer_for",
-    "layer_of_tokens",
-]
-
 # The most rows that are probed: a difference that so many rows do not show is small.
 N_ROWS = 600
 # Another layer must be better than the default by this many standard errors of the difference.

@@ -34,16 +34,6 @@ from .output import Output, engine_for_outputs
 from .store import FeatureStore
 from .tables import OutputTables, stacked
 
-__all__ = [
-    "SampleError",
-    "compute_outputs",
-    "describe_runs",
-    "many_of",
-    "open_for",
-    "read_chunks",
-    "unreadable_samples",
-]
-
 _BLOCK = 8  # samples that one task reads
 _BYTES_READ = 2**26  # bytes of files in one chunk, or one file
 _RECENT = 2**13  # digests in a dictionary, with 0.2 kB each, before they are sorted

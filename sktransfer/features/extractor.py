@@ -45,8 +45,6 @@ from .word_weights import (
     unlearned,
 )
 
-__all__ = ["PretrainedFeatureExtractor", "fitted_without_samples", "learns_from_samples"]
-
 _OF_SAMPLES = ("n_features_in_", "feature_names_in_", "oov_rate_", "truncated_rate_")
 
 

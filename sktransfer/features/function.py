@@ -17,8 +17,6 @@ from .base import shallow_copy
 from .compute import SampleError, read_chunks
 from .loader import Loader
 
-__all__ = ["Computed", "FeatureFunction", "drop_payload", "keep_payload"]
-
 _KEPT = 2  # networks in a process
 
 _LOCK = threading.Lock()

@@ -41,8 +41,6 @@ from ..engines import distance, resolve_device
 from .output import Output, compute_exactly, compute_fixed, open_or_none, store_key
 from .store import FeatureStore
 
-__all__ = ["CheckedStore", "nothing_stored"]
-
 # Relative L2 distances up to which two computations of a row are the same. The first is for one
 # kind of device in float32; rounding moves features by 1e-6.
 _SAME = 1e-4

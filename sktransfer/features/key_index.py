@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["KeyIndex", "as_keys"]
-
 
 def as_keys(digests: Sequence[bytes]) -> np.ndarray:
     """Return digests of 16 bytes as pairs of integers, ``(n, 2)``, uint64."""

@@ -17,8 +17,6 @@ from ..backbones import Backbone
 from ..data import Modality
 from ..engines import resolve_device
 
-__all__ = ["Loader", "LoaderQueue", "count_loaders", "count_needed_loaders"]
-
 _FEW = 4  # samples for which no threads are started
 _MOST_BYTES = 2**27  # of results that wait
 

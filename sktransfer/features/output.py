@@ -24,19 +24,6 @@ from ..backbones import (
 from ..data import UnreadableSamplesError
 from ..engines import Engine, engine_for, raise_thresholds, resolve_engine
 
-__all__ = [
-    "Output",
-    "compute_exactly",
-    "compute_fixed",
-    "engine_for_outputs",
-    "layers_of",
-    "open_or_none",
-    "prepare_probe",
-    "probe_batch",
-    "side_of",
-    "store_key",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Output:

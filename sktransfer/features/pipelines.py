@@ -12,15 +12,6 @@ from ..backbones import modality_of
 from ..data import ROWS, Modality
 from .base import BackboneEstimator, checked_samples, shallow_copy
 
-__all__ = [
-    "NetworkStep",
-    "check_refit",
-    "find_network",
-    "fitted_network",
-    "is_frozen",
-    "takes_most_probable",
-]
-
 
 def find_network(estimator: Any) -> NetworkStep:
     """Find the step that runs a network.

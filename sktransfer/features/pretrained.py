@@ -22,8 +22,6 @@ from .base import BackboneEstimator, Count, reported
 from .output import Output, layers_of
 from .tables import check_outputs
 
-__all__ = ["ClassProbabilities", "PretrainedClassifier", "mapped_logits", "resolve_class_map"]
-
 
 class PretrainedClassifier(ClassifierMixin, BackboneEstimator):
     """Classify with a pretrained network, without training.

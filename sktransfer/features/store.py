@@ -16,8 +16,6 @@ import xxhash
 from ..data.samples import is_whole
 from .block_folder import BlockFolder
 
-__all__ = ["FeatureStore", "as_store"]
-
 
 class FeatureStore:
     """Keep features by sample on disk, shared by estimators, folds and processes.

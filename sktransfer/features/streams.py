@@ -18,8 +18,6 @@ from .loader import Loader, count_needed_loaders
 from .output import Output, engine_for_outputs
 from .tables import stacked
 
-__all__ = ["Stream", "compute_inputs"]
-
 
 class Stream:
     """The inputs of a network, or activations at a layer, as rows that are computed when needed.

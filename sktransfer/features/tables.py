@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OutputTables", "check_outputs", "empty_table", "stacked"]
-
 _IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
 _AT_ONCE = 2**20  # bytes written at a time
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)

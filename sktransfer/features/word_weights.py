@@ -13,17 +13,6 @@ from ..backbones import POOLINGS, Backbone, stages_of
 from ..engines import resolve_device
 from .output import Output, engine_for_outputs
 
-__all__ = [
-    "ALL_POOLINGS",
-    "LEARNED_POOLINGS",
-    "TokenWeights",
-    "check_poolings",
-    "has_ranks",
-    "is_learned",
-    "takes_weights",
-    "unlearned",
-]
-
 LEARNED_POOLINGS = ("idf", "sif", "zipf")
 ALL_POOLINGS = (*POOLINGS, *LEARNED_POOLINGS)
 

@@ -15,8 +15,6 @@ import numpy as np
 from ..backbones import Backbone, LayerInfo
 from ..features import FeatureStore, Output, Stream, compute_inputs, compute_outputs
 
-__all__ = ["ActivationCache", "CachePlacement", "seconds_on_disk"]
-
 _FEW = 16  # samples whose computation is timed
 _SECONDS = 0.5  # after which fewer are
 _BYTES_TIMED = 2**25  # written to disk and read again

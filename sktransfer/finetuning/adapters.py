@@ -16,17 +16,6 @@ from torch import nn
 
 from ..backbones import seeded
 
-__all__ = [
-    "add_adapters",
-    "check_adapters",
-    "describe_adapters",
-    "is_adapter",
-    "is_lora",
-    "is_lora_config",
-    "make_config",
-    "with_merged_adapters",
-]
-
 _EXTRA = 'Low-rank adapters need peft: pip install "sktransfer[peft]".'
 _DEFAULT = {"r": 8, "lora_alpha": 16}
 # What a LoraConfig may set: the rest trains other parameters, changes the weights before training,

@@ -15,14 +15,6 @@ from ..backbones import Backbone, seeded
 from ..data import Modality, SampleView
 from ..features import Count
 
-__all__ = [
-    "Augmentation",
-    "View",
-    "Views",
-    "check_augment",
-    "make_augment",
-]
-
 
 class Augmentation(BaseEstimator):
     """Random changes to training images, and how many views of each image there are.

@@ -21,22 +21,6 @@ from ..data import NumericTarget, Target
 from .dataset import TrainingDataset, count_batches
 from .trainable_stages import copy_state
 
-__all__ = [
-    "AverageWeights",
-    "EpochProgress",
-    "KeepBest",
-    "LossMonitor",
-    "StopAtTime",
-    "StopOnNonFinite",
-    "WarmupCosine",
-    "constant_loss",
-    "has_callback",
-    "is_averaged",
-    "is_worse",
-    "mean_loss",
-    "warmup_cosine",
-]
-
 _AT_MOST = 256  # training rows whose loss is computed before and after training
 _NOISE, _SMALL = 1.02, 1e-3  # a loss up to this many times another, or this small, is no worse
 _SHARE = 0.1  # nor is a training loss of up to this share of that of constant predictions

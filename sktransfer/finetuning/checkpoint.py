@@ -23,8 +23,6 @@ from .callbacks import AverageWeights, KeepBest, WarmupCosine, mean_loss
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
 
-__all__ = ["SaveTraining", "TrainingFile", "describe_fit"]
-
 _NAME = "training.checkpoint"
 _KEY = "{key}"  # in the name of a folder: a digest of the data and parameters
 _MARK = b"SKTCKPT1"  # of this format

@@ -32,8 +32,6 @@ from .estimator import KeptRows, TunedEstimator
 from .heads import grow
 from .trainable_stages import TrainableStages
 
-__all__ = ["FineTunedClassifier"]
-
 
 class FineTunedClassifier(ClassifierMixin, TunedEstimator):
     """Classifier that trains a new head on a pretrained network, and some or all of its stages.

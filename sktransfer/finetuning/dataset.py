@@ -17,16 +17,6 @@ from ..engines import as_batch
 from ..features import Stream
 from .distributed import ONE_PROCESS, Processes
 
-__all__ = [
-    "Activations",
-    "Batches",
-    "SharedBatch",
-    "TrainingDataset",
-    "as_rows",
-    "copy_rows",
-    "count_batches",
-]
-
 _AT_ONCE = 64  # rows copied to a device in one part
 _ON_DEVICE = 0.5  # largest share of an accelerator's free memory for activations
 

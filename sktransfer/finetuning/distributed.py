@@ -22,8 +22,6 @@ import torch.distributed as dist
 from ..data import take
 from ..engines import resolve_device
 
-__all__ = ["ONE_PROCESS", "Processes", "is_first_process", "is_launched", "refuse_launcher"]
-
 # While samples are loaded. A process that is killed closes its connections: others notice at once.
 _LOADING = datetime.timedelta(days=30)
 _STEP = datetime.timedelta(seconds=60)  # in which all have computed the gradients of a step

@@ -76,8 +76,6 @@ from .trainable_stages import (
 from .training import train
 from .tuned import TunedNetwork, pretrained_stages
 
-__all__ = ["KeptRows", "TunedEstimator"]
-
 # Parameters that must not change between a fit and a later partial_fit or warm start.
 _FIXED = ("backbone", "weights", "image_size", "trainable", "head")
 

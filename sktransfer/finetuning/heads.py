@@ -17,17 +17,6 @@ from .._compat.torch import DropoutBase
 from ..backbones import seeded
 from ..transferability import PROBE_C, GlobalScaler
 
-__all__ = [
-    "build_module",
-    "carry_rows",
-    "describe_module",
-    "grow",
-    "last_linear",
-    "make_head",
-    "solve_new_rows",
-    "write_rows",
-]
-
 
 def make_head(
     head: str | Callable[..., Any], n_features: int, n_outputs: int, seed: int

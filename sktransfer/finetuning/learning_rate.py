@@ -19,8 +19,6 @@ from ..engines import fewer_rows
 from .dataset import TrainingDataset
 from .trainable_stages import TrainableStages
 
-__all__ = ["auto_rates", "similarity_of", "training_length"]
-
 # benchmarks/finetune_defaults.py measures what these defaults give.
 _HEAD = 1e-4  # which begins as the linear probe, the best that is known
 _UNLIKE, _LIKE = 3e-4, 5e-5  # of all stages, by the similarity of the rows

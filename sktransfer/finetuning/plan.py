@@ -23,13 +23,6 @@ from .callbacks import has_callback
 from .distributed import is_launched
 from .learning_rate import training_length
 
-__all__ = [
-    "TrainingPlan",
-    "check_callback_names",
-    "check_settings",
-    "steps_of",
-]
-
 _FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
 
 

@@ -18,8 +18,6 @@ from ..features import all_or_nothing
 from .augmentation import Augmentation
 from .estimator import TunedEstimator
 
-__all__ = ["FineTunedRegressor"]
-
 
 class FineTunedRegressor(MultiOutputMixin, RegressorMixin, TunedEstimator):
     """Regressor that trains a new head on a pretrained network, and some or all of its stages.

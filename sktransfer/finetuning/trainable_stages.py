@@ -19,18 +19,6 @@ from .adapters import add_adapters, is_adapter, with_merged_adapters
 from .dataset import Activations, as_rows
 from .distributed import ONE_PROCESS, Processes
 
-__all__ = [
-    "PARTIAL",
-    "Pooling",
-    "TrainableStages",
-    "check_head",
-    "check_partial",
-    "copy_state",
-    "head_inputs",
-    "restrict_rows",
-    "run_rows",
-]
-
 
 class Pooling(nn.Module):
     """Pool activations, as the stage between the network and its head."""

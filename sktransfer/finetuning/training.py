@@ -34,16 +34,6 @@ from .distributed import ONE_PROCESS, Processes
 from .plan import TrainingPlan, check_callback_names
 from .trainable_stages import TrainableStages
 
-__all__ = [
-    "TrainingNet",
-    "WeightedLoss",
-    "join_outputs",
-    "make_net",
-    "split_batch",
-    "train",
-    "trained_module",
-]
-
 _WEIGHT_DECAY = 1e-4  # of AdamW
 _TOKENS = 128  # of a micro-batch, about; products of smaller matrices take longer for each row
 _FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)

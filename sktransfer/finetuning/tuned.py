@@ -24,8 +24,6 @@ from .plan import TrainingPlan
 from .trainable_stages import TrainableStages, run_rows
 from .training import make_net, trained_module
 
-__all__ = ["TunedBackbone", "TunedNetwork", "pretrained_stages"]
-
 FORMAT = 1  # of the state that files hold; files of earlier formats must open
 
 

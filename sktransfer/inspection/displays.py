@@ -17,16 +17,6 @@ from ..data import Modality, check_labels, is_numbers, take
 from ..features import find_network, fitted_network
 from ..selection import new_axes
 
-__all__ = [
-    "ConfusionDisplay",
-    "FeatureMapDisplay",
-    "TrainingHistoryDisplay",
-    "far_apart",
-    "most_confused",
-    "nested_axes",
-    "previews_of",
-]
-
 _LEAST = 30  # samples from which neighbourhoods are shown, not directions
 _COMPONENTS = 50  # of the features, before t-SNE
 _LOSSES = {"train_loss": "training", "valid_loss": "hold-out set"}

@@ -12,8 +12,6 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_array
 
-__all__ = ["NearDuplicates", "find_near_duplicates", "near_duplicates_of"]
-
 _NEIGHBOURS = 20  # looked at for each sample, which bounds memory
 _RATIO = 3.0  # of distances; the Notes of find_near_duplicates say what for
 

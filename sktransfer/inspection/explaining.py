@@ -20,8 +20,6 @@ from .gradients import FromInputs, FromMaps, NoGradientsError, as_map, scores_of
 from .label_issues import label_probabilities
 from .page import Shown, picture_uri
 
-__all__ = ["METHODS", "Saliency", "SaliencyDisplay", "overlay", "saliency", "show_saliency"]
-
 METHODS = ("auto", "gradcam", "integrated_gradients", "occlusion")
 _BATCH = 8  # changed samples in one call of the estimator: photographs may be large
 _COLUMNS = 4  # of a plot

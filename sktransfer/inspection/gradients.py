@@ -34,15 +34,6 @@ from ..features import (
 from ..finetuning import FineTunedClassifier, FineTunedRegressor
 from ..selection import Blend, ClassifierCandidate, TransferClassifier, TransferRegressor
 
-__all__ = [
-    "FromInputs",
-    "FromMaps",
-    "NoGradientsError",
-    "Scores",
-    "as_map",
-    "scores_of",
-]
-
 _AT_ONCE = 256  # rows of a unit matrix
 _TOLERANCE = 1e-3  # of a linear function, relative to its largest value
 

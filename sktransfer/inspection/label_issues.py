@@ -14,8 +14,6 @@ from .._compat.sklearn import safe_indexing
 from ..data import check_labels
 from ..transferability import check_folds
 
-__all__ = ["LabelIssues", "find_label_issues", "label_probabilities"]
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LabelIssues:

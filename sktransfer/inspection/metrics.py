@@ -10,16 +10,6 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, r2_score
 
-__all__ = [
-    "CalibrationBin",
-    "Score",
-    "calibration_bins",
-    "calibration_error",
-    "class_scores",
-    "label_set_scores",
-    "number_scores",
-]
-
 _RESAMPLES = 500
 _CELLS = 1_000_000  # labels in one call of a metric
 _LEAST = 1e-6  # probability in a log loss

@@ -15,18 +15,6 @@ from .duplicates import NearDuplicates
 from .label_issues import LabelIssues
 from .metrics import CalibrationBin, Score
 
-__all__ = [
-    "Case",
-    "ErrorGroup",
-    "PageTable",
-    "ReportData",
-    "Scatter",
-    "Shown",
-    "picture_uri",
-    "render",
-    "show",
-]
-
 _FOLDER = Path(__file__).parent / "templates"
 _QUALITY, _SIDE = 82, 256  # of pictures: JPEG quality, and the longer side in pixels
 

@@ -42,16 +42,6 @@ from .metrics import (
 )
 from .page import ErrorGroup, PageTable, Scatter
 
-__all__ = [
-    "LabelReport",
-    "LabelSetReport",
-    "NumberReport",
-    "Predictions",
-    "TargetReport",
-    "as_text",
-    "report_of_target",
-]
-
 _LARGEST_TABLE = 25  # classes of a confusion matrix that is shown
 _POINTS = 400  # of a figure
 _FIFTHS = 5  # parts of the range of y

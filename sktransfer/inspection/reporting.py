@@ -37,8 +37,6 @@ from .metrics import calibration_error
 from .page import Case, ErrorGroup, ReportData, Shown, render, show
 from .report_targets import Predictions, TargetReport, as_text, report_of_target
 
-__all__ = ["report"]
-
 _GROUPS, _OF_GROUP = 8, 4  # kinds of wrong predictions that are shown, and samples of each
 _TIMED = 8  # samples that are predicted to measure the time
 

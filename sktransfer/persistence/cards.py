@@ -18,8 +18,6 @@ from ..data.types import Samples
 from ..features import find_network
 from ..finetuning.tuned import TunedBackbone
 
-__all__ = ["model_card"]
-
 _SHOWN = 50  # classes that are listed
 _NOT_STATED = "not stated by the source of the weights"
 _MARKUP = re.compile(r"[\\`*\[\]<>&|]")  # of Markdown, and of HTML in it

@@ -40,8 +40,6 @@ from ..features import find_network
 from .networks import read_network, write_network
 from .objects import DamagedFileError, Reader, Writer
 
-__all__ = ["inspect_file", "load", "read_archive", "save", "write_archive"]
-
 _TABLE, _SCIKIT, _ARRAYS = "estimator.json", "scikit-learn.skops", "arrays.safetensors"
 _SUFFIX = ".safetensors"
 _SHOWN = 1000  # classes listed in the table of contents

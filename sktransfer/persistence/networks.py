@@ -37,8 +37,6 @@ from ..data import get_modality, sorted_labels
 from ..finetuning.tuned import TunedBackbone, TunedNetwork
 from .objects import OWN, DamagedFileError, Reader, Writer, is_of_user
 
-__all__ = ["read_network", "write_network"]
-
 _OF_NETWORK = "of the network"  # a preprocessing that comes with the network that the user gives
 
 

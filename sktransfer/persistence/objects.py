@@ -59,8 +59,6 @@ from ..selection.candidates import (
 )
 from ..transferability import GlobalScaler, LinearProbe, RidgeProbe
 
-__all__ = ["OWN", "DamagedFileError", "Reader", "Writer", "is_loss", "is_of_user"]
-
 # The classes of the package whose objects a file may hold, with the state of their pickles.
 OWN: dict[str, Any] = {
     cls.__name__: cls

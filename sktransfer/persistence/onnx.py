@@ -40,8 +40,6 @@ from .onnx_checks import check_graph, inner_estimator, rows_for_check
 from .onnx_graphs import FEATURES, OPSETS, Graph, after, module_graph, side_by_side, torch_graph
 from .onnx_modules import AffineScores, Source, as_linear, export_features, exportable
 
-__all__ = ["to_onnx"]
-
 LABEL, PROBABILITIES = "label", "probabilities"
 _MOST = 2**31  # bytes of a file
 _THRESHOLDS = (FixedThresholdClassifier, TunedThresholdClassifierCV)

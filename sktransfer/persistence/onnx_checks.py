@@ -19,8 +19,6 @@ from ..backbones.words.word_ids import WordPreprocessing
 if TYPE_CHECKING:
     from .onnx_graphs import Graph
 
-__all__ = ["check_graph", "difference", "inner_estimator", "rows_for_check"]
-
 N_ROWS = 32  # at least; up to twice as many are taken of X
 TOLERANCE = 1e-4  # of probabilities, and of other numbers relative to the largest
 MARGIN = 1e-3  # labels are compared where the two highest probabilities differ by more

@@ -14,17 +14,6 @@ import torch
 from ..engines import export, onnx_model
 from .onnx_modules import Exportable, Source
 
-__all__ = [
-    "FEATURES",
-    "OPSETS",
-    "Graph",
-    "after",
-    "chained",
-    "module_graph",
-    "side_by_side",
-    "torch_graph",
-]
-
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 FEATURES = "features"
 

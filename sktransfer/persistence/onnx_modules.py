@@ -35,8 +35,6 @@ from ..finetuning.estimator import TunedEstimator
 from ..selection import Blend, ClassifierCandidate, TransferClassifier, TransferRegressor
 from ..transferability import LinearProbe, RidgeProbe
 
-__all__ = ["AffineScores", "Exportable", "Source", "as_linear", "export_features", "exportable"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:

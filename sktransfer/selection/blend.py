@@ -22,8 +22,6 @@ from ..features import (
 from .candidates import Candidate, Counts, Tabular, TunedCandidate, log_of
 from .proposals import BY_RANK
 
-__all__ = ["Blend", "describe_blend", "read_samples"]
-
 _ROWS = 1024  # that pass the blend at a time
 
 

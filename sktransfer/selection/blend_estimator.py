@@ -31,8 +31,6 @@ from .blend_fitting import BlendTask, fit_blend
 from .outcomes import Outcome
 from .proposals import BLEND
 
-__all__ = ["BlendEstimator", "column_networks", "columns_read", "is_table", "run_settings"]
-
 
 class BlendEstimator(BackboneEstimator):
     """Base of the estimators that combine what one or several networks offer."""

@@ -60,15 +60,6 @@ from .proposals import BLEND, CELLS, Layout, input_sizes, propose_candidates
 from .self_training import self_train, some_unlabelled
 from .study import measure_timing, sizes_within
 
-__all__ = [
-    "BlendTask",
-    "OutOfFold",
-    "cross_validate",
-    "fit_blend",
-    "fit_tuned",
-    "may_pay",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class BlendTask:

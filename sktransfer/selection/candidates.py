@@ -41,22 +41,6 @@ from ..transferability import (
 from .outcomes import LEAST_PROBABILITY, Outcome
 from .outcomes import fit as fit_weighted
 
-__all__ = [
-    "COUNTS",
-    "Candidate",
-    "ClassMapCandidate",
-    "ClassifierCandidate",
-    "Counts",
-    "LinearCandidate",
-    "OwnClassesCandidate",
-    "ProductCandidate",
-    "Tables",
-    "Tabular",
-    "TunedCandidate",
-    "logs",
-    "tempered",
-]
-
 _FROM_PRODUCTS = 2000  # rows up to which a linear model is computed from their inner products
 _AT_ONCE = 256  # rows of a unit matrix
 

@@ -10,14 +10,6 @@ import numpy as np
 from ..features import find_network
 from .ranking import BackboneRanking, probe_layers, rank_backbones
 
-__all__ = [
-    "BackboneRankingDisplay",
-    "BlendDisplay",
-    "LayerProbeDisplay",
-    "StrategyDisplay",
-    "new_axes",
-]
-
 
 def new_axes(ax: Any, height: float, width: float = 6.4) -> Any:
     """Return the axes given, or new ones.

@@ -30,22 +30,6 @@ from ..transferability import (
     temperature,
 )
 
-__all__ = [
-    "JUDGING",
-    "LEAST_PROBABILITY",
-    "BaseOutcome",
-    "Judged",
-    "Labels",
-    "Numbers",
-    "Outcome",
-    "check_takes_weights",
-    "combined_weights",
-    "fit",
-    "joined_rows",
-    "make_splits",
-    "seeded",
-]
-
 LEAST_PROBABILITY = 1e-6  # of a class
 # How candidates of a blend are judged. The numbers were chosen on the first half of the tasks of
 # benchmarks/regret.py.

@@ -23,8 +23,6 @@ from .candidates import (
     Tabular,
 )
 
-__all__ = ["BLEND", "BY_RANK", "CELLS", "PROPOSALS", "Layout", "input_sizes", "propose_candidates"]
-
 # The numbers of a blend. They were chosen on the first half of the tasks of benchmarks/regret.py.
 BLEND: dict[str, Any] = {
     # Input sizes, relative to the one that the weights were trained with,

@@ -27,8 +27,6 @@ from ..features import (
 )
 from ..transferability import h_score, leep, logme, nce, probe_score, subsample, transrate
 
-__all__ = ["BackboneRanking", "probe_layers", "rank_backbones"]
-
 _ON_FEATURES = {"logme": logme, "h_score": h_score, "transrate": transrate, "probe": probe_score}
 
 # Scores of the network's own predictions, which must have classes: functions of the logits.

@@ -25,18 +25,6 @@ from .strategies import REFERENCE, RULES, STRATEGIES, Evidence
 from .study import Study
 from .transfer import TransferClassifier, strategy_task
 
-__all__ = [
-    "Recommendation",
-    "StrategyEstimate",
-    "decide",
-    "headroom_of",
-    "is_settled",
-    "note_on_size",
-    "recommend",
-    "recommend_strategy",
-    "update",
-]
-
 _HEADER = ["strategy", "accuracy", "gain over features", "evidence", "time"]
 # A larger input that shows more: 288 pixels for weights that were trained with 224. In training,
 # objects are enlarged by random crops, so that the best size of a test is larger (Touvron et al.,

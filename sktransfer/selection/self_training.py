@@ -17,8 +17,6 @@ from .candidates import Candidate, Tables
 from .outcomes import Labels, make_splits
 from .proposals import BLEND
 
-__all__ = ["SELF_TRAINING", "PseudoLabels", "self_train", "some_unlabelled"]
-
 # The numbers of self-training. They were chosen on the first half of the tasks of
 # benchmarks/few_labels.py.
 SELF_TRAINING: dict[str, Any] = {

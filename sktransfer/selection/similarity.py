@@ -25,17 +25,6 @@ from ..engines import TorchEngine, resolve_device
 from ..features import Output, compute_outputs, engine_for_outputs
 from ..transferability import free_energy, prediction_entropy
 
-__all__ = [
-    "NormWatcher",
-    "Similarity",
-    "Size",
-    "by_predictions",
-    "measure_similarity",
-    "measure_size",
-    "rows_to_watch",
-    "why_no_statistics",
-]
-
 # Measured by benchmarks/similarity.py; docs/guide/choosing.md has the numbers.
 CALIBRATION: dict[str, Any] = {
     # Samples that are run. Divergences of 128 photographs and of 50 differ by 0.002.

@@ -38,22 +38,6 @@ from ..finetuning import FineTunedClassifier
 from ..transferability import LinearProbe, subsample
 from .outcomes import fit, joined_rows
 
-__all__ = [
-    "REFERENCE",
-    "RULES",
-    "STRATEGIES",
-    "Evidence",
-    "ExplainedLabels",
-    "ShareOfErrors",
-    "Strategy",
-    "StrategyTask",
-    "available_strategies",
-    "fit_strategy",
-    "rule_inputs",
-    "set_running",
-    "whole_layers",
-]
-
 # The strategy from which gains are measured, and the one to use where nothing can be told.
 REFERENCE = "features"
 _LAST_STAGES = 2  # trained by "last", where the network has more

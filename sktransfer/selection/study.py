@@ -49,8 +49,6 @@ from .strategies import (
     whole_layers,
 )
 
-__all__ = ["Study", "StudyMemory", "Timing", "measure_timing", "sizes_within"]
-
 _IN_MEMORY = 2**30  # bytes of features; further rows are kept in temporary files
 _TIMED = 8  # samples in the probe batch that is timed
 

@@ -32,8 +32,6 @@ from .strategies import (
     set_running,
 )
 
-__all__ = ["TransferClassifier", "TransferRegressor", "strategy_task"]
-
 _WITH_OWN_CLASSES = ("auto", "direct")
 
 

@@ -15,8 +15,6 @@ from .._compat.sklearn import Interval, validate_params
 from ..data import check_labels, check_numbers, check_weights
 from ..data.types import RandomState
 
-__all__ = ["greedy_weights", "log_loss", "mixture_weights", "temperature"]
-
 _HOTTEST = math.log(100.0)
 _TINY = np.finfo(float).tiny
 

@@ -13,15 +13,6 @@ from sklearn.utils import check_random_state
 from ..data import is_numbers
 from ..data.types import RandomState
 
-__all__ = [
-    "check_folds",
-    "hold_out",
-    "make_folds",
-    "make_probe_folds",
-    "make_trial_folds",
-    "subsample",
-]
-
 _FEWEST_DRAWN = 5  # of each class, in a subsample
 
 

@@ -18,16 +18,6 @@ from .scores import (
     membership,
 )
 
-__all__ = [
-    "explained_share",
-    "free_energy",
-    "gaussian_divergence",
-    "labels_given_classes",
-    "leep",
-    "nce",
-    "prediction_entropy",
-]
-
 
 def leep(probabilities: ArrayLike, y: ArrayLike) -> float:
     """Compute the log expected empirical prediction of a network's own class probabilities.

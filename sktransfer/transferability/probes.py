@@ -19,14 +19,6 @@ from ..data.types import RandomState
 from .folds import make_folds
 from .ridge import MANY_CLASSES, fit_discriminant, indicators, small_in_one_thread
 
-__all__ = [
-    "PROBE_C",
-    "GlobalScaler",
-    "LinearProbe",
-    "RidgeProbe",
-    "solve_probe",
-]
-
 # Inverse strength of a probe's L2 penalty, on features scaled by GlobalScaler. In cross-validation
 # on the training part of hymenoptera and on 200 and 600 digits, its accuracy is within 0.003 of the
 # best of 1e-5 … 10.

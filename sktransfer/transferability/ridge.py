@@ -22,23 +22,6 @@ from threadpoolctl import ThreadpoolController
 from ..data import is_numbers
 from .ensembles import log_loss
 
-__all__ = [
-    "MANY_CLASSES",
-    "Dual",
-    "discriminant",
-    "fit_discriminant",
-    "indicators",
-    "inner_products",
-    "one_thread_if_small",
-    "out_of_fold_scores",
-    "scale_of",
-    "small_in_one_thread",
-    "solve_large_ridge",
-    "solve_ridge",
-    "summarise",
-    "unit_rows",
-]
-
 # -- one thread for small matrices -----------------------------------------------------------------
 
 

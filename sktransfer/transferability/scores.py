@@ -26,20 +26,6 @@ from .folds import check_folds
 from .probes import PROBE_C, GlobalScaler, LinearProbe, RidgeProbe
 from .ridge import small_in_one_thread
 
-__all__ = [
-    "check_features",
-    "check_labelled",
-    "check_numeric",
-    "check_probabilities",
-    "encode_classes",
-    "h_score",
-    "logme",
-    "make_transferability_scorer",
-    "membership",
-    "probe_score",
-    "transrate",
-]
-
 # The least residual of LogME, as a share of the targets' sum of squares: labels that features fit
 # exactly would have infinite evidence.
 _RESIDUAL_FLOOR = 1e-10

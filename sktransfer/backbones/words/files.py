@@ -30,25 +30,6 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 
-__all__ = [
-    "BOM",
-    "GLOVE",
-    "ONE_SPACE",
-    "Subwords",
-    "check_finite_rows",
-    "count_numbers",
-    "glove_file",
-    "is_gzipped",
-    "is_number",
-    "opened",
-    "parse_header",
-    "positions_kept",
-    "read_object",
-    "read_source",
-    "read_text",
-    "word_file",
-]
-
 GLOVE = "glove_6b_50d"
 _ROWS = 4096  # rows that are read or checked at a time
 _HEAD = 2**17  # bytes that are read to recognise a format; a line of 1,000 numbers has 10 kB

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from .vectors import WordVectors
 
-__all__ = ["WordTable"]
-
 
 class WordTable(nn.Module):
     """Map ids to vectors. The vector of id 0, no token, is zero.

@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Callable
 from itertools import chain
 
-__all__ = ["split_chunk"]
-
 _EDGE = re.compile(r"[\W_]*")
 _RUNS = re.compile(r"(.)\1*", re.DOTALL)
 

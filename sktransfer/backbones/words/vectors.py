@@ -36,18 +36,6 @@ from .files import (
     word_file,
 )
 
-__all__ = [
-    "CacheError",
-    "Vocabulary",
-    "WordVectors",
-    "cache_folder",
-    "map_entry",
-    "open_source",
-    "reopened",
-    "table_digest",
-    "write_entry",
-]
-
 _BATCH = 65536  # rows that are hashed at a time
 _VERSION = 3  # of the entries on disk; one of another version is written again in its place
 

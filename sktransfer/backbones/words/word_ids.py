@@ -17,8 +17,6 @@ from ..fingerprint import describe
 from .tokens import split_chunk
 from .vectors import WordVectors
 
-__all__ = ["WordPreprocessing"]
-
 _OOV_BOUND = 0.3  # share of unknown tokens above which a warning says that the vectors do not fit
 _MEMO = 200_000  # chunks whose ids are kept in memory, about 50 MB
 _LONGEST = 64  # letters of an unknown word that gets subwords; longer ones are addresses

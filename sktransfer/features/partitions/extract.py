@@ -39,8 +39,6 @@ from .plan import Partition, Reading, plan
 from .run import Pool, Work, pool_for, run_partitions
 from .sources import RowSource, open_source
 
-__all__ = ["ExtractionReport", "columns_of", "extract_to"]
-
 _AHEAD = 64  # partitions that are looked at to know a source again, if they differ from the files
 _AHEAD_OF_STREAM = 2  # the same for an iterator, whose rows stay in memory
 _TRIED = 16  # first samples, to one of which an extractor is fitted

@@ -15,27 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "DIGEST",
-    "MANIFEST",
-    "ROW",
-    "FeatureColumn",
-    "Folder",
-    "Manifest",
-    "PartitionName",
-    "arrow",
-    "as_url",
-    "below",
-    "features_in",
-    "is_whole",
-    "open_location",
-    "open_partition",
-    "read_failures",
-    "read_partition",
-    "sketch_of",
-    "write_partition",
-]
-
 ROW, DIGEST = "row", "digest"  # columns of each partition
 MANIFEST = "_features.json"
 ROW_GROUP = 512  # rows that are read at once where single rows are looked up

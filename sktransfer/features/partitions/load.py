@@ -29,8 +29,6 @@ from .folder import (
     read_partition,
 )
 
-__all__ = ["PartitionIndex", "iter_features", "load_features"]
-
 _KEPT = 64  # row groups in memory: at most 512 samples of one column each
 _OPEN = 64  # files
 

@@ -15,21 +15,6 @@ import xxhash
 from ...data import Modality
 from .folder import arrow, open_location
 
-__all__ = [
-    "FileRows",
-    "NamedRows",
-    "ParquetRows",
-    "Partition",
-    "Reading",
-    "Rows",
-    "SampleRows",
-    "TableRows",
-    "TarMember",
-    "TarRows",
-    "ZipRows",
-    "plan",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Reading:

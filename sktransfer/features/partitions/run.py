@@ -21,18 +21,6 @@ from ..function import FeatureFunction, drop_payload, keep_payload
 from .folder import DIGEST, ROW, Folder, Manifest, PartitionName, arrow, is_whole, write_partition
 from .plan import Partition
 
-__all__ = [
-    "NO_WORKER_SECONDS",
-    "DaskPool",
-    "Done",
-    "ExtractionError",
-    "Pool",
-    "Work",
-    "name_of",
-    "pool_for",
-    "run_partitions",
-]
-
 NO_WORKER_SECONDS = 30.0  # without a worker, after which a warning says so
 SENT_ONCE = 2**14  # bytes of a pickled extractor from which on it is not sent with each partition
 _MOST_FAILED = 8  # partitions, after which nothing more is tried

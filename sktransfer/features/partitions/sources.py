@@ -28,8 +28,6 @@ from .plan import (
     ZipRows,
 )
 
-__all__ = ["RowSource", "open_source"]
-
 _AT_ONCE = 4096  # rows of a table, names of files, or members of an archive in one run
 _BLOCK = 2**24  # bytes of a CSV file
 _USUAL = (*IMAGE_COLUMNS, "text", "sentence")
