@@ -3,7 +3,7 @@
 One file for each source of networks.
 """
 
-from .backbone import Backbone
+from .backbone import Backbone, keep_last
 from .fingerprint import describe
 from .layers import (
     LayerInfo,
@@ -42,6 +42,7 @@ __all__ = [
     "inspect_layers",
     "is_channels_last",
     "is_single_classifier",
+    "keep_last",
     "list_backbones",
     "list_layers",
     "load_backbone",

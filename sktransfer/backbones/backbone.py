@@ -6,8 +6,8 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from .weights import check_finite, first_convolutions, with_channels
 _LARGEST_SIZE = 4096  # pixels: activations of a larger image take gigabytes
 _SIZES_KEPT = 4  # input sizes for which a network stays prepared
 _TEXTS_KEPT = 8  # prompts and treatments of long texts, for which little is kept
+_Kept = TypeVar("_Kept")
 
 
 class Backbone:
@@ -358,10 +359,7 @@ class Backbone:
         if native.input_shape[1:] == (image_size, image_size):
             return native
         sized = native.prepared.setdefault("sized", {})
-        sized[image_size] = found = sized.pop(image_size, None) or native._resized(image_size)
-        while len(sized) > _SIZES_KEPT:
-            sized.pop(next(iter(sized)))
-        return found
+        return keep_last(sized, image_size, _SIZES_KEPT, lambda: native._resized(image_size))
 
     def with_channels(self, channels: int | Sequence[tuple[float, float]] | None) -> Backbone:
         """Return this backbone for images of another number of channels.
@@ -501,15 +499,14 @@ class Backbone:
         """Return a backbone with another preprocessing of texts, made once."""
         if changed is self.preprocess:  # word vectors take texts of any length
             return self
+
+        def make() -> Backbone:
+            other = self._with_preprocess(changed, **arguments)
+            other._pool_behind_prompt()
+            return other
+
         kept = self.prepared.setdefault("texts", {})
-        made = kept.pop(changed.content_digest, None)
-        if made is None:
-            made = self._with_preprocess(changed, **arguments)
-            made._pool_behind_prompt()
-        kept[changed.content_digest] = made
-        while len(kept) > _TEXTS_KEPT:
-            kept.pop(next(iter(kept)))
-        return made
+        return keep_last(kept, changed.content_digest, _TEXTS_KEPT, make)
 
     def _pool_behind_prompt(self) -> None:
         """Let the stages that leave out the tokens of the prompt know how many these are."""
@@ -575,6 +572,15 @@ class Backbone:
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {len(self.classes)} classes"
         return f"<Backbone {self.name!r}: {type(self.module).__name__}{classes}>"
+
+
+def keep_last(kept: dict[Any, _Kept], key: Hashable, n: int, make: Callable[[], _Kept]) -> _Kept:
+    """Return what is kept under a key, made if need be; the last n that were asked for stay."""
+    value = kept.pop(key, None)
+    kept[key] = value = make() if value is None else value
+    while len(kept) > n:
+        kept.pop(next(iter(kept)))
+    return value
 
 
 def _mean_and_std(channels: Any, preprocess: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from ..data import Modality, get_modality, shorten
-from .backbone import Backbone
+from .backbone import Backbone, keep_last
 from .behavior import check_behavior
 from .lite import LITE, load_lite
 from .preprocessing import as_preprocessing, usual_modality
@@ -177,20 +177,18 @@ _SHARED: dict[tuple[Any, ...], Backbone] = {}
 
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
     """Load a backbone once for all estimators of this process; keep the last two."""
-    key = name, weights, _stamp(name, weights)
-    found = _SHARED.pop(key, None)
-    if found is None:
-        found = _load_named(name, weights, download)
+
+    def load() -> Backbone:
+        backbone = _load_named(name, weights, download)
         if weights and Path(weights).is_file():  # of a network that was trained on more channels
-            layers = first_convolutions(found.module).values()
+            layers = first_convolutions(backbone.module).values()
             n = next((layer.in_channels for layer in layers), 3)
-            found = found if n == 3 else found.with_channels(n)
-    if found.loaded_by is not None:
-        found.reference = Reference(*found.loaded_by)
-    _SHARED[key] = found  # the newest last
-    while len(_SHARED) > 2:
-        _SHARED.pop(next(iter(_SHARED)))
-    return found
+            backbone = backbone if n == 3 else backbone.with_channels(n)
+        if backbone.loaded_by is not None:
+            backbone.reference = Reference(*backbone.loaded_by)
+        return backbone
+
+    return keep_last(_SHARED, (name, weights, _stamp(name, weights)), 2, load)
 
 
 def _stamp(name: str, weights: str | None) -> tuple:

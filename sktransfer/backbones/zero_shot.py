@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data import shorten, sorted_labels
-from .backbone import Backbone
+from .backbone import Backbone, keep_last
 from .model_folders import explained, find_folder, load_network, load_tokenizer, quiet, read_json
 from .pooling import pool
 from .stages import stages_of
@@ -181,11 +181,7 @@ class PromptedBackbone(Backbone):
         if origin is self.origin:
             return self
         kept = self.prepared.setdefault("around", {})
-        if id(origin) not in kept or kept[id(origin)].origin is not origin:
-            kept[id(origin)] = PromptedBackbone(origin, *self.state())
-        while len(kept) > _KEPT:
-            kept.pop(next(iter(kept)))
-        return kept[id(origin)]
+        return keep_last(kept, origin, _KEPT, lambda: PromptedBackbone(origin, *self.state()))
 
     def state(self) -> tuple[list[Any], np.ndarray, float]:
         """Return the parameters of the constructor but the origin."""
@@ -231,15 +227,13 @@ def with_prompts(backbone: Backbone, prompts: Mapping[Any, Any] | None) -> Backb
     if prompts is None:
         return backbone
     texts = _check_prompts(prompts)
-    kept = backbone.prepared.setdefault("prompted", {})
-    key = json.dumps(list(texts.items()))
-    made = kept.pop(key, None)
-    if made is None or made.origin is not backbone:  # networks of several prompts share the table
-        made = PromptedBackbone(backbone, list(texts), *_describe(backbone, texts))
-    kept[key] = made
-    while len(kept) > _KEPT:
-        kept.pop(next(iter(kept)))
-    return made
+
+    def make() -> PromptedBackbone:
+        return PromptedBackbone(backbone, list(texts), *_describe(backbone, texts))
+
+    # Networks of several prompts share the table.
+    key = backbone, json.dumps(list(texts.items()))
+    return keep_last(backbone.prepared.setdefault("prompted", {}), key, _KEPT, make)
 
 
 def _check_prompts(prompts: Any) -> dict[Any, list[str]]:

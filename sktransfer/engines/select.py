@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backbones import keep_last
 from .compiled import CompiledEngine
 from .engine import Engine
 from .exported import ExportedEngine
@@ -100,13 +102,10 @@ def engine_for(
         # After a fit, set_params may have changed it, or a pickle been opened without its package.
         check_engine(engine, settings["device"], settings.get("precision", "float32"))
         settings |= {"network": network, "conversions": conversions}
+    make = functools.partial(ENGINES[engine], stages, outputs, **settings)
     try:
         hash(key)
     except TypeError:  # a pooling may be an object without a hash
-        return ENGINES[engine](stages, outputs, **settings)
+        return make()
     with _LOCK:
-        prepared = kept.pop(key, None) or ENGINES[engine](stages, outputs, **settings)
-        kept[key] = prepared  # the newest last
-        while len(kept) > _ENGINES_KEPT:
-            kept.pop(next(iter(kept)))
-    return prepared
+        return keep_last(kept, key, _ENGINES_KEPT, make)

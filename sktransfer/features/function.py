@@ -12,6 +12,7 @@ import xxhash
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import OUTPUT_CONFIG
+from ..backbones import keep_last
 from ..data import Modality
 from .base import shallow_copy
 from .compute import SampleError, read_chunks
@@ -178,10 +179,7 @@ def drop_payload(key: str) -> None:
 
 def _keep(key: str, extractor) -> tuple[Any, threading.Lock]:
     with _LOCK:
-        _LOADED[key] = loaded = _LOADED.pop(key, None) or (extractor, threading.Lock())
-        while len(_LOADED) > _KEPT:
-            _LOADED.pop(next(iter(_LOADED)))
-    return loaded
+        return keep_last(_LOADED, key, _KEPT, lambda: (extractor, threading.Lock()))
 
 
 def _copy(extractor, **changed) -> Any:
