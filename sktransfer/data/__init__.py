@@ -60,6 +60,7 @@ from .samples import (
     forward_strides,
     is_whole,
     named_among,
+    naming,
     shorten,
     take,
     unwrap_column,
@@ -80,7 +81,6 @@ from .targets import (
     encode_target,
     find_target,
     is_numbers,
-    naming,
     open_target,
     sorted_labels,
 )

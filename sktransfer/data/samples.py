@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -16,6 +16,7 @@ from .contents import Item
 _SHOWN = 10  # unreadable samples named in one error
 # Characters of a message, so that it can be read; of a cause, and of the name of a file in it.
 _LONGEST, _LONGEST_REASON, _LONGEST_NAME = 500, 250, 80
+_Checked = TypeVar("_Checked")
 
 
 class UnreadableSamplesError(ValueError):
@@ -227,6 +228,37 @@ def named_among(rows: Sequence[int] | np.ndarray, name: str = "") -> Iterator[No
         yield
     except UnreadableSamplesError as error:
         raise error.among(rows, name) from error.__cause__
+
+
+def naming(name: str, check: Callable[..., _Checked], *args: Any, **settings: Any) -> _Checked:
+    """Call a check of scikit-learn whose errors do not say which parameter they are about.
+
+    Parameters
+    ----------
+    name : str
+        The parameter.
+    check : callable
+    *args, **settings
+        What it is called with.
+
+    Returns
+    -------
+    object
+        What the check returns.
+
+    Raises
+    ------
+    ValueError
+        The check's own message, behind the name.
+    UnreadableSamplesError
+        The check's own, with the name.
+    """
+    try:
+        return check(*args, **settings)
+    except UnreadableSamplesError as error:
+        raise UnreadableSamplesError(error.problems, name) from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def take(samples: Any, rows: Any) -> Sequence[Any]:

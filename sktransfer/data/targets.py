@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import reprlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,10 +17,9 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
 from .._compat.sklearn import check_sample_weight, column_or_1d
-from .samples import UnreadableSamplesError
+from .samples import naming
 
 _LEAST_TOTAL = float(np.finfo(np.float64).tiny)  # its reciprocal is finite
-_Found = TypeVar("_Found")
 
 
 def sorted_labels(by_label: Mapping[Any, Any], name: str) -> list[Any]:
@@ -31,10 +30,6 @@ def sorted_labels(by_label: Mapping[Any, Any], name: str) -> list[Any]:
     by_label : mapping of label to object
     name : str
         The parameter, for messages.
-
-    Returns
-    -------
-    list
 
     Raises
     ------
@@ -97,11 +92,6 @@ def encode_target(y: Any, task: str = "auto") -> tuple[type[Target], np.ndarray]
     kind : type
         :class:`ClassTarget` or :class:`NumericTarget`.
     encoded : ndarray of shape (n_samples,), int or float64
-
-    Raises
-    ------
-    ValueError
-        As :func:`check_labels` and :func:`check_numbers`.
     """
     y = column_or_1d(check_target(y), warn=True, input_name="y")
     if find_target(y, task) is NumericTarget:
@@ -236,12 +226,10 @@ class ClassTarget(Target):
 
     @property
     def labels(self) -> list[Any]:
-        """The label of each output."""
         return self.classes.tolist()
 
     @property
     def n_outputs(self) -> int:
-        """How many outputs a network needs: one for each class."""
         return len(self.classes)
 
     def encode(self, y: np.ndarray) -> np.ndarray:
@@ -312,7 +300,6 @@ class IndicatorTarget(Target):
 
     @property
     def n_outputs(self) -> int:
-        """How many outputs a network needs: one for each label."""
         return len(self.classes)
 
     def encode(self, y: np.ndarray) -> np.ndarray:
@@ -405,7 +392,6 @@ class NumericTarget(Target):
 
     @property
     def n_outputs(self) -> int:
-        """How many outputs a network needs: one for each target."""
         return len(self.mean)
 
     @property
@@ -440,12 +426,7 @@ class NumericTarget(Target):
 
 
 def open_target(state: dict[str, Any]) -> Target:
-    """Make a target again of what :meth:`Target.state` returned.
-
-    Parameters
-    ----------
-    state : dict
-    """
+    """Make a target again of what :meth:`Target.state` returned."""
     fields = dict(state)
     name = fields.pop("name")
     (cls,) = (c for c in (ClassTarget, IndicatorTarget, NumericTarget) if c.name == name)
@@ -486,7 +467,12 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
         warn_of_one_class(labels)
         return ClassTarget(labels), y
     check_indicator(y)
-    _warn_of_one_hot(y)
+    if len(y) > 1 and (y.sum(axis=1) == 1).all():
+        warnings.warn(
+            "Each row of y has a single 1, and y is an indicator matrix: each column is learned as "
+            "a label of its own. If classes exclude each other, give y.argmax(axis=1).",
+            stacklevel=2,
+        )
     return IndicatorTarget(y.shape[1], names), y
 
 
@@ -532,15 +518,6 @@ def column_names(y: Any) -> list[str | int]:
 def _without_positions(names: list[str | int]) -> list[str | int]:
     """Return no names for the positions, which pandas gives columns without names."""
     return [] if names == list(range(len(names))) else names
-
-
-def _warn_of_one_hot(y: np.ndarray) -> None:
-    if len(y) > 1 and (y.sum(axis=1) == 1).all():
-        warnings.warn(
-            "Each row of y has a single 1, and y is an indicator matrix: each column is learned as "
-            "a label of its own. If classes exclude each other, give y.argmax(axis=1).",
-            stacklevel=2,
-        )
 
 
 # -- checks ----------------------------------------------------------------------------------------
@@ -725,7 +702,7 @@ def _check_present(raw: np.ndarray, mask: np.ndarray | None, name: str) -> None:
 def _is_missing(raw: np.ndarray) -> np.ndarray:
     """Return which values are None, NaN, NaT or pandas' NA, as a boolean mask."""
     if raw.dtype.kind in "fcmM":
-        return np.isnat(raw) if raw.dtype.kind in "mM" else np.isnan(raw)
+        return np.isnan(raw)
     if raw.dtype != object:
         return np.zeros(raw.shape, bool)
     is_missing = np.fromiter((_is_missing_label(label) for label in raw.flat), bool, raw.size)
@@ -764,11 +741,8 @@ def check_numbers(y: Any, n_samples: int | None = None, *, name: str = "y") -> n
     y = check_target(y, n_samples, name=name)
     if y.dtype.kind not in "biufO":
         raise ValueError(f"{name} must hold numbers to regress on, got {y.dtype} values.")
-    return naming(name, _as_floats, y)
-
-
-def _as_floats(y: np.ndarray) -> np.ndarray:
-    return check_array(y, dtype=[np.float64, np.float32], ensure_2d=False, input_name="y")
+    floats = [np.float64, np.float32]
+    return naming(name, check_array, y, dtype=floats, ensure_2d=False, input_name="y")
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray:
@@ -792,7 +766,14 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray
     """
     if np.ma.is_masked(sample_weight):
         raise ValueError("sample_weight holds masked values. Give each sample a weight, or 0.")
-    weight = naming("sample_weight", _as_weights, sample_weight, n_samples)
+    if sample_weight is not None:
+        given = naming("sample_weight", np.asarray, sample_weight)
+        texts = given.dtype == object and any(isinstance(x, str | bytes) for x in given.flat)
+        if texts or given.dtype.kind not in "biufO":
+            raise ValueError(f"sample_weight: expected numbers, got {sample_weight!r:.60}")
+    how: dict[str, Any] = {"dtype": np.float64, "ensure_non_negative": True}
+    rows = np.empty((n_samples, 1))
+    weight = naming("sample_weight", check_sample_weight, sample_weight, rows, **how)
     check_total(weight, "sample_weight")
     return weight
 
@@ -818,44 +799,3 @@ def check_total(weight: np.ndarray, name: str) -> None:
             f"{name} has a sum of {total}: it must be positive and finite"
             f"{f', and at least {_LEAST_TOTAL:.3g}' if total > 0 else ''}."
         )
-
-
-def _as_weights(sample_weight, n_samples: int) -> np.ndarray:
-    if sample_weight is not None:
-        given = np.asarray(sample_weight)
-        texts = given.dtype == object and any(isinstance(x, str | bytes) for x in given.flat)
-        if texts or given.dtype.kind not in "biufO":
-            raise ValueError(f"expected numbers, got {sample_weight!r:.60}")
-    rows = np.empty((n_samples, 1))
-    return check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
-
-
-def naming(name: str, check: Callable[..., _Found], *args: Any) -> _Found:
-    """Call a check of scikit-learn whose errors do not say which parameter they are about.
-
-    Parameters
-    ----------
-    name : str
-        The parameter.
-    check : callable
-    *args
-        What it is called with.
-
-    Returns
-    -------
-    object
-        What the check returns.
-
-    Raises
-    ------
-    ValueError
-        The check's own message, behind the name.
-    UnreadableSamplesError
-        The check's own, with the name.
-    """
-    try:
-        return check(*args)
-    except UnreadableSamplesError as error:
-        raise UnreadableSamplesError(error.problems, name) from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {error}") from error

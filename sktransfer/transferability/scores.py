@@ -494,7 +494,7 @@ def check_numeric(values: ArrayLike, name: str, **settings: Any) -> np.ndarray:
     """Return finite numbers in float64; settings are those of ``sklearn.utils.check_array``."""
     if np.ma.is_masked(values):
         raise ValueError(f"{name} holds masked values. Fill them, or leave these rows out.")
-    return naming(name, lambda: check_array(values, dtype=np.float64, input_name=name, **settings))
+    return naming(name, check_array, values, dtype=np.float64, input_name=name, **settings)
 
 
 def check_labelled(
