@@ -30,7 +30,7 @@ from .contents import (
     read_encoded,
     read_npy,
 )
-from .limits import check_format, check_pixels, check_scans, open_listed, too_many_pixels
+from .limits import check_format, check_pixels, check_scans, open_listed
 from .modality import Modality, Parts, SampleView, register_modality
 from .samples import digest_array, is_whole, plain_array, short_name, unwrap_column
 
@@ -187,8 +187,18 @@ def as_samples(
         If X is a single image, is empty, or is neither a list of images nor an array with the
         shape of several images.
     """
-    _refuse_single(X)
-    X = _tensor_to_array(X, channels) if is_tensor(X) else unwrap_column(X)
+    if isinstance(X, Image.Image) or is_encoded(X):
+        raise _single(X)
+    if is_tensor(X):
+        # probably (channels, h, w)
+        if X.ndim == 3 and (channels is None or (len(X) in channels and len(X) > 1)):
+            raise TypeError(
+                f"X is a tensor of shape {tuple(X.shape)}, which may be one image or {len(X)} "
+                "greyscale images. Pass X[None] for one image, or X[:, None] for greyscale images."
+            )
+        X = tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
+    else:
+        X = unwrap_column(X)
     if isinstance(X, np.ndarray):
         samples = _split_array(plain_array(X, "X"), image_shape, channels)
     elif isinstance(X, list | tuple):
@@ -206,16 +216,9 @@ def as_samples(
     return samples
 
 
-def _refuse_single(X) -> None:
-    if isinstance(X, Image.Image):
-        raise _single(X)
-    if is_encoded(X):
-        raise _instead_of_name(X) if isinstance(X, str | os.PathLike) else _single(X)
-
-
-def _instead_of_name(X) -> TypeError:
-    """Say how to list the images of a folder, a pattern or a table."""
-    name = os.fspath(X)
+def _single(X) -> TypeError:
+    """Say what to give instead of one image, or of the name of a folder, a pattern or a table."""
+    name = os.fspath(X) if isinstance(X, str | os.PathLike) else ""
     if os.path.isdir(os.path.expanduser(name)):
         how = "X, y = load_image_folder(folder)"
         return TypeError(f"X is a folder, {short_name(X)}: list its images with {how}.")
@@ -223,10 +226,6 @@ def _instead_of_name(X) -> TypeError:
         return TypeError(f"X is a pattern, {short_name(X)}: give sorted(glob.glob(pattern)).")
     if name.lower().endswith((".csv", ".tsv", ".parquet", ".jsonl")):
         return TypeError(f"X is a table, {short_name(X)}: X, y = load_image_table(table).")
-    return _single(X)
-
-
-def _single(X) -> TypeError:
     return TypeError(f"X must be a list of images, got one image: {short_name(X)}. Pass [image].")
 
 
@@ -237,16 +236,6 @@ def _not_a_container(X) -> TypeError:
     elif hasattr(X, "__iter__"):
         message += " Collect its images: list(X)."
     return TypeError(message)
-
-
-def _tensor_to_array(X, channels) -> np.ndarray:
-    # probably (channels, h, w)
-    if X.ndim == 3 and (channels is None or (len(X) in channels and len(X) > 1)):
-        raise TypeError(
-            f"X is a tensor of shape {tuple(X.shape)}, which may be one image or {len(X)} "
-            "greyscale images. Pass X[None] for one image, or X[:, None] for greyscale images."
-        )
-    return tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
 
 
 def _split_array(X: np.ndarray, image_shape, channels) -> list:
@@ -353,15 +342,12 @@ def open_encoded(file: Encoded) -> Image.Image:
     """Read the header of an image, and refuse one with too many pixels or scans."""
     check_scans(file.content)
     try:
-        image = open_listed(io.BytesIO(file.content))
+        return open_listed(io.BytesIO(file.content))
     except Image.UnidentifiedImageError:
         n_bytes = len(file.content)
         is_name = n_bytes < 200 and os.path.splitext(file.content)[1][1:].isalnum()
         hint = "; give names of files as str, not as bytes" if is_name else ""
         raise ValueError(f"not an image ({n_bytes} bytes){hint}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise too_many_pixels(str(error)) from error
-    return image
 
 
 def check_header(name: str | os.PathLike[str]) -> None:
@@ -380,8 +366,6 @@ def check_header(name: str | os.PathLike[str]) -> None:
                 pass
     except Image.UnidentifiedImageError:
         raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise too_many_pixels(str(error)) from error
 
 
 def shorter_side(sample: Any) -> int | None:
@@ -458,14 +442,6 @@ def digest(sample: Any) -> bytes:
 
 def image_numbers(sample: Any) -> np.ndarray:
     """Return the values of an array or a tensor."""
-    if type(sample) is not np.ndarray:
-        sample = _as_array(sample)
-    if sample.dtype.kind not in "biuf":
-        raise TypeError(f"an array of dtype {sample.dtype} is not an image")
-    return plain_array(sample)
-
-
-def _as_array(sample) -> np.ndarray:
     if is_tensor(sample):
         sample = tensor_to_images(sample)
     if sample is None or (isinstance(sample, float) and sample != sample):
@@ -475,7 +451,9 @@ def _as_array(sample) -> np.ndarray:
         hint = "; of rows that are dictionaries: X, y = from_dataset(rows)" if is_row else ""
         kind = type(sample).__name__
         raise TypeError(f"expected a path, an image or an array, got {kind}{hint}")
-    return sample
+    if sample.dtype.kind not in "biuf":
+        raise TypeError(f"an array of dtype {sample.dtype} is not an image")
+    return plain_array(sample)
 
 
 # -- pixels ----------------------------------------------------------------------------------------
@@ -589,18 +567,15 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 
 def _over_white(array: np.ndarray) -> np.ndarray:
-    """Compose an array ``(h, w, 4)`` with a white background."""
+    """Compose an array ``(h, w, 4)`` with a white background, in strips."""
     result = np.empty((*array.shape[:2], 3), array.dtype)
-    for rows in _strips(*array.shape[:2]):
-        result[rows] = _strip_over_white(array[rows])
-    return result
-
-
-def _strip_over_white(array: np.ndarray) -> np.ndarray:
     top = 255 if array.dtype == np.uint8 else 1
-    colour, alpha = array[..., :3].astype(np.float32), array[..., 3:].astype(np.float32) / top
-    mixed = colour * alpha + top * (1 - alpha)
-    return mixed.round().astype(np.uint8) if top == 255 else mixed
+    for rows in _strips(*array.shape[:2]):
+        strip = array[rows].astype(np.float32)
+        colour, alpha = strip[..., :3], strip[..., 3:] / top
+        mixed = colour * alpha + top * (1 - alpha)
+        result[rows] = mixed.round() if top == 255 else mixed
+    return result
 
 
 # -- values and channels ---------------------------------------------------------------------------

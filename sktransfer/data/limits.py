@@ -61,24 +61,24 @@ def open_listed(file: IO[bytes]) -> ImageFile.ImageFile:
     ValueError
         If it begins as an image of another format.
     """
-    Image.preinit()  # the plug-ins of usual formats; all others take longer to import
-    tried = _registered()
-    with contextlib.suppress(Image.UnidentifiedImageError):
-        return Image.open(file, formats=tried)
-    Image.init()
-    others = [name for name in _registered() if name not in tried]
-    with contextlib.suppress(Image.UnidentifiedImageError):
-        return Image.open(file, formats=others)
+    tried: list[str] = []
+    # First the plug-ins of usual formats; all others take longer to import.
+    for load_plugins in (Image.preinit, Image.init):
+        load_plugins()
+        formats = [name for name in FORMATS if name in Image.OPEN and name not in tried]
+        tried += formats
+        try:
+            return Image.open(file, formats=formats)
+        except Image.UnidentifiedImageError:
+            continue
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise too_many_pixels(str(error)) from error
     file.seek(0)
     prefix = file.read(16)
     for name in sorted(set(Image.OPEN).difference(FORMATS)):
         if _begins_as(name, prefix):
             raise _not_listed(name)
     raise Image.UnidentifiedImageError("cannot identify the format of the image")
-
-
-def _registered() -> list[str]:
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _begins_as(name: str, prefix: bytes) -> bool:
