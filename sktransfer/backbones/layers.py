@@ -358,12 +358,21 @@ def _inspect(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
     # Where the stages compute the network, it need not run again.
     _check_output(backbone, expected, both[-1] if is_computed else backbone.module(pair.clone()))
     if not is_computed:
-        _refuse_given_stages(backbone)
+        if backbone.stages is not None:
+            raise ValueError(
+                f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
+                "of the module. Every step must be in one of them, functions too (nn.Flatten())."
+            )
         make_single(backbone, "its forward depends on values, not only on shapes")
         alone = [expected]
     mixed = {i for i in range(len(alone) - 1) if not _has_rows(alone[i], both[i])}
     if mixed:
-        _refuse_mixed_stages(backbone, mixed)
+        if backbone.stages is not None:
+            names = [list(backbone.stages)[i] for i in sorted(mixed)]
+            raise ValueError(
+                f"Stages {names} of backbone {backbone.name!r} do not give a row for each sample: "
+                "put each together with the one after it."
+            )
         join_stages(backbone, mixed)
         alone = [x for i, x in enumerate(alone) if i not in mixed]
     sides = (probe.shape[2], probe.shape[3]) if probe.ndim == 4 else None
@@ -410,23 +419,6 @@ def _describe_layers(
             grid = shape[:2] if last else shape[1:]
         infos[name] = LayerInfo(name, shape, has_tokens, has_matrix(stage), width, prefix, grid)
     return infos
-
-
-def _refuse_given_stages(backbone: Backbone) -> None:
-    if backbone.stages is not None:
-        raise ValueError(
-            f"The stages of backbone {backbone.name!r}, run in order, do not give the output "
-            "of the module. Every step must be in one of them, functions too (nn.Flatten())."
-        )
-
-
-def _refuse_mixed_stages(backbone: Backbone, mixed: set[int]) -> None:
-    if backbone.stages is not None:
-        names = [list(backbone.stages)[i] for i in sorted(mixed)]
-        raise ValueError(
-            f"Stages {names} of backbone {backbone.name!r} do not give a row for each sample: "
-            "put each together with the one after it."
-        )
 
 
 def _check_output(backbone: Backbone, alone: torch.Tensor, both: Any) -> None:

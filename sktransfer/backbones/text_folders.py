@@ -454,7 +454,10 @@ def _preprocessing(name: str, folder: Path, model: Any) -> TokenizerPreprocessin
     longest, is_lower = _max_length(folder)
     backend = tokenizer.backend_tokenizer
     if is_lower:
-        _lower(backend)
+        from tokenizers import normalizers
+
+        after = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
     if longest is None:  # as sentence-transformers does
         limit = getattr(model.config, "max_position_embeddings", None) or -1
         longest = min(tokenizer.model_max_length, limit if limit > 0 else _NO_LIMIT, _NO_LIMIT)
@@ -472,13 +475,6 @@ def _refuse_tokenizer(name: str, folder: Path, found: str):
         f"backbone {name!r}: {str(folder)!r} has {found}. Add the files of the tokenizer: "
         "AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
     )
-
-
-def _lower(tokenizer) -> None:
-    from tokenizers import normalizers
-
-    after = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def _n_positions(model: nn.Module) -> int:

@@ -521,7 +521,8 @@ class _Cutter:
                 break
         for module, args, _, y in blocks:
             argument = "" if args else next(iter(inspect.signature(module.forward).parameters))
-            plain = {k: v for k, v in vars(module).items() if _is_setting(k, v)}
+            public = {k: v for k, v in vars(module).items() if not k.startswith("_")}
+            plain = {k: v for k, v in public.items() if isinstance(v, str | int | float | None)}
             n_returned = len(y) if isinstance(y, tuple) else 0
             self.slots[paths[module]] = Slot(module, argument, n_returned, plain)
             self.calls.append(paths[module])
@@ -573,10 +574,6 @@ def _is_block(args: tuple, kwargs: dict, output: Any, shape: tuple[int, ...]) ->
 
 def _parameters(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
     return {parameter for module in modules for parameter in module.parameters()}
-
-
-def _is_setting(name: str, value: Any) -> bool:
-    return isinstance(value, str | int | float | None) and not name.startswith("_")
 
 
 @contextlib.contextmanager

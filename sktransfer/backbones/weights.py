@@ -56,7 +56,10 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             f"weights: {str(path)!r} is not a file of plain tensors ({first_line(error)}). "
             "Save them with torch.save(module.state_dict(), path) or as .safetensors."
         ) from error
-    if not isinstance(found, dict) or not all(map(_is_named_tensor, found.items())):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) and _is_dense(tensor)
+        for name, tensor in found.items()
+    ):
         raise ValueError(
             f"weights: {str(path)!r} holds no dictionary of tensors by name: keys must be str and "
             "values dense tensors with data."
@@ -71,11 +74,6 @@ def _read_torch(path: Path):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     return found
-
-
-def _is_named_tensor(item) -> bool:
-    name, tensor = item
-    return isinstance(name, str) and isinstance(tensor, torch.Tensor) and _is_dense(tensor)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
@@ -339,15 +337,13 @@ def check_finite(source: str, *modules: nn.Module) -> None:
     """
     seen: set[int] = set()
     for module in modules:
-        masks = {name for name, _ in module.named_buffers() if not _is_statistic(name)}
-        for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        statistics = ("running_mean", "running_var")
+        buffers = dict(module.named_buffers())
+        masks = {name for name in buffers if name.rpartition(".")[2] not in statistics}
+        for name, tensor in chain(module.named_parameters(), buffers.items()):
             if id(tensor) not in seen:
                 _check_tensor(name, tensor, source, may_be_infinite=name in masks)
             seen.add(id(tensor))
-
-
-def _is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in ("running_mean", "running_var")
 
 
 def _check_tensor(name: str, tensor: torch.Tensor, source: str, may_be_infinite: bool) -> None:

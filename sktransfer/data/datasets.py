@@ -169,17 +169,13 @@ def _classes(folder: Path) -> list[str]:
             f"{str(folder)!r} has no sub-folders. Each class needs a sub-folder with its images, "
             "whose name is the label."
         )
-    _refuse_images_without_class([entry for entry in entries if not entry.is_dir()])
-    return classes
-
-
-def _refuse_images_without_class(files: list[Path]) -> None:
-    images = [file for file in files if _problem(file) is None]
+    images = [entry for entry in entries if not entry.is_dir() and _problem(entry) is None]
     if images:
         raise ValueError(
             f"{len(images)} images, such as {str(images[0])!r}, are in no sub-folder, so that they "
             "have no label. Move them to the sub-folder of their class."
         )
+    return classes
 
 
 def _readable(files: list[tuple[str, str]], on_error: str) -> list[tuple[str, str]]:

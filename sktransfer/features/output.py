@@ -110,7 +110,11 @@ def engine_for_outputs(
         The folder in which runtimes keep networks that they converted.
     """
     backbone = outputs[0].backbone
-    _check_runtime(backbone, engine)
+    if backbone.runtime is not None and resolve_engine(engine) != "torch":
+        raise ValueError(
+            f"engine={engine!r} cannot run backbone {backbone.name!r}, which runs in "
+            f"{backbone.runtime}: leave engine= out."
+        )
 
     def network() -> str:  # two backbones may cut one network differently
         names = list(stages_of(backbone))
@@ -130,15 +134,6 @@ def engine_for_outputs(
         name=backbone.name,
         prefix_tokens=backbone.prefix_tokens,
     )
-
-
-def _check_runtime(backbone: Backbone, engine: str) -> None:
-    """Refuse to run a network in another program than its own."""
-    if backbone.runtime is not None and resolve_engine(engine) != "torch":
-        raise ValueError(
-            f"engine={engine!r} cannot run backbone {backbone.name!r}, which runs in "
-            f"{backbone.runtime}: leave engine= out."
-        )
 
 
 def _precision_of(backbone: Backbone, precision: str) -> str:

@@ -207,13 +207,17 @@ class TunedNetwork:
         plan |= {"target": self.plan.target.state(), "callbacks": []}
         params = self.plan.net_params.items()
         plan |= {"net_params": {k: v for k, v in params if not k.startswith("callbacks")}}
-        head = describe_module(self.module.head)
-        weights = {} if isinstance(head, nn.Module) else self.module.head.state_dict()
+        module, head = self.module, describe_module(self.module.head)
+        weights = {} if isinstance(head, nn.Module) else module.head.state_dict()
+        optional: dict[str, Any] = {"part": module.part} if module.part != "all" else {}
+        optional |= {"fixed": sorted(module.fixed)} if module.fixed else {}
+        optional |= {"adapters": module.adapters} if module.adapters is not None else {}
+        settings = {"train_batch_norm": module.train_batch_norm, "precision": module.precision}
         return {
             "format": FORMAT,
             "frozen": self.frozen,
-            "trained": self.module.names,
-            "settings": _stage_settings(self.module),
+            "trained": module.names,
+            "settings": settings | optional,
             "tensors": self.changed_tensors(),
             "head": head,
             "weights": {name: tensor.numpy(force=True) for name, tensor in weights.items()},
@@ -258,14 +262,6 @@ class TunedNetwork:
             raise ValueError(f"The trained stages have no tensor {unexpected[0]!r:.80}.")
         plan = TrainingPlan(**state["plan"] | {"target": open_target(state["plan"]["target"])})
         return cls(origin, state["frozen"], module, plan, state["history"])
-
-
-def _stage_settings(module: TrainableStages) -> dict:
-    part = {} if module.part == "all" else {"part": module.part}
-    fixed = {"fixed": sorted(module.fixed)} if module.fixed else {}
-    adapters = {} if module.adapters is None else {"adapters": module.adapters}
-    settings = {"train_batch_norm": module.train_batch_norm, "precision": module.precision}
-    return settings | part | fixed | adapters
 
 
 class TunedBackbone(Backbone):
