@@ -18,7 +18,7 @@ from .layers import (
     takes_size,
     weighted_layers,
 )
-from .pooling import POOLINGS, as_pooling, is_channels_last, pool, token_layout
+from .pooling import POOLINGS, is_channels_last, pool, token_layout
 from .preprocessing import ImagePreprocessing, ProcessorPreprocessing
 from .registry import (
     list_backbones,
@@ -36,7 +36,6 @@ __all__ = [
     "ImagePreprocessing",
     "LayerInfo",
     "ProcessorPreprocessing",
-    "as_pooling",
     "boundary",
     "describe",
     "inspect_layers",

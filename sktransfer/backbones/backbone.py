@@ -15,7 +15,7 @@ from torch import nn
 from ..data import Modality, forward_strides, get_modality, is_whole, shorten
 from .behavior import observe
 from .fingerprint import fingerprint
-from .pooling import as_pooling, pool
+from .pooling import pool
 from .stages import stages_of
 from .weights import check_finite, first_convolutions, with_channels
 
@@ -313,8 +313,7 @@ class Backbone:
                     stage = copy.deepcopy(stage).to(inputs.device)
                 x = stage(x)
             for i in wanted.get(name, ()):
-                how = as_pooling(outputs[i][1])
-                pooled[i] = pool(x, how, masked=self.modality.has_tokens, **where)
+                pooled[i] = pool(x, outputs[i][1], masked=self.modality.has_tokens, **where)
             if wanted.pop(name, None) and isinstance(x, torch.Tensor):
                 # The next stage may work in place, and what was pooled may share memory with it.
                 x = x.clone()

@@ -276,16 +276,16 @@ class LayerInfo:
     grid: tuple[int, int] | None = None
 
 
-def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any] | None) -> int:
+def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any]) -> int:
     """Return the number of features that a pooling gives at a layer, without running a network.
 
     Parameters
     ----------
     layer : LayerInfo
-    pooling : {"avg", "max", "grid", "flatten", "cls"}, callable or None
+    pooling : {"avg", "max", "grid", "flatten", "cls"} or callable
         See :func:`pool`.
     """
-    if pooling in (None, "avg", "max"):
+    if pooling in ("avg", "max"):
         return layer.width
     # Rows and columns have the proportion of the sides of the image.
     where: dict[str, Any] = {"sides": layer.grid, "prefix_tokens": layer.prefix_tokens}

@@ -10,23 +10,6 @@ import torch
 from torch import nn
 
 
-def as_pooling(
-    pooling: str | Callable[..., Any] | tuple[Any, ...] | None,
-) -> str | Callable[..., Any] | tuple[Any, ...]:
-    """Return the pooling that is meant, so that one computation has one name.
-
-    Parameters
-    ----------
-    pooling : str, callable, tuple of those or None
-        None is "avg".
-
-    Returns
-    -------
-    str, callable or tuple
-    """
-    return "avg" if pooling is None else pooling
-
-
 def pool(
     activation: torch.Tensor,
     pooling: str | Callable[..., Any] | tuple[Any, ...],

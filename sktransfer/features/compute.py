@@ -29,7 +29,7 @@ from ..data import Modality, UnreadableSamplesError, check_interrupt, progress
 from ..engines import Engine, keep_freed_memory, resolve_device
 from .generations import CheckedStore
 from .key_index import KeyIndex, as_keys
-from .loader import Loader, count_needed_loaders
+from .loader import Loader, LoaderQueue, count_needed_loaders
 from .output import Output, engine_for_outputs
 from .store import FeatureStore
 from .tables import OutputTables, stacked
@@ -393,7 +393,7 @@ def open_ahead(
     modality = backbones[0].modality
     together = [k for k, backbone in enumerate(backbones) if many_of(backbone)]
     ahead = 4 if together else max(1, modality.chunk_size // 2)
-    queue = loader.queue(ahead, _bytes_of_tensors)
+    queue = LoaderQueue(loader, ahead, _bytes_of_tensors)
     waiting: deque[tuple[Chunk, int]] = deque()
     for chunk in chunks:
         n_before = len(queue)

@@ -84,16 +84,16 @@ class Loader:
     """
 
     def __init__(self, n_loaders: int):
-        self._pool = None
+        self.pool: ThreadPoolExecutor | None = None
         if n_loaders:
-            self._pool = ThreadPoolExecutor(n_loaders, "loader", initializer=_use_one_core)
+            self.pool = ThreadPoolExecutor(n_loaders, "loader", initializer=_use_one_core)
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
 
     def map(
         self,
@@ -125,7 +125,7 @@ class Loader:
         ------
         object
         """
-        queue = self.queue(ahead, n_bytes)
+        queue = LoaderQueue(self, ahead, n_bytes)
         for item in items:
             if at_once is None or not at_once(item):
                 queue.add(function, item)
@@ -137,24 +137,14 @@ class Loader:
                 yield from queue.results(1)
         yield from queue.results(len(queue))
 
-    def queue(self, ahead: int, n_bytes: Callable[..., Any] | None = None) -> LoaderQueue:
-        """Return a queue of calls, whose results are taken in order.
-
-        Parameters
-        ----------
-        ahead, n_bytes
-            As for :meth:`map`.
-        """
-        return LoaderQueue(self._pool, ahead, n_bytes)
-
 
 class LoaderQueue:
     """Calls of functions, of which a limited number runs ahead of the use of the results.
 
     Parameters
     ----------
-    pool : ThreadPoolExecutor or None
-        None runs a call when its result is taken.
+    loader : Loader
+        Without threads, a call runs when its result is taken.
     ahead : int
     n_bytes : callable or None
         As for :meth:`Loader.map`.
@@ -162,14 +152,9 @@ class LoaderQueue:
 
     ahead: int
 
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor | None,
-        ahead: int,
-        n_bytes: Callable[..., Any] | None,
-    ):
-        self._pool, self._n_bytes = pool, n_bytes
-        self.ahead = ahead if pool is not None else 1
+    def __init__(self, loader: Loader, ahead: int, n_bytes: Callable[..., Any] | None):
+        self._pool, self._n_bytes = loader.pool, n_bytes
+        self.ahead = ahead if loader.pool is not None else 1
         self._begun: deque[Future] = deque()
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
 

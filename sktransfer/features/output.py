@@ -16,7 +16,6 @@ from torch import nn
 from ..backbones import (
     Backbone,
     LayerInfo,
-    as_pooling,
     describe,
     inspect_layers,
     stages_of,
@@ -50,9 +49,6 @@ class Output:
     pooling: str | Callable[..., Any] | tuple[Any, ...] | Any = "avg"
     width: int | None = None
     column: str | int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pooling", as_pooling(self.pooling))
 
     @property
     def image_size(self) -> int | None:

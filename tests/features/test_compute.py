@@ -288,7 +288,7 @@ def test_one_computation_is_one_entry_whichever_estimator_asks(counted, store):
     assert (sum(counted), len(store)) == (6, 12)
     PretrainedClassifier(backbone, memory=store).fit(X).predict(X)
     FineTunedClassifier(backbone, trainable="head", max_epochs=1, memory=store).fit(X, [0, 1] * 3)
-    compute(X, backbone, pooling=None, store=store)
+    compute(X, backbone, pooling="avg", store=store)
     assert len(store) == 12
     assert sum(counted) == 6 + 6  # maps without pooling are another output
 

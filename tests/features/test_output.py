@@ -89,7 +89,6 @@ def test_a_key_holds_what_decides_the_features(change):
         {},
         {"backbone": tiny_backbone(name="other")},
         {"backbone": tiny_backbone(classes=["x", "y", "z"])},
-        {"pooling": None},
     ],
 )
 def test_a_key_holds_nothing_else(change):

@@ -88,7 +88,7 @@ class WordTable(nn.Module):
 
         Parameters
         ----------
-        pooling : str, callable, tuple or None
+        pooling : str, callable or tuple
             As in :func:`sktransfer.backbones.pool`.
 
         Returns
@@ -97,7 +97,7 @@ class WordTable(nn.Module):
             Maps ids to a tensor ``(n, dim)``. None if the pooling is not the mean, or if this
             table has rows or weights of its own.
         """
-        is_mean = pooling is None or (isinstance(pooling, str) and pooling == "avg")
+        is_mean = isinstance(pooling, str) and pooling == "avg"
         return self._text_means if is_mean and self.shares_all else None
 
     @torch.no_grad()
