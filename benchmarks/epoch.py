@@ -23,9 +23,10 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sktransfer import FineTunedClassifier, load_backbone
-from sktransfer.data import open_image
+from sktransfer.data import get_modality
 
 QUICK = {"rounds": 3, "samples": 48, "epochs": 1}
+open_image = get_modality("image").open
 LR, BATCH, WARMUP, SEED = 1e-4, 32, 0.1, 0
 
 

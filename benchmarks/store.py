@@ -26,13 +26,14 @@ import numpy as np
 from _common import Case, interleave, parser, record
 
 from sktransfer import FeatureStore
-from sktransfer.data import digest
+from sktransfer.data import get_modality
 
 N, WIDTH, BATCH = 20_480, 1280, 128
 QUICK = {"rounds": 3}
 ONE_FILE = "one .npy file for each call"
 FEW = slice(0, 4 * BATCH)  # for stores that need a file for each sample
 VALUES = np.random.default_rng(0).standard_normal((N, WIDTH), np.float32)
+digest = get_modality("image").digest
 KEYS = [digest(row) for row in VALUES]
 SHUFFLED = np.random.default_rng(1).permutation(N)
 RECIPE = "a recipe of the usual length, with a fingerprint of 64 characters in it" * 3
@@ -40,7 +41,7 @@ PARTS = [slice(i, i + BATCH) for i in range(0, N, BATCH)]
 PROCESS = """
 import sys, time
 from sktransfer import FeatureStore
-from sktransfer.data import digest
+import sktransfer.data
 store, recipe = FeatureStore(sys.argv[1]), sys.argv[2]
 keys = [bytes.fromhex(line.strip()) for line in sys.stdin]
 parts = [keys[i : i + 128] for i in range(0, len(keys), 128)]

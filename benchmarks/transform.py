@@ -28,12 +28,13 @@ from torch import nn
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.backbones import Backbone, pool, stages_of
 from sktransfer.backbones.layers import penultimate
-from sktransfer.data import open_image
+from sktransfer.data import get_modality
 from sktransfer.engines import check_engine
 from sktransfer.features import Output, engine_for_outputs
 
 QUICK = {"rounds": 3, "samples": 32, "converted": ["efficientnet_lite0", "resnet18"]}
 CPU = torch.device("cpu")
+open_image = get_modality("image").open
 NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "resnet18": "ResNet-18",

@@ -40,7 +40,7 @@ from .datasets import (
     open_table,
 )
 from .disk import CacheError, checksum, claim_file, new_folder, replace_file, writing
-from .images import ImageModality, ImageParts, as_samples, digest, open_image, read_image
+from .images import ImageModality, ImageParts, as_samples
 from .metadata import documentation_link, package_versions, warn_later_versions
 from .modality import (
     ArrayModality,
@@ -130,7 +130,6 @@ __all__ = [
     "class_target",
     "column_names",
     "describe_columns",
-    "digest",
     "digest_array",
     "documentation_link",
     "encode_target",
@@ -154,7 +153,6 @@ __all__ = [
     "new_folder",
     "number_error",
     "open_columns",
-    "open_image",
     "open_table",
     "open_target",
     "package_versions",
@@ -162,7 +160,6 @@ __all__ = [
     "padded_length",
     "progress",
     "read_columns",
-    "read_image",
     "register_modality",
     "replace_file",
     "shorten",

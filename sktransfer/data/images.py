@@ -86,13 +86,111 @@ class ImageModality(Modality):
         return as_samples(X, shape, self.channels)
 
     def read(self, sample: Any) -> Any:
-        return read_image(sample)
+        """Read a sample into memory if it is an encoded image or one of a dataset.
+
+        Parameters
+        ----------
+        sample : object
+            A PIL image, an array, a tensor, an encoded image (:func:`read_encoded`), an item of a
+            dataset or a view.
+
+        Returns
+        -------
+        object
+            Other samples are returned unchanged.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the file cannot be read, is not a regular file or is too large.
+        """
+        if _is_read(sample):
+            return sample
+        if isinstance(sample, str):
+            return read_encoded(sample)
+        if isinstance(sample, SampleView):
+            return sample.read()
+        if isinstance(sample, Item):
+            sample = sample.load()
+        if isinstance(sample, Loaded):
+            return read_encoded(sample.sample) if is_encoded(sample.sample) else sample
+        return read_encoded(sample) if is_encoded(sample) else sample
+
+    def in_memory(self, sample: Any) -> Any:
+        """Read a sample, and return what it is: an image, an array, a file or a view."""
+        sample = self.read(sample)
+        return sample.sample if isinstance(sample, Loaded) else sample
 
     def digest(self, sample: Any) -> bytes:
-        return digest(sample)
+        """Return 16 bytes that are equal only for equal images; of a file, its content decides."""
+        if not _is_read(sample):
+            if isinstance(sample, SampleView):
+                return sample.digest()
+            sample = self.in_memory(sample)
+        if isinstance(sample, Encoded):
+            state = xxhash.xxh3_128(b"file")
+            state.update(sample.content)
+            return state.digest()
+        if isinstance(sample, Image.Image):
+            return digest_array(self.pixels(sample))
+        return digest_array(image_numbers(sample))
 
     def open(self, sample: Any) -> np.ndarray:
-        return open_image(sample)
+        """Convert one image to RGB.
+
+        Greyscale images get three equal channels, transparent pixels are composed with a white
+        background, the EXIF orientation is applied, and 16-bit images keep their range.
+
+        Parameters
+        ----------
+        sample : object
+            As :meth:`read` takes it.
+
+        Returns
+        -------
+        ndarray of shape (h, w, 3)
+            uint8 in [0, 255], or float32 in [0, 1] for float and 16-bit samples.
+
+        Raises
+        ------
+        ValueError, OSError, TypeError, MemoryError
+            If the sample is not an image or cannot be read.
+        """
+        if isinstance(sample, SampleView):
+            return sample.open()
+        sample = self.in_memory(sample)
+        if isinstance(sample, Encoded) and is_npy(sample.content):
+            return _from_array(image_numbers(read_npy(sample.content)))
+        if isinstance(sample, Encoded):
+            _warn_of_pages(sample.content)
+            return self.pixels(open_encoded(sample))  # without a name, to be freed early
+        if isinstance(sample, Image.Image):
+            _warn_of_other_pages(sample)
+            return self.pixels(sample)
+        return _from_array(image_numbers(sample))
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Decode an image that Pillow has opened, and convert it as :meth:`open` does."""
+        check_format(image)
+        check_pixels(image)
+        try:
+            image.load()
+            image = ImageOps.exif_transpose(image) if is_turned(image) else image
+            if image.mode == "F" or image.mode.startswith("I"):
+                array = np.asarray(image)  # 16-bit files may have 32-bit modes
+                if array.dtype.kind != "f":
+                    array = np.divide(array, 65535, dtype=np.float32)
+                return _from_array(array)
+            if image.mode == "L":
+                warn_of_mask(*image.getextrema())
+            return _rgb(image)
+        except MemoryError as error:
+            width, height = image.size
+            raise MemoryError(f"not enough memory to decode {width} x {height} pixels") from error
+        except (ValueError, Warning):
+            raise
+        except Exception as error:  # an incomplete file, or any error that a decoder has for others
+            raise ValueError(f"damaged image ({error})") from None
 
     def example(self, shape: tuple[int, ...] | None = None) -> np.ndarray:
         height, width, n_channels = shape or (240, 320, 3)
@@ -100,7 +198,33 @@ class ImageModality(Modality):
         return ((3 * x + 5 * y) * (channel + 1) ^ (x * y // 64)).astype(np.uint8)
 
     def side(self, sample: Any) -> int | None:
-        return shorter_side(sample)
+        """Return the shorter side of an image in pixels, of an encoded one from its header.
+
+        Parameters
+        ----------
+        sample : object
+            As :meth:`read` takes it.
+
+        Returns
+        -------
+        int or None
+            None for an image that cannot be read, for one of another machine, and for a view.
+        """
+        if isinstance(sample, Image.Image):
+            return min(sample.size)
+        if not is_encoded(sample):
+            shape = getattr(sample, "shape", ())
+            shape = shape[-2:] if is_tensor(sample) else shape[:2]
+            return min(shape) if len(shape) == 2 else None
+        if isinstance(sample, str) and has_scheme(sample) and sample[:5] not in ("file:", "data:"):
+            return None
+        try:
+            is_name = isinstance(sample, str | os.PathLike) and not str(sample).startswith("data:")
+            opened = open_locally(sample) if is_name else io.BytesIO(read_encoded(sample).content)
+            with opened as file, open_listed(file) as image:
+                return min(image.size)
+        except Exception:  # it is named where it is opened
+            return None
 
     def for_transform(self, opened: np.ndarray) -> Any:
         if opened.dtype != np.uint8:
@@ -300,44 +424,6 @@ def tensor_to_images(X: Any) -> np.ndarray:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def read_image(sample: Any) -> Any:
-    """Read a sample into memory if it is an encoded image or one of a dataset.
-
-    Parameters
-    ----------
-    sample : object
-        A PIL image, an array, a tensor, an encoded image (:func:`read_encoded`), an item of a
-        dataset or a view.
-
-    Returns
-    -------
-    object
-        An argument of :func:`digest` and :func:`open_image`. Other samples are returned unchanged.
-
-    Raises
-    ------
-    OSError, ValueError
-        If the file cannot be read, is not a regular file or is too large.
-    """
-    if _is_read(sample):
-        return sample
-    if isinstance(sample, str):
-        return read_encoded(sample)
-    if isinstance(sample, SampleView):
-        return sample.read()
-    if isinstance(sample, Item):
-        sample = sample.load()
-    if isinstance(sample, Loaded):
-        return read_encoded(sample.sample) if is_encoded(sample.sample) else sample
-    return read_encoded(sample) if is_encoded(sample) else sample
-
-
-def in_memory(sample: Any) -> Any:
-    """Read a sample into memory, and return what it is: an image, an array, a file or a view."""
-    sample = read_image(sample)
-    return sample.sample if isinstance(sample, Loaded) else sample
-
-
 def open_encoded(file: Encoded) -> Image.Image:
     """Read the header of an image, and refuse one with too many pixels or scans."""
     check_scans(file.content)
@@ -368,76 +454,9 @@ def check_header(name: str | os.PathLike[str]) -> None:
         raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
 
 
-def shorter_side(sample: Any) -> int | None:
-    """Return the shorter side of an image in pixels, of an encoded one from its header.
-
-    Parameters
-    ----------
-    sample : object
-        As :func:`read_image` takes it.
-
-    Returns
-    -------
-    int or None
-        None for an image that cannot be read, for one of another machine, and for a view.
-    """
-    if is_encoded(sample):
-        return _encoded_side(sample)
-    if isinstance(sample, Image.Image):
-        return min(sample.size)
-    shape = getattr(sample, "shape", ())
-    shape = shape[-2:] if is_tensor(sample) else shape[:2]
-    return min(shape) if len(shape) == 2 else None
-
-
-def _encoded_side(sample) -> int | None:
-    if isinstance(sample, str) and has_scheme(sample) and sample[:5] not in ("file:", "data:"):
-        return None
-    try:
-        is_name = isinstance(sample, str | os.PathLike) and not str(sample).startswith("data:")
-        opened = open_locally(sample) if is_name else io.BytesIO(read_encoded(sample).content)
-        with opened as file, open_listed(file) as image:
-            return min(image.size)
-    except Exception:  # it is named where it is opened
-        return None
-
-
 def _is_read(sample) -> bool:
     """Recognise the most frequent samples in memory; the other tests take longer than a digest."""
     return type(sample) is Encoded or (type(sample) is np.ndarray and sample.ndim > 1)
-
-
-# -- digest ----------------------------------------------------------------------------------------
-
-
-def digest(sample: Any) -> bytes:
-    """Return a digest of an image: 16 bytes that are equal only for equal images.
-
-    Parameters
-    ----------
-    sample : object
-        As :func:`read_image` takes it. The digest of a file depends on its content alone.
-
-    Returns
-    -------
-    bytes of length 16
-
-    Raises
-    ------
-    OSError, ValueError, TypeError
-        If the file cannot be read, or the sample has another type.
-    """
-    if not _is_read(sample):
-        if isinstance(sample, SampleView):
-            return sample.digest()
-        sample = in_memory(sample)
-    if isinstance(sample, Encoded):
-        state = xxhash.xxh3_128(b"file")
-        state.update(sample.content)
-        return state.digest()
-    if isinstance(sample, Image.Image):
-        return digest_array(_from_pil(sample))
-    return digest_array(image_numbers(sample))
 
 
 def image_numbers(sample: Any) -> np.ndarray:
@@ -457,63 +476,6 @@ def image_numbers(sample: Any) -> np.ndarray:
 
 
 # -- pixels ----------------------------------------------------------------------------------------
-
-
-def open_image(sample: Any) -> np.ndarray:
-    """Convert one image to RGB.
-
-    Parameters
-    ----------
-    sample : object
-        As :func:`read_image` takes it. Greyscale images get three equal channels, transparent
-        pixels are composed with a white background, the EXIF orientation is applied, and 16-bit
-        images keep their range.
-
-    Returns
-    -------
-    ndarray of shape (h, w, 3)
-        uint8 in [0, 255], or float32 in [0, 1] for float and 16-bit samples.
-
-    Raises
-    ------
-    ValueError, OSError, TypeError, MemoryError
-        If the sample is not an image or cannot be read.
-    """
-    if isinstance(sample, SampleView):
-        return sample.open()
-    sample = in_memory(sample)
-    if isinstance(sample, Encoded) and is_npy(sample.content):
-        return _from_array(image_numbers(read_npy(sample.content)))
-    if isinstance(sample, Encoded):
-        _warn_of_pages(sample.content)
-        return _from_pil(open_encoded(sample))  # without a name, so that it can be freed early
-    if isinstance(sample, Image.Image):
-        _warn_of_other_pages(sample)
-        return _from_pil(sample)
-    return _from_array(image_numbers(sample))
-
-
-def _from_pil(image: Image.Image) -> np.ndarray:
-    check_format(image)
-    check_pixels(image)
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image) if is_turned(image) else image
-        if image.mode == "F" or image.mode.startswith("I"):
-            array = np.asarray(image)  # 16-bit files may have 32-bit modes
-            if array.dtype.kind != "f":
-                array = np.divide(array, 65535, dtype=np.float32)
-            return _from_array(array)
-        if image.mode == "L":
-            warn_of_mask(*image.getextrema())
-        return _rgb(image)
-    except MemoryError as error:
-        width, height = image.size
-        raise MemoryError(f"not enough memory to decode {width} x {height} pixels") from error
-    except (ValueError, Warning):
-        raise
-    except Exception as error:  # an incomplete file, or any error that a decoder has for others
-        raise ValueError(f"damaged image ({error})") from None
 
 
 def is_turned(image: Image.Image) -> bool:

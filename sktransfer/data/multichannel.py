@@ -16,14 +16,12 @@ from .images import (
     ImageModality,
     ImageParts,
     image_numbers,
-    in_memory,
     is_turned,
     open_encoded,
     to_range,
 )
 from .limits import check_format, check_pixels
 from .modality import SampleView, register_modality
-from .samples import digest_array
 
 
 class MultichannelModality(ImageModality):
@@ -40,26 +38,38 @@ class MultichannelModality(ImageModality):
     name = "multichannel"
     channels: tuple[int, ...] | None = None
 
-    def digest(self, sample: Any) -> bytes:
-        sample = in_memory(sample)
-        if isinstance(sample, Image.Image):
-            return digest_array(_from_pil(sample))
-        return super().digest(sample)
-
     def open(self, sample: Any) -> np.ndarray:
-        sample = in_memory(sample)
+        sample = self.in_memory(sample)
         if isinstance(sample, SampleView):
             return sample.open()
         if isinstance(sample, Encoded):
             content = sample.content
             sample = read_npy(content) if is_npy(content) else open_encoded(sample)
-        array = _from_pil(sample) if isinstance(sample, Image.Image) else image_numbers(sample)
+        array = self.pixels(sample) if isinstance(sample, Image.Image) else image_numbers(sample)
         array = array[..., None] if array.ndim == 2 else array
         if array.ndim != 3 or 0 in array.shape:
             raise ValueError(
                 f"an array of shape {array.shape} is not an image (h, w) or (h, w, channels)"
             )
         return to_range(array)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return the channels of an image as Pillow reads them, or its pages if it has several."""
+        check_format(image)
+        n_pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        check_pixels(image, n_pages)
+        try:
+            if n_pages > 1:
+                pages = [_plain(np.asarray(page)) for page in ImageSequence.Iterator(image)]
+                return np.concatenate([page.reshape(*page.shape[:2], -1) for page in pages], axis=2)
+            image = ImageOps.exif_transpose(image) if is_turned(image) else image
+            if image.mode in ("P", "PA"):  # the numbers are those of colors
+                image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            return _plain(np.asarray(image))
+        except (MemoryError, Warning):
+            raise
+        except Exception as error:  # an incomplete file, or any error that a decoder has for others
+            raise ValueError(f"damaged image, or pages of different sizes ({error})") from None
 
     def for_transform(self, opened: np.ndarray) -> np.ndarray:
         return opened
@@ -73,25 +83,6 @@ class MultichannelModality(ImageModality):
         parts = super().parts(sample)
         parts.shown = _visible(parts.image)
         return parts
-
-
-def _from_pil(image: Image.Image) -> np.ndarray:
-    """Return the channels of an image as Pillow reads them, or its pages if it has several."""
-    check_format(image)
-    n_pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-    check_pixels(image, n_pages)
-    try:
-        if n_pages > 1:
-            pages = [_plain(np.asarray(page)) for page in ImageSequence.Iterator(image)]
-            return np.concatenate([page.reshape(*page.shape[:2], -1) for page in pages], axis=2)
-        image = ImageOps.exif_transpose(image) if is_turned(image) else image
-        if image.mode in ("P", "PA"):  # the numbers are those of colors
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        return _plain(np.asarray(image))
-    except (MemoryError, Warning):
-        raise
-    except Exception as error:  # an incomplete file, or any error that a decoder has for others
-        raise ValueError(f"damaged image, or pages of different sizes ({error})") from None
 
 
 def _plain(pixels: np.ndarray) -> np.ndarray:

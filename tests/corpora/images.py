@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sktransfer.data.images import digest, open_image
+from sktransfer.data import get_modality
 
 from .cases import Case
 
+IMAGE = get_modality("image")
+digest, open_image = IMAGE.digest, IMAGE.open
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA"]
 MODES += ["RGBX", "RGBa", "La", "I;16", "I;16B"]
 FORMATS = ["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm", "tga", "ico", "jpeg2000", "sgi"]

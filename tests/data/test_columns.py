@@ -12,11 +12,12 @@ from sktransfer.data import (
     check_columns,
     check_labels,
     describe_columns,
-    open_image,
+    get_modality,
     table_columns,
 )
 from tests.support import images, tiny_backbone
 
+open_image = get_modality("image").open
 IMAGES = images(4)
 ROWS = [{"image": x, "text": f"text {i}", "label": i % 2} for i, x in enumerate(IMAGES)]
 

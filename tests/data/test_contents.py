@@ -27,11 +27,13 @@ from PIL import Image
 from torchvision import datasets, tv_tensors
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.data import digest, limits, open_image, read_image
+from sktransfer.data import get_modality, limits
 from sktransfer.data.contents import as_items, read_encoded
-from sktransfer.data.images import as_samples, shorter_side
+from sktransfer.data.images import as_samples
 from tests.support import tiny_backbone
 
+IMAGE = get_modality("image")
+read_image, digest, open_image, shorter_side = IMAGE.read, IMAGE.digest, IMAGE.open, IMAGE.side
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 
 

@@ -12,7 +12,9 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torchvision import datasets
 
 from sktransfer import UnreadableSamplesError, from_dataset, load_image_folder, load_image_table
-from sktransfer.data import list_files, list_splits, open_columns, open_image, open_table
+from sktransfer.data import get_modality, list_files, list_splits, open_columns, open_table
+
+open_image = get_modality("image").open
 
 
 def fill(folder, *names):

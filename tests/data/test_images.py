@@ -15,10 +15,13 @@ import torch
 from PIL import Image
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.data.images import as_samples, check_header, digest, open_image, shorter_side
+from sktransfer.data import get_modality
+from sktransfer.data.images import as_samples, check_header
 from sktransfer.data.texts import as_texts
 from tests.support import DATA, tiny_backbone
 
+IMAGE = get_modality("image")
+digest, open_image, shorter_side = IMAGE.digest, IMAGE.open, IMAGE.side
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)

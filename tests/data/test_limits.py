@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from sktransfer import UnreadableSamplesError, load_image_folder
-from sktransfer.data import digest, limits
-from sktransfer.data.images import open_image, shorter_side
+from sktransfer.data import get_modality, limits
+
+IMAGE = get_modality("image")
+digest, open_image, shorter_side = IMAGE.digest, IMAGE.open, IMAGE.side
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 

@@ -8,12 +8,12 @@ from PIL import Image
 
 from sktransfer import ImagePreprocessing, PretrainedFeatureExtractor, load_backbone
 from sktransfer.data import UnreadableSamplesError, get_modality
-from sktransfer.data.images import open_image
 from tests.support import tiny_backbone
 
 RNG = np.random.default_rng(0)
 FIVE = RNG.integers(0, 256, (6, 7, 5), dtype=np.uint8)
 MODALITY = get_modality("multichannel")
+open_image = get_modality("image").open
 
 
 def saved(array):

@@ -467,8 +467,9 @@ def sst2():
 @pytest.fixture
 def photographs(hymenoptera):
     """Paths of 62 photographs with labels, and a hundred others as arrays."""
-    from sktransfer.data import open_image
+    from sktransfer.data import get_modality
 
+    open_image = get_modality("image").open
     (train, y), (test, _) = hymenoptera["train"], hymenoptera["val"]
     test = [np.array(open_image(path)) for path in test[::3][:50] + test[1::3][:50]]
     assert len(test) == 100
