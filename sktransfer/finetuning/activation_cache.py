@@ -22,25 +22,6 @@ _FREE = 1.1  # times the size of a table that must be free on the disk
 
 
 @dataclasses.dataclass
-class CachePlacement:
-    """Where activations at the cut are during training.
-
-    Parameters
-    ----------
-    name : {"memory", "disk", "nowhere"}
-        "nowhere": they are computed in each epoch.
-    n_bytes : int
-        Size of all of them.
-    seconds : dict of str to float, default={}
-        Where a timing decided, the expected seconds for "disk" and "nowhere".
-    """
-
-    name: str
-    n_bytes: int
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
 class ActivationCache:
     """Compute activations at the cache.
 
@@ -57,6 +38,8 @@ class ActivationCache:
     store : FeatureStore or None
     n_jobs : int, "auto" or None
     verbose : int
+    where : {"memory", "disk", "nowhere"}, default="memory"
+        Where activations are during a training. "nowhere": they are computed in each epoch.
     """
 
     backbone: Backbone
@@ -67,6 +50,7 @@ class ActivationCache:
     store: FeatureStore | None
     n_jobs: int | str | None
     verbose: int
+    where: str = "memory"
 
     def stream(self, samples: Sequence[Any], keep_bytes: int = 0) -> Stream:
         """Return activations that are computed when they are asked for."""
@@ -74,27 +58,22 @@ class ActivationCache:
         run: dict[str, Any] = {"device": self.device, "n_jobs": self.n_jobs, **self.how}
         return Stream(samples, source, keep_bytes=keep_bytes, **run)
 
-    def rows(
-        self, samples: Sequence[Any], place: CachePlacement | None = None, *, keep: bool = True
-    ) -> np.ndarray | Stream:
+    def rows(self, samples: Sequence[Any], *, keep: bool = True) -> np.ndarray | Stream:
         """Return the activations of samples; inputs of images are a stream.
 
         Parameters
         ----------
         samples : sequence
-        place : CachePlacement, default=None
-            Where they are; None is in memory.
         keep : bool, default=True
             Whether a stream keeps inputs.
         """
-        name = "memory" if place is None else place.name
         if self.output is None and self._is_streamed(samples):
             return self.stream(samples, keep_bytes=self.max_bytes if keep else 0)
         if self.output is None:
             return compute_inputs(samples, self.backbone, self.n_jobs)
-        if name == "nowhere":
+        if self.where == "nowhere":
             return self.stream(samples)
-        in_memory = 0 if name == "disk" else None
+        in_memory = 0 if self.where == "disk" else None
         return self._computed(samples, self.output, in_memory=in_memory)
 
     def map(self, samples: Sequence[Any], then: Callable[..., Any]) -> np.ndarray:
@@ -125,8 +104,10 @@ class ActivationCache:
 
     def place(
         self, samples: Sequence[Any], layers: dict[str, LayerInfo], n_tables: int, n_passes: int
-    ) -> CachePlacement:
+    ) -> dict[str, Any]:
         """Decide where the activations of a training are kept.
+
+        If they take more than ``max_bytes``, a timing of some samples decides.
 
         Parameters
         ----------
@@ -139,17 +120,30 @@ class ActivationCache:
 
         Returns
         -------
-        CachePlacement
-            If they take more than ``max_bytes``, what a timing of some samples recommends.
+        dict
+            "place" is ``where``, "nbytes" their size, and "seconds" those that were expected for
+            "disk" and "nowhere" if a timing decided.
         """
         n_bytes = n_tables * len(samples) * self._row_bytes(samples, layers)
+        seconds: dict[str, float] = {}
         if n_bytes <= self.max_bytes or (self.output is None and not self._is_streamed(samples)):
-            return CachePlacement("memory", n_bytes)
-        if self.output is None:
-            return CachePlacement("nowhere", n_bytes)
-        if shutil.disk_usage(tempfile.gettempdir()).free < _FREE * n_bytes:
-            return CachePlacement("nowhere", n_bytes)
-        return self._faster(samples, n_bytes, n_tables, n_passes)
+            self.where = "memory"
+        elif self.output is None:
+            self.where = "nowhere"
+        elif shutil.disk_usage(tempfile.gettempdir()).free < _FREE * n_bytes:
+            self.where = "nowhere"
+        else:
+            seconds = self._expected(samples, n_bytes, n_tables, n_passes)
+            self.where = min(seconds, key=seconds.__getitem__)
+            if self.verbose:
+                where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
+                times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in seconds.items())
+                print(
+                    f"Activations at the cut take {n_bytes / 1e9:.3g} GB, more than "
+                    f"max_cache_bytes={self.max_bytes}; they are {where[self.where]} (expected: "
+                    f"{times})."
+                )
+        return {"place": self.where, "nbytes": n_bytes, "seconds": seconds}
 
     def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
         if self.output is None:
@@ -163,9 +157,9 @@ class ActivationCache:
             return int(np.mean([len(row) for row in ids]) * info.width * item)
         return int(np.prod(info.shape)) * item
 
-    def _faster(
+    def _expected(
         self, samples: Sequence, n_bytes: int, n_tables: int, n_passes: int
-    ) -> CachePlacement:
+    ) -> dict[str, float]:
         """Time the computation of some activations and their way to disk and back."""
         self.stream(_few(samples, 1))[:]  # prepares the network
         rows, compute = _timed(lambda: self.stream(_few(samples, 2))[:])
@@ -174,19 +168,10 @@ class ActivationCache:
             rows, compute = _timed(lambda: self.stream(few)[:])
         each, n = compute / len(rows), n_tables * len(samples)
         write, read = seconds_on_disk(sum(row.nbytes for row in rows) // len(rows))
-        seconds = {
+        return {
             "disk": n * each + n_bytes * (write + n_passes * read),
             "nowhere": n_passes * n * each,
         }
-        place = CachePlacement(min(seconds, key=lambda k: seconds[k]), n_bytes, seconds)
-        if self.verbose:
-            where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
-            times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in seconds.items())
-            print(
-                f"Activations at the cut take {n_bytes / 1e9:.3g} GB, more than max_cache_bytes="
-                f"{self.max_bytes}; they are {where[place.name]} (expected: {times})."
-            )
-        return place
 
 
 def _few(samples: Sequence, n: int) -> list:

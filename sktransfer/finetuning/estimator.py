@@ -48,7 +48,7 @@ from ..features import (
     probe_batch,
 )
 from ..transferability import hold_out, solve_probe
-from .activation_cache import ActivationCache, CachePlacement
+from .activation_cache import ActivationCache
 from .adapters import describe_adapters, is_adapter, is_lora
 from .augmentation import Augmentation, View, Views, make_augment
 from .callbacks import (
@@ -272,13 +272,17 @@ class TunedEstimator(BackboneEstimator):
 
             with named_among(positions):
                 cache = self._activation_cache()
-                placement = self._place(cache, samples)
-                plain = cache.rows(samples, placement, keep=self.augment is None)
-                views, fresh = self._views(cache, placement, samples, plain, index, behind, seed)
+                n_views = None if self.augment is None else self._augmentation().n_views
+                _, n_epochs = steps_of(self, len(samples))
+                layers = layers_of(self.backbone_, samples) if self.frozen_layers_ else {}
+                # The head is initialized once.
+                self.cache_ = cache.place(samples, layers, 1 + (n_views or 0), n_epochs + 1)
+                plain = cache.rows(samples, keep=self.augment is None)
+                views, fresh = self._views(cache, samples, plain, index, behind, seed)
                 dataset = TrainingDataset(views, train_target, train_weight, fresh, processes)
                 valid = None
                 if validation is not None:
-                    valid = _validation_dataset(validation, cache, placement, processes)
+                    valid = _validation_dataset(validation, cache, processes)
                 elif len(held_target):
                     held_rows = [Activations(plain, held)]
                     valid = TrainingDataset(
@@ -372,15 +376,6 @@ class TunedEstimator(BackboneEstimator):
         run |= {"device": self.device, "store": as_store(self.memory)}
         return ActivationCache(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
 
-    def _place(self, cache: ActivationCache, samples) -> CachePlacement:
-        """Decide where the activations of this training are, and say so in ``cache_``."""
-        n_tables = 1 + (self._augmentation().n_views or 0 if self.augment is not None else 0)
-        _, n_epochs = steps_of(self, len(samples))
-        layers = layers_of(self.backbone_, samples) if self.frozen_layers_ else {}
-        place = cache.place(samples, layers, n_tables, n_epochs + 1)  # the head is initialized once
-        self.cache_ = {"place": place.name, "nbytes": place.n_bytes, "seconds": place.seconds}
-        return place
-
     def _frozen_output(self) -> Output:
         # If only the head is trained, the pooled features are enough.
         pooling = "none" if self.trained_layers_ else "avg"
@@ -401,16 +396,7 @@ class TunedEstimator(BackboneEstimator):
         given = self.augment
         return given if isinstance(given, Augmentation) else Augmentation(given)
 
-    def _views(
-        self,
-        cache: ActivationCache,
-        place: CachePlacement,
-        samples,
-        plain,
-        index,
-        behind,
-        seed: int,
-    ) -> tuple:
+    def _views(self, cache: ActivationCache, samples, plain, index, behind, seed: int) -> tuple:
         """Return tables of the training rows, one for each view, or what makes new views."""
         if self.augment is None:
             return [Activations(plain, index, behind)], None
@@ -429,11 +415,11 @@ class TunedEstimator(BackboneEstimator):
         # The same in every fit: folds, candidates and processes share the computed activations.
         keys = [f"{describe(augment)}|{number}" for number in range(n_views)]
         if isinstance(plain, Stream):
-            stream = cache.rows(Views(samples, modality, augment, keys), place)
+            stream = cache.rows(Views(samples, modality, augment, keys))
             parts = [index + number * len(samples) for number in range(len(keys))]
             return [Activations(stream, part, behind) for part in parts], None
         chosen = [samples[i] for i in index]
-        views = (cache.rows(Views(chosen, modality, augment, [key]), place) for key in keys)
+        views = (cache.rows(Views(chosen, modality, augment, [key])) for key in keys)
         return [Activations(view, behind=behind) for view in views], None
 
     # -- the module ------------------------------------------------------------------------------
@@ -631,12 +617,12 @@ class Validation(NamedTuple):
 
 
 def _validation_dataset(
-    validation: Validation, cache: ActivationCache, place: CachePlacement, processes: Processes
+    validation: Validation, cache: ActivationCache, processes: Processes
 ) -> TrainingDataset:
     """Compute the rows of a validation set, of equal weight, where those of the training are."""
     n = len(validation.samples)
     with named_among(range(_MANY), "X_val"):
         samples, positions, index = processes.share(validation.samples, np.arange(n))
         with named_among(positions):
-            table = Activations(cache.rows(samples, place), index)
+            table = Activations(cache.rows(samples), index)
     return TrainingDataset([table], validation.target, np.ones(n), processes=processes)

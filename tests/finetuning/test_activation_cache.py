@@ -10,7 +10,7 @@ from sktransfer.engines import as_batch
 from sktransfer.features import Stream
 from sktransfer.features import tables as tables_module
 from sktransfer.finetuning import activation_cache as cut_module
-from sktransfer.finetuning.activation_cache import ActivationCache, CachePlacement, seconds_on_disk
+from sktransfer.finetuning.activation_cache import ActivationCache, seconds_on_disk
 from sktransfer.finetuning.dataset import Activations, TrainingDataset, copy_rows
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
@@ -81,9 +81,12 @@ def test_the_place_of_activations_does_not_change_the_training(views, monkeypatc
     X, settings = images(24, (30, 24)), SETTINGS | {"trainable": "2", **views}
     models = {}
     for place in ("memory", "disk", "nowhere"):
-        monkeypatch.setattr(
-            ActivationCache, "place", lambda self, *args, at=place: CachePlacement(at, 7)
-        )
+
+        def put(cache, *args, at=place):
+            cache.where = at
+            return {"place": at, "nbytes": 7, "seconds": {}}
+
+        monkeypatch.setattr(ActivationCache, "place", put)
         models[place] = FineTunedClassifier(tiny_backbone(), **settings).fit(X, Y)
         assert models[place].cache_["place"] == place
         for found, wanted in zip(weights(models[place]), weights(models["memory"]), strict=True):
