@@ -562,53 +562,21 @@ default="efficientnet_lite0"
         return weight * factor[: len(target)], kept
 
     def _keep(self, plain, target: np.ndarray, weight: np.ndarray) -> None:
-        """Keep activations of training rows, not of validation rows."""
+        """Draw training rows of each label, new ones and those kept before, and keep them."""
         if not self.rehearsal:
             return
         trained = np.setdiff1d(np.flatnonzero(weight > 0), self.validation_indices_)
-        groups = {
-            self.classes_[code]: trained[target[trained] == code]
-            for code in np.unique(target[trained])
-        }
-        seed = self._tuned.plan.seed
-        self._kept = keep_rows(self._kept, plain, weight, groups, self.rehearsal, seed)
+        generator = np.random.RandomState(self._tuned.plan.seed)
+        kept: dict[Any, Any] = dict(self._kept or {})
+        for code in np.unique(target[trained]):
+            label, rows = self.classes_[code], trained[target[trained] == code]
+            old_rows, old_weights = kept.get(label, (None, ()))
+            table = Activations(plain, rows, old_rows)
+            weights = np.concatenate([weight[rows], old_weights])
+            chosen = np.sort(generator.permutation(len(table))[: self.rehearsal])
+            kept[label] = table[chosen], weights[chosen]
+        self._kept = dict(sorted(kept.items()))
 
     def _output_names(self):
         labels = self._target.labels  # an indicator matrix has no class names
         return None if labels is None else [str(label) for label in labels]
-
-
-Kept = dict[Any, tuple[np.ndarray, np.ndarray]]  # label: activations and weights
-
-
-def keep_rows(
-    kept: Kept | None,
-    activations: np.ndarray,
-    weight: np.ndarray,
-    groups: dict[Any, np.ndarray],
-    n_rows: int,
-    seed: int,
-) -> Kept:
-    """Draw the rows of each label to keep, from new rows and rows kept before.
-
-    Parameters
-    ----------
-    kept : dict or None
-        From each label to activations and weights.
-    activations : ndarray of shape (n, ...)
-    weight : ndarray of shape (n,)
-    groups : dict of label to ndarray of int
-        Positions of the new rows of each label, in the order of codes.
-    n_rows : int
-        Largest number of rows kept of each label.
-    seed : int
-    """
-    generator = np.random.RandomState(seed)
-    kept = dict(kept or {})
-    for label, rows in groups.items():
-        old = kept.get(label)
-        table = Activations(activations, rows, None if old is None else old[0])
-        weights = weight[rows] if old is None else np.concatenate([weight[rows], old[1]])
-        chosen = np.sort(generator.permutation(len(table))[:n_rows])
-        kept[label] = table[chosen], weights[chosen]
-    return dict(sorted(kept.items()))
