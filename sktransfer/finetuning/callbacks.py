@@ -480,7 +480,7 @@ def _evaluate(net: NeuralNet, dataset: TrainingDataset, index: torch.Tensor) -> 
     target: Target = net.criterion_.target
     loss, n_wrong = 0.0, 0.0
     for part in index.split(net.batch_size):
-        step = net.validation_step(dataset.batch(part, 0, None))
+        step = net.validation_step(dataset.batch(part))
         loss += step["loss"].item() * len(part)
         if isinstance(target, NumericTarget):
             n_wrong += len(part)

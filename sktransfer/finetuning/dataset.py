@@ -154,14 +154,12 @@ class TrainingDataset(Dataset):
         return len(self.target)
 
     def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        x, y = self.batch(torch.tensor([i]), 0, None)
+        x, y = self.batch(torch.tensor([i]))
         return {name: value[0] for name, value in x.items()}, y[0]
 
-    def batch(
-        self, index: torch.Tensor, epoch_seed: int, generator: torch.Generator | None
-    ) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return the activations and weights of some rows, and their targets."""
-        (taken,) = self.batches([index], epoch_seed, generator)
+    def batch(self, index: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return the activations and weights of rows in their first view, and their targets."""
+        (taken,) = self.batches([index], 0, None)
         return taken
 
     def batches(

@@ -131,7 +131,7 @@ def similarity_of(
     while True:
         try:
             for part in index.split(most_rows):
-                module(dataset.batch(part, 0, None)[0]["x"].to(device))
+                module(dataset.batch(part)[0]["x"].to(device))
             break
         except torch.OutOfMemoryError:
             if min(most_rows, len(index)) == 1:

@@ -107,7 +107,5 @@ def test_texts_whose_tokens_are_one_id_or_several_are_joined():
         row.flags.writeable = False  # as a store gives them
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        x, _ = TrainingDataset([texts], np.zeros(2), np.ones(2)).batch(
-            torch.tensor([0, 1]), 0, None
-        )
+        x, _ = TrainingDataset([texts], np.zeros(2), np.ones(2)).batch(torch.tensor([0, 1]))
     assert x["x"].tolist() == [[[5, 0], [6, 0], [7, 0]], [[1, 2], [3, 0], [0, 0]]]
