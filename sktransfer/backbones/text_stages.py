@@ -88,9 +88,7 @@ def cut_encoder(
     """
     padding = getattr(model.config, "pad_token_id", None) or 0
     model.config.use_cache = False
-    whole: nn.Module = Whole(model, padding, longest)
-    if is_classifier:
-        whole = Logits(model, padding, longest)
+    whole = (Logits if is_classifier else Whole)(model, padding, longest)
     network = f"{type(model).__name__} (of the family {model.config.model_type!r})"
     problem = (
         f"{network} is not an encoder of texts that transformers runs on ids alone. "
@@ -180,17 +178,11 @@ class Whole(nn.Module):
         return _marked(y, tokens)
 
 
-class Logits(nn.Module):
+class Logits(Whole):
     """Run a classifier that cannot be cut, from ids ``(n, L)`` to logits ``(n, k)``.
 
     A text is truncated to ``longest`` tokens.
     """
-
-    def __init__(self, model: nn.Module, padding: int, longest: int | None = None):
-        super().__init__()
-        self.model = model
-        self.padding = padding
-        self.longest = longest
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         ids = ids[:, : self.longest]
