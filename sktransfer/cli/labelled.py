@@ -608,10 +608,6 @@ def read_source(path: Path, columns: Columns, *, training: bool = True) -> Sourc
         Of a folder with splits, whether to return those for training and for testing, or the one
         for testing alone.
 
-    Returns
-    -------
-    Source
-
     Raises
     ------
     FileNotFoundError, ValueError

@@ -47,10 +47,6 @@ def find_predictor(estimator: Any) -> NetworkStep:
     ----------
     estimator : estimator of sktransfer, or a pipeline or search with one
 
-    Returns
-    -------
-    NetworkStep
-
     Raises
     ------
     TypeError
@@ -77,10 +73,6 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
         Of a fitted estimator.
     samples : list
         Of a table, a dictionary for each row.
-
-    Returns
-    -------
-    list of Prediction
     """
     model, X = network.behind(network.samples(as_X(network, samples)))
     if not hasattr(model, "predict_proba"):

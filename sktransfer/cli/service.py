@@ -78,10 +78,6 @@ def make_service(
     explain : bool, default=True
         Whether the page shows what a prediction depends on.
 
-    Returns
-    -------
-    fastapi.FastAPI
-
     Raises
     ------
     ValueError

@@ -113,10 +113,6 @@ def near_duplicates_of(features: np.ndarray, threshold: float | str = "auto") ->
     ----------
     features : ndarray of shape (n_samples, n_features)
     threshold : float or "auto", default="auto"
-
-    Returns
-    -------
-    NearDuplicates
     """
     rows = normalize(features.astype(np.float32))
     _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)

@@ -516,10 +516,6 @@ def show_saliency(saliency: Saliency, i: int) -> Shown:
     saliency : Saliency
     i : int
         The position of the sample.
-
-    Returns
-    -------
-    Shown
     """
     text, spans = saliency.shown[i], saliency.spans[i]
     if spans is None:

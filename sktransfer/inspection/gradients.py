@@ -218,10 +218,6 @@ def _tensor(array) -> torch.Tensor:
 class FromInputs(nn.Module):
     """The scores as a function of the preprocessed samples, one tensor for each backbone.
 
-    Parameters
-    ----------
-    scores : Scores
-
     Attributes
     ----------
     backbones : list of Backbone

@@ -236,10 +236,6 @@ def calibration_bins(probabilities: np.ndarray, right: np.ndarray) -> list[Calib
 def calibration_error(bins: list[CalibrationBin]) -> float:
     """Return the expected calibration error (Guo et al., ICML 2017).
 
-    Parameters
-    ----------
-    bins : list of CalibrationBin
-
     Returns
     -------
     float

@@ -206,10 +206,6 @@ def show(preview: Any) -> Shown:
     Parameters
     ----------
     preview : PIL.Image.Image, ndarray of shape (height, width, 3), str, or a pair
-
-    Returns
-    -------
-    Shown
     """
     if isinstance(preview, str):
         return Shown(words=[(preview, 0.0)])
@@ -223,10 +219,6 @@ def picture_uri(picture: Any) -> str:
     Parameters
     ----------
     picture : PIL.Image.Image or ndarray of shape (height, width, 3)
-
-    Returns
-    -------
-    str
     """
     from PIL import Image
 
@@ -246,10 +238,6 @@ def render(template: str, **values: Any) -> str:
         The name of its file.
     **values
         Texts among them are escaped.
-
-    Returns
-    -------
-    str
     """
     try:
         import jinja2

@@ -57,10 +57,6 @@ def report_of_target(estimator: Any, y: Any) -> TargetReport:
         Numbers for a regressor, labels or an indicator matrix otherwise. The columns of a table
         have names.
 
-    Returns
-    -------
-    TargetReport
-
     Raises
     ------
     ValueError

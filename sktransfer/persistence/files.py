@@ -242,10 +242,6 @@ def _read_tensors(parts: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str,
 def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Say what a file of :func:`save` holds, without loading it.
 
-    Parameters
-    ----------
-    path : str or Path
-
     Returns
     -------
     dict
@@ -332,10 +328,6 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
     Nothing is decompressed, since parts are stored as they are, so that a file needs no more memory
     than its size.
-
-    Parameters
-    ----------
-    path : str or Path
 
     Returns
     -------

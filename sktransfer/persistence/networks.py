@@ -43,11 +43,6 @@ _OF_NETWORK = "of the network"  # a preprocessing that comes with the network th
 def write_network(writer: Writer, network: Backbone | nn.Module) -> dict[str, Any]:
     """Return what is written of a network, and list it in the summary of the file.
 
-    Parameters
-    ----------
-    writer : Writer
-    network : Backbone or torch.nn.Module
-
     Returns
     -------
     dict
@@ -93,10 +88,6 @@ def read_network(reader: Reader, record: dict[str, Any]) -> Backbone | nn.Module
     ----------
     reader : Reader
     record : dict
-
-    Returns
-    -------
-    Backbone or torch.nn.Module
 
     Raises
     ------

@@ -523,10 +523,6 @@ class Reader:
     def find_named(self, name: str) -> Any:
         """Return what the user gives by a name.
 
-        Parameters
-        ----------
-        name : str
-
         Returns
         -------
         object
@@ -633,10 +629,6 @@ def is_of_user(item: Any) -> bool:
     Parameters
     ----------
     item : object
-
-    Returns
-    -------
-    bool
     """
     return isinstance(item, types.FunctionType | type) and not is_library(item)
 
@@ -714,10 +706,6 @@ def is_loss(cls: Any) -> bool:
     Parameters
     ----------
     cls : object
-
-    Returns
-    -------
-    bool
     """
     is_class = isinstance(cls, type) and cls is _torch_code(cls.__name__)
     if not is_class or not issubclass(cls, LossBase):

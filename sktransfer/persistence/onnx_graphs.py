@@ -58,10 +58,6 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
     X : sequence of samples, default=None
         Those that the graph is checked with.
 
-    Returns
-    -------
-    Graph
-
     Raises
     ------
     ValueError
@@ -157,10 +153,6 @@ def after(graph: Graph, model: Any) -> Graph:
     ----------
     graph : Graph
     model : onnx.ModelProto
-
-    Returns
-    -------
-    Graph
     """
     first = _prefixed(graph.model, "before/")
     name = model.graph.input[0].name
@@ -222,10 +214,6 @@ def side_by_side(parts: Sequence[tuple[str, Graph, float | None]]) -> Graph:
     ----------
     parts : sequence of (str, Graph, float or None)
         A name, which tells inputs of one name apart; the graph; and a factor of its features.
-
-    Returns
-    -------
-    Graph
     """
     sources: dict[str, Source] = {}
     models = []

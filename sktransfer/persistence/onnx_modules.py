@@ -95,10 +95,6 @@ def exportable(estimator: Any, X: Any = None) -> Exportable:
     X : sequence of samples, default=None
         Needed for own modules, whose input has a shape that nothing else tells.
 
-    Returns
-    -------
-    Exportable
-
     Raises
     ------
     TypeError, ValueError
@@ -133,10 +129,6 @@ def export_features(estimator: PretrainedFeatureExtractor, X: Any, column: int =
         As in :func:`exportable`.
     column : int, default=0
         The position of the column.
-
-    Returns
-    -------
-    Exportable
     """
     pcas = getattr(estimator, "pca_", ())
     head = _Features(pcas[column] if pcas else None)
@@ -551,13 +543,7 @@ def _mean_of_parts(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 class _LearnedMean(nn.Module):
-    """The mean of word vectors under the poolings "idf" and "sif", from ids.
-
-    Parameters
-    ----------
-    rows : _WordRows
-    learned : TokenWeights
-    """
+    """The mean of word vectors under the poolings "idf" and "sif", from ids."""
 
     by_weight: bool
     weight: torch.Tensor
