@@ -71,6 +71,9 @@ class MissingSampleError(ValueError):
         How the user asks for the mean in its place: by a parameter, or by an option of a command.
     """
 
+    noun: str
+    remedy: str
+
     def __init__(self, noun: str, remedy: str = "give on_error='mean'"):
         super().__init__(noun, remedy)
         self.noun, self.remedy = noun, remedy
