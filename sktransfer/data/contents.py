@@ -132,25 +132,20 @@ def _read_file(path: str | os.PathLike) -> bytes:
     try:
         file = os.open(path, _READ_ONLY)  # a file object takes half as long again
         try:
-            return _read_regular(file)
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("not a regular file, but a pipe or a device")
+            check_size(status.st_size)
+            content = os.read(file, status.st_size + 1)  # mostly all
+            if len(content) == status.st_size:
+                return content
+            return b"".join([content, *iter(lambda: os.read(file, _REST), b"")])
         finally:
             os.close(file)
     except OSError as error:
         raise _with_hint(error, os.fsdecode(path)) from None
-
-
-def _read_regular(file: int) -> bytes:
-    """Read a file to its end, mostly in one call."""
-    status = os.fstat(file)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file, but a pipe or a device")
-    check_size(status.st_size)
-    content = os.read(file, status.st_size + 1)
-    if len(content) == status.st_size:
-        return content
-    return b"".join([content, *iter(lambda: os.read(file, _REST), b"")])
 
 
 def open_locally(name: str | os.PathLike[str]) -> BufferedReader:

@@ -641,7 +641,15 @@ def check_target(y: Any, n_samples: int | None = None, *, name: str = "y") -> np
         raise ValueError(f"This requires {name} to be passed, but the target {name} is None.")
     # In the array that numpy makes of ["a", NaN], NaN is the string "nan".
     raw = _as_raw(y)
-    _check_present(raw, np.ma.getmaskarray(y) if np.ma.isMaskedArray(y) else None, name)
+    mask = np.ma.getmaskarray(y) if np.ma.isMaskedArray(y) else np.zeros(raw.shape, bool)
+    missing = _is_missing(raw) | mask
+    if missing.any():
+        at = tuple(np.argwhere(missing)[0])
+        value = "a masked value" if mask[at] else repr(raw[at])
+        raise ValueError(
+            f"Input {name} contains NaN or a missing label: {value} at {at[0] if at else 0}. "
+            "Leave out samples without a label, or give them one."
+        )
     array = naming(name, _as_array, raw, y)
     if array.ndim not in (1, 2):
         raise ValueError(f"{name} should be a 1d array, got an array of shape {array.shape}.")
@@ -685,18 +693,6 @@ def _as_array(raw: np.ndarray, y) -> np.ndarray:
     array = np.asarray(y)
     # The columns of a pandas table with nullable types become objects.
     return np.array(array.tolist()) if array.dtype == object and kinds == {False} else array
-
-
-def _check_present(raw: np.ndarray, mask: np.ndarray | None, name: str) -> None:
-    """Raise an error that names the first missing value and its position."""
-    missing = _is_missing(raw) if mask is None else _is_missing(raw) | mask
-    if missing.any():
-        at = tuple(np.argwhere(missing)[0])
-        value = "a masked value" if mask is not None and mask[at] else repr(raw[at])
-        raise ValueError(
-            f"Input {name} contains NaN or a missing label: {value} at {at[0] if at else 0}. "
-            "Leave out samples without a label, or give them one."
-        )
 
 
 def _is_missing(raw: np.ndarray) -> np.ndarray:
