@@ -407,6 +407,7 @@ class Backbone:
         size = None if self.native is None else self.preprocess.input_shape[-1]
         return kept[changed].with_image_size(size)
 
+    @torch.inference_mode(False)
     def _of_channels(self, changed: Any, channels: tuple[tuple[float, float], ...]) -> Backbone:
         n = len(channels)
         other = self._with_preprocess(changed, channels=channels)
@@ -522,6 +523,7 @@ class Backbone:
         self.prepared = {}
         self._fingerprint = None
 
+    @torch.inference_mode(False)  # others train it, although this caller may not
     def _resized(self, image_size: int) -> Backbone:
         # From the native size, since the resize is rounded to whole pixels.
         changed = self.preprocess.with_size(image_size)

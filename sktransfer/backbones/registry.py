@@ -14,6 +14,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..data import Modality, get_modality, shorten
@@ -178,6 +179,7 @@ _SHARED: dict[tuple[Any, ...], Backbone] = {}
 def _load_shared(name: str, weights: str | None, download: bool) -> Backbone:
     """Load a backbone once for all estimators of this process; keep the last two."""
 
+    @torch.inference_mode(False)  # others train it, although this caller may not
     def load() -> Backbone:
         backbone = _load_named(name, weights, download)
         if weights and Path(weights).is_file():  # of a network that was trained on more channels
@@ -270,6 +272,7 @@ def unknown_backbone(name: str, known: Iterable[str]) -> ValueError:
 # -- of a module -----------------------------------------------------------------------------------
 
 
+@torch.inference_mode(False)  # the copy can be trained later
 def from_module(
     module: nn.Module | Callable[..., Any],
     *,

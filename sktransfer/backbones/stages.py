@@ -65,6 +65,7 @@ def stages_of(backbone: Any) -> dict[str, nn.Module]:
     return cut_of(backbone).stages
 
 
+@torch.inference_mode(False)  # it is kept
 def cut_of(backbone: Any) -> Cut:
     """Return how a backbone is divided into stages, computed once.
 

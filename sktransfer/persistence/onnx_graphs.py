@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..backbones import Backbone
 from ..engines import export, onnx_model
 from .onnx_modules import Exportable, Source
 
@@ -73,8 +74,8 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
         program = export(module, example, [source.any_size for source in sources])
         model = onnx_model(program, opset_version=OPSETS[""], **settings)
     except Exception as error:  # of any type, since it comes from two other libraries
-        networks: Any = [part for part in module.modules() if hasattr(part, "backbone")]
-        names = sorted({part.backbone.name for part in networks})
+        read = [getattr(part, "backbone", None) for part in module.modules()]
+        names = sorted({each.name for each in read if isinstance(each, Backbone)})
         why = f"{type(error).__name__}: {error.__cause__ or error}".splitlines()[0]
         raise ValueError(
             f"to_onnx: torch.onnx cannot convert the network {', '.join(map(repr, names))} "

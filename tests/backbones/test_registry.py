@@ -27,6 +27,7 @@ from sktransfer import (
     load_backbone,
     register_backbone,
 )
+from sktransfer.backbones import stages_of
 from sktransfer.backbones import torchvision as torchvision_source
 from sktransfer.backbones.fingerprint import describe
 from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
@@ -231,6 +232,29 @@ def test_own_transforms_get_a_pil_image_in_rgb():
 
 
 # sharing
+
+
+def made_by_name():
+    register_backbone("mine", TinyNet, preprocess=TINY_SIZE)
+    return load_backbone("mine")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        made_by_name,
+        lambda: load_backbone(TinyNet(), preprocess=TINY_SIZE),
+        lambda: made_by_name().with_channels(5),
+        lambda: random_backbone("timm:test_vit").with_image_size(96),
+    ],
+    ids=["by name", "of a module", "for channels", "at another size"],
+)
+def test_a_network_made_in_inference_mode_can_be_trained(make, registry):
+    with torch.inference_mode():
+        backbone = make()
+        stages = stages_of(backbone)
+    tensors = [backbone.module.state_dict(), *(stage.state_dict() for stage in stages.values())]
+    assert not any(tensor.is_inference() for state in tensors for tensor in state.values())
 
 
 def test_a_name_gives_the_same_object_again():

@@ -93,7 +93,7 @@ FAMILIES = {
     "XLNet": ("XLNetConfig", {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24}),
 }
 WHOLE = {"RoFormer", "XLNet"}  # one stage
-WITHOUT_GRAPH = {"mT5", "XLNet"}  # refused by to_onnx, with the reason
+WITHOUT_GRAPH = {"T5", "mT5", "XLNet"}  # refused by to_onnx, with the reason
 
 # a folder of sentence-transformers: the family, its pooling, and the modules behind it
 SENTENCES = {
@@ -213,7 +213,8 @@ def test_folders_of_sentence_transformers_through_the_whole_chain(name, sweep_ro
     row = {"network": name}
     sweep_rows.append(row)
     chain(folder, row, tmp_path)
-    assert len(row["trained"].split()) - ("norm" in row["trained"].split()) == 2
+    # a norm behind the blocks, or that of the folder, is trained with what follows it
+    assert sum("norm" not in name for name in row["trained"].split()) == 2
     assert row["ONNX"] == "yes" or family in WITHOUT_GRAPH
 
 
