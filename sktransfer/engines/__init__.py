@@ -4,7 +4,7 @@ An engine takes stages, and the outputs that are read. It knows no backbone and 
 """
 
 from .engine import Engine, as_batch, distance
-from .exported import export, quiet
+from .exported import export, quiet, retry_with_plain_attention
 from .onnxruntime import onnx_model
 from .resources import (
     fewer_rows,
@@ -32,5 +32,6 @@ __all__ = [
     "raise_thresholds",
     "resolve_device",
     "resolve_engine",
+    "retry_with_plain_attention",
     "thread_budget",
 ]

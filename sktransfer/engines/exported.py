@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import xxhash
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..backbones import pool
 from ..data.disk import CacheError, checksum, new_folder, writing
@@ -27,6 +28,7 @@ from .engine import Engine
 
 # From a batch to the outputs of the exported network. Any number of threads may call it.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+T = TypeVar("T")
 
 _EXPORTING = threading.RLock()  # torch.export is not made for several threads
 _REPLACING = threading.Lock()  # the standard error stream
@@ -190,7 +192,9 @@ class ExportedEngine(Engine):
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the libraries will change
             axes = (0, 1) if self.modality.has_tokens and example.ndim > 1 else (0,)
-            return self.convert(export(module, (example,), [axes]))
+            return retry_with_plain_attention(
+                lambda: self.convert(export(module, (example,), [axes]))
+            )
 
     def _obstacle(self, x: torch.Tensor) -> tuple[str, Exception] | None:
         """Return the first stage that cannot be converted, and why."""
@@ -234,6 +238,57 @@ def export(
         shapes = (shapes,)  # one parameter holds all inputs
     with torch.no_grad():
         return torch.export.export(module, inputs, dynamic_shapes=shapes)
+
+
+def retry_with_plain_attention(convert: Callable[[], T]) -> T:
+    """Convert a network, where that fails with attention as matrix products.
+
+    The result of torch's own attention may have a layout in memory that it has not once it is
+    divided into the operators of a graph, which matters to some networks (Swin, BEiT, T5).
+
+    Parameters
+    ----------
+    convert : callable
+        Exports and converts the network. It raises the error of the first attempt if both fail.
+    """
+    try:
+        return convert()
+    except Exception:
+        with contextlib.suppress(Exception), _PlainAttention():
+            return convert()
+        raise
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Compute ``scaled_dot_product_attention`` by the formula of its documentation."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        plain = func is nn.functional.scaled_dot_product_attention
+        return (_attention if plain else func)(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: torch.Tensor,  # (..., heads, length, width)
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,  # networks that are converted do not drop anything
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    if enable_gqa:
+        key, value = (
+            each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value)
+        )
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ value
 
 
 class _Network(nn.Module):

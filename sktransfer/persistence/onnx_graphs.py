@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..backbones import Backbone
-from ..engines import export, onnx_model
+from ..engines import export, onnx_model, retry_with_plain_attention
 from .onnx_modules import Exportable, Source
 
 OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -70,9 +70,13 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
     example = tuple(source.example for source in sources)
     module = exportable.module.eval()
     settings = {"input_names": [s.name for s in sources], "output_names": [exportable.output]}
-    try:
+
+    def convert() -> Any:
         program = export(module, example, [source.any_size for source in sources])
-        model = onnx_model(program, opset_version=OPSETS[""], **settings)
+        return onnx_model(program, opset_version=OPSETS[""], **settings)
+
+    try:
+        model = retry_with_plain_attention(convert)
     except Exception as error:  # of any type, since it comes from two other libraries
         read = [getattr(part, "backbone", None) for part in module.modules()]
         names = sorted({each.name for each in read if isinstance(each, Backbone)})

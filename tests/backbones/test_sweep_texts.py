@@ -93,7 +93,7 @@ FAMILIES = {
     "XLNet": ("XLNetConfig", {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24}),
 }
 WHOLE = {"RoFormer", "XLNet"}  # one stage
-WITHOUT_GRAPH = {"T5", "mT5", "XLNet"}  # refused by to_onnx, with the reason
+WITHOUT_GRAPH = {"XLNet"}  # refused by to_onnx, with the reason
 
 # a folder of sentence-transformers: the family, its pooling, and the modules behind it
 SENTENCES = {

@@ -20,7 +20,7 @@ from sktransfer import (
     list_layers,
     load_backbone,
 )
-from sktransfer.engines import ENGINES, quiet
+from sktransfer.engines import ENGINES, quiet, retry_with_plain_attention
 from sktransfer.engines.exported import Conversions, ExportedEngine
 from sktransfer.features import FeatureStore, Output, compute_outputs, store_key
 from tests.backbones.q4_support import write_q4
@@ -507,3 +507,47 @@ def test_an_error_restores_the_stream_and_logs_that_are_asked_for_are_kept(monke
     with quiet():
         print("kept", file=sys.stderr)
     assert capsys.readouterr().err == "kept\n"
+
+
+# -- attention ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"scale": 0.3},
+        {"is_causal": True},
+        {"attn_mask": torch.arange(20).reshape(4, 5) % 3 > 0},
+        {"attn_mask": torch.linspace(-1, 1, 20).reshape(4, 5)},
+        {"enable_gqa": True},
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_attention_of_the_second_attempt_is_that_of_torch(settings):
+    generator = torch.Generator().manual_seed(0)
+    n_heads = 1 if "enable_gqa" in settings else 2
+    query = torch.randn(3, 2, 4, 8, generator=generator)
+    key, value = torch.randn(2, 3, n_heads, 5, 8, generator=generator)
+    attempts = []
+
+    def attend():
+        attempts.append(None)
+        if len(attempts) == 1:
+            raise ValueError("a view of another layout")
+        return nn.functional.scaled_dot_product_attention(query, key, value, **settings)
+
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, **settings)
+    found = retry_with_plain_attention(attend)
+    assert len(attempts) == 2
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_error_of_the_first_attempt_is_told():
+    messages = iter(["first", "second"])
+
+    def fail():
+        raise ValueError(next(messages))
+
+    with pytest.raises(ValueError, match="first"):
+        retry_with_plain_attention(fail)

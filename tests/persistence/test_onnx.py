@@ -249,6 +249,17 @@ def test_a_network_that_the_exporter_refuses_is_named(tmp_path):
         to_onnx(model, tmp_path / "model.onnx", X=np.eye(4))
 
 
+@pytest.mark.slow
+def test_attention_whose_layout_a_graph_does_not_have(tmp_path):
+    pytest.importorskip("transformers")
+    from tests.backbones.encoder_support import T5, write_network
+
+    folder = write_network(tmp_path / "folder", "T5Config", T5)
+    texts = ["a b c", "b a", "c c a b a"]
+    model = PretrainedFeatureExtractor(f"hf:{folder}").fit(texts)
+    assert_equal(model, tmp_path / "model.onnx", texts, X=texts)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
