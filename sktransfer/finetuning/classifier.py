@@ -81,11 +81,11 @@ default="efficientnet_lite0"
         networks with layer normalization (transformers); 3e-3 for word vectors, norms and
         biases; 1e-3 for adapters. For a head that is initialized at random it is multiplied by ten.
     layer_decay : float or "auto", default="auto"
-        Factor on the learning rate for each stage towards the input. "auto" is 1 with two
+        Factor on the learning rate for each stage towards the input. "auto" is 1 with three
         exceptions for ``lr="auto"``. If all stages of a network with batch normalization are
         trained, it lies between 1 and 0.8, by the fourth power of the same similarity. For
         transformers for images it is 0.75 (He et al., 2022, "Masked autoencoders are scalable
-        vision learners", table 9).
+        vision learners", table 9), for those for texts 0.9 (``benchmarks/text_decay.py``).
     loss : callable or "auto", default="auto"
         A function of outputs and targets, such as a loss of ``torch.nn``. Outputs are those of the
         head, ``(n, n_classes)``, before the softmax; targets are positions in ``classes_``,

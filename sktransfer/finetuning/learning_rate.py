@@ -32,6 +32,7 @@ _POWER = 4  # of the similarity: on drawings (0.3), any decay makes training wor
 # For each block of a transformer for images (He et al., 2022, Masked autoencoders are scalable
 # vision learners, table 9; Bao et al., 2022, BEiT, have 0.65 to 0.75).
 _BLOCK_DECAY = 0.75
+_TEXT_DECAY = 0.9  # for each block of a transformer for texts: benchmarks/text_decay.py
 
 
 def auto_rates(
@@ -58,11 +59,12 @@ def auto_rates(
     layer_decay : float
         For all stages between 1 and 0.8, by the fourth power of the same similarity; 0.75 for
         transformers for images (He et al., 2022, "Masked autoencoders are scalable vision
-        learners"); else 1.
+        learners") and 0.9 for those for texts; else 1.
     """
     fixed = _fixed_lr(module, n_frozen)
     if fixed is not None:
-        return fixed, _BLOCK_DECAY if fixed == _LAYER_NORM and _sees_with_attention(module) else 1.0
+        has_blocks = fixed == _LAYER_NORM and _has_attention(module)
+        return fixed, (_TEXT_DECAY if module.masked else _BLOCK_DECAY) if has_blocks else 1.0
     similarity = similarity_of(module, dataset, device) or 0.0
     lr, decay = _UNLIKE ** (1 - similarity) * _LIKE**similarity, _DECAY ** (similarity**_POWER)
     return float(f"{lr:.2g}"), float(f"{decay:.2g}")
@@ -86,11 +88,11 @@ def _is_layer_norm(module: nn.Module) -> bool:
     return "layernorm" in name or "rmsnorm" in name
 
 
-def _sees_with_attention(module: TrainableStages) -> bool:
-    """Tell whether stages are blocks of a transformer for images."""
+def _has_attention(module: TrainableStages) -> bool:
+    """Tell whether stages are blocks of a transformer."""
     # A traced block has the names of its modules, not their classes.
     names = [name.lower() for name, _ in module.body.named_modules()]
-    return not module.masked and any("attn" in name or "attention" in name for name in names)
+    return any("attn" in name or "attention" in name for name in names)
 
 
 _AT_MOST, _AT_ONCE = 64, 16  # rows

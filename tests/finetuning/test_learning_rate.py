@@ -75,6 +75,20 @@ def test_blocks_with_attention_have_the_rates_of_transformers(norm, data):
     assert {group["initial_lr"] for group in model.net_.optimizer_.param_groups} == {1e-4}
 
 
+def ids_of_letters(text):
+    return torch.tensor([ord(letter) % 16 for letter in text])
+
+
+def test_blocks_for_texts_have_a_smaller_decay():
+    blocks = [Block(nn.LayerNorm), Block(nn.LayerNorm)]
+    module = nn.Sequential(nn.Embedding(16, 8, padding_idx=0), *blocks)
+    backbone = load_backbone(module, modality="text", preprocess=ids_of_letters)
+    model = FineTunedClassifier(backbone, trainable="all", max_epochs=1, random_state=0)
+    model.fit(["abc", "bcd", "cde", "def"] * 3, [0, 1, 0, 1] * 3)
+    rates = [group["initial_lr"] for group in model.net_.optimizer_.param_groups]
+    assert rates == pytest.approx([1e-4 * 0.9**i for i in (3, 2, 1, 0)])
+
+
 def test_similar_samples_have_a_lower_rate():
     rng = np.random.default_rng(0)
     with torch.random.fork_rng():
