@@ -581,7 +581,7 @@ def _is_missing(cell) -> bool:
 def _is_numeric(column: Any) -> bool:
     """Tell whether the first cell that is there is a number, and no boolean beside texts."""
     first = _first_cell(column)
-    if isinstance(first, bool):
+    if isinstance(first, bool | np.bool_):
         return not any(isinstance(cell, str) for cell in _all_cells(column))
     return isinstance(first, Number)
 

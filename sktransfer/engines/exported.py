@@ -327,7 +327,8 @@ def _as_tensor(array: np.ndarray) -> torch.Tensor:
 
 def _in_short(error: Exception) -> str:
     """Return the first line of an error that says something, in at most 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = str(error.__cause__ or error)  # torch.onnx first says what to do with its own error
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:_LONGEST]
 
 

@@ -72,6 +72,7 @@ class TorchEngine(Engine):
             self.casts = False
             return self._make()
 
+    @torch.no_grad()
     def _prepare(self, segment: nn.Sequential) -> nn.Module:
         as_is = self._as_they_are
         module: nn.Module = segment if as_is else fold(segment, self.opaque)

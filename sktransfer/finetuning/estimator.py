@@ -463,6 +463,7 @@ class TunedEstimator(BackboneEstimator):
         check_head(module, row, n_outputs)
         return module.unfreeze(), new
 
+    @torch.inference_mode(False)
     def _copy_module(self, module: TrainableStages) -> TrainableStages:
         """Copy an earlier module to train it further with the current parameters."""
         module = deepcopy(module).unfreeze()

@@ -248,7 +248,13 @@ class LabelReport(TargetReport):
 
     def knowing(self, model: Any) -> LabelReport:
         """Return the report with the classes of a fitted model too."""
-        labels = np.unique(np.concatenate([model.classes_, self.classes]))
+        own, given = model.classes_, self.classes
+        if isinstance(own[0], str) != isinstance(given[0], str):
+            raise ValueError(
+                f"y has labels such as {given[0]!r}, and the model has {own[0]!r}: give y the "
+                "labels of the model, as with y.astype(model.classes_.dtype)."
+            )
+        labels = np.unique(np.concatenate([own, given]))
         return LabelReport(self.y, self.names, labels)
 
     def check(self, cv: int) -> None:

@@ -30,6 +30,7 @@ from typing import IO, Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+import torch
 from sklearn import metrics, model_selection
 from sklearn.pipeline import Pipeline
 
@@ -146,6 +147,7 @@ def _summary(estimator) -> str:
     return f"Pipeline({', '.join(_summary(step) for _, step in estimator.steps)})"
 
 
+@torch.inference_mode(False)  # what is loaded can be trained later
 def load(
     path: str | os.PathLike[str],
     *,

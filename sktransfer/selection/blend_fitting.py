@@ -112,6 +112,7 @@ class BlendTask:
     phase: Callable[..., Any] = contextlib.nullcontext
 
 
+@torch.inference_mode(False)  # gradients pass a blend, although this caller may not need them
 def fit_blend(task: BlendTask) -> Blend:
     """Fit a blend."""
     outcome, weighted = task.outcome, np.flatnonzero(task.outcome.weight)

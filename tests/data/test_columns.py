@@ -63,6 +63,8 @@ def test_the_line_to_write_is_shown(call, line):
         ([True, None, "unknown", False], "category", ["True", None, "unknown", "False"]),
         ([False, True, "true"], "category", ["False", "true", "true"]),
         ([True, None, False], "number", [1, None, 0]),
+        ([np.True_, None, np.False_], "number", [1, None, 0]),
+        ([np.True_, "true"], "category", ["true", "true"]),
         ([True, 3, 2.5], "number", [1, 3, 2.5]),
     ],
 )

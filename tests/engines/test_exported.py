@@ -451,6 +451,19 @@ def test_a_conversion_that_fails_is_one_error_and_prints_nothing(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_the_error_of_a_conversion_has_its_cause_and_no_escape_codes():
+    pytest.importorskip("onnxruntime")
+    model = PretrainedFeatureExtractor(WithoutOperator(), engine="onnxruntime").fit(np.eye(4))
+    with pytest.raises(ValueError, match=r"cannot be converted \(.*igamma") as caught:
+        model.transform(np.eye(4))
+    assert "\x1b" not in str(caught.value)
+
+
+class WithoutOperator(nn.Module):
+    def forward(self, x):
+        return torch.special.gammainc(x + 1, x + 2)
+
+
 def test_other_threads_write_and_log(capsys, monkeypatch):
     monkeypatch.delenv("TORCH_LOGS", raising=False)
     heard = []

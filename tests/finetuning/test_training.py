@@ -227,6 +227,10 @@ def test_training_does_not_depend_on_the_gradient_mode_of_the_caller(mode, data)
     with mode():
         fitted = model().fit(*data)
     assert np.array_equal(fitted.predict_proba(data[0]), expected)
+    with mode():
+        fitted.partial_fit(*data)
+    other = model().fit(*data).partial_fit(*data)
+    assert np.array_equal(fitted.predict_proba(data[0]), other.predict_proba(data[0]))
 
 
 def test_training_does_not_depend_on_the_default_type_of_torch(data):

@@ -201,6 +201,13 @@ def test_the_estimator_and_the_backbone_are_not_changed(colours, tmp_path):
     assert not any(p.grad is not None for p in model.backbone_.module.parameters())
 
 
+def test_a_blend_fitted_in_inference_mode_is_explained_outside_of_it(colours):
+    X, y = colours
+    with torch.inference_mode():
+        model = TransferClassifier(tiny_backbone(), random_state=0).fit(X, y)
+    assert saliency(model, X[:1]).maps[0].any()
+
+
 def test_wrong_arguments_are_named(direct, colours):
     with pytest.raises(ValueError, match="method='lime'"):
         saliency(direct, colours[0][:1], method="lime")

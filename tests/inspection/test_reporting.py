@@ -327,6 +327,15 @@ def test_a_frozen_estimator_is_judged_as_it_is_alone(colours, tmp_path):
     assert report(model, X, y, tmp_path / "page.html", cv=2, n_shown=1).n_folds == 2
 
 
+def test_labels_of_another_type_than_those_of_the_model_are_refused(colours, tmp_path):
+    X, y = colours
+    model = pipeline().fit(X, np.where(y == "dark", 0, 1))
+    with pytest.raises(ValueError, match=r"and the model has .*0.* y\.astype\(model\.classes_"):
+        report(model, X, np.array(["0", "1"] * 12), tmp_path / "page.html", cv=None)
+    with pytest.raises(ValueError, match=r"labels such as .*0.*, and the model has .*'dark'"):
+        report(pipeline().fit(X, y), X, [0, 1] * 12, tmp_path / "page.html", cv=None)
+
+
 class Cautious(LogisticRegression):
     """A classifier that never predicts its second class, as probable as it may be."""
 

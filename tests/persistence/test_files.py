@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pickle
 import sys
 import threading
 import zipfile
@@ -36,6 +37,7 @@ from sktransfer import (
     register_backbone,
     save,
 )
+from sktransfer.inspection import saliency
 from sktransfer.persistence import inspect_file
 from sktransfer.persistence.files import write_archive
 from sktransfer.persistence.objects import is_loss
@@ -128,6 +130,17 @@ def test_a_loaded_model_can_be_cloned_fitted_and_trained_further(tmp_path):
     save(fitted("head"), tmp_path / "model.skt")
     again = load(tmp_path / "model.skt", modules=TINY)
     assert_same(clone(again).fit(IMAGES, LABELS), fitted("head"), IMAGES)
+    again.partial_fit(IMAGES, LABELS)
+
+
+def test_a_model_loaded_in_inference_mode_predicts_and_is_trained_outside_of_it(tmp_path):
+    save(fitted("all"), tmp_path / "model.skt")
+    with torch.inference_mode():
+        again = load(tmp_path / "model.skt", modules=TINY)
+        unpickled = pickle.loads(pickle.dumps(fitted("all")))
+    for model in (again, unpickled):
+        assert_same(fitted("all"), model, IMAGES)
+    assert saliency(again, IMAGES[:1]).maps[0].any()
     again.partial_fit(IMAGES, LABELS)
 
 
