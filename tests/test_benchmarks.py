@@ -128,6 +128,7 @@ def failing():
 """
 
 
+@pytest.mark.slow
 def test_contestants_run_in_turns_in_processes_of_their_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -142,6 +143,7 @@ def test_contestants_run_in_turns_in_processes_of_their_own(tmp_path, monkeypatc
         processes.race({"a": (made.failing, {})}, 1, time.perf_counter, dict)
 
 
+@pytest.mark.slow
 def test_the_command_lists_the_benchmarks_with_a_line_each():
     run = [sys.executable, "-m", "benchmarks"]
     listed = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True).stdout

@@ -64,6 +64,7 @@ def test_any_python_that_a_test_starts_is_blocked():
     assert MESSAGE in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.sweep)])
 def test_workers_are_blocked(method):

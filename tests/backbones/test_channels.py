@@ -151,6 +151,7 @@ def test_a_registered_network_of_five_channels_is_found_by_its_name(tmp_path):
     assert np.array_equal(again.transform(X), extractor.transform(X))
 
 
+@pytest.mark.slow
 def test_weights_of_a_network_that_was_trained_on_five_channels_are_loaded(tmp_path):
     network = random_backbone("resnet18").with_channels(5)
     torch.save(network.module.state_dict(), tmp_path / "five.pth")
@@ -160,6 +161,7 @@ def test_weights_of_a_network_that_was_trained_on_five_channels_are_loaded(tmp_p
     assert load_backbone("resnet18", weights=tmp_path / "five.pth", channels=5) is loaded
 
 
+@pytest.mark.slow
 def test_images_of_another_number_of_channels_are_named_in_the_error(lite):
     with pytest.raises(ValueError, match=r"shape \(20, 24, 3\) has 3 instead of 5 channels"):
         PretrainedFeatureExtractor(lite).fit_transform(X[..., :3])

@@ -320,6 +320,7 @@ def test_a_pooling_of_tokens_at_the_sentence_is_refused(minilm):
         PretrainedFeatureExtractor(minilm, pooling="idf").fit(["good"])
 
 
+@pytest.mark.slow
 def test_a_tuned_minilm_pools_its_tokens_as_it_is_told(minilm):
     X, y = ["good film", "bad film", "good", "bad story"], [1, 0, 1, 0]
     for trainable in ("head", 1):

@@ -411,6 +411,7 @@ def test_one_bit_of_a_weight_changes_the_fingerprint():
     assert load_backbone(module).fingerprint != before
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_the_same_in_another_process():
     code = "from tests.support import *; print(tiny_backbone().fingerprint)"
     assert run_in_new_process(code).strip() == tiny_backbone().fingerprint

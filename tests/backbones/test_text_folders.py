@@ -162,6 +162,7 @@ def test_a_folder_that_begins_with_word_embeddings_is_refused(folder):
         load(folder)
 
 
+@pytest.mark.slow
 def test_prompts_are_names_of_the_folder_or_texts(library, qwen):
     name = f"hf:{qwen}"
     for prompt, settings in {

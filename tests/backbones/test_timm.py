@@ -46,6 +46,7 @@ def test_outputs_equal_those_of_timm():
     assert penultimate(backbone) == "global_pool.flatten"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n_blocks"), [("test_vit", 6), ("vit_tiny_patch16_224", 12)])
 def test_a_timm_transformer_is_cut_between_its_blocks(name, n_blocks):
     layers = list_layers(random_backbone(f"timm:{name}"))
@@ -200,6 +201,7 @@ def test_the_classes_of_a_file_with_other_outputs_are_numbers(tmp_path):
     assert loaded.classes == ("0", "1", "2") and loaded.class_ids is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["tiny_dinov3", pytest.param("eva02_tiny_patch14_224", marks=pytest.mark.sweep)]
 )
@@ -224,6 +226,7 @@ def test_a_file_has_a_classifier_that_the_published_network_has_not(name, tmp_pa
     assert PretrainedClassifier(loaded).fit(X).predict_proba(X).shape == (3, 5)
 
 
+@pytest.mark.slow
 def test_a_file_of_a_network_without_classifier_has_no_classes(tmp_path):
     state = random_backbone("timm:tiny_dinov3").module.state_dict()
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")

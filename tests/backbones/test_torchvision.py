@@ -48,6 +48,7 @@ def test_torchvision_preprocessing_is_what_the_weights_declare(name):
     assert difference.max() < 0.036  # two of 255 steps, where Pillow rounds another way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param("inception_v3", marks=pytest.mark.sweep), "googlenet"]
 )
@@ -64,6 +65,7 @@ def test_auxiliary_heads_and_input_transform_of_published_files(name, tmp_path):
     assert penultimate(backbone) == list_layers(backbone)[-2]
 
 
+@pytest.mark.slow
 def test_densenet_files_as_torchvision_publishes_them_are_read(tmp_path):
     state = random_backbone("densenet121").module.state_dict()
     old = {re.sub(r"(layer\d+\.(?:norm|conv))", r"\1.", name): t for name, t in state.items()}

@@ -49,6 +49,7 @@ def test_the_backbone_has_one_stage_with_weights():
     assert not pooled[1].any()
 
 
+@pytest.mark.slow
 def test_glove_by_name(glove):  # noqa: F811
     assert glove.loaded_by == ("glove_6b_50d", "default")
     with pytest.raises(ValueError, match="has only its own"):

@@ -65,6 +65,7 @@ def probabilities_of_pipeline(folder, texts):
     return np.array(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_probabilities_are_those_of_the_pipeline_of_transformers(family, folder_of):
     folder = folder_of(family)
@@ -92,6 +93,7 @@ def test_texts_of_a_class_are_normalized_and_averaged(folder_of):
     assert_allclose(backbone.stages["prompts"].weight.detach(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_needs_no_network_for_texts(tmp_path, forget_backbones):
     folder = write_network(tmp_path / "network", "clip")
     model = PretrainedClassifier(f"hf:{folder}", prompts=TEXTS).fit(X)

@@ -77,6 +77,7 @@ except SystemExit as stopped:
     assert "pip install 'sktransfer[cli]'" in run_python(code)
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module():
     for argument, code in (("--version", 0), ("nonsense", 2)):
         command = [*COMMAND, argument]

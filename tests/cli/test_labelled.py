@@ -102,6 +102,7 @@ def test_an_evaluation_reports_the_accuracy_and_each_class(model, classes):
     assert [line.split("\t")[:2] for line in lines[2:]] == [["dark", "12"], ["light", "12"]]
 
 
+@pytest.mark.slow
 def test_an_evaluation_as_json_is_that_of_the_model(model, classes):
     found = json.loads(run("evaluate", model, classes, "--json").stdout)
     X, y = sktransfer.load_image_folder(classes)
@@ -124,6 +125,7 @@ needs_report = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_report
 def test_a_page_about_a_folder_is_written(classes, tiny, tmp_path):
     page = tmp_path / "page.html"
@@ -136,6 +138,7 @@ def test_a_page_about_a_folder_is_written(classes, tiny, tmp_path):
     assert "24 images" in text
 
 
+@pytest.mark.slow
 @needs_report
 def test_a_saved_model_is_judged_on_samples_that_it_has_not_seen(classes, tiny, tmp_path):
     model, page = tmp_path / "own.skt", tmp_path / "page.html"
@@ -381,6 +384,7 @@ def accuracy(model, X, label="sold"):
     return json.loads(run("evaluate", model, path, "--label", label, "--json").stdout)["value"]
 
 
+@pytest.mark.slow
 def test_categories_are_those_of_training_whatever_else_is_in_the_file(gardens):
     path, X = gardens
     assert accuracy(path, X) == 1
@@ -522,6 +526,7 @@ def refused(*arguments):
     return " ".join(done.stderr.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_options_that_the_file_of_a_model_has_are_refused(gardens):
     path, _ = gardens
     table = path.parent / "gardens.csv"

@@ -49,6 +49,7 @@ def test_photographs_are_classified_into_the_classes_of_the_network(photo):
     assert {row[0] for row in rows[1:]} == {str(photo)}
 
 
+@pytest.mark.slow
 def test_one_progress_bar_is_shown_for_many_photographs(photo, monkeypatch):
     monkeypatch.setattr(unlabelled, "_CHUNK", 8)
     assert run("predict", photo).stderr == ""

@@ -207,6 +207,7 @@ def test_a_url_is_fetched(server, path):
         open_image(f"{server}/none.png")
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_not_waited_for(server, monkeypatch):
     monkeypatch.setattr(limits, "SECONDS", 0.3)
     with pytest.raises(TimeoutError, match=r"not read within 0\.3 seconds"):

@@ -64,6 +64,7 @@ def test_a_cause_without_a_message_is_described_by_its_type():
     assert message == "1 sample could not be read:\n  sample 0, 'a.png': MemoryError"
 
 
+@pytest.mark.slow
 def test_a_digest_leaves_nothing_with_the_array():
     arrays = list(np.zeros((1000, 4, 4, 3), np.uint8))
     gc.collect()

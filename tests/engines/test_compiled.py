@@ -93,6 +93,7 @@ def test_texts_are_refused():
         engine_for(stages, read, kept={}, engine="compile", device=CPU, modality="text")
 
 
+@pytest.mark.slow
 def test_the_users_network_is_not_compiled_itself():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     backbone = load_backbone(network, preprocess=TINY_SIZE)

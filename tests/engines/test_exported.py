@@ -181,6 +181,7 @@ def test_other_features_are_an_error_and_not_a_fallback(stored):
         made.run(noise(3, 3, 16, 16))
 
 
+@pytest.mark.slow
 def test_another_precision_may_differ_by_a_stated_bound(stored):
     stored.factor = 1.01
     made = engine_of(tiny_backbone(), "2", precision="bfloat16")

@@ -119,6 +119,7 @@ print(*found)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a threshold of glibc")
 @pytest.mark.parametrize("place", [pytest.param("main", marks=pytest.mark.sweep), "thread"])
 def test_a_plain_process_keeps_freed_activations_once_features_were_computed(place, plain_process):

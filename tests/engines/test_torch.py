@@ -286,6 +286,7 @@ def test_features_are_float32_on_the_cpu_and_without_gradients():
     assert made.run([noise(3, 16, 16)], 1)["4"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_float32_all_the_same():
     backbone = load_backbone("efficientnet_lite0")
     x = noise(2, 3, 64, 64)

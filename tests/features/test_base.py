@@ -233,6 +233,7 @@ def test_a_pipeline_around_an_extractor_reports_all_levels(rows, capsys):
     assert "PretrainedFeature" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_extraction_reports_its_partitions(rows, tmp_path):
     X, _ = rows
     log, extractor = Log(), PretrainedFeatureExtractor(Vectors())

@@ -184,6 +184,7 @@ def test_samples_are_run_once_and_the_store_keeps_the_features(table, tmp_path, 
     assert sum(counted) == before
 
 
+@pytest.mark.slow
 def test_more_components_than_samples_are_refused(table):
     with pytest.raises(ValueError, match="n_components=5: 3 samples of 8 features have at most 3"):
         extractor(n_components=5).fit(table["front"][:3].tolist())

@@ -632,6 +632,7 @@ def test_beyond_the_bound_old_samples_are_forgotten_and_late_ones_are_found(monk
     assert found[5500] == 5500  # computed once more
 
 
+@pytest.mark.slow
 def test_memory_for_each_sample_is_a_few_bytes():
     keys = digests(40_000, 2**40)
     tracemalloc.start()

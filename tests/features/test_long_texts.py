@@ -103,6 +103,7 @@ def test_tuned_networks_see_all_chunks_in_training_and_afterwards(path):
     assert again.truncated_rate_ == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*are truncated")
 def test_a_search_compares_the_two(path):
     model = make_pipeline(extractor(path), LogisticRegression())

@@ -194,6 +194,7 @@ def small_dots(n, side=48):
     return found, np.where(np.arange(n) % 2, "many", "few")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [None, "auto"])
 def test_the_size_is_chosen_by_a_linear_probe(layer):
     dots, y = small_dots(80)

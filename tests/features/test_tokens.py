@@ -188,6 +188,7 @@ def test_cls_is_an_error_before_the_class_token_is_there():
                 extractor.fit(X)
 
 
+@pytest.mark.slow
 def test_layers_with_a_class_token_are_compared_by_it():
     backbone = random_backbone("timm:tiny_dinov3")
     for pooling in ("cls", ("cls", "avg"), "grid"):

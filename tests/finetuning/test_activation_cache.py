@@ -76,6 +76,7 @@ def test_each_epoch_opens_each_image_once_and_what_is_kept_never_again(monkeypat
     assert counts[1] <= 24 + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [{}, {"augment": Augmentation(n_views=2)}])
 def test_the_place_of_activations_does_not_change_the_training(views, monkeypatch):
     X, settings = images(24, (30, 24)), SETTINGS | {"trainable": "2", **views}

@@ -209,6 +209,7 @@ def test_settings_that_are_no_numbers_are_refused(data, settings):
         fitted(data, AverageWeights(**settings))
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_are_settings(data, tmp_path):
     wanted = fitted(data, AverageWeights(0.5, 0.75)).predict_proba(data[0])
     model = fitted(data, AverageWeights(np.float32(0.5), np.float32(0.75)))
@@ -285,6 +286,7 @@ def test_a_pattern_whose_parameters_an_earlier_one_has_is_refused(data):
         grouped(data, [("*", {}), ("nothing", {})])
 
 
+@pytest.mark.slow
 def test_a_stage_called_head_is_not_the_new_head():
     photos = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     groups = [("head.*", {"lr": 0.25}), ("new_head.*", {"lr": 0.125})]

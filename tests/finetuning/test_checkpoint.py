@@ -211,6 +211,7 @@ def test_other_data_and_parameters_are_refused_by_name(change, names, data, fini
         model_of(folder, **change).fit(X, y, weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"validation_fraction": 0.2}, pytest.param({}, marks=pytest.mark.sweep)]
 )

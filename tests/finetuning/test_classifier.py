@@ -499,6 +499,7 @@ def test_networks_are_cut_and_trained_in_several_threads_at_once(data):
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_model_in_several_threads(data):
     backbone = load_backbone(network())
 
@@ -893,6 +894,7 @@ def label_sets(data):
     return pd.DataFrame({"insect": y != "bee", "striped": y != "ant"}).astype(int)
 
 
+@pytest.mark.slow
 def test_columns_of_a_table_of_labels_are_the_classes(data, label_sets):
     X = data[0]
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)
@@ -1168,6 +1170,7 @@ def test_the_probe_of_a_fit_is_balanced(data):
         np.testing.assert_allclose(model.predict_proba(X[rows]), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_losses_on_images_are_those_of_a_plain_loop(small_images):
     X, y = small_images
     settings = {"trainable": 1, "batch_size": 8, "lr": 1e-3, "random_state": 0, "image_size": 32}
@@ -1257,6 +1260,7 @@ def test_a_missing_label_is_named(data, missing):
         FineTunedClassifier(load_backbone(network())).fit(data[0], y)
 
 
+@pytest.mark.slow
 def test_fits_of_one_estimator_leave_nothing_behind(data):
     """torch keeps the source of each traced module for good, unless it is told not to."""
     model = FineTunedClassifier(load_backbone(network()), trainable="all", max_epochs=1)

@@ -93,6 +93,7 @@ def test_what_skorch_takes_reaches_it(data):
     assert {group["weight_decay"] for group in model.net_.optimizer_.param_groups} == {0.03}
 
 
+@pytest.mark.slow
 def test_settings_of_skorch_are_searched_over(data):
     grid = {"net_params": [{}, {"optimizer__weight_decay": 0.1}], "callbacks": [None, [Callback()]]}
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)

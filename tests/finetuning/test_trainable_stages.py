@@ -174,6 +174,7 @@ def test_a_network_without_parameters_to_train_is_refused(trainable, data):
     assert model.score(*data) > 0.5
 
 
+@pytest.mark.slow
 def test_of_a_network_with_adapters_of_peft_only_these_are_trained():
     peft, timm = pytest.importorskip("peft"), pytest.importorskip("timm")
     sizes = {"img_size": 32, "embed_dim": 24, "num_heads": 2, "num_classes": 5}

@@ -134,6 +134,7 @@ def test_all_parts_can_be_reached_and_opened_by_keyboard(driver):
     assert driver.execute_script("return document.querySelector('details').open")
 
 
+@pytest.mark.slow
 def test_a_screen_reader_is_given_names_of_pictures_tables_and_sections(driver):
     tree = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles: dict[str, list[str]] = {}

@@ -83,6 +83,7 @@ def files(colours, tmp_path):
     return [*paths, paths[0]], np.append(y, y[0])
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_network_and_escapes_names_and_labels(files, tmp_path):
     X, y = files
     made = report(pipeline(), X, y, tmp_path / "page.html", cv=3, title=HOSTILE, file=HOSTILE)
@@ -210,6 +211,7 @@ def test_numbers_have_errors_instead_of_confusions(colours, tmp_path):
     assert len(page.all("circle")) == 24
 
 
+@pytest.mark.slow
 def test_each_of_several_numbers_has_scores_and_a_figure(colours, tmp_path):
     X, _ = colours
     y = pd.DataFrame({"mean": [x.mean() for x in X], "<b>red": [x[..., 0].mean() for x in X]})

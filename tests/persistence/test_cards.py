@@ -35,6 +35,7 @@ def test_a_card_says_what_a_model_is_and_what_it_was_fitted_to():
     assert licence_in(model) == "not stated by the source of the weights"
 
 
+@pytest.mark.slow
 def test_the_licence_of_published_weights_is_what_their_package_states(photos):
     tuned = FineTunedClassifier(image_size=32, max_epochs=0).fit(photos, [0, 1])
     on_top = PretrainedFeatureExtractor(tuned.to_backbone()).fit(photos)

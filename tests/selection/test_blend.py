@@ -200,6 +200,7 @@ def rows_backbone():
     return load_backbone(nn.Sequential(*layers).eval(), classes=list("abc"))
 
 
+@pytest.mark.slow
 def test_more_samples_than_are_judged_are_all_fitted(monkeypatch):
     X, y = blobs(300)
     monkeypatch.setitem(BLEND, "rows", 90)
@@ -242,6 +243,7 @@ def test_probabilities_are_calibrated(k):
     assert found.max(1).mean() == pytest.approx(right.mean(), abs=0.05)
 
 
+@pytest.mark.slow
 def test_balanced_classes_reach_every_candidate():
     X, y = blobs(200, 2)
     rows = np.r_[np.flatnonzero(y == 0)[:6], np.flatnonzero(y == 1)]
@@ -289,6 +291,7 @@ def test_a_blend_is_pickled_with_its_network_once(colours, one_split):
     assert all(output.backbone is again.backbone_ for output in again.estimator_.outputs)
 
 
+@pytest.mark.slow
 def test_a_class_of_one_sample_among_others(colours):
     X, y = colours
     y = np.where(np.arange(48) == 7, "other", y)
@@ -297,6 +300,7 @@ def test_a_class_of_one_sample_among_others(colours):
     assert model.predict_proba(images(3)).shape == (3, 3) and model.score(X, y) > 0.9
 
 
+@pytest.mark.slow
 def test_many_classes():
     X, y = blobs(400, 100)
     model = TransferClassifier(load_backbone(Vectors()), random_state=0).fit(X, y)
@@ -410,6 +414,7 @@ def test_the_forward_gives_the_probabilities_and_has_gradients(own, colours, one
     assert all(x.grad is None or x.grad.isfinite().all() for x in inputs)
 
 
+@pytest.mark.slow
 def test_a_classifier_that_is_not_linear_is_called_with_arrays(colours, one_split):
     X, y = colours
     own = KNeighborsClassifier(3)

@@ -137,6 +137,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         LayerProbeDisplay(["a"], [1.0]).plot()
 
 
+@pytest.mark.slow
 def test_the_module_is_imported_without_matplotlib():
     code = "import sys, sktransfer.selection.displays; print('matplotlib' in sys.modules)"
     assert run_in_new_process(code).strip() == "False"

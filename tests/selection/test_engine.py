@@ -78,6 +78,7 @@ def test_a_regressor_predicts_the_same(other):
     np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_blend_has_a_batch_size_for_each_input_size(other):
     model = TransferClassifier(deeper_backbone(), engine="openvino", **QUICK).fit(X, Y)
     backbone = deeper_backbone()

@@ -55,6 +55,7 @@ def test_a_network_that_takes_its_own_size_only_has_one():
     assert input_sizes(load_backbone(module, preprocess=preprocess), None) == (None,)
 
 
+@pytest.mark.slow
 def test_candidates_are_layers_at_all_sizes_and_direct_use_is_at_the_largest():
     backbone = load_backbone("efficientnet_lite0")
     candidates = {m.name: m for m in propose_candidates(layout(backbone, (128, 288)))}
@@ -98,6 +99,7 @@ def test_poolings_follow_the_shape_of_a_layer():
     assert {b.pooling for m in candidates for b in m.reads if b != COUNTS} == {"avg"}
 
 
+@pytest.mark.slow
 def test_class_tokens_are_read_in_the_last_four_blocks_and_patches_in_all():
     pytest.importorskip("timm")
     backbone = random_backbone("timm:vit_tiny_patch16_224")
@@ -160,6 +162,7 @@ def test_a_classifier_of_the_users_is_fitted_on_single_layers():
     assert all(len(m.reads) == 1 for m in on_features)
 
 
+@pytest.mark.slow
 def test_a_network_without_classes_has_the_strategy_features_as_a_candidate():
     own = load_backbone(tiny_vit(), preprocess=tiny_backbone().preprocess)
     (known,) = [m for m in propose_candidates(layout(own)) if m.prior == "features"]
@@ -179,6 +182,7 @@ def test_labels_have_discriminants_and_numbers_ridge_regressions():
         assert {m.is_discriminant for m in candidates if not m.prior} == {is_labels}
 
 
+@pytest.mark.slow
 def test_numbers_have_no_direct_use():
     candidates = propose_candidates(layout(deeper_backbone(), is_labels=False))
     assert not any(m.prior == "direct" for m in candidates)

@@ -137,6 +137,7 @@ def test_two_keys_that_are_one_name_are_refused(colours):
         rank_backbones(*colours, {1: tiny_backbone(), "1": tiny_backbone(1)})
 
 
+@pytest.mark.slow
 def test_a_boolean_is_no_position_of_a_layer(colours):
     with pytest.raises(TypeError, match=r"layers=.*True is no"):
         probe_layers(*colours, tiny_backbone(), layers=[True])

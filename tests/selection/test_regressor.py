@@ -54,6 +54,7 @@ def test_images_are_told_by_their_brightness(tmp_path):
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
 
+@pytest.mark.slow
 def test_more_samples_than_are_compared():
     X, y = friedman(700)
     model = TransferRegressor(load_backbone(Vectors()), random_state=0).fit(X[:650], y[:650])

@@ -185,6 +185,7 @@ def test_an_unreadable_unlabelled_sample_is_named_by_its_position_among_all(monk
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
+@pytest.mark.slow
 def test_one_unlabelled_sample_one_class_and_a_second_fit(one_split):
     X, y = blobs(30)
     fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:11])
@@ -196,6 +197,7 @@ def test_one_unlabelled_sample_one_class_and_a_second_fit(one_split):
     np.testing.assert_array_equal(again, model().fit(X[:10], y[:10]).predict_proba(X))
 
 
+@pytest.mark.slow
 def test_it_is_pickled_and_repeatable(one_split):
     X, y = blobs(40)
     fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:])

@@ -44,6 +44,7 @@ def test_candidates_of_all_networks_are_in_one_blend(fitted, colours):
     assert set(fitted.execution_["batch_size"]) == {("deeper", 16), ("tinynet", 16)}
 
 
+@pytest.mark.slow
 def test_a_list_of_one_network_is_that_network(colours):
     X, y = colours
     backbone = deeper_backbone()
@@ -68,6 +69,7 @@ def test_each_sample_is_opened_once_for_all_networks(fitted, colours, monkeypatc
     assert len(n_passes) == 2 and len(opened) == 7
 
 
+@pytest.mark.slow
 def test_copies_pickles_and_files_predict_the_same(fitted, colours, tmp_path):
     X, y = colours
     expected = fitted.predict_proba(X[:7])

@@ -51,6 +51,7 @@ def test_it_is_the_same_again_and_for_any_order(lite, photos):
     assert first.value == measure_similarity(lite, X).value
 
 
+@pytest.mark.slow
 def test_the_shared_network_keeps_its_hooks_and_tensors(lite, photos):
     before = {k: v.clone() for k, v in lite.module.state_dict().items()}
     fingerprint = lite.fingerprint
@@ -187,6 +188,7 @@ def test_a_network_without_stages_of_its_own_kind_can_be_timed():
     assert measure_timing(load_backbone(Vectors()), X, {"all": "all"}).step["all"] > 0
 
 
+@pytest.mark.slow
 def test_the_module_of_a_user_is_left_alone():
     module = TinyNet()
     measure_similarity(load_backbone(module, preprocess=tiny_backbone().preprocess), images(3))

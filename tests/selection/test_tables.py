@@ -188,6 +188,7 @@ def test_samples_that_are_missing_are_an_error_or_the_mean():
     np.testing.assert_allclose(some[1], model.predict_proba(X[1:2])[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_read_are_an_error_or_the_mean(tmp_path):
     X, y = few_rows()
     paths = []
@@ -333,6 +334,7 @@ def test_files_of_arrays_are_images(channels, tmp_path):
         TransferClassifier(word_vectors()).fit(X, bits[:, 0])
 
 
+@pytest.mark.slow
 def test_categories_of_arrow_tables_and_intervals_are_categories(tmp_path):
     X, bits = make_table(24)
     paths = [str(tmp_path / f"{i}.png") for i in range(24)]

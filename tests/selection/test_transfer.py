@@ -80,6 +80,7 @@ def test_the_classifier_on_features_is_the_one_given(colours):
     assert not hasattr(without, "predict_proba")
 
 
+@pytest.mark.slow
 def test_auto_is_the_same_for_the_same_seed_and_says_what_it_combines(colours):
     X, y = colours
     backbone = deeper_backbone()

@@ -82,6 +82,7 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
     assert (model.predict(test) == model.classes_[found.argmax(1)]).all()
 
 
+@pytest.mark.slow
 def test_it_is_trained_at_the_smallest_size(colours, monkeypatch):
     trained_at = []
     monkeypatch.setitem(BLEND, "least_size", 1)

@@ -355,6 +355,7 @@ def test_labels_are_predicted_by_discriminant_analysis(monkeypatch):
     assert (out_of_fold_scores(X, codes, folds) == (expected == codes)).all()
 
 
+@pytest.mark.slow
 def test_the_penalty_with_the_least_log_loss_is_taken(monkeypatch):
     X, codes = in_a_row(150)
     best, accuracies = scored(X, codes).mean(), []

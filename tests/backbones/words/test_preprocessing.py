@@ -120,6 +120,7 @@ def test_the_tokenizer_is_in_the_digest_of_the_preprocessing():
     assert len({default, a, c}) == 3
 
 
+@pytest.mark.slow
 def test_glove_has_similar_words_and_contractions(glove):
     table, P = glove.stages["embedding"], glove.preprocess
     good, great, tax = (table(P(word)[None])[0, 0] for word in ("good", "Great", "tax"))

