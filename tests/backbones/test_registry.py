@@ -239,13 +239,18 @@ def made_by_name():
     return load_backbone("mine")
 
 
+def at_another_size():
+    pytest.importorskip("timm")
+    return random_backbone("timm:test_vit").with_image_size(96)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         made_by_name,
         lambda: load_backbone(TinyNet(), preprocess=TINY_SIZE),
         lambda: made_by_name().with_channels(5),
-        lambda: random_backbone("timm:test_vit").with_image_size(96),
+        at_another_size,
     ],
     ids=["by name", "of a module", "for channels", "at another size"],
 )
