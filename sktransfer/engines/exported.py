@@ -241,10 +241,10 @@ def export(
 
 
 def retry_with_plain_attention(convert: Callable[[], T]) -> T:
-    """Convert a network, where that fails with attention as matrix products.
+    """Convert a network; if that fails, try again with attention as matrix products.
 
-    The result of torch's own attention may have a layout in memory that it has not once it is
-    divided into the operators of a graph, which matters to some networks (Swin, BEiT, T5).
+    The result of ``scaled_dot_product_attention`` may have another memory layout in torch than in a
+    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that.
 
     Parameters
     ----------

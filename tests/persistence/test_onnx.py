@@ -258,6 +258,8 @@ def test_attention_whose_layout_a_graph_does_not_have(tmp_path):
     texts = ["a b c", "b a", "c c a b a"]
     model = PretrainedFeatureExtractor(f"hf:{folder}").fit(texts)
     assert_equal(model, tmp_path / "model.onnx", texts, X=texts)
+    run = PretrainedFeatureExtractor(f"hf:{folder}", engine="onnxruntime").fit(texts)
+    np.testing.assert_allclose(run.transform(texts), model.transform(texts), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
