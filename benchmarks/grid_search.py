@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from _common import Case, as_arrays, count_forward, parser, photographs, record
 from _processes import race
 from sklearn.linear_model import LogisticRegression
@@ -95,7 +96,8 @@ def measure(form: str, paths: list[str], y: list[str], args) -> Case:
     times, note = race(variants, args.rounds, args.clock, assert_equal)
     note += f"; {len(y)} and 0 images passed through the network; each in a fresh process"
     aims = {"first run": 1.15, "second run": 0.25}
-    return Case(f"{form}, {len(y)} images", "s", times, next(iter(times)), aims, note)
+    about = f"{len(y)} images, {torch.get_num_threads()} threads"
+    return Case(f"{form}, {about}", "s", times, next(iter(times)), aims, note)
 
 
 def main() -> None:
