@@ -5,6 +5,11 @@ compared with extracting the features once and searching on them: with an empty 
 run) and a filled one (second run). Scores are equal, and 400 and 0 samples pass through the
 network; without `memory=`, 16,400 would.
 
+How long the search alone takes decides the ratios. On machine 1, OpenBLAS takes four to seven times
+as long with two threads as with one: 0.1 to 0.2 s for a fit of LogisticRegression to 400 rows of
+1280 features, in place of 0.03 s, with no other program and without torch. In a second run from
+paths, each file is read and digested 40 times.
+
     python benchmarks/grid_search.py
 """
 
