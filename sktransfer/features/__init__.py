@@ -20,6 +20,8 @@ from .function import FeatureFunction
 from .generations import nothing_stored
 from .output import (
     Output,
+    check_outputs,
+    empty_table,
     engine_for_outputs,
     layers_of,
     prepare_probe,
@@ -43,7 +45,6 @@ from .pretrained import (
 )
 from .store import FeatureStore, as_store
 from .streams import Stream, compute_inputs
-from .tables import check_outputs, empty_table
 from .word_weights import TokenWeights, has_ranks, takes_weights
 
 __all__ = [

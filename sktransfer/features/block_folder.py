@@ -22,7 +22,7 @@ import numpy as np
 from ..data.disk import remove_abandoned
 from .blocks import Head, read_head, read_rows, write_block
 from .key_index import KeyIndex
-from .tables import stacked
+from .output import stacked
 
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.rows")
 _NEW = ".new-"  # begins the name of a file that is being written

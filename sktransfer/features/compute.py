@@ -30,9 +30,8 @@ from ..engines import Engine, keep_freed_memory, resolve_device
 from .generations import CheckedStore
 from .key_index import KeyIndex, as_keys
 from .loader import Loader, LoaderQueue, count_needed_loaders
-from .output import Output, engine_for_outputs
+from .output import Output, empty_table, engine_for_outputs, stacked
 from .store import FeatureStore
-from .tables import OutputTables, stacked
 
 _BLOCK = 8  # samples that one task reads
 _BYTES_READ = 2**26  # bytes of files in one chunk, or one file
@@ -114,7 +113,7 @@ def compute_outputs(
         alone = _compute_one(samples, passes[0])
         return [alone[i] for i in range(len(outputs))]
     firsts = FirstPositions(len(samples))
-    tables = OutputTables(len(samples), len(outputs), in_memory)
+    tables: list[np.ndarray | None] = [None] * len(outputs)
     by_value = store is None and not firsts.by_digest
     n_loaders, n_done = count_needed_loaders(n_jobs, device, backbones, len(samples)), 0
     with (
@@ -138,13 +137,23 @@ def compute_outputs(
                     for i in network_pass.returned if chunk.positions else ():
                         rows = stored.rows(i, new)
                         rows = rows if then is None else then(rows, chunk.positions)
-                        tables.write(i, chunk.positions, rows)
-                tables.copy(chunk.repeated)
+                        table = tables[i]
+                        if table is None:
+                            shape = len(samples), *rows.shape[1:]
+                            tables[i] = table = empty_table(shape, rows.dtype, in_memory)
+                        table[chunk.positions] = rows
+                for table in tables if chunk.repeated else ():
+                    if table is not None:
+                        table[[*chunk.repeated]] = table[[*chunk.repeated.values()]]
                 n_done += chunk.n_samples
                 advance(chunk.n_samples)
         except SampleError as error:
             raise unreadable_samples(samples, n_done, backbones, error) from error.cause
-    return tables.finish(without=list(bad or ()))
+    nothing = np.empty((len(samples), 0), np.float32)  # no sample could be read
+    results = [nothing if table is None else table for table in tables]
+    for result in results if bad else ():
+        result[[*bad]] = np.nan
+    return results
 
 
 def _compute_one(samples: Sequence[Any], network_pass: Pass) -> dict[int, np.ndarray]:
@@ -170,14 +179,7 @@ class Sample(NamedTuple):
 
 
 class SampleError(Exception):
-    """A sample could not be read or opened.
-
-    Parameters
-    ----------
-    position : int
-        Among all samples.
-    cause : Exception
-    """
+    """The sample at a position among all could not be read or opened."""
 
     cause: Exception
     position: int
@@ -192,18 +194,8 @@ def read_chunks(
 ) -> Iterator[list[tuple[Sample, Any]]]:
     """Read samples into memory, and yield them in chunks of limited size in samples and bytes.
 
-    Parameters
-    ----------
-    samples : sequence
-    modality : Modality
-    loader : Loader
-    by_value : bool
-        Whether hashable samples are returned in place of digests.
-
-    Yields
-    ------
-    list of (Sample, object)
-        Samples, and their digests or a :class:`SampleError`.
+    Beside each sample is its digest, the sample itself where it is hashable and ``by_value`` is
+    true, or a :class:`SampleError`.
     """
     by_value = by_value and modality.is_hashable
 
@@ -247,50 +239,24 @@ def _bytes_read(pairs: list[tuple[Sample, Any]]) -> int:
 
 @dataclasses.dataclass
 class Chunk:
-    """Some samples in a row.
-
-    Parameters
-    ----------
-    n_samples : int
-    samples : list of Sample
-        Those that equal no earlier one. They are let go when they are handed to be opened.
-    positions : list of int
-        Their positions among all samples.
-    digests : list of bytes
-    repeated : dict of int to int
-        Positions of the others, and of the samples that they equal.
-    errors : list of SampleError
-        Of samples that cannot be read.
-    stored : list of Stored
-        What the store has of ``samples``, for each pass.
-    """
+    """Some samples in a row."""
 
     n_samples: int
-    samples: list[Sample]
-    positions: list[int]
+    samples: list[Sample]  # those that equal no earlier one, until they are opened
+    positions: list[int]  # theirs, among all samples
     digests: list[bytes]
-    repeated: dict[int, int]
-    errors: list[SampleError]
-    stored: list[Stored]
+    repeated: dict[int, int]  # positions of the others, and of the samples that they equal
+    errors: list[SampleError]  # of samples that cannot be read
+    stored: list[Stored]  # what the store has of ``samples``, for each pass
 
 
 @dataclasses.dataclass
 class Stored:
-    """What the store has of the samples of a chunk for the outputs of one pass.
+    """What the store has of the samples of a chunk for the outputs of one pass."""
 
-    Parameters
-    ----------
-    found : dict of int to list of ndarray or None
-        For each output a row for each sample, None where there is none. Empty without a store.
-    missing : list of int
-        Places of the samples of which not all outputs are there.
-    is_ragged : bool
-        Whether whole activations differ in length.
-    """
-
-    found: dict[int, list[Any]]
-    missing: list[int]
-    is_ragged: bool
+    found: dict[int, list[Any]]  # by output a row or None for each sample; empty without a store
+    missing: list[int]  # places of the samples of which not all outputs are there
+    is_ragged: bool  # whether whole activations differ in length
 
     def rows(self, i: int, new: dict[int, np.ndarray]) -> np.ndarray:
         """Return the rows of an output, after new ones have been kept."""
@@ -301,15 +267,7 @@ class Stored:
 
 
 def look_up(pairs: list[tuple[Sample, Any]], firsts: FirstPositions, passes: list[Pass]) -> Chunk:
-    """Find samples that equal earlier ones, and ask the store for the others.
-
-    Parameters
-    ----------
-    pairs : list of (Sample, object)
-        From :func:`read_chunks`.
-    firsts : FirstPositions
-    passes : list of Pass
-    """
+    """Find samples that equal earlier ones, and ask the store for the others."""
     errors = [key for _, key in pairs if isinstance(key, SampleError)]
     read = [pair for pair in pairs if not isinstance(pair[1], SampleError)]
     places = [sample.position for sample, _ in read]
@@ -325,12 +283,8 @@ def look_up(pairs: list[tuple[Sample, Any]], firsts: FirstPositions, passes: lis
 class FirstPositions:
     """The position of the first of equal samples, in bounded memory.
 
-    The last half a million distinct samples, at least, are known.
-
-    Parameters
-    ----------
-    n_samples : int
-        Number of samples that will be asked for.
+    The last half a million distinct samples, at least, are known. ``n_samples`` is the number of
+    all that will be asked for.
     """
 
     by_digest: bool
@@ -339,31 +293,27 @@ class FirstPositions:
         #: Whether all keys are digests of 16 bytes, or any that can be in a dictionary.
         self.by_digest = n_samples > _RECENT
         self._recent: dict[Any, int] = {}
-        self._earlier = KeyIndex()
+        self._earlier = KeyIndex() if self.by_digest else None
 
     def find(self, keys: Sequence[Any], positions: Sequence[int]) -> list[int]:
         """Return the position of the first sample with each key, and learn the new ones.
 
-        Parameters
-        ----------
-        keys : sequence of bytes or other hashables
-        positions : sequence of int
-            Those of the samples themselves, ascending.
+        ``positions``, ascending, are those of the samples with these keys.
         """
         known = [-1] * len(keys)
-        if len(self._earlier):
+        if self._earlier is not None and len(self._earlier):
             known = self._earlier.find(as_keys(keys)).tolist()
         first = [
             self._recent.setdefault(key, position) if before < 0 else before
             for key, position, before in zip(keys, positions, known, strict=True)
         ]
-        if self.by_digest and len(self._recent) >= _RECENT:
+        if self._earlier is not None and len(self._recent) >= _RECENT:
             recent = np.fromiter(self._recent.values(), np.int64, len(self._recent))
             self._earlier.add(as_keys(list(self._recent)), recent)
             self._recent = {}
-        if len(self._earlier) > _MOST:  # the last half stays
-            places = self._earlier.places
-            self._earlier.retain(places >= np.median(places))
+            if len(self._earlier) > _MOST:  # the last half stays
+                places = self._earlier.places
+                self._earlier.retain(places >= np.median(places))
         return first
 
 
@@ -375,23 +325,11 @@ def open_ahead(
 ) -> Iterator[tuple[Chunk, Iterator[Any]]]:
     """Yield chunks with what is opened of them, while the next chunk is opened in threads.
 
-    Parameters
-    ----------
-    chunks : iterator of Chunk
-    backbones : sequence of Backbone
-        One for each pass.
-    loader : Loader
-
-    Yields
-    ------
-    Chunk
-    iterator
-        For each backbone that preprocesses samples together and misses some, the groups of these.
-        Then for each sample that others miss the tensors for these, as :func:`open_for` returns
-        them.
+    That is, for each backbone (one for each pass) that preprocesses samples together and misses
+    some, the groups of these; then for each sample that others miss what :func:`open_for` returns.
     """
     modality = backbones[0].modality
-    together = [k for k, backbone in enumerate(backbones) if many_of(backbone)]
+    together = [k for k, backbone in enumerate(backbones) if hasattr(backbone.preprocess, "many")]
     ahead = 4 if together else max(1, modality.chunk_size // 2)
     queue = LoaderQueue(loader, ahead, _bytes_of_tensors)
     waiting: deque[tuple[Chunk, int]] = deque()
@@ -417,18 +355,7 @@ def open_ahead(
 
 
 def open_for(sample: Sample, backbones: Mapping[int, Backbone]) -> Any:
-    """Open a sample that was read, and preprocess it for each backbone.
-
-    Parameters
-    ----------
-    sample : Sample
-    backbones : mapping of int to Backbone
-        Of one modality.
-
-    Returns
-    -------
-    dict of int to Tensor, or SampleError
-    """
+    """Open a sample that was read: a tensor for each backbone of its modality, or SampleError."""
     try:
         opened = next(iter(backbones.values())).modality.open(sample.content)
         return {k: backbone.preprocessed(opened) for k, backbone in backbones.items()}
@@ -446,19 +373,8 @@ def leave_out_unreadable(
 ) -> Iterator[Any]:
     """Leave out the samples of a chunk that cannot be read or opened, and those equal to them.
 
-    Parameters
-    ----------
-    chunk : Chunk
-        It is changed.
-    opened : iterator
-        From :func:`open_ahead`.
-    bad : dict of int to Exception
-        The causes are put into it.
-
-    Returns
-    -------
-    iterator
-        What is opened of the others.
+    The chunk is changed, the causes are put into ``bad``, and what is opened of the others is
+    returned.
     """
     results = list(opened)
     errors = [result for result in results if isinstance(result, SampleError)]
@@ -481,21 +397,10 @@ def inputs_by_pass(
     """Yield the inputs of each network in groups of one shape, with their places.
 
     Samples without tokens have one shape, and are taken when the network asks for them.
-
-    Parameters
-    ----------
-    chunk : Chunk
-    opened : iterator
-        From :func:`open_ahead`.
-    backbones : sequence of Backbone
-
-    Yields
-    ------
-    list of (ndarray of int, iterable of Tensor)
     """
     modality = backbones[0].modality
     n_missing = {k: len(stored.missing) for k, stored in enumerate(chunk.stored) if stored.missing}
-    groups = {k: next(opened) for k in n_missing if many_of(backbones[k])}
+    groups = {k: next(opened) for k in n_missing if hasattr(backbones[k].preprocess, "many")}
     waiting: dict[int, deque[torch.Tensor]] = {k: deque() for k in n_missing}
     for k in range(len(backbones)):
         n = n_missing.get(k, 0)
@@ -528,24 +433,12 @@ def _taken(
         yield tensor
 
 
-def many_of(backbone: Backbone) -> Callable[..., Any] | None:
-    """Return the function that preprocesses samples together, such as texts, if there is one."""
-    return getattr(backbone.preprocess, "many", None)
-
-
 def unreadable_samples(
     samples: Sequence[Any], start: int, backbones: Sequence[Backbone], error: SampleError
 ) -> UnreadableSamplesError:
-    """Return an error that lists all samples from a position on that cannot be opened.
+    """Return an error that lists all samples from position ``start`` on that cannot be opened.
 
-    Parameters
-    ----------
-    samples : sequence
-    start : int
-        The number of samples before which all could be opened.
-    backbones : sequence of Backbone
-    error : SampleError
-        Of one sample, which may not fail again.
+    ``error`` is that of one of them, which may not fail again.
     """
     problems, by_number = [], dict(enumerate(backbones))
     for i in range(start, len(samples)):
@@ -562,18 +455,8 @@ def unreadable_samples(
 class Pass:
     """One run of samples through a network, for all outputs that are read from it.
 
-    Parameters
-    ----------
-    outputs : dict of int to Output
-        Of one backbone, by their position among all.
-    n_returned : int
-        Positions from this one on are those of outputs that only go to the store.
-    how : dict
-        engine, precision and device.
-    batch_size : int, "auto" or None
-    store : FeatureStore or None
-    runner : Engine or None
-        In place of the engine.
+    The outputs are known by their position among all; from ``n_returned`` on they only go to the
+    store.
     """
 
     aside: list[int]
@@ -658,15 +541,7 @@ def make_passes(
     store: FeatureStore | None,
     runner: Engine | None = None,
 ) -> list[Pass]:
-    """Group the outputs that one run through a network computes.
-
-    Parameters
-    ----------
-    outputs, aside, batch_size, store, runner
-        As for :func:`compute_outputs`.
-    how : dict
-        engine, precision and device.
-    """
+    """Group the outputs that one run through a network computes."""
     groups: dict[int, dict[int, Output]] = {}
     for i, output in enumerate([*outputs, *aside]):
         groups.setdefault(id(output.backbone), {})[i] = output

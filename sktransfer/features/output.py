@@ -1,10 +1,18 @@
-"""Describe what is read from a network: the output of a layer at an input size, pooled."""
+"""Describe what is read from a network: the output of a layer at an input size, pooled.
+
+At its end, the arrays of outputs: in memory, or in a temporary file where they are large.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import math
+import mmap
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +30,10 @@ from ..backbones import (
 )
 from ..data import UnreadableSamplesError
 from ..engines import Engine, engine_for, raise_thresholds, resolve_engine
+
+_IN_MEMORY = 2**31  # bytes of one table; larger ones go to disk
+_AT_ONCE = 2**20  # bytes written at a time
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,3 +331,127 @@ def compute_fixed(
             again = {} if is_known else compute_exactly({0: second}, outputs, device)[0]
             return f"{backbone.modality.name} {shape}", rows, again
     return "", {}, {}
+
+
+# -- arrays of outputs -----------------------------------------------------------------------------
+
+
+def empty_table(
+    shape: tuple[int, ...], dtype: np.dtype, in_memory: int | None = None
+) -> np.ndarray:
+    """Return an array to be filled, in memory or, above 2 GiB, in a file without a name.
+
+    The space on disk is reserved at once: a write to a mapped file on a full disk would kill the
+    process.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    in_memory : int, default=None
+        Bytes above which the array is in a file; None is 2 GiB.
+
+    Returns
+    -------
+    ndarray
+        Its values are undefined.
+
+    Raises
+    ------
+    OSError
+        If the disk of temporary files has no room for it.
+    """
+    dtype = np.dtype(dtype)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    limit = _IN_MEMORY if in_memory is None else in_memory
+    if n_bytes <= limit or dtype.hasobject:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        _reserve(file, n_bytes)
+        mapped = mmap.mmap(file.fileno(), n_bytes)
+    # Not np.memmap: joblib would send the name of its file to other processes, and it has none.
+    return np.ndarray(shape, dtype, mapped)
+
+
+def _reserve(file, n_bytes: int) -> None:
+    try:
+        _allocate(file, n_bytes)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            error.errno,
+            f"{_megabytes(n_bytes)} of temporary disk space are needed, and {folder} has "
+            f"{_megabytes(free)} free ({error.strerror}): make room there, set TMPDIR to another "
+            "folder, or compute fewer samples at a time.",
+        ) from error
+
+
+def _allocate(file, n_bytes: int) -> None:
+    try:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except AttributeError:  # not on macOS and Windows
+        _write_zeros(file, n_bytes)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _write_zeros(file, n_bytes)
+
+
+def _write_zeros(file, n_bytes: int) -> None:
+    zeros = memoryview(bytes(_AT_ONCE))
+    written = 0
+    while written < n_bytes:
+        written += file.write(zeros[: n_bytes - written])
+    os.fsync(file.fileno())  # some file systems find room only now
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB"
+
+
+def stacked(values: list[Any], ragged: bool) -> np.ndarray:
+    """Make one array of rows.
+
+    Parameters
+    ----------
+    values : list of array-like
+    ragged : bool
+        Whether rows differ in length; then it is an array of objects.
+    """
+    if not ragged:
+        return np.stack(values)
+    table = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        table[i] = value
+    return table
+
+
+def check_outputs(outputs: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+    """Check that a network gives every sample numbers, and return them.
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (n_samples, n_outputs)
+        Minus infinity, the logarithm of a probability of 0, is accepted.
+    positions : ndarray of int, default=None
+        Positions of the samples, for the message.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+
+    Raises
+    ------
+    ValueError
+        If some are NaN or infinite.
+    """
+    wrong = np.flatnonzero((np.isnan(outputs) | np.isposinf(outputs)).any(axis=1))
+    if len(wrong):
+        at = wrong[0] if positions is None else positions[wrong[0]]
+        raise ValueError(
+            f"The network gives NaN or infinity for {len(wrong)} of {len(outputs)} samples, the "
+            f"first of them sample {at}. Look for unusual values in these samples, leave them out, "
+            "or use precision='float32'."
+        )
+    return outputs

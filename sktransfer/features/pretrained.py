@@ -19,8 +19,7 @@ from ..backbones import Backbone, resolve_layer
 from ..data import check_labels, check_weights, sorted_labels
 from ..data.types import Samples, Targets
 from .base import BackboneEstimator, Count, reported
-from .output import Output, layers_of
-from .tables import check_outputs
+from .output import Output, check_outputs, layers_of
 
 
 class PretrainedClassifier(ClassifierMixin, BackboneEstimator):

@@ -13,10 +13,9 @@ import torch
 
 from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..engines import resolve_device
-from .compute import SampleError, many_of, unreadable_samples
+from .compute import SampleError, unreadable_samples
 from .loader import Loader, count_needed_loaders
-from .output import Output, engine_for_outputs
-from .tables import stacked
+from .output import Output, engine_for_outputs, stacked
 
 
 class Stream:
@@ -217,7 +216,7 @@ def compute_inputs(
     UnreadableSamplesError
         If samples cannot be read or preprocessed. It lists them.
     """
-    modality, many = backbone.modality, many_of(backbone)
+    modality, many = backbone.modality, getattr(backbone.preprocess, "many", None)
     if backbone.preprocess is None and isinstance(samples, np.ndarray):
         return samples
     if many is None:

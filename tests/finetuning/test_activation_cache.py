@@ -8,7 +8,7 @@ from PIL import Image
 from sktransfer import Augmentation, FineTunedClassifier, UnreadableSamplesError, load_backbone
 from sktransfer.engines import as_batch
 from sktransfer.features import Stream
-from sktransfer.features import tables as tables_module
+from sktransfer.features import compute as compute_module
 from sktransfer.finetuning import activation_cache as cut_module
 from sktransfer.finetuning.activation_cache import ActivationCache, seconds_on_disk
 from sktransfer.finetuning.dataset import Activations, TrainingDataset, copy_rows
@@ -122,9 +122,9 @@ def test_without_room_on_the_disk_activations_are_computed_again(monkeypatch):
 
 
 def test_a_table_on_disk_is_in_a_mapped_file(monkeypatch):
-    made, empty = [], tables_module.empty_table
+    made, empty = [], compute_module.empty_table
     monkeypatch.setattr(
-        tables_module, "empty_table", lambda *args: (made.append(empty(*args)), made[-1])[1]
+        compute_module, "empty_table", lambda *args: (made.append(empty(*args)), made[-1])[1]
     )
     fit_above(monkeypatch, 1e-12)
     assert isinstance(made[0].base, mmap.mmap)

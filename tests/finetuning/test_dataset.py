@@ -82,7 +82,7 @@ def test_a_large_table_is_not_copied_into_memory(data, monkeypatch):
         make(self, rows, *args)
 
     monkeypatch.setattr(Activations, "__init__", noted)
-    monkeypatch.setattr("sktransfer.features.tables._IN_MEMORY", 100)
+    monkeypatch.setattr("sktransfer.features.output._IN_MEMORY", 100)
     model = FineTunedClassifier(
         load_backbone(network()), trainable=1, validation_fraction=0.2, rehearsal=2, max_epochs=1
     ).fit(*data)

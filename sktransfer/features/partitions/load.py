@@ -15,7 +15,7 @@ import xxhash
 
 from ...data.types import PathLike
 from ..key_index import KeyIndex, as_keys
-from ..tables import empty_table
+from ..output import empty_table
 from .folder import (
     DIGEST,
     MANIFEST,

@@ -112,7 +112,7 @@ def test_partitions_one_by_one_are_the_whole(source, tmp_path):
 def test_large_results_are_mapped_to_a_file(source, tmp_path, monkeypatch):
     run(tmp_path / "f", source)
     X, _ = load_features(tmp_path / "f")
-    monkeypatch.setattr("sktransfer.features.tables._IN_MEMORY", 100)
+    monkeypatch.setattr("sktransfer.features.output._IN_MEMORY", 100)
     mapped, _ = load_features(tmp_path / "f")
     assert type(mapped.base).__name__ == "mmap"
     np.testing.assert_array_equal(mapped, X)
