@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..data import Modality, forward_strides
 
 _CROP_MODES = ("center", "squash", "border")
+_THIN = 32  # times the shorter side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +104,17 @@ class ImagePreprocessing:
         """
         if image.shape[2] != len(self.mean):
             raise ValueError(_other_channels(image.shape, len(self.mean)))
-        x = self._resize(image if self.crop_mode != "center" else _middle(image))  # (3, h, w)
+        if self.crop_mode == "center":
+            # What no crop reaches of a very long or high image goes: resized it might fill memory.
+            longest = _THIN * min(image.shape[:2])
+            top, left = (max(0, side - longest) // 2 for side in image.shape[:2])
+            image = image[top : image.shape[0] - top, left : image.shape[1] - left]
+        x = self._resize(image)  # (3, h, w)
         x = self._with_border(x) if self.crop_mode == "border" else x
         return center_crop(x, _pair(self.crop), type(self)._rounding)
 
     def scaled(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale the channels of a resized image.
+        """Bring bytes to [0, 1], subtract the mean and divide by the standard deviation.
 
         Parameters
         ----------
@@ -119,7 +125,13 @@ class ImagePreprocessing:
         -------
         Tensor of shape (channels, height, width) of the crop, float32
         """
-        return scale(x, self.mean, self.std)
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        if x.dtype == torch.uint8:
+            x = x.to(torch.float32).mul_(1 / 255)
+        return x.to(torch.float32).sub(mean).div_(std)
 
     def _resize(self, image: np.ndarray) -> torch.Tensor:
         size = self._resized_size(*image.shape[:2])
@@ -223,17 +235,6 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
 
 
-_THIN = 32  # times the shorter side
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    """Cut what no crop reaches off a very long or high image: resized it might fill the memory."""
-    height, width = image.shape[:2]
-    longest = _THIN * min(height, width)
-    top, left = (max(0, side - longest) // 2 for side in (height, width))
-    return image[top : height - top, left : width - left]
-
-
 @dataclasses.dataclass(frozen=True)
 class TransformPreprocessing:
     """Apply a transform given by a user.
@@ -309,11 +310,19 @@ def resize(x: torch.Tensor, size: Sequence[int], mode: str) -> torch.Tensor:
     Tensor of shape (channels, height, width)
     """
     if mode not in _MODES:
-        return _by_torchvision(x, size, mode)
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
+        interpolation = InterpolationMode(mode)
+        return functional.resize(x, list(size), interpolation=interpolation, antialias=True)
     target = _target(x.shape[1:], size)
     if target == tuple(x.shape[1:]):
         return x
-    batch = _channels_last(x[None])
+    batch = x[None]
+    strides, n = batch.stride(), batch.numel()
+    if batch.is_contiguous(memory_format=torch.channels_last) and n != strides[0]:
+        # The strides with which torch keeps its memory format, also of a batch of one.
+        batch = batch.as_strided(batch.shape, (n, *strides[1:]))
     as_float = mode == "bilinear" and x.dtype == torch.uint8 and not _has_fast_bytes()
     batch = batch.float() if as_float else batch
     smooth = mode in _SMOOTH
@@ -330,28 +339,11 @@ def _target(shape: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
     return (longer, size[0]) if width <= height else (size[0], longer)
 
 
-def _channels_last(batch: torch.Tensor) -> torch.Tensor:
-    """Give a batch of one the strides with which torch keeps its memory format."""
-    strides = batch.stride()
-    is_last = batch.is_contiguous(memory_format=torch.channels_last)
-    if not is_last or batch.numel() == strides[0]:
-        return batch
-    return batch.as_strided(batch.shape, (batch.numel(), *strides[1:]))
-
-
 @functools.cache
 def _has_fast_bytes() -> bool:
     """Tell whether torch resizes bytes linearly without converting them, as torchvision asks."""
     fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     return fast or platform.machine() in ("aarch64", "arm64")
-
-
-def _by_torchvision(x: torch.Tensor, size: Sequence[int], mode: str) -> torch.Tensor:
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional
-
-    interpolation = InterpolationMode(mode)
-    return functional.resize(x, list(size), interpolation=interpolation, antialias=True)
 
 
 def resize_by_pillow(image: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:
@@ -398,25 +390,3 @@ def center_crop(
         x = F.pad(x, [wide // 2, (wide + 1) // 2, high // 2, (high + 1) // 2])
     top, left = (rounding((now - side) / 2) for side, now in zip(size, x.shape[1:], strict=True))
     return x[:, top : top + size[0], left : left + size[1]]
-
-
-def scale(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Bring bytes to [0, 1], subtract the mean and divide by the standard deviation.
-
-    Parameters
-    ----------
-    x : Tensor of shape (channels, height, width), uint8 or float32
-    mean, std : sequence of floats
-        One for each channel.
-
-    Returns
-    -------
-    Tensor of shape (channels, height, width), float32
-    """
-    if x.dtype == torch.uint8:
-        x = x.to(torch.float32).mul_(1 / 255)
-    return x.to(torch.float32).sub(_column(mean)).div_(_column(std))
-
-
-def _column(values: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

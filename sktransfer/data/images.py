@@ -104,7 +104,8 @@ class ImageModality(Modality):
         OSError, ValueError
             If the file cannot be read, is not a regular file or is too large.
         """
-        if _is_read(sample):
+        # The most frequent samples in memory; the other tests take longer than a digest.
+        if type(sample) is Encoded or (type(sample) is np.ndarray and sample.ndim > 1):
             return sample
         if isinstance(sample, str):
             return read_encoded(sample)
@@ -123,10 +124,9 @@ class ImageModality(Modality):
 
     def digest(self, sample: Any) -> bytes:
         """Return 16 bytes that are equal only for equal images; of a file, its content decides."""
-        if not _is_read(sample):
-            if isinstance(sample, SampleView):
-                return sample.digest()
-            sample = self.in_memory(sample)
+        sample = self.in_memory(sample)
+        if isinstance(sample, SampleView):
+            return sample.digest()
         if isinstance(sample, Encoded):
             state = xxhash.xxh3_128(b"file")
             state.update(sample.content)
@@ -156,9 +156,9 @@ class ImageModality(Modality):
         ValueError, OSError, TypeError, MemoryError
             If the sample is not an image or cannot be read.
         """
+        sample = self.in_memory(sample)
         if isinstance(sample, SampleView):
             return sample.open()
-        sample = self.in_memory(sample)
         if isinstance(sample, Encoded) and is_npy(sample.content):
             return _from_array(image_numbers(read_npy(sample.content)))
         if isinstance(sample, Encoded):
@@ -321,12 +321,21 @@ def as_samples(
                 "greyscale images. Pass X[None] for one image, or X[:, None] for greyscale images."
             )
         X = tensor_to_images(X) if X.ndim > 3 else X.detach().cpu().numpy()
-    else:
+    elif not isinstance(X, list | tuple):
         X = unwrap_column(X)
-    if isinstance(X, np.ndarray):
-        samples = _split_array(plain_array(X, "X"), image_shape, channels)
-    elif isinstance(X, list | tuple):
-        samples = [_reshape(sample, image_shape) for sample in X]
+    if isinstance(X, list | tuple):
+        samples = _reshaped(X, image_shape)
+    elif isinstance(X, np.ndarray):
+        X = plain_array(X, "X")
+        if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "OUS":  # a column of a table
+            X = X[:, 0]
+        if X.ndim == 1 and X.dtype.kind in "OUS":
+            samples = _reshaped(X.tolist(), image_shape)
+        elif X.ndim == 2 and image_shape is not None:
+            samples = _reshaped(X, image_shape)
+        else:
+            _check_shape(X, channels)
+            samples = list(X)
     elif is_dataset(X):
         if is_stored_array(X):
             _check_shape(X, channels)
@@ -334,7 +343,12 @@ def as_samples(
     elif hasattr(X, "__array__"):
         return as_samples(np.asarray(X), image_shape, channels)
     else:
-        raise _not_a_container(X)
+        message = f"X must be a list, an array or a column of images, got {type(X)}."
+        if hasattr(X, "dataset") and hasattr(X, "batch_size"):
+            message += " Of a loader give its dataset: X, y = from_dataset(loader.dataset)."
+        elif hasattr(X, "__iter__"):
+            message += " Collect its images: list(X)."
+        raise TypeError(message)
     if not samples:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     return samples
@@ -351,26 +365,6 @@ def _single(X) -> TypeError:
     if name.lower().endswith((".csv", ".tsv", ".parquet", ".jsonl")):
         return TypeError(f"X is a table, {short_name(X)}: X, y = load_image_table(table).")
     return TypeError(f"X must be a list of images, got one image: {short_name(X)}. Pass [image].")
-
-
-def _not_a_container(X) -> TypeError:
-    message = f"X must be a list, an array or a column of images, got {type(X)}."
-    if hasattr(X, "dataset") and hasattr(X, "batch_size"):
-        message += " Of a loader give its dataset: X, y = from_dataset(loader.dataset)."
-    elif hasattr(X, "__iter__"):
-        message += " Collect its images: list(X)."
-    return TypeError(message)
-
-
-def _split_array(X: np.ndarray, image_shape, channels) -> list:
-    if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "OUS":  # a column of a table
-        X = X[:, 0]
-    if X.ndim == 1 and X.dtype.kind in "OUS":
-        return [_reshape(sample, image_shape) for sample in X.tolist()]
-    if X.ndim == 2 and image_shape is not None:
-        return [_reshape(row, image_shape) for row in X]
-    _check_shape(X, channels)
-    return list(X)
 
 
 def _check_shape(X, channels) -> None:
@@ -395,15 +389,18 @@ def _check_shape(X, channels) -> None:
     )
 
 
-def _reshape(sample, image_shape):
-    if image_shape is None or not isinstance(sample, np.ndarray) or sample.ndim != 1:
-        return sample
-    if sample.size != np.prod(image_shape):
-        raise ValueError(
-            f"A row of X has {sample.size} values, but image_shape={tuple(image_shape)} needs "
-            f"{np.prod(image_shape)}."
-        )
-    return sample.reshape(image_shape)
+def _reshaped(samples: Any, image_shape: tuple[int, ...] | None) -> list:
+    """List samples, vectors of numbers in the shape of images."""
+    images = list(samples)
+    for i, sample in enumerate(images) if image_shape is not None else ():
+        if isinstance(sample, np.ndarray) and sample.ndim == 1:
+            if sample.size != np.prod(image_shape):
+                raise ValueError(
+                    f"A row of X has {sample.size} values, but image_shape={tuple(image_shape)} "
+                    f"needs {np.prod(image_shape)}."
+                )
+            images[i] = sample.reshape(image_shape)
+    return images
 
 
 # -- tensors ---------------------------------------------------------------------------------------
@@ -452,11 +449,6 @@ def check_header(name: str | os.PathLike[str]) -> None:
                 pass
     except Image.UnidentifiedImageError:
         raise ValueError(f"not an image ({os.path.getsize(name)} bytes)") from None
-
-
-def _is_read(sample) -> bool:
-    """Recognise the most frequent samples in memory; the other tests take longer than a digest."""
-    return type(sample) is Encoded or (type(sample) is np.ndarray and sample.ndim > 1)
 
 
 def image_numbers(sample: Any) -> np.ndarray:
@@ -568,9 +560,13 @@ def to_range(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8, copy=False)
     if array.dtype.kind == "f" and 0 <= low and high <= 1:
         return array.astype(np.float32, copy=False)
+    # What sounds need, for an array that has the shape of one with some channels.
+    short, long = min(array.shape[:2], default=0), max(array.shape[:2], default=0)
+    is_likely = short <= _SOUND_CHANNELS and long >= _SOUND_LENGTH and array.shape[2:] in ((), (1,))
+    sound_hint = f" Or, for an array of shape {array.shape[:2]}: {_SOUNDS}." if is_likely else ""
     raise ValueError(
         f"{array.dtype} values from {low:g} to {high:g}: give floats in [0, 1], or uint8. "
-        f"{_hint(low, high)}{_sound_hint(array.shape)}"
+        f"{_hint(low, high)}{sound_hint}"
     )
 
 
@@ -654,13 +650,6 @@ def _hint(low: float, high: float) -> str:
         )
     divisor = next((top for top in (16, 255, 4095) if high <= top), 65535)
     return f"Perhaps divide by {divisor}."
-
-
-def _sound_hint(shape: tuple[int, ...]) -> str:
-    """Say what sounds need, for an array that has the shape of one with some channels."""
-    short, long = min(shape[:2], default=0), max(shape[:2], default=0)
-    is_likely = short <= _SOUND_CHANNELS and long >= _SOUND_LENGTH and shape[2:] in ((), (1,))
-    return f" Or, for an array of shape {shape[:2]}: {_SOUNDS}." if is_likely else ""
 
 
 def check_channels(array: np.ndarray) -> None:

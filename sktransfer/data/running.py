@@ -82,7 +82,8 @@ def kept_interrupts() -> Iterator[None]:
     ------
     KeyboardInterrupt
     """
-    is_main, before = _is_main(), signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
     if is_main and callable(before) and not isinstance(before, _Handler):
         handler = _Handler(before)
         with _silent_hook(), _installed(handler):
@@ -131,11 +132,8 @@ def was_interrupted() -> bool:
         False without such a block, and outside the main thread.
     """
     handler = signal.getsignal(signal.SIGINT)
-    return _is_main() and isinstance(handler, _Handler) and handler.called
-
-
-def _is_main() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and isinstance(handler, _Handler) and handler.called
 
 
 def check_interrupt() -> None:

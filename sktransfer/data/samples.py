@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import xxhash
@@ -154,6 +154,11 @@ def unwrap_column(X: Any) -> Any:
             raise ValueError(f"X must have one column of samples, got {X.column_names}.")
         return unwrap_column(X.column(0))
     return X.to_numpy() if hasattr(X, "columns") or hasattr(X, "to_numpy") else X
+
+
+def is_lazy(X: object) -> TypeGuard[Any]:
+    """Tell whether X is a collection of Dask."""
+    return type(X).__module__.partition(".")[0] in ("dask", "dask_expr")
 
 
 def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:

@@ -3,16 +3,18 @@
 An engine takes stages, and the outputs that are read. It knows no backbone and no store.
 """
 
-from .engine import Engine, as_batch, distance
-from .exported import export, quiet, retry_with_plain_attention
-from .onnxruntime import onnx_model
-from .resources import (
+from .engine import (
+    Engine,
+    as_batch,
+    distance,
     fewer_rows,
     keep_freed_memory,
     raise_thresholds,
     resolve_device,
     thread_budget,
 )
+from .exported import export, quiet, retry_with_plain_attention
+from .onnxruntime import onnx_model
 from .select import ENGINES, check_engine, engine_for, resolve_engine
 from .torch import TorchEngine
 

@@ -120,20 +120,16 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
         return {} if check is None else check(samples, fitting=fitting)
 
     def _check_samples(self, X, *, reset: bool = False) -> list | np.ndarray:
-        self._refuse_several(table_columns(X))
-        validate = functools.partial(validate_data, self, reset=reset)
-        return self.backbone_.modality.check(X, image_shape=self.image_shape, validate=validate)
-
-    def _refuse_several(self, columns: dict[Any, Any]) -> None:
-        """Show the line to write, where X has several columns of samples, or others beside them."""
-        modality, given = self.backbone_.modality, list(columns)
+        columns, modality = table_columns(X), self.backbone_.modality
         is_table = any(map(modality.looks_like, map(some_cells, columns.values())))
-        if len(given) > 1 and self.image_shape is None and is_table:
-            line = f"TransferClassifier({network_line(columns)})"
+        if len(columns) > 1 and self.image_shape is None and is_table:
+            given, line = list(columns), f"TransferClassifier({network_line(columns)})"
             raise ValueError(
                 f"{type(self).__name__} takes one column of {modality.noun}, and X has the columns "
                 f"{given!r:.200}. Give one, X[{given[0]!r}]; {line} and TransferRegressor take all."
             )
+        validate = functools.partial(validate_data, self, reset=reset)
+        return modality.check(X, image_shape=self.image_shape, validate=validate)
 
     def _compute(
         self,
@@ -309,35 +305,12 @@ class BackboneEstimator(CallbackSupportMixin, BaseEstimator):
 
 
 def checked_samples(estimator: BackboneEstimator, X: Any) -> list[Any] | np.ndarray:
-    """Check X as a fitted estimator does, and return its samples, none opened.
-
-    Parameters
-    ----------
-    estimator : estimator of sktransfer
-        Fitted.
-    X : object
-
-    Returns
-    -------
-    list or ndarray
-        One entry for each sample.
-    """
+    """Check X as a fitted estimator does, and return its samples, none opened."""
     return estimator._transform_samples(X)
 
 
 def reported(n_phases: int = 0) -> Callable[[Fit], Fit]:
-    """Decorate a fit, so that callbacks are told when it begins and ends.
-
-    Parameters
-    ----------
-    n_phases : int, default=0
-        How often it calls ``_phase``.
-
-    Returns
-    -------
-    callable
-        The decorator.
-    """
+    """Decorate a fit that calls ``_phase`` so often: callbacks are told of its begin and end."""
 
     def decorate(fit: Fit) -> Fit:
         @with_callbacks
@@ -354,14 +327,7 @@ def reported(n_phases: int = 0) -> Callable[[Fit], Fit]:
 
 
 def shallow_copy(estimator: _Copied, **changed: Any) -> _Copied:
-    """Copy an estimator and share its attributes. ``copy.copy`` would use the pickle's state.
-
-    Parameters
-    ----------
-    estimator : estimator
-    **changed
-        Attributes with other values.
-    """
+    """Copy an estimator with some other attributes; ``copy.copy`` would use the pickle's state."""
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator) | changed)
     return twin

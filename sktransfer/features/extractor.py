@@ -18,6 +18,7 @@ from ..backbones import Backbone, pooled_width
 from ..data import (
     UnreadableSamplesError,
     check_target,
+    is_lazy,
     named_among,
     split_columns,
     without_missing,
@@ -34,7 +35,7 @@ from .choices import (
     layer_for,
     layer_of_tokens,
 )
-from .function import first_sample, is_lazy, transform_lazily
+from .function import first_sample, transform_lazily
 from .output import Output, layers_of, prepare_probe
 from .word_weights import (
     ALL_POOLINGS,

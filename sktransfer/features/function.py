@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -190,20 +190,6 @@ def _copy(extractor, **changed) -> Any:
 
 
 # -- collections of Dask ---------------------------------------------------------------------------
-
-
-def is_lazy(X: object) -> TypeGuard[Any]:
-    """Tell whether X is a collection of Dask.
-
-    Parameters
-    ----------
-    X : object
-
-    Returns
-    -------
-    bool
-    """
-    return type(X).__module__.partition(".")[0] in ("dask", "dask_expr")
 
 
 def first_sample(X: Any) -> Any:

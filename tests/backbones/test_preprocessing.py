@@ -64,7 +64,8 @@ def test_crop_and_scale(dtype, shape, size):
     before = x.clone()
     cropped = F.center_crop(x, list(size))
     expected = F.normalize(F.to_dtype(cropped, torch.float32, scale=True), MEAN, STD)
-    assert torch.equal(preprocessing.scale(preprocessing.center_crop(x, size), MEAN, STD), expected)
+    steps = preprocessing.ImagePreprocessing(size, size, MEAN, STD)
+    assert torch.equal(steps.scaled(preprocessing.center_crop(x, size)), expected)
     assert torch.equal(x, before)
 
 

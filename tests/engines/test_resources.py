@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, extract_to
-from sktransfer.engines import resources
+from sktransfer.engines import engine as engine_module
 from tests.new_process import run_in_new_process
 
 PROGRAM = """
@@ -63,7 +63,7 @@ def test_it_is_so_while_features_are_computed_and_networks_are_trained(
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     X, y = np.eye(6, 4, dtype=np.float32), ["a", "b"] * 3
-    seen, within, set_thresholds = [], [], resources._set
+    seen, within, set_thresholds = [], [], engine_module._set_thresholds
 
     def note(library, *thresholds):
         seen.append(thresholds)
@@ -77,7 +77,7 @@ def test_it_is_so_while_features_are_computed_and_networks_are_trained(
     network = nn.Sequential(Watched(4, 3), nn.Linear(3, 2))
     extractor = PretrainedFeatureExtractor(network).fit(X)
     model = FineTunedClassifier(network, trainable="all", max_epochs=1, random_state=0)
-    monkeypatch.setattr(resources, "_set", note)
+    monkeypatch.setattr(engine_module, "_set_thresholds", note)
     seen.clear()
     within.clear()
     actions = {
