@@ -71,15 +71,10 @@ def shallow_copy(module: _Module, without: str | None = None, **parameters: Any)
 
     Parameters
     ----------
-    module : torch.nn.Module
     without : str, default=None
         A child that the copy does not have.
     **parameters
         Its own parameters of the copy, in place of those of the module.
-
-    Returns
-    -------
-    torch.nn.Module
     """
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
@@ -129,10 +124,6 @@ def lay_out_weight(weight: Any, sizes: list[Any], shape: list[int]) -> torch.Ten
         Padding, stride, dilation and number of groups.
     shape : list of int
         Of the input.
-
-    Returns
-    -------
-    Tensor
     """
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *sizes, shape)
 

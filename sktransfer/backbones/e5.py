@@ -219,10 +219,8 @@ class EncoderFile:
 
     Parameters
     ----------
-    settings : Settings
     pieces : list of (str, float)
         The pieces of the vocabulary with their scores, the logarithms of probabilities.
-    special : SpecialIds
     characters : dict of int to str
         What replaces a character, by its code point.
     tensors : dict of str to Tensor

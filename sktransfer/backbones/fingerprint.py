@@ -47,7 +47,6 @@ def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None
 
     Parameters
     ----------
-    module : torch.nn.Module
     stages : mapping of str to torch.nn.Module, default=None
         Where the network is given as stages, how it is divided.
 

@@ -66,7 +66,6 @@ def origin_of(name: str, folder: Path, weights: str | None) -> dict[str, Any]:
     ----------
     name : str
         "hf:" and the path of a folder, or its name on the hub; or a name of the registry.
-    folder : Path
     weights : {"default", None}
 
     Returns
@@ -113,11 +112,6 @@ def modality_of_folder(folder: Path) -> str:
 
 def read_json(path: Path, kind: type[Any] = dict) -> Any:
     """Read a JSON file whose content must be of one type.
-
-    Parameters
-    ----------
-    path : Path
-    kind : type, default=dict
 
     Returns
     -------
@@ -190,7 +184,6 @@ def load_network(
     ----------
     name : str
         Of the backbone, for messages.
-    folder : Path
     weights : {"default", None}
     auto_class : str, default="AutoModel"
         The class of transformers that chooses that of the network, or that of the network.
@@ -255,7 +248,6 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     ----------
     name : str
         Of the backbone, for messages.
-    folder : Path
 
     Returns
     -------

@@ -246,7 +246,6 @@ class TransformPreprocessing:
         ``PIL.Image.Image``, as torchvision's and timm's transforms do. Returns a tensor without a
         batch axis: for images ``(channels, height, width)``, for texts ids of tokens. An empty
         sequence of ids becomes one id of padding, 0.
-    modality : Modality
     """
 
     transform: Callable[..., Any]
@@ -277,7 +276,6 @@ def as_preprocessing(
     ----------
     preprocess : callable or None
         A preprocessing, such as that of another backbone, is returned as it is.
-    modality : Modality
 
     Returns
     -------

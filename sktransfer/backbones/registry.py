@@ -287,7 +287,6 @@ def from_module(
 
     Parameters
     ----------
-    module : torch.nn.Module or callable
     name, preprocess, stages, classes, modality, prefix_tokens
         As in :func:`load_backbone`.
 
@@ -458,12 +457,8 @@ class Reference:
 
     Parameters
     ----------
-    name, weights : str
-    image_size : int, default=None
-    long_texts : str, default=None
     prompt : str, default=None
         The text itself, and never its name.
-    channels : sequence of (float, float), default=None
     """
 
     name: str
@@ -482,10 +477,6 @@ class Reference:
             The fingerprint of the backbone that was pickled.
         behavior : dict, default=None
             Its output on a fixed sample (:attr:`Backbone.behavior`).
-
-        Returns
-        -------
-        Backbone
 
         Raises
         ------

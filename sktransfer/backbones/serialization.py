@@ -24,7 +24,6 @@ def write_json(
     value : object
     name : str
         For the message.
-    most_bytes, most_values : int
     indent : int, default=None
         Of nested lines. By default it is one line without spaces.
 
@@ -47,7 +46,6 @@ def read_json(content: bytes | str, name: str, *, most_bytes: int, most_values: 
         In UTF-8.
     name : str
         For messages.
-    most_bytes, most_values : int
 
     Returns
     -------
@@ -73,10 +71,8 @@ def check_json(content: bytes, name: str, *, most_bytes: int, most_values: int) 
 
     Parameters
     ----------
-    content : bytes
     name : str
         For the message.
-    most_bytes : int
     most_values : int
         Of commas and opening brackets outside texts.
 
@@ -109,7 +105,6 @@ def check_tensors(content: bytes, name: str) -> None:
 
     Parameters
     ----------
-    content : bytes
     name : str
         For the message.
 

@@ -87,7 +87,6 @@ def join_stages(backbone: Any, positions: Container[int]) -> None:
     Parameters
     ----------
     backbone : Backbone
-    positions : container of int
     """
     backbone.prepared["cut"] = _cut_network(backbone, positions)
     backbone.prepared.pop("engines", None)  # of the stages before
@@ -184,7 +183,6 @@ class _Cutter:
 
     Parameters
     ----------
-    module : torch.nn.Module
     graph : torch.fx.Graph
         Of the module. It is changed.
     heads : sequence of str
@@ -481,7 +479,6 @@ def inside_blocks(graph: fx.Graph, passable: set[fx.Node]) -> set[fx.Node]:
 
     Parameters
     ----------
-    graph : torch.fx.Graph
     passable : set of torch.fx.Node
         Nodes that do not prevent a cut.
 

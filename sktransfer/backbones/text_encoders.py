@@ -167,7 +167,6 @@ class TokenizerPreprocessing:
 
         Parameters
         ----------
-        texts : sequence of str
         fitting : bool, default=False
             Has no effect.
 

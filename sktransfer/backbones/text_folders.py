@@ -93,7 +93,6 @@ def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
     ----------
     name : str
         Of the backbone, for messages; "hf:" and the path of the folder, or its name on the hub.
-    folder : Path
     weights : {"default", None}
         None for random initialisation.
 

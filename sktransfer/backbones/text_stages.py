@@ -441,7 +441,6 @@ class _Cutter:
 
     Parameters
     ----------
-    model : torch.nn.Module
     padding, longest, is_classifier
         As for :func:`cut_encoder`.
     """
@@ -712,8 +711,6 @@ class Dense(nn.Module):
 
     Parameters
     ----------
-    linear : torch.nn.Linear
-    activation : torch.nn.Module
     residual : torch.nn.Module, default=None
         Its output is added.
     """

@@ -249,8 +249,6 @@ def load_tensors(
 
     Parameters
     ----------
-    module : torch.nn.Module
-    tensors : mapping of str to Tensor
     source : str
         The beginning of the message of an error.
     copy : bool, default=False

@@ -128,9 +128,6 @@ def word_backbone(
 
     Parameters
     ----------
-    name : str
-    vectors : WordVectors
-    tokenizer : callable, default=None
     loaded_by : tuple of (str, str), default=None
         As in :class:`Backbone`.
     """

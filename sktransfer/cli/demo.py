@@ -168,7 +168,6 @@ class Digits:
 
     Parameters
     ----------
-    console : rich.console.Console
     folder : Path
         The place of the feature store.
     """

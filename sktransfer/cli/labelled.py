@@ -219,11 +219,6 @@ def _named_in_source(rows: np.ndarray | None, remedy: str) -> Iterator[None]:
 def naming_the_option(cause: Exception, remedy: str = _TRAIN_AGAIN) -> Exception:
     """Return the error of a sample with an option in place of the parameter that it names.
 
-    Parameters
-    ----------
-    cause : Exception
-    remedy : str, default="train the model with --on-error mean"
-
     Returns
     -------
     Exception
@@ -603,7 +598,6 @@ def read_source(path: Path, columns: Columns, *, training: bool = True) -> Sourc
     ----------
     path : Path
         A folder; or a CSV, TSV, Parquet or JSON lines file.
-    columns : Columns
     training : bool, default=True
         Of a folder with splits, whether to return those for training and for testing, or the one
         for testing alone.

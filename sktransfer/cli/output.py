@@ -51,10 +51,6 @@ def show_warning(
 def print_lines(*lines: object) -> None:
     """Print results, one a line.
 
-    Parameters
-    ----------
-    *lines : object
-
     Raises
     ------
     ReaderLeft

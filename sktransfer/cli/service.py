@@ -261,7 +261,6 @@ class _LimitBody:
     Parameters
     ----------
     app : ASGI application
-    max_bytes : int
     seconds : float
         From the first to the last part of the request.
     """

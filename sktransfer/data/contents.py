@@ -45,7 +45,6 @@ class Encoded:
 
     Parameters
     ----------
-    content : bytes
     source : object, default=None
         The sample that was read.
     """
@@ -65,12 +64,7 @@ def has_scheme(name: str) -> bool:
 
 
 def is_encoded(sample: object) -> bool:
-    """Tell whether a sample is the name or the content of an image file.
-
-    Parameters
-    ----------
-    sample : object
-    """
+    """Tell whether a sample is the name or the content of an image file."""
     return _reader_of(sample) is not None
 
 
@@ -340,7 +334,6 @@ class Item:
     ----------
     dataset : object
         With ``__getitem__``.
-    index : int
     key : str, int or None, default=None
         Of the image among the parts of a sample. None for the first part of a tuple, and for the
         usual keys of dictionaries.

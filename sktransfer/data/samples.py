@@ -166,7 +166,6 @@ def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
 
     Parameters
     ----------
-    array : ndarray
     name : str, default="the array"
         The subject of the error message.
 

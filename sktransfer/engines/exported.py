@@ -112,10 +112,6 @@ class ExportedEngine(Engine):
         ----------
         files : dict of str to bytes
             As returned by :meth:`convert`.
-
-        Returns
-        -------
-        callable
         """
 
     # -- running -------------------------------------------------------------------------------

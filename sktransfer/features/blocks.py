@@ -49,7 +49,6 @@ def write_block(path: str, keys: np.ndarray, values: np.ndarray) -> Head:
 
     Parameters
     ----------
-    path : str
     keys : ndarray of shape (n_rows, 2), uint64
     values : ndarray of shape (n_rows, ...)
         Or an array of objects: a row each, which may differ in type and shape.
@@ -150,8 +149,6 @@ def read_rows(
 
     Parameters
     ----------
-    path : str
-    head : Head
     rows : sequence of int
         Positions in the block, ascending.
     seeds : sequence of int

@@ -159,7 +159,6 @@ def layer_for(
 
     Parameters
     ----------
-    backbone : Backbone
     layer : str, int or None
         See :func:`resolve_layer`.
     pooling : str or callable
@@ -318,7 +317,6 @@ def clearly_best(scores: np.ndarray, default: int, weight: np.ndarray | None = N
     ----------
     scores : ndarray of shape (n_candidates, n_samples)
         Of neighbouring candidates side by side, such as layers in the order of the network.
-    default : int
     weight : ndarray of shape (n_samples,), default=None
     """
     # Features of neighbours are similar, and one high score among them is chance.

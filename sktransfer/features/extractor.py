@@ -708,7 +708,6 @@ def without_refused(
 
     Parameters
     ----------
-    check : callable
     X : object
 
     Returns

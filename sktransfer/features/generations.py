@@ -67,7 +67,6 @@ class CheckedStore:
 
     Parameters
     ----------
-    store : FeatureStore
     outputs : mapping of hashable to Output
         What one pass through the network computes, by any name.
     engine, precision
@@ -117,7 +116,6 @@ class CheckedStore:
         ----------
         samples : sequence of n samples
             As the method ``read`` of their modality returns them.
-        digests : sequence of n bytes
         names : iterable of hashable
             Of the outputs.
 
@@ -211,8 +209,6 @@ class CheckedStore:
         ----------
         name : hashable
             Of the output.
-        digests : sequence of n bytes
-        rows : ndarray of n rows
         aside : bool, default=False
             Whether they were computed in addition, and may not be used.
         repeats : bool, default=False

@@ -32,7 +32,6 @@ def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int
         least a quarter; with an accelerator all but one. In a process or thread of joblib it is 1.
     device : torch.device
         Where the network runs.
-    n_samples : int
 
     Returns
     -------
@@ -120,10 +119,6 @@ class Loader:
         at_once : callable, default=None
             Tells which items are processed in the calling thread, as they take no time. Their
             results are yielded before further items are read, unless others come first.
-
-        Yields
-        ------
-        object
         """
         queue = LoaderQueue(self, ahead, n_bytes)
         for item in items:
@@ -145,7 +140,6 @@ class LoaderQueue:
     ----------
     loader : Loader
         Without threads, a call runs when its result is taken.
-    ahead : int
     n_bytes : callable or None
         As for :meth:`Loader.map`.
     """

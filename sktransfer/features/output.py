@@ -266,7 +266,6 @@ def compute_exactly(
         Preprocessed samples.
     outputs : mapping of hashable to Output
         Of one backbone.
-    device : torch.device
 
     Returns
     -------
@@ -415,7 +414,6 @@ def stacked(values: list[Any], ragged: bool) -> np.ndarray:
 
     Parameters
     ----------
-    values : list of array-like
     ragged : bool
         Whether rows differ in length; then it is an array of objects.
     """

@@ -163,7 +163,6 @@ class _Kept:
     ----------
     n : int
         Number of positions.
-    n_bytes : int
     """
 
     def __init__(self, n: int, n_bytes: int):

@@ -34,11 +34,6 @@ def unlearned(pooling: str | Callable[..., Any]) -> str | Callable[..., Any]:
 def check_poolings(asked: Sequence[str | Callable[..., Any]], backbone: Backbone) -> None:
     """Check the parameter ``pooling`` for a backbone.
 
-    Parameters
-    ----------
-    asked : sequence of str or callable
-    backbone : Backbone
-
     Raises
     ------
     ValueError

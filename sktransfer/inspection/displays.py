@@ -361,7 +361,6 @@ def far_apart(positions: np.ndarray, n: int) -> list[int]:
     Parameters
     ----------
     positions : ndarray of shape (n_samples, 2)
-    n : int
 
     Returns
     -------
@@ -498,9 +497,6 @@ def previews_of(
 
     Parameters
     ----------
-    samples : sequence
-    modality : Modality
-    rows : sequence of int
     side : int, default=160
         Of a picture, in pixels.
 
@@ -543,7 +539,6 @@ def nested_axes(ax: Any, n_rows: int, n_columns: int, **ratios: Any) -> tuple[An
     ----------
     ax : matplotlib Axes
         Of a grid of axes, as ``plt.subplots`` makes them.
-    n_rows, n_columns : int
     **ratios
         Of the grid, such as ``width_ratios``.
 

@@ -112,7 +112,6 @@ def near_duplicates_of(features: np.ndarray, threshold: float | str = "auto") ->
     Parameters
     ----------
     features : ndarray of shape (n_samples, n_features)
-    threshold : float or "auto", default="auto"
     """
     rows = normalize(features.astype(np.float32))
     _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)

@@ -475,7 +475,6 @@ def overlay(saliency: Saliency, i: int) -> np.ndarray:
 
     Parameters
     ----------
-    saliency : Saliency
     i : int
         The position of the sample.
 
@@ -513,7 +512,6 @@ def show_saliency(saliency: Saliency, i: int) -> Shown:
 
     Parameters
     ----------
-    saliency : Saliency
     i : int
         The position of the sample.
     """

@@ -48,7 +48,6 @@ class Scores:
 
     Parameters
     ----------
-    outputs : sequence of Output
     head : callable
         From a list of tensors ``(n_samples, n_features)``, one for each output, to ``(n_samples,
         n_outputs)``.
@@ -251,7 +250,6 @@ class FromMaps(FromInputs):
 
     Parameters
     ----------
-    scores : Scores
     samples : sequence of Tensor
         One preprocessed sample, ``(1, ...)``, for each backbone.
 
@@ -344,7 +342,6 @@ def as_map(values: torch.Tensor, backbone: Backbone) -> torch.Tensor:
     Parameters
     ----------
     values : Tensor of shape (n, channels, h, w), (n, h, w, channels) or (n, tokens, channels)
-    backbone : Backbone
 
     Returns
     -------

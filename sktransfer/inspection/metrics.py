@@ -22,8 +22,6 @@ class Score:
 
     Parameters
     ----------
-    name : str
-    value, low, high : float
     meaning : str
         What it measures, in a few words.
     """
@@ -196,7 +194,6 @@ class CalibrationBin:
     ----------
     low, high : float
         Of the probability of the predicted label.
-    count : int
     mean : float
         Mean probability.
     accuracy : float

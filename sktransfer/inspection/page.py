@@ -132,11 +132,8 @@ class Case:
     ----------
     name : str
         Its file, or its position.
-    shown : Shown
-    label, predicted : str, default=""
     probability : float, default=nan
         Of the prediction.
-    saliency : Shown or None, default=None
     explained : str, default=""
         The label or number that the saliency is about, if a sample has several.
     """
@@ -156,7 +153,6 @@ class ErrorGroup:
 
     Parameters
     ----------
-    title : str
     rows : list of int
         Positions of the samples, the worst first.
     cases : list of Case, default=()
@@ -188,7 +184,6 @@ class Scatter:
 
     Parameters
     ----------
-    title : str
     points : list of (float, float)
         Number and prediction, as shares of the range of the axes.
     ticks : list of str

@@ -224,7 +224,6 @@ class LabelReport(TargetReport):
     Parameters
     ----------
     y : ndarray of shape (n_samples,)
-    names : sequence of str, default=()
     classes : ndarray of shape (n_classes,), default=None
         All labels; None are those of y.
     """

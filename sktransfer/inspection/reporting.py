@@ -321,9 +321,6 @@ class _ShownSamples:
     samples : sequence
     positions : ndarray of int
         Of the samples in X.
-    network : NetworkStep
-    target : TargetReport
-    predictions : Predictions
     """
 
     samples: Any

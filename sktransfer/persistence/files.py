@@ -284,10 +284,8 @@ def write_archive(
 
     Parameters
     ----------
-    path : str or Path
     contents : dict
         What JSON can hold.
-    parts : mapping of str to bytes
 
     Raises
     ------

@@ -84,11 +84,6 @@ def _record(writer: Writer, network: Any) -> dict[str, Any]:
 def read_network(reader: Reader, record: dict[str, Any]) -> Backbone | nn.Module:
     """Make a network again from what was written of it.
 
-    Parameters
-    ----------
-    reader : Reader
-    record : dict
-
     Raises
     ------
     ValueError

@@ -324,7 +324,6 @@ class Writer:
         ----------
         item : object
             Equal to another one if the same can be given for both.
-        name : str
         place : str
             Of the object, for the message.
 
@@ -354,7 +353,6 @@ class Reader:
 
     Parameters
     ----------
-    arrays : mapping of str to ndarray
     tensors : mapping of str to mapping of str to Tensor
         Of each network that is in the file.
     scikit : list

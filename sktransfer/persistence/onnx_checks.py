@@ -246,7 +246,6 @@ def difference(estimator: Any, outputs: dict[str, np.ndarray], rows: Any) -> str
     Parameters
     ----------
     estimator : estimator
-    outputs : dict of str to ndarray
     rows : sequence of samples or table
 
     Returns

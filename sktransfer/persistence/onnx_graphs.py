@@ -55,7 +55,6 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
 
     Parameters
     ----------
-    exportable : Exportable
     X : sequence of samples, default=None
         Those that the graph is checked with.
 
@@ -101,7 +100,6 @@ def module_graph(module: torch.nn.Module, width: int, output: str) -> Any:
 
     Parameters
     ----------
-    module : torch.nn.Module
     width : int
         Number of features.
     output : str
@@ -156,7 +154,6 @@ def after(graph: Graph, model: Any) -> Graph:
 
     Parameters
     ----------
-    graph : Graph
     model : onnx.ModelProto
     """
     first = _prefixed(graph.model, "before/")

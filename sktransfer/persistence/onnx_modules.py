@@ -42,7 +42,6 @@ class Source:
 
     Parameters
     ----------
-    name : str
     example : Tensor
         Of two samples.
     any_size : tuple of int
@@ -69,7 +68,6 @@ class Exportable:
 
     Parameters
     ----------
-    sources : tuple of Source
     module : torch.nn.Module
         From the inputs to features, probabilities or numbers.
     output : {"features", "probabilities", "prediction"}
@@ -124,7 +122,6 @@ def export_features(estimator: PretrainedFeatureExtractor, X: Any, column: int =
 
     Parameters
     ----------
-    estimator : PretrainedFeatureExtractor
     X : sequence of samples or None
         As in :func:`exportable`.
     column : int, default=0
@@ -308,12 +305,10 @@ class _Whole(nn.Module):
 
     Parameters
     ----------
-    networks : sequence of _Network
     inputs : list of int
         The input of each network. Inputs behind these, counts of words, are given to the head.
     places : list of list of int
         Where the outputs of each network are in the list.
-    head : torch.nn.Module
     """
 
     def __init__(
@@ -340,10 +335,8 @@ class _Network(nn.Module):
 
     Parameters
     ----------
-    backbone : Backbone
     prepare : torch.nn.Module
         From the input to that of the first stage.
-    outputs : sequence of Output
     """
 
     def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[Output]):
@@ -511,7 +504,6 @@ class _WordRows(nn.Module):
 
     Parameters
     ----------
-    stage : WordTable
     name : str
         Of the backbone, for messages.
     """

@@ -284,7 +284,6 @@ def read_text(
 
     Parameters
     ----------
-    path : Path
     vocabulary : iterable of str, default=None
         The words to keep.
     max_words : int, default=None

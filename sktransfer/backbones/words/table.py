@@ -21,7 +21,6 @@ class WordTable(nn.Module):
 
     Parameters
     ----------
-    vectors : WordVectors
     index : Tensor of int64, shape (n,), default=None
         Ids whose rows belong to this module, sorted.
     rows : Tensor of shape (n, dim), default=None

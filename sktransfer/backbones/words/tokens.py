@@ -29,7 +29,6 @@ def split_chunk(chunk: str, find: Callable[[str], int]) -> list[str]:
 
     Parameters
     ----------
-    chunk : str
     find : callable
         Maps a word to its id, 0 if it is unknown.
 

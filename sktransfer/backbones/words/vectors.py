@@ -176,8 +176,6 @@ def open_source(
     ----------
     source : str
         A path or "glove_6b_50d".
-    vocabulary : tuple of str, default=None
-    max_words : int, default=None
 
     Returns
     -------
@@ -296,7 +294,6 @@ def map_entry(
 
     Parameters
     ----------
-    folder : Path
     stamp : dict
         The source that the entry must have been made from.
 
@@ -338,8 +335,6 @@ def write_entry(folder: Path, stamp: dict[str, Any], fill: Callable[..., Any]) -
 
     Parameters
     ----------
-    folder : Path
-    stamp : dict
     fill : callable
         Called with a function ``write(name, array)``, which appends an array to a file. Writes
         the arrays and returns the settings, a dict.

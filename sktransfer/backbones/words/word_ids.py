@@ -87,7 +87,6 @@ class WordPreprocessing:
 
     Parameters
     ----------
-    vectors : WordVectors
     tokenizer : callable, default=None
         Maps a text to a list of str, such as ``CountVectorizer().build_analyzer()``. By default,
         texts are split at white space and then by :func:`split_chunk`.
@@ -162,7 +161,6 @@ class WordPreprocessing:
 
         Parameters
         ----------
-        texts : sequence of str
         fitting : bool
             If False, nothing is counted.
 

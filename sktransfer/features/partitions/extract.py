@@ -254,7 +254,6 @@ class _Existing:
 
     Parameters
     ----------
-    folder : Folder
     replace : bool
         Whether files may be removed although no row of the source takes their place.
     """

@@ -131,12 +131,7 @@ def as_url(location: str | os.PathLike[str]) -> str:
 
 
 def open_location(url: str) -> tuple[Any, str]:
-    """Return the file system of a location, and the path there.
-
-    Returns
-    -------
-    fsspec.AbstractFileSystem, str
-    """
+    """Return the file system of a location, and the path there."""
     from fsspec.core import url_to_fs
 
     return url_to_fs(url)
@@ -210,8 +205,6 @@ class FeatureColumn(NamedTuple):
 
     Parameters
     ----------
-    name : str
-    width : int
     key : str
         A digest of the key under which a store has these features.
     whole : (str, tuple of int), default=None
@@ -238,9 +231,6 @@ class Manifest:
     ----------
     key : str
         A digest of everything that decides the features of a sample, except the sample.
-    columns : tuple of FeatureColumn
-    dtype : str
-    partition_size : int
     backbone : str
         Its name, for messages.
     behavior : tuple of str, default=()
@@ -359,8 +349,6 @@ def write_partition(
 
     Parameters
     ----------
-    folder : Folder
-    name : PartitionName
     columns : dict of str to arrow array, or ndarray of shape (n, width) for features
     key, sketch
         Of the manifest and of the partition.
@@ -393,14 +381,8 @@ def open_partition(folder: Folder, name: PartitionName, key: str | None = None) 
 
     Parameters
     ----------
-    folder : Folder
-    name : PartitionName
     key : str, default=None
         The key of the manifest, which the file must have as well.
-
-    Yields
-    ------
-    pyarrow.parquet.ParquetFile
 
     Raises
     ------
@@ -468,7 +450,6 @@ def read_partition(
     ----------
     folder, name, key
         As for :func:`open_partition`.
-    columns : list of str, default=None
 
     Returns
     -------
@@ -489,7 +470,6 @@ def features_in(table: Any, columns: tuple[FeatureColumn, ...]) -> np.ndarray:
     Parameters
     ----------
     table : pyarrow.Table
-    columns : tuple of FeatureColumn
 
     Returns
     -------

@@ -189,7 +189,6 @@ class PartitionIndex:
         ----------
         recipe : str
             All that decides a value except the sample.
-        digests : sequence of bytes
 
         Returns
         -------

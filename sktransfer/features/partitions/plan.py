@@ -26,7 +26,6 @@ class Reading:
         The column of samples.
     keep : tuple of str
         Columns that are kept beside the features.
-    modality : Modality
     """
 
     column: str | None
@@ -49,7 +48,6 @@ class Partition:
         The position of the first row in the source.
     rows : tuple of Rows
         Where the rows are.
-    reading : Reading
     digest : str
         16 hexadecimal digits that differ if a row has changed.
     sketch : tuple of str
@@ -98,8 +96,6 @@ def plan(source: Iterable[Rows], reading: Reading, size: int, key: str) -> Itera
 
     Parameters
     ----------
-    source : iterable of Rows
-    reading : Reading
     size : int
         Rows in each partition but the last.
     key : str
@@ -230,8 +226,6 @@ class ParquetRows(Rows):
 
     Parameters
     ----------
-    url : str
-    start, stop : int
     base : str
         The folder where relative names of files begin.
     identity : str, default=""
@@ -282,7 +276,6 @@ class NamedRows(Rows):
     ----------
     place : str
         A folder or an archive.
-    names : tuple of str
     stamps : tuple of str or int
         What differs if the file of a name has changed.
     """
@@ -355,8 +348,6 @@ class TarRows(Rows):
 
     Parameters
     ----------
-    url : str
-    members : tuple of TarMember
     identity : str, default=""
         Size and time of the archive.
     """

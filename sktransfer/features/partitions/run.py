@@ -92,7 +92,6 @@ def run_partitions(
     partitions : iterator of Partition
         Taken only when there is room in the window of the pool. Those with nothing to do are passed
         on.
-    pool : Pool
     retries : int
         How often a partition is tried again after an error that is not one of its samples.
 
@@ -192,10 +191,8 @@ class Work:
 
     Parameters
     ----------
-    function : FeatureFunction
     folder : Folder
         The target.
-    manifest : Manifest
     on_error : {"record", "raise"}
         What is done with samples that cannot be computed.
     """
@@ -210,7 +207,6 @@ class Work:
 
         Parameters
         ----------
-        partition : Partition
         n_threads : int, default=None
             Threads of torch meanwhile.
 
@@ -316,9 +312,7 @@ def pool_for(work: Work, executor: Any, resources: Mapping[str, float] | None) -
 
     Parameters
     ----------
-    work : Work
     executor : None, concurrent.futures.Executor or dask.distributed.Client
-    resources : dict or None
 
     Raises
     ------
@@ -395,9 +389,7 @@ class DaskPool:
 
     Parameters
     ----------
-    work : Work
     client : dask.distributed.Client
-    resources : dict or None
     """
 
     client: Any

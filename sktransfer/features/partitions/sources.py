@@ -40,8 +40,6 @@ class RowSource:
 
     Parameters
     ----------
-    rows : iterator of Rows
-    reading : Reading
     n_rows : int or None
         None where it is not known before they are read.
     is_stream : bool, default=False
@@ -72,7 +70,6 @@ def open_source(source: Any, reading: Reading, target: Folder) -> RowSource:
     ----------
     source : str, path-like, table, sequence or iterator
         See :func:`sktransfer.extract_to`.
-    reading : Reading
     target : Folder
         Where features are written. Its files are no rows, also if it is inside the source.
 
