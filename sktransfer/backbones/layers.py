@@ -103,7 +103,6 @@ def resolve_layer(backbone: Backbone, layer: str | int | None, *, parameter: str
 
     Parameters
     ----------
-    backbone : Backbone
     layer : str, int or None
         A name of :func:`list_layers`, the name of a module that ends at such a place
         ("layer4" is the output of its last block), a position among the layers (-1 is the
@@ -186,7 +185,6 @@ def boundary(backbone: Backbone, trainable: str | int) -> int:
 
     Parameters
     ----------
-    backbone : Backbone
     trainable : "head", "all", "norm", "bias", "lora", int or str
         "head" freezes all up to the penultimate layer, "all" nothing; "norm", "bias" and "lora"
         train some parameters of all stages. A number trains that many of the last stages that have
@@ -251,7 +249,6 @@ class LayerInfo:
 
     Parameters
     ----------
-    name : str
     shape : tuple of int
         Shape of the activation of one sample, without the batch axis.
     has_tokens : bool
@@ -281,7 +278,6 @@ def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any]) -> int:
 
     Parameters
     ----------
-    layer : LayerInfo
     pooling : {"avg", "max", "grid", "flatten", "cls"} or callable
         See :func:`pool`.
     """
@@ -303,7 +299,6 @@ def inspect_layers(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerIn
 
     Parameters
     ----------
-    backbone : Backbone
     probe : Tensor of shape (n, ...)
         Preprocessed samples, of which the first is used.
 
@@ -477,7 +472,6 @@ def size_step(backbone: Backbone, about: int = _STEP) -> int:
 
     Parameters
     ----------
-    backbone : Backbone
     about : int, default=32
         The number for a network that is not divided into patches.
 

@@ -364,7 +364,6 @@ def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.
 
     Parameters
     ----------
-    module : torch.nn.Module
     opaque : collection of callable, default=()
         Functions and classes of modules that are one operation of the graph.
 

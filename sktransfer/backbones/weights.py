@@ -429,7 +429,6 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
     Parameters
     ----------
-    seed : int
     device : torch.device, default=None
         An accelerator whose generator is seeded, too.
     """

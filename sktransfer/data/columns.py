@@ -147,7 +147,6 @@ def read_columns(columns: Mapping[Any, Any], modality: Modality, backbone: Any) 
 
     Parameters
     ----------
-    columns : mapping of (str or int) to column
     modality : Modality
         Of the network.
     backbone : object
@@ -191,12 +190,7 @@ def _category_hint(wrong: Mapping[Any, Any]) -> str:
 
 
 def network_line(columns: Mapping[Any, Any]) -> str:
-    """Return the argument that names a network for each column that seems to need one.
-
-    Parameters
-    ----------
-    columns : mapping of (str or int) to column
-    """
+    """Return the argument that names a network for each column that seems to need one."""
     networks = {}
     for name, column in columns.items():
         cells = [] if _is_numeric(column) or _is_categorical(column) else some_cells(column)
@@ -603,10 +597,6 @@ def some_cells(column: Any) -> list[Any]:
     Parameters
     ----------
     column : column of a table
-
-    Returns
-    -------
-    list
     """
     for part in (column[:50], column):  # mostly the first rows suffice
         present = [cell for cell in _all_cells(part) if not _is_missing(cell)]

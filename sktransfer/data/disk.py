@@ -88,7 +88,6 @@ def replace_file(path: Path, *parts: bytes) -> None:
 
     Parameters
     ----------
-    path : Path
     *parts : bytes-like
         Written one after the other.
 
@@ -106,7 +105,6 @@ def claim_file(path: Path, *parts: Any) -> bool:
 
     Parameters
     ----------
-    path : Path
     *parts : bytes-like
         Written one after the other.
 

@@ -145,10 +145,6 @@ class Modality:
         Parameters
         ----------
         sample : object
-
-        Returns
-        -------
-        bytes of length 16
         """
         raise NotImplementedError(f"{type(self).__name__} defines no digest.")
 
@@ -296,7 +292,6 @@ class Modality:
         ----------
         shape : tuple of int
             Shape of one preprocessed sample.
-        on_cpu : bool
         """
         return self.batch_size if on_cpu else _BATCH_ON_ACCELERATOR
 
@@ -307,10 +302,8 @@ class Modality:
 
         Parameters
         ----------
-        n : int
         shape : tuple of int
             Shape of one preprocessed sample.
-        rng : numpy.random.Generator
 
         Returns
         -------

@@ -25,7 +25,6 @@ def progress(
 
     Parameters
     ----------
-    title : str
     total : int or None
         None where it is not known.
     verbose : int

@@ -209,10 +209,6 @@ def digest_array(array: np.ndarray) -> bytes:
 
     The hash is xxh3, which takes 3 µs for an image of 224 x 224 pixels; SHA-256 takes 71 µs. It is
     not secure against intended collisions, which a feature store does not need.
-
-    Returns
-    -------
-    bytes of length 16
     """
     state = xxhash.xxh3_128(f"{array.dtype.str}{array.shape}".encode())
     # Of a view: numpy keeps what it tells about its memory, 0.1 kB, as long as an array exists.
@@ -244,7 +240,6 @@ def naming(name: str, check: Callable[..., _Checked], *args: Any, **settings: An
     ----------
     name : str
         The parameter.
-    check : callable
     *args, **settings
         What it is called with.
 

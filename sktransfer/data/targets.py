@@ -27,7 +27,6 @@ def sorted_labels(by_label: Mapping[Any, Any], name: str) -> list[Any]:
 
     Parameters
     ----------
-    by_label : mapping of label to object
     name : str
         The parameter, for messages.
 
@@ -442,7 +441,6 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
     ----------
     y : array-like of shape (n_samples,) or (n_samples, n_labels), dense or sparse
         Labels, or an indicator matrix. The columns of a DataFrame name its labels.
-    n_samples : int
     classes : sequence of array-like, default=()
         More labels than those in y.
 
@@ -748,7 +746,6 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray
     ----------
     sample_weight : array-like of shape (n_samples,), float or None
         None is a weight of 1 for each sample.
-    n_samples : int
 
     Returns
     -------

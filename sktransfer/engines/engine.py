@@ -72,7 +72,6 @@ class Engine(abc.ABC):
         The stage whose output is read, and how it becomes a vector, by the key under which it is
         returned. Poolings are those of :func:`sktransfer.backbones.pool`; "none" keeps whole
         activations. Stages behind all of these do not run.
-    device : torch.device
     modality : Modality or str, default="array"
         Says whether a sample is a sequence of tokens, and how many samples a batch holds at most.
     precision : {"float32", "bfloat16"}, default="float32"
@@ -162,7 +161,6 @@ class Engine(abc.ABC):
 
         Parameters
         ----------
-        device : torch.device
         precision : {"float32", "bfloat16"}
 
         Raises
@@ -250,7 +248,6 @@ class Engine(abc.ABC):
         ----------
         tensors : iterable of Tensor or Tensor of shape (n, ...)
             At least one. They are taken when a batch needs them.
-        batch_size : int or "auto", default="auto"
 
         Returns
         -------
@@ -308,7 +305,6 @@ class Engine(abc.ABC):
         ----------
         groups : sequence of (ndarray of int, sequence of Tensor)
             Positions of the samples of one shape, and the samples.
-        batch_size : int or "auto", default="auto"
 
         Returns
         -------
@@ -398,10 +394,6 @@ class Engine(abc.ABC):
         ----------
         batch : Tensor of shape (n, ...)
             The input of the first stage.
-
-        Returns
-        -------
-        dict
         """
         sides = (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
         masked = self.modality.has_tokens

@@ -14,7 +14,6 @@ def onnx_model(program: torch.export.ExportedProgram, **settings: Any) -> Any:
 
     Parameters
     ----------
-    program : torch.export.ExportedProgram
     **settings
         Of ``torch.onnx.export``, such as names of inputs.
 

@@ -56,7 +56,6 @@ def check_engine(engine: str, device: torch.device, precision: str) -> None:
     ----------
     engine : str
         "auto" or a key of ``ENGINES``.
-    device : torch.device
     precision : {"float32", "bfloat16"}
 
     Raises

@@ -108,7 +108,6 @@ def choose_layer(
 
     Parameters
     ----------
-    backbone : Backbone
     y : array-like of shape (n_samples,)
         Labels, or numbers to regress on.
     compute : callable

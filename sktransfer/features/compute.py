@@ -69,8 +69,6 @@ def compute_outputs(
         Their backbones have one modality.
     aside : sequence of Output, default=()
         Whole activations that go to the store as well, of the samples that are computed.
-    batch_size : int or "auto", default="auto"
-    device : str, default="auto"
     engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
         The library that runs the networks.
     precision : {"float32", "bfloat16"}, default="float32"

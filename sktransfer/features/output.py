@@ -75,7 +75,6 @@ def store_key(
 
     Parameters
     ----------
-    output : Output
     precision : {"float32", "bfloat16"}, default="float32"
         The type in which the network computes.
     dtype : {"float32", "float16"}, default="float32"
@@ -109,7 +108,6 @@ def engine_for_outputs(
     ----------
     outputs : sequence of Output
         The engine returns them by their position.
-    device : torch.device
     engine, precision
         As for :func:`store_key`.
     stages : mapping of str to torch.nn.Module, default=None
@@ -162,7 +160,6 @@ def layers_of(
 
     Parameters
     ----------
-    backbone : Backbone
     samples : sequence, default=None
         As returned by the method ``check`` of their modality. The first one is opened if the
         preprocessing does not tell the shape of the input. Not needed after
@@ -219,7 +216,6 @@ def prepare_probe(backbone: Backbone, shape: Sequence[int], dtype: str) -> None:
 
     Parameters
     ----------
-    backbone : Backbone
     shape : sequence of int
         Of a sample that was opened and preprocessed.
     dtype : str
@@ -346,7 +342,6 @@ def empty_table(
     Parameters
     ----------
     shape : tuple of int
-    dtype : numpy.dtype
     in_memory : int, default=None
         Bytes above which the array is in a file; None is 2 GiB.
 

@@ -80,10 +80,6 @@ def is_frozen(estimator: Any) -> bool:
     ----------
     estimator : estimator
         Or a pipeline that ends in one, or a search or threshold around one.
-
-    Returns
-    -------
-    bool
     """
     while estimator is not None and not isinstance(estimator, FrozenEstimator):
         steps = getattr(estimator, "steps", None)

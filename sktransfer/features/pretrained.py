@@ -382,8 +382,6 @@ def resolve_class_map(
 
     Parameters
     ----------
-    class_map : mapping of label to class or list of classes
-    backbone : Backbone
     n_outputs : int
         Number of its outputs.
 

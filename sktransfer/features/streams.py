@@ -31,7 +31,6 @@ class Stream:
         made from sample ``i % len(origin)``.
     source : Backbone or Output
         A backbone gives inputs of its first stage.
-    device : str, default="auto"
     engine, precision
         Of an output; as for :func:`compute_outputs`.
     n_jobs : int, "auto" or None, default="auto"
@@ -90,10 +89,6 @@ class Stream:
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the rows at some positions after another, loaded ahead.
-
-        Parameters
-        ----------
-        batches : sequence of ndarray of int
 
         Yields
         ------
@@ -198,12 +193,6 @@ def compute_inputs(
     samples: Sequence[Any], backbone: Backbone, n_jobs: int | str | None = "auto"
 ) -> np.ndarray:
     """Open and preprocess samples whose inputs are small, such as texts, all at once.
-
-    Parameters
-    ----------
-    samples : sequence
-    backbone : Backbone
-    n_jobs : int, "auto" or None, default="auto"
 
     Returns
     -------

@@ -132,11 +132,8 @@ class TokenWeights:
         Parameters
         ----------
         pooling : {"idf", "sif", "zipf"}
-        texts : sequence of str
         backbone : Backbone
             Word vectors.
-        batch_size : int or "auto", default="auto"
-        device : str, default="auto"
         """
         if pooling == "zipf":
             return cls.by_rank(backbone)
@@ -182,11 +179,8 @@ class TokenWeights:
 
         Parameters
         ----------
-        texts : sequence of str
         backbone : Backbone
             As in :meth:`learn`.
-        batch_size : int or "auto", default="auto"
-        device : str, default="auto"
 
         Returns
         -------

@@ -27,7 +27,6 @@ def make_folds(
         Codes of labels (integers), or numbers to regress on (floats).
     n_folds : int
         Where a class has fewer samples it is in some of the test sets only.
-    random_state : int, RandomState instance or None, default=None
 
     Returns
     -------
@@ -50,7 +49,6 @@ def make_probe_folds(
     ----------
     y : ndarray of shape (n_samples,)
         From ``encode_target``.
-    random_state : int, RandomState instance or None, default=None
 
     Returns
     -------
@@ -79,7 +77,6 @@ def make_trial_folds(
     Parameters
     ----------
     codes : ndarray of shape (n_samples,)
-    seed : int
     among : ndarray of int, default=None
         Rows to split; None is all.
 
@@ -108,7 +105,6 @@ def check_folds(cv: Any, y: np.ndarray, random_state: RandomState) -> Any:
         A number of folds, at most that of samples in the largest class.
     y : ndarray of shape (n_samples,) or (n_samples, n_targets)
         Codes of labels, or numbers to regress on.
-    random_state : int, RandomState instance or None
 
     Returns
     -------
@@ -144,7 +140,6 @@ def hold_out(
         Rows of weight 0 are not held out, since they would not count there.
     fraction : float
         Of the rows with a weight, to be held out.
-    seed : int
 
     Returns
     -------
@@ -176,8 +171,6 @@ def subsample(y: np.ndarray, n: int, random_state: RandomState = None) -> np.nda
     ----------
     y : ndarray of shape (n_samples,)
         Labels, or numbers (floats).
-    n : int
-    random_state : int, RandomState instance or None, default=None
 
     Returns
     -------

@@ -227,7 +227,6 @@ def solve_probe(
     encoded : ndarray of shape (n,) or (n, n_outputs)
         From ``target.encode``.
     weight : ndarray of shape (n,)
-    target : Target
 
     Returns
     -------

@@ -219,7 +219,6 @@ def solve_large_ridge(
         Tables side by side.
     target, weight, penalty
         As in :func:`solve_ridge`.
-    max_iter : int, default=300
 
     Notes
     -----
@@ -349,7 +348,6 @@ def indicators(codes: np.ndarray, n_classes: int) -> Any:
     Parameters
     ----------
     codes : ndarray of shape (n_samples,)
-    n_classes : int
 
     Returns
     -------
