@@ -19,17 +19,9 @@ _SAME = 1e-3
 
 
 def sketch(row: np.ndarray) -> np.ndarray:
-    """Reduce a row to some numbers, between which relative distances are about the same.
+    """Reduce a row of any shape to 256 numbers whose relative distances are about the same.
 
-    Parameters
-    ----------
-    row : ndarray
-        Of any shape.
-
-    Returns
-    -------
-    ndarray of shape (256,), float32
-        Sums of entries with random signs, which are the same for all rows.
+    They are sums of its entries with random signs, which are the same for all rows.
     """
     numbers = np.asarray(row, np.float32).ravel()
     padded = np.zeros(-(-numbers.size // _NUMBERS) * _NUMBERS, np.float32)
@@ -43,18 +35,10 @@ def observe(
 ) -> dict[str, Any] | None:
     """Run a network on a sample that is always the same.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    shapes : sequence of (tuple of int or None), default=None
-        Of the sample, tried one after another; see :meth:`sktransfer.data.Modality.example`. By
-        default the usual one, and that of samples which the network has had.
-
-    Returns
-    -------
-    dict or None
-        "shape" of the sample, and "numbers", a sketch of the output. None if the network does not
-        take such a sample, or two runs differ. A network of transformers is run once.
+    Its shape is the first of ``shapes`` that the network takes (see
+    :meth:`sktransfer.data.Modality.example`); by default the usual one, and that of samples which
+    the network has had. Returns the "shape", and "numbers", a sketch of the output; None if the
+    network does not take such a sample, or two runs differ. A network of transformers is run once.
     """
     if shapes is None:
         n_channels = len(getattr(backbone.preprocess, "mean", (0, 0, 0)))
@@ -83,18 +67,9 @@ def _run(backbone: Any, sample: Any) -> np.ndarray:
 
 
 def check_behavior(backbone: Any, recorded: dict[str, Any] | None) -> None:
-    """Raise an error if a network does not compute what was recorded.
+    """Raise ValueError if a network does not compute what :func:`observe` recorded.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    recorded : dict or None
-        From :func:`observe`; None is not compared.
-
-    Raises
-    ------
-    ValueError
-        Also if what was recorded is damaged.
+    Also if what was recorded is damaged. None is not compared.
     """
     if recorded is None:
         return

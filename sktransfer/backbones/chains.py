@@ -29,18 +29,9 @@ _AT_MOST = 64  # tensors that one module returns
 def cut_by_recording(module: nn.Module, x: torch.Tensor) -> Cut:
     """Cut a network into the modules that an image passes one after another.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Takes a batch of images of one size and returns one tensor.
-    x : Tensor of shape (1, channels, height, width)
-        An image. Noise suffices.
-
-    Returns
-    -------
-    Cut
-        Its stages share the tensors of the network, and hold for images of this size. A network in
-        which no chain is found, or that computes something else for other images, is one stage.
+    ``x`` is one image, ``(1, channels, height, width)``; noise suffices. Stages share the tensors
+    of the network, and hold for images of this size. A network in which no chain is found, or that
+    computes something else for other images, is one stage.
     """
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone()  # which counts the operations in place on it

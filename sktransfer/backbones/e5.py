@@ -237,10 +237,8 @@ class EncoderFile:
 class Blocks(nn.Module):
     """Look up vectors in a table of 4-bit blocks, which needs a seventh of the memory of float32.
 
-    Parameters
-    ----------
-    blocks : Tensor of shape (n, k, 18), uint8
-        The rows of the table, k blocks each. They become buffers, which training does not change.
+    The rows of the table, k blocks of 18 bytes each, become buffers, which training does not
+    change.
     """
 
     scales: torch.Tensor
@@ -270,12 +268,7 @@ def _numbers(scales: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 def read_q4(path: str | Path) -> EncoderFile:
     """Read a file, and compare everything that it announces with its size.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file has another format, is truncated, or contradicts itself.
+    A ``ValueError`` if it has another format, is truncated, or contradicts itself.
     """
     path = Path(path)
     if not path.is_file():

@@ -43,19 +43,11 @@ _LONG = 200  # characters; a longer description of a part is replaced by its has
 
 
 def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None) -> str:
-    """Hash what decides a network's output.
+    """Hash what decides a network's output, and how it is divided if it is given as stages.
 
-    Parameters
-    ----------
-    stages : mapping of str to torch.nn.Module, default=None
-        Where the network is given as stages, how it is divided.
-
-    Returns
-    -------
-    str
-        SHA-256 over its tensors (buffers that are not saved included), its settings, its hooks
-        and, for classes of the user's, their code. An object without a description, such as a
-        lock, counts by its type.
+    That is by SHA-256 its tensors (buffers that are not saved included), its settings, its hooks
+    and, for classes of the user's, their code. An object without a description, such as a lock,
+    counts by its type.
     """
     return _Describer(lenient=True).fingerprint(module, stages)
 
@@ -63,17 +55,10 @@ def fingerprint(module: nn.Module, stages: Mapping[str, nn.Module] | None = None
 def describe(item: Any) -> str:
     """Describe a callable or value by its content, for a cache key.
 
-    Parameters
-    ----------
-    item : object
-        The description of a function holds its code, closure, defaults and the globals that it
-        uses; that of an object its class and its state as a pickle has it; that of an array or
-        tensor a digest of all its numbers.
-
-    Raises
-    ------
-    ValueError
-        If an item has no description that differs from that of another one of its type.
+    The description of a function holds its code, closure, defaults and the globals that it uses;
+    that of an object its class and its state as a pickle has it; that of an array or tensor a
+    digest of all its numbers. An item that cannot be told from another of its type is a
+    ``ValueError``.
     """
     return _Describer(lenient=False).render(item)
 
@@ -81,10 +66,7 @@ def describe(item: Any) -> str:
 class _Describer:
     """Describe an item and all objects that it refers to, each object once.
 
-    Parameters
-    ----------
-    lenient : bool
-        Whether an object without a description counts by its type; otherwise it is an error.
+    An object without a description is an error, or counts by its type if ``lenient``.
     """
 
     def __init__(self, lenient: bool):
@@ -257,12 +239,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def is_library(item: Any) -> bool:
-    """Tell whether a function or a class belongs to an installed package, and not to the user.
-
-    Parameters
-    ----------
-    item : callable
-    """
+    """Tell whether a function or a class belongs to an installed package, and not to the user."""
     if isinstance(item, types.FunctionType):  # functools.wraps changes its __module__
         return _is_installed(str(item.__globals__.get("__name__")))
     return _is_installed(str(getattr(item, "__module__", None)))

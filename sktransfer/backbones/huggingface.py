@@ -19,27 +19,10 @@ def load_hf(name: str, weights: str | None, *, download: bool = True) -> Backbon
     mean over tokens, not normalised. A network for images is divided into blocks, and its
     preprocessing is that of its folder.
 
-    Parameters
-    ----------
-    name : str
-        "hf:" and the path of a folder, or the name on the hub.
-    weights : {"default", None}
-        None for random initialisation.
-    download : bool, default=True
-        Whether files may be downloaded from the hub.
-
-    Returns
-    -------
-    Backbone
-        Its name is that of the folder. A pickle holds the absolute path of the folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder and the hub does not provide the files.
-    ValueError
-        If the folder has no safetensors or no tokenizer, lacks tensors, or asks for what is not
-        supported; with the name of the file, if a file is damaged.
+    ``name`` is "hf:" and the path of a folder, or the name on the hub. A pickle of the backbone
+    holds the absolute path of the folder. ``FileNotFoundError`` if there is no such folder and the
+    hub does not provide the files; ``ValueError``, with the name of the file, for what is damaged,
+    missing or not supported.
     """
     folder = find_folder(name, download)
     if weights not in ("default", None):
@@ -53,17 +36,9 @@ def load_hf(name: str, weights: str | None, *, download: bool = True) -> Backbon
 
 
 def modality_of_hf(name: str) -> str:
-    """Tell what the network of a name takes, before it is loaded.
+    """Tell by its name whether a network takes "image" or "text", before it is loaded.
 
-    Parameters
-    ----------
-    name : str
-        As for :func:`load_hf`.
-
-    Returns
-    -------
-    {"image", "text"}
-        "text" for a name on the hub of which no file is on this machine.
+    It is "text" for a name on the hub of which no file is on this machine.
     """
     folder = local_folder(name)
     if folder is not None:

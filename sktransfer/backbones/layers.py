@@ -83,10 +83,7 @@ def _find_penultimate(backbone: Backbone) -> str:
 def weighted_layers(backbone: Backbone) -> list[int]:
     """Return the positions of the stages with weights up to the penultimate layer.
 
-    Returns
-    -------
-    list of int
-        A norm alone does not count: it belongs to the convolution before it.
+    A norm alone does not count: it belongs to the convolution before it.
     """
     stages = stages_of(backbone)
     top = list(stages).index(penultimate(backbone)) + 1
@@ -101,25 +98,11 @@ def is_single_classifier(backbone: Backbone) -> bool:
 def resolve_layer(backbone: Backbone, layer: str | int | None, *, parameter: str = "layer") -> str:
     """Find the layer that is meant.
 
-    Parameters
-    ----------
-    layer : str, int or None
-        A name of :func:`list_layers`, the name of a module that ends at such a place
-        ("layer4" is the output of its last block), a position among the layers (-1 is the
-        output), or None for the penultimate layer.
-    parameter : str, default="layer"
-        The name that errors give the argument.
-
-    Raises
-    ------
-    ValueError
-        Offering the nearest names, or saying why the network cannot be cut there.
-
-    Warns
-    -----
-    UserWarning
-        For None, where a classifier is a single stage: its outputs are taken for features. Once
-        for each backbone.
+    ``layer`` is a name of :func:`list_layers`, the name of a module that ends at such a place
+    ("layer4" is the output of its last block), a position among the layers (-1 is the output), or
+    None for the penultimate layer. A ``ValueError``, which names ``parameter``, offers the nearest
+    names, or says why the network cannot be cut there. Warns once for each backbone, if a
+    classifier is a single stage and its outputs are taken for features.
     """
     names = list(stages_of(backbone))
     if layer is None:
@@ -181,27 +164,15 @@ def _unknown_layer(backbone: Backbone, parameter: str, layer: str, names: list[s
 
 
 def boundary(backbone: Backbone, trainable: str | int) -> int:
-    """Count the stages that stay frozen.
+    """Count the stages before the first that is trained, which stay frozen.
 
-    Parameters
-    ----------
-    trainable : "head", "all", "norm", "bias", "lora", int or str
-        "head" freezes all up to the penultimate layer, "all" nothing; "norm", "bias" and "lora"
-        train some parameters of all stages. A number trains that many of the last stages that have
-        weights (a norm counts with the convolution before it). The name of a layer trains its
-        stage and all above.
+    "head" freezes all up to the penultimate layer, "all" nothing; "norm", "bias" and "lora" train
+    some parameters of all stages. A number trains that many of the last stages that have weights (a
+    norm counts with the convolution before it). The name of a layer trains its stage and all above.
 
-    Returns
-    -------
-    int
-        How many stages of :func:`stages_of` come before the first that is trained.
-
-    Raises
-    ------
-    ValueError
-        For a name that is no layer below the head, more stages than there are, a classifier
-        that is a single stage and so has no layer below its own outputs, or a network that PyTorch
-        does not run.
+    A ``ValueError`` for a name that is no layer below the head, more stages than there are, a
+    classifier that is a single stage and so has no layer below its own outputs, or a network that
+    PyTorch does not run.
     """
     names = list(stages_of(backbone))
     top = names.index(penultimate(backbone)) + 1
@@ -274,13 +245,7 @@ class LayerInfo:
 
 
 def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any]) -> int:
-    """Return the number of features that a pooling gives at a layer, without running a network.
-
-    Parameters
-    ----------
-    pooling : {"avg", "max", "grid", "flatten", "cls"} or callable
-        See :func:`pool`.
-    """
+    """Return the number of features that a pooling gives at a layer, without running a network."""
     if pooling in ("avg", "max"):
         return layer.width
     # Rows and columns have the proportion of the sides of the image.
@@ -290,30 +255,17 @@ def pooled_width(layer: LayerInfo, pooling: str | Callable[..., Any]) -> int:
 
 @torch.inference_mode()
 def inspect_layers(backbone: Backbone, probe: torch.Tensor) -> dict[str, LayerInfo]:
-    """Run the stages one after another on one sample, check them, and describe their outputs.
+    """Run the stages one after another on the first sample, check them, and describe their outputs.
 
     The stages must give what the network gives. A place where the activation has no row for each
-    sample (because time steps and batch are swapped there) is not the end of a stage. What is
-    found is kept with the backbone, for each shape of a sample; for texts, whose length says
-    nothing about the layers, once.
+    sample (because time steps and batch are swapped there) is not the end of a stage. What is found
+    is kept with the backbone, for each shape of a sample; for texts, whose length says nothing
+    about the layers, once.
 
-    Parameters
-    ----------
-    probe : Tensor of shape (n, ...)
-        Preprocessed samples, of which the first is used.
-
-    Returns
-    -------
-    dict of str to LayerInfo
-        In the order of the stages.
-
-    Raises
-    ------
-    ValueError
-        If stages that the user gave do not compute the network, if the network does not return
-        one tensor with a row for each sample, or if it does not take images of the size asked
-        for. A traced network whose stages do not compute it (its forward depends on the values
-        in its input) becomes a single stage.
+    A ``ValueError`` if stages that the user gave do not compute the network, if the network does
+    not return one tensor with a row for each sample, or if it does not take images of the size
+    asked for. A traced network whose stages do not compute it (its forward depends on the values in
+    its input) becomes a single stage.
     """
     known = backbone.prepared.setdefault("inspected", {})
     key = () if backbone.modality.has_tokens else tuple(probe.shape[1:])
@@ -468,17 +420,9 @@ def _sizes_taken(backbone: Backbone, size: int, native: int) -> str:
 
 
 def size_step(backbone: Backbone, about: int = _STEP) -> int:
-    """Return a number of pixels of which sizes to try are multiples.
+    """Return the number of pixels nearest to ``about`` of which sizes to try are multiples.
 
-    Parameters
-    ----------
-    about : int, default=32
-        The number for a network that is not divided into patches.
-
-    Returns
-    -------
-    int
-        The multiple of the side of a patch that is nearest to ``about``.
+    It is a multiple of the side of a patch, if the network is divided into patches.
     """
     patch = backbone.patch_size
     return about if patch is None else patch * max(1, round(about / patch))
@@ -486,15 +430,7 @@ def size_step(backbone: Backbone, about: int = _STEP) -> int:
 
 @torch.inference_mode()
 def takes_size(backbone: Backbone, size: int) -> bool:
-    """Tell whether a network runs on square images of a size.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        With an input shape, and a preprocessing whose size can be changed.
-    size : int
-        Side in pixels.
-    """
+    """Tell whether a network whose preprocessing takes sizes runs on square images of one."""
     shape: Any = backbone.native_shape or backbone.input_shape
     module = backbone.with_image_size(size).module
     try:

@@ -62,16 +62,8 @@ def local_folder(name: str) -> Path | None:
 def origin_of(name: str, folder: Path, weights: str | None) -> dict[str, Any]:
     """Return the arguments of a backbone that say where it comes from.
 
-    Parameters
-    ----------
-    name : str
-        "hf:" and the path of a folder, or its name on the hub; or a name of the registry.
-    weights : {"default", None}
-
-    Returns
-    -------
-    dict of str to object
-        "name", "loaded_by" and "licence".
+    They are "name", "loaded_by" and "licence". ``name`` is "hf:" and the path of a folder or its
+    name on the hub, or a name of the registry.
     """
     local = local_folder(name)
     # A pickle may be opened in another working directory, so that it needs the absolute path.
@@ -85,44 +77,24 @@ def origin_of(name: str, folder: Path, weights: str | None) -> dict[str, Any]:
 
 
 def files_of_folder(name: str) -> list[Path]:
-    """List the files of a local folder that determine its backbone; none for other names.
-
-    Parameters
-    ----------
-    name : str
-        "hf:" and the path of a folder.
-    """
+    """List the files of a local folder, "hf:<path>", that determine its backbone."""
     folder = local_folder(name)
     inside = [] if folder is None else chain(folder.glob("*"), folder.glob("*/*"))
     return sorted(path for path in inside if path.suffix in _SUFFIXES and path.is_file())
 
 
 def modality_of_folder(folder: Path) -> str:
-    """Tell what the network of a folder takes.
+    """Tell whether the network of a folder takes "image" or "text".
 
-    Returns
-    -------
-    {"image", "text"}
-        "image" if the folder has the settings of an image processor, and no modules of
-        sentence-transformers.
+    It is "image" if the folder has the settings of an image processor, and no modules of
+    sentence-transformers.
     """
     of_images = any((folder / file).is_file() for file in IMAGE_FILES)
     return "image" if of_images and not (folder / "modules.json").is_file() else "text"
 
 
 def read_json(path: Path, kind: type[Any] = dict) -> Any:
-    """Read a JSON file whose content must be of one type.
-
-    Returns
-    -------
-    object of ``kind`` or None
-        None if there is no such file.
-
-    Raises
-    ------
-    ValueError
-        If the file is no JSON, or holds another type.
-    """
+    """Read a JSON file whose content must be of one type; None if there is no such file."""
     if not path.is_file():
         return None
     try:
@@ -156,14 +128,7 @@ def is_classifier_folder(folder: Path) -> bool:
 def class_names(config: Any) -> Sequence[str] | None:
     """Return the names of a classifier's outputs; equal names get their position.
 
-    Parameters
-    ----------
-    config : transformers.PretrainedConfig
-
-    Returns
-    -------
-    sequence of str or None
-        None if the outputs do not become probabilities that sum to one.
+    None if the outputs do not become probabilities that sum to one.
     """
     if config.problem_type not in (None, "single_label_classification"):
         return None
@@ -180,25 +145,10 @@ def load_network(
 ) -> nn.Module:
     """Build the network of a folder with random weights or with the tensors of the folder.
 
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for messages.
-    weights : {"default", None}
-    auto_class : str, default="AutoModel"
-        The class of transformers that chooses that of the network, or that of the network.
-    keeps_pooler : bool, default=False
-        Whether a pooler whose weights are in the folder belongs to the network.
-
-    Returns
-    -------
-    torch.nn.Module
-        In float32 and in ``eval`` mode, without a pooler that ``AutoModel`` adds.
-
-    Raises
-    ------
-    ValueError
-        Naming the file that is damaged, missing or not supported.
+    ``auto_class`` is the class of transformers that chooses that of the network, or that of the
+    network. A pooler whose weights are in the folder belongs to the network if ``keeps_pooler``;
+    one that ``AutoModel`` adds does not. The network is in float32 and in ``eval`` mode. A
+    ``ValueError`` names the backbone and the file that is damaged, missing or not supported.
     """
     import transformers
 
@@ -242,22 +192,7 @@ def load_network(
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:
-    """Read the tokenizer of a folder.
-
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for messages.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerBase
-
-    Raises
-    ------
-    ValueError
-        If transformers cannot read it.
-    """
+    """Read the tokenizer of a folder with transformers; errors name the backbone."""
     from transformers import AutoTokenizer
 
     problem = f"{str(folder / 'tokenizer.json')!r} cannot be read by transformers"
@@ -266,17 +201,9 @@ def load_tokenizer(name: str, folder: Path) -> Any:
 
 
 def make_bert(**settings: Any) -> nn.Module:
-    """Build the encoder of BERT with random weights.
+    """Build the encoder of BERT with random weights, by settings of transformers' ``BertConfig``.
 
-    Parameters
-    ----------
-    **settings
-        Those of transformers' ``BertConfig``.
-
-    Returns
-    -------
-    torch.nn.Module
-        Without the layers of BERT behind its blocks, in ``eval`` mode.
+    It is in ``eval`` mode, and without the layers of BERT behind its blocks.
     """
     transformers_library()
     from transformers import BertConfig, BertModel

@@ -23,34 +23,16 @@ def keeps_statistics(module: Any) -> bool:
 
 
 def moments_of(x: torch.Tensor) -> np.ndarray:
-    """Return the mean of each channel and of its square, for each sample.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n, channels, ...)
-
-    Returns
-    -------
-    ndarray of shape (n, 2, channels)
-    """
+    """Return the means of each channel and of its square, for each sample: ``(n, 2, channels)``."""
     x = x.double().flatten(2) if x.ndim > 2 else x.double()[..., None]
     return torch.stack([x.mean(2), (x**2).mean(2)], dim=1).cpu().numpy()
 
 
 def norm_divergence(moments: np.ndarray, norm: Any) -> float:
-    """Compare the moments of samples with the statistics of a batch normalization layer.
+    """Compare the :func:`moments_of` samples with the statistics of a batch normalization layer.
 
-    Parameters
-    ----------
-    moments : ndarray of shape (n, 2, channels)
-        From :func:`moments_of`. A mean over n samples is off by chance; the squared distance is
-        reduced by the variance that this has.
-    norm : torch.nn.Module
-
-    Returns
-    -------
-    float
-        See :func:`sktransfer.transferability.gaussian_divergence`.
+    A mean over n samples is off by chance; the squared distance is reduced by the variance that
+    this has. See :func:`sktransfer.transferability.gaussian_divergence`.
     """
     from ..transferability import gaussian_divergence  # imports models of scikit-learn
 
@@ -66,16 +48,7 @@ def norm_divergence(moments: np.ndarray, norm: Any) -> float:
 def similarity_of_divergence(divergence: float, noise: float = NOISE_DIVERGENCE) -> float:
     """Return the similarity of samples to the training data of a network.
 
-    Parameters
-    ----------
-    divergence : float
-        The mean of :func:`norm_divergence` over layers.
-    noise : float, default=0.17
-        That of noise in the same network.
-
-    Returns
-    -------
-    float
-        exp(-(2 divergence / noise)²): 1 for samples like the training data, 0.02 for noise.
+    It is exp(-(2 divergence / noise)²), of the mean :func:`norm_divergence` over layers and that of
+    noise in the same network: 1 for samples like the training data, 0.02 for noise.
     """
     return float(np.exp(-((2 * (divergence / max(noise, 1e-12))) ** 2)))

@@ -124,12 +124,8 @@ def load_onnx(
 class OnnxNetwork(nn.Module):
     """A graph that ONNX Runtime runs on the CPU, as a module without parameters.
 
-    Parameters
-    ----------
-    graph : bytes
-        A serialized ONNX model with all of its tensors.
-    output : str or None
-        Its output; None for the last one.
+    It is given as a serialized ONNX model with all of its tensors. ``output`` of None is the last
+    one.
     """
 
     graph: torch.Tensor
@@ -211,22 +207,7 @@ def _check_shape(given: tuple[int, ...], wanted: Sequence[int | str | None]) -> 
 
 
 def open_session(graph: bytes) -> Any:
-    """Open a graph with ONNX Runtime, for the CPU, with as many threads as torch has.
-
-    Parameters
-    ----------
-    graph : bytes
-        A serialized ONNX model.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
-
-    Raises
-    ------
-    ValueError
-        If ONNX Runtime refuses it.
-    """
+    """Open a serialized graph with ONNX Runtime, for the CPU, with as many threads as torch has."""
     runtime = _packages()[1]
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

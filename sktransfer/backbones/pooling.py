@@ -83,22 +83,10 @@ def token_layout(
 ) -> tuple[int, tuple[int, int] | None]:
     """Tell how many tokens of an activation come before the patches, and how these are arranged.
 
-    Parameters
-    ----------
-    n_tokens : int
-        Of the activation.
-    sides : tuple of int or None
-        Height and width of the image.
-    prefix_tokens : int or None
-        Class tokens and registers of the network; None if it is not known. They are in some layers
-        only: others have the patches alone, or a single vector.
-
-    Returns
-    -------
-    int
-        Number of tokens before the patches.
-    tuple of int or None
-        Rows and columns of patches, in the proportion of the sides. None if there are none.
+    ``sides`` are the height and width of the image; ``prefix_tokens`` the class tokens and
+    registers of the network, None if they are not known. They are in some layers only: others have
+    the patches alone, or a single vector. Rows and columns of patches are in the proportion of the
+    sides; None if there are none.
     """
     before = prefix_tokens or 0
     for n in dict.fromkeys([before, 0] if sides is not None else []):
@@ -119,15 +107,10 @@ def _rectangle(n: int, height: int, width: int) -> tuple[int, int] | None:
 
 
 def is_channels_last(shape: tuple[int, ...], square: bool) -> bool:
-    """Tell whether an activation is ``(height, width, channels)``, as in Swin's blocks.
+    """Tell whether a sample's activation is ``(height, width, channels)``, as in Swin's blocks.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one sample's activation.
-    square : bool
-        Whether the network's input is a square image; otherwise the two layouts cannot be told
-        apart, and channels come first.
+    Where the network's input is not a square image, the two layouts cannot be told apart, and
+    channels come first.
     """
     return square and len(shape) == 3 and shape[0] == shape[1] != shape[2]
 

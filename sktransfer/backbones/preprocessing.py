@@ -272,14 +272,7 @@ def as_preprocessing(
 ) -> Callable[..., Any] | None:
     """Return the preprocessing for a transform given by a user.
 
-    Parameters
-    ----------
-    preprocess : callable or None
-        A preprocessing, such as that of another backbone, is returned as it is.
-
-    Returns
-    -------
-    callable or None
+    A preprocessing, such as that of another backbone, is returned as it is.
     """
     if preprocess is None or hasattr(preprocess, "many"):
         return preprocess
@@ -295,17 +288,9 @@ _MODES = (*_SMOOTH, "nearest")
 def resize(x: torch.Tensor, size: Sequence[int], mode: str) -> torch.Tensor:
     """Resize an image as ``torchvision.transforms.v2.functional.resize`` does.
 
-    Parameters
-    ----------
-    x : Tensor of shape (channels, height, width), uint8 or float32
-    size : sequence of int
-        Height and width, or the shorter side.
-    mode : {"bilinear", "bicubic", "nearest"}
-        With antialiasing, except for "nearest". Other modes of torchvision are accepted.
-
-    Returns
-    -------
-    Tensor of shape (channels, height, width)
+    It is ``(channels, height, width)``, uint8 or float32; ``size`` is the height and width, or the
+    shorter side. All modes but "nearest" are with antialiasing; other modes of torchvision are
+    accepted.
     """
     if mode not in _MODES:
         from torchvision.transforms import InterpolationMode
@@ -345,18 +330,7 @@ def _has_fast_bytes() -> bool:
 
 
 def resize_by_pillow(image: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:
-    """Resize an image as Pillow does.
-
-    Parameters
-    ----------
-    image : ndarray of shape (height, width, channels), uint8
-    size, mode
-        As in :func:`resize`.
-
-    Returns
-    -------
-    Tensor of shape (channels, height, width), uint8
-    """
+    """Resize an image ``(height, width, channels)``, uint8, as Pillow does; returns channels first."""
     high, wide = _target(image.shape[:2], size)
     # Pillow has images of a few numbers of channels only.
     parts = [image] if image.shape[2] == 3 else list(np.moveaxis(image, 2, 0))
@@ -368,19 +342,9 @@ def resize_by_pillow(image: np.ndarray, size: Sequence[int], mode: str) -> torch
 def center_crop(
     x: torch.Tensor, size: tuple[int, int], rounding: Callable[[float], int] = round
 ) -> torch.Tensor:
-    """Cut out the centre, filled up with zeros where the image is smaller.
+    """Cut out the centre, filled up with zeros where the image ``(channels, h, w)`` is smaller.
 
-    Parameters
-    ----------
-    x : Tensor of shape (channels, height, width)
-    size : (int, int)
-        Height and width.
-    rounding : callable, default=round
-        Of the first row and column.
-
-    Returns
-    -------
-    Tensor of shape (channels, *size)
+    ``rounding`` is that of the first row and column.
     """
     missing = [max(0, side - now) for side, now in zip(size, x.shape[1:], strict=True)]
     if any(missing):

@@ -285,17 +285,8 @@ def from_module(
 ) -> Backbone:
     """Make a backbone of a copy of a module, or of what a function returns.
 
-    Parameters
-    ----------
-    name, preprocess, stages, classes, modality, prefix_tokens
-        As in :func:`load_backbone`.
-
-    Raises
-    ------
-    TypeError
-        If it is no module and returns none.
-    ValueError
-        If the call of the function fails.
+    All else is as in :func:`load_backbone`. A ``TypeError`` if it is no module and returns none; a
+    ``ValueError`` if the call of the function fails.
     """
     if not isinstance(module, nn.Module):
         if not callable(module) or (inspect.isclass(module) and not issubclass(module, nn.Module)):
@@ -421,17 +412,9 @@ def list_backbones(pattern: str = "*") -> list[str]:
 
 
 def modality_of(backbone: Any) -> Modality:
-    """Return the modality of a backbone before it is loaded.
+    """Return the modality of a backbone before it is loaded, of several that of the first.
 
-    Parameters
-    ----------
-    backbone : str, torch.nn.Module, callable, Backbone or estimator, or a list or dict of those
-        As :func:`load_backbone` takes it. Of several, the first counts.
-
-    Returns
-    -------
-    Modality
-        "array" for a function that makes the network.
+    It is "array" for a function that makes the network.
     """
     if isinstance(backbone, list) and backbone:
         return modality_of(backbone[0])
@@ -455,10 +438,7 @@ def modality_of(backbone: Any) -> Modality:
 class Reference:
     """The arguments of :func:`load_backbone` for a backbone, which a pickle holds in its place.
 
-    Parameters
-    ----------
-    prompt : str, default=None
-        The text itself, and never its name.
+    ``prompt`` is the text itself, and never its name.
     """
 
     name: str
@@ -471,18 +451,8 @@ class Reference:
     def load(self, fingerprint: str, behavior: dict[str, Any] | None = None) -> Backbone:
         """Load the backbone from files on this machine, and check what it is and computes.
 
-        Parameters
-        ----------
-        fingerprint : str
-            The fingerprint of the backbone that was pickled.
-        behavior : dict, default=None
-            Its output on a fixed sample (:attr:`Backbone.behavior`).
-
-        Raises
-        ------
-        ValueError
-            If the weights on this machine have another fingerprint, or the network computes
-            something else.
+        A ``ValueError`` if it has another fingerprint than the backbone that was pickled, or
+        another output on a fixed sample (:attr:`Backbone.behavior`).
         """
         arguments = dataclasses.asdict(self)
         name, prompt = arguments.pop("name"), arguments.pop("prompt")
@@ -503,19 +473,7 @@ class Reference:
 def architecture(name: str) -> Backbone:
     """Build a published network with random weights, for tensors that are loaded into it.
 
-    Parameters
-    ----------
-    name : str
-        As :func:`load_backbone` takes it.
-
-    Returns
-    -------
-    Backbone
-        Not shared.
-
-    Raises
-    ------
-    ValueError
-        If the name is not known, or is that of a network of the user's.
+    It is not shared. A ``ValueError`` if the name is not known, or is that of a network of the
+    user's.
     """
     return _load_named(name, None, download=False)

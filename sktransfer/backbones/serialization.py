@@ -19,18 +19,8 @@ def write_json(
 ) -> str:
     """Turn plain values into JSON that :func:`read_json` takes with the same limits.
 
-    Parameters
-    ----------
-    value : object
-    name : str
-        For the message.
-    indent : int, default=None
-        Of nested lines. By default it is one line without spaces.
-
-    Raises
-    ------
-    ValueError
-        If it is larger or deeper than allowed.
+    It is one line without spaces, unless nested lines are indented. A ``ValueError`` with the name
+    if it is larger or deeper than allowed.
     """
     text = json.dumps(value, indent=indent, separators=None if indent else (",", ":"))
     check_json(text.encode(), name, most_bytes=most_bytes, most_values=most_values)
@@ -38,23 +28,9 @@ def write_json(
 
 
 def read_json(content: bytes | str, name: str, *, most_bytes: int, most_values: int) -> Any:
-    """Parse JSON that an untrusted file holds, after :func:`check_json`.
+    """Parse JSON in UTF-8 that an untrusted file holds, after :func:`check_json`.
 
-    Parameters
-    ----------
-    content : bytes or str
-        In UTF-8.
-    name : str
-        For messages.
-
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    ValueError
-        If it is no JSON, or larger or deeper than allowed.
+    A ``ValueError`` with the name if it is no JSON, or larger or deeper than allowed.
     """
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
     check_json(content, name, most_bytes=most_bytes, most_values=most_values)
@@ -67,18 +43,8 @@ def read_json(content: bytes | str, name: str, *, most_bytes: int, most_values: 
 def check_json(content: bytes, name: str, *, most_bytes: int, most_values: int) -> None:
     """Limit JSON by its size, the number of its values and its nesting, before it is parsed.
 
-    Parsed values take up to 200 bytes each: 60 MB of ``[{},{},...]`` would take 1.5 GB.
-
-    Parameters
-    ----------
-    name : str
-        For the message.
-    most_values : int
-        Of commas and opening brackets outside texts.
-
-    Raises
-    ------
-    ValueError
+    Parsed values take up to 200 bytes each: 60 MB of ``[{},{},...]`` would take 1.5 GB. Commas and
+    opening brackets outside texts are counted as values. A ``ValueError`` has the name.
     """
     if len(content) > most_bytes:
         raise ValueError(f"{name!r:.80} has {len(content):,} bytes of JSON, of {most_bytes:,}")
@@ -101,17 +67,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def check_tensors(content: bytes, name: str) -> None:
-    """Limit the header of a part in the format of safetensors, before it is parsed.
-
-    Parameters
-    ----------
-    name : str
-        For the message.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Limit the header of a part in the format of safetensors, before it is parsed."""
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     check_json(header, name, most_bytes=2**24, most_values=2**19)  # a tensor has seven values
 
@@ -123,24 +79,10 @@ _JSON = "json"  # name of the tensor with the text, which may exceed what a head
 
 
 def to_bytes(value: Any) -> bytes:
-    """Turn nested values into bytes.
+    """Turn nested values into bytes, in the format of safetensors.
 
-    Parameters
-    ----------
-    value : object
-        Dictionaries, lists and tuples of numbers, texts, None, tensors and arrays.
-
-    Returns
-    -------
-    bytes
-        In the format of safetensors.
-
-    Raises
-    ------
-    TypeError
-        If a value is of another type.
-    ValueError
-        If there are more values than :func:`from_bytes` takes.
+    They are dictionaries, lists and tuples of numbers, texts, None, tensors and arrays; another
+    type is a ``TypeError``, and more values than :func:`from_bytes` takes are a ``ValueError``.
     """
     tensors: dict[str, torch.Tensor] = {}
     text = write_json(_pack(value, tensors), _JSON, **LARGEST_VALUES).encode()
@@ -149,13 +91,7 @@ def to_bytes(value: Any) -> bytes:
 
 
 def from_bytes(content: bytes) -> Any:
-    """Return the value that :func:`to_bytes` was given.
-
-    Returns
-    -------
-    object
-        Numbers of NumPy are those of Python.
-    """
+    """Return the value that :func:`to_bytes` was given; numbers of NumPy are those of Python."""
     check_tensors(content, "its tensors")
     tensors = safetensors.torch.load(content)
     text = tensors.pop(_JSON).numpy().tobytes()

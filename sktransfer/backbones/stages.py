@@ -52,27 +52,15 @@ class Cut:
 def stages_of(backbone: Any) -> dict[str, nn.Module]:
     """Return the stages of a backbone in order, by name, sharing its tensors.
 
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    dict of str to torch.nn.Module
-        Each takes the output of the one before. Parameters keep the names they have in the
-        whole network. A network that cannot be traced is one stage called "output".
+    Each takes the output of the one before. Parameters keep the names they have in the whole
+    network. A network that cannot be traced is one stage called "output".
     """
     return cut_of(backbone).stages
 
 
 @torch.inference_mode(False)  # it is kept
 def cut_of(backbone: Any) -> Cut:
-    """Return how a backbone is divided into stages, computed once.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    """
+    """Return how a backbone is divided into stages, computed once."""
     # Backbones of different input sizes share a module, and so its stages.
     with TRACING:  # two threads must not cut one network twice
         if "cut" not in backbone.prepared:
@@ -82,25 +70,13 @@ def cut_of(backbone: Any) -> Cut:
 
 
 def join_stages(backbone: Any, positions: Container[int]) -> None:
-    """Cut a backbone anew, each stage at some positions joined with the one after it.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    """
+    """Cut a backbone anew, each stage at some positions joined with the one after it."""
     backbone.prepared["cut"] = _cut_network(backbone, positions)
     backbone.prepared.pop("engines", None)  # of the stages before
 
 
 def make_single(backbone: Any, why: str) -> None:
-    """Make a backbone a single stage.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    why : str
-        The reason, for messages.
-    """
+    """Make a backbone a single stage, for a reason that messages tell."""
     backbone.prepared["cut"] = uncut(backbone.module, why)
     backbone.prepared.pop("engines", None)  # of the stages before
 
@@ -130,11 +106,8 @@ def only_adds(stage: nn.Module) -> bool:
 def is_added(module: nn.Module, parameter: nn.Parameter) -> bool:
     """Tell whether a parameter of a module is one activation, which is added or concatenated.
 
-    Returns
-    -------
-    bool
-        Whether it has the shape ``(1, tokens, channels)`` or ``(1, channels, height, width)``, as
-        positions and class tokens have, and is no kernel of a convolution.
+    That is, it has the shape ``(1, tokens, channels)`` or ``(1, channels, height, width)``, as
+    positions and class tokens have, and is no kernel of a convolution.
     """
     is_kernel = hasattr(module, "kernel_size")
     return parameter.ndim > 2 and parameter.shape[0] == 1 and not is_kernel
@@ -179,15 +152,7 @@ def _cut_network(backbone: Any, joined: Container[int] = ()) -> Cut:
 
 
 class _Cutter:
-    """Cuts one traced network.
-
-    Parameters
-    ----------
-    graph : torch.fx.Graph
-        Of the module. It is changed.
-    heads : sequence of str
-        Paths of the modules that are the classifier.
-    """
+    """Cuts one traced network; its graph is changed. ``heads`` are the paths of its classifier."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph, heads):
         self.module = module
@@ -325,13 +290,9 @@ class _Tracer(fx.Tracer):
     """Trace into containers only.
 
     A module without children is one operation, so that what depends on ``training`` inside it
-    (dropout, stochastic depth) is decided when it runs and not when it is traced. The patch of
-    ``nn.Module`` acts in other threads, too; their calls go through unchanged.
-
-    Parameters
-    ----------
-    opaque : collection of callable
-        Functions and classes of modules that are one operation, too.
+    (dropout, stochastic depth) is decided when it runs and not when it is traced; so are functions
+    and classes of modules that are ``opaque``. The patch of ``nn.Module`` acts in other threads,
+    too; their calls go through unchanged.
     """
 
     def __init__(self, opaque: Collection[Callable]):
@@ -359,18 +320,9 @@ class _Tracer(fx.Tracer):
 def trace(module: nn.Module, opaque: Collection[Callable[..., Any]] = ()) -> fx.Graph:
     """Trace a network into a graph of operations, in which childless modules stay whole.
 
-    Only the first argument of ``forward`` is an input. The others have their default values, and
-    the assertions about them that tracing adds are removed.
-
-    Parameters
-    ----------
-    opaque : collection of callable, default=()
-        Functions and classes of modules that are one operation of the graph.
-
-    Raises
-    ------
-    Exception
-        Whatever the network's forward raises when it is traced.
+    So do functions and classes of modules that are ``opaque``. Only the first argument of
+    ``forward`` is an input. The others have their default values, and the assertions about them
+    that tracing adds are removed. Whatever the network's forward raises is raised.
     """
     parameters = list(inspect.signature(module.forward).parameters.values())[1:]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -447,11 +399,6 @@ def before_transposition(graph: fx.Graph) -> set[fx.Node]:
 
     Vision transformers flatten a map, ``(n, channels, tokens)``, and then transpose it. Only the
     second is a layer, since in one of three axes tokens come first.
-
-    Returns
-    -------
-    set of torch.fx.Node
-        Those that are reshaped, and then only transposed.
     """
     return {
         node
@@ -472,19 +419,10 @@ def _operation(node: fx.Node) -> str:
 def inside_blocks(graph: fx.Graph, passable: set[fx.Node]) -> set[fx.Node]:
     """Return the nodes inside modules of a class that somewhere has a residual connection.
 
-    A block without a residual could be cut inside, the same block with one could not. Layers
-    would then depend on such details; so a class with a step of its own that is no place for a
-    cut in any of its instances is one stage everywhere.
-
-    Parameters
-    ----------
-    passable : set of torch.fx.Node
-        Nodes that do not prevent a cut.
-
-    Returns
-    -------
-    set of torch.fx.Node
-        All nodes of such modules but the last one of each, its output.
+    A block without a residual could be cut inside, the same block with one could not. Layers would
+    then depend on such details; so a class with a step of its own that is no place for a cut in any
+    of its instances is one stage everywhere. ``passable`` nodes do not prevent a cut. Of each such
+    module the last node, its output, is left out.
     """
     inside: dict[str, list[fx.Node]] = {}
     classes: dict[str, type] = {}
@@ -508,25 +446,14 @@ def join_inputs_of_heads(
 ) -> fx.Node | None:
     """Find the value that a network's classifier takes; make one value of several, in place.
 
-    A network with two heads (one of them trained by distillation, or one for each of two
-    branches) has no place before them where a single value is needed. Their inputs are stacked
-    to ``(n, n_heads, channels)``, or concatenated to ``(n, channels)`` where they differ in
-    width, and taken apart again: between the two the network can be cut.
+    A network with two heads (one of them trained by distillation, or one for each of two branches)
+    has no place before them where a single value is needed. Their inputs are stacked to ``(n,
+    n_heads, channels)``, or concatenated to ``(n, channels)`` where they differ in width, and taken
+    apart again: between the two the network can be cut.
 
-    Parameters
-    ----------
-    graph : torch.fx.Graph
-        It is changed.
-    module : torch.nn.Module
-        The traced network.
-    heads : sequence of str, default=()
-        Paths of the modules that are the classifier. By default those are joined that are the
-        last with weights, if they are at least two and all of them ``nn.Linear``.
-
-    Returns
-    -------
-    torch.fx.Node or None
-        None if there are no heads or other values are needed beside their inputs.
+    ``heads`` are the paths of the classifier; by default those modules that are the last with
+    weights, if they are at least two and all of them ``nn.Linear``. None is returned if there are
+    no heads, or other values are needed beside their inputs.
     """
     inside = _last_linears(graph, module)
     if heads:

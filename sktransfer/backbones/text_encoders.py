@@ -89,17 +89,8 @@ class TokenizerPreprocessing:
     def with_prompt(self, prompt: str, *, is_text: bool = False) -> TokenizerPreprocessing:
         """Return the same with another prompt, sharing the tokenizer.
 
-        Parameters
-        ----------
-        prompt : str
-            A name in ``prompts``, or a text.
-        is_text : bool, default=False
-            Whether it is a text, also if it is the same as a name.
-
-        Raises
-        ------
-        ValueError
-            For a single word that is no name in ``prompts``, where there are some.
+        It is a name in ``prompts``, or a text; if ``is_text``, a text also if it is the same as a
+        name. A single word that is no name, where there are some, is a ``ValueError``.
         """
         if is_text:
             return self._with(prompt=prompt)
@@ -146,11 +137,8 @@ class TokenizerPreprocessing:
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Return the ids of texts, grouped by length.
 
-        Returns
-        -------
-        list of (ndarray of shape (g,), Tensor of shape (g, length))
-            Positions of the texts, and their ids, int64; the shortest first. Every text is in
-            one group.
+        For each length, the shortest first, positions of texts and their ids ``(g, length)``,
+        int64.
         """
         # Zero is what rows are filled up with, so that an id is one more.
         rows = [self._row(one) + 1 for part in self._encoded(texts) for one in part]
@@ -165,20 +153,8 @@ class TokenizerPreprocessing:
     def check(self, texts: Sequence[str], fitting: bool = False) -> dict[str, float]:
         """Measure the share of tokens that is cut off, and warn if it is not zero.
 
-        Parameters
-        ----------
-        fitting : bool, default=False
-            Has no effect.
-
-        Returns
-        -------
-        dict
-            ``truncated_rate_``, the share of tokens that is cut off.
-
-        Raises
-        ------
-        UnreadableSamplesError
-            If texts hold lone surrogates, which are no characters.
+        Texts with lone surrogates, which are no characters, are an error. ``fitting`` has no
+        effect.
         """
         wrong = [(i, text) for i, text in enumerate(texts) if not _is_unicode(text)]
         if wrong:

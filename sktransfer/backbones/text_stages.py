@@ -61,30 +61,13 @@ def cut_encoder(
 ) -> tuple[dict[str, nn.Module], str]:
     """Divide a network into stages that compute the same, or keep it whole.
 
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for messages.
-    model : transformers.PreTrainedModel
-        It runs on ids of tokens alone.
-    longest : int, default=None
-        The number of positions after which a text begins again.
-    last_id : int, default=None
-        With which texts end, as the tokenizer has it. It may be that of padding.
-    is_classifier : bool, default=False
-        Whether its outputs are logits, one vector for each text.
+    It runs on ids of tokens alone. ``longest`` is the number of positions after which a text begins
+    again, and ``last_id`` that with which texts end, as the tokenizer has it; it may be that of
+    padding. The outputs of a classifier are logits, one vector for each text.
 
-    Returns
-    -------
-    stages : dict of str to torch.nn.Module
-        From ids ``(n, L)``, of which 0 is no token, to vectors ``(n, L, d)`` or logits.
-    why : str
-        Why a network is one stage; empty for one that is cut.
-
-    Raises
-    ------
-    ValueError
-        If the network does not run on ids alone, or gives other vectors where padding follows.
+    Returns stages from ids ``(n, L)``, of which 0 is no token, to vectors ``(n, L, d)`` or logits,
+    and why a network is one stage ("" for one that is cut). A ``ValueError``, with the name, if the
+    network does not run on ids alone, or gives other vectors where padding follows.
     """
     padding = getattr(model.config, "pad_token_id", None) or 0
     model.config.use_cache = False

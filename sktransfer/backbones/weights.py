@@ -83,13 +83,7 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if the message is empty.
-
-    Returns
-    -------
-    str
-        At most 200 characters.
-    """
+    """Return the first line of an error's message, of 200 characters at most, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -98,26 +92,13 @@ def load_weights(
 ) -> nn.Module:
     """Load the tensors of a file into a module, in place, and check every name and shape.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Its tensors may be on the meta device, so that they need no memory before.
-    path : str or Path
-        See :func:`read_tensors`.
-    rename : callable, default=str
-        Maps a name in the file to a name in the module.
+    The tensors of the module may be on the meta device, so that they need no memory before.
+    ``rename`` maps a name in the file to one in the module. The module is returned in ``eval``
+    mode. If the file is of a network that was trained on another number of classes or of channels,
+    its last or first layer has this number.
 
-    Returns
-    -------
-    torch.nn.Module
-        The same module, in ``eval`` mode. If the file is of a network that was trained on another
-        number of classes or of channels, its last or first layer has this number.
-
-    Raises
-    ------
-    ValueError
-        Listing the missing and the unexpected names, the shapes and the types that differ, or
-        naming a tensor that holds NaN or infinity.
+    A ``ValueError`` lists the missing and the unexpected names, the shapes and the types that
+    differ, or names a tensor that holds NaN or infinity.
     """
     tensors = read_tensors(path)
     if not any(name.startswith(_LIGHTNING) for name in module.state_dict()):
@@ -171,13 +152,9 @@ def _add_classifier(module: Any, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
-    """Find the convolutions that take the image.
+    """Find the convolutions that take the image, by their paths.
 
-    Returns
-    -------
-    dict of str to torch.nn.Conv2d
-        By path: those that timm names, or the first one of the module. It is empty for a network
-        without convolutions.
+    They are those that timm names, or the first one of the module; there may be none.
     """
     named = getattr(module, "pretrained_cfg", {}).get("first_conv") or ()
     named = (named,) if isinstance(named, str) else named
@@ -190,16 +167,9 @@ def first_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
 def with_channels(module: nn.Module, n: int) -> nn.Module:
     """Copy a network for images of another number of channels.
 
-    Returns
-    -------
-    torch.nn.Module
-        Its first convolutions have the weights of the original ones, repeated for the channels and
-        divided by how often they are repeated, as those of timm. All other tensors are shared.
-
-    Raises
-    ------
-    ValueError
-        If there is no convolution of three channels that takes the image, or it has groups.
+    Its first convolutions have the weights of the original ones, repeated for the channels and
+    divided by how often they are repeated, as those of timm. All other tensors are shared. A
+    ``ValueError`` if no convolution of three channels takes the image, or it has groups.
     """
     made = copy_sharing_tensors(module)
     layers = first_convolutions(made)
@@ -232,13 +202,7 @@ def take_number_of_channels(module: nn.Module, tensors: Mapping[str, torch.Tenso
 
 
 def n_outputs(module: nn.Module) -> int:
-    """Return the number of outputs of the last linear or convolutional layer of a module.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A classification network.
-    """
+    """Return the number of outputs of the last linear or convolutional layer of a classifier."""
     return [len(m.weight) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
 
 
@@ -247,22 +211,8 @@ def load_tensors(
 ) -> nn.Module:
     """Load tensors into a module, in place, as :func:`load_weights` does.
 
-    Parameters
-    ----------
-    source : str
-        The beginning of the message of an error.
-    copy : bool, default=False
-        Whether the module keeps its tensors, which several of its parts may share.
-
-    Returns
-    -------
-    torch.nn.Module
-        The same module, in ``eval`` mode.
-
-    Raises
-    ------
-    ValueError
-        As :func:`load_weights`.
+    ``source`` begins the message of an error. With ``copy`` the module keeps its own tensors, which
+    several of its parts may share.
     """
     wanted = module.state_dict()
     tensors = {_modern(name, wanted): tensor for name, tensor in tensors.items()}
@@ -319,19 +269,9 @@ def _as_own(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def check_finite(source: str, *modules: nn.Module) -> None:
     """Raise ``ValueError`` with the tensor in which networks hold numbers that are not finite.
 
-    Parameters
-    ----------
-    source : str
-        The beginning of the message.
-    *modules : torch.nn.Module
-        Tensors that they share are checked once.
-
-    Raises
-    ------
-    ValueError
-        If a parameter or a running statistic of batch norm is NaN or infinite, a running
-        variance is negative, or another buffer holds NaN. Other buffers may hold infinity, as
-        masks of attention do.
+    That is, a parameter or a running statistic of batch norm is NaN or infinite, a running variance
+    is negative, or another buffer holds NaN. Other buffers may hold infinity, as masks of attention
+    do. ``source`` begins the message; tensors that modules share are checked once.
     """
     seen: set[int] = set()
     for module in modules:
@@ -390,10 +330,7 @@ def _shorten(names: list[str]) -> str:
 def copy_sharing_tensors(module: nn.Module) -> Any:
     """Copy a module, whose copy has the same parameters and buffers.
 
-    Returns
-    -------
-    torch.nn.Module
-        Its settings, and tensors that it replaces, are its own.
+    Its settings, and tensors that it replaces, are its own.
     """
     tensors = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     return deepcopy(module, tensors)
@@ -424,13 +361,9 @@ _GENERATOR = threading.RLock()
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's global generator within a block, and restore its state afterwards.
 
-    Threads share the generator, so that one thread at a time may be in such a block. It should
-    contain what draws random numbers, and nothing that waits.
-
-    Parameters
-    ----------
-    device : torch.device, default=None
-        An accelerator whose generator is seeded, too.
+    So with the generator of ``device``, an accelerator. Threads share the generator, so that one
+    thread at a time may be in such a block. It should contain what draws random numbers, and
+    nothing that waits.
     """
     device = torch.device("cpu") if device is None else device
     with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -449,18 +382,7 @@ _FRONT_MATTER = re.compile(r"---\n.*?^license:\s*(\S.*?)\s*$.*?^---$", re.DOTALL
 
 
 def licence_of_package(name: str) -> str | None:
-    """Return what an installed package states about its licence, and where.
-
-    Parameters
-    ----------
-    name : str
-        Of the distribution.
-
-    Returns
-    -------
-    str or None
-        None if it is not installed or states nothing.
-    """
+    """Return what an installed package states about its licence, and where; None if nothing."""
     try:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -488,13 +410,7 @@ def _in_file(found: importlib.metadata.Distribution) -> str:
 
 
 def licence_of_folder(folder: Path) -> str | None:
-    """Return what the model card in a folder states about the licence, and where.
-
-    Parameters
-    ----------
-    folder : Path
-        Of a network in the format of the Hugging Face hub.
-    """
+    """Return what the model card in a folder of the Hugging Face hub states about the licence."""
     try:
         text = (folder / "README.md").read_text(errors="replace")
     except OSError:

@@ -124,13 +124,7 @@ def word_backbone(
     tokenizer: Callable[[str], Sequence[str]] | None = None,
     loaded_by: tuple[str, str] | None = None,
 ) -> Backbone:
-    """Make a backbone of word vectors.
-
-    Parameters
-    ----------
-    loaded_by : tuple of (str, str), default=None
-        As in :class:`Backbone`.
-    """
+    """Make a backbone of word vectors."""
     table = WordTable(vectors)
     return Backbone(
         name,

@@ -204,25 +204,11 @@ class _Normalized(nn.Module):
 
 
 def with_prompts(backbone: Backbone, prompts: Mapping[Any, Any] | None) -> Backbone:
-    """Return a network with classes that texts describe.
+    """Return a network with classes that texts describe, kept for the last eight sets of prompts.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        A sentence encoder, or the part for images of a network for images and texts, in the format
-        of transformers.
-    prompts : mapping of label to str or list of str, or None
-        None changes nothing.
-
-    Returns
-    -------
-    Backbone
-        The same again for the last eight sets of prompts.
-
-    Raises
-    ------
-    ValueError
-        For a network that has classes or does not read texts, or prompts that describe no classes.
+    The network is a sentence encoder, or the part for images of a network for images and texts, in
+    the format of transformers. A ``ValueError`` for a network that has classes or does not read
+    texts, or prompts that describe no classes.
     """
     if prompts is None:
         return backbone
@@ -327,13 +313,7 @@ def _check_lengths(backbone: Backbone, texts: list[str]) -> None:
 def _by_encoder(backbone: Backbone, texts: list[str]) -> tuple[torch.Tensor, float, float]:
     """Embed texts as samples are embedded.
 
-    Returns
-    -------
-    Tensor of shape (n, n_features)
-    scale : float
-        By which cosines are multiplied: it is found from those of unrelated texts.
-    bias : float
-        Zero.
+    Cosines are multiplied by a scale that is found from those of unrelated texts; the bias is 0.
     """
     last = list(stages_of(backbone))[-1]
     tokens = [backbone.preprocess(text) for text in (*texts, *_UNRELATED)]
@@ -352,13 +332,7 @@ def _by_encoder(backbone: Backbone, texts: list[str]) -> tuple[torch.Tensor, flo
 def _by_text_tower(backbone: Backbone, texts: list[str]) -> tuple[torch.Tensor, float, float]:
     """Embed texts by the part for texts of a network of transformers, which is read for it.
 
-    Returns
-    -------
-    Tensor of shape (n, n_features)
-    scale : float
-        By which cosines are multiplied.
-    bias : float
-        What is added to them then.
+    Cosines are multiplied by its scale, and its bias is added.
     """
     name, folder = _folder_with_texts(backbone)
     model: Any = load_network(name, folder, "default")

@@ -265,10 +265,7 @@ def is_gzipped(path: Path) -> bool:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, and decompress it if it is gzipped.
 
-    Raises
-    ------
-    ValueError
-        If the compressed data are damaged.
+    Damaged compressed data are a ``ValueError``.
     """
     with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
         try:
@@ -280,25 +277,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def read_text(
     path: Path, vocabulary: Iterable[str] | None = None, max_words: int | None = None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Read a text file in batches.
+    """Read words and their vectors from a text file in batches, all or some of the words.
 
-    Parameters
-    ----------
-    vocabulary : iterable of str, default=None
-        The words to keep.
-    max_words : int, default=None
-        How many words to keep.
-
-    Yields
-    ------
-    (list of str, ndarray of shape (n, dim), float32)
-        Words and their vectors.
-
-    Raises
-    ------
-    ValueError
-        If a line is no word with as many numbers as the others, or the file is shorter or longer
-        than its header announces, or ends inside a line.
+    A ``ValueError`` if a line is no word with as many numbers as the others, or the file is shorter
+    or longer than its header announces, or ends inside a line.
     """
     kept = None if vocabulary is None else {word.encode() for word in vocabulary}
     with opened(path) as file:
@@ -469,13 +451,7 @@ def _opened(path: Path) -> Iterator[_Cursor]:
 
 
 def parse_header(line: bytes) -> tuple[int, int] | None:
-    """Parse a first line that holds the number of words and of dimensions.
-
-    Returns
-    -------
-    (int, int) or None
-        None if the line holds something else.
-    """
+    """Parse a first line that holds the number of words and of dimensions; None for other lines."""
     parts = line.split()
     if len(parts) != 2 or not all(p.isdigit() and len(p) <= _MOST_DIGITS for p in parts):
         return None

@@ -82,19 +82,9 @@ class WordTable(nn.Module):
     def fused_pooling(self, pooling: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """Return one function for this stage and the pooling after it, or None.
 
-        An engine that runs only this stage may call the function instead. It reads the shared
-        matrix, so that ids must be on the CPU, and computes in float32.
-
-        Parameters
-        ----------
-        pooling : str, callable or tuple
-            As in :func:`sktransfer.backbones.pool`.
-
-        Returns
-        -------
-        callable or None
-            Maps ids to a tensor ``(n, dim)``. None if the pooling is not the mean, or if this
-            table has rows or weights of its own.
+        It maps ids to ``(n, dim)``. An engine that runs only this stage may call it instead. It
+        reads the shared matrix, so that ids must be on the CPU, and computes in float32. None if
+        the pooling is not the mean, or if this table has rows or weights of its own.
         """
         is_mean = isinstance(pooling, str) and pooling == "avg"
         return self._text_means if is_mean and self.shares_all else None
@@ -155,30 +145,14 @@ class WordTable(nn.Module):
         return vectors.masked_fill_((on_cpu == 0).unsqueeze(-1), 0.0).to(ids.device)
 
     def restricted(self, ids: np.ndarray) -> WordTable:
-        """Return an equal table with rows of its own for some ids.
-
-        Parameters
-        ----------
-        ids : ndarray of int
-            Ids whose rows will be trained; 0 is ignored.
-        """
+        """Return an equal table with rows of its own, which can be trained, for ids other than 0."""
         index = torch.from_numpy(np.unique(ids).astype(np.int64)).to(self.index.device)
         index = index[index > 0]
         rows = self._look_up(index).detach().clone()
         return WordTable(self.vectors, index, rows, self.token_weight)
 
     def with_weights(self, token_weight: Any) -> WordTable:
-        """Return this table with a factor for each id.
-
-        Parameters
-        ----------
-        token_weight : array-like of shape (n_ids,)
-
-        Raises
-        ------
-        ValueError
-            If the number of weights is not the number of ids.
-        """
+        """Return this table with a factor for each id; another number of them is a ValueError."""
         weight = torch.tensor(np.asarray(token_weight), dtype=torch.float32)
         if weight.shape != (self.n_ids,):
             raise ValueError(f"token_weight has shape {tuple(weight.shape)}, not ({self.n_ids},)")

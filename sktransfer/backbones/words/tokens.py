@@ -25,17 +25,8 @@ def split_chunk(chunk: str, find: Callable[[str], int]) -> list[str]:
     A chunk that the vocabulary has is not split ("u.s.", "self-conscious"). Otherwise punctuation
     at both ends is split off, then contractions ("do n't", "it 's") if the vocabulary has their
     parts, then the words around hyphens and other signs. A full stop is split off if the word is
-    more frequent without it; vocabularies are sorted by frequency.
-
-    Parameters
-    ----------
-    find : callable
-        Maps a word to its id, 0 if it is unknown.
-
-    Returns
-    -------
-    list of str
-        Tokens of the vocabulary and unknown words. Unknown signs are left out.
+    more frequent without it; vocabularies are sorted by frequency. ``find`` maps a word to its id,
+    0 if it is unknown. Unknown words are returned, too, and unknown signs are left out.
     """
     before: list[str] = []
     behind: list[str] = []

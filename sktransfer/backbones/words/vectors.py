@@ -138,20 +138,7 @@ def _from_parts(vocabulary, matrix, subwords, digest) -> WordVectors:
 
 
 def reopened(source: tuple[Any, ...], digest: str) -> WordVectors:
-    """Open vectors by their source again.
-
-    Parameters
-    ----------
-    source : tuple
-        The arguments of :func:`open_source`.
-    digest : str
-        The content digest that they must have.
-
-    Raises
-    ------
-    ValueError
-        If the file has other vectors now.
-    """
+    """Open vectors by the arguments of :func:`open_source`; ValueError if they have changed."""
     vectors = open_source(*source)
     own_digest = vectors.content_digest
     if own_digest != digest:
@@ -172,15 +159,7 @@ def open_source(
 ) -> WordVectors:
     """Open a file of word vectors or the GloVe package, and parse it only if it is new.
 
-    Parameters
-    ----------
-    source : str
-        A path or "glove_6b_50d".
-
-    Returns
-    -------
-    WordVectors
-        The same object for the same source, as long as it is in use.
+    ``source`` is a path or "glove_6b_50d". The same object is returned as long as it is in use.
     """
     path = glove_file("glove_6B_50d_emb.npy") if source == GLOVE else word_file(source)
     wanted = None if vocabulary is None else hashlib.sha256(repr(vocabulary).encode()).hexdigest()
@@ -265,13 +244,7 @@ _SETTLED = 2.0  # seconds; two writes in a shorter time may leave the same modif
 
 
 def cache_folder() -> Path:
-    """Return where tables are kept: below ``$SKTRANSFER_HOME`` or the user's cache folder.
-
-    Returns
-    -------
-    Path
-        It need not exist.
-    """
+    """Return where tables are kept: below ``$SKTRANSFER_HOME`` or the user's cache folder."""
     home = os.environ.get("SKTRANSFER_HOME")
     if home:
         return Path(home) / "word-vectors"
@@ -289,18 +262,9 @@ def map_entry(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Memory-map the files of an entry after comparing their checksums.
 
-    Each file is compared once in a process, which takes about 0.1 s for a gigabyte in the cache
-    of the operating system.
-
-    Parameters
-    ----------
-    stamp : dict
-        The source that the entry must have been made from.
-
-    Returns
-    -------
-    (dict, dict of str to ndarray) or None
-        Its settings and arrays. None if it is missing, made from another source, or damaged.
+    Each file is compared once in a process, which takes about 0.1 s for a gigabyte in the cache of
+    the operating system. Returns the settings and arrays; None if the entry is missing, was not
+    made from the source that ``stamp`` describes, or is damaged.
     """
     try:
         digest, _, text = (folder / "meta.json").read_text().partition("\n")
@@ -333,16 +297,8 @@ def _map(path: Path, size: int, digest: str) -> np.ndarray:
 def write_entry(folder: Path, stamp: dict[str, Any], fill: Callable[..., Any]) -> None:
     """Write an entry to a temporary folder and move it to its place.
 
-    Parameters
-    ----------
-    fill : callable
-        Called with a function ``write(name, array)``, which appends an array to a file. Writes
-        the arrays and returns the settings, a dict.
-
-    Raises
-    ------
-    CacheError
-        If the file system does not allow it. Errors of ``fill`` itself are not changed.
+    ``fill`` is called with a function ``write(name, array)``, which appends an array to a file, and
+    returns the settings. ``CacheError`` if the file system does not allow it.
     """
     with new_folder(folder) as new, _Arrays(new) as arrays:
         meta = {"stamp": stamp, **fill(arrays.write)}

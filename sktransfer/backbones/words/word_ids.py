@@ -125,11 +125,8 @@ class WordPreprocessing:
     def many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Map texts to ids, grouped by shape.
 
-        Returns
-        -------
-        list of (ndarray of shape (g,), Tensor of shape (g, length) or (g, length, k))
-            Positions of the texts, and their ids, padded with 0. An unknown word with subwords
-            has k ids; its vector is the mean of theirs.
+        For each shape, positions of texts and their ids ``(g, length)`` or ``(g, length, k)``,
+        padded with 0. An unknown word with subwords has k ids; its vector is the mean of theirs.
         """
         memo = self._current_memo()
         chunks = self._separated_chunks(texts)
@@ -157,18 +154,7 @@ class WordPreprocessing:
         return list(chain.from_iterable(parts))[1:]
 
     def check(self, texts: Sequence[str], fitting: bool) -> dict[str, float]:
-        """Count the tokens without a vector, and warn if there are many.
-
-        Parameters
-        ----------
-        fitting : bool
-            If False, nothing is counted.
-
-        Returns
-        -------
-        dict
-            ``oov_rate_``, the share of tokens that are left out.
-        """
+        """Count the tokens without a vector in fit, and warn if there are many."""
         if not fitting:
             return {}
         memo = self._current_memo()
@@ -215,10 +201,7 @@ class WordPreprocessing:
     def content_digest(self) -> str:
         """Hash of everything that determines the ids.
 
-        Raises
-        ------
-        ValueError
-            If the tokenizer cannot be described by its content.
+        A tokenizer that cannot be described by its content is a ``ValueError``.
         """
         parts = ("words v2", self.vectors.content_digest, describe(self.tokenizer))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
