@@ -94,29 +94,11 @@ class TableSamples:
 
 
 def describe_columns(columns: Mapping[Any, Any], read: Mapping[Any, Modality]) -> dict[Any, str]:
-    """Return the kind of each column of a table.
+    """Return the kind of each column of a table: the name of a modality, "number" or "category".
 
-    Parameters
-    ----------
-    columns : mapping of (str or int) to column
-        Of :func:`table_columns`.
-    read : mapping of (str or int) to Modality
-        The columns that networks read.
-
-    Returns
-    -------
-    dict of (str or int) to str
-        The name of a modality, "number" or "category", in the order of the table.
-
-    Raises
-    ------
-    ValueError
-        If the table does not have a column that is to be read, or if a column is neither.
-
-    Warns
-    -----
-    UserWarning
-        If most cells of a column of categories are different.
+    ``columns`` are those of :func:`table_columns`, and ``read`` those that networks read. A
+    ``ValueError`` if the table does not have one that is to be read, or if a column is neither.
+    Warns if most cells of a column of categories are different.
     """
     for name in read:
         if name not in columns:
@@ -145,21 +127,8 @@ def describe_columns(columns: Mapping[Any, Any], read: Mapping[Any, Modality]) -
 def read_columns(columns: Mapping[Any, Any], modality: Modality, backbone: Any) -> list[Any]:
     """List the columns of a table that one network reads: all but numbers and categories.
 
-    Parameters
-    ----------
-    modality : Modality
-        Of the network.
-    backbone : object
-        As the user gives it, for messages.
-
-    Returns
-    -------
-    list of (str or int)
-
-    Raises
-    ------
-    ValueError
-        If a column is of another modality: it shows the line to write.
+    If a column is of another modality, a ``ValueError`` shows the line to write, with the backbone
+    as the user gave it.
     """
     others = {n: c for n, c in columns.items() if not (_is_numeric(c) or _is_categorical(c))}
     wrong = {n: c for n, c in others.items() if not modality.looks_like(some_cells(c))}
@@ -207,22 +176,10 @@ def network_line(columns: Mapping[Any, Any]) -> str:
 def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False) -> TableSamples:
     """Check a table, and return its samples.
 
-    Parameters
-    ----------
-    X : table or TableSamples
-        Columns with names may be in any order, and others are ignored. What is checked already is
-        returned unchanged.
-    kinds : mapping of (str or int) to str
-        Of :func:`describe_columns`.
-    fills_missing : bool, default=False
-        Whether cells of columns that networks read may be missing.
-
-    Raises
-    ------
-    ValueError
-        If columns are missing, or numbers are none.
-    UnreadableSamplesError
-        If cells are no samples.
+    Columns with names may be in any order, and others are ignored. What is checked already is
+    returned unchanged. ``kinds`` are those of :func:`describe_columns`. Cells of columns that
+    networks read may be missing if ``fills_missing``. A ``ValueError`` if columns are missing, or
+    numbers are none; an ``UnreadableSamplesError`` if cells are no samples.
     """
     if isinstance(X, TableSamples):
         return X
@@ -256,20 +213,7 @@ def check_columns(X: Any, kinds: Mapping[Any, str], fills_missing: bool = False)
 
 
 def check_names(columns: Iterable[Any], kinds: Mapping[Any, str]) -> None:
-    """Check that a table has the columns that it had in fit.
-
-    Parameters
-    ----------
-    columns : iterable of (str or int)
-        The names of its columns.
-    kinds : mapping of (str or int) to str
-        Of :func:`describe_columns`.
-
-    Raises
-    ------
-    ValueError
-        If columns are missing.
-    """
+    """Check that a table has the columns that it had in fit."""
     columns = list(columns)
     missing = [name for name in kinds if name not in columns]
     if missing:
@@ -438,17 +382,7 @@ def _numbers(name: Any, column: Any) -> np.ndarray:
 
 
 def number_error(cell: Any) -> str | None:
-    """Say what is wrong with a cell of a column of numbers.
-
-    Parameters
-    ----------
-    cell : object
-
-    Returns
-    -------
-    str or None
-        None for a finite number, and for a cell that is missing.
-    """
+    """Say what is wrong with a cell of a column of numbers; None if it is finite or missing."""
     if _is_missing(cell):
         return None
     if not isinstance(cell, Number | np.bool_) or isinstance(cell, _NO_NUMBERS):
@@ -495,15 +429,8 @@ def _cell_of(cells: Sequence[Any], i: int) -> str:
 def table_columns(X: Any) -> dict[Any, Any]:
     """Return the columns of a table by name, or by position where it has no names.
 
-    Parameters
-    ----------
-    X : object
-        A data frame of pandas or polars, a table of pyarrow or an array of objects or strings.
-
-    Returns
-    -------
-    dict of (str or int) to column
-        Empty for what is no table.
+    A table is a data frame of pandas or polars, a table of pyarrow or an array of objects or
+    strings; everything else has no columns.
     """
     if isinstance(X, np.ndarray):
         is_table = X.ndim == 2 and X.dtype.kind in "OUS"
@@ -520,20 +447,10 @@ def table_columns(X: Any) -> dict[Any, Any]:
 
 
 def split_columns(X: Any, image_shape: tuple[int, ...] | None = None) -> dict[str | int, Any]:
-    """Take a table of samples apart.
+    """Take a table of samples apart into its columns, by name or position.
 
-    Parameters
-    ----------
-    X : object
-        A data frame of pandas or polars, a table of pyarrow or an array of objects or strings.
-    image_shape : tuple of int, default=None
-        If given, a row of X is one flattened image.
-
-    Returns
-    -------
-    dict of (str or int) to object
-        The columns, by name or position. Of length 1, with the key 0, for everything else: a
-        list, an array of numbers, or a table of numbers.
+    There is one, with the key 0, for everything else: a list, an array of numbers, a table of
+    numbers, or one whose rows are flattened images (``image_shape``).
     """
     columns = {} if image_shape is not None else table_columns(X)
     if len(columns) < 2 or any(map(_is_numeric, columns.values())):
@@ -542,21 +459,10 @@ def split_columns(X: Any, image_shape: tuple[int, ...] | None = None) -> dict[st
 
 
 def without_missing(X: Any) -> tuple[Any, ...]:
-    """Leave out the missing cells of a column.
+    """Leave out the missing cells of a column, or of another collection of samples.
 
-    Parameters
-    ----------
-    X : object
-        A column, or another collection of samples.
-
-    Returns
-    -------
-    X : object
-        A list if there are missing cells, else unchanged.
-    rows : ndarray of int, or None
-        The positions of the others; None if no cell is missing.
-    n_samples : int or None
-        The length of the column; None if no cell is missing.
+    Returns the others in a list, their positions, and the length of the column. Without missing
+    cells, the column unchanged, None and None.
     """
     cells = _cells(X)
     rows = [i for i, cell in enumerate(cells) if not _is_missing(cell)]
@@ -592,12 +498,7 @@ def _first_cell(column: Any) -> Any:
 
 
 def some_cells(column: Any) -> list[Any]:
-    """Return the first cells of a column that are there, 20 at most.
-
-    Parameters
-    ----------
-    column : column of a table
-    """
+    """Return the first cells of a column that are there, 20 at most."""
     for part in (column[:50], column):  # mostly the first rows suffice
         present = [cell for cell in _all_cells(part) if not _is_missing(cell)]
         if present:

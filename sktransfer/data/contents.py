@@ -71,19 +71,11 @@ def is_encoded(sample: object) -> bool:
 def read_encoded(sample: Any) -> Encoded:
     """Read an encoded image into memory.
 
-    Parameters
-    ----------
-    sample : str, path-like, bytes-like, file or dict
-        The name of a file, or a URL; its content; a binary file that is open; an object with
-        ``open``, such as members of archives and files of fsspec; a dictionary with "bytes" or
-        "path", as Hugging Face writes them.
-
-    Raises
-    ------
-    OSError, ValueError, TypeError
-        If it cannot be read, is not a regular file or is too large.
-    ImportError
-        If a URL needs a package that is not installed.
+    It is the name of a file, or a URL; its content; a binary file that is open; an object with
+    ``open``, such as members of archives and files of fsspec; or a dictionary with "bytes" or
+    "path", as Hugging Face writes them. ``OSError``, ``ValueError`` or ``TypeError`` if it cannot
+    be read, is not a regular file or is too large; ``ImportError`` if a URL needs a package that is
+    not installed.
     """
     read = _reader_of(sample)
     if read is None:
@@ -143,17 +135,9 @@ def _read_file(path: str | os.PathLike) -> bytes:
 
 
 def open_locally(name: str | os.PathLike[str]) -> BufferedReader:
-    """Open a file of this machine, without waiting if it is a pipe.
+    """Open a binary file of this machine, without waiting if it is a pipe.
 
-    Parameters
-    ----------
-    name : str or path-like
-        ``~`` is the home folder, and ``file://`` is understood.
-
-    Returns
-    -------
-    file
-        Binary.
+    In its name, ``~`` is the home folder, and ``file://`` is understood.
     """
     text = os.fspath(name)
     path = _local(text) if isinstance(text, str) and _is_local(text) else os.path.expanduser(text)
@@ -286,13 +270,7 @@ def is_npy(content: bytes) -> bool:
 
 
 def read_npy(content: bytes) -> np.ndarray:
-    """Read an array that NumPy saved, without running code in it.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, or holds objects.
-    """
+    """Read an array of numbers that NumPy saved, without running code in it."""
     file = io.BytesIO(content)
     try:
         version = npy.read_magic(file)
@@ -359,16 +337,8 @@ class Item:
 def image_of(item: Any, key: str | int | None = None) -> Any:
     """Return the image in a sample of a dataset.
 
-    Parameters
-    ----------
-    item : object
-        An image, a tuple that begins with it, or a dictionary that contains it.
-    key : str, int or None, default=None
-        Of the image; None takes the first of a tuple, and the usual names in a dictionary.
-
-    Returns
-    -------
-    object
+    The sample is an image, a tuple that begins with it, or a dictionary that contains it. Without a
+    key, it is the first of a tuple, or under one of the usual names of a dictionary.
     """
     if hasattr(item, "as_py"):  # a scalar of pyarrow
         item = item.as_py()
@@ -407,26 +377,15 @@ def is_stored_array(X: object) -> bool:
 def as_items(X: Any, key: str | int | None = None) -> list[Item]:
     """List the samples of a dataset without opening them.
 
-    Parameters
-    ----------
-    X : object
-        With ``__len__`` or ``shape``, and ``__getitem__``. An array that is stored or computed in
-        chunks is read chunk by chunk, and the last chunk is kept.
-    key : str, int or None, default=None
-        As in :class:`Item`.
+    An array that is stored or computed in chunks is read chunk by chunk, and the last chunk is
+    kept.
     """
     source = _Chunks(X) if is_stored_array(X) else X
     return [Item(source, i, key) for i in range(_length(X))]
 
 
 class _Chunks:
-    """Rows of an array that is stored or computed in chunks; the last chunk stays in memory.
-
-    Parameters
-    ----------
-    array : object
-        Of h5py, zarr, dask and others.
-    """
+    """Rows of an array that is stored or computed in chunks; the last chunk stays in memory."""
 
     def __init__(self, array):
         self.array = array

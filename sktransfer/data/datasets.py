@@ -101,10 +101,7 @@ def load_image_folder(
 def list_splits(folder: str | os.PathLike[str]) -> list[str]:
     """List the sub-folders of a folder if they are splits, such as "train" and "test".
 
-    Returns
-    -------
-    list of str
-        Empty unless all sub-folders have names of splits and contain folders themselves.
+    There are none unless all sub-folders have names of splits and contain folders themselves.
     """
     folders = [entry for entry in _entries(Path(folder).expanduser()) if entry.is_dir()]
     are_splits = all(
@@ -115,17 +112,10 @@ def list_splits(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def list_files(folder: str | os.PathLike[str]) -> list[str]:
-    """List the files of a folder and of its sub-folders.
+    """List the files of a folder and of its sub-folders, sorted.
 
-    Parameters
-    ----------
-    folder : str or path-like
-        ``~`` is the home folder. Links to folders are followed.
-
-    Returns
-    -------
-    list of str
-        Sorted paths, without hidden files and those that operating systems write.
+    ``~`` is the home folder. Links to folders are followed; hidden files and those that operating
+    systems write are left out.
     """
     return [os.fspath(file) for file in _walk(Path(folder).expanduser(), ())]
 
@@ -265,22 +255,11 @@ def load_image_table(
 
 
 def open_table(table: Any, texts: Collection[str] = ()) -> tuple[Any, ...]:
-    """Read a table from a file, by the ending of its name.
+    """Read a table from a CSV, TSV, Parquet or JSON lines file, by the ending of its name.
 
-    Parameters
-    ----------
-    table : str, path-like or pandas.DataFrame
-        The name of a CSV, TSV, Parquet or JSON lines file, or a data frame. A column of a CSV or
-        TSV file is text if one of its numbers begins with a zero, as in "001", and if it has true
-        and false.
-    texts : collection of str, default=()
-        Other columns of a CSV or TSV file that are text, as it stands in the file.
-
-    Returns
-    -------
-    frame : pandas.DataFrame
-    folder : Path
-        The folder of the file.
+    A column of a CSV or TSV file is text if one of its numbers begins with a zero, as in "001", and
+    if it has true and false. So are ``texts``, as they stand in the file. A data frame is taken,
+    too. Returns the data frame and the folder of the file.
     """
     if hasattr(table, "columns"):
         return table, Path()
@@ -315,30 +294,11 @@ def _read_csv(pd, path: Path, separator: str, asked: Collection[str]):
 def open_columns(
     table: Any, kinds: Mapping[str, str], texts: Collection[str] = ()
 ) -> tuple[Any, ...]:
-    """Read a table that has the columns of a fitted estimator.
+    """Read a table that has the columns of a fitted estimator, as :func:`open_table` does.
 
-    The cells of a column are the same whatever else the file has: categories and what networks
-    read are text as it stands in the file, and a number is one beside a cell that is none.
-
-    Parameters
-    ----------
-    table : str, path-like or pandas.DataFrame
-        As for :func:`open_table`.
-    kinds : mapping of str to str
-        The kind of each column, of :func:`describe_columns`.
-    texts : collection of str, default=()
-        Other columns that are text.
-
-    Returns
-    -------
-    frame : pandas.DataFrame
-    folder : Path
-        The folder of the file.
-
-    Raises
-    ------
-    ValueError
-        If the table lacks columns.
+    The cells of a column are the same whatever else the file has: categories, what networks read
+    and ``texts`` are text as it stands in the file, and a number is one beside a cell that is none.
+    ``kinds`` are those of :func:`describe_columns`. A ``ValueError`` if the table lacks columns.
     """
     numbers = [name for name, kind in kinds.items() if kind == NUMBER]
     frame, folder = open_table(table, {*kinds, *texts}.difference(numbers))
@@ -347,16 +307,7 @@ def open_columns(
 
 
 def as_numbers(column: Any) -> Any:
-    """Convert the texts of a column that are numbers, true or false; others stay as they are.
-
-    Parameters
-    ----------
-    column : pandas.Series
-
-    Returns
-    -------
-    pandas.Series
-    """
+    """Convert the texts of a column of pandas that are numbers, true or false; others stay."""
     cells = column.tolist()
     if not any(isinstance(cell, str) for cell in cells):
         return column
@@ -372,14 +323,7 @@ def as_numbers(column: Any) -> Any:
 def booleans_as_numbers(column: Any) -> Any:
     """Convert a column of the texts true and false, which are booleans in other files than CSV.
 
-    Parameters
-    ----------
-    column : pandas.Series
-
-    Returns
-    -------
-    pandas.Series
-        Of 1 and 0; the column itself if other texts are among its cells, or if all are missing.
+    The column itself is returned if other texts are among its cells, or if all are missing.
     """
     cells = column.dropna().tolist()
     are_booleans = all(isinstance(cell, str) and cell.lower() in BOOLEANS for cell in cells)
@@ -395,22 +339,10 @@ def _pandas():
 
 
 def find_images(frame: Any, image: str | list[str] | None = None) -> Any:
-    """Find the column of images in a table.
+    """Find the column, or columns, of images in a table of pandas or polars.
 
-    Parameters
-    ----------
-    frame : DataFrame of pandas or polars
-    image : str or list of str, default=None
-        Its name, or names. By default the first column that has one of the usual names.
-
-    Returns
-    -------
-    str or list of str
-
-    Raises
-    ------
-    ValueError
-        If a column does not exist, or none has a usual name.
+    By default it is the first column that has one of the usual names. A ``ValueError`` if a column
+    does not exist, or none has a usual name.
     """
     found = _column(frame, "image", image, IMAGE_COLUMNS)
     if found is None:
@@ -423,23 +355,10 @@ def find_images(frame: Any, image: str | list[str] | None = None) -> Any:
 
 
 def find_labels(frame: Any, label: str | Sequence[str] | None = None) -> Any:
-    """Find the column of labels in a table.
+    """Find the column, or columns, of labels in a table of pandas or polars; None if there is none.
 
-    Parameters
-    ----------
-    frame : DataFrame of pandas or polars
-    label : str or sequence of str, default=None
-        Its name, or names. By default the column that has one of the usual names.
-
-    Returns
-    -------
-    str, sequence of str or None
-        None if ``label`` is None and no column has such a name.
-
-    Raises
-    ------
-    ValueError
-        If a column does not exist, or several have one of the usual names.
+    By default it is the column that has one of the usual names. A ``ValueError`` if a column does
+    not exist, or several have one of the usual names.
     """
     if label is None:
         usual = [name for name in LABEL_COLUMNS if name in list(frame.columns)]
@@ -466,18 +385,9 @@ def _names(frame) -> str:
 
 
 def image_cells(column: Any, folder: Path) -> list[Any]:
-    """Return the images of a column, without opening them.
+    """Return the images of a column, without opening them; None where a cell is missing.
 
-    Parameters
-    ----------
-    column : column of a table of pandas or polars
-    folder : Path
-        Where relative names of files begin.
-
-    Returns
-    -------
-    list
-        None where a cell is missing.
+    Relative names of files begin in the folder.
     """
     missing = column.isna() if hasattr(column, "isna") else column.is_null()
     return [

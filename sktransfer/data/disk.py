@@ -22,17 +22,9 @@ class CacheError(Exception):
 
 
 def checksum(*parts: Any) -> bytes:
-    """Compute the checksum of bytes that are kept in a cache.
+    """Compute the checksum of bytes that are kept in a cache, joined.
 
-    Parameters
-    ----------
-    *parts : bytes-like
-        Hashed as if they were joined.
-
-    Returns
-    -------
-    bytes
-        The 64-bit xxh3, 8 bytes. It detects damage, but no forgery.
+    It is the 64-bit xxh3, 8 bytes, and detects damage, but no forgery.
     """
     hasher = xxhash.xxh3_64()
     for part in parts:
@@ -54,22 +46,8 @@ def new_folder(place: Path) -> Iterator[Path]:
     """Make a temporary folder beside a place and move it there at the end.
 
     Readers find the old folder or the new one, and never an incomplete one. If the block raises,
-    the temporary folder is removed and the place is not changed.
-
-    Parameters
-    ----------
-    place : Path
-        The folder to create or to replace.
-
-    Yields
-    ------
-    Path
-        An empty folder on the same file system.
-
-    Raises
-    ------
-    CacheError
-        If the file system does not allow it.
+    the temporary folder is removed and the place is not changed. ``CacheError`` if the file system
+    does not allow it.
     """
     with writing():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -86,37 +64,16 @@ def new_folder(place: Path) -> Iterator[Path]:
 def replace_file(path: Path, *parts: bytes) -> None:
     """Write a file such that readers find the old content or the new one, also after a crash.
 
-    Parameters
-    ----------
-    *parts : bytes-like
-        Written one after the other.
-
-    Raises
-    ------
-    CacheError
-        If the file system does not allow it. The old content is kept.
+    ``CacheError`` if the file system does not allow it; the old content is kept.
     """
     with writing(), _new_file(path, parts) as new:
         os.replace(new, path)
 
 
 def claim_file(path: Path, *parts: Any) -> bool:
-    """Write a file if there is none, such that one of several processes succeeds.
+    """Write a file if there is none, such that one of several processes succeeds; else False.
 
-    Parameters
-    ----------
-    *parts : bytes-like
-        Written one after the other.
-
-    Returns
-    -------
-    bool
-        False if the file exists.
-
-    Raises
-    ------
-    CacheError
-        If the file system does not allow it.
+    ``CacheError`` if the file system does not allow it.
     """
     with writing(), _new_file(path, parts) as new:
         try:
@@ -145,12 +102,9 @@ def _new_file(path: Path, parts: tuple) -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove temporary folders and files that killed processes left more than a day ago.
+    """Remove what killed processes left in a folder more than a day ago.
 
-    Parameters
-    ----------
-    parent : Path
-        The folder in which :func:`new_folder` and :func:`replace_file` work.
+    That is temporary folders and files of :func:`new_folder` and :func:`replace_file`.
     """
     for path in [*parent.glob(".new-*"), *parent.glob(".old-*")]:
         with contextlib.suppress(OSError):  # another process may remove it, too

@@ -88,21 +88,8 @@ class ImageModality(Modality):
     def read(self, sample: Any) -> Any:
         """Read a sample into memory if it is an encoded image or one of a dataset.
 
-        Parameters
-        ----------
-        sample : object
-            A PIL image, an array, a tensor, an encoded image (:func:`read_encoded`), an item of a
-            dataset or a view.
-
-        Returns
-        -------
-        object
-            Other samples are returned unchanged.
-
-        Raises
-        ------
-        OSError, ValueError
-            If the file cannot be read, is not a regular file or is too large.
+        Others, which are PIL images, arrays, tensors or views, are returned unchanged. Errors are
+        those of :func:`read_encoded`.
         """
         # The most frequent samples in memory; the other tests take longer than a digest.
         if type(sample) is Encoded or (type(sample) is np.ndarray and sample.ndim > 1):
@@ -136,25 +123,12 @@ class ImageModality(Modality):
         return digest_array(image_numbers(sample))
 
     def open(self, sample: Any) -> np.ndarray:
-        """Convert one image to RGB.
+        """Convert one image, as :meth:`read` takes it, to RGB: ``(h, w, 3)``.
 
-        Greyscale images get three equal channels, transparent pixels are composed with a white
-        background, the EXIF orientation is applied, and 16-bit images keep their range.
-
-        Parameters
-        ----------
-        sample : object
-            As :meth:`read` takes it.
-
-        Returns
-        -------
-        ndarray of shape (h, w, 3)
-            uint8 in [0, 255], or float32 in [0, 1] for float and 16-bit samples.
-
-        Raises
-        ------
-        ValueError, OSError, TypeError, MemoryError
-            If the sample is not an image or cannot be read.
+        It is uint8 in [0, 255], or float32 in [0, 1] for float and 16-bit samples. Greyscale images
+        get three equal channels, transparent pixels are composed with a white background, the EXIF
+        orientation is applied, and 16-bit images keep their range. ``ValueError``, ``OSError``,
+        ``TypeError`` or ``MemoryError`` if the sample is not an image or cannot be read.
         """
         sample = self.in_memory(sample)
         if isinstance(sample, SampleView):
@@ -200,15 +174,7 @@ class ImageModality(Modality):
     def side(self, sample: Any) -> int | None:
         """Return the shorter side of an image in pixels, of an encoded one from its header.
 
-        Parameters
-        ----------
-        sample : object
-            As :meth:`read` takes it.
-
-        Returns
-        -------
-        int or None
-            None for an image that cannot be read, for one of another machine, and for a view.
+        None for an image that cannot be read, for one of another machine, and for a view.
         """
         if isinstance(sample, Image.Image):
             return min(sample.size)
@@ -255,19 +221,9 @@ class ImageModality(Modality):
 def check_image_shape(
     image_shape: Any, channels: tuple[int, ...] | None = CHANNELS
 ) -> tuple[int, ...]:
-    """Check the parameter ``image_shape``.
+    """Check the parameter ``image_shape``: ``(height, width)`` or ``(height, width, channels)``.
 
-    Parameters
-    ----------
-    image_shape : array-like of int
-        ``(height, width)`` or ``(height, width, channels)`` of the images in a table.
-    channels : tuple of int or None, default=(1, 3, 4)
-        The numbers of channels that are taken; None for any number.
-
-    Raises
-    ------
-    ValueError
-        If it has not two or three positive integers, or another number of channels.
+    ``channels`` are the numbers of channels that are taken; None for any number.
     """
     shape = tuple(np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist())
     fits = all(map(is_whole, shape)) and len(shape) in (2, 3) and min(shape) > 0
@@ -288,28 +244,14 @@ def as_samples(
 ) -> list[Any]:
     """Convert a container of images to a list, without opening the images.
 
-    Parameters
-    ----------
-    X : list, array, tensor, Series or DataFrame with one column, or dataset
-        Paths, encoded images, PIL images, arrays ``(h, w)`` or ``(h, w, channels)``, tensors
-        ``(channels, h, w)``; or one array of images of one size; or, with ``image_shape``,
-        a table with one flattened image in each row. Datasets and arrays of other libraries
-        need ``__len__`` and ``__getitem__``.
-    image_shape : tuple of int, default=None
-        ``(h, w)`` or ``(h, w, channels)`` of each row of a table.
-    channels : tuple of int or None, default=(1, 3, 4)
-        The numbers of channels that an image may have; None for any number.
+    These are paths, encoded images, PIL images, arrays ``(h, w)`` or ``(h, w, channels)``, tensors
+    ``(channels, h, w)``; or one array of images of one size; or, with ``image_shape``, a table with
+    one flattened image in each row. Datasets and arrays of other libraries need ``__len__`` and
+    ``__getitem__``; for each of their samples there is an :class:`Item`. ``channels`` are the
+    numbers of channels that an image may have; None for any number.
 
-    Returns
-    -------
-    list
-        The images, unchanged; an :class:`Item` for each sample of a dataset.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If X is a single image, is empty, or is neither a list of images nor an array with the
-        shape of several images.
+    ``ValueError`` or ``TypeError`` if X is a single image, is empty, or is neither a list of images
+    nor an array with the shape of several images.
     """
     if isinstance(X, Image.Image) or is_encoded(X):
         raise _single(X)
@@ -434,13 +376,7 @@ def open_encoded(file: Encoded) -> Image.Image:
 
 
 def check_header(name: str | os.PathLike[str]) -> None:
-    """Check that a file of this machine begins as an image, without decoding it.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read, or is not an image of a format that is read.
-    """
+    """Check that a file of this machine begins as an image, without decoding it."""
     try:
         with open_locally(name) as file:
             if is_npy(file.peek(8)[:8]):
@@ -538,14 +474,7 @@ def _over_white(array: np.ndarray) -> np.ndarray:
 def to_range(array: np.ndarray) -> np.ndarray:
     """Convert an array of any numeric type to uint8 in [0, 255] or float32 in [0, 1].
 
-    Returns
-    -------
-    ndarray of the same shape
-
-    Raises
-    ------
-    ValueError
-        If values are not finite, or not in the range of their type.
+    A ``ValueError`` if values are not finite, or not in the range of their type.
     """
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == bool:
@@ -571,13 +500,7 @@ def to_range(array: np.ndarray) -> np.ndarray:
 
 
 def warn_of_mask(low: float, high: float) -> None:
-    """Warn if the values of an image with 8 bits are 0 and 1 only.
-
-    Parameters
-    ----------
-    low, high : int
-        The least and the greatest value.
-    """
+    """Warn if the least and the greatest value of an image with 8 bits are 0 and 1."""
     if (low, high) == (0, 1):
         warnings.warn(
             "An image of integers has the values 0 and 1 only, which are both black: 255 is white. "
@@ -653,13 +576,7 @@ def _hint(low: float, high: float) -> str:
 
 
 def check_channels(array: np.ndarray) -> None:
-    """Refuse an array that is not an image ``(h, w, channels)``.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes, no pixels, or not 1, 3 or 4 channels.
-    """
+    """Refuse an array that is not an image ``(h, w, channels)`` with 1, 3 or 4 channels."""
     if array.ndim != 3 or 0 in array.shape:
         hint = f"; {_SOUNDS}" if array.ndim < 2 else ""
         raise ValueError(
@@ -687,12 +604,7 @@ def _more_channels(n: int) -> str:
 
 
 class ImageParts(Parts):
-    """The cells of a grid over an image. A cell that is left out has the mean colour.
-
-    Parameters
-    ----------
-    image : ndarray of shape (height, width, channels)
-    """
+    """The cells of a grid over an image. A cell that is left out has the mean colour."""
 
     shown: Any
     shape: tuple[int, ...]

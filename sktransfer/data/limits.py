@@ -37,12 +37,7 @@ def max_bytes() -> int | None:
 
 
 def check_size(n_bytes: int) -> None:
-    """Raise an error if a file is larger than :func:`max_bytes`.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Raise a ValueError if a file is larger than :func:`max_bytes`."""
     limit = max_bytes()
     if limit is not None and n_bytes > limit:
         raise ValueError(
@@ -54,12 +49,8 @@ def check_size(n_bytes: int) -> None:
 def open_listed(file: IO[bytes]) -> ImageFile.ImageFile:
     """Open an image whose format is among :data:`FORMATS`, without decoding it.
 
-    Raises
-    ------
-    PIL.UnidentifiedImageError
-        If it is no image.
-    ValueError
-        If it begins as an image of another format.
+    ``PIL.UnidentifiedImageError`` if it is no image; ``ValueError`` if it begins as one of another
+    format.
     """
     tried: list[str] = []
     # First the plug-ins of usual formats; all others take longer to import.
@@ -97,12 +88,7 @@ def _not_listed(name: str) -> ValueError:
 
 
 def check_format(image: Image.Image) -> None:
-    """Refuse an image that Pillow opened from a file of another format than :data:`FORMATS`.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse an image that Pillow opened from a file of another format than :data:`FORMATS`."""
     name = image.format
     if isinstance(image, ImageFile.ImageFile) and name is not None:
         if name not in FORMATS and name != "MPO":  # a JPEG with further images behind it
@@ -112,16 +98,8 @@ def check_format(image: Image.Image) -> None:
 def check_pixels(image: Image.Image, n_pages: int = 1) -> None:
     """Refuse an image from a file with too many pixels, before they are decoded.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Images in memory, which are decoded already, are not refused.
-    n_pages : int, default=1
-        How many pages of its size are decoded.
-
-    Raises
-    ------
-    ValueError
+    ``n_pages`` of its size are decoded. Images in memory, which are decoded already, are not
+    refused.
     """
     limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
     n_pixels = n_pages * width * height
@@ -139,17 +117,7 @@ def too_many_pixels(reason: str) -> ValueError:
 
 
 def check_scans(content: bytes) -> None:
-    """Refuse a JPEG with so many scans that decoding would take minutes.
-
-    Parameters
-    ----------
-    content : bytes
-        Of a file of any format.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse a JPEG with so many scans that decoding would take minutes; other files are let pass."""
     if content[:2] != b"\xff\xd8" or content.count(_SCAN) <= SCANS:
         return
     if _count_scans(content) > SCANS:  # behind the image, other data may follow
@@ -169,22 +137,9 @@ def _count_scans(content: bytes) -> int:
 
 
 def run_in_time(function: Callable[[], bytes]) -> bytes:
-    """Call a function, and stop waiting for it after the time limit.
+    """Call a function in a thread, and stop waiting for it after :data:`SECONDS`.
 
-    Parameters
-    ----------
-    function : callable
-        Without arguments. It is called in a thread, which goes on after the limit.
-
-    Returns
-    -------
-    bytes
-        What the function returns.
-
-    Raises
-    ------
-    TimeoutError
-        After :data:`SECONDS`.
+    The thread goes on after the limit, which is a ``TimeoutError``.
     """
     results: list = []
 

@@ -20,12 +20,7 @@ def package_versions() -> dict[str, str]:
 def warn_later_versions(recorded: Mapping[str, str], what: str) -> None:
     """Warn if a file was written with a later major version of a package.
 
-    Parameters
-    ----------
-    recorded : mapping of str to str
-        What :func:`package_versions` returned when the file was written.
-    what : str
-        Names the file in the warning.
+    ``recorded`` is what :func:`package_versions` returned then; ``what`` names the file.
     """
     installed = package_versions()
     later = [
@@ -48,19 +43,10 @@ def _major(version: str) -> int:
 
 
 def documentation_link(page: str) -> str:
-    """Return the address of a page of the documentation.
+    """Return the address of a page of the documentation, such as "generated/x.html".
 
-    It begins with the project URL "Documentation" in the metadata of the installed package.
-
-    Parameters
-    ----------
-    page : str
-        Such as "generated/sktransfer.TransferClassifier.html".
-
-    Returns
-    -------
-    str
-        Empty if the metadata have no such URL.
+    It begins with the project URL "Documentation" in the metadata of the installed package, and is
+    empty if there is none.
     """
     try:
         metadata = importlib.metadata.metadata(__name__.partition(".")[0])

@@ -140,140 +140,56 @@ class Modality:
         return sample
 
     def digest(self, sample: Any) -> bytes:
-        """Return a digest of a sample: 16 bytes that are equal only for equal samples.
-
-        Parameters
-        ----------
-        sample : object
-        """
+        """Return a digest of a sample: 16 bytes that are equal only for equal samples."""
         raise NotImplementedError(f"{type(self).__name__} defines no digest.")
 
     def open(self, sample: Any) -> Any:
-        """Return the input of the preprocessing of a backbone.
-
-        Parameters
-        ----------
-        sample : object
-
-        Returns
-        -------
-        object
-            By default, the sample itself.
-        """
+        """Return the input of the preprocessing of a backbone; by default the sample itself."""
         return sample
 
     def side(self, sample: Any) -> int | None:
         """Return the shorter side of a sample in pixels, without decoding it.
 
-        Parameters
-        ----------
-        sample : object
-
-        Returns
-        -------
-        int or None
-            None by default, for samples without a size, and for those that cannot be read.
+        None by default, for samples without a size, and for those that cannot be read.
         """
         return None
 
     def example(self, shape: tuple[int, ...] | None = None) -> Any:
         """Return a sample that is always the same, to compare what code computes at two times.
 
-        Parameters
-        ----------
-        shape : tuple of int, default=None
-            Of an opened sample; None is the usual shape.
-
-        Returns
-        -------
-        object
-            As :meth:`read` returns it. By default None: there is no such sample.
+        Its shape is that of an opened sample; None is the usual one. It is as :meth:`read` returns
+        samples. By default None: there is no such sample.
         """
         return None
 
     def for_transform(self, opened: Any) -> Any:
-        """Convert an opened sample to the input of a transform given by a user.
+        """Convert what :meth:`open` returns to the input of a transform given by a user.
 
-        Parameters
-        ----------
-        opened : object
-            From :meth:`open`.
-
-        Returns
-        -------
-        object
-            By default, the opened sample itself.
+        By default, it is not changed.
         """
         return opened
 
     def preview(self, sample: Any, side: int = 160) -> Any:
         """Return what shows a sample to a person: a small picture, or a line of text.
 
-        Parameters
-        ----------
-        sample : object
-        side : int, default=160
-            Of a picture at most, in pixels.
-
-        Returns
-        -------
-        PIL.Image.Image or str
-            By default, the sample as Python writes it, shortened. A sample of an image and other
-            things may be a pair of both.
-
-        Raises
-        ------
-        Exception
-            If the sample cannot be read.
+        A picture has ``side`` pixels at most. By default, the sample as Python writes it,
+        shortened. A sample of an image and other things may be a pair of both. Any error means that
+        the sample cannot be read.
         """
         return reprlib.repr(sample)
 
     def looks_like(self, cells: Sequence[Any]) -> bool:
-        """Guess whether the cells of a column of a table are samples.
-
-        Parameters
-        ----------
-        cells : sequence
-            Some of them, none missing.
-
-        Returns
-        -------
-        bool
-            By default False.
-        """
+        """Guess whether some cells of a column, none missing, are samples; by default False."""
         return False
 
     def parts(self, sample: Any) -> Parts | None:
-        """Return the parts of a sample that can be left out one by one.
-
-        Parameters
-        ----------
-        sample : object
-
-        Returns
-        -------
-        Parts or None
-            By default None: samples have no parts.
-        """
+        """Return the parts of a sample that can be left out one by one; by default it has none."""
         return None
 
     def group(self, tensors: Sequence[Any]) -> list[tuple[np.ndarray, Sequence[Any]]]:
-        """Group preprocessed samples by shape.
+        """Group preprocessed samples by shape: their positions, and the samples.
 
-        Parameters
-        ----------
-        tensors : sequence of Tensor
-            Preprocessed samples.
-
-        Returns
-        -------
-        list of (ndarray of int, sequence of Tensor)
-            For each shape, the positions of the samples, and the samples.
-
-        Raises
-        ------
-        ValueError
-            If samples without tokens differ in shape.
+        A ``ValueError`` if samples without tokens differ in shape.
         """
         places: dict[tuple, list[int]] = {}
         for i, tensor in enumerate(tensors):
@@ -286,51 +202,27 @@ class Modality:
         return [(np.array(rows), [tensors[i] for i in rows]) for rows in places.values()]
 
     def batch_limit(self, shape: tuple[int, ...], on_cpu: bool) -> int:
-        """Return the largest batch for samples of one shape.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of one preprocessed sample.
-        """
+        """Return the largest batch for preprocessed samples of one shape."""
         return self.batch_size if on_cpu else _BATCH_ON_ACCELERATOR
 
     def make_noise(
         self, n: int, shape: tuple[int, ...], rng: np.random.Generator
     ) -> np.ndarray | None:
-        """Return samples of noise, or None if the modality defines none.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of one preprocessed sample.
-
-        Returns
-        -------
-        ndarray of n samples, or None
-        """
+        """Return n preprocessed samples of noise, or None if the modality defines none."""
         return None
 
     def vectorizer(self) -> Any:
         """Return a transformer that makes features of samples without a network.
 
-        Returns
-        -------
-        transformer or None
-            Not fitted; it returns rows of length 1, dense or sparse. None, the default, where
-            there are no such features.
+        It is not fitted, and returns rows of length 1, dense or sparse. None, the default, where
+        there are no such features.
         """
         return None
 
     def set_tags(self, input_tags: InputTags, *, from_table: bool = False) -> None:
-        """Set the tags of scikit-learn for the types of X.
+        """Set the tags of scikit-learn for the types of X, in place.
 
-        Parameters
-        ----------
-        input_tags : sklearn.utils.InputTags
-            Changed in place.
-        from_table : bool, default=False
-            Whether X is a table with one flattened sample in each row.
+        ``from_table`` tells that X is a table with one flattened sample in each row.
         """
         input_tags.two_d_array = from_table
         input_tags.three_d_array = input_tags.string = not from_table
@@ -343,22 +235,9 @@ _MODALITIES: dict[str, Modality] = {}
 
 
 def register_modality(modality: Modality) -> Modality:
-    """Register a modality under its name.
+    """Register a modality under its name, in place of another one of this name, and return it.
 
-    Parameters
-    ----------
-    modality : Modality
-        It replaces a registered modality of the same name.
-
-    Returns
-    -------
-    Modality
-        The argument.
-
-    Raises
-    ------
-    TypeError
-        If it is not an instance of :class:`Modality` or has no name.
+    A ``TypeError`` if it is not an instance of :class:`Modality` or has no name.
     """
     if not isinstance(modality, Modality) or not isinstance(getattr(modality, "name", None), str):
         raise TypeError(f"modality: an instance of Modality with a name, got {modality!r}")
@@ -367,18 +246,7 @@ def register_modality(modality: Modality) -> Modality:
 
 
 def get_modality(modality: str | Modality) -> Modality:
-    """Return the modality with a name.
-
-    Parameters
-    ----------
-    modality : str or Modality
-        A modality is returned unchanged.
-
-    Raises
-    ------
-    ValueError
-        If no modality of that name is registered.
-    """
+    """Return the modality with a name, or a modality unchanged; ValueError for another name."""
     if isinstance(modality, Modality):
         return modality
     if modality not in _MODALITIES:

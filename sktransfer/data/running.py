@@ -21,21 +21,8 @@ def progress(
     """Show a bar of tqdm on standard error: how many are done, and how many in a second.
 
     It is text everywhere, also in a notebook, where no widgets are needed and the last state is
-    saved in the file.
-
-    Parameters
-    ----------
-    total : int or None
-        None where it is not known.
-    verbose : int
-        0 shows nothing.
-    unit : str, default="samples"
-        What is counted, in the plural.
-
-    Yields
-    ------
-    callable
-        It is called with the number that were done since the last call.
+    saved in the file. Without ``verbose`` nothing is shown. What is yielded is called with the
+    number that were done since the last call; ``unit`` is what is counted, in the plural.
     """
     if not verbose or sys.stderr is None:
         yield lambda n: None
@@ -76,10 +63,6 @@ def kept_interrupts() -> Iterator[None]:
     Another exception that leaves the block is not replaced. A handler of the program is called as
     before. Where interrupts are ignored, and outside the main thread, nothing is changed. The
     handler is that of the outermost block, and is removed at its end.
-
-    Raises
-    ------
-    KeyboardInterrupt
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
@@ -125,10 +108,7 @@ def _silent_hook() -> Iterator[None]:
 def was_interrupted() -> bool:
     """Tell whether there was an interrupt in the block of :func:`kept_interrupts` around the call.
 
-    Returns
-    -------
-    bool
-        False without such a block, and outside the main thread.
+    False without such a block, and outside the main thread.
     """
     handler = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
@@ -136,12 +116,6 @@ def was_interrupted() -> bool:
 
 
 def check_interrupt() -> None:
-    """Raise an interrupt that was dropped: between two batches, or before a file is replaced.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If :func:`was_interrupted`.
-    """
+    """Raise an interrupt that was dropped: between two batches, or before a file is replaced."""
     if was_interrupted():
         raise KeyboardInterrupt

@@ -61,14 +61,10 @@ class UnreadableSamplesError(ValueError):
 
 
 class MissingSampleError(ValueError):
-    """Raised for a cell of a table that is missing, and that a network would read.
+    """Raised for a cell of a table that is missing, and that a network reading ``noun`` would read.
 
-    Parameters
-    ----------
-    noun : str
-        What the network reads.
-    remedy : str, default="give on_error='mean'"
-        How the user asks for the mean in its place: by a parameter, or by an option of a command.
+    ``remedy`` is how the user asks for the mean in its place: by a parameter, or by an option of a
+    command.
     """
 
     noun: str
@@ -128,20 +124,8 @@ def short_name(sample: Any) -> str:
 def unwrap_column(X: Any) -> Any:
     """Convert the single column of a table, or an array of another library.
 
-    Parameters
-    ----------
-    X : object
-        Series and tables of pandas and polars, arrays and tables of pyarrow. Other objects are
-        returned unchanged.
-
-    Returns
-    -------
-    ndarray, list or object
-
-    Raises
-    ------
-    ValueError
-        If a table of pyarrow has not one column.
+    That is series and tables of pandas and polars, arrays and tables of pyarrow. Other objects are
+    returned unchanged. A ``ValueError`` if a table of pyarrow has not one column.
     """
     if hasattr(X, "combine_chunks") and hasattr(X, "num_chunks"):  # pyarrow's chunked arrays
         X = X.combine_chunks()
@@ -164,15 +148,7 @@ def is_lazy(X: object) -> TypeGuard[Any]:
 def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
     """Convert an instance of a subclass of ndarray, such as ``np.matrix``, to an ndarray.
 
-    Parameters
-    ----------
-    name : str, default="the array"
-        The subject of the error message.
-
-    Raises
-    ------
-    ValueError
-        If the array is a masked array with masked values.
+    A masked array with masked values is a ``ValueError`` about ``name``.
     """
     if type(array) is np.ndarray:
         return array
@@ -184,16 +160,8 @@ def plain_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
 def forward_strides(array: Any) -> Any:
     """Copy an array with a negative stride, such as ``X[::-1]``, of which torch makes no tensor.
 
-    ``np.ascontiguousarray`` returns one unchanged if its reversed axis has the length 1.
-
-    Parameters
-    ----------
-    array : object
-
-    Returns
-    -------
-    object
-        Everything else is returned unchanged.
+    Everything else is returned unchanged. ``np.ascontiguousarray`` returns an array unchanged if
+    its reversed axis has the length 1.
     """
     is_reversed = isinstance(array, np.ndarray) and min(array.strides, default=0) < 0
     return array.copy() if is_reversed else array
@@ -220,12 +188,7 @@ def digest_array(array: np.ndarray) -> bytes:
 def named_among(rows: Sequence[int] | np.ndarray, name: str = "") -> Iterator[None]:
     """Change the positions in an error about selected samples to those among all samples.
 
-    Parameters
-    ----------
-    rows : sequence of int
-        Positions of the selected samples.
-    name : str, default=""
-        The argument that all samples are, where it is not X.
+    ``name`` is the argument that all samples are, where it is not X.
     """
     try:
         yield
@@ -236,24 +199,7 @@ def named_among(rows: Sequence[int] | np.ndarray, name: str = "") -> Iterator[No
 def naming(name: str, check: Callable[..., _Checked], *args: Any, **settings: Any) -> _Checked:
     """Call a check of scikit-learn whose errors do not say which parameter they are about.
 
-    Parameters
-    ----------
-    name : str
-        The parameter.
-    *args, **settings
-        What it is called with.
-
-    Returns
-    -------
-    object
-        What the check returns.
-
-    Raises
-    ------
-    ValueError
-        The check's own message, behind the name.
-    UnreadableSamplesError
-        The check's own, with the name.
+    A ``ValueError`` or an ``UnreadableSamplesError`` has the name.
     """
     try:
         return check(*args, **settings)

@@ -23,17 +23,9 @@ _LEAST_TOTAL = float(np.finfo(np.float64).tiny)  # its reciprocal is finite
 
 
 def sorted_labels(by_label: Mapping[Any, Any], name: str) -> list[Any]:
-    """Return the labels of a dictionary, sorted.
+    """Return the labels of a dictionary, the parameter ``name``, sorted.
 
-    Parameters
-    ----------
-    name : str
-        The parameter, for messages.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or they are of several types.
+    A ``ValueError`` if there is none, or they are of several types.
     """
     if not by_label:
         raise ValueError(f"{name}={{}} names no label.")
@@ -51,21 +43,8 @@ def sorted_labels(by_label: Mapping[Any, Any], name: str) -> list[Any]:
 def find_target(y: np.ndarray, task: str = "auto") -> type[Target]:
     """Return the kind of a target: labels, label sets, or numbers to regress on.
 
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,) or (n_samples, n_columns)
-    task : {"auto", "classification", "regression"}, default="auto"
-        "auto" takes numbers with a fractional part as numbers, and all else as labels.
-
-    Returns
-    -------
-    type
-        :class:`ClassTarget`, :class:`IndicatorTarget` or :class:`NumericTarget`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such task, or y holds nothing that could be a target.
+    "auto" takes numbers with a fractional part as numbers, and all else as labels. A ``ValueError``
+    if there is no such task, or y holds nothing that could be a target.
     """
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task={task!r}: expected 'auto', 'classification' or 'regression'.")
@@ -80,17 +59,8 @@ def find_target(y: np.ndarray, task: str = "auto") -> type[Target]:
 def encode_target(y: Any, task: str = "auto") -> tuple[type[Target], np.ndarray]:
     """Check y and encode it: labels as codes (integers), numbers to regress on as floats.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-    task : {"auto", "classification", "regression"}, default="auto"
-        "auto" takes whole numbers as labels, as scikit-learn does.
-
-    Returns
-    -------
-    kind : type
-        :class:`ClassTarget` or :class:`NumericTarget`.
-    encoded : ndarray of shape (n_samples,), int or float64
+    "auto" takes whole numbers as labels, as scikit-learn does. Returns the kind,
+    :class:`ClassTarget` or :class:`NumericTarget`, and the encoded y.
     """
     y = column_or_1d(check_target(y), warn=True, input_name="y")
     if find_target(y, task) is NumericTarget:
@@ -153,18 +123,9 @@ class Target:
     def check_names(self, names: Sequence[str | int], name: str) -> None:
         """Refuse columns that have other names, or another order, than those of this target.
 
-        Parameters
-        ----------
-        names : sequence of (str or int)
-            Of :func:`column_names`. Nothing is known of columns without names. Positions are names
-            where the others are positions in another order.
-        name : str
-            The parameter, for the message.
-
-        Raises
-        ------
-        ValueError
-            If both have names, and these differ.
+        The names are those of :func:`column_names`. Nothing is known of columns without names.
+        Positions are names where the others are positions in another order. The error is about the
+        parameter ``name``.
         """
         given, known = list(names), self.columns
         positions: list[str | int] = [] if self.labels else list(range(self.n_outputs))
@@ -252,18 +213,9 @@ class ClassTarget(Target):
         return set(self.classes[np.unique(encoded)].tolist())
 
     def class_factors(self, class_weight: Any, encoded: np.ndarray, partial: bool) -> np.ndarray:
-        """Return the factor that ``class_weight`` gives each row.
+        """Return the factor that ``class_weight``, a dictionary or "balanced", gives each row.
 
-        Parameters
-        ----------
-        class_weight : dict or "balanced"
-        encoded : ndarray of shape (n_samples,)
-        partial : bool
-            Whether a dictionary may name labels that come later.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
+        ``partial`` tells whether a dictionary may name labels that come later.
         """
         if isinstance(class_weight, list):
             raise ValueError("a list is for an indicator matrix of labels.")
@@ -435,25 +387,11 @@ def open_target(state: dict[str, Any]) -> Target:
 
 
 def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[Any, np.ndarray]:
-    """Make the target of a classifier.
+    """Make the target of a classifier, and check y: labels, or an indicator matrix.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or (n_samples, n_labels), dense or sparse
-        Labels, or an indicator matrix. The columns of a DataFrame name its labels.
-    classes : sequence of array-like, default=()
-        More labels than those in y.
-
-    Returns
-    -------
-    target : ClassTarget or IndicatorTarget
-    y : ndarray of shape (n_samples,) or (n_samples, n_labels)
-        Checked.
-
-    Raises
-    ------
-    ValueError
-        As :func:`check_labels`, or if an indicator matrix has other values than 0 and 1.
+    The columns of a DataFrame name its labels. ``classes`` are more labels than those in y. Errors
+    are those of :func:`check_labels`, and ``ValueError`` if an indicator matrix has other values
+    than 0 and 1.
     """
     _refuse_sets(y, "y", "")
     names = column_names(y)
@@ -475,20 +413,7 @@ def class_target(y: Any, n_samples: int, classes: Sequence[Any] = ()) -> tuple[A
 
 
 def check_indicator(y: np.ndarray, *, name: str = "y") -> None:
-    """Check that a matrix holds only 0 and 1.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples, n_labels)
-        Of :func:`check_target`.
-    name : str, default="y"
-        The parameter that errors name.
-
-    Raises
-    ------
-    ValueError
-        If there are other values.
-    """
+    """Check that a matrix, the parameter ``name``, holds only 0 and 1."""
     if y.dtype.kind == "U" or not np.isin(y, (0, 1)).all():
         raise ValueError(
             f"{name} with several columns must be an indicator matrix of 0 and 1, got values "
@@ -499,14 +424,7 @@ def check_indicator(y: np.ndarray, *, name: str = "y") -> None:
 def column_names(y: Any) -> list[str | int]:
     """Return the names of the columns of a target.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or (n_samples, n_columns)
-
-    Returns
-    -------
-    list of str, or list of int
-        Empty for what is no data frame, and if names are missing or occur twice.
+    There are none for what is no data frame, and if names are missing or occur twice.
     """
     names = list(getattr(y, "columns", ()))
     is_named = any(all(type(name) is kind for name in names) for kind in (str, int))
@@ -524,29 +442,12 @@ def _without_positions(names: list[str | int]) -> list[str | int]:
 def check_labels(
     y: Any, n_samples: int | None = None, *, name: str = "y", for_training: bool = False
 ) -> np.ndarray:
-    """Check class labels, one for each sample.
+    """Check class labels, one for each sample, of one type.
 
-    Every public function that takes labels calls this, or :func:`check_target`.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or (n_samples, 1)
-        Labels of one type.
-    n_samples : int, default=None
-        How many labels there must be; None accepts any number.
-    name : str, default="y"
-        The parameter that errors name.
-    for_training : bool, default=False
-        Whether to warn if there is one class only.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-
-    Raises
-    ------
-    ValueError
-        If labels are missing, have several types, are no labels, or are too many or too few.
+    Every public function that takes labels calls this, or :func:`check_target`. ``n_samples`` of
+    None accepts any number, ``name`` is the parameter that errors name, and ``for_training`` warns
+    if there is one class only. A ``ValueError`` if labels are missing, have several types, are no
+    labels, or are too many or too few.
     """
     _refuse_sets(y, name, ", for FineTunedClassifier or OneVsRestClassifier(model)")
     labels = _check_one_column(check_target(y, n_samples, name=name), name)
@@ -556,13 +457,7 @@ def check_labels(
 
 
 def warn_of_one_class(labels: np.ndarray) -> None:
-    """Warn if there is only one label to learn.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n_classes,)
-        Each once.
-    """
+    """Warn if there is only one label to learn, of labels that are each there once."""
     if len(labels) == 1:
         (label,) = labels.tolist()
         warnings.warn(
@@ -617,23 +512,9 @@ def _columns_hint(y: np.ndarray, name: str) -> str:
 def check_target(y: Any, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
     """Check that a target has a value for every sample, whatever the task is.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or (n_samples, n_columns), dense or sparse
-    n_samples : int, default=None
-        How many rows there must be; None accepts any number.
-    name : str, default="y"
-        The parameter that errors name.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,) or (n_samples, n_columns)
-
-    Raises
-    ------
-    ValueError
-        If values are missing (None, NaN, NaT, pandas' NA, or masked) or infinite, if texts and
-        numbers are mixed, or if there are too many or too few rows.
+    ``n_samples`` of None accepts any number of rows, and ``name`` is the parameter that errors
+    name. A ``ValueError`` if values are missing (None, NaN, NaT, pandas' NA, or masked) or
+    infinite, if texts and numbers are mixed, or if there are too many or too few rows.
     """
     if y is None:
         raise ValueError(f"This requires {name} to be passed, but the target {name} is None.")
@@ -713,25 +594,7 @@ def _is_missing_label(label) -> bool:
 
 
 def check_numbers(y: Any, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
-    """Check numbers to regress on.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or (n_samples, n_targets), dense or sparse
-    n_samples : int, default=None
-        How many rows there must be; None accepts any number.
-    name : str, default="y"
-        The parameter that errors name.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,) or (n_samples, n_targets), float64 or float32
-
-    Raises
-    ------
-    ValueError
-        As :func:`check_target`, or if y does not hold numbers.
-    """
+    """Check numbers to regress on, as :func:`check_target` does; they are float64 or float32 then."""
     y = check_target(y, n_samples, name=name)
     if y.dtype.kind not in "biufO":
         raise ValueError(f"{name} must hold numbers to regress on, got {y.dtype} values.")
@@ -740,22 +603,10 @@ def check_numbers(y: Any, n_samples: int | None = None, *, name: str = "y") -> n
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray:
-    """Check the weights of samples.
+    """Check the weights of samples, and return them as float64; None is 1 for each sample.
 
-    Parameters
-    ----------
-    sample_weight : array-like of shape (n_samples,), float or None
-        None is a weight of 1 for each sample.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), float64
-
-    Raises
-    ------
-    ValueError
-        If weights are no finite numbers, negative, all zero or nearly zero (a sum below 2.2e-308),
-        masked, or too many or too few.
+    A ``ValueError`` if weights are no finite numbers, negative, all zero or nearly zero (a sum
+    below 2.2e-308), masked, or too many or too few.
     """
     if np.ma.is_masked(sample_weight):
         raise ValueError("sample_weight holds masked values. Give each sample a weight, or 0.")
@@ -772,19 +623,7 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray
 
 
 def check_total(weight: np.ndarray, name: str) -> None:
-    """Check that the sum of weights can be divided by.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (n_samples,), float64
-    name : str
-        Where the weights come from, for the message.
-
-    Raises
-    ------
-    ValueError
-        If the sum is not finite, or below 2.2e-308.
-    """
+    """Check that the sum of weights, which ``name`` has, is finite and at least 2.2e-308."""
     with np.errstate(over="ignore"):
         total = weight.sum()
     if not _LEAST_TOTAL <= total < np.inf:

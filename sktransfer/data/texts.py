@@ -75,24 +75,11 @@ class TextModality(Modality):
 
 
 def as_texts(X: Any) -> list[str]:
-    """Convert a container of texts to a list.
+    """Convert a list, an array, a Series or a DataFrame with one column of texts to a list.
 
-    Parameters
-    ----------
-    X : list, array, Series or DataFrame with one column
-        Texts.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If X is a single text, is empty, or is not a list or column.
-    UnreadableSamplesError
-        If items of X are not str, such as None, NaN, numbers or bytes.
-
-    Warns
-    -----
-    UserWarning
-        If the first texts look like names of image files.
+    ``TypeError`` or ``ValueError`` if X is a single text, is empty, or is not a list or column;
+    ``UnreadableSamplesError`` if items of X are not str, such as None, NaN, numbers or bytes. Warns
+    if the first texts look like names of image files.
     """
     if isinstance(X, str | bytes):
         raise TypeError(f"X must be a list of texts, got one text: {str(X)[:60]!r}. Pass [text].")
@@ -145,14 +132,9 @@ def _warn_of_image_files(first: str) -> None:
 
 
 def padded_length(n_tokens: int) -> int:
-    """Return the length to which a text is padded.
+    """Return the length to which a text is padded: the next multiple of 8, at least 8.
 
     It depends on that text alone, so that the features do not depend on other texts.
-
-    Returns
-    -------
-    int
-        The next multiple of 8, at least 8.
     """
     return max(1, -(-n_tokens // _STEP)) * _STEP
 
@@ -160,19 +142,9 @@ def padded_length(n_tokens: int) -> int:
 def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
     """Join rows that differ in length into one array, filled up with zeros.
 
-    ``torch.nn.utils.rnn.pad_sequence`` needs rows that differ in their first dimension only; here
-    a token may be one id, several, or a vector, and their number may differ, too.
-
-    Parameters
-    ----------
-    rows : sequence of n arrays of shape (n_tokens,) or (n_tokens, k)
-        Of one type.
-    length : int, default=None
-        Tokens in each row of the result; None is the number in the longest.
-
-    Returns
-    -------
-    ndarray of shape (n, length) or (n, length, k)
+    ``torch.nn.utils.rnn.pad_sequence`` needs rows that differ in their first dimension only; here a
+    token may be one id, several, or a vector, and their number may differ, too. ``length`` is the
+    number of tokens in each row of the result; by default that in the longest.
     """
     rank = max(row.ndim for row in rows)
     rows = [row if row.ndim == rank else row[:, None] for row in rows]

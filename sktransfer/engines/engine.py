@@ -145,30 +145,15 @@ class Engine(abc.ABC):
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run a batch through the prepared stages.
 
-        Parameters
-        ----------
-        batch : Tensor of shape (n, ...)
-
-        Returns
-        -------
-        dict of hashable to Tensor of shape (n, n_features)
-            The features of each output, on the CPU, float32.
+        Returns the features of each output, ``(n, n_features)``, on the CPU, float32.
         """
 
     @classmethod
     def check(cls, device: torch.device, precision: str) -> None:
         """Raise an error if the runtime cannot be used.
 
-        Parameters
-        ----------
-        precision : {"float32", "bfloat16"}
-
-        Raises
-        ------
-        ImportError
-            If a package is missing.
-        ValueError
-            If the runtime does not support the device or the precision.
+        That is ``ImportError`` if a package is missing, and ``ValueError`` if the runtime does not
+        support the device or the precision.
         """
         missing = [name for name in cls.packages if importlib.util.find_spec(name) is None]
         if missing:
@@ -178,12 +163,7 @@ class Engine(abc.ABC):
             )
 
     def prepare(self, batch: torch.Tensor) -> None:
-        """Prepare for samples of a new shape, if the runtime needs an example.
-
-        Parameters
-        ----------
-        batch : Tensor of shape (1, ...)
-        """
+        """Prepare for samples of a new shape by a batch of one, if the runtime needs an example."""
         return None
 
     @property
@@ -239,19 +219,10 @@ class Engine(abc.ABC):
     def run(
         self, tensors: Iterable[torch.Tensor] | torch.Tensor, batch_size: int | str = "auto"
     ) -> dict[Any, np.ndarray]:
-        """Run samples of one shape in batches.
+        """Run samples of one shape, at least one, in batches.
 
-        Where a batch does not fit into the memory of a device, it and all that come later are
-        half as large, with one warning.
-
-        Parameters
-        ----------
-        tensors : iterable of Tensor or Tensor of shape (n, ...)
-            At least one. They are taken when a batch needs them.
-
-        Returns
-        -------
-        dict of hashable to ndarray of shape (n, n_features)
+        They are taken when a batch needs them. Where a batch does not fit into the memory of a
+        device, it and all that come later are half as large, with one warning.
         """
         source = iter(tensors)
         waiting = list(itertools.islice(source, 1))
@@ -301,16 +272,8 @@ class Engine(abc.ABC):
     ) -> dict[Any, np.ndarray]:
         """Run samples of several shapes, such as texts, those of one shape together.
 
-        Parameters
-        ----------
-        groups : sequence of (ndarray of int, sequence of Tensor)
-            Positions of the samples of one shape, and the samples.
-
-        Returns
-        -------
-        dict of hashable to ndarray
-            For each output a row for each position; an array of objects where rows differ in
-            length.
+        A group has the positions of the samples of one shape, and the samples. Returns for each
+        output a row for each position; an array of objects where rows differ in length.
         """
         n = sum(len(positions) for positions, _ in groups)
         tables: dict[Any, np.ndarray] = {}
@@ -334,13 +297,7 @@ class Engine(abc.ABC):
         return tables
 
     def execution(self) -> dict[str, str]:
-        """Describe how batches are run.
-
-        Returns
-        -------
-        dict of str to str
-            "engine", "device", "precision" and "layout", that of images in memory.
-        """
+        """Describe how batches are run: engine, device, precision, layout of images in memory."""
         return {
             "engine": self.runtime,
             "device": str(self.device),
@@ -356,19 +313,9 @@ class Engine(abc.ABC):
         batch: torch.Tensor,
         dtype: torch.dtype | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Run a batch through one module for each layer.
+        """Run a batch through one module for each layer, each given the output of the one before.
 
-        Parameters
-        ----------
-        segments : sequence of torch.nn.Module
-            One for each layer, each given the output of the one before.
-        batch : Tensor of shape (n, ...)
-        dtype : torch.dtype, default=None
-            The type of the modules. None casts automatically, as the precision says.
-
-        Returns
-        -------
-        dict of hashable to Tensor of shape (n, n_features)
+        Without ``dtype``, the type of the modules, it is cast automatically, as the precision says.
         """
         x = batch.to(self.device, non_blocking=True)
         x = x.to(dtype) if dtype is not None and x.is_floating_point() else x
@@ -388,13 +335,7 @@ class Engine(abc.ABC):
         return features
 
     def where(self, batch: torch.Tensor) -> dict[str, Any]:
-        """Return the arguments of :func:`pool` that say where positions of activations are.
-
-        Parameters
-        ----------
-        batch : Tensor of shape (n, ...)
-            The input of the first stage.
-        """
+        """Return the arguments of :func:`pool` that say where positions are, by a network's input."""
         sides = (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
         masked = self.modality.has_tokens
         return {"sides": sides, "prefix_tokens": self.prefix_tokens, "masked": masked}
@@ -442,18 +383,7 @@ def as_batch(
 
 
 def distance(features: dict[Any, Any], expected: dict[Any, Any]) -> float:
-    """Return the largest relative L2 distance between the features of a layer.
-
-    Parameters
-    ----------
-    features, expected : dict of str to Tensor
-        Those of ``expected`` are compared.
-
-    Returns
-    -------
-    float
-        0 if there is nothing to compare.
-    """
+    """Return the largest relative L2 distance to the features that are expected, 0 if none are."""
     largest = 0.0
     for layer in expected:
         a, b = features[layer].double(), expected[layer].double()
@@ -489,16 +419,8 @@ def _largest_output(modules: Iterable[nn.Module]) -> Iterator[list[int]]:
 def resolve_device(device: str) -> torch.device:
     """Find the device that is meant, and check that it is on this machine.
 
-    Parameters
-    ----------
-    device : str
-        "auto" or a name that ``torch.device`` takes. "auto" is the current accelerator, or the
-        CPU where there is none.
-
-    Raises
-    ------
-    ValueError
-        If the named device is not on this machine.
+    "auto" is the current accelerator, or the CPU where there is none. A named device that is not on
+    this machine is a ``ValueError``.
     """
     if device == "auto":
         is_there = torch.accelerator.is_available()  # 2.6 has no check_available=True
@@ -514,15 +436,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def fewer_rows(most_rows: int, n_rows: int) -> int:
-    """Return half as many rows for the next batches, after a device's memory was short.
-
-    Parameters
-    ----------
-    most_rows : int
-        Most rows of a batch so far.
-    n_rows : int
-        Rows of the batch that did not fit.
-    """
+    """Return half as many rows for the next batches, after ``n_rows`` did not fit into a device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # blocks of other sizes than the next batches need
     return math.ceil(min(most_rows, n_rows) / 2)
@@ -530,13 +444,7 @@ def fewer_rows(most_rows: int, n_rows: int) -> int:
 
 @contextlib.contextmanager
 def thread_budget(n_threads: int | None) -> Iterator[None]:
-    """Let torch use a number of threads, and put the number back afterwards.
-
-    Parameters
-    ----------
-    n_threads : int or None
-        None changes nothing.
-    """
+    """Let torch use a number of threads, and put the number back afterwards; None changes nothing."""
     before = torch.get_num_threads()
     if n_threads is not None and n_threads != before:
         torch.set_num_threads(n_threads)

@@ -43,19 +43,14 @@ class ExportedEngine(Engine):
     """Run stages with another library, for which ``torch.export`` prepares them.
 
     Stages and pooling are exported as one network for batches of any size (and texts of any
-    length), once for each shape of samples, when the first sample is known. A subclass converts
-    the exported network into files, and loads such files. If the first sample's features differ
-    from those of the stages, or a stage cannot be converted, an error is raised. Texts of more than
+    length), once for each shape of samples, when the first sample is known. A subclass converts the
+    exported network into files, and loads such files. If the first sample's features differ from
+    those of the stages, or a stage cannot be converted, an error is raised. Texts of more than
     ``longest`` tokens, where stages have this attribute, are run by the stages themselves.
 
-    Parameters
-    ----------
-    stages, outputs, **settings
-        As for :class:`Engine`.
-    network : callable, default=None
-        Returns what identifies the stages for ``conversions``.
-    conversions : Path, default=None
-        The folder in which converted networks are kept. None keeps them as long as this engine.
+    Parameters are those of :class:`Engine`; ``network`` returns what identifies the stages in the
+    folder ``conversions``, where converted networks are kept. None keeps them as long as this
+    engine.
     """
 
     exported: list[tuple[str, str | tuple[Any, ...]]]
@@ -96,23 +91,11 @@ class ExportedEngine(Engine):
 
     @abc.abstractmethod
     def convert(self, program: torch.export.ExportedProgram) -> dict[str, bytes]:
-        """Convert an exported network.
-
-        Returns
-        -------
-        dict of str to bytes
-            Files by name.
-        """
+        """Convert an exported network into files by name."""
 
     @abc.abstractmethod
     def load(self, files: dict[str, bytes]) -> Run:
-        """Prepare a converted network.
-
-        Parameters
-        ----------
-        files : dict of str to bytes
-            As returned by :meth:`convert`.
-        """
+        """Prepare a network that :meth:`convert` has converted."""
 
     # -- running -------------------------------------------------------------------------------
 
@@ -217,16 +200,9 @@ class ExportedEngine(Engine):
 def export(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], any_size: Sequence[tuple[int, ...]]
 ) -> torch.export.ExportedProgram:
-    """Export a module for inputs of any size.
+    """Export a module, which takes one input or any number, for inputs of any size.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Takes one input, or any number of them as ``*inputs``.
-    inputs : tuple of Tensor
-        Examples, of a size other than 0 and 1 along the axes of any size.
-    any_size : sequence of tuple of int
-        These axes, for each input.
+    The inputs are examples, of a size other than 0 and 1 along the axes of any size.
     """
     shapes: tuple = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in any_size)
     parameters = inspect.signature(module.forward).parameters.values()
@@ -240,12 +216,8 @@ def retry_with_plain_attention(convert: Callable[[], T]) -> T:
     """Convert a network; if that fails, try again with attention as matrix products.
 
     The result of ``scaled_dot_product_attention`` may have another memory layout in torch than in a
-    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that.
-
-    Parameters
-    ----------
-    convert : callable
-        Exports and converts the network. It raises the error of the first attempt if both fail.
+    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that. If both fail,
+    the error of the first attempt is raised.
     """
     try:
         return convert()
@@ -331,30 +303,17 @@ def _in_short(error: Exception) -> str:
 class Conversions:
     """Converted networks in a folder, each with a checksum.
 
-    A damaged conversion counts as absent. At most 16 are kept; the least recently used are
-    removed.
-
-    Parameters
-    ----------
-    folder : Path or None
-        None keeps nothing.
+    A damaged conversion counts as absent. At most 16 are kept; the least recently used are removed.
+    Without a folder, nothing is kept.
     """
 
     def __init__(self, folder: Path | None):
         self.folder = folder
 
     def read(self, key: str) -> dict[str, bytes] | None:
-        """Read a conversion.
+        """Read a conversion, whose key describes the network, the runtime and its version.
 
-        Parameters
-        ----------
-        key : str
-            Describes the network, the runtime and its version.
-
-        Returns
-        -------
-        dict of str to bytes, or None
-            The files by name; None if there is no such conversion or it is damaged.
+        None if there is no such conversion or it is damaged.
         """
         if self.folder is None:
             return None

@@ -10,30 +10,14 @@ from .exported import ExportedEngine, Run
 
 
 def onnx_model(program: torch.export.ExportedProgram, **settings: Any) -> Any:
-    """Convert an exported network to ONNX.
-
-    Parameters
-    ----------
-    **settings
-        Of ``torch.onnx.export``, such as names of inputs.
-
-    Returns
-    -------
-    onnx.ModelProto
-    """
+    """Convert an exported network to ONNX, with settings of ``torch.onnx.export``."""
     converted = torch.onnx.export(program, dynamo=True, verbose=False, **settings)
     assert converted is not None
     return converted.model_proto
 
 
 class ONNXRuntimeEngine(ExportedEngine):
-    """Run stages with ONNX Runtime on the CPU.
-
-    Parameters
-    ----------
-    stages, outputs, **settings
-        As for :class:`ExportedEngine`.
-    """
+    """Run stages with ONNX Runtime on the CPU."""
 
     runtime = "onnxruntime"
     packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")

@@ -20,13 +20,7 @@ _TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVINOEngine(ExportedEngine):
-    """Run stages with OpenVINO on the CPU.
-
-    Parameters
-    ----------
-    stages, outputs, **settings
-        As for :class:`ExportedEngine`.
-    """
+    """Run stages with OpenVINO on the CPU."""
 
     runtime = "openvino"
     packages: tuple[str, ...] = ("openvino",)

@@ -31,18 +31,9 @@ _LOCK = threading.Lock()
 
 
 def resolve_engine(engine: str) -> str:
-    """Return the runtime that is meant.
+    """Return the runtime that is meant: a key of ``ENGINES``.
 
-    Parameters
-    ----------
-    engine : str
-        "auto" or a key of ``ENGINES``. "auto" is "torch": a conversion takes seconds, which only
-        many samples make up for.
-
-    Raises
-    ------
-    ValueError
-        If there is no such runtime.
+    "auto" is "torch": a conversion takes seconds, which only many samples make up for.
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine={engine!r} is none of {['auto', *ENGINES]}.")
@@ -50,21 +41,7 @@ def resolve_engine(engine: str) -> str:
 
 
 def check_engine(engine: str, device: torch.device, precision: str) -> None:
-    """Check that a runtime is installed and supports a device and a precision.
-
-    Parameters
-    ----------
-    engine : str
-        "auto" or a key of ``ENGINES``.
-    precision : {"float32", "bfloat16"}
-
-    Raises
-    ------
-    ImportError
-        If a package is missing.
-    ValueError
-        If the runtime does not support the device or the precision.
-    """
+    """Check that a runtime is installed and supports a device and a precision."""
     ENGINES[resolve_engine(engine)].check(device, precision)
 
 
@@ -80,20 +57,9 @@ def engine_for(
 ) -> Engine:
     """Return a prepared engine, the same again while it is among the last that were used.
 
-    Parameters
-    ----------
-    stages, outputs
-        As for :class:`Engine`.
-    kept : dict
-        Where engines of this network are kept. It lives as long as the network does.
-    engine : str, default="auto"
-        The runtime: "auto" or a key of ``ENGINES``.
-    network : callable, default=None
-        Returns what identifies the stages for ``conversions``.
-    conversions : Path, default=None
-        The folder in which runtimes keep networks that they converted.
-    **settings
-        Of :class:`Engine`.
+    These are in ``kept``, which lives as long as the network does. ``network`` returns what
+    identifies the stages in the folder ``conversions``, in which runtimes keep networks that they
+    converted. All else is as for :class:`Engine`.
     """
     engine = resolve_engine(engine)
     key = (engine, *outputs.items(), *sorted(settings.items(), key=lambda item: item[0]))

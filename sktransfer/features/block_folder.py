@@ -38,17 +38,11 @@ _Keys = tuple[np.ndarray, np.ndarray]  # first halves of keys, and where they ar
 
 
 class BlockFolder:
-    """Keep rows by key in a folder.
+    """Keep rows by key in a folder, which is made when something is written.
 
-    Each call of :meth:`put` writes new files, which get their names when they are complete. No
-    file is ever changed, so that processes need no locks: a reader finds a block or does not.
-
-    Parameters
-    ----------
-    folder : Path
-        Made when something is written.
-    max_bytes : int or None
-        Bound on the bytes of all blocks.
+    Each call of :meth:`put` writes new files, which get their names when they are complete. No file
+    is ever changed, so that processes need no locks: a reader finds a block or does not. All blocks
+    together have ``max_bytes`` at most.
     """
 
     folder: Path
@@ -74,12 +68,7 @@ class BlockFolder:
             return self._index.nbytes
 
     def get(self, keys: np.ndarray) -> list[np.ndarray | None]:
-        """Read rows.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 2), uint64
-        """
+        """Read the rows of keys, ``(n, 2)``."""
         values: list[np.ndarray | None] = [None] * len(keys)
         if not self._read_all(keys, values):  # another process has joined or removed blocks
             with self._lock:
@@ -117,19 +106,7 @@ class BlockFolder:
         return True
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Write rows.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 2), uint64
-        values : ndarray of shape (n, ...)
-            Or an array of objects.
-
-        Raises
-        ------
-        OSError
-            If the disk is full or the folder cannot be written.
-        """
+        """Write the rows of keys, ``(n, 2)``; an array of objects has rows of several shapes."""
         if not len(keys):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -252,12 +229,8 @@ def _touch(path: str) -> None:
 class BlockIndex:
     """Know the keys of all blocks in a folder, 16 bytes of memory for each.
 
-    Blocks are found by listing the folder: other processes add and remove them at any time.
-
-    Parameters
-    ----------
-    folder : Path
-        Need not exist.
+    Blocks are found by listing the folder, which need not exist: other processes add and remove
+    them at any time.
     """
 
     head: Callable[..., Head | None]
@@ -371,17 +344,9 @@ class BlockIndex:
         self._recent = {}
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Return where keys are.
+        """Return where keys are, by their first halves.
 
-        Parameters
-        ----------
-        keys : ndarray of shape (n,), uint64
-            First halves.
-
-        Returns
-        -------
-        ndarray of shape (n,), int64
-            Number of the block << 32 | row; -1 for a key that is not there.
+        That is the number of the block << 32 | row, and -1 for a key that is not there.
         """
         places = self._sorted.find(keys[:, None])
         if self._recent:

@@ -45,19 +45,7 @@ class Head(NamedTuple):
 
 
 def write_block(path: str, keys: np.ndarray, values: np.ndarray) -> Head:
-    """Write rows to a new file.
-
-    Parameters
-    ----------
-    keys : ndarray of shape (n_rows, 2), uint64
-    values : ndarray of shape (n_rows, ...)
-        Or an array of objects: a row each, which may differ in type and shape.
-
-    Raises
-    ------
-    OSError
-        If the file exists or cannot be written.
-    """
+    """Write rows to a new file; those of an array of objects may differ in type and shape."""
     parts = _parts(values)
     names = [f"{part.dtype.str}:{','.join(map(str, part.shape[1:]))}" for part in parts]
     forms = {name: i for i, name in enumerate(dict.fromkeys(names))}
@@ -104,18 +92,7 @@ def _form(name: str) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def read_head(path: str) -> Head | None:
-    """Read what a block says about its rows.
-
-    Returns
-    -------
-    Head or None
-        None if the file is no block, or its head is damaged.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    """
+    """Read what a block says about its rows; None if the file is no block, or its head is damaged."""
     with open(path, "rb", buffering=0) as file:
         data = file.read(_READ_FIRST)
         size = _size_of_head(data)
@@ -147,25 +124,9 @@ def read_rows(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Read some rows of a block, neighbours together.
 
-    Parameters
-    ----------
-    rows : sequence of int
-        Positions in the block, ascending.
-    seeds : sequence of int
-        The second half of the key of each.
-
-    Yields
-    ------
-    int
-        Position in ``rows``, without those that the block lacks (two files may have been
-        exchanged), those of another key and those with a wrong checksum.
-    ndarray
-        Its value, read-only.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
+    Rows are positions in the block, ascending, and seeds the second halves of their keys. Yields
+    the position among these and the value, read-only, without rows that the block lacks (two files
+    may have been exchanged), those of another key and those with a wrong checksum.
     """
     file = os.open(path, _READ_ONLY)  # a third of the time that a file object takes
     try:

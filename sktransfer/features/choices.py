@@ -79,11 +79,8 @@ class LayerChoice:
 def candidate_layers(backbone: Backbone) -> list[str]:
     """List the layers worth probing: the last one before each further stage with weights.
 
-    Returns
-    -------
-    list of str
-        From the input to the penultimate layer, which is the last. Stages that only add positions
-        or a class token, and those from there to the next weights, do not count.
+    They lead from the input to the penultimate layer, which is the last. Stages that only add
+    positions or a class token, and those from there to the next weights, do not count.
     """
     stages = stages_of(backbone)
     names, weighted = list(stages), weighted_layers(backbone)
@@ -106,26 +103,10 @@ def choose_layer(
 ) -> LayerChoice:
     """Probe layers and choose the default one unless another is clearly better.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        Labels, or numbers to regress on.
-    compute : callable
-        From names of layers and positions of samples to the features
-        ``(n_positions, n_features)`` of each layer. It is called once.
-    layers : sequence of str or int, default=None
-        Candidates, in any order; None takes :func:`candidate_layers`.
-    task : {"auto", "classification", "regression"}, default="auto"
-        What y is; see :func:`encode_target`.
-    random_state : int, RandomState instance or None, default=None
-        For the folds, and for the choice of rows, where there are more than 600.
-    weight : ndarray of shape (n_samples,), default=None
-        Weights of the samples in the fits and in the scores, positive.
-
-    Raises
-    ------
-    ValueError
-        If ``layers`` is empty or names no layer, or as :func:`encode_target`.
+    ``compute`` is called once: from names of layers and positions of samples to the features
+    ``(n_positions, n_features)`` of each layer. ``layers`` are the candidates, in any order; by
+    default :func:`candidate_layers`. ``random_state`` is for the folds, and for the choice of rows,
+    where there are more than 600. Errors are those of :func:`encode_target`.
     """
     # Imports models of scikit-learn, which fixed features do not need.
     from ..transferability import make_probe_folds, out_of_fold_scores, subsample
@@ -154,20 +135,9 @@ def choose_layer(
 def layer_for(
     backbone: Backbone, layer: str | int | None, pooling: Any, tokens: list[str] | None
 ) -> str:
-    """Find a layer for a pooling; for poolings over tokens of texts, one that has tokens.
+    """Find a layer for a pooling; for poolings over tokens of texts, one of ``tokens``.
 
-    Parameters
-    ----------
-    layer : str, int or None
-        See :func:`resolve_layer`.
-    pooling : str or callable
-    tokens : list of str or None
-        The layers with a vector for each token; None if samples have no tokens.
-
-    Raises
-    ------
-    ValueError
-        If the layer gives a single vector, and the pooling is one over tokens.
+    A ``ValueError`` if the layer gives a single vector, and the pooling is one over tokens.
     """
     name = resolve_layer(backbone, layer)
     if tokens is None or pooling == "avg" or name in tokens:
@@ -186,17 +156,7 @@ def layer_for(
 def layer_of_tokens(backbone: Backbone, infos: Mapping[str, LayerInfo]) -> str:
     """Return the last layer up to the penultimate one that has class token, registers and patches.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        For images.
-    infos : mapping of str to LayerInfo
-        Of all its layers.
-
-    Returns
-    -------
-    str
-        The penultimate layer, if no layer is known to have tokens.
+    It is the penultimate layer, if no layer is known to have tokens.
     """
     head, names = penultimate(backbone), list(infos)
     for name in reversed(names[: names.index(head) + 1]):
@@ -242,20 +202,8 @@ class SizeChoice:
 def candidate_sizes(backbone: Backbone) -> list[Backbone]:
     """Return a backbone at the input sizes worth probing: smaller, native and larger ones.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        At its native size.
-
-    Returns
-    -------
-    list of Backbone
-        Ascending; with the native size, and without those that the network does not take.
-
-    Raises
-    ------
-    ValueError
-        If the preprocessing has no size to change.
+    Ascending, without those that the network does not take. A ``ValueError`` if the preprocessing
+    has no size to change.
     """
     shape = backbone.input_shape
     if shape is None or not hasattr(backbone.preprocess, "with_size"):
@@ -280,19 +228,9 @@ def choose_size(
 ) -> SizeChoice:
     """Probe input sizes and choose the default one unless another is clearly better.
 
-    Parameters
-    ----------
-    backbones : sequence of Backbone
-        From :func:`candidate_sizes`.
-    y : array-like of shape (n_samples,)
-        Labels, or numbers to regress on, as :func:`encode_target` tells.
-    compute : callable
-        From backbones and positions of samples to the features ``(n_positions, n_features)`` of
-        each backbone. It is called once.
-    default : Backbone
-        One of ``backbones``.
-    random_state : int, RandomState instance or None, default=None
-        For the folds, and for the choice of rows, where there are more than 600.
+    The backbones are those of :func:`candidate_sizes`. ``compute`` is called once: from backbones
+    and positions of samples to the features ``(n_positions, n_features)`` of each backbone.
+    ``random_state`` is for the folds, and for the choice of rows, where there are more than 600.
     """
     # Imports models of scikit-learn, which fixed features do not need.
     from ..transferability import make_probe_folds, out_of_fold_scores, subsample
@@ -312,11 +250,8 @@ def choose_size(
 def clearly_best(scores: np.ndarray, default: int, weight: np.ndarray | None = None) -> int:
     """Return the position of the best candidate, or the default unless another is clearly better.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n_candidates, n_samples)
-        Of neighbouring candidates side by side, such as layers in the order of the network.
-    weight : ndarray of shape (n_samples,), default=None
+    Scores are ``(n_candidates, n_samples)``, of neighbouring candidates side by side, such as
+    layers in the order of the network.
     """
     # Features of neighbours are similar, and one high score among them is chance.
     padded = np.concatenate([scores[:1], scores, scores[-1:]])

@@ -557,16 +557,8 @@ def describe_runs(
 ) -> dict[Backbone, dict[str, Any]]:
     """Describe how :func:`compute_outputs` runs each network.
 
-    Parameters
-    ----------
-    outputs, batch_size, device, engine, precision, store
-        As for that function.
-
-    Returns
-    -------
-    dict of Backbone to dict
-        "engine", "device", "precision", "layout" and "batch_size"; the last is None if it is "auto"
-        and depends on the sample.
+    By "engine", "device", "precision", "layout" and "batch_size"; the last is None if it is "auto"
+    and depends on the sample.
     """
     how = {"engine": engine, "precision": precision, "device": device}
     runs: dict[Backbone, dict[str, Any]] = {}

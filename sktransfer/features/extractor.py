@@ -706,18 +706,8 @@ def without_refused(
 ) -> tuple[Any, np.ndarray, dict[int, Exception]]:
     """Call a function that checks samples, again without those that it refuses.
 
-    Parameters
-    ----------
-    X : object
-
-    Returns
-    -------
-    samples : list or ndarray
-        What the function returns; an empty list if all samples are refused.
-    rows : ndarray of int
-        Their positions in X.
-    bad : dict of int to Exception
-        The causes, by the position in X.
+    Returns the samples (an empty list if all are refused), their positions in X, and the causes of
+    the others by position.
     """
     try:
         samples = check(X)
@@ -737,22 +727,12 @@ def fitted_without_samples(
     shape: Sequence[int],
     dtype: str,
 ) -> PretrainedFeatureExtractor:
-    """Fit an extractor for the samples of an estimator that was fitted, without samples.
+    """Fit an extractor that learns nothing from samples for those of an estimator that was fitted.
 
-    Parameters
-    ----------
-    extractor : PretrainedFeatureExtractor
-        It must not learn from samples (:func:`learns_from_samples`).
-    fitted : estimator of sktransfer
-        What it has learned about its samples holds for the extractor too.
-    shape, dtype
-        Of a sample, as for :func:`prepare_probe`.
-
-    Returns
-    -------
-    PretrainedFeatureExtractor
-        The same object. Not fitted if its network does not take the sample of ones and zeros
-        that describes the layers where the shape of the input is not fixed.
+    What this estimator has learned about its samples holds for the extractor too. ``shape`` and
+    ``dtype`` are those of a sample, as for :func:`prepare_probe`. The same object is returned; it
+    is not fitted if its network does not take the sample of ones and zeros that describes the
+    layers where the shape of the input is not fixed.
     """
     validate_parameters(extractor)
     backbone = extractor._load()

@@ -74,17 +74,7 @@ class FeatureFunction:
         _keep(self.key, extractor)
 
     def __call__(self, samples: Any) -> np.ndarray:
-        """Return the features of samples.
-
-        Parameters
-        ----------
-        samples : list or array of n_samples samples
-            As :meth:`PretrainedFeatureExtractor.transform` takes them; there may be none.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features), float32
-        """
+        """Return the features of samples that :meth:`PretrainedFeatureExtractor.transform` takes."""
         if not len(samples):
             return np.empty((0, self.width), np.float32)
         extractor, lock = self._load()
@@ -103,13 +93,7 @@ class FeatureFunction:
         return other
 
     def compute(self, samples: Sequence[Any]) -> Computed:
-        """Compute the features of the samples that can be read, and list the others.
-
-        Parameters
-        ----------
-        samples : sequence
-            Samples of any kind that the modality reads.
-        """
+        """Compute the features of the samples that can be read, and list the others."""
         extractor, lock = self._load()
         extractor = _copy(extractor, on_error="nan")
         positions: list[int] = []
@@ -193,33 +177,16 @@ def _copy(extractor, **changed) -> Any:
 
 
 def first_sample(X: Any) -> Any:
-    """Return the first sample of a collection, in the form of the collection.
-
-    Parameters
-    ----------
-    X : dask.array.Array, dask.dataframe.Series or DataFrame, or dask.bag.Bag
-
-    Returns
-    -------
-    ndarray, Series, DataFrame or list of one sample
-    """
+    """Return the first sample of a collection of Dask, as a collection of one sample in memory."""
     if hasattr(X, "chunks"):
         return X[:1].compute()
     return X.head(1, npartitions=-1) if hasattr(X, "head") else list(X.take(1, npartitions=-1))
 
 
 def transform_lazily(extractor: Any, X: Any) -> Any:
-    """Return the features of a collection as a collection of the same kind.
+    """Return the features of a collection of Dask as a collection of the same kind.
 
-    Parameters
-    ----------
-    extractor : PretrainedFeatureExtractor
-        Fitted.
-    X : dask.array.Array, dask.dataframe.Series or DataFrame, or dask.bag.Bag
-
-    Returns
-    -------
-    dask.array.Array of shape (n, n_features), dask.dataframe.DataFrame or dask.bag.Bag of vectors
+    An array, or a data frame of a series or data frame, or a bag of vectors.
     """
     from dask import delayed
 

@@ -65,14 +65,7 @@ def nothing_stored() -> Iterator[None]:
 class CheckedStore:
     """The rows of one backbone in a store, those of today's code only.
 
-    Parameters
-    ----------
-    outputs : mapping of hashable to Output
-        What one pass through the network computes, by any name.
-    engine, precision
-        How rows are computed, as for :func:`store_key`.
-    device : str, default="auto"
-        As for :func:`sktransfer.engines.resolve_device`.
+    ``outputs``, by any name, are what one pass through the network computes.
     """
 
     backbone: Backbone
@@ -112,16 +105,8 @@ class CheckedStore:
     ) -> dict[Any, list[np.ndarray | None]]:
         """Look up rows, and compare those of a generation that this process has not compared.
 
-        Parameters
-        ----------
-        samples : sequence of n samples
-            As the method ``read`` of their modality returns them.
-        names : iterable of hashable
-            Of the outputs.
-
-        Returns
-        -------
-        dict of hashable to list of n ndarray or None
+        Samples are as the method ``read`` of their modality returns them. Returns for each output a
+        row or None for each sample.
         """
         self._like = samples[0] if len(samples) else self._like
         if self._folder is None:
@@ -205,14 +190,8 @@ class CheckedStore:
     ) -> None:
         """Keep rows that were computed, or warn, once, where that fails.
 
-        Parameters
-        ----------
-        name : hashable
-            Of the output.
-        aside : bool, default=False
-            Whether they were computed in addition, and may not be used.
-        repeats : bool, default=False
-            Whether the network has been run twice on a sample, with equal results.
+        ``aside`` are rows that were computed in addition, and may not be used. ``repeats`` tells
+        that the network has been run twice on a sample, with equal results.
         """
         if not _STORES.get():
             return
@@ -317,13 +296,7 @@ class _Generation:
 
 
 class _State:
-    """What a process knows of one key of a store.
-
-    Parameters
-    ----------
-    path : str
-        Begins the names of the files of its generations.
-    """
+    """What a process knows of one key of a store; ``path`` begins the names of its files."""
 
     def __init__(self, path: str):
         self.path = path

@@ -22,21 +22,12 @@ _MOST_BYTES = 2**27  # of results that wait
 
 
 def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int) -> int:
-    """Return the number of threads that load samples.
+    """Return the number of threads that load samples; 0 for none.
 
-    Parameters
-    ----------
-    n_jobs : int, "auto" or None
-        A negative number counts from the number of cores, as in joblib. "auto" is the number of
-        cores that the network does not use: on a CPU those that torch has no threads for, at
-        least a quarter; with an accelerator all but one. In a process or thread of joblib it is 1.
-    device : torch.device
-        Where the network runs.
-
-    Returns
-    -------
-    int
-        0 for none: samples are loaded in the calling thread when they are needed.
+    Without threads, samples are loaded in the calling thread when they are needed. A negative
+    number counts from the number of cores, as in joblib. "auto" is the number of cores that the
+    network does not use: on a CPU those that torch has no threads for, at least a quarter; with an
+    accelerator all but one. In a process or thread of joblib it is 1.
     """
     if n_jobs in (None, 1) or n_samples <= _FEW:
         return 0
@@ -52,15 +43,7 @@ def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int
 def count_needed_loaders(
     n_jobs: int | str | None, device: str, backbones: Sequence[Backbone], n_samples: int
 ) -> int:
-    """Count the threads that load samples; none if nothing is read, opened or preprocessed.
-
-    Parameters
-    ----------
-    n_jobs, device, n_samples
-        As for :func:`count_loaders`.
-    backbones : sequence of Backbone
-        Of one modality.
-    """
+    """Count the threads that load samples; none if nothing is read, opened or preprocessed."""
     modality = backbones[0].modality
     opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
     if not opens and all(backbone.preprocess is None for backbone in backbones):
@@ -73,13 +56,8 @@ class Loader:
 
     A context manager, at whose end tasks that were not begun are dropped. Threads suffice, because
     the libraries that decode and resize images release Python's lock meanwhile
-    (``benchmarks/loading.py`` compares them with processes).
-
-    Parameters
-    ----------
-    n_loaders : int
-        Number of threads; with 0, items are processed in the calling thread when they are asked
-        for.
+    (``benchmarks/loading.py`` compares them with processes). With 0 threads, items are processed in
+    the calling thread when they are asked for.
     """
 
     def __init__(self, n_loaders: int):
@@ -105,20 +83,12 @@ class Loader:
     ) -> Iterator[Any]:
         """Yield the results of a function in the order of the items.
 
-        Parameters
-        ----------
-        function : callable
-            Of one item. What it raises is raised where its result is asked for.
-        items : iterable
-            Read in the calling thread.
-        ahead : int
-            Number of results computed and not yet asked for, at most.
-        n_bytes : callable, default=None
-            Returns the size of a result. The number of results is reduced such that together they
-            have about 128 MiB, if all are as large as the last.
-        at_once : callable, default=None
-            Tells which items are processed in the calling thread, as they take no time. Their
-            results are yielded before further items are read, unless others come first.
+        Items are read in the calling thread. What the function raises is raised where its result is
+        asked for. ``ahead`` results, at most, are computed and not yet asked for. This number is
+        reduced such that together they have about 128 MiB, if all are as large as the last, by
+        ``n_bytes`` of a result. Items of which ``at_once`` is true, as they take no time, are
+        processed in the calling thread; their results are yielded before further items are read,
+        unless others come first.
         """
         queue = LoaderQueue(self, ahead, n_bytes)
         for item in items:
@@ -136,12 +106,8 @@ class Loader:
 class LoaderQueue:
     """Calls of functions, of which a limited number runs ahead of the use of the results.
 
-    Parameters
-    ----------
-    loader : Loader
-        Without threads, a call runs when its result is taken.
-    n_bytes : callable or None
-        As for :meth:`Loader.map`.
+    Without threads, a call runs when its result is taken. ``ahead`` and ``n_bytes`` are as for
+    :meth:`Loader.map`.
     """
 
     ahead: int

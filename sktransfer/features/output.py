@@ -73,14 +73,7 @@ def store_key(
 ) -> str:
     """Describe all that decides the values of an output except the sample, for the store.
 
-    Parameters
-    ----------
-    precision : {"float32", "bfloat16"}, default="float32"
-        The type in which the network computes.
-    dtype : {"float32", "float16"}, default="float32"
-        The type in which features are kept; in a store always float32.
-    engine : {"auto", "torch", "openvino", "onnxruntime", "compile"}, default="auto"
-        The library that runs the network.
+    ``dtype`` is the type in which features are kept, in a store always float32.
     """
     backbone = output.backbone
     precision = _precision_of(backbone, precision)
@@ -102,18 +95,10 @@ def engine_for_outputs(
     stages: Mapping[str, nn.Module] | None = None,
     conversions: Path | None = None,
 ) -> Engine:
-    """Return the engine that computes outputs of one backbone.
+    """Return the engine that computes outputs of one backbone, by their position.
 
-    Parameters
-    ----------
-    outputs : sequence of Output
-        The engine returns them by their position.
-    engine, precision
-        As for :func:`store_key`.
-    stages : mapping of str to torch.nn.Module, default=None
-        Run instead of the backbone's own. Without, the engine is kept beside the backbone.
-    conversions : Path, default=None
-        The folder in which runtimes keep networks that they converted.
+    ``stages`` are run instead of the backbone's own; without, the engine is kept beside the
+    backbone. ``conversions`` is the folder in which runtimes keep networks that they converted.
     """
     backbone = outputs[0].backbone
     if backbone.runtime is not None and resolve_engine(engine) != "torch":
@@ -158,17 +143,8 @@ def layers_of(
 ) -> dict[str, LayerInfo]:
     """Check the stages of a network on one sample and describe each layer; later calls are free.
 
-    Parameters
-    ----------
-    samples : sequence, default=None
-        As returned by the method ``check`` of their modality. The first one is opened if the
-        preprocessing does not tell the shape of the input. Not needed after
-        :func:`prepare_probe`.
-
-    Raises
-    ------
-    UnreadableSamplesError
-        If the sample cannot be read or preprocessed.
+    The first of the samples is opened if the preprocessing does not tell the shape of the input,
+    and named if that fails. None is needed after :func:`prepare_probe`.
     """
     raise_thresholds()  # the first activations of a process are these
     return inspect_layers(backbone, probe_batch(backbone, samples))
@@ -177,17 +153,7 @@ def layers_of(
 def probe_batch(
     backbone: Backbone, samples: Sequence[Any] | np.ndarray | None = None
 ) -> torch.Tensor:
-    """Return a batch of one for a network: noise if the shape is known, else the first sample.
-
-    Parameters
-    ----------
-    backbone, samples
-        As for :func:`layers_of`.
-
-    Returns
-    -------
-    Tensor of shape (1, ...)
-    """
+    """Return a batch of one for a network: noise if the shape is known, else the first sample."""
     shape = backbone.input_shape
     of, batch = backbone.prepared.get("probe", (None, None))  # a fit asks several times
     if shape is not None:
@@ -214,17 +180,8 @@ def probe_batch(
 def prepare_probe(backbone: Backbone, shape: Sequence[int], dtype: str) -> None:
     """Let :func:`layers_of` describe a network without a sample.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Of a sample that was opened and preprocessed.
-    dtype : str
-        Of that sample, the name in torch.
-
-    Raises
-    ------
-    ValueError
-        If the sample would have more than 2²⁸ numbers, as a damaged file may say.
+    ``shape`` and ``dtype``, by its name in torch, are those of a sample that was preprocessed. A
+    ``ValueError`` if it would have more than 2²⁸ numbers, as a damaged file may say.
     """
     if math.prod(shape) > 2**28:
         raise ValueError(
@@ -256,17 +213,7 @@ def compute_exactly(
 ) -> dict[int, dict[Any, np.ndarray]]:
     """Compute rows by the stages as they are, in float32; samples of one shape together.
 
-    Parameters
-    ----------
-    opened : mapping of int to Tensor
-        Preprocessed samples.
-    outputs : mapping of hashable to Output
-        Of one backbone.
-
-    Returns
-    -------
-    dict of int to dict of hashable to ndarray
-        For each sample the row of each output.
+    Returns for each of the preprocessed samples the row of each output of one backbone.
     """
     rows: dict[int, dict[Any, np.ndarray]] = {i: {} for i in opened}
     by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -295,23 +242,9 @@ def compute_fixed(
 ) -> tuple[str, dict[Any, np.ndarray], dict[Any, np.ndarray]]:
     """Compute the rows of a sample that is the same in all processes, twice.
 
-    Parameters
-    ----------
-    outputs, device
-        As for :func:`compute_exactly`.
-    like : object, default=None
-        A sample that was read, of a shape that the network takes.
-    repeats : bool, default=False
-        Whether the network is known to give the same in two runs.
-
-    Returns
-    -------
-    str
-        Which sample it was; "" if the network takes none.
-    dict of hashable to ndarray
-        Its rows.
-    dict of hashable to ndarray
-        Those of the second run; without it if that is known to be the same.
+    ``like`` is a sample that was read, of a shape that the network takes. If the network is known
+    to give the same in two runs (``repeats``), it is run once. Returns which sample it was ("" if
+    the network takes none), its rows, and those of the second run.
     """
     backbone = next(iter(outputs.values())).backbone
     for usual in (True, False):
@@ -334,26 +267,10 @@ def compute_fixed(
 def empty_table(
     shape: tuple[int, ...], dtype: np.dtype, in_memory: int | None = None
 ) -> np.ndarray:
-    """Return an array to be filled, in memory or, above 2 GiB, in a file without a name.
+    """Return an array to be filled, in memory or, above ``in_memory`` bytes (2 GiB), in a file.
 
-    The space on disk is reserved at once: a write to a mapped file on a full disk would kill the
-    process.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    in_memory : int, default=None
-        Bytes above which the array is in a file; None is 2 GiB.
-
-    Returns
-    -------
-    ndarray
-        Its values are undefined.
-
-    Raises
-    ------
-    OSError
-        If the disk of temporary files has no room for it.
+    The file has no name. The space on disk is reserved at once: a write to a mapped file on a full
+    disk would kill the process. If there is no room, it is an ``OSError``.
     """
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
@@ -405,13 +322,7 @@ def _megabytes(n_bytes: int) -> str:
 
 
 def stacked(values: list[Any], ragged: bool) -> np.ndarray:
-    """Make one array of rows.
-
-    Parameters
-    ----------
-    ragged : bool
-        Whether rows differ in length; then it is an array of objects.
-    """
+    """Make one array of rows; one of objects if they are ragged, that is, differ in length."""
     if not ragged:
         return np.stack(values)
     table = np.empty(len(values), object)
@@ -423,21 +334,8 @@ def stacked(values: list[Any], ragged: bool) -> np.ndarray:
 def check_outputs(outputs: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
     """Check that a network gives every sample numbers, and return them.
 
-    Parameters
-    ----------
-    outputs : ndarray of shape (n_samples, n_outputs)
-        Minus infinity, the logarithm of a probability of 0, is accepted.
-    positions : ndarray of int, default=None
-        Positions of the samples, for the message.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_outputs)
-
-    Raises
-    ------
-    ValueError
-        If some are NaN or infinite.
+    Minus infinity, the logarithm of a probability of 0, is accepted. A ``ValueError`` names the
+    first sample with NaN or infinity, by its position.
     """
     wrong = np.flatnonzero((np.isnan(outputs) | np.isposinf(outputs)).any(axis=1))
     if len(wrong):

@@ -16,15 +16,9 @@ from .base import BackboneEstimator, checked_samples, shallow_copy
 def find_network(estimator: Any) -> NetworkStep:
     """Find the step that runs a network.
 
-    Parameters
-    ----------
-    estimator : estimator of sktransfer, a pipeline with one, or a search for one
-        Or a classifier of scikit-learn with a threshold around one of these. Fitted or not.
-
-    Raises
-    ------
-    TypeError
-        If the estimator and its steps have no backbone.
+    The estimator is one of sktransfer, a pipeline with one, or a search for one, or a classifier of
+    scikit-learn with a threshold around one of these; fitted or not. A ``TypeError`` if it and its
+    steps have no backbone.
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
     if isinstance(estimator, FrozenEstimator):
@@ -52,19 +46,7 @@ def find_network(estimator: Any) -> NetworkStep:
 def fitted_network(estimator: Any) -> NetworkStep:
     """Find the step that runs a network, of an estimator that can predict.
 
-    Parameters
-    ----------
-    estimator : estimator
-        As for :func:`find_network`.
-
-    Raises
-    ------
-    TypeError
-        As :func:`find_network`.
-    ValueError
-        As :func:`check_refit`.
-    NotFittedError
-        If the estimator is not fitted.
+    Errors are those of :func:`find_network` and :func:`check_refit`, and ``NotFittedError``.
     """
     network = find_network(estimator)
     check_refit(estimator)
@@ -76,10 +58,7 @@ def fitted_network(estimator: Any) -> NetworkStep:
 def is_frozen(estimator: Any) -> bool:
     """Tell whether a fit leaves what predicts as it is, because of a FrozenEstimator.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Or a pipeline that ends in one, or a search or threshold around one.
+    The estimator may be a pipeline that ends in one, or a search or threshold around one.
     """
     while estimator is not None and not isinstance(estimator, FrozenEstimator):
         steps = getattr(estimator, "steps", None)
@@ -90,31 +69,13 @@ def is_frozen(estimator: Any) -> bool:
 def takes_most_probable(model: Any) -> bool:
     """Tell whether what ``predict`` of a classifier returns is known from its probabilities.
 
-    Parameters
-    ----------
-    model : classifier
-        For one label for each sample.
-
-    Returns
-    -------
-    bool
-        True for estimators of sktransfer, unless a classifier of the user's predicts.
+    So it is for estimators of sktransfer, unless a classifier of the user's predicts.
     """
     return isinstance(model, BackboneEstimator) and getattr(model, "estimator", None) is None
 
 
 def check_refit(estimator: Any) -> None:
-    """Refuse a search that fits no model with the best parameters.
-
-    Parameters
-    ----------
-    estimator : estimator
-
-    Raises
-    ------
-    ValueError
-        If it is a search with ``refit=False``.
-    """
+    """Refuse a search that fits no model with the best parameters, by ``refit=False``."""
     if not getattr(estimator, "refit", True):
         raise ValueError(
             f"{type(estimator).__name__} with refit=False keeps no model that could predict: set "

@@ -362,15 +362,8 @@ class ClassProbabilities(nn.Module):
 def mapped_logits(logits: torch.Tensor, groups: Iterable[Sequence[int]]) -> torch.Tensor:
     """Return the logit of each label: that of the sum of the probabilities of its classes.
 
-    Parameters
-    ----------
-    logits : Tensor of shape (n_samples, n_source_classes)
-    groups : iterable of n_labels sequences of int
-        The classes of each label, by position. A class may be in several.
-
-    Returns
-    -------
-    Tensor of shape (n_samples, n_labels)
+    From ``(n_samples, n_source_classes)`` to ``(n_samples, n_labels)``. A class may be in several
+    groups.
     """
     return torch.stack([logits[:, list(group)].logsumexp(1) for group in groups], dim=1)
 
@@ -378,23 +371,10 @@ def mapped_logits(logits: torch.Tensor, groups: Iterable[Sequence[int]]) -> torc
 def resolve_class_map(
     class_map: Mapping[Any, Any], backbone: Backbone, n_outputs: int
 ) -> dict[Any, list[int]]:
-    """Turn names, WordNet ids and positions of classes into positions.
+    """Turn names, WordNet ids and positions of classes into positions, and sort the labels.
 
-    Parameters
-    ----------
-    n_outputs : int
-        Number of its outputs.
-
-    Returns
-    -------
-    dict of label to list of int
-        The labels sorted.
-
-    Raises
-    ------
-    ValueError
-        For names that the network does not have, a class that two labels name, or labels of
-        several types.
+    A ``ValueError`` for names that the network does not have, a class that two labels name, or
+    labels of several types.
     """
     places: dict = {}
     for names in (backbone.class_ids, backbone.classes):

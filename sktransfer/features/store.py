@@ -212,16 +212,8 @@ class FeatureStore:
 def as_store(memory: Any) -> FeatureStore | None:
     """Make a store of what a user gives as ``memory``.
 
-    Parameters
-    ----------
-    memory : None, str, Path, FeatureStore or object with a ``location``
-        For the last, such as ``joblib.Memory``, a folder beside its own is used. In a path, "~"
-        is the home folder.
-
-    Raises
-    ------
-    ValueError
-        If the path is empty or that of a file.
+    Beside the folder of an object with a ``location``, such as ``joblib.Memory``, another one is
+    used. In a path, "~" is the home folder. An empty path or that of a file is a ``ValueError``.
     """
     if memory is None or isinstance(memory, FeatureStore):
         return memory

@@ -90,14 +90,7 @@ class Stream:
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the rows at some positions after another, loaded ahead.
 
-        Yields
-        ------
-        ndarray of shape (n, ...)
-
-        Raises
-        ------
-        UnreadableSamplesError
-            If samples cannot be read or preprocessed. It lists them.
+        Samples that cannot be read or preprocessed are an error that lists them.
         """
         origin = getattr(self.samples, "origin", self.samples)
         sizes = [len(batch) for batch in batches]
@@ -152,13 +145,7 @@ def _n_bytes(opened: torch.Tensor | SampleError) -> int:
 
 
 class _Kept:
-    """Tensors of one shape and type, kept by position; those of the first positions that fit.
-
-    Parameters
-    ----------
-    n : int
-        Number of positions.
-    """
+    """Tensors of one shape and type, kept by position; those of the first positions that fit."""
 
     def __init__(self, n: int, n_bytes: int):
         self.n, self.n_bytes = n, n_bytes
@@ -194,15 +181,7 @@ def compute_inputs(
 ) -> np.ndarray:
     """Open and preprocess samples whose inputs are small, such as texts, all at once.
 
-    Returns
-    -------
-    ndarray of shape (n_samples, ...)
-        For texts, an array of objects: the ids of each text.
-
-    Raises
-    ------
-    UnreadableSamplesError
-        If samples cannot be read or preprocessed. It lists them.
+    Of texts, an array of objects: the ids of each text. An error lists samples that are unreadable.
     """
     modality, many = backbone.modality, getattr(backbone.preprocess, "many", None)
     if backbone.preprocess is None and isinstance(samples, np.ndarray):

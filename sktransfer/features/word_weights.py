@@ -34,11 +34,8 @@ def unlearned(pooling: str | Callable[..., Any]) -> str | Callable[..., Any]:
 def check_poolings(asked: Sequence[str | Callable[..., Any]], backbone: Backbone) -> None:
     """Check the parameter ``pooling`` for a backbone.
 
-    Raises
-    ------
-    ValueError
-        For an unknown name, for weights of words where there are no words, for features whose
-        number would depend on the text, and for a class token where there is none.
+    A ``ValueError`` for an unknown name, for weights of words where there are no words, for
+    features whose number would depend on the text, and for a class token where there is none.
     """
     shown = asked[0] if len(asked) == 1 else list(asked)
     wrong = [p for p in asked if not callable(p) and p not in ALL_POOLINGS]
@@ -127,14 +124,7 @@ class TokenWeights:
         batch_size: int | str = "auto",
         device: str = "auto",
     ) -> TokenWeights:
-        """Learn weights, and for "sif" the common component, from texts.
-
-        Parameters
-        ----------
-        pooling : {"idf", "sif", "zipf"}
-        backbone : Backbone
-            Word vectors.
-        """
+        """Learn weights, and for "sif" the common component, from texts, for word vectors."""
         if pooling == "zipf":
             return cls.by_rank(backbone)
         text, ids = _occurrences(_group_ids(texts, backbone))
@@ -154,13 +144,7 @@ class TokenWeights:
 
     @classmethod
     def by_rank(cls, backbone: Backbone) -> TokenWeights:
-        """Return the weights of "zipf", which need no texts.
-
-        Parameters
-        ----------
-        backbone : Backbone
-            Word vectors.
-        """
+        """Return the weights of "zipf" for a backbone of word vectors, which need no texts."""
         n = _table_of(backbone)[1].n_words
         rank = np.arange(1, min(n, _RANKED) + 1)  # the id of a word is its place, from 1
         share = 1 / (rank * (np.log(n) + np.euler_gamma))
@@ -175,17 +159,7 @@ class TokenWeights:
         batch_size: int | str = "auto",
         device: str = "auto",
     ) -> np.ndarray:
-        """Return the vectors of texts.
-
-        Parameters
-        ----------
-        backbone : Backbone
-            As in :meth:`learn`.
-
-        Returns
-        -------
-        ndarray of shape (n, n_features), float32
-        """
+        """Return the vectors of texts, ``(n, n_features)``, with the backbone of :meth:`learn`."""
         name, table = _table_of(backbone)
         weight = self.dense(table.n_ids)
         stages = {name: table.with_weights(torch.from_numpy(weight))}

@@ -145,7 +145,7 @@ class WordTable(nn.Module):
         return vectors.masked_fill_((on_cpu == 0).unsqueeze(-1), 0.0).to(ids.device)
 
     def restricted(self, ids: np.ndarray) -> WordTable:
-        """Return an equal table with rows of its own, which can be trained, for ids other than 0."""
+        """Return an equal table with rows of its own, which can be trained, for some ids."""
         index = torch.from_numpy(np.unique(ids).astype(np.int64)).to(self.index.device)
         index = index[index > 0]
         rows = self._look_up(index).detach().clone()

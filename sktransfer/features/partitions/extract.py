@@ -252,10 +252,7 @@ def _run(
 class _Existing:
     """The files of a folder when a call begins.
 
-    Parameters
-    ----------
-    replace : bool
-        Whether files may be removed although no row of the source takes their place.
+    If ``replace``, files may be removed although no row of the source takes their place.
     """
 
     def __init__(self, folder: Folder, replace: bool):
@@ -414,16 +411,7 @@ def _behavior(extractor: PretrainedFeatureExtractor, source: RowSource) -> tuple
 def columns_of(extractor: PretrainedFeatureExtractor, dtype: str) -> tuple[FeatureColumn, ...]:
     """Describe the columns of features, each a layer, an input size and a pooling.
 
-    Parameters
-    ----------
-    extractor : PretrainedFeatureExtractor
-        Fitted.
-    dtype : {"float32", "float16"}
-
-    Raises
-    ------
-    ValueError
-        If the extractor was fitted to several columns of samples.
+    A ``ValueError`` if the extractor was fitted to several columns of samples.
     """
     if len(extractor.columns_) > 1:
         raise ValueError(f"extractor: it is fitted to the columns {list(extractor.columns_)}.")

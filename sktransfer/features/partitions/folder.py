@@ -29,10 +29,8 @@ _AGAIN = "Call extract_to again with verify=True, which computes damaged partiti
 class Folder:
     """A folder whose files are complete or do not exist.
 
-    Parameters
-    ----------
-    location : str or path-like
-        A path, or a URL that fsspec knows, such as ``memory://features`` or ``s3://bucket/features``.
+    It is a path, or a URL that fsspec knows, such as ``memory://features`` or
+    ``s3://bucket/features``.
     """
 
     url: str
@@ -90,12 +88,7 @@ class Folder:
     def write(self, name: str, write: Callable[..., Any]) -> None:
         """Write a file under a temporary name, and rename it when it is complete.
 
-        Parameters
-        ----------
-        name : str
-            A file of that name is replaced.
-        write : callable
-            Is called with an open binary file.
+        ``write`` is called with an open binary file. A file of that name is replaced.
         """
         system, _ = self._place
         temporary = self.path(f"{_NEW}{secrets.token_hex(8)}")
@@ -151,17 +144,7 @@ def below(folder: str, url: str) -> str | None:
 
 
 def arrow() -> Any:
-    """Return pyarrow with its modules for Parquet and CSV.
-
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    ImportError
-        If pyarrow is not installed.
-    """
+    """Return pyarrow with its modules for Parquet and CSV, or say how to install it."""
     try:
         import pyarrow
         import pyarrow.compute
@@ -250,13 +233,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Folder) -> Manifest | None:
-        """Read the manifest of a folder; None where there is none.
-
-        Raises
-        ------
-        ValueError
-            If it cannot be read.
-        """
+        """Read the manifest of a folder; None where there is none, ValueError if it cannot be read."""
         if not folder.holds(MANIFEST):
             return None
         try:
@@ -279,11 +256,8 @@ class Manifest:
     def check(self, folder: Folder) -> None:
         """Check that a folder has no other features.
 
-        Raises
-        ------
-        ValueError
-            If the folder has other features, or partitions of another size, or if the code of
-            today computes other features; or if the manifest is damaged.
+        A ``ValueError`` if the folder has other features, or partitions of another size, or if the
+        code of today computes other features; or if the manifest is damaged.
         """
         there = self.load(folder)
         if there is None:
@@ -347,11 +321,8 @@ def write_partition(
 ) -> None:
     """Write columns as one Parquet file, whose bytes depend on nothing else.
 
-    Parameters
-    ----------
-    columns : dict of str to arrow array, or ndarray of shape (n, width) for features
-    key, sketch
-        Of the manifest and of the partition.
+    Columns are arrays of pyarrow, or arrays ``(n, width)`` of features. ``key`` is that of the
+    manifest, and ``sketch`` that of the partition.
     """
     pa = arrow()
     own = {"format": 1, "key": key, "rows": name.digest, "start": name.start, "sketch": sketch}
@@ -377,17 +348,9 @@ def write_partition(
 
 @contextlib.contextmanager
 def open_partition(folder: Folder, name: PartitionName, key: str | None = None) -> Iterator[Any]:
-    """Open the file of a partition, and check that it is what its name says.
+    """Open the file of a partition, and check that it is what its name and the manifest's key say.
 
-    Parameters
-    ----------
-    key : str, default=None
-        The key of the manifest, which the file must have as well.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, has the rows of another partition or other features.
+    A ``ValueError`` if the file is damaged, has the rows of another partition or other features.
     """
     pa = arrow()
     try:
@@ -444,37 +407,13 @@ def read_partition(
     *,
     key: str | None = None,
 ) -> Any:
-    """Read columns of a partition, None for all.
-
-    Parameters
-    ----------
-    folder, name, key
-        As for :func:`open_partition`.
-
-    Returns
-    -------
-    pyarrow.Table
-
-    Raises
-    ------
-    ValueError
-        As :func:`open_partition`.
-    """
+    """Read columns of a partition, None for all, as a table of pyarrow; see :func:`open_partition`."""
     with open_partition(folder, name, key) as parquet:
         return parquet.read(columns).replace_schema_metadata()
 
 
 def features_in(table: Any, columns: tuple[FeatureColumn, ...]) -> np.ndarray:
-    """Return the features of a partition side by side.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-
-    Returns
-    -------
-    ndarray of shape (n, n_features)
-    """
+    """Return the features in a table of a partition side by side."""
     arrays = []
     for column in columns:
         chunks = table[column.name].chunks
@@ -485,13 +424,7 @@ def features_in(table: Any, columns: tuple[FeatureColumn, ...]) -> np.ndarray:
 
 
 def read_failures(folder: Folder) -> Any:
-    """Read what is known about the samples that failed.
-
-    Returns
-    -------
-    pyarrow.Table
-        With the columns "row", "sample" and "cause".
-    """
+    """Read what is known about the samples that failed: a table of "row", "sample" and "cause"."""
     pa = arrow()
     names = [name for name in map(PartitionName.parse, folder.names()) if name]
     tables = [read_partition(folder, name) for name in names if name.kind == "failed"]

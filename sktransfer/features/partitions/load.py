@@ -161,10 +161,7 @@ def _read(folder: Folder, manifest: Manifest, names: list[PartitionName]) -> Ite
 class PartitionIndex:
     """Find the features of samples that :func:`extract_to` has computed, by their digests.
 
-    Parameters
-    ----------
-    location : Path
-        The folder of the partitions. It need not exist.
+    The folder of the partitions need not exist.
     """
 
     def __init__(self, location: Path):
@@ -183,17 +180,9 @@ class PartitionIndex:
         return os.path.exists(location / MANIFEST)
 
     def get(self, recipe: str, digests: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Look up the features of samples.
+        """Look up the features of samples; None for what no partition has.
 
-        Parameters
-        ----------
-        recipe : str
-            All that decides a value except the sample.
-
-        Returns
-        -------
-        list of ndarray or None
-            None for what no partition has.
+        ``recipe`` is all that decides a value except the sample.
         """
         self._refresh()
         column, shape = self._column(recipe)

@@ -92,14 +92,9 @@ def _split(tables: list, n: int) -> tuple[Any, list]:
 
 
 def plan(source: Iterable[Rows], reading: Reading, size: int, key: str) -> Iterator[Partition]:
-    """Divide the rows of a source into partitions of equal size.
+    """Divide the rows of a source into partitions of equal size; the last one may be smaller.
 
-    Parameters
-    ----------
-    size : int
-        Rows in each partition but the last.
-    key : str
-        Of the manifest; it is part of the digests.
+    The key of the manifest is part of their digests.
     """
     waiting: list[Rows] = []
     n_waiting = start = 0

@@ -85,28 +85,12 @@ class _Attempt(NamedTuple):
 def run_partitions(
     partitions: Iterator[Partition], pool: Pool, retries: int
 ) -> Generator[tuple[Partition, Done], None, None]:
-    """Compute partitions with a bounded number in flight.
+    """Compute partitions with a bounded number in flight; yield them in the order of their end.
 
-    Parameters
-    ----------
-    partitions : iterator of Partition
-        Taken only when there is room in the window of the pool. Those with nothing to do are passed
-        on.
-    retries : int
-        How often a partition is tried again after an error that is not one of its samples.
-
-    Yields
-    ------
-    Partition, Done
-        In the order in which they are done.
-
-    Raises
-    ------
-    UnreadableSamplesError
-        That of the first partition that raises it.
-    ExtractionError
-        If partitions still fail after the retries. All other ones are computed first, unless many
-        fail.
+    They are taken only when there is room in the window of the pool. Those with nothing to do are
+    passed on. A partition is tried again ``retries`` times after an error that is not one of its
+    samples. ``UnreadableSamplesError`` of the first partition is raised; ``ExtractionError`` if
+    partitions still fail after the retries. All other ones are computed first, unless many fail.
     """
     running: dict[Any, _Attempt] = {}  # by future
     done: queue.SimpleQueue = queue.SimpleQueue()
@@ -203,17 +187,10 @@ class Work:
     on_error: str
 
     def __call__(self, partition: Partition, n_threads: int | None = None) -> Done:
-        """Compute a partition, unless its file exists.
+        """Compute a partition, unless its file exists, with a number of threads of torch.
 
-        Parameters
-        ----------
-        n_threads : int, default=None
-            Threads of torch meanwhile.
-
-        Raises
-        ------
-        UnreadableSamplesError
-            With ``on_error="raise"``, if samples cannot be computed; with rows of the source.
+        With ``on_error="raise"``, samples that cannot be computed are an error with rows of the
+        source.
         """
         name = PartitionName("part", partition.start, partition.digest)
         if partition.todo != "again" and self._exists(name, partition.todo == "verify"):
@@ -287,12 +264,7 @@ def _table_of_failures(failed: list[tuple]) -> dict[str, Any]:
 
 
 def name_of(sample: Any) -> str:
-    """Return a short name of a sample: its path or its beginning, else its type.
-
-    Parameters
-    ----------
-    sample : object
-    """
+    """Return a short name of a sample: its path or its beginning, else its type."""
     if isinstance(sample, dict):
         sample = sample.get("path") or type(sample)()
     if isinstance(sample, os.PathLike):
@@ -308,17 +280,7 @@ def _shorten(text: str) -> str:
 
 
 def pool_for(work: Work, executor: Any, resources: Mapping[str, float] | None) -> Pool:
-    """Make a pool for what a user gives as ``executor``.
-
-    Parameters
-    ----------
-    executor : None, concurrent.futures.Executor or dask.distributed.Client
-
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    """
+    """Make a pool for what a user gives as ``executor``."""
     is_dask = hasattr(executor, "scheduler_info")
     if resources is not None and not is_dask:
         raise ValueError(f"resources={resources!r} are those of the workers of a Dask cluster.")
@@ -382,14 +344,10 @@ class _ExecutorPool:
 
 
 class DaskPool:
-    """Computes partitions on the workers of a Dask cluster.
+    """Computes partitions on the workers of a Dask cluster, by its client.
 
-    A large network is sent to each worker once, also to those that start later: a plugin does
-    that, and data that are scattered would be lost with their workers.
-
-    Parameters
-    ----------
-    client : dask.distributed.Client
+    A large network is sent to each worker once, also to those that start later: a plugin does that,
+    and data that are scattered would be lost with their workers.
     """
 
     client: Any

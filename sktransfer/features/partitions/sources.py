@@ -64,19 +64,9 @@ class RowSource:
 
 
 def open_source(source: Any, reading: Reading, target: Folder) -> RowSource:
-    """Find out what a source is, and return its rows.
+    """Find out what a source is (see :func:`sktransfer.extract_to`), and return its rows.
 
-    Parameters
-    ----------
-    source : str, path-like, table, sequence or iterator
-        See :func:`sktransfer.extract_to`.
-    target : Folder
-        Where features are written. Its files are no rows, also if it is inside the source.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        If it is not one of these, or a column does not exist.
+    Features are written to the target, whose files are no rows, also if it is inside the source.
     """
     if isinstance(source, str | os.PathLike):
         return _open_locations(os.fspath(source), reading, target)
