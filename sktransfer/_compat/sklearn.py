@@ -113,20 +113,8 @@ class _NoContext:
 def begin_fit(estimator: Any, name: str = "fit", max_subtasks: int | None = 0) -> Any:
     """Tell the callbacks of an estimator that a method begins, and return its context.
 
-    The method is decorated by ``with_callbacks``.
-
-    Parameters
-    ----------
-    estimator : estimator
-    name : str, default="fit"
-        The method.
-    max_subtasks : int or None, default=0
-        The number of its phases; None if it is not known.
-
-    Returns
-    -------
-    CallbackContext
-        Or an object that does nothing, before scikit-learn 1.9.
+    The method is decorated by ``with_callbacks``. It has ``max_subtasks`` phases; None if that is
+    not known. Before scikit-learn 1.9, the context does nothing.
     """
     begin = getattr(estimator, "_init_callback_context", None)
     context = _NoContext() if begin is None else begin(name, max_subtasks=max_subtasks)

@@ -69,12 +69,7 @@ def _forget(filename: str) -> None:
 def shallow_copy(module: _Module, without: str | None = None, **parameters: Any) -> _Module:
     """Copy a module and share its tensors and children.
 
-    Parameters
-    ----------
-    without : str, default=None
-        A child that the copy does not have.
-    **parameters
-        Its own parameters of the copy, in place of those of the module.
+    It may be without a child, and have other own parameters.
     """
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
@@ -117,13 +112,7 @@ def uncompiled(module: Any) -> Any:
 def lay_out_weight(weight: Any, sizes: list[Any], shape: list[int]) -> torch.Tensor:
     """Bring the weight of a convolution into the order that is fastest for inputs of a shape.
 
-    Parameters
-    ----------
-    weight : Tensor of shape (out_channels, in_channels, height, width)
-    sizes : list
-        Padding, stride, dilation and number of groups.
-    shape : list of int
-        Of the input.
+    ``sizes`` are padding, stride, dilation and number of groups.
     """
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *sizes, shape)
 
@@ -138,22 +127,8 @@ def pointwise_convolution(
 ) -> torch.Tensor:
     """Run a convolution and an activation as one operation of oneDNN.
 
-    Parameters
-    ----------
-    x : Tensor of shape (n, in_channels, height, width)
-    weight : Tensor
-        As :func:`lay_out_weight` returns it.
-    bias : Tensor of shape (out_channels,) or None
-    sizes : list
-        Padding, stride, dilation and number of groups.
-    activation : str
-        As oneDNN names it.
-    scalars : list of float
-        Its parameters.
-
-    Returns
-    -------
-    Tensor of shape (n, out_channels, height, width)
+    The weight is that of :func:`lay_out_weight`, which has the same sizes. oneDNN names the
+    activation; ``scalars`` are its parameters.
     """
     run = torch.ops.mkldnn._convolution_pointwise
     return run(x, weight, bias, *sizes, activation, scalars, "")

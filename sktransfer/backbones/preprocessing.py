@@ -330,7 +330,7 @@ def _has_fast_bytes() -> bool:
 
 
 def resize_by_pillow(image: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:
-    """Resize an image ``(h, w, channels)``, uint8, as Pillow does; returns channels first."""
+    """Resize an image ``(h, w, channels)``, uint8, as Pillow does; channels are first then."""
     high, wide = _target(image.shape[:2], size)
     # Pillow has images of a few numbers of channels only.
     parts = [image] if image.shape[2] == 3 else list(np.moveaxis(image, 2, 0))

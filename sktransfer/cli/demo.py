@@ -66,13 +66,7 @@ class Row:
 
 
 def run() -> None:
-    """Run the demonstration and print its results.
-
-    Raises
-    ------
-    AssertionError
-        If the saved model makes other predictions in a new process.
-    """
+    """Run the demonstration, print its results, and check the saved model in a new process."""
     import rich
     from threadpoolctl import threadpool_limits
 
@@ -92,13 +86,7 @@ def run() -> None:
 
 
 def write_photographs(folder: Path) -> None:
-    """Write a folder of photographs with two classes: 40 parts of each photograph of scikit-learn.
-
-    Parameters
-    ----------
-    folder : Path
-        It is made.
-    """
+    """Write a folder of photographs with two classes: 40 parts of each of scikit-learn's."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -164,13 +152,7 @@ def _train(console: Console) -> list[Row]:
 
 
 class Digits:
-    """Compare raw pixels with fixed features on digits.
-
-    Parameters
-    ----------
-    folder : Path
-        The place of the feature store.
-    """
+    """Compare raw pixels with fixed features on digits, which a store in a folder keeps."""
 
     y: np.ndarray
     images: list[np.ndarray]

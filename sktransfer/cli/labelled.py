@@ -217,13 +217,7 @@ def _named_in_source(rows: np.ndarray | None, remedy: str) -> Iterator[None]:
 
 
 def naming_the_option(cause: Exception, remedy: str = _TRAIN_AGAIN) -> Exception:
-    """Return the error of a sample with an option in place of the parameter that it names.
-
-    Returns
-    -------
-    Exception
-        The same one if it names no parameter.
-    """
+    """Return the error of a sample with an option in place of the parameter that it names."""
     from ..data import MissingSampleError
 
     if isinstance(cause, MissingSampleError):
@@ -500,19 +494,8 @@ class Columns:
 def refuse_together(option: str, others: Mapping[str, Any], why: str = "") -> None:
     """Refuse options that have no effect beside one that is given.
 
-    Parameters
-    ----------
-    option : str
-        The name of the given one.
-    others : mapping of str to object
-        By name, the values of the others: None, False or empty where they are not given.
-    why : str, default=""
-        The reason, as the end of a sentence.
-
-    Raises
-    ------
-    typer.BadParameter
-        If another is given.
+    ``others`` are the values of the others by name: None, False or empty where they are not given.
+    ``why`` is the end of a sentence.
     """
     for name, value in others.items():
         is_empty = isinstance(value, list | tuple) and not value
@@ -594,18 +577,8 @@ class Source:
 def read_source(path: Path, columns: Columns, *, training: bool = True) -> Source:
     """Read a folder with a sub-folder for each class, or a table.
 
-    Parameters
-    ----------
-    path : Path
-        A folder; or a CSV, TSV, Parquet or JSON lines file.
-    training : bool, default=True
-        Of a folder with splits, whether to return those for training and for testing, or the one
-        for testing alone.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the path does not exist or has no labels.
+    Of a folder with splits, those for training and for testing are returned, or, if not
+    ``training``, the one for testing alone. An error if the path does not exist or has no labels.
     """
     from ..data import list_splits
 

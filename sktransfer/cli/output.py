@@ -79,16 +79,8 @@ def print_rows(
 ) -> None:
     """Print a table in a terminal; whole lines with tabs, and no markup, into a pipe or a file.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Names of the columns.
-    rows : iterable of sequences
-        Cells, which are converted to strings.
-    right : sequence of int, default=()
-        Columns of numbers, aligned at the right.
-    grouped : bool, default=False
-        Whether a table shows a first cell only where it differs from the one above it.
+    Columns of numbers are aligned at the right. A ``grouped`` table shows a first cell only where
+    it differs from the one above it.
     """
     console = Console()
     if not console.is_terminal:

@@ -41,17 +41,7 @@ class Prediction(NamedTuple):
 
 
 def find_predictor(estimator: Any) -> NetworkStep:
-    """Find the network of an estimator that predicts.
-
-    Parameters
-    ----------
-    estimator : estimator of sktransfer, or a pipeline or search with one
-
-    Raises
-    ------
-    TypeError
-        If it has no network, or no ``predict``.
-    """
+    """Find the network of an estimator that predicts; others are a TypeError."""
     network = find_network(estimator)
     if not hasattr(estimator, "predict"):
         raise TypeError(
@@ -62,17 +52,10 @@ def find_predictor(estimator: Any) -> NetworkStep:
 
 
 def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
-    """Predict what ``predict`` of an estimator says, and the probabilities.
+    """Predict what ``predict`` of a fitted estimator says, and the probabilities.
 
     The network runs once, unless an estimator of its own decides on probabilities without a step
-    for its features.
-
-    Parameters
-    ----------
-    network : NetworkStep
-        Of a fitted estimator.
-    samples : list
-        Of a table, a dictionary for each row.
+    for its features. Samples of a table are a dictionary for each row.
     """
     model, X = network.behind(network.samples(as_X(network, samples)))
     if not hasattr(model, "predict_proba"):
@@ -98,19 +81,7 @@ def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
 
 
 def as_X(network: NetworkStep, samples: list[Any]) -> Any:
-    """Return samples as an estimator takes them: rows of a table as a data frame.
-
-    Parameters
-    ----------
-    network : NetworkStep
-        Of a fitted estimator.
-    samples : list
-        Of a table, a dictionary for each row.
-
-    Returns
-    -------
-    list or pandas.DataFrame
-    """
+    """Return samples as an estimator takes them: rows of a table as a data frame of pandas."""
     if not network.reads_table:
         return samples
     from pandas import DataFrame

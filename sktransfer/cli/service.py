@@ -258,11 +258,7 @@ def _explanation(estimator: Any, X: Any) -> Shown | None:
 class _LimitBody:
     """End a request with the status 413 if it is too large, 408 if it arrives too slowly.
 
-    Parameters
-    ----------
-    app : ASGI application
-    seconds : float
-        From the first to the last part of the request.
+    That is, if there are more ``seconds`` from its first to its last part.
     """
 
     def __init__(self, app: Any, max_bytes: int, seconds: float):

@@ -117,7 +117,7 @@ def too_many_pixels(reason: str) -> ValueError:
 
 
 def check_scans(content: bytes) -> None:
-    """Refuse a JPEG with so many scans that decoding would take minutes; other files are let pass."""
+    """Refuse a JPEG with so many scans that decoding would take minutes, and no other file."""
     if content[:2] != b"\xff\xd8" or content.count(_SCAN) <= SCANS:
         return
     if _count_scans(content) > SCANS:  # behind the image, other data may follow

@@ -594,7 +594,7 @@ def _is_missing_label(label) -> bool:
 
 
 def check_numbers(y: Any, n_samples: int | None = None, *, name: str = "y") -> np.ndarray:
-    """Check numbers to regress on, as :func:`check_target` does; they are float64 or float32 then."""
+    """Check numbers to regress on, as :func:`check_target` does; returns float64 or float32."""
     y = check_target(y, n_samples, name=name)
     if y.dtype.kind not in "biufO":
         raise ValueError(f"{name} must hold numbers to regress on, got {y.dtype} values.")

@@ -335,7 +335,7 @@ class Engine(abc.ABC):
         return features
 
     def where(self, batch: torch.Tensor) -> dict[str, Any]:
-        """Return the arguments of :func:`pool` that say where positions are, by a network's input."""
+        """Return the arguments of :func:`pool` that say where positions are, by the input."""
         sides = (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
         masked = self.modality.has_tokens
         return {"sides": sides, "prefix_tokens": self.prefix_tokens, "masked": masked}
@@ -444,7 +444,7 @@ def fewer_rows(most_rows: int, n_rows: int) -> int:
 
 @contextlib.contextmanager
 def thread_budget(n_threads: int | None) -> Iterator[None]:
-    """Let torch use a number of threads, and put the number back afterwards; None changes nothing."""
+    """Let torch use a number of threads, and put it back afterwards; None changes nothing."""
     before = torch.get_num_threads()
     if n_threads is not None and n_threads != before:
         torch.set_num_threads(n_threads)

@@ -92,7 +92,7 @@ def _form(name: str) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def read_head(path: str) -> Head | None:
-    """Read what a block says about its rows; None if the file is no block, or its head is damaged."""
+    """Read what a block says about its rows; None if it is no block, or its head is damaged."""
     with open(path, "rb", buffering=0) as file:
         data = file.read(_READ_FIRST)
         size = _size_of_head(data)

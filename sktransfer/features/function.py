@@ -74,7 +74,7 @@ class FeatureFunction:
         _keep(self.key, extractor)
 
     def __call__(self, samples: Any) -> np.ndarray:
-        """Return the features of samples that :meth:`PretrainedFeatureExtractor.transform` takes."""
+        """Return the features of samples, as ``transform`` of the extractor takes them."""
         if not len(samples):
             return np.empty((0, self.width), np.float32)
         extractor, lock = self._load()

@@ -186,19 +186,9 @@ def most_confused(
 ) -> np.ndarray:
     """Return the positions of wrong predictions, the most certain first.
 
-    Parameters
-    ----------
-    y_true, y_pred : array-like of shape (n_samples,)
-    probabilities : array-like of shape (n_samples, n_classes), default=None
-        Without them, wrong predictions are ordered by how often the same two labels are confused.
-    classes : array-like of shape (n_classes,), default=None
-        The labels of the columns.
-
-    Returns
-    -------
-    ndarray of int
-        By the probability of the prediction less that of the label, descending; a label that is no
-        column has the probability 0.
+    They are sorted by the probability of the prediction less that of the label, descending; a label
+    that is no column, of which ``classes`` are the labels, has the probability 0. Without
+    probabilities, by how often the same two labels are confused.
     """
     y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
     wrong = np.flatnonzero(y_true != y_pred)
@@ -356,17 +346,7 @@ def _project(features: np.ndarray, projection, random_state) -> np.ndarray:
 
 
 def far_apart(positions: np.ndarray, n: int) -> list[int]:
-    """Choose points one by one, each the farthest from all before.
-
-    Parameters
-    ----------
-    positions : ndarray of shape (n_samples, 2)
-
-    Returns
-    -------
-    list of int
-        At most n, and no two at the same place.
-    """
+    """Choose up to n points one by one, each the farthest from all before, no two at one place."""
     distance = np.linalg.norm(positions - positions.mean(0), axis=1)
     chosen: list[int] = []
     while len(chosen) < n and (not chosen or distance.max() > 0):
@@ -493,17 +473,9 @@ class TrainingHistoryDisplay:
 def previews_of(
     samples: Sequence[Any], modality: Modality, rows: Iterable[int], side: int = 160
 ) -> list[Any]:
-    """Return a picture or a line of text for some samples.
+    """Return a picture, of ``side`` pixels, or a line of text, or both, for some samples.
 
-    Parameters
-    ----------
-    side : int, default=160
-        Of a picture, in pixels.
-
-    Returns
-    -------
-    list of PIL.Image.Image, str or pairs of both
-        A sample that cannot be read has the error as its text.
+    A sample that cannot be read has the error as its text.
     """
     previews = []
     for sample in take(samples, list(rows)):
@@ -535,17 +507,8 @@ def draw_preview(ax: Any, preview: Any, title: str = "") -> None:
 def nested_axes(ax: Any, n_rows: int, n_columns: int, **ratios: Any) -> tuple[Any, np.ndarray]:
     """Divide the place of axes, which are hidden, into a table of axes.
 
-    Parameters
-    ----------
-    ax : matplotlib Axes
-        Of a grid of axes, as ``plt.subplots`` makes them.
-    **ratios
-        Of the grid, such as ``width_ratios``.
-
-    Returns
-    -------
-    grid : GridSpecFromSubplotSpec
-    axes : ndarray of shape (n_rows, n_columns), of functions that make the axes
+    The axes are one of a grid, as ``plt.subplots`` makes them; ratios are those of the table, such
+    as ``width_ratios``. Returns the grid, and functions that make the axes.
     """
     place = ax.get_subplotspec()
     if place is None:

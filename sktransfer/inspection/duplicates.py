@@ -107,12 +107,7 @@ def find_near_duplicates(
 
 
 def near_duplicates_of(features: np.ndarray, threshold: float | str = "auto") -> NearDuplicates:
-    """Find near duplicates by features.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n_samples, n_features)
-    """
+    """Find near duplicates by features, ``(n_samples, n_features)``."""
     rows = normalize(features.astype(np.float32))
     _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     inverse = inverse.ravel()

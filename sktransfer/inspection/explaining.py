@@ -471,17 +471,7 @@ def _plot_words(ax, saliency: Saliency, i: int) -> None:
 
 
 def overlay(saliency: Saliency, i: int) -> np.ndarray:
-    """Return the picture of a sample with its values as colours: red for, blue against the label.
-
-    Parameters
-    ----------
-    i : int
-        The position of the sample.
-
-    Returns
-    -------
-    ndarray of shape (height, width, 3), uint8
-    """
+    """Return the picture of a sample with its values as colours: red for, blue against."""
     picture = np.asarray(saliency.shown[i], dtype=float)
     picture = picture / 255 if saliency.shown[i].dtype == np.uint8 else picture
     values = saliency.maps[i]
@@ -508,13 +498,7 @@ def scaled_values(values: np.ndarray) -> np.ndarray:
 
 
 def show_saliency(saliency: Saliency, i: int) -> Shown:
-    """Return the saliency of a sample for a page.
-
-    Parameters
-    ----------
-    i : int
-        The position of the sample.
-    """
+    """Return the saliency of the sample at a position for a page."""
     text, spans = saliency.shown[i], saliency.spans[i]
     if spans is None:
         return Shown(picture_uri(overlay(saliency, i))) if np.ndim(text) == 3 else Shown()

@@ -61,19 +61,8 @@ class Scores:
 def scores_of(estimator: Any) -> Scores:
     """Return the scores of a fitted estimator as a function with gradients.
 
-    Parameters
-    ----------
-    estimator : estimator of sktransfer, or a pipeline with one
-
-    Returns
-    -------
-    Scores
-        With a column for each label: logits, or logarithms of the odds for blends.
-
-    Raises
-    ------
-    NoGradientsError
-        If the scores are no differentiable function of activations.
+    They have a column for each label: logits, or logarithms of the odds for blends.
+    ``NoGradientsError`` if they are no differentiable function of activations.
     """
     raise NoGradientsError(f"{type(estimator).__name__} has no gradients.")
 
@@ -337,16 +326,7 @@ def _grid(n_tokens: int, backbone: Backbone) -> tuple[int, int] | None:
 
 
 def as_map(values: torch.Tensor, backbone: Backbone) -> torch.Tensor:
-    """Add the channels of values in the form of an activation, and arrange its positions.
-
-    Parameters
-    ----------
-    values : Tensor of shape (n, channels, h, w), (n, h, w, channels) or (n, tokens, channels)
-
-    Returns
-    -------
-    Tensor of shape (n, h, w)
-    """
+    """Add the channels of values in the form of an activation: ``(n, h, w)``."""
     if values.ndim == 3:
         grid = _grid(values.shape[1], backbone)
         if grid is None:

@@ -171,17 +171,9 @@ def _are_issues(codes: np.ndarray, probabilities: np.ndarray, method: str) -> np
 
 
 def label_probabilities(model: Any, X: Any) -> np.ndarray:
-    """Return the probabilities of labels as one matrix.
+    """Return the probabilities of labels as one matrix, ``(n_samples, n_labels)``.
 
-    Parameters
-    ----------
-    model : classifier with ``predict_proba``
-        Some estimators of several labels return a list, with a matrix for each label.
-    X : list, array, Series or DataFrame of n_samples samples
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_labels)
+    Some estimators of several labels return a list, with a matrix for each label.
     """
     tables = model.predict_proba(X)
     if not isinstance(tables, list):

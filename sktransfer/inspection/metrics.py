@@ -38,18 +38,9 @@ def class_scores(
 ) -> list[Score]:
     """Return scores of predicted labels.
 
-    Parameters
-    ----------
-    y, predicted : ndarray of shape (n_samples,)
-    probabilities : ndarray of shape (n_samples, n_classes) or None
-    classes : ndarray of shape (n_classes,)
-        Sorted, with all labels and predictions.
-
-    Returns
-    -------
-    list of Score
-        The interval of the accuracy is that of Wilson, those of others are quantiles of 500
-        bootstrap samples. Means over classes are over those that a bootstrap sample has.
+    ``classes``, sorted, have all labels and predictions. The interval of the accuracy is that of
+    Wilson, those of others are quantiles of 500 bootstrap samples. Means over classes are over
+    those that a bootstrap sample has.
     """
     y, predicted = np.searchsorted(classes, y), np.searchsorted(classes, predicted)
     recall, f1 = _means_over_classes(y, predicted, np.arange(len(y)), len(classes))
@@ -68,18 +59,9 @@ def class_scores(
 def label_set_scores(
     y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None
 ) -> list[Score]:
-    """Return scores of indicator matrices of labels.
+    """Return scores of indicator matrices of labels, with the intervals of :func:`class_scores`.
 
-    Parameters
-    ----------
-    y, predicted : ndarray of shape (n_samples, n_labels)
-    probabilities : ndarray of shape (n_samples, n_labels) or None
-
-    Returns
-    -------
-    list of Score
-        Intervals are those of :func:`class_scores`. The macro F1 score is over the labels that
-        occur.
+    The macro F1 score is over the labels that occur.
     """
     y, predicted = y.astype(int), predicted.astype(int)
     n, n_labels = y.shape
@@ -103,17 +85,9 @@ def label_set_scores(
 
 
 def number_scores(y: np.ndarray, predicted: np.ndarray) -> list[Score]:
-    """Return scores of predicted numbers.
+    """Return scores of predicted numbers; their intervals are quantiles of 500 bootstrap samples.
 
-    Parameters
-    ----------
-    y, predicted : ndarray of shape (n_samples,) or (n_samples, n_targets)
-
-    Returns
-    -------
-    list of Score
-        Intervals are quantiles of 500 bootstrap samples. Of several targets, means; the root mean
-        squared error is that of all together.
+    Of several targets, means; the root mean squared error is that of all together.
     """
     y, predicted = y.reshape(len(y), -1), predicted.reshape(len(y), -1)
     with np.errstate(divide="ignore", invalid="ignore"):  # numbers that are all equal
@@ -208,18 +182,7 @@ class CalibrationBin:
 
 
 def calibration_bins(probabilities: np.ndarray, right: np.ndarray) -> list[CalibrationBin]:
-    """Group predictions by their probability.
-
-    Parameters
-    ----------
-    probabilities : ndarray of shape (n_predictions,)
-    right : ndarray of bool of shape (n_predictions,)
-
-    Returns
-    -------
-    list of CalibrationBin
-        Ten of equal width, without empty ones.
-    """
+    """Group predictions by their probability: ten bins of equal width, without empty ones."""
     places = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
     bins = []
     for place in np.unique(places):
@@ -233,10 +196,7 @@ def calibration_bins(probabilities: np.ndarray, right: np.ndarray) -> list[Calib
 def calibration_error(bins: list[CalibrationBin]) -> float:
     """Return the expected calibration error (Guo et al., ICML 2017).
 
-    Returns
-    -------
-    float
-        Mean difference of accuracy and probability over the bins, weighted by their counts.
+    It is the mean difference of accuracy and probability over the bins, weighted by their counts.
     """
     counts = [each.count for each in bins]
     return float(np.average([abs(each.mean - each.accuracy) for each in bins], weights=counts))

@@ -196,12 +196,7 @@ class Scatter:
 
 
 def show(preview: Any) -> Shown:
-    """Return a picture, a text, or a pair of both, for a page.
-
-    Parameters
-    ----------
-    preview : PIL.Image.Image, ndarray of shape (height, width, 3), str, or a pair
-    """
+    """Return a picture (of Pillow or an array), a text, or a pair of both, for a page."""
     if isinstance(preview, str):
         return Shown(words=[(preview, 0.0)])
     picture, text = preview if isinstance(preview, tuple) else (preview, "")
@@ -209,12 +204,7 @@ def show(preview: Any) -> Shown:
 
 
 def picture_uri(picture: Any) -> str:
-    """Return a small picture as a data URI.
-
-    Parameters
-    ----------
-    picture : PIL.Image.Image or ndarray of shape (height, width, 3)
-    """
+    """Return a small picture, of Pillow or an array, as a data URI."""
     from PIL import Image
 
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
@@ -225,15 +215,7 @@ def picture_uri(picture: Any) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template.
-
-    Parameters
-    ----------
-    template : str
-        The name of its file.
-    **values
-        Texts among them are escaped.
-    """
+    """Fill a template, by the name of its file; texts among the values are escaped."""
     try:
         import jinja2
     except ImportError:

@@ -50,17 +50,8 @@ _FIFTHS = 5  # parts of the range of y
 def report_of_target(estimator: Any, y: Any) -> TargetReport:
     """Check the target of an estimator, and find out its kind.
 
-    Parameters
-    ----------
-    estimator : estimator
-    y : array-like of shape (n_samples,) or (n_samples, n_columns)
-        Numbers for a regressor, labels or an indicator matrix otherwise. The columns of a table
-        have names.
-
-    Raises
-    ------
-    ValueError
-        If y is no such target.
+    It is numbers for a regressor, labels or an indicator matrix otherwise; columns of a table have
+    names.
     """
     names = [str(name) for name in getattr(y, "columns", ())]
     if is_regressor(estimator):
@@ -219,14 +210,7 @@ class TargetReport(abc.ABC):
 
 
 class LabelReport(TargetReport):
-    """One label for each sample.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-    classes : ndarray of shape (n_classes,), default=None
-        All labels; None are those of y.
-    """
+    """One label for each sample; ``classes`` are all labels, by default those of y."""
 
     target: ClassTarget
     confusion: str = "Confusion"
@@ -345,14 +329,7 @@ class LabelReport(TargetReport):
 
 
 class LabelSetReport(TargetReport):
-    """Several labels for each sample, as an indicator matrix.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples, n_labels)
-    names : sequence of str, default=()
-        Of the labels; by default "label 0" and so on.
-    """
+    """Several labels for each sample, as an indicator matrix; by default "label 0" and so on."""
 
     target: IndicatorTarget
     confusion: str = "Wrong labels"
@@ -515,14 +492,7 @@ def _number(value: float) -> str:
 
 
 class NumberReport(TargetReport):
-    """One or several numbers for each sample.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
-    names : sequence of str, default=()
-        Of the targets; by default "y", or "target 0" and so on.
-    """
+    """One or several numbers for each sample; by default named "y", or "target 0" and so on."""
 
     meaning: str = (
         "The predictions with the largest error. Parts in red raise the prediction, parts in blue "

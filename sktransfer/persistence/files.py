@@ -282,15 +282,8 @@ def write_archive(
 ) -> None:
     """Write a file, which replaces an earlier one when it is complete.
 
-    Parameters
-    ----------
-    contents : dict
-        What JSON can hold.
-
-    Raises
-    ------
-    ValueError
-        If :func:`read_archive` would refuse the file for its size.
+    ``contents`` is what JSON can hold. A ``ValueError`` if :func:`read_archive` would refuse the
+    file for its size.
     """
     path = Path(path).expanduser()
     digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
@@ -327,19 +320,8 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     """Read a file and check it, without interpreting any part but the table of contents.
 
     Nothing is decompressed, since parts are stored as they are, so that a file needs no more memory
-    than its size.
-
-    Returns
-    -------
-    contents : dict
-    parts : dict of str to bytes
-
-    Raises
-    ------
-    DamagedFileError
-        If anything is not as :func:`write_archive` writes it.
-    ValueError
-        If a later version of the package wrote the file.
+    than its size. ``DamagedFileError`` if anything is not as :func:`write_archive` writes it,
+    ``ValueError`` if a later version of the package wrote the file.
     """
     with open(Path(path).expanduser(), "rb") as file:
         try:

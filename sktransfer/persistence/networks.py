@@ -43,10 +43,7 @@ _OF_NETWORK = "of the network"  # a preprocessing that comes with the network th
 def write_network(writer: Writer, network: Backbone | nn.Module) -> dict[str, Any]:
     """Return what is written of a network, and list it in the summary of the file.
 
-    Returns
-    -------
-    dict
-        "how", and the values of this way.
+    That is "how", and the values of this way.
     """
     record = _record(writer, network)
     about = {"name": getattr(network, "name", type(network).__name__)}
@@ -84,10 +81,7 @@ def _record(writer: Writer, network: Any) -> dict[str, Any]:
 def read_network(reader: Reader, record: dict[str, Any]) -> Backbone | nn.Module:
     """Make a network again from what was written of it.
 
-    Raises
-    ------
-    ValueError
-        If the network on this machine is another one, or must be given and is not.
+    A ``ValueError`` if the network on this machine is another one, or must be given and is not.
     """
     if record["how"] not in _READERS:
         raise DamagedFileError(f"it has a network of an unknown kind, {record['how']!r:.80}")
@@ -186,10 +180,7 @@ def _preprocessing(writer: Writer, preprocess: Any) -> Any:
 def _is_published(network: Backbone) -> bool:
     """Tell whether the name of a network gives its architecture.
 
-    Raises
-    ------
-    ValueError
-        If it is the name of a network that cannot be made without its weights.
+    A network that cannot be made without its weights is a ``ValueError``.
     """
     name = network.name if network.loaded_by is None else network.loaded_by[0]
     try:

@@ -159,20 +159,8 @@ class Writer:
     def write(self, item: Any, place: str) -> Any:
         """Return the value of an object in JSON, after adding it to the table if it is not plain.
 
-        Parameters
-        ----------
-        item : object
-        place : str
-            Of the object in the estimator, for messages: attributes, keys and positions.
-
-        Returns
-        -------
-        value
-
-        Raises
-        ------
-        TypeError
-            If no file can hold a part of the object.
+        ``place`` is that of the object in the estimator, for messages: attributes, keys and
+        positions. A ``TypeError`` if no file can hold a part of the object.
         """
         if type(item) in _PLAIN:
             return item
@@ -320,22 +308,8 @@ class Writer:
     def name_of(self, item: Any, name: str, place: str) -> str:
         """Return the name under which something must be given to ``load``.
 
-        Parameters
-        ----------
-        item : object
-            Equal to another one if the same can be given for both.
-        place : str
-            Of the object, for the message.
-
-        Returns
-        -------
-        str
-            With a number if the name is in use.
-
-        Raises
-        ------
-        TypeError
-            If it is a lambda, which has no name.
+        Items that are equal have one name, since the same can be given for both; other names that
+        are in use get a number. A lambda is a ``TypeError``, which names its place.
         """
         if name == "<lambda>":
             raise TypeError(
@@ -393,22 +367,7 @@ class Reader:
         self._filled: dict[int, Any] = {}  # objects of scikit-learn, which are changed in place
 
     def read_table(self, table: Any) -> Any:
-        """Return the estimator of a table.
-
-        Parameters
-        ----------
-        table : dict
-            From JSON.
-
-        Returns
-        -------
-        object
-
-        Raises
-        ------
-        DamagedFileError, ValueError, TypeError, KeyError
-            If it is not as :class:`Writer` writes it.
-        """
+        """Return the estimator of a table, from JSON; an error for a table of another form."""
         for record in table["objects"]:
             self._size = 1
             values = {key: self.read(value) for key, value in record.items()}
@@ -420,17 +379,7 @@ class Reader:
         return self.read(table["estimator"])
 
     def read(self, value: Any) -> Any:
-        """Return a value with objects in the place of references.
-
-        Parameters
-        ----------
-        value : value
-            Of JSON.
-
-        Returns
-        -------
-        object
-        """
+        """Return a value of JSON with objects in the place of references."""
         if type(value) is list:
             return [inner if type(inner) in _PLAIN else self.read(inner) for inner in value]
         if type(value) is not dict:
@@ -519,17 +468,7 @@ class Reader:
         return item
 
     def find_named(self, name: str) -> Any:
-        """Return what the user gives by a name.
-
-        Returns
-        -------
-        object
-
-        Raises
-        ------
-        ValueError
-            If it is not given.
-        """
+        """Return what the user gives by a name; ValueError if it is not given."""
         if name not in self.named:
             raise ValueError(
                 f"it needs the function {name!r}, which a file does not hold: pass it as "
@@ -622,12 +561,7 @@ _OF_TABLE += (sparse.spmatrix, sparse.sparray)
 
 
 def is_of_user(item: Any) -> bool:
-    """Tell whether an object is a function or a class that must be given to ``load`` by name.
-
-    Parameters
-    ----------
-    item : object
-    """
+    """Tell whether an object is a function or a class that must be given to ``load`` by name."""
     return isinstance(item, types.FunctionType | type) and not is_library(item)
 
 
@@ -699,12 +633,7 @@ def _known_torch_code(name: Any) -> Any:
 
 
 def is_loss(cls: Any) -> bool:
-    """Tell whether a class is one of torch's losses that are settings alone, without weights.
-
-    Parameters
-    ----------
-    cls : object
-    """
+    """Tell whether a class is one of torch's losses that are settings alone, without weights."""
     is_class = isinstance(cls, type) and cls is _torch_code(cls.__name__)
     if not is_class or not issubclass(cls, LossBase):
         return False

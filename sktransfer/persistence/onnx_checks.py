@@ -36,16 +36,7 @@ def inner_estimator(estimator: Any) -> Any:
 def rows_for_check(estimator: Any, X: Any = None) -> Any:
     """Return at least 32 samples: those of X, filled up with made ones.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Fitted.
-    X : sequence of samples or table, default=None
-
-    Returns
-    -------
-    sequence of samples or table, or None
-        None if X is None and nothing tells what a sample is.
+    None if X is None and nothing tells what a sample is.
     """
     rng = np.random.default_rng(0)
     n = 0 if X is None else num_samples(X)
@@ -182,25 +173,8 @@ def _table_of(columns: Sequence[Any]) -> np.ndarray:
 def check_graph(estimator: Any, graph: Graph, content: bytes, rows: Any) -> str | None:
     """Run a graph in ONNX Runtime and compare its outputs with those of its estimator.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Fitted.
-    graph : Graph
-        Its inputs were read from the rows.
-    content : bytes
-        The graph as it will be written.
-    rows : sequence of samples or table
-
-    Returns
-    -------
-    str or None
-        What differs; None if nothing does, or if ONNX Runtime is not installed.
-
-    Warns
-    -----
-    UserWarning
-        If ONNX Runtime is not installed.
+    The graph is as it will be written; its inputs were read from the rows. Returns what differs;
+    None if nothing does, or, with a warning, if ONNX Runtime is not installed.
     """
     try:
         import onnxruntime
@@ -241,18 +215,7 @@ _METHODS = {
 
 
 def difference(estimator: Any, outputs: dict[str, np.ndarray], rows: Any) -> str | None:
-    """Compare outputs of a graph with those of an estimator.
-
-    Parameters
-    ----------
-    estimator : estimator
-    rows : sequence of samples or table
-
-    Returns
-    -------
-    str or None
-        The first difference.
-    """
+    """Compare outputs of a graph with those of an estimator; return the first difference."""
     for name, values in outputs.items():
         if name == "label":
             continue

@@ -53,15 +53,8 @@ class Graph:
 def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
     """Convert a module, with its inputs and its output by name.
 
-    Parameters
-    ----------
-    X : sequence of samples, default=None
-        Those that the graph is checked with.
-
-    Raises
-    ------
-    ValueError
-        Naming the network that the libraries do not convert.
+    X are the samples that the graph is checked with. A ``ValueError`` names a network that the
+    libraries do not convert.
     """
     sources = exportable.sources
     if exportable.counts is not None:
@@ -96,20 +89,7 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
 
 
 def module_graph(module: torch.nn.Module, width: int, output: str) -> Any:
-    """Convert a module that takes features.
-
-    Parameters
-    ----------
-    width : int
-        Number of features.
-    output : str
-        Name of the output.
-
-    Returns
-    -------
-    onnx.ModelProto
-        Its input is "columns".
-    """
+    """Convert a module that takes features, "columns", of a width, to a model."""
     program = export(_AsFloat(module), (torch.zeros(2, width),), [(0,)])
     settings = {"input_names": ["columns"], "output_names": [output]}
     model = onnx_model(program, opset_version=OPSETS[""], **settings)
@@ -150,31 +130,16 @@ def _forget_code(model: Any) -> None:
 
 
 def after(graph: Graph, model: Any) -> Graph:
-    """Join a graph with what follows it, which has one input.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-    """
+    """Join a graph with the model that follows it, which has one input."""
     first = _prefixed(graph.model, "before/")
     name = model.graph.input[0].name
     return Graph(chained(first, model, name, f"before/{FEATURES}"), graph.sources)
 
 
 def chained(first: Any, second: Any, name: str, output: str | None = None) -> Any:
-    """Join two models, of which the second takes an output of the first.
+    """Join two models, of which the input ``name`` of the second is an output of the first.
 
-    Parameters
-    ----------
-    first, second : onnx.ModelProto
-    name : str
-        Of the input of the second.
-    output : str, default=None
-        The output of the first; None is of the same name.
-
-    Returns
-    -------
-    onnx.ModelProto
+    This has the same name if ``output`` is None.
     """
     import onnx
     from onnx import compose
@@ -212,10 +177,7 @@ def _prefixed(model: Any, prefix: str) -> Any:
 def side_by_side(parts: Sequence[tuple[str, Graph, float | None]]) -> Graph:
     """Put the features of several graphs side by side. Equal inputs and tensors are shared.
 
-    Parameters
-    ----------
-    parts : sequence of (str, Graph, float or None)
-        A name, which tells inputs of one name apart; the graph; and a factor of its features.
+    A part has a name, which tells inputs of one name apart, a graph, and a factor of its features.
     """
     sources: dict[str, Source] = {}
     models = []
@@ -322,15 +284,8 @@ def words_source(vectorizer: Any, texts: Sequence[str] | None) -> Source:
 def counts_model(vectorizer: Any) -> Any:
     """Make a graph of a fitted TfidfVectorizer, from words to weighted counts of length 1.
 
-    Parameters
-    ----------
-    vectorizer : TfidfVectorizer
-        With ``sublinear_tf=True`` and the norm "l2", as blends have it.
-
-    Returns
-    -------
-    onnx.ModelProto
-        Its input is "words", ``(n, most words)``, and its output "counts".
+    It has ``sublinear_tf=True`` and the norm "l2", as blends have it. The input is "words", ``(n,
+    most words)``, and the output "counts".
     """
     from onnx import TensorProto, helper, numpy_helper
 

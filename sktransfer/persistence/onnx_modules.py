@@ -85,18 +85,9 @@ class Exportable:
 
 
 def exportable(estimator: Any, X: Any = None) -> Exportable:
-    """Make a module of a fitted estimator of sktransfer.
+    """Make a module of a fitted estimator of sktransfer; an error tells why there is none.
 
-    Parameters
-    ----------
-    estimator : estimator
-    X : sequence of samples, default=None
-        Needed for own modules, whose input has a shape that nothing else tells.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is no module for it.
+    X is needed for own modules, whose input has a shape that nothing else tells.
     """
     if isinstance(estimator, PretrainedFeatureExtractor):
         return export_features(estimator, X)
@@ -118,15 +109,7 @@ def exportable(estimator: Any, X: Any = None) -> Exportable:
 
 
 def export_features(estimator: PretrainedFeatureExtractor, X: Any, column: int = 0) -> Exportable:
-    """Make a module of the features of one column of samples.
-
-    Parameters
-    ----------
-    X : sequence of samples or None
-        As in :func:`exportable`.
-    column : int, default=0
-        The position of the column.
-    """
+    """Make a module of the features of one column of samples; X is as in :func:`exportable`."""
     pcas = getattr(estimator, "pca_", ())
     head = _Features(pcas[column] if pcas else None)
     return Exportable(*_module(estimator, estimator.outputs_, head, X), "features")
@@ -228,17 +211,9 @@ class AffineScores(nn.Module):
 
 
 def as_linear(estimator: Any) -> AffineScores | None:
-    """Return the scores of a linear model as a module, or None for other models.
+    """Return the scores of a fitted linear model as a module, or None for other models.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Fitted.
-
-    Returns
-    -------
-    AffineScores or None
-        For two classes with a column each, whose softmax are the probabilities.
+    They have a column each for two classes, whose softmax are the probabilities.
     """
     if isinstance(estimator, LinearProbe) and not hasattr(estimator.model_, "coef_"):
         return None
@@ -333,10 +308,7 @@ class _Whole(nn.Module):
 class _Network(nn.Module):
     """Run the stages of a backbone on its input, and pool the outputs of layers.
 
-    Parameters
-    ----------
-    prepare : torch.nn.Module
-        From the input to that of the first stage.
+    A module prepares the input for the first stage.
     """
 
     def __init__(self, backbone: Backbone, prepare: nn.Module, outputs: Sequence[Output]):
@@ -500,13 +472,7 @@ _LARGEST_TABLE = 2**31 - 2**27  # bytes of a table; a file of ONNX holds less th
 
 
 class _WordRows(nn.Module):
-    """Map ids to vectors as :class:`WordTable` does, by operations that ONNX has.
-
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for messages.
-    """
+    """Map ids to vectors as :class:`WordTable` does, by operations that ONNX has."""
 
     table: torch.Tensor
 

@@ -233,7 +233,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Folder) -> Manifest | None:
-        """Read the manifest of a folder; None where there is none, ValueError if it cannot be read."""
+        """Read the manifest of a folder, None where there is none; ValueError if it is damaged."""
         if not folder.holds(MANIFEST):
             return None
         try:
@@ -407,7 +407,7 @@ def read_partition(
     *,
     key: str | None = None,
 ) -> Any:
-    """Read columns of a partition, None for all, as a table of pyarrow; see :func:`open_partition`."""
+    """Read columns of a partition, None for all, as a table; see :func:`open_partition`."""
     with open_partition(folder, name, key) as parquet:
         return parquet.read(columns).replace_schema_metadata()
 
