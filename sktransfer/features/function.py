@@ -15,8 +15,7 @@ from .._compat.sklearn import OUTPUT_CONFIG
 from ..backbones import keep_last
 from ..data import Modality
 from .base import shallow_copy
-from .compute import SampleError, read_chunks
-from .loader import Loader
+from .compute import Loader, SampleError, read_chunks
 
 _KEPT = 2  # networks in a process
 

@@ -13,8 +13,7 @@ import torch
 
 from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..engines import resolve_device
-from .compute import SampleError, unreadable_samples
-from .loader import Loader, count_needed_loaders
+from .compute import Loader, SampleError, count_needed_loaders, unreadable_samples
 from .output import Output, engine_for_outputs, stacked
 
 

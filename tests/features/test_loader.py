@@ -8,8 +8,8 @@ import torch
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.features import Output, compute_outputs
-from sktransfer.features import loader as loader_module
-from sktransfer.features.loader import Loader, count_loaders
+from sktransfer.features import compute as compute_module
+from sktransfer.features.compute import Loader, count_loaders
 from tests.support import Vectors, images, make_engine, tiny_backbone
 
 
@@ -182,7 +182,7 @@ def test_the_network_runs_while_later_samples_are_opened(threads, monkeypatch):
 
 
 def test_vectors_need_no_loader(monkeypatch):
-    monkeypatch.setattr(loader_module, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(compute_module, "ThreadPoolExecutor", None)
     X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     extractor = PretrainedFeatureExtractor(load_backbone(Vectors()), layer=-1, n_jobs=2).fit(X)
     assert extractor.transform(X).shape == (20, 32)
