@@ -204,8 +204,7 @@ class CheckedStore:
             if generation is None:
                 return
             key += generation.suffix
-        keep = self.store.try_put_aside if aside else self.store.try_put
-        keep(key, digests, rows)
+        self.store.try_put(key, digests, rows, aside=aside)
 
     def _begin_generations(self, repeats: bool) -> None:
         """Find a generation to write to for each output that has none, or begin a new one.

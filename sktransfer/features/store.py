@@ -139,13 +139,18 @@ class FeatureStore:
         """
         self._blocks.put(_keys(recipe, digests), values)
 
-    def try_put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
+    def try_put(
+        self, recipe: str, digests: Sequence[bytes], values: np.ndarray, *, aside: bool = False
+    ) -> bool:
         """Keep what was computed for samples, or warn, once, where that fails.
 
         Parameters
         ----------
         recipe, digests, values
             As in :meth:`put`.
+        aside : bool, default=False
+            Whether the values were computed in addition, and may not be used. A store on disk
+            keeps them, too.
 
         Returns
         -------
@@ -164,21 +169,6 @@ class FeatureStore:
                 )
             return False
         return True
-
-    def try_put_aside(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
-        """Keep values that were computed in addition, and may not be used, as :meth:`try_put`.
-
-        Parameters
-        ----------
-        recipe, digests, values
-            As in :meth:`put`.
-
-        Returns
-        -------
-        bool
-            Whether the values were kept.
-        """
-        return self.try_put(recipe, digests, values)
 
     def clear(self) -> None:
         """Remove every entry and give the disk space back."""

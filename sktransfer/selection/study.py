@@ -308,16 +308,16 @@ class StudyMemory(FeatureStore):
         if self.behind is not None:
             self.behind.try_put(recipe, digests, values)
 
-    def try_put(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
-        """Keep the features of samples, as :meth:`put`; return True."""
-        self.put(recipe, digests, values)
-        return True
-
-    def try_put_aside(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> bool:
-        """Keep large features that may not be used; the user's store gets them when they are."""
-        self._keep(recipe, digests, values)
-        if self.behind is not None:
-            self._set_aside |= {(recipe, digest) for digest in digests}
+    def try_put(
+        self, recipe: str, digests: Sequence[bytes], values: np.ndarray, *, aside: bool = False
+    ) -> bool:
+        """Keep features as :meth:`put`; the user's store gets those set aside when they are used."""
+        if not aside:
+            self.put(recipe, digests, values)
+        else:
+            self._keep(recipe, digests, values)
+            if self.behind is not None:
+                self._set_aside |= {(recipe, digest) for digest in digests}
         return True
 
     def _keep(self, recipe: str, digests: Sequence[bytes], values: np.ndarray) -> None:

@@ -25,8 +25,7 @@ from sktransfer import (
 )
 from sktransfer.features import Output, compute_outputs
 from sktransfer.features import compute as compute_module
-from sktransfer.features.compute import FirstPositions
-from sktransfer.features.loader import Loader
+from sktransfer.features.compute import FirstPositions, Loader
 from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone
 
 LITE = "efficientnet_lite0"

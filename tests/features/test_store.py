@@ -395,7 +395,7 @@ def test_clear_removes_everything_and_gives_the_disk_back(store):
 
 
 def test_what_was_computed_by_the_way_is_kept_too(store):
-    assert store.try_put_aside("recipe", [b"a"], rows(1))
+    assert store.try_put("recipe", [b"a"], rows(1), aside=True)
     assert store.get("recipe", [b"a"])[0][0] == 1
 
 

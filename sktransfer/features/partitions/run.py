@@ -50,27 +50,17 @@ class Failed(NamedTuple):
 
 
 class Pool(Protocol):
-    """Where partitions are computed.
-
-    Attributes
-    ----------
-    window : int
-        Partitions that may be submitted and not done.
-    no_worker : str
-        What a warning says if there is no worker.
-    """
+    """Where partitions are computed."""
 
     @property
-    def no_worker(self) -> str: ...
-
-    @property
-    def window(self) -> int: ...
+    def window(self) -> int:
+        """Partitions that may be submitted and not done."""
 
     def submit(self, partition: Partition, avoid: set[str]) -> Any:
         """Begin to compute a partition, on other workers than some if possible; return a future."""
 
-    def has_workers(self) -> bool:
-        """Tell whether any worker could compute a partition now."""
+    def missing_worker(self) -> str:
+        """Say that no worker could compute a partition now; empty if one could."""
 
     def close(self, futures: Iterable[Any]) -> None:
         """Cancel what has not begun, and give back what the pool has taken."""
@@ -144,13 +134,12 @@ def _next_done(done: queue.SimpleQueue, pool: Pool) -> Any:
         try:
             return done.get(timeout=NO_WORKER_SECONDS)
         except queue.Empty:
-            if has_warned or pool.has_workers():
-                continue
-        has_warned = True
-        warnings.warn(
-            f"{pool.no_worker} extract_to waits until one starts, and continues then.",
-            stacklevel=2,
-        )
+            missing = "" if has_warned else pool.missing_worker()
+        if missing:
+            has_warned = True
+            warnings.warn(
+                f"{missing} extract_to waits until one starts, and continues then.", stacklevel=2
+            )
 
 
 def _result_of(future) -> Done | Failed:
@@ -284,28 +273,32 @@ def pool_for(work: Work, executor: Any, resources: Mapping[str, float] | None) -
     is_dask = hasattr(executor, "scheduler_info")
     if resources is not None and not is_dask:
         raise ValueError(f"resources={resources!r} are those of the workers of a Dask cluster.")
-    if executor is None:
-        return _HerePool(work)
     if is_dask:
         return DaskPool(work, executor, resources)
-    if isinstance(executor, concurrent.futures.Executor):
-        return _ExecutorPool(work, executor)
+    if executor is None or isinstance(executor, concurrent.futures.Executor):
+        return _LocalPool(work, executor)
     raise TypeError(
         f"executor={executor!r}: give None, a concurrent.futures.Executor or a "
         "dask.distributed.Client."
     )
 
 
-class _HerePool:
-    """Computes each partition at once in this process."""
+class _LocalPool:
+    """Computes each partition at once, or in an executor, whose workers share the cores."""
 
-    window = 1
-    no_worker = ""
-
-    def __init__(self, work: Work):
-        self.work = work
+    def __init__(self, work: Work, executor: concurrent.futures.Executor | None):
+        self.work, self.executor = work, executor
+        self.window, self.n_threads = 1, None
+        if executor is not None:
+            n_cores = os.cpu_count() or 1
+            n_workers = n_workers_of(executor) or n_cores
+            self.window = 2 * n_workers
+            if not isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+                self.n_threads = max(1, n_cores // n_workers)
 
     def submit(self, partition, avoid):
+        if self.executor is not None:
+            return self.executor.submit(self.work, partition, self.n_threads)
         future: concurrent.futures.Future = concurrent.futures.Future()
         try:
             future.set_result(self.work(partition))
@@ -313,30 +306,8 @@ class _HerePool:
             future.set_exception(error)
         return future
 
-    def has_workers(self):
-        return True
-
-    def close(self, futures):
-        pass
-
-
-class _ExecutorPool:
-    """Computes partitions in an executor; the workers share the cores of this machine."""
-
-    no_worker = ""
-
-    def __init__(self, work: Work, executor: concurrent.futures.Executor):
-        self.work, self.executor = work, executor
-        n_workers = n_workers_of(executor) or os.cpu_count() or 1
-        self.window = 2 * n_workers
-        threads = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
-        self.n_threads = None if threads else max(1, (os.cpu_count() or 1) // n_workers)
-
-    def submit(self, partition, avoid):
-        return self.executor.submit(self.work, partition, self.n_threads)
-
-    def has_workers(self):
-        return True
+    def missing_worker(self):
+        return ""
 
     def close(self, futures):
         for future in futures:
@@ -387,20 +358,17 @@ class DaskPool:
             resources=self.resources or None,
         )
 
-    @property
-    def no_worker(self) -> str:
-        resources = f" with the resources {dict(self.resources)}" if self.resources else ""
-        return f"The Dask cluster at {self.client.scheduler.address} has no worker{resources}."
-
-    def has_workers(self) -> bool:
-        try:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        except OSError:  # the scheduler does not answer either
-            return False
-        return any(
+    def missing_worker(self) -> str:
+        workers: list[Any] = []
+        with contextlib.suppress(OSError):  # the scheduler does not answer either
+            workers = [*self.client.scheduler_info(n_workers=-1)["workers"].values()]
+        if any(
             all(worker["resources"].get(name, 0) >= n for name, n in self.resources.items())
             for worker in workers
-        )
+        ):
+            return ""
+        resources = f" with the resources {dict(self.resources)}" if self.resources else ""
+        return f"The Dask cluster at {self.client.scheduler.address} has no worker{resources}."
 
     def close(self, futures: Iterable[Any]) -> None:
         self.client.cancel(list(futures))
