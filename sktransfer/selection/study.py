@@ -311,7 +311,7 @@ class StudyMemory(FeatureStore):
     def try_put(
         self, recipe: str, digests: Sequence[bytes], values: np.ndarray, *, aside: bool = False
     ) -> bool:
-        """Keep features as :meth:`put`; the user's store gets those set aside when they are used."""
+        """Keep features; the user's store gets those set aside when they are used."""
         if not aside:
             self.put(recipe, digests, values)
         else:
