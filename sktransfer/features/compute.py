@@ -119,7 +119,8 @@ def compute_outputs(
     firsts = FirstPositions(len(samples))
     tables: list[np.ndarray | None] = [None] * len(outputs)
     by_value = store is None and not firsts.by_digest
-    n_loaders, n_done = count_needed_loaders(n_jobs, device, backbones, len(samples)), 0
+    n_loaders = count_loaders(n_jobs, resolve_device(device), backbones, len(samples))
+    n_done = 0
     with (
         Loader(n_loaders) as loader,
         keep_freed_memory(),
@@ -579,15 +580,21 @@ def describe_runs(
 # -- in threads ------------------------------------------------------------------------------------
 
 
-def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int) -> int:
+def count_loaders(
+    n_jobs: int | str | None, device: torch.device, backbones: Sequence[Backbone], n_samples: int
+) -> int:
     """Return the number of threads that load samples; 0 for none.
 
-    Without threads, samples are loaded in the calling thread when they are needed. A negative
-    number counts from the number of cores, as in joblib. "auto" is the number of cores that the
-    network does not use: on a CPU those that torch has no threads for, at least a quarter; with an
-    accelerator all but one. In a process or thread of joblib it is 1.
+    There are none for a few samples, and if nothing is read, opened or preprocessed. Without
+    threads, samples are loaded in the calling thread when they are needed. A negative number counts
+    from the number of cores, as in joblib. "auto" is the number of cores that the network does not
+    use: on a CPU those that torch has no threads for, at least a quarter; with an accelerator all
+    but one. In a process or thread of joblib it is 1.
     """
-    if n_jobs in (None, 1) or n_samples <= _FEW:
+    modality = backbones[0].modality
+    opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
+    opens = opens or any(backbone.preprocess is not None for backbone in backbones)
+    if n_jobs in (None, 1) or n_samples <= _FEW or not opens:
         return 0
     cores = joblib.cpu_count()
     if not isinstance(n_jobs, str):
@@ -596,17 +603,6 @@ def count_loaders(n_jobs: int | str | None, device: torch.device, n_samples: int
         return 1  # other jobs use the other cores
     left = cores - (torch.get_num_threads() if device.type == "cpu" else 1)
     return max(1, left, cores // 4)
-
-
-def count_needed_loaders(
-    n_jobs: int | str | None, device: str, backbones: Sequence[Backbone], n_samples: int
-) -> int:
-    """Count the threads that load samples; none if nothing is read, opened or preprocessed."""
-    modality = backbones[0].modality
-    opens = type(modality).open is not Modality.open or type(modality).read is not Modality.read
-    if not opens and all(backbone.preprocess is None for backbone in backbones):
-        return 0
-    return count_loaders(n_jobs, resolve_device(device), n_samples)
 
 
 class Loader:

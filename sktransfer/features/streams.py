@@ -13,7 +13,7 @@ import torch
 
 from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..engines import resolve_device
-from .compute import Loader, SampleError, count_needed_loaders, unreadable_samples
+from .compute import Loader, SampleError, count_loaders, unreadable_samples
 from .output import Output, engine_for_outputs, stacked
 
 
@@ -93,7 +93,8 @@ class Stream:
         """
         origin = getattr(self.samples, "origin", self.samples)
         sizes = [len(batch) for batch in batches]
-        n_loaders = count_needed_loaders(self.n_jobs, self.device, [self.backbone], sum(sizes))
+        device = resolve_device(self.device)
+        n_loaders = count_loaders(self.n_jobs, device, [self.backbone], sum(sizes))
         ahead = 2 * max(sizes, default=0) + n_loaders
         with Loader(n_loaders) as loader:
             positions = itertools.chain.from_iterable(batches)

@@ -125,16 +125,17 @@ def test_operations_of_a_loader_use_one_core_and_others_as_many_as_before(use_th
 def test_the_number_of_loaders(n_jobs, device, expected, monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert count_loaders(n_jobs, device, 1000) == expected
-    assert count_loaders(n_jobs, device, 1) == 0
+    backbones = [tiny_backbone()]
+    assert count_loaders(n_jobs, device, backbones, 1000) == expected
+    assert count_loaders(n_jobs, device, backbones, 1) == 0
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     if n_jobs == "auto":
-        assert count_loaders(n_jobs, CPU, 1000) == 4  # a quarter
+        assert count_loaders(n_jobs, CPU, backbones, 1000) == 4  # a quarter
 
 
 def test_a_job_of_a_search_uses_one_loader():
     def count():
-        return count_loaders("auto", CUDA, 1000)
+        return count_loaders("auto", CUDA, [tiny_backbone()], 1000)
 
     with joblib.parallel_config("threading", n_jobs=2):
         assert joblib.Parallel()(joblib.delayed(count)() for _ in range(2)) == [1, 1]
