@@ -334,7 +334,9 @@ def _check_shape(X, channels) -> None:
 def _reshaped(samples: Any, image_shape: tuple[int, ...] | None) -> list:
     """List samples, vectors of numbers in the shape of images."""
     images = list(samples)
-    for i, sample in enumerate(images) if image_shape is not None else ():
+    if image_shape is None:
+        return images
+    for i, sample in enumerate(images):
         if isinstance(sample, np.ndarray) and sample.ndim == 1:
             if sample.size != np.prod(image_shape):
                 raise ValueError(

@@ -156,8 +156,9 @@ def compute_outputs(
             raise unreadable_samples(samples, n_done, backbones, error) from error.cause
     nothing = np.empty((len(samples), 0), np.float32)  # no sample could be read
     results = [nothing if table is None else table for table in tables]
-    for result in results if bad else ():
-        result[[*bad]] = np.nan
+    if bad:
+        for result in results:
+            result[[*bad]] = np.nan
     return results
 
 
