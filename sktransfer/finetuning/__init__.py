@@ -4,7 +4,7 @@ from .augmentation import Augmentation
 from .callbacks import AverageWeights, StopAtTime
 from .classifier import FineTunedClassifier
 from .distributed import refuse_launcher
-from .learning_rate import training_length
+from .plan import training_length
 from .regressor import FineTunedRegressor
 
 __all__ = [

@@ -13,7 +13,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from .._compat.sklearn import StrOptions, end_fit, with_callbacks
+from .._compat.sklearn import StrOptions, with_callbacks
 from ..backbones import Backbone
 from ..data import (
     IndicatorTarget,
@@ -29,8 +29,7 @@ from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
 from .dataset import Activations
 from .estimator import KeptRows, TunedEstimator
-from .heads import grow
-from .trainable_stages import TrainableStages
+from .trainable_stages import TrainableStages, grow
 
 
 class FineTunedClassifier(ClassifierMixin, TunedEstimator):
@@ -370,7 +369,6 @@ default="efficientnet_lite0"
             self._check_settings(y)
             self._check_unchanged()
             samples = self._check_samples(X)
-            self._start_progress()
             before = (self._tuned.module, self.classes_)
             labels.append(self.classes_)
         else:
@@ -466,7 +464,6 @@ default="efficientnet_lite0"
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
         self._keep(plain, target, weight)
-        end_fit(self)
 
     def _find_target(self, samples, y, labels, before) -> np.ndarray:
         """Set the target of this fit and return the checked y."""

@@ -1,9 +1,14 @@
-"""Training rows (activations at the cache, targets and weights) and their batches."""
+"""The rows of a training: activations of samples, targets and weights, and their batches."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import os
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,13 +17,208 @@ import torch
 from skorch.dataset import Dataset
 from torch.utils.data import default_collate
 
+from ..backbones import Backbone, LayerInfo
 from ..data import forward_strides, pad_rows
 from ..engines import as_batch
-from ..features import Stream
+from ..features import FeatureStore, Output, Stream, compute_inputs, compute_outputs
 from .distributed import ONE_PROCESS, Processes
 
+_FEW = 16  # samples whose computation is timed
+_SECONDS = 0.5  # after which fewer are
+_BYTES_TIMED = 2**25  # written to disk and read again
+_FREE = 1.1  # times the size of a table that must be free on the disk
 _AT_ONCE = 64  # rows copied to a device in one part
 _ON_DEVICE = 0.5  # largest share of an accelerator's free memory for activations
+
+
+@dataclasses.dataclass
+class ActivationCache:
+    """Compute activations at the cut between frozen and trained stages: once, or when needed.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    output : Output or None
+        Of the last frozen stage; None if none is frozen.
+    run : dict
+        device, engine, precision and n_jobs of the frozen stages.
+    max_bytes : int
+        Size of activations, or of inputs, that are kept in memory.
+    store : FeatureStore or None
+    verbose : int
+    where : {"memory", "disk", "nowhere"}, default="memory"
+        Where activations are during a training. "nowhere": they are computed in each epoch.
+    """
+
+    backbone: Backbone
+    output: Output | None
+    run: dict[str, Any]
+    max_bytes: int
+    store: FeatureStore | None
+    verbose: int
+    where: str = "memory"
+
+    def stream(self, samples: Sequence[Any], keep_bytes: int = 0) -> Stream:
+        """Return activations that are computed when they are asked for."""
+        source = self.output or self.backbone
+        return Stream(samples, source, keep_bytes=keep_bytes, **self.run)
+
+    def rows(
+        self,
+        samples: Sequence[Any],
+        *,
+        keep: bool = True,
+        then: Callable[..., np.ndarray] | None = None,
+    ) -> np.ndarray | Stream:
+        """Return the activations of samples, or what a function makes of them.
+
+        Parameters
+        ----------
+        samples : sequence
+        keep : bool, default=True
+            Whether a stream of inputs, such as images, keeps them.
+        then : callable, default=None
+            Takes the activations of some samples and their positions, None for those of all; its
+            result is returned in place of the activations, which are not kept.
+        """
+        if self.output is not None:
+            if self.where == "nowhere" and then is None:
+                return self.stream(samples)
+            how = {"store": self.store, "verbose": self.verbose, **self.run}
+            in_memory = 0 if self.where == "disk" else None
+            return compute_outputs(samples, [self.output], then=then, in_memory=in_memory, **how)[0]
+        rows: np.ndarray | Stream
+        if self._is_streamed(samples):
+            rows = self.stream(samples, self.max_bytes if keep and then is None else 0)
+        else:
+            rows = compute_inputs(samples, self.backbone, self.run["n_jobs"])
+        return rows if then is None else then(rows, None)
+
+    def _is_streamed(self, samples: Sequence[Any]) -> bool:
+        """Tell whether inputs are opened when they are asked for. Ids of texts are small."""
+        in_memory = self.backbone.preprocess is None and isinstance(samples, np.ndarray)
+        return not in_memory and not self.backbone.modality.has_tokens
+
+    def place(
+        self, samples: Sequence[Any], layers: dict[str, LayerInfo], n_tables: int, n_passes: int
+    ) -> dict[str, Any]:
+        """Decide where the activations of a training are kept.
+
+        If they take more than ``max_bytes``, a timing of some samples decides.
+
+        Parameters
+        ----------
+        samples : sequence
+        layers : dict of str to LayerInfo
+        n_tables : int
+            How many activations there are of each sample, because of augmented views.
+        n_passes : int
+            How often each is used.
+
+        Returns
+        -------
+        dict
+            "place" is ``where``, "nbytes" their size, and "seconds" those that were expected for
+            "disk" and "nowhere" if a timing decided.
+        """
+        n_bytes = n_tables * len(samples) * self._row_bytes(samples, layers)
+        seconds: dict[str, float] = {}
+        if n_bytes <= self.max_bytes or (self.output is None and not self._is_streamed(samples)):
+            self.where = "memory"
+        elif self.output is None:
+            self.where = "nowhere"
+        elif shutil.disk_usage(tempfile.gettempdir()).free < _FREE * n_bytes:
+            self.where = "nowhere"
+        else:
+            seconds = self._expected(samples, n_bytes, n_tables, n_passes)
+            self.where = min(seconds, key=seconds.__getitem__)
+            if self.verbose:
+                where = {"disk": "kept in a temporary file", "nowhere": "computed in each epoch"}
+                times = ", ".join(f"{where[k]} {t:.3g} s" for k, t in seconds.items())
+                print(
+                    f"Activations at the cut take {n_bytes / 1e9:.3g} GB, more than "
+                    f"max_cache_bytes={self.max_bytes}; they are {where[self.where]} (expected: "
+                    f"{times})."
+                )
+        return {"place": self.where, "nbytes": n_bytes, "seconds": seconds}
+
+    def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
+        if self.output is None:
+            return int(np.prod(self.backbone.input_shape or (0,)))  # of bytes, before scaling
+        info, item = layers[self.output.layer], np.dtype(np.float32).itemsize
+        if self.output.pooling != "none":
+            return info.width * item
+        if self.backbone.modality.has_tokens:
+            few = _few(samples, _FEW)
+            ids = compute_inputs(few, self.backbone, None)
+            return int(np.mean([len(row) for row in ids]) * info.width * item)
+        return int(np.prod(info.shape)) * item
+
+    def _expected(
+        self, samples: Sequence, n_bytes: int, n_tables: int, n_passes: int
+    ) -> dict[str, float]:
+        """Time the computation of some activations and their way to disk and back."""
+        self.stream(_few(samples, 1))[:]  # prepares the network
+        rows, compute = _timed(lambda: self.stream(_few(samples, 2))[:])
+        if compute < _SECONDS:
+            few = _few(samples, _FEW)
+            rows, compute = _timed(lambda: self.stream(few)[:])
+        each, n = compute / len(rows), n_tables * len(samples)
+        write, read = seconds_on_disk(sum(row.nbytes for row in rows) // len(rows))
+        return {
+            "disk": n * each + n_bytes * (write + n_passes * read),
+            "nowhere": n_passes * n * each,
+        }
+
+
+def _few(samples: Sequence, n: int) -> list:
+    n = min(n, len(samples))
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, n).astype(int)]
+
+
+def _timed(function: Callable) -> tuple:
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+def seconds_on_disk(row_bytes: int) -> tuple[float, float]:
+    """Time the disk of temporary files.
+
+    Parameters
+    ----------
+    row_bytes : int
+        Size of what is read at a time.
+
+    Returns
+    -------
+    write, read : float
+        Seconds for a byte. Where the system cannot be told to forget what it has written, the
+        second is that of its memory.
+    """
+    row_bytes = min(max(1, row_bytes), _BYTES_TIMED)
+    n_rows = max(1, _BYTES_TIMED // row_bytes)
+    row = np.random.default_rng(0).bytes(row_bytes)
+    with tempfile.TemporaryFile(buffering=0) as file:
+
+        def write() -> None:
+            for _ in range(n_rows):
+                file.write(row)
+            os.fsync(file.fileno())
+
+        def read() -> None:
+            for i in np.random.default_rng(0).permutation(n_rows):
+                file.seek(int(i) * row_bytes)
+                file.read(row_bytes)
+
+        _, written = _timed(write)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        _, seconds_read = _timed(read)
+    return written / (n_rows * row_bytes), seconds_read / (n_rows * row_bytes)
+
+
+# -- rows and batches ------------------------------------------------------------------------------
 
 
 class Activations:
@@ -55,25 +255,21 @@ class Activations:
 
     def __getitem__(self, at: Any) -> np.ndarray:
         at = np.arange(*at.indices(len(self))) if isinstance(at, slice) else at
-        return self._joined(at, self.rows[self._in_front(at)])
+        (rows,) = self.batches([at])
+        return rows
 
     def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the rows at some places after another; those of a stream are loaded ahead."""
-        fronts = [self._in_front(at) for at in places]
+        behind, n = self.behind, len(self.index)
+        fronts = [self.index[at if behind is None else at[at < n]] for at in places]
         rows = self.rows.batches(fronts) if self.is_streamed else map(self.rows.__getitem__, fronts)
-        return map(self._joined, places, rows)
-
-    def _in_front(self, at: np.ndarray) -> np.ndarray:
-        """Return the positions in the array of those rows that are not behind it."""
-        return self.index[at if self.behind is None else at[at < len(self.index)]]
-
-    def _joined(self, at: np.ndarray, front: np.ndarray) -> np.ndarray:
-        if self.behind is None:
-            return front
-        taken = np.empty((len(at), *self.behind.shape[1:]), self.behind.dtype)
-        taken[at < len(self.index)] = front
-        taken[at >= len(self.index)] = self.behind[at[at >= len(self.index)] - len(self.index)]
-        return taken
+        for at, front in zip(places, rows, strict=True):
+            if behind is None:
+                yield front
+                continue
+            joined = np.empty((len(at), *behind.shape[1:]), behind.dtype)
+            joined[at < n], joined[at >= n] = front, behind[at[at >= n] - n]
+            yield joined
 
     def forget(self) -> None:
         """Drop the inputs that a stream keeps."""
@@ -166,20 +362,18 @@ class TrainingDataset(Dataset):
         self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
     ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         """Yield several batches, which are loaded ahead if they are not in memory."""
-        if self.processes.size > 1:
-            yield from self._shared_batches(batches, epoch_seed, generator)
+        n_views = 1 if generator is None else max(1, len(self.views))  # else the first
+        views = [torch.zeros_like(index) for index in batches]
+        if n_views > 1:
+            views = [torch.randint(n_views, (len(i),), generator=generator) for i in batches]
+        if self.processes.size == 1:
+            inputs = self._activations(batches, views, epoch_seed)
+            for index, x in zip(batches, inputs, strict=True):
+                index = index.to(self.target.device)
+                yield {"x": x, "weight": self.relative[index]}, self.target[index]
             return
-        inputs = self._activations(batches, self._draw_views(batches, generator), epoch_seed)
-        for index, x in zip(batches, inputs, strict=True):
-            index = index.to(self.target.device)
-            yield {"x": x, "weight": self.relative[index]}, self.target[index]
-
-    def _shared_batches(
-        self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the share of each batch that this process has; the shares of all are as long."""
+        # The share of each batch that this process has; the shares of all are as long.
         shares = [SharedBatch(index.cpu(), self.processes) for index in batches]
-        views = self._draw_views(batches, generator)
         views = [which[share.mine] for which, share in zip(views, shares, strict=True)]
         here = [share.positions // self.processes.size for share in shares]
         inputs = self._activations(here, views, epoch_seed)
@@ -188,15 +382,6 @@ class TrainingDataset(Dataset):
             share.update(x=x, weight=self.relative[at] * share.factor.to(at.device))
             share.target, share.weight = self.target[whole], self.relative[whole]
             yield share, self.target[at]
-
-    def _draw_views(
-        self, batches: Sequence[torch.Tensor], generator: torch.Generator | None
-    ) -> list[torch.Tensor]:
-        """Draw which view each row of some batches has; without a generator it is the first."""
-        n_views = 1 if generator is None else max(1, len(self.views))
-        if n_views == 1:
-            return [torch.zeros_like(index) for index in batches]
-        return [torch.randint(n_views, (len(i),), generator=generator) for i in batches]
 
     def _activations(
         self, batches: Sequence[torch.Tensor], views: Sequence[torch.Tensor], epoch_seed: int
@@ -240,7 +425,7 @@ class TrainingDataset(Dataset):
         for rows in view.batches([index.numpy(force=True) for index in batches]):
             # Texts are padded with zeros, the id of no token.
             is_ragged = rows.dtype == object
-            x = torch.from_numpy(pad_rows(list(rows))) if is_ragged else _as_tensor(rows)
+            x = torch.from_numpy(pad_rows(list(rows))) if is_ragged else as_tensor(rows)
             if self.device is not None:  # begin to copy it, beside which the network runs
                 x = as_batch(x, self.device).to(self.device, non_blocking=True)
             yield x
@@ -303,27 +488,15 @@ def copy_rows(view: Activations | torch.Tensor, device: torch.device) -> torch.T
     """
     if isinstance(view, torch.Tensor):
         return view.to(device)
-    like = _as_tensor(view[:1])
+    like = as_tensor(view[:1])
     copied = torch.empty((len(view), *like.shape[1:]), dtype=like.dtype, device=device)
     parts = np.split(np.arange(len(view)), range(_AT_ONCE, len(view), _AT_ONCE))
     for at, rows in zip(parts, view.batches(parts), strict=True):
-        copied[at[0] : at[-1] + 1] = _as_tensor(rows).to(device)
+        copied[at[0] : at[-1] + 1] = as_tensor(rows).to(device)
     return copied
 
 
-def as_rows(view: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
-    """Convert an array to a tensor, or an array of texts, which differ in length, to a list.
-
-    Parameters
-    ----------
-    view : ndarray of shape (n, ...) or array of n arrays
-    """
-    if view.dtype == object:
-        return [_as_tensor(row) for row in view]
-    return _as_tensor(view)
-
-
-def _as_tensor(array: np.ndarray) -> torch.Tensor:
+def as_tensor(array: np.ndarray) -> torch.Tensor:
     """Convert an array to a tensor, without a copy unless it is read-only or reversed."""
     return torch.from_numpy(np.require(forward_strides(array), requirements=["C", "W"]))
 

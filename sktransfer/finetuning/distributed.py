@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ..data import take
+from ..data import digest_array, take
 from ..engines import resolve_device
 
 # While samples are loaded. A process that is killed closes its connections: others notice at once.
@@ -55,11 +55,13 @@ class Processes:
         self._group = _group_of_decisions(dist.group.WORLD)
 
     @contextlib.contextmanager
-    def fitting(self, about: Any) -> Iterator[None]:
+    def fitting(self, fingerprint: str, *arrays: np.ndarray) -> Iterator[None]:
         """Raise an error in all processes if a block fails in one, or if they fit other data."""
         try:
-            if any(other != about for other in self.everyones(about)):
-                raise ValueError("The processes fit different networks, targets or weights.")
+            if self.size > 1:
+                about = [fingerprint, *map(digest_array, arrays)]
+                if any(other != about for other in self.everyones(about)):
+                    raise ValueError("The processes fit different networks, targets or weights.")
             yield
         except BaseException as error:
             if not self._all_know:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
@@ -19,6 +20,7 @@ from .._compat.sklearn import (
     Interval,
     StrOptions,
     begin_fit,
+    end_fit,
     fit_context,
     validate_parameters,
 )
@@ -30,7 +32,6 @@ from ..data import (
     check_labels,
     check_target,
     column_names,
-    digest_array,
     named_among,
     progress,
 )
@@ -48,7 +49,6 @@ from ..features import (
     probe_batch,
 )
 from ..transferability import hold_out, solve_probe
-from .activation_cache import ActivationCache
 from .adapters import describe_adapters, is_adapter, is_lora
 from .augmentation import Augmentation, View, Views, make_augment
 from .callbacks import (
@@ -60,22 +60,25 @@ from .callbacks import (
     is_averaged,
 )
 from .checkpoint import TrainingFile, describe_fit
-from .dataset import Activations, TrainingDataset, as_rows
+from .dataset import ActivationCache, Activations, TrainingDataset, as_tensor
 from .distributed import Processes, is_first_process
-from .heads import carry_rows, make_head, solve_new_rows, write_rows
-from .learning_rate import auto_rates
-from .plan import TrainingPlan, check_settings, steps_of
+from .plan import TrainingPlan, auto_rates, check_settings
 from .trainable_stages import (
     PARTIAL,
     TrainableStages,
+    carry_rows,
     check_head,
     check_partial,
     head_inputs,
+    make_head,
     restrict_rows,
+    solve_new_rows,
+    write_rows,
 )
 from .training import train
 from .tuned import TunedNetwork, pretrained_stages
 
+_FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
 # Parameters that must not change between a fit and a later partial_fit or warm start.
 _FIXED = ("backbone", "weights", "image_size", "trainable", "head")
 
@@ -173,7 +176,6 @@ class TunedEstimator(BackboneEstimator):
                 "now. Set warm_start=False to start from the pretrained weights."
             )
         self._kept = None
-        self._start_progress()
         return samples
 
     def _check_settings(self, y) -> None:
@@ -204,10 +206,6 @@ class TunedEstimator(BackboneEstimator):
 
     def _continues(self) -> bool:
         return self.warm_start and hasattr(self, "_tuned")
-
-    def _start_progress(self) -> None:
-        n_epochs = None if self.max_epochs == "auto" else self.max_epochs
-        begin_fit(self, max_subtasks=n_epochs)
 
     # Training needs gradients, also if the caller has disabled them.
     @torch.inference_mode(False)
@@ -244,9 +242,9 @@ class TunedEstimator(BackboneEstimator):
         ndarray or Stream
             The activations of the samples at the cache.
         """
+        begin_fit(self, max_subtasks=None if self.max_epochs == "auto" else self.max_epochs)
         processes = Processes(self.device)
-        about = (self.backbone_.fingerprint, digest_array(target), digest_array(weight))
-        with processes.fitting(about):
+        with processes.fitting(self.backbone_.fingerprint, target, weight):
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             seed, file = processes.from_first(seed), None
             if saves and self.checkpoint is not None:
@@ -269,14 +267,14 @@ class TunedEstimator(BackboneEstimator):
                 train_weight = np.concatenate([train_weight, kept.weight])
             held_target, held_weight = target[held], weight[held]
             samples, positions, index, held = processes.share(samples, index, held)
+            plan = TrainingPlan.of(self, self._target, len(train_target), seed)
 
             with named_among(positions):
                 cache = self._activation_cache()
                 n_views = None if self.augment is None else self._augmentation().n_views
-                _, n_epochs = steps_of(self, len(samples))
                 layers = layers_of(self.backbone_, samples) if self.frozen_layers_ else {}
                 # The head is initialized once.
-                self.cache_ = cache.place(samples, layers, 1 + (n_views or 0), n_epochs + 1)
+                self.cache_ = cache.place(samples, layers, 1 + (n_views or 0), plan.max_epochs + 1)
                 plain = cache.rows(samples, keep=self.augment is None)
                 views, fresh = self._views(cache, samples, plain, index, behind, seed)
                 dataset = TrainingDataset(views, train_target, train_weight, fresh, processes)
@@ -294,22 +292,20 @@ class TunedEstimator(BackboneEstimator):
                 unchanged = Activations(plain, index, behind)  # without augmentation
                 if not self.frozen_layers_:
                     restrict_rows(module, unchanged, processes)
-                by_default = self.head_init not in ("probe", "random")
-                is_random = self.head_init == "random" or (by_default and self.head != "linear")
-                if len(new) and not is_random:
+                has_probe = self.head_init != "random" and self.head == "linear"
+                if len(new) and (has_probe or self.head_init == "probe"):
                     self._init_head(module, unchanged, dataset, list(new), processes)
-
+                elif len(new):
+                    plan.head_factor = _FRESH_HEAD
                 module.add_adapters(self.backbone_.name, seed)
-
-                fresh_head = len(new) > 0 and is_random
-                plan = TrainingPlan.of(self, self._target, len(dataset), seed, fresh_head)
                 self._train(module, dataset, valid, plan, file, processes)
                 self._fixed_params = {name: getattr(self, name) for name in _FIXED}
                 Activations(plain).forget()  # net_ refers to the validation rows
                 for view in valid.views if valid is not None else ():
                     if isinstance(view, Activations):
                         view.forget()
-                return plain
+        end_fit(self)
+        return plain
 
     def _check_validation(self, X_val, y_val) -> Validation | None:
         """Check a validation set and encode its targets, without opening its samples."""
@@ -364,17 +360,16 @@ class TunedEstimator(BackboneEstimator):
         best = [c.epoch_ for _, c in net.callbacks_ if isinstance(c, KeepBest)]
         kept = best[0] if best else len(net.history)
         self.best_epoch_ = None if is_averaged(net) else kept
-        self._tuned = TunedNetwork.of_training(self.backbone_, self.frozen_layers_, net, plan)
+        self._tuned = TunedNetwork(self.backbone_, self.frozen_layers_, module, plan, net=net)
 
     # -- the frozen stages ------------------------------------------------------------------------
 
     def _activation_cache(self) -> ActivationCache:
         output = self._frozen_output() if self.frozen_layers_ else None
-        how = {"engine": self.engine, "precision": self._precision()}
-        verbose = self.verbose if is_first_process() else 0
-        run: dict[str, Any] = {"n_jobs": self.n_jobs, "verbose": verbose}
-        run |= {"device": self.device, "store": as_store(self.memory)}
-        return ActivationCache(self.backbone_, output, how, max_bytes=self.max_cache_bytes, **run)
+        run: dict[str, Any] = {"device": self.device, "engine": self.engine}
+        run |= {"precision": self._precision(), "n_jobs": self.n_jobs}
+        store, verbose = as_store(self.memory), self.verbose if is_first_process() else 0
+        return ActivationCache(self.backbone_, output, run, self.max_cache_bytes, store, verbose)
 
     def _frozen_output(self) -> Output:
         # If only the head is trained, the pooled features are enough.
@@ -450,7 +445,7 @@ class TunedEstimator(BackboneEstimator):
             )
         module = deepcopy(bare)
         check_partial(module, self.backbone_.name)
-        row = as_rows(first)[0]
+        row = as_tensor(first[0])
         with torch.no_grad():
             n_features = module.eval()(row[None]).shape[1]
         n_outputs = self._target.n_outputs
@@ -512,11 +507,10 @@ class TunedEstimator(BackboneEstimator):
         return self._tuned.history
 
     def _outputs(self, X) -> np.ndarray:
-        settings = self.device, self._precision()
         samples: Any = self._transform_samples(X)
-        return self._activation_cache().map(
-            samples, lambda rows, at: self._tuned.outputs(rows, *settings, at)
-        )
+        run = {"device": self.device, "precision": self._precision()}
+        outputs: Any = functools.partial(self._tuned.outputs, **run)
+        return self._activation_cache().rows(samples, then=outputs)
 
     def to_backbone(self) -> Backbone:
         """Return the tuned network as a backbone for another estimator.

@@ -1,4 +1,4 @@
-"""Settings of a training: checks of the parameters, and the plan that is made of them."""
+"""How a training goes: its settings, its length, its learning rates, and checks of parameters."""
 
 from __future__ import annotations
 
@@ -11,19 +11,47 @@ from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any
 
-import skorch
+import numpy as np
 import torch
 from skorch.callbacks import Callback, Freezer, Unfreezer
+from torch import nn
 
+from ..backbones.norm_statistics import (
+    keeps_statistics,
+    moments_of,
+    norm_divergence,
+    similarity_of_divergence,
+)
 from ..data import Target
+from ..engines import fewer_rows
 from ..transferability import MANY_CLASSES
 from .adapters import describe_adapters, is_lora
 from .augmentation import check_augment
 from .callbacks import has_callback
+from .dataset import TrainingDataset
 from .distributed import is_launched
-from .learning_rate import training_length
+from .trainable_stages import TrainableStages
 
-_FRESH_HEAD = 10.0  # factor on the learning rate of a head that is initialized at random
+# benchmarks/finetune_defaults.py measures what these defaults give.
+_HEAD = 1e-4  # which begins as the linear probe, the best that is known
+_UNLIKE, _LIKE = 3e-4, 5e-5  # of all stages, by the similarity of the rows
+_LAST = 5e-5  # of some last stages
+_LAYER_NORM = 1e-4  # of transformers
+_WORDS = 3e-3  # each word occurs in few texts
+_LORA = 1e-3  # ten times that of all weights (Schulman 2025, "LoRA without regret")
+_PART = 3e-3  # of scales, shifts and biases alone
+_DECAY = 0.8  # for each stage towards the input, on rows like those of the weights
+_POWER = 4  # of the similarity: on drawings (0.3), any decay makes training worse
+# For each block of a transformer for images (He et al., 2022, Masked autoencoders are scalable
+# vision learners, table 9; Bao et al., 2022, BEiT, have 0.65 to 0.75).
+_BLOCK_DECAY = 0.75
+_TEXT_DECAY = 0.9  # for each block of a transformer for texts: benchmarks/text_decay.py
+_STEPS = 120  # few rows need many passes, and many rows few
+_PASSES = (4, 60)  # at least and at most
+_SMALL, _SMALL_BATCH, _BATCH = 1000, 16, 32  # rows; rows in a step
+# With many outputs the optimizer, which changes each weight of a head in each step, takes longer
+# than the products of a batch of 32 rows.
+_LARGE_BATCH, _FEWEST_PASSES = 256, 1
 
 
 @dataclasses.dataclass
@@ -41,12 +69,10 @@ class TrainingPlan:
     verbose: int
     seed: int
     loss: str | Callable[..., Any] = "auto"
-    head_factor: float = 1.0  # on the learning rate of the head
+    head_factor: float = 1.0  # on the learning rate of the head: 10 for one of random weights
 
     @classmethod
-    def of(
-        cls, estimator: Any, target: Target, n_rows: int, seed: int, fresh_head: bool
-    ) -> TrainingPlan:
+    def of(cls, estimator: Any, target: Target, n_rows: int, seed: int) -> TrainingPlan:
         """Read the parameters of a fine-tuned estimator.
 
         Parameters
@@ -56,12 +82,13 @@ class TrainingPlan:
         target : Target
         n_rows : int
         seed : int
-        fresh_head : bool
-            Whether the head is initialized at random.
         """
         net_params = dict(estimator.net_params or {})
         more = net_params.pop("callbacks", None) or ()
-        batch_size, max_epochs = steps_of(estimator, n_rows)
+        n_classes = len(getattr(estimator, "classes_", ()))
+        large_head = estimator.trainable == "head" and n_classes > MANY_CLASSES
+        steps = estimator.batch_size, estimator.max_epochs
+        batch_size, max_epochs = training_length(n_rows, *steps, large_head=large_head)
         return cls(
             target=target,
             lr=_number(estimator.lr),
@@ -74,7 +101,6 @@ class TrainingPlan:
             verbose=max(0, estimator.verbose - 1),
             seed=seed,
             loss=estimator.loss,
-            head_factor=_FRESH_HEAD if fresh_head else 1.0,
         )
 
 
@@ -91,23 +117,143 @@ def _own_copy(callback: Any) -> Any:
         return callback
 
 
-def steps_of(estimator: Any, n_rows: int) -> tuple[int, int]:
-    """Return the rows in a batch and the number of epochs.
+def training_length(
+    n_rows: int, batch_size: int | str, max_epochs: int | str, *, large_head: bool = False
+) -> tuple[int, int]:
+    """Return how long a training is: the rows in a batch, and the number of epochs.
 
     Parameters
     ----------
-    estimator : TunedEstimator
     n_rows : int
+    batch_size : int or "auto"
+        "auto" is 16 for up to 1,000 rows, else 32.
+    max_epochs : int or "auto"
+        "auto" makes 120 steps, in at least 4 and at most 60 epochs.
+    large_head : bool, default=False
+        Whether only a head of more than 1,000 outputs is trained: a batch then has 256 rows, and
+        one epoch can be enough.
 
     Returns
     -------
-    batch_size, max_epochs : int
+    batch_size, n_epochs : int
+        A batch has no more rows than there are.
     """
-    n_outputs = len(getattr(estimator, "classes_", ()))
-    large_head = estimator.trainable == "head" and n_outputs > MANY_CLASSES
-    settings = estimator.batch_size, estimator.max_epochs
-    return training_length(n_rows, *settings, large_head=large_head)
+    size, epochs = batch_size, max_epochs
+    if isinstance(size, str):
+        small = _SMALL_BATCH if n_rows <= _SMALL else _BATCH
+        size = _LARGE_BATCH if large_head else small
+    size = min(n_rows, size)
+    if isinstance(epochs, str):
+        fewest, most = _PASSES
+        fewest = _FEWEST_PASSES if large_head else fewest
+        epochs = min(most, max(fewest, round(_STEPS / math.ceil(n_rows / size))))
+    return int(size), int(epochs)
 
+
+def auto_rates(
+    module: TrainableStages, dataset: TrainingDataset, n_frozen: int, device: torch.device
+) -> tuple[float, float]:
+    """Return a learning rate and its decay by stage that suit what is trained, and on what.
+
+    Parameters
+    ----------
+    module : TrainableStages
+        Before it is trained.
+    dataset : TrainingDataset
+    n_frozen : int
+        Number of stages before the module.
+    device : torch.device
+
+    Returns
+    -------
+    lr : float
+        1e-4 for a head alone and for networks with layer normalization, which are transformers;
+        3e-3 for word vectors, and for norms and biases alone; 1e-3 for low-rank adapters; 5e-5
+        for some last stages of other networks. For all their stages, between 3e-4 and 5e-5, by
+        the similarity of the rows to the data that the network was trained on.
+    layer_decay : float
+        For all stages between 1 and 0.8, by the fourth power of the same similarity; 0.75 for
+        transformers for images (He et al., 2022, "Masked autoencoders are scalable vision
+        learners") and 0.9 for those for texts; else 1.
+    """
+    if not module.names:
+        return _HEAD, 1.0
+    if module.part != "all":
+        return (_LORA if module.part == "lora" else _PART), 1.0
+    if hasattr(module.body[0], "restricted"):
+        return _WORDS, 1.0
+    # Such as LayerNorm2d, ConvNextLayerNorm, Qwen3RMSNorm.
+    classes = [type(part).__name__.lower() for part in module.modules()]
+    if any("layernorm" in name or "rmsnorm" in name for name in classes):
+        # A traced block has the names of its modules, not their classes.
+        names = [name.lower() for name, _ in module.body.named_modules()]
+        if not any("attn" in name or "attention" in name for name in names):
+            return _LAYER_NORM, 1.0
+        return _LAYER_NORM, _TEXT_DECAY if module.masked else _BLOCK_DECAY
+    if n_frozen:
+        return _LAST, 1.0
+    similarity = similarity_of(module, dataset, device) or 0.0
+    lr, decay = _UNLIKE ** (1 - similarity) * _LIKE**similarity, _DECAY ** (similarity**_POWER)
+    return float(f"{lr:.2g}"), float(f"{decay:.2g}")
+
+
+_AT_MOST, _AT_ONCE = 64, 16  # rows
+
+
+@torch.no_grad()
+def similarity_of(
+    module: TrainableStages, dataset: TrainingDataset, device: torch.device
+) -> float | None:
+    """Measure the similarity of rows to the training data of a network with batch normalization.
+
+    Parameters
+    ----------
+    module : TrainableStages
+        Before it is trained.
+    dataset : TrainingDataset
+        At most 64 are run.
+    device : torch.device
+
+    Returns
+    -------
+    float or None
+        exp(-(2 d / 0.17)²), where d is the mean divergence of batch normalization layers: from 0,
+        like noise, to 1. None if there are none, or if one row has no statistics.
+    """
+    norms: list[Any] = [m for m in module.body.modules() if keeps_statistics(m)]
+    if len(dataset) < 2 or not any(norm.running_mean.any() for norm in norms):
+        return None
+    seen: dict[nn.Module, list] = {norm: [] for norm in norms}
+    hooks = [
+        norm.register_forward_pre_hook(lambda m, args: seen[m].append(moments_of(args[0])))
+        for norm in norms
+    ]
+    module.to(device).eval()
+    index = torch.linspace(0, len(dataset) - 1, min(len(dataset), _AT_MOST)).long()
+
+    most_rows = _AT_ONCE
+    while True:
+        try:
+            for part in index.split(most_rows):
+                module(dataset.batch(part)[0]["x"].to(device))
+            break
+        except torch.OutOfMemoryError:
+            if min(most_rows, len(index)) == 1:
+                raise
+        for moments in seen.values():
+            moments.clear()
+        most_rows = fewer_rows(most_rows, len(index))
+    for hook in hooks:
+        hook.remove()
+    own = [np.concatenate(parts) for parts in seen.values() if parts]
+    shares = dataset.processes.everyones(own)
+    seen_norms = [norm for norm, parts in seen.items() if parts]
+    together = map(np.concatenate, zip(*shares, strict=True))
+    divergences = [norm_divergence(m, norm) for m, norm in zip(together, seen_norms, strict=True)]
+    return similarity_of_divergence(float(np.mean(divergences)))
+
+
+# -- checks of the parameters ----------------------------------------------------------------------
 
 # Parameters of skorch's net that ``net_params`` may set, and parameters of these.
 _FREE = ("optimizer", "callbacks", "compile", "torch_load_kwargs", "use_caching")
@@ -251,23 +397,3 @@ def _check_callbacks(callbacks: Sequence[Any], name: str) -> None:
         if named and entry[0] in taken:
             raise ValueError(f"{name}[{i}]: the name {entry[0]!r} is in use. Give another one.")
         taken.update(entry[:1] if named else ())
-
-
-def check_callback_names(net: skorch.NeuralNet, net_params: dict[str, Any]) -> None:
-    """Check that parameters of callbacks are those of callbacks of the net; skorch does not.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-    net_params : dict
-
-    Raises
-    ------
-    ValueError
-        If a callback does not exist.
-    """
-    for key, value in net_params.items():
-        callbacks, _, rest = key.partition("__")
-        name = rest.partition("__")[0]
-        if callbacks == "callbacks" and value is not None and name not in dict(net.callbacks_):
-            raise ValueError(f"{key}: no callback is called {name!r}.")

@@ -31,7 +31,7 @@ from .callbacks import KeepBest, StopOnNonFinite, WarmupCosine, has_callback
 from .checkpoint import SaveTraining, TrainingFile
 from .dataset import Batches, TrainingDataset
 from .distributed import ONE_PROCESS, Processes
-from .plan import TrainingPlan, check_callback_names
+from .plan import TrainingPlan
 from .trainable_stages import TrainableStages
 
 _WEIGHT_DECAY = 1e-4  # of AdamW
@@ -48,7 +48,7 @@ def train(
     file: TrainingFile | None = None,
     processes: Processes = ONE_PROCESS,
 ) -> NeuralNet:
-    """Train a module in place and return the skorch net that did it.
+    """Train a module in place and return the skorch net that did it, both on the CPU.
 
     Parameters
     ----------
@@ -100,7 +100,11 @@ def train(
     if file is not None:
         net.callbacks_.pop()
     net.processes = ONE_PROCESS
-    # Rows that are not on an accelerator, for later trainings on the CPU.
+    # For later trainings on the CPU: the module, the rows, and the state of the optimizer, which
+    # moves to the device of the parameters when it is loaded.
+    module.to("cpu")
+    net.device = "cpu"
+    net.optimizer_.load_state_dict(net.optimizer_.state_dict())
     net.train_split = None if valid is None else predefined_split(valid.own())
     return net
 
@@ -137,7 +141,11 @@ def make_net(
         groups = {"optimizer__param_groups": settings["optimizer__param_groups"]}
         net = net_class(module, **settings | plan.net_params | groups).initialize()
         net.most_rows = plan.micro_batch_size
-        check_callback_names(net, plan.net_params)
+        for key, value in plan.net_params.items():  # skorch ignores those of no callback
+            first, _, rest = key.partition("__")
+            name = rest.partition("__")[0]
+            if first == "callbacks" and value is not None and name not in dict(net.callbacks_):
+                raise ValueError(f"{key}: no callback is called {name!r}.")
         return net
     except Exception as error:  # of skorch, the optimizer or the compiler
         if not plan.net_params:
@@ -217,7 +225,7 @@ class TrainingNet(NeuralNet):
 
     def partial_fit(self, *args: Any, **kwargs: Any) -> Any:
         if self.initialized_:
-            trained_module(self).unfreeze()
+            uncompiled(self.module_).unfreeze()
         try:
             with kept_interrupts():
                 return super().partial_fit(*args, **kwargs)
@@ -225,7 +233,7 @@ class TrainingNet(NeuralNet):
             raise KeyboardInterrupt from None
         finally:
             self.train_batches = None
-            trained_module(self).n_trainings += 1
+            uncompiled(self.module_).n_trainings += 1
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.was_stopped = False
@@ -258,9 +266,12 @@ class TrainingNet(NeuralNet):
 
     def _step(self, batch: tuple, training: bool, fit_params: dict) -> dict[str, Any]:
         """Run a batch in micro-batches; where memory is short, in smaller ones in all processes."""
-        module, n_rows = trained_module(self), len(batch[1])
+        module, n_rows = uncompiled(self.module_), len(batch[1])
         learns_statistics = training and module.learns_statistics
-        by_length = training and self._saves_padding()
+        # Rows are run by length on a CPU, where small micro-batches are fast.
+        is_whole = module.learns_statistics or self.criterion_.is_own
+        is_plain = self.module_ is module and torch.device(self.device).type == "cpu"
+        by_length = training and module.is_encoder and is_plain and not is_whole
         seed = module.seed
         self.module_.train(training)
         self.criterion_.train(training)
@@ -309,13 +320,6 @@ class TrainingNet(NeuralNet):
                 self.processes.agree(error)
             raise
         return sum(losses), outputs
-
-    def _saves_padding(self) -> bool:
-        """Tell whether rows are run by length: on a CPU, where small micro-batches are fast."""
-        module = trained_module(self)
-        is_whole = module.learns_statistics or self.criterion_.is_own
-        is_plain = self.module_ is module and torch.device(self.device).type == "cpu"
-        return module.is_encoder and is_plain and not is_whole
 
     def _warn_of_memory(self, error: Exception, n_rows: int, learns_statistics: bool) -> None:
         if learns_statistics:
@@ -367,11 +371,6 @@ class TrainingNet(NeuralNet):
         if stops:
             self._stops, self.was_stopped = False, True
             raise KeyboardInterrupt
-
-
-def trained_module(net: NeuralNet) -> TrainableStages:
-    """Return the module that a net trains, without the wrapper of a compiled one."""
-    return uncompiled(net.module_)
 
 
 # -- micro-batches -------------------------------------------------------------------------------

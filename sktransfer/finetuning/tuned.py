@@ -19,10 +19,9 @@ from ..backbones import Backbone, stages_of
 from ..data import open_target
 from ..features import Stream
 from .adapters import check_adapters, is_adapter, with_merged_adapters
-from .heads import build_module, describe_module
 from .plan import TrainingPlan
 from .trainable_stages import TrainableStages, run_rows
-from .training import make_net, trained_module
+from .training import make_net
 
 FORMAT = 1  # of the state that files hold; files of earlier formats must open
 
@@ -41,7 +40,9 @@ class TunedNetwork:
     plan : TrainingPlan
         How the module was trained.
     history : sequence of dict, default=()
-        One entry for each epoch of training.
+        One entry for each epoch of training, without a ``net``.
+    net : skorch.NeuralNet, default=None
+        The one that trained the module, on the CPU; made when needed by default.
     """
 
     frozen: list[str]
@@ -56,23 +57,14 @@ class TunedNetwork:
         module: TrainableStages,
         plan: TrainingPlan,
         history: Sequence[dict[str, Any]] = (),
+        net: skorch.NeuralNet | None = None,
     ):
         self.origin, self.frozen = origin, list(frozen)
         self.module, self.plan = module, plan
         self._history = history
         self._made: dict[Any, Any] = {}
-
-    @classmethod
-    def of_training(
-        cls, origin: Backbone, frozen: Sequence[str], net: skorch.NeuralNet, plan: TrainingPlan
-    ) -> TunedNetwork:
-        """Make a tuned network from a net after training, and move it to the CPU."""
-        tuned = cls(origin, frozen, trained_module(net).to("cpu"), plan)
-        net.device = "cpu"
-        # Loading moves the state of the optimizer to the device of the parameters.
-        net.optimizer_.load_state_dict(net.optimizer_.state_dict())
-        tuned.net = net
-        return tuned
+        if net is not None:
+            self.net = net
 
     @functools.cached_property
     def net(self) -> skorch.NeuralNet:
@@ -89,19 +81,20 @@ class TunedNetwork:
     def outputs(
         self,
         activations: np.ndarray | Stream,
+        positions: Sequence[int] | None = None,
+        *,
         device: str,
         precision: str,
-        positions: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Run activations at the cut through the module.
 
         Parameters
         ----------
         activations : ndarray of shape (n_samples, ...), array of n_samples arrays or Stream
-        device : str
-        precision : {"float32", "bfloat16"}
         positions : sequence of int, default=None
             Of the samples, for messages.
+        device : str
+        precision : {"float32", "bfloat16"}
 
         Returns
         -------
@@ -112,13 +105,15 @@ class TunedNetwork:
             return nn.Sequential(*with_merged_adapters(self.module).eval().body), {}
 
         body, engines = self._once("body", make)
-        has_tokens = self.module.masked and bool(self.module.names)
-        settings: dict[str, Any] = {
-            "has_tokens": has_tokens,
-            "precision": precision,
-            "positions": positions,
-        }
-        outputs = run_rows(body, activations, device, engines, **settings)
+        outputs = run_rows(
+            body,
+            activations,
+            device,
+            engines,
+            has_tokens=self.module.masked and bool(self.module.names),
+            precision=precision,
+            positions=positions,
+        )
         return outputs.astype(np.float64)
 
     def as_backbone(
@@ -362,3 +357,48 @@ def _changed_rows(original, table) -> dict[str, torch.Tensor]:
     # Rows that the original table replaces itself must be kept, changed or not.
     keep = (table.rows != before).any(1) | torch.isin(table.index, original.index)
     return {"body.0.index": table.index[keep], "body.0.rows": table.rows.detach()[keep]}
+
+
+# The arguments that rebuild a layer of each type.
+_DESCRIBED = {
+    nn.Linear: lambda layer: (layer.in_features, layer.out_features, layer.bias is not None),
+    nn.ReLU: lambda layer: (layer.inplace,),
+    nn.Dropout: lambda layer: (layer.p, layer.inplace),
+}
+
+
+def describe_module(module: nn.Module) -> tuple[Any, ...] | nn.Module:
+    """Describe the layers of a module by names and numbers, without tensors.
+
+    Returns
+    -------
+    tuple or torch.nn.Module
+        ``(name of the class, settings)`` for the layers that :func:`make_head` uses; for
+        ``Sequential`` the settings are ``(name, description)`` of each layer. The module itself
+        if it has any other layer.
+    """
+    if type(module) in _DESCRIBED:
+        return type(module).__name__, _DESCRIBED[type(module)](module)
+    if type(module) is not nn.Sequential:
+        return module
+    layers = tuple((name, describe_module(layer)) for name, layer in module.named_children())
+    if any(isinstance(description, nn.Module) for _, description in layers):
+        return module
+    return "Sequential", layers
+
+
+def build_module(description: tuple[Any, ...] | nn.Module) -> nn.Module:
+    """Build a module from its description, with uninitialized tensors.
+
+    Parameters
+    ----------
+    description : tuple or torch.nn.Module
+        What :func:`describe_module` returned. A module is copied.
+    """
+    if isinstance(description, nn.Module):
+        return deepcopy(description)
+    name, settings = description
+    if name == "Sequential":
+        return nn.Sequential(OrderedDict((key, build_module(layer)) for key, layer in settings))
+    (cls,) = (cls for cls in _DESCRIBED if cls.__name__ == name)
+    return nn.utils.skip_init(cls, *settings) if cls is nn.Linear else cls(*settings)

@@ -9,9 +9,14 @@ from sktransfer import Augmentation, FineTunedClassifier, UnreadableSamplesError
 from sktransfer.engines import as_batch
 from sktransfer.features import Stream
 from sktransfer.features import compute as compute_module
-from sktransfer.finetuning import activation_cache as cut_module
-from sktransfer.finetuning.activation_cache import ActivationCache, seconds_on_disk
-from sktransfer.finetuning.dataset import Activations, TrainingDataset, copy_rows
+from sktransfer.finetuning import dataset as dataset_module
+from sktransfer.finetuning.dataset import (
+    ActivationCache,
+    Activations,
+    TrainingDataset,
+    copy_rows,
+    seconds_on_disk,
+)
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 SETTINGS = {"max_epochs": 2, "batch_size": 8, "lr": 1e-3, "random_state": 0}
@@ -95,7 +100,7 @@ def test_the_place_of_activations_does_not_change_the_training(views, monkeypatc
 
 
 def fit_above(monkeypatch, speed, **settings):
-    monkeypatch.setattr(cut_module, "seconds_on_disk", lambda row_bytes: (speed, speed))
+    monkeypatch.setattr(dataset_module, "seconds_on_disk", lambda row_bytes: (speed, speed))
     model = FineTunedClassifier(
         tiny_backbone(), trainable="2", max_cache_bytes=100, **SETTINGS, **settings
     )
@@ -116,7 +121,7 @@ def test_above_the_limit_the_faster_place_is_taken_and_told(speed, place, monkey
 
 def test_without_room_on_the_disk_activations_are_computed_again(monkeypatch):
     free = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(cut_module.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(dataset_module.shutil, "disk_usage", lambda folder: free)
     model = fit_above(monkeypatch, 1e-12)
     assert model.cache_ == {"place": "nowhere", "nbytes": 24 * 8 * 7 * 7 * 4, "seconds": {}}
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from sktransfer.finetuning.heads import (
+from sktransfer.finetuning.trainable_stages import (
     carry_rows,
     make_head,
     solve_new_rows,

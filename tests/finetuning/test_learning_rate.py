@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
-from sktransfer.finetuning import learning_rate, training_length
+from sktransfer.finetuning import plan, training_length
 from sktransfer.finetuning.trainable_stages import TrainableStages
 from tests.finetuning.conftest import network
 
@@ -136,9 +136,9 @@ def test_similar_samples_train_early_stages_less():
 def test_only_samples_much_like_those_of_the_weights_have_a_decay(
     similarity, lr, decay, monkeypatch
 ):
-    monkeypatch.setattr(learning_rate, "similarity_of", lambda *args: similarity)
+    monkeypatch.setattr(plan, "similarity_of", lambda *args: similarity)
     module = TrainableStages({"0": nn.Linear(6, 4)}, nn.Linear(4, 2), **TAIL)
-    assert learning_rate.auto_rates(module, None, 0, None) == pytest.approx((lr, decay))
+    assert plan.auto_rates(module, None, 0, None) == pytest.approx((lr, decay))
 
 
 def test_word_vectors_have_a_high_rate():

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, PretrainedClassifier, load_backbone
-from sktransfer.finetuning.heads import build_module, describe_module, make_head
-from sktransfer.finetuning.tuned import FORMAT, TunedNetwork
+from sktransfer.finetuning.trainable_stages import make_head
+from sktransfer.finetuning.tuned import FORMAT, TunedNetwork, build_module, describe_module
 from tests.finetuning.conftest import net_inputs, network, tuned_network
 
 
