@@ -13,7 +13,6 @@ from sklearn.base import BaseEstimator
 
 from ..backbones import Backbone, seeded
 from ..data import Modality, SampleView
-from ..features import Count
 
 
 class Augmentation(BaseEstimator):
@@ -39,32 +38,6 @@ class Augmentation(BaseEstimator):
     def __init__(self, transform: str | Callable[..., Any] = "light", *, n_views: int | None = 4):
         self.transform = transform
         self.n_views = n_views
-
-
-def check_augment(augment: Any) -> None:
-    """Check the parameter ``augment``.
-
-    Parameters
-    ----------
-    augment : Augmentation, str, callable or None
-
-    Raises
-    ------
-    ValueError
-        If a setting of an :class:`Augmentation` is none that it takes.
-    """
-    if not isinstance(augment, Augmentation):
-        return
-    transform, n_views = augment.transform, augment.n_views
-    if not (callable(transform) or transform in ("light", "strong")):
-        raise ValueError(
-            f"augment={augment!r:.60}: transform is 'light', 'strong' or a callable, got "
-            f"{transform!r:.60}."
-        )
-    if n_views is not None and not Count(1).is_satisfied_by(n_views):
-        raise ValueError(
-            f"augment={augment!r:.60}: n_views is a positive integer or None, got {n_views!r:.60}."
-        )
 
 
 def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Callable[..., Any]:

@@ -24,9 +24,10 @@ from ..backbones.norm_statistics import (
 )
 from ..data import Target
 from ..engines import fewer_rows
+from ..features import Count
 from ..transferability import MANY_CLASSES
 from .adapters import describe_adapters, is_lora
-from .augmentation import check_augment
+from .augmentation import Augmentation
 from .callbacks import has_callback
 from .dataset import TrainingDataset
 from .distributed import is_launched
@@ -283,7 +284,18 @@ def check_settings(estimator: Any) -> None:
     ------
     ValueError, TypeError
     """
-    check_augment(estimator.augment)
+    if isinstance(augment := estimator.augment, Augmentation):
+        transform, n_views = augment.transform, augment.n_views
+        if not (callable(transform) or transform in ("light", "strong")):
+            raise ValueError(
+                f"augment={augment!r:.60}: transform is 'light', 'strong' or a callable, got "
+                f"{transform!r:.60}."
+            )
+        if n_views is not None and not Count(1).is_satisfied_by(n_views):
+            raise ValueError(
+                f"augment={augment!r:.60}: n_views is a positive integer or None, got "
+                f"{n_views!r:.60}."
+            )
     if isinstance(loss := estimator.loss, type):
         name = f"{'nn.' if loss.__module__.startswith('torch.nn') else ''}{loss.__name__}"
         raise ValueError(f"loss={name} is a class: give an object of it, loss={name}().")
