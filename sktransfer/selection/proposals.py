@@ -134,13 +134,6 @@ class Layout:
         has_words = has_ranks(self.backbone) and self.infos[self.head].has_tokens
         return BY_RANK if has_words else "avg"
 
-    @property
-    def before_pooling(self) -> str:
-        """The last layer up to the penultimate one that has positions, if any has."""
-        names = list(self.infos)
-        upto = names[: names.index(self.head) + 1]
-        return next((n for n in reversed(upto) if _n_positions(self.infos[n]) > 1), self.head)
-
     def layers(self, distances: Sequence[int]) -> list[str]:
         """Return the layers at some distances from the last one before the penultimate."""
         before = [layer for layer in candidate_layers(self.backbone) if layer != self.head]
@@ -180,17 +173,22 @@ class Layout:
         return ("avg", "max") if _n_positions(self.infos[layer]) > 1 else "avg"
 
     @property
-    def vectors(self) -> dict[str, list[tuple[str, Pooling]]]:
-        """The layers and poolings of each candidate, which are the same at all sizes."""
+    def outputs(self) -> dict[str, tuple[Output, ...]]:
+        """What each candidate reads: its layers and poolings, the same at all sizes."""
         by_name = self._of_tokens if self.backbone.modality.has_tokens else self._of_positions
-        if self.classifier is not None:  # it may not stand blocks on different scales
-            return {name: vectors for name, vectors in by_name.items() if len(vectors) == 1}
-        return by_name
+        return {
+            name: tuple(self.at(size, *vector) for size in self.sizes for vector in vectors)
+            for name, vectors in by_name.items()
+            # A classifier of the user's may not stand blocks on different scales.
+            if self.classifier is None or len(vectors) == 1
+        }
 
     @property
     def _of_positions(self) -> dict[str, list[tuple[str, Pooling]]]:
-        head, last = self.head, self.layers([0])
-        both = (self.before_pooling, self.both(self.before_pooling))
+        names, head, last = list(self.infos), self.head, self.layers([0])
+        upto = names[: names.index(head) + 1]
+        before = next((n for n in reversed(upto) if _n_positions(self.infos[n]) > 1), head)
+        both = (before, self.both(before))
         by_name: dict[str, list[tuple[str, Pooling]]] = {
             head: [(head, "avg")],
             f"{head} (mean and maximum)": [both],
@@ -216,14 +214,6 @@ class Layout:
             layers = candidate_layers(self.backbone)[-n:]
             by_name[f"last {n} layers"] = [(layer, "avg") for layer in layers]
         return by_name
-
-    @property
-    def outputs(self) -> dict[str, tuple[Output, ...]]:
-        """The entries of ``vectors`` as outputs, at all sizes."""
-        return {
-            name: tuple(self.at(size, *vector) for size in self.sizes for vector in vectors)
-            for name, vectors in self.vectors.items()
-        }
 
     def at(self, size: int | None, layer: str, pooling: Pooling = "avg") -> Output:
         """Return the pooled output of a layer at an input size."""
