@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat.sklearn import StrOptions, with_callbacks
-from ..backbones import Backbone
+from ..backbones import Backbone, stages_of
 from ..data import (
     IndicatorTarget,
     check_labels,
@@ -29,7 +29,7 @@ from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
 from .dataset import Activations
 from .estimator import KeptRows, TunedEstimator
-from .trainable_stages import TrainableStages, grow
+from .trainable_stages import TrainableStages, carry_rows, grow
 
 
 class FineTunedClassifier(ClassifierMixin, TunedEstimator):
@@ -507,8 +507,8 @@ default="efficientnet_lite0"
 
         return naming("head_init", with_prompts, backbone, self.head_init)
 
-    def _carried_rows(self) -> list[int | None]:
-        known = getattr(self.backbone_, "label_rows", {})
+    def _carry_rows(self, head: torch.nn.Module) -> list[int]:
+        known: dict[Any, int] = getattr(self.backbone_, "label_rows", {})
         labels = self._target.labels
         if isinstance(self.head_init, dict) and labels is None:
             raise ValueError(
@@ -519,13 +519,12 @@ default="efficientnet_lite0"
             raise ValueError(
                 f"head_init describes the labels {list(known)!r:.200}, and none of them is in y."
             )
-        if self.head_init in ("probe", "random") or labels is None:
-            return super()._carried_rows()
-        return [known.get(label) for label in labels]
-
-    def _carry_rows(self, head: torch.nn.Module, sources: list[int | None]) -> None:
+        if self.head_init in ("probe", "random") or known.keys().isdisjoint(labels or ()):
+            return super()._carry_rows(head)
+        sources = [known.get(label) for label in labels]
+        old = list(stages_of(self.backbone_).values())[-1]
         try:
-            super()._carry_rows(head, sources)
+            carry_rows(old, head, sources, len(self.backbone_.classes or ()))
         except ValueError:
             if not isinstance(self.head_init, dict):
                 raise
@@ -534,6 +533,7 @@ default="efficientnet_lite0"
                 f"layer, and head={self.head!r:.80} is no such head: give head='linear', or "
                 "head_init='auto' without texts."
             ) from None
+        return [i for i, source in enumerate(sources) if source is None]
 
     def _label_rows(self) -> dict:
         # The row of a label that no sample had predicts that it never occurs.

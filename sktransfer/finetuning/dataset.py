@@ -281,11 +281,6 @@ class Activations:
         return isinstance(self.rows, Stream)
 
     @property
-    def positions(self) -> np.ndarray:
-        """Positions of the samples, -1 for the rows behind them."""
-        return np.append(self.index, np.full(len(self) - len(self.index), -1))
-
-    @property
     def nbytes(self) -> int:
         return len(self) * self.rows[:1].nbytes
 

@@ -66,7 +66,6 @@ from .plan import TrainingPlan, auto_rates, check_settings
 from .trainable_stages import (
     PARTIAL,
     TrainableStages,
-    carry_rows,
     check_head,
     check_partial,
     head_inputs,
@@ -448,14 +447,10 @@ class TunedEstimator(BackboneEstimator):
         row = as_tensor(first[0])
         with torch.no_grad():
             n_features = module.eval()(row[None]).shape[1]
-        n_outputs = self._target.n_outputs
-        head = make_head(self.head, n_features, n_outputs, seed)
-        new, sources = list(range(n_outputs)), self._carried_rows()
-        if any(source is not None for source in sources):
-            self._carry_rows(head, sources)
-            new = [i for i, source in enumerate(sources) if source is None]
+        head = make_head(self.head, n_features, self._target.n_outputs, seed)
+        new = self._carry_rows(head)
         module.body[-1] = head
-        check_head(module, row, n_outputs)
+        check_head(module, row, self._target.n_outputs)
         return module.unfreeze(), new
 
     @torch.inference_mode(False)
@@ -465,14 +460,9 @@ class TunedEstimator(BackboneEstimator):
         module.precision, module.train_batch_norm = self._precision(), self.train_batch_norm
         return module
 
-    def _carried_rows(self) -> list[int | None]:
-        """Return for each label its row in the head of the model given as backbone."""
-        return [None] * self._target.n_outputs
-
-    def _carry_rows(self, head: torch.nn.Module, sources: list[int | None]) -> None:
-        """Copy these rows into a new head."""
-        old = list(stages_of(self.backbone_).values())[-1]
-        carry_rows(old, head, sources, len(self.backbone_.classes or ()))
+    def _carry_rows(self, head: torch.nn.Module) -> list[int]:
+        """Copy what the given backbone knows of labels into a new head; return its other rows."""
+        return list(range(self._target.n_outputs))
 
     def _init_head(
         self,
