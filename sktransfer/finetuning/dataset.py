@@ -17,10 +17,10 @@ import torch
 from skorch.dataset import Dataset
 from torch.utils.data import default_collate
 
-from ..backbones import Backbone, LayerInfo
+from ..backbones import Backbone
 from ..data import forward_strides, pad_rows
 from ..engines import as_batch
-from ..features import FeatureStore, Output, Stream, compute_inputs, compute_outputs
+from ..features import FeatureStore, Output, Stream, compute_inputs, compute_outputs, layers_of
 from .distributed import ONE_PROCESS, Processes
 
 _FEW = 16  # samples whose computation is timed
@@ -99,9 +99,7 @@ class ActivationCache:
         in_memory = self.backbone.preprocess is None and isinstance(samples, np.ndarray)
         return not in_memory and not self.backbone.modality.has_tokens
 
-    def place(
-        self, samples: Sequence[Any], layers: dict[str, LayerInfo], n_tables: int, n_passes: int
-    ) -> dict[str, Any]:
+    def place(self, samples: Sequence[Any], n_tables: int, n_passes: int) -> dict[str, Any]:
         """Decide where the activations of a training are kept.
 
         If they take more than ``max_bytes``, a timing of some samples decides.
@@ -109,7 +107,6 @@ class ActivationCache:
         Parameters
         ----------
         samples : sequence
-        layers : dict of str to LayerInfo
         n_tables : int
             How many activations there are of each sample, because of augmented views.
         n_passes : int
@@ -121,7 +118,7 @@ class ActivationCache:
             "place" is ``where``, "nbytes" their size, and "seconds" those that were expected for
             "disk" and "nowhere" if a timing decided.
         """
-        n_bytes = n_tables * len(samples) * self._row_bytes(samples, layers)
+        n_bytes = n_tables * len(samples) * self._row_bytes(samples)
         seconds: dict[str, float] = {}
         if n_bytes <= self.max_bytes or (self.output is None and not self._is_streamed(samples)):
             self.where = "memory"
@@ -142,10 +139,11 @@ class ActivationCache:
                 )
         return {"place": self.where, "nbytes": n_bytes, "seconds": seconds}
 
-    def _row_bytes(self, samples: Sequence, layers: dict[str, LayerInfo]) -> int:
+    def _row_bytes(self, samples: Sequence[Any]) -> int:
         if self.output is None:
             return int(np.prod(self.backbone.input_shape or (0,)))  # of bytes, before scaling
-        info, item = layers[self.output.layer], np.dtype(np.float32).itemsize
+        info = layers_of(self.backbone, samples)[self.output.layer]
+        item = np.dtype(np.float32).itemsize
         if self.output.pooling != "none":
             return info.width * item
         if self.backbone.modality.has_tokens:

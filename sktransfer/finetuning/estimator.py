@@ -44,7 +44,6 @@ from ..features import (
     Stream,
     as_store,
     fitted_without_samples,
-    layers_of,
     learns_from_samples,
     probe_batch,
 )
@@ -269,13 +268,17 @@ class TunedEstimator(BackboneEstimator):
             plan = TrainingPlan.of(self, self._target, len(train_target), seed)
 
             with named_among(positions):
-                cache = self._activation_cache()
-                n_views = None if self.augment is None else self._augmentation().n_views
-                layers = layers_of(self.backbone_, samples) if self.frozen_layers_ else {}
+                cache, augmentation = self._activation_cache(), self.augment
+                if not isinstance(augmentation, Augmentation | None):
+                    augmentation = Augmentation(augmentation)
+                n_views = 0 if augmentation is None else augmentation.n_views or 0
                 # The head is initialized once.
-                self.cache_ = cache.place(samples, layers, 1 + (n_views or 0), plan.max_epochs + 1)
-                plain = cache.rows(samples, keep=self.augment is None)
-                views, fresh = self._views(cache, samples, plain, index, behind, seed)
+                self.cache_ = cache.place(samples, 1 + n_views, plan.max_epochs + 1)
+                plain = cache.rows(samples, keep=augmentation is None)
+                unchanged = Activations(plain, index, behind)  # without augmentation
+                views, fresh = [unchanged], None
+                if augmentation is not None:
+                    views, fresh = self._views(augmentation, cache, samples, unchanged, seed)
                 dataset = TrainingDataset(views, train_target, train_weight, fresh, processes)
                 valid = None
                 if validation is not None:
@@ -288,7 +291,6 @@ class TunedEstimator(BackboneEstimator):
 
                 if module is None:
                     module, new = self._new_module(plain[:1], seed)
-                unchanged = Activations(plain, index, behind)  # without augmentation
                 if not self.frozen_layers_:
                     restrict_rows(module, unchanged, processes)
                 has_probe = self.head_init != "random" and self.head == "linear"
@@ -386,17 +388,18 @@ class TunedEstimator(BackboneEstimator):
             return self.precision
         return "bfloat16" if resolve_device(self.device).type == "cuda" else "float32"
 
-    def _augmentation(self) -> Augmentation:
-        given = self.augment
-        return given if isinstance(given, Augmentation) else Augmentation(given)
-
-    def _views(self, cache: ActivationCache, samples, plain, index, behind, seed: int) -> tuple:
+    def _views(
+        self,
+        augmentation: Augmentation,
+        cache: ActivationCache,
+        samples,
+        unchanged: Activations,
+        seed: int,
+    ) -> tuple:
         """Return tables of the training rows, one for each view, or what makes new views."""
-        if self.augment is None:
-            return [Activations(plain, index, behind)], None
-        n_views = self._augmentation().n_views
-        augment = make_augment(self._augmentation().transform, self.backbone_)
-        modality = self.backbone_.modality
+        index, behind = unchanged.index, unchanged.behind
+        n_views, modality = augmentation.n_views, self.backbone_.modality
+        augment = make_augment(augmentation.transform, self.backbone_)
         # raises here if augment fails on any image
         View(samples[index[0]], modality, augment, "").open()
         if n_views is None:
@@ -408,7 +411,7 @@ class TunedEstimator(BackboneEstimator):
             return [], make_views
         # The same in every fit: folds, candidates and processes share the computed activations.
         keys = [f"{describe(augment)}|{number}" for number in range(n_views)]
-        if isinstance(plain, Stream):
+        if unchanged.is_streamed:
             stream = cache.rows(Views(samples, modality, augment, keys))
             parts = [index + number * len(samples) for number in range(len(keys))]
             return [Activations(stream, part, behind) for part in parts], None
