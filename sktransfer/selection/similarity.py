@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -152,14 +153,30 @@ def measure_similarity(
     Liu, Wang, Owens, Li (2020). Energy-based out-of-distribution detection. NeurIPS.
     arXiv:2010.03759.
     """
-    own = _own_predictions(outputs)
+    own: dict[str, Any] = {}
+    if outputs is not None and outputs.shape[1] > 1:
+        probabilities = softmax(outputs.astype(np.float64), axis=1)
+        own["confidence"] = float(probabilities.max(axis=1).mean())
+        own["entropy"] = float(prediction_entropy(probabilities).mean())
+        own["energy"] = float(free_energy(outputs).mean())
     why = why_no_statistics(backbone, len(samples))
-    if not why:
-        return _by_batch_norm(watcher or _watched(backbone, samples, device), own)
-    if own and why not in (_UNTOUCHED, _SINGLE):
+    if why and own and why not in (_UNTOUCHED, _SINGLE):
         return Similarity(by_predictions(own["entropy"]), "predictions", **own)
-    known = own or why == _SINGLE
-    return Similarity(None, why=why if known else f"{why}, and no classes of its own", **own)
+    if why:
+        known = own or why == _SINGLE
+        return Similarity(None, why=why if known else f"{why}, and no classes of its own", **own)
+    if watcher is None:
+        last = [Output(backbone, list(stages_of(backbone))[-1])]
+        watcher, rows = NormWatcher(last, device), rows_to_watch(len(samples))
+        with named_among(rows):
+            compute_outputs(take(samples, rows), last, runner=watcher)
+    by_layer = watcher.divergences()
+    if not by_layer:
+        return Similarity(None, why="no batch norm was reached", **own)
+    divergences = np.array(list(by_layer.values()))
+    noise = _noise_divergence(watcher)
+    value = similarity_of_divergence(float(divergences.mean()), noise)
+    return Similarity(value, "batch norm", "", tuple(by_layer), divergences, noise, **own)
 
 
 def by_predictions(entropy: float) -> float:
@@ -173,17 +190,6 @@ def by_predictions(entropy: float) -> float:
     return float(
         np.exp(-((entropy / CALIBRATION["entropy_scale"]) ** CALIBRATION["entropy_power"]))
     )
-
-
-def _own_predictions(outputs: np.ndarray | None) -> dict[str, Any]:
-    if outputs is None or outputs.shape[1] < 2:
-        return {}
-    probabilities = softmax(outputs.astype(np.float64), axis=1)
-    return {
-        "confidence": float(probabilities.max(axis=1).mean()),
-        "entropy": float(prediction_entropy(probabilities).mean()),
-        "energy": float(free_energy(outputs).mean()),
-    }
 
 
 def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
@@ -224,17 +230,22 @@ class NormWatcher(TorchEngine):
     backbone: Backbone
 
     def __init__(self, outputs: Sequence[Output], device: str = "auto"):
-        self.backbone = outputs[0].backbone
-        stages, self._norms = _copy_with_norms(self.backbone, resolve_device(device))
+        self.backbone = backbone = outputs[0].backbone
+        stages, on = stages_of(backbone), resolve_device(device)
+        # A copy, so that hooks are on nobody else's modules; on a CPU it shares the tensors.
+        tensors = [*backbone.module.parameters(), *backbone.module.buffers()]
+        memo = {id(tensor): tensor for tensor in tensors} if on.type == "cpu" else {}
+        network = nn.Sequential(*copy.deepcopy(list(stages.values()), memo)).to(on)
+        self._norms = {name: m for name, m in network.named_modules() if keeps_statistics(m)}
         self._seen: dict[str, list[np.ndarray]] = {}
         for name, norm in self._norms.items():
-            norm.register_forward_pre_hook(self._recorder(name))
+            norm.register_forward_pre_hook(functools.partial(self._record, name))
         read: dict[Any, tuple[str, Any]] = {"last": (list(stages)[-1], "avg")}  # runs all norms
         read |= {i: (output.layer, output.pooling) for i, output in enumerate(outputs)}
         super().__init__(
-            stages,
+            dict(zip(stages, network, strict=True)),
             read,
-            device=resolve_device(device),
+            device=on,
             modality=self.backbone.modality,
             opaque=self.backbone.opaque,
         )
@@ -260,48 +271,14 @@ class NormWatcher(TorchEngine):
             parts[start:] = [part[: len(batch)] for part in parts[start:]]
         return pooled
 
-    def _recorder(self, name: str) -> Callable:
-        def record(module, args):
-            self._seen.setdefault(name, []).append(moments_of(args[0]))
-
-        return record
+    def _record(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._seen.setdefault(name, []).append(moments_of(args[0]))
 
     def divergences(self) -> dict[str, float]:
         """Return the divergence at each batch norm from its statistics, and forget the samples."""
         seen, self._seen = self._seen, {}
         reached = [name for name in self._norms if name in seen]
         return {n: norm_divergence(np.concatenate(seen[n]), self._norms[n]) for n in reached}
-
-
-def _copy_with_norms(
-    backbone: Backbone, device: torch.device
-) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-    """Copy the stages, so that hooks are on nobody else's modules, and share the tensors."""
-    tensors = [*backbone.module.parameters(), *backbone.module.buffers()]
-    memo = {id(tensor): tensor for tensor in tensors} if device.type == "cpu" else {}
-    stages = stages_of(backbone)
-    network = nn.Sequential(*copy.deepcopy(list(stages.values()), memo)).to(device)
-    norms = {name: module for name, module in network.named_modules() if keeps_statistics(module)}
-    return dict(zip(stages, network, strict=True)), norms
-
-
-def _watched(backbone: Backbone, samples: Sequence, device: str) -> NormWatcher:
-    """Run samples through a new watcher."""
-    outputs = [Output(backbone, list(stages_of(backbone))[-1])]
-    watcher, rows = NormWatcher(outputs, device), rows_to_watch(len(samples))
-    with named_among(rows):
-        compute_outputs(take(samples, rows), outputs, runner=watcher)
-    return watcher
-
-
-def _by_batch_norm(watcher: NormWatcher, own: dict) -> Similarity:
-    by_layer = watcher.divergences()
-    if not by_layer:
-        return Similarity(None, why="no batch norm was reached", **own)
-    divergences = np.array(list(by_layer.values()))
-    noise = _noise_divergence(watcher)
-    value = similarity_of_divergence(float(divergences.mean()), noise)
-    return Similarity(value, "batch norm", "", tuple(by_layer), divergences, noise, **own)
 
 
 def _noise_divergence(watcher: NormWatcher) -> float:
