@@ -29,7 +29,7 @@ from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
 from .dataset import Activations
 from .estimator import KeptRows, TunedEstimator
-from .trainable_stages import TrainableStages, carry_rows, grow
+from .trainable_stages import carry_rows, grow
 
 
 class FineTunedClassifier(ClassifierMixin, TunedEstimator):
@@ -326,9 +326,8 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss or a weight is not finite; the message says what to try.
         """
-        before = (self._tuned.module, self.classes_) if self._continues() else None
         samples = self._start_fit(X, y, X_val, y_val)
-        self._learn(samples, y, sample_weight, None, before, (X_val, y_val))
+        self._learn(samples, y, sample_weight, None, self._continues(), (X_val, y_val))
         return self
 
     @with_callbacks
@@ -364,16 +363,16 @@ default="efficientnet_lite0"
             If ``backbone``, ``weights``, ``image_size``, ``trainable`` or ``head``
             changed since the first call.
         """
-        before, labels = None, [] if classes is None else [check_labels(classes, name="classes")]
-        if hasattr(self, "_tuned"):
+        labels = [] if classes is None else [check_labels(classes, name="classes")]
+        continues = hasattr(self, "_tuned")
+        if continues:
             self._check_settings(y)
             self._check_unchanged()
             samples = self._check_samples(X)
-            before = (self._tuned.module, self.classes_)
             labels.append(self.classes_)
         else:
             samples = self._start_fit(X, y)
-        self._learn(samples, y, sample_weight, labels, before)
+        self._learn(samples, y, sample_weight, labels, continues)
         return self
 
     def predict_proba(self, X: Samples) -> np.ndarray:
@@ -439,35 +438,47 @@ default="efficientnet_lite0"
     # -- labels -----------------------------------------------------------------------------------
 
     def _learn(
-        self, samples, y, sample_weight, labels: list | None, before, valid: tuple = (None, None)
+        self,
+        samples,
+        y,
+        sample_weight,
+        labels: list | None,
+        continues: bool,
+        valid: tuple = (None, None),
     ) -> None:
         """Encode the labels, extend the head for new ones, and train.
 
         ``labels`` is None in ``fit``, and a list of further labels in ``partial_fit``, where more
         labels may follow. ``valid`` is X_val and y_val.
         """
-        y = self._find_target(samples, y, labels or (), before)
+        known = self.classes_.tolist() if continues else []
+        y = self._find_target(samples, y, labels or (), continues)
         weight = check_weights(sample_weight, len(samples))
         self.classes_, target = self._target.classes, self._target.encode(y)
-        module, new = (None, ()) if before is None else self._continued(*before)
-        # A label given only as classes= has a row in the head that was not trained yet.
-        seen = self._target.present(target[weight > 0])
-        earlier = set(self.classes_.tolist()) if before is None else self._seen
-        first = [i for i, k in enumerate(self.classes_.tolist()) if k in seen and k not in earlier]
+        classes, seen = self.classes_.tolist(), self._target.present(target[weight > 0])
+        module, new = None, []
+        if continues:
+            module = self._copy_module(self._tuned.module)
+            rows = {label: i for i, label in enumerate(known)}
+            sources = [rows.get(label) for label in classes]
+            if sources != list(range(len(known))):
+                grow(module.head, sources, len(known))
+            # A label given only as classes= has a row in the head that was not trained yet.
+            untrained = seen - self._seen
+            new = [i for i, k in enumerate(classes) if sources[i] is None or k in untrained]
         total, kept = self._with_class_weight(target, weight, labels is not None)
         if not (total >= 0).all():
             raise ValueError("class_weight times sample_weight must be finite and not negative.")
         check_total(total, "class_weight times sample_weight")
-        new, saves = sorted({*new, *first}), labels is None
         given = self._check_validation(*valid)
-        plain = self._fit_rows(samples, target, total, module, new, kept, saves, given)
+        plain = self._fit_rows(samples, target, total, module, new, kept, labels is None, given)
         # A label that this fit removed loses its row, which is new if the label comes back.
-        self._seen = seen if before is None else (self._seen | seen) & set(self.classes_.tolist())
+        self._seen = (self._seen | seen) & set(classes) if continues else seen
         self._keep(plain, target, weight)
 
-    def _find_target(self, samples, y, labels, before) -> np.ndarray:
+    def _find_target(self, samples, y, labels, continues: bool) -> np.ndarray:
         """Set the target of this fit and return the checked y."""
-        earlier = None if before is None else self._target
+        earlier = self._target if continues else None
         names = column_names(y)
         self._target, y = class_target(y, len(samples), labels)
         if earlier is not None and (
@@ -487,17 +498,6 @@ default="efficientnet_lite0"
                 "rehearsal= keeps rows of each class; an indicator matrix has no classes."
             )
         return y
-
-    def _continued(
-        self, module: TrainableStages, known: np.ndarray
-    ) -> tuple[TrainableStages, list[int]]:
-        """Copy an earlier module, extend its head, and return the indices of the new rows."""
-        module = self._copy_module(module)
-        rows = {label: i for i, label in enumerate(known.tolist())}
-        sources = [rows.get(label) for label in self.classes_.tolist()]
-        if sources != list(range(len(known))):
-            grow(module.head, sources, len(known))
-        return module, [i for i, source in enumerate(sources) if source is None]
 
     def _load_at(self, image_size: int | None) -> Backbone:
         backbone = super()._load_at(image_size)

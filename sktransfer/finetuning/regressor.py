@@ -242,9 +242,8 @@ default="efficientnet_lite0"
         FloatingPointError
             If the loss or a weight is not finite; the message says what to try.
         """
-        again = self._continues()
         samples = self._start_fit(X, y, X_val, y_val)
-        names = column_names(y)
+        again, names = self._continues(), column_names(y)
         y = check_numbers(y, len(samples))
         weight = check_weights(sample_weight, len(samples))
         if again:  # in the same units
