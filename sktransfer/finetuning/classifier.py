@@ -29,7 +29,7 @@ from ..features import Count, all_or_nothing
 from .augmentation import Augmentation
 from .dataset import Activations
 from .estimator import KeptRows, TunedEstimator
-from .trainable_stages import carry_rows, grow
+from .trainable_stages import TrainableStages, carry_rows, grow
 
 
 class FineTunedClassifier(ClassifierMixin, TunedEstimator):
@@ -456,7 +456,8 @@ default="efficientnet_lite0"
         weight = check_weights(sample_weight, len(samples))
         self.classes_, target = self._target.classes, self._target.encode(y)
         classes, seen = self.classes_.tolist(), self._target.present(target[weight > 0])
-        module, new = None, []
+        module: TrainableStages | None = None
+        new: list[int] = []
         if continues:
             module = self._copy_module(self._tuned.module)
             rows = {label: i for i, label in enumerate(known)}

@@ -84,9 +84,9 @@ class ActivationCache:
         if self.output is not None:
             if self.where == "nowhere" and then is None:
                 return self.stream(samples)
-            how = {"store": self.store, "verbose": self.verbose, **self.run}
-            in_memory = 0 if self.where == "disk" else None
-            return compute_outputs(samples, [self.output], then=then, in_memory=in_memory, **how)[0]
+            how: dict[str, Any] = {"store": self.store, "verbose": self.verbose, **self.run}
+            how["in_memory"] = 0 if self.where == "disk" else None
+            return compute_outputs(samples, [self.output], then=then, **how)[0]
         rows: np.ndarray | Stream
         if self._is_streamed(samples):
             rows = self.stream(samples, self.max_bytes if keep and then is None else 0)
@@ -355,9 +355,9 @@ class TrainingDataset(Dataset):
         self, batches: Sequence[torch.Tensor], epoch_seed: int, generator: torch.Generator | None
     ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         """Yield several batches, which are loaded ahead if they are not in memory."""
-        n_views = 1 if generator is None else max(1, len(self.views))  # else the first
         views = [torch.zeros_like(index) for index in batches]
-        if n_views > 1:
+        n_views = len(self.views)
+        if generator is not None and n_views > 1:
             views = [torch.randint(n_views, (len(i),), generator=generator) for i in batches]
         if self.processes.size == 1:
             inputs = self._activations(batches, views, epoch_seed)

@@ -501,9 +501,10 @@ class TunedEstimator(BackboneEstimator):
 
     def _outputs(self, X) -> np.ndarray:
         samples: Any = self._transform_samples(X)
-        run = {"device": self.device, "precision": self._precision()}
-        outputs: Any = functools.partial(self._tuned.outputs, **run)
-        return self._activation_cache().rows(samples, then=outputs)
+        run: dict[str, Any] = {"device": self.device, "precision": self._precision()}
+        then = functools.partial(self._tuned.outputs, **run)
+        outputs: Any = self._activation_cache().rows(samples, then=then)
+        return outputs
 
     def to_backbone(self) -> Backbone:
         """Return the tuned network as a backbone for another estimator.
