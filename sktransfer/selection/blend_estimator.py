@@ -178,8 +178,8 @@ class BlendEstimator(BackboneEstimator):
     def _check_by_preprocessing(self, samples, *, fitting: bool) -> dict:
         measured: dict[str, Any] = {}
         for column, backbone in column_networks(self):
-            check, some = getattr(backbone.preprocess, "check", None), _of_column(samples, column)
-            if check is not None and len(some):
+            check = getattr(backbone.preprocess, "check", None)
+            if check is not None and len(some := _of_column(samples, column)):
                 measured = check(some, fitting=fitting) | measured
         return measured
 
