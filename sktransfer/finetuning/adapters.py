@@ -100,7 +100,6 @@ def check_adapters(settings: dict[str, Any], tensors: dict[str, Any]) -> None:
 
     Parameters
     ----------
-    settings : dict
     tensors : dict of str to Tensor
         Those of the adapters.
 

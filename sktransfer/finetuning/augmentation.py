@@ -54,10 +54,6 @@ def make_augment(augment: str | Callable[..., Any], backbone: Backbone) -> Calla
     backbone : Backbone
         Its preprocessing is applied after the augmentation.
 
-    Returns
-    -------
-    callable
-
     Raises
     ------
     ValueError
@@ -144,9 +140,6 @@ class Views(Sequence[View]):
 
     Parameters
     ----------
-    samples : sequence
-    modality : Modality
-    augment : callable
     keys : sequence of str
         As in :class:`View`.
     """

@@ -46,7 +46,6 @@ def warmup_cosine(step: int, n_steps: int, warmup: float) -> float:
     ----------
     step : int
         From 0.
-    n_steps : int
     warmup : float
         Share of the steps in which the factor rises linearly; then it falls as a half cosine.
     """
@@ -466,8 +465,6 @@ def mean_loss(net: NeuralNet, dataset: TrainingDataset, n_rows: int | None = Non
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-    dataset : TrainingDataset
     n_rows : int, default=None
         The number of rows, from the first on; None is all.
     """
@@ -497,7 +494,6 @@ def constant_loss(target: Target, encoded: np.ndarray, weight: np.ndarray) -> fl
 
     Parameters
     ----------
-    target : Target
     encoded : ndarray of shape (n,) or (n, n_outputs)
     weight : ndarray of shape (n,)
 

@@ -170,7 +170,6 @@ def describe_fit(
     ----------
     estimator : TunedEstimator
         With ``backbone_``.
-    samples : sequence
     target : ndarray of shape (n, ...)
         Encoded.
     weight : ndarray of shape (n,)

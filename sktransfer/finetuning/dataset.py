@@ -37,15 +37,12 @@ class ActivationCache:
 
     Parameters
     ----------
-    backbone : Backbone
     output : Output or None
         Of the last frozen stage; None if none is frozen.
     run : dict
         device, engine, precision and n_jobs of the frozen stages.
     max_bytes : int
         Size of activations, or of inputs, that are kept in memory.
-    store : FeatureStore or None
-    verbose : int
     where : {"memory", "disk", "nowhere"}, default="memory"
         Where activations are during a training. "nowhere": they are computed in each epoch.
     """
@@ -74,7 +71,6 @@ class ActivationCache:
 
         Parameters
         ----------
-        samples : sequence
         keep : bool, default=True
             Whether a stream of inputs, such as images, keeps them.
         then : callable, default=None
@@ -106,7 +102,6 @@ class ActivationCache:
 
         Parameters
         ----------
-        samples : sequence
         n_tables : int
             How many activations there are of each sample, because of augmented views.
         n_passes : int
@@ -501,7 +496,6 @@ class Batches:
     ----------
     rows : TrainingDataset or torch.utils.data.Dataset
         skorch makes other datasets from arrays.
-    batch_size : int
     seed : int, default=None
         None keeps the order of the rows.
     in_pairs : bool, default=False
@@ -539,8 +533,6 @@ def count_batches(n_rows: int, batch_size: int, in_pairs: bool) -> int:
 
     Parameters
     ----------
-    n_rows : int
-    batch_size : int
     in_pairs : bool
         As in :class:`Batches`.
     """

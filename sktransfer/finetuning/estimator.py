@@ -233,7 +233,6 @@ class TunedEstimator(BackboneEstimator):
             Rows of earlier calls that are trained again.
         saves : bool, default=True
             Whether ``checkpoint`` is used.
-        validation : Validation, default=None
 
         Returns
         -------

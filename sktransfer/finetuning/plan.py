@@ -125,7 +125,6 @@ def training_length(
 
     Parameters
     ----------
-    n_rows : int
     batch_size : int or "auto"
         "auto" is 16 for up to 1,000 rows, else 32.
     max_epochs : int or "auto"
@@ -160,10 +159,8 @@ def auto_rates(
     ----------
     module : TrainableStages
         Before it is trained.
-    dataset : TrainingDataset
     n_frozen : int
         Number of stages before the module.
-    device : torch.device
 
     Returns
     -------
@@ -213,7 +210,6 @@ def similarity_of(
         Before it is trained.
     dataset : TrainingDataset
         At most 64 are run.
-    device : torch.device
 
     Returns
     -------

@@ -49,7 +49,6 @@ class TrainableStages(nn.Module):
     ----------
     stages : dict of str to torch.nn.Module
         The stages to train, in order.
-    head : torch.nn.Module
     masked : bool
         See :func:`sktransfer.backbones.pool`.
     train_batch_norm : bool
@@ -232,7 +231,6 @@ def restrict_rows(
 
     Parameters
     ----------
-    module : TrainableStages
     rows : Activations
         The training texts.
     processes : Processes, default=ONE_PROCESS
@@ -252,7 +250,6 @@ def check_partial(module: TrainableStages, backbone: str) -> None:
 
     Parameters
     ----------
-    module : TrainableStages
     backbone : str
         Its name, for the message.
 
@@ -320,8 +317,6 @@ def make_head(
     head : {"linear", "mlp"} or callable
         "mlp" has one hidden layer of half the features, at least 64 and at most 512 units. A
         callable is given ``(n_features, n_outputs)`` and returns a module.
-    n_features, n_outputs : int
-    seed : int
     """
     with seeded(seed):
         if callable(head):
@@ -360,7 +355,6 @@ def check_head(module: TrainableStages, row: torch.Tensor, n_outputs: int) -> No
 
     Parameters
     ----------
-    module : TrainableStages
     row : Tensor
         The activations of one sample.
     n_outputs : int
@@ -387,7 +381,6 @@ def last_linear(head: nn.Module, n_outputs: int) -> nn.Linear:
 
     Parameters
     ----------
-    head : torch.nn.Module
     n_outputs : int
         Number of outputs, by which the layer is found: modules may be registered in another
         order than they are called.
@@ -481,7 +474,6 @@ def carry_rows(old: nn.Module, head: nn.Module, sources: list[int | None], n_old
     ----------
     old : torch.nn.Module
         It is not changed.
-    head : torch.nn.Module
     sources : list of int or None
         As in :func:`grow`.
     n_old : int

@@ -52,13 +52,9 @@ def train(
 
     Parameters
     ----------
-    module : TrainableStages
-    dataset : TrainingDataset
     valid : TrainingDataset or None
         If given, the epoch with the lowest loss on it is restored, epoch 0 (before training)
         included.
-    plan : TrainingPlan
-    device : torch.device
     file : TrainingFile, default=None
         Its training is continued, and saved after each epoch.
     processes : Processes, default=ONE_PROCESS
@@ -392,8 +388,6 @@ def split_batch(
     most_rows : int
         Most rows of a micro-batch, unless ``fewest_rows`` makes it larger. Micro-batches differ by
         one row at most.
-    fewest_rows : int, default=1
-    by_length : bool, default=False
 
     Returns
     -------

@@ -93,7 +93,6 @@ class TunedNetwork:
         activations : ndarray of shape (n_samples, ...), array of n_samples arrays or Stream
         positions : sequence of int, default=None
             Of the samples, for messages.
-        device : str
         precision : {"float32", "bfloat16"}
 
         Returns
@@ -226,7 +225,6 @@ class TunedNetwork:
 
         Parameters
         ----------
-        origin : Backbone
         state : dict
             What :meth:`state` returned, in this or an earlier version of the package.
 
@@ -324,10 +322,8 @@ def pretrained_stages(
 
     Parameters
     ----------
-    backbone : Backbone
     names : list of str
         The stages.
-    train_batch_norm : bool
     precision : {"float32", "bfloat16"}
     part : {"all", "norm", "bias", "lora"}, default="all"
         Which parameters of the stages are trained.

@@ -274,10 +274,6 @@ def run_settings(model: Any) -> dict[str, Any]:
     Parameters
     ----------
     model : estimator
-
-    Returns
-    -------
-    dict
     """
     names = ("device", "engine", "memory", "verbose")
     return {name: getattr(model, name) for name in names}

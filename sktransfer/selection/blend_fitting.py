@@ -75,7 +75,6 @@ class BlendTask:
         Of all samples; weights may be 0.
     rows : ndarray of int
         Positions, ascending, of the samples on which candidates are compared.
-    seed : int
     run : dict
         device, engine, memory, verbose.
     image_size : int or None, default=None
@@ -279,10 +278,7 @@ def cross_validate(
 
     Parameters
     ----------
-    candidates : list of Candidate
     by_read : dict of Output, Counts or Tabular to array of shape (n_samples, n_features)
-    outcome : Labels or Numbers
-    seed : int
 
     Returns
     -------
@@ -449,7 +445,6 @@ def may_pay(task: BlendTask, start: Output, features: np.ndarray, out_of_fold: O
 
     Parameters
     ----------
-    task : BlendTask
     start : Output
         What the head of the network is given before the training.
     features : ndarray of shape (n_rows, n_features)
@@ -585,7 +580,6 @@ def weigh(
 
     Parameters
     ----------
-    candidate : TunedCandidate
     scores : ndarray of shape (n_samples, n_outputs)
         Of samples on which it was not trained.
     known : Labels or Numbers

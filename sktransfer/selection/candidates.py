@@ -592,7 +592,6 @@ def spread(own: torch.Tensor, columns: torch.Tensor, n_classes: int) -> torch.Te
     ----------
     own : Tensor of shape (n_samples, n_own)
     columns : Tensor of shape (n_own,), int64
-    n_classes : int
 
     Returns
     -------
@@ -620,7 +619,6 @@ class TunedCandidate(Candidate):
         For numbers: from its outputs to those that the blend standardizes.
     columns : ndarray of int, default=None
         For labels: the class of each of its outputs.
-    n_classes : int, default=0
     """
 
     columns: torch.Tensor
@@ -663,7 +661,6 @@ class ProductCandidate(Candidate):
 
     Parameters
     ----------
-    name : str
     columns : sequence of sequence of Candidate
         The models of each column with their weights, which sum to 1.
     powers : array-like of float

@@ -19,7 +19,6 @@ def new_axes(ax: Any, height: float, width: float = 6.4) -> Any:
     ax : matplotlib Axes or None
     height : float
         Of a new figure, in inches.
-    width : float, default=6.4
 
     Returns
     -------

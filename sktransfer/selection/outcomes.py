@@ -53,7 +53,6 @@ class Judged(NamedTuple):
 
     Parameters
     ----------
-    rows : ndarray of int
     weight : ndarray of float
         Of these; a sample has its weight in all splits together.
     """
@@ -330,7 +329,6 @@ def fit(model: Any, samples: Sequence[Any], y: np.ndarray, weight: np.ndarray | 
     ----------
     model : estimator
         A classifier of raw samples, or a pipeline of a transformer and a classifier.
-    samples : sequence
     y : ndarray of shape (n_samples,)
         Labels.
     weight : ndarray of shape (n_samples,) or None
@@ -361,10 +359,6 @@ def seeded(classifier: Any, seed: int) -> Any:
     seed : int
         The value of each ``random_state`` that is None, in its steps too, as the ensembles of
         scikit-learn set those of their members.
-
-    Returns
-    -------
-    classifier or None
     """
     if classifier is None:
         return None

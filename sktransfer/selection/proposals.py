@@ -102,9 +102,7 @@ class Layout:
 
     Parameters
     ----------
-    backbone : Backbone
     infos : dict of str to LayerInfo
-    sizes : tuple of int or None
     classifier : classifier or None, default=None
         The user's classifier on features, instead of a probe.
     is_labels : bool, default=True

@@ -156,7 +156,6 @@ def recommend(study: Study, *, timed: bool = False) -> Recommendation:
 
     Parameters
     ----------
-    study : Study
     timed : bool, default=False
         Whether to estimate seconds, which do not influence the choice.
     """
@@ -535,11 +534,6 @@ def _in_words(evidence: dict) -> list[str]:
 
 def note_on_size(backbone: Backbone, samples: Sequence[Any]) -> str | None:
     """Say what a larger input costs, where samples have more pixels than the network takes.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    samples : sequence
 
     Returns
     -------

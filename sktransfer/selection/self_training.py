@@ -53,12 +53,7 @@ class PseudoLabels(Labels):
 
 
 def some_unlabelled(n_samples: int, seed: int) -> np.ndarray:
-    """Return the positions, ascending, of the unlabelled samples that are used.
-
-    Returns
-    -------
-    ndarray of int
-    """
+    """Return the positions, ascending, of the unlabelled samples that are used."""
     order = check_random_state(seed).permutation(n_samples)
     return np.sort(order[: SELF_TRAINING["most"]])
 
@@ -75,7 +70,6 @@ def self_train(
 
     Parameters
     ----------
-    chosen : list of Candidate
     temperature : float
         Of the weighted mean.
     known, unlabelled : dict of Output or "counts" to array of shape (n_samples, n_features)

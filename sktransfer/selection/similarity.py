@@ -124,12 +124,10 @@ def measure_similarity(
 
     Parameters
     ----------
-    backbone : Backbone
     samples : sequence
         128 of them are run, evenly spread over all.
     outputs : ndarray of shape (n_samples, n_classes), default=None
         The network's logits, where it has classes.
-    device : str, default="auto"
     watcher : NormWatcher, default=None
         Through which the samples have been run; None runs them.
 
@@ -205,12 +203,7 @@ def why_no_statistics(backbone: Backbone, n_samples: int) -> str:
 
 
 def rows_to_watch(n_samples: int) -> np.ndarray:
-    """Return the positions of the samples that are compared, evenly spread over all.
-
-    Returns
-    -------
-    ndarray of int
-    """
+    """Return the positions of the samples that are compared, evenly spread over all."""
     return np.unique(np.linspace(0, n_samples - 1, CALIBRATION["samples"]).astype(int))
 
 
@@ -224,7 +217,6 @@ class NormWatcher(TorchEngine):
     ----------
     outputs : sequence of Output
         Of one backbone.
-    device : str, default="auto"
     """
 
     backbone: Backbone

@@ -81,12 +81,10 @@ class StrategyTask:
 
     Parameters
     ----------
-    backbone : Backbone
     samples : sequence
         Checked by an estimator.
     y : ndarray of shape (n_samples,)
         Labels.
-    seed : int
     run : dict
         device, engine, memory, verbose.
     weight : ndarray of shape (n_samples,) or None, default=None
@@ -152,12 +150,7 @@ def compute_at(task: StrategyTask, outputs: Sequence[Output], rows: np.ndarray) 
 
 
 def fit_strategy(task: StrategyTask, name: str) -> Any:
-    """Fit the estimator of a strategy to all samples.
-
-    Returns
-    -------
-    estimator
-    """
+    """Fit the estimator of a strategy to all samples."""
     model: Any = STRATEGIES[name].make(task, np.arange(len(task.y)))
     set_running(model, **task.run)
     tables = task.tables or {}
@@ -275,7 +268,6 @@ def whole_layers(backbone: Backbone, names: list[str]) -> tuple[str, ...]:
 
     Parameters
     ----------
-    backbone : Backbone
     names : list of str
         The strategies.
     """

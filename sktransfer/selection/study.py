@@ -189,7 +189,6 @@ class Study:
 
         Parameters
         ----------
-        name : str
         folds : list of (train, test)
             All of a split, or some.
 
@@ -370,12 +369,10 @@ def measure_timing(
 
     Parameters
     ----------
-    backbone : Backbone
     samples : sequence
         The first eight are run.
     trainable : dict
         What is trained, by strategy, as ``trainable`` of :class:`FineTunedClassifier`.
-    device : str, default="auto"
     """
     few, on = take(samples, range(min(_TIMED, len(samples)))), resolve_device(device)
     forward = _seconds_forward(backbone, few, device)
@@ -407,15 +404,12 @@ def sizes_within(
 
     Parameters
     ----------
-    backbone : Backbone
     sizes : tuple of int or None
         Ascending; None is the backbone's own.
     samples : sequence
         Of which a few are timed.
     n : int
         The number of samples.
-    seconds : float
-    device : str, default="auto"
     """
     if len(sizes) == 1:
         return sizes
@@ -451,7 +445,6 @@ def seconds_of(action: Callable[..., Any], on: torch.device | None = None) -> fl
 
     Parameters
     ----------
-    action : callable
     on : torch.device, default=None
         Whose work is waited for.
     """
