@@ -18,8 +18,8 @@ def test_the_state_is_data(data):
     assert b"torch" not in pickle.dumps(state)
     again = TunedNetwork.from_state(model.backbone_, pickle.loads(pickle.dumps(state)))
     activations = net_inputs(model, data[0])
-    expected = tuned_network(model).outputs(activations, "cpu", "float32")
-    assert np.array_equal(again.outputs(activations, "cpu", "float32"), expected)
+    expected = tuned_network(model).outputs(activations, device="cpu", precision="float32")
+    assert np.array_equal(again.outputs(activations, device="cpu", precision="float32"), expected)
 
 
 def test_a_file_of_a_later_version_says_what_to_do(data):
@@ -59,8 +59,8 @@ def test_a_head_of_other_layers_is_kept_as_a_module(data):
     assert isinstance(state["head"], nn.Sequential)
     again = TunedNetwork.from_state(model.backbone_, state)
     activations = net_inputs(model, data[0])
-    expected = tuned_network(model).outputs(activations, "cpu", "float32")
-    assert np.array_equal(again.outputs(activations, "cpu", "float32"), expected)
+    expected = tuned_network(model).outputs(activations, device="cpu", precision="float32")
+    assert np.array_equal(again.outputs(activations, device="cpu", precision="float32"), expected)
 
 
 # -- outputs ---------------------------------------------------------------------------------------
