@@ -600,9 +600,10 @@ def run_rows(
         tensors = [as_tensor(row) for row in rows]
         inputs = [x.float() if x.is_floating_point() else x for x in tensors]
         parts.append(engine.run_groups(modality.group(inputs))["output"])
-    if positions is None:  # -1 for rows that are kept from other samples
-        positions = np.append(table.index, np.full(len(table) - len(table.index), -1))
-    return check_outputs(np.concatenate(parts), np.asarray(positions))
+    # -1 stands for rows that are kept from other samples.
+    own = np.append(table.index, np.full(len(table) - len(table.index), -1))
+    at = own if positions is None else np.asarray(positions)
+    return check_outputs(np.concatenate(parts), at)
 
 
 def head_inputs(
