@@ -15,6 +15,7 @@ list, in which ``{"#": n}`` stands for each object of the table that they hold.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pickle
 import types
@@ -494,7 +495,18 @@ def _refuse_unwritable(item: Any, place: str) -> None:
                 seen.add(id(part))
                 break
         else:
+            if isinstance(item, types.FunctionType):
+                _refuse_function(item, place)
             raise TypeError(f"The estimator cannot be saved: a file cannot hold {place} ({error})")
+
+
+def _refuse_function(item: types.FunctionType, place: str) -> None:
+    """Refuse a function that skops would write by its name, and no other process can import."""
+    what = "a lambda" if item.__name__ == "<lambda>" else f"the function {item.__qualname__!r}"
+    raise TypeError(
+        f"The estimator cannot be saved: a file cannot hold {place}, {what}, and load could not "
+        "import it by its name. Write it as a function, with def, outside of other functions."
+    )
 
 
 class _Nowhere:
@@ -524,6 +536,8 @@ def _parts(item: Any, place: str) -> Iterator[tuple[str, Any]]:
     if isinstance(item, dict):
         yield from ((f"a key of {place}", key) for key in item)
         named = item.items()
+    elif isinstance(item, functools.partial):
+        named = {"func": item.func, "args": item.args, "keywords": item.keywords}.items()
     elif isinstance(item, list | tuple | set | frozenset):
         named = enumerate(item)
     for name, part in named:

@@ -511,6 +511,26 @@ def test_a_lambda_is_refused_by_its_place_and_a_function_is_given_by_its_name(tm
     np.testing.assert_array_equal(again.transform(IMAGES), model.transform(IMAGES))
 
 
+def test_a_function_in_a_partial_that_no_process_can_import_is_refused_by_its_place(tmp_path):
+    def local(images):
+        return images
+
+    for function, named in (
+        (lambda images: images, "a lambda"),
+        (local, "the function '[a-z_]*.<locals>.local'"),
+    ):
+        for given, place in (
+            (functools.partial(function), "func"),
+            (functools.partial(flipped, after=[function]), "keywords.after.0"),
+        ):
+            message = rf"hold Pipeline.steps.0.1.func.{place}, {named}, .* with def, outside of"
+            with pytest.raises(TypeError, match=message):
+                save(make_pipeline(FunctionTransformer(given), features()), tmp_path / "model.skt")
+        with pytest.raises(TypeError, match=rf"PretrainedFeatureExtractor.pooling.args.0, {named}"):
+            save(features(pooling=functools.partial(flipped, function)), tmp_path / "model.skt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "model.skt"
     save(fitted("head"), path)
