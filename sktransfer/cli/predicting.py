@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..features import NetworkStep, find_network, takes_most_probable
+from ..data import TableSamples
+from ..features import NetworkStep, checked_samples, find_network, takes_most_probable
 from ..finetuning import FineTunedClassifier
 
 
@@ -51,13 +52,21 @@ def find_predictor(estimator: Any) -> NetworkStep:
     return network
 
 
-def predict_samples(network: NetworkStep, samples: Any) -> list[Prediction]:
+def predict_samples(
+    network: NetworkStep, samples: Any, *, refuse_unreadable: bool = False
+) -> list[Prediction]:
     """Predict what ``predict`` of a fitted estimator says, and the probabilities.
 
     The network runs once, unless an estimator of its own decides on probabilities without a step
-    for its features. Samples of a table are a dictionary for each row.
+    for its features. Samples of a table are a dictionary for each row. With ``refuse_unreadable``,
+    a cell that cannot be read is an ``UnreadableSamplesError`` even if the estimator has
+    ``on_error="mean"``; a cell that is missing is none then.
     """
-    model, X = network.behind(network.samples(as_X(network, samples)))
+    X = network.samples(as_X(network, samples))
+    if refuse_unreadable and network.reads_table:
+        checked: Any = checked_samples(network.step, X)
+        X = TableSamples(checked.kinds, checked.columns, checked.cells, fills_missing=False)
+    model, X = network.behind(X)
     if not hasattr(model, "predict_proba"):
         return [Prediction(value) for value in np.asarray(model.predict(X)).tolist()]
     probabilities = model.predict_proba(X)

@@ -220,6 +220,26 @@ def test_a_row_with_a_wrong_cell_has_status_422(of_rows, changed, message):
         assert answer.status_code == 422 and "Fields are missing: ['photo'," in answer.text
 
 
+def test_a_damaged_image_is_refused_by_a_model_that_fills_what_is_missing(of_rows):
+    table = of_rows[1]
+    y = ["light", "dark"] * 24
+    model = TransferClassifier(networks(), on_error="mean", random_state=0).fit(table, y)
+    damaged = "data:image/png;base64," + base64.b64encode(encode(X[0])[:60]).decode()
+    without = table[:1].assign(photo=None)
+    with TestClient(make_service(model)) as client:
+        answer = client.post("/predict", json=row_of(table, 0) | {"photo": damaged})
+        filled = client.post("/predict", json=row_of(table, 0) | {"photo": None})
+        cells = {"text": "a good film", "price": "51.5"}
+        page = client.post("/", data=cells, files={"photo": ("a.png", encode(X[0])[:60])})
+        empty_page = client.post("/", data=cells)
+    assert answer.status_code == page.status_code == 422
+    assert "The sample cannot be read: column 'photo': " in answer.json()["detail"]
+    assert "cannot be read: column &#39;photo&#39;" in page.text
+    assert filled.status_code == empty_page.status_code == 200
+    found = [filled.json()["probabilities"][name] for name in model.classes_]
+    np.testing.assert_allclose(found, model.predict_proba(without)[0], atol=1e-5)
+
+
 def test_the_page_has_a_field_for_each_column(of_rows):
     model, table = of_rows
     cells = {"text": "a <i>good</i> film", "price": "51.5", "colour": ""}
