@@ -172,7 +172,7 @@ class ExportedEngine(Engine):
             warnings.simplefilter("ignore")  # of what the libraries will change
             axes = (0, 1) if self.modality.has_tokens and example.ndim > 1 else (0,)
             return retry_with_plain_attention(
-                lambda: self.convert(export(module, (example,), [axes]))
+                lambda: self.convert(export(module, (example,), [axes])), module, (example,)
             )
 
     def _obstacle(self, x: torch.Tensor) -> tuple[str, Exception] | None:
@@ -212,19 +212,36 @@ def export(
         return torch.export.export(module, inputs, dynamic_shapes=shapes)
 
 
-def retry_with_plain_attention(convert: Callable[[], T]) -> T:
+def retry_with_plain_attention(
+    convert: Callable[[], T], module: nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> T:
     """Convert a network; if that fails, try again with attention as matrix products.
 
     The result of ``scaled_dot_product_attention`` may have another memory layout in torch than in a
-    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that. If both fail,
+    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that. A network
+    without attention, which is run after a failure with these inputs, is tried once. If both fail,
     the error of the first attempt is raised.
     """
     try:
         return convert()
     except Exception:
-        with contextlib.suppress(Exception), _PlainAttention():
-            return convert()
+        noted = _NotedAttention()
+        with contextlib.suppress(Exception), torch.no_grad(), noted:
+            module(*(x.clone() for x in inputs))
+        if noted.n_calls:
+            with contextlib.suppress(Exception), _PlainAttention():
+                return convert()
         raise
+
+
+class _NotedAttention(TorchFunctionMode):
+    """Count the calls of ``scaled_dot_product_attention``."""
+
+    n_calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.n_calls += func is nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
 
 
 class _PlainAttention(TorchFunctionMode):

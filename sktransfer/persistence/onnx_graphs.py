@@ -68,7 +68,7 @@ def torch_graph(exportable: Exportable, X: Any = None) -> Graph:
         return onnx_model(program, opset_version=OPSETS[""], **settings)
 
     try:
-        model = retry_with_plain_attention(convert)
+        model = retry_with_plain_attention(convert, module, example)
     except Exception as error:  # of any type, since it comes from two other libraries
         read = [getattr(part, "backbone", None) for part in module.modules()]
         names = sorted({each.name for each in read if isinstance(each, Backbone)})

@@ -543,25 +543,42 @@ def test_attention_of_the_second_attempt_is_that_of_torch(settings):
     n_heads = 1 if "enable_gqa" in settings else 2
     query = torch.randn(3, 2, 4, 8, generator=generator)
     key, value = torch.randn(2, 3, n_heads, 5, 8, generator=generator)
-    attempts = []
+    attend, attempts = Attention(key, value, settings), []
 
-    def attend():
+    def convert():
         attempts.append(None)
         if len(attempts) == 1:
             raise ValueError("a view of another layout")
-        return nn.functional.scaled_dot_product_attention(query, key, value, **settings)
+        return attend(query)
 
-    expected = nn.functional.scaled_dot_product_attention(query, key, value, **settings)
-    found = retry_with_plain_attention(attend)
+    found = retry_with_plain_attention(convert, attend, (query,))
     assert len(attempts) == 2
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, attend(query), rtol=1e-5, atol=1e-6)
 
 
-def test_the_error_of_the_first_attempt_is_told():
-    messages = iter(["first", "second"])
+class Attention(nn.Module):
+    """Attention of any queries to the same keys and values."""
+
+    def __init__(self, key, value, settings):
+        super().__init__()
+        self.key, self.value, self.settings = key, value, settings
+
+    def forward(self, query):
+        return nn.functional.scaled_dot_product_attention(
+            query, self.key, self.value, **self.settings
+        )
+
+
+@pytest.mark.parametrize("has_attention", [True, False])
+def test_the_error_of_the_first_attempt_is_told_and_there_is_a_second_for_attention_alone(
+    has_attention,
+):
+    x = torch.ones(1, 2, 4, 8)
+    module, messages = Attention(x, x, {}) if has_attention else nn.ReLU(), ["second", "first"]
 
     def fail():
-        raise ValueError(next(messages))
+        raise ValueError(messages.pop())
 
     with pytest.raises(ValueError, match="first"):
-        retry_with_plain_attention(fail)
+        retry_with_plain_attention(fail, module, (x,))
+    assert messages == ([] if has_attention else ["second"])
