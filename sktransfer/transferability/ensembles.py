@@ -52,7 +52,8 @@ def temperature(
     Raises
     ------
     ValueError
-        If lengths differ, values of ``y`` are no columns, or logits are NaN or plus infinity.
+        If lengths differ, values of ``y`` are no columns, or logits of a sample are NaN, plus
+        infinity, or minus infinity for all classes.
 
     Notes
     -----
@@ -73,7 +74,8 @@ def temperature(
     logits = np.asarray(logits, np.float64)
     codes = _check_codes(y, *logits.shape)
     weight = check_weights(sample_weight, len(codes))
-    wrong = np.flatnonzero((np.isnan(logits) | np.isposinf(logits)).any(axis=1))
+    # The largest logit of a sample must be a number; others may be minus infinity.
+    wrong = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
     if len(wrong):
         raise ValueError(
             f"Logits are NaN or infinite for {len(wrong)} of {len(logits)} samples, the first of "
