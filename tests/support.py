@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from torchvision import models
 
 from sktransfer import ImagePreprocessing, load_backbone
 from sktransfer.backbones import registry, stages_of
-from sktransfer.engines import engine_for
+from sktransfer.data import ImageModality
+from sktransfer.engines import ENGINES, engine_for
+from sktransfer.engines.compiled import CompiledEngine
 
 SCIKIT_LEARN = tuple(map(int, sklearn.__version__.split(".")[:2]))
 TESTS = Path(__file__).resolve().parent
@@ -76,6 +79,18 @@ class TinyNet(nn.Sequential):
                 nn.Linear(8, 3),
             )
         enliven(self, seed)
+
+
+class NotedImages(ImageModality):
+    """Images of a network (``modality=``) that note what is opened, and the threads that do so."""
+
+    def __init__(self):
+        self.opened, self.threads = [], []
+
+    def open(self, sample):
+        self.opened.append(sample)
+        self.threads.append(threading.current_thread().name)
+        return super().open(sample)
 
 
 TINY_SIZE = ImagePreprocessing(18, 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -167,6 +182,16 @@ def own_registry(loaded: dict | None = None):
         patch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
         patch.setattr(registry, "_SHARED", {} if loaded is None else loaded)
         yield registry._REGISTRY
+
+
+def compile_with(monkeypatch, compiler):
+    """Let ``engine="compile"`` use another compiler than that of C++, which is slow."""
+
+    class OtherCompiler(CompiledEngine):
+        backend = staticmethod(compiler)
+
+    monkeypatch.setitem(ENGINES, "compile", OtherCompiler)
+    torch.compiler.reset()
 
 
 def make_engine(backbone, layers, pooling="avg", *, runtime="auto", whole=(), **settings):

@@ -7,8 +7,7 @@ from torch import nn
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, load_backbone
 from sktransfer.engines import engine_for
-from sktransfer.engines.compiled import CompiledEngine
-from tests.support import TINY_SIZE, images, make_engine, tiny_backbone
+from tests.support import TINY_SIZE, compile_with, images, make_engine, tiny_backbone
 
 CPU = torch.device("cpu")
 
@@ -22,8 +21,7 @@ def batches(monkeypatch):
         seen.extend(tuple(x.shape) for x in inputs if x.shape[1:] == (3, 16, 16))
         return graph.forward
 
-    monkeypatch.setattr(CompiledEngine, "backend", staticmethod(compiler))
-    torch.compiler.reset()
+    compile_with(monkeypatch, compiler)
     return seen
 
 
@@ -70,18 +68,14 @@ def test_a_compiler_that_fails_is_an_error(monkeypatch):
     def broken(graph, inputs):
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(CompiledEngine, "backend", staticmethod(broken))
+    compile_with(monkeypatch, broken)
     model = PretrainedFeatureExtractor(tiny_backbone(), engine="compile").fit(images(1))
     with pytest.raises(ValueError, match=r"(?s)needs Triton .* no compiler here"):
         model.transform(images(1))
 
 
 def test_other_features_are_an_error(monkeypatch):
-    monkeypatch.setattr(
-        CompiledEngine,
-        "backend",
-        staticmethod(lambda graph, _: lambda *args: [y + 1 for y in graph(*args)]),
-    )
+    compile_with(monkeypatch, lambda graph, _: lambda *args: [y + 1 for y in graph(*args)])
     model = PretrainedFeatureExtractor(tiny_backbone(), engine="compile").fit(images(1))
     with pytest.raises(RuntimeError, match="gives other features"):
         model.transform(images(1))

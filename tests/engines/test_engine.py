@@ -1,3 +1,4 @@
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,21 +21,47 @@ def engine_of(backbone, *layers, **settings):
     return make_engine(backbone, layers or (list_layers(backbone)[-2],), **settings)
 
 
+class Doubling(Engine):
+    """A runtime that does with each sample what the one stage of a test does."""
+
+    def forward(self, batch):
+        return {self.layers[0]: 2 * batch}
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+class Noted(Doubling):
+    """A runtime that notes the sizes of its batches. More samples than ``fits`` are too many."""
+
+    def __init__(self, sample, modality="array"):
+        stages, outputs = {"double": Double()}, {"double": ("double", "none")}
+        super().__init__(stages, outputs, device=CPU, modality=modality)
+        self.sizes, self.fits = [], math.inf
+        self.run([sample])  # the first sample is run once more, to be compared
+        self.sizes.clear()
+
+    def forward(self, batch):
+        self.sizes.append(len(batch))
+        if len(batch) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(batch)
+
+
 # batches
 
 
 @pytest.mark.parametrize(
     ("size", "batches"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (7, [7]), (10**30, [7])]
 )
-def test_a_batch_holds_no_more_samples_than_there_are(size, batches, monkeypatch):
-    seen = []
-    call = Engine.__call__
-    monkeypatch.setattr(Engine, "__call__", lambda self, x: seen.append(len(x)) or call(self, x))
-    backbone = load_backbone(Vectors())
-    made = engine_of(backbone, list_layers(backbone)[-1])
-    features = made.run(list(noise(7, 5)), size)
-    assert seen == batches
-    assert features[made.layers[0]].shape == (7, 32)
+def test_a_batch_holds_no_more_samples_than_there_are(size, batches):
+    x = noise(7, 5)
+    made = Noted(x[0])
+    features = made.run(list(x), size)["double"]
+    assert made.sizes == batches
+    assert np.array_equal(features, 2 * x)
 
 
 def test_short_vectors_have_the_same_bits_in_every_batch():
@@ -46,48 +73,35 @@ def test_short_vectors_have_the_same_bits_in_every_batch():
     np.testing.assert_array_equal(alone, together)
 
 
-def test_one_image_is_run_alone(monkeypatch):
-    made, seen = engine_of(tiny_backbone(), "2"), []
-    call = Engine.__call__
-    monkeypatch.setattr(Engine, "__call__", lambda self, x: seen.append(len(x)) or call(self, x))
-    made.run(noise(1, 3, 16, 16))
-    assert seen == [1]
+def test_one_image_is_run_alone():
+    x = noise(1, 3, 16, 16)
+    made = Noted(x[0], "image")
+    made.run(x)
+    assert made.sizes == [1]
 
 
 @pytest.mark.parametrize("batch_size", [16, "auto"])
-def test_where_memory_is_short_batches_are_halved_with_one_warning(batch_size, monkeypatch):
-    made, sizes = engine_of(tiny_backbone(), "2"), []
+def test_where_memory_is_short_batches_are_halved_with_one_warning(batch_size):
     x = noise(21, 3, 16, 16)
-    expected = made.run(x, batch_size)["2"]
-    call, fits = Engine.__call__, 1 if batch_size == "auto" else 5
-
-    def short(self, batch):
-        sizes.append(len(batch))
-        if len(batch) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return call(self, batch)
-
-    monkeypatch.setattr(Engine, "__call__", short)
+    made = Noted(x[0], "image")
+    made.fits = 1 if batch_size == "auto" else 5
     with pytest.warns(UserWarning, match="do not fit into the memory") as caught:
-        found = made.run(x, batch_size)["2"]
+        features = made.run(x, batch_size)["double"]
     assert [warning.category for warning in caught].count(UserWarning) == 1
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert sizes[:3] == ([16, 8, 4] if batch_size == 16 else [4, 2, 1])
-    sizes.clear()
-    again = made.run(x, batch_size)["2"]  # what was learned of the device is kept
-    np.testing.assert_array_equal(again, found)
-    assert sizes == ([4] * 5 + [1] if batch_size == 16 else [1] * 21)
+    assert np.array_equal(features, 2 * x)
+    assert made.sizes[:3] == ([16, 8, 4] if batch_size == 16 else [4, 2, 1])
+    made.sizes.clear()
+    assert np.array_equal(made.run(x, batch_size)["double"], 2 * x)
+    # What was learned of the device is kept.
+    assert made.sizes == ([4] * 5 + [1] if batch_size == 16 else [1] * 21)
 
 
-def test_a_single_sample_that_does_not_fit_is_an_error(monkeypatch):
-    made = engine_of(tiny_backbone(), "2")
-
-    def none(self, batch):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(Engine, "__call__", none)
+def test_a_single_sample_that_does_not_fit_is_an_error():
+    x = noise(3, 3, 16, 16)
+    made = Noted(x[0], "image")
+    made.fits = 0
     with pytest.warns(UserWarning, match="do not fit"), pytest.raises(torch.OutOfMemoryError):
-        made.run(noise(3, 3, 16, 16), 2)
+        made.run(x, 2)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +124,6 @@ def test_large_activations_run_in_small_batches():
 
 
 # stages, and nothing else
-
-
-class Doubling(Engine):
-    """A runtime that does with each sample what the one stage of a test does."""
-
-    def forward(self, batch):
-        return {self.layers[0]: 2 * batch}
-
-
-class Double(nn.Module):
-    def forward(self, x):
-        return 2 * x
 
 
 def test_a_runtime_is_a_forward():

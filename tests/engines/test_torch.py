@@ -188,22 +188,21 @@ def test_features_of_an_early_layer_survive_activations_in_place():
     torch.testing.assert_close(features["1"], first.relu())
 
 
-class Doubled(nn.Module):
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
     def forward(self, x):
-        return 2 * x
+        return self.factor * x
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_where_the_fast_form_is_wrong_the_stages_are_used_with_a_warning(bias, monkeypatch):
-    monkeypatch.setattr(
-        torch_engine,
-        "fold",
-        lambda part, opaque: nn.Sequential(fold(part, opaque), Doubled()),
-    )
-    conv = nn.Conv2d(3, 4, 3, bias=bias)
-    if bias:
-        nn.init.constant_(conv.bias, 0.5)  # otherwise a black image gives nothing but zeros
-    module = nn.Sequential(conv, nn.ReLU(), nn.Flatten())
+def test_where_the_fast_form_is_wrong_the_stages_are_used_with_a_warning():
+    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+    with torch.no_grad():
+        conv.weight *= 1e20
+        norm.weight *= 1e20  # the product of both, which folding computes, is infinite
+    module = nn.Sequential(Times(1e-20), conv, norm, nn.ReLU(), Times(1e-20), nn.Flatten()).eval()
     backbone = load_backbone(module, preprocess=TINY_SIZE)
     X = images(3, (16, 16))
     with pytest.warns(UserWarning, match="fast form of backbone 'sequential' does not give"):
@@ -444,15 +443,20 @@ class Constant(nn.Module):
         return x.flatten(1) @ torch.eye(x[0].numel())[:, :5]
 
 
-def refuse(module, dtype):
-    raise RuntimeError("cannot be copied")
+class Unique(nn.Module):
+    """Can neither be copied nor, because of its condition, be traced."""
+
+    def forward(self, x):
+        return x if x.isfinite().all() else -x
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("cannot be copied")
 
 
-@pytest.mark.parametrize("how", [cast, refuse])
-def test_what_does_not_run_with_cast_weights_uses_autocast(how, monkeypatch, recwarn):
+@pytest.mark.parametrize("last", [Constant, Unique])
+def test_what_does_not_run_with_cast_weights_uses_autocast(last, monkeypatch, recwarn):
     monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(torch_engine, "cast", how)
-    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 1), Constant()), preprocess=TINY_SIZE)
+    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 1), last()), preprocess=TINY_SIZE)
     made = low_engine_of(backbone, list_layers(backbone)[-1])
     x = noise(2, 3, 16, 16)
     (found,), (wanted,) = (
@@ -465,33 +469,42 @@ def test_what_does_not_run_with_cast_weights_uses_autocast(how, monkeypatch, rec
     assert not recwarn.list
 
 
+class Rough(nn.Conv2d):
+    """Gives other features with weights that are cast."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return 2 * y if self.weight.dtype == torch.bfloat16 else y
+
+
 def test_features_that_are_too_far_off_are_computed_by_autocast(monkeypatch):
     monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(
-        torch_engine,
-        "cast",
-        lambda module, dtype: nn.Sequential(cast(module, dtype), nn.Hardtanh()),
-    )
-    backbone = tiny_backbone()
-    made, x = low_engine_of(backbone), 9 * noise(2, 3, 16, 16)
+    backbone = load_backbone(nn.Sequential(Rough(3, 4, 1), nn.Flatten()), preprocess=TINY_SIZE)
+    made, x = low_engine_of(backbone), noise(2, 3, 16, 16)
     with pytest.warns(UserWarning, match="does not give the same features"):
         (found,) = made(x).values()
     (wanted,) = made.run_modules(made.segments, x, torch.float32).values()
     assert (found - wanted).norm() / wanted.norm() < 0.05
 
 
-def test_frozen_stages_of_fine_tuning_have_cast_weights_too(fast, monkeypatch):
-    ran, forward = [], torch_engine.TorchEngine.forward
-    monkeypatch.setattr(
-        torch_engine.TorchEngine,
-        "forward",
-        lambda self, batch: ran.append((self.precision, self.casts)) or forward(self, batch),
-    )
+def test_frozen_stages_of_fine_tuning_have_cast_weights_too(fast):
+    weights, outputs = set(), set()
+
+    class Noted(nn.Conv2d):
+        def forward(self, x):
+            y = super().forward(x)
+            if len(x):  # a condition, so that this is not traced
+                weights.add(self.weight.dtype)
+                outputs.add(y.dtype)
+            return y
+
+    network = nn.Sequential(Noted(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    backbone = load_backbone(network, preprocess=TINY_SIZE)
     X, y = images(8), list("abababab")
-    model = FineTunedClassifier(tiny_backbone(), precision="bfloat16", max_epochs=1, random_state=0)
+    model = FineTunedClassifier(backbone, precision="bfloat16", max_epochs=1, random_state=0)
     model.fit(X, y).predict(X)
-    assert ("bfloat16", fast) in ran
-    assert ("bfloat16", not fast) not in ran
+    assert torch.bfloat16 in outputs
+    assert (torch.bfloat16 in weights) == fast
 
 
 def test_both_forms_share_the_entries_of_the_store(tmp_path, monkeypatch):

@@ -21,7 +21,14 @@ from sktransfer import (
 )
 from sktransfer.features import Output, candidate_layers, layers_of, store_key
 from tests.backbones.image_networks import transformers, write_image_folder
-from tests.support import TINY_SIZE, images, random_backbone, require_openvino, tiny_vit
+from tests.support import (
+    TINY_SIZE,
+    compile_with,
+    images,
+    random_backbone,
+    require_openvino,
+    tiny_vit,
+)
 
 timm = pytest.importorskip("timm")
 import tests.backbones.timm_networks  # noqa: E402, F401  (registers the networks)
@@ -296,13 +303,8 @@ def test_all_engines_agree(engine, monkeypatch):
         require_openvino()
     if engine == "onnxruntime":
         pytest.importorskip("onnxruntime")
-    if engine == "compile":  # without the compiler of C++, which is slow
-        from sktransfer.engines.compiled import CompiledEngine
-
-        def compiler(graph, inputs):
-            return graph.forward
-
-        monkeypatch.setattr(CompiledEngine, "backend", staticmethod(compiler))
+    if engine == "compile":
+        compile_with(monkeypatch, lambda graph, inputs: graph.forward)
     backbone = own(3, prefix_tokens=3)
     with torch.inference_mode():
         (tokens,) = backbone.run(opened(backbone), [("block", "none")])
